@@ -1,0 +1,76 @@
+"""The values that travel: a job, a task of it, a reference to a value elsewhere, and a result.
+
+All times are seconds on the clock of the coordinator that owns the job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Value: TypeAlias = object
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An opaque handle to a value living elsewhere; the core passes it on and never looks inside."""
+
+    handle: object
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request: a workflow by name, values for its inputs, and when it must be done."""
+
+    id: str
+    workflow: str
+    inputs: Mapping[str, Value]
+    submitted_s: float
+    deadline_s: float | None = None
+    tenant: str = "default"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A node of a job whose inputs are all known: plain values and Refs."""
+
+    job_id: str
+    node: str
+    kind: str
+    model: str
+    inputs: Mapping[str, Value]
+    deadline_s: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStats:
+    """What a task cost: waiting and running in seconds, and whether a cache answered it."""
+
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    cache_hit: bool = False
+    batch_size: int = 1
+    step_s: tuple[float, ...] = ()
+    step_lanes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One finished image: 8-bit RGB rows, top to bottom, ``3 * width * height`` bytes."""
+
+    width: int
+    height: int
+    rgb: bytes
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a job came to: its pictures and where its time went."""
+
+    pictures: tuple[Picture, ...]
+    queue_s: float
+    node_s: Mapping[str, float] = field(default_factory=dict)
+    cache_hits: int = 0
+    stats: Mapping[str, TaskStats] = field(default_factory=dict)

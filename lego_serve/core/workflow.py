@@ -1,0 +1,129 @@
+"""Workflows: typed graphs of model calls, as values.
+
+A workflow has one canonical form (plain dicts, keys sorted) and a hash of it; Python and YAML
+declarations both compile to this form (`workflow_yaml.py` and `workflow_python.py` do so).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+INPUT_TYPES = ("text", "int", "float", "bool", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A value the request may or must carry."""
+
+    type: str
+    required: bool = False
+    default: object = None
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an argument comes from: ``$inputs.name`` (node "inputs") or ``$node.output``."""
+
+    node: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"${self.node}.{self.output}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One model call: what kind, of which model, with which arguments (a Source or a literal)."""
+
+    name: str
+    kind: str
+    model: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The signature of a kind of node: argument types (required ones marked) and output types."""
+
+    component: str
+    arguments: Mapping[str, str]
+    required: frozenset[str]
+    outputs: Mapping[str, str]
+
+
+KINDS: Mapping[str, Kind] = {
+    "text_encode": Kind("text_encoder", {"prompt": "text"}, frozenset({"prompt"}), {"cond": "conditioning"}),
+    "encode_image": Kind(
+        "vae",
+        {"image": "image", "width": "int", "height": "int"},
+        frozenset({"image", "width", "height"}),
+        {"latents": "latents"},
+    ),
+    "denoise": Kind(
+        "backbone",
+        {
+            "cond": "conditioning",
+            "negative": "conditioning",
+            "width": "int",
+            "height": "int",
+            "steps": "int",
+            "guidance": "float",
+            "seed": "int",
+            "n": "int",
+            "init": "latents",
+            "strength": "float",
+        },
+        frozenset({"cond", "negative", "width", "height", "steps", "guidance", "seed", "n"}),
+        {"latents": "latents"},
+    ),
+    "decode": Kind("vae", {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A validated graph; ``outputs`` names what the client gets."""
+
+    name: str
+    version: str
+    inputs: Mapping[str, Input]
+    nodes: Mapping[str, Node]
+    outputs: Mapping[str, Source]
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models its nodes call."""
+        return frozenset(node.model for node in self.nodes.values())
+
+    def canonical(self) -> dict[str, Any]:
+        """The one canonical form, in plain JSON values."""
+        return {
+            "apiVersion": "lego.dev/v1",
+            "kind": "Workflow",
+            "metadata": {"name": self.name, "version": self.version},
+            "inputs": {name: _input(value) for name, value in sorted(self.inputs.items())},
+            "nodes": {
+                name: {"use": n.kind, "model": n.model, "with": {k: _plain(v) for k, v in sorted(n.arguments.items())}}
+                for name, n in sorted(self.nodes.items())
+            },
+            "outputs": {name: str(source) for name, source in sorted(self.outputs.items())},
+        }
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the canonical form."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Source) else value
+
+
+def _input(value: Input) -> dict[str, object]:
+    keys = {"type": value.type, "required": value.required, "default": value.default, "min": value.min, "max": value.max}
+    return {k: v for k, v in keys.items() if v is not None and v is not False}

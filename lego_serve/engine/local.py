@@ -1,0 +1,57 @@
+"""A whole model in one process, without Ray: the same nodes and engine, for judging and measuring."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lego_serve.core.batching import StepBatcher
+from lego_serve.core.ordering import fifo
+from lego_serve.engine.step_engine import LaneRequest, LaneResult, StepEngine
+from lego_serve.errors import LegoError
+from lego_serve.models.loading import ModelSpec, load_backbone, load_text_encoder, load_vae
+from lego_serve.models.text import Sd3TextEncoder
+from lego_serve.models.vae import KlVae
+
+DEFAULT_MAX_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFamily:
+    """Text encoder, engine and autoencoder of one model."""
+
+    text: Sd3TextEncoder
+    engine: StepEngine
+    vae: KlVae
+
+    @classmethod
+    def load(cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS) -> "LocalFamily":
+        """Load all nodes of a model.  Raises CheckpointError."""
+        backbone, sampler = load_backbone(spec)
+        engine = StepEngine(backbone, sampler, StepBatcher(fifo, max_rows), time.monotonic)
+        return cls(load_text_encoder(spec), engine, load_vae(spec))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        width: int = 128,
+        height: int = 128,
+        steps: int = 20,
+        guidance: float = 4.0,
+        seeds: Sequence[int],
+        negative: str = "",
+    ) -> torch.Tensor:
+        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error."""
+        conds = self.text.encode(prompts)
+        unconditional = self.text.encode([negative])[0] if guidance > 1 else None
+        for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):
+            self.engine.add(LaneRequest(str(index), width, height, steps, guidance, seed, cond, unconditional))
+        results: dict[str, LaneResult] = {}
+        while self.engine.lanes:
+            for key, outcome in self.engine.step():
+                if isinstance(outcome, LegoError):
+                    raise outcome
+                results[key] = outcome
+        return self.vae.decode(torch.stack([results[str(i)].latents for i in range(len(prompts))]))

@@ -1,0 +1,115 @@
+"""Every error lego_serve raises on purpose; each says whose fault it is and what to do.
+
+    LegoError
+    |- RequestError            the caller's: the request can never succeed as it is
+    |  |- UnsupportedParameter   a known field this server does not honour (400)
+    |  |- NotFound               an unknown model, job or route (404)
+    |- CapacityError           ours, for now: try again later (429)
+    |- JobCancelled            the job was cancelled by its caller or an operator (409)
+    |- DeadlineExceeded        the job could not end before its deadline (504)
+    |- NodeError               ours: a model node failed (500)
+    |- ConfigError             the operator's: a configuration file is wrong
+    |- WorkflowError           the workflow author's: a graph is wrong
+    |- CheckpointError         the operator's: a model folder is incomplete or of another kind
+
+``status`` is the HTTP status, ``code`` the machine-readable word and ``kind`` OpenAI's ``type``.
+"""
+
+
+class LegoError(Exception):
+    """Something lego_serve expected could go wrong; the message is fit for the caller to read."""
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.param, self.code)
+
+
+def _rebuild(cls: type[LegoError], message: str, param: str | None, code: str) -> LegoError:
+    """Make an error anew on the far side of a process boundary."""
+    return cls(message, param=param, code=code)
+
+
+class RequestError(LegoError):
+    """The request is wrong and will stay so."""
+
+    status = 400
+    code = "invalid_value"
+    kind = "invalid_request_error"
+
+
+class UnsupportedParameter(RequestError):
+    """A field the OpenAI API knows and this workflow does not honour."""
+
+    code = "unsupported_parameter"
+
+
+class NotFound(RequestError):
+    """The request names something that is not here."""
+
+    status = 404
+    code = "not_found"
+
+
+class CapacityError(LegoError):
+    """There is no room now; ``retry_after_s`` says when to come back."""
+
+    status = 429
+    code = "over_capacity"
+    kind = "rate_limit_error"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class JobCancelled(LegoError):
+    """The job was cancelled before it ended."""
+
+    status = 409
+    code = "job_cancelled"
+    kind = "invalid_request_error"
+
+
+class DeadlineExceeded(LegoError):
+    """The job's deadline passed before its image was ready."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class NodeError(LegoError):
+    """A model node failed; its batch-mates did not."""
+
+    code = "node_failed"
+
+
+class ConfigError(LegoError):
+    """A configuration file says something it cannot mean."""
+
+    code = "bad_config"
+
+
+class WorkflowError(LegoError):
+    """A workflow's graph is wrong; the message names file, line, node and the nearest valid name."""
+
+    code = "bad_workflow"
+
+
+class CheckpointError(LegoError):
+    """A model folder lacks a file, or holds another class or shape than its config says."""
+
+    code = "bad_checkpoint"

@@ -1,0 +1,163 @@
+"""From a model's place on disk to its modules, one component at a time.
+
+A node reads its own component's folders and nothing else; safetensors only; no remote code; the
+network is touched only when the spec says ``fetch``.  What is missing, of another class or of
+another shape is one line that names it.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
+
+from lego_serve.errors import CheckpointError
+from lego_serve.models.base import Backbone
+from lego_serve.models.families.sd3 import Sd3Backbone
+from lego_serve.models.sampling import FlowMatchSampler
+from lego_serve.models.text import Sd3TextEncoder
+from lego_serve.models.vae import KlVae
+
+BUILT_IN = "builtin:"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Where a model lies and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
+
+    name: str
+    path: str
+    family: str = "sd3"
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    max_sequence_length: int = 256
+    fetch: bool = False
+
+
+def resolve_dtype(spec: ModelSpec) -> torch.dtype:
+    """The dtype to run in; ``auto`` on a CPU is bf16 only where the CPU multiplies it in hardware."""
+    if spec.dtype != "auto":
+        return DTYPES[spec.dtype]
+    if spec.device != "cpu":
+        return torch.bfloat16
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def model_folder(spec: ModelSpec, *components: str) -> Path:
+    """The local folder of a model, fetched first if it is a hub id and the spec allows it."""
+    if spec.path.startswith(BUILT_IN):
+        place = resources.files("lego_serve") / "zoo" / "weights" / spec.path.removeprefix(BUILT_IN)
+        folder = Path(str(place))
+    else:
+        folder = Path(spec.path).expanduser()
+    if folder.is_dir():
+        return folder
+    if spec.path.startswith(BUILT_IN) or spec.path.startswith((".", "/", "~")):
+        raise CheckpointError(f"model {spec.name}: no folder {folder}")
+    patterns = ["model_index.json", *(f"{c}/*{e}" for c in components for e in (".json", ".safetensors", ".txt", ".model"))]
+    try:
+        found = snapshot_download(
+            spec.path, revision=spec.revision, allow_patterns=patterns, local_files_only=not spec.fetch
+        )
+    except LocalEntryNotFoundError:
+        hint = "could not be fetched" if spec.fetch else "is not on this machine; set `fetch: true` to download it"
+        raise CheckpointError(f"model {spec.name}: {spec.path} {hint}") from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"model {spec.name}: {spec.path} could not be fetched: {reason}") from None
+    return Path(found)
+
+
+def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
+    """The text encoders and tokenizers of a model."""
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    folder = model_folder(spec, *names, "transformer")
+    dtype = resolve_dtype(spec)
+    clips = [_module(spec, folder, name, CLIPTextModelWithProjection, dtype) for name in names[:2]]
+    tokenizers = [_tokenizer(spec, folder, name) for name in names[3:5]]
+    index = _json(spec, folder / "model_index.json")
+    t5, t5_tokenizer = None, None
+    if spec.max_sequence_length > 0 and (index.get("text_encoder_3") or [None])[0] is not None:
+        t5 = _module(spec, folder, names[2], T5EncoderModel, dtype)
+        t5_tokenizer = _tokenizer(spec, folder, names[5])
+    width = int(_json(spec, folder / "transformer" / "config.json")["joint_attention_dim"])
+    return Sd3TextEncoder(clips, tokenizers, t5, t5_tokenizer, width, spec.max_sequence_length)
+
+
+def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchSampler]:
+    """The denoiser of a model and its sampler."""
+    if spec.family not in FAMILIES:
+        raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {', '.join(FAMILIES)}")
+    folder = model_folder(spec, "transformer", "scheduler", "vae")
+    scheduler = _json(spec, folder / "scheduler" / "scheduler_config.json")
+    if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
+        raise CheckpointError(
+            f"model {spec.name}: {folder / 'scheduler'} holds {scheduler.get('_class_name')}, "
+            "FlowMatchEulerDiscreteScheduler is needed"
+        )
+    sampler = FlowMatchSampler(FlowMatchEulerDiscreteScheduler.from_config(scheduler))
+    transformer = _module(spec, folder, "transformer", FAMILIES[spec.family], resolve_dtype(spec))
+    return Sd3Backbone(transformer, _pixels_per_latent(_json(spec, folder / "vae" / "config.json"))), sampler
+
+
+def load_vae(spec: ModelSpec) -> KlVae:
+    """The autoencoder of a model."""
+    folder = model_folder(spec, "vae")
+    return KlVae(_module(spec, folder, "vae", AutoencoderKL, resolve_dtype(spec)))
+
+
+FAMILIES: dict[str, Any] = {"sd3": SD3Transformer2DModel}
+
+
+def _pixels_per_latent(vae_config: dict[str, Any]) -> int:
+    return int(2 ** (len(vae_config["block_out_channels"]) - 1))
+
+
+def _json(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"model {spec.name}: {path} is missing") from None
+    except ValueError as error:
+        raise CheckpointError(f"model {spec.name}: {path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"model {spec.name}: {path} holds no JSON object")
+    return content
+
+
+def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dtype) -> Any:
+    """One component's module on its device; every weight comes from a safetensors file."""
+    config = _json(spec, folder / name / "config.json")
+    found = config.get("_class_name") or (config.get("architectures") or ["an unnamed class"])[0]
+    if found != cls.__name__:
+        raise CheckpointError(f"model {spec.name}: {folder / name} holds {found}, {cls.__name__} is needed")
+    if not any((folder / name).glob("*.safetensors")):
+        raise CheckpointError(f"model {spec.name}: {folder / name} holds no .safetensors file")
+    try:
+        module, info = cls.from_pretrained(
+            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {reason}") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"model {spec.name}: {folder / name} lacks {len(missing)} weights, such as {missing[0]}")
+    return module.to(spec.device).eval().requires_grad_(False)
+
+
+def _tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {reason}") from None

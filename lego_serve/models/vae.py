@@ -1,0 +1,43 @@
+"""Latents to 8-bit pictures and back, one picture at a time unless a larger batch is measured to pay."""
+
+
+import torch
+from diffusers import AutoencoderKL
+
+from lego_serve.models.base import ImageLatents
+
+
+class KlVae:
+    """diffusers' AutoencoderKL, channels last, with the model's own shift and scale applied."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._shift = float(vae.config.shift_factor or 0.0)
+        self._scale = float(vae.config.scaling_factor)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.pixels_per_latent = int(2 ** (len(vae.config.block_out_channels) - 1))
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> list[ImageLatents]:
+        """Pictures (n, height, width, 3) of 8 bits to scaled latents, as distributions."""
+        encoded = []
+        for picture in pixels:
+            x = (picture.permute(2, 0, 1)[None].float() / 255) * 2 - 1
+            posterior = self._vae.encode(self._placed(x)).latent_dist
+            mean = (posterior.mean[0].float() - self._shift) * self._scale
+            encoded.append(ImageLatents(mean.cpu(), (posterior.std[0].float() * self._scale).cpu()))
+        return encoded
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (n, channels, height, width) to pictures (n, height, width, 3) of 8 bits."""
+        # One by one: batching decodes is slower on a CPU, and a sample's bits stay its own.
+        return torch.cat([self._decode(sample[None]) for sample in latents])
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        decoded = self._vae.decode(self._placed(latents / self._scale + self._shift)).sample
+        pictures = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        return (pictures * 255).round().to(torch.uint8).cpu()
+
+    def _placed(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)

@@ -1,0 +1,66 @@
+"""Writes a trained family as a folder in diffusers' format, in bf16."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from lego_serve.zoo.build import build_scheduler, build_text_encoder, build_transformer, build_vae
+
+WEIGHTS = Path(__file__).parent / "weights" / "lego-tiny"
+MAX_BYTES = 22_000_000
+
+
+def untrained() -> StableDiffusion3Pipeline:
+    """The family's architecture with random weights from fixed seeds; quick to make, for tests."""
+    from lego_serve.zoo.build import build_tokenizer
+
+    tokenizer = build_tokenizer(captions=300)
+    end = tokenizer.eos_token_id
+    encoders = [build_text_encoder(len(tokenizer), end, seed) for seed in (0, 1)]
+    transformer = build_transformer()
+    generator = torch.Generator().manual_seed(4)
+    for weight in transformer.parameters():  # adaLN starts at zero, which would hide mistakes
+        weight.data.add_(torch.randn(weight.shape, generator=generator) * 0.02)
+    return pipeline(tokenizer, encoders, build_vae(), transformer)
+
+
+def pipeline(
+    tokenizer: CLIPTokenizer, encoders: list[CLIPTextModelWithProjection], vae: AutoencoderKL, transformer: torch.nn.Module
+) -> StableDiffusion3Pipeline:
+    """The parts put together as diffusers' own pipeline, without T5."""
+    return StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=build_scheduler(), vae=vae,
+        text_encoder=encoders[0], tokenizer=tokenizer, text_encoder_2=encoders[1], tokenizer_2=tokenizer,
+        text_encoder_3=None, tokenizer_3=None,
+    )  # fmt: skip
+
+
+def trained(states: Path) -> StableDiffusion3Pipeline:
+    """The family as the training folder's states have it; the moving average where there is one."""
+    tokenizer = CLIPTokenizer.from_pretrained(states / "tokenizer")
+    encoders = [build_text_encoder(len(tokenizer), tokenizer.eos_token_id, seed) for seed in (0, 1)]
+    transformer, vae = build_transformer(), build_vae()
+    average = torch.load(states / "backbone.pt", map_location="cpu", weights_only=True)["average"]
+    transformer.load_state_dict(_part(average, "transformer."))
+    for index, encoder in enumerate(encoders):
+        encoder.load_state_dict(_part(average, f"encoders.{index}."))
+    state = torch.load(states / "vae.pt", map_location="cpu", weights_only=True)
+    vae.load_state_dict(state["model"])
+    vae.register_to_config(**json.loads((states / "latents.json").read_text()))
+    return pipeline(tokenizer, encoders, vae, transformer)
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def export(family: StableDiffusion3Pipeline, folder: Path = WEIGHTS, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Write the folder and answer its size in bytes; raises ValueError above MAX_BYTES."""
+    family.to(dtype).save_pretrained(folder, safe_serialization=True)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > MAX_BYTES:
+        raise ValueError(f"{folder} takes {size} bytes, at most {MAX_BYTES} are shipped")
+    return size

@@ -1,0 +1,43 @@
+"""Trains lego-tiny from nothing, stage by stage; every stage resumes from the folder it writes to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer
+
+from lego_serve.zoo.build import build_tokenizer
+from lego_serve.zoo.latents import precompute
+from lego_serve.zoo.train_backbone import Family, train_backbone
+from lego_serve.zoo.train_text import train_text
+from lego_serve.zoo.train_vae import train_vae
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long each stage runs: optimiser steps, and chunks of latents made beforehand."""
+
+    vae_steps: int = 900
+    text_steps: int = 600
+    chunks: int = 100
+    backbone_steps: int = 3600
+    compiled: bool = False
+    threads: int = 1
+
+
+def train(folder: Path, plan: Plan) -> Family:
+    """Run all stages (or what is left of them) and answer the trained backbone and encoders."""
+    torch.set_num_threads(plan.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(folder / "tokenizer")
+    encoders = [train_text(folder, tokenizer, index, plan.text_steps) for index in (0, 1)]
+    vae = train_vae(folder, plan.vae_steps)
+    chunks = precompute(vae, folder / "latents", plan.chunks)
+    return train_backbone(folder, tokenizer, encoders, chunks, plan.backbone_steps, compiled=plan.compiled)
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    if not folder.exists():
+        build_tokenizer().save_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
