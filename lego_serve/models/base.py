@@ -63,6 +63,8 @@ class Backbone(Protocol):
     """A denoising model: one forward pass over any lanes."""
 
     shape: LatentShape
+    text_width: int
+    pooled_width: int
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32, shaped like its latents."""

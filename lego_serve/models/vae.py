@@ -14,6 +14,7 @@ class KlVae:
         self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._shift = float(vae.config.shift_factor or 0.0)
         self._scale = float(vae.config.scaling_factor)
+        self.max_batch = 1
         self.latent_channels = int(vae.config.latent_channels)
         self.pixels_per_latent = int(2 ** (len(vae.config.block_out_channels) - 1))
 
@@ -28,13 +29,16 @@ class KlVae:
             encoded.append(ImageLatents(mean.cpu(), (posterior.std[0].float() * self._scale).cpu()))
         return encoded
 
-    @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (n, channels, height, width) to pictures (n, height, width, 3) of 8 bits."""
-        # One by one: batching decodes is slower on a CPU, and a sample's bits stay its own.
-        return torch.cat([self._decode(sample[None]) for sample in latents])
+        """Scaled latents (n, channels, height, width) to pictures (n, height, width, 3) of 8 bits.
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        ``max_batch`` at a time: on a CPU batching decodes is slower, so calibration leaves it at 1.
+        """
+        return torch.cat([self.decode_batch(part) for part in latents.split(self.max_batch)])
+
+    @torch.inference_mode()
+    def decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
+        """The same in one pass."""
         decoded = self._vae.decode(self._placed(latents / self._scale + self._shift)).sample
         pictures = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return (pictures * 255).round().to(torch.uint8).cpu()

@@ -115,6 +115,7 @@ class Sd3Backbone:
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self._device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
+        self.text_width, self.pooled_width = int(config.joint_attention_dim), int(config.pooled_projection_dim)
         self._patch_in = Linear(transformer.pos_embed.proj.weight.flatten(1), transformer.pos_embed.proj.bias)
         self._text_in = Linear.of(transformer.context_embedder)
         self._out = Linear.of(transformer.proj_out)

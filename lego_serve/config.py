@@ -1,0 +1,173 @@
+"""The configuration file: read once, at the root; a wrong key is one line that names the nearest right one."""
+
+import os
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lego_serve.errors import ConfigError
+
+Component = Literal["text_encoder", "backbone", "vae"]
+
+
+class Strict(BaseModel):
+    """Frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Replicas(Strict):
+    """Autoscaling bounds of a node."""
+
+    min: Annotated[int, Field(ge=1, le=1000)] = 1
+    max: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Replicas":
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
+class Node(Strict):
+    """How one component of a model is deployed."""
+
+    replicas: Replicas = Replicas()
+    cpus: Annotated[float, Field(ge=0)] = 0.5
+    gpus: Annotated[float, Field(ge=0)] = 0
+    max_batch: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+
+
+class TextEncoderNode(Node):
+    """The text encoder also keeps what it encoded."""
+
+    cache_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
+
+
+class BackboneNode(Node):
+    """The backbone orders its lanes and bounds a step by token rows."""
+
+    order: Literal["fifo", "least_slack", "shortest_remaining"] = "least_slack"
+    max_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+
+
+class Nodes(Strict):
+    """The nodes of a model."""
+
+    text_encoder: TextEncoderNode = TextEncoderNode()
+    backbone: BackboneNode = BackboneNode()
+    vae: Node = Node()
+
+
+class Model(Strict):
+    """A checkpoint in diffusers' format: a folder, a hub id, or ``builtin:NAME``."""
+
+    path: str
+    family: Literal["sd3"] = "sd3"
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256
+    fetch: bool = False
+    nodes: Nodes = Nodes()
+
+
+class Key(Strict):
+    """An API key, by its SHA-256."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    tenant: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+    scope: Literal["user", "admin"] = "user"
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+
+class Server(Strict):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    gateways: Annotated[int, Field(ge=1, le=64)] = 1
+    max_pending_jobs: Annotated[int, Field(ge=1)] = 256
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 50 * 2**20
+    ray_address: str | None = None
+
+
+class Settings(Strict):
+    """Everything a configuration file may say."""
+
+    server: Server = Server()
+    models: Annotated[dict[str, Model], Field(min_length=1)]
+    workflows: tuple[str, ...] = ()
+    default_workflow: str | None = None
+    keys: tuple[Key, ...] = ()
+
+    @model_validator(mode="after")
+    def _loopback_without_keys(self) -> "Settings":
+        if not self.keys and not _is_loopback(self.server.host):
+            raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
+        return self
+
+
+def load(path: Path) -> Settings:
+    """Read a configuration file.  Raises ConfigError, one line."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: no YAML: {getattr(error, 'problem', '')}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+
+
+def default_config() -> Path:
+    """configs/tiny.yaml beside the package, or the copy inside it."""
+    beside = Path(__file__).parent.parent / "configs" / "tiny.yaml"
+    return beside if beside.exists() else Path(__file__).parent / "tiny.yaml"
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part not in ("constrained-int", "literal['auto']")]
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(place[:-1])
+        near = get_close_matches(place[-1], known, 1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key `{'.'.join(place)}`; {hint}"
+    if first["type"] == "missing":
+        return f"key `{'.'.join(place)}` is missing"
+    return f"`{'.'.join(place)}`: {first['msg'].removeprefix('Value error, ')}" if place else str(first["msg"])
+
+
+def _keys_at(place: list[str]) -> list[str]:
+    """The keys the schema knows at a place in the file."""
+    schema: Any = Settings
+    for part in place:
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            annotation = schema.model_fields[part].annotation if part in schema.model_fields else None
+            schema = annotation
+        if not isinstance(schema, type):
+            inner = [a for a in getattr(schema, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+            schema = inner[0] if inner and not part.isidentifier() or inner and part not in getattr(schema, "model_fields", {}) else schema
+    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

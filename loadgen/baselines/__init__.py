@@ -1,0 +1,1 @@
+"""What a competent user would run today, measured beside the server."""

@@ -1,0 +1,69 @@
+"""A diffusers pipeline in a process of its own: no server, no HTTP, requests one after the other."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loadgen.children import ChildError
+from loadgen.client import Reply, Sample
+from loadgen.traffic import ImageRequest
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+
+
+class InProcessPipeline:
+    """The pipeline process while the ``with`` block runs; it answers bursts with any number of threads."""
+
+    def __init__(self, weights: Path, max_sequence_length: int, log: Path) -> None:
+        self._command = [sys.executable, "-m", "loadgen.baselines.sd3_pipeline", "--weights", str(weights)]
+        self._command += ["--max-sequence-length", str(max_sequence_length)]
+        self._log = log
+        self.dtype = ""
+
+    def __enter__(self) -> "InProcessPipeline":
+        # The threads are chosen for each burst; what the caller's shell says must not cap or slow them.
+        env = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+        with self._log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                self._command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True
+            )
+        self.dtype = str(self._answer()["dtype"])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._process.kill()
+        self._process.communicate()
+
+    def burst(self, requests: Sequence[ImageRequest], threads: int) -> list[Sample]:
+        """Make the pictures one after the other, all due at the start; ChildError if the process ends."""
+        order = {"threads": threads, "requests": [asdict(request) for request in requests]}
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer's absence says it better
+        answer = self._answer()
+        done, pictures = answer["done_s"], answer["pictures"]
+        begun = [0.0, *done[:-1]]
+        return [
+            Sample(0.0, sent, end, Reply(base64.b64decode(picture)))
+            for sent, end, picture in zip(begun, done, pictures, strict=True)
+        ]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+            raise ChildError(f"the baseline ended with {self._process.wait()}:\n{tail}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

@@ -1,0 +1,101 @@
+"""Child processes under measurement: started, awaited, and ended with everything they started."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import httpx2
+
+STOP_S = 30.0
+POLL_S = 0.2
+
+
+class ChildError(Exception):
+    """A child process ended early or never became ready; the message ends with its last lines."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """The live process ``pid`` and all that descend from it, parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended while we looked
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for parent in found:
+        found.extend(children.get(parent, ()))
+    return found
+
+
+class Child:
+    """A command that runs while the ``with`` block does; its output goes to a file.
+
+    On leaving it is asked to stop as Ctrl-C would, and what is left of its tree after ``STOP_S`` is killed.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self._command = list(command)
+        self._log = log
+        self._env = dict(os.environ if env is None else env)
+
+    def __enter__(self) -> "Child":
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        tree = descendants(self._process.pid)
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        deadline = time.monotonic() + STOP_S / 3
+        while (left := [pid for pid in tree if _is_alive(pid)]) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+    def wait_until_ready(self, url: str, timeout_s: float) -> float:
+        """Poll ``url`` until it answers 200 and return the seconds that took; ChildError if it does not."""
+        start = time.monotonic()
+        while time.monotonic() - start < timeout_s:
+            if self._process.poll() is not None:
+                raise ChildError(f"{self._command[0]} ended with {self._process.returncode}:\n{self.last_lines()}")
+            try:
+                if httpx2.get(url, timeout=2.0).status_code == httpx2.codes.OK:
+                    return time.monotonic() - start
+            except httpx2.HTTPError:
+                pass  # nobody listens yet
+            time.sleep(POLL_S)
+        raise ChildError(f"{url} was not ready after {timeout_s:.0f} s:\n{self.last_lines()}")
+
+    def last_lines(self, count: int = 20) -> str:
+        """The end of what the command wrote."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-count:])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -1,0 +1,116 @@
+"""Sends requests when they are due and times the answers.
+
+Latency counts from the moment a request was *due*, not from when it left: a client that falls behind
+must not make the server look fast.
+"""
+
+import asyncio
+import base64
+import binascii
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import httpx2
+
+from loadgen.traffic import Arrivals, Closed, ImageRequest, Poisson
+
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: the picture as a file's bytes, or a line on why there is none."""
+
+    picture: bytes | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request as it went; times in seconds from the start of the run."""
+
+    due_s: float
+    sent_s: float
+    done_s: float
+    reply: Reply
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from when the request was due to its last byte."""
+        return self.done_s - self.due_s
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether a picture came back."""
+        return self.reply.picture is not None
+
+
+Send = Callable[[ImageRequest], Awaitable[Reply]]
+
+
+class ImagesClient:
+    """A client of the OpenAI Images API; its ``send`` never raises for what a server does."""
+
+    def __init__(self, http: httpx2.AsyncClient, model: str) -> None:
+        self._http = http
+        self._model = model
+
+    async def send(self, request: ImageRequest) -> Reply:
+        """Ask for one picture and read the whole answer."""
+        try:
+            response = await self._http.post("/v1/images/generations", json=request.body(self._model))
+        except httpx2.HTTPError as error:
+            return Reply(None, f"{type(error).__name__}: {error}")
+        if response.status_code != httpx2.codes.OK:
+            return Reply(None, f"{response.status_code}: {response.text[:300]}")
+        try:
+            return Reply(base64.b64decode(response.json()["data"][0]["b64_json"], validate=True))
+        except (ValueError, KeyError, IndexError, TypeError, binascii.Error):
+            return Reply(None, f"the answer holds no picture: {response.text[:300]}")
+
+
+def open_http(url: str) -> httpx2.AsyncClient:
+    """An HTTP client that queues nothing on this side."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)
+
+
+async def drive(send: Send, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random) -> list[Sample]:
+    """Send the requests as the arrivals say; one sample each, in the order of the requests."""
+    match arrivals:
+        case Closed():
+            return await _closed(send, requests, arrivals.outstanding)
+        case Poisson():
+            return await _open(send, requests, arrivals.times_s(rng))
+
+
+async def _closed(send: Send, requests: Sequence[ImageRequest], outstanding: int) -> list[Sample]:
+    start = perf_counter()
+    slots = asyncio.Semaphore(outstanding)
+
+    async def one(request: ImageRequest) -> Sample:
+        async with slots:
+            due = perf_counter() - start
+            return await _timed(send, request, start, due)
+
+    samples = await asyncio.gather(*(one(request) for request in requests))
+    # The first slots were free from the start: a burst is due at zero, however late its last request left.
+    return [Sample(0.0, s.sent_s, s.done_s, s.reply) if i < outstanding else s for i, s in enumerate(samples)]
+
+
+async def _open(send: Send, requests: Sequence[ImageRequest], times_s: Sequence[float]) -> list[Sample]:
+    start = perf_counter()
+
+    async def one(request: ImageRequest, due: float) -> Sample:
+        await asyncio.sleep(start + due - perf_counter())
+        return await _timed(send, request, start, due)
+
+    return await asyncio.gather(*(one(r, due) for r, due in zip(requests, times_s, strict=True)))
+
+
+async def _timed(send: Send, request: ImageRequest, start: float, due: float) -> Sample:
+    sent = perf_counter() - start
+    reply = await send(request)
+    return Sample(due, sent, perf_counter() - start, reply)

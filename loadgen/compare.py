@@ -1,0 +1,168 @@
+"""Runs a suite: baseline and server in turn, on the same cores, with the same requests."""
+
+import datetime
+import json
+import random
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from loadgen import summary
+from loadgen.client import Sample
+from loadgen.machine import describe_commit, describe_machine, describe_versions, pin
+from loadgen.report import write_report
+from loadgen.stats import median
+from loadgen.suites import Suite
+from loadgen.traffic import Arrivals, ImageRequest
+
+CORES = 2
+SEED = 0
+BASELINE = "diffusers-in-process"
+
+Tell = Callable[[str], None]
+
+
+class Baseline(Protocol):
+    """A diffusers pipeline that answers bursts with a given number of threads."""
+
+    dtype: str
+
+    def burst(self, requests: Sequence[ImageRequest], threads: int) -> list[Sample]:
+        """Make the pictures, all due at the start."""
+        ...
+
+
+class Server(Protocol):
+    """A server that is asked over HTTP."""
+
+    ready_s: float
+
+    def run(self, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random) -> list[Sample]:
+        """Send the requests as the arrivals say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """How to start each side anew for a round."""
+
+    baseline: Callable[[], AbstractContextManager[Baseline]]
+    server: Callable[[], AbstractContextManager[Server]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """Everything seen so far: rounds of bursts, by baseline threads and for the server."""
+
+    baseline: dict[int, list[list[list[Sample]]]] = field(default_factory=dict)
+    lego: list[list[list[Sample]]] = field(default_factory=list)
+    requests: list[list[list[ImageRequest]]] = field(default_factory=list)
+    ready_s: list[float] = field(default_factory=list)
+    dtype: str = ""
+
+    @property
+    def best_threads(self) -> int:
+        """The thread count with which the baseline made most pictures a second."""
+        return max(self.baseline, key=lambda threads: self._rate(threads))
+
+    def _rate(self, threads: int) -> float:
+        return median([summary.throughput_rps(burst) for bursts in self.baseline[threads] for burst in bursts])
+
+
+def measure(suite: Suite, sides: Sides, bursts: int, tell: Tell) -> Measured:
+    """Alternate the sides for every round; both get the same requests in the same order."""
+    seen = Measured(baseline={threads: [] for threads in suite.baseline_threads})
+    traffic = suite.traffic(SEED)
+    for number in range(1, suite.rounds + 1):
+        warm_up, *requests = [next(traffic) for _ in range(bursts + 1)]
+        seen.requests.append(requests)
+        tell(f"round {number} of {suite.rounds}: baseline")
+        with sides.baseline() as baseline:
+            seen.dtype = baseline.dtype
+            for threads, rounds in seen.baseline.items():
+                baseline.burst(warm_up[:2], threads)
+                rounds.append([baseline.burst(burst, threads) for burst in requests])
+                tell(f"  {threads} threads: {_rates(rounds[-1])} pictures a second")
+        tell(f"round {number} of {suite.rounds}: lego-serve")
+        rng = random.Random(SEED)
+        with sides.server() as server:
+            seen.ready_s.append(server.ready_s)
+            server.run(warm_up, suite.arrivals, rng)
+            seen.lego.append([server.run(burst, suite.arrivals, rng) for burst in requests])
+            tell(f"  ready in {server.ready_s:.1f} s, {_rates(seen.lego[-1])} pictures a second")
+    return seen
+
+
+def _rates(bursts: Sequence[Sequence[Sample]]) -> str:
+    return ", ".join(f"{summary.throughput_rps(burst):.2f}" for burst in bursts)
+
+
+def summarise(suite: Suite, seen: Measured, context: dict[str, object]) -> dict[str, object]:
+    """The content of ``summary.json``; ``context`` says where and how it was measured."""
+    chosen = seen.baseline[seen.best_threads]
+    solo_s = summary.solo_s(chosen)
+    slo_s = suite.slo_scale * solo_s
+    baseline, lego = summary.figures(chosen, slo_s), summary.figures(seen.lego, slo_s)
+    variants = {threads: summary.figures(rounds, slo_s) for threads, rounds in seen.baseline.items()}
+    details: dict[str, object] = {
+        **{name: context[name] for name in ("command", "commit", "date", "quick")},
+        "dtype": seen.dtype,
+        "rounds": suite.rounds,
+        "bursts_per_round": len(seen.requests[0]),
+        "requests_per_burst": suite.arrivals.requests,
+        "baseline_threads": seen.best_threads,
+        "baseline_variants": {
+            f"{threads}_threads": {"throughput_rps": f.medians["throughput_rps"], "extremes": f.extremes}
+            for threads, f in variants.items()
+        },
+        "solo_s": round(solo_s, 4),
+        "slo_s": round(slo_s, 4),
+        "spread": {"baseline": baseline.extremes, "lego": lego.extremes},
+        "throughput_ratio_of_rounds": summary.round_ratios(chosen, seen.lego),
+        "failures": {"baseline": _failures(chosen), "lego": _failures(seen.lego)},
+        "server_ready_s": [round(each, 1) for each in seen.ready_s],
+    }
+    return {
+        "suite": suite.name,
+        "machine": context["machine"],
+        "versions": context["versions"],
+        "seed": SEED,
+        "rate_rps": None,
+        "slo": f"{suite.slo_scale:g}x solo",
+        "baseline": {"name": BASELINE, **baseline.medians},
+        "lego": {"name": "lego_serve", **lego.medians},
+        "ratio": summary.ratios(baseline, lego),
+        "quality": summary.picture_differences(chosen, seen.lego),
+        "details": details,
+    }
+
+
+def _failures(rounds: summary.Rounds) -> int:
+    return sum(not s.is_ok for bursts in rounds for burst in bursts for s in burst)
+
+
+def compare(suite: Suite, sides: Sides, out: Path, *, quick: bool, tell: Tell) -> dict[str, object]:
+    """Run the suite and write ``summary.json`` and ``report.html`` into ``out``; returns the summary."""
+    pinned = pin(CORES)
+    context: dict[str, object] = {
+        "command": shlex.join(["python", "-m", "loadgen", *sys.argv[1:]]),
+        "commit": describe_commit(Path(__file__).parent),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "quick": quick,
+        "machine": {**describe_machine(), "pinned_to": pinned},
+        "versions": describe_versions(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    seen = measure(suite, sides, suite.quick_bursts if quick else suite.bursts, tell)
+    found = summarise(suite, seen, context)
+    (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_report(out / "report.html", suite, seen.requests[-1][0], _last(seen), found)
+    return found
+
+
+def _last(seen: Measured) -> tuple[list[Sample], list[Sample]]:
+    return seen.baseline[seen.best_threads][-1][0], seen.lego[-1][0]

@@ -1,0 +1,53 @@
+"""Where a measurement was made: the machine, the versions, the commit."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "diffusers", "transformers", "ray", "fastapi", "numpy", "lego-serve")
+
+
+def pin(cores: int) -> list[int]:
+    """Keep this process and all its children on the first ``cores`` cores it may use; which ones they are."""
+    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    os.sched_setaffinity(0, chosen)
+    return chosen
+
+
+def describe_machine() -> dict[str, object]:
+    """The CPU, its cores, the memory, and how busy it is before we begin."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "load_1min_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """The interpreter and the packages whose speed is measured; those not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_commit(folder: Path) -> str:
+    """The commit checked out in ``folder``, marked when files differ from it; "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

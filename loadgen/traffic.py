@@ -1,0 +1,78 @@
+"""What is asked and when: image requests and the arrivals that carry them; chance comes in as ``rng``."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+SHAPES = ("circle", "square", "triangle")
+SIZES = ("small", "large")
+PLACES = ("in the centre", "on the left", "on the right", "at the top", "at the bottom")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One picture to be made, the same for every side of a comparison."""
+
+    prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+
+    def body(self, model: str) -> dict[str, object]:
+        """The body of ``POST /v1/images/generations``."""
+        return {
+            "model": model,
+            "prompt": self.prompt,
+            "size": f"{self.width}x{self.height}",
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed loop: ``outstanding`` requests at a time, the next is due when one is answered.
+
+    With as many outstanding as there are requests it is a burst.
+    """
+
+    requests: int
+    outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """An open loop: requests fall due at random and independently, ``rate_rps`` a second on average."""
+
+    requests: int
+    rate_rps: float
+
+    def times_s(self, rng: random.Random) -> list[float]:
+        """When each request is due, in seconds from the start, ascending."""
+        due, times = 0.0, []
+        for _ in range(self.requests):
+            due += rng.expovariate(self.rate_rps)
+            times.append(due)
+        return times
+
+
+Arrivals = Closed | Poisson
+
+
+def prompts(rng: random.Random) -> Iterator[str]:
+    """Prompts of coloured shapes in random order, each at most once, so that no cache sees one twice."""
+    scenes = [
+        f"a {size} {colour} {shape} {place}, {ground} background"
+        for size in SIZES
+        for colour in COLOURS
+        for shape in SHAPES
+        for place in PLACES
+        for ground in COLOURS
+        if ground != colour
+    ]
+    rng.shuffle(scenes)
+    yield from scenes
