@@ -34,7 +34,8 @@ def compare(
     quick: Annotated[bool, typer.Option(help="Fewer bursts a round; ends within ten minutes.")] = False,
     config: Annotated[Path, typer.Option(help="The server's configuration.")] = Path("configs/tiny.yaml"),
     weights: Annotated[
-        Path | None, typer.Option(help="Folder the baseline loads, the same the configuration serves; shipped if not given.")
+        Path | None,
+        typer.Option(help="Folder the baseline loads, the same the configuration serves; shipped if not given."),
     ] = None,
 ) -> None:
     """Measure a baseline and lego-serve in turn on the same two cores with the same requests."""

@@ -61,7 +61,9 @@ class Child:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         tree = descendants(self._process.pid)
         self._process.send_signal(signal.SIGINT)
         try:

@@ -7,7 +7,6 @@ that it arrives as what it is.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from lego_serve.core.batching import StepBatcher
 from lego_serve.core.job import TaskStats
 from lego_serve.core.ordering import ORDERS
+from lego_serve.core.wire import Answer, Call
 from lego_serve.engine.calibration import best_batch, best_rows
 from lego_serve.engine.step_engine import LaneRequest, StepEngine
 from lego_serve.engine.thread import EngineThread
@@ -26,25 +26,6 @@ from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One task as it crosses to a node: what kind, its inputs by name, and how urgent it is."""
-
-    kind: str
-    inputs: dict[str, Any]
-    time_left_s: float | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A task's value and cost, or the error it met."""
-
-    value: Arrays | None = None
-    stats: TaskStats = TaskStats()
-    error: LegoError | None = None
 
 
 def _one_thread() -> None:
@@ -114,11 +95,12 @@ class VaeNode:
 
     def _one(self, call: Call) -> Arrays:
         started = time.monotonic()
+        inputs: Any = call.inputs
         if call.kind == "decode":
-            pixels = self._vae.decode(torch.from_numpy(np.array(call.inputs["latents"]["latents"])))
+            pixels = self._vae.decode(torch.from_numpy(np.array(inputs["latents"]["latents"])))
             value = {"pixels": pixels.numpy()}
         else:
-            picture = torch.from_numpy(np.array(call.inputs["image"]["pixels"]))
+            picture = torch.from_numpy(np.array(inputs["image"]["pixels"]))
             encoded = self._vae.encode(picture[None])[0]
             value = {"mean": encoded.mean.numpy(), "std": encoded.std.numpy()}
         return value | {"run_s": np.float64(time.monotonic() - started)}
@@ -161,7 +143,7 @@ class BackboneNode:
             raise NodeError("The compute thread of this replica has stopped.")
 
     def _requests(self, call: Call) -> list[LaneRequest]:
-        inputs = call.inputs
+        inputs: Any = call.inputs
         init = inputs.get("init")
         latents = None
         if init is not None:

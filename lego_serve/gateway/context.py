@@ -1,0 +1,92 @@
+"""What every route is handed: who runs jobs, limits, metrics; and the caller of a request."""
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lego_serve.core.ports import JobRunner
+from lego_serve.gateway.errors import Forbidden, TooLarge, Unauthorized
+from lego_serve.gateway.settings import Caller, GatewaySettings
+from lego_serve.metrics import Metrics
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The gateway's parts, the same for every request."""
+
+    runner: JobRunner
+    settings: GatewaySettings
+    metrics: Metrics
+
+    def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
+        """Who calls.  Raises Unauthorized or Forbidden."""
+        if not self.settings.keys:
+            return Caller()
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        caller = self.settings.caller(token.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            raise Unauthorized("An API key is needed: `Authorization: Bearer KEY`.")
+        if admin and not caller.is_admin:
+            raise Forbidden("This needs a key of scope `admin`.")
+        return caller
+
+
+class RequestIds:
+    """ASGI middleware: every answer carries ``x-request-id``, the caller's own where it is well formed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and mark its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, marked)
+
+
+class BodyLimit:
+    """ASGI middleware: refuses a body above the limit as soon as it is announced or has arrived."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its body counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            await _refuse(self._max_bytes)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise TooLarge(f"The body is larger than {self._max_bytes} bytes.")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _refuse(limit: int) -> ASGIApp:
+    from lego_serve.gateway.errors import error_response
+
+    return error_response(TooLarge(f"The body is larger than {limit} bytes."))

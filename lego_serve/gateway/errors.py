@@ -1,0 +1,115 @@
+"""Errors as OpenAI's clients expect them; no value of the request and no library's words come back."""
+
+import json
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from lego_serve.errors import CapacityError, LegoError, RequestError, UnsupportedParameter
+
+log = logging.getLogger("lego_serve.gateway")
+
+
+class Unauthorized(RequestError):
+    """No key, or one nobody holds."""
+
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class Forbidden(RequestError):
+    """A key that may not do this."""
+
+    status = 403
+    code = "insufficient_scope"
+    kind = "permission_error"
+
+
+class TooLarge(RequestError):
+    """A body above the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class WrongMediaType(RequestError):
+    """A body of a type this route does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+ROUTE_ERRORS = {
+    404: ("There is no such route.", "route_not_found"),
+    405: ("This route does not take this method.", "method_not_allowed"),
+}
+TYPE_WORDS = {"int": "an integer", "float": "a number", "string": "a string", "bool": "true or false", "literal": "one of its known values"}
+
+
+def error_response(error: LegoError) -> Response:
+    """The HTTP answer to an error."""
+    headers = {} if error.retryable else {"x-should-retry": "false"}
+    if isinstance(error, CapacityError):
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+    return Response(json.dumps(body), error.status, headers, "application/json")
+
+
+def validation_error(error: ValidationError) -> RequestError:
+    """A pydantic complaint in our own words, naming the field."""
+    first = error.errors(include_input=False, include_url=False, include_context=True)[0]
+    kind = str(first["type"])
+    if kind == "json_invalid" or not first["loc"]:
+        return RequestError("The body is not a valid JSON object.", code="invalid_json")
+    name = str(first["loc"][0])
+    if kind == "extra_forbidden":
+        known = name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
+        return UnsupportedParameter("The request has a field this server does not know.", param=known)
+    if kind == "missing":
+        return RequestError(f"`{name}` is required.", param=name, code="missing")
+    if kind == "finite_number":
+        return RequestError(f"`{name}` must be a finite number.", param=name)
+    bounds: Mapping[str, object] = first.get("ctx", {})
+    for word, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+        if word in bounds:
+            return RequestError(f"`{name}` must be {phrase} {bounds[word]}.", param=name, code="out_of_range")
+    if kind == "string_too_short":
+        return RequestError(f"`{name}` must not be empty.", param=name)
+    if kind == "string_too_long":
+        return RequestError(f"`{name}` is longer than {bounds.get('max_length')} characters.", param=name)
+    if kind == "literal_error":
+        return RequestError(f"`{name}` must be one of {bounds.get('expected')}.", param=name)
+    words = next((text for prefix, text in TYPE_WORDS.items() if kind.startswith(prefix)), "of another form")
+    return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error in OpenAI's shape."""
+
+    async def on_lego(request: Request, error: Exception) -> Response:
+        assert isinstance(error, LegoError)
+        if error.status >= 500:
+            log.error("request failed: %s", error.code, exc_info=error)
+        return error_response(error)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message, code = ROUTE_ERRORS.get(error.status_code, ("The request cannot be read.", "bad_request"))
+        known = RequestError(message, code=code)
+        known.status = error.status_code
+        return error_response(known)
+
+    async def on_any(request: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        return error_response(LegoError("Something unexpected went wrong on the server."))
+
+    app.add_exception_handler(LegoError, on_lego)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_any)

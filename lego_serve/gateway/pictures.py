@@ -1,0 +1,60 @@
+"""Pictures in and out: decoding uploads safely, encoding results with their seed."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from lego_serve.core.job import Picture
+from lego_serve.errors import RequestError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
+    """An uploaded picture as RGB.  Raises RequestError; the pixel cap is checked before any pixel is decoded."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception:  # Pillow raises whatever its parsers meet
+        raise _bad("`image` must be a PNG, JPEG or WebP picture.") from None
+    if picture.width * picture.height > max_pixels:
+        raise _bad(f"`image` has more than {max_pixels} pixels.")
+    if getattr(picture, "n_frames", 1) > 1:
+        raise _bad("`image` must not be animated.")
+    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise _bad("`image` must have 8 bits a channel.")
+    try:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except Exception:
+        raise _bad("`image` is damaged and cannot be decoded.") from None
+
+
+def fit_size(picture: Image.Image, multiple: int, low: int, high: int) -> tuple[int, int]:
+    """The picture's own size, rounded to the multiple and kept within bounds."""
+    sides = (min(max(round(side / multiple) * multiple, low), high) for side in picture.size)
+    return next(sides), next(sides)
+
+
+def to_array(picture: Image.Image, width: int, height: int) -> np.ndarray:
+    """Pixels (height, width, 3) of 8 bits at a size."""
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def encode(picture: Picture, output_format: str, compression: int | None) -> str:
+    """A finished picture as base64 of a file; a PNG carries its seed."""
+    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    out = io.BytesIO()
+    if output_format == "png":
+        words = PngImagePlugin.PngInfo()
+        words.add_text("seed", str(picture.seed))
+        image.save(out, "PNG", pnginfo=words)
+    elif output_format == "webp" and compression is None:
+        image.save(out, "WEBP", lossless=True)
+    else:
+        image.save(out, output_format.upper(), quality=90 if compression is None else max(1, compression))
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _bad(message: str) -> RequestError:
+    return RequestError(message, param="image", code="invalid_image")

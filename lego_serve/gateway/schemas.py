@@ -1,0 +1,110 @@
+"""The bodies of the Images API: every field the OpenAI SDK can send, and ours."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lego_serve.errors import RequestError, UnsupportedParameter
+
+MAX_PROMPT_CHARACTERS = 32_000
+QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
+# Known to the SDK, not honoured here; refused by name rather than ignored.
+REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
+SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+
+
+class ImageRequest(BaseModel):
+    """What generations and edits share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    n: Annotated[int, Field(ge=1, le=8)] | None = None
+    size: str | None = None
+    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = None
+    output_format: Literal["png", "webp", "jpeg"] = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    background: Literal["opaque", "auto", "transparent"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    # Accepted without effect.
+    moderation: Literal["low", "auto"] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    # Ours.
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    style: Any = None
+    complexity: Any = None
+    frame_count: Any = None
+    frame_duration_ms: Any = None
+    svg: Any = None
+    input_fidelity: Any = None
+    markup: Any = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise UnsupportedParameter for the first field that is known and not honoured."""
+        for name in REFUSED:
+            if getattr(self, name) is not None:
+                raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
+        if self.response_format == "url":
+            raise UnsupportedParameter("Images are returned as `b64_json` only.", param="response_format")
+        if self.background == "transparent":
+            raise UnsupportedParameter("Images have an opaque background.", param="background")
+        if self.stream:
+            raise UnsupportedParameter("Streaming is not supported by this server.", param="stream")
+        if self.partial_images:
+            raise UnsupportedParameter("Partial images are not supported by this server.", param="partial_images")
+        if self.quality in ("standard", "hd"):
+            raise UnsupportedParameter("`quality` must be low, medium, high or auto.", param="quality")
+        if self.output_compression is not None and self.output_format == "png":
+            raise RequestError("`output_compression` needs `output_format` webp or jpeg.", param="output_compression")
+        if not self.prompt.strip():
+            raise RequestError("`prompt` must not be empty.", param="prompt")
+
+    def dimensions(self, multiple: int) -> tuple[int, int] | None:
+        """Width and height, or None for ``auto``.  Raises RequestError."""
+        if self.size is None or self.size == "auto":
+            return None
+        match = SIZE.fullmatch(self.size)
+        if match is None:
+            raise RequestError("`size` must be `auto` or WIDTHxHEIGHT, such as 128x128.", param="size")
+        width, height = int(match[1]), int(match[2])
+        if width % multiple or height % multiple:
+            raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
+        return width, height
+
+    def inputs(self) -> dict[str, object]:
+        """The workflow inputs the body gives, by the workflow's names."""
+        steps = self.num_inference_steps or QUALITY_STEPS.get(self.quality or "")
+        given = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "steps": steps,
+            "guidance": self.guidance_scale,
+            "seed": self.seed,
+            "n": self.n,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class EditRequest(ImageRequest):
+    """An edit's fields besides its files; they arrive as form strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def inputs(self) -> dict[str, object]:
+        """The workflow inputs the form gives."""
+        strength = {} if self.strength is None else {"strength": self.strength}
+        return super().inputs() | strength
+
+
+REQUEST_NAMES = {"steps": "num_inference_steps", "guidance": "guidance_scale", "width": "size", "height": "size"}

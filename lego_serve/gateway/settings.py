@@ -1,0 +1,45 @@
+"""What the gateway needs to know, as a frozen value."""
+
+import hmac
+from dataclasses import dataclass
+from hashlib import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key by its digest, and who comes with it."""
+
+    sha256: str
+    tenant: str
+    is_admin: bool
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request."""
+
+    tenant: str = "default"
+    is_admin: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Limits and keys; without keys everyone is the default tenant's admin."""
+
+    default_workflow: str
+    keys: tuple[ApiKey, ...] = ()
+    max_pending_jobs: int = 256
+    max_body_bytes: int = 50 * 2**20
+    max_image_pixels: int = 16_000_000
+    size_multiple: int = 16
+
+    def caller(self, token: str) -> Caller | None:
+        """Who holds this token; None when nobody does."""
+        digest = sha256(token.encode(errors="replace")).hexdigest()
+        found = None
+        for key in self.keys:  # all are compared, so that time tells nothing
+            if hmac.compare_digest(key.sha256, digest):
+                found = Caller(key.tenant, key.is_admin, key.weight)
+        return found

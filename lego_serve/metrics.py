@@ -1,0 +1,87 @@
+"""Every Prometheus metric in one table, and the functions that observe what happened.
+
+Names are in base units and labels come from small fixed sets: never a prompt, an id or a path.
+"""
+
+import os
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from lego_serve.core.job import JobResult
+from lego_serve.core.workflow import Workflow
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
+LANES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The metrics of one gateway process."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
+        at = {"registry": self._registry}
+        self._requests = Counter("lego_serve_requests", "Requests answered.", ("workflow", "outcome"), **at)
+        self._request_s = Histogram(
+            "lego_serve_request_duration_seconds", "Whole requests.", ("workflow",), buckets=SECONDS, **at
+        )
+        self._queue_s = Histogram(
+            "lego_serve_request_queue_seconds", "Waiting in nodes, per job.", ("workflow",), buckets=SECONDS, **at
+        )
+        self._in_flight = Gauge(
+            "lego_serve_requests_in_flight", "Jobs accepted and not ended.", multiprocess_mode="livesum", **at
+        )
+        self._rejected = Counter("lego_serve_requests_rejected", "Requests refused.", ("reason",), **at)
+        self._node_s = Histogram(
+            "lego_serve_node_duration_seconds", "Running in a node.", ("node", "model"), buckets=SECONDS, **at
+        )
+        self._step_s = Histogram(
+            "lego_serve_denoise_step_seconds", "Forward passes of the backbone.", ("model",), buckets=SECONDS, **at
+        )
+        self._step_lanes = Histogram(
+            "lego_serve_denoise_step_lanes", "Lanes that share a forward pass.", ("model",), buckets=LANES, **at
+        )
+        self._cache_hits = Counter("lego_serve_cache_hits", "Answers from a node's cache.", ("node", "model"), **at)
+        self._cache_misses = Counter("lego_serve_cache_misses", "Cacheable calls computed.", ("node", "model"), **at)
+        self._images = Counter("lego_serve_images", "Images made.", ("workflow",), **at)
+
+    def accepted(self) -> None:
+        """A job entered."""
+        self._in_flight.inc()
+
+    def left(self) -> None:
+        """A job left, whatever came of it."""
+        self._in_flight.dec()
+
+    def answered(self, workflow: str, outcome: str, seconds: float) -> None:
+        """A request for a known workflow was answered: ``ok`` or an error's code."""
+        self._requests.labels(workflow, outcome).inc()
+        self._request_s.labels(workflow).observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused before it became a job."""
+        self._rejected.labels(reason).inc()
+
+    def finished(self, workflow: Workflow, result: JobResult) -> None:
+        """A job ended well; its nodes' figures are taken over."""
+        self._queue_s.labels(workflow.name).observe(result.queue_s)
+        self._images.labels(workflow.name).inc(len(result.pictures))
+        for name, stats in result.stats.items():
+            node = workflow.nodes[name]
+            labels = (node.kind, node.model)
+            self._node_s.labels(*labels).observe(stats.run_s)
+            if node.kind == "text_encode":
+                (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()
+            for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
+                self._step_s.labels(node.model).observe(step_s)
+                self._step_lanes.labels(node.model).observe(lanes)
+
+    def page(self, environment: Mapping[str, str] | None = None) -> bytes:
+        """The exposition text; of all gateways together where they share a folder."""
+        folder = (environment or os.environ).get("PROMETHEUS_MULTIPROC_DIR")
+        if not folder:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=folder)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

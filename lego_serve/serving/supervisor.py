@@ -1,0 +1,53 @@
+"""Keeps the gateway processes alive: starts them on one shared port and replaces those that end."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+RESTART_PAUSE_S = 0.5
+STOP_TIMEOUT_S = 25.0
+
+
+class Supervisor:
+    """The gateway processes of one server."""
+
+    def __init__(self, command: Sequence[str], count: int, ended: Callable[[int], None]) -> None:
+        self._command, self._count, self._ended = list(command), count, ended
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start all gateways."""
+        self._processes = [self._spawn() for _ in range(self._count)]
+
+    def watch(self) -> None:
+        """Replace gateways that end until ``stop`` is called."""
+        while not self._stopping:
+            time.sleep(RESTART_PAUSE_S)
+            for index, process in enumerate(self._processes):
+                if process.poll() is not None and not self._stopping:
+                    self._ended(process.pid)
+                    self._processes[index] = self._spawn()
+
+    def stop(self) -> None:
+        """End the watching; callable from a signal handler."""
+        self._stopping = True
+
+    def shut_down(self) -> None:
+        """Ask all gateways to finish what they have, then end those that do not."""
+        self._stopping = True
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        limit = time.monotonic() + STOP_TIMEOUT_S
+        for process in self._processes:
+            try:
+                process.wait(max(0.1, limit - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, env=dict(os.environ), start_new_session=True)

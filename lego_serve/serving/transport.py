@@ -1,0 +1,48 @@
+"""How calls reach deployments: Ray Serve handles behind the coordinator's NodeHandle.
+
+Values go through Ray's object store where they are large (Ray moves results above 100 KB there and
+maps arrays from shared memory without a copy); small ones ride in the message.
+"""
+
+import asyncio
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
+
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import NodeError
+from lego_serve.serving.coordinator import NodeLost
+
+
+class RayNode:
+    """One Ray Serve deployment."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._ready = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a replica has answered a ``probe``."""
+        return self._ready
+
+    async def probe(self) -> None:
+        """Wait until a replica answers."""
+        await self._handle.check_health.remote()
+        self._ready = True
+
+    async def run(self, call: Call) -> Answer:
+        """Make a call; cancelling the await cancels it in the replica too."""
+        response = self._handle.run.remote(call)
+        try:
+            answer: Answer = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except (RayActorError, DeploymentUnavailableError):
+            raise NodeLost from None
+        except RayTaskError as error:
+            raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
+        self._ready = True
+        return answer
