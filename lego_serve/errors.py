@@ -13,6 +13,8 @@
     |- CheckpointError         the operator's: a model folder is incomplete or of another kind
 
 ``status`` is the HTTP status, ``code`` the machine-readable word and ``kind`` OpenAI's ``type``.
+Errors cross process boundaries whole: a subclass that takes more than a message keeps it in an
+attribute and lets everything but the message default, and pickle does the rest.
 """
 
 
@@ -30,14 +32,6 @@ class LegoError(Exception):
         self.param = param
         if code is not None:
             self.code = code
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.param, self.code)
-
-
-def _rebuild(cls: type[LegoError], message: str, param: str | None, code: str) -> LegoError:
-    """Make an error anew on the far side of a process boundary."""
-    return cls(message, param=param, code=code)
 
 
 class RequestError(LegoError):

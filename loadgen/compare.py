@@ -15,12 +15,12 @@ from loadgen import summary
 from loadgen.client import Sample
 from loadgen.machine import describe_commit, describe_machine, describe_versions, pin
 from loadgen.report import write_report
-from loadgen.stats import median
 from loadgen.suites import Suite
 from loadgen.traffic import Arrivals, ImageRequest
 
 CORES = 2
 SEED = 0
+TRIAL_PICTURES = 4  # one of them to warm up
 BASELINE = "diffusers-in-process"
 
 Tell = Callable[[str], None]
@@ -56,9 +56,10 @@ class Sides:
 
 @dataclass(slots=True)
 class Measured:
-    """Everything seen so far: rounds of bursts, by baseline threads and for the server."""
+    """Everything seen so far: the trial's seconds a picture by threads, and rounds of bursts of both sides."""
 
-    baseline: dict[int, list[list[list[Sample]]]] = field(default_factory=dict)
+    trial_s: dict[int, float] = field(default_factory=dict)
+    baseline: list[list[list[Sample]]] = field(default_factory=list)
     lego: list[list[list[Sample]]] = field(default_factory=list)
     requests: list[list[list[ImageRequest]]] = field(default_factory=list)
     ready_s: list[float] = field(default_factory=list)
@@ -66,35 +67,39 @@ class Measured:
 
     @property
     def best_threads(self) -> int:
-        """The thread count with which the baseline made most pictures a second."""
-        return max(self.baseline, key=lambda threads: self._rate(threads))
-
-    def _rate(self, threads: int) -> float:
-        return median([summary.throughput_rps(burst) for bursts in self.baseline[threads] for burst in bursts])
+        """The thread count with which the baseline was fastest in the trial."""
+        return min(self.trial_s, key=lambda threads: self.trial_s[threads])
 
 
 def measure(suite: Suite, sides: Sides, bursts: int, tell: Tell) -> Measured:
     """Alternate the sides for every round; both get the same requests in the same order."""
-    seen = Measured(baseline={threads: [] for threads in suite.baseline_threads})
+    seen = Measured()
     traffic = suite.traffic(SEED)
+    _try_threads(suite, sides, next(traffic), seen, tell)
     for number in range(1, suite.rounds + 1):
         warm_up, *requests = [next(traffic) for _ in range(bursts + 1)]
         seen.requests.append(requests)
-        tell(f"round {number} of {suite.rounds}: baseline")
         with sides.baseline() as baseline:
-            seen.dtype = baseline.dtype
-            for threads, rounds in seen.baseline.items():
-                baseline.burst(warm_up[:2], threads)
-                rounds.append([baseline.burst(burst, threads) for burst in requests])
-                tell(f"  {threads} threads: {_rates(rounds[-1])} pictures a second")
-        tell(f"round {number} of {suite.rounds}: lego-serve")
+            baseline.burst(warm_up, seen.best_threads)
+            seen.baseline.append([baseline.burst(burst, seen.best_threads) for burst in requests])
+        tell(f"round {number} of {suite.rounds}: baseline {_rates(seen.baseline[-1])} pictures a second")
         rng = random.Random(SEED)
         with sides.server() as server:
-            seen.ready_s.append(server.ready_s)
             server.run(warm_up, suite.arrivals, rng)
             seen.lego.append([server.run(burst, suite.arrivals, rng) for burst in requests])
-            tell(f"  ready in {server.ready_s:.1f} s, {_rates(seen.lego[-1])} pictures a second")
+            seen.ready_s.append(server.ready_s)
+        tell(f"round {number} of {suite.rounds}: lego-serve {_rates(seen.lego[-1])} pictures a second")
     return seen
+
+
+def _try_threads(suite: Suite, sides: Sides, requests: Sequence[ImageRequest], seen: Measured, tell: Tell) -> None:
+    """Time single pictures with each thread count: which one is best depends on the machine and the model."""
+    with sides.baseline() as baseline:
+        seen.dtype = baseline.dtype
+        for threads in suite.baseline_threads:
+            baseline.burst(requests[:1], threads)
+            seen.trial_s[threads] = summary.solo_s([[baseline.burst(requests[1:TRIAL_PICTURES], threads)]])
+            tell(f"trial: baseline with {threads} thread(s), {seen.trial_s[threads]:.2f} s a picture")
 
 
 def _rates(bursts: Sequence[Sequence[Sample]]) -> str:
@@ -103,11 +108,9 @@ def _rates(bursts: Sequence[Sequence[Sample]]) -> str:
 
 def summarise(suite: Suite, seen: Measured, context: dict[str, object]) -> dict[str, object]:
     """The content of ``summary.json``; ``context`` says where and how it was measured."""
-    chosen = seen.baseline[seen.best_threads]
-    solo_s = summary.solo_s(chosen)
+    solo_s = summary.solo_s(seen.baseline)
     slo_s = suite.slo_scale * solo_s
-    baseline, lego = summary.figures(chosen, slo_s), summary.figures(seen.lego, slo_s)
-    variants = {threads: summary.figures(rounds, slo_s) for threads, rounds in seen.baseline.items()}
+    baseline, lego = summary.figures(seen.baseline, slo_s), summary.figures(seen.lego, slo_s)
     details: dict[str, object] = {
         **{name: context[name] for name in ("command", "commit", "date", "quick")},
         "dtype": seen.dtype,
@@ -115,15 +118,12 @@ def summarise(suite: Suite, seen: Measured, context: dict[str, object]) -> dict[
         "bursts_per_round": len(seen.requests[0]),
         "requests_per_burst": suite.arrivals.requests,
         "baseline_threads": seen.best_threads,
-        "baseline_variants": {
-            f"{threads}_threads": {"throughput_rps": f.medians["throughput_rps"], "extremes": f.extremes}
-            for threads, f in variants.items()
-        },
+        "baseline_trial_s": {str(threads): round(each, 4) for threads, each in seen.trial_s.items()},
         "solo_s": round(solo_s, 4),
         "slo_s": round(slo_s, 4),
         "spread": {"baseline": baseline.extremes, "lego": lego.extremes},
-        "throughput_ratio_of_rounds": summary.round_ratios(chosen, seen.lego),
-        "failures": {"baseline": _failures(chosen), "lego": _failures(seen.lego)},
+        "throughput_ratio_of_rounds": summary.round_ratios(seen.baseline, seen.lego),
+        "failures": {"baseline": _failures(seen.baseline), "lego": _failures(seen.lego)},
         "server_ready_s": [round(each, 1) for each in seen.ready_s],
     }
     return {
@@ -136,7 +136,7 @@ def summarise(suite: Suite, seen: Measured, context: dict[str, object]) -> dict[
         "baseline": {"name": BASELINE, **baseline.medians},
         "lego": {"name": "lego_serve", **lego.medians},
         "ratio": summary.ratios(baseline, lego),
-        "quality": summary.picture_differences(chosen, seen.lego),
+        "quality": summary.picture_differences(seen.baseline, seen.lego),
         "details": details,
     }
 
@@ -160,9 +160,6 @@ def compare(suite: Suite, sides: Sides, out: Path, *, quick: bool, tell: Tell) -
     seen = measure(suite, sides, suite.quick_bursts if quick else suite.bursts, tell)
     found = summarise(suite, seen, context)
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
-    write_report(out / "report.html", suite, seen.requests[-1][0], _last(seen), found)
+    last = (seen.baseline[-1][0], seen.lego[-1][0])
+    write_report(out / "report.html", suite, seen.requests[-1][0], last, found)
     return found
-
-
-def _last(seen: Measured) -> tuple[list[Sample], list[Sample]]:
-    return seen.baseline[seen.best_threads][-1][0], seen.lego[-1][0]

@@ -59,7 +59,8 @@ def _lead(suite: Suite, found: Mapping[str, Any]) -> str:
     details = found["details"]
     return (
         f"A closed burst of <strong>{suite.arrivals.requests}</strong> requests, "
-        f"{suite.width} x {suite.height} pixels, {suite.steps} steps, guidance {suite.guidance:g}, model {escape(suite.model)}, {escape(details['dtype'])}. "
+        f"{suite.width} x {suite.height} pixels, {suite.steps} steps, guidance {suite.guidance:g}, "
+        f"model {escape(suite.model)}, {escape(details['dtype'])}. "
         f"Both sides on the same {len(found['machine']['pinned_to'])} cores, in turn, {details['rounds']} rounds of "
         f"{details['bursts_per_round']} bursts. {escape(details['date'])}."
     )
@@ -77,23 +78,12 @@ def _tiles(found: Mapping[str, Any]) -> str:
 
 
 def _throughput(found: Mapping[str, Any]) -> str:
-    details = found["details"]
-    bars = [
-        Bar(
-            f"diffusers, {name.replace('_', ' ')}",
-            "baseline",
-            variant["throughput_rps"],
-            f"{variant['throughput_rps']:.2f} /s",
-            low=variant["extremes"]["throughput_rps"][0],
-            high=variant["extremes"]["throughput_rps"][1],
-        )
-        for name, variant in details["baseline_variants"].items()
-    ]
-    low, high = details["spread"]["lego"]["throughput_rps"]
-    rate = found["lego"]["throughput_rps"]
-    return bar_chart(
-        [*bars, Bar("lego_serve", "lego", rate, f"{rate:.2f} /s", low=low, high=high)], "Pictures a second"
-    )
+    rows = (("baseline", "baseline", "diffusers"), ("lego", "lego", "lego_serve"))
+    bars = []
+    for side, kind, label in rows:
+        rate, (low, high) = found[side]["throughput_rps"], found["details"]["spread"][side]["throughput_rps"]
+        bars.append(Bar(label, kind, rate, f"{rate:.2f} /s", low=low, high=high))
+    return bar_chart(bars, "Pictures a second")
 
 
 def _timeline(baseline: Sequence[Sample], lego: Sequence[Sample]) -> str:
@@ -151,6 +141,9 @@ def _context(found: Mapping[str, Any]) -> str:
         "versions": escape(", ".join(f"{name} {value}" for name, value in found["versions"].items())),
         "objective": escape(
             f"{found['slo']}: {details['slo_s']:.2f} s; one picture alone takes {details['solo_s']:.2f} s"
+        ),
+        "baseline alone": escape(
+            ", ".join(f"{t} thread(s): {s:.2f} s" for t, s in details["baseline_trial_s"].items())
         ),
         "server ready in": escape(", ".join(f"{each:.1f} s" for each in details["server_ready_s"])),
         "ratio of each round": escape(", ".join(f"{each:.2f}" for each in details["throughput_ratio_of_rounds"])),

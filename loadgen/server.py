@@ -20,7 +20,7 @@ class LegoServer:
 
     def __init__(self, config: Path, model: str, log: Path) -> None:
         port = free_port()
-        command = [str(Path(sys.executable).with_name("lego-serve")), "serve", str(config), "--port", str(port)]
+        command = [sys.executable, "-m", "lego_serve.cli", "serve", str(config), "--port", str(port)]
         self.url = f"http://127.0.0.1:{port}"
         self.ready_s = 0.0
         self._model = model

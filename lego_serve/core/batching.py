@@ -8,9 +8,8 @@ a single lane.
 
 from dataclasses import dataclass
 
+from lego_serve.core.costs import StepCost
 from lego_serve.core.ordering import Order
-
-STEP_S_MEMORY = 0.9  # weight of the past in the running mean of the step time
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class StepBatcher:
         self._order = order
         self._max_rows = max_rows
         self._lanes: dict[str, Lane] = {}
-        self._step_s = 0.0
+        self._cost = StepCost()
 
     @property
     def lanes(self) -> int:
@@ -79,7 +78,8 @@ class StepBatcher:
             return None
         chosen: list[Lane] = []
         rows = 0
-        for index in self._order(lanes, now, self._step_s):
+        full = min(self._max_rows, sum(lane.rows for lane in lanes))
+        for index in self._order(lanes, now, self._cost.seconds(full)):
             lane = lanes[index]
             if chosen and rows + lane.rows > self._max_rows:
                 break  # skipping ahead to smaller lanes would starve a large one
@@ -89,8 +89,7 @@ class StepBatcher:
 
     def commit(self, plan: StepPlan, started_s: float, now: float) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
-        took = now - started_s
-        self._step_s = took if self._step_s == 0 else STEP_S_MEMORY * self._step_s + (1 - STEP_S_MEMORY) * took
+        self._cost.observe(plan.rows, now - started_s)
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
             lane = self._lanes.get(key)
@@ -107,5 +106,3 @@ class StepBatcher:
         for key, lane in self._lanes.items():
             assert key == lane.key, f"lane {lane.key} is filed under {key}"
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
-
-

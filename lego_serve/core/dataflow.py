@@ -89,7 +89,8 @@ class Dataflow:
             assert sum(map(len, states)) == len(nodes), f"{job_id}: a node is in two states\n{story}"
             assert running.out, f"{job_id}: in flight with nothing out\n{story}"
             for node, missing in running.waiting.items():
-                assert missing and not missing & set(running.values), f"{job_id}: {node} waits in vain\n{story}"
+                assert missing, f"{job_id}: {node} waits for nothing\n{story}"
+                assert not missing & set(running.values), f"{job_id}: {node} waits for what is done\n{story}"
 
     def _submit(self, event: JobSubmitted, now: float) -> list[Command]:
         job, workflow = event.job, event.workflow

@@ -1,14 +1,19 @@
-"""Which lane goes first: plain functions from lanes and the time to a sorted list.
+"""Which lane goes first: plain functions from lanes, the time and a step's predicted seconds to an order.
 
-Lower keys go first.  Ageing takes ``AGEING_RATIO`` seconds of slack from a lane for each second it
-has waited, so that no stream of urgent newcomers can starve it.
+Each answers the lanes' indices, first to run first; ties go to the lane that was added first.
+Nothing starves: a lane gains on later ones by its waiting alone, without bound (`AGEING_RATIO`),
+while all that a newcomer can have for itself (an early deadline, much or little work, a large
+weight) is worth a bounded number of seconds.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-AGEING_RATIO = 0.5
-DEFAULT_PATIENCE_S = 60.0
+AGEING_RATIO = 0.5  # seconds of slack, or of work, that a second of waiting is worth
+PATIENCE_S = 60.0  # slack of a new lane that has no deadline
+WEIGHT_S = 10.0  # seconds of slack that a doubled weight is worth
+SHORTEST_STEP_S = 1e-6
 
 
 class Orderable(Protocol):
@@ -44,23 +49,33 @@ def fifo(lanes: Sequence[Orderable], now: float, step_s: float) -> list[int]:
 
 
 def least_slack(lanes: Sequence[Orderable], now: float, step_s: float) -> list[int]:
-    """Least (deadline - now - remaining work) first, aged by waiting and divided by weight."""
+    """Least slack (deadline - now - remaining work) first, aged by waiting and shifted by weight.
+
+    A lane without a deadline has ``PATIENCE_S`` less its waiting, whatever its work, so that such
+    lanes run to their end one after the other instead of taking turns and all ending late.
+    """
 
     def key(index: int) -> float:
         lane = lanes[index]
-        deadline = lane.added_s + DEFAULT_PATIENCE_S if lane.deadline_s is None else lane.deadline_s
-        slack = deadline - now - lane.steps_left * step_s - AGEING_RATIO * (now - lane.added_s)
-        return slack / lane.weight if slack > 0 else slack * lane.weight
+        waited = now - lane.added_s
+        if lane.deadline_s is None:
+            slack = PATIENCE_S - waited
+        else:
+            slack = lane.deadline_s - now - lane.steps_left * step_s
+        return slack - AGEING_RATIO * waited - WEIGHT_S * math.log2(lane.weight)
 
     return sorted(range(len(lanes)), key=key)
 
 
 def shortest_remaining(lanes: Sequence[Orderable], now: float, step_s: float) -> list[int]:
-    """Fewest steps left first, aged by waiting."""
-    step = max(step_s, 1e-9)
-    return sorted(
-        range(len(lanes)), key=lambda i: lanes[i].steps_left - AGEING_RATIO * (now - lanes[i].added_s) / step
-    )
+    """Least remaining work first, aged by waiting."""
+    step = max(step_s, SHORTEST_STEP_S)
+
+    def key(index: int) -> float:
+        lane = lanes[index]
+        return lane.steps_left * step - AGEING_RATIO * (now - lane.added_s)
+
+    return sorted(range(len(lanes)), key=key)
 
 
-ORDERS: dict[str, Order] = {"fifo": fifo, "least_slack": least_slack, "shortest_remaining": shortest_remaining}
+ORDERS: Mapping[str, Order] = {"fifo": fifo, "least_slack": least_slack, "shortest_remaining": shortest_remaining}

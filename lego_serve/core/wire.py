@@ -1,7 +1,7 @@
 """What crosses between a coordinator and a node: a call and its answer, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lego_serve.core.job import TaskStats, Value
 from lego_serve.errors import LegoError
@@ -22,5 +22,5 @@ class Answer:
     """A task's value and cost, or the error it met."""
 
     value: Value = None
-    stats: TaskStats = TaskStats()
+    stats: TaskStats = field(default_factory=TaskStats)
     error: LegoError | None = None

@@ -10,7 +10,8 @@ from lego_serve.core.batching import StepBatcher
 from lego_serve.core.ordering import fifo
 from lego_serve.engine.step_engine import LaneRequest, LaneResult, StepEngine
 from lego_serve.errors import LegoError
-from lego_serve.models.loading import ModelSpec, load_backbone, load_text_encoder, load_vae
+from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
+from lego_serve.models.spec import ModelSpec
 from lego_serve.models.text import Sd3TextEncoder
 from lego_serve.models.vae import KlVae
 

@@ -6,7 +6,6 @@ another shape is one line that names it.
 """
 
 import json
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,12 @@ from lego_serve.errors import CheckpointError
 from lego_serve.models.base import Backbone
 from lego_serve.models.families.sd3 import Sd3Backbone
 from lego_serve.models.sampling import FlowMatchSampler
+from lego_serve.models.spec import ModelSpec
 from lego_serve.models.text import Sd3TextEncoder
 from lego_serve.models.vae import KlVae
 
 BUILT_IN = "builtin:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """Where a model lies and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
-
-    name: str
-    path: str
-    family: str = "sd3"
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "cpu"
-    max_sequence_length: int = 256
-    fetch: bool = False
 
 
 def resolve_dtype(spec: ModelSpec) -> torch.dtype:

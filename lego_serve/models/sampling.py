@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 
 from lego_serve.models.base import ImageLatents
 
@@ -36,9 +35,9 @@ class FlowMatchSampler:
         config = self._scheduler.config
         mu = None
         if config.use_dynamic_shifting:
-            mu = calculate_shift(
-                tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
-            )
+            # Linear in the number of image tokens between the two the scheduler's config names.
+            few, many = config.base_image_seq_len, config.max_image_seq_len
+            mu = config.base_shift + (tokens - few) / (many - few) * (config.max_shift - config.base_shift)
         self._scheduler.set_timesteps(steps, mu=mu)
         return tuple(self._scheduler.sigmas.tolist())
 

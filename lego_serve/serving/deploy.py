@@ -1,21 +1,26 @@
 """Starts or joins Ray and deploys the model nodes, each an application of its own without a route."""
 
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.schema import ApplicationStatus
 
-from lego_serve.models.loading import ModelSpec
-from lego_serve.serving.nodes import BackboneNode, TextEncoderNode, VaeNode
-from lego_serve.serving.transport import RayNode
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.connect import NAMESPACE
 
 OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
+STATUS_PAUSE_S = 0.2
 THREAD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -23,7 +28,6 @@ THREAD_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-NAMESPACE = "lego_serve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,21 @@ class NodePlan:
         return f"{self.spec.name}.{self.component}"
 
 
-CLASSES: dict[str, type] = {"text_encoder": TextEncoderNode, "backbone": BackboneNode, "vae": VaeNode}
+class NodeReplica:
+    """What Ray Serve runs: one node, whose libraries are imported in the replica's process alone."""
+
+    def __init__(self, component: str, spec: ModelSpec, arguments: Mapping[str, Any]) -> None:
+        from lego_serve.serving.nodes import NODES
+
+        self._node = NODES[component](spec, **arguments)
+
+    async def run(self, call: Call) -> Answer:
+        """Run one task."""
+        return await self._node.run(call)
+
+    async def check_health(self) -> None:
+        """Raise when the node cannot work."""
+        await self._node.check_health()
 
 
 def start_ray(address: str | None, cpus: int) -> tuple[str, Path | None]:
@@ -65,32 +83,58 @@ def start_ray(address: str | None, cpus: int) -> tuple[str, Path | None]:
     else:
         options["address"] = address
     ray.init(**options)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
     return ray.get_runtime_context().gcs_address, folder
 
 
-def deploy(plans: list[NodePlan], ready: Callable[[NodePlan], None]) -> None:
-    """Deploy all nodes at once; ``ready`` is told of each as it comes up.  Raises RuntimeError as Serve does."""
-    for plan in plans:
-        serve.run_many(
-            [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None)],
-            wait_for_applications_running=False,
-        )
-    for plan in plans:
-        serve.run_many([serve.RunTarget(_application(plan), name=plan.app, route_prefix=None)])
-        ready(plan)
+def deploy(plans: Sequence[NodePlan], ready: Callable[[NodePlan], None]) -> None:
+    """Deploy all nodes at once; ``ready`` is told of each as it comes up.  Raises CheckpointError or NodeError."""
+    targets = [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None) for plan in plans]
+    serve.run_many(targets, wait_for_applications_running=False)
+    waiting = list(plans)
+    while waiting:
+        applications = serve.status().applications
+        for plan in list(waiting):
+            application = applications.get(plan.app)
+            if application is None:
+                continue
+            if application.status == ApplicationStatus.RUNNING:
+                waiting.remove(plan)
+                ready(plan)
+            elif application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                words = " ".join(d.message for d in application.deployments.values()) + application.message
+                raise _failure(plan, words)
+        time.sleep(STATUS_PAUSE_S)
 
 
-def connect(address: str, apps: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], RayNode]:
-    """Join Ray as a client of deployed nodes; keys are (model, component)."""
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
-    return {key: RayNode(serve.get_app_handle(app)) for key, app in apps.items()}
+def _failure(plan: NodePlan, words: str) -> LegoError:
+    """The one line of a replica's traceback that says what is wrong."""
+    for line in words.splitlines():
+        _, found, message = line.partition("CheckpointError: ")
+        if found:
+            return CheckpointError(message.strip())
+    last = [line for line in words.splitlines() if line.strip()][-1:] or ["no reason given"]
+    return NodeError(f"{plan.app} did not start: {last[0].strip()}")
+
+
+def stop(apps: Sequence[str], *, owned: bool) -> None:
+    """Take the nodes down, and Ray with them where it is ours."""
+    if not ray.is_initialized():
+        return
+    if owned:
+        serve.shutdown()
+    else:
+        for app in apps:
+            serve.delete(app)
+    ray.shutdown()
 
 
 def _application(plan: NodePlan) -> Any:
     deployment = serve.deployment(
-        CLASSES[plan.component],
+        NodeReplica,
         name=plan.component,
+        max_constructor_retry_count=1,
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=-1,
         graceful_shutdown_timeout_s=20,
@@ -107,4 +151,4 @@ def _application(plan: NodePlan) -> Any:
             "runtime_env": {"env_vars": THREAD_ENVIRONMENT},
         },
     )
-    return deployment.bind(plan.spec, **plan.arguments)
+    return deployment.bind(plan.component, plan.spec, dict(plan.arguments))

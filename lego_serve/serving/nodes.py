@@ -21,7 +21,8 @@ from lego_serve.engine.step_engine import LaneRequest, StepEngine
 from lego_serve.engine.thread import EngineThread
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Conditioning, ImageLatents
-from lego_serve.models.loading import ModelSpec, load_backbone, load_text_encoder, load_vae
+from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
+from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
 
@@ -173,3 +174,10 @@ class BackboneNode:
 
 def _conditioning(value: Arrays) -> Conditioning:
     return Conditioning(torch.from_numpy(np.array(value["tokens"])), torch.from_numpy(np.array(value["pooled"])))
+
+
+NODES: dict[str, type[TextEncoderNode] | type[VaeNode] | type[BackboneNode]] = {
+    "text_encoder": TextEncoderNode,
+    "vae": VaeNode,
+    "backbone": BackboneNode,
+}

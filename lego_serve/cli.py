@@ -1,0 +1,109 @@
+"""The command line: ``lego-serve serve | generate | models | workflows``."""
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lego_serve import config
+from lego_serve.cli_workflows import app as workflows_app
+from lego_serve.errors import LegoError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffusion workflows, model by model.")
+app.add_typer(workflows_app, name="workflows")
+out, err = Console(), Console(stderr=True)
+DEFAULT_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(envvar="LEGO_SERVE_URL", help="Where the server answers.")]
+KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API key, where the server asks for one.")]
+
+
+@app.command()
+def serve(
+    config_path: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file; configs/tiny.yaml if none.")] = None,
+    port: Annotated[int | None, typer.Option(help="Listen here instead of where the file says; 0 picks a free port.")] = None,
+) -> None:
+    """Start a server and keep it running until Ctrl-C."""
+    from lego_serve.app import serve as run
+
+    def report(line: str) -> None:
+        out.print(line, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+    raise typer.Exit(run(config_path or config.default_config(), port, report))
+
+
+@app.command()
+def generate(
+    prompt: str,
+    file: Annotated[Path, typer.Option("--out", help="Where to write the image.")] = Path("image.png"),
+    model: str | None = None,
+    size: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    seed: int | None = None,
+    url: Url = DEFAULT_URL,
+    key: KeyOption = "",
+) -> None:
+    """Ask a running server for one image."""
+    body = {
+        "prompt": prompt,
+        "model": model,
+        "size": size,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative,
+        "seed": seed,
+        "output_format": {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(file.suffix.lower(), "png"),
+    }
+    answer = _ask("POST", f"{url}/v1/images/generations", key, {k: v for k, v in body.items() if v is not None})
+    file.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    nodes = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in answer["lego"]["nodes"].items())
+    out.print(f"{file}: {answer['size']}, seed {answer['lego']['seed']} ({nodes})", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """List what a running server serves."""
+    table = Table("model", "inputs")
+    for card in _ask("GET", f"{url}/v1/models", key)["data"]:
+        table.add_row(card["id"], ", ".join(card["lego"]["inputs"]))
+    out.print(table)
+
+
+def _ask(method: str, url: str, key: str, body: dict[str, Any] | None = None) -> Any:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx2.request(method, url, json=body, headers=headers, timeout=600)
+    except httpx2.ConnectError:
+        raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
+    except httpx2.HTTPError as error:
+        raise LegoError(f"{url}: {type(error).__name__}") from None
+    try:
+        content = answer.json()
+    except json.JSONDecodeError:
+        raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
+    if answer.status_code != 200:
+        raise LegoError(content.get("error", {}).get("message", f"the server answered {answer.status_code}"))
+    return content
+
+
+def main() -> None:
+    """The ``lego-serve`` script: errors of ours are one line and exit status 1."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        app()
+    except LegoError as error:
+        err.print(f"[red]error:[/red] {error.message}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Which model to load and how, as a value that processes without torch can hold."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Where a model lies and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
+
+    name: str
+    path: str
+    family: str = "sd3"
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    max_sequence_length: int = 256
+    fetch: bool = False
