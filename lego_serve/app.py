@@ -201,7 +201,9 @@ def run_gateway(config_path: Path, address: str, port: int) -> None:
     coordinator = Coordinator(nodes, workflows, time.monotonic)
     server = settings.server
     keys = tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
-    default = settings.default_workflow or next(iter(sorted(workflows, key=lambda n: ("image" in workflows[n].inputs, n))))
+    default = settings.default_workflow or next(
+        iter(sorted(workflows, key=lambda n: ("image" in workflows[n].inputs, n)))
+    )
     gateway = GatewaySettings(default, keys, server.max_pending_jobs, server.max_body_bytes)
     app = create_app(coordinator, gateway, Metrics())
     bound = _shared_socket(server.host, port)

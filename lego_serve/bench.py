@@ -31,7 +31,7 @@ from PIL import Image
 from rich.console import Console
 
 from lego_serve.engine.local import LocalFamily
-from lego_serve.models.loading import ModelSpec
+from lego_serve.models.spec import ModelSpec
 
 SIZE, STEPS, GUIDANCE = 128, 20, 4.0
 WARM_UPS = 3
@@ -131,7 +131,7 @@ def deployment(config: Config = Path("configs/tiny.yaml"), to: Json = None) -> N
         idle = memory_bytes(server.pid)
         with ThreadPoolExecutor(BURST) as pool:
             asked = itertools.islice(_prompts(), BURST)
-            list(pool.map(lambda at: _ask(http, *at[1], seed=at[0]), enumerate(asked)))
+            list(pool.map(lambda pair: _ask(http, pair[0], pair[1], seed=0), asked))
         after = memory_bytes(server.pid)
         _tell(
             {

@@ -26,8 +26,12 @@ KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API ke
 
 @app.command()
 def serve(
-    config_path: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file; configs/tiny.yaml if none.")] = None,
-    port: Annotated[int | None, typer.Option(help="Listen here instead of where the file says; 0 picks a free port.")] = None,
+    config_path: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file; configs/tiny.yaml if none.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Listen here instead of where the file says; 0 picks a free port.")
+    ] = None,
 ) -> None:
     """Start a server and keep it running until Ctrl-C."""
     from lego_serve.app import serve as run

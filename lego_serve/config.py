@@ -162,7 +162,11 @@ def _keys_at(place: list[str]) -> list[str]:
             schema = annotation
         if not isinstance(schema, type):
             inner = [a for a in getattr(schema, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            schema = inner[0] if inner and not part.isidentifier() or inner and part not in getattr(schema, "model_fields", {}) else schema
+            schema = (
+                inner[0]
+                if (inner and not part.isidentifier()) or (inner and part not in getattr(schema, "model_fields", {}))
+                else schema
+            )
     return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
 
 

@@ -1,9 +1,9 @@
 """Continuous batching at step granularity: which lanes run in the next forward pass.
 
 A lane joins at any step and leaves when its steps are done.  The planner never touches a tensor
-and the runner never chooses.  Invariants, checked by ``check``: a key is in the batcher at most
-once; a lane's next step lies in [0, steps); a plan's rows keep to the budget unless it holds
-a single lane.
+and the runner never chooses.  Keys are never used twice.  Invariants: a lane's next step lies in
+[0, steps); a plan's rows keep to the budget unless it holds a single lane; whatever the order puts
+first runs, so that nothing starves that the order does not starve.
 """
 
 from dataclasses import dataclass

@@ -96,7 +96,7 @@ class Dataflow:
         job, workflow = event.job, event.workflow
         if job.id in self._jobs:
             raise ValueError(f"job {job.id} is already in flight")
-        waiting = {name: _needs(node) for name, node in workflow.nodes.items()}
+        waiting = {name: set(node.needs) for name, node in workflow.nodes.items()}
         running = _Running(job, workflow, waiting)
         self._jobs[job.id] = running
         self._stories[job.id] = []
@@ -153,10 +153,6 @@ def _words(event: Event) -> str:
         case CancelRequested(reason=reason):
             return f"cancel requested: {reason}"
     return type(event).__name__
-
-
-def _needs(node: Node) -> set[str]:
-    return {a.node for a in node.arguments.values() if isinstance(a, Source) and a.node != "inputs"}
 
 
 def _task(running: _Running, node: Node) -> Task:

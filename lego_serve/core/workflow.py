@@ -1,7 +1,7 @@
 """Workflows: typed graphs of model calls, as values.
 
 A workflow has one canonical form (plain dicts, keys sorted) and a hash of it; Python and YAML
-declarations both compile to this form (`workflow_yaml.py` and `workflow_python.py` do so).
+declarations both compile to it, through `workflow_check.py`.
 """
 
 import hashlib
@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+API_VERSION = "lego.dev/v1"
 INPUT_TYPES = ("text", "int", "float", "bool", "image")
+OUTPUTS: Mapping[str, str] = {"image": "image"}  # what a workflow gives its client, by name, and of which type
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A value the request may or must carry."""
+    """A value the request may or must carry; bounds are inclusive and belong to numbers."""
 
     type: str
     required: bool = False
@@ -44,6 +46,12 @@ class Node:
     model: str
     arguments: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The nodes whose values it takes."""
+        sources = (value for value in self.arguments.values() if isinstance(value, Source))
+        return frozenset(source.node for source in sources if source.node != "inputs")
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -61,7 +69,7 @@ KINDS: Mapping[str, Kind] = {
         "vae",
         {"image": "image", "width": "int", "height": "int"},
         frozenset({"image", "width", "height"}),
-        {"latents": "latents"},
+        {"latents": "image_latents"},  # a picture's posterior: something to start from, nothing to decode
     ),
     "denoise": Kind(
         "backbone",
@@ -74,7 +82,7 @@ KINDS: Mapping[str, Kind] = {
             "guidance": "float",
             "seed": "int",
             "n": "int",
-            "init": "latents",
+            "init": "image_latents",
             "strength": "float",
         },
         frozenset({"cond", "negative", "width", "height", "steps", "guidance", "seed", "n"}),
@@ -102,7 +110,7 @@ class Workflow:
     def canonical(self) -> dict[str, Any]:
         """The one canonical form, in plain JSON values."""
         return {
-            "apiVersion": "lego.dev/v1",
+            "apiVersion": API_VERSION,
             "kind": "Workflow",
             "metadata": {"name": self.name, "version": self.version},
             "inputs": {name: _input(value) for name, value in sorted(self.inputs.items())},
@@ -121,9 +129,14 @@ class Workflow:
 
 
 def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Source) else value
+    if isinstance(value, Source):
+        return str(value)
+    return f"${value}" if isinstance(value, str) and value.startswith("$") else value
 
 
 def _input(value: Input) -> dict[str, object]:
-    keys = {"type": value.type, "required": value.required, "default": value.default, "min": value.min, "max": value.max}
-    return {k: v for k, v in keys.items() if v is not None and v is not False}
+    found: dict[str, object] = {"type": value.type}
+    if value.required:
+        found["required"] = True
+    optional = {"default": value.default, "min": value.min, "max": value.max}
+    return found | {key: said for key, said in optional.items() if said is not None}

@@ -1,33 +1,42 @@
 """Workflows declared in Python: a decorated function is called once with stand-ins and becomes a graph.
 
+What is written::
+
     @workflow("portrait")
-    def portrait(prompt: Text, seed: Int = 0, n: Int = 1):
-        cond, negative = text_encode("lego-tiny", prompt=prompt), text_encode("lego-tiny", prompt="")
-        latents = denoise("lego-tiny", cond=cond, negative=negative, width=128, height=128,
-                          steps=20, guidance=4.0, seed=seed, n=n)
+    def portrait(prompt: Text, steps: Int(1, 50) = 20, seed: Int = 0):
+        latents = denoise(
+            "lego-tiny",
+            cond=text_encode("lego-tiny", prompt=prompt),
+            negative=text_encode("lego-tiny", prompt=""),
+            width=128, height=128, steps=steps, guidance=4.0, seed=seed, n=1,
+        )
         return decode("lego-tiny", latents=latents)
+
+The name then stands for a Workflow.  A node's name is its kind, numbered from the second on, unless
+``name=`` says another; nodes of the same names make the same content hash as a YAML file's.
 """
 
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
-from lego_serve.core.workflow import KINDS, Workflow
-from lego_serve.core.workflow_check import compile_workflow
+from lego_serve.core.workflow import KINDS, OUTPUTS, Workflow
+from lego_serve.core.workflow_check import Path, compile_workflow
 from lego_serve.errors import WorkflowError
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The type of an input, with bounds where numbers have them; used as an annotation."""
+    """The type of an input, used as an annotation; called with two numbers, the same type within these bounds."""
 
     type: str
     min: float | None = None
     max: float | None = None
 
     def __call__(self, low: float, high: float) -> "Declared":
-        """The same type within bounds."""
         return Declared(self.type, low, high)
 
 
@@ -35,76 +44,118 @@ Text, Int, Float, Bool, Image = (Declared(t) for t in ("text", "int", "float", "
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
-    """Stands for a value while the function is traced."""
+class Value:
+    """Stands for an input or a node's value while a function is traced."""
 
     reference: str
+
+
+Argument = Value | str | int | float | bool
 
 
 @dataclass(slots=True)
 class _Trace:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
 
-_traces: list[_Trace] = []
+_tracing: ContextVar[_Trace | None] = ContextVar("tracing", default=None)
 
 
-def _node(kind: str) -> Callable[..., _Value]:
-    def add(model: str, *, name: str | None = None, **arguments: object) -> _Value:
-        if not _traces:
-            raise WorkflowError(f"{kind}() is called outside a @workflow function")
-        nodes = _traces[-1].nodes
-        count = sum(n["use"] == kind for n in nodes.values())
-        chosen = name or (kind if count == 0 else f"{kind}_{count + 1}")
-        plain = {k: v.reference if isinstance(v, _Value) else v for k, v in arguments.items()}
-        nodes[chosen] = {"use": kind, "model": model, "with": plain}
-        return _Value(f"${chosen}.{next(iter(KINDS[kind].outputs))}")
-
-    return add
+def text_encode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``prompt`` into conditioning."""
+    return _add("text_encode", model, name, arguments)
 
 
-text_encode, encode_image, denoise, decode = (_node(k) for k in ("text_encode", "encode_image", "denoise", "decode"))
+def encode_image(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``image`` into something a denoising can start from."""
+    return _add("encode_image", model, name, arguments)
 
 
-def workflow(name: str, version: str = "1") -> Callable[[Callable[..., Any]], Workflow]:
+def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that makes latents out of noise, or out of an encoded image (``init``, ``strength``)."""
+    return _add("denoise", model, name, arguments)
+
+
+def decode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``latents`` into an image."""
+    return _add("decode", model, name, arguments)
+
+
+def workflow(name: str, version: str = "1") -> Callable[[Callable[..., Value]], Workflow]:
     """Compile the decorated function into a Workflow.  Raises WorkflowError naming file and line."""
 
-    def trace(function: Callable[..., Any]) -> Workflow:
-        parameters = inspect.signature(function).parameters.values()
-        inputs = {p.name: _declared_input(p) for p in parameters}
-        _traces.append(_Trace())
+    def compiled(function: Callable[..., Value]) -> Workflow:
+        place = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+        inputs = _inputs(function, place)
+        trace = _Trace()
+        token = _tracing.set(trace)
         try:
-            result = function(**{p.name: _Value(f"$inputs.{p.name}") for p in parameters})
-            nodes = _traces[-1].nodes
+            result = function(**{key: Value(f"$inputs.{key}") for key in inputs})
         finally:
-            _traces.pop()
-        if not isinstance(result, _Value):
-            raise WorkflowError(f"{_place(function)}: workflow {name} must return what a node gave it")
-        declared = {
-            "metadata": {"name": name, "version": version},
-            "inputs": inputs,
-            "nodes": nodes,
-            "outputs": {"image": result.reference},
-        }
-        return compile_workflow(declared, lambda path: _place(function))
+            _tracing.reset(token)
+        if not isinstance(result, Value):
+            raise WorkflowError(f"{place}: workflow {name} must return what a node gave it")
 
-    return trace
+        def where(path: Path) -> str:
+            return trace.places[path[1]] if path[:1] == ("nodes",) and len(path) > 1 else place
+
+        outputs = {output: result.reference for output in OUTPUTS}
+        metadata = {"name": name, "version": version}
+        return compile_workflow(
+            {"metadata": metadata, "inputs": inputs, "nodes": trace.nodes, "outputs": outputs}, where
+        )
+
+    return compiled
 
 
-def _declared_input(parameter: inspect.Parameter) -> dict[str, Any]:
-    declared = parameter.annotation
-    if not isinstance(declared, Declared):
-        raise WorkflowError(f"input `{parameter.name}` needs one of the annotations Text, Int, Float, Bool, Image")
-    found: dict[str, Any] = {"type": declared.type}
+def _add(kind: str, model: str, name: str | None, arguments: dict[str, Argument]) -> Value:
+    place = _place_of_call()
+    trace = _tracing.get()
+    if trace is None:
+        raise WorkflowError(f"{place}: {kind}() is called outside a @workflow function")
+    numbered = (kind if i == 1 else f"{kind}_{i}" for i in count(1))
+    chosen = name or next(n for n in numbered if n not in trace.nodes)
+    if chosen in trace.nodes:
+        raise WorkflowError(f"{place}: node {chosen}: another node has this name")
+    trace.nodes[chosen] = {"use": kind, "model": model, "with": {key: _plain(a) for key, a in arguments.items()}}
+    trace.places[chosen] = place
+    return Value(f"${chosen}.{next(iter(KINDS[kind].outputs))}")
+
+
+def _plain(argument: Argument) -> object:
+    if isinstance(argument, Value):
+        return argument.reference
+    if isinstance(argument, str) and argument.startswith("$"):
+        return f"${argument}"  # in Python a text is a text, whatever it begins with
+    return argument
+
+
+def _place_of_call() -> str:
+    """File and line of the author's call: two frames above ``_add``."""
+    frame = inspect.currentframe()
+    for _ in range(3):
+        frame = frame.f_back if frame is not None else None
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+
+
+def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, Any]]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise WorkflowError(f"{place}: unknown annotation: {error}") from None
+    return {parameter.name: _declared(parameter, place) for parameter in signature.parameters.values()}
+
+
+def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
+    said = parameter.annotation
+    if not isinstance(said, Declared):
+        raise WorkflowError(f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool or Image")
+    found: dict[str, Any] = {"type": said.type}
     if parameter.default is inspect.Parameter.empty:
         found["required"] = True
     elif parameter.default is not None:
         found["default"] = parameter.default
-    if declared.min is not None:
-        found |= {"min": declared.min, "max": declared.max}
+    if said.min is not None:
+        found |= {"min": said.min, "max": said.max}
     return found
-
-
-def _place(function: Callable[..., Any]) -> str:
-    code = function.__code__
-    return f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}"

@@ -48,7 +48,13 @@ ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),
 }
-TYPE_WORDS = {"int": "an integer", "float": "a number", "string": "a string", "bool": "true or false", "literal": "one of its known values"}
+TYPE_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "string": "a string",
+    "bool": "true or false",
+    "literal": "one of its known values",
+}
 
 
 def error_response(error: LegoError) -> Response:

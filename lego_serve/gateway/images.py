@@ -86,7 +86,9 @@ def _require_type(request: Request, expected: str) -> None:
 def _workflow(context: Context, name: str | None) -> Workflow:
     workflow = context.runner.workflows.get(name or context.settings.default_workflow)
     if workflow is None:
-        raise NotFound("There is no model of this name; GET /v1/models lists them.", param="model", code="model_not_found")
+        raise NotFound(
+            "There is no model of this name; GET /v1/models lists them.", param="model", code="model_not_found"
+        )
     return workflow
 
 
@@ -156,9 +158,7 @@ async def _answer(
         context.metrics.answered(workflow.name, outcome, time.monotonic() - started)
 
 
-def _job(
-    context: Context, caller: Caller, workflow: Workflow, body: ImageRequest, extra: Mapping[str, object]
-) -> Job:
+def _job(context: Context, caller: Caller, workflow: Workflow, body: ImageRequest, extra: Mapping[str, object]) -> Job:
     given = body.inputs() | dict(extra)
     if "seed" in workflow.inputs and "seed" not in given:
         given["seed"] = secrets.randbelow(2**32)

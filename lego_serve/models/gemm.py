@@ -6,7 +6,7 @@ calls with fewer rows are padded to it.  Where no such number exists the layer r
 BLOCK_ROWS.  Invariant: ``linear(x)[i]`` is a function of ``x[i]`` and the weights alone.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ PROBE_ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 96
 BLOCK_ROWS = 256
 
 
-@lru_cache(maxsize=None)
+@cache
 def stable_rows(inputs: int, outputs: int, dtype: torch.dtype, device: str, has_bias: bool) -> int | None:
     """The fewest rows from which a layer of this shape is row-stable; None where there is no such number."""
     generator = torch.Generator().manual_seed(0)

@@ -49,7 +49,10 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
         return folder
     if spec.path.startswith(BUILT_IN) or spec.path.startswith((".", "/", "~")):
         raise CheckpointError(f"model {spec.name}: no folder {folder}")
-    patterns = ["model_index.json", *(f"{c}/*{e}" for c in components for e in (".json", ".safetensors", ".txt", ".model"))]
+    patterns = [
+        "model_index.json",
+        *(f"{c}/*{e}" for c in components for e in (".json", ".safetensors", ".txt", ".model")),
+    ]
     try:
         found = snapshot_download(
             spec.path, revision=spec.revision, allow_patterns=patterns, local_files_only=not spec.fetch

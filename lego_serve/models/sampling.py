@@ -42,7 +42,13 @@ class FlowMatchSampler:
         return tuple(self._scheduler.sigmas.tolist())
 
     def start(
-        self, shape: tuple[int, int, int], seed: int, steps: int, tokens: int, init: ImageLatents | None, strength: float
+        self,
+        shape: tuple[int, int, int],
+        seed: int,
+        steps: int,
+        tokens: int,
+        init: ImageLatents | None,
+        strength: float,
     ) -> Start:
         """Noise for a lane, or an encoded picture noised as far as ``strength`` (0..1) says.
 

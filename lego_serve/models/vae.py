@@ -1,6 +1,5 @@
 """Latents to 8-bit pictures and back, one picture at a time unless a larger batch is measured to pay."""
 
-
 import torch
 from diffusers import AutoencoderKL
 

@@ -28,7 +28,10 @@ def untrained() -> StableDiffusion3Pipeline:
 
 
 def pipeline(
-    tokenizer: CLIPTokenizer, encoders: list[CLIPTextModelWithProjection], vae: AutoencoderKL, transformer: torch.nn.Module
+    tokenizer: CLIPTokenizer,
+    encoders: list[CLIPTextModelWithProjection],
+    vae: AutoencoderKL,
+    transformer: torch.nn.Module,
 ) -> StableDiffusion3Pipeline:
     """The parts put together as diffusers' own pipeline, without T5."""
     return StableDiffusion3Pipeline(

@@ -30,9 +30,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def iterations(
-    title: str, start: int, stop: int, report: Callable[[], str]
-) -> Iterator[int]:
+def iterations(title: str, start: int, stop: int, report: Callable[[], str]) -> Iterator[int]:
     """Count iterations behind a progress bar that shows what ``report`` says."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip

@@ -4,7 +4,6 @@ Esser et al., "Scaling rectified flow transformers" (2024): x_t = (1 - t) x + t 
 e - x, and t is logit-normal.  A tenth of the captions is emptied for classifier-free guidance.
 """
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,7 +42,9 @@ class Family(nn.Module):
         outs = [encoder(tokens, output_hidden_states=True) for encoder in self.encoders]
         return torch.cat([o.hidden_states[-2] for o in outs], -1), torch.cat([o.text_embeds for o in outs], -1)
 
-    def loss(self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def loss(
+        self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
         """The mean squared error of the predicted velocity."""
         text, pooled = self.condition(tokens)
         t = times[:, None, None, None]
@@ -55,7 +56,9 @@ class Family(nn.Module):
 
 
 def _optimizers(family: Family) -> list[torch.optim.Optimizer]:
-    blocks = [p for n, p in family.transformer.transformer_blocks.named_parameters() if p.ndim == 2 and "norm1" not in n]
+    blocks = [
+        p for n, p in family.transformer.transformer_blocks.named_parameters() if p.ndim == 2 and "norm1" not in n
+    ]
     chosen = {id(p) for p in blocks}
     rest = [p for p in family.transformer.parameters() if id(p) not in chosen]
     adam = torch.optim.AdamW(
@@ -134,7 +137,9 @@ def train_backbone(
             optimizer.step()
         decay = min(0.998, (step + 1) / (step + 20))
         for name, value in family.state_dict().items():
-            average[name].lerp_(value.to(average[name].dtype), 1 - decay) if value.is_floating_point() else average[name].copy_(value)
+            average[name].lerp_(value.to(average[name].dtype), 1 - decay) if value.is_floating_point() else average[
+                name
+            ].copy_(value)
         losses.append(loss.item())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             kept = [o.state_dict() for o in optimizers]

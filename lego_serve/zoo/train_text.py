@@ -49,7 +49,9 @@ class Reader(nn.Module):
         return self.pooled(out.text_embeds), self.last(out.hidden_states[-2][:, -1])
 
 
-def train_text(folder: Path, tokenizer: CLIPTokenizer, index: int, steps: int, seed: int = 0) -> CLIPTextModelWithProjection:
+def train_text(
+    folder: Path, tokenizer: CLIPTokenizer, index: int, steps: int, seed: int = 0
+) -> CLIPTextModelWithProjection:
     """Train (or go on training) one of the two encoders."""
     device = pick_device()
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from lego_serve.zoo.build import build_vae
-from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, save_state
 from lego_serve.zoo.muon import Muon
+from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, save_state
 from lego_serve.zoo.world import COLOURS, SHAPES, render, sample_scene, shape_distances
 
 KL_WEIGHT = 1e-3
@@ -41,7 +41,10 @@ def _optimizers(vae: AutoencoderKL) -> list[torch.optim.Optimizer]:
     kernels = [p for p in vae.parameters() if p.ndim == 4 and min(p.shape[:2]) >= 8]
     chosen = {id(p) for p in kernels}
     rest = [p for p in vae.parameters() if id(p) not in chosen]
-    return [Muon(kernels, PEAK_LEARNING_RATE), torch.optim.AdamW(rest, PEAK_LEARNING_RATE, (0.9, 0.99), weight_decay=0.0)]
+    return [
+        Muon(kernels, PEAK_LEARNING_RATE),
+        torch.optim.AdamW(rest, PEAK_LEARNING_RATE, (0.9, 0.99), weight_decay=0.0),
+    ]
 
 
 def train_vae(folder: Path, steps: int, seed: int = 0) -> AutoencoderKL:

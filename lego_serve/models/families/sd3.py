@@ -59,7 +59,8 @@ class Projection:
         if self.q_norm is None or self.k_norm is None:
             return qkv
         q, k = (
-            rms_norm(qkv[:, index], weight, self.norm_epsilon) for index, weight in enumerate((self.q_norm, self.k_norm))
+            rms_norm(qkv[:, index], weight, self.norm_epsilon)
+            for index, weight in enumerate((self.q_norm, self.k_norm))
         )
         return torch.stack([q, k, qkv[:, 2]], dim=1)
 
@@ -256,10 +257,7 @@ def _joint_attention(image: torch.Tensor, text: torch.Tensor, packing: Packing) 
 
 def _self_attention(image: torch.Tensor, packing: Packing) -> torch.Tensor:
     return torch.cat(
-        [
-            _attend(image[g.image_slice].unflatten(0, (g.count, g.image_rows))).flatten(0, 1)
-            for g in packing.groups
-        ]
+        [_attend(image[g.image_slice].unflatten(0, (g.count, g.image_rows))).flatten(0, 1) for g in packing.groups]
     )
 
 

@@ -1,0 +1,30 @@
+# Each target sets up what it needs: Python 3.11 or newer with pip is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+# A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
+
+.PHONY: demo serve test check
+
+demo: $(STAMP)
+	$(BIN)/python -m lego_serve.demo
+
+serve: $(STAMP)
+	$(BIN)/lego-serve serve
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)

@@ -1,0 +1,42 @@
+"""Plain values and the types a workflow knows: which value is of which type."""
+
+import math
+
+
+def as_type(value: object, kind: str) -> object:
+    """The value as this type has it (an int is a float where one is wanted).
+
+    Raises TypeError when it is of another type and ValueError when it is no good one; the messages
+    follow the name of what was given.
+    """
+    if kind == "float" and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    expected = {"text": str, "int": int, "float": float, "bool": bool}.get(kind)
+    if type(value) is not expected:  # type(), for a bool is an int to isinstance()
+        raise TypeError(f"must be {article(kind)}, not {article(_kind_of(value))}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if isinstance(value, str) and not is_unicode(value):
+        raise ValueError("must be valid Unicode")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: a lone surrogate cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def article(kind: str) -> str:
+    """A type with its article, for a sentence."""
+    name = kind.replace("_", " ")
+    if name in ("text", "conditioning", "nothing") or name.endswith("latents"):
+        return name
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _kind_of(value: object) -> str:
+    names = {str: "text", type(None): "nothing", dict: "mapping"}
+    return names.get(type(value), type(value).__name__)

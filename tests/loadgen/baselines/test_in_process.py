@@ -1,0 +1,33 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lego_serve.zoo.export import export, untrained
+from loadgen.baselines.in_process import InProcessPipeline
+from loadgen.children import ChildError
+from loadgen.suites import FIRST
+from loadgen.traffic import ImageRequest
+
+
+def test_pipeline_answers_in_order(tmp_path: Path) -> None:
+    """The baseline makes each picture asked for, one after the other, all due at the start."""
+    export(untrained(), tmp_path / "weights")
+    requests = [ImageRequest(prompt, 96, 128, 2, 4.0, 1) for prompt in ("a red circle", "a blue square")]
+    with InProcessPipeline(tmp_path / "weights", 0, tmp_path / "log") as baseline:
+        samples = baseline.burst(requests, threads=1)
+    assert samples[0].due_s == samples[1].due_s == 0.0
+    assert samples[0].done_s == samples[1].sent_s < samples[1].done_s
+    for sample in samples:
+        assert sample.reply.picture is not None
+        assert Image.open(io.BytesIO(sample.reply.picture)).size == (96, 128)
+
+
+def test_failing_pipeline_is_told(tmp_path: Path) -> None:
+    """A baseline that cannot start is an error that ends with what it said."""
+    with (
+        pytest.raises(ChildError, match=r"model_index\.json"),
+        InProcessPipeline(tmp_path, 0, tmp_path / "log") as none,
+    ):
+        none.burst(next(FIRST.traffic(0)), threads=1)
