@@ -21,30 +21,42 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._registry = registry or CollectorRegistry()
-        at = {"registry": self._registry}
-        self._requests = Counter("lego_serve_requests", "Requests answered.", ("workflow", "outcome"), **at)
+        at = self._registry
+        self._requests = Counter("lego_serve_requests", "Requests answered.", ("workflow", "outcome"), registry=at)
         self._request_s = Histogram(
-            "lego_serve_request_duration_seconds", "Whole requests.", ("workflow",), buckets=SECONDS, **at
+            "lego_serve_request_duration_seconds", "Whole requests.", ("workflow",), buckets=SECONDS, registry=at
         )
         self._queue_s = Histogram(
-            "lego_serve_request_queue_seconds", "Waiting in nodes, per job.", ("workflow",), buckets=SECONDS, **at
+            "lego_serve_request_queue_seconds",
+            "Waiting in nodes, per job.",
+            ("workflow",),
+            buckets=SECONDS,
+            registry=at,
         )
         self._in_flight = Gauge(
-            "lego_serve_requests_in_flight", "Jobs accepted and not ended.", multiprocess_mode="livesum", **at
+            "lego_serve_requests_in_flight", "Jobs accepted and not ended.", multiprocess_mode="livesum", registry=at
         )
-        self._rejected = Counter("lego_serve_requests_rejected", "Requests refused.", ("reason",), **at)
+        self._rejected = Counter("lego_serve_requests_rejected", "Requests refused.", ("reason",), registry=at)
         self._node_s = Histogram(
-            "lego_serve_node_duration_seconds", "Running in a node.", ("node", "model"), buckets=SECONDS, **at
+            "lego_serve_node_duration_seconds", "Running in a node.", ("node", "model"), buckets=SECONDS, registry=at
         )
         self._step_s = Histogram(
-            "lego_serve_denoise_step_seconds", "Forward passes of the backbone.", ("model",), buckets=SECONDS, **at
+            "lego_serve_denoise_step_seconds",
+            "Forward passes of the backbone.",
+            ("model",),
+            buckets=SECONDS,
+            registry=at,
         )
         self._step_lanes = Histogram(
-            "lego_serve_denoise_step_lanes", "Lanes that share a forward pass.", ("model",), buckets=LANES, **at
+            "lego_serve_denoise_step_lanes", "Lanes that share a forward pass.", ("model",), buckets=LANES, registry=at
         )
-        self._cache_hits = Counter("lego_serve_cache_hits", "Answers from a node's cache.", ("node", "model"), **at)
-        self._cache_misses = Counter("lego_serve_cache_misses", "Cacheable calls computed.", ("node", "model"), **at)
-        self._images = Counter("lego_serve_images", "Images made.", ("workflow",), **at)
+        self._cache_hits = Counter(
+            "lego_serve_cache_hits", "Answers from a node's cache.", ("node", "model"), registry=at
+        )
+        self._cache_misses = Counter(
+            "lego_serve_cache_misses", "Cacheable calls computed.", ("node", "model"), registry=at
+        )
+        self._images = Counter("lego_serve_images", "Images made.", ("workflow",), registry=at)
 
     def accepted(self) -> None:
         """A job entered."""

@@ -58,10 +58,8 @@ def least_slack(lanes: Sequence[Orderable], now: float, step_s: float) -> list[i
     def key(index: int) -> float:
         lane = lanes[index]
         waited = now - lane.added_s
-        if lane.deadline_s is None:
-            slack = PATIENCE_S - waited
-        else:
-            slack = lane.deadline_s - now - lane.steps_left * step_s
+        work_s = lane.steps_left * step_s
+        slack = PATIENCE_S - waited if lane.deadline_s is None else lane.deadline_s - now - work_s
         return slack - AGEING_RATIO * waited - WEIGHT_S * math.log2(lane.weight)
 
     return sorted(range(len(lanes)), key=key)

@@ -100,7 +100,7 @@ def workflow(name: str, version: str = "1") -> Callable[[Callable[..., Value]], 
         def where(path: Path) -> str:
             return trace.places[path[1]] if path[:1] == ("nodes",) and len(path) > 1 else place
 
-        outputs = {output: result.reference for output in OUTPUTS}
+        outputs = dict.fromkeys(OUTPUTS, result.reference)
         metadata = {"name": name, "version": version}
         return compile_workflow(
             {"metadata": metadata, "inputs": inputs, "nodes": trace.nodes, "outputs": outputs}, where

@@ -104,7 +104,7 @@ class VaeNode:
             picture = torch.from_numpy(np.array(inputs["image"]["pixels"]))
             encoded = self._vae.encode(picture[None])[0]
             value = {"mean": encoded.mean.numpy(), "std": encoded.std.numpy()}
-        return value | {"run_s": np.float64(time.monotonic() - started)}
+        return value | {"run_s": np.array(time.monotonic() - started)}
 
 
 class BackboneNode:

@@ -1,5 +1,6 @@
 """The architecture of lego-tiny: an SD3 family small enough to ship and to run on one CPU core."""
 
+import itertools
 import json
 import random
 import tempfile
@@ -44,7 +45,7 @@ def _learn_merges(corpus: list[str]) -> tuple[dict[str, int], list[tuple[str, st
     while True:
         counts: dict[tuple[str, str], int] = {}
         for parts in pieces.values():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in itertools.pairwise(parts):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             break

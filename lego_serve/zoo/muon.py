@@ -45,6 +45,7 @@ class Muon(torch.optim.Optimizer):
                 updates = []
                 for parameter in parameters:
                     state = self.state[parameter]
+                    assert parameter.grad is not None
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(parameter)
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])

@@ -50,8 +50,9 @@ class Projection:
     @classmethod
     def of(cls, q: Any, k: Any, v: Any, q_norm: Any, k_norm: Any, heads: int) -> "Projection":
         """Take the modules of diffusers' Attention."""
-        norms = (None, None) if q_norm is None else (q_norm.weight, k_norm.weight)
-        return cls(Linear.of(q, k, v), *norms, 0.0 if q_norm is None else q_norm.eps, heads)
+        if q_norm is None:
+            return cls(Linear.of(q, k, v), None, None, 0.0, heads)
+        return cls(Linear.of(q, k, v), q_norm.weight, k_norm.weight, q_norm.eps, heads)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Rows (rows, width) to (rows, 3, heads, head width)."""
@@ -236,7 +237,8 @@ def _run_block(
 
 
 def _mlp_residual(stream: Stream, x: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
-    assert stream.mlp_in is not None and stream.mlp_out is not None
+    assert stream.mlp_in is not None
+    assert stream.mlp_out is not None
     hidden = gelu_tanh(stream.mlp_in(_modulate(_norm(x), table[3], table[4], of)))
     return _gated(x, stream.mlp_out(hidden), table[5], of)
 
