@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import httpx2
 import numpy as np
@@ -64,6 +64,9 @@ def running_server(config: Path) -> Iterator[Running]:
         try:
             url = _wait_for_url(process, log)
             yield Running(url, process.pid, time.monotonic() - started)
+        except BaseException:
+            console.print(_written(log), markup=False)
+            raise
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -73,16 +76,19 @@ def running_server(config: Path) -> Iterator[Running]:
                 process.wait()
 
 
-def _wait_for_url(process: "subprocess.Popen[bytes]", log: Any) -> str:
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
     """The address the server prints once it is ready."""
     limit = time.monotonic() + READY_S
     while time.monotonic() < limit and process.poll() is None:
-        # The child writes through the same open file, so read without moving its place.
-        written = os.pread(log.fileno(), 2**20, 0).decode(errors="replace")
-        if found := re.search(r"(http://\S+?)/v1/", written):
+        if found := re.search(r"(http://\S+?)/v1/", _written(log)):
             return found[1]
         time.sleep(0.05)
-    raise RuntimeError(f"the server did not get ready:\n{os.pread(log.fileno(), 2**20, 0).decode(errors='replace')}")
+    raise RuntimeError("the server did not get ready")
+
+
+def _written(log: IO[str]) -> str:
+    """What the server wrote so far; it shares the open file, so read without moving its place."""
+    return os.pread(log.fileno(), 2**20, 0).decode(errors="replace")
 
 
 @app.command()

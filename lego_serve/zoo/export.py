@@ -60,10 +60,15 @@ def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def export(family: StableDiffusion3Pipeline, folder: Path = WEIGHTS, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Write the folder and answer its size in bytes; raises ValueError above MAX_BYTES."""
+def export(
+    family: StableDiffusion3Pipeline,
+    folder: Path = WEIGHTS,
+    dtype: torch.dtype = torch.bfloat16,
+    max_bytes: int = MAX_BYTES,
+) -> int:
+    """Write the folder and answer its size in bytes; raises ValueError above ``max_bytes``."""
     family.to(dtype).save_pretrained(folder, safe_serialization=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if size > MAX_BYTES:
-        raise ValueError(f"{folder} takes {size} bytes, at most {MAX_BYTES} are shipped")
+    if size > max_bytes:
+        raise ValueError(f"{folder} takes {size} bytes, at most {max_bytes} are allowed")
     return size

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loadgen.children import ChildError
+from loadgen.children import STOP_S, ChildError
 from loadgen.client import Reply, Sample
 from loadgen.traffic import ImageRequest
 
@@ -34,7 +34,12 @@ class InProcessPipeline:
             self._process = subprocess.Popen(
                 self._command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True
             )
-        self.dtype = str(self._answer()["dtype"])
+        try:
+            self.dtype = str(self._answer()["dtype"])
+        except BaseException:
+            self._process.kill()
+            self._process.communicate()
+            raise
         return self
 
     def __exit__(
@@ -66,6 +71,6 @@ class InProcessPipeline:
         line = self._process.stdout.readline()
         if not line:
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-            raise ChildError(f"the baseline ended with {self._process.wait()}:\n{tail}")
+            raise ChildError(f"the baseline ended with {self._process.wait(STOP_S)}:\n{tail}")
         answer: dict[str, Any] = json.loads(line)
         return answer
