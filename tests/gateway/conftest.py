@@ -1,0 +1,85 @@
+"""A gateway over a runner that answers at once, so that only HTTP is under test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from lego_serve.core.job import Job, JobResult, Picture, TaskStats
+from lego_serve.core.workflow import Workflow
+from lego_serve.errors import LegoError
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.metrics import Metrics
+from lego_serve.workflow_files import built_in_workflows
+
+
+class FakeRunner:
+    """Answers every job with grey pictures, or raises ``error``, or waits for ``gate``."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.cancelled: list[str] = []
+        self.error: LegoError | None = None
+        self.gate: asyncio.Event | None = None
+        self.in_flight = 0
+        self.is_ready = True
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow]:
+        """Those of lego-tiny."""
+        return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
+
+    def now(self) -> float:
+        """A clock that stands still."""
+        return 100.0
+
+    async def run(self, job: Job) -> JobResult:
+        """Answer as told."""
+        self.jobs.append(job)
+        self.in_flight += 1
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.error is not None:
+                raise self.error
+        except asyncio.CancelledError:
+            self.cancelled.append(job.id)
+            raise
+        finally:
+            self.in_flight -= 1
+        width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
+        pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
+        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
+
+    def cancel(self, job_id: str) -> bool:
+        """Known is only job_known."""
+        return job_id == "job_known"
+
+
+@pytest.fixture
+def runner() -> FakeRunner:
+    """The runner behind the gateway."""
+    return FakeRunner()
+
+
+@pytest.fixture
+def settings() -> GatewaySettings:
+    """No keys, small limits."""
+    return GatewaySettings("lego-tiny", max_pending_jobs=2, max_body_bytes=200_000)
+
+
+@pytest.fixture
+def app(runner: FakeRunner, settings: GatewaySettings) -> FastAPI:
+    """The application."""
+    return create_app(runner, settings, Metrics())
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client that talks to it without a socket."""
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client

@@ -1,0 +1,143 @@
+"""The routes around the images: models, health, metrics, keys, cancelling."""
+
+import asyncio
+import socket
+import threading
+from hashlib import sha256
+
+import httpx2
+import pytest
+import uvicorn
+
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from lego_serve.metrics import Metrics
+
+
+async def test_models_are_the_workflows(client) -> None:
+    """GET /v1/models lists workflows with the inputs they take."""
+    data = (await client.get("/v1/models")).json()["data"]
+    assert [card["id"] for card in data] == ["lego-tiny", "lego-tiny-img2img"]
+    assert data[0]["lego"]["inputs"]["prompt"] == {"type": "text", "required": True}
+    assert (await client.get("/v1/models/lego-tiny")).json() == data[0]
+    assert (await client.get("/v1/models/nope")).status_code == 404
+
+
+async def test_health_follows_the_runner(client, runner) -> None:
+    """Live always; ready and startup once the nodes answer."""
+    assert (await client.get("/health/ready")).status_code == 200
+    runner.is_ready = False
+    assert (await client.get("/health/live")).status_code == 200
+    assert (await client.get("/health/ready")).status_code == 503
+    assert (await client.get("/health/startup")).status_code == 503
+
+
+async def test_metrics_count_what_happened(client) -> None:
+    """A finished and a refused request are counted, nothing stays in flight, no prompt is shown."""
+    await client.post("/v1/images/generations", json={"prompt": "secret words"})
+    await client.post("/v1/images/generations", json={"prompt": "secret words", "size": "16x16"})
+    page = (await client.get("/metrics")).text
+    assert 'lego_serve_requests_total{outcome="ok",workflow="lego-tiny"} 1.0' in page
+    assert 'lego_serve_requests_total{outcome="out_of_range",workflow="lego-tiny"} 1.0' in page
+    assert "lego_serve_requests_in_flight 0.0" in page
+    assert "lego_serve_denoise_step_lanes_count" in page
+    assert "secret" not in page
+
+
+async def test_unknown_routes_and_methods_have_openai_errors(client) -> None:
+    """404 and 405 come in the same shape as everything else."""
+    assert (await client.get("/nope")).json()["error"]["code"] == "route_not_found"
+    assert (await client.put("/v1/models")).json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_the_request_id_is_the_callers_where_it_is_well_formed(client) -> None:
+    """A good id comes back; a bad one is replaced."""
+    good = await client.get("/health/live", headers={"x-request-id": "abc-1"})
+    bad = await client.get("/health/live", headers={"x-request-id": "a b\t<script>"})
+    assert good.headers["x-request-id"] == "abc-1"
+    assert "script" not in bad.headers["x-request-id"]
+
+
+async def test_the_openapi_document_knows_the_body(client) -> None:
+    """/openapi.json describes the fields of a generation."""
+    document = (await client.get("/openapi.json")).json()
+    body = document["paths"]["/v1/images/generations"]["post"]["requestBody"]
+    assert "num_inference_steps" in body["content"]["application/json"]["schema"]["properties"]
+
+
+async def test_keys_open_what_their_scope_allows(runner) -> None:
+    """No key 401, a user's key makes images, an admin's cancels jobs; the tenant reaches the job."""
+    keys = (
+        ApiKey(sha256(b"user-key").hexdigest(), "shop", is_admin=False, weight=2.0),
+        ApiKey(sha256(b"admin-key").hexdigest(), "ops", is_admin=True),
+    )
+    app = create_app(runner, GatewaySettings("lego-tiny", keys), Metrics())
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        user, admin = ({"authorization": f"Bearer {k}"} for k in ("user-key", "admin-key"))
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.get("/v1/models", headers={"authorization": "Bearer no"})).status_code == 401
+        made = await client.post("/v1/images/generations", json={"prompt": "a"}, headers=user)
+        assert made.status_code == 200
+        assert (runner.jobs[0].tenant, runner.jobs[0].weight) == ("shop", 2.0)
+        assert (await client.delete("/v1/admin/jobs/job_known", headers=user)).status_code == 403
+        assert (await client.delete("/v1/admin/jobs/job_known", headers=admin)).status_code == 200
+        assert (await client.delete("/v1/admin/jobs/job_other", headers=admin)).status_code == 404
+
+
+class Live:
+    """The application on a real socket, in a thread."""
+
+    def __init__(self, app) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        while not self.server.started:
+            pass
+        return f"http://127.0.0.1:{self.port}"
+
+    def __exit__(self, *error: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+def test_the_unmodified_openai_client_works(app) -> None:
+    """Generating, editing, listing and errors through the official package."""
+    import io
+
+    import openai
+    from PIL import Image
+
+    with Live(app) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        made = client.images.generate(model="lego-tiny", prompt="a", size="128x128", extra_body={"seed": 9})
+        assert made.data[0].b64_json
+        assert made.model_extra["lego"]["seed"] == 9
+        picture = io.BytesIO()
+        Image.new("RGB", (96, 96)).save(picture, "PNG")
+        edited = client.images.edit(image=("a.png", picture.getvalue()), prompt="a", extra_body={"strength": 0.5})
+        assert edited.data[0].b64_json
+        assert [m.id for m in client.models.list()] == ["lego-tiny", "lego-tiny-img2img"]
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.images.generate(model="nope", prompt="a")
+        assert missing.value.code == "model_not_found"
+        assert missing.value.request_id
+
+
+def test_a_client_that_leaves_cancels_its_job(app, runner) -> None:
+    """Closing the connection cancels the job and frees its place."""
+    runner.gate = asyncio.Event()
+    with Live(app) as url:
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a"}, timeout=0.5)
+        for _ in range(50):
+            if runner.cancelled:
+                break
+            threading.Event().wait(0.1)
+        assert runner.cancelled == [runner.jobs[0].id]
+        assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{url}/metrics").text

@@ -1,0 +1,70 @@
+"""POST /v1/images/edits without a mask: image to image."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+URL = "/v1/images/edits"
+
+
+def png(width: int = 128, height: int = 96, mode: str = "RGB", form: str = "PNG", **options: object) -> bytes:
+    """An image file."""
+    out = io.BytesIO()
+    Image.new(mode, (width, height)).save(out, form, **options)
+    return out.getvalue()
+
+
+async def test_an_image_and_a_prompt_run_the_sibling_workflow(client, runner) -> None:
+    """lego-tiny's edits go to lego-tiny-img2img, at the image's own size, with the form's fields."""
+    fields = {"prompt": "a", "model": "lego-tiny", "seed": "4", "strength": "0.5", "n": "2"}
+    answer = await client.post(URL, files={"image": png()}, data=fields)
+    assert answer.status_code == 200
+    job = runner.jobs[0]
+    assert job.workflow == "lego-tiny-img2img"
+    assert (job.inputs["width"], job.inputs["height"], job.inputs["strength"], job.inputs["n"]) == (128, 96, 0.5, 2)
+    pixels = job.inputs["image"]["pixels"]
+    assert (pixels.shape, pixels.dtype) == ((96, 128, 3), np.uint8)
+
+
+async def test_the_bracket_form_of_the_field_is_read(client) -> None:
+    """image[] is what the SDK sends for a list."""
+    assert (await client.post(URL, files={"image[]": png()}, data={"prompt": "a"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "code", "param"),
+    [
+        ({}, {"prompt": "a"}, "missing", "image"),
+        ({"image": b"not an image"}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png()[:60]}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png(5000, 5000)}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png(mode="I;16")}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png(form="GIF")}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png(), "mask": png()}, {"prompt": "a"}, "unsupported_parameter", "mask"),
+        ({"image": png()}, {}, "missing", "prompt"),
+        ({"image": png()}, {"prompt": "a", "strength": "2"}, "out_of_range", "strength"),
+        ({"image": png()}, {"prompt": "a", "strength": "nan"}, "invalid_value", "strength"),
+        ({"image": png()}, {"prompt": "a", "foo": "1"}, "unsupported_parameter", "foo"),
+        ({"image": png()}, {"prompt": "a", "input_fidelity": "high"}, "unsupported_parameter", "input_fidelity"),
+        ({"image": png()}, {"prompt": "a", "size": "512x512"}, "out_of_range", "size"),
+    ],
+)
+async def test_bad_forms_are_refused_by_name(client, runner, files, fields, code, param) -> None:
+    """Each mistake has its code and field, and no job is made of it."""
+    answer = await client.post(URL, files=files or {"none": (None, "x")}, data=fields) if files else await client.post(
+        URL, files={"prompt": (None, "a")}
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert runner.jobs == []
+
+
+async def test_an_animated_image_is_refused(client) -> None:
+    """Only still images are edited."""
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (96, 96), c) for c in ("red", "blue")]
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:])
+    answer = await client.post(URL, files={"image": out.getvalue()}, data={"prompt": "a"})
+    assert answer.json()["error"]["code"] == "invalid_image"

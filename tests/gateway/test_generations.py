@@ -1,0 +1,171 @@
+"""POST /v1/images/generations: what it honours, what it refuses, and how."""
+
+import base64
+import io
+import json
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError
+
+URL = "/v1/images/generations"
+
+
+async def refused(client: httpx2.AsyncClient, body: object, status: int, code: str, param: str | None) -> None:
+    """Post a body and compare the error."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await client.post(URL, content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    assert answer.headers["x-request-id"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+async def test_an_image_comes_back_with_its_seed(client, runner) -> None:
+    """The answer is OpenAI's shape, the PNG has the size asked for and carries the seed."""
+    answer = await client.post(URL, json={"prompt": "a red circle", "size": "96x128", "seed": 5, "n": 2})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert [d["seed"] for d in body["data"]] == [5, 6]
+    image = Image.open(io.BytesIO(base64.b64decode(body["data"][1]["b64_json"])))
+    assert (image.size, image.format, image.info["seed"]) == ((96, 128), "PNG", "6")
+    assert body["size"] == "96x128"
+    assert body["lego"] == {
+        "job_id": runner.jobs[0].id, "seed": 5, "queue_s": 0.25, "nodes": {"latents": 1.5}, "cache_hits": 1,
+    }  # fmt: skip
+
+
+async def test_without_a_seed_the_server_draws_one_and_tells_it(client, runner) -> None:
+    """The seed answered is the one the job ran with."""
+    body = (await client.post(URL, json={"prompt": "a"})).json()
+    assert body["lego"]["seed"] == runner.jobs[0].inputs["seed"]
+
+
+@pytest.mark.parametrize(("quality", "steps"), [("low", 8), ("medium", 20), ("high", 28), ("auto", 20), (None, 20)])
+async def test_quality_is_a_number_of_steps(client, runner, quality, steps) -> None:
+    """low, medium and high are 8, 20 and 28 steps; auto is the workflow's default."""
+    await client.post(URL, json={"prompt": "a", "quality": quality})
+    assert runner.jobs[0].inputs["steps"] == steps
+
+
+@pytest.mark.parametrize("form", ["webp", "jpeg", "png"])
+async def test_the_output_format_is_honoured(client, form) -> None:
+    """The bytes are of the format asked for."""
+    body = (await client.post(URL, json={"prompt": "a", "output_format": form})).json()
+    assert Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))).format == form.upper()
+
+
+async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
+    """deadline_ms counts from now."""
+    await client.post(URL, json={"prompt": "a", "deadline_ms": 1500})
+    assert runner.jobs[0].deadline_s == 101.5
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ({"prompt": "a", "model": "nope"}, 404, "model_not_found", "model"),
+        ({"prompt": ""}, 400, "invalid_value", "prompt"),
+        ({"prompt": "   "}, 400, "invalid_value", "prompt"),
+        ({"prompt": "a" * 32_001}, 400, "invalid_value", "prompt"),
+        ({}, 400, "missing", "prompt"),
+        ({"prompt": 7}, 400, "invalid_type", "prompt"),
+        ({"prompt": "a", "n": 0}, 400, "out_of_range", "n"),
+        ({"prompt": "a", "n": 9}, 400, "out_of_range", "n"),
+        ({"prompt": "a", "n": "2"}, 400, "invalid_type", "n"),
+        ({"prompt": "a", "n": True}, 400, "invalid_type", "n"),
+        ({"prompt": "a", "seed": -1}, 400, "out_of_range", "seed"),
+        ({"prompt": "a", "seed": 2**32}, 400, "out_of_range", "seed"),
+        ({"prompt": "a", "size": "big"}, 400, "invalid_value", "size"),
+        ({"prompt": "a", "size": "100x128"}, 400, "invalid_value", "size"),
+        ({"prompt": "a", "size": "80x128"}, 400, "out_of_range", "size"),
+        ({"prompt": "a", "size": "1024x1024"}, 400, "out_of_range", "size"),
+        ({"prompt": "a", "num_inference_steps": 101}, 400, "out_of_range", "num_inference_steps"),
+        ({"prompt": "a", "guidance_scale": 50}, 400, "out_of_range", "guidance_scale"),
+        (b'{"prompt": "a", "guidance_scale": NaN}', 400, "invalid_value", "guidance_scale"),
+        (b'{"prompt": "a", "guidance_scale": 1e999}', 400, "invalid_value", "guidance_scale"),
+        (b'{"prompt": "\\ud800"}', 400, "invalid_json", None),
+        (b'{"prompt": "a"', 400, "invalid_json", None),
+        (b"[" * 100_000, 400, "invalid_json", None),
+        (b"\xff\xfe", 400, "invalid_json", None),
+        (b"", 400, "invalid_json", None),
+        ([], 400, "invalid_json", None),
+        ({"prompt": "a", "promt": "b"}, 400, "unsupported_parameter", "promt"),
+        ({"prompt": "a", "style": "vivid"}, 400, "unsupported_parameter", "style"),
+        ({"prompt": "a", "response_format": "url"}, 400, "unsupported_parameter", "response_format"),
+        ({"prompt": "a", "background": "transparent"}, 400, "unsupported_parameter", "background"),
+        ({"prompt": "a", "stream": True}, 400, "unsupported_parameter", "stream"),
+        ({"prompt": "a", "output_format": "gif"}, 400, "invalid_value", "output_format"),
+    ],
+)
+async def test_bad_input_is_refused_by_name(client, runner, body, status, code, param) -> None:
+    """Each mistake has its status, code and field, and no job is made of it."""
+    await refused(client, body, status, code, param)
+    assert runner.jobs == []
+
+
+async def test_fields_without_effect_are_accepted(client) -> None:
+    """user, safety_identifier and moderation change nothing."""
+    body = {"prompt": "a", "user": "u", "safety_identifier": "s", "moderation": "low", "background": "auto"}
+    assert (await client.post(URL, json=body)).status_code == 200
+
+
+async def test_an_oversize_body_is_413(client) -> None:
+    """Announced or not, a body above the limit is refused."""
+    headers = {"content-type": "application/json"}
+
+    async def chunks():
+        for _ in range(30):
+            yield b"x" * 10_000
+
+    for content in (b"x" * 300_000, chunks()):
+        answer = await client.post(URL, content=content, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_another_media_type_is_415(client) -> None:
+    """Only JSON is read here."""
+    answer = await client.post(URL, content=b"prompt=a", headers={"content-type": "text/plain"})
+    assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (NodeError("broken"), 500, "false"),
+        (DeadlineExceeded("late"), 504, "false"),
+        (CapacityError("full", retry_after_s=3), 429, None),
+    ],
+)
+async def test_errors_say_whether_to_retry(client, runner, error, status, retry) -> None:
+    """x-should-retry is false where a retry cannot help; 429 says when to come back."""
+    runner.error = error
+    answer = await client.post(URL, json={"prompt": "a"})
+    assert (answer.status_code, answer.headers.get("x-should-retry")) == (status, retry)
+    assert answer.headers.get("retry-after") == ("3" if status == 429 else None)
+
+
+async def test_too_many_pending_jobs_are_429(client, runner) -> None:
+    """Above the cap a request is refused at once and leaves nothing behind."""
+    runner.in_flight = 2
+    assert (await client.post(URL, json={"prompt": "a"})).status_code == 429
+    assert runner.jobs == []
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.integers(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))  # fmt: skip
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_body_whatever_makes_a_5xx(app, body) -> None:
+    """Any JSON value (and JSON's non-finite cousins) is answered below 500."""
+    import asyncio
+
+    async def post() -> int:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            content = json.dumps(body).encode()
+            return (await client.post(URL, content=content, headers={"content-type": "application/json"})).status_code
+
+    assert asyncio.run(post()) < 500
