@@ -34,7 +34,7 @@ def write_report(
     page = PAGE.substitute(
         suite=escape(suite.name),
         style=STYLE,
-        title=escape(f"{suite.title}: {ratio['throughput']:.2f} times the pictures a second"),
+        title=escape(f"{suite.title}: {ratio['throughput']:.2f} times the throughput"),
         lead=_lead(suite, found),
         baseline=escape(_baseline(details)),
         tiles=_tiles(found),
@@ -114,7 +114,7 @@ def _quality(quality: Mapping[str, Any]) -> str:
     return (
         f"Left diffusers, right lego_serve, same prompt and seed. Over {quality['pictures_compared']} pairs "
         f"the furthest pixel differs by {quality['max_difference_255']} of 255; the median pair's by "
-        f"{quality['median_max_difference_255']}."
+        f"{quality['median_max_difference_255']:g}."
     )
 
 

@@ -14,6 +14,7 @@ STYLE = """
 main { max-width:60rem; margin:0 auto; padding:2.5rem 1.25rem 4rem }
 h1 { font-size:1.9rem; line-height:1.2; margin:0 0 .25rem } h2 { font-size:1.1rem; margin:0 0 .75rem }
 p { margin:.25rem 0 1rem; color:var(--soft) } p strong { color:var(--ink) }
+section > p:last-child { margin-bottom:0 }
 section { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:1.25rem 1.5rem;
   margin-top:1.25rem }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:1rem; margin-top:1.5rem }

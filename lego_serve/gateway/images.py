@@ -63,7 +63,7 @@ def create_router(context: Context) -> APIRouter:
             low, high = int(bounds.min or 16), int(bounds.max or 4096)
             width, height = fit_size(picture, context.settings.size_multiple, low, high)
             sized = {"width": width, "height": height}
-        bind(workflow, body.inputs() | sized | {"image": b""})  # bounds first, then the work of resizing
+        _bind(workflow, body.inputs() | sized | {"image": b""})  # bounds first, then the work of resizing
         pixels = await asyncio.to_thread(to_array, picture, int(str(sized["width"])), int(str(sized["height"])))
         return await _answer(context, request, caller, workflow, body, sized | {"image": {"pixels": pixels}})
 
@@ -162,15 +162,20 @@ def _job(context: Context, caller: Caller, workflow: Workflow, body: ImageReques
     given = body.inputs() | dict(extra)
     if "seed" in workflow.inputs and "seed" not in given:
         given["seed"] = secrets.randbelow(2**32)
+    inputs = _bind(workflow, given)
+    now = context.runner.now()
+    deadline = None if body.deadline_ms is None else now + body.deadline_ms / 1000
+    return Job(f"job_{uuid.uuid4().hex}", workflow.name, inputs, now, deadline, caller.tenant, caller.weight)
+
+
+def _bind(workflow: Workflow, given: Mapping[str, object]) -> dict[str, object]:
+    """Values of the workflow's inputs; complaints name the request's field.  Raises RequestError."""
     try:
-        inputs = bind(workflow, given)
+        return bind(workflow, given)
     except RequestError as error:
         name = error.param or ""
         shown = REQUEST_NAMES.get(name, name)
         raise type(error)(error.message.replace(f"`{name}`", f"`{shown}`"), param=shown, code=error.code) from None
-    now = context.runner.now()
-    deadline = None if body.deadline_ms is None else now + body.deadline_ms / 1000
-    return Job(f"job_{uuid.uuid4().hex}", workflow.name, inputs, now, deadline, caller.tenant, caller.weight)
 
 
 async def _run(context: Context, request: Request, job: Job) -> JobResult:

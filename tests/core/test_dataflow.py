@@ -30,7 +30,9 @@ DIAMOND: Graph = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
 
 def workflow_of(graph: Graph) -> Workflow:
     """A workflow whose nodes take the values of the nodes they name; the last one is the output."""
-    nodes = {name: Node(name, "step", "m", {f"from_{n}": Source(n, "out") for n in needs}) for name, needs in graph.items()}
+    nodes = {
+        name: Node(name, "step", "m", {f"from_{n}": Source(n, "out") for n in needs}) for name, needs in graph.items()
+    }
     return Workflow("graph", "1", {}, nodes, {"image": Source(list(graph)[-1], "out")})
 
 
@@ -103,7 +105,8 @@ def test_a_failure_cancels_what_is_out_and_fails_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "error"), [(CancelRequested("j", "the client left"), JobCancelled), (DeadlinePassed("j"), DeadlineExceeded)]
+    ("event", "error"),
+    [(CancelRequested("j", "the client left"), JobCancelled), (DeadlinePassed("j"), DeadlineExceeded)],
 )
 def test_cancellation_and_deadline_stop_everything(event: Event, error: type[Exception]) -> None:
     """A cancelled or late job has all its tasks cancelled and fails with the error that says why."""
@@ -164,7 +167,7 @@ def test_check_names_a_broken_invariant() -> None:
     flow = Dataflow()
     feed(flow, submit(DIAMOND))
     flow._jobs["j"].out.clear()
-    with pytest.raises(AssertionError, match="nodes lost\n.*submitted to graph"):
+    with pytest.raises(AssertionError, match=r"nodes lost\n.*submitted to graph"):
         flow.check()
 
 
@@ -233,7 +236,9 @@ def test_every_job_runs_each_task_once_and_ends_once(shapes: list[Graph], data: 
                 watcher.answered.add(node)
                 happen(job_id, done(node, job_id))
             case "late":
-                happen(job_id, done(data.draw(st.sampled_from(sorted({*watcher.graph} - {*watcher.out} | {"x"}))), job_id))
+                happen(
+                    job_id, done(data.draw(st.sampled_from(sorted({*watcher.graph} - {*watcher.out} | {"x"}))), job_id)
+                )
             case "failed":
                 watcher.answered.add(node)
                 happen(job_id, TaskFailed(job_id, node, NodeError("broken")))
