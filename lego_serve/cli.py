@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx2
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lego_serve import config
@@ -105,7 +106,7 @@ def main() -> None:
     try:
         app()
     except LegoError as error:
-        err.print(f"[red]error:[/red] {error.message}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/red] {escape(error.message)}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

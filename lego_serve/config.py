@@ -4,7 +4,7 @@ import os
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -154,20 +154,15 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _keys_at(place: list[str]) -> list[str]:
-    """The keys the schema knows at a place in the file."""
+    """The keys the schema knows at a place in the file; below a mapping or a list, those of its items."""
     schema: Any = Settings
     for part in place:
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
-            annotation = schema.model_fields[part].annotation if part in schema.model_fields else None
-            schema = annotation
-        if not isinstance(schema, type):
-            inner = [a for a in getattr(schema, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            schema = (
-                inner[0]
-                if (inner and not part.isidentifier()) or (inner and part not in getattr(schema, "model_fields", {}))
-                else schema
-            )
-    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+        if get_origin(schema) in (dict, tuple):
+            schema = next(a for a in reversed(get_args(schema)) if a is not Ellipsis)
+        else:
+            schema = schema.model_fields[part].annotation
+    is_model = isinstance(schema, type) and issubclass(schema, BaseModel)
+    return list(schema.model_fields) if is_model else []
 
 
 def _is_loopback(host: str) -> bool:

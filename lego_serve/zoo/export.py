@@ -50,7 +50,7 @@ def trained(states: Path) -> StableDiffusion3Pipeline:
     transformer.load_state_dict(_part(average, "transformer."))
     for index, encoder in enumerate(encoders):
         encoder.load_state_dict(_part(average, f"encoders.{index}."))
-    state = torch.load(states / "vae.pt", map_location="cpu", weights_only=True)
+    state = torch.load(states / "decoder.pt", map_location="cpu", weights_only=True)
     vae.load_state_dict(state["model"])
     vae.register_to_config(**json.loads((states / "latents.json").read_text()))
     return pipeline(tokenizer, encoders, vae, transformer)

@@ -5,7 +5,14 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from lego_serve.zoo.build import PROMPT_TOKENS, TEXT_WIDTH, build_scheduler, build_text_encoder, build_tokenizer, build_vae
+from lego_serve.zoo.build import (
+    PROMPT_TOKENS,
+    TEXT_WIDTH,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_vae,
+)
 
 MINIATURES = ("sd3-medium", "sd35-medium")
 T5_WIDTH = 256

@@ -10,7 +10,7 @@ from lego_serve.zoo.build import build_tokenizer
 from lego_serve.zoo.latents import precompute
 from lego_serve.zoo.train_backbone import Family, train_backbone
 from lego_serve.zoo.train_text import train_text
-from lego_serve.zoo.train_vae import train_vae
+from lego_serve.zoo.train_vae import train_decoder, train_vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Plan:
     """How long each stage runs: optimiser steps, and chunks of latents made beforehand."""
 
     vae_steps: int = 900
+    decoder_steps: int = 900
     text_steps: int = 600
     chunks: int = 100
     backbone_steps: int = 3600
@@ -32,6 +33,7 @@ def train(folder: Path, plan: Plan) -> Family:
     tokenizer = _tokenizer(folder / "tokenizer")
     encoders = [train_text(folder, tokenizer, index, plan.text_steps) for index in (0, 1)]
     vae = train_vae(folder, plan.vae_steps)
+    train_decoder(folder, vae, plan.decoder_steps)
     chunks = precompute(vae, folder / "latents", plan.chunks)
     return train_backbone(folder, tokenizer, encoders, chunks, plan.backbone_steps, compiled=plan.compiled)
 

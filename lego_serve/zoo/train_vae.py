@@ -14,6 +14,7 @@ from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_dev
 from lego_serve.zoo.world import COLOURS, SHAPES, render, sample_scene, shape_distances
 
 KL_WEIGHT = 1e-3
+DECODER_NOISE = 0.1
 PEAK_LEARNING_RATE = 2e-3
 
 
@@ -82,6 +83,50 @@ def train_vae(folder: Path, steps: int, seed: int = 0) -> AutoencoderKL:
             save_state(folder / "vae.pt", {"model": vae.state_dict(), "optimizers": kept, "step": step + 1})
     _measure_latents(vae, folder)
     return vae
+
+
+def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -> None:
+    """Go on training the decoder alone, so that latents made meanwhile stay valid.
+
+    It sees the encoder's means with a little noise, as it will see a backbone's imperfect latents.
+    """
+    vae.encoder.requires_grad_(False)
+    optimizers = _optimizers(vae)
+    path = folder / "decoder.pt"
+    start, loss_value = 0, math.nan
+    if (state := load_state(path)) is not None:
+        vae.load_state_dict(state["model"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        start = state["step"]
+    for step in iterations("decoder", start, steps, lambda: f"loss {loss_value:.4f}"):
+        rng = random.Random(f"{seed} decoder {step}")
+        rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / 20) * (1 - step / steps)
+        for group in (g for o in optimizers for g in o.param_groups):
+            group["lr"] = rate
+        pictures = _decoder_pictures(rng, step).to(vae.device)
+        with torch.no_grad():
+            latents = vae.encode(pictures).latent_dist.mode()
+            latents = latents + DECODER_NOISE * torch.randn_like(latents)
+        error = vae.decode(latents).sample - pictures
+        loss = error.abs().mean() + 2 * error.square().mean()
+        vae.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        loss_value = loss.item()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            kept = [o.state_dict() for o in optimizers]
+            save_state(path, {"model": vae.state_dict(), "optimizers": kept, "step": step + 1})
+    vae.encoder.requires_grad_(True)
+
+
+def _decoder_pictures(rng: random.Random, step: int) -> torch.Tensor:
+    if step % 3 == 2:
+        scenes = [sample_scene(rng, 2) for _ in range(8)]
+        return render(scenes, 96, 96, rng)
+    return confetti(rng, 128, 3) if step % 6 == 0 else confetti(rng, 64, 14)
 
 
 @torch.no_grad()

@@ -53,8 +53,10 @@ async def test_the_bracket_form_of_the_field_is_read(client) -> None:
 )
 async def test_bad_forms_are_refused_by_name(client, runner, files, fields, code, param) -> None:
     """Each mistake has its code and field, and no job is made of it."""
-    answer = await client.post(URL, files=files or {"none": (None, "x")}, data=fields) if files else await client.post(
-        URL, files={"prompt": (None, "a")}
+    answer = (
+        await client.post(URL, files=files or {"none": (None, "x")}, data=fields)
+        if files
+        else await client.post(URL, files={"prompt": (None, "a")})
     )
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

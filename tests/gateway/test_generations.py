@@ -156,7 +156,10 @@ async def test_too_many_pending_jobs_are_429(client, runner) -> None:
     assert runner.jobs == []
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.integers(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.floats() | st.text() | st.integers()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_whatever_makes_a_5xx(app, body) -> None:
     """Any JSON value (and JSON's non-finite cousins) is answered below 500."""

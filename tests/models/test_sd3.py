@@ -33,9 +33,7 @@ def lane(seed: int, height: int = 16, width: int = 16, guidance: float = 4.0, te
     """A lane drawn from a seed."""
     draw = torch.Generator().manual_seed(seed)
     conds = [
-        Conditioning(
-            torch.randn(text_rows, TEXT_WIDTH, generator=draw), torch.randn(POOLED_WIDTH, generator=draw)
-        )
+        Conditioning(torch.randn(text_rows, TEXT_WIDTH, generator=draw), torch.randn(POOLED_WIDTH, generator=draw))
         for _ in range(2)
     ]
     sigma = float(torch.rand((), generator=draw))

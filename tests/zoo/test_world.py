@@ -47,7 +47,7 @@ def test_every_complete_caption_fits_the_text_encoders() -> None:
 
 
 def test_says_tells_places_from_relations() -> None:
-    """"left of" is no place; "on the left" is."""
+    """ "left of" is no place; "on the left" is."""
     assert "place" not in says("a small red dot left of a small blue box, white background")
     assert "place" in says("a small red dot on the left")
     assert len(PLACES) == 9

@@ -1,0 +1,72 @@
+"""The configuration file and its complaints."""
+
+from pathlib import Path
+
+import pytest
+
+from lego_serve.app import load_workflows, needed_nodes
+from lego_serve.config import load
+from lego_serve.errors import ConfigError, LegoError
+
+ROOT = Path(__file__).parent.parent
+MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
+
+
+@pytest.mark.parametrize("name", ["tiny.yaml", "sd35-medium.yaml", "sd3-medium.yaml"])
+def test_the_shipped_files_load_and_serve_workflows(name: str) -> None:
+    """Each configuration is valid and has workflows for its model."""
+    path = ROOT / "configs" / name
+    settings = load(path)
+    assert load_workflows(settings, path.parent)
+
+
+def test_two_workflows_of_a_model_share_its_nodes() -> None:
+    """Text to image and image to image need three deployments together."""
+    path = ROOT / "configs" / "tiny.yaml"
+    settings = load(path)
+    workflows = load_workflows(settings, path.parent)
+    assert set(workflows) == {"lego-tiny", "lego-tiny-img2img"}
+    components = ("backbone", "text_encoder", "vae")
+    assert needed_nodes(settings, workflows) == {("lego-tiny", c): f"lego-tiny.{c}" for c in components}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MODEL + "sever: {port: 1}\n", ["sever", "did you mean `server`"]),
+        (MODEL + "server: {prot: 1}\n", ["server.prot", "did you mean `port`"]),
+        (MODEL.replace("path", "pth"), ["models.lego-tiny.", "path"]),
+        (MODEL.replace("max_sequence_length: 0", "nodes: {backbone: {repliccas: {min: 1}}}"), ["replicas"]),
+        (MODEL + "server: {port: 99999}\n", ["server.port", "65535"]),
+        (MODEL + "server: {host: 0.0.0.0}\n", ["0.0.0.0", "keys"]),
+        (MODEL + "server: [\n", ["no YAML"]),
+        ("[]\n", ["mapping"]),
+        ("server: {}\n", ["models", "missing"]),
+        (MODEL + "keys: [{sha256: abc, tenant: a}]\n", ["sha256"]),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, words: list[str]) -> None:
+    """The complaint holds the file, the key and the nearest right one."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as wrong:
+        load(path)
+    message = str(wrong.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    """No traceback for a wrong path."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_a_workflow_without_its_model_is_refused(tmp_path: Path) -> None:
+    """The complaint names both."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL.replace("lego-tiny:", "other:") + "workflows: [lego-tiny]\n")
+    with pytest.raises(LegoError, match="lego-tiny needs model `lego-tiny`"):
+        load_workflows(load(path), tmp_path)
