@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from loadgen.suites import FIRST, SUITES
+from loadgen.suites import FIRST, SUITES, Suite
 from loadgen.traffic import Poisson, prompts
 
 
@@ -44,11 +44,11 @@ def test_traffic_is_repeatable() -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
-def test_traffic_suffices(suite: object) -> None:
-    """The prompts suffice for the trial and all rounds of a suite."""
-    assert suite is FIRST
-    needed = 1 + FIRST.rounds * (1 + max(FIRST.bursts, FIRST.quick_bursts))
-    assert [len(batch) for batch in FIRST.traffic(0)][:needed] == [FIRST.arrivals.requests] * needed
+def test_traffic_suffices(suite: Suite) -> None:
+    """The prompts suffice for the trial and for all rounds, each with its warm-up."""
+    needed = 1 + suite.rounds * (1 + max(suite.bursts, suite.quick_bursts))
+    batches = list(suite.traffic(0))[:needed]
+    assert [len(batch) for batch in batches] == [suite.arrivals.requests] * needed
 
 
 def test_body_is_openai() -> None:

@@ -1,0 +1,140 @@
+"""The real thing: Ray, every node, gateways, over HTTP."""
+
+import base64
+import io
+import os
+import signal
+import threading
+import time
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from lego_serve.demo import descendants
+
+pytestmark = pytest.mark.ray
+PROMPT = "a large red circle on the left, blue background"
+
+
+def generate(url: str, **body: object) -> dict:
+    """One generation that must succeed."""
+    answer = httpx2.post(f"{url}/v1/images/generations", json={"prompt": PROMPT} | body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def pixels(data: dict) -> np.ndarray:
+    """The pixels of one image of an answer."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))))
+
+
+def test_the_same_seed_gives_the_same_picture_whoever_else_is_served(server) -> None:
+    """A picture made alone is bit-equal to the one made among seven others, and image i of n uses seed + i."""
+    alone = pixels(generate(server.url, seed=5)["data"][0])
+    found: dict[int, np.ndarray] = {}
+
+    def ask(seed: int) -> None:
+        found[seed] = pixels(generate(server.url, seed=seed)["data"][0])
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(found[5], alone)
+    several = generate(server.url, seed=4, n=2)["data"]
+    assert np.array_equal(pixels(several[1]), alone)
+
+
+def test_the_answer_says_where_the_time_went(server) -> None:
+    """Seconds for each node, and cache hits once a prompt is known."""
+    generate(server.url)
+    lego = generate(server.url)["lego"]
+    assert set(lego["nodes"]) == {"cond", "negative", "latents", "image"}
+    assert lego["cache_hits"] == 2
+    assert lego["nodes"]["latents"] > 0
+
+
+def test_the_openai_client_generates_and_edits(server) -> None:
+    """Both workflows answer through the official package."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    made = client.images.generate(model="lego-tiny", prompt=PROMPT, size="128x96", extra_body={"seed": 1})
+    picture = base64.b64decode(made.data[0].b64_json)
+    edited = client.images.edit(image=("a.png", picture), prompt="a green square", extra_body={"seed": 1})
+    assert Image.open(io.BytesIO(base64.b64decode(edited.data[0].b64_json))).size == (128, 96)
+
+
+def test_both_workflows_share_one_copy_of_each_model(server) -> None:
+    """Two workflows are served, and there are just the replicas the file names: 1 text encoder, 2 backbones, 1 VAE."""
+    names = [c["id"] for c in httpx2.get(f"{server.url}/v1/models").json()["data"]]
+    assert names == ["lego-tiny", "lego-tiny-img2img"]
+    titles = []
+    for pid in descendants(server.process.pid):
+        with open(f"/proc/{pid}/cmdline") as file:
+            titles.append(file.read())
+    replicas = [t for t in titles if "ServeReplica" in t or t.startswith("ray::lego-tiny")]
+    assert sum("backbone" in t for t in replicas) == 2
+    assert sum("text_encoder" in t for t in replicas) == 1
+
+
+def test_bad_input_is_refused_fast_and_leaves_nothing(server) -> None:
+    """Every refusal is a 4xx in under 100 ms (the median of tries), and nothing stays in flight."""
+    url = f"{server.url}/v1/images/generations"
+    for body in (b'{"prompt": "\\ud800"}', b'{"prompt": "a", "n": 99}', b'{"prompt": "a", "model": "x"}', b"{"):
+        times = []
+        for _ in range(5):
+            started = time.monotonic()
+            answer = httpx2.post(url, content=body, headers={"content-type": "application/json"})
+            times.append(time.monotonic() - started)
+            assert 400 <= answer.status_code < 500
+        assert sorted(times)[2] < 0.1
+    too_long = httpx2.post(url, json={"prompt": "word " * 60}, timeout=10)
+    assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "prompt_too_long")
+    assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{server.url}/metrics").text
+
+
+def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
+    """After both, a request runs at once and nothing is in flight."""
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "num_inference_steps": 100, "n": 8}, timeout=1)
+    late = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "deadline_ms": 60, "n": 8}, timeout=30)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    generate(server.url)
+    for _ in range(50):
+        if "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{server.url}/metrics").text:
+            return
+        time.sleep(0.1)
+    pytest.fail("a job is still in flight")
+
+
+def test_a_killed_gateway_never_leaves_the_port_unanswered(server) -> None:
+    """With two gateways, new connections are answered all along, and the dead one is replaced within ten seconds."""
+    gateways = gateway_ids(server.process.pid)
+    assert len(gateways) == 2
+    os.kill(gateways[0], signal.SIGKILL)
+    killed = time.monotonic()
+    while time.monotonic() - killed < 10:
+        assert httpx2.get(f"{server.url}/health/live", timeout=5).status_code == 200
+        now = gateway_ids(server.process.pid)
+        if len(now) == 2 and gateways[0] not in now:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the gateway was not replaced within ten seconds")
+
+
+def gateway_ids(supervisor: int) -> list[int]:
+    """The gateway processes of a server."""
+    found = []
+    for pid in descendants(supervisor):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                words = file.read().split("\0")
+        except OSError:
+            continue
+        if "lego_serve.app" in words:
+            found.append(pid)
+    return found
