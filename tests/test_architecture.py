@@ -28,5 +28,7 @@ def test_kernels_is_no_package() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     """Each source file with code in it starts with a docstring."""
-    silent = [str(f.relative_to(ROOT)) for f in SOURCES if f.read_text().strip() and not f.read_text().startswith('"""')]
+    silent = [
+        str(f.relative_to(ROOT)) for f in SOURCES if f.read_text().strip() and not f.read_text().startswith('"""')
+    ]
     assert not silent

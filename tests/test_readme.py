@@ -21,13 +21,20 @@ def environment(url: str) -> dict[str, str]:
     return os.environ | {"LEGO_SERVE_URL": url, "PATH": f"{scripts}:{os.environ['PATH']}"}
 
 
+def run(command: list[str] | str, folder: Path, url: str) -> None:
+    """Run what a reader would type, in an empty folder."""
+    is_shell = isinstance(command, str)
+    done = subprocess.run(
+        command, shell=is_shell, cwd=folder, env=environment(url), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
 def test_python_blocks_run(block: str, server, tmp_path: Path) -> None:
     """Every Python block ends without an error."""
-    code = block.replace("http://127.0.0.1:8000", server.url)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(server.url), capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run([sys.executable, "-c", block.replace("http://127.0.0.1:8000", server.url)], tmp_path, server.url)
 
 
 @pytest.mark.ray
@@ -35,11 +42,12 @@ def test_python_blocks_run(block: str, server, tmp_path: Path) -> None:
 def test_lego_serve_commands_run(command: str, server, tmp_path: Path) -> None:
     """Every `lego-serve` line that needs no other server ends well."""
     (tmp_path / "lego_serve").symlink_to(ROOT / "lego_serve")
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(server.url), capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run(command, tmp_path, server.url)
 
 
 def test_links_lead_somewhere() -> None:
     """Every relative link names a file of the repository."""
-    missing = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link and not (ROOT / link).exists()]
+    missing = [
+        link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link and not (ROOT / link).exists()
+    ]
     assert not missing

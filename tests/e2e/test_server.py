@@ -99,8 +99,14 @@ def test_bad_input_is_refused_fast_and_leaves_nothing(server) -> None:
 def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
     """After both, a request runs at once and nothing is in flight."""
     with pytest.raises(httpx2.ReadTimeout):
-        httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "num_inference_steps": 100, "n": 8}, timeout=1)
-    late = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "deadline_ms": 60, "n": 8}, timeout=30)
+        httpx2.post(
+            f"{server.url}/v1/images/generations",
+            json={"prompt": PROMPT, "num_inference_steps": 100, "n": 8},
+            timeout=1,
+        )
+    late = httpx2.post(
+        f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "deadline_ms": 60, "n": 8}, timeout=30
+    )
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
     generate(server.url)
     for _ in range(50):
