@@ -2,7 +2,8 @@
 
 A node reads its own component's folders and nothing else; safetensors only; no remote code; the
 network is touched only when the spec says ``fetch``.  What is missing, of another class or of
-another shape is one line that names it.
+another shape is one line that names it.  diffusers and transformers are imported where they are
+needed: each takes seconds, and a node needs one of them or parts of one.
 """
 
 import json
@@ -11,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models.base import Backbone
@@ -69,6 +68,8 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
 def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
     """The text encoders and tokenizers of a model."""
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
     folder = model_folder(spec, *names, "transformer")
     dtype = resolve_dtype(spec)
     clips = [_module(spec, folder, name, CLIPTextModelWithProjection, dtype) for name in names[:2]]
@@ -84,8 +85,10 @@ def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
 
 def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchSampler]:
     """The denoiser of a model and its sampler."""
-    if spec.family not in FAMILIES:
-        raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {', '.join(FAMILIES)}")
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    if spec.family != "sd3":
+        raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is sd3")
     folder = model_folder(spec, "transformer", "scheduler", "vae")
     scheduler = _json(spec, folder / "scheduler" / "scheduler_config.json")
     if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
@@ -94,17 +97,16 @@ def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchSampler]:
             "FlowMatchEulerDiscreteScheduler is needed"
         )
     sampler = FlowMatchSampler(FlowMatchEulerDiscreteScheduler.from_config(scheduler))
-    transformer = _module(spec, folder, "transformer", FAMILIES[spec.family], resolve_dtype(spec))
+    transformer = _module(spec, folder, "transformer", SD3Transformer2DModel, resolve_dtype(spec))
     return Sd3Backbone(transformer, _pixels_per_latent(_json(spec, folder / "vae" / "config.json"))), sampler
 
 
 def load_vae(spec: ModelSpec) -> KlVae:
     """The autoencoder of a model."""
+    from diffusers import AutoencoderKL
+
     folder = model_folder(spec, "vae")
     return KlVae(_module(spec, folder, "vae", AutoencoderKL, resolve_dtype(spec)))
-
-
-FAMILIES: dict[str, Any] = {"sd3": SD3Transformer2DModel}
 
 
 def _pixels_per_latent(vae_config: dict[str, Any]) -> int:
@@ -145,6 +147,8 @@ def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dty
 
 
 def _tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -4,11 +4,14 @@ Flow matching (Esser et al., 2024): x = (1 - sigma) z + sigma e, and the model s
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from lego_serve.models.base import ImageLatents
+
+if TYPE_CHECKING:
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Start:
 class FlowMatchSampler:
     """A checkpoint's scheduler, read as tables: it keeps no state between lanes."""
 
-    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    def __init__(self, scheduler: "FlowMatchEulerDiscreteScheduler") -> None:
         self._scheduler = scheduler
 
     def sigmas(self, steps: int, tokens: int) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """Prompts to conditionings exactly as SD3's pipeline makes them: two CLIPs side by side, then T5.
 
-A prompt is encoded alone, whatever comes with it, so that its bits do not depend on neighbours.
+Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ class Sd3TextEncoder:
         width: int,
         max_sequence_length: int,
     ) -> None:
+        self.max_batch = 1
         self._clips, self._tokenizers = tuple(clips), tuple(tokenizers)
         self._t5, self._t5_tokenizer = t5, t5_tokenizer
         self._width, self._max_sequence_length = width, max_sequence_length
@@ -45,28 +46,33 @@ class Sd3TextEncoder:
                 code="prompt_too_long",
             )
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts, one after the other."""
-        return [self._encode(prompt) for prompt in prompts]
+        """Encode prompts, ``max_batch`` at a time."""
+        starts = range(0, len(prompts), self.max_batch)
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
 
-    def _encode(self, prompt: str) -> Conditioning:
+    @torch.inference_mode()
+    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """The same in one pass."""
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
-            said = clip(_ids(tokenizer, prompt, self._tokenizers[0].model_max_length, clip), output_hidden_states=True)
-            hidden.append(said.hidden_states[-2][0])
-            pooled.append(said[0][0])
+            ids = _ids(tokenizer, prompts, self._tokenizers[0].model_max_length, clip)
+            said = clip(ids, output_hidden_states=True)
+            hidden.append(said.hidden_states[-2])
+            pooled.append(said[0])
         tokens = torch.cat(hidden, dim=-1)
         tokens = F.pad(tokens, (0, self._width - tokens.shape[-1]))
-        return Conditioning(torch.cat([tokens, self._t5_rows(prompt, tokens)]), torch.cat(pooled))
+        tokens = torch.cat([tokens, self._t5_rows(prompts, tokens)], dim=1)
+        return [Conditioning(t, p) for t, p in zip(tokens, torch.cat(pooled, dim=-1), strict=True)]
 
-    def _t5_rows(self, prompt: str, like: torch.Tensor) -> torch.Tensor:
+    def _t5_rows(self, prompts: Sequence[str], like: torch.Tensor) -> torch.Tensor:
         if self._t5 is None:
-            return like.new_zeros(self._max_sequence_length, self._width)
-        rows: torch.Tensor = self._t5(_ids(self._t5_tokenizer, prompt, self._max_sequence_length, self._t5))[0][0]
+            return like.new_zeros(len(prompts), self._max_sequence_length, self._width)
+        rows: torch.Tensor = self._t5(_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
         return rows.to(like.dtype)
 
 
-def _ids(tokenizer: Any, prompt: str, length: int, module: Any) -> torch.Tensor:
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    return ids.to(module.device)
+def _ids(tokenizer: Any, prompts: Sequence[str], length: int, module: Any) -> torch.Tensor:
+    padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = padded.input_ids.to(module.device)
+    return ids

@@ -1,15 +1,19 @@
 """Latents to 8-bit pictures and back, one picture at a time unless a larger batch is measured to pay."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import AutoencoderKL
 
 from lego_serve.models.base import ImageLatents
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class KlVae:
     """diffusers' AutoencoderKL, channels last, with the model's own shift and scale applied."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: "AutoencoderKL") -> None:
         self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._shift = float(vae.config.shift_factor or 0.0)
         self._scale = float(vae.config.scaling_factor)

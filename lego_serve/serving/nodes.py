@@ -39,9 +39,8 @@ class TextEncoderNode:
     def __init__(self, spec: ModelSpec, max_batch: int | str, cache_bytes: int) -> None:
         _one_thread()
         self._encoder = load_text_encoder(spec)
-        prompts = ["a red circle"] * 8
-        size = best_batch(lambda n: self._encoder.encode(prompts[:n])) if max_batch == "auto" else int(max_batch)
-        self._batcher: MicroBatcher[str, Arrays] = MicroBatcher(self._encode, size)
+        self._encoder.max_batch = best_batch(self._sample) if max_batch == "auto" else int(max_batch)
+        self._batcher: MicroBatcher[str, Arrays] = MicroBatcher(self._encode, self._encoder.max_batch)
         self._cache = EmbeddingCache(cache_bytes)
 
     async def run(self, call: Call) -> Answer:
@@ -61,6 +60,10 @@ class TextEncoderNode:
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
+    def _sample(self, count: int) -> torch.Tensor:
+        prompts = ["a red circle", "two", "", "a square on a table", "b", "c d", "e f g", "h"][:count]
+        return torch.stack([c.tokens for c in self._encoder.encode_batch(prompts)])
+
     def _encode(self, prompts: Sequence[str]) -> list[Arrays]:
         _one_thread()
         return [
@@ -75,7 +78,7 @@ class VaeNode:
     def __init__(self, spec: ModelSpec, max_batch: int | str) -> None:
         _one_thread()
         self._vae = load_vae(spec)
-        sample = torch.zeros(4, self._vae.latent_channels, 16, 16)
+        sample = torch.randn(8, self._vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
         size = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if max_batch == "auto" else int(max_batch)
         self._vae.max_batch = size
         self._batcher: MicroBatcher[Call, Arrays] = MicroBatcher(self._compute, 1)

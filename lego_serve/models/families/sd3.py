@@ -7,15 +7,17 @@ stored together: q, k and v of a stream, and the modulation of all blocks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch.nn import functional as F
 
 from lego_serve.models.base import LaneInput, LatentShape
 from lego_serve.models.gemm import linear
 from lego_serve.models.packing import Packing, pack
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel
 
 NORM_EPSILON = 1e-6
 
@@ -109,7 +111,7 @@ class Block:
 class Sd3Backbone:
     """An SD3 transformer that denoises any lanes in one pass."""
 
-    def __init__(self, transformer: SD3Transformer2DModel, pixels_per_latent: int) -> None:
+    def __init__(self, transformer: "SD3Transformer2DModel", pixels_per_latent: int) -> None:
         transformer.eval().requires_grad_(False)
         config = transformer.config
         self._transformer = transformer
