@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models.base import Backbone
@@ -24,6 +25,8 @@ from lego_serve.models.text import Sd3TextEncoder
 from lego_serve.models.vae import KlVae
 
 BUILT_IN = "builtin:"
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError)
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,9 +62,10 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
     except LocalEntryNotFoundError:
         hint = "could not be fetched" if spec.fetch else "is not on this machine; set `fetch: true` to download it"
         raise CheckpointError(f"model {spec.name}: {spec.path} {hint}") from None
-    except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"model {spec.name}: {spec.path} could not be fetched: {reason}") from None
+    except HFValidationError:
+        raise CheckpointError(f"model {spec.name}: {spec.path} is neither a folder nor a hub id") from None
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"model {spec.name}: {spec.path} could not be fetched: {_short(error)}") from None
     return Path(found)
 
 
@@ -79,7 +83,7 @@ def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
     if spec.max_sequence_length > 0 and (index.get("text_encoder_3") or [None])[0] is not None:
         t5 = _module(spec, folder, names[2], T5EncoderModel, dtype)
         t5_tokenizer = _tokenizer(spec, folder, names[5])
-    width = int(_json(spec, folder / "transformer" / "config.json")["joint_attention_dim"])
+    width = _setting(spec, folder / "transformer" / "config.json", "joint_attention_dim", int)
     return Sd3TextEncoder(clips, tokenizers, t5, t5_tokenizer, width, spec.max_sequence_length)
 
 
@@ -98,7 +102,8 @@ def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchSampler]:
         )
     sampler = FlowMatchSampler(FlowMatchEulerDiscreteScheduler.from_config(scheduler))
     transformer = _module(spec, folder, "transformer", SD3Transformer2DModel, resolve_dtype(spec))
-    return Sd3Backbone(transformer, _pixels_per_latent(_json(spec, folder / "vae" / "config.json"))), sampler
+    blocks = _setting(spec, folder / "vae" / "config.json", "block_out_channels", list)
+    return Sd3Backbone(transformer, 2 ** (len(blocks) - 1)), sampler
 
 
 def load_vae(spec: ModelSpec) -> KlVae:
@@ -109,20 +114,44 @@ def load_vae(spec: ModelSpec) -> KlVae:
     return KlVae(_module(spec, folder, "vae", AutoencoderKL, resolve_dtype(spec)))
 
 
-def _pixels_per_latent(vae_config: dict[str, Any]) -> int:
-    return int(2 ** (len(vae_config["block_out_channels"]) - 1))
-
-
 def _json(spec: ModelSpec, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"model {spec.name}: {path} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"model {spec.name}: {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise CheckpointError(f"model {spec.name}: {path} is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"model {spec.name}: {path} holds no JSON object")
     return content
+
+
+def _setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
+    """One value of a JSON file, which must be there and of this type."""
+    value = _json(spec, path).get(key)
+    if not isinstance(value, kind):
+        raise CheckpointError(f"model {spec.name}: {path} lacks `{key}`, of type {kind.__name__}")
+    return value
+
+
+def _short(error: Exception) -> str:
+    """A library's words as one line of bounded length."""
+    return " ".join(str(error).split())[:300]
+
+
+def _check_files(spec: ModelSpec, folder: Path) -> None:
+    """Raise CheckpointError for a folder without safetensors, or with one that is cut off or none at all."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"model {spec.name}: {folder} holds no .safetensors file")
+    for file in files:
+        try:
+            with safe_open(file, "pt"):  # maps the file and reads its header, no weights
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"model {spec.name}: {file} is damaged or incomplete: {_short(error)}") from None
 
 
 def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dtype) -> Any:
@@ -131,26 +160,31 @@ def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dty
     found = config.get("_class_name") or (config.get("architectures") or ["an unnamed class"])[0]
     if found != cls.__name__:
         raise CheckpointError(f"model {spec.name}: {folder / name} holds {found}, {cls.__name__} is needed")
-    if not any((folder / name).glob("*.safetensors")):
-        raise CheckpointError(f"model {spec.name}: {folder / name} holds no .safetensors file")
+    _check_files(spec, folder / name)
     try:
         module, info = cls.from_pretrained(
-            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {reason}") from None
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"model {spec.name}: {folder / name} lacks {len(missing)} weights, such as {missing[0]}")
+            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told by `info`, and refused below in our own words
+        )  # fmt: skip
+    except UNREADABLE as error:
+        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {_short(error)}") from None
+    for weight, has, needed in sorted(info["mismatched_keys"]):
+        shapes = f"has the shape {list(has)}, {list(needed)} is needed"
+        raise CheckpointError(f"model {spec.name}: {folder / name}: weight {weight} {shapes}")
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise CheckpointError(f"model {spec.name}: {folder / name} lacks weight {missing[0]}{more}")
     return module.to(spec.device).eval().requires_grad_(False)
 
 
 def _tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
     from transformers import AutoTokenizer
 
+    if not (folder / name).is_dir():
+        raise CheckpointError(f"model {spec.name}: {folder / name} is missing")
+    if not any((folder / name / file).is_file() for file in VOCABULARIES):  # transformers would make an empty one
+        raise CheckpointError(f"model {spec.name}: {folder / name} holds none of {', '.join(VOCABULARIES)}")
     try:
         return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {reason}") from None
+    except UNREADABLE as error:
+        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {_short(error)}") from None
