@@ -1,0 +1,135 @@
+"""The page at /metrics keeps the rules that ``promtool check metrics`` applies."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from lego_serve.core.job import JobResult, Picture, TaskStats
+from lego_serve.metrics import Metrics
+from lego_serve.workflow_files import built_in_workflows
+
+ROOT = Path(__file__).parent.parent
+SNAKE = re.compile(r"[a-z_][a-z0-9_]*")
+TYPES = ("counter", "gauge", "histogram", "summary")
+ABBREVIATED = {"s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"}
+SCALED = {"milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "days", "weeks", "percent"} | {
+    prefix + unit
+    for prefix in ("milli", "micro", "nano", "kilo", "kibi", "mega", "mebi", "giga", "gibi", "tera", "tebi")
+    for unit in ("bytes", "bits", "meters", "grams", "joules", "volts", "amperes", "kelvin")
+}
+
+
+def observed() -> Metrics:
+    """Metrics with a sample in each."""
+    metrics = Metrics()
+    workflow = built_in_workflows()["lego-tiny"]
+    picture = Picture(1, 1, b"rgb", 0)
+    stats = {
+        "cond": TaskStats(cache_hit=True),
+        "negative": TaskStats(run_s=0.1),
+        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2)),
+        "image": TaskStats(run_s=0.1),
+    }
+    metrics.accepted()
+    metrics.finished(workflow, JobResult((picture,), 0.1, {}, 1, stats))
+    metrics.left()
+    metrics.answered(workflow.name, "ok", 0.5)
+    metrics.rejected("over_capacity")
+    return metrics
+
+
+def complaints(page: str) -> list[str]:
+    """What promtool would say of a page."""
+    found = []
+    families = list(text_string_to_metric_families(page))
+    declared = re.findall(r"^# TYPE (\S+) (\S+)$", page, re.M)
+    helped = dict(re.findall(r"^# HELP (\S+) (.*)$", page, re.M))
+    for name, kind in declared:
+        words = set(name.split("_"))
+        found += [f"{name}: no help text"] if not helped.get(name, "").strip() else []
+        found += [f"{name}: a counter ends in _total"] if kind == "counter" and not name.endswith("_total") else []
+        found += [f"{name}: only a counter ends in _total"] if kind != "counter" and name.endswith("_total") else []
+        found += [f"{name}: declared twice"] if [n for n, _ in declared].count(name) > 1 else []
+        found += [f"{name}: no snake case"] if not SNAKE.fullmatch(name) else []
+        found += [f"{name}: the type {word} is in the name" for word in sorted(words & {*TYPES})]
+        found += [f"{name}: no base unit: {word}" for word in sorted(words & (ABBREVIATED | SCALED))]
+        if kind not in ("histogram", "summary") and name.endswith(("_bucket", "_count", "_sum")):
+            found.append(f"{name}: the suffix belongs to histograms")
+        if kind in ("histogram", "summary") and name.endswith(("_bucket", "_count", "_sum", "_total", "_created")):
+            found.append(f"{name}: a reserved suffix")
+    undeclared = {family.name for family in families if family.type not in TYPES}
+    found += [f"{name}: no type" for name in sorted(undeclared)]
+    return found + [complaint for family in families for complaint in _labels(family)]
+
+
+def _labels(family: Metric) -> list[str]:
+    names = {label for sample in family.samples for label in sample.labels}
+    found = [f"{family.name}: label {name} is no snake case" for name in sorted(names) if not SNAKE.fullmatch(name)]
+    found += [f"{family.name}: label {name} is reserved" for name in sorted(names) if name.startswith("__")]
+    for name, kind in (("le", "histogram"), ("quantile", "summary")):
+        found += [f"{family.name}: label {name} belongs to a {kind}"] if name in names and family.type != kind else []
+    return found
+
+
+def shared_page(folder: Path) -> str:
+    """The page as gateways that share a folder give it; prometheus_client looks for the folder when imported."""
+    code = f"import runpy, sys; made = runpy.run_path({__file__!r}); sys.stdout.buffer.write(made['observed']().page())"
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_promtool_has_nothing_to_complain_of(shared: bool, tmp_path: Path) -> None:
+    """One gateway's page and that of several together, with a sample in every metric."""
+    page = shared_page(tmp_path) if shared else observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    assert complaints(page) == []
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert len(families) > 10
+    assert all(name.startswith("lego_serve_") and family.samples for name, family in families.items())
+
+
+def test_labels_come_from_small_fixed_sets() -> None:
+    """No metric is labelled with a prompt, an id or a path."""
+    page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    assert {label for sample in samples for label in sample.labels} == {
+        "le", "model", "node", "outcome", "reason", "workflow",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "labels", "said"),
+    [
+        ("x_jobs", "counter", "", "a counter ends in _total"),
+        ("x_jobs_total", "gauge", "", "only a counter"),
+        ("x_wait_milliseconds", "gauge", "", "no base unit"),
+        ("x_wait_ms", "gauge", "", "no base unit"),
+        ("x_held_megabytes", "gauge", "", "no base unit"),
+        ("x_held_gauge", "gauge", "", "the type gauge"),
+        ("x_held_count", "gauge", "", "belongs to histograms"),
+        ("x_lanes_sum", "histogram", "", "reserved suffix"),
+        ("xLanes", "gauge", "", "no snake case"),
+        ("x_lanes", "gauge", '{modelName="a"}', "label modelName"),
+        ("x_lanes", "gauge", '{le="1"}', "label le"),
+    ],
+)
+def test_each_rule_is_checked(name: str, kind: str, labels: str, said: str) -> None:
+    """A metric that breaks a rule is complained of; the check is no empty one."""
+    sample = f"{name}_bucket" if kind == "histogram" else name
+    where = '{le="+Inf"}' if kind == "histogram" else labels
+    page = f"# HELP {name} Words.\n# TYPE {name} {kind}\n{sample}{where} 1\n"
+    assert any(said in complaint for complaint in complaints(page)), complaints(page)
+
+
+def test_a_metric_without_help_or_type_is_complained_of() -> None:
+    """Both rules are checked."""
+    assert complaints("# TYPE x_lanes gauge\nx_lanes 1\n") == ["x_lanes: no help text"]
+    assert complaints("# HELP x_lanes Words.\nx_lanes 1\n") == ["x_lanes: no type"]
