@@ -18,7 +18,7 @@ class Plan:
     """How long each stage runs: optimiser steps, and chunks of latents made beforehand."""
 
     vae_steps: int = 900
-    decoder_steps: int = 900
+    decoder_steps: int = 4000
     text_steps: int = 600
     chunks: int = 100
     backbone_steps: int = 3600

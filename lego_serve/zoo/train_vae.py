@@ -124,8 +124,8 @@ def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -
 
 def _decoder_pictures(rng: random.Random, step: int) -> torch.Tensor:
     if step % 3 == 2:
-        scenes = [sample_scene(rng, 2) for _ in range(8)]
-        return render(scenes, 96, 96, rng)
+        side, count = (256, 2) if step % 12 == 11 else (96, 8)
+        return render([sample_scene(rng, 2) for _ in range(count)], side, side, rng)
     return confetti(rng, 128, 3) if step % 6 == 0 else confetti(rng, 64, 14)
 
 
