@@ -124,7 +124,8 @@ def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
     if isinstance(node, config.TextEncoderNode):
         arguments["cache_bytes"] = node.cache_bytes
     if isinstance(node, config.BackboneNode):
-        arguments = {"order": node.order, "max_rows": node.max_rows}
+        names = ("order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows")
+        arguments = {name: getattr(node, name) for name in names}
     return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
 
 

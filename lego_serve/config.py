@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lego_serve.errors import ConfigError
+from lego_serve.models.spec import families
 
 Component = Literal["text_encoder", "backbone", "vae"]
 
@@ -49,10 +50,14 @@ class TextEncoderNode(Node):
 
 
 class BackboneNode(Node):
-    """The backbone orders its lanes and bounds a step by token rows."""
+    """The backbone orders its lanes and bounds a step by its predicted seconds, and by rows where memory does."""
 
     order: Literal["fifo", "least_slack", "shortest_remaining"] = "least_slack"
+    max_step_s: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     max_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1000)] = 5
+    fidelity: Literal["strict", "fast"] = "strict"
+    bucket_rows: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
 class Nodes(Strict):
@@ -63,11 +68,17 @@ class Nodes(Strict):
     vae: Node = Node()
 
 
+def _family(name: str) -> str:
+    if name not in families():
+        raise ValueError(f"no such family; there is {', '.join(families())}")
+    return name
+
+
 class Model(Strict):
     """A checkpoint in diffusers' format: a folder, a hub id, or ``builtin:NAME``."""
 
     path: str
-    family: Literal["sd3"] = "sd3"
+    family: Annotated[str, AfterValidator(_family)] = "sd3"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"

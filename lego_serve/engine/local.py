@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from lego_serve.core.batching import StepBatcher
+from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.ordering import fifo
-from lego_serve.engine.step_engine import LaneRequest, LaneResult, StepEngine
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
+from lego_serve.models.base import TextEncoder
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import Sd3TextEncoder
 from lego_serve.models.vae import KlVae
 
 DEFAULT_MAX_ROWS = 2048
@@ -22,15 +23,15 @@ DEFAULT_MAX_ROWS = 2048
 class LocalFamily:
     """Text encoder, engine and autoencoder of one model."""
 
-    text: Sd3TextEncoder
+    text: TextEncoder
     engine: StepEngine
     vae: KlVae
 
     @classmethod
     def load(cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS) -> "LocalFamily":
         """Load all nodes of a model.  Raises CheckpointError."""
-        backbone, sampler = load_backbone(spec)
-        engine = StepEngine(backbone, sampler, StepBatcher(fifo, max_rows), time.monotonic)
+        backbone, tables = load_backbone(spec)
+        engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=max_rows)), time.monotonic)
         return cls(load_text_encoder(spec), engine, load_vae(spec))
 
     def generate(

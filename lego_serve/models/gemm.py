@@ -35,6 +35,12 @@ PROBE_ROWS = (
     511,
 )
 BLOCK_ROWS = 256
+_rule = {"row-stable": True}  # a process runs one backbone; the replica sets this once, before its first step
+
+
+def keep_rows_stable(keep: bool) -> None:
+    """Keep or drop the rule for this process."""
+    _rule["row-stable"] = keep
 
 
 @cache
@@ -55,8 +61,10 @@ def stable_rows(inputs: int, outputs: int, dtype: torch.dtype, device: str, has_
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight.T + bias`` for rows x (rows, inputs), row-stable."""
+    """``x @ weight.T + bias`` for rows x (rows, inputs), row-stable unless the rule was dropped."""
     rows = x.shape[0]
+    if not _rule["row-stable"]:
+        return F.linear(x, weight, bias)
     fewest = stable_rows(weight.shape[1], weight.shape[0], x.dtype, str(x.device), bias is not None)
     if fewest is None:
         return torch.cat([_padded(part, weight, bias, BLOCK_ROWS) for part in x.split(BLOCK_ROWS)])

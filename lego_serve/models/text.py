@@ -1,4 +1,4 @@
-"""Prompts to conditionings exactly as SD3's pipeline makes them: two CLIPs side by side, then T5.
+"""Prompts to conditionings exactly as the families' pipelines make them.
 
 Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
@@ -35,16 +35,11 @@ class Sd3TextEncoder:
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than the model reads (nothing is cut off silently)."""
-        limit = int(self._tokenizers[0].model_max_length)
-        if self._t5 is not None:
-            return  # T5 reads what CLIP's window cuts off; the pipeline truncates CLIP's copy alone.
-        used = len(self._tokenizers[0](prompt).input_ids)
-        if used > limit:
-            raise RequestError(
-                f"The prompt has {used} tokens; this model reads at most {limit}. Shorten it.",
-                param="prompt",
-                code="prompt_too_long",
-            )
+        # With T5 nothing is lost: it reads what CLIP's window cuts off, and the pipeline truncates CLIP's copy alone.
+        if self._t5 is None:
+            _check_length(self._tokenizers[0], prompt, int(self._tokenizers[0].model_max_length))
+        else:
+            _check_length(self._t5_tokenizer, prompt, self._max_sequence_length)
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """Encode prompts, ``max_batch`` at a time."""
@@ -70,6 +65,42 @@ class Sd3TextEncoder:
             return like.new_zeros(len(prompts), self._max_sequence_length, self._width)
         rows: torch.Tensor = self._t5(_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
         return rows.to(like.dtype)
+
+
+class FluxTextEncoder:
+    """CLIP's pooled text and T5's tokens, padded to ``max_sequence_length`` as the pipeline pads them."""
+
+    def __init__(self, clip: Any, tokenizer: Any, t5: Any, t5_tokenizer: Any, max_sequence_length: int) -> None:
+        self.max_batch = 1
+        self._clip, self._tokenizer = clip, tokenizer
+        self._t5, self._t5_tokenizer = t5, t5_tokenizer
+        self._max_sequence_length = max_sequence_length
+
+    def check(self, prompt: str) -> None:
+        """Raise RequestError when a prompt has more tokens than T5 is given."""
+        _check_length(self._t5_tokenizer, prompt, self._max_sequence_length)
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time."""
+        starts = range(0, len(prompts), self.max_batch)
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
+
+    @torch.inference_mode()
+    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """The same in one pass."""
+        pooled = self._clip(_ids(self._tokenizer, prompts, self._tokenizer.model_max_length, self._clip)).pooler_output
+        tokens = self._t5(_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
+        return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]
+
+
+def _check_length(tokenizer: Any, prompt: str, limit: int) -> None:
+    used = len(tokenizer(prompt).input_ids)
+    if used > limit:
+        raise RequestError(
+            f"The prompt has {used} tokens; this model reads at most {limit}. Shorten it.",
+            param="prompt",
+            code="prompt_too_long",
+        )
 
 
 def _ids(tokenizer: Any, prompts: Sequence[str], length: int, module: Any) -> torch.Tensor:

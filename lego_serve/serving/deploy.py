@@ -4,22 +4,24 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
-from lego_serve.core.wire import Answer, Call
+from lego_serve.core.wire import Accepted, Answer, Call, Message
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.connect import NAMESPACE
 
 OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
+ROUTER = "lego_serve.serving.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
 THREAD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -54,11 +56,25 @@ class NodeReplica:
     def __init__(self, component: str, spec: ModelSpec, arguments: Mapping[str, Any]) -> None:
         from lego_serve.serving.nodes import NODES
 
-        self._node = NODES[component](spec, **arguments)
+        self._node: Any = NODES[component](spec, **arguments)
+        self._id = serve.get_replica_context().replica_id.unique_id
 
     async def run(self, call: Call) -> Answer:
         """Run one task."""
-        return await self._node.run(call)
+        answer: Answer = await self._node.run(call)
+        return answer
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """Run one task that says how it gets on."""
+        yield Accepted(self._id)
+        async for message in self._node.stream(call):
+            yield message
+
+    async def control(self, order: str, replica: str) -> tuple[str, int | None]:
+        """Broadcast: ``list`` answers this replica's id; ``drain`` moves its lanes away if it is the one named."""
+        if order == "drain" and replica == self._id:
+            return self._id, await self._node.drain()
+        return self._id, None
 
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
@@ -139,6 +155,7 @@ def _application(plan: NodePlan) -> Any:
         max_queued_requests=-1,
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         autoscaling_config={
             "min_replicas": plan.min_replicas,
             "initial_replicas": plan.min_replicas,

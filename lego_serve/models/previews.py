@@ -1,0 +1,44 @@
+"""The projection from latents to colours that previews use: a linear fit for each VAE.
+
+A pixel's colour is close to an affine function of the latent there.  The fit ships with a model as
+``vae/latent_rgb.json``; a model without one is fitted when a preview is first asked for.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from lego_serve.models.vae import KlVae
+
+FILE = "latent_rgb.json"
+PICTURES, SIDE = 24, 96
+
+
+def fit(vae: KlVae, seed: int = 0) -> torch.Tensor:
+    """The least-squares matrix (latent channels + 1, 3) from latents to colours in 0..1; the last row is the offset."""
+    pictures = _sample_pictures(seed)
+    latents = torch.stack([encoded.mean for encoded in vae.encode(pictures)])
+    colours = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float() / 255, vae.pixels_per_latent)
+    x = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    y = colours.permute(0, 2, 3, 1).flatten(0, 2)
+    solution: torch.Tensor = torch.linalg.lstsq(x.double(), y.double()).solution
+    return solution.float()
+
+
+def shipped(vae_folder: Path) -> torch.Tensor | None:
+    """The fit a model folder brings, or None."""
+    file = vae_folder / FILE
+    return torch.tensor(json.loads(file.read_text())) if file.is_file() else None
+
+
+def _sample_pictures(seed: int) -> torch.Tensor:
+    """Patches of all colours, sharp and blurred: (PICTURES, SIDE, SIDE, 3) of 8 bits."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(PICTURES, 3, 6, 6, generator=draw)
+    sharp = F.interpolate(coarse, (SIDE, SIDE), mode="nearest")
+    smooth = F.interpolate(coarse.flip(0), (SIDE, SIDE), mode="bilinear")
+    mixed = torch.where(torch.arange(PICTURES)[:, None, None, None] % 2 == 0, sharp, smooth)
+    return (mixed * 255).round().byte().permute(0, 2, 3, 1)
