@@ -12,12 +12,18 @@ from loadgen.baselines.in_process import InProcessPipeline
 from loadgen.children import ChildError
 from loadgen.compare import Sides
 from loadgen.compare import compare as run_suite
-from loadgen.server import LegoServer
-from loadgen.suites import SUITES
+from loadgen.mixed.lego_layout import with_backbones
+from loadgen.mixed.plan import MIXED, Layout
+from loadgen.mixed.run import compare_mixed
+from loadgen.mixed.sides import MixedSides, Start
+from loadgen.server import lego_server, monolith
+from loadgen.suites import SUITES, Suite
 from loadgen.summary import NoPicturesError
 
 SHIPPED_WEIGHTS = Path("zoo", "weights", "lego-tiny")
 MAX_SEQUENCE_LENGTH = 0  # of the shipped family: no T5, no padding for it
+
+NAMES = (*SUITES, MIXED.name)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -29,9 +35,9 @@ def root() -> None:
 
 @app.command()
 def compare(
-    suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(SUITES)}.")],
+    suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(NAMES)}.")],
     out: Annotated[Path, typer.Option(help="Folder for summary.json, report.html and the logs.")],
-    quick: Annotated[bool, typer.Option(help="Fewer bursts a round; ends within ten minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Measures less; ends within ten minutes.")] = False,
     config: Annotated[Path, typer.Option(help="The server's configuration.")] = Path("configs/tiny.yaml"),
     weights: Annotated[
         Path | None,
@@ -39,25 +45,53 @@ def compare(
     ] = None,
 ) -> None:
     """Measure a baseline and lego-serve in turn on the same two cores with the same requests."""
-    if suite not in SUITES:
-        raise typer.BadParameter(f"no suite {suite!r}; there is {', '.join(SUITES)}", param_hint="SUITE")
+    if suite not in NAMES:
+        raise typer.BadParameter(f"no suite {suite!r}; there is {', '.join(NAMES)}", param_hint="SUITE")
     folder = weights or _shipped_weights()
     for path in (config, folder / "model_index.json"):
         if not path.is_file():
             raise typer.BadParameter(f"{path} is missing")
-    chosen = SUITES[suite]
-    sides = Sides(
-        baseline=lambda: InProcessPipeline(folder, MAX_SEQUENCE_LENGTH, out / "baseline.log"),
-        server=lambda: LegoServer(config, chosen.model, out / "server.log"),
-    )
     console = Console()
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
     try:
-        found = run_suite(chosen, sides, out, quick=quick, tell=lambda line: console.print(line, highlight=False))
+        if suite == MIXED.name:
+            found = compare_mixed(MIXED, _mixed_sides(folder, config, out), out, quick=quick, tell=tell)
+        else:
+            chosen = SUITES[suite]
+            found = run_suite(chosen, _sides(chosen, folder, config, out), out, quick=quick, tell=tell)
     except (ChildError, NoPicturesError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
     console.print(_table(found))
     console.print(f"{out / 'summary.json'}\n{out / 'report.html'}", highlight=False)
+
+
+def _sides(suite: Suite, weights: Path, config: Path, out: Path) -> Sides:
+    return Sides(
+        baseline=lambda: InProcessPipeline(weights, MAX_SEQUENCE_LENGTH, out / "baseline.log"),
+        server=lambda: lego_server(config, suite.model, out / "server.log"),
+    )
+
+
+def _mixed_sides(weights: Path, config: Path, out: Path) -> MixedSides:
+    def baseline(layout: Layout, compiled: bool) -> Start:
+        return monolith(
+            weights,
+            MAX_SEQUENCE_LENGTH,
+            out / "baseline.log",
+            replicas=layout.replicas,
+            threads=layout.threads,
+            compiled=compiled,
+        )
+
+    def lego(backbones: int | None) -> Start:
+        chosen = config if backbones is None else with_backbones(config, MIXED.model, backbones, out)
+        return lego_server(chosen, MIXED.model, out / "server.log")
+
+    return MixedSides(baseline, lego)
 
 
 def _shipped_weights() -> Path:
@@ -73,7 +107,7 @@ def _table(found: dict[str, object]) -> Table:
     assert isinstance(lego, dict)
     table = Table("", str(baseline["name"]), "lego_serve", title=f"ratios, lego over baseline: {found['ratio']}")
     for key in baseline:
-        if key != "name" and baseline[key] is not None:
+        if key != "name" and baseline[key] is not None and lego[key] is not None:
             table.add_row(key, f"{baseline[key]:.3f}", f"{lego[key]:.3f}")
     return table
 

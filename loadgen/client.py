@@ -48,19 +48,27 @@ class Sample:
 
 
 Send = Callable[[ImageRequest], Awaitable[Reply]]
+Deadline = Callable[[ImageRequest], float]  # seconds a request may take
 
 
 class ImagesClient:
-    """A client of the OpenAI Images API; its ``send`` never raises for what a server does."""
+    """A client of the OpenAI Images API; its ``send`` never raises for what a server does.
 
-    def __init__(self, http: httpx2.AsyncClient, model: str) -> None:
+    ``deadline_s``, where given, is told to the server as ``deadline_ms``.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient, model: str, deadline_s: Deadline | None = None) -> None:
         self._http = http
         self._model = model
+        self._deadline_s = deadline_s
 
     async def send(self, request: ImageRequest) -> Reply:
         """Ask for one picture and read the whole answer."""
+        body = request.body(self._model)
+        if self._deadline_s is not None:
+            body["deadline_ms"] = max(1, round(1000 * self._deadline_s(request)))
         try:
-            response = await self._http.post("/v1/images/generations", json=request.body(self._model))
+            response = await self._http.post("/v1/images/generations", json=body)
         except httpx2.HTTPError as error:
             return Reply(None, f"{type(error).__name__}: {error}")
         if response.status_code != httpx2.codes.OK:

@@ -1,10 +1,7 @@
 """Runs a suite: baseline and server in turn, on the same cores, with the same requests."""
 
-import datetime
 import json
 import random
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,12 +10,11 @@ from typing import Protocol
 
 from loadgen import summary
 from loadgen.client import Sample
-from loadgen.machine import describe_commit, describe_machine, describe_versions, pin
+from loadgen.machine import CORES, describe_run, pin
 from loadgen.report import write_report
 from loadgen.suites import Suite
 from loadgen.traffic import Arrivals, ImageRequest
 
-CORES = 2
 SEED = 0
 TRIAL_PICTURES = 4  # one of them to warm up
 BASELINE = "diffusers-in-process"
@@ -147,15 +143,7 @@ def _failures(rounds: summary.Rounds) -> int:
 
 def compare(suite: Suite, sides: Sides, out: Path, *, quick: bool, tell: Tell) -> dict[str, object]:
     """Run the suite and write ``summary.json`` and ``report.html`` into ``out``; returns the summary."""
-    pinned = pin(CORES)
-    context: dict[str, object] = {
-        "command": shlex.join(["python", "-m", "loadgen", *sys.argv[1:]]),
-        "commit": describe_commit(Path(__file__).parent),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "quick": quick,
-        "machine": {**describe_machine(), "pinned_to": pinned},
-        "versions": describe_versions(),
-    }
+    context = describe_run(pin(CORES), quick=quick)
     out.mkdir(parents=True, exist_ok=True)
     seen = measure(suite, sides, suite.quick_bursts if quick else suite.bursts, tell)
     found = summarise(suite, seen, context)

@@ -1,11 +1,16 @@
 """Where a measurement was made: the machine, the versions, the commit."""
 
+import datetime
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+CORES = 2  # both sides of a comparison run on the same so many
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "fastapi", "numpy", "lego-serve")
 
 
@@ -51,3 +56,15 @@ def describe_commit(folder: Path) -> str:
         return git("rev-parse", "--short=12", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def describe_run(pinned: Sequence[int], *, quick: bool) -> dict[str, object]:
+    """All that a summary says of where, when and how it was made."""
+    return {
+        "command": shlex.join(["python", "-m", "loadgen", *sys.argv[1:]]),
+        "commit": describe_commit(Path(__file__).parent),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "quick": quick,
+        "machine": {**describe_machine(), "pinned_to": list(pinned)},
+        "versions": describe_versions(),
+    }

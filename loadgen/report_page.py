@@ -1,4 +1,4 @@
-"""The frame of ``report.html``: style sheet and skeleton, filled in by ``report.py``; needs nothing from outside."""
+"""The frame of ``report.html``: style sheet and skeleton, filled in by each suite; needs nothing from outside."""
 
 from string import Template
 
@@ -24,6 +24,10 @@ section { background:var(--card); border:1px solid var(--line); border-radius:12
 .tile.main b { color:var(--lego) }
 svg { width:100%; height:auto; display:block } svg text { font-size:13px; fill:var(--ink); dominant-baseline:central }
 svg .label { text-anchor:end; fill:var(--soft) } svg .axis { stroke:var(--line) }
+svg .tick { text-anchor:middle; fill:var(--soft) }
+svg .grid { stroke:var(--line); stroke-width:1 } svg .mark { stroke:var(--soft); stroke-dasharray:4 4 }
+svg .curve { fill:none; stroke-width:2 } svg .curve.lego { stroke:var(--lego) }
+svg .curve.baseline { stroke:var(--baseline) }
 svg .whisker { stroke:var(--ink); stroke-width:1.4; fill:none; opacity:.65 }
 .lego { fill:var(--lego) } .baseline { fill:var(--baseline) }
 .scroll { overflow-x:auto } table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
@@ -47,10 +51,6 @@ PAGE = Template("""<!doctype html>
 <p class="key">Colours:<i style="background:var(--lego)"></i>lego_serve over HTTP
 <i style="background:var(--baseline)"></i>$baseline</p>
 <div class="tiles">$tiles</div>
-<section><h2>Pictures a second</h2>$throughput<p>$throughput_note</p></section>
-<section><h2>When each picture of a burst was ready</h2>$timeline<p>$timeline_note</p></section>
-<section><h2>All numbers</h2><div class="scroll">$numbers</div></section>
-<section><h2>The pictures themselves</h2><p>$quality</p><div class="pictures">$pictures</div></section>
-<section><h2>Where and how</h2><div class="scroll">$context</div></section>
+$sections
 </main></body></html>
 """)

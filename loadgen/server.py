@@ -1,4 +1,4 @@
-"""The server under test: ``lego-serve serve`` as a user starts it, on a free port."""
+"""The servers under test, each started as a user starts it, on a free port."""
 
 import asyncio
 import os
@@ -8,28 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import httpx2
+
 from loadgen.children import Child, free_port
-from loadgen.client import ImagesClient, Sample, drive, open_http
+from loadgen.client import Deadline, ImagesClient, Sample, drive, open_http
 from loadgen.traffic import Arrivals, ImageRequest
 
 READY_S = 180.0
 
 
-class LegoServer:
+class HttpServer:
     """A running server while the ``with`` block does; ``ready_s`` says how long its start took."""
 
-    def __init__(self, config: Path, model: str, log: Path) -> None:
+    def __init__(self, command: Sequence[str], model: str, log: Path) -> None:
         port = free_port()
-        command = [sys.executable, "-m", "lego_serve.cli", "serve", str(config), "--port", str(port)]
         self.url = f"http://127.0.0.1:{port}"
         self.ready_s = 0.0
+        self._ready_url = f"{self.url}/health/ready"
         self._model = model
-        self._child = Child(command, log, os.environ)
+        self._child = Child([*command, "--port", str(port)], log, os.environ)
 
-    def __enter__(self) -> "LegoServer":
+    def __enter__(self) -> "HttpServer":
         self._child.__enter__()
         try:
-            self.ready_s = self._child.wait_until_ready(f"{self.url}/health/ready", READY_S)
+            self.ready_s = self._child.wait_until_ready(self._ready_url, READY_S)
         except BaseException:
             self._child.__exit__(None, None, None)
             raise
@@ -40,10 +42,39 @@ class LegoServer:
     ) -> None:
         self._child.__exit__(kind, error, trace)
 
-    def run(self, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random) -> list[Sample]:
-        """Send the requests over HTTP as the arrivals say."""
-        return asyncio.run(self._run(requests, arrivals, rng))
+    @property
+    def dtype(self) -> str:
+        """The dtype it says it computes in, or "unknown"."""
+        said = httpx2.get(self._ready_url, timeout=10.0).json()
+        return str(said.get("dtype", "unknown"))
 
-    async def _run(self, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random) -> list[Sample]:
+    def run(
+        self,
+        requests: Sequence[ImageRequest],
+        arrivals: Arrivals,
+        rng: random.Random,
+        deadline_s: Deadline | None = None,
+    ) -> list[Sample]:
+        """Send the requests over HTTP as the arrivals say."""
+        return asyncio.run(self._run(requests, arrivals, rng, deadline_s))
+
+    async def _run(
+        self, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random, deadline_s: Deadline | None
+    ) -> list[Sample]:
         async with open_http(self.url) as http:
-            return await drive(ImagesClient(http, self._model).send, requests, arrivals, rng)
+            return await drive(ImagesClient(http, self._model, deadline_s).send, requests, arrivals, rng)
+
+
+def lego_server(config: Path, model: str, log: Path) -> HttpServer:
+    """``lego-serve serve CONFIG``."""
+    return HttpServer([sys.executable, "-m", "lego_serve.cli", "serve", str(config)], model, log)
+
+
+def monolith(
+    weights: Path, max_sequence_length: int, log: Path, *, replicas: int, threads: int, compiled: bool
+) -> HttpServer:
+    """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads."""
+    command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
+    command += ["--max-sequence-length", str(max_sequence_length)]
+    command += ["--replicas", str(replicas), "--threads", str(threads), *(["--compile"] if compiled else [])]
+    return HttpServer(command, weights.name, log)

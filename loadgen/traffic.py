@@ -1,5 +1,6 @@
 """What is asked and when: image requests and the arrivals that carry them; chance comes in as ``rng``."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle")
 SIZES = ("small", "large")
+RELATIONS = ("to the left of", "to the right of", "above", "below")
 PLACES = ("in the centre", "on the left", "on the right", "at the top", "at the bottom")
 
 
@@ -46,18 +48,20 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Poisson:
-    """An open loop: requests fall due at random and independently, ``rate_rps`` a second on average."""
+    """An open loop: requests fall due at random and independently, so many in exactly the time the rate says.
+
+    A Poisson process told how many came: what is offered is the rate itself, not a draw around it, so that two
+    servers probed at one rate with different numbers of requests bear the same load.
+    """
 
     requests: int
     rate_rps: float
 
     def times_s(self, rng: random.Random) -> list[float]:
         """When each request is due, in seconds from the start, ascending."""
-        due, times = 0.0, []
-        for _ in range(self.requests):
-            due += rng.expovariate(self.rate_rps)
-            times.append(due)
-        return times
+        gaps = [rng.expovariate(1.0) for _ in range(self.requests + 1)]
+        scale = self.requests / self.rate_rps / sum(gaps)
+        return [scale * reached for reached in itertools.accumulate(gaps[:-1])]
 
 
 Arrivals = Closed | Poisson
@@ -76,3 +80,19 @@ def prompts(rng: random.Random) -> Iterator[str]:
     ]
     rng.shuffle(scenes)
     yield from scenes
+
+
+def pair_prompts(rng: random.Random) -> list[str]:
+    """Tens of thousands of prompts of two shapes in random order, each once: enough for a search over rates."""
+    colours, shapes = (*COLOURS, "white", "black"), (*SHAPES, "cross")
+    things = [(colour, f"a {size} {colour} {shape}") for size in SIZES for colour in colours for shape in shapes]
+    scenes = [
+        f"{one} {relation} {other}, {ground} background"
+        for first, one in things
+        for second, other in things
+        for relation in RELATIONS
+        for ground in colours
+        if ground not in (first, second)
+    ]
+    rng.shuffle(scenes)
+    return scenes

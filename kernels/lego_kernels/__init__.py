@@ -1,0 +1,11 @@
+"""The elementwise passes of a diffusion transformer over ragged batches, fused: Triton on a GPU, torch elsewhere.
+
+A ragged batch packs the rows of many images into ``x[T, D]``; ``branch[T]`` names the row of the modulation
+tables that each of them takes.  :mod:`lego_kernels.reference` says what every op computes.
+"""
+
+from lego_kernels.gated_residual import gated_residual
+from lego_kernels.norm_modulate import norm_modulate
+from lego_kernels.qk_norm_rope import qk_norm_rope
+
+__all__ = ["gated_residual", "norm_modulate", "qk_norm_rope"]

@@ -1,0 +1,55 @@
+"""Random arguments for every op, in the sizes asked for: what the tests and the benchmark feed."""
+
+from typing import Any
+
+import torch
+
+Arguments = dict[str, Any]
+
+
+def norm_modulate(rows: int, width: int, branches: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Arguments of norm_modulate, its branches in no order."""
+    draw = _Draw(dtype, device)
+    x, shift, scale = draw(rows, width), draw(branches, width), draw(branches, width)
+    return {"x": x, "shift": shift, "scale": scale, "branch": draw.branch(rows, branches)}
+
+
+def gated_residual(rows: int, width: int, branches: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Arguments of gated_residual, its branches in no order."""
+    draw = _Draw(dtype, device)
+    x, update, gate = draw(rows, width), draw(rows, width), draw(branches, width)
+    return {"x": x, "update": update, "gate": gate, "branch": draw.branch(rows, branches)}
+
+
+def qk_norm_rope(
+    tokens: int, heads: int, width: int, dtype: torch.dtype, device: str = "cpu", *, parts: str = "q k rope"
+) -> Arguments:
+    """Arguments of qk_norm_rope: the weights and the angles named in parts, None for the rest."""
+    draw = _Draw(dtype, device)
+    arguments: Arguments = {"qkv": draw(tokens, 3, heads, width), "eps": 1e-6}
+    for name in ("q", "k"):
+        arguments[f"{name}_weight"] = 1 + 0.1 * draw(width) if name in parts.split() else None
+    rope = "rope" in parts.split()
+    angles = draw(tokens, (width + 1) // 2).float().mul(3).repeat_interleave(2, dim=1)[:, :width]
+    arguments["cos"], arguments["sin"] = (angles.cos(), angles.sin()) if rope else (None, None)
+    return arguments
+
+
+def widened(arguments: Arguments) -> Arguments:
+    """The same arguments with floats in float64, in which a reference is exact enough to judge by."""
+    floats = {name: value for name, value in arguments.items() if torch.is_tensor(value) and value.is_floating_point()}
+    return arguments | {name: value.double() for name, value in floats.items()}
+
+
+class _Draw:
+    """Normal values from one seed, drawn on the CPU so that every device gets the same."""
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self._dtype, self._device = dtype, device
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator).to(self._device, self._dtype)
+
+    def branch(self, rows: int, branches: int) -> torch.Tensor:
+        return torch.randint(branches, (rows,), generator=self._generator).to(self._device)

@@ -1,0 +1,64 @@
+"""The specification: every op in plain torch, and how far from it an implementation is.
+
+In float64 a reference is exact enough to judge all other dtypes by; in each other dtype it rounds where
+an implementation on a CPU rounds.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def norm_modulate(
+    x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, branch: torch.Tensor, *, eps: float = 1e-6
+) -> torch.Tensor:
+    """``layer_norm(x) * (1 + scale[branch]) + shift[branch]``, the norm without weights of its own."""
+    return torch.addcmul(shift[branch], F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale[branch])
+
+
+def gated_residual(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+    """``x + gate[branch] * update``."""
+    return torch.addcmul(x, gate[branch], update)
+
+
+def qk_norm_rope(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
+    *,
+    eps: float,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+) -> torch.Tensor:
+    """q and k normed where they have a weight, then rotated where there are angles; v as it is."""
+    q, k, v = qkv.unbind(1)  # each (T, heads, head width)
+    q, k = (x if weight is None else _rms_norm(x, weight, eps) for x, weight in ((q, q_weight), (k, k_weight)))
+    if cos is not None and sin is not None:
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    return torch.stack([q, k, v], dim=1)
+
+
+def ulps(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    """The largest error in units of the last place of ``max(1, |exact|)``, in the dtype of the result.
+
+    What these ops add up is of order one, so that an error relative to a sum that happens to cancel says nothing.
+    """
+    if not actual.numel():
+        return 0.0
+    error = (actual.double() - exact.double()).abs() / exact.double().abs().clamp(min=1)
+    return float(error.max()) / torch.finfo(actual.dtype).eps
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    scale = torch.rsqrt(_wide(x).square().mean(-1, keepdim=True) + eps)
+    return (x * scale).to(x.dtype) * weight
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Each pair of neighbours turned by its angle: diffusers' ``apply_rotary_emb`` as FLUX calls it."""
+    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([-imaginary, real], dim=-1).flatten(-2)
+    return (_wide(x) * cos[:, None] + _wide(rotated) * sin[:, None]).to(x.dtype)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

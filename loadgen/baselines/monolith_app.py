@@ -1,0 +1,83 @@
+"""One replica of the monolith: a whole pipeline and its HTTP interface, which is OpenAI's for images."""
+
+import asyncio
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from loadgen.baselines.monolith import APP
+
+WARM_UP = {"width": 128, "height": 128, "steps": 4, "seed": 0}
+
+api = FastAPI()
+
+
+class ImageBody(BaseModel):
+    """What the client sends; ``model`` is accepted without effect, for there is but one."""
+
+    model: str
+    prompt: str
+    size: str
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+
+# At import, so that the replica's process binds the routes to the class as this one does.
+@serve.ingress(api)
+class Monolith:
+    """The pipeline and its one thread, which makes the pictures in the order in which they were asked for."""
+
+    def __init__(self, weights: str, max_sequence_length: int, threads: int, compiled: bool) -> None:
+        import torch
+
+        from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image
+
+        torch.set_num_threads(threads)
+        self._max_sequence_length = max_sequence_length
+        self._pipeline = load_pipeline(Path(weights))
+        self._dtype = dtype_name(self._pipeline)
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
+        if compiled:
+            self._pipeline.transformer = torch.compile(self._pipeline.transformer, dynamic=True)
+        else:
+            for guidance in (1.0, 4.0):
+                make_image(
+                    self._pipeline, "warm up", guidance=guidance, max_sequence_length=max_sequence_length, **WARM_UP
+                )
+
+    @api.get("/health/ready")
+    def ready(self) -> dict[str, str]:
+        """Answers 200 once every replica is loaded and warm."""
+        application = serve.status().applications.get(APP)
+        if application is None or application.status != ApplicationStatus.RUNNING:
+            raise HTTPException(503, "some replicas are still loading")
+        return {"dtype": self._dtype}
+
+    @api.post("/v1/images/generations")
+    async def generate(self, body: ImageBody) -> dict[str, Any]:
+        """Make one picture and answer as OpenAI does."""
+        picture = await asyncio.get_running_loop().run_in_executor(self._thread, self._make, body)
+        return {"data": [{"b64_json": picture}]}
+
+    def _make(self, body: ImageBody) -> str:
+        from loadgen.baselines.sd3_loading import make_image, png
+
+        width, _, height = body.size.partition("x")
+        image = make_image(
+            self._pipeline,
+            body.prompt,
+            width=int(width),
+            height=int(height),
+            steps=body.num_inference_steps,
+            guidance=body.guidance_scale,
+            seed=body.seed,
+            max_sequence_length=self._max_sequence_length,
+        )
+        return base64.b64encode(png(image)).decode()

@@ -1,0 +1,126 @@
+"""What suite ``mixed`` asks and how long it measures, as values."""
+
+from dataclasses import dataclass
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Sizes whose attainment is told together; each is asked for as often as its sisters."""
+
+    name: str
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How the highest rate is looked for: by factors of ``step`` to a bracket no wider than ``resolution``."""
+
+    step: float
+    resolution: float
+    budget_s: float
+    most_probes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    trial_requests: int
+    solo_repeats: int
+    closed_requests: int
+    probe_s: float
+    fewest_requests: int
+    rated_s: float
+    search: SearchPlan
+    compiled_s: float | None  # time for torch.compile to warm up; None leaves the variant out
+    lego_backbones: tuple[int, ...]  # numbers of backbone replicas tried; none leaves the configuration as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Processes of the baseline and torch's threads in each."""
+
+    replicas: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.replicas} replica{'s' * (self.replicas > 1)} x {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MixedSuite:
+    """The mix, the objective and the efforts."""
+
+    name: str
+    title: str
+    model: str
+    classes: tuple[SizeClass, ...]
+    fewest_steps: int
+    most_steps: int
+    guidance: float
+    without_guidance_every: int  # one in so many of each class runs without guidance
+    outstanding: int
+    slo_scale: float
+    attainment: float
+    class_attainment: float
+    sends_deadline: bool  # tell lego_serve the objective as `deadline_ms`; the baseline has no such field
+    rate_factor: float  # the offered rate over the baseline's highest
+    layouts: tuple[Layout, ...]
+    full: Effort
+    quick: Effort
+
+    def class_of(self, width: int, height: int) -> str:
+        """The name of the class a size belongs to."""
+        return next(each.name for each in self.classes if (width, height) in each.sizes)
+
+
+MIXED = MixedSuite(
+    name="mixed",
+    title="Mixed sizes, steps and guidance",
+    model="lego-tiny",
+    classes=(
+        SizeClass("small", ((96, 96), (128, 96), (96, 128), (128, 128))),
+        SizeClass("middle", ((160, 160), (192, 160), (160, 192), (192, 192))),
+        SizeClass("large", ((224, 224), (256, 224), (224, 256), (256, 256))),
+    ),
+    fewest_steps=8,
+    most_steps=28,
+    guidance=4.0,
+    without_guidance_every=5,
+    outstanding=16,
+    slo_scale=5.0,
+    attainment=0.9,
+    class_attainment=0.75,
+    sends_deadline=True,
+    rate_factor=1.0,
+    layouts=(Layout(1, 2), Layout(2, 1)),
+    full=Effort(
+        rounds=3,
+        trial_requests=60,
+        solo_repeats=3,
+        closed_requests=90,
+        probe_s=40.0,
+        fewest_requests=45,
+        rated_s=60.0,
+        search=SearchPlan(step=1.25, resolution=1.07, budget_s=180.0, most_probes=8),
+        compiled_s=150.0,
+        lego_backbones=(1, 2),
+    ),
+    quick=Effort(
+        rounds=1,
+        trial_requests=24,
+        solo_repeats=2,
+        closed_requests=45,
+        probe_s=22.0,
+        fewest_requests=40,
+        rated_s=30.0,
+        search=SearchPlan(step=1.25, resolution=1.13, budget_s=100.0, most_probes=5),
+        compiled_s=None,
+        lego_backbones=(),
+    ),
+)

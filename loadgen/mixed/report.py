@@ -1,0 +1,143 @@
+"""Writes ``report.html`` of suite ``mixed``."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from loadgen import report_parts as parts
+from loadgen.charts import Curve, plot
+from loadgen.mixed.objective import Objective, latencies_s
+from loadgen.mixed.plan import MixedSuite
+from loadgen.mixed.rounds import Seen, SideRound
+from loadgen.mixed.summarise import sampled_pairs
+
+
+def write_report(path: Path, suite: MixedSuite, seen: Seen, found: Mapping[str, Any]) -> None:
+    """Write the page from the summary and the samples behind it."""
+    one, other = sampled_pairs(seen)
+    pictures = parts.pictures(one.requests, one.samples, other.samples)
+    sections = [
+        parts.section("Share of requests within the objective, by rate", _by_rate(suite, seen), _rate_note(suite)),
+        parts.section(
+            f"Latency at {found['rate_rps']:.2f} requests a second",
+            _distribution(seen),
+            "The share of requests answered within so many seconds of when they were due, all rounds together.",
+        ),
+        parts.section("Size classes at that rate", _classes(found)),
+        parts.section("Pictures a second with 16 outstanding", parts.side_bars(found, "throughput_rps")),
+        parts.section("All numbers", parts.numbers(found), "Medians over rounds, with the lowest and highest."),
+        parts.section("The objective", _objective(found), escape(found["details"]["solo"])),
+        parts.section("The pictures themselves", f"<p>{parts.quality(found['quality'])}</p>{pictures}"),
+        parts.section("Where and how", parts.context(found, _more(found))),
+    ]
+    ratio = found["ratio"]["max_rate_at_90pct"]
+    title = f"{suite.title}: {_times(ratio)} the rate at the same objective"
+    baseline = f"diffusers behind FastAPI on Ray Serve, {found['details']['baseline_layout']}"
+    path.write_text(parts.page(suite.name, title, _lead(suite, seen, found), baseline, _tiles(found), sections))
+
+
+def _times(ratio: float | None) -> str:
+    return "unknown times" if ratio is None else f"{ratio:.2f} times"
+
+
+def _lead(suite: MixedSuite, seen: Seen, found: Mapping[str, Any]) -> str:
+    sizes = [size for kind in suite.classes for size in kind.sizes]
+    return (
+        f"<strong>{len(sizes)}</strong> sizes from {min(sizes)[0]} to {max(sizes)[0]} pixels a side, "
+        f"{suite.fewest_steps} to {suite.most_steps} steps, one in {suite.without_guidance_every} without guidance, "
+        f"model {escape(suite.model)}, {escape(seen.dtype)}. Both sides on the same "
+        f"{len(found['machine']['pinned_to'])} cores, in turn, {len(seen.rates_rps)} round(s). "
+        f"{escape(found['details']['date'])}."
+    )
+
+
+def _tiles(found: Mapping[str, Any]) -> str:
+    ratio = found["ratio"]
+    values = (
+        ("max_rate_at_90pct", "highest rate with 90 % in time, lego over baseline"),
+        ("throughput", "throughput"),
+        ("mean", "mean latency at the baseline's highest rate"),
+        ("p95", "95th percentile of latency there"),
+    )
+    return parts.tiles([("-" if ratio[key] is None else f"{ratio[key]:.2f}x", text) for key, text in values])
+
+
+def _sides(seen: Seen) -> tuple[tuple[str, Sequence[SideRound]], ...]:
+    return ("baseline", seen.baseline), ("lego", seen.lego)
+
+
+def _by_rate(suite: MixedSuite, seen: Seen) -> str:
+    curves = [
+        Curve(side, [(p.rate_rps, p.attainment.ratio) for each in rounds for p in each.search.probes], dots=True)
+        for side, rounds in _sides(seen)
+    ]
+    return plot(curves, "Share of requests within the objective, by rate", "requests a second", suite.attainment)
+
+
+def _rate_note(suite: MixedSuite) -> str:
+    return (
+        f"Each dot is one rate tried in one round. A rate passes with {suite.attainment:.0%} within the objective "
+        f"(dashed) and no size class under {suite.class_attainment:.0%}."
+    )
+
+
+def _distribution(seen: Seen) -> str:
+    curves = [Curve(side, _steps(rounds, seen.objective)) for side, rounds in _sides(seen)]
+    return plot(curves, "Share of requests answered within so many seconds", "seconds")
+
+
+def _steps(rounds: Sequence[SideRound], objective: Objective) -> list[tuple[float, float]]:
+    ordered = sorted(latency for each in rounds for latency in latencies_s(each.rated, objective.slo_s))
+    return [(0.0, 0.0), *((latency, (index + 1) / len(ordered)) for index, latency in enumerate(ordered))]
+
+
+def _classes(found: Mapping[str, Any]) -> str:
+    classes = found["details"]["classes"]
+    rows = [
+        [escape(name), *(f"{classes[side][name]['attainment']:.1%} of {tally['asked']}" for side, _ in parts.SIDES)]
+        for name, tally in classes["baseline"].items()
+    ]
+    return parts.table(("", "baseline, within the objective", "lego_serve, within the objective"), rows)
+
+
+def _objective(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{row['size']}, {'with' if row['guidance'] else 'without'} guidance",
+            f"{row['solo_constant_s']:.3f} + {row['solo_step_s']:.4f} a step",
+            f"{row['slo_of_20_steps_s']:.2f}",
+        ]
+        for row in found["details"]["slo_table"]
+    ]
+    return parts.table(("", "baseline alone, s", f"objective at 20 steps ({found['slo']}), s"), rows)
+
+
+def _more(found: Mapping[str, Any]) -> dict[str, str]:
+    details = found["details"]
+    compiled, backbones = details["baseline_compiled"], details["lego_backbones_trial_rps"]
+    return {
+        "layouts of the baseline": ", ".join(
+            f"{k}: {v:.2f}/s" for k, v in details["baseline_layout_trial_rps"].items()
+        ),
+        "the baseline compiled": _compiled(compiled) if compiled else "not tried",
+        "backbones of lego_serve": _rates(backbones) if backbones else "as the configuration says",
+        "deadlines": f"told to lego_serve: {'yes' if details['deadline_ms_sent_to_lego'] else 'no'}",
+        "latency": details["latency"],
+        "requests without a picture": str(details["failures"]),
+        "ratios of each round": str(details["ratios_of_rounds"]),
+        "rates of each round": ", ".join(f"{rate:.2f}/s" for rate in details["rates_rps"]),
+    }
+
+
+def _rates(trial: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}: {rate:.2f}/s" for name, rate in trial.items())
+
+
+def _compiled(compiled: Mapping[str, Any]) -> str:
+    if compiled["reason"]:
+        return str(compiled["reason"])
+    return (
+        f"{compiled['solo_ratio']:.2f} times the eager time alone, {compiled['throughput_rps']:.2f}/s, "
+        f"after {compiled['warm_up_s']:.0f} s of compiling"
+    )

@@ -1,0 +1,142 @@
+"""The rounds of suite ``mixed``: each side, started anew, in a closed loop, at its limit, and at one common rate."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from loadgen.client import Deadline
+from loadgen.mixed.objective import Attainment, Objective, Timed, attainment
+from loadgen.mixed.plan import Layout
+from loadgen.mixed.search import Search, search
+from loadgen.mixed.sides import (
+    Bench,
+    Compiled,
+    Server,
+    best,
+    closed,
+    measure_solo,
+    try_backbones,
+    try_compiled,
+    try_layouts,
+    warm_up,
+)
+from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED
+from loadgen.summary import NoPicturesError, throughput_rps
+from loadgen.traffic import Poisson
+
+FIRST_GUESS = 0.8  # of the closed throughput: the highest rate under an objective lies below it
+
+
+@dataclass(frozen=True, slots=True)
+class SideRound:
+    """One side in one round."""
+
+    closed: Timed
+    search: Search
+    rated: Timed
+    ready_s: float
+
+
+@dataclass(slots=True)
+class Seen:
+    """Everything measured so far."""
+
+    objective: Objective
+    layouts: dict[Layout, float]
+    backbones: dict[int, float]
+    compiled: Compiled | None = None
+    dtype: str = ""
+    rates_rps: list[float] = field(default_factory=list)
+    baseline: list[SideRound] = field(default_factory=list)
+    lego: list[SideRound] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One side's turn in a round."""
+
+    bench: Bench
+    server: Server
+    name: str
+    round_number: int
+    objective: Objective
+    deadline_s: Deadline | None
+
+    def run(self, last: SideRound | None, rate_rps: Callable[[Search], float]) -> SideRound:
+        """Closed loop, search from where the last round ended, then the common rate."""
+        requests = self.bench.workload.requests(self.round_number, CLOSED, self.bench.effort.closed_requests)
+        loop = closed(self.bench, self.server, requests)
+        rate = throughput_rps(loop.samples)
+        self._tell(f"{rate:.2f} pictures a second with {self.bench.suite.outstanding} outstanding")
+        start_rps = (last.search.highest_rps if last else 0.0) or FIRST_GUESS * rate
+        found = search(self._probe, start_rps, self.bench.effort.search, self.bench.clock)
+        self._tell(f"highest rate {found.highest_rps:.2f} a second")
+        rated = self.open_loop(RATED, rate_rps(found), self.bench.effort.rated_s)
+        self._tell(f"at the common rate of {rate_rps(found):.2f} a second {self._say(self._reached(rated))}")
+        return SideRound(loop, found, rated, self.server.ready_s)
+
+    def open_loop(self, phase: int, rate_rps: float, seconds: float) -> Timed:
+        """Requests at a rate for about so long; back when the last is answered, so that no queue is left."""
+        count = max(self.bench.effort.fewest_requests, math.ceil(rate_rps * seconds))
+        requests = self.bench.workload.requests(self.round_number, phase, count)
+        gaps = self.bench.workload.gaps(self.round_number, phase)
+        return Timed(requests, self.server.run(requests, Poisson(count, rate_rps), gaps, self.deadline_s))
+
+    def _probe(self, rate_rps: float, number: int) -> tuple[Attainment, bool]:
+        reached = self._reached(self.open_loop(FIRST_PROBE + number, rate_rps, self.bench.effort.probe_s))
+        is_passed = reached.is_enough(self.bench.suite.attainment, self.bench.suite.class_attainment)
+        self._tell(f"{rate_rps:.2f} a second: {self._say(reached)}, {'passed' if is_passed else 'not passed'}")
+        return reached, is_passed
+
+    def _reached(self, timed: Timed) -> Attainment:
+        return attainment(timed, self.objective.slo_s, self.bench.suite)
+
+    @staticmethod
+    def _say(reached: Attainment) -> str:
+        each = ", ".join(f"{name} {tally.ratio:.0%}" for name, tally in reached.classes.items())
+        return f"{reached.ratio:.0%} in time ({each})"
+
+    def _tell(self, line: str) -> None:
+        self.bench.tell(f"round {self.round_number} of {self.bench.effort.rounds}: {self.name}: {line}")
+
+
+def measure(bench: Bench) -> Seen:
+    """Trials first, then rounds in which the sides take turns; both get the same requests."""
+    seen = Seen(Objective(bench.suite.slo_scale, {}), try_layouts(bench), try_backbones(bench))
+    for number in range(1, bench.effort.rounds + 1):
+        _baseline_turn(bench, seen, number)
+        if number == 1:
+            seen.compiled = try_compiled(bench, best(seen.layouts), seen.objective)
+        _lego_turn(bench, seen, number)
+    return seen
+
+
+def _baseline_turn(bench: Bench, seen: Seen, number: int) -> None:
+    with bench.sides.baseline(best(seen.layouts), False) as server:
+        warm_up(bench, server, number)
+        if number == 1:
+            seen.dtype = server.dtype
+            seen.objective = measure_solo(bench, server)
+        turn = _Turn(bench, server, "baseline", number, seen.objective, None)
+        seen.baseline.append(turn.run(_last(seen.baseline), lambda found: _common_rate(bench, found)))
+    seen.rates_rps.append(_common_rate(bench, seen.baseline[-1].search))
+
+
+def _lego_turn(bench: Bench, seen: Seen, number: int) -> None:
+    count = max(seen.backbones, key=lambda n: seen.backbones[n]) if seen.backbones else None
+    deadline_s = seen.objective.slo_s if bench.suite.sends_deadline else None
+    with bench.sides.lego(count) as server:
+        warm_up(bench, server, number)
+        turn = _Turn(bench, server, "lego-serve", number, seen.objective, deadline_s)
+        seen.lego.append(turn.run(_last(seen.lego), lambda _: seen.rates_rps[-1]))
+
+
+def _common_rate(bench: Bench, found: Search) -> float:
+    """The rate at which latencies are compared; NoPicturesError when the baseline met its objective at none."""
+    if found.highest_rps == 0.0:
+        raise NoPicturesError(f"the baseline reached its objective at no rate down to {found.lowest_failed_rps:.2f}/s")
+    return bench.suite.rate_factor * found.highest_rps
+
+
+def _last(rounds: list[SideRound]) -> SideRound | None:
+    return rounds[-1] if rounds else None

@@ -1,0 +1,72 @@
+"""From what was seen to ``summary.json``; medians over rounds, with the extremes kept."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from loadgen import summary
+from loadgen.mixed.details import details_of
+from loadgen.mixed.objective import Objective, Timed, attainment, latencies_s
+from loadgen.mixed.plan import Effort, MixedSuite
+from loadgen.mixed.rounds import Seen, SideRound
+from loadgen.stats import Spread, median, percentile
+from loadgen.summary import Figures
+
+BASELINE = "diffusers-monolith"
+PICTURES = 12  # compared, and shown in the report
+
+
+def figures(rounds: Sequence[SideRound], objective: Objective, suite: MixedSuite) -> Figures:
+    """One side's numbers: a spread over rounds for each key."""
+    values = [_of_round(each, objective, suite) for each in rounds]
+    return Figures({key: Spread.of([value[key] for value in values]) for key in values[0]})
+
+
+def _of_round(seen: SideRound, objective: Objective, suite: MixedSuite) -> dict[str, float]:
+    latencies = latencies_s(seen.rated, objective.slo_s)
+    return {
+        "mean_s": sum(latencies) / len(latencies),
+        "p50_s": percentile(latencies, 0.5),
+        "p95_s": percentile(latencies, 0.95),
+        "throughput_rps": summary.throughput_rps(seen.closed.samples),
+        "attainment": attainment(seen.rated, objective.slo_s, suite).ratio,
+        "max_rate_at_90pct": seen.search.highest_rps,
+    }
+
+
+def sampled_pairs(seen: Seen) -> tuple[Timed, Timed]:
+    """A dozen requests of the last round that both sides answered, from its beginning to its end."""
+    theirs, ours = seen.baseline[-1].rated, seen.lego[-1].rated
+    both = [
+        (request, one, other)
+        for (request, one), other in zip(theirs, ours.samples, strict=True)
+        if one.is_ok and other.is_ok
+    ]
+    chosen = both[:: max(1, math.ceil(len(both) / PICTURES))]
+    requests = [request for request, _, _ in chosen]
+    return Timed(requests, [one for _, one, _ in chosen]), Timed(requests, [other for _, _, other in chosen])
+
+
+def summarise(
+    suite: MixedSuite, effort: Effort, seed: int, seen: Seen, context: Mapping[str, object]
+) -> dict[str, object]:
+    """The content of ``summary.json``; ``context`` says where and how it was measured."""
+    baseline = figures(seen.baseline, seen.objective, suite)
+    lego = figures(seen.lego, seen.objective, suite)
+    one, other = sampled_pairs(seen)
+    return {
+        "suite": suite.name,
+        "machine": context["machine"],
+        "versions": context["versions"],
+        "seed": seed,
+        "rate_rps": round(median(seen.rates_rps), 4),
+        "slo": f"{suite.slo_scale:g}x solo",
+        "baseline": {"name": BASELINE, **baseline.medians},
+        "lego": {"name": "lego_serve", **lego.medians},
+        "ratio": summary.ratios(baseline, lego),
+        "quality": summary.picture_differences([[one.samples]], [[other.samples]]),
+        "details": {
+            **{name: context[name] for name in ("command", "commit", "date", "quick")},
+            "spread": {"baseline": baseline.extremes, "lego": lego.extremes},
+            **details_of(suite, effort, seen),
+        },
+    }

@@ -1,0 +1,65 @@
+"""What the package asks of the machine it is on, and that its kernels compile for a GPU that is not there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import torch
+import lego_kernels
+from lego_kernels import examples
+for op in (lego_kernels.norm_modulate, lego_kernels.gated_residual):
+    op(**getattr(examples, op.__name__)(3, 8, 2, torch.float32))
+lego_kernels.qk_norm_rope(**examples.qk_norm_rope(3, 2, 8, torch.float32))
+assert not [name for name in sys.modules if name.endswith("_triton") and name.startswith("lego_kernels")]
+assert not [name for name in sys.modules if name.split(".")[0] in ("lego_serve", "loadgen")]
+"""
+INTEGERS = ("stride", "heads", "width")
+
+
+def test_a_cpu_needs_no_triton(tmp_path: Path) -> None:
+    """Neither to import the package nor to run its ops, from whatever folder."""
+    command = [sys.executable, "-c", WITHOUT_TRITON]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("pointer", ["*bf16", "*fp16", "*fp32"])
+@pytest.mark.parametrize(
+    ("op", "constants"),
+    [
+        ("norm_modulate", {"block": 4096}),
+        ("norm_modulate", {"block": 1, "width": 1}),
+        ("gated_residual", {"block": 4096}),
+        ("qk_norm_rope", {"block_heads": 8, "block": 128}),
+        ("qk_norm_rope", {"block_heads": 8, "block": 128, "q_weight": None, "k_weight": None}),
+        ("qk_norm_rope", {"block_heads": 8, "block": 128, "cos": None, "sin": None}),
+        ("qk_norm_rope", {"block_heads": 2, "block": 512, "k_weight": None}),
+    ],
+    ids=str,
+)
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled in this process")
+def test_every_kernel_compiles_for_hopper(
+    op: str, constants: dict[str, Any], pointer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler refuses Python that the interpreter runs, and needs no GPU to do so."""
+    compiler = pytest.importorskip("triton.compiler")
+    backends = pytest.importorskip("triton.backends.compiler")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = pytest.importorskip(f"lego_kernels.{op}_triton")._kernel
+    signature = {name: "constexpr" if name in constants else _type(name, pointer) for name in kernel.arg_names}
+    source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    compiled = compiler.compile(source, target=backends.GPUTarget("cuda", 90, 32))
+    assert compiled.asm["cubin"]
+
+
+def _type(name: str, pointer: str) -> str:
+    if name.endswith(INTEGERS):
+        return "i32"
+    return {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32"}.get(name, pointer)
