@@ -54,7 +54,7 @@ def compare(
     console = Console()
 
     def tell(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     try:
         if suite == MIXED.name:

@@ -1,4 +1,4 @@
-"""The README's blocks are run as they stand."""
+"""The blocks of the README and of docs/workflows.md are run as they stand."""
 
 import os
 import re
@@ -8,26 +8,45 @@ from pathlib import Path
 
 import pytest
 
+from lego_serve.app import load_workflows
+from lego_serve.config import load
+from lego_serve.core.workflow import INPUT_TYPES, KINDS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("lego-serve") and " serve" not in line]
 
+PAGE = (ROOT / "docs" / "workflows.md").read_text()
+BLOCKS = re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE, re.S)
+FILES = {found[1]: block for block in BLOCKS if (found := re.match(r"# (\S+)\n", block))}
+PAGE_PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+CONSOLE = re.findall(r"```console\n(.*?)```", PAGE, re.S)
+
 
 def environment(url: str) -> dict[str, str]:
     """The shell of a reader who has the package's scripts on the path."""
     scripts = str(Path(sys.executable).parent)
-    return os.environ | {"LEGO_SERVE_URL": url, "PATH": f"{scripts}:{os.environ['PATH']}"}
+    return os.environ | {"LEGO_SERVE_URL": url, "PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONUTF8": "1"}
 
 
-def run(command: list[str] | str, folder: Path, url: str) -> None:
-    """Run what a reader would type, in an empty folder."""
+def run(command: list[str] | str, folder: Path, url: str) -> str:
+    """Run what a reader would type, in a folder; answers what it printed."""
     is_shell = isinstance(command, str)
     done = subprocess.run(
         command, shell=is_shell, cwd=folder, env=environment(url), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def page_files(tmp_path: Path) -> Path:
+    """A folder with the files docs/workflows.md shows; a block's first line names its file."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
 
 
 @pytest.mark.ray
@@ -45,9 +64,38 @@ def test_lego_serve_commands_run(command: str, server, tmp_path: Path) -> None:
     run(command, tmp_path, server.url)
 
 
-def test_links_lead_somewhere() -> None:
+@pytest.mark.parametrize("block", PAGE_PYTHON, ids=range(len(PAGE_PYTHON)))
+def test_python_blocks_of_the_workflow_page_run(block: str, page_files: Path) -> None:
+    """Every Python block ends without an error beside the files the page shows."""
+    run([sys.executable, "-c", block], page_files, "")
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=range(len(CONSOLE)))
+def test_commands_of_the_workflow_page_print_what_it_says(block: str, page_files: Path) -> None:
+    """Every command's output, errors included, is the text below it."""
+    said = re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", block, re.M)
+    assert "".join(f"$ {command}\n{output}" for command, output in said) == block
+    for command, output in said:
+        assert run(f"{{ {command}; }} 2>&1 || true", page_files, "") == output, command
+
+
+def test_the_configuration_of_the_workflow_page_serves_its_workflow(page_files: Path) -> None:
+    """What it names is served: the file beside it and the built-in ones."""
+    settings = load(page_files / "config.yaml")
+    found = load_workflows(settings, page_files)
+    assert set(found) == {"postcard", "lego-tiny", "lego-tiny-img2img"}
+    assert settings.default_workflow in found
+
+
+def test_the_workflow_page_knows_every_kind_and_type() -> None:
+    """No kind of node, argument, output or type of input is left out."""
+    words = set(re.findall(r"`(\w+)`", PAGE))
+    arguments = {name for kind in KINDS.values() for name in (*kind.arguments, *kind.outputs)}
+    assert {*KINDS, *arguments, *INPUT_TYPES} <= words
+
+
+@pytest.mark.parametrize("page", sorted(["README.md", *(f"docs/{f.name}" for f in ROOT.glob("docs/*.md"))]))
+def test_links_lead_somewhere(page: str) -> None:
     """Every relative link names a file of the repository."""
-    missing = [
-        link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link and not (ROOT / link).exists()
-    ]
-    assert not missing
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    assert not [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loadgen.client import Deadline
 from loadgen.mixed.objective import Attainment, Objective, Timed, attainment
@@ -24,7 +24,7 @@ from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED
 from loadgen.summary import NoPicturesError, throughput_rps
 from loadgen.traffic import Poisson
 
-FIRST_GUESS = 0.8  # of the closed throughput: the highest rate under an objective lies below it
+FIRST_GUESS = 0.5  # of the closed throughput: small requests behind large ones miss their objectives long before 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,18 @@ class _Turn:
         loop = closed(self.bench, self.server, requests)
         rate = throughput_rps(loop.samples)
         self._tell(f"{rate:.2f} pictures a second with {self.bench.suite.outstanding} outstanding")
-        start_rps = (last.search.highest_rps if last else 0.0) or FIRST_GUESS * rate
-        found = search(self._probe, start_rps, self.bench.effort.search, self.bench.clock)
+        found = self._search(last.search.highest_rps if last else 0.0, rate)
         self._tell(f"highest rate {found.highest_rps:.2f} a second")
         rated = self.open_loop(RATED, rate_rps(found), self.bench.effort.rated_s)
         self._tell(f"at the common rate of {rate_rps(found):.2f} a second {self._say(self._reached(rated))}")
         return SideRound(loop, found, rated, self.server.ready_s)
+
+    def _search(self, last_rps: float, throughput_rps: float) -> Search:
+        """From where the last round ended, in smaller steps; else from a share of the throughput."""
+        plan = self.bench.effort.search
+        if last_rps:
+            return search(self._probe, last_rps, replace(plan, step=math.sqrt(plan.step)), self.bench.clock)
+        return search(self._probe, FIRST_GUESS * throughput_rps, plan, self.bench.clock)
 
     def open_loop(self, phase: int, rate_rps: float, seconds: float) -> Timed:
         """Requests at a rate for about so long; back when the last is answered, so that no queue is left."""

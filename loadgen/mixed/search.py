@@ -39,14 +39,17 @@ class Search:
 
 
 def search(attempt: Try, start_rps: float, plan: SearchPlan, clock: Clock) -> Search:
-    """Probe until the bracket is narrow enough or the next probe would outlast the budget."""
+    """Probe until the bracket is narrow enough or the next probe would outlast the budget.
+
+    Until one rate passed the budget does not count: a search that knows only what is too much has found nothing.
+    """
     found = Search(())
     begun = clock()
     longest_s = 0.0
     rate: float | None = start_rps
     while rate is not None and len(found.probes) < plan.most_probes:
         before = clock()
-        if found.probes and before - begun + longest_s > plan.budget_s:
+        if found.highest_rps and before - begun + longest_s > plan.budget_s:
             break
         reached, is_passed = attempt(rate, len(found.probes))
         longest_s = max(longest_s, clock() - before)

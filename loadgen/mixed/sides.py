@@ -17,7 +17,7 @@ from loadgen.summary import NoPicturesError, throughput_rps
 from loadgen.traffic import Arrivals, Closed, ImageRequest
 
 BASELINE_TRIAL, LEGO_TRIAL, COMPILED_TRIAL = CLOSED, RATED, FIRST_PROBE  # phases of round 0, before the rounds
-WARM_UPS = 24
+WARM_UPS = 16
 Tell = Callable[[str], None]
 
 

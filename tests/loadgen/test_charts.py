@@ -1,6 +1,6 @@
 from xml.etree import ElementTree as ET
 
-from loadgen.charts import Bar, bar_chart
+from loadgen.charts import Bar, Curve, bar_chart, plot
 
 
 def test_bars_share_a_scale() -> None:
@@ -24,3 +24,21 @@ def test_whiskers_only_where_known() -> None:
         Bar("c", "lego", 1, "", low=1, high=1),
     ]
     assert len(list(ET.fromstring(bar_chart(bars, "t")).iter("path"))) == 1
+
+
+def test_curves_share_their_axes() -> None:
+    """All curves lie on one scale that begins at zero, and a larger share lies higher."""
+    curves = [Curve("lego", [(0.0, 0.0), (1.0, 1.0)]), Curve("baseline", [(2.0, 0.5)], dots=True)]
+    svg = ET.fromstring(plot(curves, "title", "seconds & more", mark=0.9))
+    line = next(svg.iter("polyline")).attrib["points"].split()
+    (left, bottom), (middle, top) = (tuple(map(float, point.split(","))) for point in line)
+    dot = next(svg.iter("circle")).attrib
+    assert middle - left == float(dot["cx"]) - middle
+    assert top < float(dot["cy"]) < bottom
+    assert "seconds & more" in [text.text for text in svg.iter("text")]
+    assert [path.attrib["class"] for path in svg.iter("path")].count("mark") == 1
+
+
+def test_plot_of_nothing() -> None:
+    """A plot without points is an empty frame, not an error."""
+    assert not list(ET.fromstring(plot([Curve("lego", [])], "t", "s")).iter("circle"))

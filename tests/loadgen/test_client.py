@@ -102,6 +102,24 @@ def test_picture_is_decoded() -> None:
     assert ask(answering(200, {"data": [{"b64_json": base64.b64encode(b"png").decode()}]})) == Reply(b"png")
 
 
+def test_deadline_is_told() -> None:
+    """With an objective the body says within how many milliseconds; without, the field is absent."""
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.content))
+        return httpx2.Response(200, json={"data": [{"b64_json": ""}]})
+
+    async def go() -> None:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer), base_url="http://server") as http:
+            await ImagesClient(http, "lego-tiny", lambda request: request.steps / 10).send(REQUESTS[0])
+            await ImagesClient(http, "lego-tiny").send(REQUESTS[0])
+
+    asyncio.run(go())
+    assert bodies[0]["deadline_ms"] == 100 * REQUESTS[0].steps
+    assert "deadline_ms" not in bodies[1]
+
+
 @pytest.mark.parametrize(
     ("status", "content", "says"),
     [

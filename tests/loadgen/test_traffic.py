@@ -3,7 +3,7 @@ import random
 import pytest
 
 from loadgen.suites import FIRST, SUITES, Suite
-from loadgen.traffic import Poisson, prompts
+from loadgen.traffic import Poisson, pair_prompts, prompts
 
 
 def test_poisson_rate() -> None:
@@ -11,6 +11,27 @@ def test_poisson_rate() -> None:
     times = Poisson(requests=4000, rate_rps=5.0).times_s(random.Random(1))
     assert times == sorted(times)
     assert len(times) / times[-1] == pytest.approx(5.0, rel=0.05)
+
+
+def test_poisson_offers_its_rate() -> None:
+    """However few the requests, they fall within the very time their rate says, so two rates can be compared."""
+    for seed in range(20):
+        times = Poisson(requests=40, rate_rps=2.0).times_s(random.Random(seed))
+        assert times[0] > 0
+        assert times[-1] < 40 / 2.0
+
+
+def test_poisson_pattern_scales() -> None:
+    """The same chance at twice the rate gives the same pattern in half the time."""
+    slow, fast = (Poisson(requests=9, rate_rps=rate).times_s(random.Random(4)) for rate in (1.0, 2.0))
+    assert slow == pytest.approx([2 * each for each in fast])
+
+
+def test_pair_prompts_suffice() -> None:
+    """There are tens of thousands of prompts of two shapes, all different, none drawn on its own colour."""
+    drawn = pair_prompts(random.Random(0))
+    assert len(set(drawn)) == len(drawn) > 50_000
+    assert all(prompt.split(",")[1].split()[0] not in prompt.split(",")[0].split() for prompt in drawn[:1000])
 
 
 def test_poisson_gaps_are_exponential() -> None:

@@ -1,0 +1,46 @@
+import io
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loadgen.baselines.sd3_loading import load_pipeline, make_image
+from loadgen.children import descendants
+from loadgen.client import Sample
+from loadgen.server import monolith
+from loadgen.traffic import Closed, ImageRequest
+
+pytestmark = pytest.mark.ray
+REQUESTS = [ImageRequest(prompt, 96, 128, 2, 4.0, 3) for prompt in ("a red circle", "a blue square", "a cross")]
+
+
+def pixels(sample: Sample) -> np.ndarray:
+    assert sample.reply.picture is not None, sample.reply.error
+    return np.asarray(Image.open(io.BytesIO(sample.reply.picture)), dtype=np.int16)
+
+
+def test_monolith_serves_diffusers_pictures(tiny_folder: Path, tmp_path: Path) -> None:
+    """The monolith answers the client's body with diffusers' own picture and leaves no process behind."""
+    server = monolith(tiny_folder, 0, tmp_path / "log", replicas=1, threads=1, compiled=False)
+    with server:
+        assert server.dtype in ("float32", "bfloat16")
+        started = set(descendants(os.getpid()))
+        samples = server.run(REQUESTS, Closed(requests=3, outstanding=3), random.Random(0))
+    assert not started & set(descendants(os.getpid())) - {os.getpid()}
+    request = REQUESTS[0]
+    own = make_image(
+        load_pipeline(tiny_folder),
+        request.prompt,
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance=request.guidance,
+        seed=request.seed,
+        max_sequence_length=0,
+    )
+    assert own.size == (request.width, request.height)
+    assert np.abs(pixels(samples[0]) - np.asarray(own, dtype=np.int16)).max() <= 1
+    assert np.abs(pixels(samples[0]) - pixels(samples[1])).max() > 0
