@@ -15,10 +15,14 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lego_serve.demo import _free_port, _stop
 
 torch.set_num_threads(1)
+# On a busy machine an example may take any time; that says nothing of what it shows.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
