@@ -75,7 +75,7 @@ def dpmpp_2m(
 
 
 def _log_snr(sigma: float) -> float:
-    return math.log1p(-sigma) - math.log(sigma)
+    return math.log1p(-sigma) - math.log(sigma) if sigma < 1 else -math.inf
 
 
 Advance = Callable[[torch.Tensor, torch.Tensor, Schedule, int, History], tuple[torch.Tensor, History]]
