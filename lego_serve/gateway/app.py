@@ -73,6 +73,21 @@ def _admin(context: Context) -> APIRouter:
             raise NotFound("There is no job in flight of this id.", code="job_not_found")
         return JSONResponse({"id": job_id, "object": "job", "status": "cancelled"})
 
+    @router.get("/replicas")
+    async def list_replicas(request: Request) -> JSONResponse:
+        """The backbone replicas there are."""
+        context.authenticate(request, admin=True)
+        found = await context.runner.replicas()
+        data = [{"id": replica, "object": "replica", "node": node} for replica, node in sorted(found.items())]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.post("/replicas/{replica}/drain")
+    async def drain_replica(request: Request, replica: str) -> JSONResponse:
+        """Move a replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
+        context.authenticate(request, admin=True)
+        moved = await context.runner.drain(replica)
+        return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
+
     return router
 
 

@@ -64,8 +64,12 @@ def error_response(error: LegoError) -> Response:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
-    return Response(json.dumps(body), error.status, headers, "application/json")
+    return Response(json.dumps(error_body(error)), error.status, headers, "application/json")
+
+
+def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
+    """An error as OpenAI writes it."""
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
 def validation_error(error: ValidationError) -> RequestError:

@@ -24,8 +24,9 @@ from lego_serve.engine.lanes import LaneProgress, LaneRequest
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import LegoError, NodeError
+from lego_serve.models import previews
 from lego_serve.models.base import Conditioning, ImageLatents
-from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
+from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae, model_folder
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
@@ -87,9 +88,10 @@ class VaeNode:
         size = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if max_batch == "auto" else int(max_batch)
         self._vae.max_batch = size
         self._batcher: MicroBatcher[Call, Arrays] = MicroBatcher(self._compute, 1)
+        self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
 
     async def run(self, call: Call) -> Answer:
-        """Encode ``image`` or decode ``latents``."""
+        """Encode ``image``, decode ``latents``, or say how previews are made."""
         arrived = time.monotonic()
         value = await self._batcher.run(call)
         run_s = float(value.pop("run_s"))
@@ -105,7 +107,11 @@ class VaeNode:
     def _one(self, call: Call) -> Arrays:
         started = time.monotonic()
         inputs: Any = call.inputs
-        if call.kind == "decode":
+        if call.kind == "preview_fit":
+            if self._latent_rgb is None:
+                self._latent_rgb = previews.fit(self._vae)
+            value = {"matrix": self._latent_rgb.numpy()}
+        elif call.kind == "decode":
             pixels = self._vae.decode(torch.from_numpy(np.array(inputs["latents"]["latents"])))
             value = {"pixels": pixels.numpy()}
         else:

@@ -1,15 +1,15 @@
 """A gateway over a runner that answers at once, so that only HTTP is under test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 
-from lego_serve.core.job import Job, JobResult, Picture, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, Picture, TaskStats
 from lego_serve.core.workflow import Workflow
-from lego_serve.errors import LegoError
+from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
@@ -25,6 +25,7 @@ class FakeRunner:
         self.error: LegoError | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
+        self.progress: list[JobProgress] = []
         self.is_ready = True
 
     @property
@@ -36,9 +37,12 @@ class FakeRunner:
         """A clock that stands still."""
         return 100.0
 
-    async def run(self, job: Job) -> JobResult:
-        """Answer as told."""
+    async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
+        """Tell and answer as told."""
         self.jobs.append(job)
+        for said in self.progress if tell is not None else ():
+            tell(said)  # type: ignore[misc]
+            await asyncio.sleep(0)
         self.in_flight += 1
         try:
             if self.gate is not None:
@@ -53,6 +57,16 @@ class FakeRunner:
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
         return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
+
+    async def replicas(self) -> Mapping[str, str]:
+        """One."""
+        return {"r1": "lego-tiny.backbone"}
+
+    async def drain(self, replica: str) -> int:
+        """Known is only r1."""
+        if replica != "r1":
+            raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
+        return 3
 
     def cancel(self, job_id: str) -> bool:
         """Known is only job_known."""

@@ -36,6 +36,7 @@ async def test_an_image_comes_back_with_its_seed(client, runner) -> None:
     assert body["size"] == "96x128"
     assert body["lego"] == {
         "job_id": runner.jobs[0].id, "seed": 5, "queue_s": 0.25, "nodes": {"latents": 1.5}, "cache_hits": 1,
+        "steps_redone": 0,
     }  # fmt: skip
 
 
@@ -98,7 +99,12 @@ async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
         ({"prompt": "a", "style": "vivid"}, 400, "unsupported_parameter", "style"),
         ({"prompt": "a", "response_format": "url"}, 400, "unsupported_parameter", "response_format"),
         ({"prompt": "a", "background": "transparent"}, 400, "unsupported_parameter", "background"),
-        ({"prompt": "a", "stream": True}, 400, "unsupported_parameter", "stream"),
+        ({"prompt": "a", "stream": "yes"}, 400, "invalid_type", "stream"),
+        ({"prompt": "a", "partial_images": 2}, 400, "invalid_value", "partial_images"),
+        ({"prompt": "a", "stream": True, "partial_images": 4}, 400, "out_of_range", "partial_images"),
+        ({"prompt": "a", "stream_progress": True}, 400, "invalid_value", "stream_progress"),
+        ({"prompt": "a", "sampler": "heun"}, 400, "invalid_value", "sampler"),
+        ({"prompt": "a", "guidance_start": 2}, 400, "out_of_range", "guidance_start"),
         ({"prompt": "a", "output_format": "gif"}, 400, "invalid_value", "output_format"),
     ],
 )
