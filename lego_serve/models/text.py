@@ -3,6 +3,7 @@
 Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +33,16 @@ class Sd3TextEncoder:
         self._clips, self._tokenizers = tuple(clips), tuple(tokenizers)
         self._t5, self._t5_tokenizer = t5, t5_tokenizer
         self._width, self._max_sequence_length = width, max_sequence_length
+        # A fast tokenizer keeps its padding and truncation as state: two calls at a time would mix them up.
+        self._tokenizing = threading.Lock()
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than the model reads (nothing is cut off silently)."""
         limit = int(self._tokenizers[0].model_max_length)
         if self._t5 is not None:
             return  # T5 reads what CLIP's window cuts off; the pipeline truncates CLIP's copy alone.
-        used = len(self._tokenizers[0](prompt).input_ids)
+        with self._tokenizing:
+            used = len(self._tokenizers[0](prompt).input_ids)
         if used > limit:
             raise RequestError(
                 f"The prompt has {used} tokens; this model reads at most {limit}. Shorten it.",
@@ -56,7 +60,7 @@ class Sd3TextEncoder:
         """The same in one pass."""
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
-            ids = _ids(tokenizer, prompts, self._tokenizers[0].model_max_length, clip)
+            ids = self._ids(tokenizer, prompts, self._tokenizers[0].model_max_length, clip)
             said = clip(ids, output_hidden_states=True)
             hidden.append(said.hidden_states[-2])
             pooled.append(said[0])
@@ -68,11 +72,13 @@ class Sd3TextEncoder:
     def _t5_rows(self, prompts: Sequence[str], like: torch.Tensor) -> torch.Tensor:
         if self._t5 is None:
             return like.new_zeros(len(prompts), self._max_sequence_length, self._width)
-        rows: torch.Tensor = self._t5(_ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
+        rows: torch.Tensor = self._t5(self._ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
         return rows.to(like.dtype)
 
-
-def _ids(tokenizer: Any, prompts: Sequence[str], length: int, module: Any) -> torch.Tensor:
-    padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    ids: torch.Tensor = padded.input_ids.to(module.device)
-    return ids
+    def _ids(self, tokenizer: Any, prompts: Sequence[str], length: int, module: Any) -> torch.Tensor:
+        with self._tokenizing:
+            padded = tokenizer(
+                list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
+        ids: torch.Tensor = padded.input_ids.to(module.device)
+        return ids
