@@ -28,6 +28,7 @@ class Effort:
     """How much is measured."""
 
     rounds: int
+    ends_after_s: float  # later rounds are left out, and the last search cut short, for want of time
     trial_requests: int
     solo_repeats: int
     closed_requests: int
@@ -101,6 +102,7 @@ MIXED = MixedSuite(
     layouts=(Layout(1, 2), Layout(2, 1)),
     full=Effort(
         rounds=3,
+        ends_after_s=2500.0,
         trial_requests=60,
         solo_repeats=3,
         closed_requests=90,
@@ -113,8 +115,9 @@ MIXED = MixedSuite(
     ),
     quick=Effort(
         rounds=1,
-        trial_requests=24,
-        solo_repeats=2,
+        ends_after_s=570.0,
+        trial_requests=20,
+        solo_repeats=1,
         closed_requests=45,
         probe_s=22.0,
         fewest_requests=40,

@@ -25,6 +25,7 @@ from loadgen.summary import NoPicturesError, throughput_rps
 from loadgen.traffic import Poisson
 
 FIRST_GUESS = 0.5  # of the closed throughput: small requests behind large ones miss their objectives long before 1
+RATED_SHARE = 1.5  # of its plain time: the common rate's last answers come later than its last request
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ class _Turn:
 
     def _search(self, last_rps: float, throughput_rps: float) -> Search:
         """From where the last round ended, in smaller steps; else from a share of the throughput."""
-        plan = self.bench.effort.search
+        effort = self.bench.effort
+        budget_s = min(effort.search.budget_s, self.bench.left_s - RATED_SHARE * effort.rated_s)
+        plan = replace(effort.search, budget_s=budget_s)
         if last_rps:
             return search(self._probe, last_rps, replace(plan, step=math.sqrt(plan.step)), self.bench.clock)
         return search(self._probe, FIRST_GUESS * throughput_rps, plan, self.bench.clock)
@@ -109,11 +112,17 @@ class _Turn:
 def measure(bench: Bench) -> Seen:
     """Trials first, then rounds in which the sides take turns; both get the same requests."""
     seen = Seen(Objective(bench.suite.slo_scale, {}), try_layouts(bench), try_backbones(bench))
+    round_s = 0.0
     for number in range(1, bench.effort.rounds + 1):
+        if number > 1 and round_s > bench.left_s:
+            bench.tell(f"round {number} is left out: {bench.left_s:.0f} s are left, the last took {round_s:.0f} s")
+            break
+        begun = bench.clock()
         _baseline_turn(bench, seen, number)
         if number == 1:
             seen.compiled = try_compiled(bench, best(seen.layouts), seen.objective)
         _lego_turn(bench, seen, number)
+        round_s = bench.clock() - begun
     return seen
 
 

@@ -25,7 +25,7 @@ def compare_mixed(suite: MixedSuite, sides: MixedSides, out: Path, *, quick: boo
     def timed(line: str) -> None:
         tell(f"[{time.monotonic() - begun:5.0f} s] {line}")
 
-    seen = measure(Bench(suite, effort, Workload(suite, SEED), sides, timed, time.monotonic))
+    seen = measure(Bench(suite, effort, Workload(suite, SEED), sides, timed, time.monotonic, begun))
     found = summarise(suite, effort, SEED, seen, context)
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
     write_report(out / "report.html", suite, seen, found)

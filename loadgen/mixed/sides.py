@@ -63,6 +63,12 @@ class Bench:
     sides: MixedSides
     tell: Tell
     clock: Clock
+    begun_s: float
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the run should end."""
+        return self.begun_s + self.effort.ends_after_s - self.clock()
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ def cost_s(request: ImageRequest) -> float:
 
 EFFORT = Effort(
     rounds=2,
+    ends_after_s=1e9,
     trial_requests=30,
     solo_repeats=1,
     closed_requests=60,
@@ -151,5 +152,6 @@ def world(speed: float = 2.0, suite: MixedSuite = MIXED, **effort: object) -> Wo
         MixedSides(baseline, lego),
         lines.append,
         clock,
+        clock.now,
     )
     return World(clock, servers, lines, bench)

@@ -110,6 +110,14 @@ def test_backbones_are_tried() -> None:
     assert [name for name, _ in place.servers].count("lego") == 3
 
 
+def test_time_ends_the_rounds() -> None:
+    """A round that would not end in time is left out; the ones before stand."""
+    place = world(rounds=3, ends_after_s=1.0)
+    found = measure(place.bench)
+    assert len(found.baseline) == len(found.lego) == 1
+    assert "round 2 is left out" in place.lines[-1]
+
+
 def test_baseline_without_a_rate() -> None:
     """A baseline that meets its objective at no rate ends the run with a reason."""
     strict = world(suite=replace(MIXED, slo_scale=0.5))
