@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 DEATHS_ALONE = 3
-ATTEMPTS = 100  # in all, before a job is given up as the server's failure
+DEATHS = 100  # in all, before a job is given up as the server's failure
+MOVES = 1000  # likewise; a call may be turned away many times while the only replica is being replaced
 MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
 
 
@@ -56,7 +57,7 @@ class Recovery:
         self._every = checkpoint_every_steps
         self._lanes: dict[int, _Lane] = {}
         self._checkpoints: dict[int, bytes] = {}
-        self._attempts = 0
+        self._deaths = self._moves = 0
         self._replica: str | None = None
         self.steps_redone = 0
 
@@ -68,7 +69,7 @@ class Recovery:
     @property
     def attempts(self) -> int:
         """How often it was begun again."""
-        return self._attempts
+        return self._deaths + self._moves
 
     def accepted(self, replica: str) -> None:
         """A replica has taken the call."""
@@ -85,10 +86,12 @@ class Recovery:
 
     def moved(self) -> Decision:
         """The replica is being drained or has left in good order: go on elsewhere, suspected of nothing."""
+        self._moves += 1
         return self._again(0)
 
     def lost(self) -> Decision:
         """The replica died."""
+        self._deaths += 1
         for state in self._lanes.values():
             if state.starting is not None:
                 deaths = state.deaths.get(state.starting, 0) + 1
@@ -104,9 +107,8 @@ class Recovery:
         return ahead + self._every + MARGIN_STEPS
 
     def _again(self, suspect_steps: int) -> Decision:
-        self._attempts += 1
-        if self._attempts >= ATTEMPTS:
-            return GiveUp(self._attempts)
+        if self._deaths >= DEATHS or self._moves >= MOVES:
+            return GiveUp(self.attempts)
         for state in self._lanes.values():
             self.steps_redone += state.step - state.checkpoint_step
             state.step, state.starting = state.checkpoint_step, None

@@ -150,7 +150,9 @@ def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, A
 def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
     said = parameter.annotation
     if not isinstance(said, Declared):
-        raise WorkflowError(f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image or Sampler")
+        raise WorkflowError(
+            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image or Sampler"
+        )
     found: dict[str, Any] = {"type": said.type}
     if parameter.default is inspect.Parameter.empty:
         found["required"] = True

@@ -104,9 +104,7 @@ class LaneState:
         if not bool(torch.isfinite(latents).all()):
             raise NodeError("The image's latents are not finite numbers.", code="not_finite")
         started = self.added_s if math.isnan(self.started_s) else self.started_s
-        return LaneResult(
-            latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes)
-        )
+        return LaneResult(latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes))
 
 
 def write_checkpoint(state: LaneState) -> bytes:

@@ -170,7 +170,9 @@ class StepEngine:
         return together
 
     def _rows(self, keys: Sequence[str]) -> int:
-        tokens = [self._backbone.shape.tokens(s.request.width, s.request.height) for s in map(self._states.get, keys) if s]
+        tokens = [
+            self._backbone.shape.tokens(s.request.width, s.request.height) for s in map(self._states.get, keys) if s
+        ]
         return sum(self._work(self._states[k], self._states[k].step, t).rows for k, t in zip(keys, tokens, strict=True))
 
     def _input(self, state: LaneState) -> LaneInput:

@@ -73,9 +73,7 @@ def measured(context: Context, order: Order) -> Iterator[None]:
         context.metrics.answered(order.workflow.name, outcome, time.monotonic() - started)
 
 
-async def run_job(
-    context: Context, request: Request, order: Order, job: Job, tell: Tell | None = None
-) -> JobResult:
+async def run_job(context: Context, request: Request, order: Order, job: Job, tell: Tell | None = None) -> JobResult:
     """Run the job unless too many are pending; a client that leaves cancels it."""
     if context.runner.in_flight >= context.settings.max_pending_jobs:
         context.metrics.rejected("over_capacity")

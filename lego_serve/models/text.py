@@ -1,4 +1,4 @@
-"""Prompts to conditionings exactly as the families' pipelines make them.
+"""Prompts to conditionings exactly as SD3's pipeline makes them, and what other families share of it.
 
 Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
@@ -96,28 +96,3 @@ class Sd3TextEncoder:
         ids = self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device)
         rows: torch.Tensor = self._t5(ids)[0]
         return rows.to(like.dtype)
-
-class FluxTextEncoder:
-    """CLIP's pooled text and T5's tokens, padded to ``max_sequence_length`` as the pipeline pads them."""
-
-    def __init__(self, clip: Any, tokenizer: Any, t5: Any, t5_tokenizer: Any, max_sequence_length: int) -> None:
-        self.max_batch = 1
-        self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
-        self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
-        self._max_sequence_length = max_sequence_length
-
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when a prompt has more tokens than T5 is given."""
-        self._t5_tokenizer.check(prompt, self._max_sequence_length)
-
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time."""
-        starts = range(0, len(prompts), self.max_batch)
-        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
-
-    @torch.inference_mode()
-    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """The same in one pass."""
-        pooled = self._clip(self._tokenizer.ids(prompts, self._tokenizer.window, self._clip.device)).pooler_output
-        tokens = self._t5(self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device))[0]
-        return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]

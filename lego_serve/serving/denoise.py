@@ -15,6 +15,7 @@ from lego_serve.errors import NodeError, RequestError
 
 CHECKPOINT_EVERY_STEPS = 5  # as replicas do unless told otherwise; only the length of suspicion depends on it
 RETRY_PAUSE_S = 0.2
+MOVE_PAUSE_S = 0.05  # the router hears of a drained replica a little later than we do
 LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
 Tell = Callable[[Progress], None]
 
@@ -67,9 +68,7 @@ class DenoiseCalls:
         recovery = Recovery(CHECKPOINT_EVERY_STEPS)
         again = Again({}, 0, frozenset())
         while True:
-            call = replace(
-                make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid
-            )
+            call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
             try:
                 answer = await self._attempt(node, call, recovery, tell)
             except NodeLost:
@@ -77,11 +76,10 @@ class DenoiseCalls:
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 if answer is not None:
-                    stats = replace(
-                        answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone
-                    )
+                    stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
                     return replace(answer, stats=stats)
                 decision = recovery.moved()
+                await asyncio.sleep(MOVE_PAUSE_S)
             match decision:
                 case Poison(step=step):
                     raise RequestError(
@@ -118,9 +116,7 @@ async def _consume(node: StreamingNode, call: Call, recovery: Recovery, tell: Te
                 case Accepted(replica=replica):
                     recovery.accepted(replica)
                 case Progress():
-                    recovery.progressed(
-                        message.lane, message.step, message.checkpoint, is_starting=message.is_starting
-                    )
+                    recovery.progressed(message.lane, message.step, message.checkpoint, is_starting=message.is_starting)
                     tell(message)
                 case Leaving():
                     return None

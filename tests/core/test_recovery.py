@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.recovery import ATTEMPTS, DEATHS_ALONE, Again, GiveUp, Poison, Recovery
+from lego_serve.core.recovery import DEATHS, DEATHS_ALONE, Again, GiveUp, Poison, Recovery
 
 EVERY = 5
 
@@ -59,6 +59,6 @@ def test_kills_at_random_steps_in_company_never_refuse(steps: list[int]) -> None
 def test_a_job_is_given_up_in_the_end() -> None:
     """A replica that cannot live ends its callers' jobs, as the server's failure."""
     recovery = Recovery(EVERY)
-    decisions = [recovery.lost() for _ in range(ATTEMPTS)]
+    decisions = [recovery.lost() for _ in range(DEATHS)]
     assert isinstance(decisions[-1], GiveUp)
     assert all(isinstance(decision, Again) for decision in decisions[:-1])

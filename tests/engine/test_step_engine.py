@@ -200,9 +200,7 @@ def test_a_lane_too_large_for_memory_fails_alone(model: tuple[Backbone, FlowMatc
 
 def test_guidance_applies_in_its_interval_only(model: tuple[Backbone, FlowMatchTables]) -> None:
     """No interval at all is no guidance; the whole one is all of it; a part is neither, and costs fewer rows."""
-    whole, part, none = (
-        request("mine", guided=interval) for interval in ((0.0, 1.0), (0.25, 0.75), (0.0, 0.0))
-    )
+    whole, part, none = (request("mine", guided=interval) for interval in ((0.0, 1.0), (0.25, 0.75), (0.0, 0.0)))
     unguided = request("mine", guidance=1.0)
     assert torch.equal(alone(model, none), alone(model, unguided))
     assert not torch.equal(alone(model, part), alone(model, whole))

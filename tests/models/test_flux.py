@@ -79,7 +79,5 @@ def test_blocks_taken_with_release_leave_no_second_copy() -> None:
     kept, taken = transformer("FLUX.1-dev"), transformer("FLUX.1-dev")
     mine, released = FluxBackbone(kept, 8), FluxBackbone(taken, 8, release=True)
     lane = raw_lane(1)
-    assert torch.equal(
-        mine.velocity([lane.for_model(mine)])[0], released.velocity([lane.for_model(released)])[0]
-    )
+    assert torch.equal(mine.velocity([lane.for_model(mine)])[0], released.velocity([lane.for_model(released)])[0])
     assert not list(taken.transformer_blocks.parameters()) + list(taken.single_transformer_blocks.parameters())

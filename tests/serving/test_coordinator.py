@@ -36,6 +36,9 @@ class FakeNode:
     async def run(self, call: Call) -> Answer:
         """One call, a little later."""
         self.calls.append(call)
+        return await self._answer(call)
+
+    async def _answer(self, call: Call) -> Answer:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -55,12 +58,13 @@ class FakeNode:
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
         """The same as messages: accepted by replica r1, r2, ..., whatever is in ``says``, and the answer."""
-        number = len(self.calls) + 1
+        self.calls.append(call)
+        number = len(self.calls)
         yield Accepted(f"r{number}")
         for message in self.says.get(number, ()):
             yield message
             await asyncio.sleep(0.001)
-        yield await self.run(call)
+        yield await self._answer(call)
 
     async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
         """Two replicas, of which r1 has a call to move."""
@@ -175,9 +179,7 @@ async def test_progress_reaches_who_listens_with_previews_projected() -> None:
     latents = np.ones((2, 3, 4), np.float32)
     some["lego-tiny", "backbone"].says[1] = [Progress(0, 5, 20, 1.5), Progress(1, 10, 20, 1.0, preview=latents)]
     matrix = np.array([[0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]], np.float32)
-    some["lego-tiny", "vae"].behave = lambda call, count: (
-        {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
-    )
+    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
     told: list[JobProgress] = []
     await coordinator(some).run(replace(job(), listen=Listen(1, steps=True)), told.append)
     assert (told[0].index, told[0].step, told[0].preview) == (0, 5, None)

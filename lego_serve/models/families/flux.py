@@ -18,7 +18,7 @@ from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, g
 from lego_serve.models.packing import Packing, pack
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import FluxTextEncoder
+from lego_serve.models.text import PromptTokenizer
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -36,7 +36,7 @@ def load_backbone(spec: ModelSpec) -> tuple["FluxBackbone", FlowMatchTables]:
     return FluxBackbone(transformer, loading.pixels_per_latent(spec, folder), release=True), tables
 
 
-def load_text_encoder(spec: ModelSpec) -> FluxTextEncoder:
+def load_text_encoder(spec: ModelSpec) -> "FluxTextEncoder":
     """CLIP, for the pooled text, and T5, for the tokens.  Raises CheckpointError."""
     from transformers import CLIPTextModel, T5EncoderModel
 
@@ -48,6 +48,32 @@ def load_text_encoder(spec: ModelSpec) -> FluxTextEncoder:
         loading.load_tokenizer(spec, folder, "tokenizer_2"),
         spec.max_sequence_length,
     )
+
+
+class FluxTextEncoder:
+    """CLIP's pooled text and T5's tokens, padded to ``max_sequence_length`` as the pipeline pads them."""
+
+    def __init__(self, clip: Any, tokenizer: Any, t5: Any, t5_tokenizer: Any, max_sequence_length: int) -> None:
+        self.max_batch = 1
+        self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
+        self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
+        self._max_sequence_length = max_sequence_length
+
+    def check(self, prompt: str) -> None:
+        """Raise RequestError when a prompt has more tokens than T5 is given."""
+        self._t5_tokenizer.check(prompt, self._max_sequence_length)
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time."""
+        starts = range(0, len(prompts), self.max_batch)
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
+
+    @torch.inference_mode()
+    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """The same in one pass."""
+        pooled = self._clip(self._tokenizer.ids(prompts, self._tokenizer.window, self._clip.device)).pooler_output
+        tokens = self._t5(self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device))[0]
+        return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +108,7 @@ class FluxBackbone:
 
     classifier_free = False
 
-    def __init__(
-        self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False
-    ) -> None:
+    def __init__(self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
         config = transformer.config
         self.bucket_rows = 1
@@ -122,7 +146,9 @@ class FluxBackbone:
         return [_unpacked(by_lane[i], sizes[i]).to(lane.latents.device) for i, lane in enumerate(lanes)]
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        patches = [_packed(lanes[b.lane].latents, sizes[b.lane]).to(self._device, self._dtype) for b in packing.branches]
+        patches = [
+            _packed(lanes[b.lane].latents, sizes[b.lane]).to(self._device, self._dtype) for b in packing.branches
+        ]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
         of_image, of_text, of_joint = self._rotation(sizes, packing)

@@ -75,9 +75,7 @@ class Sd3Backbone:
 
     classifier_free = True
 
-    def __init__(
-        self, transformer: "SD3Transformer2DModel", pixels_per_latent: int, *, release: bool = False
-    ) -> None:
+    def __init__(self, transformer: "SD3Transformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
         config = transformer.config
         self.bucket_rows = 1
