@@ -195,6 +195,7 @@ def run_gateway(config_path: Path, address: str, port: int) -> None:
     from lego_serve.metrics import Metrics
     from lego_serve.serving.connect import connect
     from lego_serve.serving.coordinator import Coordinator
+    from lego_serve.serving.router import on_departure
 
     settings = config.load(config_path)
     workflows = load_workflows(settings, config_path.parent)
@@ -210,6 +211,8 @@ def run_gateway(config_path: Path, address: str, port: int) -> None:
     bound = _shared_socket(server.host, port)
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+        on_departure(lambda replicas: loop.call_soon_threadsafe(coordinator.departed, replicas))
         await asyncio.gather(*(node.probe() for node in nodes.values()))
         options = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=20, server_header=False

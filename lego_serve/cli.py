@@ -1,4 +1,4 @@
-"""The command line: ``lego-serve serve | generate | models | workflows``."""
+"""The command line: ``lego-serve serve | generate | models | replicas | drain | workflows``."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx2
 import typer
@@ -81,6 +82,22 @@ def models(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     for card in _ask("GET", f"{url}/v1/models", key)["data"]:
         table.add_row(card["id"], ", ".join(card["lego"]["inputs"]))
     out.print(table)
+
+
+@app.command()
+def replicas(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """List the backbone replicas of a running server."""
+    table = Table("replica", "node")
+    for card in _ask("GET", f"{url}/v1/admin/replicas", key)["data"]:
+        table.add_row(card["id"], card["node"])
+    out.print(table)
+
+
+@app.command()
+def drain(replica: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Move a backbone replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
+    answer = _ask("POST", f"{url}/v1/admin/replicas/{quote(replica, safe='')}/drain", key)
+    out.print(f"{replica}: drained, {answer['calls_moved']} calls moved", highlight=False, soft_wrap=True)
 
 
 def _ask(method: str, url: str, key: str, body: dict[str, Any] | None = None) -> Any:

@@ -14,7 +14,6 @@ from itertools import accumulate
 from lego_serve.core.costs import Rates, StepCost, StepWork
 from lego_serve.core.ordering import Order, Pace
 
-
 EFFICIENCY = 0.9
 FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes full use of a CPU core
 FEWEST_PAIRS = 256 * 1024
@@ -36,11 +35,13 @@ class Lane:
     suspect_until: int = 0
     started_s: float | None = None
     is_paused: bool = False
-    _left: tuple[StepWork, ...] = field(default=(), repr=False)
+    _left: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        # What is left from each step on; most lanes do the same at every step, so sums from the end.
-        self._left = tuple(accumulate(reversed(self.work)))[::-1]
+        # What is left from each step on: sums from the end.
+        work = self.work[::-1]
+        rows, pairs = accumulate(float(step.rows) for step in work), accumulate(float(step.pairs) for step in work)
+        self._left = tuple(zip(map(float, range(1, len(work) + 1)), rows, pairs, strict=True))[::-1]
 
     @property
     def steps(self) -> int:
@@ -53,8 +54,8 @@ class Lane:
         return len(self.work) - self.next_step
 
     @property
-    def work_left(self) -> StepWork:
-        """The rows and pairs of the steps it still needs."""
+    def left(self) -> tuple[float, float, float]:
+        """The steps, rows and pairs it still needs; floats, as they are only ever multiplied by rates."""
         return self._left[self.next_step]
 
     @property
@@ -151,16 +152,9 @@ class StepBatcher:
 
     def plan(self, now: float) -> StepPlan | None:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
-        lanes = [lane for lane in self._lanes.values() if not lane.is_paused]
-        if not lanes:
-            return None
+        lanes = list(self._lanes.values())
         rates = self._cost.rates
-        order = self._order(lanes, now, Pace(rates, self._step_s))
-        chosen = self._fitting([lanes[index] for index in order], rates)
-        rows = sum(lane.work[lane.next_step].rows for lane in chosen)
-        pairs = sum(lane.work[lane.next_step].pairs for lane in chosen)
-        keys, steps = tuple(c.key for c in chosen), tuple(c.next_step for c in chosen)
-        return StepPlan(keys, steps, StepWork(rows, pairs))
+        return self._fitting(lanes, self._order(lanes, now, Pace(rates, self._step_s)), rates)
 
     def commit(self, plan: StepPlan, started_s: float, now: float) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
@@ -174,7 +168,7 @@ class StepBatcher:
                 continue
             lane.started_s = started_s if lane.started_s is None else lane.started_s
             lane.next_step += 1
-            if lane.is_finished:
+            if lane.next_step >= len(lane.work):
                 finished.append(self._lanes.pop(key))
         return finished
 
@@ -184,24 +178,31 @@ class StepBatcher:
             assert key == lane.key, f"lane {lane.key} is filed under {key}"
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
 
-    def _fitting(self, ordered: Sequence[Lane], rates: Rates) -> list[Lane]:
-        """Lanes from the front for as long as the step keeps to the limits."""
+    def _fitting(self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan | None:
+        """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
         most_rows, most_s = self._limits.max_rows or float("inf"), self._limits.seconds(rates)
-        chosen: list[Lane] = []
-        rows, seconds = 0, rates.constant_s
-        for lane in ordered:
-            if chosen and lane.is_suspect:
-                continue  # it waits until it is first, and then has the step to itself
-            step = lane.work[lane.next_step]
-            more_s = step.rows * rates.row_s + step.pairs * rates.pair_s
-            if chosen and (rows + step.rows > most_rows or seconds + more_s > most_s):
-                break  # skipping ahead to smaller lanes would starve a large one
-            chosen.append(lane)
-            if lane.is_suspect:
-                break
+        row_s, pair_s = rates.row_s, rates.pair_s
+        keys: list[str] = []
+        steps: list[int] = []
+        rows, pairs, seconds = 0, 0, rates.constant_s
+        for index in order:
+            lane = lanes[index]
+            number = lane.next_step
+            is_suspect = number < lane.suspect_until  # lane.is_suspect, without a call for each of thousands
+            if lane.is_paused or (keys and is_suspect):
+                continue  # a suspect waits until it is first, and then has the step to itself
+            step = lane.work[number]
             rows += step.rows
-            seconds += more_s
-        return chosen
+            seconds += step.rows * row_s + step.pairs * pair_s
+            if keys and (rows > most_rows or seconds > most_s):
+                rows -= step.rows
+                break  # skipping ahead to smaller lanes would starve a large one
+            pairs += step.pairs
+            keys.append(lane.key)
+            steps.append(number)
+            if is_suspect:
+                break
+        return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         if key not in self._lanes:

@@ -30,7 +30,7 @@ class Job:
     deadline_s: float | None = None
     tenant: str = "default"
     weight: float = 1.0
-    listen: Listen = Listen()
+    listen: Listen = field(default_factory=Listen)
 
 
 @dataclass(frozen=True, slots=True)

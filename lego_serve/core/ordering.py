@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.costs import Rates
 
 AGEING_RATIO = 0.5  # seconds of slack, or of work, that a second of waiting is worth
 PATIENCE_S = 60.0  # slack of a new lane that has no deadline
@@ -46,13 +46,8 @@ class Orderable(Protocol):
         ...
 
     @property
-    def steps_left(self) -> int:
-        """Forward passes it still needs."""
-        ...
-
-    @property
-    def work_left(self) -> StepWork:
-        """Rows and pairs of all of them."""
+    def left(self) -> tuple[float, float, float]:
+        """Forward passes it still needs, and the rows and pairs of all of them; floats cost half of integers here."""
         ...
 
 
@@ -74,30 +69,31 @@ def least_slack(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]
     """
     rates, step_s = pace.rates, pace.step_s
     row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
+    # What all lanes lose alike by the time that passes is left out: (1 + AGEING_RATIO) * now.
     keys = []
     for lane in lanes:
-        waited = now - lane.added_s
-        if lane.deadline_s is None:
-            slack = PATIENCE_S - waited
+        deadline_s = lane.deadline_s
+        if deadline_s is None:
+            key = PATIENCE_S + (1 + AGEING_RATIO) * lane.added_s
         else:
-            steps, left = lane.steps_left, lane.work_left
-            spare = lane.deadline_s - now
-            slack = spare - steps * step_s
-            if spare < steps * constant_s + left.rows * row_s + left.pairs * pair_s:
-                slack += HOPELESS_S
+            steps, rows, pairs = lane.left
+            key = deadline_s + AGEING_RATIO * lane.added_s - steps * step_s
+            if deadline_s - now < steps * constant_s + rows * row_s + pairs * pair_s:
+                key += HOPELESS_S
         weight = lane.weight
-        keys.append(slack - AGEING_RATIO * waited - (WEIGHT_S * math.log2(weight) if weight != 1 else 0.0))
+        keys.append(key if weight == 1.0 else key - WEIGHT_S * math.log2(weight))
     return sorted(range(len(lanes)), key=keys.__getitem__)
 
 
 def shortest_remaining(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]:
     """Least remaining work first, counted as if the lane ran alone, aged by waiting."""
     rates = pace.rates
+    row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
     keys = []
     for lane in lanes:
-        left = lane.work_left
-        alone_s = lane.steps_left * rates.constant_s + left.rows * rates.row_s + left.pairs * rates.pair_s
-        keys.append((alone_s - AGEING_RATIO * (now - lane.added_s), lane.steps_left))
+        steps, rows, pairs = lane.left
+        alone_s = steps * constant_s + rows * row_s + pairs * pair_s
+        keys.append((alone_s + AGEING_RATIO * lane.added_s, steps))  # what the time takes from all alike is left out
     return sorted(range(len(lanes)), key=keys.__getitem__)
 
 

@@ -21,7 +21,7 @@ class Call:
     inputs: Mapping[str, Value]
     time_left_s: float | None = None
     weight: float = 1.0
-    listen: Listen = Listen()
+    listen: Listen = field(default_factory=Listen)
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     suspect_steps: int = 0
     avoid: frozenset[str] = frozenset()

@@ -88,7 +88,7 @@ KINDS: Mapping[str, Kind] = {
             "guidance_start": "float",
             "guidance_end": "float",
         },
-        frozenset({"cond", "negative", "width", "height", "steps", "guidance", "seed", "n"}),
+        frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},
     ),
     "decode": Kind("vae", {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),

@@ -37,8 +37,12 @@ def is_strict(backbone: Backbone) -> bool:
     mates = [sample_lane(backbone, side, seed=side) for side in SIDES]
     first = sample_lane(backbone, SIDES[0], seed=99)
     alone = backbone.velocity([first])[0]
-    batches: list[list[LaneInput]] = [[first, *mates], [*mates, first], [first] * 4]
-    return all(torch.equal(backbone.velocity(batch)[batch.index(first)], alone) for batch in batches)
+    batches: list[tuple[list[LaneInput], int]] = [
+        ([first, *mates], 0),
+        ([*mates, first], len(mates)),
+        ([first] * 4, 3),
+    ]
+    return all(torch.equal(backbone.velocity(batch)[place], alone) for batch, place in batches)
 
 
 def row_rule_cost(backbone: Backbone) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lego_serve.errors import NodeError
-from lego_serve.models.base import Conditioning, ImageLatents
+from lego_serve.models.base import Conditioning, ImageLatents, Prepared
 from lego_serve.models.sampling import History, Schedule
 
 MAGIC = b"lane1"
@@ -79,8 +79,8 @@ class LaneState:
     """A lane's tensors and record; ``skipped`` steps of the request's lie before its schedule (image to image)."""
 
     request: LaneRequest
-    cond: Conditioning
-    negative: Conditioning | None
+    cond: Prepared
+    negative: Prepared | None
     latents: torch.Tensor
     schedule: Schedule
     skipped: int

@@ -43,11 +43,16 @@ class LocalFamily:
         steps: int = 20,
         guidance: float = 4.0,
         seeds: Sequence[int],
-        negative: str = "",
+        negative: str | None = None,
     ) -> torch.Tensor:
-        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error."""
+        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
+
+        Without ``negative`` a model that is guided by one is given the empty prompt.
+        """
         conds = self.text.encode(prompts)
-        unconditional = self.text.encode([negative])[0] if guidance > 1 else None
+        if negative is None and self.engine.classifier_free:
+            negative = ""
+        unconditional = self.text.encode([negative])[0] if negative is not None and guidance > 1 else None
         for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):
             self.engine.add(LaneRequest(str(index), width, height, steps, guidance, seed, cond, unconditional))
         results: dict[str, LaneResult] = {}

@@ -13,7 +13,7 @@ import torch
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.core.costs import StepWork
 from lego_serve.engine.lanes import LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
-from lego_serve.errors import LegoError, NodeError
+from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Backbone, LaneInput
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
@@ -31,6 +31,11 @@ class StepEngine:
         self._batcher, self._clock = batcher, clock
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
+
+    @property
+    def classifier_free(self) -> bool:
+        """Whether guidance here is classifier-free, and needs a negative prompt."""
+        return self._backbone.classifier_free
 
     @property
     def lanes(self) -> int:
@@ -53,8 +58,10 @@ class StepEngine:
     def add(self, request: LaneRequest) -> LaneState:
         """Take a lane; it joins at the next step.
 
-        Raises NodeError for a checkpoint it cannot read; ValueError when its key is known.
+        Raises NodeError for a checkpoint it cannot read; RequestError when its guidance and its negative
+        prompt do not fit the model; ValueError when its key is known.
         """
+        self._check_negative(request)
         shape = self._backbone.shape
         tokens = shape.tokens(request.width, request.height)
         schedule = self._tables.schedule(request.sampler, request.steps, tokens)
@@ -118,6 +125,15 @@ class StepEngine:
             return state.result(now)
         except NodeError as error:
             return error
+
+    def _check_negative(self, request: LaneRequest) -> None:
+        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
+        if self.classifier_free and request.negative is None and request.guidance > 1:
+            raise RequestError(
+                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
+            )
+        if not self.classifier_free and request.negative is not None:
+            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
 
     def _work(self, state: LaneState, step: int, tokens: int) -> StepWork:
         """What a lane brings to one of its steps, both branches where it is guided there."""

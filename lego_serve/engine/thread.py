@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -28,7 +28,7 @@ class Watch:
     """Who hears of a lane, of what, and how often its state is kept."""
 
     tell: Tell
-    listen: Listen = Listen()
+    listen: Listen = field(default_factory=Listen)
     checkpoint_every_steps: int = 0
 
 

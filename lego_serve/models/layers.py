@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from lego_kernels import gated_residual, norm_modulate, qk_norm_rope
 from torch.nn import functional as F
 
+from lego_kernels import gated_residual, norm_modulate, qk_norm_rope
 from lego_serve.models.gemm import linear
 from lego_serve.models.packing import Packing
 

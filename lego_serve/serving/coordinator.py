@@ -5,6 +5,7 @@ only its awaiting client, its timer and the calls that are out.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from lego_serve.serving.previews import Previews
 ATTEMPTS = 20
 RETRY_PAUSE_S = 0.5
 Tell = Callable[[JobProgress], None]
+log = logging.getLogger("lego_serve.coordinator")
 
 
 class NodeHandle(StreamingNode, Protocol):
@@ -194,6 +196,8 @@ class Coordinator:
             return Call(task.kind, inputs, left, task.weight, listen)
 
         if component == "backbone":
+            if listen.previews:
+                self._previews.expect(task.model)
             return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
         for _ in range(ATTEMPTS):
             try:
@@ -215,8 +219,12 @@ class Coordinator:
             return
 
         async def with_picture() -> None:
-            picture = await self._previews.picture(task.model, progress.preview)
-            tell(replace(said, preview=picture))
+            try:
+                picture = await self._previews.picture(task.model, progress.preview)
+            except Exception:
+                log.warning("a preview of job %s could not be made", task.job_id, exc_info=True)
+            else:
+                tell(replace(said, preview=picture))
 
         client.calls[f"preview {progress.lane} {progress.step}"] = asyncio.ensure_future(with_picture())
 

@@ -219,7 +219,8 @@ class BackboneNode:
         if init is not None:
             latents = ImageLatents(torch.from_numpy(np.array(init["mean"])), torch.from_numpy(np.array(init["std"])))
         deadline = None if call.time_left_s is None else time.monotonic() + call.time_left_s
-        cond, negative = _conditioning(inputs["cond"]), _conditioning(inputs["negative"])
+        cond = _conditioning(inputs["cond"])
+        negative = None if inputs.get("negative") is None else _conditioning(inputs["negative"])
         requests = []
         for index in range(int(inputs["n"])):
             self._lanes += 1

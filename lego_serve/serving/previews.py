@@ -1,5 +1,6 @@
 """Latents to small pictures, cheaply: one matrix a VAE, asked of its node once."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -22,19 +23,36 @@ class Previews:
 
     def __init__(self, nodes: Mapping[tuple[str, str], VaeHandle]) -> None:
         self._nodes = nodes
-        self._matrices: dict[str, np.ndarray] = {}
+        self._asked: dict[str, asyncio.Future[np.ndarray]] = {}
+
+    def expect(self, model: str) -> None:
+        """Ask for a model's projection in good time, if it is not known yet."""
+        if model not in self._asked:
+            self._asked[model] = asyncio.ensure_future(self._ask(model))
 
     async def picture(self, model: str, latents: Any) -> Picture:
-        """A picture of a pixel a latent; its seed is not told."""
-        if model not in self._matrices:
-            answer = await self._nodes[model, "vae"].run(Call("preview_fit", {}))
-            value: Any = answer.value
-            self._matrices[model] = np.array(value["matrix"])
-        return project(latents, self._matrices[model])
+        """A picture of a pixel a latent; its seed is not told.  Raises what asking for the projection raised."""
+        self.expect(model)
+        try:
+            matrix = await asyncio.shield(self._asked[model])
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self._asked.pop(model, None)  # the next preview asks again
+            raise
+        return project(latents, matrix)
+
+    async def _ask(self, model: str) -> np.ndarray:
+        answer = await self._nodes[model, "vae"].run(Call("preview_fit", {}))
+        value: Any = answer.value
+        return np.array(value["matrix"])
 
 
 def project(latents: np.ndarray, matrix: np.ndarray) -> Picture:
-    """Latents (channels, height, width) times a matrix (channels + 1, 3), whose last row is the offset, as 8-bit RGB."""
-    rgb = np.tensordot(latents, matrix[:-1], axes=(0, 0)) + matrix[-1]
+    """Latents (channels, height, width) to 8-bit RGB, by a matrix (9 * channels + 1, 3) as ``models/previews`` fits it."""
+    padded = np.pad(latents, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    rows = windows.transpose(1, 2, 0, 3, 4).reshape(*latents.shape[1:], -1)
+    rgb = rows @ matrix[:-1] + matrix[-1]
     pixels = (rgb.clip(0, 1) * 255).round().astype(np.uint8)
     return Picture(pixels.shape[1], pixels.shape[0], pixels.tobytes(), 0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 
-from lego_serve.engine.local import LocalFamily
 from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.local import LocalFamily
 from lego_serve.models.base import ImageLatents
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import MINIATURES, miniature

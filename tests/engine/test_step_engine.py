@@ -1,6 +1,7 @@
 """The step engine: lanes that come, pause, move and fail, and that none of it changes a picture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.ordering import ORDERS, fifo
 from lego_serve.engine.lanes import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.errors import LegoError, NodeError
+from lego_serve.errors import LegoError, NodeError, RequestError
 from lego_serve.models.base import Backbone, Conditioning, LaneInput, Prepared
 from lego_serve.models.gemm import keep_rows_stable
 from lego_serve.models.loading import load_backbone
@@ -96,6 +97,16 @@ def alone(model: tuple[Backbone, FlowMatchTables], of: LaneRequest) -> torch.Ten
     engine = engine_of(model)
     engine.add(of)
     return latents(run(engine)[of.key])
+
+
+def test_guidance_without_a_negative_prompt_is_refused(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """It would have no effect; without guidance the lane runs."""
+    engine = engine_of(model)
+    with pytest.raises(RequestError, match="guided by a negative prompt") as caught:
+        engine.add(replace(request("a"), negative=None))
+    assert (caught.value.param, engine.lanes) == ("guidance_scale", 0)
+    engine.add(replace(request("a", guidance=1.0), negative=None))
+    assert isinstance(run(engine)["a"], LaneResult)
 
 
 SAMPLERS = st.sampled_from(["euler", "dpmpp_2m"])

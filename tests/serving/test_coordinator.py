@@ -173,12 +173,25 @@ async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
     assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
 
 
+async def test_a_preview_that_cannot_be_made_does_not_end_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    """It is left out, and the log says why."""
+    some = nodes()
+    preview = np.ones((2, 3, 4), np.float32)
+    some["lego-tiny", "backbone"].says[1] = [Progress(0, 10, 20, preview=preview)]
+    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": 1} if call.kind == "preview_fit" else PIXELS
+    told: list[JobProgress] = []
+    result = await coordinator(some).run(replace(job(), listen=Listen(1)), told.append)
+    assert (len(result.pictures), told) == (2, [])
+    assert "preview" in caplog.text
+
+
 async def test_progress_reaches_who_listens_with_previews_projected() -> None:
     """Steps are told as they are; a preview's latents become a picture by the VAE's own matrix."""
     some = nodes()
     latents = np.ones((2, 3, 4), np.float32)
     some["lego-tiny", "backbone"].says[1] = [Progress(0, 5, 20, 1.5), Progress(1, 10, 20, 1.0, preview=latents)]
-    matrix = np.array([[0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]], np.float32)
+    matrix = np.zeros((19, 3), np.float32)
+    matrix[4], matrix[13], matrix[18] = [0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]  # the latents' own places
     some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
     told: list[JobProgress] = []
     await coordinator(some).run(replace(job(), listen=Listen(1, steps=True)), told.append)

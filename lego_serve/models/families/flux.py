@@ -7,11 +7,13 @@ is one branch.  Positions are rotations of q and k (Su et al., 2021).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
+from lego_serve.errors import CheckpointError
 from lego_serve.models import layers, loading
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
 from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 PATCH = 2  # latent pixels a side of a token: FLUX packs them before the transformer
+SIZES_KEPT = 64  # picture sizes whose rotations are kept
 
 
 def load_backbone(spec: ModelSpec) -> tuple["FluxBackbone", FlowMatchTables]:
@@ -40,6 +43,8 @@ def load_text_encoder(spec: ModelSpec) -> "FluxTextEncoder":
     """CLIP, for the pooled text, and T5, for the tokens.  Raises CheckpointError."""
     from transformers import CLIPTextModel, T5EncoderModel
 
+    if spec.max_sequence_length < 1:
+        raise CheckpointError(f"model {spec.name}: FLUX reads T5's tokens; set `max_sequence_length` to 1 or more")
     folder = loading.model_folder(spec, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     return FluxTextEncoder(
         loading.load_module(spec, folder, "text_encoder", CLIPTextModel),
@@ -61,6 +66,7 @@ class FluxTextEncoder:
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than T5 is given."""
+        # What CLIP's window cuts off T5 still reads, as in the pipeline.
         self._t5_tokenizer.check(prompt, self._max_sequence_length)
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
@@ -125,7 +131,8 @@ class FluxBackbone:
         self._modulation = Linear.of(*modulations, *(b.norm.linear for b in singles), transformer.norm_out.linear)
         self._doubles = layers.take_blocks(doubles, _double, release=release)
         self._singles = layers.take_blocks(singles, lambda block: _single(block, self._width), release=release)
-        self._rotations: dict[tuple[int, int], Rotation] = {}
+        # Bounded: clients choose sizes, and a large picture's rotations are megabytes.
+        self._image_rotation = lru_cache(maxsize=SIZES_KEPT)(self._rotation_of)
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning) -> Prepared:
@@ -174,12 +181,12 @@ class FluxBackbone:
         of_joint = packing.join(of_image[0], of_text[0]), packing.join(of_image[1], of_text[1])
         return of_image, of_text, of_joint
 
-    def _image_rotation(self, size: tuple[int, int]) -> Rotation:
-        if size not in self._rotations:
-            rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-            places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-            self._rotations[size] = self._rotate(places.to(self._device))
-        return self._rotations[size]
+    def _rotation_of(self, size: tuple[int, int]) -> Rotation:
+        """Cosines and sines of a picture of so many token rows and columns."""
+        rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
+        rotation: Rotation = self._rotate(places.to(self._device))
+        return rotation
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
