@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lego_serve.engine.controls import ControlUse, LaneControl
 from lego_serve.errors import NodeError
 from lego_serve.models.base import Conditioning, ImageLatents, Prepared
 from lego_serve.models.sampling import History, Schedule
@@ -21,7 +22,7 @@ class LaneRequest:
 
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
-    on; ``suspect_steps`` how many steps from there the lane runs alone.
+    on; ``suspect_steps`` how many steps from there the lane runs alone.  Several ``controls`` add up.
     """
 
     key: str
@@ -40,6 +41,7 @@ class LaneRequest:
     weight: float = 1.0
     checkpoint: bytes | None = None
     suspect_steps: int = 0
+    controls: tuple[ControlUse, ...] = ()
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""
@@ -91,12 +93,17 @@ class LaneState:
     started_s: float = math.nan
     step_s: list[float] = field(default_factory=list)
     step_lanes: list[int] = field(default_factory=list)
+    controls: tuple[LaneControl, ...] = ()
 
     @property
     def eta_s(self) -> float:
         """Seconds to its end at the pace of its last steps; 0 before the first."""
         recent = self.step_s[-5:]
         return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
+
+    def controls_at(self, step: int) -> tuple[LaneControl, ...]:
+        """The ControlNets active in a step of the schedule."""
+        return tuple(control for control in self.controls if control.use.is_active(step, self.schedule.steps))
 
     def result(self, now: float) -> LaneResult:
         """What came of it.  Raises NodeError when the latents are no finite numbers."""

@@ -1,7 +1,7 @@
 """A whole model in one process, without Ray: the same nodes and engine, for judging and measuring."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from lego_serve.engine.lanes import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
 from lego_serve.models.base import TextEncoder
+from lego_serve.models.controls import ControlSource
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.spec import ModelSpec
 from lego_serve.models.vae import KlVae
@@ -28,10 +29,13 @@ class LocalFamily:
     vae: KlVae
 
     @classmethod
-    def load(cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS) -> "LocalFamily":
-        """Load all nodes of a model.  Raises CheckpointError."""
+    def load(
+        cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS, controls: Mapping[str, ControlSource] | None = None
+    ) -> "LocalFamily":
+        """Load all nodes of a model, with ControlNets by name.  Raises CheckpointError."""
         backbone, tables = load_backbone(spec)
-        engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=max_rows)), time.monotonic)
+        batcher = StepBatcher(fifo, StepLimits(max_rows=max_rows))
+        engine = StepEngine(backbone, tables, batcher, time.monotonic, controls)
         return cls(load_text_encoder(spec), engine, load_vae(spec))
 
     def generate(

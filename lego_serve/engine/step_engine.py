@@ -6,15 +6,17 @@ the batch is halved and run again before any lane fails.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.core.costs import StepWork
+from lego_serve.engine.controls import prepare_controls
 from lego_serve.engine.lanes import LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
 from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Backbone, LaneInput
+from lego_serve.models.controls import ControlFailed, ControlSource
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
@@ -22,12 +24,22 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class StepEngine:
-    """The lanes of one replica and the backbone that denoises them."""
+    """The lanes of one replica and the backbone that denoises them.
+
+    ``controls`` are the ControlNets it knows, by name; its owner may change them between steps, and a lane
+    keeps those it came with.
+    """
 
     def __init__(
-        self, backbone: Backbone, tables: FlowMatchTables, batcher: StepBatcher, clock: Callable[[], float]
+        self,
+        backbone: Backbone,
+        tables: FlowMatchTables,
+        batcher: StepBatcher,
+        clock: Callable[[], float],
+        controls: Mapping[str, ControlSource] | None = None,
     ) -> None:
         self._backbone, self._tables = backbone, tables
+        self._controls: Mapping[str, ControlSource] = {} if controls is None else controls
         self._batcher, self._clock = batcher, clock
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
@@ -58,8 +70,9 @@ class StepEngine:
     def add(self, request: LaneRequest) -> LaneState:
         """Take a lane; it joins at the next step.
 
-        Raises NodeError for a checkpoint it cannot read; RequestError when its guidance and its negative
-        prompt do not fit the model; ValueError when its key is known.
+        Raises NodeError for a checkpoint it cannot read or a ControlNet that is not here; RequestError when its
+        guidance and its negative prompt do not fit the model, or a control picture not the image; ValueError
+        when its key is known.
         """
         self._check_negative(request)
         shape = self._backbone.shape
@@ -72,6 +85,8 @@ class StepEngine:
         skipped = request.steps - start.schedule.steps
         now = self._clock()
         state = LaneState(request, cond, negative, start.latents, start.schedule, skipped, now)
+        size = request.width, request.height
+        state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:
             state.step, state.latents, state.history = read_checkpoint(request.checkpoint, latent_shape)
         work = tuple(self._work(state, step, tokens) for step in range(start.schedule.steps))
@@ -140,7 +155,8 @@ class StepEngine:
         guided = self._backbone.classifier_free and state.request.is_guided(state.skipped + step)
         conds = [state.cond, state.negative] if guided and state.negative is not None else [state.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        return StepWork(sum(lengths), sum(length * length for length in lengths))
+        own = StepWork(sum(lengths), sum(length * length for length in lengths))
+        return sum((control.work(tokens, guided=guided) for control in state.controls_at(step)), own)
 
     def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
         """Advance the plan's lanes; answers those that failed, which are dropped."""
@@ -173,6 +189,8 @@ class StepEngine:
             if len(keys) == 1:
                 failures[keys[0]] = _failure(error)
                 return {}
+            if isinstance(error, ControlFailed) and not _is_memory(error):
+                return self._without(error.name, keys, failures)
             halves = 2 if _is_memory(error) else len(keys)
         # Too large a batch is halved; for any other failure one lane of several is to blame: each
         # runs alone, and only the guilty one fails.
@@ -185,6 +203,17 @@ class StepEngine:
             together |= self._velocities(part, failures)
         return together
 
+    def _without(self, name: str, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
+        """Lanes without a ControlNet that failed together, those with it one by one: a picture may be to blame."""
+        states = {key: self._states[key] for key in keys}
+        names = {key: {c.source.form.name for c in s.controls_at(s.step)} for key, s in states.items()}
+        using = [key for key in keys if name in names[key]]
+        rest = [key for key in keys if name not in names[key]]
+        together = self._velocities(rest, failures) if rest else {}
+        for key in using:
+            together |= self._velocities([key], failures)
+        return together
+
     def _rows(self, keys: Sequence[str]) -> int:
         tokens = [
             self._backbone.shape.tokens(s.request.width, s.request.height) for s in map(self._states.get, keys) if s
@@ -195,16 +224,21 @@ class StepEngine:
         request = state.request
         guided = request.is_guided(state.skipped + state.step)
         negative = state.negative if guided else None
-        return LaneInput(state.latents, state.schedule.times[state.step], request.guidance, state.cond, negative)
+        controls = tuple(control.input(guided=guided) for control in state.controls_at(state.step))
+        time = state.schedule.times[state.step]
+        return LaneInput(state.latents, time, request.guidance, state.cond, negative, controls)
 
 
-def _is_memory(error: Exception) -> bool:
+def _is_memory(error: BaseException) -> bool:
+    error = error.__cause__ if isinstance(error, ControlFailed) and error.__cause__ else error
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 
 def _failure(error: Exception) -> NodeError:
     if _is_memory(error):
         failure = NodeError("The image needs more memory than this replica has.", code="out_of_memory")
+    elif isinstance(error, ControlFailed):
+        return error
     else:
         failure = NodeError(f"The denoising step failed: {type(error).__name__}.")
     failure.__cause__ = error

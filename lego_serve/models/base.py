@@ -5,9 +5,14 @@ Latents are fp32 and in the model's own scaled space; pictures are 8-bit RGB.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from lego_serve.models.adapted import AdaptedLayers
+    from lego_serve.models.controls import ControlInput
+    from lego_serve.models.lora import Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +25,14 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A conditioning as a backbone wants it at every step, its own projections done once: tokens and pooled."""
+    """A conditioning as a backbone wants it at every step, its own projections done once: tokens and pooled.
+
+    ``key`` names its content where a ControlNet elsewhere is to remember it.
+    """
 
     tokens: torch.Tensor
     pooled: torch.Tensor
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,8 @@ class ImageLatents:
 class LaneInput:
     """What one lane brings to a step: latents (channels, height, width), time in 0..1, guidance, prompts.
 
-    ``negative`` is None where the step is not guided.
+    ``negative`` is None where the step is not guided; ``controls`` are the ControlNets active in it and
+    ``adapters`` the adapters, each with its scale.
     """
 
     latents: torch.Tensor
@@ -46,6 +56,8 @@ class LaneInput:
     guidance: float
     cond: Prepared
     negative: Prepared | None
+    controls: tuple["ControlInput", ...] = ()
+    adapters: "Uses" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,7 @@ class Backbone(Protocol):
 
     With ``classifier_free`` guidance a guided lane is two branches; a distilled model is told the
     guidance instead and every lane is one.  ``bucket_rows``: rows are filled up to a multiple.
+    ``adapters`` are the layers that adapters change.
     """
 
     shape: LatentShape
@@ -77,6 +90,7 @@ class Backbone(Protocol):
     pooled_width: int
     classifier_free: bool
     bucket_rows: int
+    adapters: "AdaptedLayers"
 
     def prepare(self, cond: Conditioning) -> Prepared:
         """What of a conditioning is the same at every step."""

@@ -41,7 +41,10 @@ def resolve_dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def model_folder(spec: ModelSpec, *components: str) -> Path:
-    """The local folder of a model, fetched first if it is a hub id and the spec allows it."""
+    """The local folder of a model, fetched first if it is a hub id and the spec allows it.
+
+    An empty component is a folder that is one module itself, such as a ControlNet's.
+    """
     if spec.path.startswith(BUILT_IN):
         place = resources.files("lego_serve") / "zoo" / "weights" / spec.path.removeprefix(BUILT_IN)
         folder = Path(str(place))
@@ -53,7 +56,7 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
         raise CheckpointError(f"model {spec.name}: no folder {folder}")
     patterns = [
         "model_index.json",
-        *(f"{c}/*{e}" for c in components for e in (".json", ".safetensors", ".txt", ".model")),
+        *((f"{c}/*{e}" if c else f"*{e}") for c in components for e in (".json", ".safetensors", ".txt", ".model")),
     ]
     try:
         found = snapshot_download(

@@ -8,12 +8,13 @@ are built on the CPU.  A guided lane brings two branches, unconditional first.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
+from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
-from lego_serve.models.base import LaneInput, Prepared
+from lego_serve.models.base import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Branch:
     lane: int
     cond: Prepared
     image_rows: int
+    is_negative: bool = False
 
     @property
     def text_rows(self) -> int:
@@ -82,6 +84,16 @@ class Packing:
         missing = filled.shape[0] - sum(part.shape[0] for part in parts)
         return torch.cat([*parts, parts[0].new_zeros(missing, parts[0].shape[1])] if missing else list(parts))
 
+    def bounds(self, stream: str) -> list[tuple[int, int]]:
+        """The rows [start, stop) of each branch in a stream: ``image``, ``text``, ``joint``, or ``branch`` (one each)."""
+        image, text = self.image_lengths, [b.text_rows for b in self.branches]
+        lengths = {
+            "image": image, "text": text, "joint": [i + t for i, t in zip(image, text, strict=True)],
+            "branch": [1] * len(text),
+        }[stream]  # fmt: skip
+        ends = list(accumulate(lengths))
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
     def join(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Image and text rows as one sequence a branch, text first."""
         parts = []
@@ -102,8 +114,22 @@ class Packing:
         return self.rows_of(parts, self.image_branch)
 
 
+class Branching(Protocol):
+    """A lane as far as its branches go: LaneInput, or a lane as a ControlNet sees it."""
+
+    @property
+    def cond(self) -> Prepared:
+        """The prompt."""
+        ...
+
+    @property
+    def negative(self) -> Prepared | None:
+        """The other prompt, where the step is guided by one."""
+        ...
+
+
 def pack(
-    lanes: Sequence[LaneInput],
+    lanes: Sequence[Branching],
     image_rows: Sequence[int],
     device: torch.device,
     *,
@@ -115,17 +141,22 @@ def pack(
     Without ``classifier_free`` guidance (the model is told the guidance instead) a lane is one
     branch.  Image rows and text rows are filled up to a multiple of ``bucket_rows``.
     """
-    branches = []
-    for index, lane in enumerate(lanes):
-        if classifier_free and lane.negative is not None:
-            branches.append(Branch(index, lane.negative, image_rows[index]))
-        branches.append(Branch(index, lane.cond, image_rows[index]))
-    branches.sort(key=lambda branch: (branch.image_rows, branch.text_rows))
+    branches = branches_of(lanes, image_rows, classifier_free=classifier_free)
     groups = tuple(_groups(branches))
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
     joint_lengths = [i + t for i, t in zip(image_lengths, text_lengths, strict=True)]
     indices = (_index(lengths, bucket_rows).to(device) for lengths in (image_lengths, text_lengths, joint_lengths))
     return Packing(tuple(branches), groups, *indices)
+
+
+def branches_of(lanes: Sequence[Branching], image_rows: Sequence[int], *, classifier_free: bool = True) -> list[Branch]:
+    """The branches of lanes in memory order: by shape, then as given, unconditional first."""
+    branches = []
+    for index, lane in enumerate(lanes):
+        if classifier_free and lane.negative is not None:
+            branches.append(Branch(index, lane.negative, image_rows[index], is_negative=True))
+        branches.append(Branch(index, lane.cond, image_rows[index]))
+    return sorted(branches, key=lambda branch: (branch.image_rows, branch.text_rows))
 
 
 def _groups(branches: Sequence[Branch]) -> Iterator[Group]:

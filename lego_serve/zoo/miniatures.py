@@ -1,11 +1,15 @@
 """Random-weight miniatures shaped like the real SD3 and FLUX families, for tests of loading and parity."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -72,6 +76,35 @@ def flux_miniature(name: str) -> FluxPipeline:
         transformer=transformer, scheduler=scheduler, vae=_flux_vae(), text_encoder=CLIPTextModel(clip_config).eval(),
         tokenizer=tokenizer, text_encoder_2=_t5(), tokenizer_2=_word_tokenizer(),
     )  # fmt: skip
+
+
+def control_miniature(transformer: SD3Transformer2DModel, seed: int = 7, **changes: Any) -> SD3ControlNetModel:
+    """A ControlNet of two blocks for an SD3 transformer, with weights that hide nothing (its outputs start at zero)."""
+    config = transformer.config
+    keys = (
+        "sample_size", "patch_size", "in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+        "caption_projection_dim", "pooled_projection_dim", "out_channels", "pos_embed_max_size", "qk_norm",
+    )  # fmt: skip
+    settings = {key: config[key] for key in keys} | {"num_layers": 2} | changes
+    return _filled(SD3ControlNetModel(**settings), seed)
+
+
+def flux_control_miniature(transformer: FluxTransformer2DModel, seed: int = 7, **changes: Any) -> FluxControlNetModel:
+    """The same for a FLUX transformer: one double block and two single ones."""
+    config = transformer.config
+    keys = (
+        "in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim",
+        "guidance_embeds", "axes_dims_rope",
+    )  # fmt: skip
+    settings = {key: config[key] for key in keys} | {"num_layers": 1, "num_single_layers": 2} | changes
+    return _filled(FluxControlNetModel(**settings), seed)
+
+
+def _filled(module: Any, seed: int) -> Any:
+    draw = torch.Generator().manual_seed(seed)
+    for weight in module.parameters():
+        weight.data.add_(torch.randn(weight.shape, generator=draw) * 0.05)
+    return module.eval().requires_grad_(False)
 
 
 def _flux_vae() -> AutoencoderKL:

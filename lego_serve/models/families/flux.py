@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models import layers, loading
+from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
+from lego_serve.models.controls import Controls, flux_residual
 from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
 from lego_serve.models.packing import Packing, pack
 from lego_serve.models.sampling import FlowMatchTables
@@ -116,6 +118,7 @@ class FluxBackbone:
 
     def __init__(self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
+        layers.name_layers(transformer, "transformer")
         config = transformer.config
         self.bucket_rows = 1
         self._embed, self._rotate = transformer.time_text_embed, transformer.pos_embed
@@ -131,6 +134,8 @@ class FluxBackbone:
         self._modulation = Linear.of(*modulations, *(b.norm.linear for b in singles), transformer.norm_out.linear)
         self._doubles = layers.take_blocks(doubles, _double, release=release)
         self._singles = layers.take_blocks(singles, lambda block: _single(block, self._width), release=release)
+        own = [self._doubles, self._singles, self._modulation, self._patch_in, self._out]
+        self.adapters = AdaptedLayers.of(layers.linears(own))
         # Bounded: clients choose sizes, and a large picture's rotations are megabytes.
         self._image_rotation = lru_cache(maxsize=SIZES_KEPT)(self._rotation_of)
 
@@ -148,11 +153,13 @@ class FluxBackbone:
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
         rows = [h * w for h, w in sizes]
         packing = pack(lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows)
-        said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
+        with self.adapters.applied(lanes, packing):
+            said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
         by_lane = dict(zip((b.lane for b in packing.branches), said.split(packing.image_lengths), strict=True))
         return [_unpacked(by_lane[i], sizes[i]).to(lane.latents.device) for i, lane in enumerate(lanes)]
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
+        controls = Controls(lanes, [h * w for h, w in sizes], packing)
         patches = [
             _packed(lanes[b.lane].latents, sizes[b.lane]).to(self._device, self._dtype) for b in packing.branches
         ]
@@ -160,12 +167,14 @@ class FluxBackbone:
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
         of_image, of_text, of_joint = self._rotation(sizes, packing)
         tables = self._modulations(lanes, packing)
-        for double in self._doubles:
+        for index, double in enumerate(self._doubles):
             image_table, text_table = ([next(tables) for _ in range(6)] for _ in "it")
             image, text = _run_double(double, image, text, image_table, text_table, packing, of_image, of_text)
+            controls.add(image, index, len(self._doubles), flux_residual)
         joint = packing.join(image, text)
-        for single in self._singles:
+        for index, single in enumerate(self._singles):
             joint = _run_single(single, joint, [next(tables) for _ in range(3)], packing, of_joint)
+            controls.add_joint(joint, index, len(self._singles), flux_residual)
         scale, shift = next(tables), next(tables)
         return self._out(modulated(packing.image_part(joint), shift, scale, packing.image_branch))
 

@@ -12,7 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.models import layers, loading
+from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
+from lego_serve.models.controls import Controls, sd3_residual
 from lego_serve.models.layers import Linear, Mlp, Projection, gated, modulated
 from lego_serve.models.packing import Packing, pack
 from lego_serve.models.sampling import FlowMatchTables
@@ -77,6 +79,7 @@ class Sd3Backbone:
 
     def __init__(self, transformer: "SD3Transformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
+        layers.name_layers(transformer, "transformer")
         config = transformer.config
         self.bucket_rows = 1
         self._embed, self._place = transformer.time_text_embed, transformer.pos_embed
@@ -91,6 +94,7 @@ class Sd3Backbone:
         modulations = [m for b in transformer.transformer_blocks for m in (b.norm1.linear, b.norm1_context.linear)]
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
         self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
+        self.adapters = AdaptedLayers.of(layers.linears([self._blocks, self._modulation, self._out]))
         self._positions: dict[tuple[int, int], torch.Tensor] = {}
 
     @torch.inference_mode()
@@ -106,29 +110,34 @@ class Sd3Backbone:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
         packing = pack(lanes, [h * w for h, w in sizes], self._device, bucket_rows=self.bucket_rows)
-        said = self._forward(lanes, sizes, packing)
-        by_lane: dict[int, list[torch.Tensor]] = {}
+        with self.adapters.applied(lanes, packing):
+            said = self._forward(lanes, sizes, packing)
         said = said[: sum(packing.image_lengths)].float()
-        for branch, rows in zip(packing.branches, said.split(packing.image_lengths), strict=True):
-            by_lane.setdefault(branch.lane, []).append(rows)
-        return [self._guided(lane, by_lane[i], sizes[i]) for i, lane in enumerate(lanes)]
+        parts = zip(packing.branches, said.split(packing.image_lengths), strict=True)
+        rows = {(branch.lane, branch.is_negative): part for branch, part in parts}
+        return [self._guided(lane, rows[i, False], rows.get((i, True)), sizes[i]) for i, lane in enumerate(lanes)]
 
-    def _guided(self, lane: LaneInput, rows: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        combined = rows[0] if len(rows) == 1 else rows[0] + lane.guidance * (rows[1] - rows[0])
+    def _guided(
+        self, lane: LaneInput, cond: torch.Tensor, negative: torch.Tensor | None, size: tuple[int, int]
+    ) -> torch.Tensor:
+        combined = cond if negative is None else negative + lane.guidance * (cond - negative)
         h, w, p = *size, self._patch
         patches = combined.view(h, w, p, p, -1)
         return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
+        controls = Controls(lanes, [h * w for h, w in sizes], packing)
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
         tables = self._modulations(lanes, packing)
-        for block in self._blocks:
+        for index, block in enumerate(self._blocks):
             image_table, text_table = (
                 [next(tables) for _ in range(stream.chunks)] for stream in (block.image, block.text)
             )
             image, text = _run_block(block, image, text, image_table, text_table, packing)
+            if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
+                controls.add(image, index, len(self._blocks), sd3_residual)
         scale, shift = next(tables), next(tables)
         return self._out(modulated(image, shift, scale, packing.image_branch))
 
