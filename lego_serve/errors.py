@@ -4,6 +4,7 @@
     |- RequestError            the caller's: the request can never succeed as it is
     |  |- UnsupportedParameter   a known field this server does not honour (400)
     |  |- NotFound               an unknown model, job or route (404)
+    |  |- InvalidAdapter         an adapter's file is damaged, hostile or made for another model (400)
     |- CapacityError           ours, for now: try again later (429)
     |- JobCancelled            the job was cancelled by its caller or an operator (409)
     |- DeadlineExceeded        the job could not end before its deadline (504)
@@ -53,6 +54,12 @@ class NotFound(RequestError):
 
     status = 404
     code = "not_found"
+
+
+class InvalidAdapter(RequestError):
+    """An adapter cannot be used; the message names its id and the fault, never a path or a value."""
+
+    code = "invalid_adapter"
 
 
 class CapacityError(LegoError):

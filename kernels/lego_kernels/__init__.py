@@ -5,7 +5,10 @@ tables that each of them takes.  :mod:`lego_kernels.reference` says what every o
 """
 
 from lego_kernels.gated_residual import gated_residual
+from lego_kernels.lora_expand import lora_expand
+from lego_kernels.lora_shrink import lora_shrink
+from lego_kernels.low_rank import Factors, Segments
 from lego_kernels.norm_modulate import norm_modulate
 from lego_kernels.qk_norm_rope import qk_norm_rope
 
-__all__ = ["gated_residual", "norm_modulate", "qk_norm_rope"]
+__all__ = ["Factors", "Segments", "gated_residual", "lora_expand", "lora_shrink", "norm_modulate", "qk_norm_rope"]

@@ -1,8 +1,11 @@
 """Random arguments for every op, in the sizes asked for: what the tests and the benchmark feed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from lego_kernels.low_rank import Factors, Segments
 
 Arguments = dict[str, Any]
 
@@ -33,6 +36,34 @@ def qk_norm_rope(
     angles = draw(tokens, (width + 1) // 2).float().mul(3).repeat_interleave(2, dim=1)[:, :width]
     arguments["cos"], arguments["sin"] = (angles.cos(), angles.sin()) if rope else (None, None)
     return arguments
+
+
+def lora_shrink(
+    lengths: Sequence[int], width: int, ranks: Sequence[int], dtype: torch.dtype, device: str = "cpu"
+) -> Arguments:
+    """Arguments of lora_shrink: segments of these lengths with a gap of three rows before each, factors in turn."""
+    draw, segments = _Draw(dtype, device), _segments(lengths, len(ranks))
+    x = draw(segments.end + 3, width)
+    return {"x": x, "down": Factors.down(*(draw(rank, width) / width**0.5 for rank in ranks)), "segments": segments}
+
+
+def lora_expand(
+    lengths: Sequence[int], width: int, ranks: Sequence[int], dtype: torch.dtype, device: str = "cpu"
+) -> Arguments:
+    """Arguments of lora_expand, likewise; each factor's hidden values begin at a column of its own."""
+    draw, segments = _Draw(dtype, device), _segments(lengths, len(ranks))
+    ups = [draw(width, rank) / rank**0.5 for rank in ranks]
+    factors = Factors.up(*ups, columns=tuple(range(len(ranks))))
+    out, hidden = draw(segments.end + 3, width), draw(segments.end + 3, factors.hidden + 2)
+    return {"out": out, "hidden": hidden, "up": factors, "segments": segments}
+
+
+def _segments(lengths: Sequence[int], factors: int) -> Segments:
+    at, rows = 0, []
+    for index, length in enumerate(lengths):
+        rows.append((at + 3, at + 3 + length, index % factors))
+        at += 3 + length
+    return Segments(tuple(rows))
 
 
 def widened(arguments: Arguments) -> Arguments:

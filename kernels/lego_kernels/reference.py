@@ -7,6 +7,8 @@ an implementation on a CPU rounds.
 import torch
 from torch.nn import functional as F
 
+from lego_kernels.low_rank import Factors, Segments
+
 
 def norm_modulate(
     x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, branch: torch.Tensor, *, eps: float = 1e-6
@@ -35,6 +37,23 @@ def qk_norm_rope(
     if cos is not None and sin is not None:
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     return torch.stack([q, k, v], dim=1)
+
+
+def lora_shrink(x: torch.Tensor, down: Factors, segments: Segments) -> torch.Tensor:
+    """``x[row] @ down[which].T`` in the rows of each segment, zero elsewhere."""
+    hidden = x.new_zeros(x.shape[0], down.hidden)
+    for start, stop, which in segments.rows:
+        hidden[start:stop, : down.ranks[which]] = x[start:stop] @ down.weights[which].to(x.dtype).T
+    return hidden
+
+
+def lora_expand(out: torch.Tensor, hidden: torch.Tensor, up: Factors, segments: Segments) -> torch.Tensor:
+    """``out[row] + hidden[row, column : column + rank] @ up[which].T`` in the rows of each segment, a new tensor."""
+    added = out.clone()
+    for start, stop, which in segments.rows:
+        values = hidden[start:stop, up.columns[which] : up.columns[which] + up.ranks[which]]
+        added[start:stop] += values @ up.weights[which].to(out.dtype).T
+    return added
 
 
 def ulps(actual: torch.Tensor, exact: torch.Tensor) -> float:

@@ -4,8 +4,9 @@ Weights that are used together are stored together.  Every function here treats 
 attention, a branch) by itself, so that a lane's bits do not depend on its batch-mates.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -21,20 +22,60 @@ Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, both (rows, h
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A layer of the model by its canonical path, and the outputs [start, stop) of ours that are its own."""
+
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
 class Linear:
-    """A weight (outputs, inputs) and a bias or None."""
+    """A weight (outputs, inputs) and a bias or None; ``parts`` are the model's layers it answers for.
+
+    ``added`` is what a step's adapters add to some rows, in place; None, as nearly always, costs nothing.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    parts: tuple[Part, ...] = ()
+    added: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     @classmethod
     def of(cls, *modules: Any) -> "Linear":
         """One layer that answers what these layers answer, side by side."""
         bias = None if modules[0].bias is None else torch.cat([m.bias for m in modules])
-        return cls(torch.cat([m.weight for m in modules]), bias)
+        ends = list(accumulate(int(m.weight.shape[0]) for m in modules))
+        parts = tuple(
+            Part(m.lego_path, start, stop)
+            for m, start, stop in zip(modules, [0, *ends], ends, strict=False)
+            if hasattr(m, "lego_path")
+        )
+        return cls(torch.cat([m.weight for m in modules]), bias, parts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
+        said = linear(x, self.weight, self.bias)
+        return said if self.added is None else self.added(x, said)
+
+
+def name_layers(module: torch.nn.Module, component: str) -> None:
+    """Write on each linear layer its canonical path, so that a Linear made of it knows whose weights it holds."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.lego_path = f"{component}.{name}"  # type: ignore[assignment]
+
+
+def linears(value: Any) -> Iterator[Linear]:
+    """Every Linear in blocks, lists and tuples of them."""
+    if isinstance(value, Linear):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from linears(each)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from linears(getattr(value, each.name))
 
 
 @dataclass(frozen=True, slots=True)

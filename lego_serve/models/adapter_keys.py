@@ -1,0 +1,206 @@
+"""The names trainers give an adapter's tensors, and the layers they mean.
+
+One canonical name a layer: its component and its path in diffusers' or transformers' module,
+``transformer.transformer_blocks.0.attn.to_q``.  Known are PEFT's names (``base_model.model.``,
+``lora_A`` / ``lora_B``), diffusers' (``transformer.``, ``lora.down`` / ``lora.up`` too) and kohya's
+(``lora_unet_``, ``lora_te1_``, ``.alpha``) and ComfyUI's (``diffusion_model.``), which use the names of the
+model's original code: there one product may stand for several of our layers side by side.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lego_serve.models.adapter_file import AdapterFile, pattern, refusal
+from lego_serve.models.adapter_origins import ORIGINAL_NAMES, made_for, resembles
+from lego_serve.models.lora import Pair
+
+WEIGHT = re.compile(
+    r"(?P<name>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[A-Za-z0-9_-]+)?|\.lora_(?P<kohya>down|up)"
+    r"|(?:\.lora|\.lora_linear_layer|_lora)\.(?P<old>down|up))\.weight"
+)
+ALPHA = re.compile(r"(?P<name>.+?)(?:\.lora_[AB]|\.lora_down|\.lora_up|\.lora)?\.alpha")
+PREFIXES = (  # longest first where one begins with another
+    ("base_model.model.text_encoder_2.", "text_encoder_2"), ("base_model.model.text_encoder.", "text_encoder"),
+    ("base_model.model.transformer.", "transformer"), ("base_model.model.text_model.", "text_encoder.text_model."),
+    ("base_model.model.", "transformer"), ("text_encoder_2.", "text_encoder_2"), ("text_encoder.", "text_encoder"),
+    ("transformer.", "transformer"), ("diffusion_model.", "transformer"), ("model.diffusion_model.", "transformer"),
+    ("lora_unet_", "transformer"), ("lora_transformer_", "transformer"), ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"), ("lora_te_", "text_encoder"), ("", "transformer"),
+)  # fmt: skip
+PROCESSOR = re.compile(r"_processor_(to_\w+)$")
+PEFT_METADATA = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseLayers:
+    """The layers of a model that an adapter may change: canonical path to (outputs, inputs)."""
+
+    model: str
+    family: str
+    shapes: Mapping[str, tuple[int, int]]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a file says of one product."""
+
+    name: str
+    down: torch.Tensor | None = None
+    up: torch.Tensor | None = None
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The layers a name stands for, side by side; ``swapped``: their halves lie in the other order."""
+
+    paths: tuple[str, ...]
+    swapped: bool = False
+
+
+def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str, Pair]:
+    """The pairs of a file by canonical path, alpha / rank folded in.  Raises InvalidAdapter."""
+    origin = made_for(file.metadata)
+    if origin is not None and origin != base.family:
+        raise refusal(adapter_id, f"was made for {origin}, as it says, and model {base.model} is {base.family}")
+    peft = _peft_settings(adapter_id, file.metadata)
+    meanings = names_of(base)
+    pairs: dict[str, Pair] = {}
+    for found in _products(adapter_id, file.tensors):
+        meaning = meanings.get(_normal(found.name))
+        if meaning is None:
+            raise _unknown(adapter_id, found.name, file.tensors, base)
+        for path, pair in _split(adapter_id, found, meaning, base, peft):
+            if path in pairs:
+                raise refusal(adapter_id, f"has two products for {pattern(path)}")
+            pairs[path] = pair
+    return pairs
+
+
+def names_of(base: BaseLayers) -> dict[str, Meaning]:
+    """Every name a layer may go by, normal (dots as underscores, after the component), and what it means."""
+    names = {}
+    for path in base.shapes:
+        component, _, rest = path.partition(".")
+        names[f"{component} {rest.replace('.', '_')}"] = Meaning((path,))
+    last = max(
+        (int(p.split(".")[2]) for p in base.shapes if p.startswith("transformer.transformer_blocks.")), default=0
+    )
+    for original, ours, swapped in ORIGINAL_NAMES.get(base.family, ()):
+        for index in range(1 + max(last, _last_single(base))) if "N" in original else (0,):
+            paths = tuple(f"transformer.{path.replace('N', str(index))}" for path in ours)
+            if all(path in base.shapes for path in paths):
+                swap = swapped == "always" or (swapped == "last" and index == last)
+                names.setdefault(f"transformer {original.replace('N', str(index))}", Meaning(paths, swap))
+    return names
+
+
+def _last_single(base: BaseLayers) -> int:
+    singles = "transformer.single_transformer_blocks."
+    return max((int(path.split(".")[2]) for path in base.shapes if path.startswith(singles)), default=0)
+
+
+def _normal(name: str) -> str:
+    """``component name`` of a tensor's name, dots as underscores."""
+    prefix, component = next((p, c) for p, c in PREFIXES if name.startswith(p))
+    rest = name.removeprefix(prefix).replace(".", "_")
+    component, _, more = component.partition(".")
+    rest = more.replace(".", "_") + rest
+    rest = PROCESSOR.sub(r"_\1", rest)
+    return f"{component} {rest}_0" if rest.endswith("_to_out") else f"{component} {rest}"
+
+
+def _products(adapter_id: str, tensors: Mapping[str, torch.Tensor]) -> Iterable[_Found]:
+    """The products of a file, each whole."""
+    found: dict[str, _Found] = {}
+    for key, tensor in tensors.items():
+        weight, alpha = WEIGHT.fullmatch(key), ALPHA.fullmatch(key)
+        matched = weight or alpha
+        if matched is None:
+            raise refusal(adapter_id, f"has a tensor that belongs to no low-rank product: {pattern(key)}")
+        product = found.setdefault(matched["name"], _Found(matched["name"]))
+        if weight is None:
+            product.alpha = _alpha(adapter_id, key, tensor)
+            continue
+        half = "down" if (weight["peft"] or weight["kohya"] or weight["old"]) in ("A", "down") else "up"
+        if getattr(product, half) is not None:
+            raise refusal(adapter_id, f"names a tensor twice: {pattern(key)}")
+        setattr(product, half, tensor)
+    return found.values()
+
+
+def _alpha(adapter_id: str, key: str, tensor: torch.Tensor) -> float:
+    if tensor.numel() != 1 or not math.isfinite(alpha := float(tensor.reshape(()))):
+        raise refusal(adapter_id, f"has an alpha that is no finite number: {pattern(key)}")
+    return alpha
+
+
+def _split(
+    adapter_id: str, found: _Found, meaning: Meaning, base: BaseLayers, peft: Mapping[str, Any]
+) -> Iterable[tuple[str, Pair]]:
+    """A product as one pair for each layer it stands for."""
+    where = pattern(found.name)
+    if found.down is None or found.up is None:
+        raise refusal(adapter_id, f"has one half of a product only: {where}")
+    if found.down.ndim != 2 or found.up.ndim != 2 or found.down.shape[0] != found.up.shape[1]:
+        raise refusal(adapter_id, f"has halves of a product that do not fit each other: {where}")
+    rank = int(found.down.shape[0])
+    scale = _scale(found, rank, meaning.paths[0], peft)
+    up = (found.up.float() * scale).to(found.up.dtype)
+    if meaning.swapped:
+        up = torch.cat(up.chunk(2)[::-1])
+    outputs = [base.shapes[path][0] for path in meaning.paths]
+    if len(outputs) == 1:
+        return [(meaning.paths[0], Pair(found.down, up))]
+    if sum(outputs) != up.shape[0]:
+        raise refusal(
+            adapter_id,
+            f"was made for another model than {base.model}: {where} has {up.shape[0]} outputs there "
+            f"and {sum(outputs)} in {base.model}",
+        )
+    return [(path, Pair(found.down, part)) for path, part in zip(meaning.paths, up.split(outputs), strict=True)]
+
+
+def _scale(found: _Found, rank: int, path: str, peft: Mapping[str, Any]) -> float:
+    """What the product is multiplied by: alpha / rank, or alpha / sqrt(rank) where PEFT says so; 1 without an alpha."""
+    if found.alpha is not None:
+        return found.alpha / rank
+    component, _, rest = path.partition(".")
+    own = {key.removeprefix(component + "."): value for key, value in peft.items() if key.startswith(component + ".")}
+    alpha = own.get("lora_alpha", rank)
+    patterns = own.get("alpha_pattern")
+    for key, value in patterns.items() if isinstance(patterns, dict) else ():
+        if rest == key or rest.endswith("." + key):
+            alpha = value
+    return float(alpha) / (math.sqrt(rank) if own.get("use_rslora") else rank)
+
+
+def _peft_settings(adapter_id: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's own settings, which diffusers writes into the metadata, flat: ``transformer.lora_alpha`` and so on."""
+    if PEFT_METADATA not in metadata:
+        return {}
+    try:
+        settings = json.loads(metadata[PEFT_METADATA])
+        numbers = [v for k, v in settings.items() if k.endswith(".lora_alpha")]
+        numbers += [v for k, p in settings.items() if k.endswith(".alpha_pattern") and p for v in p.values()]
+        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise ValueError
+    except (ValueError, AttributeError, RecursionError):
+        raise refusal(adapter_id, "has PEFT settings that cannot be read") from None
+    if any(value for key, value in settings.items() if key.endswith((".use_dora", ".lora_bias"))):
+        raise refusal(adapter_id, "uses DoRA or biases; low-rank products are known here")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _unknown(adapter_id: str, name: str, keys: Iterable[str], base: BaseLayers) -> Exception:
+    """The refusal of a name that no layer has, saying whose it looks like where that can be told."""
+    other = resembles(keys)
+    if other is not None and other != base.family:
+        return refusal(adapter_id, f"looks made for {other}, and model {base.model} is {base.family}: {pattern(name)}")
+    return refusal(adapter_id, f"changes a layer that model {base.model} does not let adapters change: {pattern(name)}")

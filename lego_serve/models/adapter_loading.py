@@ -1,0 +1,80 @@
+"""From an adapter's checked file to an adapter that fits a model, and which layers of a model may be adapted.
+
+Every pair is held against the layer it is for.  One whose product could pass MAX_DELTA is refused here, before
+any weight is touched.
+"""
+
+from typing import Any
+
+import torch
+
+from lego_serve.models import loading
+from lego_serve.models.adapter_file import AdapterFile, pattern, refusal
+from lego_serve.models.adapter_keys import BaseLayers, read_pairs
+from lego_serve.models.lora import Adapter, Pair
+from lego_serve.models.spec import ModelSpec
+
+MAX_RANK = 256
+MAX_DELTA = 1e4
+COMPONENTS = {  # the classes of a family's denoiser and of those of its text encoders that adapters may change
+    "sd3": (
+        "SD3Transformer2DModel",
+        {"text_encoder": "CLIPTextModelWithProjection", "text_encoder_2": "CLIPTextModelWithProjection"},
+    ),
+    "flux": ("FluxTransformer2DModel", {"text_encoder": "CLIPTextModel"}),
+}
+FIXED = ("transformer.time_text_embed.", "transformer.context_embedder")  # used once a request, not in every step
+
+
+def load_adapter(adapter_id: str, file: AdapterFile, base: BaseLayers) -> Adapter:
+    """The adapter a checked file holds, for a model.  Raises InvalidAdapter, naming both where they do not fit."""
+    pairs = read_pairs(adapter_id, file, base)
+    for path, pair in pairs.items():
+        _check_pair(adapter_id, path, pair, base)
+    return Adapter(adapter_id, file.sha256, pairs)
+
+
+def _check_pair(adapter_id: str, path: str, pair: Pair, base: BaseLayers) -> None:
+    where = f"in {pattern(path)}"
+    if not 1 <= pair.rank <= MAX_RANK:
+        raise refusal(adapter_id, f"has a rank outside 1 to {MAX_RANK} {where}")
+    outputs, inputs = base.shapes[path]
+    found = (pair.up.shape[0], pair.down.shape[1])
+    if found != (outputs, inputs):
+        raise refusal(
+            adapter_id,
+            f"was made for another model than {base.model}: {pattern(path)} is {found[0]} x {found[1]} there "
+            f"and {outputs} x {inputs} in {base.model}",
+        )
+    largest = pair.rank * float(pair.down.abs().max()) * float(pair.up.abs().max())
+    if not largest <= MAX_DELTA:  # not `>`: NaN must fail too
+        raise refusal(adapter_id, f"could change weights by more than {MAX_DELTA:g} {where}")
+
+
+def base_layers(spec: ModelSpec) -> BaseLayers:
+    """The layers of a model that adapters may change, from its configs alone; no weight is read.
+
+    Raises CheckpointError.
+    """
+    import diffusers
+    import transformers
+
+    transformer, texts = COMPONENTS[spec.family]
+    folder = loading.model_folder(spec, "transformer", *texts)
+    shapes: dict[str, tuple[int, int]] = {}
+    with torch.device("meta"):
+        config = loading.read_json(spec, folder / "transformer" / "config.json")
+        shapes |= _shapes("transformer", getattr(diffusers, transformer).from_config(config))
+        for name, cls in texts.items():
+            settings = loading.read_json(spec, folder / name / "config.json")
+            shapes |= _shapes(name, getattr(transformers, cls)(transformers.CLIPTextConfig(**settings)))
+    return BaseLayers(spec.name, spec.family, shapes)
+
+
+def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
+    named = ((f"{component}.{name}", layer) for name, layer in module.named_modules())
+    return {
+        path: (layer.out_features, layer.in_features)
+        for path, layer in named
+        if isinstance(layer, torch.nn.Linear) and not path.startswith(FIXED) and not path.endswith("text_projection")
+    }

@@ -1,0 +1,92 @@
+"""An adapter as the models use it: low-rank pairs by the canonical path of the layer each belongs to.
+
+``down`` (rank, inputs) and ``up`` (outputs, rank), with alpha / rank folded into ``up``: a layer with an
+adapter of scale s answers ``x W' + s (x down') up'``.  Adapters are immutable, and made of checked files only
+(``adapter_loading``), so that what reaches a layer is finite by construction.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from safetensors.torch import load, save
+
+from lego_serve.errors import RequestError
+
+MAX_SCALE = 10.0
+MAX_ADAPTERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One layer's low-rank product: ``down`` (rank, inputs) and ``up`` (outputs, rank)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """The width between them."""
+        return int(self.down.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A checked adapter; ``pairs`` by canonical path, ``sha256`` of the file it came from."""
+
+    adapter_id: str
+    sha256: str
+    pairs: Mapping[str, Pair]
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """What its weights take."""
+        return sum(pair.down.nbytes + pair.up.nbytes for pair in self.pairs.values())
+
+    def part(self, component: str) -> "Adapter":
+        """What of it belongs to one component (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
+        own = {path: pair for path, pair in self.pairs.items() if path.startswith(component + ".")}
+        return Adapter(self.adapter_id, self.sha256, own)
+
+    def to_bytes(self) -> bytes:
+        """It as one safetensors file of canonical names, to be handed to another process."""
+        tensors = {}
+        for path, pair in self.pairs.items():
+            tensors[f"{path}.down"], tensors[f"{path}.up"] = pair.down.contiguous(), pair.up.contiguous()
+        return save(tensors, {"adapter": json.dumps([self.adapter_id, self.sha256])})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Adapter":
+        """What ``to_bytes`` wrote, in a process of ours: it is not checked again."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        adapter_id, sha256 = json.loads(header["__metadata__"]["adapter"])
+        tensors = load(data)
+        paths = sorted(name.removesuffix(".down") for name in tensors if name.endswith(".down"))
+        return cls(adapter_id, sha256, {p: Pair(tensors[f"{p}.down"], tensors[f"{p}.up"]) for p in paths})
+
+
+Uses: TypeAlias = tuple[tuple[Adapter, float], ...]
+SetKey: TypeAlias = tuple[tuple[str, float], ...]
+
+
+def in_order(uses: Sequence[tuple[Adapter, float]]) -> Uses:
+    """A set of adapters with their scales in the one order sums are taken in, without those of no effect."""
+    return tuple(sorted(((a, float(s)) for a, s in uses if s != 0), key=lambda use: use[0].sha256))
+
+
+def key_of(uses: Sequence[tuple[Adapter, float]]) -> SetKey:
+    """What tells one set of adapters from another: hashes and scales, in order."""
+    return tuple((adapter.sha256, scale) for adapter, scale in in_order(uses))
+
+
+def check_uses(uses: Sequence[tuple[str, float]]) -> None:
+    """Raise RequestError for more than MAX_ADAPTERS, one twice, or a scale that is none; ids with scales."""
+    if len(uses) > MAX_ADAPTERS:
+        raise RequestError(f"At most {MAX_ADAPTERS} adapters can be used at once.", param="lora")
+    if len({adapter_id for adapter_id, _ in uses}) < len(uses):
+        raise RequestError("An adapter is named twice.", param="lora")
+    if not all(abs(scale) <= MAX_SCALE for _, scale in uses):  # NaN is not <= anything
+        raise RequestError(f"An adapter's scale must be a number from -{MAX_SCALE:g} to {MAX_SCALE:g}.", param="lora")
