@@ -25,6 +25,8 @@ LEAST_RUNS = 5
 ROWS = {"cpu": ((512, 128, 16), (2048, 256, 16), (1024, 1536, 2)), "cuda": ((2048, 256, 16), (4608, 3072, 2))}
 # (T, heads, head width) of the same
 HEADS = {"cpu": ((512, 4, 32), (2048, 4, 64), (1024, 24, 64)), "cuda": ((2048, 4, 64), (4608, 24, 128))}
+# (lanes, rows a lane, width, rank): eight lanes of adapters of their own
+LOW_RANK = {"cpu": ((8, 96, 256, 16), (8, 288, 256, 16)), "cuda": ((8, 544, 1536, 16), (2, 4608, 3072, 16))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,19 @@ def _cases(device: str) -> Iterator[Case]:
         for size in HEADS[device]:
             arguments = examples.qk_norm_rope(*size, dtype, device)
             yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, arguments)
+        for size in LOW_RANK[device]:
+            lanes, rows, width, rank = size
+            for name in ("lora_shrink", "lora_expand"):
+                arguments = getattr(examples, name)([rows] * lanes, width, [rank] * lanes, dtype, device)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), size, arguments)
 
 
 def _measure(case: Case, least_s: float) -> Result:
     """Check the case, then time it; raises SystemExit where the op is further from float64 than the budget."""
     name, size = case.op.__name__, "x".join(map(str, case.size))
+    exact = case.reference(**examples.widened(case.arguments))  # first: an op may work in place
     result = case.op(**case.arguments)
-    error_ulps = reference.ulps(result, case.reference(**examples.widened(case.arguments)))
+    error_ulps = reference.ulps(result, exact)
     budget_ulps = BUDGET_ULPS[result.dtype]
     if not error_ulps <= budget_ulps:  # not `>`: NaN must fail too
         raise SystemExit(f"{name} {size} {result.dtype} is {error_ulps:.1f} ulps off, the budget is {budget_ulps}")

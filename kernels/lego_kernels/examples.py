@@ -68,8 +68,13 @@ def _segments(lengths: Sequence[int], factors: int) -> Segments:
 
 def widened(arguments: Arguments) -> Arguments:
     """The same arguments with floats in float64, in which a reference is exact enough to judge by."""
-    floats = {name: value for name, value in arguments.items() if torch.is_tensor(value) and value.is_floating_point()}
-    return arguments | {name: value.double() for name, value in floats.items()}
+    return {name: _wide(value) for name, value in arguments.items()}
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Factors):
+        return Factors(tuple(w.double() for w in value.weights), value.columns, value.ranks, value.side)
+    return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
 
 
 class _Draw:

@@ -18,7 +18,7 @@ def _kernel(
     out: tl.tensor, hidden: tl.tensor, factors: tl.tensor, segments: tl.tensor,
     out_stride: tl.tensor, out_column_stride: tl.tensor, hidden_stride: tl.tensor, hidden_column_stride: tl.tensor,
     width: tl.tensor,
-    block_rows: tl.constexpr, block_columns: tl.constexpr, block_ranks: tl.constexpr,
+    block_rows: tl.constexpr, block_columns: tl.constexpr, block_ranks: tl.constexpr, tiles: tl.constexpr,
 ) -> None:  # fmt: skip
     segment = tl.program_id(0)
     start = tl.load(segments + 3 * segment)
@@ -33,8 +33,8 @@ def _kernel(
         columns = tl.program_id(2) * block_columns + tl.arange(0, block_columns)
         has_row, has_column = (rows < stop)[:, None], columns < width
         total = tl.zeros((block_rows, block_columns), dtype=tl.float32)
-        for at in range(0, rank, block_ranks):
-            ranks = at + tl.arange(0, block_ranks)
+        for tile in range(tiles):  # beyond the rank of a segment of its own they add zeros, and no bits
+            ranks = tile * block_ranks + tl.arange(0, block_ranks)
             inside = (ranks < rank)[None, :]
             places = hidden + rows[:, None] * hidden_stride + (column + ranks)[None, :] * hidden_column_stride
             values = tl.load(places, mask=has_row & inside, other=0.0)
@@ -56,6 +56,6 @@ def lora_expand_triton(out: torch.Tensor, hidden: torch.Tensor, up: Factors, seg
     with device_of(out):
         _kernel[grid](
             out, hidden, up.table(out.device), segments.table(out.device), *out.stride(), *hidden.stride(),
-            out.shape[1], ROWS, COLUMNS, RANKS,
+            out.shape[1], ROWS, COLUMNS, RANKS, triton.cdiv(up.widest, RANKS),
         )  # fmt: skip
     return out

@@ -17,7 +17,7 @@ ROWS, COLUMNS, LEAST_RANKS = 32, 64, 16  # tl.dot wants 16 on every side
 def _kernel(
     x: tl.tensor, hidden: tl.tensor, factors: tl.tensor, segments: tl.tensor,
     x_stride: tl.tensor, hidden_stride: tl.tensor, width: tl.tensor,
-    block_rows: tl.constexpr, block_columns: tl.constexpr, block_ranks: tl.constexpr,
+    block_rows: tl.constexpr, block_columns: tl.constexpr, block_ranks: tl.constexpr, tiles: tl.constexpr,
 ) -> None:  # fmt: skip
     segment = tl.program_id(0)
     start = tl.load(segments + 3 * segment)
@@ -31,8 +31,8 @@ def _kernel(
         ranks = tl.arange(0, block_ranks)
         has_row, has_rank = (rows < stop)[:, None], (ranks < rank)[:, None]
         total = tl.zeros((block_rows, block_ranks), dtype=tl.float32)
-        for at in range(0, width, block_columns):
-            columns = at + tl.arange(0, block_columns)
+        for tile in range(tiles):  # known when compiled: a model has few widths
+            columns = tile * block_columns + tl.arange(0, block_columns)
             inside = (columns < width)[None, :]
             values = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=has_row & inside, other=0.0)
             taken = tl.load(weight + ranks[:, None] * width + columns[None, :], mask=has_rank & inside, other=0.0)
@@ -51,6 +51,6 @@ def lora_shrink_triton(x: torch.Tensor, down: Factors, segments: Segments) -> to
     with device_of(x):
         _kernel[grid](
             x, hidden, down.table(x.device), segments.table(x.device), x.stride(0), hidden.stride(0), x.shape[1],
-            ROWS, COLUMNS, max(power_of_two(down.widest), LEAST_RANKS),
+            ROWS, COLUMNS, max(power_of_two(down.widest), LEAST_RANKS), triton.cdiv(x.shape[1], COLUMNS),
         )  # fmt: skip
     return hidden

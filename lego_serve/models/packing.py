@@ -85,7 +85,7 @@ class Packing:
         return torch.cat([*parts, parts[0].new_zeros(missing, parts[0].shape[1])] if missing else list(parts))
 
     def bounds(self, stream: str) -> list[tuple[int, int]]:
-        """The rows [start, stop) of each branch in a stream: ``image``, ``text``, ``joint``, or ``branch`` (one each)."""
+        """Rows [start, stop) of each branch in a stream: ``image``, ``text``, ``joint`` or ``branch`` (one each)."""
         image, text = self.image_lengths, [b.text_rows for b in self.branches]
         lengths = {
             "image": image, "text": text, "joint": [i + t for i, t in zip(image, text, strict=True)],

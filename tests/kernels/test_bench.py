@@ -15,5 +15,6 @@ def test_the_benchmark_checks_and_times_every_op_on_a_cpu(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert {row["op"] for row in rows} == {"norm_modulate", "gated_residual", "qk_norm_rope"}
+    ops = {"norm_modulate", "gated_residual", "qk_norm_rope", "lora_shrink", "lora_expand"}
+    assert {row["op"] for row in rows} == ops
     assert all(row["op_us"] > 0 for row in rows)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.gpu
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 ROWS = [(1, 1, 1), (7, 31, 3), (0, 64, 2), (2048, 256, 16), (4429, 1536, 5), (4608, 3072, 2)]
 HEADS = [(1, 1, 2), (5, 3, 30), (0, 4, 64), (2048, 4, 64), (4429, 24, 64), (4608, 24, 128)]
+SEGMENTS = [([1], 1, [1]), ([5, 0, 7], 33, [4, 16]), ([70, 3], 130, [1, 256]), ([512] * 8, 3072, [16] * 8)]
 # float32 takes approximate roots, of which cancelling terms of order ten show many ulps (64 are 8e-6);
 # half precision is rounded once, and in q and k thrice
 BUDGET_ULPS = {torch.float32: 64.0, torch.float16: 1.0, torch.bfloat16: 1.0}
@@ -53,6 +54,20 @@ def test_a_row_alone_gets_the_bits_it_gets_in_a_batch(op: str) -> None:
     together = getattr(lego_kernels, op)(**arguments)
     alone = {name: value[5:6] for name, value in arguments.items() if value.shape[0] == 64}
     assert torch.equal(getattr(lego_kernels, op)(**arguments | alone)[0], together[5])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", SEGMENTS, ids=str)
+@pytest.mark.parametrize("op", ["lora_shrink", "lora_expand"])
+def test_low_rank_products_are_the_reference(
+    op: str, case: tuple[list[int], int, list[int]], dtype: torch.dtype
+) -> None:
+    """In float64, summed in float32 and rounded once."""
+    arguments = getattr(examples, op)(*case, dtype, "cuda")
+    exact = getattr(reference, op)(**examples.widened(arguments))
+    actual = getattr(lego_kernels, op)(**arguments)
+    assert actual.dtype == dtype
+    assert reference.ulps(actual, exact) <= BUDGET_ULPS[dtype]
 
 
 def test_nothing_waits_for_the_device() -> None:

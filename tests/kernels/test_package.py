@@ -17,6 +17,8 @@ from lego_kernels import examples
 for op in (lego_kernels.norm_modulate, lego_kernels.gated_residual):
     op(**getattr(examples, op.__name__)(3, 8, 2, torch.float32))
 lego_kernels.qk_norm_rope(**examples.qk_norm_rope(3, 2, 8, torch.float32))
+for op in (lego_kernels.lora_shrink, lego_kernels.lora_expand):
+    op(**getattr(examples, op.__name__)([3, 2], 8, [2], torch.float32))
 assert not [name for name in sys.modules if name.endswith("_triton") and name.startswith("lego_kernels")]
 assert not [name for name in sys.modules if name.split(".")[0] in ("lego_serve", "loadgen")]
 """
@@ -41,6 +43,9 @@ def test_a_cpu_needs_no_triton(tmp_path: Path) -> None:
         ("qk_norm_rope", {"block_heads": 8, "block": 128, "q_weight": None, "k_weight": None}),
         ("qk_norm_rope", {"block_heads": 8, "block": 128, "cos": None, "sin": None}),
         ("qk_norm_rope", {"block_heads": 2, "block": 512, "k_weight": None}),
+        ("lora_shrink", {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": 48}),
+        ("lora_shrink", {"block_rows": 32, "block_columns": 64, "block_ranks": 256, "tiles": 48}),
+        ("lora_expand", {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": 4}),
     ],
     ids=str,
 )
@@ -62,4 +67,5 @@ def test_every_kernel_compiles_for_hopper(
 def _type(name: str, pointer: str) -> str:
     if name.endswith(INTEGERS):
         return "i32"
-    return {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32"}.get(name, pointer)
+    fixed = {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32", "factors": "*i64", "segments": "*i64"}
+    return fixed.get(name, pointer)

@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lego_kernels import examples, reference
+from lego_kernels import Factors, Segments, examples, reference
 from lego_kernels.gated_residual_triton import gated_residual_triton
 from lego_kernels.launching import MAX_WIDTH
+from lego_kernels.lora_expand_triton import lora_expand_triton
+from lego_kernels.lora_shrink_triton import lora_shrink_triton
 from lego_kernels.norm_modulate_triton import norm_modulate_triton
 from lego_kernels.qk_norm_rope_triton import qk_norm_rope_triton
 
@@ -27,6 +29,15 @@ HEADS = [
     (2, 1, 1536, "rope"),
     (3, 2, 2, "q k rope"),
     (0, 4, 64, "q k rope"),
+]
+# (segment lengths, width, ranks): one of everything; an empty segment; several tiles; the largest rank; no segment
+SEGMENTS = [
+    ([1], 1, [1]),
+    ([5, 0, 7], 33, [4, 16]),
+    ([70, 3], 130, [1, 256]),
+    ([0], 16, [3]),
+    ([], 16, [3]),
+    ([9] * 8, 64, [1, 2, 4, 8, 16, 32, 64, 128]),
 ]
 # float32 sums in another order than float64; half precision is rounded once, and in q and k thrice
 BUDGET_ULPS = {torch.float32: 8.0, torch.float16: 1.0}
@@ -125,3 +136,26 @@ def test_any_heads_are_the_reference(tokens: int, heads: int, pairs: int) -> Non
     arguments = examples.qk_norm_rope(tokens, heads, 2 * pairs, torch.float32)
     exact = reference.qk_norm_rope(**examples.widened(arguments))
     assert reference.ulps(qk_norm_rope_triton(**arguments), exact) <= HEADS_BUDGET_ULPS[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", SEGMENTS, ids=str)
+def test_low_rank_products_are_the_reference(case: tuple[list[int], int, list[int]], dtype: torch.dtype) -> None:
+    """Summed in float32 and rounded once, each segment with its own factors, rows of none untouched."""
+    for name, op in (("lora_shrink", lora_shrink_triton), ("lora_expand", lora_expand_triton)):
+        arguments = getattr(examples, name)(*case, dtype)
+        exact = getattr(reference, name)(**examples.widened(arguments))
+        actual = op(**arguments)
+        assert actual.dtype == dtype
+        assert actual.shape == exact.shape
+        assert reference.ulps(actual, exact) <= BUDGET_ULPS[dtype]
+
+
+def test_low_rank_products_of_a_row_do_not_depend_on_its_batch() -> None:
+    """A segment alone gets the bits it gets beside others, of larger ranks too."""
+    together = examples.lora_shrink([20, 40], 96, [4, 64], torch.float32)
+    rows = together["segments"].rows[0]
+    alone = together | {"down": Factors.down(together["down"].weights[0]), "segments": Segments((rows,))}
+    start, stop, _ = rows
+    first = lora_shrink_triton(**together)[start:stop, :4]
+    assert torch.equal(lora_shrink_triton(**alone)[start:stop], first)
