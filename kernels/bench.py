@@ -84,11 +84,10 @@ def _cases(device: str) -> Iterator[Case]:
         for size in HEADS[device]:
             arguments = examples.qk_norm_rope(*size, dtype, device)
             yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, arguments)
-        for size in LOW_RANK[device]:
-            lanes, rows, width, rank = size
+        for lanes, rows, width, rank in LOW_RANK[device]:
             for name in ("lora_shrink", "lora_expand"):
                 arguments = getattr(examples, name)([rows] * lanes, width, [rank] * lanes, dtype, device)
-                yield Case(getattr(lego_kernels, name), getattr(reference, name), size, arguments)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), (lanes, rows, width, rank), arguments)
 
 
 def _measure(case: Case, least_s: float) -> Result:

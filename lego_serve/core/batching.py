@@ -7,10 +7,11 @@ paused lane does not run; whatever the order puts first runs, so that nothing st
 order does not starve.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from lego_serve.core.adapters import Adapted, AdapterMode, AdapterRates, AdapterSet, grouped_extra_s, patching_pays
 from lego_serve.core.costs import Rates, StepCost, StepWork
 from lego_serve.core.ordering import Order, Pace
 
@@ -23,7 +24,8 @@ FEWEST_PAIRS = 256 * 1024
 class Lane:
     """One image being denoised: where it stands and what each of its steps weighs; its tensors live in the engine.
 
-    ``suspect_until``: before this step it runs alone, since a replica died while it was there.
+    ``suspect_until``: before this step it runs alone, since a replica died while it was there.  ``adapters`` are
+    its sets by step, none where empty.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Lane:
     suspect_until: int = 0
     started_s: float | None = None
     is_paused: bool = False
+    adapters: tuple[AdapterSet | None, ...] = ()
     _left: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +62,11 @@ class Lane:
         return self._left[self.next_step]
 
     @property
+    def adapter_set(self) -> AdapterSet | None:
+        """The adapters of its next step."""
+        return self.adapters[self.next_step] if self.adapters else None
+
+    @property
     def is_finished(self) -> bool:
         """Whether every step is done."""
         return self.next_step >= len(self.work)
@@ -71,11 +79,17 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The lanes of one forward pass, each with the step it takes, and what they weigh together."""
+    """The lanes of one forward pass, each with the step it takes, and what they weigh together.
+
+    ``patched``: all have this set of adapters, to be patched into the weights rather than grouped; ``extra_s`` are
+    the predicted seconds that adapters add to the step.
+    """
 
     keys: tuple[str, ...]
     steps: tuple[int, ...]
     work: StepWork
+    patched: AdapterSet | None = None
+    extra_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +113,17 @@ class StepLimits:
 class StepBatcher:
     """The lanes waiting and running in one replica."""
 
-    def __init__(self, order: Order, limits: StepLimits, calibrated: Rates | None = None) -> None:
+    def __init__(
+        self,
+        order: Order,
+        limits: StepLimits,
+        calibrated: Rates | None = None,
+        adapters: AdapterMode = AdapterMode.GROUPED,
+        adapter_rates: AdapterRates | None = None,
+    ) -> None:
         self._order = order
+        self._adapters, self._adapter_rates = adapters, adapter_rates or AdapterRates()
+        self._patched: Hashable = None
         self._limits = limits
         self._lanes: dict[str, Lane] = {}
         self._cost = StepCost(calibrated)
@@ -146,6 +169,10 @@ class StepBatcher:
         """Whether a lane must run its next step alone; False when it is not here."""
         return key in self._lanes and self._lanes[key].is_suspect
 
+    def set_adapters(self, key: str, adapters: tuple[AdapterSet | None, ...]) -> None:
+        """Change a lane's sets from its next step on.  KeyError when it is not here."""
+        self._lanes[key].adapters = adapters
+
     def limit_rows(self, max_rows: int) -> None:
         """Let no step of more than one lane have more rows than this, since memory ran out above it."""
         self._limits = StepLimits(self._limits.max_step_s, max(1, max_rows))
@@ -154,12 +181,17 @@ class StepBatcher:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
         lanes = list(self._lanes.values())
         rates = self._cost.rates
-        return self._fitting(lanes, self._order(lanes, now, Pace(rates, self._step_s)), rates)
+        order = self._order(lanes, now, Pace(rates, self._step_s))
+        plan = self._fitting(lanes, order, rates)
+        if plan is None or all(self._lanes[key].adapter_set is None for key in plan.keys):
+            return plan
+        return self._with_adapters(plan, lanes, order, rates)
 
     def commit(self, plan: StepPlan, started_s: float, now: float) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
         took_s = now - started_s
-        self._cost.observe(plan.work, took_s)
+        self._cost.observe(plan.work, took_s - plan.extra_s)
+        self._patched = plan.patched.key if plan.patched is not None else None
         self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
@@ -203,6 +235,19 @@ class StepBatcher:
             if is_suspect:
                 break
         return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
+
+    def _with_adapters(self, plan: StepPlan, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan:
+        """The plan with all sets grouped, or in its place one of the lanes that have the first one's set, patched."""
+        chosen = [self._lanes[key] for key in plan.keys]
+        seen = [Adapted(lane.adapter_set, lane.work[lane.next_step], lane.steps_left) for lane in chosen]
+        costs = self._adapter_rates
+        pays = self._adapters is AdapterMode.AUTO and patching_pays(seen, self._patched, rates, costs)
+        if self._adapters is not AdapterMode.PATCHED and not pays:
+            return replace(plan, extra_s=grouped_extra_s(seen, costs))
+        first = seen[0].adapters
+        alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates) or plan
+        swap_s = 0.0 if first is None or first.key == self._patched else costs.swap_s(first)
+        return replace(alike, patched=first, extra_s=swap_s)
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         if key not in self._lanes:

@@ -11,9 +11,20 @@ import torch
 from lego_serve.engine.controls import ControlUse, LaneControl
 from lego_serve.errors import NodeError
 from lego_serve.models.base import Conditioning, ImageLatents, Prepared
+from lego_serve.models.lora import Adapter, Uses, in_order
 from lego_serve.models.sampling import History, Schedule
 
 MAGIC = b"lane1"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """One adapter of a lane, with its scale, in the steps i of n where start <= i / n < end."""
+
+    adapter: Adapter
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +33,8 @@ class LaneRequest:
 
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
-    on; ``suspect_steps`` how many steps from there the lane runs alone.  Several ``controls`` add up.
+    on; ``suspect_steps`` how many steps from there the lane runs alone.  Several ``controls`` add up,
+    and so do ``adapters``.
     """
 
     key: str
@@ -42,6 +54,7 @@ class LaneRequest:
     checkpoint: bytes | None = None
     suspect_steps: int = 0
     controls: tuple[ControlUse, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""
@@ -94,6 +107,7 @@ class LaneState:
     step_s: list[float] = field(default_factory=list)
     step_lanes: list[int] = field(default_factory=list)
     controls: tuple[LaneControl, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
 
     @property
     def eta_s(self) -> float:
@@ -104,6 +118,11 @@ class LaneState:
     def controls_at(self, step: int) -> tuple[LaneControl, ...]:
         """The ControlNets active in a step of the schedule."""
         return tuple(control for control in self.controls if control.use.is_active(step, self.schedule.steps))
+
+    def adapters_at(self, step: int) -> Uses:
+        """The adapters active in a step of the schedule, each with its scale."""
+        at = (self.skipped + step) / self.request.steps
+        return in_order([(use.adapter, use.scale) for use in self.adapters if use.start <= at < use.end])
 
     def result(self, now: float) -> LaneResult:
         """What came of it.  Raises NodeError when the latents are no finite numbers."""

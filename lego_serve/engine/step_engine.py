@@ -7,16 +7,19 @@ the batch is halved and run again before any lane fails.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.core.costs import StepWork
 from lego_serve.engine.controls import prepare_controls
-from lego_serve.engine.lanes import LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
+from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
 from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Backbone, LaneInput
 from lego_serve.models.controls import ControlFailed, ControlSource
+from lego_serve.models.lora import SetKey, check_uses, key_of
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
@@ -71,8 +74,8 @@ class StepEngine:
         """Take a lane; it joins at the next step.
 
         Raises NodeError for a checkpoint it cannot read or a ControlNet that is not here; RequestError when its
-        guidance and its negative prompt do not fit the model, or a control picture not the image; ValueError
-        when its key is known.
+        guidance and its negative prompt do not fit the model, or a control picture not the image;
+        InvalidAdapter for an adapter of another model; ValueError when its key is known.
         """
         self._check_negative(request)
         shape = self._backbone.shape
@@ -89,12 +92,21 @@ class StepEngine:
         state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:
             state.step, state.latents, state.history = read_checkpoint(request.checkpoint, latent_shape)
+        adapters = self._take_adapters(state, request.adapters)
         work = tuple(self._work(state, step, tokens) for step in range(start.schedule.steps))
         until = state.step + request.suspect_steps
         lane = Lane(request.key, work, now, request.deadline_s, request.weight, state.step, until)
+        lane.adapters = adapters
         self._batcher.add(lane)
         self._states[request.key] = state
         return state
+
+    def adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> None:
+        """Give a lane other adapters from its next step on, such as one that was still loading when it began.
+
+        Raises KeyError when the lane is not here; InvalidAdapter or RequestError as ``add`` does.
+        """
+        self._batcher.set_adapters(key, self._take_adapters(self._states[key], adapters))
 
     def cancel(self, key: str) -> bool:
         """Drop a lane between steps; False when it is not here."""
@@ -150,6 +162,23 @@ class StepEngine:
         if not self.classifier_free and request.negative is not None:
             raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
 
+    def _take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:
+        """Check a lane's adapters, and name its set in each step; empty without any."""
+        check_uses([(use.adapter.adapter_id, use.scale) for use in adapters])
+        mine = tuple(replace(use, adapter=use.adapter.part("transformer")) for use in adapters)
+        for use in mine:
+            self._backbone.adapters.check(use.adapter)
+        state.adapters = tuple(use for use in mine if use.adapter.pairs)
+        if not state.adapters:
+            return ()
+        weighed: dict[SetKey, AdapterSet] = {}
+        sets: list[AdapterSet | None] = []
+        for uses in map(state.adapters_at, range(state.schedule.steps)):
+            if uses and (key := key_of(uses)) not in weighed:
+                weighed[key] = self._backbone.adapters.weigh(uses)
+            sets.append(weighed[key_of(uses)] if uses else None)
+        return tuple(sets)
+
     def _work(self, state: LaneState, step: int, tokens: int) -> StepWork:
         """What a lane brings to one of its steps, both branches where it is guided there."""
         guided = self._backbone.classifier_free and state.request.is_guided(state.skipped + step)
@@ -161,6 +190,9 @@ class StepEngine:
     def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
         """Advance the plan's lanes; answers those that failed, which are dropped."""
         failures: dict[str, LegoError] = {}
+        if plan.patched is not None:
+            first = self._states[plan.keys[0]]
+            self._backbone.adapters.patch(first.adapters_at(first.step))
         velocities = self._velocities(plan.keys, failures)
         took = self._clock() - started
         for key in plan.keys:
@@ -226,7 +258,9 @@ class StepEngine:
         negative = state.negative if guided else None
         controls = tuple(control.input(guided=guided) for control in state.controls_at(state.step))
         time = state.schedule.times[state.step]
-        return LaneInput(state.latents, time, request.guidance, state.cond, negative, controls)
+        return LaneInput(
+            state.latents, time, request.guidance, state.cond, negative, controls, state.adapters_at(state.step)
+        )
 
 
 def _is_memory(error: BaseException) -> bool:

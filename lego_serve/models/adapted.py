@@ -7,7 +7,7 @@ lanes of just that set may run; for any others the layers are restored first.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from lego_kernels import Segments
+from lego_serve.core.adapters import AdapterSet
 from lego_serve.errors import InvalidAdapter
-from lego_serve.models.adapted_rows import RowProducts, Stack, stack_of, stream_of
+from lego_serve.models.adapted_rows import Product, RowProducts, Stack, stack_of, stream_of
 from lego_serve.models.base import LaneInput
 from lego_serve.models.layers import Linear, Part
 from lego_serve.models.lora import Adapter, SetKey, Uses, in_order, key_of
@@ -57,6 +58,13 @@ class AdaptedLayers:
         """A backbone's layers, each with the parts it remembers."""
         return cls([(layer, layer.parts) for layer in layers if layer.parts])
 
+    @classmethod
+    def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "AdaptedLayers":
+        """The linear layers of modules by component, which can be patched but not grouped."""
+        named = ((f"{name}.{path}", layer) for name, m in modules.items() for path, layer in m.named_modules())
+        own = [(path, layer) for path, layer in named if isinstance(layer, torch.nn.Linear)]
+        return cls([(layer, (Part(path, 0, layer.out_features),)) for path, layer in own])
+
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Canonical path to (outputs, inputs) of every layer an adapter may change."""
@@ -81,45 +89,43 @@ class AdaptedLayers:
             if (pair.up.shape[0], pair.down.shape[1]) != needed or pair.down.shape[0] != pair.up.shape[1]:
                 raise InvalidAdapter(f"Adapter {adapter.adapter_id} was made for another model.", param="lora")
 
-    def cost_of(self, uses: Uses) -> int:
-        """Multiplications that a row of every stream has to pay for a set when its products are grouped."""
-        return sum(p.down.numel() + p.up.numel() for adapter, _ in uses for p in adapter.pairs.values())
+    def weigh(self, uses: Uses) -> AdapterSet:
+        """A set's name, the multiplications a row pays for it when grouped, and the weights patching rewrites."""
+        touched = self._touched(in_order(uses))
+        grouped = sum(
+            down.numel() + up.numel()
+            for number, products in touched.items()
+            if self._streams[number] != "branch"
+            for _, down, up, _ in products
+        )
+        return AdapterSet(key_of(uses), grouped, sum(self._layers[number].weight.numel() for number in touched))
 
+    @torch.inference_mode()
     def patch(self, uses: Uses) -> None:
-        """Make the weights those of the model with this set, from pristine copies; other sets are taken out."""
+        """Make the weights those of the model with this set (none: the model's own), from pristine copies.
+
+        Raises InvalidAdapter before anything is touched.  Whatever else goes wrong, the weights are pristine after.
+        """
         uses = in_order(uses)
         if key_of(uses) == self._patched:
             return
-        with torch.inference_mode():
-            touched = self._touched(uses)
+        touched = self._touched(uses)
+        try:
             for number in [n for n in self._pristine if n not in touched]:
                 self._restore_layer(number)
             for number, products in touched.items():
-                weight = self._layers[number].weight
-                pristine = self._pristine.get(number)
-                if pristine is None:
-                    pristine = self._pristine.setdefault(number, weight.detach().clone())
-                else:
-                    weight.copy_(pristine)
-                for part, down, up, scale in products:
-                    weight[part.start : part.stop].addmm_(up.to(weight), down.to(weight), alpha=scale)
-            self._patched = key_of(uses)
+                self._patch_layer(number, products)
+        except BaseException:
+            self.restore()
+            raise
+        self._patched = key_of(uses)
 
+    @torch.inference_mode()
     def restore(self) -> None:
         """Put the pristine weights back, bit for bit."""
-        with torch.inference_mode():
-            for number in list(self._pristine):
-                self._restore_layer(number)
-            self._patched = ()
-
-    @contextmanager
-    def patched_with(self, uses: Uses) -> Iterator[None]:
-        """The weights with a set inside, the model's own after."""
-        self.patch(uses)
-        try:
-            yield
-        finally:
-            self.restore()
+        for number in list(self._pristine):
+            self._restore_layer(number)
+        self._patched = ()
 
     @contextmanager
     def applied(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[None]:
@@ -144,14 +150,24 @@ class AdaptedLayers:
             for number in products:
                 self._layers[number].added = None
 
-    def _restore_layer(self, number: int) -> None:
-        self._layers[number].weight.copy_(self._pristine.pop(number))
+    def _patch_layer(self, number: int, products: Sequence[Product]) -> None:
+        weight = self._layers[number].weight
+        if number in self._pristine:
+            weight.copy_(self._pristine[number])
+        else:
+            self._pristine[number] = weight.detach().clone()
+        for part, down, up, scale in products:
+            weight[part.start : part.stop].addmm_(up.to(weight), down.to(weight), alpha=scale)
 
-    def _touched(self, uses: Uses) -> dict[int, list[tuple[Part, torch.Tensor, torch.Tensor, float]]]:
+    def _restore_layer(self, number: int) -> None:
+        self._layers[number].weight.copy_(self._pristine[number])
+        del self._pristine[number]
+
+    def _touched(self, uses: Uses) -> dict[int, list[Product]]:
         """What a set adds to each layer it touches; every adapter is checked before anything is."""
         for adapter, _ in uses:
             self.check(adapter)
-        touched: dict[int, list[tuple[Part, torch.Tensor, torch.Tensor, float]]] = {}
+        touched: dict[int, list[Product]] = {}
         for adapter, scale in uses:
             for path, pair in adapter.pairs.items():
                 place = self._places[path]

@@ -110,11 +110,11 @@ class TextEncoder(Protocol):
         """Raise RequestError when the model cannot read all of a prompt."""
         ...
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time."""
+    def encode(self, prompts: Sequence[str], adapters: "Uses" = ()) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time, with what of adapters is for text encoders."""
         ...
 
-    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def encode_batch(self, prompts: Sequence[str], adapters: "Uses" = ()) -> list[Conditioning]:
         """The same in one pass."""
         ...
 

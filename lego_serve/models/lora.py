@@ -46,9 +46,9 @@ class Adapter:
         """What its weights take."""
         return sum(pair.down.nbytes + pair.up.nbytes for pair in self.pairs.values())
 
-    def part(self, component: str) -> "Adapter":
-        """What of it belongs to one component (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
-        own = {path: pair for path, pair in self.pairs.items() if path.startswith(component + ".")}
+    def part(self, *components: str) -> "Adapter":
+        """What of it belongs to these components (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
+        own = {path: pair for path, pair in self.pairs.items() if path.partition(".")[0] in components}
         return Adapter(self.adapter_id, self.sha256, own)
 
     def to_bytes(self) -> bytes:

@@ -11,7 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.errors import RequestError
+from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning
+from lego_serve.models.lora import Uses
 
 
 class PromptTokenizer:
@@ -43,6 +45,12 @@ class PromptTokenizer:
         return ids.to(device)
 
 
+def text_parts(adapters: Uses) -> Uses:
+    """What of adapters is for text encoders; those without such a part are left out."""
+    parts = ((adapter.part("text_encoder", "text_encoder_2"), scale) for adapter, scale in adapters)
+    return tuple((part, scale) for part, scale in parts if part.pairs)
+
+
 class Sd3TextEncoder:
     """Two CLIP text encoders and, where the model has it, T5.
 
@@ -62,6 +70,9 @@ class Sd3TextEncoder:
         self._clips, self._tokenizers = tuple(clips), tuple(PromptTokenizer(t) for t in tokenizers)
         self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer) if t5 is not None else None
         self._width, self._max_sequence_length = width, max_sequence_length
+        names = ("text_encoder", "text_encoder_2")
+        self.adapters = AdaptedLayers.of_modules(dict(zip(names, self._clips, strict=False)))
+        self._computing = threading.Lock()  # weights change with the adapters
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than the model reads (nothing is cut off silently)."""
@@ -71,14 +82,19 @@ class Sd3TextEncoder:
         else:
             self._t5_tokenizer.check(prompt, self._max_sequence_length)
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time."""
+    def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for text encoders."""
         starts = range(0, len(prompts), self.max_batch)
-        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch], adapters)]
 
     @torch.inference_mode()
-    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """The same in one pass."""
+    def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
+        with self._computing:
+            self.adapters.patch(text_parts(adapters))
+            return self._encode(prompts)
+
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
             ids = tokenizer.ids(prompts, self._tokenizers[0].window, clip.device)

@@ -5,6 +5,7 @@ both as one sequence.  Guidance is distilled into the model: it is told the numb
 is one branch.  Positions are rotations of q and k (Su et al., 2021).
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +20,11 @@ from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
 from lego_serve.models.controls import Controls, flux_residual
 from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
+from lego_serve.models.lora import Uses
 from lego_serve.models.packing import Packing, pack
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import PromptTokenizer
+from lego_serve.models.text import PromptTokenizer, text_parts
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -65,20 +67,27 @@ class FluxTextEncoder:
         self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
         self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
         self._max_sequence_length = max_sequence_length
+        self.adapters = AdaptedLayers.of_modules({"text_encoder": clip})
+        self._computing = threading.Lock()  # weights change with the adapters
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than T5 is given."""
         # What CLIP's window cuts off T5 still reads, as in the pipeline.
         self._t5_tokenizer.check(prompt, self._max_sequence_length)
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time."""
+    def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for CLIP."""
         starts = range(0, len(prompts), self.max_batch)
-        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch])]
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch], adapters)]
 
     @torch.inference_mode()
-    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """The same in one pass."""
+    def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
+        with self._computing:
+            self.adapters.patch(text_parts(adapters))
+            return self._encode(prompts)
+
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         pooled = self._clip(self._tokenizer.ids(prompts, self._tokenizer.window, self._clip.device)).pooler_output
         tokens = self._t5(self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device))[0]
         return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]
