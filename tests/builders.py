@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.local import LocalFamily
 from lego_serve.models.base import Backbone, Conditioning, LaneInput
 
 
@@ -26,6 +28,18 @@ class RawLane:
         """What a backbone is given."""
         negative = backbone.prepare(self.negative) if backbone.classifier_free and self.is_guided else None
         return LaneInput(self.latents, self.time, self.guidance, backbone.prepare(self.cond), negative)
+
+
+def run_lanes(family: LocalFamily, *lanes: LaneRequest) -> dict[str, torch.Tensor]:
+    """The latents of lanes that start together and all end well."""
+    for lane in lanes:
+        family.engine.add(lane)
+    found: dict[str, torch.Tensor] = {}
+    while family.engine.lanes:
+        for key, outcome in family.engine.step():
+            assert isinstance(outcome, LaneResult), outcome
+            found[key] = outcome.latents
+    return found
 
 
 def raw_lane(
