@@ -114,16 +114,18 @@ def _read(adapter_id: str, path: Path) -> bytes:
         raise NotFound(f"There is no adapter {adapter_id}.", param="lora") from None
     except OSError:
         raise refusal(adapter_id, "cannot be opened, or is a link") from None
-    with open(descriptor, "rb") as file:
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise refusal(adapter_id, "is no regular file")
         if about.st_size > MAX_FILE_BYTES:
             raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
-        except OSError:
-            raise refusal(adapter_id, "cannot be read") from None
+    except OSError:
+        raise refusal(adapter_id, "cannot be read") from None
+    finally:
+        os.close(descriptor)
 
 
 def _check_kind(adapter_id: str, data: bytes) -> None:
@@ -185,6 +187,8 @@ def _entry(adapter_id: str, name: str, said: Any) -> _Entry:
     if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
         raise refusal(adapter_id, f"has a header that does not describe {which}")
     dtype = DTYPES.get(said["dtype"]) if isinstance(said["dtype"], str) else None
+    if said["dtype"] == "I64" and said["shape"] == []:
+        dtype = torch.int64  # an alpha, as some trainers write it
     if dtype is None:
         raise refusal(adapter_id, f"has {which} of a dtype other than {', '.join(DTYPES)}")
     shape, offsets = said["shape"], said["data_offsets"]

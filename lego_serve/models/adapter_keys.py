@@ -93,11 +93,11 @@ def names_of(base: BaseLayers) -> dict[str, Meaning]:
         (int(p.split(".")[2]) for p in base.shapes if p.startswith("transformer.transformer_blocks.")), default=0
     )
     for original, ours, swapped in ORIGINAL_NAMES.get(base.family, ()):
-        for index in range(1 + max(last, _last_single(base))) if "N" in original else (0,):
-            paths = tuple(f"transformer.{path.replace('N', str(index))}" for path in ours)
+        for index in range(1 + max(last, _last_single(base))) if "_N_" in original else (0,):
+            paths = tuple(f"transformer.{path.replace('.N.', f'.{index}.')}" for path in ours)
             if all(path in base.shapes for path in paths):
                 swap = swapped == "always" or (swapped == "last" and index == last)
-                names.setdefault(f"transformer {original.replace('N', str(index))}", Meaning(paths, swap))
+                names.setdefault(f"transformer {original.replace('_N_', f'_{index}_')}", Meaning(paths, swap))
     return names
 
 

@@ -55,7 +55,8 @@ class Adapter:
         """It as one safetensors file of canonical names, to be handed to another process."""
         tensors = {}
         for path, pair in self.pairs.items():
-            tensors[f"{path}.down"], tensors[f"{path}.up"] = pair.down.contiguous(), pair.up.contiguous()
+            # Copies: a product of several layers side by side shares its down weight, which the format refuses.
+            tensors[f"{path}.down"], tensors[f"{path}.up"] = pair.down.clone(), pair.up.clone()
         return save(tensors, {"adapter": json.dumps([self.adapter_id, self.sha256])})
 
     @classmethod
