@@ -75,6 +75,12 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
     return form.format(body, g=rng.choice(COLOUR_WORDS.get(scene.ground, (scene.ground,))))
 
 
+def vague_caption(scene: Scene, rng: random.Random) -> str:
+    """Say colours, shapes and the ground, but neither places nor sizes: those are left to a control map."""
+    parts = [_thing(t, rng, size=False, place=False) for t in scene.things]
+    return rng.choice(GROUND_LAST).format(" and ".join(parts), g=rng.choice(COLOUR_WORDS.get(scene.ground, (scene.ground,))))
+
+
 def says(text: str) -> frozenset[str]:
     """Which of the attributes "size", "place" and "ground" a caption of this grammar states."""
     said = set()

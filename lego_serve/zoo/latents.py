@@ -34,14 +34,16 @@ def chunk_size(index: int) -> tuple[int, int, int]:
     return width, height, max(32, CHUNK_SCENES * 128 * 128 // (width * height) // 16 * 16)
 
 
-def _encode_scene(scene: Scene) -> list[int]:
+def encode_scene(scene: Scene) -> list[int]:
+    """A scene as nine small integers; -1 fills the row of one with a single thing."""
     row = [COLOUR_NAMES.index(scene.ground)]
     for t in scene.things:
         row += [COLOUR_NAMES.index(t.colour), SHAPES.index(t.shape), PLACES.index(t.place), SIZES.index(t.size)]
     return row + [-1] * (9 - len(row))
 
 
-def _decode_scene(row: list[int]) -> Scene:
+def decode_scene(row: list[int]) -> Scene:
+    """The scene that `encode_scene` wrote."""
     things = [row[1:5], row[5:9]]
     return Scene(
         tuple(Thing(COLOUR_NAMES[c], SHAPES[s], PLACES[p], SIZES[z]) for c, s, p, z in things if c >= 0),
@@ -75,9 +77,9 @@ def precompute(vae: AutoencoderKL, folder: Path, count: int) -> list[Chunk]:
         path = folder / f"{index:04d}.safetensors"
         if not path.exists():
             chunk = make_chunk(vae, index)
-            rows = torch.tensor([_encode_scene(s) for s in chunk.scenes], dtype=torch.int8)
+            rows = torch.tensor([encode_scene(s) for s in chunk.scenes], dtype=torch.int8)
             save_file({"scenes": rows, "latents": chunk.latents}, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
         stored = load_file(path)
-        chunks.append(Chunk([_decode_scene(r) for r in stored["scenes"].tolist()], stored["latents"]))
+        chunks.append(Chunk([decode_scene(r) for r in stored["scenes"].tolist()], stored["latents"]))
     return chunks

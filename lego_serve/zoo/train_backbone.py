@@ -83,6 +83,12 @@ def _set_rates(optimizers: list[torch.optim.Optimizer], step: int, steps: int) -
             group["lr"] = group["peak_lr"] * warm * cool
 
 
+def stratified_times(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Logit-normal times, one draw in each of ``count`` equal slices of the distribution."""
+    slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return torch.sigmoid(torch.special.ndtri(slices.clamp(1e-4, 1 - 1e-4)))
+
+
 def _batches(chunks: Sequence[Chunk], tokenizer: CLIPTokenizer, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of about BATCH x 64 image tokens, each of one picture size; step i is always the same."""
     weights = [c.latents[:, 0].numel() for c in chunks]
@@ -98,10 +104,7 @@ def _batches(chunks: Sequence[Chunk], tokenizer: CLIPTokenizer, start: int) -> I
         generator = torch.Generator().manual_seed(step)
         latents = chunk.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator)
-        # Stratified logit-normal times: one draw in each of `count` equal slices of the distribution.
-        slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        times = torch.sigmoid(torch.special.ndtri(slices.clamp(1e-4, 1 - 1e-4)))
-        yield latents, noise, times, ids.input_ids
+        yield latents, noise, stratified_times(count, generator), ids.input_ids
         step += 1
 
 

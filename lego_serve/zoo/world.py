@@ -7,6 +7,7 @@ shorter side of the picture, so a scene looks alike at every size.
 
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -113,11 +114,13 @@ def shape_distances(x: torch.Tensor, y: torch.Tensor, diameter: torch.Tensor) ->
     return torch.stack([circle, square, triangle, cross], dim=1)
 
 
-def render(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:
-    """Pictures (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
-    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 127.5 - 1
-    ground = torch.tensor([COLOUR_NAMES.index(s.ground) for s in scenes])
-    picture = palette[ground][:, :, None, None].expand(-1, -1, height, width).clone()
+def drawn_things(
+    scenes: list[Scene], width: int, height: int, rng: random.Random
+) -> Iterator[tuple[list[int], list[Thing], torch.Tensor]]:
+    """First things first, then second ones: scene numbers, things, signed distances to their edges in pixels.
+
+    Each thing is jittered a little; the distances (things, height, width) are negative inside.
+    """
     ys = torch.arange(height, dtype=torch.float32)[None, :, None] + 0.5
     xs = torch.arange(width, dtype=torch.float32)[None, None, :] + 0.5
     short = min(width, height)
@@ -133,7 +136,32 @@ def render(scenes: list[Scene], width: int, height: int, rng: random.Random) -> 
         diameter = torch.tensor([DIAMETER_RATIO[t.size] * short for t in things])[:, None, None]
         distances = shape_distances(xs - centre[:, 0], ys - centre[:, 1], diameter)
         kind = torch.tensor([SHAPES.index(t.shape) for t in things])
-        cover = (0.5 - distances[torch.arange(len(rows)), kind]).clamp(0, 1)[:, None]
-        colour = palette[[COLOUR_NAMES.index(t.colour) for t in things]][:, :, None, None]
-        picture[rows] = picture[rows] * (1 - cover) + colour * cover
+        yield rows, things, distances[torch.arange(len(rows)), kind]
+
+
+def palette_rgb() -> torch.Tensor:
+    """The colours (colours, 3) in -1..1, in the order of COLOUR_NAMES."""
+    return torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 127.5 - 1
+
+
+def paint_grounds(scenes: list[Scene], width: int, height: int, palette: torch.Tensor) -> torch.Tensor:
+    """Pictures (scenes, 3, height, width) of the grounds alone."""
+    ground = torch.tensor([COLOUR_NAMES.index(s.ground) for s in scenes])
+    return palette[ground][:, :, None, None].expand(-1, -1, height, width).clone()
+
+
+def paint_things(
+    picture: torch.Tensor, rows: list[int], things: list[Thing], cover: torch.Tensor, palette: torch.Tensor
+) -> None:
+    """Paint things onto their pictures in place, where and as far as they cover (things, height, width) them."""
+    colour = palette[[COLOUR_NAMES.index(t.colour) for t in things]][:, :, None, None]
+    picture[rows] = picture[rows] * (1 - cover[:, None]) + colour * cover[:, None]
+
+
+def render(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:
+    """Pictures (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
+    palette = palette_rgb()
+    picture = paint_grounds(scenes, width, height, palette)
+    for rows, things, distances in drawn_things(scenes, width, height, rng):
+        paint_things(picture, rows, things, (0.5 - distances).clamp(0, 1), palette)
     return picture

@@ -1,0 +1,97 @@
+"""Tells in which style a picture is drawn, by colour and geometry; no network, nothing learned."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lego_serve.zoo.captions import caption
+from lego_serve.zoo.judge import BATCH
+from lego_serve.zoo.judge_parse import DIFFERENT
+from lego_serve.zoo.world import sample_scenes
+from lego_serve.zoo.world_styles import FRAME_RATIO, STRIPE_PERIOD_PIXELS, STYLES
+
+PLAIN = "base"
+MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare ground 0
+MIN_FRAME_SHARE = 0.8  # of the pixels along each side
+MIN_HOLE_RATIO = 0.08  # of a thing's filled area that shows the ground
+# Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
+GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class StyleVerdict:
+    """One picture: what was to be drawn, and the style it was taken for."""
+
+    side: int
+    wanted: str
+    text: str
+    pixels: np.ndarray
+    seen: str
+
+
+def read_style(pixels: np.ndarray) -> str:
+    """One of STYLES, or "base" for a picture (height, width, 3) of 8 bits in none of them."""
+    image = pixels.astype(np.float32)
+    if frame_share(image) > MIN_FRAME_SHARE:
+        return "frame"
+    if stripe_amplitude(image) > MIN_STRIPE_AMPLITUDE:
+        return "stripes"
+    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO else PLAIN
+
+
+def stripe_amplitude(image: np.ndarray) -> float:
+    """How far colours swing down the columns with the stripes' period, where things are least in the way."""
+    rows = np.arange(len(image) // STRIPE_PERIOD_PIXELS * STRIPE_PERIOD_PIXELS)
+    wave = np.exp(-2j * np.pi * rows / STRIPE_PERIOD_PIXELS)
+    swing = 2 * np.abs(np.einsum("y,yxc->xc", wave, image[: len(rows)])) / len(rows)
+    # Two large things cover up to 56 % of the columns; the quantile falls on bare ground.
+    return float(np.quantile(np.linalg.norm(swing, axis=-1), 0.3))
+
+
+def frame_share(image: np.ndarray) -> float:
+    """Which part of the pixels along the picture's edge differs from the ground within."""
+    apart = _apart(image)
+    depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
+    return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
+
+
+def hole_ratio(image: np.ndarray) -> float:
+    """Which part of the things' filled area shows the ground."""
+    apart = ndimage.binary_closing(_apart(image), structure=np.ones((3, 3)))
+    filled = ndimage.binary_fill_holes(apart)
+    return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
+
+
+def _apart(image: np.ndarray) -> np.ndarray:
+    """Pixels that differ from the commonest colour."""
+    coarse = (image // 32).astype(np.int64) @ np.array([64, 8, 1])
+    ground = np.median(image[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
+    apart: np.ndarray = np.linalg.norm(image - ground, axis=-1) > DIFFERENT
+    return apart
+
+
+def judge_styles(generate: GenerateStyled, sides: Sequence[int], count: int) -> Iterator[StyleVerdict]:
+    """Draw ``count`` held-out scenes with no adapter and as many with each; verdicts come as they are made."""
+    for side in sides:
+        for wanted in (PLAIN, *STYLES):
+            rng = random.Random("judge styles")
+            scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
+                rng, count - count // 2, 2, held_out=True
+            )
+            texts = [caption(scene, rng, complete=True) for scene in scenes]
+            for at in range(0, count, BATCH):
+                some = texts[at : at + BATCH]
+                for text, pixels in zip(some, generate(wanted, some, range(at, at + len(some)), side), strict=True):
+                    yield StyleVerdict(side, wanted, text, pixels, read_style(pixels))
+
+
+def style_table(verdicts: Sequence[StyleVerdict]) -> dict[str, dict[str, dict[str, int]]]:
+    """How many pictures drawn in a style were taken for which, by side and wanted style."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for verdict in verdicts:
+        cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.wanted, dict.fromkeys((PLAIN, *STYLES), 0))
+        cell[verdict.seen] += 1
+    return counts

@@ -1,0 +1,106 @@
+"""Low-rank adapters of the backbone: trained beside frozen layers, kept in the format diffusers loads."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+FILE_NAME = "pytorch_lora_weights.safetensors"  # what `load_lora_weights` looks for in a folder
+PREFIX = "transformer."
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One layer's update ``up @ down``; ``down`` is (rank, inputs), ``up`` (outputs, rank)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """How many directions the update has at most."""
+        return self.down.shape[0]
+
+    @property
+    def delta(self) -> torch.Tensor:
+        """What the pair adds to its layer's weight."""
+        return self.up @ self.down
+
+
+Adapter = Mapping[str, Pair]  # by the name of the layer in the transformer
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer with a trainable low-rank update, which starts at zero."""
+
+    def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base = base
+        bound = math.sqrt(3 / base.in_features)
+        down = (2 * torch.rand(rank, base.in_features, generator=generator) - 1) * bound
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's answer with the update added."""
+        return self.base(x) + nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+
+
+def attention_layers(transformer: nn.Module) -> list[str]:
+    """The names of all projections into and out of attention."""
+    names = (name for name, module in transformer.named_modules() if isinstance(module, nn.Linear))
+    return [name for name in names if ".attn." in name and name.endswith(ATTENTION)]
+
+
+def attach(transformer: nn.Module, rank: int, seed: int = 0) -> dict[str, LowRank]:
+    """Put a new adapter on every attention projection of a frozen transformer; answers its trainable parts."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = {}
+    for name in attention_layers(transformer):
+        parent, _, leaf = name.rpartition(".")
+        layer = transformer.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        parts[name] = LowRank(layer, rank, generator)
+        setattr(transformer.get_submodule(parent), leaf, parts[name])
+    return parts
+
+
+def pairs_of(parts: Mapping[str, LowRank]) -> dict[str, Pair]:
+    """The adapter that attached parts hold now."""
+    return {name: Pair(part.down.detach(), part.up.detach()) for name, part in parts.items()}
+
+
+def merge(transformer: nn.Module, adapter: Adapter, scale: float = 1.0) -> None:
+    """Add an adapter to a transformer's own weights, in place."""
+    for name, pair in adapter.items():
+        layer = transformer.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        layer.weight.data += scale * pair.delta.to(layer.weight)
+
+
+def save_adapter(adapter: Adapter, folder: Path, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Write the adapter as diffusers does and answer its size in bytes."""
+    tensors = {}
+    for name, pair in adapter.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = pair.down.to(dtype).contiguous().cpu()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.up.to(dtype).contiguous().cpu()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / FILE_NAME, metadata={"format": "pt"})
+    return (folder / FILE_NAME).stat().st_size
+
+
+def load_adapter(folder: Path) -> dict[str, Pair]:
+    """Read back what `save_adapter` wrote, in fp32."""
+    tensors = load_file(folder / FILE_NAME)
+    names = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
+    return {
+        name: Pair(
+            tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float()
+        )
+        for name in names
+    }

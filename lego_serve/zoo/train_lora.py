@@ -1,0 +1,86 @@
+"""Trains a style adapter: low-rank updates of the attention of a frozen backbone, on styled pictures."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lego_serve.zoo.export import WEIGHTS
+from lego_serve.zoo.frozen import Frozen
+from lego_serve.zoo.lessons import Batch, Encode, batches, prepare
+from lego_serve.zoo.lora import LowRank, Pair, attach, pairs_of
+from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, save_state
+from lego_serve.zoo.world import Scene
+from lego_serve.zoo.world_styles import render_styled
+
+ADAPTERS = WEIGHTS.parent / "adapters"
+RANKS = {"stripes": 4, "outline": 16, "frame": 32}
+LEARNING_RATE = 4e-3
+LESSONS = 12
+
+
+def adapter_id(style: str) -> str:
+    """The name an adapter is shipped under, such as ``stripes-r4``."""
+    return f"{style}-r{RANKS[style]}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPlan:
+    """How long an adapter trains; a tenth of the batches' captions is empty, as guidance needs."""
+
+    steps: int = 600
+    lessons: int = LESSONS
+    chunk_pixels: int = 64 * 128 * 128
+    rows: int = 32 * 96
+
+
+def train_lora(folder: Path, base: Frozen, style: str, plan: LoraPlan) -> dict[str, Pair]:
+    """Train (or go on training) the adapter of a style; ``base`` carries it afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lessons = prepare(_encode_styled(base, style), folder / style, plan.lessons, plan.chunk_pixels)
+    parts = attach(base.transformer, RANKS[style])
+    trained = nn.ModuleList(parts.values()).to(base.transformer.device)
+    weights = [p for p in trained.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, (0.9, 0.98), weight_decay=0.0)
+    path = folder / f"{adapter_id(style)}.pt"
+    start, losses = 0, [1.0]
+    if (state := load_state(path)) is not None:
+        _load(parts, state["adapter"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    source = batches(lessons, start, vague_ratio=0.0, rows=plan.rows)
+    for step in iterations(adapter_id(style), start, plan.steps, lambda: f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}"):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (plan.steps - step) / plan.steps)
+        loss = _loss(base, next(source))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.steps:
+            kept = {name: [pair.down, pair.up] for name, pair in pairs_of(parts).items()}
+            save_state(path, {"adapter": kept, "optimizer": optimizer.state_dict(), "step": step + 1})
+    return pairs_of(parts)
+
+
+def _load(parts: dict[str, LowRank], kept: dict[str, list[torch.Tensor]]) -> None:
+    for name, part in parts.items():
+        part.down.data.copy_(kept[name][0])
+        part.up.data.copy_(kept[name][1])
+
+
+def _loss(base: Frozen, batch: Batch) -> torch.Tensor:
+    device = base.transformer.device
+    text, pooled = base.condition(batch.texts)
+    said = base.velocity(batch.noisy.to(device), batch.times.to(device), text, pooled)
+    return (said - batch.velocity.to(device)).square().mean()
+
+
+def _encode_styled(base: Frozen, style: str) -> Encode:
+    def encode(scenes: list[Scene], side: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        return base.encode(render_styled(scenes, side, side, rng, style)), torch.empty(0)
+
+    return encode
