@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from lego_serve.errors import RequestError
 from lego_serve.models import layers
 from lego_serve.models.base import Conditioning, Prepared
 from lego_serve.models.controlnets.common import LazyResiduals, embedded_time
@@ -63,7 +64,9 @@ class Sd3ControlNet:
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
-        """Text tokens projected, and the pooled text's share of the modulation; there are no modes."""
+        """Text tokens projected, and the pooled text's share of the modulation.  Raises RequestError for a mode."""
+        if mode is not None:
+            raise RequestError(f"ControlNet {self.form.name} has no modes.", param="controlnet")
         tokens = cond.tokens[:0].new_zeros(0, self._width).to(self._weight)
         if self._text_in is not None:
             tokens = self._text_in(cond.tokens.to(self._weight))
