@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from lego_serve.core.adapters import AdapterRates
 from lego_serve.core.costs import Rates, StepCost, StepWork
 from lego_serve.models.base import Backbone, Conditioning, LaneInput
+from lego_serve.models.lora import Adapter, Pair
 
 BATCHES = (2, 4, 8)
 GAIN = 0.95  # a larger batch must cut the time an item takes by at least a twentieth
@@ -45,6 +48,47 @@ def calibrate(backbone: Backbone, repeats: int = 2) -> Rates:
     for work, took_s in seen * 4:  # several times, so that the order they are seen in hardly matters
         cost.observe(work, took_s)
     return cost.rates
+
+
+def calibrate_adapters(backbone: Backbone, repeats: int = 2) -> AdapterRates:
+    """Measure what grouped products add to a step, in two ranks and one and four sets, and what a swap takes."""
+    lane = sample_lane(backbone, TOKENS_A_SIDE[0])
+    rows = work_of(backbone, [lane]).rows
+    seen = []  # (multiplications of rows, sets, seconds)
+    for rank, count in ((4, 1), (32, 1), (4, 4), (32, 4)):
+        adapters = [sample_adapter(backbone, rank, seed) for seed in range(count)]
+        weight = backbone.adapters.weigh(((adapters[0], 1.0),))
+        adapted = [replace(lane, adapters=((adapter, 1.0),)) for adapter in adapters]
+        plain_s = fastest(lambda: backbone.velocity([lane] * count), repeats)  # noqa: B023
+        took_s = fastest(lambda: backbone.velocity(adapted), repeats)  # noqa: B023
+        seen.append((weight.row_products * rows * count, count, took_s - plain_s))
+    uses = [((adapter, 1.0),) for adapter in adapters[:2]]
+    both = [lambda of=of: backbone.adapters.patch(of) for of in uses]  # type: ignore[misc]
+    swap_s = fastest(lambda: [patch() for patch in both], repeats) / len(both)
+    backbone.adapters.restore()
+    return AdapterRates(*_two_rates(seen), swap_s / weight.touched)
+
+
+def _two_rates(seen: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Least squares of ``a x + b y = seconds``; what comes out below nothing is nothing, the other made anew."""
+    xx, xy, yy = sum(x * x for x, _, _ in seen), sum(x * y for x, y, _ in seen), sum(y * y for _, y, _ in seen)
+    xt, yt = sum(x * t for x, _, t in seen), sum(y * t for _, y, t in seen)
+    determinant = xx * yy - xy * xy
+    a, b = (xt * yy - yt * xy) / determinant, (yt * xx - xt * xy) / determinant
+    if a < 0:
+        return 0.0, max(yt / yy, 0.0)
+    return (a, b) if b >= 0 else (max(xt / xx, 0.0), 0.0)
+
+
+def sample_adapter(backbone: Backbone, rank: int, seed: int = 0, only: str = "") -> Adapter:
+    """A made-up adapter of the layers whose path has ``only`` in it, all layers without."""
+    draw = torch.Generator().manual_seed(seed)
+    pairs = {
+        path: Pair(torch.randn(rank, inputs, generator=draw) * 0.01, torch.randn(outputs, rank, generator=draw) * 0.01)
+        for path, (outputs, inputs) in backbone.adapters.shapes.items()
+        if only in path
+    }
+    return Adapter(f"sample-{seed}", f"sample-{rank}-{seed}-{only}", pairs)
 
 
 def sample_lane(backbone: Backbone, side: int, seed: int = 0, text_rows: int = SAMPLE_TEXT_ROWS) -> LaneInput:
