@@ -1,5 +1,7 @@
 """The SD3 forward pass against diffusers' own, for every form of the family."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
@@ -60,6 +62,16 @@ def test_a_ragged_batch_says_what_diffusers_says_lane_by_lane(form: str) -> None
     said = backbone.velocity([lane.for_model(backbone) for lane in lanes])
     for mine, of in zip(said, lanes, strict=True):
         torch.testing.assert_close(mine, oracle(module, of), atol=2e-4, rtol=1e-4)
+
+
+def test_prompts_of_other_lengths_are_guided_the_right_way_round() -> None:
+    """A negative prompt longer than the prompt lies behind it in memory and is still the negative."""
+    module = transformer("lego-tiny")
+    backbone = Sd3Backbone(module, 8)
+    lane = replace(raw_lane(1, text_rows=7), negative=raw_lane(2, text_rows=12).negative)
+    torch.testing.assert_close(
+        backbone.velocity([lane.for_model(backbone)])[0], oracle(module, lane), atol=2e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -95,7 +95,8 @@ def build(name: str, device: torch.device) -> Subject:
     if architecture.config is None:
         transformer, pixels = _shipped(device)
     else:
-        transformer, pixels = _random(architecture, device, dtype), PIXELS_PER_LATENT
+        cls = _class(architecture.family)
+        transformer, pixels = random_module(cls, architecture.config, device, dtype), PIXELS_PER_LATENT
     backbone = _backbone(architecture.family)(transformer, pixels)
     return Subject(name, architecture, transformer, backbone, device, dtype)
 
@@ -119,9 +120,10 @@ def _shipped(device: torch.device) -> tuple[Any, int]:
     return load_module(spec, folder, "transformer", _class("sd3")), pixels_per_latent(spec, folder)
 
 
-def _random(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Any:
+def random_module(cls: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """A module of diffusers with random weights, built where it is to run."""
     with torch.device("meta"):
-        module = _class(architecture.family)(**architecture.config or {})
+        module = cls(**config)
     module = module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     torch.manual_seed(0)
     for name, weight in [*module.named_parameters(), *module.named_buffers()]:
