@@ -21,6 +21,11 @@ class AdapterMode(Enum):
     AUTO = "auto"
 
 
+def allowed(mode: AdapterMode, *, strict: bool) -> AdapterMode:
+    """The mode to run in: where bits must not depend on batch-mates, a choice by cost becomes a fixed one."""
+    return AdapterMode.GROUPED if strict and mode is AdapterMode.AUTO else mode
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
     """A lane's set of adapters in a step: its name, and what it weighs.
