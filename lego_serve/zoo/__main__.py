@@ -1,4 +1,4 @@
-"""``python -m lego_serve.zoo train | judge | grid``: make lego-tiny, and see how good it is."""
+"""``python -m lego_serve.zoo --help``: make lego-tiny and its add-ons, and see how good they are."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,11 @@ from rich.table import Table
 from lego_serve.engine.local import LocalFamily
 from lego_serve.errors import LegoError
 from lego_serve.models.spec import ModelSpec
+from lego_serve.zoo import commands_addons
 from lego_serve.zoo.judge import KINDS, Generate, Verdict, held_out_prompts, judge, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make lego-tiny, and see how good it is.")
+commands_addons.add_to(app)
 out = Console()
 Weights = Annotated[str, typer.Option(help="A model folder, or builtin:lego-tiny.")]
 STEPS, GUIDANCE = 20, 4.0

@@ -78,7 +78,8 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
 def vague_caption(scene: Scene, rng: random.Random) -> str:
     """Say colours, shapes and the ground, but neither places nor sizes: those are left to a control map."""
     parts = [_thing(t, rng, size=False, place=False) for t in scene.things]
-    return rng.choice(GROUND_LAST).format(" and ".join(parts), g=rng.choice(COLOUR_WORDS.get(scene.ground, (scene.ground,))))
+    ground = rng.choice(COLOUR_WORDS.get(scene.ground, (scene.ground,)))
+    return rng.choice(GROUND_LAST).format(" and ".join(parts), g=ground)
 
 
 def says(text: str) -> frozenset[str]:

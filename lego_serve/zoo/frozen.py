@@ -1,5 +1,6 @@
 """A finished family from which add-ons learn: loaded in fp32, frozen, with what training and judging ask of it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Frozen:
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
         sigmas = [*torch.linspace(1, 1 / 1000, steps).tolist(), 0.0]
         control = None if maps is None else self.encode_maps(maps).repeat(2, 1, 1, 1)
-        for now, after in zip(sigmas, sigmas[1:], strict=False):
+        for now, after in itertools.pairwise(sigmas):
             said = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control)
             without, with_text = said.chunk(2)
             x = x + (after - now) * (without + guidance * (with_text - without))

@@ -83,24 +83,22 @@ def merge(transformer: nn.Module, adapter: Adapter, scale: float = 1.0) -> None:
         layer.weight.data += scale * pair.delta.to(layer.weight)
 
 
-def save_adapter(adapter: Adapter, folder: Path, dtype: torch.dtype = torch.bfloat16) -> int:
+def save_adapter(adapter: Adapter, file: Path, dtype: torch.dtype = torch.bfloat16) -> int:
     """Write the adapter as diffusers does and answer its size in bytes."""
     tensors = {}
     for name, pair in adapter.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = pair.down.to(dtype).contiguous().cpu()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.up.to(dtype).contiguous().cpu()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / FILE_NAME, metadata={"format": "pt"})
-    return (folder / FILE_NAME).stat().st_size
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return file.stat().st_size
 
 
-def load_adapter(folder: Path) -> dict[str, Pair]:
+def load_adapter(file: Path) -> dict[str, Pair]:
     """Read back what `save_adapter` wrote, in fp32."""
-    tensors = load_file(folder / FILE_NAME)
+    tensors = load_file(file)
     names = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
     return {
-        name: Pair(
-            tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float()
-        )
+        name: Pair(tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float())
         for name in names
     }

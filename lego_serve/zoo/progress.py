@@ -1,6 +1,6 @@
 """What the training stages share: a progress bar, resumable state, the device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +41,8 @@ def iterations(title: str, start: int, stop: int, report: Callable[[], str]) -> 
             progress.update(task, advance=1, description=f"{title} {report()}")
             if not progress.console.is_terminal and (index + 1) % 50 == 0:
                 print(f"{title} {index + 1}/{stop} {report()}", flush=True)
+
+
+def recent(losses: Sequence[float], count: int = 50) -> str:
+    """The mean of the last losses in words, for a progress bar."""
+    return f"loss {sum(losses[-count:]) / len(losses[-count:]):.4f}"

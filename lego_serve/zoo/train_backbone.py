@@ -18,7 +18,7 @@ from lego_serve.zoo.build import PROMPT_TOKENS, build_transformer
 from lego_serve.zoo.captions import caption
 from lego_serve.zoo.latents import Chunk
 from lego_serve.zoo.muon import Muon
-from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, save_state
+from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, recent, save_state
 
 BATCH = 64
 MUON_LEARNING_RATE = 2e-3
@@ -127,7 +127,7 @@ def train_backbone(
         start = state["step"]
     loss_of: Any = torch.compile(family.loss, dynamic=False) if compiled else family.loss
     batches = _batches(chunks, tokenizer, start)
-    for step in iterations("backbone", start, steps, lambda: f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}"):
+    for step in iterations("backbone", start, steps, lambda: recent(losses)):
         _set_rates(optimizers, step, steps)
         latents, noise, times, tokens = (x.to(device) for x in next(batches))
         chosen = loss_of if latents.shape[-2:] == (16, 16) else family.loss

@@ -16,7 +16,7 @@ from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.frozen import Frozen
 from lego_serve.zoo.lessons import Batch, Encode, batches, prepare
 from lego_serve.zoo.muon import Muon
-from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, save_state
+from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, pick_device, recent, save_state
 from lego_serve.zoo.world import Scene, render
 from lego_serve.zoo.world_styles import outline_maps
 
@@ -69,7 +69,7 @@ def train_controlnet(folder: Path, base: Frozen, plan: ControlPlan) -> SD3Contro
             optimizer.load_state_dict(kept)
         start = state["step"]
     source = batches(lessons, start, VAGUE_RATIO, plan.rows)
-    for step in iterations("controlnet", start, plan.steps, lambda: f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}"):
+    for step in iterations("controlnet", start, plan.steps, lambda: recent(losses)):
         _set_rates(optimizers, step, plan.steps)
         loss = _loss(base, net, next(source))
         net.zero_grad()

@@ -10,8 +10,8 @@ from torch import nn
 from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.frozen import Frozen
 from lego_serve.zoo.lessons import Batch, Encode, batches, prepare
-from lego_serve.zoo.lora import LowRank, Pair, attach, pairs_of
-from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, save_state
+from lego_serve.zoo.lora import FILE_NAME, LowRank, Pair, attach, pairs_of
+from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, recent, save_state
 from lego_serve.zoo.world import Scene
 from lego_serve.zoo.world_styles import render_styled
 
@@ -19,6 +19,11 @@ ADAPTERS = WEIGHTS.parent / "adapters"
 RANKS = {"stripes": 4, "outline": 16, "frame": 32}
 LEARNING_RATE = 4e-3
 LESSONS = 12
+
+
+def adapter_file(style: str) -> Path:
+    """Where the adapter of a style is shipped."""
+    return ADAPTERS / adapter_id(style) / FILE_NAME
 
 
 def adapter_id(style: str) -> str:
@@ -51,7 +56,7 @@ def train_lora(folder: Path, base: Frozen, style: str, plan: LoraPlan) -> dict[s
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     source = batches(lessons, start, vague_ratio=0.0, rows=plan.rows)
-    for step in iterations(adapter_id(style), start, plan.steps, lambda: f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}"):
+    for step in iterations(adapter_id(style), start, plan.steps, lambda: recent(losses)):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20, 2 * (plan.steps - step) / plan.steps)
         loss = _loss(base, next(source))
