@@ -1,20 +1,28 @@
 """The second half of many adapters' products in one ragged batch, added to what the layer itself answered."""
 
+from collections.abc import Callable
+
 import torch
-from torch.nn import functional as F
 
 from lego_kernels.checks import check_tensor
-from lego_kernels.lora_shrink import Product
 from lego_kernels.low_rank import Factors, Segments, check_low_rank
+
+Add = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+def add_product(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+    """``out += x @ weight.T``, in one pass."""
+    out.addmm_(x, weight.T)
 
 
 def lora_expand(
-    out: torch.Tensor, hidden: torch.Tensor, up: Factors, segments: Segments, *, product: Product = F.linear
+    out: torch.Tensor, hidden: torch.Tensor, up: Factors, segments: Segments, *, add: Add = add_product
 ) -> torch.Tensor:
     """``out[row] += hidden[row, column : column + rank] @ up[which].T`` for the rows of each segment, in place.
 
     Takes out (T, N), hidden (T, H) and weights (N, rank), all of one dtype; returns out.  Rows of out and hidden
     may lie apart in memory, so that out can be the columns of one of several layers that were computed as one.
+    On a CPU ``add`` does it for a segment.
 
     Raises ValueError, naming the argument and the shapes, where a shape, dtype or device does not fit.
     """
@@ -31,5 +39,5 @@ def lora_expand(
     for start, stop, which in segments.rows:
         if stop > start:
             column, rank = up.columns[which], up.ranks[which]
-            out[start:stop].add_(product(hidden[start:stop, column : column + rank], up.weights[which]))
+            add(out[start:stop], hidden[start:stop, column : column + rank], up.weights[which])
     return out

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from lego_kernels import Factors, Segments, lora_expand, lora_shrink
-from lego_serve.models.gemm import linear
+from lego_serve.models.gemm import add_linear, linear
 from lego_serve.models.layers import Part
 
-RANK_STEP = 8  # ranks are filled up to a multiple, so that few shapes of product have to be probed
+RANK_STEP = 16  # ranks are filled up to a multiple, so that few shapes of product have to be probed
 Product = tuple[Part, torch.Tensor, torch.Tensor, float]
 
 
@@ -77,5 +77,5 @@ class RowProducts:
         """Add to what the layer said of rows x, in place."""
         hidden = lora_shrink(x, self.down, self.segments, product=linear)
         for start, stop, up, segments in self.parts:
-            lora_expand(said[:, start:stop], hidden, up, segments, product=linear)
+            lora_expand(said[:, start:stop], hidden, up, segments, add=add_linear)
         return said

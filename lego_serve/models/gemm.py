@@ -29,6 +29,26 @@ def rows_are_kept_stable() -> bool:
 
 
 @cache
+def stable_rows_added(inputs: int, outputs: int, dtype: torch.dtype, device: str) -> int | None:
+    """The same for ``add_linear``, whose rows and sums lie apart in memory."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=generator).to(device, dtype)
+    x = torch.randn(512, inputs + 16, generator=generator).to(device, dtype)[:, 8 : 8 + inputs]
+    start_values = torch.randn(512, 3 * outputs, generator=generator).to(device, dtype)
+
+    def added(start: int, stop: int) -> torch.Tensor:
+        wide = start_values[start:stop].clone()
+        return wide[:, outputs : 2 * outputs].addmm_(x[start:stop], weight.T)
+
+    whole, unstable = added(0, 512), 0
+    for rows in PROBE_ROWS:
+        for start in (0, 1, 512 - rows):
+            if not torch.equal(added(start, start + rows), whole[start : start + rows]):
+                unstable = rows
+    return next((c for c in CANDIDATES if c > unstable), None)
+
+
+@cache
 def stable_rows(inputs: int, outputs: int, dtype: torch.dtype, device: str, has_bias: bool) -> int | None:
     """The fewest rows from which a layer of this shape is row-stable; None where there is no such number."""
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +74,25 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if fewest is None:
         return torch.cat([_padded(part, weight, bias, BLOCK_ROWS) for part in x.split(BLOCK_ROWS)])
     return F.linear(x, weight, bias) if rows >= fewest else _padded(x, weight, bias, fewest)
+
+
+def add_linear(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+    """``out += x @ weight.T`` for rows x (rows, inputs) in place, row-stable unless the rule was dropped.
+
+    In one pass over ``out``, which takes half the time of a product that is added afterwards.
+    """
+    rows, fewest = x.shape[0], 1
+    if rows_are_kept_stable():
+        found = stable_rows_added(weight.shape[1], weight.shape[0], x.dtype, str(x.device))
+        if found is None:
+            out.add_(linear(x, weight))
+            return
+        fewest = found
+    if rows >= fewest:
+        out.addmm_(x, weight.T)
+        return
+    filled = F.pad(out, (0, 0, 0, fewest - rows))
+    out.copy_(filled.addmm_(F.pad(x, (0, 0, 0, fewest - rows)), weight.T)[:rows])
 
 
 def _padded(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from lego_serve.errors import InvalidAdapter, RequestError
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.adapter_keys import BaseLayers
 from lego_serve.models.base import Backbone
+from lego_serve.models.gemm import add_linear
 from lego_serve.models.layers import Linear, Part
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora import Adapter, Pair, Uses, check_uses, in_order, key_of
@@ -186,3 +187,22 @@ def test_a_backbone_knows_where_its_layers_lie(backbone: Backbone, tmp_path: Pat
     q, k = (backbone.adapters._places[f"transformer.transformer_blocks.0.attn.{n}"] for n in ("to_q", "to_k"))
     assert q.layer == k.layer
     assert (q.part.stop, k.part.stop) == (64, 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 64), (48, 192), (256, 40)])
+def test_a_row_that_is_added_to_gets_the_bits_it_gets_alone(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    """However many rows there are, and wherever they lie."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, inputs, generator=draw).to(dtype) for n in (70, outputs))
+    before = torch.randn(70, 3 * outputs, generator=draw).to(dtype)
+    whole = before.clone()
+    add_linear(whole[:, outputs : 2 * outputs], x, weight)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1  # one rounding here, two there
+    expected = before[:, outputs : 2 * outputs] + x @ weight.T
+    torch.testing.assert_close(whole[:, outputs : 2 * outputs], expected, atol=tolerance, rtol=tolerance)
+    assert torch.equal(whole[:, :outputs], before[:, :outputs])
+    for start, stop in ((0, 1), (3, 5), (69, 70), (10, 43)):
+        part = before[start:stop].clone()
+        add_linear(part[:, outputs : 2 * outputs], x[start:stop], weight)
+        assert torch.equal(part, whole[start:stop])
