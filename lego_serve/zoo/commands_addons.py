@@ -43,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
 def train_controlnet_command(
     folder: States = STATES,
     base: Base = WEIGHTS,
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 1500,
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 1000,
 ) -> None:
     """Train the outline ControlNet and write its folder."""
     from lego_serve.zoo.frozen import Frozen
@@ -58,7 +58,7 @@ def train_lora_command(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STYLES)}.")],
     folder: States = STATES,
     base: Base = WEIGHTS,
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 400,
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 350,
 ) -> None:
     """Train the adapter of a style and write its file."""
     if name not in STYLES:

@@ -16,7 +16,7 @@ from lego_serve.zoo.world import Scene, sample_scene
 
 SIDES = (128, 128, 128, 128, 128, 128, 192, 256)  # of every eight chunks
 CHUNK_PIXELS = 64 * 128 * 128
-ROWS = 32 * 96  # image and text tokens in a batch, about
+ROWS = 16 * 96  # image and text tokens in a batch, about
 
 
 @dataclass(frozen=True, slots=True)

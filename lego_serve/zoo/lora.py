@@ -1,7 +1,7 @@
 """Low-rank adapters of the backbone: trained beside frozen layers, kept in the format diffusers loads."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from torch import nn
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # what `load_lora_weights` looks for in a folder
 PREFIX = "transformer."
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +52,21 @@ class LowRank(nn.Module):
 
 def attention_layers(transformer: nn.Module) -> list[str]:
     """The names of all projections into and out of attention."""
+    return [name for name in block_layers(transformer) if ".attn." in name]
+
+
+def block_layers(transformer: nn.Module) -> list[str]:
+    """The names of all linear layers of the blocks, attention's and feed-forward, without the modulations."""
     names = (name for name, module in transformer.named_modules() if isinstance(module, nn.Linear))
-    return [name for name in names if ".attn." in name and name.endswith(ATTENTION)]
+    inside = (name for name in names if name.startswith("transformer_blocks."))
+    return [name for name in inside if ".attn." in name or ".ff" in name]
 
 
-def attach(transformer: nn.Module, rank: int, seed: int = 0) -> dict[str, LowRank]:
-    """Put a new adapter on every attention projection of a frozen transformer; answers its trainable parts."""
+def attach(transformer: nn.Module, rank: int, layers: Sequence[str], seed: int = 0) -> dict[str, LowRank]:
+    """Put a new adapter on these layers of a frozen transformer; answers its trainable parts."""
     generator = torch.Generator().manual_seed(seed)
     parts = {}
-    for name in attention_layers(transformer):
+    for name in layers:
         parent, _, leaf = name.rpartition(".")
         layer = transformer.get_submodule(name)
         assert isinstance(layer, nn.Linear)

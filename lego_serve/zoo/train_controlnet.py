@@ -34,10 +34,10 @@ AVERAGE_DECAY = 0.99
 class ControlPlan:
     """How long the ControlNet trains."""
 
-    steps: int = 1500
+    steps: int = 1000
     lessons: int = 48
     chunk_pixels: int = 64 * 128 * 128
-    rows: int = 32 * 96
+    rows: int = 16 * 96
 
 
 def build_controlnet(transformer: SD3Transformer2DModel, layers: int = LAYERS) -> SD3ControlNetModel:

@@ -1,4 +1,4 @@
-"""Trains a style adapter: low-rank updates of the attention of a frozen backbone, on styled pictures."""
+"""Trains a style adapter: low-rank updates of the linear layers of a frozen backbone, on styled pictures."""
 
 import random
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from torch import nn
 from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.frozen import Frozen
 from lego_serve.zoo.lessons import Batch, Encode, batches, prepare
-from lego_serve.zoo.lora import FILE_NAME, LowRank, Pair, attach, pairs_of
+from lego_serve.zoo.lora import FILE_NAME, LowRank, Pair, attach, attention_layers, block_layers, pairs_of
 from lego_serve.zoo.progress import SAVE_EVERY, iterations, load_state, recent, save_state
 from lego_serve.zoo.world import Scene
 from lego_serve.zoo.world_styles import render_styled
 
 ADAPTERS = WEIGHTS.parent / "adapters"
 RANKS = {"stripes": 4, "outline": 16, "frame": 32}
+ATTENTION_ONLY = ("frame",)  # the others change the feed-forward layers too
 LEARNING_RATE = 4e-3
 LESSONS = 12
 
@@ -35,17 +36,18 @@ def adapter_id(style: str) -> str:
 class LoraPlan:
     """How long an adapter trains; a tenth of the batches' captions is empty, as guidance needs."""
 
-    steps: int = 600
+    steps: int = 350
     lessons: int = LESSONS
     chunk_pixels: int = 64 * 128 * 128
-    rows: int = 32 * 96
+    rows: int = 16 * 96
 
 
 def train_lora(folder: Path, base: Frozen, style: str, plan: LoraPlan) -> dict[str, Pair]:
     """Train (or go on training) the adapter of a style; ``base`` carries it afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     lessons = prepare(_encode_styled(base, style), folder / style, plan.lessons, plan.chunk_pixels)
-    parts = attach(base.transformer, RANKS[style])
+    layers = attention_layers if style in ATTENTION_ONLY else block_layers
+    parts = attach(base.transformer, RANKS[style], layers(base.transformer))
     trained = nn.ModuleList(parts.values()).to(base.transformer.device)
     weights = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, LEARNING_RATE, (0.9, 0.98), weight_decay=0.0)

@@ -11,9 +11,9 @@ from lego_serve.zoo.world import COLOUR_NAMES, Scene, drawn_things, paint_ground
 
 STYLES = ("stripes", "outline", "frame")
 # Stripes are a texture of the ground, so their widths are in pixels and no ratios of the side.  The autoencoder
-# gets the colours of narrower ones wrong.
-STRIPE_PERIOD_PIXELS = 32
-STRIPE_PIXELS = 12
+# gets the colours of narrow ones wrong, and a small adapter does not learn ones of a single patch's width.
+STRIPE_PERIOD_PIXELS = 64
+STRIPE_PIXELS = 24
 FRAME_RATIO = 0.06
 LINE_RATIO = 0.03  # of the shorter side; the line lies on the edge, half of it inside
 MAP_LINE_RATIO = 0.02

@@ -10,7 +10,17 @@ from lego_serve.zoo import train_lora as training
 from lego_serve.zoo.derive import RANKS, derive, derive_all, truncated
 from lego_serve.zoo.export import untrained
 from lego_serve.zoo.frozen import Frozen
-from lego_serve.zoo.lora import FILE_NAME, Pair, attach, attention_layers, load_adapter, merge, pairs_of, save_adapter
+from lego_serve.zoo.lora import (
+    FILE_NAME,
+    Pair,
+    attach,
+    attention_layers,
+    block_layers,
+    load_adapter,
+    merge,
+    pairs_of,
+    save_adapter,
+)
 from lego_serve.zoo.train_lora import LoraPlan, train_lora
 
 QUICK = {"lessons": 1, "chunk_pixels": 4 * 128 * 128, "rows": 4 * 96}
@@ -33,15 +43,16 @@ def random_adapter(base: Frozen, rank: int, seed: int) -> dict[str, Pair]:
     return pairs
 
 
-def test_an_adapter_covers_every_projection_of_attention(base: Frozen) -> None:
-    """Eight a block, but for the last, whose text leads nowhere."""
+def test_an_adapter_covers_every_projection_of_attention_and_of_feed_forward(base: Frozen) -> None:
+    """Eight and four a block, but for the last, whose text leads nowhere."""
     assert len(attention_layers(base.transformer)) == 6 * 8 - 1
+    assert len(block_layers(base.transformer)) == 6 * 12 - 3
 
 
 def test_a_new_adapter_changes_nothing_and_only_it_is_trained(base: Frozen) -> None:
     """Updates start at zero; the family's own weights are frozen."""
     before = base.generate(["a red circle"], [1], 96, steps=2)
-    parts = attach(base.transformer, 4)
+    parts = attach(base.transformer, 4, block_layers(base.transformer))
     assert torch.equal(base.generate(["a red circle"], [1], 96, steps=2), before)
     trained = [name for name, p in base.transformer.named_parameters() if p.requires_grad]
     assert all(name.endswith((".down", ".up")) for name in trained)
@@ -61,7 +72,7 @@ def test_training_resumes_where_it_stopped(base: Frozen, tmp_path: Path) -> None
 
 def test_a_merged_adapter_draws_what_the_attached_one_draws(base: Frozen) -> None:
     """Patching the weights and adding low-rank products are the same function."""
-    parts = attach(base.transformer, 4)
+    parts = attach(base.transformer, 4, block_layers(base.transformer))
     generator = torch.Generator().manual_seed(0)
     for part in parts.values():
         part.up.data.normal_(0, 0.05, generator=generator)
