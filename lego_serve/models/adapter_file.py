@@ -28,6 +28,7 @@ MAX_SIDE = 1 << 21  # FLUX's largest layer has 18432 outputs; no layer of any mo
 MAX_WEIGHT = 1e4
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 METADATA = "__metadata__"
+FOLDER_FILE = "pytorch_lora_weights.safetensors"
 STRANGERS = {  # how files begin that are something else
     b"PK\x03\x04": "a zip archive (a pickled checkpoint is one)",
     b"PK\x05\x06": "a zip archive",
@@ -60,7 +61,7 @@ class _Entry:
 
 
 def find_adapter(adapter_id: str, roots: Iterable[Path]) -> AdapterFile:
-    """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it.
+    """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it, or diffusers' folder of that name.
 
     Raises NotFound for an id that is none or that no root has; InvalidAdapter for a file that must not be used.
     A link is not followed, wherever it points.
@@ -68,9 +69,11 @@ def find_adapter(adapter_id: str, roots: Iterable[Path]) -> AdapterFile:
     if ADAPTER_ID.fullmatch(adapter_id) is None:
         raise NotFound("There is no adapter of that name; names are of a-z, 0-9, _ and -.", param="lora")
     for root in roots:
-        path = root / f"{adapter_id}.safetensors"
-        if path.is_symlink() or path.exists():
-            return read_adapter_file(adapter_id, path)
+        for name in (f"{adapter_id}.safetensors", f"{adapter_id}/{FOLDER_FILE}"):
+            if any((root / part).is_symlink() for part in (name, adapter_id)):  # a root itself may be one
+                raise refusal(adapter_id, "is a link")
+            if (root / name).exists():
+                return read_adapter_file(adapter_id, root / name)
     raise NotFound(f"There is no adapter {adapter_id}.", param="lora")
 
 

@@ -216,11 +216,21 @@ def test_an_adapter_is_found_in_the_first_root_that_has_it(tmp_path: Path) -> No
         find_adapter("other", roots)
 
 
-def test_a_link_out_of_a_root_is_refused(tmp_path: Path) -> None:
-    """Wherever it points."""
-    (tmp_path / "root").mkdir()
-    (tmp_path / "secret").write_bytes(GOOD)
-    (tmp_path / "root" / "good.safetensors").symlink_to(tmp_path / "secret")
+def test_an_adapter_is_found_in_a_folder_that_diffusers_wrote(tmp_path: Path) -> None:
+    """Under the name diffusers gives the file."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "pytorch_lora_weights.safetensors").write_bytes(GOOD)
+    assert find_adapter("good", [tmp_path]).size_bytes == len(GOOD)
+
+
+@pytest.mark.parametrize("place", ["good.safetensors", "good"])
+def test_a_link_out_of_a_root_is_refused(place: str, tmp_path: Path) -> None:
+    """A file or a folder, wherever it points."""
+    for name in ("root", "secret"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secret" / "pytorch_lora_weights.safetensors").write_bytes(GOOD)
+    target = tmp_path / "secret" if place == "good" else tmp_path / "secret" / "pytorch_lora_weights.safetensors"
+    (tmp_path / "root" / place).symlink_to(target)
     with pytest.raises(InvalidAdapter, match="link"):
         find_adapter("good", [tmp_path / "root"])
 
