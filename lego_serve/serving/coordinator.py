@@ -24,7 +24,7 @@ from lego_serve.core.events import (
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.job import Job, JobProgress, JobResult, Picture, Ref, Task, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, Ref, Task, TaskStats
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
 from lego_serve.errors import LegoError, NodeError, NotFound
@@ -120,9 +120,17 @@ class Coordinator:
                 client.timer.cancel()
             del self._clients[job.id]
 
+    def is_in_flight(self, job_id: str) -> bool:
+        """Whether a job of this id is in flight here."""
+        return job_id in self._clients
+
+    def states(self) -> list[JobState]:
+        """The jobs in flight here."""
+        return self._dataflow.states(self.now())
+
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
-        if job_id not in self._clients:
+        if not self.is_in_flight(job_id):
             return False
         self._feed(CancelRequested(job_id, "an operator asked"))
         return True

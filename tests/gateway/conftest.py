@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from lego_serve.core.job import Job, JobProgress, JobResult, Picture, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
 from lego_serve.core.workflow import Workflow
-from lego_serve.errors import LegoError, NotFound
+from lego_serve.errors import NotFound
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
@@ -22,7 +22,9 @@ class FakeRunner:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.cancelled: list[str] = []
-        self.error: LegoError | None = None
+        self.waiting: list[Job] = []
+        self.asked_to_cancel: list[str] = []
+        self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
         self.progress: list[JobProgress] = []
@@ -44,6 +46,7 @@ class FakeRunner:
             tell(said)  # type: ignore[misc]
             await asyncio.sleep(0)
         self.in_flight += 1
+        self.waiting.append(job)
         try:
             if self.gate is not None:
                 await self.gate.wait()
@@ -54,6 +57,7 @@ class FakeRunner:
             raise
         finally:
             self.in_flight -= 1
+            self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
         return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
@@ -68,9 +72,18 @@ class FakeRunner:
             raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
         return 3
 
+    def is_in_flight(self, job_id: str) -> bool:
+        """Whether it waits at the gate."""
+        return any(job.id == job_id for job in self.waiting)
+
+    def states(self) -> list[JobState]:
+        """Those that wait at the gate."""
+        return [JobState(job.id, job.workflow, job.tenant, 2.5, {"latents": "running"}) for job in self.waiting]
+
     def cancel(self, job_id: str) -> bool:
-        """Known is only job_known."""
-        return job_id == "job_known"
+        """Known are job_known and those that wait."""
+        self.asked_to_cancel.append(job_id)
+        return job_id == "job_known" or self.is_in_flight(job_id)
 
 
 @pytest.fixture

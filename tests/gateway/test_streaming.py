@@ -76,6 +76,16 @@ async def test_a_late_error_is_an_event(client, runner) -> None:
     assert said[1][1]["error"]["code"] == "node_failed"
 
 
+async def test_what_nobody_expected_ends_a_stream_too(client, runner, caplog) -> None:
+    """It is logged and told as an event; the client does not wait for ever."""
+    runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW)]
+    runner.error = ZeroDivisionError("secret")
+    said = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
+    assert said[-1][1]["error"]["code"] == "internal_error"
+    assert "secret" not in str(said)
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_a_stream_is_counted_like_any_request(client, runner) -> None:
     """Afterwards nothing is in flight and the request is in the metrics."""
     await client.post(URL, json={"prompt": "a", "stream": True})

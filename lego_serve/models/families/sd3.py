@@ -6,6 +6,7 @@ gathered by branch, attention sees one branch at a time.  The modulation of all 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,8 @@ from lego_serve.models.text import Sd3TextEncoder
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
+
+SIZES_KEPT = 16  # picture sizes whose position embeddings are kept
 
 
 def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
@@ -91,7 +94,7 @@ class Sd3Backbone:
         modulations = [m for b in transformer.transformer_blocks for m in (b.norm1.linear, b.norm1_context.linear)]
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
         self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
-        self._positions: dict[tuple[int, int], torch.Tensor] = {}
+        self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning) -> Prepared:
@@ -142,11 +145,9 @@ class Sd3Backbone:
         rows = self._patch_in(torch.cat(patches)).split([h * w for h, w in sizes])
         return [(r + self._position(size)).to(self._dtype) for r, size in zip(rows, sizes, strict=True)]
 
-    def _position(self, size: tuple[int, int]) -> torch.Tensor:
-        if size not in self._positions:
-            h, w = size[0] * self._patch, size[1] * self._patch
-            self._positions[size] = self._place.cropped_pos_embed(h, w)[0]
-        return self._positions[size]
+    def _position_of(self, size: tuple[int, int]) -> torch.Tensor:
+        position: torch.Tensor = self._place.cropped_pos_embed(size[0] * self._patch, size[1] * self._patch)[0]
+        return position
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
