@@ -89,7 +89,7 @@ def models(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     table = Table("model", "inputs")
     for card in _ask("GET", f"{url}/v1/models", key)["data"]:
         table.add_row(card["id"], ", ".join(card["lego"]["inputs"]))
-    out.print(table)
+    _show(table)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def jobs(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     for card in _ask("GET", f"{url}/v1/admin/jobs", key)["data"]:
         nodes = ", ".join(f"{name} {state}" for name, state in card["nodes"].items())
         table.add_row(card["id"], card["workflow"], card["tenant"], f"{card['age_s']:.1f} s", nodes)
-    out.print(table, width=None if out.is_terminal else PIPE_WIDTH)
+    _show(table)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def replicas(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     table = Table("replica", "node")
     for card in _ask("GET", f"{url}/v1/admin/replicas", key)["data"]:
         table.add_row(card["id"], card["node"])
-    out.print(table)
+    _show(table)
 
 
 @app.command()
@@ -123,6 +123,10 @@ def drain(replica: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Move a backbone replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
     answer = _ask("POST", f"{url}/v1/admin/replicas/{_quoted(replica)}/drain", key)
     out.print(f"{replica}: drained, {answer['calls_moved']} calls moved", highlight=False, soft_wrap=True)
+
+
+def _show(table: Table) -> None:
+    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
 def _output_format(file: Path) -> str:

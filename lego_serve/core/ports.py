@@ -44,10 +44,6 @@ class JobRunner(Protocol):
         """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
         ...
 
-    def is_in_flight(self, job_id: str) -> bool:
-        """Whether a job of this id is in flight here."""
-        ...
-
     def states(self) -> Sequence[JobState]:
         """The jobs in flight here."""
         ...

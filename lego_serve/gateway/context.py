@@ -3,7 +3,9 @@
 import logging
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +20,25 @@ log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 
 
+class JobIds:
+    """The ids of the jobs of this process, so that no two in flight have the same."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    @contextmanager
+    def taken(self, request: Request) -> Iterator[str]:
+        """The id of a request's job: the request's own, unless its caller has given it to another one too."""
+        name = f"job_{request.state.request_id}"
+        if name in self._taken:
+            name += f"-{uuid.uuid4().hex[:8]}"
+        self._taken.add(name)
+        try:
+            yield name
+        finally:
+            self._taken.discard(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The gateway's parts, the same for every request."""
@@ -25,6 +46,7 @@ class Context:
     runner: JobRunner
     settings: GatewaySettings
     metrics: Metrics
+    job_ids: JobIds = field(default_factory=JobIds)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Who calls.  Raises Unauthorized or Forbidden."""

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,20 +46,12 @@ class Order:
 
 async def answer(context: Context, request: Request, order: Order) -> JSONResponse:
     """Run one request as a job and answer with its images."""
-    with measured(context, order):
-        job = order.job(job_name(context, request), context.runner.now())
+    with measured(context, order), context.job_ids.taken(request) as name:
+        job = order.job(name, context.runner.now())
         result = await run_job(context, request, order, job)
         files = await encoded(order.body, result)
         data = [{"b64_json": file, "seed": p.seed} for file, p in zip(files, result.pictures, strict=True)]
         return JSONResponse({"created": int(time.time()), "data": data} | facts(order.body, job, result))
-
-
-def job_name(context: Context, request: Request) -> str:
-    """The id of a request's job: its own id, which its caller may have chosen, so not one that is in flight."""
-    name = f"job_{request.state.request_id}"
-    if context.runner.is_in_flight(name):
-        name += f"-{uuid.uuid4().hex[:8]}"
-    return name
 
 
 @contextmanager

@@ -5,6 +5,7 @@ is an event that holds the error, which OpenAI's SDK raises.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -19,7 +20,7 @@ from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import error_body, note
 from lego_serve.gateway.pictures import encode, enlarge
-from lego_serve.gateway.running import Order, encoded, facts, job_name, measured, run_job
+from lego_serve.gateway.running import Order, encoded, facts, measured, run_job
 
 log = logging.getLogger("lego_serve.gateway")
 PATIENCE_S = 5.0  # how long headers wait for the first event, so that an early error has its own status
@@ -31,9 +32,13 @@ Item = JobProgress | JobResult | LegoError
 
 async def stream(context: Context, request: Request, order: Order) -> StreamingResponse:
     """Run one request as a job and answer with its events.  Raises LegoError for what fails at once."""
-    job = order.job(job_name(context, request), context.runner.now())
+    named = contextlib.ExitStack()
+    with named:
+        job = order.job(named.enter_context(context.job_ids.taken(request)), context.runner.now())
+        kept = named.pop_all()
     queue: asyncio.Queue[Item] = asyncio.Queue()
     running = asyncio.ensure_future(_run(context, request, order, job, queue))
+    running.add_done_callback(lambda _: kept.close())
     try:
         first = await asyncio.wait_for(queue.get(), PATIENCE_S)
     except TimeoutError:

@@ -120,17 +120,13 @@ class Coordinator:
                 client.timer.cancel()
             del self._clients[job.id]
 
-    def is_in_flight(self, job_id: str) -> bool:
-        """Whether a job of this id is in flight here."""
-        return job_id in self._clients
-
     def states(self) -> list[JobState]:
         """The jobs in flight here."""
         return self._dataflow.states(self.now())
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
-        if not self.is_in_flight(job_id):
+        if job_id not in self._clients:
             return False
         self._feed(CancelRequested(job_id, "an operator asked"))
         return True

@@ -41,6 +41,7 @@ class FakeRunner:
 
     async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
         """Tell and answer as told."""
+        self.loop = asyncio.get_running_loop()
         self.jobs.append(job)
         for said in self.progress if tell is not None else ():
             tell(said)  # type: ignore[misc]
@@ -72,10 +73,6 @@ class FakeRunner:
             raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
         return 3
 
-    def is_in_flight(self, job_id: str) -> bool:
-        """Whether it waits at the gate."""
-        return any(job.id == job_id for job in self.waiting)
-
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""
         return [JobState(job.id, job.workflow, job.tenant, 2.5, {"latents": "running"}) for job in self.waiting]
@@ -83,7 +80,7 @@ class FakeRunner:
     def cancel(self, job_id: str) -> bool:
         """Known are job_known and those that wait."""
         self.asked_to_cancel.append(job_id)
-        return job_id == "job_known" or self.is_in_flight(job_id)
+        return job_id == "job_known" or any(job.id == job_id for job in self.waiting)
 
 
 @pytest.fixture
