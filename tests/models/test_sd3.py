@@ -110,7 +110,7 @@ def test_a_plain_matrix_product_is_seen_through_by_the_probe() -> None:
 
 def test_position_embeddings_are_kept_for_a_bounded_number_of_sizes() -> None:
     """However many sizes are asked for, memory does not grow with them."""
-    backbone = Sd3Backbone(transformer("sd3"), 8)
+    backbone = Sd3Backbone(transformer(next(iter(FORMS))), 8)
     sizes = [(height, width) for height in range(1, 8) for width in range(1, 8)]
     first = [backbone._position(size) for size in sizes]
     assert backbone._position.cache_info().currsize == 16

@@ -85,7 +85,7 @@ def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.Monkey
     """Of the replica's traceback only the line that says it."""
     words = "Traceback\n  File\nlego_serve.errors.CheckpointError: there is no folder nowhere\n"
     use(monkeypatch, {"tiny.vae": (ApplicationStatus.DEPLOY_FAILED, words)})
-    with pytest.raises(CheckpointError, match="^there is no folder nowhere$"):
+    with pytest.raises(CheckpointError, match=r"^there is no folder nowhere$"):
         deploy([plan("vae")], lambda plan: None)
 
 
