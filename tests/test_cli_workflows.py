@@ -29,7 +29,7 @@ def test_a_wrong_file_is_one_line_and_exit_status_one(tmp_path: Path) -> None:
         result = run(app, [command, str(wrong)])
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert result.stderr == f"{wrong}:25: node latents: `denoise` takes no `step`; did you mean `steps`?\n"
+        assert result.stderr == f"{wrong}:28: node latents: `denoise` takes no `step`; did you mean `steps`?\n"
 
 
 def test_a_missing_file_is_one_line_too(tmp_path: Path) -> None:
@@ -37,6 +37,14 @@ def test_a_missing_file_is_one_line_too(tmp_path: Path) -> None:
     result = run(app, ["validate", str(tmp_path / "no.yaml")])
     assert result.exit_code == 1
     assert result.stderr.endswith("no.yaml: cannot be read: No such file or directory\n")
+
+
+def test_a_python_file_that_exits_is_one_line_too(tmp_path: Path) -> None:
+    """Its own exit is a fault of it, not the end of ours."""
+    (tmp_path / "leaves.py").write_text("x = 1\nraise SystemExit(3)\n")
+    result = run(app, ["validate", str(tmp_path / "leaves.py")])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("leaves.py:2: SystemExit: 3\n")
 
 
 def test_the_tree_holds_every_node_and_input() -> None:

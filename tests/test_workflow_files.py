@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve import workflow_files
-from lego_serve.errors import WorkflowError
+from lego_serve.core.workflow_bind import bind
+from lego_serve.errors import UnsupportedParameter, WorkflowError
 from lego_serve.workflow_files import built_in_workflows, load_workflow, read_workflow
 
 TINY = Path(workflow_files.__file__).parent / "workflows" / "lego-tiny.yaml"
@@ -46,6 +47,20 @@ def test_both_workflows_of_a_model_share_its_nodes() -> None:
     text, image = found["lego-tiny"].nodes, found["lego-tiny-img2img"].nodes
     assert {n: (text[n].kind, text[n].model) for n in text} == {n: (image[n].kind, image[n].model) for n in text}
     assert image.keys() - text.keys() == {"encoded"}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("flux-dev", "negative_prompt"), ("flux-dev", "guidance_start"), ("flux-schnell", "guidance")],
+)
+def test_flux_refuses_what_its_models_do_not_read(name: str, field: str) -> None:
+    """A field without effect is no input of the workflow, so that a request with it is refused by name."""
+    for workflow in (built_in_workflows()[name], built_in_workflows()[f"{name}-img2img"]):
+        picture = {"image": b""} if "image" in workflow.inputs else {}
+        assert bind(workflow, {"prompt": "a"} | picture)["steps"] == {"flux-dev": 28, "flux-schnell": 4}[name]
+        with pytest.raises(UnsupportedParameter) as caught:
+            bind(workflow, {"prompt": "a", field: 0.5} | picture)
+        assert caught.value.param == field
 
 
 def test_formatting_does_not_matter() -> None:

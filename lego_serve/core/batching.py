@@ -2,94 +2,165 @@
 
 A lane joins at any step and leaves when its steps are done.  The planner never touches a tensor
 and the runner never chooses.  Keys are never used twice.  Invariants: a lane's next step lies in
-[0, steps); a plan's rows keep to the budget unless it holds a single lane; whatever the order puts
-first runs, so that nothing starves that the order does not starve.
+[0, steps); a plan keeps to the limits unless it holds a single lane; a suspect lane runs alone; a
+paused lane does not run; whatever the order puts first runs, so that nothing starves that the
+order does not starve.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 
-from lego_serve.core.costs import StepCost
-from lego_serve.core.ordering import Order
+from lego_serve.core.costs import Rates, StepCost, StepWork
+from lego_serve.core.ordering import Order, Pace
+
+EFFICIENCY = 0.9
+FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes full use of a CPU core
+FEWEST_PAIRS = 256 * 1024
 
 
 @dataclass(slots=True)
 class Lane:
-    """One image being denoised: where it stands and what it weighs; its tensors live in the engine."""
+    """One image being denoised: where it stands and what each of its steps weighs; its tensors live in the engine.
+
+    ``suspect_until``: before this step it runs alone, since a replica died while it was there.
+    """
 
     key: str
-    steps: int
-    rows: int
+    work: tuple[StepWork, ...]
     added_s: float
     deadline_s: float | None = None
     weight: float = 1.0
     next_step: int = 0
+    suspect_until: int = 0
     started_s: float | None = None
+    is_paused: bool = False
+    _left: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        # What is left from each step on: sums from the end.
+        work = self.work[::-1]
+        rows, pairs = accumulate(float(step.rows) for step in work), accumulate(float(step.pairs) for step in work)
+        self._left = tuple(zip(map(float, range(1, len(work) + 1)), rows, pairs, strict=True))[::-1]
+
+    @property
+    def steps(self) -> int:
+        """Forward passes it takes in all."""
+        return len(self.work)
 
     @property
     def steps_left(self) -> int:
         """Forward passes it still needs."""
-        return self.steps - self.next_step
+        return len(self.work) - self.next_step
+
+    @property
+    def left(self) -> tuple[float, float, float]:
+        """The steps, rows and pairs it still needs; floats, as they are only ever multiplied by rates."""
+        return self._left[self.next_step]
 
     @property
     def is_finished(self) -> bool:
         """Whether every step is done."""
-        return self.next_step >= self.steps
+        return self.next_step >= len(self.work)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it must run alone."""
+        return self.next_step < self.suspect_until
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The lanes of one forward pass, each with the step it takes."""
+    """The lanes of one forward pass, each with the step it takes, and what they weigh together."""
 
     keys: tuple[str, ...]
     steps: tuple[int, ...]
-    rows: int
+    work: StepWork
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What one forward pass may take: predicted seconds, and token rows where memory bounds them.
+
+    Without ``max_step_s`` a step may take as long as it pays: until EFFICIENCY of it is spent on
+    rows and pairs and the rest on the step itself, and for FEWEST_ROWS rows in any case.
+    """
+
+    max_step_s: float | None = None
+    max_rows: int | None = None
+
+    def seconds(self, rates: Rates) -> float:
+        """Predicted seconds a step may take at these rates."""
+        if self.max_step_s is not None:
+            return self.max_step_s
+        return max(rates.constant_s / (1 - EFFICIENCY), rates.seconds(FEWEST_ROWS, FEWEST_PAIRS))
 
 
 class StepBatcher:
     """The lanes waiting and running in one replica."""
 
-    def __init__(self, order: Order, max_rows: int) -> None:
+    def __init__(self, order: Order, limits: StepLimits, calibrated: Rates | None = None) -> None:
         self._order = order
-        self._max_rows = max_rows
+        self._limits = limits
         self._lanes: dict[str, Lane] = {}
-        self._cost = StepCost()
+        self._cost = StepCost(calibrated)
+        self._step_s = 0.0  # what steps take lately
 
     @property
     def lanes(self) -> int:
         """Lanes in hand."""
         return len(self._lanes)
 
+    @property
+    def limits(self) -> StepLimits:
+        """What a step may take now."""
+        return self._limits
+
+    @property
+    def rates(self) -> Rates:
+        """What a step costs, as known now."""
+        return self._cost.rates
+
     def add(self, lane: Lane) -> None:
         """Take a lane; it may run from the next plan on.  ValueError when the key is known or nothing is to do."""
         if lane.key in self._lanes:
             raise ValueError(f"lane {lane.key} is already here")
-        if lane.is_finished or lane.rows <= 0 or lane.weight <= 0:
-            raise ValueError(f"lane {lane.key} has {lane.steps_left} steps, {lane.rows} rows, weight {lane.weight}")
+        fewest = min((step.rows for step in lane.work), default=0)
+        if lane.is_finished or lane.next_step < 0 or fewest <= 0 or lane.weight <= 0:
+            raise ValueError(f"lane {lane.key} has {lane.steps_left} steps of {fewest} rows and weight {lane.weight}")
         self._lanes[lane.key] = lane
 
     def cancel(self, key: str) -> bool:
         """Drop a lane; False when it is not here."""
         return self._lanes.pop(key, None) is not None
 
+    def pause(self, key: str) -> bool:
+        """Keep a lane but do not run it until ``resume``; False when it is not here."""
+        return self._set_paused(key, True)
+
+    def resume(self, key: str) -> bool:
+        """Let a paused lane run on from where it stands; False when it is not here."""
+        return self._set_paused(key, False)
+
+    def is_suspect(self, key: str) -> bool:
+        """Whether a lane must run its next step alone; False when it is not here."""
+        return key in self._lanes and self._lanes[key].is_suspect
+
+    def limit_rows(self, max_rows: int) -> None:
+        """Let no step of more than one lane have more rows than this, since memory ran out above it."""
+        self._limits = StepLimits(self._limits.max_step_s, max(1, max_rows))
+
     def plan(self, now: float) -> StepPlan | None:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
         lanes = list(self._lanes.values())
-        if not lanes:
-            return None
-        chosen: list[Lane] = []
-        rows = 0
-        full = min(self._max_rows, sum(lane.rows for lane in lanes))
-        for index in self._order(lanes, now, self._cost.seconds(full)):
-            lane = lanes[index]
-            if chosen and rows + lane.rows > self._max_rows:
-                break  # skipping ahead to smaller lanes would starve a large one
-            chosen.append(lane)
-            rows += lane.rows
-        return StepPlan(tuple(c.key for c in chosen), tuple(c.next_step for c in chosen), rows)
+        rates = self._cost.rates
+        return self._fitting(lanes, self._order(lanes, now, Pace(rates, self._step_s)), rates)
 
     def commit(self, plan: StepPlan, started_s: float, now: float) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
-        self._cost.observe(plan.rows, now - started_s)
+        took_s = now - started_s
+        self._cost.observe(plan.work, took_s)
+        self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
             lane = self._lanes.get(key)
@@ -97,7 +168,7 @@ class StepBatcher:
                 continue
             lane.started_s = started_s if lane.started_s is None else lane.started_s
             lane.next_step += 1
-            if lane.is_finished:
+            if lane.next_step >= len(lane.work):
                 finished.append(self._lanes.pop(key))
         return finished
 
@@ -106,3 +177,35 @@ class StepBatcher:
         for key, lane in self._lanes.items():
             assert key == lane.key, f"lane {lane.key} is filed under {key}"
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
+
+    def _fitting(self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan | None:
+        """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
+        most_rows, most_s = self._limits.max_rows or float("inf"), self._limits.seconds(rates)
+        row_s, pair_s = rates.row_s, rates.pair_s
+        keys: list[str] = []
+        steps: list[int] = []
+        rows, pairs, seconds = 0, 0, rates.constant_s
+        for index in order:
+            lane = lanes[index]
+            number = lane.next_step
+            is_suspect = number < lane.suspect_until  # lane.is_suspect, without a call for each of thousands
+            if lane.is_paused or (keys and is_suspect):
+                continue  # a suspect waits until it is first, and then has the step to itself
+            step = lane.work[number]
+            rows += step.rows
+            seconds += step.rows * row_s + step.pairs * pair_s
+            if keys and (rows > most_rows or seconds > most_s):
+                rows -= step.rows
+                break  # skipping ahead to smaller lanes would starve a large one
+            pairs += step.pairs
+            keys.append(lane.key)
+            steps.append(number)
+            if is_suspect:
+                break
+        return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
+
+    def _set_paused(self, key: str, paused: bool) -> bool:
+        if key not in self._lanes:
+            return False
+        self._lanes[key].is_paused = paused
+        return True

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from lego_serve.core.progress import Listen
+
 Value: TypeAlias = object
 
 
@@ -28,6 +30,7 @@ class Job:
     deadline_s: float | None = None
     tenant: str = "default"
     weight: float = 1.0
+    listen: Listen = field(default_factory=Listen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class TaskStats:
     batch_size: int = 1
     step_s: tuple[float, ...] = ()
     step_lanes: tuple[int, ...] = ()
+    attempts: int = 1
+    steps_redone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,28 @@ class Picture:
     height: int
     rgb: bytes
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far image ``index`` of a job is, and a preview where one was due; seconds to its end as expected now."""
+
+    index: int
+    step: int
+    steps: int
+    eta_s: float
+    preview: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job in flight, for operators: how old it is, and of each node whether it is waiting, running or done."""
+
+    id: str
+    workflow: str
+    tenant: str
+    age_s: float
+    nodes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The seams: what the gateway asks of whoever runs jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from lego_serve.core.job import Job, JobResult
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.workflow import Workflow
 
 
@@ -29,8 +29,23 @@ class JobRunner(Protocol):
         """Seconds on the clock that job times are given in."""
         ...
 
-    async def run(self, job: Job) -> JobResult:
-        """Run a job whose inputs are bound.  Raises LegoError; cancelling the await cancels the job."""
+    async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
+        """Run a job whose inputs are bound, telling how it gets on as ``job.listen`` asks.
+
+        Raises LegoError; cancelling the await cancels the job.
+        """
+        ...
+
+    async def replicas(self) -> Mapping[str, str]:
+        """The backbone replicas there are: id to the node they belong to."""
+        ...
+
+    async def drain(self, replica: str) -> int:
+        """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
+        ...
+
+    def states(self) -> Sequence[JobState]:
+        """The jobs in flight here."""
         ...
 
     def cancel(self, job_id: str) -> bool:

@@ -2,19 +2,57 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from lego_serve.core.job import TaskStats, Value
+from lego_serve.core.progress import Listen
 from lego_serve.errors import LegoError
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One task: what kind, its inputs by name, the seconds it has left and its tenant's weight."""
+    """One task: what kind, its inputs by name, the seconds it has left and its tenant's weight.
+
+    A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
+    lane), how many steps they run alone, and which replicas to keep away from.
+    """
 
     kind: str
     inputs: Mapping[str, Value]
     time_left_s: float | None = None
     weight: float = 1.0
+    listen: Listen = field(default_factory=Listen)
+    checkpoints: Mapping[int, bytes] = field(default_factory=dict)
+    suspect_steps: int = 0
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A replica has taken a streamed call."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a lane of a call is; ``preview`` holds latents (channels, height, width) of the picture to be.
+
+    ``is_starting``: the step is about to run, alone.
+    """
+
+    lane: int
+    step: int
+    steps: int
+    eta_s: float = 0.0
+    preview: Value = None
+    checkpoint: bytes | None = None
+    is_starting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The replica is to be left: the checkpoints just sent are fresh, go on elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +62,6 @@ class Answer:
     value: Value = None
     stats: TaskStats = field(default_factory=TaskStats)
     error: LegoError | None = None
+
+
+Message: TypeAlias = Accepted | Progress | Leaving | Answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 API_VERSION = "lego.dev/v1"
-INPUT_TYPES = ("text", "int", "float", "bool", "image")
+INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler")
 OUTPUTS: Mapping[str, str] = {"image": "image"}  # what a workflow gives its client, by name, and of which type
 
 
@@ -84,8 +84,11 @@ KINDS: Mapping[str, Kind] = {
             "n": "int",
             "init": "image_latents",
             "strength": "float",
+            "sampler": "sampler",
+            "guidance_start": "float",
+            "guidance_end": "float",
         },
-        frozenset({"cond", "negative", "width", "height", "steps", "guidance", "seed", "n"}),
+        frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},
     ),
     "decode": Kind("vae", {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),

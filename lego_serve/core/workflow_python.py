@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from lego_serve.core.workflow import KINDS, OUTPUTS, Workflow
+from lego_serve.core.workflow import INPUT_TYPES, KINDS, OUTPUTS, Workflow
 from lego_serve.core.workflow_check import Path, compile_workflow
 from lego_serve.errors import WorkflowError
 
@@ -40,7 +40,7 @@ class Declared:
         return Declared(self.type, low, high)
 
 
-Text, Int, Float, Bool, Image = (Declared(t) for t in ("text", "int", "float", "bool", "image"))
+Text, Int, Float, Bool, Image, Sampler = (Declared(t) for t in INPUT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, A
 def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
     said = parameter.annotation
     if not isinstance(said, Declared):
-        raise WorkflowError(f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool or Image")
+        raise WorkflowError(
+            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image or Sampler"
+        )
     found: dict[str, Any] = {"type": said.type}
     if parameter.default is inspect.Parameter.empty:
         found["required"] = True

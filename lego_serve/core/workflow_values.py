@@ -2,6 +2,8 @@
 
 import math
 
+CHOICES = {"sampler": ("euler", "dpmpp_2m")}  # types whose values are a few names
+
 
 def as_type(value: object, kind: str) -> object:
     """The value as this type has it (an int is a float where one is wanted).
@@ -14,11 +16,13 @@ def as_type(value: object, kind: str) -> object:
             value = float(value)
         except OverflowError:
             value = math.inf
-    expected = {"text": str, "int": int, "float": float, "bool": bool}.get(kind)
+    expected = {"text": str, "int": int, "float": float, "bool": bool, **dict.fromkeys(CHOICES, str)}.get(kind)
     if type(value) is not expected:  # type(), for a bool is an int to isinstance()
         raise TypeError(f"must be {article(kind)}, not {article(_kind_of(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
+    if kind in CHOICES and value not in CHOICES[kind]:
+        raise ValueError(f"must be one of {', '.join(CHOICES[kind])}")
     if isinstance(value, str) and not is_unicode(value):
         raise ValueError("must be valid Unicode")
     return value

@@ -1,4 +1,7 @@
-"""A whole model in one process, without Ray: the same nodes and engine, for judging and measuring."""
+"""A whole model in one process, without Ray, for judging and measuring.
+
+The engine and the models are those of the nodes; the nodes' caches, calibrated batches and step bounds are not here.
+"""
 
 import time
 from collections.abc import Sequence
@@ -6,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from lego_serve.core.batching import StepBatcher
+from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.ordering import fifo
-from lego_serve.engine.step_engine import LaneRequest, LaneResult, StepEngine
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
+from lego_serve.models.base import TextEncoder
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import Sd3TextEncoder
 from lego_serve.models.vae import KlVae
 
 DEFAULT_MAX_ROWS = 2048
@@ -22,15 +26,15 @@ DEFAULT_MAX_ROWS = 2048
 class LocalFamily:
     """Text encoder, engine and autoencoder of one model."""
 
-    text: Sd3TextEncoder
+    text: TextEncoder
     engine: StepEngine
     vae: KlVae
 
     @classmethod
     def load(cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS) -> "LocalFamily":
         """Load all nodes of a model.  Raises CheckpointError."""
-        backbone, sampler = load_backbone(spec)
-        engine = StepEngine(backbone, sampler, StepBatcher(fifo, max_rows), time.monotonic)
+        backbone, tables = load_backbone(spec)
+        engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=max_rows)), time.monotonic)
         return cls(load_text_encoder(spec), engine, load_vae(spec))
 
     def generate(
@@ -42,11 +46,16 @@ class LocalFamily:
         steps: int = 20,
         guidance: float = 4.0,
         seeds: Sequence[int],
-        negative: str = "",
+        negative: str | None = None,
     ) -> torch.Tensor:
-        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error."""
+        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
+
+        Without ``negative`` a model that is guided by one is given the empty prompt.
+        """
         conds = self.text.encode(prompts)
-        unconditional = self.text.encode([negative])[0] if guidance > 1 else None
+        if negative is None and self.engine.classifier_free:
+            negative = ""
+        unconditional = self.text.encode([negative])[0] if negative is not None and guidance > 1 else None
         for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):
             self.engine.add(LaneRequest(str(index), width, height, steps, guidance, seed, cond, unconditional))
         results: dict[str, LaneResult] = {}

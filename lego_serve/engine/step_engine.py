@@ -1,161 +1,211 @@
 """One backbone's compute: plan, forward, commit, over and over; synchronous, one thread, no Ray.
 
 The batcher decides which lanes run; the engine keeps their tensors.  A lane whose latents stop
-being finite, or whose forward pass fails when it runs alone, fails alone.
+being finite, or whose forward pass fails when it runs alone, fails alone.  Where memory runs out
+the batch is halved and run again before any lane fails.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
 
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
-from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.base import Backbone, Conditioning, ImageLatents, LaneInput
-from lego_serve.models.sampling import FlowMatchSampler, euler_step
-
-
-@dataclass(frozen=True, slots=True)
-class LaneRequest:
-    """One image to denoise; times are on the engine's clock."""
-
-    key: str
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    seed: int
-    cond: Conditioning
-    negative: Conditioning | None
-    init: ImageLatents | None = None
-    strength: float = 1.0
-    deadline_s: float | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class LaneResult:
-    """Denoised latents (channels, height, width), fp32, and what each step took and shared."""
-
-    latents: torch.Tensor
-    queue_s: float
-    run_s: float
-    step_s: tuple[float, ...]
-    step_lanes: tuple[int, ...]
-
+from lego_serve.core.costs import StepWork
+from lego_serve.engine.lanes import LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
+from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
+from lego_serve.models.base import Backbone, LaneInput
+from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
-
-
-@dataclass(slots=True)
-class _State:
-    """A lane's tensors and record."""
-
-    request: LaneRequest
-    latents: torch.Tensor
-    sigmas: tuple[float, ...]
-    added_s: float
-    started_s: float = math.nan
-    step_s: list[float] = field(default_factory=list)
-    step_lanes: list[int] = field(default_factory=list)
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class StepEngine:
     """The lanes of one replica and the backbone that denoises them."""
 
     def __init__(
-        self, backbone: Backbone, sampler: FlowMatchSampler, batcher: StepBatcher, clock: Callable[[], float]
+        self, backbone: Backbone, tables: FlowMatchTables, batcher: StepBatcher, clock: Callable[[], float]
     ) -> None:
-        self._backbone, self._sampler = backbone, sampler
+        self._backbone, self._tables = backbone, tables
         self._batcher, self._clock = batcher, clock
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, LaneState] = {}
+        self._ran: tuple[LaneState, ...] = ()
+
+    @property
+    def classifier_free(self) -> bool:
+        """Whether guidance here is classifier-free, and needs a negative prompt."""
+        return self._backbone.classifier_free
 
     @property
     def lanes(self) -> int:
         """Lanes in hand."""
         return len(self._states)
 
-    def add(self, request: LaneRequest) -> None:
-        """Take a lane; it joins at the next step.  ValueError when its key is known."""
+    @property
+    def ran(self) -> tuple[LaneState, ...]:
+        """The lanes that took part in the last step and are still here."""
+        return self._ran
+
+    def state(self, key: str) -> LaneState:
+        """A lane's tensors and record.  KeyError when it is not here."""
+        return self._states[key]
+
+    def is_suspect(self, key: str) -> bool:
+        """Whether a lane must run its next step alone."""
+        return self._batcher.is_suspect(key)
+
+    def add(self, request: LaneRequest) -> LaneState:
+        """Take a lane; it joins at the next step.
+
+        Raises NodeError for a checkpoint it cannot read; RequestError when its guidance and its negative
+        prompt do not fit the model; ValueError when its key is known.
+        """
+        self._check_negative(request)
         shape = self._backbone.shape
         tokens = shape.tokens(request.width, request.height)
-        start = self._sampler.start(
-            shape.of(request.width, request.height), request.seed, request.steps, tokens, request.init, request.strength
-        )
+        schedule = self._tables.schedule(request.sampler, request.steps, tokens)
+        latent_shape = shape.of(request.width, request.height)
+        start = self._tables.start(latent_shape, request.seed, schedule, request.init, request.strength)
+        cond = self._backbone.prepare(request.cond)
+        negative = None if request.negative is None else self._backbone.prepare(request.negative)
+        skipped = request.steps - start.schedule.steps
         now = self._clock()
-        guided = request.negative is not None and request.guidance > 1
-        rows = tokens + request.cond.tokens.shape[0]
-        if guided and request.negative is not None:
-            rows += tokens + request.negative.tokens.shape[0]
-        self._batcher.add(Lane(request.key, start.steps, rows, now, request.deadline_s, request.weight))
-        self._states[request.key] = _State(request, start.latents, start.sigmas, now)
+        state = LaneState(request, cond, negative, start.latents, start.schedule, skipped, now)
+        if request.checkpoint is not None:
+            state.step, state.latents, state.history = read_checkpoint(request.checkpoint, latent_shape)
+        work = tuple(self._work(state, step, tokens) for step in range(start.schedule.steps))
+        until = state.step + request.suspect_steps
+        lane = Lane(request.key, work, now, request.deadline_s, request.weight, state.step, until)
+        self._batcher.add(lane)
+        self._states[request.key] = state
+        return state
 
     def cancel(self, key: str) -> bool:
         """Drop a lane between steps; False when it is not here."""
         self._batcher.cancel(key)
         return self._states.pop(key, None) is not None
 
-    def step(self) -> list[Outcome]:
-        """Run one step of the lanes the batcher chooses; answers the lanes that ended in it."""
+    def pause(self, key: str) -> bool:
+        """Keep a lane but do not run it; False when it is not here."""
+        return self._batcher.pause(key)
+
+    def resume(self, key: str) -> bool:
+        """Run a paused lane on from where it stands; False when it is not here."""
+        return self._batcher.resume(key)
+
+    def checkpoint(self, key: str) -> bytes:
+        """The whole state of a lane between two steps.  KeyError when it is not here."""
+        return write_checkpoint(self._states[key])
+
+    def plan(self) -> StepPlan | None:
+        """What the next step will run."""
+        return self._batcher.plan(self._clock())
+
+    def step(self, plan: StepPlan | None = None) -> list[Outcome]:
+        """Run one step of the lanes the batcher chooses (or chose); answers the lanes that ended in it."""
         started = self._clock()
-        plan = self._batcher.plan(started)
+        plan = plan or self._batcher.plan(started)
         if plan is None:
+            self._ran = ()
             return []
         failures = self._run(plan, started)
         now = self._clock()
         finished = self._batcher.commit(plan, started, now)
-        outcomes: list[Outcome] = [(key, error) for key, error in failures.items()]
+        outcomes: list[Outcome] = list(failures.items())
         for lane in finished:
             if lane.key not in failures:
-                outcomes.append((lane.key, self._result(self._states.pop(lane.key), now)))
+                outcomes.append((lane.key, self._end(lane.key, now)))
+        self._ran = tuple(self._states[key] for key in plan.keys if key in self._states)
         return outcomes
+
+    def _end(self, key: str, now: float) -> LaneResult | LegoError:
+        state = self._states.pop(key)
+        try:
+            return state.result(now)
+        except NodeError as error:
+            return error
+
+    def _check_negative(self, request: LaneRequest) -> None:
+        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
+        if self.classifier_free and request.negative is None and request.guidance > 1:
+            raise RequestError(
+                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
+            )
+        if not self.classifier_free and request.negative is not None:
+            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
+
+    def _work(self, state: LaneState, step: int, tokens: int) -> StepWork:
+        """What a lane brings to one of its steps, both branches where it is guided there."""
+        guided = self._backbone.classifier_free and state.request.is_guided(state.skipped + step)
+        conds = [state.cond, state.negative] if guided and state.negative is not None else [state.cond]
+        lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
+        return StepWork(sum(lengths), sum(length * length for length in lengths))
 
     def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
         """Advance the plan's lanes; answers those that failed, which are dropped."""
         failures: dict[str, LegoError] = {}
-        velocities = self._velocities(plan, failures)
+        velocities = self._velocities(plan.keys, failures)
         took = self._clock() - started
-        for key, step in zip(plan.keys, plan.steps, strict=True):
+        for key in plan.keys:
             if key in failures:
                 self.cancel(key)
                 continue
-            state = self._states[key]
-            sigma, after = state.sigmas[step], state.sigmas[step + 1]
-            state.latents = euler_step(state.latents, velocities[key], sigma, after)
-            state.started_s = started if math.isnan(state.started_s) else state.started_s
-            state.step_s.append(took)
-            state.step_lanes.append(len(plan.keys))
-            if step + 2 == len(state.sigmas) and not bool(torch.isfinite(state.latents).all()):
-                failures[key] = NodeError("The image's latents are not finite numbers.", code="not_finite")
-                self.cancel(key)
+            self._advance(self._states[key], velocities[key], started, took, len(plan.keys))
         return failures
 
-    def _velocities(self, plan: StepPlan, failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
+    def _advance(self, state: LaneState, velocity: torch.Tensor, started: float, took: float, lanes: int) -> None:
+        advance = SAMPLERS[state.request.sampler]
+        sigma = state.schedule.sigmas[state.step]
+        # Kept as tensors of this step; whoever wants a preview computes x - sigma v from them.
+        state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
+        state.latents, state.history = advance(state.latents, velocity, state.schedule, state.step, state.history)
+        state.step += 1
+        state.started_s = started if math.isnan(state.started_s) else state.started_s
+        state.step_s.append(took)
+        state.step_lanes.append(lanes)
+
+    def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:
-            said = self._backbone.velocity([self._input(k, s) for k, s in zip(plan.keys, plan.steps, strict=True)])
-            return dict(zip(plan.keys, said, strict=True))
+            said = self._backbone.velocity([self._input(self._states[key]) for key in keys])
+            return dict(zip(keys, said, strict=True))
         except Exception as error:
-            if len(plan.keys) == 1:
-                failures[plan.keys[0]] = NodeError(f"The denoising step failed: {type(error).__name__}.")
-                failures[plan.keys[0]].__cause__ = error
+            if len(keys) == 1:
+                failures[keys[0]] = _failure(error)
                 return {}
-        # One lane of several is to blame: each runs alone, and only the guilty one fails.
-        alone: dict[str, torch.Tensor] = {}
-        for key, step in zip(plan.keys, plan.steps, strict=True):
-            alone |= self._velocities(StepPlan((key,), (step,), 0), failures)
-        return alone
+            halves = 2 if _is_memory(error) else len(keys)
+        # Too large a batch is halved; for any other failure one lane of several is to blame: each
+        # runs alone, and only the guilty one fails.
+        size = -(-len(keys) // halves)
+        if halves == 2:
+            self._batcher.limit_rows(self._rows(keys) // 2)
+        parts = [keys[at : at + size] for at in range(0, len(keys), size)]
+        together: dict[str, torch.Tensor] = {}
+        for part in parts:
+            together |= self._velocities(part, failures)
+        return together
 
-    def _input(self, key: str, step: int) -> LaneInput:
-        state = self._states[key]
+    def _rows(self, keys: Sequence[str]) -> int:
+        tokens = [
+            self._backbone.shape.tokens(s.request.width, s.request.height) for s in map(self._states.get, keys) if s
+        ]
+        return sum(self._work(self._states[k], self._states[k].step, t).rows for k, t in zip(keys, tokens, strict=True))
+
+    def _input(self, state: LaneState) -> LaneInput:
         request = state.request
-        return LaneInput(state.latents, state.sigmas[step], request.guidance, request.cond, request.negative)
+        guided = request.is_guided(state.skipped + state.step)
+        negative = state.negative if guided else None
+        return LaneInput(state.latents, state.schedule.times[state.step], request.guidance, state.cond, negative)
 
-    def _result(self, state: _State, now: float) -> LaneResult:
-        return LaneResult(
-            state.latents.cpu(),
-            state.started_s - state.added_s,
-            now - state.started_s,
-            tuple(state.step_s),
-            tuple(state.step_lanes),
-        )
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
+
+
+def _failure(error: Exception) -> NodeError:
+    if _is_memory(error):
+        failure = NodeError("The image needs more memory than this replica has.", code="out_of_memory")
+    else:
+        failure = NodeError(f"The denoising step failed: {type(error).__name__}.")
+    failure.__cause__ = error
+    return failure

@@ -1,17 +1,38 @@
 """The one crossing between asyncio and the compute thread.
 
-Requests and cancellations go in through a queue and are taken between steps; outcomes come back by
-``call_soon_threadsafe``.  Nothing is interrupted in the middle of a step.
+Requests, cancellations and other orders go in through a queue and are taken between steps; outcomes
+and progress come back by ``call_soon_threadsafe``.  Nothing is interrupted in the middle of a step.
 """
 
 import asyncio
+import contextlib
+import logging
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
-from lego_serve.engine.step_engine import LaneRequest, LaneResult, StepEngine
+from lego_serve.core.progress import Listen, Reporter
+from lego_serve.engine.lanes import LaneProgress, LaneRequest, LaneResult, LaneState
+from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
+
+log = logging.getLogger("lego_serve.engine")
+SUSPECT_PAUSE_S = 0.02  # between saying that a suspect lane runs and running it, so that the word gets out
+Tell = Callable[[LaneProgress], None]
+Order = Callable[[], Outcome | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who hears of a lane, of what, and how often its state is kept."""
+
+    tell: Tell
+    listen: Listen = field(default_factory=Listen)
+    checkpoint_every_steps: int = 0
 
 
 class EngineThread:
@@ -21,7 +42,9 @@ class EngineThread:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
-        self._inbox: deque[LaneRequest | str] = deque()
+        self._watches: dict[str, tuple[Watch, Reporter]] = {}  # the compute thread's own
+        self._inbox: deque[Order] = deque()
+        self._drains: set[asyncio.Future[None]] = set()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="step-engine", daemon=True)
@@ -29,28 +52,53 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the compute thread runs."""
-        return self._thread.is_alive()
+        """Whether the compute thread runs, and takes lanes."""
+        return not self._closed and self._thread.is_alive()
 
     @property
     def lanes(self) -> int:
         """Lanes asked for and not answered."""
         return len(self._futures)
 
-    async def submit(self, request: LaneRequest) -> LaneResult:
+    async def submit(self, request: LaneRequest, watch: Watch | None = None) -> LaneResult:
         """Denoise one lane.  Raises LegoError; cancelling the await drops the lane at the next step."""
-        if self._closed or not self.is_alive:
+        if not self.is_alive:
             raise NodeError("The compute thread of this replica has stopped.")
         future: asyncio.Future[LaneResult] = self._loop.create_future()
         self._futures[request.key] = future
-        self._put(request)
+        self._put(lambda: self._add(request, watch))
         try:
             return await future
         except asyncio.CancelledError:
-            self._put(request.key)
+            self._put(lambda: self._drop(request.key))
             raise
         finally:
             del self._futures[request.key]
+
+    def pause(self, key: str) -> None:
+        """Keep a lane from the next step on, without running it."""
+        self._put(lambda: self._do(self._engine.pause, key))
+
+    def resume(self, key: str) -> None:
+        """Run a paused lane on."""
+        self._put(lambda: self._do(self._engine.resume, key))
+
+    async def drain(self) -> None:
+        """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
+        if not self.is_alive:
+            return
+        told: asyncio.Future[None] = self._loop.create_future()
+        self._drains.add(told)
+
+        def order() -> None:
+            self._tell_all()
+            self._loop.call_soon_threadsafe(_set, told)
+
+        self._put(order)
+        try:
+            await told
+        finally:
+            self._drains.discard(told)
 
     def close(self) -> None:
         """Stop after the current step; lanes still in hand fail."""
@@ -58,41 +106,105 @@ class EngineThread:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        self._answer([(key, NodeError("The replica is shutting down.")) for key in list(self._futures)])
+        self._end(NodeError("The replica is shutting down."))
 
-    def _put(self, item: LaneRequest | str) -> None:
+    def _put(self, order: Order) -> None:
         with self._wake:
-            self._inbox.append(item)
+            self._inbox.append(order)
             self._wake.notify()
+
+    def _end(self, error: LegoError) -> None:
+        """Nothing runs any more: whoever waits is told so at once."""
+        self._closed = True
+        self._answer([(key, error) for key in list(self._futures)])
+        for told in self._drains:
+            _set(told)
 
     def _run(self) -> None:
         torch.set_num_threads(1)
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the compute thread has ended")
+            failure = NodeError(f"The compute thread of this replica failed: {type(error).__name__}.")
+            failure.__cause__ = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended too, and nobody waits
+                self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _work(self) -> None:
+        is_idle = True
         while True:
             with self._wake:
-                while not self._inbox and not self._engine.lanes and not self._closed:
+                while is_idle and not self._inbox and not self._closed:
                     self._wake.wait()
                 if self._closed:
                     return
-                items = list(self._inbox)
+                orders = list(self._inbox)
                 self._inbox.clear()
-            refused = [outcome for item in items if (outcome := self._take(item)) is not None]
-            outcomes = [*refused, *self._engine.step()]
+            outcomes = [outcome for order in orders if (outcome := order()) is not None]
+            plan = self._engine.plan()
+            is_idle = plan is None
+            if plan is not None:
+                self._announce(plan.keys)
+                outcomes += self._engine.step(plan)
+                self._report()
             if outcomes:
+                for key, _ in outcomes:
+                    self._watches.pop(key, None)
                 self._loop.call_soon_threadsafe(self._answer, outcomes)
 
-    def _take(self, item: LaneRequest | str) -> tuple[str, LegoError] | None:
-        if isinstance(item, str):
-            self._engine.cancel(item)
-            return None
+    def _add(self, request: LaneRequest, watch: Watch | None) -> Outcome | None:
         try:
-            self._engine.add(item)
+            state = self._engine.add(request)
         except LegoError as error:
-            return item.key, error
+            return request.key, error
         except Exception as error:
-            return item.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}")
+            return request.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}")
+        if watch is not None:
+            reporter = Reporter(watch.listen, state.schedule.steps, watch.checkpoint_every_steps, state.step)
+            self._watches[request.key] = watch, reporter
         return None
 
-    def _answer(self, outcomes: list[tuple[str, LaneResult | LegoError]]) -> None:
+    def _drop(self, key: str) -> None:
+        self._engine.cancel(key)
+        self._watches.pop(key, None)
+
+    def _do(self, order: Callable[[str], bool], key: str) -> None:
+        order(key)
+
+    def _announce(self, keys: tuple[str, ...]) -> None:
+        """Say that a suspect lane is about to run alone: if the replica dies now, it was this lane."""
+        if len(keys) != 1 or not self._engine.is_suspect(keys[0]) or keys[0] not in self._watches:
+            return
+        state = self._engine.state(keys[0])
+        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_starting=True)
+        self._loop.call_soon_threadsafe(self._watches[keys[0]][0].tell, progress)
+        time.sleep(SUSPECT_PAUSE_S)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        for state in self._engine.ran:
+            self._tell(state, now, drain=False)
+
+    def _tell_all(self) -> None:
+        now = time.monotonic()
+        for key in list(self._watches):
+            self._tell(self._engine.state(key), now, drain=True)
+
+    def _tell(self, state: LaneState, now: float, *, drain: bool) -> None:
+        watched = self._watches.get(state.request.key)
+        if watched is None:
+            return
+        watch, reporter = watched
+        due = reporter.due(state.step, now, drain=drain)
+        if due is None:
+            return
+        preview = state.predicted.cpu().numpy() if due.preview and state.predicted is not None else None
+        checkpoint = self._engine.checkpoint(state.request.key) if due.checkpoint else None
+        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, preview, checkpoint)
+        self._loop.call_soon_threadsafe(watch.tell, progress)
+
+    def _answer(self, outcomes: list[Outcome]) -> None:
         for key, outcome in outcomes:
             future = self._futures.get(key)
             if future is None or future.done():
@@ -101,3 +213,8 @@ class EngineThread:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+def _set(told: "asyncio.Future[None]") -> None:
+    if not told.done():
+        told.set_result(None)

@@ -56,5 +56,11 @@ def encode(picture: Picture, output_format: str, compression: int | None) -> str
     return base64.b64encode(out.getvalue()).decode()
 
 
+def enlarge(picture: Picture, width: int, height: int) -> Picture:
+    """A preview of a pixel a latent, brought smoothly to the size of the picture it stands for."""
+    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    return Picture(width, height, image.resize((width, height), Image.Resampling.BICUBIC).tobytes(), picture.seed)
+
+
 def _bad(message: str) -> RequestError:
     return RequestError(message, param="image", code="invalid_image")

@@ -11,6 +11,7 @@ MAX_PROMPT_CHARACTERS = 32_000
 QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
 # Known to the SDK, not honoured here; refused by name rather than ignored.
 REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
+REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
@@ -40,6 +41,10 @@ class ImageRequest(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    sampler: Annotated[str, Field(max_length=64)] | None = None
+    guidance_start: Annotated[float, Field(ge=0, le=1)] | None = None
+    guidance_end: Annotated[float, Field(ge=0, le=1)] | None = None
+    stream_progress: bool | None = None
     style: Any = None
     complexity: Any = None
     frame_count: Any = None
@@ -57,11 +62,10 @@ class ImageRequest(BaseModel):
             raise UnsupportedParameter("Images are returned as `b64_json` only.", param="response_format")
         if self.background == "transparent":
             raise UnsupportedParameter("Images have an opaque background.", param="background")
-        if self.stream:
-            raise UnsupportedParameter("Streaming is not supported by this server.", param="stream")
-        if self.partial_images:
-            raise UnsupportedParameter("Partial images are not supported by this server.", param="partial_images")
-        if self.quality in ("standard", "hd"):
+        for name in ("partial_images", "stream_progress"):
+            if getattr(self, name) and not self.stream:
+                raise RequestError(f"`{name}` needs `stream: true`.", param=name)
+        if self.quality in REFUSED_WORDS["quality"]:
             raise UnsupportedParameter("`quality` must be low, medium, high or auto.", param="quality")
         if self.output_compression is not None and self.output_format == "png":
             raise RequestError("`output_compression` needs `output_format` webp or jpeg.", param="output_compression")
@@ -90,6 +94,9 @@ class ImageRequest(BaseModel):
             "guidance": self.guidance_scale,
             "seed": self.seed,
             "n": self.n,
+            "sampler": self.sampler,
+            "guidance_start": self.guidance_start,
+            "guidance_end": self.guidance_end,
         }
         return {name: value for name, value in given.items() if value is not None}
 

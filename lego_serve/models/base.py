@@ -19,6 +19,14 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A conditioning as a backbone wants it at every step, its own projections done once: tokens and pooled."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class ImageLatents:
     """An encoded picture as a distribution: ``mean`` and ``std``, both (channels, height, width), scaled."""
 
@@ -28,18 +36,16 @@ class ImageLatents:
 
 @dataclass(frozen=True, slots=True)
 class LaneInput:
-    """What one lane brings to a step: latents (channels, height, width), sigma in 0..1, guidance, prompts."""
+    """What one lane brings to a step: latents (channels, height, width), time in 0..1, guidance, prompts.
+
+    ``negative`` is None where the step is not guided.
+    """
 
     latents: torch.Tensor
-    sigma: float
+    time: float
     guidance: float
-    cond: Conditioning
-    negative: Conditioning | None
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether the unconditional branch is computed too."""
-        return self.negative is not None and self.guidance > 1
+    cond: Prepared
+    negative: Prepared | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +66,21 @@ class LatentShape:
 
 
 class Backbone(Protocol):
-    """A denoising model: one forward pass over any lanes."""
+    """A denoising model: one forward pass over any lanes.
+
+    With ``classifier_free`` guidance a guided lane is two branches; a distilled model is told the
+    guidance instead and every lane is one.  ``bucket_rows``: rows are filled up to a multiple.
+    """
 
     shape: LatentShape
     text_width: int
     pooled_width: int
+    classifier_free: bool
+    bucket_rows: int
+
+    def prepare(self, cond: Conditioning) -> Prepared:
+        """What of a conditioning is the same at every step."""
+        ...
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32, shaped like its latents."""
@@ -74,8 +90,18 @@ class Backbone(Protocol):
 class TextEncoder(Protocol):
     """Prompts to conditionings, one each, independent of their neighbours."""
 
+    max_batch: int
+
+    def check(self, prompt: str) -> None:
+        """Raise RequestError when the model cannot read all of a prompt."""
+        ...
+
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts."""
+        """Encode prompts, ``max_batch`` at a time."""
+        ...
+
+    def encode_batch(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """The same in one pass."""
         ...
 
 

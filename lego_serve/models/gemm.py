@@ -12,29 +12,20 @@ import torch
 from torch.nn import functional as F
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-PROBE_ROWS = (
-    *range(1, 10),
-    15,
-    16,
-    17,
-    24,
-    31,
-    33,
-    48,
-    *range(63, 66),
-    96,
-    100,
-    127,
-    129,
-    160,
-    192,
-    200,
-    *range(255, 258),
-    320,
-    384,
-    511,
-)
+SMALL_ROWS = (*range(1, 10), 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 96, 100, 127, 129)
+PROBE_ROWS = (*SMALL_ROWS, 160, 192, 200, 255, 256, 257, 320, 384, 511)
 BLOCK_ROWS = 256
+_rule = {"row-stable": True}  # a process runs one backbone; the replica sets this once, before its first step
+
+
+def keep_rows_stable(keep: bool) -> None:
+    """Keep or drop the rule for this process."""
+    _rule["row-stable"] = keep
+
+
+def rows_are_kept_stable() -> bool:
+    """Whether the rule holds in this process."""
+    return _rule["row-stable"]
 
 
 @cache
@@ -55,8 +46,10 @@ def stable_rows(inputs: int, outputs: int, dtype: torch.dtype, device: str, has_
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight.T + bias`` for rows x (rows, inputs), row-stable."""
+    """``x @ weight.T + bias`` for rows x (rows, inputs), row-stable unless the rule was dropped."""
     rows = x.shape[0]
+    if not rows_are_kept_stable():
+        return F.linear(x, weight, bias)
     fewest = stable_rows(weight.shape[1], weight.shape[0], x.dtype, str(x.device), bias is not None)
     if fewest is None:
         return torch.cat([_padded(part, weight, bias, BLOCK_ROWS) for part in x.split(BLOCK_ROWS)])

@@ -3,12 +3,14 @@
 A node reads its own component's folders and nothing else; safetensors only; no remote code; the
 network is touched only when the spec says ``fetch``.  What is missing, of another class or of
 another shape is one line that names it.  diffusers and transformers are imported where they are
-needed: each takes seconds, and a node needs one of them or parts of one.
+needed: each takes seconds, and a node needs one of them or parts of one.  A family is one file in
+``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces here.
 """
 
 import json
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,11 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models.base import Backbone
-from lego_serve.models.families.sd3 import Sd3Backbone
-from lego_serve.models.sampling import FlowMatchSampler
-from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import Sd3TextEncoder
+from lego_serve.models.base import Backbone, TextEncoder
+from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.models.spec import ModelSpec, families
 from lego_serve.models.vae import KlVae
 
 BUILT_IN = "builtin:"
@@ -69,52 +69,54 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
     return Path(found)
 
 
-def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
-    """The text encoders and tokenizers of a model."""
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    from transformers import CLIPTextModelWithProjection, T5EncoderModel
-
-    folder = model_folder(spec, *names, "transformer")
-    dtype = resolve_dtype(spec)
-    clips = [_module(spec, folder, name, CLIPTextModelWithProjection, dtype) for name in names[:2]]
-    tokenizers = [_tokenizer(spec, folder, name) for name in names[3:5]]
-    index = _json(spec, folder / "model_index.json")
-    t5, t5_tokenizer = None, None
-    if spec.max_sequence_length > 0 and (index.get("text_encoder_3") or [None])[0] is not None:
-        t5 = _module(spec, folder, names[2], T5EncoderModel, dtype)
-        t5_tokenizer = _tokenizer(spec, folder, names[5])
-    width = _setting(spec, folder / "transformer" / "config.json", "joint_attention_dim", int)
-    return Sd3TextEncoder(clips, tokenizers, t5, t5_tokenizer, width, spec.max_sequence_length)
+def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
+    """The denoiser of a model and its sigma tables.  Raises CheckpointError."""
+    backbone, tables = _family(spec).load_backbone(spec)
+    return backbone, tables
 
 
-def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchSampler]:
-    """The denoiser of a model and its sampler."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-
-    if spec.family != "sd3":
-        raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is sd3")
-    folder = model_folder(spec, "transformer", "scheduler", "vae")
-    scheduler = _json(spec, folder / "scheduler" / "scheduler_config.json")
-    if scheduler.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
-        raise CheckpointError(
-            f"model {spec.name}: {folder / 'scheduler'} holds {scheduler.get('_class_name')}, "
-            "FlowMatchEulerDiscreteScheduler is needed"
-        )
-    sampler = FlowMatchSampler(FlowMatchEulerDiscreteScheduler.from_config(scheduler))
-    transformer = _module(spec, folder, "transformer", SD3Transformer2DModel, resolve_dtype(spec))
-    blocks = _setting(spec, folder / "vae" / "config.json", "block_out_channels", list)
-    return Sd3Backbone(transformer, 2 ** (len(blocks) - 1)), sampler
+def load_text_encoder(spec: ModelSpec) -> TextEncoder:
+    """The text encoders and tokenizers of a model.  Raises CheckpointError."""
+    encoder: TextEncoder = _family(spec).load_text_encoder(spec)
+    return encoder
 
 
 def load_vae(spec: ModelSpec) -> KlVae:
-    """The autoencoder of a model."""
+    """The autoencoder of a model; every family has the same."""
     from diffusers import AutoencoderKL
 
-    folder = model_folder(spec, "vae")
-    return KlVae(_module(spec, folder, "vae", AutoencoderKL, resolve_dtype(spec)))
+    return KlVae(load_module(spec, model_folder(spec, "vae"), "vae", AutoencoderKL))
 
 
-def _json(spec: ModelSpec, path: Path) -> dict[str, Any]:
+def load_scheduler(spec: ModelSpec, folder: Path) -> Any:
+    """A model's flow-match scheduler, from its config alone."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    config = read_json(spec, folder / "scheduler" / "scheduler_config.json")
+    if config.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
+        raise CheckpointError(
+            f"model {spec.name}: {folder / 'scheduler'} holds {config.get('_class_name')}, "
+            "FlowMatchEulerDiscreteScheduler is needed"
+        )
+    return FlowMatchEulerDiscreteScheduler.from_config(config)
+
+
+def pixels_per_latent(spec: ModelSpec, folder: Path) -> int:
+    """How many pixels a side of a latent stands for, as the autoencoder's config says."""
+    blocks = setting(spec, folder / "vae" / "config.json", "block_out_channels", list)
+    return int(2 ** (len(blocks) - 1))
+
+
+def _family(spec: ModelSpec) -> ModuleType:
+    """The module of a model's family: one file in ``families``, found by its name."""
+    if spec.family not in families():
+        known = ", ".join(families())
+        raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {known}")
+    return import_module(f"lego_serve.models.families.{spec.family}")
+
+
+def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    """A JSON object from a file.  Raises CheckpointError."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -128,9 +130,9 @@ def _json(spec: ModelSpec, path: Path) -> dict[str, Any]:
     return content
 
 
-def _setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
+def setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
     """One value of a JSON file, which must be there and of this type."""
-    value = _json(spec, path).get(key)
+    value = read_json(spec, path).get(key)
     if not isinstance(value, kind):
         raise CheckpointError(f"model {spec.name}: {path} lacks `{key}`, of type {kind.__name__}")
     return value
@@ -154,9 +156,10 @@ def _check_files(spec: ModelSpec, folder: Path) -> None:
             raise CheckpointError(f"model {spec.name}: {file} is damaged or incomplete: {_short(error)}") from None
 
 
-def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dtype) -> Any:
+def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
     """One component's module on its device; every weight comes from a safetensors file."""
-    config = _json(spec, folder / name / "config.json")
+    dtype = resolve_dtype(spec)
+    config = read_json(spec, folder / name / "config.json")
     found = config.get("_class_name") or (config.get("architectures") or ["an unnamed class"])[0]
     if found != cls.__name__:
         raise CheckpointError(f"model {spec.name}: {folder / name} holds {found}, {cls.__name__} is needed")
@@ -177,7 +180,8 @@ def _module(spec: ModelSpec, folder: Path, name: str, cls: Any, dtype: torch.dty
     return module.to(spec.device).eval().requires_grad_(False)
 
 
-def _tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
+def load_tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
+    """One component's tokenizer."""
     from transformers import AutoTokenizer
 
     if not (folder / name).is_dir():

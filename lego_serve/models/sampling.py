@@ -1,11 +1,16 @@
-"""Noise, sigma tables and the Euler step: pure tensor functions, equal to diffusers' to the bit.
+"""Noise, sigma tables and samplers: pure tensor functions, equal to diffusers' schedulers.
 
-Flow matching (Esser et al., 2024): x = (1 - sigma) z + sigma e, and the model says dx / dsigma.
+Flow matching (Esser et al., 2024): x = (1 - sigma) z + sigma e, and the model says v = dx / dsigma,
+so that z = x - sigma v.  A sampler keeps no state between lanes; what it needs of earlier steps is
+the lane's ``history``, a tuple of tensors that travels with it.
 """
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lego_serve.models.base import ImageLatents
@@ -13,45 +18,92 @@ from lego_serve.models.base import ImageLatents
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+History = tuple[torch.Tensor, ...]
+
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where a lane begins: its latents (channels, height, width) and the sigmas left, the last one 0."""
+class Schedule:
+    """The sigma of each step and a final 0 (steps + 1 numbers), and the time in 0..1 the model is told (steps)."""
 
-    latents: torch.Tensor
     sigmas: tuple[float, ...]
+    times: tuple[float, ...]
 
     @property
     def steps(self) -> int:
         """Forward passes from here to the picture."""
-        return len(self.sigmas) - 1
+        return len(self.times)
+
+    def tail(self, first: int) -> "Schedule":
+        """The schedule without its first steps."""
+        return Schedule(self.sigmas[first:], self.times[first:])
 
 
-class FlowMatchSampler:
-    """A checkpoint's scheduler, read as tables: it keeps no state between lanes."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a lane begins: its latents (channels, height, width) and the steps left."""
 
-    def __init__(self, scheduler: "FlowMatchEulerDiscreteScheduler") -> None:
-        self._scheduler = scheduler
+    latents: torch.Tensor
+    schedule: Schedule
 
-    def sigmas(self, steps: int, tokens: int) -> tuple[float, ...]:
-        """The sigma of each step and a final 0 (steps + 1 numbers) for a picture of so many tokens."""
-        config = self._scheduler.config
-        mu = None
-        if config.use_dynamic_shifting:
-            # Linear in the number of image tokens between the two the scheduler's config names.
-            few, many = config.base_image_seq_len, config.max_image_seq_len
-            mu = config.base_shift + (tokens - few) / (many - few) * (config.max_shift - config.base_shift)
-        self._scheduler.set_timesteps(steps, mu=mu)
-        return tuple(self._scheduler.sigmas.tolist())
+
+def euler(
+    latents: torch.Tensor, velocity: torch.Tensor, schedule: Schedule, step: int, history: History
+) -> tuple[torch.Tensor, History]:
+    """Euler's method, in fp32: one step along the velocity."""
+    dt = torch.tensor(schedule.sigmas[step + 1]) - torch.tensor(schedule.sigmas[step])
+    return latents + dt.to(latents.device) * velocity, ()
+
+
+def dpmpp_2m(
+    latents: torch.Tensor, velocity: torch.Tensor, schedule: Schedule, step: int, history: History
+) -> tuple[torch.Tensor, History]:
+    """DPM-Solver++(2M) (Lu et al., 2022) for flow matching: second order from the step before, in fp32.
+
+    With alpha = 1 - sigma and lambda = log(alpha / sigma) it extrapolates the predicted picture to
+    the middle of the step.  The first step and the last, where lambda is infinite, are of first order.
+    """
+    sigma, after = schedule.sigmas[step], schedule.sigmas[step + 1]
+    picture = latents - sigma * velocity
+    if after == 0:
+        return picture, ()
+    h = _log_snr(after) - _log_snr(sigma)
+    toward = picture
+    if history:
+        before = _log_snr(sigma) - _log_snr(schedule.sigmas[step - 1])
+        toward = picture + (0.5 * h / before) * (picture - history[0])
+    return (after / sigma) * latents + (1 - after) * -math.expm1(-h) * toward, (picture,)
+
+
+def _log_snr(sigma: float) -> float:
+    return math.log1p(-sigma) - math.log(sigma) if sigma < 1 else -math.inf
+
+
+Advance = Callable[[torch.Tensor, torch.Tensor, Schedule, int, History], tuple[torch.Tensor, History]]
+SAMPLERS: Mapping[str, Advance] = {"euler": euler, "dpmpp_2m": dpmpp_2m}
+
+
+class FlowMatchTables:
+    """A checkpoint's scheduler, read as tables for any number of steps, picture size and sampler.
+
+    ``explicit_sigmas`` says that the family's pipeline hands the scheduler its own evenly spaced
+    sigmas (FLUX) rather than a number of steps (SD3).
+    """
+
+    def __init__(self, scheduler: "FlowMatchEulerDiscreteScheduler", *, explicit_sigmas: bool = False) -> None:
+        self._scheduler, self._explicit_sigmas = scheduler, explicit_sigmas
+
+    def schedule(self, sampler: str, steps: int, tokens: int) -> Schedule:
+        """The table of a sampler for a picture of so many tokens.  KeyError for an unknown sampler."""
+        build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m}[sampler]
+        return build(steps, self._shift(tokens))
 
     def start(
         self,
         shape: tuple[int, int, int],
         seed: int,
-        steps: int,
-        tokens: int,
-        init: ImageLatents | None,
-        strength: float,
+        schedule: Schedule,
+        init: ImageLatents | None = None,
+        strength: float = 1.0,
     ) -> Start:
         """Noise for a lane, or an encoded picture noised as far as ``strength`` (0..1) says.
 
@@ -59,21 +111,47 @@ class FlowMatchSampler:
         first and the noise second, and the first ``1 - strength`` of the steps is left out.
         """
         generator = torch.Generator().manual_seed(seed)
-        sigmas = self.sigmas(steps, tokens)
         if init is None:
-            return Start(noise(shape, generator), sigmas)
-        first = int(max(steps - min(steps * strength, steps), 0))
+            return Start(noise(shape, generator), schedule)
+        steps = schedule.steps
+        left = schedule.tail(int(max(steps - min(steps * strength, steps), 0)))
         latents = init.mean + init.std * noise(shape, generator)
-        sigma = sigmas[first]
-        return Start(sigma * noise(shape, generator) + (1.0 - sigma) * latents, sigmas[first:])
+        sigma = left.sigmas[0]
+        return Start(sigma * noise(shape, generator) + (1.0 - sigma) * latents, left)
+
+    def _shift(self, tokens: int) -> float | None:
+        """``mu``, linear in the number of image tokens between the two the config names; None where it is fixed."""
+        config = self._scheduler.config
+        if not config.use_dynamic_shifting:
+            return None
+        few, many = config.base_image_seq_len, config.max_image_seq_len
+        return float(config.base_shift + (tokens - few) / (many - few) * (config.max_shift - config.base_shift))
+
+    def _euler(self, steps: int, mu: float | None) -> Schedule:
+        given: dict[str, Any] = {"num_inference_steps": steps}
+        if self._explicit_sigmas:
+            given = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        self._scheduler.set_timesteps(**given, mu=mu)
+        sigmas = tuple(self._scheduler.sigmas.tolist())
+        return Schedule(sigmas, sigmas[:-1])
+
+    def _dpmpp_2m(self, steps: int, mu: float | None) -> Schedule:
+        from diffusers import DPMSolverMultistepScheduler
+
+        config = self._scheduler.config
+        shift = config.shift if mu is None else math.exp(mu)
+        solver = DPMSolverMultistepScheduler(
+            num_train_timesteps=config.num_train_timesteps,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=shift,
+        )
+        solver.set_timesteps(steps)
+        # The solver tells the model whole timesteps, a little below those of its sigmas.
+        times = tuple(t / config.num_train_timesteps for t in solver.timesteps.tolist())
+        return Schedule(tuple(solver.sigmas.tolist()), times)
 
 
 def noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
     """Standard normal noise, drawn on the CPU in fp32 as diffusers draws it for one picture."""
     return torch.randn((1, *shape), generator=generator)[0]
-
-
-def euler_step(latents: torch.Tensor, velocity: torch.Tensor, sigma: float, next_sigma: float) -> torch.Tensor:
-    """One Euler step from sigma to next_sigma, in fp32."""
-    dt = torch.tensor(next_sigma) - torch.tensor(sigma)
-    return latents + dt.to(latents.device) * velocity

@@ -1,6 +1,7 @@
 """Which model to load and how, as a value that processes without torch can hold."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,9 @@ class ModelSpec:
     device: str = "cpu"
     max_sequence_length: int = 256
     fetch: bool = False
+
+
+def families() -> tuple[str, ...]:
+    """The model families there are: one file each."""
+    folder = Path(__file__).parent / "families"
+    return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__"))

@@ -1,4 +1,4 @@
-"""Prompts to conditionings exactly as SD3's pipeline makes them: two CLIPs side by side, then T5.
+"""Prompts to conditionings exactly as SD3's pipeline makes them, and what other families share of it.
 
 Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
@@ -12,6 +12,35 @@ from torch.nn import functional as F
 
 from lego_serve.errors import RequestError
 from lego_serve.models.base import Conditioning
+
+
+class PromptTokenizer:
+    """A tokenizer that several threads may call: a fast one keeps its padding and truncation as state."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.window = int(tokenizer.model_max_length)
+        self._tokenizer = tokenizer
+        self._busy = threading.Lock()
+
+    def check(self, prompt: str, limit: int) -> None:
+        """Raise RequestError when a prompt has more than ``limit`` tokens."""
+        with self._busy:
+            used = len(self._tokenizer(prompt).input_ids)
+        if used > limit:
+            raise RequestError(
+                f"`prompt` has {used} tokens; this model reads at most {limit}. Shorten it.",
+                param="prompt",
+                code="prompt_too_long",
+            )
+
+    def ids(self, prompts: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
+        """Token ids, every prompt cut or padded to ``length``."""
+        with self._busy:
+            padded = self._tokenizer(
+                list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
+        ids: torch.Tensor = padded.input_ids
+        return ids.to(device)
 
 
 class Sd3TextEncoder:
@@ -30,25 +59,17 @@ class Sd3TextEncoder:
         max_sequence_length: int,
     ) -> None:
         self.max_batch = 1
-        self._clips, self._tokenizers = tuple(clips), tuple(tokenizers)
-        self._t5, self._t5_tokenizer = t5, t5_tokenizer
+        self._clips, self._tokenizers = tuple(clips), tuple(PromptTokenizer(t) for t in tokenizers)
+        self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer) if t5 is not None else None
         self._width, self._max_sequence_length = width, max_sequence_length
-        # A fast tokenizer keeps its padding and truncation as state: two calls at a time would mix them up.
-        self._tokenizing = threading.Lock()
 
     def check(self, prompt: str) -> None:
         """Raise RequestError when a prompt has more tokens than the model reads (nothing is cut off silently)."""
-        limit = int(self._tokenizers[0].model_max_length)
-        if self._t5 is not None:
-            return  # T5 reads what CLIP's window cuts off; the pipeline truncates CLIP's copy alone.
-        with self._tokenizing:
-            used = len(self._tokenizers[0](prompt).input_ids)
-        if used > limit:
-            raise RequestError(
-                f"The prompt has {used} tokens; this model reads at most {limit}. Shorten it.",
-                param="prompt",
-                code="prompt_too_long",
-            )
+        # With T5 nothing is lost: it reads what CLIP's window cuts off, and the pipeline truncates CLIP's copy alone.
+        if self._t5_tokenizer is None:
+            self._tokenizers[0].check(prompt, self._tokenizers[0].window)
+        else:
+            self._t5_tokenizer.check(prompt, self._max_sequence_length)
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """Encode prompts, ``max_batch`` at a time."""
@@ -60,7 +81,7 @@ class Sd3TextEncoder:
         """The same in one pass."""
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
-            ids = self._ids(tokenizer, prompts, self._tokenizers[0].model_max_length, clip)
+            ids = tokenizer.ids(prompts, self._tokenizers[0].window, clip.device)
             said = clip(ids, output_hidden_states=True)
             hidden.append(said.hidden_states[-2])
             pooled.append(said[0])
@@ -70,15 +91,8 @@ class Sd3TextEncoder:
         return [Conditioning(t, p) for t, p in zip(tokens, torch.cat(pooled, dim=-1), strict=True)]
 
     def _t5_rows(self, prompts: Sequence[str], like: torch.Tensor) -> torch.Tensor:
-        if self._t5 is None:
+        if self._t5 is None or self._t5_tokenizer is None:
             return like.new_zeros(len(prompts), self._max_sequence_length, self._width)
-        rows: torch.Tensor = self._t5(self._ids(self._t5_tokenizer, prompts, self._max_sequence_length, self._t5))[0]
+        ids = self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device)
+        rows: torch.Tensor = self._t5(ids)[0]
         return rows.to(like.dtype)
-
-    def _ids(self, tokenizer: Any, prompts: Sequence[str], length: int, module: Any) -> torch.Tensor:
-        with self._tokenizing:
-            padded = tokenizer(
-                list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            )
-        ids: torch.Tensor = padded.input_ids.to(module.device)
-        return ids

@@ -5,8 +5,9 @@ only its awaiting client, its timer and the calls that are out.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from lego_serve.core.dataflow import Dataflow
@@ -23,24 +24,28 @@ from lego_serve.core.events import (
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.job import Job, JobResult, Picture, Ref, Task, TaskStats
-from lego_serve.core.wire import Answer, Call
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, Ref, Task, TaskStats
+from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
-from lego_serve.errors import LegoError, NodeError
+from lego_serve.errors import LegoError, NodeError, NotFound
+from lego_serve.serving.denoise import DenoiseCalls, NodeLost, StreamingNode
+from lego_serve.serving.previews import Previews
 
-ATTEMPTS = 3
+ATTEMPTS = 20
 RETRY_PAUSE_S = 0.5
+Tell = Callable[[JobProgress], None]
+log = logging.getLogger("lego_serve.coordinator")
 
 
-class NodeLost(Exception):
-    """The replica that had a call died before it answered; the call may be made again."""
-
-
-class NodeHandle(Protocol):
+class NodeHandle(StreamingNode, Protocol):
     """One deployment, as the coordinator sees it."""
 
     async def run(self, call: Call) -> Answer:
         """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
+        ...
+
+    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
+        """Say something to every replica; answers what each says."""
         ...
 
     @property
@@ -55,6 +60,7 @@ class _Client:
 
     job: Job
     future: asyncio.Future[JobResult]
+    tell: Tell | None = None
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -70,6 +76,8 @@ class Coordinator:
     ) -> None:
         self._nodes, self._workflows, self._clock = nodes, workflows, clock
         self._dataflow = Dataflow()
+        self._denoise = DenoiseCalls()
+        self._previews = Previews(nodes)
         self._clients: dict[str, _Client] = {}
 
     @property
@@ -91,10 +99,10 @@ class Coordinator:
         """Seconds on this coordinator's clock."""
         return self._clock()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, tell: Tell | None = None) -> JobResult:
         """Run a job to its end.  Raises LegoError; cancelling the await cancels the job."""
         loop = asyncio.get_running_loop()
-        client = _Client(job, loop.create_future())
+        client = _Client(job, loop.create_future(), tell)
         self._clients[job.id] = client
         if job.deadline_s is not None:
             left = max(0.0, job.deadline_s - self.now())
@@ -112,12 +120,37 @@ class Coordinator:
                 client.timer.cancel()
             del self._clients[job.id]
 
+    def states(self) -> list[JobState]:
+        """The jobs in flight here."""
+        return self._dataflow.states(self.now())
+
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
         if job_id not in self._clients:
             return False
         self._feed(CancelRequested(job_id, "an operator asked"))
         return True
+
+    async def replicas(self) -> dict[str, str]:
+        """The backbone replicas there are: id to the node they belong to."""
+        found: dict[str, str] = {}
+        for (model, component), node in self._nodes.items():
+            if component == "backbone":
+                found |= {replica: f"{model}.{component}" for replica, _ in await node.control("list", "")}
+        return found
+
+    async def drain(self, replica: str) -> int:
+        """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
+        for (_, component), node in self._nodes.items():
+            if component == "backbone":
+                for said, moved in await node.control("drain", replica):
+                    if said == replica and moved is not None:
+                        return moved
+        raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
+
+    def departed(self, replicas: Collection[str]) -> None:
+        """Replicas are no longer to be used; what streams from them goes on elsewhere."""
+        self._denoise.departed(replicas)
 
     def story(self, job_id: str) -> str:
         """What happened to a job."""
@@ -141,33 +174,63 @@ class Coordinator:
                 _resolve(self._clients[job_id].future, error)
 
     async def _run_task(self, task: Task) -> None:
+        try:
+            answer = await self._ask(task)
+        except LegoError as error:
+            self._feed(TaskFailed(task.job_id, task.node, error))
+        except Exception as error:
+            failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
+            failure.__cause__ = error
+            self._feed(TaskFailed(task.job_id, task.node, failure))
+        else:
+            if answer.error is not None:
+                self._feed(TaskFailed(task.job_id, task.node, answer.error))
+            else:
+                self._feed(TaskDone(task.job_id, task.node, Ref(answer.value), answer.stats))
+
+    async def _ask(self, task: Task) -> Answer:
+        """A node's answer to a task, asked again where its replica was lost.  Raises LegoError."""
         component = KINDS[task.kind].component
         node = self._nodes[task.model, component]
         inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
-        for attempt in range(1, ATTEMPTS + 1):
+        listen = self._clients[task.job_id].job.listen
+
+        def call() -> Call:
             left = None if task.deadline_s is None else task.deadline_s - self.now()
+            return Call(task.kind, inputs, left, task.weight, listen)
+
+        if component == "backbone":
+            if listen.previews:
+                self._previews.expect(task.model)
+            return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+        for _ in range(ATTEMPTS):
             try:
-                answer = await node.run(Call(task.kind, inputs, left, task.weight))
+                return await node.run(call())
             except NodeLost:
-                if attempt == ATTEMPTS:
-                    error = NodeError(f"Node {task.node} lost its replica {ATTEMPTS} times; the job was given up.")
-                    self._feed(TaskFailed(task.job_id, task.node, error))
-                    return
                 await asyncio.sleep(RETRY_PAUSE_S)
-            except LegoError as error:
-                self._feed(TaskFailed(task.job_id, task.node, error))
-                return
-            except Exception as error:
-                failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
-                failure.__cause__ = error
-                self._feed(TaskFailed(task.job_id, task.node, failure))
-                return
+        raise NodeError(f"Node {task.node} lost its replica {ATTEMPTS} times; the job was given up.")
+
+    def _told(self, task: Task, progress: Progress) -> None:
+        """Pass a lane's progress on to the job's client, if it listens."""
+        client = self._clients.get(task.job_id)
+        if client is None or client.tell is None or progress.is_starting:
+            return
+        tell = client.tell
+        said = JobProgress(progress.lane, progress.step, progress.steps, progress.eta_s)
+        if progress.preview is None:
+            if client.job.listen.steps:
+                tell(said)
+            return
+
+        async def with_picture() -> None:
+            try:
+                picture = await self._previews.picture(task.model, progress.preview)
+            except Exception:
+                log.warning("a preview of job %s could not be made", task.job_id, exc_info=True)
             else:
-                if answer.error is not None:
-                    self._feed(TaskFailed(task.job_id, task.node, answer.error))
-                else:
-                    self._feed(TaskDone(task.job_id, task.node, Ref(answer.value), answer.stats))
-                return
+                tell(replace(said, preview=picture))
+
+        client.calls[f"preview {progress.lane} {progress.step}"] = asyncio.ensure_future(with_picture())
 
 
 def _resolve(future: asyncio.Future[JobResult], outcome: JobResult | LegoError) -> None:

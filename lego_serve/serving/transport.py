@@ -5,14 +5,15 @@ maps arrays from shared memory without a copy); small ones ride in the message.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from lego_serve.core.wire import Answer, Call
+from lego_serve.core.wire import Answer, Call, Message
 from lego_serve.errors import NodeError
-from lego_serve.serving.coordinator import NodeLost
+from lego_serve.serving.denoise import NodeLost
 
 
 class RayNode:
@@ -20,6 +21,7 @@ class RayNode:
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+        self._streaming = handle.options(stream=True)
         self._ready = False
 
     @property
@@ -46,3 +48,27 @@ class RayNode:
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         self._ready = True
         return answer
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
+        response = self._streaming.stream.remote(call)
+        ended = False
+        try:
+            async for message in response:
+                yield message
+            ended = True
+        except (RayActorError, DeploymentUnavailableError):
+            ended = True
+            raise NodeLost from None
+        except RayTaskError as error:
+            ended = True
+            raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
+        finally:
+            if not ended:
+                response.cancel()
+
+    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
+        """Say something to every replica."""
+        said = self._handle.broadcast("control", order, replica)
+        found: list[tuple[str, int | None]] = await said.results_async()
+        return found

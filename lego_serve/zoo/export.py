@@ -1,16 +1,21 @@
 """Writes a trained family as a folder in diffusers' format, in bf16."""
 
 import json
+import random
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from lego_serve.models import previews
+from lego_serve.models.vae import KlVae
 from lego_serve.zoo.build import build_scheduler, build_text_encoder, build_transformer, build_vae
+from lego_serve.zoo.world import render, sample_scene
 
 WEIGHTS = Path(__file__).parent / "weights" / "lego-tiny"
 MAX_BYTES = 22_000_000
+PREVIEW_SCENES = 96
 
 
 def untrained() -> StableDiffusion3Pipeline:
@@ -68,7 +73,17 @@ def export(
 ) -> int:
     """Write the folder and answer its size in bytes; raises ValueError above ``max_bytes``."""
     family.to(dtype).save_pretrained(folder, safe_serialization=True)
+    write_preview_fit(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > max_bytes:
         raise ValueError(f"{folder} takes {size} bytes, at most {max_bytes} are allowed")
     return size
+
+
+def write_preview_fit(folder: Path = WEIGHTS) -> None:
+    """Fit the projection that previews are made by to the family's own world and keep it beside the VAE."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    rng = random.Random(0)
+    scenes = [sample_scene(rng, 1 + index % 2) for index in range(PREVIEW_SCENES)]
+    pictures = ((render(scenes, 128, 128, rng) / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    previews.write(previews.fit(KlVae(vae), pictures.permute(0, 2, 3, 1)), folder / "vae")

@@ -1,9 +1,16 @@
-"""Random-weight miniatures shaped like the real SD3 family, for tests of loading and parity."""
+"""Random-weight miniatures shaped like the real SD3 and FLUX families, for tests of loading and parity."""
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lego_serve.zoo.build import (
     PROMPT_TOKENS,
@@ -15,6 +22,8 @@ from lego_serve.zoo.build import (
 )
 
 MINIATURES = ("sd3-medium", "sd35-medium")
+FLUX_MINIATURES = ("flux-dev", "flux-schnell")
+FLUX_LATENT_CHANNELS = 16
 T5_WIDTH = 256
 WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "square", "on", "the", "left")
 
@@ -33,14 +42,50 @@ def miniature(name: str) -> StableDiffusion3Pipeline:
     )  # fmt: skip
     for weight in transformer.parameters():
         weight.data.add_(torch.randn_like(weight) * 0.05)
-    t5 = T5EncoderModel(T5Config(vocab_size=len(WORDS), d_model=T5_WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=4))
     scheduler = build_scheduler()
     scheduler.register_to_config(shift=3.0)
     return StableDiffusion3Pipeline(
         transformer=transformer, scheduler=type(scheduler).from_config(scheduler.config), vae=build_vae(),
         text_encoder=encoders[0], tokenizer=tokenizer, text_encoder_2=encoders[1], tokenizer_2=tokenizer,
-        text_encoder_3=t5.eval(), tokenizer_3=_word_tokenizer(),
+        text_encoder_3=_t5(), tokenizer_3=_word_tokenizer(),
     )  # fmt: skip
+
+
+def flux_miniature(name: str) -> FluxPipeline:
+    """A pipeline shaped as FLUX.1-dev (told its guidance, shift by size) or FLUX.1-schnell (neither)."""
+    dev = name == "flux-dev"
+    tokenizer = build_tokenizer(captions=100)
+    clip_config = build_text_encoder(len(tokenizer), tokenizer.eos_token_id, seed=0).config
+    torch.manual_seed(6)
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * FLUX_LATENT_CHANNELS, num_layers=2, num_single_layers=3, attention_head_dim=16,
+        num_attention_heads=4, joint_attention_dim=T5_WIDTH, pooled_projection_dim=TEXT_WIDTH, guidance_embeds=dev,
+        axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    for weight in transformer.parameters():
+        weight.data.add_(torch.randn_like(weight) * 0.05)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=3.0 if dev else 1.0, use_dynamic_shifting=dev, base_shift=0.5, max_shift=1.15,
+        base_image_seq_len=256, max_image_seq_len=4096,
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=transformer, scheduler=scheduler, vae=_flux_vae(), text_encoder=CLIPTextModel(clip_config).eval(),
+        tokenizer=tokenizer, text_encoder_2=_t5(), tokenizer_2=_word_tokenizer(),
+    )  # fmt: skip
+
+
+def _flux_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=FLUX_LATENT_CHANNELS,
+        norm_num_groups=8, sample_size=128, use_quant_conv=False, use_post_quant_conv=False,
+        scaling_factor=0.3611, shift_factor=0.1159,
+    )  # fmt: skip
+
+
+def _t5() -> T5EncoderModel:
+    config = T5Config(vocab_size=len(WORDS), d_model=T5_WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=4)
+    return T5EncoderModel(config).eval()
 
 
 def _word_tokenizer() -> PreTrainedTokenizerFast:

@@ -4,40 +4,58 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.costs import StepCost
+from lego_serve.core.costs import Rates, StepCost, StepWork
+
+TRUE = Rates(row_s=5e-5, pair_s=1e-7, constant_s=6e-3)
+SHAPES = [(136, 9_000), (272, 18_000), (1536, 150_000), (576, 166_000), (2304, 660_000)]
 
 
-def seen(*steps: tuple[int, float]) -> StepCost:
-    cost = StepCost()
-    for rows, took_s in steps:
-        cost.observe(rows, took_s)
+def seen(*steps: tuple[int, int, float], calibrated: Rates | None = None) -> StepCost:
+    cost = StepCost(calibrated)
+    for rows, pairs, took_s in steps:
+        cost.observe(StepWork(rows, pairs), took_s)
     return cost
 
 
 def test_nothing_seen_predicts_nothing() -> None:
     """Before the first step the prediction is zero."""
-    assert StepCost().seconds(100) == 0.0
+    assert StepCost().seconds(StepWork(100, 1000)) == 0.0
 
 
-def test_a_line_is_found() -> None:
-    """Steps that take a constant and so much a row are predicted exactly, between and beyond those seen."""
-    cost = seen(*[(rows, 0.01 + 0.001 * rows) for rows in (10, 40, 20, 80, 160)])
-    assert cost.seconds(100) == pytest.approx(0.11)
-    assert cost.seconds(1000) == pytest.approx(1.01)
+def test_the_calibrated_rates_hold_until_a_step_is_seen() -> None:
+    """A cost that was calibrated predicts from the first."""
+    assert StepCost(TRUE).rates == TRUE
 
 
-def test_equal_steps_predict_their_mean() -> None:
-    """When every step had as many rows, no slope is made up."""
-    assert seen((50, 0.2), (50, 0.2)).seconds(500) == pytest.approx(0.2)
+def test_the_three_rates_are_found() -> None:
+    """Steps of a constant, so much a row and so much a pair are predicted, between and beyond those seen."""
+    cost = seen(*[(r, p, TRUE.seconds(r, p)) for r, p in SHAPES * 4])
+    for rows, pairs in ((500, 40_000), (5000, 2_000_000)):
+        assert cost.seconds(StepWork(rows, pairs)) == pytest.approx(TRUE.seconds(rows, pairs), rel=0.02)
+
+
+def test_steps_of_one_shape_keep_to_the_calibrated_proportions() -> None:
+    """Where one shape leaves the rates open, a machine twice as slow is predicted about twice as slow there."""
+    cost = seen(*[(768, 73_000, 2 * TRUE.seconds(768, 73_000))] * 50, calibrated=TRUE)
+    assert cost.seconds(StepWork(768, 73_000)) == pytest.approx(2 * TRUE.seconds(768, 73_000), rel=0.02)
 
 
 def test_late_steps_weigh_more() -> None:
     """After the machine has slowed down, the prediction follows."""
-    assert seen(*[(50, 0.1)] * 100, *[(50, 0.2)] * 100).seconds(50) == pytest.approx(0.2, rel=0.01)
+    cost = seen(*[(50, 500, 0.1)] * 100, *[(50, 500, 0.2)] * 200)
+    assert cost.seconds(StepWork(50, 500)) == pytest.approx(0.2, rel=0.01)
 
 
-@given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 100)), max_size=30), st.integers(1, 10_000))
-def test_a_prediction_is_never_negative(steps: list[tuple[int, float]], rows: int) -> None:
-    """Whatever was seen, no step is promised to take less than no time, and more rows never take less."""
+def test_a_step_of_no_time_says_nothing() -> None:
+    """A clock too coarse to see a step leaves the rates as they were."""
+    assert seen((10, 10, 0.0), calibrated=TRUE).rates == TRUE
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10_000), st.integers(1, 10**7), st.floats(0, 100)), max_size=30),
+    st.integers(1, 10_000),
+)
+def test_a_prediction_is_never_negative(steps: list[tuple[int, int, float]], rows: int) -> None:
+    """Whatever was seen, no step is promised to take less than no time, and more work never takes less."""
     cost = seen(*steps)
-    assert 0 <= cost.seconds(rows) <= cost.seconds(rows + 1)
+    assert 0 <= cost.seconds(StepWork(rows, rows)) <= cost.seconds(StepWork(rows + 1, rows + 1))

@@ -104,6 +104,12 @@ def test_the_complaint_points_at_the_key_itself() -> None:
     assert complaint("nodes/latents/with/step", 4).startswith("file:nodes/latents/with/step: node latents: ")
 
 
+def test_a_negative_prompt_may_be_left_out() -> None:
+    """A model that is told its guidance has none."""
+    workflow = compile_workflow(changed("nodes/latents/with/negative", GONE), where)
+    assert "negative" not in workflow.nodes["latents"].arguments
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

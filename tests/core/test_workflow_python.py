@@ -9,6 +9,7 @@ from lego_serve.core.workflow_python import (
     Float,
     Image,
     Int,
+    Sampler,
     Text,
     Value,
     decode,
@@ -45,6 +46,9 @@ def test_python_and_yaml_are_one() -> None:
         guidance: Float(0, 20) = 4,
         seed: Seed = 0,
         n: Int(1, 8) = 1,
+        sampler: Sampler = "euler",
+        guidance_start: Float(0, 1) = 0.0,
+        guidance_end: Float(0, 1) = 1.0,
     ):
         return rest(
             text_encode(M, name="cond", prompt=prompt),
@@ -55,6 +59,9 @@ def test_python_and_yaml_are_one() -> None:
             guidance=guidance,
             seed=seed,
             n=n,
+            sampler=sampler,
+            guidance_start=guidance_start,
+            guidance_end=guidance_end,
             init=encode_image(M, name="encoded", image=image, width=width, height=height),
             strength=strength,
         )
@@ -162,8 +169,8 @@ def same_name(prompt: Text):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (no_annotation, "input prompt: annotate it with Text, Int, Float, Bool or Image"),
-        (wrong_annotation, "input prompt: annotate it with Text, Int, Float, Bool or Image"),
+        (no_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image or Sampler"),
+        (wrong_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image or Sampler"),
         (unknown_annotation, "unknown annotation: name 'Txt' is not defined"),
         (no_result, "workflow w must return what a node gave it"),
         (same_name, "node latents: another node has this name"),

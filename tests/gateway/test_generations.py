@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError
+from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, RequestError
 
 URL = "/v1/images/generations"
 
@@ -36,6 +36,7 @@ async def test_an_image_comes_back_with_its_seed(client, runner) -> None:
     assert body["size"] == "96x128"
     assert body["lego"] == {
         "job_id": runner.jobs[0].id, "seed": 5, "queue_s": 0.25, "nodes": {"latents": 1.5}, "cache_hits": 1,
+        "steps_redone": 0,
     }  # fmt: skip
 
 
@@ -50,6 +51,23 @@ async def test_quality_is_a_number_of_steps(client, runner, quality, steps) -> N
     """low, medium and high are 8, 20 and 28 steps; auto is the workflow's default."""
     await client.post(URL, json={"prompt": "a", "quality": quality})
     assert runner.jobs[0].inputs["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("quality", "low or medium or high or auto"), ("background", "opaque or auto"), ("response_format", "b64_json")],
+)
+async def test_a_refusal_lists_what_is_accepted_and_nothing_else(client, field, words) -> None:
+    """Words that the API knows and this server refuses are not offered."""
+    error = (await client.post(URL, json={"prompt": "a", field: "ultra"})).json()["error"]
+    assert error["message"] == f"`{field}` must be {words}."
+
+
+async def test_a_nodes_complaint_names_the_requests_field(client, runner) -> None:
+    """What the workflow calls `steps` is num_inference_steps here."""
+    runner.error = RequestError("`steps` are too many.", param="steps")
+    error = (await client.post(URL, json={"prompt": "a"})).json()["error"]
+    assert (error["param"], error["message"]) == ("num_inference_steps", "`num_inference_steps` are too many.")
 
 
 @pytest.mark.parametrize("form", ["webp", "jpeg", "png"])
@@ -98,7 +116,12 @@ async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
         ({"prompt": "a", "style": "vivid"}, 400, "unsupported_parameter", "style"),
         ({"prompt": "a", "response_format": "url"}, 400, "unsupported_parameter", "response_format"),
         ({"prompt": "a", "background": "transparent"}, 400, "unsupported_parameter", "background"),
-        ({"prompt": "a", "stream": True}, 400, "unsupported_parameter", "stream"),
+        ({"prompt": "a", "stream": "yes"}, 400, "invalid_type", "stream"),
+        ({"prompt": "a", "partial_images": 2}, 400, "invalid_value", "partial_images"),
+        ({"prompt": "a", "stream": True, "partial_images": 4}, 400, "out_of_range", "partial_images"),
+        ({"prompt": "a", "stream_progress": True}, 400, "invalid_value", "stream_progress"),
+        ({"prompt": "a", "sampler": "heun"}, 400, "invalid_value", "sampler"),
+        ({"prompt": "a", "guidance_start": 2}, 400, "out_of_range", "guidance_start"),
         ({"prompt": "a", "output_format": "gif"}, 400, "invalid_value", "output_format"),
     ],
 )

@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from lego_serve.models.base import Conditioning, LaneInput
+from lego_serve.models.base import Conditioning
 from lego_serve.models.families.sd3 import Sd3Backbone
 from lego_serve.models.gemm import linear, stable_rows
+from tests.builders import RawLane, raw_lane
 
 FORMS = {
     "lego-tiny": {"qk_norm": "rms_norm", "dual_attention_layers": ()},
@@ -29,19 +30,8 @@ def transformer(form: str) -> SD3Transformer2DModel:
     return module.eval()
 
 
-def lane(seed: int, height: int = 16, width: int = 16, guidance: float = 4.0, text_rows: int = 7) -> LaneInput:
-    """A lane drawn from a seed."""
-    draw = torch.Generator().manual_seed(seed)
-    conds = [
-        Conditioning(torch.randn(text_rows, TEXT_WIDTH, generator=draw), torch.randn(POOLED_WIDTH, generator=draw))
-        for _ in range(2)
-    ]
-    sigma = float(torch.rand((), generator=draw))
-    return LaneInput(torch.randn(4, height, width, generator=draw), sigma, guidance, conds[0], conds[1])
-
-
 @torch.no_grad()
-def oracle(module: SD3Transformer2DModel, of: LaneInput) -> torch.Tensor:
+def oracle(module: SD3Transformer2DModel, of: RawLane) -> torch.Tensor:
     """The guided velocity as diffusers' pipeline computes it."""
 
     def said(cond: Conditioning) -> torch.Tensor:
@@ -49,13 +39,12 @@ def oracle(module: SD3Transformer2DModel, of: LaneInput) -> torch.Tensor:
             hidden_states=of.latents[None],
             encoder_hidden_states=cond.tokens[None],
             pooled_projections=cond.pooled[None],
-            timestep=torch.tensor([of.sigma * 1000]),
+            timestep=torch.tensor([of.time * 1000]),
         ).sample[0]
         return out
 
     if not of.is_guided:
         return said(of.cond)
-    assert of.negative is not None
     return said(of.negative) + of.guidance * (said(of.cond) - said(of.negative))
 
 
@@ -63,8 +52,13 @@ def oracle(module: SD3Transformer2DModel, of: LaneInput) -> torch.Tensor:
 def test_a_ragged_batch_says_what_diffusers_says_lane_by_lane(form: str) -> None:
     """Lanes of other sizes, guidance and text lengths in one pass equal diffusers one at a time."""
     module = transformer(form)
-    lanes = [lane(1), lane(2, 12, 20), lane(3, 32, 8, guidance=1.0), lane(4, text_rows=12), lane(5, 14, 16)]
-    for mine, of in zip(Sd3Backbone(module, 8).velocity(lanes), lanes, strict=True):
+    lanes = [
+        raw_lane(1), raw_lane(2, 12, 20), raw_lane(3, 32, 8, guidance=1.0), raw_lane(4, text_rows=12),
+        raw_lane(5, 14, 16),
+    ]  # fmt: skip
+    backbone = Sd3Backbone(module, 8)
+    said = backbone.velocity([lane.for_model(backbone) for lane in lanes])
+    for mine, of in zip(said, lanes, strict=True):
         torch.testing.assert_close(mine, oracle(module, of), atol=2e-4, rtol=1e-4)
 
 
@@ -72,12 +66,24 @@ def test_a_ragged_batch_says_what_diffusers_says_lane_by_lane(form: str) -> None
 def test_a_lane_has_the_same_bits_alone_and_with_batch_mates(form: str) -> None:
     """Nothing of a lane's velocity depends on who shares its pass."""
     backbone = Sd3Backbone(transformer(form), 8)
-    mine = lane(1, 12, 12)
+    mine = raw_lane(1, 12, 12).for_model(backbone)
     alone = backbone.velocity([mine])[0]
-    mates = [lane(10 + i, 8 + 2 * (i % 5), 8 + 4 * (i % 3), guidance=float(1 + i % 2)) for i in range(7)]
+    raw = [raw_lane(10 + i, 8 + 2 * (i % 5), 8 + 4 * (i % 3), guidance=float(1 + i % 2)) for i in range(7)]
+    mates = [lane.for_model(backbone) for lane in raw]
     for place in (0, 3, 7):
         together = backbone.velocity([*mates[:place], mine, *mates[place:]])
         assert torch.equal(together[place], alone), f"bits changed at place {place}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_filling_rows_up_to_buckets_changes_no_bit(form: str) -> None:
+    """Rows that only fill a bucket are seen by nobody."""
+    backbone = Sd3Backbone(transformer(form), 8)
+    lanes = [raw_lane(1).for_model(backbone), raw_lane(2, 12, 20).for_model(backbone)]
+    plain = backbone.velocity(lanes)
+    backbone.bucket_rows = 128
+    for filled, unfilled in zip(backbone.velocity(lanes), plain, strict=True):
+        assert torch.equal(filled, unfilled)
 
 
 def test_a_linear_layer_gives_a_row_the_same_bits_in_any_batch() -> None:
@@ -100,3 +106,12 @@ def test_a_plain_matrix_product_is_seen_through_by_the_probe() -> None:
         whole = torch.nn.functional.linear(x, weight, bias)
         few = [torch.nn.functional.linear(x[i : i + 1], weight, bias) for i in range(300)]
         assert not torch.equal(torch.cat(few), whole)
+
+
+def test_position_embeddings_are_kept_for_a_bounded_number_of_sizes() -> None:
+    """However many sizes are asked for, memory does not grow with them."""
+    backbone = Sd3Backbone(transformer(next(iter(FORMS))), 8)
+    sizes = [(height, width) for height in range(1, 8) for width in range(1, 8)]
+    first = [backbone._position(size) for size in sizes]
+    assert backbone._position.cache_info().currsize == 16
+    assert all(torch.equal(backbone._position(size), position) for size, position in zip(sizes, first, strict=True))

@@ -2,16 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lego_serve.core.job import Job, TaskStats
-from lego_serve.core.wire import Answer, Call
+from lego_serve.core.job import Job, JobProgress, TaskStats
+from lego_serve.core.progress import Listen
+from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message, Progress
 from lego_serve.core.workflow_bind import bind
-from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, RequestError
-from lego_serve.serving.coordinator import Coordinator, NodeLost
+from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, NotFound, RequestError
+from lego_serve.serving.coordinator import Coordinator
+from lego_serve.serving.denoise import NodeLost
 from lego_serve.workflow_files import built_in_workflows
 
 WORKFLOWS = built_in_workflows()
@@ -28,10 +31,14 @@ class FakeNode:
         self.calls: list[Call] = []
         self.running = self.most_running = 0
         self.cancelled = 0
+        self.says: dict[int, list[Message]] = {}  # by the number of the call
 
     async def run(self, call: Call) -> Answer:
         """One call, a little later."""
         self.calls.append(call)
+        return await self._answer(call)
+
+    async def _answer(self, call: Call) -> Answer:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -48,6 +55,20 @@ class FakeNode:
             raise
         finally:
             self.running -= 1
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """The same as messages: accepted by replica r1, r2, ..., whatever is in ``says``, and the answer."""
+        self.calls.append(call)
+        number = len(self.calls)
+        yield Accepted(f"r{number}")
+        for message in self.says.get(number, ()):
+            yield message
+            await asyncio.sleep(0.001)
+        yield await self._answer(call)
+
+    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
+        """Two replicas, of which r1 has a call to move."""
+        return [("r1", 1 if (order, replica) == ("drain", "r1") else None), ("r2", None)]
 
 
 def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], FakeNode]:
@@ -89,6 +110,31 @@ async def test_a_nodes_refusal_reaches_the_caller_as_it_is() -> None:
     assert some["lego-tiny", "backbone"].calls == []
 
 
+async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
+    """The text encoder calls every prompt `prompt`; whose it was stands in the workflow."""
+    some = nodes()
+    refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
+    some["lego-tiny", "text_encoder"].behave = lambda call, count: refusal if call.inputs["prompt"] == "b" else {}
+    inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "negative_prompt": "b", "seed": 1})
+    with pytest.raises(RequestError) as refused:
+        await coordinator(some).run(replace(job(), inputs=inputs))
+    assert (refused.value.param, refused.value.code) == ("negative_prompt", "prompt_too_long")
+    assert refused.value.message == "`negative_prompt` has 60 tokens."
+
+
+async def test_jobs_in_flight_say_how_they_stand() -> None:
+    """Age, and each node waiting, running or done; nothing once the job has ended."""
+    mine = coordinator(nodes(denoise=0.3))
+    running = asyncio.ensure_future(mine.run(job()))
+    await asyncio.sleep(0.15)
+    [state] = mine.states()
+    assert (state.id, state.workflow, state.tenant) == ("job-1", "lego-tiny", "default")
+    assert state.nodes == {"cond": "done", "negative": "done", "latents": "running", "image": "waiting"}
+    assert 0.1 < state.age_s < 5
+    await running
+    assert mine.states() == []
+
+
 async def test_a_lost_replica_is_tried_again() -> None:
     """One NodeLost costs a retry, not the job."""
     some = nodes()
@@ -97,11 +143,95 @@ async def test_a_lost_replica_is_tried_again() -> None:
     assert len(some["lego-tiny", "backbone"].calls) == 2
 
 
-async def test_a_replica_lost_every_time_ends_the_job() -> None:
-    """After three tries the job fails and says so."""
-    some = nodes(denoise=NodeLost())
-    with pytest.raises(NodeError, match="3 times"):
+async def test_a_lane_goes_on_from_its_last_checkpoint_and_alone() -> None:
+    """After a replica was lost the call is made again elsewhere, from the state last heard of, under suspicion."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.says[1] = [Progress(0, 5, 20, checkpoint=b"five"), Progress(0, 7, 20), Progress(1, 5, 20, checkpoint=b"x")]
+    backbone.behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2}
+    result = await coordinator(some).run(job())
+    again = backbone.calls[1]
+    assert again.checkpoints == {0: b"five", 1: b"x"}
+    assert again.suspect_steps >= 2 + 5
+    assert again.avoid == {"r1"}
+    assert (result.stats["latents"].attempts, result.stats["latents"].steps_redone) == (2, 2)
+
+
+async def test_a_draining_replicas_lanes_move_without_suspicion() -> None:
+    """A replica that says it is to be left has its call made again elsewhere, from the fresh checkpoint."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.says[1] = [Progress(0, 9, 20, checkpoint=b"nine"), Leaving()]
+    await coordinator(some).run(job())
+    assert (backbone.calls[-1].checkpoints, backbone.calls[-1].suspect_steps) == ({0: b"nine"}, 0)
+    assert backbone.calls[-1].avoid == {"r1"}
+
+
+async def test_a_replica_that_leaves_without_a_word_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the router no longer has a replica and its stream is still open, the call moves."""
+    monkeypatch.setattr("lego_serve.serving.denoise.LAST_WORDS_S", 0.01)
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.behave = lambda call, count: 30.0 if count == 1 else {"latents": 2}
+    mine = coordinator(some)
+    running = asyncio.ensure_future(mine.run(job()))
+    while not backbone.calls:
+        await asyncio.sleep(0.01)
+    mine.departed({"r1"})
+    await asyncio.wait_for(running, 5)
+    assert (len(backbone.calls), backbone.cancelled) == (2, 1)
+
+
+async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
+    """Three deaths alone in one step are the request's doing; deaths in company are not, however many."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.behave = lambda call, count: NodeLost() if count < 6 else {"latents": 2}
+    await coordinator(some).run(job())
+    assert len(backbone.calls) == 6
+    backbone.calls.clear()
+    backbone.behave = lambda call, count: NodeLost()
+    for number in (2, 3, 4):
+        backbone.says[number] = [Progress(0, 3, 20, is_starting=True)]
+    with pytest.raises(RequestError) as refused:
         await coordinator(some).run(job())
+    assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
+
+
+async def test_a_preview_that_cannot_be_made_does_not_end_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    """It is left out, and the log says why."""
+    some = nodes()
+    preview = np.ones((2, 3, 4), np.float32)
+    some["lego-tiny", "backbone"].says[1] = [Progress(0, 10, 20, preview=preview)]
+    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": 1} if call.kind == "preview_fit" else PIXELS
+    told: list[JobProgress] = []
+    result = await coordinator(some).run(replace(job(), listen=Listen(1)), told.append)
+    assert (len(result.pictures), told) == (2, [])
+    assert "preview" in caplog.text
+
+
+async def test_progress_reaches_who_listens_with_previews_projected() -> None:
+    """Steps are told as they are; a preview's latents become a picture by the VAE's own matrix."""
+    some = nodes()
+    latents = np.ones((2, 3, 4), np.float32)
+    some["lego-tiny", "backbone"].says[1] = [Progress(0, 5, 20, 1.5), Progress(1, 10, 20, 1.0, preview=latents)]
+    matrix = np.zeros((19, 3), np.float32)
+    matrix[4], matrix[13], matrix[18] = [0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]  # the latents' own places
+    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
+    told: list[JobProgress] = []
+    await coordinator(some).run(replace(job(), listen=Listen(1, steps=True)), told.append)
+    assert (told[0].index, told[0].step, told[0].preview) == (0, 5, None)
+    assert told[1].preview is not None
+    assert (told[1].preview.width, told[1].preview.height, told[1].preview.rgb[:3]) == (4, 3, bytes((255, 128, 0)))
+
+
+async def test_an_operator_drains_a_replica_by_its_id() -> None:
+    """The calls that moved are counted; an unknown id is not found."""
+    mine = coordinator(nodes())
+    assert await mine.replicas() == {"r1": "lego-tiny.backbone", "r2": "lego-tiny.backbone"}
+    assert await mine.drain("r1") == 1
+    with pytest.raises(NotFound):
+        await mine.drain("r9")
 
 
 async def test_an_unexpected_error_is_the_nodes_fault() -> None:

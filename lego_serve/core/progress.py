@@ -1,0 +1,60 @@
+"""What is told of a lane while it is denoised: previews, progress and checkpoints, and when.
+
+At most MESSAGES_A_SECOND messages a lane, whatever they carry; none that nobody asked for.  What
+falls due too early is sent with the next message that may go out, so that nothing is lost.
+"""
+
+from dataclasses import dataclass
+
+MESSAGES_A_SECOND = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """What the client wants to hear: how many previews, and whether every step."""
+
+    previews: int = 0
+    steps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What the next message carries."""
+
+    preview: bool
+    checkpoint: bool
+
+
+class Reporter:
+    """Decides for one lane, after every step, whether a message goes out."""
+
+    def __init__(self, listen: Listen, steps: int, checkpoint_every_steps: int, first_step: int = 0) -> None:
+        self._listen, self._steps, self._every = listen, steps, checkpoint_every_steps
+        self._previews_sent = 0
+        self._checkpoint_step = first_step
+        self._sent_s: float | None = None
+
+    def due(self, step: int, now: float, *, drain: bool = False) -> Due | None:
+        """What to send after ``step`` steps are done; None for nothing.  A draining lane is sent at once, whole.
+
+        The end of a lane is no progress: its result says it.
+        """
+        if step >= self._steps:
+            return None
+        preview = self._previews_sent < self._listen.previews and step >= self._preview_step
+        checkpoint = drain or (self._every > 0 and step - self._checkpoint_step >= self._every)
+        if not (preview or checkpoint or self._listen.steps):
+            return None
+        if not drain and self._sent_s is not None and now - self._sent_s < 1 / MESSAGES_A_SECOND:
+            return None
+        self._sent_s = now
+        if preview:
+            self._previews_sent += 1
+        if checkpoint:
+            self._checkpoint_step = step
+        return Due(preview, checkpoint)
+
+    @property
+    def _preview_step(self) -> int:
+        """Previews lie evenly between the first step and the end."""
+        return max(1, (self._previews_sent + 1) * self._steps // (self._listen.previews + 1))

@@ -1,0 +1,117 @@
+"""What becomes of a denoising call whose replica goes away: go on elsewhere, alone for a while, or refuse.
+
+When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
+runs alone past the step at which the replica died; if it gets there it was innocent.  A lane that
+has taken a replica down DEATHS_ALONE times while it ran alone, each time in the same step, is
+refused.  A kill from outside hits a random step of a random lane, so it never adds up to that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+DEATHS_ALONE = 3
+DEATHS = 100  # in all, before a job is given up as the server's failure
+MOVES = 1000  # likewise; a call may be turned away many times while the only replica is being replaced
+MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Make the call again: lanes go on from their checkpoints, the first ``suspect_steps`` of them alone."""
+
+    checkpoints: Mapping[int, bytes]
+    suspect_steps: int
+    avoid: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """This call takes replicas down by itself."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Too many replicas died around it."""
+
+    attempts: int
+
+
+Decision: TypeAlias = Again | Poison | GiveUp
+
+
+@dataclass(slots=True)
+class _Lane:
+    step: int = 0  # the furthest step it is known to have done
+    checkpoint_step: int = 0
+    starting: int | None = None  # the step it was about to run, alone
+    deaths: dict[int, int] = field(default_factory=dict)  # by the step in which it was alone
+
+
+class Recovery:
+    """One denoising call, over all its attempts."""
+
+    def __init__(self, checkpoint_every_steps: int) -> None:
+        self._every = checkpoint_every_steps
+        self._lanes: dict[int, _Lane] = {}
+        self._checkpoints: dict[int, bytes] = {}
+        self._deaths = self._moves = 0
+        self._replica: str | None = None
+        self.steps_redone = 0
+
+    @property
+    def replica(self) -> str | None:
+        """The replica that has the call now."""
+        return self._replica
+
+    @property
+    def attempts(self) -> int:
+        """How often it was begun again."""
+        return self._deaths + self._moves
+
+    def accepted(self, replica: str) -> None:
+        """A replica has taken the call."""
+        self._replica = replica
+
+    def progressed(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
+        """A lane has done so many steps, or is about to run the next alone."""
+        state = self._lanes.setdefault(lane, _Lane())
+        state.step = max(state.step, step)
+        state.starting = step if is_starting else None
+        if checkpoint is not None:
+            self._checkpoints[lane] = checkpoint
+            state.checkpoint_step = step
+
+    def moved(self) -> Decision:
+        """The replica is being drained or has left in good order: go on elsewhere, suspected of nothing."""
+        self._moves += 1
+        return self._again(0)
+
+    def lost(self) -> Decision:
+        """The replica died."""
+        self._deaths += 1
+        for state in self._lanes.values():
+            if state.starting is not None:
+                deaths = state.deaths.get(state.starting, 0) + 1
+                state.deaths[state.starting] = deaths
+                if deaths >= DEATHS_ALONE:
+                    return Poison(state.starting)
+        return self._again(self._suspect_steps)
+
+    @property
+    def _suspect_steps(self) -> int:
+        """From its checkpoint past the furthest step any lane can have been in."""
+        ahead = max((s.step - s.checkpoint_step for s in self._lanes.values()), default=0)
+        return ahead + self._every + MARGIN_STEPS
+
+    def _again(self, suspect_steps: int) -> Decision:
+        if self._deaths >= DEATHS or self._moves >= MOVES:
+            return GiveUp(self.attempts)
+        for state in self._lanes.values():
+            self.steps_redone += state.step - state.checkpoint_step
+            state.step, state.starting = state.checkpoint_step, None
+        avoid = frozenset() if self._replica is None else frozenset({self._replica})
+        self._replica = None
+        return Again(dict(self._checkpoints), suspect_steps, avoid)

@@ -1,0 +1,67 @@
+"""A table once on the terminal, once as markdown, and its numbers as JSON."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was measured: a table for people, the records behind it, and what to say of it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    records: Sequence[Any]  # dataclasses
+    remarks: Sequence[str] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def show(self, console: Console) -> None:
+        """Print the table and the remarks."""
+        table = Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for remark in self.remarks:
+            console.print(f"- {remark}")
+
+    def markdown(self) -> str:
+        """The same as a markdown table."""
+        lines = [f"**{self.title}**", "", _line(self.columns), _line(["---"] * len(self.columns))]
+        lines += [_line(row) for row in self.rows]
+        return "\n".join([*lines, "", *(f"- {remark}" for remark in self.remarks)]) + "\n"
+
+    def content(self) -> dict[str, Any]:
+        """What goes into a JSON file."""
+        rows = [asdict(record) for record in self.records]
+        return {"title": self.title, **self.about, "rows": rows, "remarks": list(self.remarks)}
+
+
+def hand_over(reports: Sequence[Report], console: Console, to_json: Path | None, to_markdown: Path | None) -> None:
+    """Print all reports and write them where asked."""
+    for report in reports:
+        report.show(console)
+    if to_markdown is not None:
+        to_markdown.write_text("\n".join(report.markdown() for report in reports))
+    if to_json is not None:
+        to_json.write_text(json.dumps([report.content() for report in reports], indent=1) + "\n")
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,133 @@
+"""A lane in the engine: what was asked for, where it stands, what came of it, and its checkpoint."""
+
+import json
+import math
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lego_serve.errors import NodeError
+from lego_serve.models.base import Conditioning, ImageLatents, Prepared
+from lego_serve.models.sampling import History, Schedule
+
+MAGIC = b"lane1"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRequest:
+    """One image to denoise; times are on the engine's clock.
+
+    ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
+    al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
+    on; ``suspect_steps`` how many steps from there the lane runs alone.
+    """
+
+    key: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+    cond: Conditioning
+    negative: Conditioning | None
+    init: ImageLatents | None = None
+    strength: float = 1.0
+    sampler: str = "euler"
+    guided: tuple[float, float] = (0.0, 1.0)
+    deadline_s: float | None = None
+    weight: float = 1.0
+    checkpoint: bytes | None = None
+    suspect_steps: int = 0
+
+    def is_guided(self, step: int) -> bool:
+        """Whether guidance applies at a step (of ``steps``)."""
+        first, last = self.guided
+        return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
+
+
+@dataclass(frozen=True, slots=True)
+class LaneResult:
+    """Denoised latents (channels, height, width), fp32, and what each step took and shared."""
+
+    latents: torch.Tensor
+    queue_s: float
+    run_s: float
+    step_s: tuple[float, ...]
+    step_lanes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneProgress:
+    """A lane after a step: how far it is, and what was asked to be told of it.
+
+    ``preview`` is the picture's latents as predicted at this step; ``checkpoint`` the state from
+    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone.
+    """
+
+    step: int
+    steps: int
+    eta_s: float = 0.0
+    preview: np.ndarray | None = None
+    checkpoint: bytes | None = None
+    is_starting: bool = False
+
+
+@dataclass(slots=True)
+class LaneState:
+    """A lane's tensors and record; ``skipped`` steps of the request's lie before its schedule (image to image)."""
+
+    request: LaneRequest
+    cond: Prepared
+    negative: Prepared | None
+    latents: torch.Tensor
+    schedule: Schedule
+    skipped: int
+    added_s: float
+    history: History = ()
+    step: int = 0
+    predicted: torch.Tensor | None = None
+    started_s: float = math.nan
+    step_s: list[float] = field(default_factory=list)
+    step_lanes: list[int] = field(default_factory=list)
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds to its end at the pace of its last steps; 0 before the first."""
+        recent = self.step_s[-5:]
+        return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
+
+    def result(self, now: float) -> LaneResult:
+        """What came of it.  Raises NodeError when the latents are no finite numbers."""
+        latents = self.latents.cpu()
+        if not bool(torch.isfinite(latents).all()):
+            raise NodeError("The image's latents are not finite numbers.", code="not_finite")
+        started = self.added_s if math.isnan(self.started_s) else self.started_s
+        return LaneResult(latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes))
+
+
+def write_checkpoint(state: LaneState) -> bytes:
+    """The whole state of a lane between two steps, as bytes."""
+    tensors = [state.latents, *state.history]
+    head = {"step": state.step, "shape": list(state.latents.shape), "history": len(state.history)}
+    text = json.dumps(head).encode()
+    body = b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tensors)
+    return MAGIC + struct.pack("<I", len(text)) + text + body
+
+
+def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> tuple[int, torch.Tensor, History]:
+    """The step, latents and history a checkpoint holds.  Raises NodeError when it is of another shape or damaged."""
+    try:
+        if not data.startswith(MAGIC):
+            raise ValueError("it does not begin as one")
+        start = len(MAGIC) + 4
+        (length,) = struct.unpack("<I", data[len(MAGIC) : start])
+        head = json.loads(data[start : start + length])
+        if tuple(head["shape"]) != shape:
+            raise ValueError(f"it is of shape {head['shape']}, the lane of {list(shape)}")
+        numbers = np.frombuffer(data, np.float32, offset=start + length)
+        tensors = torch.from_numpy(numbers.copy()).view(1 + head["history"], *shape).unbind()
+        return int(head["step"]), tensors[0], tensors[1:]
+    except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
+        raise NodeError(f"A lane's checkpoint cannot be read: {error}.", code="bad_checkpoint") from None

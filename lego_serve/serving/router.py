@@ -1,0 +1,48 @@
+"""Ray Serve's request router for our nodes: power of two choices among the replicas a call may go to.
+
+It also tells whoever listens in this process which replicas have left, so that lanes streamed from
+there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.serve._private.request_router.common import PendingRequest
+from ray.serve._private.request_router.replica_wrapper import RunningReplica
+from ray.serve._private.request_router.request_router import RequestRouter
+
+from lego_serve.core.routing import allowed, quieter
+from lego_serve.core.wire import Call
+
+_listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
+
+
+def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
+    """Have ids of replicas that are no longer to be used told to a function, from another thread."""
+    _listeners.append(listener)
+
+
+class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
+    """Chooses a replica for each call by what the call says."""
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Two random replicas of those allowed; Serve takes the one with the shorter queue."""
+        by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        ids: Sequence[str] = list(by_id)
+        call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
+        if call is not None:
+            ids = quieter(allowed(ids, call.avoid), call.suspect_steps > 0)
+        chosen = random.sample(ids, min(2, len(ids)))
+        return [[by_id[replica] for replica in chosen]]
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take note of the replicas there are now."""
+        before = {replica.unique_id for replica in self._replica_id_set}
+        super().update_replicas(replicas)
+        left: Any = before - {replica.unique_id for replica in self._replica_id_set}
+        if left:
+            for listener in _listeners:
+                listener(frozenset(left))

@@ -1,0 +1,144 @@
+"""Replicas that die, drain or are killed by a request: every innocent request gets its picture, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from lego_serve.demo import descendants
+from tests.e2e.faults.sitecustomize import DEADLY_GUIDANCE
+from tests.e2e.test_server import pixels
+from tests.servers import Server, running
+
+pytestmark = pytest.mark.ray
+PROMPT = "a large red circle on the left, blue background"
+KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "2"))
+SEEDS = range(10, 18)
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two backbone replicas that a certain request kills."""
+    with running(tmp_path_factory.mktemp("deadly"), 1, Path(__file__).parent / "faults") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deadly: Server) -> dict[int, np.ndarray]:
+    """The pictures of SEEDS when nothing happens."""
+    return {seed: pixels(ask(deadly.url, seed=seed).json()["data"][0]) for seed in SEEDS}
+
+
+def ask(url: str, **body: object) -> httpx2.Response:
+    """One generation, however it ends."""
+    body = {"prompt": PROMPT, "num_inference_steps": STEPS} | body
+    return httpx2.post(f"{url}/v1/images/generations", json=body, timeout=300)
+
+
+class Asked:
+    """Requests of all SEEDS at once, from threads."""
+
+    def __init__(self, url: str, **body: object) -> None:
+        self.answers: dict[int, httpx2.Response] = {}
+
+        def one(seed: int) -> None:
+            self.answers[seed] = ask(url, seed=seed, **body)
+
+        self._threads = [threading.Thread(target=one, args=(seed,)) for seed in SEEDS]
+        for thread in self._threads:
+            thread.start()
+
+    def check(self, wanted: dict[int, np.ndarray]) -> int:
+        """Wait for all; every picture is the one wanted.  Answers the steps that were made twice."""
+        for thread in self._threads:
+            thread.join()
+        for seed, answer in self.answers.items():
+            assert answer.status_code == 200, answer.text
+            assert np.array_equal(pixels(answer.json()["data"][0]), wanted[seed]), seed
+        return sum(answer.json()["lego"]["steps_redone"] for answer in self.answers.values())
+
+
+def backbones(server: Server) -> list[int]:
+    """The processes of the backbone's replicas."""
+    found = []
+    for pid in descendants(server.process.pid):
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if title.startswith("ray::") and "backbone" in title:
+            found.append(pid)
+    return found
+
+
+def wait_for_two(server: Server) -> None:
+    """Until both replicas are listed."""
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        if len(httpx2.get(f"{server.url}/v1/admin/replicas", timeout=30).json()["data"]) == 2:
+            return
+        time.sleep(0.5)
+    pytest.fail("the replica was not replaced within two minutes")
+
+
+def test_killed_replicas_cost_steps_but_no_request_and_no_bit(
+    deadly: Server, undisturbed: dict[int, np.ndarray]
+) -> None:
+    """kill -9 of a random backbone replica in the middle of the work, again and again."""
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        wait_for_two(deadly)
+        asked = Asked(deadly.url)
+        time.sleep(0.5 + rng.random())
+        os.kill(rng.choice(backbones(deadly)), signal.SIGKILL)
+        assert asked.check(undisturbed) < len(SEEDS) * STEPS
+    assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{deadly.url}/metrics", timeout=10).text
+
+
+def test_a_drained_replicas_lanes_go_on_elsewhere_without_losing_a_step(
+    deadly: Server, undisturbed: dict[int, np.ndarray]
+) -> None:
+    """``lego-serve drain`` moves them from fresh checkpoints, and the replica is replaced by another."""
+    wait_for_two(deadly)
+    before = [c["id"] for c in httpx2.get(f"{deadly.url}/v1/admin/replicas").json()["data"]]
+    asked = Asked(deadly.url)
+    time.sleep(1)
+    command = [sys.executable, "-m", "lego_serve.cli", "drain", before[0], "--url", deadly.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "calls moved" in done.stdout
+    assert asked.check(undisturbed) == 0
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        now = [c["id"] for c in httpx2.get(f"{deadly.url}/v1/admin/replicas", timeout=30).json()["data"]]
+        if len(now) == 2 and before[0] not in now:
+            return
+        time.sleep(0.5)
+    pytest.fail("the drained replica was not replaced within two minutes")
+
+
+def test_an_unknown_replica_cannot_be_drained(deadly: Server) -> None:
+    """404, and the command line says so."""
+    answer = httpx2.post(f"{deadly.url}/v1/admin/replicas/nobody/drain", timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "replica_not_found")
+
+
+def test_a_request_that_kills_replicas_is_refused_and_its_mates_are_not(
+    deadly: Server, undisturbed: dict[int, np.ndarray]
+) -> None:
+    """It ends as 400 ``poison_request``; those who ran beside it get their pictures."""
+    wait_for_two(deadly)
+    asked = Asked(deadly.url)
+    poison = ask(deadly.url, guidance_scale=DEADLY_GUIDANCE, seed=1)
+    assert (poison.status_code, poison.json()["error"]["code"]) == (400, "poison_request")
+    asked.check(undisturbed)

@@ -1,0 +1,258 @@
+"""The step engine: lanes that come, pause, move and fail, and that none of it changes a picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.ordering import ORDERS, fifo
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.errors import LegoError, NodeError, RequestError
+from lego_serve.models.base import Backbone, Conditioning, LaneInput, Prepared
+from lego_serve.models.gemm import keep_rows_stable
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.models.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
+    """lego-tiny's architecture with random weights."""
+    return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+
+
+class Clock:
+    """Time that moves a tenth of a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        self.now += 0.1
+        return self.now
+
+
+class Faulty:
+    """A backbone that fails as told: for lanes of a certain guidance, or above so many lanes."""
+
+    def __init__(self, inner: Backbone, *, poison: float | None = None, most: int | None = None, nan: bool = False):
+        self._inner, self._poison, self._most, self._nan = inner, poison, most, nan
+        self.shape, self.classifier_free, self.bucket_rows = inner.shape, inner.classifier_free, 1
+        self.text_width, self.pooled_width = inner.text_width, inner.pooled_width
+        self.sizes: list[int] = []
+
+    def prepare(self, cond: Conditioning) -> Prepared:
+        """As the real one."""
+        return self._inner.prepare(cond)
+
+    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+        """As the real one, but for the faults."""
+        self.sizes.append(len(lanes))
+        if self._most is not None and len(lanes) > self._most:
+            raise torch.OutOfMemoryError("out of memory")
+        guilty = [lane.guidance == self._poison for lane in lanes]
+        if any(guilty) and not self._nan:
+            raise RuntimeError("a failing module")
+        said = self._inner.velocity(lanes)
+        return [v * float("nan") if bad else v for v, bad in zip(said, guilty, strict=True)]
+
+
+def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:
+    """An engine over a backbone."""
+    batcher = StepBatcher(ORDERS[order], StepLimits(float("inf"), max_rows))
+    return StepEngine(model[0], model[1], batcher, Clock())
+
+
+def request(key: str, seed: int = 1, **more: object) -> LaneRequest:
+    """A lane drawn from a seed; small, four steps, guided."""
+    draw = torch.Generator().manual_seed(seed)
+    conds = [Conditioning(torch.randn(9, 192, generator=draw), torch.randn(192, generator=draw)) for _ in range(2)]
+    given = {"width": 96, "height": 112, "steps": 4, "guidance": 4.0} | more
+    return LaneRequest(key=key, seed=seed, cond=conds[0], negative=conds[1], **given)  # type: ignore[arg-type]
+
+
+def run(engine: StepEngine) -> dict[str, LaneResult | LegoError]:
+    """All outcomes until no lane is left."""
+    found: dict[str, LaneResult | LegoError] = {}
+    while engine.lanes:
+        found |= dict(engine.step())
+    return found
+
+
+def latents(outcome: LaneResult | LegoError) -> torch.Tensor:
+    """A good outcome's latents."""
+    assert isinstance(outcome, LaneResult), outcome
+    return outcome.latents
+
+
+def alone(model: tuple[Backbone, FlowMatchTables], of: LaneRequest) -> torch.Tensor:
+    """What a lane comes to by itself."""
+    engine = engine_of(model)
+    engine.add(of)
+    return latents(run(engine)[of.key])
+
+
+def test_guidance_without_a_negative_prompt_is_refused(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """It would have no effect; without guidance the lane runs."""
+    engine = engine_of(model)
+    with pytest.raises(RequestError, match="guided by a negative prompt") as caught:
+        engine.add(replace(request("a"), negative=None))
+    assert (caught.value.param, engine.lanes) == ("guidance_scale", 0)
+    engine.add(replace(request("a", guidance=1.0), negative=None))
+    assert isinstance(run(engine)["a"], LaneResult)
+
+
+SAMPLERS = st.sampled_from(["euler", "dpmpp_2m"])
+MATE = st.tuples(
+    st.sampled_from([96, 128, 160]), st.sampled_from([96, 112]), st.integers(1, 6),
+    st.sampled_from([1.0, 3.0]), SAMPLERS, st.integers(0, 4),
+)  # fmt: skip
+
+
+@settings(max_examples=12)
+@given(mates=st.lists(MATE, max_size=15), sampler=SAMPLERS, seed=st.integers(0, 99), pauses=st.lists(st.integers(0, 5)))
+def test_pixels_are_the_same_with_any_mates_and_pauses(
+    model: tuple[Backbone, FlowMatchTables], mates: list[tuple[int, int, int, float, str, int]], sampler: str,
+    seed: int, pauses: list[int],
+) -> None:  # fmt: skip
+    """With up to 15 others of any shape coming at any step, paused and resumed, a lane's bits stay what they were."""
+    mine = request("mine", seed, sampler=sampler)
+    expected = alone(model, mine)
+    engine = engine_of(model, max_rows=900)
+    engine.add(mine)
+    found: dict[str, LaneResult | LegoError] = {}
+    turn = 0
+    while engine.lanes or turn < 5:
+        for index, (width, height, steps, guidance, other, comes) in enumerate(mates):
+            if comes == turn:
+                key = f"mate {index}"
+                engine.add(
+                    request(key, index, width=width, height=height, steps=steps, guidance=guidance, sampler=other)
+                )
+        if turn in pauses:
+            engine.pause("mine")
+        found |= dict(engine.step())
+        engine.resume("mine")
+        turn += 1
+    assert torch.equal(latents(found["mine"]), expected)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_lane_goes_on_elsewhere_from_its_checkpoint(
+    model: tuple[Backbone, FlowMatchTables], sampler: str, step: int
+) -> None:
+    """A checkpoint after any step, taken to another engine, ends in the same bits."""
+    mine = request("mine", 7, sampler=sampler)
+    first, second = engine_of(model), engine_of(model)
+    first.add(mine)
+    for _ in range(step):
+        first.step()
+    second.add(request("mine", 7, sampler=sampler, checkpoint=first.checkpoint("mine")))
+    second.add(request("mate", 8, width=128))
+    assert torch.equal(latents(run(second)["mine"]), alone(model, mine))
+
+
+@pytest.mark.parametrize("data", [b"", b"lane1", b"lane1\x05\x00\x00\x00{}   ", b"nonsense"])
+def test_a_damaged_checkpoint_is_refused(model: tuple[Backbone, FlowMatchTables], data: bytes) -> None:
+    """What cannot be read is an error, and no lane is left behind."""
+    engine = engine_of(model)
+    with pytest.raises(NodeError, match="checkpoint"):
+        engine.add(request("mine", checkpoint=data))
+    assert engine.lanes == 0
+
+
+@pytest.mark.parametrize("nan", [True, False])
+def test_a_poisoned_lane_fails_alone(model: tuple[Backbone, FlowMatchTables], nan: bool) -> None:
+    """A lane that makes the module fail, or whose latents become NaN, fails with an error; its mates are unchanged."""
+    faulty = Faulty(model[0], poison=5.0, nan=nan), model[1]
+    engine = engine_of(faulty)
+    mates = [request(f"mate {i}", i) for i in range(3)]
+    for lane in [*mates, request("guilty", 9, guidance=5.0)]:
+        engine.add(lane)
+    found = run(engine)
+    assert isinstance(found["guilty"], NodeError)
+    assert found["guilty"].code == ("not_finite" if nan else "node_failed")
+    for mate in mates:
+        assert torch.equal(latents(found[mate.key]), alone(model, mate))
+
+
+def test_running_out_of_memory_halves_the_batch_before_anything_fails(
+    model: tuple[Backbone, FlowMatchTables],
+) -> None:
+    """Lanes too many for memory run in smaller batches, from then on too, with the same bits."""
+    faulty = Faulty(model[0], most=2)
+    engine = engine_of((faulty, model[1]))
+    lanes = [request(f"lane {i}", i) for i in range(6)]
+    for lane in lanes:
+        engine.add(lane)
+    found = run(engine)
+    for lane in lanes:
+        assert torch.equal(latents(found[lane.key]), alone(model, lane))
+    assert faulty.sizes[0] == 6
+    assert max(faulty.sizes[4:]) <= 3, "the limit is remembered"
+
+
+def test_a_lane_too_large_for_memory_fails_alone(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """Where not even one lane fits, it fails by name of the reason."""
+    engine = engine_of((Faulty(model[0], most=0), model[1]))
+    engine.add(request("mine"))
+    outcome = run(engine)["mine"]
+    assert isinstance(outcome, NodeError)
+    assert outcome.code == "out_of_memory"
+
+
+def test_guidance_applies_in_its_interval_only(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """No interval at all is no guidance; the whole one is all of it; a part is neither, and costs fewer rows."""
+    whole, part, none = (request("mine", guided=interval) for interval in ((0.0, 1.0), (0.25, 0.75), (0.0, 0.0)))
+    unguided = request("mine", guidance=1.0)
+    assert torch.equal(alone(model, none), alone(model, unguided))
+    assert not torch.equal(alone(model, part), alone(model, whole))
+    engine = engine_of(model)
+    engine.add(part)
+    rows = []
+    while (plan := engine.plan()) is not None:
+        rows.append(plan.work.rows)
+        engine.step(plan)
+    assert rows == [51, 102, 102, 51]
+
+
+def test_a_cancelled_lane_is_gone_at_once(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """Between steps a lane can be dropped, and its mates go on."""
+    engine = engine_of(model)
+    engine.add(request("mine", 1))
+    engine.add(request("mate", 2))
+    engine.step()
+    assert engine.cancel("mine")
+    assert not engine.cancel("mine")
+    assert set(run(engine)) == {"mate"}
+
+
+def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """The negative control: with row-stable products dropped, some small lane's bits change in company."""
+    keep_rows_stable(False)
+    try:
+        changed = False
+        for seed in range(4):
+            mine = request("mine", seed, width=16, height=16, steps=2)
+            engine = engine_of(model)
+            engine.add(mine)
+            for index in range(5):
+                engine.add(request(f"mate {index}", 50 + index, width=16 * (1 + index % 3), height=16, steps=2))
+            changed |= not torch.equal(latents(run(engine)["mine"]), alone(model, mine))
+    finally:
+        keep_rows_stable(True)
+    assert changed
+
+
+def test_orders_are_plain_functions() -> None:
+    """The policies a deployment can choose from."""
+    assert set(ORDERS) == {"fifo", "least_slack", "shortest_remaining"}
+    assert ORDERS["fifo"] is fifo

@@ -1,0 +1,74 @@
+"""Samplers against diffusers' schedulers, step for step."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
+from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule
+
+FIXED = {"shift": 3.0}
+DYNAMIC = {
+    "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}  # fmt: skip
+TOKENS = 400
+
+
+def shift_of(config: dict[str, Any]) -> float | None:
+    """``mu`` by the pipelines' own formula."""
+    if not config.get("use_dynamic_shifting"):
+        return None
+    slope = (config["max_shift"] - config["base_shift"]) / (4096 - 256)
+    return TOKENS * slope + config["base_shift"] - slope * 256
+
+
+def solver(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
+    """DPM++ 2M as a user of diffusers sets it up for flow matching."""
+    return DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.get("shift", 1.0),
+        use_dynamic_shifting=config.get("use_dynamic_shifting", False), time_shift_type="exponential",
+    )  # fmt: skip
+
+
+def ours(sampler: str, schedule: Schedule, velocities: list[torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
+    """Our latents after all steps, given what a model would have said."""
+    history: tuple[torch.Tensor, ...] = ()
+    for step, velocity in enumerate(velocities):
+        latents, history = SAMPLERS[sampler](latents, velocity, schedule, step, history)
+    return latents
+
+
+@pytest.mark.parametrize("config", [FIXED, DYNAMIC], ids=["fixed shift", "dynamic shift"])
+@pytest.mark.parametrize("steps", [1, 2, 8, 20, 28])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_takes_diffusers_steps(sampler: str, steps: int, config: dict[str, Any]) -> None:
+    """From the same latents and velocities every step ends where the scheduler's does, at the same model times."""
+    base = FlowMatchEulerDiscreteScheduler(**config)
+    schedule = FlowMatchTables(base).schedule(sampler, steps, TOKENS)
+    theirs = base if sampler == "euler" else solver(config)
+    theirs.set_timesteps(steps, mu=shift_of(config))
+    draw = torch.Generator().manual_seed(steps)
+    latents = start = torch.randn(1, 4, 8, 8, generator=draw)
+    velocities = [torch.randn(1, 4, 8, 8, generator=draw) for _ in range(steps)]
+    assert np.allclose([t * 1000 for t in schedule.times], theirs.timesteps.numpy(), atol=1e-3)
+    for velocity, time in zip(velocities, theirs.timesteps, strict=True):
+        latents = theirs.step(velocity, time, latents).prev_sample
+    torch.testing.assert_close(ours(sampler, schedule, velocities, start), latents, atol=1e-5, rtol=1e-5)
+
+
+def test_dpmpp_starts_from_pure_noise_without_dividing_by_it() -> None:
+    """A table that begins at sigma 1, where the picture's share is nothing, gives finite steps."""
+    schedule = Schedule((1.0, 0.6, 0.3, 0.0), (1.0, 0.6, 0.3))
+    latents = ours("dpmpp_2m", schedule, [torch.ones(1, 2, 2)] * 3, torch.ones(1, 2, 2))
+    assert torch.isfinite(latents).all()
+
+
+def test_an_explicit_table_is_what_the_flux_pipeline_sets() -> None:
+    """FLUX hands the scheduler evenly spaced sigmas of its own."""
+    base = FlowMatchEulerDiscreteScheduler(**DYNAMIC)
+    schedule = FlowMatchTables(base, explicit_sigmas=True).schedule("euler", 7, TOKENS)
+    base.set_timesteps(sigmas=np.linspace(1.0, 1 / 7, 7), mu=shift_of(DYNAMIC))
+    assert schedule.sigmas == tuple(base.sigmas.tolist())
