@@ -1,28 +1,40 @@
 """The composition root: from a configuration file to a running server; the only file that sees everything."""
 
 import asyncio
-import json
-import logging
+import contextlib
 import os
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lego_serve import config
+from lego_serve import config, logs
 from lego_serve.core.workflow import KINDS, Workflow
+from lego_serve.core.workflow_check import nearest
 from lego_serve.errors import ConfigError
+from lego_serve.serving.supervisor import Supervisor
+from lego_serve.sockets import at, reserve, shared_socket, unix_socket
+from lego_serve.stopping import Stopping, beside
 from lego_serve.workflow_files import built_in_workflows, read_workflow
 
 if TYPE_CHECKING:
     from lego_serve.serving.deploy import NodePlan
 
+REMOVALS = 50
 Report = Callable[[str], None]
+
+
+def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
+    """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
+    settings = config.load(path)
+    try:
+        return settings, load_workflows(settings, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
 
 
 def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflow]:
@@ -31,17 +43,33 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     Raises ConfigError or WorkflowError.
     """
     built_in = built_in_workflows()
-    if not settings.workflows:
+    found: dict[str, Workflow] = {}
+    if settings.workflows is None:
         found = {name: w for name, w in built_in.items() if w.models <= set(settings.models)}
-    else:
-        chosen = [built_in[name] if name in built_in else read_workflow(folder / name) for name in settings.workflows]
-        found = {workflow.name: workflow for workflow in chosen}
+    for name in settings.workflows or ():
+        workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
+        if workflow.name in found:
+            raise ConfigError(f"`workflows`: {name} is a second workflow of the name {workflow.name}")
+        found[workflow.name] = workflow
     if not found:
-        raise ConfigError("the configuration serves no workflow; name some under `workflows`")
+        raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
     for workflow in found.values():
         for model in sorted(workflow.models - set(settings.models)):
             raise ConfigError(f"workflow {workflow.name} needs model `{model}`, which `models` does not have")
+    default = settings.default_workflow
+    if default is not None and default not in found:
+        raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")
     return found
+
+
+def _workflow_file(name: str, folder: Path, built_in: Mapping[str, Workflow]) -> Workflow:
+    """The workflow of a file named in a configuration; a word that names no file was to be a built-in one's name."""
+    path = folder / name
+    if not path.exists():
+        is_file = path.suffix in (".yaml", ".yml", ".py")
+        missing = f"there is no file {path}" if is_file else f"no built-in workflow `{name}`{nearest(name, built_in)}"
+        raise ConfigError(f"`workflows`: {missing}")
+    return read_workflow(path)
 
 
 def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
@@ -51,64 +79,89 @@ def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -
 
 
 def serve(config_path: Path, port: int | None, report: Report) -> int:
-    """Run a server until it is told to stop; answers the exit status.  Raises LegoError before anything started."""
-    from lego_serve.serving.supervisor import Supervisor
+    """Run a server until it is told to stop; answers the exit status.
 
-    settings = config.load(config_path)
-    workflows = load_workflows(settings, config_path.parent)
+    Raises LegoError, or Stopped when it was told to before it served.
+    """
+    stopping = Stopping()
+    stopping.install()  # before anything is started, so that all that is gets taken down
+    settings, workflows = configured(config_path)
+    if port is not None:
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
+        settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
     nodes = needed_nodes(settings, workflows)
-    holder = _reserve(settings.server.host, settings.server.port if port is None else port)
-    chosen_port = holder.getsockname()[1]
-    url = f"http://{settings.server.host}:{chosen_port}"
-    started = time.monotonic()
-    address, folder = _start_nodes(settings, nodes, report)
-    stopping = _stop_on_signals()
-    metrics_folder = Path(tempfile.mkdtemp(prefix="lego-metrics-"))
-    try:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
-        command = [sys.executable, "-m", "lego_serve.app", str(config_path), address, str(chosen_port)]
-        supervisor = Supervisor(command, settings.server.gateways, _forget_metrics)
-        stopping.append(supervisor.stop)
+    return beside(lambda: _serve(config_path, settings, nodes, stopping, report), stopping)
+
+
+def _serve(
+    config_path: Path,
+    settings: config.Settings,
+    nodes: Mapping[tuple[str, str], str],
+    stopping: Stopping,
+    report: Report,
+) -> int:
+    server, started = settings.server, time.monotonic()
+    with contextlib.ExitStack() as undo:
+        holder = undo.enter_context(reserve(server.host, server.port))
+        port = holder.getsockname()[1]
+        url = f"http://{at(server.host, port)}"
+        folder = undo.enter_context(_temporary_folder())
+        metrics, gateways = folder / "metrics", folder / "gateways"
+        metrics.mkdir()
+        gateways.mkdir()
+        stopping.check()
+        address = _start_nodes(settings, nodes, folder / "ray", stopping, report, undo)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        words = [str(config_path), address, str(port), str(gateways)]
+        supervisor = Supervisor(
+            [sys.executable, "-m", "lego_serve.app", *words], server.gateways, partial(_forget, gateways)
+        )
+        undo.callback(supervisor.shut_down)
         supervisor.start()
-        try:
-            _wait_ready(url)
-            report(f"ready in {time.monotonic() - started:.1f} s")
-            report(f"{url}/v1/images/generations  {url}/metrics")
-            supervisor.watch()
-        finally:
-            supervisor.shut_down()
-    finally:
-        holder.close()
-        _stop_nodes(settings, nodes, folder)
-        shutil.rmtree(metrics_folder, ignore_errors=True)
+        _wait_ready(url, stopping)
+        report(f"ready in {time.monotonic() - started:.1f} s")
+        report(f"{url}/v1/images/generations  {url}/metrics")
+        supervisor.watch(lambda: stopping.is_asked)
     return 0
 
 
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for Ray, metrics and the gateways' own sockets; gone afterwards, with whatever was put there."""
+    # Paths of sockets must stay under 107 characters: a short one.
+    folder = Path(tempfile.mkdtemp(prefix="lego-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        for _ in range(REMOVALS):  # Ray's last processes may still be writing there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
 def _start_nodes(
-    settings: config.Settings, nodes: Mapping[tuple[str, str], str], report: Report
-) -> tuple[str, Path | None]:
-    from lego_serve.serving.deploy import deploy, start_ray
+    settings: config.Settings,
+    nodes: Mapping[tuple[str, str], str],
+    ray_folder: Path,
+    stopping: Stopping,
+    report: Report,
+    undo: contextlib.ExitStack,
+) -> str:
+    """Start or join Ray and deploy the nodes; answers Ray's address.  ``undo`` takes them down again."""
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
+    from lego_serve.serving.deploy import deploy, start_ray, stop
 
     report("starting Ray")
-    address, folder = start_ray(settings.server.ray_address, config.cores())
-    _stop_on_signals()  # Ray sets handlers of its own when it starts
+    undo.callback(stop, list(nodes.values()), owned=settings.server.ray_address is None)
+    address = start_ray(settings.server.ray_address, config.cores(), ray_folder)
+    stopping.check()
     plans = [_plan(settings, model, component) for model, component in nodes]
     for plan in plans:
         report(f"loading {plan.app}")
-    try:
-        deploy(plans, lambda plan: report(f"loaded {plan.app}"))
-    except BaseException:
-        _stop_nodes(settings, nodes, folder)
-        raise
-    return address, folder
-
-
-def _stop_nodes(settings: config.Settings, nodes: Mapping[tuple[str, str], str], folder: Path | None) -> None:
-    from lego_serve.serving.deploy import stop
-
-    stop(list(nodes.values()), owned=settings.server.ray_address is None)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    deploy(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
+    return address
 
 
 def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
@@ -129,48 +182,13 @@ def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
     return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
 
 
-def _reserve(host: str, port: int) -> socket.socket:
-    """Bind the port without listening, so that nobody else takes it while models load.  Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:  # SO_REUSEPORT alone would join another server
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
-            port = trial.getsockname()[1]
-        return _shared_socket(host, port)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-
-
-def _shared_socket(host: str, port: int) -> socket.socket:
-    """A bound socket whose port several of our processes share."""
-    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    shared.bind((host, port))
-    return shared
-
-
-def _stop_on_signals() -> list[Callable[[], None]]:
-    """Run every callback of the answered list at SIGINT or SIGTERM; before there is one, exit."""
-    callbacks: list[Callable[[], None]] = []
-
-    def stop(number: int, frame: object) -> None:
-        if not callbacks:
-            raise SystemExit(128 + number)
-        for callback in callbacks:
-            callback()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    return callbacks
-
-
-def _wait_ready(url: str, timeout_s: float = 60.0) -> None:
+def _wait_ready(url: str, stopping: Stopping, timeout_s: float = 60.0) -> None:
     import urllib.error
     import urllib.request
 
     limit = time.monotonic() + timeout_s
     while time.monotonic() < limit:
+        stopping.check()
         try:
             with urllib.request.urlopen(f"{url}/health/ready", timeout=2) as answer:
                 if answer.status == 200:
@@ -180,48 +198,62 @@ def _wait_ready(url: str, timeout_s: float = 60.0) -> None:
     raise ConfigError(f"the gateways did not get ready within {timeout_s:.0f} s")
 
 
-def _forget_metrics(pid: int) -> None:
+def _forget(gateways: Path, pid: int) -> None:
+    """Clear away what a gateway that ended has left."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    (gateways / f"{pid}.sock").unlink(missing_ok=True)
 
 
-def run_gateway(config_path: Path, address: str, port: int) -> None:
-    """One gateway process: joins Ray at the address and serves HTTP on the shared port until told to stop."""
+def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow]) -> str:
+    """What requests without a model get: what the file says, or the first by name, text to image before others."""
+    return settings.default_workflow or min(workflows, key=lambda name: ("image" in workflows[name].inputs, name))
+
+
+def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None:
+    """One gateway process: joins Ray at the address and serves HTTP until told to stop.
+
+    It listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
+    """
     import uvicorn
 
     from lego_serve.gateway.app import create_app
+    from lego_serve.gateway.peers import Peers
     from lego_serve.gateway.settings import ApiKey, GatewaySettings
     from lego_serve.metrics import Metrics
     from lego_serve.serving.connect import connect
     from lego_serve.serving.coordinator import Coordinator
     from lego_serve.serving.router import on_departure
 
-    settings = config.load(config_path)
-    workflows = load_workflows(settings, config_path.parent)
+    settings, workflows = configured(config_path)
     nodes = connect(address, needed_nodes(settings, workflows))
     coordinator = Coordinator(nodes, workflows, time.monotonic)
     server = settings.server
     keys = tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
-    default = settings.default_workflow or next(
-        iter(sorted(workflows, key=lambda n: ("image" in workflows[n].inputs, n)))
+    gateway = GatewaySettings(
+        default_workflow(settings, workflows), keys, server.max_pending_jobs, server.max_body_bytes
     )
-    gateway = GatewaySettings(default, keys, server.max_pending_jobs, server.max_body_bytes)
-    app = create_app(coordinator, gateway, Metrics())
-    bound = _shared_socket(server.host, port)
+    own = peers / f"{os.getpid()}.sock"
+    app = create_app(coordinator, gateway, Metrics(), Peers(peers, own))
+    bound = [shared_socket(server.host, port), unix_socket(own)]
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        on_departure(lambda replicas: loop.call_soon_threadsafe(coordinator.departed, replicas))
+
+        def departed(replicas: frozenset[str]) -> None:
+            loop.call_soon_threadsafe(coordinator.departed, replicas)
+
+        on_departure(departed)
         await asyncio.gather(*(node.probe() for node in nodes.values()))
         options = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=20, server_header=False
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False
         )
-        await uvicorn.Server(options).serve([bound])
+        await uvicorn.Server(options).serve(bound)
 
     asyncio.run(main())
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format=json.dumps({"level": "%(levelname)s", "logger": "%(name)s", "message": "%(message)s"}))
-    run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    logs.install()
+    run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,7 +1,7 @@
-"""The command line: ``lego-serve serve | generate | models | replicas | drain | workflows``."""
+"""The command line: ``lego-serve serve | generate | models | jobs | cancel | replicas | drain | workflows``."""
 
 import base64
-import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ import httpx2
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lego_serve import config
 from lego_serve.cli_workflows import app as workflows_app
@@ -21,6 +21,8 @@ from lego_serve.errors import LegoError
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffusion workflows, model by model.")
 app.add_typer(workflows_app, name="workflows")
 out, err = Console(), Console(stderr=True)
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+PIPE_WIDTH = 10_000  # a program that reads a table wants each row in one line
 DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(envvar="LEGO_SERVE_URL", help="Where the server answers.")]
 KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API key, where the server asks for one.")]
@@ -59,6 +61,9 @@ def generate(
     key: KeyOption = "",
 ) -> None:
     """Ask a running server for one image."""
+    output_format = _output_format(file)
+    if guidance is not None and not math.isfinite(guidance):
+        raise LegoError("--guidance must be a finite number")
     body = {
         "prompt": prompt,
         "model": model,
@@ -67,10 +72,13 @@ def generate(
         "guidance_scale": guidance,
         "negative_prompt": negative,
         "seed": seed,
-        "output_format": {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(file.suffix.lower(), "png"),
+        "output_format": output_format,
     }
     answer = _ask("POST", f"{url}/v1/images/generations", key, {k: v for k, v in body.items() if v is not None})
-    file.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    try:
+        file.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    except OSError as error:
+        raise LegoError(f"{file}: cannot be written: {error.strerror}") from None
     nodes = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in answer["lego"]["nodes"].items())
     out.print(f"{file}: {answer['size']}, seed {answer['lego']['seed']} ({nodes})", highlight=False, soft_wrap=True)
 
@@ -81,7 +89,24 @@ def models(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     table = Table("model", "inputs")
     for card in _ask("GET", f"{url}/v1/models", key)["data"]:
         table.add_row(card["id"], ", ".join(card["lego"]["inputs"]))
-    out.print(table)
+    _show(table)
+
+
+@app.command()
+def jobs(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """List the jobs in flight of a running server, oldest first."""
+    table = Table(Column("job", overflow="fold"), "workflow", "tenant", "age", "nodes")
+    for card in _ask("GET", f"{url}/v1/admin/jobs", key)["data"]:
+        nodes = ", ".join(f"{name} {state}" for name, state in card["nodes"].items())
+        table.add_row(card["id"], card["workflow"], card["tenant"], f"{card['age_s']:.1f} s", nodes)
+    _show(table)
+
+
+@app.command()
+def cancel(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Cancel a job in flight, whoever asked for it."""
+    _ask("DELETE", f"{url}/v1/admin/jobs/{_quoted(job)}", key)
+    out.print(f"{job}: cancelled", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -90,27 +115,61 @@ def replicas(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     table = Table("replica", "node")
     for card in _ask("GET", f"{url}/v1/admin/replicas", key)["data"]:
         table.add_row(card["id"], card["node"])
-    out.print(table)
+    _show(table)
 
 
 @app.command()
 def drain(replica: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Move a backbone replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
-    answer = _ask("POST", f"{url}/v1/admin/replicas/{quote(replica, safe='')}/drain", key)
+    answer = _ask("POST", f"{url}/v1/admin/replicas/{_quoted(replica)}/drain", key)
     out.print(f"{replica}: drained, {answer['calls_moved']} calls moved", highlight=False, soft_wrap=True)
 
 
+def _show(table: Table) -> None:
+    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+
+
+def _output_format(file: Path) -> str:
+    """The format of an image by its file's name.  Raises LegoError when it is none, or has no folder to lie in."""
+    found = FORMATS.get(file.suffix.lower())
+    if found is None:
+        raise LegoError(f"{file}: the name must end in {', '.join(FORMATS)}")
+    if not file.parent.is_dir():
+        raise LegoError(f"{file}: there is no folder {file.parent}")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise LegoError(f"{file}: cannot be written")
+    return found
+
+
+def _quoted(word: str) -> str:
+    """One part of a URL's path."""
+    return quote(_text(word), safe="")
+
+
+def _text(word: str) -> str:
+    """A word of the command line.  Raises LegoError when it is no text in the terminal's encoding."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise LegoError("the command line has bytes that are no text") from None
+    return word
+
+
 def _ask(method: str, url: str, key: str, body: dict[str, Any] | None = None) -> Any:
+    for word in (url, key, *(body or {}).values()):
+        _text(str(word))
+    if not key.isascii():
+        raise LegoError("an API key has no such letters")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx2.request(method, url, json=body, headers=headers, timeout=600)
     except httpx2.ConnectError:
         raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise LegoError(f"{url}: {type(error).__name__}") from None
     try:
         content = answer.json()
-    except json.JSONDecodeError:
+    except ValueError:
         raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
     if answer.status_code != 200:
         raise LegoError(content.get("error", {}).get("message", f"the server answered {answer.status_code}"))

@@ -1,17 +1,20 @@
 """The configuration file: read once, at the root; a wrong key is one line that names the nearest right one."""
 
 import os
+import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lego_serve.errors import ConfigError
 from lego_serve.models.spec import families
+from lego_serve.yaml_reader import YamlReader
 
+ALTERNATIVE = re.compile(r"^constrained-|^literal\[|^function-|^(int|float)$")  # pydantic's names of them
 Component = Literal["text_encoder", "backbone", "vae"]
 
 
@@ -96,10 +99,20 @@ class Key(Strict):
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
+def _host(host: str) -> str:
+    """A name, or an address that is one; nothing that only looks like an address."""
+    if not host or ":" in host or re.fullmatch(r"[\d.]+", host):
+        try:
+            ip_address(host)
+        except ValueError:
+            raise ValueError(f"`{host}` is no address") from None
+    return host
+
+
 class Server(Strict):
     """The HTTP side."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     max_pending_jobs: Annotated[int, Field(ge=1)] = 256
@@ -107,12 +120,18 @@ class Server(Strict):
     ray_address: str | None = None
 
 
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names no workflow; leave the key out to serve every built-in one the models allow")
+    return names
+
+
 class Settings(Strict):
     """Everything a configuration file may say."""
 
     server: Server = Server()
     models: Annotated[dict[str, Model], Field(min_length=1)]
-    workflows: tuple[str, ...] = ()
+    workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = None
     default_workflow: str | None = None
     keys: tuple[Key, ...] = ()
 
@@ -126,18 +145,14 @@ class Settings(Strict):
 def load(path: Path) -> Settings:
     """Read a configuration file.  Raises ConfigError, one line."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: no YAML: {getattr(error, 'problem', '')}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping")
+    reader = YamlReader(str(path), "configuration", ConfigError)
     try:
-        return Settings.model_validate(raw)
+        return Settings.model_validate(reader.read(text))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(_one_line(error, reader.where)) from None
 
 
 def default_config() -> Path:
@@ -151,17 +166,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("constrained-int", "literal['auto']")]
+def _one_line(error: ValidationError, where: Callable[[tuple[str, ...]], str]) -> str:
+    """The complaint that helps most: a key that is nearly a known one, for it is often why another is missing."""
+    complaints = error.errors()
+    first = next((c for c in complaints if c["type"] == "extra_forbidden" and _nearest(_place(c))), complaints[0])
+    place = _place(first)
+    name = ".".join(place)
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = _keys_at(place[:-1])
-        near = get_close_matches(place[-1], known, 1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key `{'.'.join(place)}`; {hint}"
-    if first["type"] == "missing":
-        return f"key `{'.'.join(place)}` is missing"
-    return f"`{'.'.join(place)}`: {first['msg'].removeprefix('Value error, ')}" if place else str(first["msg"])
+        near = _nearest(place)
+        hint = f"did you mean `{near}`?" if near else f"known keys: {', '.join(_keys_at(place[:-1]))}"
+        message = f"unknown key `{name}`; {hint}"
+    elif first["type"] == "missing":
+        message = f"key `{name}` is missing"
+    elif place:
+        message = f"`{name}`: {message}"
+    return f"{where(tuple(place))}: {message}"
+
+
+def _place(complaint: Any) -> list[str]:
+    """Where in the file; the alternative of a union that was tried last is no part of it."""
+    place = [str(part) for part in complaint["loc"]]
+    if complaint["type"] != "extra_forbidden" and place and ALTERNATIVE.search(place[-1]):
+        place.pop()
+    return place
+
+
+def _nearest(place: list[str]) -> str | None:
+    return next(iter(get_close_matches(place[-1], _keys_at(place[:-1]), 1)), None)
 
 
 def _keys_at(place: list[str]) -> list[str]:

@@ -39,6 +39,14 @@ def test_a_missing_file_is_one_line_too(tmp_path: Path) -> None:
     assert result.stderr.endswith("no.yaml: cannot be read: No such file or directory\n")
 
 
+def test_a_python_file_that_exits_is_one_line_too(tmp_path: Path) -> None:
+    """Its own exit is a fault of it, not the end of ours."""
+    (tmp_path / "leaves.py").write_text("x = 1\nraise SystemExit(3)\n")
+    result = run(app, ["validate", str(tmp_path / "leaves.py")])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("leaves.py:2: SystemExit: 3\n")
+
+
 def test_the_tree_holds_every_node_and_input() -> None:
     """graph draws all nodes with their kinds, from the output back to the inputs."""
     file = SHIPPED / "lego-tiny-img2img.yaml"

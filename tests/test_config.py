@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.app import load_workflows, needed_nodes
+from lego_serve import workflow_files
+from lego_serve.app import configured, load_workflows, needed_nodes
 from lego_serve.config import load
 from lego_serve.errors import ConfigError, LegoError
 
@@ -39,7 +40,12 @@ def test_two_workflows_of_a_model_share_its_nodes() -> None:
         (MODEL.replace("max_sequence_length: 0", "nodes: {backbone: {repliccas: {min: 1}}}"), ["replicas"]),
         (MODEL + "server: {port: 99999}\n", ["server.port", "65535"]),
         (MODEL + "server: {host: 0.0.0.0}\n", ["0.0.0.0", "keys"]),
-        (MODEL + "server: [\n", ["no YAML"]),
+        (MODEL + "server: [\n", ["not YAML"]),
+        (MODEL + "\nserver: {}\nserver: {port: 1}\n", [":4:", "key `server` is given twice"]),
+        ("modles: {}\n", [":1:", "unknown key `modles`", "did you mean `models`"]),
+        (MODEL + "workflows: []\n", [":2:", "`workflows`", "leave the key out"]),
+        (MODEL + "server: {host: 256.0.0.1}\n", ["`256.0.0.1` is no address"]),
+        (MODEL + "server: {host: 'fe80::xyz'}\n", ["`fe80::xyz` is no address"]),
         ("[]\n", ["mapping"]),
         ("server: {}\n", ["models", "missing"]),
         (MODEL + "keys: [{sha256: abc, tenant: a}]\n", ["sha256"]),
@@ -51,6 +57,31 @@ def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, 
     path.write_text(text)
     with pytest.raises(ConfigError) as wrong:
         load(path)
+    message = str(wrong.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    assert "Value error" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("default_workflow: lego-tny", ["`default_workflow`", "`lego-tny`", "did you mean `lego-tiny`"]),
+        ("workflows: [lego-tny]", ["`workflows`", "`lego-tny`", "did you mean `lego-tiny`"]),
+        ("workflows: [none.yaml]", ["`workflows`", "there is no file", "none.yaml"]),
+        ("workflows: [lego-tiny, again.yaml]", ["`workflows`", "again.yaml", "second workflow"]),
+    ],
+)
+def test_a_wrong_name_of_a_workflow_is_one_line_too(tmp_path: Path, line: str, words: list[str]) -> None:
+    """It names the file, the key and the nearest workflow, before anything is started."""
+    shipped = Path(workflow_files.__file__).parent / "workflows" / "lego-tiny.yaml"
+    (tmp_path / "again.yaml").write_text(shipped.read_text())
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL + line + "\n")
+    with pytest.raises(ConfigError) as wrong:
+        configured(path)
     message = str(wrong.value)
     assert "\n" not in message
     assert message.startswith(str(path))

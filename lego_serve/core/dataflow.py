@@ -23,9 +23,9 @@ from lego_serve.core.events import (
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.job import Job, Ref, Task, TaskStats
+from lego_serve.core.job import Job, JobState, Ref, Task, TaskStats
 from lego_serve.core.workflow import Node, Source, Workflow
-from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError
+from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError, RequestError, about
 
 STORIES_KEPT = 256
 
@@ -40,6 +40,14 @@ class _Running:
     out: set[str] = field(default_factory=set)
     values: dict[str, Ref] = field(default_factory=dict)
     stats: dict[str, TaskStats] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """Of each node, in the workflow's order, how it stands."""
+        return {
+            name: "running" if name in self.out else "done" if name in self.values else "waiting"
+            for name in self.workflow.nodes
+        }
 
 
 class Dataflow:
@@ -68,12 +76,19 @@ class Dataflow:
                 return self._done(running, event, now)
             case TaskFailed(node=node, error=error) if node in running.out:
                 running.out.discard(node)
-                return self._fail(running, error, now)
+                return self._fail(running, _about_input(error, running.workflow.nodes[node]), now)
             case CancelRequested(reason=reason):
                 return self._fail(running, JobCancelled(f"The job was cancelled: {reason}."), now)
             case DeadlinePassed():
                 return self._fail(running, DeadlineExceeded("The job's deadline passed before it was done."), now)
         return []
+
+    def states(self, now: float) -> list[JobState]:
+        """The jobs in flight as they are now."""
+        return [
+            JobState(job_id, running.job.workflow, running.job.tenant, now - running.job.submitted_s, running.nodes)
+            for job_id, running in self._jobs.items()
+        ]
 
     def story(self, job_id: str) -> str:
         """What happened to a job, one line each; kept for a while after its end."""
@@ -142,6 +157,14 @@ class Dataflow:
 
     def _tell(self, job_id: str, now: float, what: str) -> None:
         self._stories[job_id].append(f"{now:.6f} {what}")
+
+
+def _about_input(error: LegoError, node: Node) -> LegoError:
+    """A node's complaint about an argument, about the workflow's input that it came from; about none if from none."""
+    if not isinstance(error, RequestError) or error.param is None or error.param not in node.arguments:
+        return error
+    source = node.arguments[error.param]
+    return about(error, source.output if isinstance(source, Source) and source.node == "inputs" else None)
 
 
 def _words(event: Event) -> str:

@@ -82,6 +82,17 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class JobState:
+    """A job in flight, for operators: how old it is, and of each node whether it is waiting, running or done."""
+
+    id: str
+    workflow: str
+    tenant: str
+    age_s: float
+    nodes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
     """What a job came to: its pictures and where its time went."""
 

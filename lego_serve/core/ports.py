@@ -1,9 +1,9 @@
 """The seams: what the gateway asks of whoever runs jobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from lego_serve.core.job import Job, JobProgress, JobResult
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.workflow import Workflow
 
 
@@ -42,6 +42,10 @@ class JobRunner(Protocol):
 
     async def drain(self, replica: str) -> int:
         """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
+        ...
+
+    def states(self) -> Sequence[JobState]:
+        """The jobs in flight here."""
         ...
 
     def cancel(self, job_id: str) -> bool:

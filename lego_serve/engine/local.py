@@ -1,4 +1,7 @@
-"""A whole model in one process, without Ray: the same nodes and engine, for judging and measuring."""
+"""A whole model in one process, without Ray, for judging and measuring.
+
+The engine and the models are those of the nodes; the nodes' caches, calibrated batches and step bounds are not here.
+"""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,8 @@ and progress come back by ``call_soon_threadsafe``.  Nothing is interrupted in t
 """
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +20,7 @@ from lego_serve.engine.lanes import LaneProgress, LaneRequest, LaneResult, LaneS
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
+log = logging.getLogger("lego_serve.engine")
 SUSPECT_PAUSE_S = 0.02  # between saying that a suspect lane runs and running it, so that the word gets out
 Tell = Callable[[LaneProgress], None]
 Order = Callable[[], Outcome | None]
@@ -41,6 +44,7 @@ class EngineThread:
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._watches: dict[str, tuple[Watch, Reporter]] = {}  # the compute thread's own
         self._inbox: deque[Order] = deque()
+        self._drains: set[asyncio.Future[None]] = set()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="step-engine", daemon=True)
@@ -48,8 +52,8 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the compute thread runs."""
-        return self._thread.is_alive()
+        """Whether the compute thread runs, and takes lanes."""
+        return not self._closed and self._thread.is_alive()
 
     @property
     def lanes(self) -> int:
@@ -58,7 +62,7 @@ class EngineThread:
 
     async def submit(self, request: LaneRequest, watch: Watch | None = None) -> LaneResult:
         """Denoise one lane.  Raises LegoError; cancelling the await drops the lane at the next step."""
-        if self._closed or not self.is_alive:
+        if not self.is_alive:
             raise NodeError("The compute thread of this replica has stopped.")
         future: asyncio.Future[LaneResult] = self._loop.create_future()
         self._futures[request.key] = future
@@ -81,14 +85,20 @@ class EngineThread:
 
     async def drain(self) -> None:
         """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
-        told = self._loop.create_future()
+        if not self.is_alive:
+            return
+        told: asyncio.Future[None] = self._loop.create_future()
+        self._drains.add(told)
 
         def order() -> None:
             self._tell_all()
-            self._loop.call_soon_threadsafe(told.set_result, None)
+            self._loop.call_soon_threadsafe(_set, told)
 
         self._put(order)
-        await told
+        try:
+            await told
+        finally:
+            self._drains.discard(told)
 
     def close(self) -> None:
         """Stop after the current step; lanes still in hand fail."""
@@ -96,15 +106,32 @@ class EngineThread:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        self._answer([(key, NodeError("The replica is shutting down.")) for key in list(self._futures)])
+        self._end(NodeError("The replica is shutting down."))
 
     def _put(self, order: Order) -> None:
         with self._wake:
             self._inbox.append(order)
             self._wake.notify()
 
+    def _end(self, error: LegoError) -> None:
+        """Nothing runs any more: whoever waits is told so at once."""
+        self._closed = True
+        self._answer([(key, error) for key in list(self._futures)])
+        for told in self._drains:
+            _set(told)
+
     def _run(self) -> None:
         torch.set_num_threads(1)
+        try:
+            self._work()
+        except Exception as error:
+            log.exception("the compute thread has ended")
+            failure = NodeError(f"The compute thread of this replica failed: {type(error).__name__}.")
+            failure.__cause__ = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended too, and nobody waits
+                self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _work(self) -> None:
         is_idle = True
         while True:
             with self._wake:
@@ -186,3 +213,8 @@ class EngineThread:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+def _set(told: "asyncio.Future[None]") -> None:
+    if not told.done():
+        told.set_result(None)

@@ -1,18 +1,42 @@
 """What every route is handed: who runs jobs, limits, metrics; and the caller of a request."""
 
+import logging
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.core.ports import JobRunner
-from lego_serve.gateway.errors import Forbidden, TooLarge, Unauthorized
+from lego_serve.errors import LegoError
+from lego_serve.gateway.errors import Forbidden, TooLarge, Unauthorized, error_response
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.metrics import Metrics
 
+log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
+
+
+class JobIds:
+    """The ids of the jobs of this process, so that no two in flight have the same."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    @contextmanager
+    def taken(self, request: Request) -> Iterator[str]:
+        """The id of a request's job: the request's own, unless its caller has given it to another one too."""
+        name = f"job_{request.state.request_id}"
+        if name in self._taken:
+            name += f"-{uuid.uuid4().hex[:8]}"
+        self._taken.add(name)
+        try:
+            yield name
+        finally:
+            self._taken.discard(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +46,7 @@ class Context:
     runner: JobRunner
     settings: GatewaySettings
     metrics: Metrics
+    job_ids: JobIds = field(default_factory=JobIds)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Who calls.  Raises Unauthorized or Forbidden."""
@@ -49,6 +74,7 @@ class RequestIds:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -56,6 +82,32 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, marked)
+
+
+class Unexpected:
+    """ASGI middleware: what nobody expected is a 500 of ours, logged once.
+
+    Starlette would answer it outside of all middleware, without the request's id, and log it twice.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            log.exception("unexpected error")
+            if scope["type"] == "http" and not started:
+                await error_response(LegoError("Something unexpected went wrong on the server."))(scope, receive, send)
 
 
 class BodyLimit:
@@ -71,7 +123,7 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._max_bytes:
-            await _refuse(self._max_bytes)(scope, receive, send)
+            await error_response(self._too_large())(scope, receive, send)
             return
         seen = 0
 
@@ -80,13 +132,10 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise TooLarge(f"The body is larger than {self._max_bytes} bytes.")
+                raise self._too_large()
             return message
 
         await self._app(scope, counted, send)
 
-
-def _refuse(limit: int) -> ASGIApp:
-    from lego_serve.gateway.errors import error_response
-
-    return error_response(TooLarge(f"The body is larger than {limit} bytes."))
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self._max_bytes} bytes.")

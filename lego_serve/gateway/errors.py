@@ -2,14 +2,24 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from lego_serve.errors import CapacityError, LegoError, RequestError, UnsupportedParameter
+from lego_serve.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    JobCancelled,
+    LegoError,
+    RequestError,
+    UnsupportedParameter,
+)
+from lego_serve.gateway.schemas import REFUSED_WORDS
 
 log = logging.getLogger("lego_serve.gateway")
 
@@ -48,6 +58,8 @@ ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),
 }
+CLIENT_LEFT = 499  # nobody reads it; servers log it so since nginx
+OUTCOMES = (CapacityError, DeadlineExceeded, JobCancelled)
 TYPE_WORDS = {
     "int": "an integer",
     "float": "a number",
@@ -72,6 +84,11 @@ def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
+def shown_name(name: str) -> str | None:
+    """A field's name as the caller wrote it, where it is a plain word; what else it may be is not sent back."""
+    return name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
+
+
 def validation_error(error: ValidationError) -> RequestError:
     """A pydantic complaint in our own words, naming the field."""
     first = error.errors(include_input=False, include_url=False, include_context=True)[0]
@@ -80,8 +97,7 @@ def validation_error(error: ValidationError) -> RequestError:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
     name = str(first["loc"][0])
     if kind == "extra_forbidden":
-        known = name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
-        return UnsupportedParameter("The request has a field this server does not know.", param=known)
+        return UnsupportedParameter("The request has a field this server does not know.", param=shown_name(name))
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
     if kind == "finite_number":
@@ -95,9 +111,19 @@ def validation_error(error: ValidationError) -> RequestError:
     if kind == "string_too_long":
         return RequestError(f"`{name}` is longer than {bounds.get('max_length')} characters.", param=name)
     if kind == "literal_error":
-        return RequestError(f"`{name}` must be one of {bounds.get('expected')}.", param=name)
+        known_words = re.findall(r"'([^']*)'", str(bounds.get("expected")))
+        taken = [word for word in known_words if word not in REFUSED_WORDS.get(name, ())]
+        return RequestError(f"`{name}` must be {' or '.join(taken)}.", param=name)
     words = next((text for prefix, text in TYPE_WORDS.items() if kind.startswith(prefix)), "of another form")
     return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
+
+
+def note(error: LegoError) -> None:
+    """Log an error that ended a request: with its traceback where it is ours, one line where it is an outcome."""
+    if isinstance(error, OUTCOMES):
+        log.info("request ended: %s", error.code)
+    elif error.status >= 500:
+        log.error("request failed: %s", error.code, exc_info=error)
 
 
 def install(app: FastAPI) -> None:
@@ -105,8 +131,7 @@ def install(app: FastAPI) -> None:
 
     async def on_lego(request: Request, error: Exception) -> Response:
         assert isinstance(error, LegoError)
-        if error.status >= 500:
-            log.error("request failed: %s", error.code, exc_info=error)
+        note(error)
         return error_response(error)
 
     async def on_http(request: Request, error: Exception) -> Response:
@@ -114,12 +139,15 @@ def install(app: FastAPI) -> None:
         message, code = ROUTE_ERRORS.get(error.status_code, ("The request cannot be read.", "bad_request"))
         known = RequestError(message, code=code)
         known.status = error.status_code
-        return error_response(known)
+        answer = error_response(known)
+        if allowed := (error.headers or {}).get("Allow"):
+            answer.headers["allow"] = allowed
+        return answer
 
-    async def on_any(request: Request, error: Exception) -> Response:
-        log.error("unexpected error", exc_info=error)
-        return error_response(LegoError("Something unexpected went wrong on the server."))
+    async def on_departure(request: Request, error: Exception) -> Response:
+        log.info("the client left before its request had come in whole")
+        return Response(status_code=CLIENT_LEFT)
 
     app.add_exception_handler(LegoError, on_lego)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_any)
+    app.add_exception_handler(ClientDisconnect, on_departure)

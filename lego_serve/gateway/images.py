@@ -7,18 +7,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound, RequestError, UnsupportedParameter
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import WrongMediaType, validation_error
+from lego_serve.gateway.errors import WrongMediaType, shown_name, validation_error
 from lego_serve.gateway.pictures import decode_upload, fit_size, to_array
 from lego_serve.gateway.running import Order, answer, bind_request
 from lego_serve.gateway.schemas import EditRequest, ImageRequest
 from lego_serve.gateway.streaming import stream
 
 IMAGE_TO_IMAGE = "-img2img"
-FORM_LIMITS = {"max_files": 16, "max_fields": 64, "max_part_size": 64 * 1024}
+MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
+FORM_COMPLAINTS = {  # by how the form's parser begins its own
+    "Too many files": f"The form has more than {MAX_FILES} files.",
+    "Too many fields": f"The form has more than {MAX_FIELDS} fields.",
+    "Part exceeded": f"A text field of the form is longer than {MAX_TEXT_BYTES} bytes.",
+}
 
 
 def create_router(context: Context) -> APIRouter:
@@ -44,7 +50,7 @@ def create_router(context: Context) -> APIRouter:
         """Make images from an image and a prompt."""
         caller = context.authenticate(request)
         _require_type(request, "multipart/form-data")
-        form = await request.form(**FORM_LIMITS)  # type: ignore[arg-type]
+        form = await _form(request)
         try:
             body, upload = _read_form(form)
             body.refuse_unsupported()
@@ -104,6 +110,18 @@ def _sized(context: Context, body: ImageRequest) -> dict[str, object]:
     return {} if size is None else {"width": size[0], "height": size[1]}
 
 
+async def _form(request: Request) -> FormData:
+    """The form of a request.  Raises RequestError that names the limit it goes over."""
+    try:
+        return await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES)
+    except HTTPException as error:  # whose words are the parser's, and the only sign of what is wrong
+        said = str(error.detail)
+    for sign, message in FORM_COMPLAINTS.items():
+        if said.startswith(sign):
+            raise RequestError(message, code="form_too_large")
+    raise RequestError("The form cannot be read.", code="bad_request")
+
+
 def _read_form(form: FormData) -> tuple[EditRequest, UploadFile]:
     """The fields and the one image of an edit.  Raises RequestError."""
     fields: dict[str, str] = {}
@@ -116,9 +134,9 @@ def _read_form(form: FormData) -> tuple[EditRequest, UploadFile]:
                 raise RequestError("`image` must be a file.", param="image", code="invalid_type")
             images.append(value)
         elif isinstance(value, UploadFile):
-            raise UnsupportedParameter("The form has a file this server does not know.")
+            raise UnsupportedParameter("The form has a file this server does not know.", param=shown_name(name))
         elif name in fields:
-            raise RequestError("A field is given twice.", code="duplicate_field")
+            raise RequestError("A field is given twice.", param=shown_name(name), code="duplicate_field")
         else:
             fields[name] = value
     if len(images) != 1:

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from lego_serve.core.job import Job, JobProgress, JobResult
 from lego_serve.core.progress import Listen
 from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_bind import bind
-from lego_serve.errors import CapacityError, JobCancelled, LegoError, RequestError
+from lego_serve.errors import CapacityError, JobCancelled, LegoError, RequestError, about
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.pictures import encode
 from lego_serve.gateway.schemas import REQUEST_NAMES, ImageRequest
@@ -34,7 +33,7 @@ class Order:
     extra: Mapping[str, object]
     caller: Caller
 
-    def job(self, now: float) -> Job:
+    def job(self, name: str, now: float) -> Job:
         """The job of it.  Raises RequestError."""
         given = self.body.inputs() | dict(self.extra)
         if "seed" in self.workflow.inputs and "seed" not in given:
@@ -42,14 +41,13 @@ class Order:
         inputs = bind_request(self.workflow, given)
         deadline = None if self.body.deadline_ms is None else now + self.body.deadline_ms / 1000
         listen = Listen(self.body.partial_images or 0, bool(self.body.stream_progress))
-        name = f"job_{uuid.uuid4().hex}"
         return Job(name, self.workflow.name, inputs, now, deadline, self.caller.tenant, self.caller.weight, listen)
 
 
 async def answer(context: Context, request: Request, order: Order) -> JSONResponse:
     """Run one request as a job and answer with its images."""
-    with measured(context, order):
-        job = order.job(context.runner.now())
+    with measured(context, order), context.job_ids.taken(request) as name:
+        job = order.job(name, context.runner.now())
         result = await run_job(context, request, order, job)
         files = await encoded(order.body, result)
         data = [{"b64_json": file, "seed": p.seed} for file, p in zip(files, result.pictures, strict=True)]
@@ -85,7 +83,10 @@ async def run_job(context: Context, request: Request, order: Order, job: Job, te
         await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             raise JobCancelled("The client left before the image was ready.")
-        result = running.result()
+        try:
+            result = running.result()
+        except RequestError as error:
+            raise in_request_words(error) from error
         context.metrics.finished(order.workflow, result)
         return result
     finally:
@@ -100,9 +101,13 @@ def bind_request(workflow: Workflow, given: Mapping[str, object]) -> dict[str, o
     try:
         return bind(workflow, given)
     except RequestError as error:
-        name = error.param or ""
-        shown = REQUEST_NAMES.get(name, name)
-        raise type(error)(error.message.replace(f"`{name}`", f"`{shown}`"), param=shown, code=error.code) from None
+        raise in_request_words(error) from None
+
+
+def in_request_words(error: RequestError) -> RequestError:
+    """An error about a workflow's input, about the request's field that gives it."""
+    shown = REQUEST_NAMES.get(error.param or "")
+    return error if shown is None else about(error, shown)
 
 
 async def encoded(body: ImageRequest, result: JobResult) -> list[str]:

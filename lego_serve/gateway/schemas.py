@@ -11,6 +11,7 @@ MAX_PROMPT_CHARACTERS = 32_000
 QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
 # Known to the SDK, not honoured here; refused by name rather than ignored.
 REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
+REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
@@ -64,7 +65,7 @@ class ImageRequest(BaseModel):
         for name in ("partial_images", "stream_progress"):
             if getattr(self, name) and not self.stream:
                 raise RequestError(f"`{name}` needs `stream: true`.", param=name)
-        if self.quality in ("standard", "hd"):
+        if self.quality in REFUSED_WORDS["quality"]:
             raise UnsupportedParameter("`quality` must be low, medium, high or auto.", param="quality")
         if self.output_compression is not None and self.output_format == "png":
             raise RequestError("`output_compression` needs `output_format` webp or jpeg.", param="output_compression")

@@ -5,7 +5,9 @@ is an event that holds the error, which OpenAI's SDK raises.
 """
 
 import asyncio
+import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,10 +18,11 @@ from fastapi.responses import StreamingResponse
 from lego_serve.core.job import Job, JobProgress, JobResult, Picture
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import error_body
+from lego_serve.gateway.errors import error_body, note
 from lego_serve.gateway.pictures import encode, enlarge
 from lego_serve.gateway.running import Order, encoded, facts, measured, run_job
 
+log = logging.getLogger("lego_serve.gateway")
 PATIENCE_S = 5.0  # how long headers wait for the first event, so that an early error has its own status
 PING_S = 15.0
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -29,9 +32,13 @@ Item = JobProgress | JobResult | LegoError
 
 async def stream(context: Context, request: Request, order: Order) -> StreamingResponse:
     """Run one request as a job and answer with its events.  Raises LegoError for what fails at once."""
-    job = order.job(context.runner.now())
+    named = contextlib.ExitStack()
+    with named:
+        job = order.job(named.enter_context(context.job_ids.taken(request)), context.runner.now())
+        kept = named.pop_all()
     queue: asyncio.Queue[Item] = asyncio.Queue()
     running = asyncio.ensure_future(_run(context, request, order, job, queue))
+    running.add_done_callback(lambda _: kept.close())
     try:
         first = await asyncio.wait_for(queue.get(), PATIENCE_S)
     except TimeoutError:
@@ -51,6 +58,9 @@ async def _run(context: Context, request: Request, order: Order, job: Job, queue
             queue.put_nowait(await run_job(context, request, order, job, queue.put_nowait))
     except LegoError as error:
         queue.put_nowait(error)
+    except Exception:
+        log.exception("unexpected error")
+        queue.put_nowait(LegoError("Something unexpected went wrong on the server."))
 
 
 async def _events(
@@ -75,6 +85,7 @@ async def _events(
                         yield event
                     return
                 case LegoError():
+                    note(item)
                     yield _event("error", error_body(item))
                     return
     finally:

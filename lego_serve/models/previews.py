@@ -18,7 +18,7 @@ PICTURES, SIDE = 24, 96
 
 
 def fit(vae: KlVae, pictures: torch.Tensor | None = None) -> torch.Tensor:
-    """The least-squares matrix (9 * latent channels + 1, 3) from latents to colours in 0..1; the last row is the offset.
+    """The least-squares matrix (9 * latent channels + 1, 3) from latents to colours in 0..1; its last row: the offset.
 
     ``pictures`` (n, height, width, 3) of 8 bits are what it is fitted to; patches of all colours if none are given.
     Rows are channel by channel, each with its 3 x 3 neighbours in reading order; beyond the edge the edge goes on.

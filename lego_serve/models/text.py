@@ -30,7 +30,7 @@ class PromptTokenizer:
             used = len(self._tokenizer(prompt).input_ids)
         if used > limit:
             raise RequestError(
-                f"The prompt has {used} tokens; this model reads at most {limit}. Shorten it.",
+                f"`prompt` has {used} tokens; this model reads at most {limit}. Shorten it.",
                 param="prompt",
                 code="prompt_too_long",
             )

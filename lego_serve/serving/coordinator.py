@@ -24,7 +24,7 @@ from lego_serve.core.events import (
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.job import Job, JobProgress, JobResult, Picture, Ref, Task, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, Ref, Task, TaskStats
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
 from lego_serve.errors import LegoError, NodeError, NotFound
@@ -119,6 +119,10 @@ class Coordinator:
             if client.timer is not None:
                 client.timer.cancel()
             del self._clients[job.id]
+
+    def states(self) -> list[JobState]:
+        """The jobs in flight here."""
+        return self._dataflow.states(self.now())
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
 ROUTER = "lego_serve.serving.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
+PATIENCE_S = 60.0
+UNPLACED = "to be scheduled"  # Serve's own words, 30 s after a replica was to be placed
 THREAD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -54,8 +55,10 @@ class NodeReplica:
     """What Ray Serve runs: one node, whose libraries are imported in the replica's process alone."""
 
     def __init__(self, component: str, spec: ModelSpec, arguments: Mapping[str, Any]) -> None:
+        from lego_serve import logs
         from lego_serve.serving.nodes import NODES
 
+        logs.install()
         self._node: Any = NODES[component](spec, **arguments)
         self._id = serve.get_replica_context().replica_id.unique_id
 
@@ -81,14 +84,12 @@ class NodeReplica:
         await self._node.check_health()
 
 
-def start_ray(address: str | None, cpus: int) -> tuple[str, Path | None]:
-    """Start a private Ray (or join one); answers its address and the temp folder to remove afterwards."""
+def start_ray(address: str | None, cpus: int, folder: Path) -> str:
+    """Start a private Ray that keeps its files in a folder of a short path, or join one; answers its address."""
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | THREAD_ENVIRONMENT)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are ours, which they are
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
-    folder: Path | None = None
     if address is None:
-        # Ray's socket paths must stay under 107 characters: a short folder.
-        folder = Path(tempfile.mkdtemp(prefix="lego-", dir="/tmp"))
         options |= {
             "address": "local",
             "_temp_dir": str(folder),
@@ -101,27 +102,52 @@ def start_ray(address: str | None, cpus: int) -> tuple[str, Path | None]:
     ray.init(**options)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
-    return ray.get_runtime_context().gcs_address, folder
+    gcs_address: str = ray.get_runtime_context().gcs_address
+    return gcs_address
 
 
-def deploy(plans: Sequence[NodePlan], ready: Callable[[NodePlan], None]) -> None:
-    """Deploy all nodes at once; ``ready`` is told of each as it comes up.  Raises CheckpointError or NodeError."""
+def deploy(
+    plans: Sequence[NodePlan],
+    ready: Callable[[NodePlan], None],
+    check: Callable[[], None] = lambda: None,
+    patience_s: float = PATIENCE_S,
+) -> None:
+    """Deploy all nodes at once; ``ready`` is told of each as it comes up, ``check`` is called all the while.
+
+    Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` and there is no place for a node.
+    """
     targets = [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None) for plan in plans]
     serve.run_many(targets, wait_for_applications_running=False)
     waiting = list(plans)
+    progress = time.monotonic()
     while waiting:
+        check()
         applications = serve.status().applications
         for plan in list(waiting):
             application = applications.get(plan.app)
             if application is None:
                 continue
+            words = " ".join(d.message for d in application.deployments.values()) + application.message
             if application.status == ApplicationStatus.RUNNING:
                 waiting.remove(plan)
+                progress = time.monotonic()
                 ready(plan)
             elif application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                words = " ".join(d.message for d in application.deployments.values()) + application.message
                 raise _failure(plan, words)
+            elif time.monotonic() - progress > patience_s and UNPLACED in words:
+                raise NodeError(f"{plan.app} finds no place: {_wants(plan, ray.cluster_resources())}")
         time.sleep(STATUS_PAUSE_S)
+
+
+def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
+    """What a node asks for, and what all of Ray has."""
+    asked = {"CPU": plan.cpus, "GPU": plan.gpus}
+    wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items() if value)
+    has = " and ".join(f"{there_is.get(name, 0):g} {name}" for name, value in asked.items() if value)
+    return (
+        f"each of its {plan.min_replicas} replicas asks for {wanted}, and Ray has {has} for all nodes together; "
+        "see `cpus`, `gpus` and `replicas` in the configuration"
+    )
 
 
 def _failure(plan: NodePlan, words: str) -> LegoError:
@@ -135,12 +161,8 @@ def _failure(plan: NodePlan, words: str) -> LegoError:
 
 
 def stop(apps: Sequence[str], *, owned: bool) -> None:
-    """Take the nodes down, and Ray with them where it is ours."""
-    if not ray.is_initialized():
-        return
-    if owned:
-        serve.shutdown()
-    else:
+    """Take the nodes down; where Ray is ours, by taking Ray down with all it has started."""
+    if not owned and ray.is_initialized():
         for app in apps:
             serve.delete(app)
     ray.shutdown()

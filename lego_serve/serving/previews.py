@@ -49,7 +49,7 @@ class Previews:
 
 
 def project(latents: np.ndarray, matrix: np.ndarray) -> Picture:
-    """Latents (channels, height, width) to 8-bit RGB, by a matrix (9 * channels + 1, 3) as ``models/previews`` fits it."""
+    """Latents (channels, height, width) to 8-bit RGB, by a matrix (9 * channels + 1, 3) of ``models/previews``."""
     padded = np.pad(latents, ((0, 0), (1, 1), (1, 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     rows = windows.transpose(1, 2, 0, 3, 4).reshape(*latents.shape[1:], -1)

@@ -16,28 +16,22 @@ class Supervisor:
     def __init__(self, command: Sequence[str], count: int, ended: Callable[[int], None]) -> None:
         self._command, self._count, self._ended = list(command), count, ended
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._stopping = False
 
     def start(self) -> None:
         """Start all gateways."""
         self._processes = [self._spawn() for _ in range(self._count)]
 
-    def watch(self) -> None:
-        """Replace gateways that end until ``stop`` is called."""
-        while not self._stopping:
+    def watch(self, is_over: Callable[[], bool]) -> None:
+        """Replace gateways that end until it is over."""
+        while not is_over():
             time.sleep(RESTART_PAUSE_S)
             for index, process in enumerate(self._processes):
-                if process.poll() is not None and not self._stopping:
+                if process.poll() is not None and not is_over():
                     self._ended(process.pid)
                     self._processes[index] = self._spawn()
 
-    def stop(self) -> None:
-        """End the watching; callable from a signal handler."""
-        self._stopping = True
-
     def shut_down(self) -> None:
         """Ask all gateways to finish what they have, then end those that do not."""
-        self._stopping = True
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

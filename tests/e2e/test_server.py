@@ -4,8 +4,11 @@ import base64
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import numpy as np
@@ -92,8 +95,10 @@ def test_bad_input_is_refused_fast_and_leaves_nothing(server) -> None:
             times.append(time.monotonic() - started)
             assert 400 <= answer.status_code < 500
         assert sorted(times)[2] < 0.1
-    too_long = httpx2.post(url, json={"prompt": "word " * 60}, timeout=10)
-    assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "prompt_too_long")
+    for field in ("prompt", "negative_prompt"):
+        too_long = httpx2.post(url, json={"prompt": PROMPT, field: "word " * 60}, timeout=10)
+        error = too_long.json()["error"]
+        assert (too_long.status_code, error["code"], error["param"]) == (400, "prompt_too_long", field)
     assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{server.url}/metrics").text
 
 
@@ -115,6 +120,35 @@ def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
             return
         time.sleep(0.1)
     pytest.fail("a job is still in flight")
+
+
+def test_an_operator_cancels_a_job_of_either_gateway(server) -> None:
+    """Jobs are listed and cancelled through the command line, whichever gateway each connection goes to."""
+
+    def command(*words: str) -> str:
+        line = [sys.executable, "-m", "lego_serve.cli", *words, "--url", server.url]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(name: str) -> httpx2.Response:
+        body = {"prompt": PROMPT, "num_inference_steps": 100, "n": 8, "size": "192x192"}
+        return httpx2.post(
+            f"{server.url}/v1/images/generations", json=body, headers={"x-request-id": name}, timeout=120
+        )
+
+    names = [f"cancel-{i}" for i in range(4)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = [pool.submit(ask, name) for name in names]
+        limit = time.monotonic() + 20
+        while not all(f"job_{name} " in (listed := command("jobs")) for name in names):
+            assert time.monotonic() < limit, listed
+        for name in names:
+            assert "cancelled" in command("cancel", f"job_{name}")
+        for answer in answers:
+            refused = answer.result()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_cancelled")
+    assert "job_cancel" not in command("jobs")
 
 
 def test_a_killed_gateway_never_leaves_the_port_unanswered(server) -> None:

@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from lego_serve.core.job import Job, JobProgress, JobResult, Picture, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
 from lego_serve.core.workflow import Workflow
-from lego_serve.errors import LegoError, NotFound
+from lego_serve.errors import NotFound
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
@@ -22,7 +22,9 @@ class FakeRunner:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.cancelled: list[str] = []
-        self.error: LegoError | None = None
+        self.waiting: list[Job] = []
+        self.asked_to_cancel: list[str] = []
+        self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
         self.progress: list[JobProgress] = []
@@ -39,11 +41,13 @@ class FakeRunner:
 
     async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
         """Tell and answer as told."""
+        self.loop = asyncio.get_running_loop()
         self.jobs.append(job)
         for said in self.progress if tell is not None else ():
             tell(said)  # type: ignore[misc]
             await asyncio.sleep(0)
         self.in_flight += 1
+        self.waiting.append(job)
         try:
             if self.gate is not None:
                 await self.gate.wait()
@@ -54,6 +58,7 @@ class FakeRunner:
             raise
         finally:
             self.in_flight -= 1
+            self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
         return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
@@ -68,9 +73,14 @@ class FakeRunner:
             raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
         return 3
 
+    def states(self) -> list[JobState]:
+        """Those that wait at the gate."""
+        return [JobState(job.id, job.workflow, job.tenant, 2.5, {"latents": "running"}) for job in self.waiting]
+
     def cancel(self, job_id: str) -> bool:
-        """Known is only job_known."""
-        return job_id == "job_known"
+        """Known are job_known and those that wait."""
+        self.asked_to_cancel.append(job_id)
+        return job_id == "job_known" or any(job.id == job_id for job in self.waiting)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import uvicorn
 
+from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
@@ -48,6 +49,79 @@ async def test_unknown_routes_and_methods_have_openai_errors(client) -> None:
     """404 and 405 come in the same shape as everything else."""
     assert (await client.get("/nope")).json()["error"]["code"] == "route_not_found"
     assert (await client.put("/v1/models")).json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_route_is_as_it_is_written_and_405_says_what_it_takes(client) -> None:
+    """A slash too many is no redirect but an unknown route."""
+    assert (await client.get("/v1/models/")).status_code == 404
+    refused = await client.put("/v1/models")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+
+
+async def test_what_nobody_expected_is_a_marked_500_logged_once(client, runner, caplog) -> None:
+    """The caller can tell the operator which request it was, and hears nothing of the inside."""
+    runner.error = ZeroDivisionError("secret")
+    answer = await client.post("/v1/images/generations", json={"prompt": "a"}, headers={"x-request-id": "abc-1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert "secret" not in answer.text
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), JobCancelled("no"), CapacityError("full")])
+async def test_an_ordinary_outcome_is_one_line_of_the_log(client, runner, caplog, error) -> None:
+    """No traceback for what is the caller's doing; one where a node failed."""
+    caplog.set_level("INFO", "lego_serve")
+    runner.error = error
+    await client.post("/v1/images/generations", json={"prompt": "a"})
+    [record] = [record for record in caplog.records if record.name.startswith("lego_serve")]
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    caplog.clear()
+    runner.error = NodeError("broken")
+    await client.post("/v1/images/generations", json={"prompt": "a"})
+    [record] = [record for record in caplog.records if record.name.startswith("lego_serve")]
+    assert record.levelname == "ERROR"
+    assert record.exc_info
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits"])
+async def test_a_client_that_hangs_up_in_its_body_is_no_error(app, caplog, path: str) -> None:
+    """Its request ends without a traceback."""
+    media = b"application/json" if "generations" in path else b"multipart/form-data; boundary=x"
+    said = iter([{"type": "http.request", "body": b"--x", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return next(said)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"content-type", media)], "http_version": "1.1", "scheme": "http", "root_path": "",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert not [record for record in caplog.records if record.levelno >= 30]
+
+
+async def test_a_job_has_the_id_of_its_request(client, runner) -> None:
+    """So its caller and an operator know it while it runs; two requests of one id have two jobs."""
+    runner.gate = asyncio.Event()
+    ask = {"json": {"prompt": "a"}, "headers": {"x-request-id": "abc-1"}}
+    both = [asyncio.ensure_future(client.post("/v1/images/generations", **ask)) for _ in range(2)]
+    while len(runner.waiting) < 2:
+        await asyncio.sleep(0.01)
+    listed = (await client.get("/v1/admin/jobs")).json()["data"]
+    assert listed[0] == {
+        "id": "job_abc-1", "object": "job", "workflow": "lego-tiny", "tenant": "default", "age_s": 2.5,
+        "nodes": {"latents": "running"},
+    }  # fmt: skip
+    assert listed[1]["id"].startswith("job_abc-1-")
+    runner.gate.set()
+    answers = [(await answer).json()["lego"]["job_id"] for answer in both]
+    assert sorted(answers) == sorted(card["id"] for card in listed)
 
 
 async def test_the_request_id_is_the_callers_where_it_is_well_formed(client) -> None:

@@ -70,3 +70,20 @@ async def test_an_animated_image_is_refused(client) -> None:
     frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:])
     answer = await client.post(URL, files={"image": out.getvalue()}, data={"prompt": "a"})
     assert answer.json()["error"]["code"] == "invalid_image"
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "code", "words", "param"),
+    [
+        ({"image": png()}, {"prompt": "a" * 70_000}, "form_too_large", "65536 bytes", None),
+        ({"image": png()}, {f"f{i}": "1" for i in range(100)}, "form_too_large", "64 fields", None),
+        ({f"f{i}": b"x" for i in range(20)}, {"prompt": "a"}, "form_too_large", "16 files", None),
+        ({"image": png(), "foo": b"x"}, {"prompt": "a"}, "unsupported_parameter", "file", "foo"),
+    ],
+)
+async def test_a_form_over_a_limit_hears_which(client, files, fields, code, words, param) -> None:
+    """The limit is named, and so is the field of a file nobody asked for."""
+    answer = await client.post(URL, files=files, data=fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert words in error["message"]

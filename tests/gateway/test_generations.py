@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError
+from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, RequestError
 
 URL = "/v1/images/generations"
 
@@ -51,6 +51,23 @@ async def test_quality_is_a_number_of_steps(client, runner, quality, steps) -> N
     """low, medium and high are 8, 20 and 28 steps; auto is the workflow's default."""
     await client.post(URL, json={"prompt": "a", "quality": quality})
     assert runner.jobs[0].inputs["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("quality", "low or medium or high or auto"), ("background", "opaque or auto"), ("response_format", "b64_json")],
+)
+async def test_a_refusal_lists_what_is_accepted_and_nothing_else(client, field, words) -> None:
+    """Words that the API knows and this server refuses are not offered."""
+    error = (await client.post(URL, json={"prompt": "a", field: "ultra"})).json()["error"]
+    assert error["message"] == f"`{field}` must be {words}."
+
+
+async def test_a_nodes_complaint_names_the_requests_field(client, runner) -> None:
+    """What the workflow calls `steps` is num_inference_steps here."""
+    runner.error = RequestError("`steps` are too many.", param="steps")
+    error = (await client.post(URL, json={"prompt": "a"})).json()["error"]
+    assert (error["param"], error["message"]) == ("num_inference_steps", "`num_inference_steps` are too many.")
 
 
 @pytest.mark.parametrize("form", ["webp", "jpeg", "png"])

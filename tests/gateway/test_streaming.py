@@ -38,6 +38,15 @@ async def test_previews_come_before_the_image(client, runner) -> None:
     assert said[2][1]["usage"]["total_tokens"] == 0
 
 
+async def test_a_streams_job_is_known_from_its_headers_on(client, runner) -> None:
+    """The job's id is made of the request's, which may be used again once the stream has ended."""
+    for _ in range(2):
+        body, headers = {"prompt": "a", "stream": True}, {"x-request-id": "abc-1"}
+        answer = await client.post(URL, json=body, headers=headers)
+        assert answer.headers["x-request-id"] == "abc-1"
+        assert events(answer.text)[-1][1]["lego"]["job_id"] == "job_abc-1"
+
+
 async def test_progress_events_come_only_when_asked_for(client, runner) -> None:
     """The job says what is listened to; its steps become events of our own."""
     runner.progress = [JobProgress(0, 5, 20, 1.5)]
@@ -74,6 +83,16 @@ async def test_a_late_error_is_an_event(client, runner) -> None:
     said = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
     assert [name for name, _ in said] == ["image_generation.partial_image", "error"]
     assert said[1][1]["error"]["code"] == "node_failed"
+
+
+async def test_what_nobody_expected_ends_a_stream_too(client, runner, caplog) -> None:
+    """It is logged and told as an event; the client does not wait for ever."""
+    runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW)]
+    runner.error = ZeroDivisionError("secret")
+    said = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
+    assert said[-1][1]["error"]["code"] == "internal_error"
+    assert "secret" not in str(said)
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_stream_is_counted_like_any_request(client, runner) -> None:

@@ -118,3 +118,12 @@ def test_a_plain_matrix_product_is_seen_through_by_the_probe() -> None:
         whole = torch.nn.functional.linear(x, weight, bias)
         few = [torch.nn.functional.linear(x[i : i + 1], weight, bias) for i in range(300)]
         assert not torch.equal(torch.cat(few), whole)
+
+
+def test_position_embeddings_are_kept_for_a_bounded_number_of_sizes() -> None:
+    """However many sizes are asked for, memory does not grow with them."""
+    backbone = Sd3Backbone(transformer(next(iter(FORMS))), 8)
+    sizes = [(height, width) for height in range(1, 8) for width in range(1, 8)]
+    first = [backbone._position(size) for size in sizes]
+    assert backbone._position.cache_info().currsize == 16
+    assert all(torch.equal(backbone._position(size), position) for size, position in zip(sizes, first, strict=True))

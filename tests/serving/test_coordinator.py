@@ -110,6 +110,31 @@ async def test_a_nodes_refusal_reaches_the_caller_as_it_is() -> None:
     assert some["lego-tiny", "backbone"].calls == []
 
 
+async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
+    """The text encoder calls every prompt `prompt`; whose it was stands in the workflow."""
+    some = nodes()
+    refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
+    some["lego-tiny", "text_encoder"].behave = lambda call, count: refusal if call.inputs["prompt"] == "b" else {}
+    inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "negative_prompt": "b", "seed": 1})
+    with pytest.raises(RequestError) as refused:
+        await coordinator(some).run(replace(job(), inputs=inputs))
+    assert (refused.value.param, refused.value.code) == ("negative_prompt", "prompt_too_long")
+    assert refused.value.message == "`negative_prompt` has 60 tokens."
+
+
+async def test_jobs_in_flight_say_how_they_stand() -> None:
+    """Age, and each node waiting, running or done; nothing once the job has ended."""
+    mine = coordinator(nodes(denoise=0.3))
+    running = asyncio.ensure_future(mine.run(job()))
+    await asyncio.sleep(0.15)
+    [state] = mine.states()
+    assert (state.id, state.workflow, state.tenant) == ("job-1", "lego-tiny", "default")
+    assert state.nodes == {"cond": "done", "negative": "done", "latents": "running", "image": "waiting"}
+    assert 0.1 < state.age_s < 5
+    await running
+    assert mine.states() == []
+
+
 async def test_a_lost_replica_is_tried_again() -> None:
     """One NodeLost costs a retry, not the job."""
     some = nodes()

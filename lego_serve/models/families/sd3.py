@@ -6,6 +6,7 @@ gathered by branch, attention sees one branch at a time.  The modulation of all 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ from lego_serve.models.text import Sd3TextEncoder
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
+
+SIZES_KEPT = 16  # picture sizes whose position embeddings are kept
 
 
 def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
@@ -95,7 +98,7 @@ class Sd3Backbone:
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
         self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
         self.adapters = AdaptedLayers.of(layers.linears([self._blocks, self._modulation, self._out]))
-        self._positions: dict[tuple[int, int], torch.Tensor] = {}
+        self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning) -> Prepared:
@@ -151,11 +154,9 @@ class Sd3Backbone:
         rows = self._patch_in(torch.cat(patches)).split([h * w for h, w in sizes])
         return [(r + self._position(size)).to(self._dtype) for r, size in zip(rows, sizes, strict=True)]
 
-    def _position(self, size: tuple[int, int]) -> torch.Tensor:
-        if size not in self._positions:
-            h, w = size[0] * self._patch, size[1] * self._patch
-            self._positions[size] = self._place.cropped_pos_embed(h, w)[0]
-        return self._positions[size]
+    def _position_of(self, size: tuple[int, int]) -> torch.Tensor:
+        position: torch.Tensor = self._place.cropped_pos_embed(size[0] * self._patch, size[1] * self._patch)[0]
+        return position
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""

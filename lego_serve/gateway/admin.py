@@ -1,0 +1,63 @@
+"""Routes for operators: the jobs in flight, and the backbone replicas."""
+
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from lego_serve.core.job import JobState
+from lego_serve.errors import NotFound
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.peers import Peers
+
+
+def create_router(context: Context, peers: Peers | None) -> APIRouter:
+    """The routes; those of jobs answer for all gateways together."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+    @router.get("/jobs")
+    async def list_jobs(request: Request) -> JSONResponse:
+        """The jobs in flight, oldest first."""
+        context.authenticate(request, admin=True)
+        cards = [_card(state) for state in context.runner.states()]
+        for answer in await peers.ask(request, "GET", "/v1/admin/jobs") if peers else ():
+            cards += answer["data"]
+        return JSONResponse({"object": "list", "data": sorted(cards, key=lambda card: -card["age_s"])})
+
+    @router.delete("/jobs/{job_id}")
+    async def cancel_job(request: Request, job_id: str) -> JSONResponse:
+        """Cancel a job in flight."""
+        context.authenticate(request, admin=True)
+        if not context.runner.cancel(job_id) and not (
+            peers and await peers.ask(request, "DELETE", f"/v1/admin/jobs/{quote(job_id, safe='')}")
+        ):
+            raise NotFound("There is no job in flight of this id.", code="job_not_found")
+        return JSONResponse({"id": job_id, "object": "job", "status": "cancelled"})
+
+    @router.get("/replicas")
+    async def list_replicas(request: Request) -> JSONResponse:
+        """The backbone replicas there are."""
+        context.authenticate(request, admin=True)
+        found = await context.runner.replicas()
+        data = [{"id": replica, "object": "replica", "node": node} for replica, node in sorted(found.items())]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.post("/replicas/{replica}/drain")
+    async def drain_replica(request: Request, replica: str) -> JSONResponse:
+        """Move a replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
+        context.authenticate(request, admin=True)
+        moved = await context.runner.drain(replica)
+        return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
+
+    return router
+
+
+def _card(state: JobState) -> dict[str, object]:
+    return {
+        "id": state.id,
+        "object": "job",
+        "workflow": state.workflow,
+        "tenant": state.tenant,
+        "age_s": round(state.age_s, 3),
+        "nodes": dict(state.nodes),
+    }

@@ -1,0 +1,79 @@
+"""YAML text as plain values, with the line of every key in it; what could surprise is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from lego_serve.errors import LegoError
+
+SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+
+
+class YamlReader:
+    """One YAML text, of a kind of file (``what``) whose faults are errors of one class.
+
+    Such files may come from strangers: aliases (which can grow without bound or contain themselves),
+    tags, keys given twice and depth are refused instead of followed.
+    """
+
+    def __init__(self, filename: str, what: str, error: type[LegoError]) -> None:
+        self._filename, self._what, self._error = filename, what, error
+        self._lines: dict[tuple[str, ...], int] = {(): 1}
+        self._seen: set[int] = set()
+        self._construct: Callable[[Any], Any] = yaml.SafeLoader("").construct_object
+
+    def where(self, path: tuple[str, ...]) -> str:
+        """File and line of a path, or of the nearest thing that holds it; items of a list go by their number."""
+        while path not in self._lines:
+            path = path[:-1]
+        return f"{self._filename}:{self._lines[path]}"
+
+    def read(self, text: str) -> dict[str, Any]:
+        """The text's one mapping.  Raises the class of errors given."""
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+            raise self._fail(mark.line if mark is not None else 0, f"not YAML: {problem}") from None
+        except RecursionError:
+            raise self._fail(0, "nested too deeply") from None
+        if not isinstance(root, yaml.MappingNode):
+            raise self._fail(0, f"a {self._what} is a mapping")
+        try:
+            return self._mapping(root, ())
+        except RecursionError:
+            raise self._fail(0, "nested too deeply") from None
+
+    def _fail(self, line: int, message: str) -> LegoError:
+        return self._error(f"{self._filename}:{line + 1}: {message}")
+
+    def _plain(self, node: Any, path: tuple[str, ...]) -> Any:
+        line = node.start_mark.line
+        if id(node) in self._seen:
+            raise self._fail(line, f"aliases are not taken in {self._what}s")
+        self._seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item, (*path, str(index))) for index, item in enumerate(node.value)]
+        if node.tag not in SCALARS:
+            raise self._fail(line, f"`{node.value}` is neither text, number nor truth; quote it to mean text")
+        try:
+            return self._construct(node)
+        except (yaml.YAMLError, ValueError):
+            raise self._fail(line, f"`{node.value[:40]}` is not what it claims to be") from None
+
+    def _mapping(self, node: Any, path: tuple[str, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._fail(line, "a key is a word")
+            key = str(key_node.value)
+            if key in found:
+                raise self._fail(line, f"key `{key}` is given twice")
+            self._lines[(*path, key)] = line + 1
+            found[key] = self._plain(value_node, (*path, key))
+        return found

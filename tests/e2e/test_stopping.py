@@ -1,0 +1,38 @@
+"""A server that is stopped while it starts leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lego_serve.demo import _alive, descendants
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "delay_s"), [(signal.SIGTERM, 143, 0.3), (signal.SIGTERM, 143, 3.0), (signal.SIGINT, 130, 1.5)]
+)
+def test_a_signal_while_ray_starts(number: signal.Signals, status: int, delay_s: float) -> None:
+    """The exit status is the shell's for the signal; the temporary folder and all processes are gone."""
+    before = set(Path("/tmp").glob("lego-*"))
+    command = [sys.executable, "-u", "-m", "lego_serve.cli", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "starting Ray\n"
+    made = set(Path("/tmp").glob("lego-*")) - before
+    assert made
+    time.sleep(delay_s)
+    started = descendants(process.pid)
+    os.kill(process.pid, number)
+    assert process.wait(90) == status
+    process.stdout.close()
+    limit = time.monotonic() + 10
+    while (left := [pid for pid in started if _alive(pid)]) and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert not left
+    assert not [folder for folder in made if folder.exists()]

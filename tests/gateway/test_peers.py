@@ -1,0 +1,87 @@
+"""Several gateway processes answer for each other's jobs, over sockets in a folder."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.peers import HEADER, Peers
+from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from lego_serve.metrics import Metrics
+from tests.gateway.conftest import FakeRunner
+
+KEYS = (ApiKey(sha256(b"admin-key").hexdigest(), "ops", is_admin=True),)
+ADMIN = {"authorization": "Bearer admin-key"}
+
+
+@asynccontextmanager
+async def gateway(folder: Path, name: str, runner: FakeRunner) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a gateway that listens on a socket in the folder."""
+    own = folder / f"{name}.sock"
+    app = create_app(runner, GatewaySettings("lego-tiny", KEYS), Metrics(), Peers(folder, own))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(own))
+    serving = asyncio.ensure_future(server._serve([bound]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    transport = httpx2.AsyncHTTPTransport(uds=str(own))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=ADMIN) as client:
+        yield client
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncIterator[tuple[list[FakeRunner], list[httpx2.AsyncClient]]]:
+    """Two gateways, and the socket of a third that has died."""
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / "dead.sock"))
+    dead.close()
+    runners = [FakeRunner(), FakeRunner()]
+    async with gateway(tmp_path, "a", runners[0]) as a, gateway(tmp_path, "b", runners[1]) as b:
+        yield runners, [a, b]
+
+
+async def test_each_lists_the_jobs_of_all(two) -> None:
+    """A job in flight in one gateway is seen through the other; a dead gateway is passed over."""
+    runners, clients = two
+    tasks = []
+    for runner, client, name in zip(runners, clients, "ab", strict=True):
+        runner.gate = asyncio.Event()
+        ask = {"json": {"prompt": "a"}, "headers": {"x-request-id": name}}
+        tasks.append(asyncio.ensure_future(client.post("/v1/images/generations", **ask)))
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+    for client in clients:
+        listed = (await client.get("/v1/admin/jobs")).json()["data"]
+        assert sorted(card["id"] for card in listed) == ["job_a", "job_b"]
+    for runner in runners:
+        runner.gate.set()
+    assert [(await task).status_code for task in tasks] == [200, 200]
+
+
+async def test_a_job_is_cancelled_through_whichever_gateway_is_asked(two) -> None:
+    """The one that has it cancels it; a job nobody has is 404, and nobody asks in circles."""
+    runners, clients = two
+    runners[0].cancel = lambda job_id: False  # it has none
+    answer = await clients[0].delete("/v1/admin/jobs/job_known")
+    assert (answer.status_code, runners[1].asked_to_cancel) == (200, ["job_known"])
+    assert (await clients[0].delete("/v1/admin/jobs/job_other")).status_code == 404
+    assert runners[1].asked_to_cancel == ["job_known", "job_other"]
+
+
+async def test_a_peers_question_is_answered_for_oneself_alone(two) -> None:
+    """And only to an admin, whoever passes it on."""
+    runners, clients = two
+    answer = await clients[0].delete("/v1/admin/jobs/job_other", headers={HEADER: "1"})
+    assert (answer.status_code, runners[1].asked_to_cancel) == (404, [])
+    answer = await clients[0].delete("/v1/admin/jobs/job_known", headers={HEADER: "1", "authorization": "Bearer no"})
+    assert answer.status_code == 401
