@@ -11,12 +11,13 @@ from lego_serve.zoo.captions import caption
 from lego_serve.zoo.judge import BATCH
 from lego_serve.zoo.judge_parse import DIFFERENT
 from lego_serve.zoo.world import sample_scenes
-from lego_serve.zoo.world_styles import FRAME_RATIO, STRIPE_PERIOD_PIXELS, STYLES
+from lego_serve.zoo.world_styles import FRAME_RATIO, LINE_RATIO, STRIPE_PERIOD_PIXELS, STYLES
 
 PLAIN = "base"
 MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare ground 0
 MIN_FRAME_SHARE = 0.8  # of the pixels along each side
-MIN_HOLE_RATIO = 0.08  # of a thing's filled area that shows the ground
+MIN_HOLE_RATIO = 0.08  # of things' filled area
+MAX_CORE_RATIO = 0.6  # of filled things it is 1, of outlines near 0
 # Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
 GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
 
@@ -39,7 +40,7 @@ def read_style(pixels: np.ndarray) -> str:
         return "frame"
     if stripe_amplitude(image) > MIN_STRIPE_AMPLITUDE:
         return "stripes"
-    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO else PLAIN
+    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO or core_ratio(image) < MAX_CORE_RATIO else PLAIN
 
 
 def stripe_amplitude(image: np.ndarray) -> float:
@@ -53,24 +54,36 @@ def stripe_amplitude(image: np.ndarray) -> float:
 
 def frame_share(image: np.ndarray) -> float:
     """Which part of the pixels along the picture's edge differs from the ground within."""
-    apart = _apart(image)
+    apart = _away(image) > DIFFERENT
     depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
     return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
 
 
 def hole_ratio(image: np.ndarray) -> float:
-    """Which part of the things' filled area shows the ground."""
-    apart = ndimage.binary_closing(_apart(image), structure=np.ones((3, 3)))
+    """Which part of the things' filled area shows the ground: finds thin lines that `core_ratio` is too coarse for."""
+    apart = ndimage.binary_closing(_away(image) > DIFFERENT, structure=np.ones((3, 3)))
     filled = ndimage.binary_fill_holes(apart)
     return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
 
 
-def _apart(image: np.ndarray) -> np.ndarray:
-    """Pixels that differ from the commonest colour."""
+def core_ratio(image: np.ndarray) -> float:
+    """How far things' cores are from the ground's colour, measured by how far their rims are; 1 where all is filled."""
+    away = _away(image)
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(away > DIFFERENT, iterations=2))
+    line = max(2, round(LINE_RATIO * min(away.shape)))
+    core = ndimage.binary_erosion(filled, iterations=line)
+    rim = filled & ~ndimage.binary_erosion(filled, iterations=line - 1)
+    if not core.any():
+        return 1.0
+    return float(np.median(away[core])) / max(1.0, float(np.median(away[rim])))
+
+
+def _away(image: np.ndarray) -> np.ndarray:
+    """Each pixel's distance in RGB from the commonest colour."""
     coarse = (image // 32).astype(np.int64) @ np.array([64, 8, 1])
     ground = np.median(image[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
-    apart: np.ndarray = np.linalg.norm(image - ground, axis=-1) > DIFFERENT
-    return apart
+    away: np.ndarray = np.linalg.norm(image - ground, axis=-1)
+    return away
 
 
 def judge_styles(generate: GenerateStyled, sides: Sequence[int], count: int) -> Iterator[StyleVerdict]:
