@@ -7,15 +7,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config, logs
-from lego_serve.core.workflow import KINDS, Workflow
+from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_check import nearest
 from lego_serve.errors import ConfigError
+from lego_serve.plans import controlnets, lacks, needed_nodes, node_plans
 from lego_serve.serving.supervisor import Supervisor
 from lego_serve.sockets import at, reserve, shared_socket, unix_socket
 from lego_serve.stopping import Stopping, beside
@@ -45,7 +46,7 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     built_in = built_in_workflows()
     found: dict[str, Workflow] = {}
     if settings.workflows is None:
-        found = {name: w for name, w in built_in.items() if w.models <= set(settings.models)}
+        found = {name: w for name, w in built_in.items() if lacks(settings, w) is None}
     for name in settings.workflows or ():
         workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
         if workflow.name in found:
@@ -54,8 +55,8 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     if not found:
         raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
     for workflow in found.values():
-        for model in sorted(workflow.models - set(settings.models)):
-            raise ConfigError(f"workflow {workflow.name} needs model `{model}`, which `models` does not have")
+        if missing := lacks(settings, workflow):
+            raise ConfigError(f"workflow {workflow.name} needs {missing}")
     default = settings.default_workflow
     if default is not None and default not in found:
         raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")
@@ -72,12 +73,6 @@ def _workflow_file(name: str, folder: Path, built_in: Mapping[str, Workflow]) ->
     return read_workflow(path)
 
 
-def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
-    """The deployments the workflows need, shared among them: (model, component) to Serve application."""
-    nodes = {(n.model, KINDS[n.kind].component) for w in workflows.values() for n in w.nodes.values()}
-    return {(model, component): f"{model}.{component}" for model, component in sorted(nodes)}
-
-
 def serve(config_path: Path, port: int | None, report: Report) -> int:
     """Run a server until it is told to stop; answers the exit status.
 
@@ -90,14 +85,14 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
-    nodes = needed_nodes(settings, workflows)
-    return beside(lambda: _serve(config_path, settings, nodes, stopping, report), stopping)
+    plans = node_plans(settings, workflows)
+    return beside(lambda: _serve(config_path, settings, plans, stopping, report), stopping)
 
 
 def _serve(
     config_path: Path,
     settings: config.Settings,
-    nodes: Mapping[tuple[str, str], str],
+    plans: "Sequence[NodePlan]",
     stopping: Stopping,
     report: Report,
 ) -> int:
@@ -111,7 +106,7 @@ def _serve(
         metrics.mkdir()
         gateways.mkdir()
         stopping.check()
-        address = _start_nodes(settings, nodes, folder / "ray", stopping, report, undo)
+        address = _start_nodes(settings, plans, folder / "ray", stopping, report, undo)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways)]
         supervisor = Supervisor(
@@ -143,7 +138,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 def _start_nodes(
     settings: config.Settings,
-    nodes: Mapping[tuple[str, str], str],
+    plans: "Sequence[NodePlan]",
     ray_folder: Path,
     stopping: Stopping,
     report: Report,
@@ -154,32 +149,13 @@ def _start_nodes(
     from lego_serve.serving.deploy import deploy, start_ray, stop
 
     report("starting Ray")
-    undo.callback(stop, list(nodes.values()), owned=settings.server.ray_address is None)
+    undo.callback(stop, [plan.app for plan in plans], owned=settings.server.ray_address is None)
     address = start_ray(settings.server.ray_address, config.cores(), ray_folder)
     stopping.check()
-    plans = [_plan(settings, model, component) for model, component in nodes]
     for plan in plans:
         report(f"loading {plan.app}")
     deploy(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
     return address
-
-
-def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
-    from lego_serve.models.spec import ModelSpec
-    from lego_serve.serving.deploy import NodePlan
-
-    said = settings.models[model]
-    node: config.Node = getattr(said.nodes, component)
-    spec = ModelSpec(
-        model, said.path, said.family, said.revision, said.dtype, said.device, said.max_sequence_length, said.fetch
-    )
-    arguments: dict[str, object] = {"max_batch": node.max_batch}
-    if isinstance(node, config.TextEncoderNode):
-        arguments["cache_bytes"] = node.cache_bytes
-    if isinstance(node, config.BackboneNode):
-        names = ("order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows")
-        arguments = {name: getattr(node, name) for name in names}
-    return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
 
 
 def _wait_ready(url: str, stopping: Stopping, timeout_s: float = 60.0) -> None:
@@ -208,7 +184,11 @@ def _forget(gateways: Path, pid: int) -> None:
 
 def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow]) -> str:
     """What requests without a model get: what the file says, or the first by name, text to image before others."""
-    return settings.default_workflow or min(workflows, key=lambda name: ("image" in workflows[name].inputs, name))
+
+    def asks_more(name: str) -> bool:
+        return any(given.type in ("image", "adapters", "controls") for given in workflows[name].inputs.values())
+
+    return settings.default_workflow or min(workflows, key=lambda name: (asks_more(name), name))
 
 
 def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None:
@@ -232,7 +212,11 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     server = settings.server
     keys = tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
     gateway = GatewaySettings(
-        default_workflow(settings, workflows), keys, server.max_pending_jobs, server.max_body_bytes
+        default_workflow(settings, workflows),
+        keys,
+        server.max_pending_jobs,
+        server.max_body_bytes,
+        controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
     )
     own = peers / f"{os.getpid()}.sock"
     app = create_app(coordinator, gateway, Metrics(), Peers(peers, own))

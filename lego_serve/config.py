@@ -15,7 +15,7 @@ from lego_serve.models.spec import families
 from lego_serve.yaml_reader import YamlReader
 
 ALTERNATIVE = re.compile(r"^constrained-|^literal\[|^function-|^(int|float)$")  # pydantic's names of them
-Component = Literal["text_encoder", "backbone", "vae"]
+AddonName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 
 class Strict(BaseModel):
@@ -63,12 +63,51 @@ class BackboneNode(Node):
     bucket_rows: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
+class SideNode(Strict):
+    """How the patcher, or a remote ControlNet, is deployed."""
+
+    replicas: Replicas = Replicas()
+    cpus: Annotated[float, Field(ge=0)] = 0.05
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+
 class Nodes(Strict):
     """The nodes of a model."""
 
     text_encoder: TextEncoderNode = TextEncoderNode()
     backbone: BackboneNode = BackboneNode()
     vae: Node = Node()
+
+
+class Adapters(Strict):
+    """The adapters (LoRA) of a model: where they lie, what is kept of them, and how they are applied."""
+
+    roots: Annotated[tuple[str, ...], Field(min_length=1)]
+    cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    mode: Literal["auto", "grouped", "patched"] = "auto"
+    early_start: bool = False
+    profiles: str | None = None
+    storage_s: Annotated[float, Field(ge=0, le=60)] = 0
+    registry_limit: Annotated[int, Field(ge=0, le=100_000)] = 256
+    cpus: Annotated[float, Field(ge=0)] = 0.05
+
+
+class Link(Strict):
+    """The way between replicas, for the choice of a ControlNet's placement."""
+
+    bytes_s: Annotated[float, Field(gt=0)]
+    latency_s: Annotated[float, Field(ge=0)]
+
+
+class ControlNet(Strict):
+    """A ControlNet of a model: where it lies and where it runs."""
+
+    path: str
+    placement: Literal["auto", "colocated", "remote"] = "auto"
+    link: Link | None = None
+    stream_blocks: bool | Literal["auto"] = "auto"
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120
+    node: SideNode = SideNode()
 
 
 def _family(name: str) -> str:
@@ -88,6 +127,8 @@ class Model(Strict):
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = 256
     fetch: bool = False
     nodes: Nodes = Nodes()
+    adapters: Adapters | None = None
+    controlnets: dict[AddonName, ControlNet] = {}
 
 
 class Key(Strict):
@@ -204,8 +245,13 @@ def _keys_at(place: list[str]) -> list[str]:
             schema = next(a for a in reversed(get_args(schema)) if a is not Ellipsis)
         else:
             schema = schema.model_fields[part].annotation
-    is_model = isinstance(schema, type) and issubclass(schema, BaseModel)
-    return list(schema.model_fields) if is_model else []
+        if not _is_model(schema) and get_origin(schema) not in (dict, tuple):  # a section that may be left out
+            schema = next((a for a in get_args(schema) if _is_model(a)), schema)
+    return list(schema.model_fields) if _is_model(schema) else []
+
+
+def _is_model(schema: Any) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
 
 
 def _is_loopback(host: str) -> bool:

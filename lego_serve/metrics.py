@@ -58,6 +58,17 @@ class Metrics:
         )
         self._images = Counter("lego_serve_images", "Images made.", ("workflow",), registry=at)
 
+        self._adapter_hits = Counter("lego_serve_adapter_hits", "Adapters that were at hand.", ("model",), registry=at)
+        self._adapter_loads = Counter(
+            "lego_serve_adapter_loads", "Adapters that had to be loaded.", ("model",), registry=at
+        )
+        self._adapter_load_s = Histogram(
+            "lego_serve_adapter_load_seconds", "Loads of adapters.", ("model",), buckets=SECONDS, registry=at
+        )
+        self._adapter_bytes = Counter(
+            "lego_serve_adapter_loaded_bytes", "Bytes of adapters loaded.", ("model",), registry=at
+        )
+
     def accepted(self) -> None:
         """A job entered."""
         self._in_flight.inc()
@@ -85,6 +96,13 @@ class Metrics:
             self._node_s.labels(*labels).observe(stats.run_s)
             if node.kind == "text_encode":
                 (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()
+            for used in stats.adapters:
+                if used.hit:
+                    self._adapter_hits.labels(node.model).inc()
+                    continue
+                self._adapter_loads.labels(node.model).inc()
+                self._adapter_load_s.labels(node.model).observe(used.load_s)
+                self._adapter_bytes.labels(node.model).inc(used.bytes)
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
                 self._step_s.labels(node.model).observe(step_s)
                 self._step_lanes.labels(node.model).observe(lanes)

@@ -24,11 +24,14 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, gateways: int, faults: Path | None = None) -> Iterator[Server]:
-    """The default deployment in processes of its own; ``faults`` is a folder whose ``sitecustomize`` they all read."""
+def running(folder: Path, gateways: int, faults: Path | None = None, text: str | None = None) -> Iterator[Server]:
+    """The default deployment, or that of a configuration's text, in processes of its own.
+
+    ``faults`` is a folder whose ``sitecustomize`` they all read.
+    """
     port = _free_port()
     config = folder / "config.yaml"
-    text = (Path(__file__).parent.parent / "configs" / "tiny.yaml").read_text()
+    text = text or (Path(__file__).parent.parent / "configs" / "tiny.yaml").read_text()
     config.write_text(text.replace("gateways: 1", f"gateways: {gateways}"))
     command = [sys.executable, "-m", "lego_serve.cli", "serve", str(config), "--port", str(port)]
     path = [] if faults is None else [str(faults)]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from lego_serve import workflow_files
-from lego_serve.app import configured, load_workflows, needed_nodes
+from lego_serve.app import configured, load_workflows
 from lego_serve.config import load
 from lego_serve.errors import ConfigError, LegoError
+from lego_serve.plans import needed_nodes, node_plans
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
@@ -21,14 +22,31 @@ def test_the_shipped_files_load_and_serve_workflows(name: str) -> None:
     assert load_workflows(settings, path.parent)
 
 
-def test_two_workflows_of_a_model_share_its_nodes() -> None:
+def test_two_workflows_of_a_model_share_its_nodes(tmp_path: Path) -> None:
     """Text to image and image to image need three deployments together."""
-    path = ROOT / "configs" / "tiny.yaml"
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL)
     settings = load(path)
     workflows = load_workflows(settings, path.parent)
     assert set(workflows) == {"lego-tiny", "lego-tiny-img2img"}
     components = ("backbone", "text_encoder", "vae")
     assert needed_nodes(settings, workflows) == {("lego-tiny", c): f"lego-tiny.{c}" for c in components}
+
+
+def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path) -> None:
+    """Where the file has them the built-in workflows that take them are served; built-in ones may be absent."""
+    added = "adapters: {roots: [ROOT]}, controlnets: {edges: {path: /nets/edges, placement: remote}}, path"
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL.replace("path", added.replace("ROOT", str(tmp_path))))
+    settings = load(path)
+    workflows = load_workflows(settings, tmp_path)
+    assert {f"lego-tiny{name}" for name in ("-lora", "-controlnet", "-controlnet-lora")} < set(workflows)
+    plans = {plan.app: plan for plan in node_plans(settings, workflows)}
+    assert {"lego-tiny.adapters", "edges.controlnet"} < set(plans)
+    assert plans["lego-tiny.adapters"].arguments["roots"] == (tmp_path,)
+    assert plans["lego-tiny.backbone"].arguments["controlnets"][0].app == "edges.controlnet"
+    path.write_text(MODEL.replace("path", added.replace("ROOT", "'builtin:none'").replace("/nets/edges", "builtin:no")))
+    assert set(load_workflows(load(path), tmp_path)) == {"lego-tiny", "lego-tiny-img2img"}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +67,10 @@ def test_two_workflows_of_a_model_share_its_nodes() -> None:
         ("[]\n", ["mapping"]),
         ("server: {}\n", ["models", "missing"]),
         (MODEL + "keys: [{sha256: abc, tenant: a}]\n", ["sha256"]),
+        (MODEL.replace("path", "adapters: {rots: [a]}, path"), ["models.lego-tiny.adapters.rots", "mean `roots`"]),
+        (MODEL.replace("path", "adapters: {roots: []}, path"), ["models.lego-tiny.adapters.roots"]),
+        (MODEL.replace("path", "controlnets: {A/b: {path: x}}, path"), ["controlnets.A/b"]),
+        (MODEL.replace("path", "controlnets: {a: {path: x, placment: auto}}, path"), ["mean `placement`"]),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -20,6 +20,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Settings,
     "`server`": config.Server,
     "`models.NAME`": config.Model,
+    "`models.NAME.adapters`": config.Adapters,
+    "`models.NAME.controlnets.ID`": config.ControlNet,
+    "`models.NAME.controlnets.ID.link`": config.Link,
+    "`models.NAME.controlnets.ID.node`": config.SideNode,
     "`models.NAME.nodes`": config.Nodes,
     "`models.NAME.nodes.COMPONENT`": config.Node,
     "`models.NAME.nodes.text_encoder`": config.TextEncoderNode,
@@ -61,7 +65,7 @@ def test_every_key_stands_in_its_table_with_its_default(title: str) -> None:
             assert default == "required", name
         elif isinstance(field.default, BaseModel):
             assert default == "its keys'", name
-        elif field.default is None or field.default == ():
+        elif field.default in (None, (), {}):
             assert not default.startswith("`"), name
         else:
             assert default == f"`{str(field.default).lower()}`", name

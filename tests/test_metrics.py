@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from lego_serve.core.addons import AdapterStats
 from lego_serve.core.job import JobResult, Picture, TaskStats
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
@@ -30,10 +31,11 @@ def observed() -> Metrics:
     metrics = Metrics()
     workflow = built_in_workflows()["lego-tiny"]
     picture = Picture(1, 1, b"rgb", 0)
+    used = (AdapterStats("a", 1.0, hit=True), AdapterStats("b", 0.5, hit=False, load_s=0.2, bytes=100))
     stats = {
         "cond": TaskStats(cache_hit=True),
         "negative": TaskStats(run_s=0.1),
-        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2)),
+        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used),
         "image": TaskStats(run_s=0.1),
     }
     metrics.accepted()

@@ -1,5 +1,6 @@
 """Workflow files: what is read from them, and where their faults are said to be."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def test_the_built_in_workflows_compile() -> None:
     assert {"lego-tiny", "lego-tiny-img2img", "sd35-medium", "sd3-medium"} <= found.keys()
     for name, workflow in found.items():
         assert workflow.name == name
-        assert workflow.models == {name.removesuffix("-img2img")}
-        assert f"{name.removesuffix('-img2img')}-img2img" in found
+        plain = re.sub("-(img2img|lora|controlnet|controlnet-lora)$", "", name)
+        assert workflow.models == {plain}
+        assert f"{plain}-img2img" in found
 
 
 def test_both_workflows_of_a_model_share_its_nodes() -> None:

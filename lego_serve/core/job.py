@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from lego_serve.core.addons import AdapterStats
 from lego_serve.core.progress import Listen
 
 Value: TypeAlias = object
@@ -48,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskStats:
-    """What a task cost: waiting and running in seconds, and whether a cache answered it."""
+    """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model."""
 
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -58,6 +59,8 @@ class TaskStats:
     step_lanes: tuple[int, ...] = ()
     attempts: int = 1
     steps_redone: int = 0
+    adapters: tuple[AdapterStats, ...] = ()
+    controlnets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

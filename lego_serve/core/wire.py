@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lego_serve.core.job import TaskStats, Value
 from lego_serve.core.progress import Listen
@@ -64,4 +64,12 @@ class Answer:
     error: LegoError | None = None
 
 
-Message: TypeAlias = Accepted | Progress | Leaving | Answer
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """One residual of a ControlNet's step, an array."""
+
+    index: int
+    value: Any
+
+
+Message: TypeAlias = Accepted | Progress | Leaving | Residual | Answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 API_VERSION = "lego.dev/v1"
-INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler")
+INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "adapters", "controls")
 OUTPUTS: Mapping[str, str] = {"image": "image"}  # what a workflow gives its client, by name, and of which type
 
 
@@ -64,12 +64,25 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "text_encode": Kind("text_encoder", {"prompt": "text"}, frozenset({"prompt"}), {"cond": "conditioning"}),
+    "text_encode": Kind(
+        "text_encoder",
+        {"prompt": "text", "adapters": "loaded_adapters"},
+        frozenset({"prompt"}),
+        {"cond": "conditioning"},
+    ),
+    # Answers as soon as it is known which adapters they are; whoever uses them waits for their weights.
+    "load_adapters": Kind("adapters", {"lora": "adapters"}, frozenset({"lora"}), {"adapters": "loaded_adapters"}),
     "encode_image": Kind(
         "vae",
         {"image": "image", "width": "int", "height": "int"},
         frozenset({"image", "width", "height"}),
         {"latents": "image_latents"},  # a picture's posterior: something to start from, nothing to decode
+    ),
+    "encode_controls": Kind(
+        "vae",
+        {"controlnet": "controls", "width": "int", "height": "int"},
+        frozenset({"controlnet", "width", "height"}),
+        {"controls": "control_latents"},
     ),
     "denoise": Kind(
         "backbone",
@@ -87,6 +100,8 @@ KINDS: Mapping[str, Kind] = {
             "sampler": "sampler",
             "guidance_start": "float",
             "guidance_end": "float",
+            "adapters": "loaded_adapters",
+            "controls": "control_latents",
         },
         frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},

@@ -7,6 +7,8 @@ from lego_serve.core.workflow import Input, Workflow
 from lego_serve.core.workflow_values import as_type
 from lego_serve.errors import RequestError, UnsupportedParameter
 
+OPAQUE = ("image", "adapters", "controls")  # who made the value of them knows that it is one
+
 
 def bind(workflow: Workflow, given: Mapping[str, object]) -> dict[str, object]:
     """The values of every input; one that is absent or None has its default, or None.
@@ -31,7 +33,7 @@ def _bound(workflow: Workflow, name: str, declared: Input, value: object) -> obj
 
 
 def _checked(name: str, declared: Input, value: object) -> object:
-    if declared.type == "image":  # opaque here; who decoded it knows that it is one
+    if declared.type in OPAQUE:
         return value
     try:
         fitting = as_type(value, declared.type)

@@ -40,7 +40,7 @@ class Declared:
         return Declared(self.type, low, high)
 
 
-Text, Int, Float, Bool, Image, Sampler = (Declared(t) for t in INPUT_TYPES)
+Text, Int, Float, Bool, Image, Sampler, Adapters, Controls = (Declared(t) for t in INPUT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,16 @@ def text_encode(model: str, *, name: str | None = None, **arguments: Argument) -
 def encode_image(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
     """A node that turns ``image`` into something a denoising can start from."""
     return _add("encode_image", model, name, arguments)
+
+
+def load_adapters(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that finds the adapters a request names (``lora``) and begins to load them."""
+    return _add("load_adapters", model, name, arguments)
+
+
+def encode_controls(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that encodes the pictures of the ControlNets a request names (``controlnet``)."""
+    return _add("encode_controls", model, name, arguments)
 
 
 def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
@@ -151,7 +161,8 @@ def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
     said = parameter.annotation
     if not isinstance(said, Declared):
         raise WorkflowError(
-            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image or Sampler"
+            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, "
+            "Adapters or Controls"
         )
     found: dict[str, Any] = {"type": said.type}
     if parameter.default is inspect.Parameter.empty:

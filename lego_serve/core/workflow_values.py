@@ -36,7 +36,7 @@ def is_unicode(text: str) -> bool:
 def article(kind: str) -> str:
     """A type with its article, for a sentence."""
     name = kind.replace("_", " ")
-    if name in ("text", "conditioning", "nothing") or name.endswith("latents"):
+    if name in ("text", "conditioning", "nothing") or name.endswith(("latents", "adapters", "controls")):
         return name
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 

@@ -34,7 +34,8 @@ class LaneRequest:
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
     on; ``suspect_steps`` how many steps from there the lane runs alone.  Several ``controls`` add up,
-    and so do ``adapters``.
+    and so do ``adapters``.  ``held_from``: its adapters are still on their way, and from this step of its schedule on
+    it waits until ``StepEngine.adapt`` gives them.
     """
 
     key: str
@@ -55,6 +56,7 @@ class LaneRequest:
     suspect_steps: int = 0
     controls: tuple[ControlUse, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
+    held_from: int | None = None
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""
@@ -64,13 +66,17 @@ class LaneRequest:
 
 @dataclass(frozen=True, slots=True)
 class LaneResult:
-    """Denoised latents (channels, height, width), fp32, and what each step took and shared."""
+    """Denoised latents (channels, height, width), fp32, and what each step took and shared.
+
+    ``early_steps`` were run before its adapters had come.
+    """
 
     latents: torch.Tensor
     queue_s: float
     run_s: float
     step_s: tuple[float, ...]
     step_lanes: tuple[int, ...]
+    early_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,13 @@ class LaneState:
     step_lanes: list[int] = field(default_factory=list)
     controls: tuple[LaneControl, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
+    held_from: int | None = None
+    early_steps: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it must wait for its adapters now."""
+        return self.held_from is not None and self.step >= self.held_from
 
     @property
     def eta_s(self) -> float:
@@ -130,7 +143,9 @@ class LaneState:
         if not bool(torch.isfinite(latents).all()):
             raise NodeError("The image's latents are not finite numbers.", code="not_finite")
         started = self.added_s if math.isnan(self.started_s) else self.started_s
-        return LaneResult(latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes))
+        return LaneResult(
+            latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes), self.early_steps
+        )
 
 
 def write_checkpoint(state: LaneState) -> bytes:

@@ -99,6 +99,9 @@ class StepEngine:
         lane.adapters = adapters
         self._batcher.add(lane)
         self._states[request.key] = state
+        state.held_from = request.held_from
+        if state.is_held:
+            self._batcher.pause(request.key)  # it keeps its place in the order
         return state
 
     def adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> None:
@@ -106,7 +109,11 @@ class StepEngine:
 
         Raises KeyError when the lane is not here; InvalidAdapter or RequestError as ``add`` does.
         """
-        self._batcher.set_adapters(key, self._take_adapters(self._states[key], adapters))
+        state = self._states[key]
+        self._batcher.set_adapters(key, self._take_adapters(state, adapters))
+        if state.held_from is not None:
+            state.held_from, state.early_steps = None, len(state.step_s)
+            self._batcher.resume(key)
 
     def cancel(self, key: str) -> bool:
         """Drop a lane between steps; False when it is not here."""
@@ -199,7 +206,10 @@ class StepEngine:
             if key in failures:
                 self.cancel(key)
                 continue
-            self._advance(self._states[key], velocities[key], started, took, len(plan.keys))
+            state = self._states[key]
+            self._advance(state, velocities[key], started, took, len(plan.keys))
+            if state.is_held:
+                self._batcher.pause(key)
         return failures
 
     def _advance(self, state: LaneState, velocity: torch.Tensor, started: float, took: float, lanes: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lego_serve.core.progress import Listen, Reporter
-from lego_serve.engine.lanes import LaneProgress, LaneRequest, LaneResult, LaneState
+from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
@@ -82,6 +82,10 @@ class EngineThread:
     def resume(self, key: str) -> None:
         """Run a paused lane on."""
         self._put(lambda: self._do(self._engine.resume, key))
+
+    def adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> None:
+        """Give a lane that was submitted with ``held_from`` its adapters; what is wrong with them ends the lane."""
+        self._put(lambda: self._adapt(key, adapters))
 
     async def drain(self) -> None:
         """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
@@ -163,6 +167,16 @@ class EngineThread:
         if watch is not None:
             reporter = Reporter(watch.listen, state.schedule.steps, watch.checkpoint_every_steps, state.step)
             self._watches[request.key] = watch, reporter
+        return None
+
+    def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> Outcome | None:
+        try:
+            self._engine.adapt(key, adapters)
+        except KeyError:  # it has ended meanwhile
+            return None
+        except LegoError as error:
+            self._engine.cancel(key)
+            return key, error
         return None
 
     def _drop(self, key: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -66,6 +66,8 @@ TYPE_WORDS = {
     "string": "a string",
     "bool": "true or false",
     "literal": "one of its known values",
+    "tuple": "a list",
+    "model": "an object",
 }
 
 
@@ -95,9 +97,12 @@ def validation_error(error: ValidationError) -> RequestError:
     kind = str(first["type"])
     if kind == "json_invalid" or not first["loc"]:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
-    name = str(first["loc"][0])
+    name = _place(first["loc"])
     if kind == "extra_forbidden":
-        return UnsupportedParameter("The request has a field this server does not know.", param=shown_name(name))
+        known = shown_name(str(first["loc"][-1]))
+        return UnsupportedParameter(
+            "The request has a field this server does not know.", param=known and _place((*first["loc"][:-1], known))
+        )
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
     if kind == "finite_number":
@@ -116,6 +121,11 @@ def validation_error(error: ValidationError) -> RequestError:
         return RequestError(f"`{name}` must be {' or '.join(taken)}.", param=name)
     words = next((text for prefix, text in TYPE_WORDS.items() if kind.startswith(prefix)), "of another form")
     return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """A field within the body, as in `lora[0].scale`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 def note(error: LegoError) -> None:

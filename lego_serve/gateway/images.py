@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound, RequestError, UnsupportedParameter
+from lego_serve.gateway.addons import addon_workflow, control_input
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import WrongMediaType, shown_name, validation_error
 from lego_serve.gateway.pictures import decode_upload, fit_size, to_array
 from lego_serve.gateway.running import Order, answer, bind_request
-from lego_serve.gateway.schemas import EditRequest, ImageRequest
+from lego_serve.gateway.schemas import EditRequest, GenerationRequest, ImageRequest
 from lego_serve.gateway.streaming import stream
 
 IMAGE_TO_IMAGE = "-img2img"
@@ -31,18 +32,19 @@ def create_router(context: Context) -> APIRouter:
     """The routes of the Images API."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
 
-    @router.post("/generations", openapi_extra=_body("application/json", ImageRequest))
+    @router.post("/generations", openapi_extra=_body("application/json", GenerationRequest))
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         caller = context.authenticate(request)
         _require_type(request, "application/json")
         try:
-            body = ImageRequest.model_validate_json(await request.body())
+            body = GenerationRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise validation_error(error) from None
         body.refuse_unsupported()
-        workflow = _workflow(context, body.model)
-        order = Order(workflow, body, _sized(context, body), caller)
+        workflow = addon_workflow(context, _workflow(context, body.model), body)
+        sized = _sized(context, body)
+        order = Order(workflow, body, sized | await control_input(context, workflow, body, sized), caller)
         return await (stream(context, request, order) if body.stream else answer(context, request, order))
 
     @router.post("/edits", openapi_extra=_body("multipart/form-data", EditRequest))

@@ -132,8 +132,27 @@ def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
             "nodes": {name: round(seconds, 6) for name, seconds in result.node_s.items()},
             "cache_hits": result.cache_hits,
             "steps_redone": sum(stats.steps_redone for stats in result.stats.values()),
-        },
+        }
+        | _addons(result),
     }
+
+
+def _addons(result: JobResult) -> dict[str, Any]:
+    """What was added to the model, where anything was: each adapter with its load, and ControlNets by name."""
+    adapters = [
+        {
+            "name": used.name,
+            "scale": used.scale,
+            "cache": "hit" if used.hit else "miss",
+            "load_s": round(used.load_s, 6),
+            "bytes": used.bytes,
+            "early_steps": used.early_steps,
+        }
+        for stats in result.stats.values()
+        for used in stats.adapters
+    ]
+    nets = [name for stats in result.stats.values() for name in stats.controlnets]
+    return ({"adapters": adapters} if adapters else {}) | ({"controlnets": nets} if nets else {})
 
 
 async def _disconnected(request: Request) -> None:

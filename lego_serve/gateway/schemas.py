@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lego_serve.core.addons import AdapterAsk, check_asks
 from lego_serve.errors import RequestError, UnsupportedParameter
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -12,6 +13,7 @@ QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
 # Known to the SDK, not honoured here; refused by name rather than ignored.
 REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
 REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
+ADDONS = ("controlnet", "lora")  # in the order they stand in the names of built-in workflows
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
@@ -99,6 +101,53 @@ class ImageRequest(BaseModel):
             "guidance_end": self.guidance_end,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+class LoraUse(BaseModel):
+    """An adapter by name, its scale, and the part of the steps it is at work in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(max_length=256)]
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+class ControlNetUse(BaseModel):
+    """A ControlNet by name, its picture as base64 of a file, its weight, and the part of the steps it is at work in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(max_length=256)]
+    image: str
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+class GenerationRequest(ImageRequest):
+    """A generation's fields: what all requests have, and what may be added to the model."""
+
+    lora: tuple[LoraUse, ...] | None = None
+    controlnet: tuple[ControlNetUse, ...] | None = None
+
+    @property
+    def addons(self) -> frozenset[str]:
+        """The fields that need a workflow that takes them."""
+        return frozenset(name for name in ADDONS if getattr(self, name))
+
+    def refuse_unsupported(self) -> None:
+        """Also raise RequestError for adapters and ControlNets that cannot be."""
+        super().refuse_unsupported()
+        check_asks("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in self.lora or ()])
+        nets = [(use.name, use.weight, use.start, use.end) for use in self.controlnet or ()]
+        check_asks("controlnet", "a ControlNet", nets)
+
+    def inputs(self) -> dict[str, object]:
+        """The workflow inputs the body gives; control pictures are decoded by who knows their size."""
+        asks = tuple(AdapterAsk(use.name, use.scale, use.start, use.end) for use in self.lora or ())
+        return super().inputs() | ({"lora": asks} if asks else {})
 
 
 class EditRequest(ImageRequest):

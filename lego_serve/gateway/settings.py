@@ -1,7 +1,8 @@
 """What the gateway needs to know, as a frozen value."""
 
 import hmac
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 
@@ -26,7 +27,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """Limits and keys; without keys everyone is the default tenant's admin."""
+    """Limits and keys; without keys everyone is the default tenant's admin.
+
+    ``controlnets`` are the ids of each model's.
+    """
 
     default_workflow: str
     keys: tuple[ApiKey, ...] = ()
@@ -34,6 +38,7 @@ class GatewaySettings:
     max_body_bytes: int = 50 * 2**20
     max_image_pixels: int = 16_000_000
     size_multiple: int = 16
+    controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def caller(self, token: str) -> Caller | None:
         """Who holds this token; None when nobody does."""

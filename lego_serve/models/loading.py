@@ -8,7 +8,7 @@ needed: each takes seconds, and a node needs one of them or parts of one.  A fam
 """
 
 import json
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from lego_serve.errors import CheckpointError
 from lego_serve.models.base import Backbone, TextEncoder
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import ModelSpec, families
+from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder, families
 from lego_serve.models.vae import KlVae
 
-BUILT_IN = "builtin:"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,14 +44,11 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
 
     An empty component is a folder that is one module itself, such as a ControlNet's.
     """
-    if spec.path.startswith(BUILT_IN):
-        place = resources.files("lego_serve") / "zoo" / "weights" / spec.path.removeprefix(BUILT_IN)
-        folder = Path(str(place))
-    else:
-        folder = Path(spec.path).expanduser()
+    is_built_in = spec.path.startswith(BUILT_IN)
+    folder = built_in_folder(spec.path) if is_built_in else Path(spec.path).expanduser()
     if folder.is_dir():
         return folder
-    if spec.path.startswith(BUILT_IN) or spec.path.startswith((".", "/", "~")):
+    if is_built_in or spec.path.startswith((".", "/", "~")):
         raise CheckpointError(f"model {spec.name}: no folder {folder}")
     patterns = [
         "model_index.json",

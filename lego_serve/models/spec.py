@@ -1,7 +1,10 @@
 """Which model to load and how, as a value that processes without torch can hold."""
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+
+BUILT_IN = "builtin:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +25,8 @@ def families() -> tuple[str, ...]:
     """The model families there are: one file each."""
     folder = Path(__file__).parent / "families"
     return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__"))
+
+
+def built_in_folder(path: str) -> Path:
+    """Where ``builtin:NAME`` lies in this package, whether or not it is there."""
+    return Path(str(resources.files("lego_serve") / "zoo" / "weights" / path.removeprefix(BUILT_IN)))

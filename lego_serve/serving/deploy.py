@@ -59,7 +59,7 @@ class NodeReplica:
         from lego_serve.serving.nodes import NODES
 
         logs.install()
-        self._node: Any = NODES[component](spec, **arguments)
+        self._node: Any = NODES[component](spec, **_with_nodes(arguments))
         self._id = serve.get_replica_context().replica_id.unique_id
 
     async def run(self, call: Call) -> Answer:
@@ -82,6 +82,18 @@ class NodeReplica:
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()
+
+
+def _with_nodes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A node's arguments, with handles where the plan names other deployments."""
+    from lego_serve.serving.transport import LazyNode
+
+    found = dict(arguments)
+    if (app := found.pop("adapters_app", None)) is not None:
+        found["patcher"] = LazyNode(app)
+    if "controlnets" in found:
+        found["control_nodes"] = {plan.spec.name: LazyNode(plan.app) for plan in found["controlnets"]}
+    return found
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from lego_serve.core.wire import Answer, Call, Message
 from lego_serve.errors import NodeError
@@ -72,3 +73,28 @@ class RayNode:
         said = self._handle.broadcast("control", order, replica)
         found: list[tuple[str, int | None]] = await said.results_async()
         return found
+
+
+class LazyNode:
+    """A deployment that may not be there yet, for a node that calls another one."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._node: RayNode | None = None
+
+    async def run(self, call: Call) -> Answer:
+        """Make a call.  Raises NodeLost, also while the deployment is not there."""
+        return await (await self._found()).run(call)
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """The same, answered with messages."""
+        async for message in (await self._found()).stream(call):
+            yield message
+
+    async def _found(self) -> RayNode:
+        if self._node is None:
+            try:
+                self._node = RayNode(await asyncio.to_thread(serve.get_app_handle, self._app))
+            except RayServeException:
+                raise NodeLost from None
+        return self._node

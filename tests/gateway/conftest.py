@@ -92,7 +92,12 @@ def runner() -> FakeRunner:
 @pytest.fixture
 def settings() -> GatewaySettings:
     """No keys, small limits."""
-    return GatewaySettings("lego-tiny", max_pending_jobs=2, max_body_bytes=200_000)
+    return GatewaySettings(
+        "lego-tiny",
+        max_pending_jobs=2,
+        max_body_bytes=200_000,
+        controlnets={"lego-tiny": frozenset({"edges", "depth"})},
+    )
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 
+TINY = ["lego-tiny", *(f"lego-tiny-{name}" for name in ("controlnet", "controlnet-lora", "img2img", "lora"))]
+
 
 async def test_models_are_the_workflows(client) -> None:
     """GET /v1/models lists workflows with the inputs they take."""
     data = (await client.get("/v1/models")).json()["data"]
-    assert [card["id"] for card in data] == ["lego-tiny", "lego-tiny-img2img"]
+    assert [card["id"] for card in data] == TINY
     assert data[0]["lego"]["inputs"]["prompt"] == {"type": "text", "required": True}
     assert (await client.get("/v1/models/lego-tiny")).json() == data[0]
     assert (await client.get("/v1/models/nope")).status_code == 404
@@ -196,7 +198,7 @@ def test_the_unmodified_openai_client_works(app) -> None:
         Image.new("RGB", (96, 96)).save(picture, "PNG")
         edited = client.images.edit(image=("a.png", picture.getvalue()), prompt="a", extra_body={"strength": 0.5})
         assert edited.data[0].b64_json
-        assert [m.id for m in client.models.list()] == ["lego-tiny", "lego-tiny-img2img"]
+        assert [m.id for m in client.models.list()] == TINY
         with pytest.raises(openai.NotFoundError) as missing:
             client.images.generate(model="nope", prompt="a")
         assert missing.value.code == "model_not_found"

@@ -10,6 +10,7 @@ import torch
 from lego_serve.core.wire import Call
 from lego_serve.errors import RequestError
 from lego_serve.models.base import Conditioning
+from lego_serve.models.lora import Uses
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving import nodes
 from lego_serve.serving.nodes import TextEncoderNode
@@ -27,7 +28,7 @@ class FakeEncoder:
         if len(prompt) > 10:
             raise RequestError("`prompt` is long.", param="prompt")
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
         """Zeros."""
         time.sleep(TAKES_S)
         return [Conditioning(torch.zeros(2, 3), torch.zeros(3)) for _ in prompts]

@@ -1,0 +1,103 @@
+"""What a request adds to a model, as values: adapters (LoRA) and ControlNets, asked for, resolved and used."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lego_serve.errors import RequestError
+
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+MAX_ADDONS = 4  # adapters of a request, and ControlNets of a request
+MAX_SCALE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterAsk:
+    """An adapter a request asks for, with its scale, in the steps i of n where start <= i / n < end."""
+
+    name: str
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter as the patcher found it: by the hash of its file, whoever needs its bytes asks for these.
+
+    ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
+    ``is_warm``: the patcher had it already.
+    """
+
+    ask: AdapterAsk
+    sha256: str
+    size_bytes: int
+    has_text: bool
+    early_ratio: float = 0.0
+    is_warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStats:
+    """What became of an adapter in a lane: whether it was at hand, else how long its load took, and of how much.
+
+    ``early_steps`` were denoised before it had come.
+    """
+
+    name: str
+    scale: float
+    hit: bool
+    load_s: float = 0.0
+    bytes: int = 0
+    early_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAsk:
+    """A ControlNet a request asks for: its picture as 8-bit pixels (height, width, 3), weight and part of the steps."""
+
+    name: str
+    pixels: object
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLatents:
+    """The same with its picture encoded: latents (channels, height, width), and a key that tells their content."""
+
+    name: str
+    latents: object
+    key: str
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+def check_asks(field: str, what: str, asks: Sequence[tuple[str, float, float, float]]) -> None:
+    """Raise RequestError about a field for names, amounts or ranges (name, amount, start, end) that are none."""
+    amount = "scale" if field == "lora" else "weight"
+    if len(asks) > MAX_ADDONS:
+        raise RequestError(f"`{field}` has more than {MAX_ADDONS} entries.", param=field, code="too_many")
+    for index, (name, value, start, end) in enumerate(asks):
+        place = f"{field}[{index}]"
+        if NAME.fullmatch(name) is None:
+            said = f"`{place}.name` must be 1 to 64 of a-z, 0-9, _ and -."
+            raise RequestError(said, param=f"{place}.name")
+        if not abs(value) <= MAX_SCALE:  # not `>`: NaN must fail too
+            said = f"`{place}.{amount}` must lie between -{MAX_SCALE:g} and {MAX_SCALE:g}."
+            raise RequestError(said, param=f"{place}.{amount}", code="out_of_range")
+        if not 0 <= start < end <= 1:
+            said = f"`{place}.start` must be less than its `end`, both from 0 to 1."
+            raise RequestError(said, param=f"{place}.start", code="out_of_range")
+    if len({ask[0] for ask in asks}) < len(asks):
+        raise RequestError(f"`{field}` names {what} twice.", param=field, code="duplicate_name")
+
+
+def early_steps(adapters: Sequence[LoadedAdapter], steps: int) -> int:
+    """How many of a lane's steps may run before its adapters have come: fewer than all, and none without a profile."""
+    # A profile is measured at scale 1, and nothing is known of what a stronger use changes when.
+    ratios = [a.early_ratio if abs(a.ask.scale) <= 1 else 0.0 for a in adapters if a.ask.scale != 0]
+    return max(0, min(math.floor(min(ratios, default=0.0) * steps), steps - 1))

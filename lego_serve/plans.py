@@ -1,0 +1,149 @@
+"""From a configuration and its workflows to the deployments they need."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lego_serve import config
+from lego_serve.core.workflow import KINDS, Workflow
+from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder
+
+if TYPE_CHECKING:
+    from lego_serve.serving.deploy import NodePlan
+
+
+def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
+    """The deployments the workflows need, shared among them: (model, component) to Serve application."""
+    nodes = {(n.model, KINDS[n.kind].component) for w in workflows.values() for n in w.nodes.values()}
+    return {(model, component): f"{model}.{component}" for model, component in sorted(nodes)}
+
+
+def lacks(settings: config.Settings, workflow: Workflow) -> str | None:
+    """What a workflow needs and the configuration does not have, in words; None where it has all."""
+    for model in sorted(workflow.models - set(settings.models)):
+        return f"model `{model}`, which `models` does not have"
+    for node in workflow.nodes.values():
+        if node.kind == "load_adapters" and not adapter_roots(settings.models[node.model]):
+            return f"adapters, which model `{node.model}` has none of"
+        if node.kind == "encode_controls" and not controlnets(settings.models[node.model]):
+            return f"ControlNets, which model `{node.model}` has none of"
+    return None
+
+
+def adapter_roots(model: config.Model) -> tuple[Path, ...]:
+    """The folders with a model's adapters; a built-in one that does not come with this package is left out."""
+    said = () if model.adapters is None else model.adapters.roots
+    found = (built_in_folder(root) if root.startswith(BUILT_IN) else Path(root).expanduser() for root in said)
+    return tuple(folder for root, folder in zip(said, found, strict=True) if _is_there(root, folder))
+
+
+def controlnets(model: config.Model) -> dict[str, config.ControlNet]:
+    """The ControlNets of a model; a built-in one that does not come with this package is left out."""
+    return {
+        name: net
+        for name, net in model.controlnets.items()
+        if not net.path.startswith(BUILT_IN) or _is_there(net.path, built_in_folder(net.path))
+    }
+
+
+def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow]) -> list["NodePlan"]:
+    """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone."""
+    nodes = needed_nodes(settings, workflows)
+    plans = [_plan(settings, model, component) for model, component in nodes]
+    used = {n.model for w in workflows.values() for n in w.nodes.values() if n.kind == "encode_controls"}
+    for model in sorted(used):
+        for name, net in controlnets(settings.models[model]).items():
+            if may_be_remote(net):
+                plans.append(_controlnet_plan(settings, model, name, net))
+    return plans
+
+
+def may_be_remote(net: config.ControlNet) -> bool:
+    """Whether a ControlNet has a deployment of its own; without a link to judge by, `auto` is colocated."""
+    return net.placement == "remote" or (net.placement == "auto" and net.link is not None)
+
+
+def _is_there(said: str, folder: Path) -> bool:
+    return not said.startswith(BUILT_IN) or folder.is_dir()
+
+
+def _spec(settings: config.Settings, model: str) -> ModelSpec:
+    said = settings.models[model]
+    return ModelSpec(
+        model, said.path, said.family, said.revision, said.dtype, said.device, said.max_sequence_length, said.fetch
+    )
+
+
+def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
+    from lego_serve.serving.deploy import NodePlan
+
+    spec = _spec(settings, model)
+    if component == "adapters":
+        return _patcher_plan(settings, spec)
+    node: config.Node = getattr(settings.models[model].nodes, component)
+    arguments: dict[str, object] = {"max_batch": node.max_batch}
+    if isinstance(node, config.TextEncoderNode):
+        arguments |= {"cache_bytes": node.cache_bytes} | _adapter_arguments(settings, model)
+    if isinstance(node, config.BackboneNode):
+        names = ("order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows")
+        arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
+        arguments |= {"controlnets": _control_plans(settings, model)}
+        adapters = settings.models[model].adapters
+        arguments |= {"adapter_mode": "grouped" if adapters is None else adapters.mode}
+    return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
+
+
+def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, object]:
+    said = settings.models[model]
+    if said.adapters is None or not adapter_roots(said):
+        return {}
+    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.cache_bytes}
+
+
+def _patcher_plan(settings: config.Settings, spec: ModelSpec) -> "NodePlan":
+    from lego_serve.serving.deploy import NodePlan
+
+    said = settings.models[spec.name]
+    adapters = said.adapters
+    assert adapters is not None
+    arguments = {
+        "roots": adapter_roots(said),
+        "cache_bytes": adapters.cache_bytes,
+        "registry_limit": adapters.registry_limit,
+        "storage_s": adapters.storage_s,
+        "profiles": adapters.profiles,
+        "early_start": adapters.early_start,
+    }
+    # One replica: what is registered at run time is in its memory.
+    return NodePlan(spec, "adapters", arguments, 1, 1, adapters.cpus, 0)
+
+
+def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
+    from lego_serve.core.placement import Link
+    from lego_serve.serving.control_sources import ControlPlan
+
+    return tuple(
+        ControlPlan(
+            control_spec(settings, model, name, net),
+            net.placement if may_be_remote(net) else "colocated",
+            f"{name}.controlnet",
+            None if net.link is None else Link(net.link.bytes_s, net.link.latency_s),
+            net.stream_blocks,
+            net.timeout_s,
+        )
+        for name, net in controlnets(settings.models[model]).items()
+    )
+
+
+def control_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
+    """How a ControlNet is loaded: on its model's device and in its dtype."""
+    base = _spec(settings, model)
+    return ModelSpec(name, net.path, base.family, None, base.dtype, base.device, base.max_sequence_length, base.fetch)
+
+
+def _controlnet_plan(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> "NodePlan":
+    from lego_serve.serving.deploy import NodePlan
+
+    arguments = {"base": _spec(settings, model)}
+    spec, node = control_spec(settings, model, name, net), net.node
+    return NodePlan(spec, "controlnet", arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)

@@ -1,0 +1,94 @@
+"""The adapters of one replica, pulled from the patcher as bytes and kept prepared while they are worth it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lego_serve.core.addons import LoadedAdapter
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import NodeError
+from lego_serve.models.lora import Adapter
+from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.loading_cache import Found, LoadingCache
+
+ATTEMPTS = 40
+RETRY_PAUSE_S = 0.5
+
+
+class Patcher(Protocol):
+    """The node that has adapters."""
+
+    async def run(self, call: Call) -> Answer:
+        """Make a call.  Raises NodeLost."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An adapter in hand: to be given back to the shelf; ``load_s`` where it was at hand nowhere."""
+
+    loaded: LoadedAdapter
+    adapter: Adapter
+    hit: bool
+    load_s: float
+    is_pinned: bool
+
+
+class AdapterShelf:
+    """What of adapters belongs to some components of a model (``transformer``, ``text_encoder``, ...)."""
+
+    def __init__(self, patcher: Patcher, components: Sequence[str], max_bytes: int) -> None:
+        self._patcher, self._components = patcher, tuple(components)
+        self._cache: LoadingCache[tuple[Adapter, float]] = LoadingCache(max_bytes)
+
+    def has(self, adapters: Sequence[LoadedAdapter]) -> bool:
+        """Whether all of them are here."""
+        return all(adapter.sha256 in self._cache for adapter in adapters)
+
+    async def take(self, adapters: Sequence[LoadedAdapter]) -> list[Taken]:
+        """All of them, loaded where they are not here.  Raises LegoError, with none taken."""
+        loads = [asyncio.ensure_future(self._one(adapter)) for adapter in adapters]
+        try:
+            return await asyncio.gather(*loads)
+        except BaseException:
+            for load in loads:
+                load.cancel()
+            for load in loads:  # what has come is given back, now or when it has ended
+                load.add_done_callback(self._unwanted)
+            raise
+
+    def give_back(self, taken: Sequence[Taken]) -> None:
+        """They are no longer in use."""
+        for one in taken:
+            if one.is_pinned:
+                self._cache.release(one.loaded.sha256)
+
+    def _unwanted(self, load: "asyncio.Future[Taken]") -> None:
+        if not load.cancelled() and load.exception() is None:
+            self.give_back([load.result()])
+
+    async def _one(self, loaded: LoadedAdapter) -> Taken:
+        async def load() -> tuple[Adapter, float]:
+            return await self._pull(loaded)
+
+        found: Found[tuple[Adapter, float]] = await self._cache.get(loaded.sha256, loaded.size_bytes, load)
+        adapter, storage_s = found.value
+        hit = found.hit or loaded.is_warm
+        load_s = 0.0 if hit else max(found.load_s, storage_s)
+        return Taken(loaded, adapter, hit, load_s, self._cache.pin(loaded.sha256))
+
+    async def _pull(self, loaded: LoadedAdapter) -> tuple[Adapter, float]:
+        call = Call("fetch_adapter", {"name": loaded.ask.name, "sha256": loaded.sha256})
+        for _ in range(ATTEMPTS):
+            try:
+                answer = await self._patcher.run(call)
+            except NodeLost:
+                await asyncio.sleep(RETRY_PAUSE_S)
+                continue
+            if answer.error is not None:
+                raise answer.error
+            value: Any = answer.value
+            adapter = await asyncio.to_thread(Adapter.from_bytes, value["data"].tobytes())
+            return adapter.part(*self._components), float(value["load_s"])
+        raise NodeError(f"Adapter {loaded.ask.name} could not be had: its node was lost {ATTEMPTS} times.")

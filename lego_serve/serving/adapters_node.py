@@ -1,0 +1,190 @@
+"""The LoRA patcher: finds adapters, checks and converts them, keeps them, and hands them out by content hash.
+
+Asked which adapters a request means, it answers as soon as it knows them and begins their loads, so that these go on
+while prompts are encoded and lanes wait.  Whoever is to use one then asks for its bytes.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.job import TaskStats
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError
+from lego_serve.models.adapter_loading import base_layers, load_adapter
+from lego_serve.models.lora import Adapter
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.adapter_registry import AdapterRegistry
+from lego_serve.serving.loading_cache import LoadingCache
+
+log = logging.getLogger("lego_serve.nodes")
+LINGER_S = 10.0
+KNOWN = 4096  # adapters whose hash and size are remembered
+TEXT = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is remembered of an adapter's file, as long as the file is the same."""
+
+    signature: object
+    sha256: str
+    size_bytes: int
+    has_text: bool
+    early_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    """A converted adapter as bytes, and the seconds its load took."""
+
+    data: np.ndarray
+    load_s: float
+
+
+class AdaptersNode:
+    """The adapters of one base model."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        roots: Sequence[Path],
+        cache_bytes: int,
+        registry_limit: int = 0,
+        storage_s: float = 0.0,
+        profiles: str | None = None,
+        early_start: bool = False,
+    ) -> None:
+        for root in roots:
+            if not root.is_dir():
+                raise CheckpointError(f"model {spec.name}: no folder {root} of adapters")
+        self._base = base_layers(spec)
+        self._registry = AdapterRegistry(roots, registry_limit)
+        self._cache: LoadingCache[_Bytes] = LoadingCache(cache_bytes, LINGER_S)
+        self._storage_s, self._early_start = storage_s, early_start
+        self._profiles = None if profiles is None else Path(profiles).expanduser()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._name_of: dict[str, str] = {}  # by hash, of those known
+
+    async def run(self, call: Call) -> Answer:
+        """Resolve a request's adapters, hand out the bytes of one, or list, register and remove adapters."""
+        started = time.monotonic()
+        inputs: Any = call.inputs
+        try:
+            match call.kind:
+                case "load_adapters":
+                    value: Any = {"adapters": tuple([await self._resolve(ask) for ask in inputs["lora"]])}
+                    self._prewarm()
+                case "fetch_adapter":
+                    value = await self._fetch(inputs["name"], inputs["sha256"])
+                case "list_adapters":
+                    value = await asyncio.to_thread(self._registry.listed)
+                case "register_adapter":
+                    value = await self._register(inputs["name"], inputs["path"])
+                case "remove_adapter":
+                    self._registry.remove(inputs["name"])
+                    value = {}
+                case _:
+                    raise RequestError(f"The patcher does not know {call.kind}.")
+        except LegoError as error:
+            return Answer(error=error)
+        return Answer(value, TaskStats(run_s=time.monotonic() - started))
+
+    async def check_health(self) -> None:
+        """Raise when the replica cannot work."""
+
+    async def _resolve(self, ask: AdapterAsk) -> LoadedAdapter:
+        """What an adapter is; its load is begun if it is not here.  Raises NotFound or InvalidAdapter."""
+        known = await self._know(ask.name)
+        is_warm = self._cache.touch(known.sha256)
+        if not is_warm:
+            self._begin(ask.name, known)
+        ratio = known.early_ratio if self._early_start else 0.0
+        return LoadedAdapter(ask, known.sha256, known.size_bytes, known.has_text, ratio, is_warm)
+
+    async def _know(self, name: str) -> _Known:
+        signature = await asyncio.to_thread(self._registry.signature, name)
+        known = self._known.get(name)
+        if known is None or known.signature != signature:
+            adapter = await asyncio.to_thread(self._read, name)
+            ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
+            has_text = any(path.startswith(TEXT) for path in adapter.pairs)
+            known = _Known(signature, adapter.sha256, adapter.size_bytes, has_text, ratio)
+            self._known[name] = known
+            self._name_of[known.sha256] = name
+            # It has just been read: its first load is that, and whatever storage is made to take.
+            if known.sha256 not in self._cache:
+                self._begin(name, known, adapter)
+        self._known.move_to_end(name)
+        while len(self._known) > KNOWN:
+            forgotten, what = self._known.popitem(last=False)
+            if self._name_of.get(what.sha256) == forgotten:
+                del self._name_of[what.sha256]
+        return known
+
+    def _begin(self, name: str, known: _Known, adapter: Adapter | None = None) -> "asyncio.Task[Any]":
+        async def load() -> _Bytes:
+            started = time.monotonic()
+            await asyncio.sleep(self._storage_s)
+            found = await asyncio.to_thread(self._read, name) if adapter is None else adapter
+            if found.sha256 != known.sha256:
+                self._known.pop(name, None)
+                raise InvalidAdapter(f"Adapter {name} was changed while it was loaded.", param="lora")
+            data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
+            return _Bytes(data, time.monotonic() - started)
+
+        return self._cache.begin(known.sha256, known.size_bytes, load)
+
+    async def _fetch(self, name: str, sha256: str) -> dict[str, object]:
+        """The bytes of an adapter that was resolved here, or by a replica of this node that is gone."""
+        if (kept := self._cache.peek(sha256)) is not None:
+            return {"data": kept.data, "load_s": kept.load_s}
+        known = await self._know(name)
+        if known.sha256 != sha256:
+            raise InvalidAdapter(f"Adapter {name} was changed while it was used.", param="lora")
+        loaded, _ = await asyncio.shield(self._begin(name, known))
+        return {"data": loaded.data, "load_s": loaded.load_s}
+
+    def _read(self, name: str) -> Adapter:
+        try:
+            return load_adapter(name, self._registry.read(name), self._base)
+        except NotFound as error:
+            raise NotFound(error.message, param="lora", code="adapter_not_found") from None
+
+    def _prewarm(self) -> None:
+        """Load what is likely to be asked for soon and is not here, when nothing else is being loaded."""
+        if any(self._cache.ledger.is_loading(sha256) for sha256 in self._name_of):
+            return
+        for wanted in self._cache.ledger.prewarm(time.monotonic(), limit=1):
+            name = self._name_of.get(wanted.key)
+            if name is not None and name in self._known:
+                self._begin(name, self._known[name])
+
+    def _ratio(self, name: str, sha256: str) -> float:
+        """The part of the steps an adapter may come late by, as its profile says; 0 without one of this very file."""
+        path = self._registry.folder(name) if self._profiles is None else self._profiles
+        try:
+            said = json.loads((path / f"{name}.profile.json").read_text())
+            return min(max(float(said["ratio"]), 0.0), 1.0) if said["sha256"] == sha256 else 0.0
+        except FileNotFoundError:
+            return 0.0
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("the profile of adapter %s cannot be read", name)
+            return 0.0
+
+    async def _register(self, name: str, path: str) -> dict[str, object]:
+        """Register an adapter that is sound.  Raises RequestError or CapacityError."""
+        self._registry.check_new(name)
+        file = await asyncio.to_thread(self._registry.read_path, name, path)
+        adapter = await asyncio.to_thread(load_adapter, name, file, self._base)
+        self._registry.add(name, path)
+        return {"name": name, "sha256": adapter.sha256, "bytes": adapter.size_bytes}

@@ -1,0 +1,216 @@
+"""The backbone's node: calls become lanes of the engine, with their adapters and ControlNets."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from lego_serve.core.adapters import AdapterMode, allowed
+from lego_serve.core.addons import AdapterStats, ControlLatents, LoadedAdapter, early_steps
+from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.job import TaskStats
+from lego_serve.core.ordering import ORDERS
+from lego_serve.core.wire import Answer, Call, Leaving, Message, Progress
+from lego_serve.engine.calibration import calibrate, calibrate_adapters
+from lego_serve.engine.fidelity import apply_fidelity
+from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneResult
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.thread import EngineThread, Watch
+from lego_serve.errors import LegoError, NodeError
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.adapter_shelf import AdapterShelf, Patcher, Taken
+from lego_serve.serving.control_sources import ControlPlan, ControlSources
+from lego_serve.serving.lane_requests import lane_requests
+from lego_serve.serving.remote_control import ControlNode
+
+log = logging.getLogger("lego_serve.nodes")
+
+
+class BackboneNode:
+    """Denoises lanes in a continuous batch."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        order: str,
+        max_step_s: float | str,
+        max_rows: int | str,
+        checkpoint_every_steps: int,
+        fidelity: str,
+        bucket_rows: int,
+        patcher: Patcher | None = None,
+        adapter_bytes: int = 0,
+        adapter_mode: str = "grouped",
+        controlnets: Sequence[ControlPlan] = (),
+        control_nodes: Mapping[str, ControlNode] | None = None,
+    ) -> None:
+        torch.set_num_threads(1)
+        backbone, tables = load_backbone(spec)
+        backbone.bucket_rows = bucket_rows
+        log.info("fidelity of %s: %s", spec.name, apply_fidelity(backbone, fidelity))
+        limits = StepLimits(
+            None if max_step_s == "auto" else float(max_step_s), None if max_rows == "auto" else int(max_rows)
+        )
+        rates = calibrate(backbone)
+        batcher = StepBatcher(
+            ORDERS[order],
+            limits,
+            rates,
+            allowed(AdapterMode(adapter_mode), strict=fidelity == "strict"),
+            None if patcher is None else calibrate_adapters(backbone),
+        )
+        self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
+        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates)
+        self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources)
+        self._every = checkpoint_every_steps
+        self._thread: EngineThread | None = None
+        self._streams: set[asyncio.Queue[Message]] = set()
+        self._lanes = 0
+        self._is_draining = False
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """Denoise ``n`` images with seeds seed, seed + 1, ...; closing the stream drops its lanes."""
+        if self._is_draining:
+            yield Leaving()
+            return
+        if self._thread is None:
+            self._thread = EngineThread(self._engine)
+        queue: asyncio.Queue[Message] = asyncio.Queue()
+        self._streams.add(queue)
+        work = asyncio.ensure_future(self._denoise(call, queue))
+        try:
+            while True:
+                message = await queue.get()
+                yield message
+                if isinstance(message, Answer | Leaving):
+                    return
+        finally:
+            self._streams.discard(queue)
+            work.cancel()
+
+    async def drain(self) -> int:
+        """Send every stream its lanes' fresh checkpoints and end it; take no more calls.  Answers how many moved."""
+        self._is_draining = True
+        if self._thread is not None:
+            await self._thread.drain()
+        streams = list(self._streams)
+        for queue in streams:
+            queue.put_nowait(Leaving())
+        return len(streams)
+
+    async def check_health(self) -> None:
+        """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""
+        if self._thread is not None and not self._thread.is_alive:
+            raise NodeError("The compute thread of this replica has stopped.")
+        if self._is_draining and not self._streams:
+            raise NodeError("This replica has been drained.")
+
+    async def _denoise(self, call: Call, queue: asyncio.Queue[Message]) -> None:
+        """Run the lanes of a call; the last message is its answer."""
+        try:
+            answer = await self._answer(call, queue)
+        except LegoError as error:
+            answer = Answer(error=error)
+        except Exception as error:
+            log.exception("a denoising call failed")
+            answer = Answer(error=NodeError(f"A model node failed: {type(error).__name__}."))
+        queue.put_nowait(answer)
+
+    async def _answer(self, call: Call, queue: asyncio.Queue[Message]) -> Answer:
+        assert self._thread is not None
+        adapters = _adapters(call)
+        if adapters and self._shelf is None:
+            raise NodeError("This model is served without adapters.", code="no_adapters")
+        controls = _controls(call)
+        await self._controls.connect(controls)
+        taken: list[Taken] = []
+        tasks: list[asyncio.Future[Any]] = []
+        try:
+            held_from = None
+            if self._shelf is not None and adapters:
+                if self._shelf.has(adapters):
+                    taken = await self._shelf.take(adapters)
+                else:  # lanes take their place in the order now, and wait there
+                    held_from = early_steps(adapters, _steps(call))
+            requests = lane_requests(call, self._lanes + 1, _uses(taken), held_from)
+            self._lanes += len(requests)
+            for index, request in enumerate(requests):
+                watch = Watch(partial(_tell, queue, index), call.listen, self._every)
+                tasks.append(asyncio.ensure_future(self._thread.submit(request, watch)))
+            if held_from is not None:  # after the lanes, for what adapts them must find them
+                keys = [request.key for request in requests]
+                tasks.append(asyncio.ensure_future(self._adapt(keys, adapters, taken)))
+            results = [result for result in await asyncio.gather(*tasks) if isinstance(result, LaneResult)]
+        finally:
+            for task in tasks:
+                task.cancel()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                if self._shelf is not None:
+                    self._shelf.give_back(taken)
+        stats = _stats(results, taken, [control.name for control in controls])
+        return Answer({"latents": torch.stack([r.latents for r in results]).numpy()}, stats)
+
+    async def _adapt(self, keys: Sequence[str], adapters: Sequence[LoadedAdapter], taken: list[Taken]) -> None:
+        """Give lanes their adapters once they have come; ``taken`` is filled with what must be given back."""
+        assert self._thread is not None
+        assert self._shelf is not None
+        taken += await self._shelf.take(adapters)
+        for key in keys:
+            self._thread.adapt(key, _uses(taken))
+
+
+def _adapters(call: Call) -> tuple[LoadedAdapter, ...]:
+    given: Any = call.inputs.get("adapters")
+    return () if given is None else given["adapters"]
+
+
+def _controls(call: Call) -> tuple[ControlLatents, ...]:
+    given: Any = call.inputs.get("controls")
+    return () if given is None else given["controls"]
+
+
+def _steps(call: Call) -> int:
+    """Steps that a lane will run: fewer than the request's where it starts from a picture."""
+    given: Any = call.inputs
+    steps = int(given["steps"])
+    return steps if given.get("init") is None else max(1, int(steps * float(given.get("strength", 1.0))))
+
+
+def _uses(taken: Sequence[Taken]) -> tuple[AdapterUse, ...]:
+    return tuple(
+        AdapterUse(one.adapter, one.loaded.ask.scale, one.loaded.ask.start, one.loaded.ask.end) for one in taken
+    )
+
+
+def _stats(results: Sequence[LaneResult], taken: Sequence[Taken], controlnets: Sequence[str]) -> TaskStats:
+    longest = max(results, key=lambda r: r.queue_s + r.run_s)
+    early = max(result.early_steps for result in results)
+    adapters = tuple(
+        AdapterStats(one.loaded.ask.name, one.loaded.ask.scale, one.hit, one.load_s, one.loaded.size_bytes, early)
+        for one in taken
+    )
+    return TaskStats(
+        longest.queue_s,
+        longest.run_s,
+        step_s=longest.step_s,
+        step_lanes=longest.step_lanes,
+        batch_size=max(longest.step_lanes, default=1),
+        adapters=adapters,
+        controlnets=tuple(controlnets),
+    )
+
+
+def _tell(queue: asyncio.Queue[Message], lane: int, progress: LaneProgress) -> None:
+    queue.put_nowait(
+        Progress(
+            lane, progress.step, progress.steps, progress.eta_s, progress.preview, progress.checkpoint,
+            progress.is_starting,
+        )
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""The ControlNets of a backbone replica: those in its own process, and those elsewhere as if they were here."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from lego_serve.core.addons import ControlLatents
+from lego_serve.core.costs import Rates
+from lego_serve.core.placement import (
+    ControlStep,
+    Link,
+    Placement,
+    choose,
+    first_blocks,
+    request_bytes,
+    residual_bytes,
+    step_seconds,
+)
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import NodeError
+from lego_serve.models.controlnet import OUT_COST, load_controlnet
+from lego_serve.models.controls import ControlForm, ControlSource
+from lego_serve.models.loading import DTYPES
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.remote_control import RETRY_PAUSE_S, ControlNode, RemoteControl
+
+SAMPLE_TOKENS, SAMPLE_TEXT_ROWS = 256, 32  # the lane a placement is judged by, guided
+LATENTS_A_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlan:
+    """How a ControlNet is to be had: loaded here, from its own deployment ``app``, or as ``link`` makes it pay."""
+
+    spec: ModelSpec
+    placement: Literal["auto", "colocated", "remote"]
+    app: str
+    link: Link | None = None
+    stream_blocks: bool | Literal["auto"] = "auto"
+    timeout_s: float = 120.0
+
+
+class ControlSources:
+    """Sources by name, in ``sources``; those elsewhere join it when they are first needed."""
+
+    def __init__(
+        self, base: ModelSpec, plans: Sequence[ControlPlan], nodes: Mapping[str, ControlNode], rates: Rates
+    ) -> None:
+        self._base, self._nodes, self._rates = base, nodes, rates
+        here = [plan for plan in plans if plan.placement == "colocated"]
+        self.sources: dict[str, ControlSource] = {plan.spec.name: load_controlnet(plan.spec, base) for plan in here}
+        self._elsewhere = {plan.spec.name: plan for plan in plans if plan.placement != "colocated"}
+        self._connecting = asyncio.Lock()
+
+    async def connect(self, controls: Sequence[ControlLatents]) -> None:
+        """Have the sources these need in ``sources``, as far as they are known.  Raises NodeError."""
+        for control in controls:
+            if control.name not in self.sources and control.name in self._elsewhere:
+                async with self._connecting:
+                    if control.name not in self.sources:
+                        self.sources[control.name] = await self._source(self._elsewhere[control.name])
+
+    async def _source(self, plan: ControlPlan) -> ControlSource:
+        node = self._nodes[plan.spec.name]
+        value = await _form(node, plan)
+        form: ControlForm = value["form"]
+        dtype = DTYPES[value["dtype"]]
+        placement = placement_of(plan, form, dtype, self._rates)
+        if not placement.is_remote:
+            return await asyncio.to_thread(load_controlnet, plan.spec, self._base)
+        # Its rows cost nothing here.
+        return RemoteControl(
+            node, replace(form, share=0.0), dtype, plan.timeout_s, per_block=placement is Placement.PER_BLOCK
+        )
+
+
+def placement_of(plan: ControlPlan, form: ControlForm, dtype: torch.dtype, rates: Rates) -> Placement:
+    """Where a ControlNet runs and how its residuals come: as the plan says, or as is predicted to be the fastest."""
+    step = _sample_step(form, dtype, rates)
+    if plan.placement == "auto":
+        chosen = choose(step, plan.link)
+        if not chosen.is_remote:
+            return chosen
+    if plan.stream_blocks != "auto":
+        return Placement.PER_BLOCK if plan.stream_blocks else Placement.PER_STEP
+    if plan.link is None:
+        return Placement.PER_STEP
+    link = plan.link
+    return min((Placement.PER_STEP, Placement.PER_BLOCK), key=lambda placement: step_seconds(step, link, placement))
+
+
+def _sample_step(form: ControlForm, dtype: torch.dtype, rates: Rates) -> ControlStep:
+    """A step of one guided lane as this replica's backbone runs it."""
+    length = SAMPLE_TOKENS + SAMPLE_TEXT_ROWS
+    backbone_s = rates.seconds(2 * length, 2 * length * length)
+    residuals = form.residuals
+    # The share was counted in blocks, so it tells how many the backbone has.
+    blocks = max(residuals, round(residuals * (1 + OUT_COST) / form.share)) if form.share else residuals
+    used = [min(int(block * residuals / blocks), residuals - 1) for block in range(blocks)]
+    return ControlStep(
+        backbone_s,
+        form.share * backbone_s,
+        blocks,
+        first_blocks(used),
+        request_bytes(form.channels * LATENTS_A_TOKEN * SAMPLE_TOKENS),
+        residual_bytes(2 * SAMPLE_TOKENS, form.width, residuals, dtype.itemsize),
+    )
+
+
+async def _form(node: ControlNode, plan: ControlPlan) -> Any:
+    """What a ControlNet elsewhere takes and answers, waited for while it starts.  Raises NodeError."""
+    limit = time.monotonic() + plan.timeout_s
+    while time.monotonic() < limit:
+        try:
+            answer: Answer = await node.run(Call("control_form", {}))
+        except NodeLost:
+            await asyncio.sleep(RETRY_PAUSE_S)
+            continue
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+    raise NodeError(f"ControlNet {plan.spec.name} did not answer.", code="controlnet_failed")

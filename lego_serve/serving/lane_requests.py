@@ -1,0 +1,64 @@
+"""From a denoising call to the engine's lanes."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lego_serve.core.addons import ControlLatents
+from lego_serve.core.wire import Call
+from lego_serve.engine.controls import ControlUse
+from lego_serve.engine.lanes import AdapterUse, LaneRequest
+from lego_serve.models.base import Conditioning, ImageLatents
+
+
+def lane_requests(
+    call: Call, first: int, adapters: tuple[AdapterUse, ...] = (), held_from: int | None = None
+) -> list[LaneRequest]:
+    """The lanes of a call, named from number ``first`` on; ``held_from`` where adapters are still to come."""
+    inputs: Any = call.inputs
+    init = inputs.get("init")
+    latents = None
+    if init is not None:
+        latents = ImageLatents(torch.from_numpy(np.array(init["mean"])), torch.from_numpy(np.array(init["std"])))
+    deadline = None if call.time_left_s is None else time.monotonic() + call.time_left_s
+    controls = tuple(map(_control, (inputs.get("controls") or {"controls": ()})["controls"]))
+    cond = _conditioning(inputs["cond"])
+    negative = None if inputs.get("negative") is None else _conditioning(inputs["negative"])
+    requests = []
+    for index in range(int(inputs["n"])):
+        requests.append(
+            LaneRequest(
+                key=f"lane-{first + index}",
+                width=int(inputs["width"]),
+                height=int(inputs["height"]),
+                steps=int(inputs["steps"]),
+                guidance=float(inputs["guidance"]),
+                seed=(int(inputs["seed"]) + index) % 2**32,
+                cond=cond,
+                negative=negative,
+                init=latents,
+                strength=float(inputs.get("strength", 1.0)),
+                sampler=str(inputs.get("sampler", "euler")),
+                guided=(float(inputs.get("guidance_start", 0.0)), float(inputs.get("guidance_end", 1.0))),
+                deadline_s=deadline,
+                weight=call.weight,
+                checkpoint=call.checkpoints.get(index),
+                suspect_steps=call.suspect_steps,
+                controls=controls,
+                adapters=adapters,
+                held_from=held_from,
+            )
+        )
+    return requests
+
+
+def _control(given: ControlLatents) -> ControlUse:
+    latents = torch.from_numpy(np.array(given.latents))
+    return ControlUse(given.name, latents, given.weight, given.start, given.end, key=given.key)
+
+
+def _conditioning(value: Mapping[str, np.ndarray]) -> Conditioning:
+    return Conditioning(torch.from_numpy(np.array(value["tokens"])), torch.from_numpy(np.array(value["pooled"])))

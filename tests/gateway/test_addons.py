@@ -1,0 +1,131 @@
+"""`lora` and `controlnet` of a generation: where they are routed to, what a job gets, and what is refused."""
+
+import base64
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lego_serve.core.addons import AdapterAsk, ControlAsk
+from tests.gateway.test_generations import URL, refused
+
+
+def picture(width: int = 20, height: int = 10, colour: str = "red") -> str:
+    """A picture as base64 of a PNG."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+NET = {"name": "edges", "image": picture()}
+LORA = {"name": "stripes"}
+
+
+@pytest.mark.parametrize(
+    ("added", "workflow"),
+    [
+        ({"lora": [LORA]}, "lego-tiny-lora"),
+        ({"controlnet": [NET]}, "lego-tiny-controlnet"),
+        ({"lora": [LORA], "controlnet": [NET]}, "lego-tiny-controlnet-lora"),
+        ({"lora": [], "controlnet": []}, "lego-tiny"),
+        ({"lora": None}, "lego-tiny"),
+    ],
+)
+@pytest.mark.parametrize("model", [None, "lego-tiny"])
+async def test_a_request_goes_to_the_workflow_that_takes_what_it_adds(client, runner, added, workflow, model) -> None:
+    """Also when the workflow it names takes none of it."""
+    answer = await client.post(URL, json={"prompt": "a", "model": model} | added)
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[0].workflow == workflow
+
+
+async def test_the_job_gets_adapters_and_decoded_pictures(client, runner) -> None:
+    """Pictures come at the size of the image, whether it is given or the workflow's own."""
+    lora = [LORA | {"scale": -0.5, "start": 0.25}, {"name": "pastel-r32", "end": 0.5}]
+    nets = [NET | {"weight": 0.5}, {"name": "depth", "image": "data:image/png;base64," + picture(colour="blue")}]
+    for size in ({"size": "96x160"}, {}):
+        body = {"prompt": "a", "lora": lora, "controlnet": nets} | size
+        assert (await client.post(URL, json=body)).status_code == 200
+    inputs = runner.jobs[0].inputs
+    assert inputs["lora"] == (AdapterAsk("stripes", -0.5, 0.25), AdapterAsk("pastel-r32", 1.0, 0.0, 0.5))
+    edges, depth = inputs["controlnet"]
+    assert isinstance(edges, ControlAsk)
+    assert (edges.name, edges.weight, edges.start, edges.end) == ("edges", 0.5, 0.0, 1.0)
+    assert (np.asarray(depth.pixels).shape, np.asarray(depth.pixels)[0, 0].tolist()) == ((160, 96, 3), [0, 0, 255])
+    assert np.asarray(runner.jobs[1].inputs["controlnet"][0].pixels).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "entries", "status", "code", "param"),
+    [
+        ("lora", [{"name": "../../etc/passwd"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "/etc/passwd"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "%2e%2e"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "a\\b"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "a\x00"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "file://a"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": ""}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "Big"}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "a" * 65}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": "a" * 300}], 400, "invalid_value", "lora[0].name"),
+        ("lora", [{"name": str(i)} for i in range(5)], 400, "too_many", "lora"),
+        ("lora", [LORA, LORA], 400, "duplicate_name", "lora"),
+        ("lora", [LORA, {"name": "b", "scale": 1e9}], 400, "out_of_range", "lora[1].scale"),
+        ("lora", [LORA | {"scale": -11}], 400, "out_of_range", "lora[0].scale"),
+        ("lora", [LORA | {"scale": "1"}], 400, "invalid_type", "lora[0].scale"),
+        ("lora", [LORA | {"start": 0.5, "end": 0.5}], 400, "out_of_range", "lora[0].start"),
+        ("lora", [LORA | {"start": -1}], 400, "out_of_range", "lora[0].start"),
+        ("lora", [LORA | {"end": 2}], 400, "out_of_range", "lora[0].start"),
+        ("lora", [LORA | {"path": "x"}], 400, "unsupported_parameter", "lora[0].path"),
+        ("lora", [{"scale": 1}], 400, "missing", "lora[0].name"),
+        ("lora", "stripes", 400, "invalid_type", "lora"),
+        ("lora", ["stripes"], 400, "invalid_type", "lora[0]"),
+        ("controlnet", [{"name": "edges"}], 400, "missing", "controlnet[0].image"),
+        ("controlnet", [NET, NET], 400, "duplicate_name", "controlnet"),
+        ("controlnet", [NET | {"name": "other"}], 404, "controlnet_not_found", "controlnet[0].name"),
+        ("controlnet", [NET | {"name": "../a"}], 400, "invalid_value", "controlnet[0].name"),
+        ("controlnet", [NET | {"weight": 11}], 400, "out_of_range", "controlnet[0].weight"),
+        ("controlnet", [NET | {"start": 0.9, "end": 0.1}], 400, "out_of_range", "controlnet[0].start"),
+        ("controlnet", [NET | {"image": "#"}], 400, "invalid_image", "controlnet[0].image"),
+        ("controlnet", [NET | {"image": "é"}], 400, "invalid_image", "controlnet[0].image"),
+        ("controlnet", [NET | {"image": "aGVsbG8="}], 400, "invalid_image", "controlnet[0].image"),
+        ("controlnet", [NET | {"image": ""}], 400, "invalid_image", "controlnet[0].image"),
+        (
+            "controlnet",
+            [NET, NET | {"name": "depth", "image": "aGVsbG8="}],
+            400,
+            "invalid_image",
+            "controlnet[1].image",
+        ),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(client, runner, field, entries, status, code, param) -> None:
+    """Before any job is made, and nothing of what was said comes back."""
+    await refused(client, {"prompt": "a", field: entries}, status, code, param)
+    assert runner.jobs == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+async def test_a_scale_that_is_no_number_is_refused(client, runner, number) -> None:
+    """However JSON's strangers are written."""
+    body = json.dumps({"prompt": "a", "lora": [LORA | {"scale": math.pi}]}).replace(str(math.pi), number)
+    answer = await client.post(URL, content=body.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert runner.jobs == []
+
+
+async def test_a_workflow_that_takes_none_refuses(client) -> None:
+    """A named workflow without a sibling that takes it; and an edit, by name."""
+    body = {"prompt": "a", "model": "lego-tiny-img2img", "lora": [LORA]}
+    await refused(client, body, 400, "unsupported_parameter", "lora")
+    files = {"image": ("a.png", base64.b64decode(picture()))}
+    answer = await client.post("/v1/images/edits", data={"prompt": "a", "lora": "x"}, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "lora")
+
+
+async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:
+    """One that is named without any says what is missing."""
+    await refused(client, {"prompt": "a", "model": "lego-tiny-lora"}, 400, "missing", "lora")
