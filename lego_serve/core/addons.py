@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lego_serve.errors import RequestError
 
@@ -51,6 +52,19 @@ class AdapterStats:
     load_s: float = 0.0
     bytes: int = 0
     early_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOrder:
+    """What an operator wants of a model's adapters; of the only model that has any where it is not said which.
+
+    ``path`` leads from a configured root to the file of an adapter to be registered.
+    """
+
+    verb: Literal["list", "register", "remove"]
+    model: str | None = None
+    name: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The seams: what the gateway asks of whoever runs jobs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.workflow import Workflow
 
@@ -42,6 +43,10 @@ class JobRunner(Protocol):
 
     async def drain(self, replica: str) -> int:
         """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
+        ...
+
+    async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
+        """List, register or remove adapters of a model.  Raises LegoError, NotFound where the model has none."""
         ...
 
     def states(self) -> Sequence[JobState]:

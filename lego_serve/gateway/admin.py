@@ -1,13 +1,17 @@
-"""Routes for operators: the jobs in flight, and the backbone replicas."""
+"""Routes for operators: the jobs in flight, the backbone replicas, and adapters."""
 
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import JobState
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.errors import require_type, validation_error
 from lego_serve.gateway.peers import Peers
 
 
@@ -50,6 +54,56 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
         return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
 
     return router
+
+
+class AdapterBody(BaseModel):
+    """An adapter to be registered: its name, and the path of its file from a configured root on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Annotated[str, Field(max_length=256)]
+    path: Annotated[str, Field(max_length=1024)]
+    model: Annotated[str, Field(max_length=256)] | None = None
+
+
+def create_adapter_router(context: Context) -> APIRouter:
+    """The routes of adapters that are registered at run time."""
+    router = APIRouter(prefix="/v1/admin/adapters", tags=["admin"])
+
+    @router.get("")
+    async def list_adapters(request: Request, model: str | None = None) -> JSONResponse:
+        """The adapters there are."""
+        context.authenticate(request, admin=True)
+        found = await context.runner.adapters(AdapterOrder("list", model))
+        data = [
+            {"id": name, "object": "adapter", "model": found["model"]} | about
+            for name, about in sorted(found["adapters"].items())
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.post("", openapi_extra={"requestBody": {"content": {"application/json": {"schema": BODY}}}})
+    async def register_adapter(request: Request) -> JSONResponse:
+        """Give a name to a file under a configured root."""
+        context.authenticate(request, admin=True)
+        require_type(request, "application/json")
+        try:
+            body = AdapterBody.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise validation_error(error) from None
+        found = await context.runner.adapters(AdapterOrder("register", body.model, body.id, body.path))
+        return JSONResponse({"id": body.id, "object": "adapter", **found, "registered": True})
+
+    @router.delete("/{name}")
+    async def remove_adapter(request: Request, name: str, model: str | None = None) -> JSONResponse:
+        """Take a name back that was given at run time; the file stays, and so do images under way."""
+        context.authenticate(request, admin=True)
+        await context.runner.adapters(AdapterOrder("remove", model, name))
+        return JSONResponse({"id": name, "object": "adapter", "status": "removed"})
+
+    return router
+
+
+BODY = AdapterBody.model_json_schema()
 
 
 def _card(state: JobState) -> dict[str, object]:

@@ -23,6 +23,7 @@ def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, p
     app.include_router(images.create_router(context))
     app.include_router(_models(context))
     app.include_router(admin.create_router(context, peers))
+    app.include_router(admin.create_adapter_router(context))
     app.include_router(_operations(context))
     install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -128,6 +128,12 @@ def _place(parts: Sequence[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
+def require_type(request: Request, expected: str) -> None:
+    """Raise WrongMediaType for a body of another type."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != expected:
+        raise WrongMediaType(f"The body must be of type {expected}.")
+
+
 def note(error: LegoError) -> None:
     """Log an error that ended a request: with its traceback where it is ours, one line where it is an outcome."""
     if isinstance(error, OUTCOMES):

@@ -13,7 +13,7 @@ from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound, RequestError, UnsupportedParameter
 from lego_serve.gateway.addons import addon_workflow, control_input
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import WrongMediaType, shown_name, validation_error
+from lego_serve.gateway.errors import require_type, shown_name, validation_error
 from lego_serve.gateway.pictures import decode_upload, fit_size, to_array
 from lego_serve.gateway.running import Order, answer, bind_request
 from lego_serve.gateway.schemas import EditRequest, GenerationRequest, ImageRequest
@@ -36,7 +36,7 @@ def create_router(context: Context) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         caller = context.authenticate(request)
-        _require_type(request, "application/json")
+        require_type(request, "application/json")
         try:
             body = GenerationRequest.model_validate_json(await request.body())
         except ValidationError as error:
@@ -51,7 +51,7 @@ def create_router(context: Context) -> APIRouter:
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
         caller = context.authenticate(request)
-        _require_type(request, "multipart/form-data")
+        require_type(request, "multipart/form-data")
         form = await _form(request)
         try:
             body, upload = _read_form(form)
@@ -81,11 +81,6 @@ def _body(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
         schema["properties"]["image"] = {"type": "string", "format": "binary"}
         schema["required"] = [*schema["required"], "image"]
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
-
-
-def _require_type(request: Request, expected: str) -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != expected:
-        raise WrongMediaType(f"The body must be of type {expected}.")
 
 
 def _workflow(context: Context, name: str | None) -> Workflow:

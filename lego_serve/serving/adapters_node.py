@@ -86,8 +86,8 @@ class AdaptersNode:
                     self._prewarm()
                 case "fetch_adapter":
                     value = await self._fetch(inputs["name"], inputs["sha256"])
-                case "list_adapters":
-                    value = await asyncio.to_thread(self._registry.listed)
+                case "list_adapter":
+                    value = {"adapters": await asyncio.to_thread(self._registry.listed)}
                 case "register_adapter":
                     value = await self._register(inputs["name"], inputs["path"])
                 case "remove_adapter":
@@ -187,4 +187,4 @@ class AdaptersNode:
         file = await asyncio.to_thread(self._registry.read_path, name, path)
         adapter = await asyncio.to_thread(load_adapter, name, file, self._base)
         self._registry.add(name, path)
-        return {"name": name, "sha256": adapter.sha256, "bytes": adapter.size_bytes}
+        return {"sha256": adapter.sha256, "bytes": adapter.size_bytes}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.dataflow import Dataflow
 from lego_serve.core.events import (
     CancelRequested,
@@ -27,7 +28,7 @@ from lego_serve.core.events import (
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, Ref, Task, TaskStats
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
-from lego_serve.errors import LegoError, NodeError, NotFound
+from lego_serve.errors import LegoError, NodeError, NotFound, RequestError
 from lego_serve.serving.denoise import DenoiseCalls, NodeLost, StreamingNode
 from lego_serve.serving.previews import Previews
 
@@ -148,6 +149,21 @@ class Coordinator:
                         return moved
         raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
 
+    async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
+        """List, register or remove adapters of a model.  Raises LegoError, NotFound where the model has none."""
+        models = [model for model, component in self._nodes if component == "adapters"]
+        if order.model is not None:
+            models = [model for model in models if model == order.model]
+        if len(models) != 1:
+            said = "Say which `model`, of several that have adapters." if models else "No model here has adapters."
+            raise (RequestError if models else NotFound)(said, param="model", code="model_not_found")
+        call = Call(f"{order.verb}_adapter", {"name": order.name, "path": order.path})
+        answer = await self._called(self._nodes[models[0], "adapters"], lambda: call, f"{order.verb} adapters")
+        if answer.error is not None:
+            raise answer.error
+        value: Any = answer.value
+        return {"model": models[0]} | value
+
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""
         self._denoise.departed(replicas)
@@ -203,12 +219,15 @@ class Coordinator:
             if listen.previews:
                 self._previews.expect(task.model)
             return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+        return await self._called(node, call, task.node)
+
+    async def _called(self, node: NodeHandle, call: Callable[[], Call], name: str) -> Answer:
         for _ in range(ATTEMPTS):
             try:
                 return await node.run(call())
             except NodeLost:
                 await asyncio.sleep(RETRY_PAUSE_S)
-        raise NodeError(f"Node {task.node} lost its replica {ATTEMPTS} times; the job was given up.")
+        raise NodeError(f"Node {name} lost its replica {ATTEMPTS} times; the call was given up.")
 
     def _told(self, task: Task, progress: Progress) -> None:
         """Pass a lane's progress on to the job's client, if it listens."""

@@ -7,9 +7,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
 from lego_serve.core.workflow import Workflow
-from lego_serve.errors import NotFound
+from lego_serve.errors import CapacityError, NotFound
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
@@ -24,6 +25,7 @@ class FakeRunner:
         self.cancelled: list[str] = []
         self.waiting: list[Job] = []
         self.asked_to_cancel: list[str] = []
+        self.adapter_orders: list[AdapterOrder] = []
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
@@ -72,6 +74,13 @@ class FakeRunner:
         if replica != "r1":
             raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
         return 3
+
+    async def adapters(self, order: AdapterOrder) -> Mapping[str, object]:
+        """Those of lego-tiny; nobody can be registered twice."""
+        self.adapter_orders.append(order)
+        if order.name == "taken":
+            raise CapacityError("No more.", code="registry_full")
+        return {"model": "lego-tiny", "adapters": {"b": {"registered": True}, "a": {"registered": False}}}
 
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""

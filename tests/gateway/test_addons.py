@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.addons import AdapterAsk, ControlAsk
+from lego_serve.core.addons import AdapterAsk, AdapterOrder, ControlAsk
 from tests.gateway.test_generations import URL, refused
 
 
@@ -129,3 +129,33 @@ async def test_a_workflow_that_takes_none_refuses(client) -> None:
 async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:
     """One that is named without any says what is missing."""
     await refused(client, {"prompt": "a", "model": "lego-tiny-lora"}, 400, "missing", "lora")
+
+
+ADMIN = "/v1/admin/adapters"
+
+
+async def test_an_operator_lists_registers_and_removes_adapters(client, runner) -> None:
+    """What is ordered is passed on; a full registry is 429."""
+    listed = (await client.get(ADMIN)).json()["data"]
+    assert [(card["id"], card["model"], card["registered"]) for card in listed] == [
+        ("a", "lego-tiny", False),
+        ("b", "lego-tiny", True),
+    ]
+    assert (await client.post(ADMIN, json={"id": "a", "path": "x/a.safetensors"})).json()["registered"] is True
+    assert (await client.post(ADMIN, json={"id": "taken", "path": "a"})).status_code == 429
+    assert (await client.delete(f"{ADMIN}/a", params={"model": "m"})).json()["status"] == "removed"
+    assert runner.adapter_orders == [
+        AdapterOrder("list"),
+        AdapterOrder("register", None, "a", "x/a.safetensors"),
+        AdapterOrder("register", None, "taken", "a"),
+        AdapterOrder("remove", "m", "a"),
+    ]
+
+
+@pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": 1, "path": "a"}, {"id": "a", "path": "a", "url": "b"}, []])
+async def test_a_body_that_registers_nothing_is_refused(client, runner, body) -> None:
+    """Before the patcher is asked; so is a body of another type, such as an upload."""
+    assert (await client.post(ADMIN, json=body)).status_code == 400
+    answer = await client.post(ADMIN, files={"file": ("a.zip", b"PK")}, data={"id": "a"})
+    assert answer.status_code == 415
+    assert runner.adapter_orders == []

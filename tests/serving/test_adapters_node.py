@@ -1,0 +1,226 @@
+"""The patcher: what it finds, refuses, hands out and registers; and a replica's shelf that pulls from it."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.wire import Answer, Call
+from lego_serve.errors import CapacityError, CheckpointError, InvalidAdapter, LegoError, NodeError, NotFound
+from lego_serve.models.adapter_keys import BaseLayers
+from lego_serve.models.adapter_loading import base_layers
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving import adapter_shelf
+from lego_serve.serving.adapter_shelf import AdapterShelf
+from lego_serve.serving.adapters_node import AdaptersNode
+from lego_serve.serving.denoise import NodeLost
+from tests.adapters import diffusers_names, kohya_names, products, saved
+
+BYTES = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_folder: Path) -> ModelSpec:
+    """lego-tiny's architecture."""
+    return ModelSpec("tiny", str(tiny_folder), dtype="float32", max_sequence_length=0)
+
+
+@pytest.fixture(scope="module")
+def base(spec: ModelSpec) -> BaseLayers:
+    """Its layers."""
+    return base_layers(spec)
+
+
+@pytest.fixture
+def root(base: BaseLayers, tmp_path: Path) -> Path:
+    """A folder of two adapters, one with a part for text encoders."""
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    saved(diffusers_names(products(base, 1, only="attn.to_q")), root, "image")
+    saved(kohya_names(products(base, 2)), root, "both")
+    saved(diffusers_names(products(base, 3, only="attn.to_k")), root / "sub", "other")
+    return root
+
+
+async def load(node: AdaptersNode, *names: str) -> tuple[LoadedAdapter, ...]:
+    """What the node says these are.  Raises its error."""
+    answer = await node.run(Call("load_adapters", {"lora": tuple(AdapterAsk(name) for name in names)}))
+    if answer.error is not None:
+        raise answer.error
+    value: Any = answer.value
+    return value["adapters"]
+
+
+async def order(node: AdaptersNode, verb: str, name: str = "", path: str = "") -> Any:
+    """An operator's order.  Raises its error."""
+    answer = await node.run(Call(f"{verb}_adapter", {"name": name, "path": path}))
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+async def test_it_tells_what_adapters_are_before_they_have_come(spec: ModelSpec, root: Path) -> None:
+    """However long their storage takes; the second time they are there, whatever format they are in."""
+    node = AdaptersNode(spec, [root], BYTES, storage_s=0.5)
+    image, both = await asyncio.wait_for(load(node, "image", "both"), 0.45)
+    assert (image.has_text, both.has_text, image.is_warm) == (False, True, False)
+    shelf = AdapterShelf(node, ("transformer",), BYTES)
+    taken = await shelf.take([image, both])
+    assert [one.adapter.sha256 for one in taken] == [image.sha256, both.sha256]
+    assert all(path.startswith("transformer.") for one in taken for path in one.adapter.pairs)
+    assert all(not one.hit and one.load_s >= 0.5 for one in taken)
+    assert (await load(node, "both"))[0].is_warm
+    again = await shelf.take([both])
+    assert (again[0].hit, again[0].load_s) == (True, 0.0)
+    shelf.give_back([*taken, *again])
+
+
+@pytest.mark.parametrize("name", ["nobody", "../image", "sub/other", "IMAGE", "a" * 65, "image.safetensors", ""])
+async def test_an_unknown_name_is_not_found(spec: ModelSpec, root: Path, name: str) -> None:
+    """And never taken for a path."""
+    with pytest.raises(NotFound) as missing:
+        await load(AdaptersNode(spec, [root], BYTES), name)
+    assert (missing.value.param, missing.value.code) == ("lora", "adapter_not_found")
+
+
+async def test_a_damaged_file_and_one_for_another_model_are_refused(spec: ModelSpec, root: Path) -> None:
+    """At once, and the next request is served."""
+    (root / "zip.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    wrong = {f"{layer}.lora_A.weight": torch.ones(2, 7), f"{layer}.lora_B.weight": torch.ones(7, 2)}
+    saved(wrong, root, "wrong")
+    node = AdaptersNode(spec, [root], BYTES)
+    for name in ("zip", "wrong"):
+        with pytest.raises(InvalidAdapter, match=f"Adapter {name}"):
+            await load(node, name)
+    assert await load(node, "image")
+
+
+async def test_a_file_that_changes_is_another_adapter(spec: ModelSpec, base: BaseLayers, root: Path) -> None:
+    """Requests that come then get the new one; one that was resolved before is refused rather than given it."""
+    node = AdaptersNode(spec, [root], 0)
+    [before] = await load(node, "image")
+    saved(diffusers_names(products(base, 7, only="attn.to_q")), root, "image")
+    [after] = await load(node, "image")
+    assert before.sha256 != after.sha256
+    fresh = AdaptersNode(spec, [root], 0)
+    with pytest.raises(InvalidAdapter, match="changed"):
+        await AdapterShelf(fresh, ("transformer",), BYTES).take([before])
+    shelf = AdapterShelf(fresh, ("transformer",), 0)  # where nothing is kept it is used all the same
+    [taken] = await shelf.take([after])
+    assert not taken.is_pinned
+    shelf.give_back([taken])
+
+
+async def test_an_operator_registers_files_under_the_roots(spec: ModelSpec, root: Path, tmp_path: Path) -> None:
+    """By paths without tricks, up to the limit, under names that are free; what is in the registry can be removed."""
+    node = AdaptersNode(spec, [root], BYTES, registry_limit=1)
+    shutil.copy(root / "sub" / "other.safetensors", tmp_path / "outside.safetensors")
+    (root / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (root / "way").symlink_to(tmp_path)
+    (root / "bad.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    (root / "all.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    for path in (
+        "../outside.safetensors",
+        str(tmp_path / "outside.safetensors"),
+        "sub/../sub/other.safetensors",
+        "%2e%2e/outside.safetensors",
+        "sub\\other.safetensors",
+        "sub/other.safetensors\x00",
+        "~/a.safetensors",
+        "file://a.safetensors",
+        "link.safetensors",
+        "way/outside.safetensors",
+        "bad.safetensors",
+        "all.zip",
+        "none.safetensors",
+        "sub",
+        "",
+    ):
+        with pytest.raises(LegoError) as refused:
+            await order(node, "register", "mine", path)
+        assert 400 <= refused.value.status < 500, path
+        assert str(tmp_path) not in refused.value.message
+    with pytest.raises(LegoError, match="of this name"):
+        await order(node, "register", "image", "sub/other.safetensors")
+    with pytest.raises(LegoError, match="a-z"):
+        await order(node, "register", "../mine", "sub/other.safetensors")
+    said = await order(node, "register", "mine", "sub/other.safetensors")
+    assert (await load(node, "mine"))[0].sha256 == said["sha256"]
+    with pytest.raises(CapacityError) as full:
+        await order(node, "register", "more", "sub/other.safetensors")
+    assert (full.value.status, full.value.code) == (429, "registry_full")
+    listed = (await order(node, "list"))["adapters"]
+    assert {name: about["registered"] for name, about in listed.items()} == {
+        "image": False, "both": False, "bad": False, "mine": True,
+    }  # fmt: skip
+    await order(node, "remove", "mine")
+    with pytest.raises(NotFound):
+        await load(node, "mine")
+    with pytest.raises(NotFound):
+        await order(node, "remove", "image")
+
+
+async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root: Path, tmp_path: Path) -> None:
+    """Where early starts are allowed, and for the very file it was made of; a broken one counts as none."""
+    [image] = await load(AdaptersNode(spec, [root], BYTES), "image")
+    profile = {"sha256": image.sha256, "ratio": 0.25}
+    for text, ratio in ((json.dumps(profile), 0.25), (json.dumps(profile | {"sha256": "x"}), 0.0), ("{", 0.0)):
+        (root / "image.profile.json").write_text(text)
+        [found] = await load(AdaptersNode(spec, [root], BYTES, early_start=True), "image")
+        assert found.early_ratio == ratio
+        assert (await load(AdaptersNode(spec, [root], BYTES), "image"))[0].early_ratio == 0
+    (tmp_path / "image.profile.json").write_text(json.dumps(profile))
+    elsewhere = AdaptersNode(spec, [root], BYTES, early_start=True, profiles=str(tmp_path))
+    assert (await load(elsewhere, "image"))[0].early_ratio == 0.25
+
+
+def test_a_root_that_is_not_there_ends_the_start(spec: ModelSpec, tmp_path: Path) -> None:
+    """With a line that names it."""
+    with pytest.raises(CheckpointError, match=r"no folder .*none of adapters"):
+        AdaptersNode(spec, [tmp_path / "none"], BYTES)
+
+
+class Flaky:
+    """A patcher whose replica dies a few times."""
+
+    def __init__(self, inner: AdaptersNode, deaths: int) -> None:
+        self.inner, self.deaths = inner, deaths
+
+    async def run(self, call: Call) -> Answer:
+        """One call."""
+        self.deaths -= 1
+        if self.deaths >= 0:
+            raise NodeLost
+        return await self.inner.run(call)
+
+
+async def test_an_adapter_is_pulled_from_the_replica_that_takes_a_dead_ones_place(
+    spec: ModelSpec, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name and hash, which a new replica has not heard of."""
+    monkeypatch.setattr(adapter_shelf, "RETRY_PAUSE_S", 0.01)
+    [image] = await load(AdaptersNode(spec, [root], BYTES), "image")
+    shelf = AdapterShelf(Flaky(AdaptersNode(spec, [root], BYTES), 3), ("transformer",), BYTES)
+    assert (await shelf.take([image]))[0].adapter.sha256 == image.sha256
+    monkeypatch.setattr(adapter_shelf, "ATTEMPTS", 2)
+    with pytest.raises(NodeError, match="could not be had"):
+        await AdapterShelf(Flaky(AdaptersNode(spec, [root], BYTES), 9), ("transformer",), BYTES).take([image])
+
+
+async def test_one_adapter_that_cannot_be_had_gives_the_others_back(spec: ModelSpec, root: Path) -> None:
+    """Nothing stays pinned."""
+    node = AdaptersNode(spec, [root], BYTES)
+    [image] = await load(node, "image")
+    shelf = AdapterShelf(node, ("transformer",), BYTES)
+    shelf.give_back(await shelf.take([image]))
+    gone = LoadedAdapter(AdapterAsk("gone"), "0" * 64, 10, has_text=False)
+    with pytest.raises(NotFound):
+        await shelf.take([image, gone])
+    await asyncio.sleep(0.01)
+    assert shelf._cache.ledger.pinned_bytes == 0
