@@ -98,8 +98,10 @@ class ControlNetNode:
                 try:
                     for message in step.content:
                         self._shelf.put(message, keep)
-                except LegoError as error:
-                    said[number] = error
+                except Exception as error:
+                    said[number] = _failure(error)
+                    if not isinstance(error, LegoError):
+                        log.exception("a prompt or picture could not be prepared")
                     continue
                 if missing := self._shelf.missing(step.message):
                     said[number] = {"missing": tuple(sorted(missing))}
@@ -124,9 +126,15 @@ class ControlNetNode:
         except Exception as error:
             if len(steps) == 1:
                 log.exception("a ControlNet's step failed")
-                return {steps[0][0]: NodeError(f"A ControlNet failed: {type(error).__name__}.")}
+                return {steps[0][0]: _failure(error)}
             return {number: said for each in steps for number, said in self._together([each]).items()}
         return {number: {"residuals": mine} for (number, _), mine in zip(steps, made, strict=True)}
+
+
+def _failure(error: Exception) -> LegoError:
+    if isinstance(error, LegoError):
+        return error
+    return NodeError(f"A ControlNet failed: {type(error).__name__}.")
 
 
 def _step(call: Call, emit: Emit | None = None) -> _Step:

@@ -5,9 +5,10 @@ replica's event loop.  A call whose replica dies is made again, with the picture
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,7 +116,8 @@ class RemoteControl:
         rounds = 0
         while rounds < ROUNDS:
             try:
-                missing = await self._once(Call("control_step", {"step": step, "content": tuple(send)}), mailbox)
+                call = Call("control_step", {"step": step, "content": tuple(send)})
+                missing = await self._once(call, content, mailbox)
             except NodeLost:
                 self._sent.clear()  # whoever answers next may know nothing
                 send = list(content.values())
@@ -128,15 +130,17 @@ class RemoteControl:
             rounds += 1
         raise NodeError(f"ControlNet {self.form.name} forgets what it is sent.", code="controlnet_failed")
 
-    async def _once(self, call: Call, mailbox: Mailbox) -> Sequence[str]:
+    async def _once(self, call: Call, keys: Collection[str], mailbox: Mailbox) -> Sequence[str]:
         """One call; answers the keys of what the replica lacks.  Raises NodeLost, or what the ControlNet raised."""
         if not self._per_block:
             return _taken(await self._node.run(call), mailbox)
-        async for message in self._node.stream(call):
-            if isinstance(message, Residual):
-                mailbox.put(message.index, message.value)
-            elif isinstance(message, Answer):
-                return _taken(message, mailbox)
+        async with contextlib.aclosing(self._node.stream(call)) as messages:  # type: ignore[type-var]
+            async for message in messages:
+                if isinstance(message, Residual):
+                    self._remember(keys)  # before the next step begins, which may be before this one's answer
+                    mailbox.put(message.index, message.value)
+                elif isinstance(message, Answer):
+                    return _taken(message, mailbox)
         raise NodeLost
 
     def _remember(self, keys: Iterable[str]) -> None:

@@ -71,9 +71,9 @@ def test_the_openai_client_generates_and_edits(server) -> None:
 
 
 def test_both_workflows_share_one_copy_of_each_model(server) -> None:
-    """Two workflows are served, and there are just the replicas the file names: 1 text encoder, 2 backbones, 1 VAE."""
+    """Several workflows are served, by just the replicas the file names: 1 text encoder, 2 backbones, 1 VAE."""
     names = [c["id"] for c in httpx2.get(f"{server.url}/v1/models").json()["data"]]
-    assert names == ["lego-tiny", "lego-tiny-img2img"]
+    assert {"lego-tiny", "lego-tiny-img2img"} <= set(names)
     titles = []
     for pid in descendants(server.process.pid):
         with open(f"/proc/{pid}/cmdline") as file:

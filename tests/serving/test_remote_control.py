@@ -1,0 +1,212 @@
+"""ControlNets elsewhere: the residuals of one here, whatever is lost, forgotten or asked for at the same time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+
+from lego_serve.core.addons import ControlLatents
+from lego_serve.core.costs import Rates
+from lego_serve.core.placement import Link, Placement
+from lego_serve.core.wire import Accepted, Answer, Call, Message
+from lego_serve.errors import NodeError
+from lego_serve.models.base import Conditioning
+from lego_serve.models.control_wire import Shelf
+from lego_serve.models.controlnet import load_controlnet
+from lego_serve.models.controls import ControlForm, ControlLane, ControlSource
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving import remote_control
+from lego_serve.serving.control_sources import ControlPlan, ControlSources, placement_of
+from lego_serve.serving.controlnet_node import ControlNetNode
+from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.remote_control import RemoteControl
+from lego_serve.zoo.miniatures import control_miniature
+
+RATES = Rates(1e-6, 1e-9, 1e-3)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder: Path) -> ModelSpec:
+    """lego-tiny's architecture."""
+    return ModelSpec("tiny", str(tiny_folder), dtype="float32", max_sequence_length=0)
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A ControlNet for it."""
+    folder = tmp_path_factory.mktemp("net")
+    control_miniature(SD3Transformer2DModel.from_pretrained(tiny_folder / "transformer")).save_pretrained(folder)
+    return ModelSpec("edges", str(folder), dtype="float32", max_sequence_length=0)
+
+
+class Wire:
+    """A node some of whose calls are lost, slow or answered wrongly; it notes what was sent with each."""
+
+    def __init__(self, node: ControlNetNode, lost: int = 0, delay_s: float = 0.0) -> None:
+        self.node, self.lost, self.delay_s = node, lost, delay_s
+        self.sent: list[int] = []
+        self.running = self.most_running = 0
+
+    async def run(self, call: Call) -> Answer:
+        """One call."""
+        self._note(call)
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            await asyncio.sleep(self.delay_s)
+            return await self.node.run(call)
+        finally:
+            self.running -= 1
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """One call, whose replica dies after the first residual where it is to be lost."""
+        self.sent.append(len(call.inputs["content"]))  # type: ignore[arg-type]
+        yield Accepted("r1")
+        async for message in self.node.stream(call):
+            yield message
+            if self.lost > 0:
+                self.lost -= 1
+                raise NodeLost
+
+    def _note(self, call: Call) -> None:
+        if call.kind == "control_step":
+            self.sent.append(len(call.inputs["content"]))  # type: ignore[arg-type]
+        self.lost -= 1
+        if self.lost >= 0:
+            raise NodeLost
+
+
+def lane(source: ControlSource, seed: int, size: int = 16) -> ControlLane:
+    """A guided lane as a source prepared it."""
+    draw = torch.Generator().manual_seed(seed)
+    conds = [
+        source.prepare(Conditioning(torch.randn(7, 192, generator=draw), torch.randn(192, generator=draw)))
+        for _ in "ab"
+    ]
+    picture = source.picture(torch.randn(8, size, size, generator=draw))
+    return ControlLane(torch.randn(8, size, size, generator=draw), 0.5, 4.0, picture, conds[0], conds[1])
+
+
+async def step(source: ControlSource, *lanes: ControlLane) -> list[torch.Tensor]:
+    """All residuals of a step, waited for as the compute thread does."""
+    residuals = source.start(lanes)
+    return [(await asyncio.to_thread(residuals.block, i)).clone() for i in range(source.form.residuals)]  # type: ignore[union-attr]
+
+
+def remote(wire: Wire, form: ControlForm, *, per_block: bool = False, timeout_s: float = 20.0) -> RemoteControl:
+    """The source on the backbone's side."""
+    return RemoteControl(wire, form, torch.float32, timeout_s, per_block=per_block)
+
+
+def widths(base: ModelSpec, spec: ModelSpec) -> ControlSource:
+    """The ControlNet in this process."""
+    return load_controlnet(spec, base)
+
+
+@pytest.mark.parametrize("per_block", [False, True])
+async def test_a_lost_call_is_made_again_to_the_same_bits(
+    base: ModelSpec, spec: ModelSpec, per_block: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pictures and prompts that whoever answers next has not seen; else these are sent once."""
+    monkeypatch.setattr(remote_control, "RETRY_PAUSE_S", 0.01)
+    here = widths(base, spec)
+    wire = Wire(ControlNetNode(spec, base), lost=2)
+    there = remote(wire, here.form, per_block=per_block)
+    wanted = await step(here, lane(here, 1), lane(here, 2, 12))
+    lanes = [lane(there, 1), lane(there, 2, 12)]
+    for _ in range(2):
+        assert all(map(torch.equal, await step(there, *lanes), wanted))
+    assert wire.sent == [6, 6, 6, 0]
+
+
+async def test_what_a_replica_has_forgotten_is_sent_again(base: ModelSpec, spec: ModelSpec) -> None:
+    """One that took another's place without a call being lost says what it lacks."""
+    here = widths(base, spec)
+    wire = Wire(ControlNetNode(spec, base))
+    there = remote(wire, here.form)
+    wanted = await step(here, lane(here, 1))
+    mine = lane(there, 1)
+    await step(there, mine)
+    wire.node._shelf = Shelf(wire.node._net)
+    assert all(map(torch.equal, await step(there, mine), wanted))
+    assert wire.sent == [3, 0, 3]
+
+
+async def test_controlnets_of_a_step_run_at_the_same_time(base: ModelSpec, spec: ModelSpec) -> None:
+    """Both are begun before either is waited for."""
+    wire = Wire(ControlNetNode(spec, base), delay_s=0.3)
+    sources = [remote(wire, widths(base, spec).form) for _ in range(2)]
+    mailboxes = [source.start([lane(source, 1)]) for source in sources]
+    started = time.monotonic()
+    for mailbox in mailboxes:
+        assert await asyncio.to_thread(mailbox.block, 0) is not None
+    assert wire.most_running == 2
+    assert time.monotonic() - started < 5
+
+
+async def test_steps_of_several_backbones_run_in_one_pass_to_the_bits_of_each(base: ModelSpec, spec: ModelSpec) -> None:
+    """One of them bad, which fails alone."""
+    here = widths(base, spec)
+    node = ControlNetNode(spec, base)
+    sources = [remote(Wire(node), here.form) for _ in range(4)]
+    lanes = [lane(source, seed, 12 + 4 * (seed % 2)) for seed, source in enumerate(sources)]
+    lanes[3] = replace(lanes[3], latents=torch.zeros(3, 16, 16))
+    said = await asyncio.gather(
+        *(step(s, each) for s, each in zip(sources, lanes, strict=True)), return_exceptions=True
+    )
+    assert isinstance(said[3], NodeError)
+    for seed, residuals in enumerate(said[:3]):
+        assert isinstance(residuals, list)
+        assert all(map(torch.equal, residuals, await step(here, lane(here, seed, 12 + 4 * (seed % 2)))))
+
+
+async def test_one_that_does_not_answer_fails_its_lanes_in_time(base: ModelSpec, spec: ModelSpec) -> None:
+    """Nobody waits for ever."""
+    there = remote(Wire(ControlNetNode(spec, base), delay_s=9), widths(base, spec).form, timeout_s=0.2)
+    with pytest.raises(NodeError) as late:
+        await step(there, lane(there, 1))
+    assert late.value.code == "controlnet_late"
+
+
+class Handle(Wire):
+    """Named in a backbone's plans."""
+
+
+async def test_a_backbone_has_its_controlnets_here_or_elsewhere_as_planned(base: ModelSpec, spec: ModelSpec) -> None:
+    """Those elsewhere join when they are first needed; their rows cost nothing here."""
+    far = replace(spec, name="far")
+    wire = Handle(ControlNetNode(far, base), lost=1)
+    plans = [ControlPlan(spec, "colocated", ""), ControlPlan(far, "remote", "far.controlnet")]
+    sources = ControlSources(base, plans, {"far": wire}, RATES)
+    assert set(sources.sources) == {"edges"}
+    asked = [ControlLatents(name, None, "") for name in ("edges", "far", "unknown")]
+    await asyncio.gather(*(sources.connect(asked) for _ in range(3)))
+    assert set(sources.sources) == {"edges", "far"}
+    assert sources.sources["far"].form == replace(sources.sources["edges"].form, name="far", share=0.0)
+
+
+FAST, SLOW = Link(1e12, 0.0), Link(1e3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("placement", "link", "blocks", "wanted"),
+    [
+        ("auto", FAST, "auto", {Placement.PER_STEP, Placement.PER_BLOCK}),
+        ("auto", SLOW, "auto", {Placement.COLOCATED}),
+        ("remote", None, "auto", {Placement.PER_STEP}),
+        ("remote", SLOW, True, {Placement.PER_BLOCK}),
+        ("remote", SLOW, False, {Placement.PER_STEP}),
+    ],
+)
+def test_a_placement_is_what_the_plan_says_or_what_is_predicted_to_be_fast(
+    spec: ModelSpec, placement: str, link: Link | None, blocks: bool | str, wanted: Sequence[Placement]
+) -> None:
+    """By sizes, rates and the link."""
+    form = ControlForm("edges", 128, 2, 0, 8, share=2 * (13 / 12) / 6)
+    plan = ControlPlan(spec, placement, "", link, blocks)  # type: ignore[arg-type]
+    assert placement_of(plan, form, torch.float32, Rates(1e-3, 1e-6, 1e-2)) in wanted
