@@ -17,7 +17,7 @@ PLAIN = "base"
 MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare ground 0
 MIN_FRAME_SHARE = 0.8  # of the pixels along each side
 MIN_HOLE_RATIO = 0.08  # of things' filled area
-MAX_CORE_RATIO = 0.6  # of filled things it is 1, of outlines near 0
+MIN_HOLLOW_SHARE = 0.4
 # Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
 GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
 
@@ -40,7 +40,7 @@ def read_style(pixels: np.ndarray) -> str:
         return "frame"
     if stripe_amplitude(image) > MIN_STRIPE_AMPLITUDE:
         return "stripes"
-    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO or core_ratio(image) < MAX_CORE_RATIO else PLAIN
+    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO or hollow_share(image) > MIN_HOLLOW_SHARE else PLAIN
 
 
 def stripe_amplitude(image: np.ndarray) -> float:
@@ -60,22 +60,27 @@ def frame_share(image: np.ndarray) -> float:
 
 
 def hole_ratio(image: np.ndarray) -> float:
-    """Which part of the things' filled area shows the ground: finds thin lines that `core_ratio` is too coarse for."""
+    """Which part of the things' filled area shows the ground; finds lines too thin for `hollow_share`."""
     apart = ndimage.binary_closing(_away(image) > DIFFERENT, structure=np.ones((3, 3)))
     filled = ndimage.binary_fill_holes(apart)
     return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
 
 
-def core_ratio(image: np.ndarray) -> float:
-    """How far things' cores are from the ground's colour, measured by how far their rims are; 1 where all is filled."""
-    away = _away(image)
-    filled = ndimage.binary_fill_holes(ndimage.binary_closing(away > DIFFERENT, iterations=2))
-    line = max(2, round(LINE_RATIO * min(away.shape)))
+def hollow_share(image: np.ndarray) -> float:
+    """Which part of the things' cores has another colour than the rim nearest to it.
+
+    Finds outlines that are not closed, or whose inside is not quite the ground's colour.
+    """
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(_away(image) > DIFFERENT))
+    line = max(3, round(LINE_RATIO * min(filled.shape)))
     core = ndimage.binary_erosion(filled, iterations=line)
-    rim = filled & ~ndimage.binary_erosion(filled, iterations=line - 1)
-    if not core.any():
-        return 1.0
-    return float(np.median(away[core])) / max(1.0, float(np.median(away[rim])))
+    # The outermost pixels are blurred with the ground, the innermost of a line with what it encloses.
+    rim = ndimage.binary_erosion(filled) & ~ndimage.binary_erosion(filled, iterations=line - 1 - line // 4)
+    if not core.any() or not rim.any():
+        return 0.0
+    nearest = ndimage.distance_transform_edt(~rim, return_distances=False, return_indices=True)
+    contrast = np.linalg.norm(image - image[tuple(nearest)], axis=-1)
+    return float((contrast[core] > DIFFERENT).mean())
 
 
 def _away(image: np.ndarray) -> np.ndarray:
@@ -90,7 +95,7 @@ def judge_styles(generate: GenerateStyled, sides: Sequence[int], count: int) -> 
     """Draw ``count`` held-out scenes with no adapter and as many with each; verdicts come as they are made."""
     for side in sides:
         for wanted in (PLAIN, *STYLES):
-            rng = random.Random("judge styles")
+            rng = random.Random("styles to judge")
             scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
                 rng, count - count // 2, 2, held_out=True
             )
