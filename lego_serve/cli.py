@@ -1,4 +1,4 @@
-"""The command line: ``lego-serve serve | generate | models | jobs | cancel | replicas | drain | workflows``."""
+"""The command line: ``lego-serve serve | generate | models | jobs | cancel | replicas | drain | adapters | ...``."""
 
 import base64
 import math
@@ -15,11 +15,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from lego_serve import config
+from lego_serve.cli_adapters import app as adapters_app
+from lego_serve.cli_adapters import table_of
 from lego_serve.cli_workflows import app as workflows_app
 from lego_serve.errors import LegoError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffusion workflows, model by model.")
 app.add_typer(workflows_app, name="workflows")
+app.add_typer(adapters_app, name="adapters")
 out, err = Console(), Console(stderr=True)
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 PIPE_WIDTH = 10_000  # a program that reads a table wants each row in one line
@@ -123,6 +126,12 @@ def drain(replica: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Move a backbone replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
     answer = _ask("POST", f"{url}/v1/admin/replicas/{_quoted(replica)}/drain", key)
     out.print(f"{replica}: drained, {answer['calls_moved']} calls moved", highlight=False, soft_wrap=True)
+
+
+@adapters_app.command("list")
+def list_adapters(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """List the adapters of a running server."""
+    _show(table_of(_ask("GET", f"{url}/v1/admin/adapters", key)["data"]))
 
 
 def _show(table: Table) -> None:

@@ -67,7 +67,8 @@ def _is_there(said: str, folder: Path) -> bool:
     return not said.startswith(BUILT_IN) or folder.is_dir()
 
 
-def _spec(settings: config.Settings, model: str) -> ModelSpec:
+def model_spec(settings: config.Settings, model: str) -> ModelSpec:
+    """How a model is loaded."""
     said = settings.models[model]
     return ModelSpec(
         model, said.path, said.family, said.revision, said.dtype, said.device, said.max_sequence_length, said.fetch
@@ -77,7 +78,7 @@ def _spec(settings: config.Settings, model: str) -> ModelSpec:
 def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
     from lego_serve.serving.deploy import NodePlan
 
-    spec = _spec(settings, model)
+    spec = model_spec(settings, model)
     if component == "adapters":
         return _patcher_plan(settings, spec)
     node: config.Node = getattr(settings.models[model].nodes, component)
@@ -124,7 +125,7 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
 
     return tuple(
         ControlPlan(
-            control_spec(settings, model, name, net),
+            controlmodel_spec(settings, model, name, net),
             net.placement if may_be_remote(net) else "colocated",
             f"{name}.controlnet",
             None if net.link is None else Link(net.link.bytes_s, net.link.latency_s),
@@ -135,15 +136,15 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
     )
 
 
-def control_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
+def controlmodel_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
     """How a ControlNet is loaded: on its model's device and in its dtype."""
-    base = _spec(settings, model)
+    base = model_spec(settings, model)
     return ModelSpec(name, net.path, base.family, None, base.dtype, base.device, base.max_sequence_length, base.fetch)
 
 
 def _controlnet_plan(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> "NodePlan":
     from lego_serve.serving.deploy import NodePlan
 
-    arguments = {"base": _spec(settings, model)}
-    spec, node = control_spec(settings, model, name, net), net.node
+    arguments = {"base": model_spec(settings, model)}
+    spec, node = controlmodel_spec(settings, model, name, net), net.node
     return NodePlan(spec, "controlnet", arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
