@@ -5,7 +5,7 @@ first step after which their cosine similarity is under a limit bounds how long 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -81,17 +81,20 @@ def _similarities(
     cond = family.text.encode([prompt], uses)[0]
     is_guided = family.engine.classifier_free and guidance > 1
     negative = family.text.encode([""], uses)[0] if is_guided else None
-    lanes = {"with": (AdapterUse(adapter),), "without": ()}
-    for key, adapters in lanes.items():
-        family.engine.add(LaneRequest(key, size, size, steps, guidance, seed, cond, negative, adapters=adapters))
-    states = [family.engine.state(key) for key in lanes]
-    found: list[float] = []
+    lane = LaneRequest("profile", size, size, steps, guidance, seed, cond, negative)
+    without, adapted = (_latents(family, replace(lane, adapters=uses)) for uses in ((), (AdapterUse(adapter),)))
+    return list(map(_cosine, without, adapted))
+
+
+def _latents(family: LocalFamily, lane: LaneRequest) -> list[torch.Tensor]:
+    """A lane's latents after each of its steps."""
+    state = family.engine.add(lane)
+    found: list[torch.Tensor] = []
     while family.engine.lanes:
         for _, outcome in family.engine.step():
             if isinstance(outcome, LegoError):
                 raise outcome
-        while len(found) < min(state.step for state in states):
-            found.append(_cosine(states[0].latents, states[1].latents))
+        found.append(state.latents)
     return found
 
 
