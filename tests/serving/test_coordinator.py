@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, TaskStats
 from lego_serve.core.progress import Listen
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message, Progress
@@ -266,3 +267,34 @@ async def test_cancelling_by_an_operator_and_by_leaving() -> None:
         await asyncio.sleep(0.02)
         assert (some["lego-tiny", "backbone"].cancelled, mine.in_flight) == (1, 0)
         assert not mine.cancel("job-1")
+
+
+async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> None:
+    """Prompts and lanes get what the patcher said, and its complaint is about the request's field."""
+    some = nodes()
+    patcher = FakeNode(lambda call, count: {"adapters": ("loaded",)})
+    some["lego-tiny", "adapters"] = patcher
+    inputs = bind(WORKFLOWS["lego-tiny-lora"], {"prompt": "a", "seed": 1, "lora": ("ask",)})
+    wanted = replace(job(), workflow="lego-tiny-lora", inputs=inputs)
+    await coordinator(some).run(wanted)
+    assert patcher.calls[0].inputs == {"lora": ("ask",)}
+    for component in ("text_encoder", "backbone"):
+        assert some["lego-tiny", component].calls[0].inputs["adapters"] == {"adapters": ("loaded",)}
+    patcher.behave = lambda call, count: NotFound("none", param="lora", code="adapter_not_found")
+    with pytest.raises(NotFound) as missing:
+        await coordinator(some).run(wanted)
+    assert missing.value.param == "lora"
+
+
+async def test_an_operators_order_about_adapters_reaches_the_only_patcher() -> None:
+    """Where there is none, or not the one that is named, it says so."""
+    some = nodes()
+    with pytest.raises(NotFound):
+        await coordinator(some).adapters(AdapterOrder("list"))
+    some["lego-tiny", "adapters"] = FakeNode(lambda call, count: {"adapters": {}})
+    assert await coordinator(some).adapters(AdapterOrder("list")) == {"model": "lego-tiny", "adapters": {}}
+    with pytest.raises(NotFound):
+        await coordinator(some).adapters(AdapterOrder("list", "other"))
+    some["other", "adapters"] = FakeNode(lambda call, count: {})
+    with pytest.raises(RequestError, match="which `model`"):
+        await coordinator(some).adapters(AdapterOrder("list"))
