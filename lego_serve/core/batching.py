@@ -18,6 +18,8 @@ from lego_serve.core.ordering import Order, Pace
 EFFICIENCY = 0.9
 FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes full use of a CPU core
 FEWEST_PAIRS = 256 * 1024
+RELAX_STEPS = 200
+MOST_ROWS = 2**24  # a limit that memory set and that has grown to this is none
 
 
 @dataclass(slots=True)
@@ -125,6 +127,8 @@ class StepBatcher:
         self._adapters, self._adapter_rates = adapters, adapter_rates or AdapterRates()
         self._patched: Hashable = None
         self._limits = limits
+        self._memory_rows: int | None = None
+        self._steps_to_relax = 0
         self._lanes: dict[str, Lane] = {}
         self._cost = StepCost(calibrated)
         self._step_s = 0.0  # what steps take lately
@@ -137,7 +141,9 @@ class StepBatcher:
     @property
     def limits(self) -> StepLimits:
         """What a step may take now."""
-        return self._limits
+        if self._memory_rows is None:
+            return self._limits
+        return StepLimits(self._limits.max_step_s, min(self._memory_rows, self._limits.max_rows or self._memory_rows))
 
     @property
     def rates(self) -> Rates:
@@ -174,8 +180,12 @@ class StepBatcher:
         self._lanes[key].adapters = adapters
 
     def limit_rows(self, max_rows: int) -> None:
-        """Let no step of more than one lane have more rows than this, since memory ran out above it."""
-        self._limits = StepLimits(self._limits.max_step_s, max(1, max_rows))
+        """Let no step of more than one lane have more rows than this, since memory ran out above it.
+
+        Somebody else may have had the memory: every RELAX_STEPS steps the limit is a quarter higher.
+        """
+        self._memory_rows = max(1, max_rows)
+        self._steps_to_relax = RELAX_STEPS
 
     def plan(self, now: float) -> StepPlan | None:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
@@ -192,6 +202,7 @@ class StepBatcher:
         took_s = now - started_s
         self._cost.observe(plan.work, took_s - plan.extra_s)
         self._patched = plan.patched.key if plan.patched is not None else None
+        self._relax()
         self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
@@ -212,7 +223,8 @@ class StepBatcher:
 
     def _fitting(self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan | None:
         """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
-        most_rows, most_s = self._limits.max_rows or float("inf"), self._limits.seconds(rates)
+        limits = self.limits
+        most_rows, most_s = limits.max_rows or float("inf"), limits.seconds(rates)
         row_s, pair_s = rates.row_s, rates.pair_s
         keys: list[str] = []
         steps: list[int] = []
@@ -248,6 +260,16 @@ class StepBatcher:
         alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates) or plan
         swap_s = 0.0 if first is None or first.key == self._patched else costs.swap_s(first)
         return replace(alike, patched=first, extra_s=swap_s)
+
+    def _relax(self) -> None:
+        """Raise a limit that memory set, once in a while."""
+        if self._memory_rows is None:
+            return
+        self._steps_to_relax -= 1
+        if self._steps_to_relax <= 0:
+            grown = self._memory_rows + max(1, self._memory_rows // 4)
+            self._memory_rows = grown if grown < MOST_ROWS else None
+            self._steps_to_relax = RELAX_STEPS
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         if key not in self._lanes:

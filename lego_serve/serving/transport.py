@@ -5,16 +5,19 @@ maps arrays from shared memory without a copy); small ones ride in the message.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
-from lego_serve.core.wire import Answer, Call, Message
+from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message
 from lego_serve.errors import NodeError
 from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.router import leave, outstanding
 
 
 class RayNode:
@@ -52,10 +55,16 @@ class RayNode:
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
         """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
-        response = self._streaming.stream.remote(call)
+        key = secrets.token_hex(8)
+        response = self._streaming.stream.remote(replace(call, key=key))
         ended = False
         try:
+            replica = ""
             async for message in response:
+                if isinstance(message, Accepted):
+                    replica = message.replica
+                elif isinstance(message, Leaving):
+                    leave(replica)
                 yield message
             ended = True
         except (RayActorError, DeploymentUnavailableError):
@@ -65,6 +74,7 @@ class RayNode:
             ended = True
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         finally:
+            outstanding.end(key)
             if not ended:
                 response.cancel()
 
