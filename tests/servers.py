@@ -42,7 +42,7 @@ def running(folder: Path, gateways: int, faults: Path | None = None, text: str |
     try:
         while True:
             assert process.poll() is None, f"the server ended with status {process.returncode}"
-            assert time.monotonic() - started < 240, "the server was not ready within 240 s"
+            assert time.monotonic() - started < 400, "the server was not ready within 400 s"
             try:
                 if httpx2.get(f"{url}/health/ready", timeout=2).status_code == 200:
                     break

@@ -23,7 +23,11 @@ MAX_ONGOING = 1024
 ROUTER = "lego_serve.serving.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
 PATIENCE_S = 60.0
-UNPLACED = "to be scheduled"  # Serve's own words, 30 s after a replica was to be placed
+# Serve says "to be scheduled" (30 s after a replica was to be placed) of one for which there is no room, and of one
+# whose process is still starting: Python, Ray and torch are some 10 s of processor time each, and six replicas on two
+# busy processors were seen to take more than a minute.  Where there is room for all, it can only be the second.
+ROOMY_PATIENCE_S = 300.0
+UNPLACED = "to be scheduled"
 THREAD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -122,11 +126,12 @@ def deploy(
     plans: Sequence[NodePlan],
     ready: Callable[[NodePlan], None],
     check: Callable[[], None] = lambda: None,
-    patience_s: float = PATIENCE_S,
+    patience_s: tuple[float, float] = (PATIENCE_S, ROOMY_PATIENCE_S),
 ) -> None:
     """Deploy all nodes at once; ``ready`` is told of each as it comes up, ``check`` is called all the while.
 
-    Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` and there is no place for a node.
+    Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` while a node has no place: the
+    first where Ray is too small for all of them, the second where it is not.
     """
     targets = [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None) for plan in plans]
     serve.run_many(targets, wait_for_applications_running=False)
@@ -146,9 +151,16 @@ def deploy(
                 ready(plan)
             elif application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
                 raise _failure(plan, words)
-            elif time.monotonic() - progress > patience_s and UNPLACED in words:
+            elif UNPLACED in words and time.monotonic() - progress > patience_s[_fit(plans, ray.cluster_resources())]:
                 raise NodeError(f"{plan.app} finds no place: {_wants(plan, ray.cluster_resources())}")
         time.sleep(STATUS_PAUSE_S)
+
+
+def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
+    """Whether all of Ray has what the nodes ask for together."""
+    cpus = sum(plan.min_replicas * plan.cpus for plan in plans)
+    gpus = sum(plan.min_replicas * plan.gpus for plan in plans)
+    return cpus <= there_is.get("CPU", 0) and gpus <= there_is.get("GPU", 0)
 
 
 def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:

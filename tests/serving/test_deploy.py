@@ -68,7 +68,7 @@ def test_a_node_without_a_place_is_named_with_what_it_asks_for(monkeypatch: pyte
     """One line says what it wants and what there is; nobody waits for ever."""
     use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
     with pytest.raises(NodeError) as failed:
-        deploy([plan("backbone")], lambda plan: None, patience_s=0.05)
+        deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
     message = failed.value.message
     assert message.startswith("tiny.backbone finds no place: each of its 2 replicas asks for 96 CPU, and Ray has 2 CPU")
     assert "\n" not in message
@@ -78,7 +78,18 @@ def test_a_slow_load_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that has its place may take its time, beyond all patience."""
     slow, run = (ApplicationStatus.DEPLOYING, SLOW), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
-    deploy([plan("backbone")], lambda plan: None, patience_s=0.05)
+    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 0.05))
+
+
+def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve says the same of it as of one that has no place; but not for ever."""
+    monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 192.0})
+    slow, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
+    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+    use(monkeypatch, {"tiny.backbone": slow})
+    with pytest.raises(NodeError, match="finds no place"):
+        deploy([plan("backbone")], lambda plan: None, patience_s=(0.01, 0.05))
 
 
 def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
