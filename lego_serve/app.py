@@ -85,14 +85,13 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
-    plans = node_plans(settings, workflows)
-    return beside(lambda: _serve(config_path, settings, plans, stopping, report), stopping)
+    return beside(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)
 
 
 def _serve(
     config_path: Path,
     settings: config.Settings,
-    plans: "Sequence[NodePlan]",
+    workflows: Mapping[str, Workflow],
     stopping: Stopping,
     report: Report,
 ) -> int:
@@ -106,6 +105,7 @@ def _serve(
         metrics.mkdir()
         gateways.mkdir()
         stopping.check()
+        plans = node_plans(settings, workflows, folder)
         address = _start_nodes(settings, plans, folder / "ray", stopping, report, undo)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways)]

@@ -88,6 +88,7 @@ class Adapters(Strict):
     early_start: bool = False
     profiles: str | None = None
     storage_s: Annotated[float, Field(ge=0, le=60)] = 0
+    registry: str | None = None
     registry_limit: Annotated[int, Field(ge=0, le=100_000)] = 256
     cpus: Annotated[float, Field(ge=0)] = 0.05
 

@@ -46,10 +46,13 @@ def controlnets(model: config.Model) -> dict[str, config.ControlNet]:
     }
 
 
-def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow]) -> list["NodePlan"]:
-    """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone."""
+def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], state: Path) -> list["NodePlan"]:
+    """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone.
+
+    ``state``: a folder for what outlives a node's process.
+    """
     nodes = needed_nodes(settings, workflows)
-    plans = [_plan(settings, model, component) for model, component in nodes]
+    plans = [_plan(settings, model, component, state) for model, component in nodes]
     used = {n.model for w in workflows.values() for n in w.nodes.values() if n.kind == "encode_controls"}
     for model in sorted(used):
         for name, net in controlnets(settings.models[model]).items():
@@ -75,12 +78,12 @@ def model_spec(settings: config.Settings, model: str) -> ModelSpec:
     )
 
 
-def _plan(settings: config.Settings, model: str, component: str) -> "NodePlan":
+def _plan(settings: config.Settings, model: str, component: str, state: Path) -> "NodePlan":
     from lego_serve.serving.deploy import NodePlan
 
     spec = model_spec(settings, model)
     if component == "adapters":
-        return _patcher_plan(settings, spec)
+        return _patcher_plan(settings, spec, state)
     node: config.Node = getattr(settings.models[model].nodes, component)
     arguments: dict[str, object] = {"max_batch": node.max_batch}
     if isinstance(node, config.TextEncoderNode):
@@ -101,7 +104,7 @@ def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, objec
     return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.cache_bytes}
 
 
-def _patcher_plan(settings: config.Settings, spec: ModelSpec) -> "NodePlan":
+def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "NodePlan":
     from lego_serve.serving.deploy import NodePlan
 
     said = settings.models[spec.name]
@@ -114,8 +117,9 @@ def _patcher_plan(settings: config.Settings, spec: ModelSpec) -> "NodePlan":
         "storage_s": adapters.storage_s,
         "profiles": adapters.profiles,
         "early_start": adapters.early_start,
+        "registry": adapters.registry or str(state / f"{spec.name}.adapters.json"),
     }
-    # One replica: what is registered at run time is in its memory.
+    # One replica: what is registered at run time has one owner.
     return NodePlan(spec, "adapters", arguments, 1, 1, adapters.cpus, 0)
 
 

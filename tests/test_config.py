@@ -41,7 +41,7 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
     settings = load(path)
     workflows = load_workflows(settings, tmp_path)
     assert {f"lego-tiny{name}" for name in ("-lora", "-controlnet", "-controlnet-lora")} < set(workflows)
-    plans = {plan.app: plan for plan in node_plans(settings, workflows)}
+    plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
     assert {"lego-tiny.adapters", "edges.controlnet"} < set(plans)
     assert plans["lego-tiny.adapters"].arguments["roots"] == (tmp_path,)
     assert plans["lego-tiny.backbone"].arguments["controlnets"][0].app == "edges.controlnet"

@@ -63,12 +63,14 @@ class AdaptersNode:
         storage_s: float = 0.0,
         profiles: str | None = None,
         early_start: bool = False,
+        registry: str | None = None,
     ) -> None:
         for root in roots:
             if not root.is_dir():
                 raise CheckpointError(f"model {spec.name}: no folder {root} of adapters")
         self._base = base_layers(spec)
-        self._registry = AdapterRegistry(roots, registry_limit)
+        file = None if registry is None else Path(registry).expanduser()
+        self._registry = AdapterRegistry(roots, registry_limit, file)
         self._cache: LoadingCache[_Bytes] = LoadingCache(cache_bytes, LINGER_S)
         self._storage_s, self._early_start = storage_s, early_start
         self._profiles = None if profiles is None else Path(profiles).expanduser()

@@ -166,6 +166,45 @@ async def test_an_operator_registers_files_under_the_roots(spec: ModelSpec, root
         await order(node, "remove", "image")
 
 
+async def test_what_was_registered_outlives_the_patcher(spec: ModelSpec, root: Path, tmp_path: Path) -> None:
+    """Its successor serves it, still looks where its path leads, and keeps what was removed removed."""
+    file = tmp_path / "state" / "registered.json"
+
+    def started() -> AdaptersNode:
+        return AdaptersNode(spec, [root], BYTES, registry_limit=2, registry=str(file))
+
+    first = started()
+    said = await order(first, "register", "mine", "sub/other.safetensors")
+    await order(first, "register", "brief", "sub/other.safetensors")
+    await order(first, "remove", "brief")
+    second = started()
+    assert (await load(second, "mine"))[0].sha256 == said["sha256"]
+    assert {name for name, about in (await order(second, "list"))["adapters"].items() if about["registered"]} == {
+        "mine"
+    }
+    with pytest.raises(LegoError, match="of this name"):
+        await order(second, "register", "mine", "sub/other.safetensors")
+    shutil.move(root / "sub" / "other.safetensors", tmp_path / "outside.safetensors")
+    (root / "sub" / "other.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    with pytest.raises(NotFound) as gone:
+        await load(started(), "mine")
+    assert (gone.value.param, gone.value.code) == ("lora", "adapter_not_found")
+    file.write_text("[]")
+    with pytest.raises(CheckpointError, match="holds no registered adapters"):
+        started()
+
+
+async def test_a_registration_that_cannot_be_kept_is_none(spec: ModelSpec, root: Path, tmp_path: Path) -> None:
+    """It fails as the server's fault and leaves nothing, rather than be forgotten later."""
+    node = AdaptersNode(spec, [root], BYTES, registry_limit=1, registry=str(tmp_path / "state"))
+    (tmp_path / "state" / "in the way").mkdir(parents=True)
+    with pytest.raises(NodeError) as failed:
+        await order(node, "register", "mine", "sub/other.safetensors")
+    assert failed.value.code == "registry_not_written"
+    with pytest.raises(NotFound):
+        await load(node, "mine")
+
+
 async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root: Path, tmp_path: Path) -> None:
     """Where early starts are allowed, and for the very file it was made of; a broken one counts as none."""
     [image] = await load(AdaptersNode(spec, [root], BYTES), "image")
