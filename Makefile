@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test check
+.PHONY: demo serve test chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.demo
@@ -16,6 +16,10 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Kills twenty backbone replicas under load; minutes.
+chaos: $(STAMP)
+	LEGO_CHAOS_KILLS=20 $(BIN)/python -m pytest tests/e2e/test_recovery.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

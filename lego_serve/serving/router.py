@@ -1,4 +1,4 @@
-"""Ray Serve's request router for our nodes: power of two choices among the replicas a call may go to.
+"""Ray Serve's request router for our nodes: denoising goes to the replica with the least work in hand.
 
 It also tells whoever listens in this process which replicas have left, so that lanes streamed from
 there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
@@ -12,10 +12,11 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.routing import allowed, quieter
+from lego_serve.core.routing import Outstanding, allowed, denoising_work, quieter
 from lego_serve.core.wire import Call
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
+outstanding = Outstanding()  # what this process's calls have in hand
 
 
 def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
@@ -29,14 +30,21 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Two random replicas of those allowed; Serve takes the one with the shorter queue."""
+        """The least loaded of the replicas a denoising call may go to; the rest if it is full.
+
+        For other calls two at random, of which Serve takes the one with the shorter queue.
+        """
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
         if call is not None:
             ids = quieter(allowed(ids, call.avoid), call.suspect_steps > 0)
-        chosen = random.sample(ids, min(2, len(ids)))
-        return [[by_id[replica] for replica in chosen]]
+        if call is None or not call.key or not ids:
+            return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
+        first = random.choice(outstanding.least(ids))
+        outstanding.place(call.key, first, denoising_work(call.inputs))
+        rest = [by_id[replica] for replica in ids if replica != first]
+        return [[by_id[first]], rest] if rest else [[by_id[first]]]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take note of the replicas there are now."""

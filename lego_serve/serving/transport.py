@@ -5,7 +5,9 @@ maps arrays from shared memory without a copy); small ones ride in the message.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -14,6 +16,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from lego_serve.core.wire import Answer, Call, Message
 from lego_serve.errors import NodeError
 from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.router import outstanding
 
 
 class RayNode:
@@ -51,7 +54,8 @@ class RayNode:
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
         """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
-        response = self._streaming.stream.remote(call)
+        key = secrets.token_hex(8)
+        response = self._streaming.stream.remote(replace(call, key=key))
         ended = False
         try:
             async for message in response:
@@ -64,6 +68,7 @@ class RayNode:
             ended = True
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         finally:
+            outstanding.end(key)
             if not ended:
                 response.cancel()
 
