@@ -17,6 +17,8 @@ from lego_serve.core.ordering import Order, Pace
 EFFICIENCY = 0.9
 FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes full use of a CPU core
 FEWEST_PAIRS = 256 * 1024
+RELAX_STEPS = 200
+MOST_ROWS = 2**24  # a limit that memory set and that has grown to this is none
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class StepBatcher:
     def __init__(self, order: Order, limits: StepLimits, calibrated: Rates | None = None) -> None:
         self._order = order
         self._limits = limits
+        self._memory_rows: int | None = None
+        self._steps_to_relax = 0
         self._lanes: dict[str, Lane] = {}
         self._cost = StepCost(calibrated)
         self._step_s = 0.0  # what steps take lately
@@ -114,7 +118,9 @@ class StepBatcher:
     @property
     def limits(self) -> StepLimits:
         """What a step may take now."""
-        return self._limits
+        if self._memory_rows is None:
+            return self._limits
+        return StepLimits(self._limits.max_step_s, min(self._memory_rows, self._limits.max_rows or self._memory_rows))
 
     @property
     def rates(self) -> Rates:
@@ -147,8 +153,12 @@ class StepBatcher:
         return key in self._lanes and self._lanes[key].is_suspect
 
     def limit_rows(self, max_rows: int) -> None:
-        """Let no step of more than one lane have more rows than this, since memory ran out above it."""
-        self._limits = StepLimits(self._limits.max_step_s, max(1, max_rows))
+        """Let no step of more than one lane have more rows than this, since memory ran out above it.
+
+        Somebody else may have had the memory: every RELAX_STEPS steps the limit is a quarter higher.
+        """
+        self._memory_rows = max(1, max_rows)
+        self._steps_to_relax = RELAX_STEPS
 
     def plan(self, now: float) -> StepPlan | None:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
@@ -160,6 +170,7 @@ class StepBatcher:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
         took_s = now - started_s
         self._cost.observe(plan.work, took_s)
+        self._relax()
         self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
@@ -180,7 +191,8 @@ class StepBatcher:
 
     def _fitting(self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan | None:
         """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
-        most_rows, most_s = self._limits.max_rows or float("inf"), self._limits.seconds(rates)
+        limits = self.limits
+        most_rows, most_s = limits.max_rows or float("inf"), limits.seconds(rates)
         row_s, pair_s = rates.row_s, rates.pair_s
         keys: list[str] = []
         steps: list[int] = []
@@ -203,6 +215,16 @@ class StepBatcher:
             if is_suspect:
                 break
         return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
+
+    def _relax(self) -> None:
+        """Raise a limit that memory set, once in a while."""
+        if self._memory_rows is None:
+            return
+        self._steps_to_relax -= 1
+        if self._steps_to_relax <= 0:
+            grown = self._memory_rows + max(1, self._memory_rows // 4)
+            self._memory_rows = grown if grown < MOST_ROWS else None
+            self._steps_to_relax = RELAX_STEPS
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         if key not in self._lanes:

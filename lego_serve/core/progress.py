@@ -1,7 +1,8 @@
 """What is told of a lane while it is denoised: previews, progress and checkpoints, and when.
 
-At most MESSAGES_A_SECOND messages a lane, whatever they carry; none that nobody asked for.  What
-falls due too early is sent with the next message that may go out, so that nothing is lost.
+At most MESSAGES_A_SECOND previews and reports a lane; none that nobody asked for.  What falls due
+too early is sent with the next message that may go out, so that nothing is lost.  Checkpoints are
+not held back: a lane that loses its replica must not lose more steps than it was promised.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Due:
 
     preview: bool
     checkpoint: bool
+    report: bool  # whether the client may hear of it, or it is for the coordinator alone
 
 
 class Reporter:
@@ -31,6 +33,8 @@ class Reporter:
     def __init__(self, listen: Listen, steps: int, checkpoint_every_steps: int, first_step: int = 0) -> None:
         self._listen, self._steps, self._every = listen, steps, checkpoint_every_steps
         self._previews_sent = 0
+        while self._previews_sent < listen.previews and self._preview_step <= first_step:
+            self._previews_sent += 1  # a lane that goes on from a checkpoint has sent these
         self._checkpoint_step = first_step
         self._sent_s: float | None = None
 
@@ -43,16 +47,18 @@ class Reporter:
             return None
         preview = self._previews_sent < self._listen.previews and step >= self._preview_step
         checkpoint = drain or (self._every > 0 and step - self._checkpoint_step >= self._every)
-        if not (preview or checkpoint or self._listen.steps):
+        report = preview or self._listen.steps
+        if self._sent_s is not None and now - self._sent_s < 1 / MESSAGES_A_SECOND:
+            report = preview = False
+        if not (report or checkpoint):
             return None
-        if not drain and self._sent_s is not None and now - self._sent_s < 1 / MESSAGES_A_SECOND:
-            return None
-        self._sent_s = now
+        if report:
+            self._sent_s = now
         if preview:
             self._previews_sent += 1
         if checkpoint:
             self._checkpoint_step = step
-        return Due(preview, checkpoint)
+        return Due(preview, checkpoint, report)
 
     @property
     def _preview_step(self) -> int:

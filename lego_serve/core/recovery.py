@@ -3,7 +3,8 @@
 When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
 runs alone past the step at which the replica died; if it gets there it was innocent.  A lane that
 has taken a replica down DEATHS_ALONE times while it ran alone, each time in the same step, is
-refused.  A kill from outside hits a random step of a random lane, so it never adds up to that.
+refused.  A kill from outside hits a random step of a random lane, so that it adds up to that hardly
+ever; a lane of a single step has only that one to be hit in.
 """
 
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ class Recovery:
         self._replica = replica
 
     def progressed(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
-        """A lane has done so many steps, or is about to run the next alone."""
+        """A lane has done so many steps, or is about to run the next alone; without that it is in company again."""
         state = self._lanes.setdefault(lane, _Lane())
         state.step = max(state.step, step)
         state.starting = step if is_starting else None

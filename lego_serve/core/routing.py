@@ -9,7 +9,7 @@ def allowed(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
 
 
 def quieter(replicas: Sequence[str], suspects: bool) -> list[str]:
-    """Suspect calls share one replica, the first by id, so that one death more takes nobody innocent along."""
+    """Suspect calls share one replica, the first by id, so that their next deaths take one replica down, not all."""
     return sorted(replicas)[:1] if suspects else list(replicas)
 
 

@@ -40,7 +40,7 @@ class Accepted:
 class Progress:
     """How far a lane of a call is; ``preview`` holds latents (channels, height, width) of the picture to be.
 
-    ``is_starting``: the step is about to run, alone.
+    ``is_starting``: the step is about to run, alone.  Without ``is_report`` the client is not told.
     """
 
     lane: int
@@ -50,6 +50,7 @@ class Progress:
     preview: Value = None
     checkpoint: bytes | None = None
     is_starting: bool = False
+    is_report: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class LaneProgress:
     """A lane after a step: how far it is, and what was asked to be told of it.
 
     ``preview`` is the picture's latents as predicted at this step; ``checkpoint`` the state from
-    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone.
+    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone.  Without
+    ``is_report`` it is for the coordinator, not for the client.
     """
 
     step: int
@@ -72,6 +73,7 @@ class LaneProgress:
     preview: np.ndarray | None = None
     checkpoint: bytes | None = None
     is_starting: bool = False
+    is_report: bool = True
 
 
 @dataclass(slots=True)

@@ -43,6 +43,11 @@ class StepEngine:
         return len(self._states)
 
     @property
+    def max_rows(self) -> int | None:
+        """The rows a step may have now; None where nothing bounds them."""
+        return self._batcher.limits.max_rows
+
+    @property
     def ran(self) -> tuple[LaneState, ...]:
         """The lanes that took part in the last step and are still here."""
         return self._ran
@@ -173,11 +178,11 @@ class StepEngine:
             if len(keys) == 1:
                 failures[keys[0]] = _failure(error)
                 return {}
-            halves = 2 if _is_memory(error) else len(keys)
+            is_memory = _is_memory(error)
         # Too large a batch is halved; for any other failure one lane of several is to blame: each
         # runs alone, and only the guilty one fails.
-        size = -(-len(keys) // halves)
-        if halves == 2:
+        size = -(-len(keys) // 2) if is_memory else 1
+        if is_memory:
             self._batcher.limit_rows(self._rows(keys) // 2)
         parts = [keys[at : at + size] for at in range(0, len(keys), size)]
         together: dict[str, torch.Tensor] = {}

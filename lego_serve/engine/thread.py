@@ -43,6 +43,7 @@ class EngineThread:
         self._loop = asyncio.get_running_loop()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._watches: dict[str, tuple[Watch, Reporter]] = {}  # the compute thread's own
+        self._announced: str | None = None  # the suspect lane whose step is running; the compute thread's own
         self._inbox: deque[Order] = deque()
         self._drains: set[asyncio.Future[None]] = set()
         self._wake = threading.Condition()
@@ -180,11 +181,22 @@ class EngineThread:
         progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_starting=True)
         self._loop.call_soon_threadsafe(self._watches[keys[0]][0].tell, progress)
         time.sleep(SUSPECT_PAUSE_S)
+        self._announced = keys[0]
 
     def _report(self) -> None:
         now = time.monotonic()
         for state in self._engine.ran:
             self._tell(state, now, drain=False)
+        self._acquit()
+
+    def _acquit(self) -> None:
+        """Say of a lane that ran alone and is no suspect any more that it came through: it runs in company now."""
+        key, self._announced = self._announced, None
+        if key is None or key not in self._watches or self._engine.is_suspect(key):
+            return
+        state = self._engine.state(key)
+        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_report=False)
+        self._loop.call_soon_threadsafe(self._watches[key][0].tell, progress)
 
     def _tell_all(self) -> None:
         now = time.monotonic()
@@ -201,7 +213,9 @@ class EngineThread:
             return
         preview = state.predicted.cpu().numpy() if due.preview and state.predicted is not None else None
         checkpoint = self._engine.checkpoint(state.request.key) if due.checkpoint else None
-        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, preview, checkpoint)
+        progress = LaneProgress(
+            state.step, state.schedule.steps, state.eta_s, preview, checkpoint, is_report=due.report
+        )
         self._loop.call_soon_threadsafe(watch.tell, progress)
 
     def _answer(self, outcomes: list[Outcome]) -> None:

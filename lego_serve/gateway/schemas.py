@@ -84,8 +84,14 @@ class ImageRequest(BaseModel):
             raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
         return width, height
 
+    def _check_guidance_interval(self) -> None:
+        start, end = self.guidance_start or 0.0, 1.0 if self.guidance_end is None else self.guidance_end
+        if start >= end:
+            raise RequestError("`guidance_start` must be below `guidance_end`.", param="guidance_start")
+
     def inputs(self) -> dict[str, object]:
-        """The workflow inputs the body gives, by the workflow's names."""
+        """The workflow inputs the body gives, by the workflow's names.  Raises RequestError."""
+        self._check_guidance_interval()
         steps = self.num_inference_steps or QUALITY_STEPS.get(self.quality or "")
         given = {
             "prompt": self.prompt,

@@ -63,6 +63,7 @@ class _Client:
     tell: Tell | None = None
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
 
 
 class Coordinator:
@@ -213,14 +214,16 @@ class Coordinator:
     def _told(self, task: Task, progress: Progress) -> None:
         """Pass a lane's progress on to the job's client, if it listens."""
         client = self._clients.get(task.job_id)
-        if client is None or client.tell is None or progress.is_starting:
+        if client is None or client.tell is None or progress.is_starting or not progress.is_report:
             return
         tell = client.tell
         said = JobProgress(progress.lane, progress.step, progress.steps, progress.eta_s)
-        if progress.preview is None:
+        if progress.preview is None or client.previews.get(progress.lane, 0) >= client.job.listen.previews:
             if client.job.listen.steps:
                 tell(said)
             return
+        # A lane that went on elsewhere may show a step again; nobody gets more previews than asked for.
+        client.previews[progress.lane] = client.previews.get(progress.lane, 0) + 1
 
         async def with_picture() -> None:
             try:

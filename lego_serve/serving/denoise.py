@@ -5,6 +5,7 @@ What to do is decided by ``core/recovery``; here are only the streams.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from typing import Protocol
@@ -65,7 +66,7 @@ class DenoiseCalls:
 
         Raises RequestError for a call that kills replicas, NodeError when too many died around it.
         """
-        recovery = Recovery(CHECKPOINT_EVERY_STEPS)
+        recovery, started = Recovery(CHECKPOINT_EVERY_STEPS), time.monotonic()
         again = Again({}, 0, frozenset())
         while True:
             call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
@@ -77,6 +78,8 @@ class DenoiseCalls:
             else:
                 if answer is not None:
                     stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
+                    if recovery.attempts:  # the replica knows of the last attempt alone
+                        stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
                     return replace(answer, stats=stats)
                 decision = recovery.moved()
                 await asyncio.sleep(MOVE_PAUSE_S)

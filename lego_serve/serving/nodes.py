@@ -255,7 +255,7 @@ def _tell(queue: asyncio.Queue[Message], lane: int, progress: LaneProgress) -> N
     queue.put_nowait(
         Progress(
             lane, progress.step, progress.steps, progress.eta_s, progress.preview, progress.checkpoint,
-            progress.is_starting,
+            progress.is_starting, progress.is_report,
         )
     )  # fmt: skip
 

@@ -17,11 +17,17 @@ from lego_serve.core.wire import Call
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
 outstanding = Outstanding()  # what this process's calls have in hand
+_draining: set[str] = set()  # replicas that turned a call away and are not gone yet
 
 
 def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
     """Have ids of replicas that are no longer to be used told to a function, from another thread."""
     _listeners.append(listener)
+
+
+def leave(replica: str) -> None:
+    """Send a replica that is being drained no more calls while there is another."""
+    _draining.add(replica)
 
 
 class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
@@ -38,7 +44,7 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
         if call is not None:
-            ids = quieter(allowed(ids, call.avoid), call.suspect_steps > 0)
+            ids = quieter(allowed(ids, call.avoid | _draining), call.suspect_steps > 0)
         if call is None or not call.key or not ids:
             return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
         first = random.choice(outstanding.least(ids))
@@ -52,5 +58,6 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         super().update_replicas(replicas)
         left: Any = before - {replica.unique_id for replica in self._replica_id_set}
         if left:
+            _draining.difference_update(left)
             for listener in _listeners:
                 listener(frozenset(left))

@@ -13,10 +13,10 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from lego_serve.core.wire import Answer, Call, Message
+from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message
 from lego_serve.errors import NodeError
 from lego_serve.serving.denoise import NodeLost
-from lego_serve.serving.router import outstanding
+from lego_serve.serving.router import leave, outstanding
 
 
 class RayNode:
@@ -58,7 +58,12 @@ class RayNode:
         response = self._streaming.stream.remote(replace(call, key=key))
         ended = False
         try:
+            replica = ""
             async for message in response:
+                if isinstance(message, Accepted):
+                    replica = message.replica
+                elif isinstance(message, Leaving):
+                    leave(replica)
                 yield message
             ended = True
         except (RayActorError, DeploymentUnavailableError):

@@ -26,7 +26,7 @@ STEPS, GUIDANCE = 20, 4.0
 @app.command("train")
 def train_command(
     folder: Annotated[Path, typer.Option(help="Where states are kept; training resumes from them.")] = Path(".train"),
-    steps: Annotated[int, typer.Option(help="Steps of the backbone.")] = 2700,
+    steps: Annotated[int, typer.Option(help="Steps of the backbone.")] = 4600,
     compiled: Annotated[bool, typer.Option(help="Compile the backbone first.")] = False,
     export_to: Annotated[Path | None, typer.Option(help="Model folder to write; the shipped one if none.")] = None,
 ) -> None:

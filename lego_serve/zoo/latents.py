@@ -13,6 +13,7 @@ from lego_serve.zoo.world import COLOUR_NAMES, PLACES, SHAPES, SIZES, Scene, Thi
 
 CHUNK_SCENES = 256
 OTHER_SIDES = range(96, 257, 16)
+FIRST_LARGE = 100  # chunks from here on are of large pictures, which take longest to learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,16 @@ class Chunk:
 
 
 def chunk_size(index: int) -> tuple[int, int, int]:
-    """Width, height and scene count of a chunk: every fifth is of a size other than the native one."""
-    if index % 5 != 4:
-        return 128, 128, CHUNK_SCENES
+    """Width, height and scene count of a chunk: every fifth is of a size other than the native one, then large ones."""
     rng = random.Random(f"size {index}")
-    width, height = rng.choice(OTHER_SIDES), rng.choice(OTHER_SIDES)
-    if index % 10 == 9:
-        height = width = rng.choice((256, 256, width))
+    if index >= FIRST_LARGE:
+        width, height = (256, 256) if index % 3 else (rng.choice(OTHER_SIDES[4:]), rng.choice(OTHER_SIDES[4:]))
+    elif index % 5 != 4:
+        return 128, 128, CHUNK_SCENES
+    else:
+        width, height = rng.choice(OTHER_SIDES), rng.choice(OTHER_SIDES)
+        if index % 10 == 9:
+            height = width = rng.choice((256, 256, width))
     return width, height, max(32, CHUNK_SCENES * 128 * 128 // (width * height) // 16 * 16)
 
 

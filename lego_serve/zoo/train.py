@@ -20,8 +20,8 @@ class Plan:
     vae_steps: int = 900
     decoder_steps: int = 4000
     text_steps: int = 600
-    chunks: int = 100
-    backbone_steps: int = 3600
+    chunks: int = 160
+    backbone_steps: int = 4600
     compiled: bool = False
     threads: int = 1
 

@@ -26,6 +26,7 @@ ADAM_LEARNING_RATE = 2e-3
 TEXT_LEARNING_RATE = 3e-4
 EMPTY_CAPTION_RATIO = 0.1
 WARM_STEPS = 50
+COMPILED_SIZES = ((16, 16), (32, 32))  # the two latent sizes most batches have
 COOL_RATIO = 0.35  # the last part of the run, over which learning rates fall to zero
 
 
@@ -127,7 +128,7 @@ def train_backbone(
     for step in iterations("backbone", start, steps, lambda: f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}"):
         _set_rates(optimizers, step, steps)
         latents, noise, times, tokens = (x.to(device) for x in next(batches))
-        chosen = loss_of if latents.shape[-2:] == (16, 16) else family.loss
+        chosen = loss_of if latents.shape[-2:] in COMPILED_SIZES else family.loss
         loss = chosen(latents, noise, times, tokens)
         for optimizer in optimizers:
             optimizer.zero_grad()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lego_serve.core.batching import Lane, StepBatcher, StepLimits, StepPlan
+from lego_serve.core.batching import RELAX_STEPS, Lane, StepBatcher, StepLimits, StepPlan
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.ordering import ORDERS, Order, fifo, least_slack, shortest_remaining
 
@@ -201,6 +201,23 @@ def test_a_limit_found_the_hard_way_holds() -> None:
     plan = batcher.plan(0.0)
     assert plan is not None
     assert plan.keys == ("a", "b")
+
+
+def test_such_a_limit_is_tried_again_in_time() -> None:
+    """Somebody else may have had the memory; a limit of the configuration stays."""
+    batcher = batcher_of(fifo, 60)
+    for key in "abcdefgh":
+        batcher.add(lane(key, 10 * RELAX_STEPS))
+    batcher.limit_rows(20)
+    widths = []
+    for step in range(8 * RELAX_STEPS):
+        plan = batcher.plan(float(step))
+        assert plan is not None
+        widths.append(len(plan.keys))
+        batcher.commit(plan, float(step), float(step))
+    assert widths[0] == widths[RELAX_STEPS - 1] == 2
+    assert widths == sorted(widths)
+    assert widths[-1] == 6
 
 
 arrivals = st.lists(

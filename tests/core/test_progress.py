@@ -26,8 +26,21 @@ def test_previews_lie_evenly_before_the_end() -> None:
 
 
 def test_checkpoints_come_every_so_many_steps() -> None:
-    """Where steps are slow enough, every fifth."""
-    assert [step for step, due in told(Listen(), 20, 0.5, every=5) if due.checkpoint] == [5, 10, 15]
+    """Every fifth, however fast the steps, so that a lost lane loses five at most."""
+    for step_s in (0.5, 0.01):
+        assert [step for step, due in told(Listen(), 20, step_s, every=5) if due.checkpoint] == [5, 10, 15]
+
+
+def test_a_checkpoint_alone_is_no_report() -> None:
+    """It is for the coordinator; the client hears of steps when it asked for them and is due."""
+    assert not any(due.report for _, due in told(Listen(), 20, 0.01, every=5))
+    assert [step for step, due in told(Listen(steps=True), 60, 0.01, every=5) if due.report] == [1, 26, 51]
+
+
+def test_a_lane_that_goes_on_does_not_send_its_previews_again() -> None:
+    """Those before the checkpoint were sent by the replica that is gone."""
+    reporter = Reporter(Listen(3), 100, 5, first_step=55)
+    assert [step for step in range(56, 100) if (due := reporter.due(step, step * 1.0)) and due.preview] == [75]
 
 
 def test_a_draining_lane_is_told_at_once() -> None:
@@ -35,7 +48,7 @@ def test_a_draining_lane_is_told_at_once() -> None:
     reporter = Reporter(Listen(steps=True), 20, 5)
     assert reporter.due(1, 0.0) is not None
     assert reporter.due(2, 0.01) is None
-    assert reporter.due(2, 0.02, drain=True) == Due(False, True)
+    assert reporter.due(2, 0.02, drain=True) == Due(False, True, False)
 
 
 @given(
@@ -45,12 +58,12 @@ def test_a_draining_lane_is_told_at_once() -> None:
 def test_no_lane_says_more_than_four_things_a_second(
     listen: Listen, steps: int, step_s: list[float], every: int
 ) -> None:
-    """Whatever is asked for and however fast the steps, any two messages are a quarter of a second apart."""
+    """Whatever is asked for and however fast the steps, any two reports are a quarter of a second apart."""
     reporter, now, sent, previews = Reporter(listen, steps, every), 0.0, [], 0
     for step in range(1, steps + 1):
         now += step_s[step - 1]
         due = reporter.due(step, now)
-        if due is not None:
+        if due is not None and due.report:
             sent.append(now)
             previews += due.preview
     assert all(b - a >= 1 / MESSAGES_A_SECOND - 1e-9 for a, b in pairwise(sent))

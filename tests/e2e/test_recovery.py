@@ -24,6 +24,7 @@ PROMPT = "a large red circle on the left, blue background"
 KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "2"))
 SEEDS = range(10, 18)
 STEPS = 60
+CHECKPOINT_EVERY_STEPS = 5
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_killed_replicas_cost_steps_but_no_request_and_no_bit(
         asked = Asked(deadly.url)
         time.sleep(0.5 + rng.random())
         os.kill(rng.choice(backbones(deadly)), signal.SIGKILL)
-        assert asked.check(undisturbed) < len(SEEDS) * STEPS
+        assert asked.check(undisturbed) <= len(SEEDS) * CHECKPOINT_EVERY_STEPS
     assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{deadly.url}/metrics", timeout=10).text
 
 

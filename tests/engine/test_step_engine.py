@@ -169,12 +169,13 @@ def test_a_damaged_checkpoint_is_refused(model: tuple[Backbone, FlowMatchTables]
     assert engine.lanes == 0
 
 
+@pytest.mark.parametrize("others", [1, 3])
 @pytest.mark.parametrize("nan", [True, False])
-def test_a_poisoned_lane_fails_alone(model: tuple[Backbone, FlowMatchTables], nan: bool) -> None:
+def test_a_poisoned_lane_fails_alone(model: tuple[Backbone, FlowMatchTables], nan: bool, others: int) -> None:
     """A lane that makes the module fail, or whose latents become NaN, fails with an error; its mates are unchanged."""
     faulty = Faulty(model[0], poison=5.0, nan=nan), model[1]
     engine = engine_of(faulty)
-    mates = [request(f"mate {i}", i) for i in range(3)]
+    mates = [request(f"mate {i}", i) for i in range(others)]
     for lane in [*mates, request("guilty", 9, guidance=5.0)]:
         engine.add(lane)
     found = run(engine)
@@ -182,6 +183,7 @@ def test_a_poisoned_lane_fails_alone(model: tuple[Backbone, FlowMatchTables], na
     assert found["guilty"].code == ("not_finite" if nan else "node_failed")
     for mate in mates:
         assert torch.equal(latents(found[mate.key]), alone(model, mate))
+    assert engine.max_rows is None, "what failed was not for want of memory"
 
 
 def test_running_out_of_memory_halves_the_batch_before_anything_fails(

@@ -121,6 +121,7 @@ async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
         ({"prompt": "a", "stream": True, "partial_images": 4}, 400, "out_of_range", "partial_images"),
         ({"prompt": "a", "stream_progress": True}, 400, "invalid_value", "stream_progress"),
         ({"prompt": "a", "sampler": "heun"}, 400, "invalid_value", "sampler"),
+        ({"prompt": "a", "guidance_start": 0.8, "guidance_end": 0.2}, 400, "invalid_value", "guidance_start"),
         ({"prompt": "a", "guidance_start": 2}, 400, "out_of_range", "guidance_start"),
         ({"prompt": "a", "output_format": "gif"}, 400, "invalid_value", "output_format"),
     ],
