@@ -21,7 +21,8 @@ class LaneRequest:
 
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
-    on; ``suspect_steps`` how many steps from there the lane runs alone.
+    on; ``suspect_steps`` how many steps from there the lane runs alone.  A lane may come
+    ``is_paused``.
     """
 
     key: str
@@ -40,6 +41,7 @@ class LaneRequest:
     weight: float = 1.0
     checkpoint: bytes | None = None
     suspect_steps: int = 0
+    is_paused: bool = False
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""

@@ -84,6 +84,8 @@ class StepEngine:
         lane = Lane(request.key, work, now, request.deadline_s, request.weight, state.step, until)
         self._batcher.add(lane)
         self._states[request.key] = state
+        if request.is_paused:
+            self._batcher.pause(request.key)
         return state
 
     def cancel(self, key: str) -> bool:

@@ -6,6 +6,7 @@ only its awaiting client, its timer and the calls that are out.
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from lego_serve.serving.previews import Previews
 
 ATTEMPTS = 20
 RETRY_PAUSE_S = 0.5
+ORDER_ATTEMPTS, ORDER_PAUSE_S = 50, 0.1
 Tell = Callable[[JobProgress], None]
 log = logging.getLogger("lego_serve.coordinator")
 
@@ -44,8 +46,8 @@ class NodeHandle(StreamingNode, Protocol):
         """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
         ...
 
-    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
-        """Say something to every replica; answers what each says."""
+    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
+        """Say something about a replica or a call to every replica; answers what each says."""
         ...
 
     @property
@@ -64,6 +66,8 @@ class _Client:
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
+    is_paused: bool = False
+    denoising: dict[str, NodeHandle] = field(default_factory=dict)  # by the call's key
 
 
 class Coordinator:
@@ -123,7 +127,27 @@ class Coordinator:
 
     def states(self) -> list[JobState]:
         """The jobs in flight here."""
-        return self._dataflow.states(self.now())
+        states = self._dataflow.states(self.now())
+        return [replace(state, is_paused=self._clients[state.id].is_paused) for state in states]
+
+    async def pause(self, job_id: str, paused: bool) -> bool:
+        """Let a job's lanes wait, or go on, wherever they are; False when it is not in flight here."""
+        if (client := self._clients.get(job_id)) is None:
+            return False
+        client.is_paused = paused
+        order = "pause" if paused else "resume"
+        await asyncio.gather(*(self._order(client, order, key, node) for key, node in client.denoising.items()))
+        return True
+
+    async def _order(self, client: _Client, order: str, key: str, node: NodeHandle) -> None:
+        """Give an order about a call to whichever replica has it, or is just getting it."""
+        paused = client.is_paused
+        for _ in range(ORDER_ATTEMPTS):
+            if client.is_paused != paused or key not in client.denoising:
+                return
+            if any(lanes for _, lanes in await node.control(order, key)):
+                return
+            await asyncio.sleep(ORDER_PAUSE_S)  # a call that goes elsewhere from here on brings the order along
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
@@ -194,16 +218,21 @@ class Coordinator:
         component = KINDS[task.kind].component
         node = self._nodes[task.model, component]
         inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
-        listen = self._clients[task.job_id].job.listen
+        client = self._clients[task.job_id]
+        listen, key = client.job.listen, secrets.token_hex(8)
 
         def call() -> Call:
             left = None if task.deadline_s is None else task.deadline_s - self.now()
-            return Call(task.kind, inputs, left, task.weight, listen)
+            return Call(task.kind, inputs, left, task.weight, listen, is_paused=client.is_paused, key=key)
 
         if component == "backbone":
             if listen.previews:
                 self._previews.expect(task.model)
-            return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+            client.denoising[key] = node
+            try:
+                return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+            finally:
+                del client.denoising[key]
         for _ in range(ATTEMPTS):
             try:
                 return await node.run(call())

@@ -151,6 +151,7 @@ class BackboneNode:
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
         self._lanes = 0
+        self._calls: dict[str, list[str]] = {}  # the lanes of each call, by its key
         self._is_draining = False
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
@@ -183,6 +184,14 @@ class BackboneNode:
             queue.put_nowait(Leaving())
         return len(streams)
 
+    def pause(self, call: str, paused: bool) -> int:
+        """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""
+        lanes = self._calls.get(call, [])
+        for lane in lanes:
+            assert self._thread is not None
+            (self._thread.pause if paused else self._thread.resume)(lane)
+        return len(lanes)
+
     async def check_health(self) -> None:
         """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""
         if self._thread is not None and not self._thread.is_alive:
@@ -194,7 +203,9 @@ class BackboneNode:
         """Run the lanes of a call; the last message is its answer."""
         assert self._thread is not None
         tasks = []
-        for index, request in enumerate(self._requests(call)):
+        requests = self._requests(call)
+        self._calls[call.key] = [request.key for request in requests]
+        for index, request in enumerate(requests):
             watch = Watch(partial(_tell, queue, index), call.listen, self._every)
             tasks.append(asyncio.ensure_future(self._thread.submit(request, watch)))
         try:
@@ -207,6 +218,7 @@ class BackboneNode:
             queue.put_nowait(Answer(error=NodeError(f"A model node failed: {type(error).__name__}.")))
             return
         finally:
+            self._calls.pop(call.key, None)
             for task in tasks:
                 task.cancel()
         longest = max(results, key=lambda r: r.queue_s + r.run_s)
@@ -246,6 +258,7 @@ class BackboneNode:
                     weight=call.weight,
                     checkpoint=call.checkpoints.get(index),
                     suspect_steps=call.suspect_steps,
+                    is_paused=call.is_paused,
                 )
             )
         return requests

@@ -5,9 +5,7 @@ maps arrays from shared memory without a copy); small ones ride in the message.
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -54,8 +52,7 @@ class RayNode:
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
         """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
-        key = secrets.token_hex(8)
-        response = self._streaming.stream.remote(replace(call, key=key))
+        response = self._streaming.stream.remote(call)
         ended = False
         try:
             replica = ""
@@ -73,12 +70,12 @@ class RayNode:
             ended = True
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         finally:
-            outstanding.end(key)
+            outstanding.end(call.key)
             if not ended:
                 response.cancel()
 
-    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
-        """Say something to every replica."""
-        said = self._handle.broadcast("control", order, replica)
+    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
+        """Say something about a replica or a call to every replica."""
+        said = self._handle.broadcast("control", order, name)
         found: list[tuple[str, int | None]] = await said.results_async()
         return found
