@@ -1,4 +1,4 @@
-"""The command line: ``lego-serve serve | generate | models | jobs | cancel | replicas | drain | adapters | ...``."""
+"""The command line: ``lego-serve serve | generate | models | jobs | cancel | pause | resume | replicas | ...``."""
 
 import base64
 import math
@@ -100,7 +100,7 @@ def jobs(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List the jobs in flight of a running server, oldest first."""
     table = Table(Column("job", overflow="fold"), "workflow", "tenant", "age", "nodes")
     for card in _ask("GET", f"{url}/v1/admin/jobs", key)["data"]:
-        nodes = ", ".join(f"{name} {state}" for name, state in card["nodes"].items())
+        nodes = ", ".join(f"{name} {state}" for name, state in card["nodes"].items()) + ", paused" * card["paused"]
         table.add_row(card["id"], card["workflow"], card["tenant"], f"{card['age_s']:.1f} s", nodes)
     _show(table)
 
@@ -110,6 +110,20 @@ def cancel(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Cancel a job in flight, whoever asked for it."""
     _ask("DELETE", f"{url}/v1/admin/jobs/{_quoted(job)}", key)
     out.print(f"{job}: cancelled", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def pause(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Let a job's images wait between two steps; its deadline goes on."""
+    _ask("POST", f"{url}/v1/admin/jobs/{_quoted(job)}/pause", key)
+    out.print(f"{job}: paused", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def resume(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Let a paused job go on from where it stands."""
+    _ask("POST", f"{url}/v1/admin/jobs/{_quoted(job)}/resume", key)
+    out.print(f"{job}: resumed", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -86,13 +86,16 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job in flight, for operators: how old it is, and of each node whether it is waiting, running or done."""
+    """A job in flight, for operators: how old it is, whether they paused it, and of each node whether it is
+    waiting, running or done.
+    """
 
     id: str
     workflow: str
     tenant: str
     age_s: float
     nodes: Mapping[str, str]
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

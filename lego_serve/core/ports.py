@@ -53,6 +53,10 @@ class JobRunner(Protocol):
         """The jobs in flight here."""
         ...
 
+    async def pause(self, job_id: str, paused: bool) -> bool:
+        """Let a job's lanes wait, or go on, from the next step on; False when it is not in flight here."""
+        ...
+
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
         ...

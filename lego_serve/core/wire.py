@@ -14,8 +14,8 @@ class Call:
     """One task: what kind, its inputs by name, the seconds it has left and its tenant's weight.
 
     A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
-    lane), how many steps they run alone, which replicas to keep away from, and under what key its work is
-    counted.
+    lane), how many steps they run alone, which replicas to keep away from, whether they wait for an operator,
+    and the key under which its work is counted and orders reach it.
     """
 
     kind: str
@@ -26,6 +26,7 @@ class Call:
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     suspect_steps: int = 0
     avoid: frozenset[str] = frozenset()
+    is_paused: bool = False
     key: str = ""
 
 

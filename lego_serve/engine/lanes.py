@@ -33,9 +33,9 @@ class LaneRequest:
 
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
-    on; ``suspect_steps`` how many steps from there the lane runs alone.  Several ``controls`` add up,
-    and so do ``adapters``.  ``held_from``: its adapters are still on their way, and from this step of its schedule on
-    it waits until ``StepEngine.adapt`` gives them.
+    on; ``suspect_steps`` how many steps from there the lane runs alone.  A lane may come ``is_paused``.
+    Several ``controls`` add up, and so do ``adapters``.  ``held_from``: its adapters are still on their
+    way, and from this step of its schedule on it waits until ``StepEngine.adapt`` gives them.
     """
 
     key: str
@@ -54,6 +54,7 @@ class LaneRequest:
     weight: float = 1.0
     checkpoint: bytes | None = None
     suspect_steps: int = 0
+    is_paused: bool = False
     controls: tuple[ControlUse, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     held_from: int | None = None
@@ -117,12 +118,18 @@ class LaneState:
     controls: tuple[LaneControl, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     held_from: int | None = None
+    is_paused: bool = False  # by an operator
     early_steps: int = 0
 
     @property
     def is_held(self) -> bool:
         """Whether it must wait for its adapters now."""
         return self.held_from is not None and self.step >= self.held_from
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is not to run now, for either reason."""
+        return self.is_paused or self.is_held
 
     @property
     def eta_s(self) -> float:

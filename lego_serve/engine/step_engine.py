@@ -15,6 +15,7 @@ from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.core.costs import StepWork
 from lego_serve.engine.controls import prepare_controls
+from lego_serve.engine.failures import failure_of, is_memory
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
 from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Backbone, LaneInput
@@ -23,7 +24,6 @@ from lego_serve.models.lora import SetKey, check_uses, key_of
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class StepEngine:
@@ -104,8 +104,8 @@ class StepEngine:
         lane.adapters = adapters
         self._batcher.add(lane)
         self._states[request.key] = state
-        state.held_from = request.held_from
-        if state.is_held:
+        state.held_from, state.is_paused = request.held_from, request.is_paused
+        if state.is_waiting:
             self._batcher.pause(request.key)  # it keeps its place in the order
         return state
 
@@ -118,7 +118,7 @@ class StepEngine:
         self._batcher.set_adapters(key, self._take_adapters(state, adapters))
         if state.held_from is not None:
             state.held_from, state.early_steps = None, len(state.step_s)
-            self._batcher.resume(key)
+            self._follow(state)
 
     def cancel(self, key: str) -> bool:
         """Drop a lane between steps; False when it is not here."""
@@ -127,11 +127,11 @@ class StepEngine:
 
     def pause(self, key: str) -> bool:
         """Keep a lane but do not run it; False when it is not here."""
-        return self._batcher.pause(key)
+        return self._set_paused(key, True)
 
     def resume(self, key: str) -> bool:
         """Run a paused lane on from where it stands; False when it is not here."""
-        return self._batcher.resume(key)
+        return self._set_paused(key, False)
 
     def checkpoint(self, key: str) -> bytes:
         """The whole state of a lane between two steps.  KeyError when it is not here."""
@@ -157,6 +157,18 @@ class StepEngine:
                 outcomes.append((lane.key, self._end(lane.key, now)))
         self._ran = tuple(self._states[key] for key in plan.keys if key in self._states)
         return outcomes
+
+    def _set_paused(self, key: str, paused: bool) -> bool:
+        state = self._states.get(key)
+        if state is None:
+            return False
+        state.is_paused = paused
+        self._follow(state)
+        return True
+
+    def _follow(self, state: LaneState) -> None:
+        """Let the batcher run a lane or not, as it stands now."""
+        (self._batcher.pause if state.is_waiting else self._batcher.resume)(state.request.key)
 
     def _end(self, key: str, now: float) -> LaneResult | LegoError:
         state = self._states.pop(key)
@@ -234,15 +246,15 @@ class StepEngine:
             return dict(zip(keys, said, strict=True))
         except Exception as error:
             if len(keys) == 1:
-                failures[keys[0]] = _failure(error)
+                failures[keys[0]] = failure_of(error)
                 return {}
-            if isinstance(error, ControlFailed) and not _is_memory(error):
+            if isinstance(error, ControlFailed) and not is_memory(error):
                 return self._without(error.name, keys, failures)
-            is_memory = _is_memory(error)
+            for_memory = is_memory(error)
         # Too large a batch is halved; for any other failure one lane of several is to blame: each
         # runs alone, and only the guilty one fails.
-        size = -(-len(keys) // 2) if is_memory else 1
-        if is_memory:
+        size = -(-len(keys) // 2) if for_memory else 1
+        if for_memory:
             self._batcher.limit_rows(self._rows(keys) // 2)
         parts = [keys[at : at + size] for at in range(0, len(keys), size)]
         together: dict[str, torch.Tensor] = {}
@@ -276,19 +288,3 @@ class StepEngine:
         return LaneInput(
             state.latents, time, request.guidance, state.cond, negative, controls, state.adapters_at(state.step)
         )
-
-
-def _is_memory(error: BaseException) -> bool:
-    error = error.__cause__ if isinstance(error, ControlFailed) and error.__cause__ else error
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
-
-
-def _failure(error: Exception) -> NodeError:
-    if _is_memory(error):
-        failure = NodeError("The image needs more memory than this replica has.", code="out_of_memory")
-    elif isinstance(error, ControlFailed):
-        return error
-    else:
-        failure = NodeError(f"The denoising step failed: {type(error).__name__}.")
-    failure.__cause__ = error
-    return failure

@@ -35,8 +35,25 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
         if not context.runner.cancel(job_id) and not (
             peers and await peers.ask(request, "DELETE", f"/v1/admin/jobs/{quote(job_id, safe='')}")
         ):
-            raise NotFound("There is no job in flight of this id.", code="job_not_found")
+            raise _no_job()
         return JSONResponse({"id": job_id, "object": "job", "status": "cancelled"})
+
+    @router.post("/jobs/{job_id}/pause")
+    async def pause_job(request: Request, job_id: str) -> JSONResponse:
+        """Let a job's images wait between two steps; its deadline goes on."""
+        return await _set_paused(request, job_id, True)
+
+    @router.post("/jobs/{job_id}/resume")
+    async def resume_job(request: Request, job_id: str) -> JSONResponse:
+        """Let a paused job go on from where it stands."""
+        return await _set_paused(request, job_id, False)
+
+    async def _set_paused(request: Request, job_id: str, paused: bool) -> JSONResponse:
+        context.authenticate(request, admin=True)
+        path = f"/v1/admin/jobs/{quote(job_id, safe='')}/{'pause' if paused else 'resume'}"
+        if not await context.runner.pause(job_id, paused) and not (peers and await peers.ask(request, "POST", path)):
+            raise _no_job()
+        return JSONResponse({"id": job_id, "object": "job", "status": "paused" if paused else "resumed"})
 
     @router.get("/replicas")
     async def list_replicas(request: Request) -> JSONResponse:
@@ -106,6 +123,10 @@ def create_adapter_router(context: Context) -> APIRouter:
 BODY = AdapterBody.model_json_schema()
 
 
+def _no_job() -> NotFound:
+    return NotFound("There is no job in flight of this id.", code="job_not_found")
+
+
 def _card(state: JobState) -> dict[str, object]:
     return {
         "id": state.id,
@@ -114,4 +135,5 @@ def _card(state: JobState) -> dict[str, object]:
         "tenant": state.tenant,
         "age_s": round(state.age_s, 3),
         "nodes": dict(state.nodes),
+        "paused": state.is_paused,
     }

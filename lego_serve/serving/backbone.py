@@ -71,6 +71,7 @@ class BackboneNode:
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
         self._lanes = 0
+        self._calls: dict[str, list[str]] = {}  # the lanes of each call, by its key
         self._is_draining = False
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
@@ -102,6 +103,14 @@ class BackboneNode:
         for queue in streams:
             queue.put_nowait(Leaving())
         return len(streams)
+
+    def pause(self, call: str, paused: bool) -> int:
+        """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""
+        lanes = self._calls.get(call, [])
+        for lane in lanes:
+            assert self._thread is not None
+            (self._thread.pause if paused else self._thread.resume)(lane)
+        return len(lanes)
 
     async def check_health(self) -> None:
         """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""
@@ -139,6 +148,7 @@ class BackboneNode:
                     held_from = early_steps(adapters, _steps(call))
             requests = lane_requests(call, self._lanes + 1, _uses(taken), held_from)
             self._lanes += len(requests)
+            self._calls[call.key] = [request.key for request in requests]
             for index, request in enumerate(requests):
                 watch = Watch(partial(_tell, queue, index), call.listen, self._every)
                 tasks.append(asyncio.ensure_future(self._thread.submit(request, watch)))
@@ -147,6 +157,7 @@ class BackboneNode:
                 tasks.append(asyncio.ensure_future(self._adapt(keys, adapters, taken)))
             results = [result for result in await asyncio.gather(*tasks) if isinstance(result, LaneResult)]
         finally:
+            self._calls.pop(call.key, None)
             for task in tasks:
                 task.cancel()
             try:

@@ -6,6 +6,7 @@ only its awaiting client, its timer and the calls that are out.
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -25,15 +26,17 @@ from lego_serve.core.events import (
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, Ref, Task, TaskStats
+from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Ref, Task
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
 from lego_serve.errors import LegoError, NodeError, NotFound, RequestError
 from lego_serve.serving.denoise import DenoiseCalls, NodeLost, StreamingNode
 from lego_serve.serving.previews import Previews
+from lego_serve.serving.results import result_of
 
 ATTEMPTS = 20
 RETRY_PAUSE_S = 0.5
+ORDER_ATTEMPTS, ORDER_PAUSE_S = 50, 0.1
 Tell = Callable[[JobProgress], None]
 log = logging.getLogger("lego_serve.coordinator")
 
@@ -45,8 +48,8 @@ class NodeHandle(StreamingNode, Protocol):
         """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
         ...
 
-    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
-        """Say something to every replica; answers what each says."""
+    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
+        """Say something about a replica or a call to every replica; answers what each says."""
         ...
 
     @property
@@ -65,6 +68,8 @@ class _Client:
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
+    is_paused: bool = False
+    denoising: dict[str, NodeHandle] = field(default_factory=dict)  # by the call's key
 
 
 class Coordinator:
@@ -124,7 +129,27 @@ class Coordinator:
 
     def states(self) -> list[JobState]:
         """The jobs in flight here."""
-        return self._dataflow.states(self.now())
+        states = self._dataflow.states(self.now())
+        return [replace(state, is_paused=self._clients[state.id].is_paused) for state in states]
+
+    async def pause(self, job_id: str, paused: bool) -> bool:
+        """Let a job's lanes wait, or go on, wherever they are; False when it is not in flight here."""
+        if (client := self._clients.get(job_id)) is None:
+            return False
+        client.is_paused = paused
+        order = "pause" if paused else "resume"
+        await asyncio.gather(*(self._order(client, order, key, node) for key, node in client.denoising.items()))
+        return True
+
+    async def _order(self, client: _Client, order: str, key: str, node: NodeHandle) -> None:
+        """Give an order about a call to whichever replica has it, or is just getting it."""
+        paused = client.is_paused
+        for _ in range(ORDER_ATTEMPTS):
+            if client.is_paused != paused or key not in client.denoising:
+                return
+            if any(lanes for _, lanes in await node.control(order, key)):
+                return
+            await asyncio.sleep(ORDER_PAUSE_S)  # a call that goes elsewhere from here on brings the order along
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
@@ -186,7 +211,7 @@ class Coordinator:
                 self._clients[job_id].calls[node].cancel()
             case Finish(job_id=job_id, outputs=outputs, stats=stats):
                 client = self._clients[job_id]
-                _resolve(client.future, _result(client.job, outputs, stats))
+                _resolve(client.future, result_of(client.job, outputs, stats))
             case Fail(job_id=job_id, error=error):
                 _resolve(self._clients[job_id].future, error)
 
@@ -210,16 +235,21 @@ class Coordinator:
         component = KINDS[task.kind].component
         node = self._nodes[task.model, component]
         inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
-        listen = self._clients[task.job_id].job.listen
+        client = self._clients[task.job_id]
+        listen, key = client.job.listen, secrets.token_hex(8)
 
         def call() -> Call:
             left = None if task.deadline_s is None else task.deadline_s - self.now()
-            return Call(task.kind, inputs, left, task.weight, listen)
+            return Call(task.kind, inputs, left, task.weight, listen, is_paused=client.is_paused, key=key)
 
         if component == "backbone":
             if listen.previews:
                 self._previews.expect(task.model)
-            return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+            client.denoising[key] = node
+            try:
+                return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
+            finally:
+                del client.denoising[key]
         return await self._called(node, call, task.node)
 
     async def _called(self, node: NodeHandle, call: Callable[[], Call], name: str) -> Answer:
@@ -262,19 +292,3 @@ def _resolve(future: asyncio.Future[JobResult], outcome: JobResult | LegoError) 
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _result(job: Job, outputs: Mapping[str, Ref], stats: Mapping[str, TaskStats]) -> JobResult:
-    value: Any = outputs["image"].handle
-    first = job.inputs.get("seed")
-    seed = first if isinstance(first, int) else 0
-    pictures = tuple(
-        Picture(p.shape[1], p.shape[0], p.tobytes(), (seed + i) % 2**32) for i, p in enumerate(value["pixels"])
-    )
-    return JobResult(
-        pictures,
-        sum(s.queue_s for s in stats.values()),
-        {name: s.run_s for name, s in stats.items()},
-        sum(s.cache_hit for s in stats.values()),
-        stats,
-    )

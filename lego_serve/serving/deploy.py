@@ -77,10 +77,15 @@ class NodeReplica:
         async for message in self._node.stream(call):
             yield message
 
-    async def control(self, order: str, replica: str) -> tuple[str, int | None]:
-        """Broadcast: ``list`` answers this replica's id; ``drain`` moves its lanes away if it is the one named."""
-        if order == "drain" and replica == self._id:
+    async def control(self, order: str, name: str) -> tuple[str, int | None]:
+        """Broadcast: ``list`` answers this replica's id; ``drain`` moves its lanes away if it is the one named.
+
+        ``pause`` and ``resume`` say how many lanes of the call named are here.
+        """
+        if order == "drain" and name == self._id:
             return self._id, await self._node.drain()
+        if order in ("pause", "resume"):
+            return self._id, self._node.pause(name, order == "pause")
         return self._id, None
 
     async def check_health(self) -> None:

@@ -47,6 +47,7 @@ def lane_requests(
                 weight=call.weight,
                 checkpoint=call.checkpoints.get(index),
                 suspect_steps=call.suspect_steps,
+                is_paused=call.is_paused,
                 controls=controls,
                 adapters=adapters,
                 held_from=held_from,

@@ -55,8 +55,8 @@ class RayNode:
 
     async def stream(self, call: Call) -> AsyncIterator[Message]:
         """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
-        key = secrets.token_hex(8)
-        response = self._streaming.stream.remote(replace(call, key=key))
+        call = call if call.key else replace(call, key=secrets.token_hex(8))
+        response = self._streaming.stream.remote(call)
         ended = False
         try:
             replica = ""
@@ -74,13 +74,13 @@ class RayNode:
             ended = True
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         finally:
-            outstanding.end(key)
+            outstanding.end(call.key)
             if not ended:
                 response.cancel()
 
-    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
-        """Say something to every replica."""
-        said = self._handle.broadcast("control", order, replica)
+    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
+        """Say something about a replica or a call to every replica."""
+        said = self._handle.broadcast("control", order, name)
         found: list[tuple[str, int | None]] = await said.results_async()
         return found
 

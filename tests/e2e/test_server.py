@@ -122,14 +122,38 @@ def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
     pytest.fail("a job is still in flight")
 
 
+def _command(server, *words: str) -> str:
+    """What ``lego-serve`` prints about this server."""
+    line = [sys.executable, "-m", "lego_serve.cli", *words, "--url", server.url]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_operator_pauses_a_job_and_its_picture_is_the_same(server) -> None:
+    """Paused, it makes no step however long it waits; resumed, it ends with the bits it always has."""
+    body = {"prompt": PROMPT, "num_inference_steps": 100, "size": "192x192", "seed": 5}
+    url, marked = f"{server.url}/v1/images/generations", {"x-request-id": "pause-1"}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: httpx2.post(url, json=body, headers=marked, timeout=120))
+        while "latents running" not in _command(server, "jobs"):
+            assert not asked.done()
+        assert "paused" in _command(server, "pause", "job_pause-1")
+        time.sleep(10)  # longer than it takes
+        assert "paused" in _command(server, "jobs")
+        assert not asked.done()
+        assert "resumed" in _command(server, "resume", "job_pause-1")
+        answer = asked.result()
+    again = httpx2.post(url, json=body, timeout=120)
+    assert answer.json()["data"][0] == again.json()["data"][0]
+    assert again.json()["lego"]["nodes"]["latents"] < 10
+
+
 def test_an_operator_cancels_a_job_of_either_gateway(server) -> None:
     """Jobs are listed and cancelled through the command line, whichever gateway each connection goes to."""
 
     def command(*words: str) -> str:
-        line = [sys.executable, "-m", "lego_serve.cli", *words, "--url", server.url]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return _command(server, *words)
 
     def ask(name: str) -> httpx2.Response:
         body = {"prompt": PROMPT, "num_inference_steps": 100, "n": 8, "size": "192x192"}

@@ -26,6 +26,7 @@ class FakeRunner:
         self.waiting: list[Job] = []
         self.asked_to_cancel: list[str] = []
         self.adapter_orders: list[AdapterOrder] = []
+        self.asked_to_pause: list[tuple[str, bool]] = []
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
@@ -85,6 +86,11 @@ class FakeRunner:
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""
         return [JobState(job.id, job.workflow, job.tenant, 2.5, {"latents": "running"}) for job in self.waiting]
+
+    async def pause(self, job_id: str, paused: bool) -> bool:
+        """Known is job_known."""
+        self.asked_to_pause.append((job_id, paused))
+        return job_id == "job_known"
 
     def cancel(self, job_id: str) -> bool:
         """Known are job_known and those that wait."""

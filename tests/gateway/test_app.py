@@ -119,6 +119,7 @@ async def test_a_job_has_the_id_of_its_request(client, runner) -> None:
     assert listed[0] == {
         "id": "job_abc-1", "object": "job", "workflow": "lego-tiny", "tenant": "default", "age_s": 2.5,
         "nodes": {"latents": "running"},
+        "paused": False,
     }  # fmt: skip
     assert listed[1]["id"].startswith("job_abc-1-")
     runner.gate.set()
@@ -159,6 +160,17 @@ async def test_keys_open_what_their_scope_allows(runner) -> None:
         assert (await client.delete("/v1/admin/jobs/job_known", headers=user)).status_code == 403
         assert (await client.delete("/v1/admin/jobs/job_known", headers=admin)).status_code == 200
         assert (await client.delete("/v1/admin/jobs/job_other", headers=admin)).status_code == 404
+
+
+async def test_an_operator_pauses_and_resumes_a_job(client, runner) -> None:
+    """By its id; 404 for a job that is not in flight."""
+    paused = await client.post("/v1/admin/jobs/job_known/pause")
+    assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+    resumed = await client.post("/v1/admin/jobs/job_known/resume")
+    assert (resumed.status_code, resumed.json()["status"]) == (200, "resumed")
+    missing = await client.post("/v1/admin/jobs/job_other/pause")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "job_not_found")
+    assert runner.asked_to_pause == [("job_known", True), ("job_known", False), ("job_other", True)]
 
 
 class Live:

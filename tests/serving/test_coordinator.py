@@ -32,6 +32,7 @@ class FakeNode:
         self.calls: list[Call] = []
         self.running = self.most_running = 0
         self.cancelled = 0
+        self.orders: list[tuple[str, str]] = []
         self.says: dict[int, list[Message]] = {}  # by the number of the call
 
     async def run(self, call: Call) -> Answer:
@@ -67,9 +68,11 @@ class FakeNode:
             await asyncio.sleep(0.001)
         yield await self._answer(call)
 
-    async def control(self, order: str, replica: str) -> list[tuple[str, int | None]]:
-        """Two replicas, of which r1 has a call to move."""
-        return [("r1", 1 if (order, replica) == ("drain", "r1") else None), ("r2", None)]
+    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
+        """Two replicas, of which r1 has a call to move; orders about calls are heard the second time."""
+        self.orders.append((order, name))
+        heard = (order, name) == ("drain", "r1") or self.orders.count((order, name)) == 2
+        return [("r1", 1 if heard else None), ("r2", None)]
 
 
 def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], FakeNode]:
@@ -240,6 +243,30 @@ async def test_an_unexpected_error_is_the_nodes_fault() -> None:
     with pytest.raises(NodeError) as failed:
         await coordinator(nodes(denoise=ValueError("secret"))).run(job())
     assert "secret" not in str(failed.value)
+
+
+async def test_an_operator_pauses_a_job_wherever_its_lanes_are() -> None:
+    """The order goes out until a replica has the call; a call that goes elsewhere brings it along."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2} if count == 3 else 0.5
+    mine = coordinator(some)
+    running = asyncio.ensure_future(mine.run(job()))
+    while not backbone.calls:
+        await asyncio.sleep(0.001)
+    key = backbone.calls[0].key
+    assert key
+    assert await mine.pause("job-1", True)
+    assert backbone.orders == [("pause", key)] * 2
+    assert [state.is_paused for state in mine.states()] == [True]
+    while len(backbone.calls) < 2:
+        await asyncio.sleep(0.01)
+    assert [call.is_paused for call in backbone.calls] == [False, True]
+    assert await mine.pause("job-1", False)
+    assert backbone.orders[2:] == [("resume", key)] * 2
+    assert not any(state.is_paused for state in mine.states())
+    await running
+    assert not await mine.pause("job-1", True)
 
 
 async def test_a_deadline_cancels_what_is_out() -> None:
