@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lego_serve.engine.controls import ControlUse, LaneControl
+from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.errors import NodeError
 from lego_serve.models.base import Conditioning, ImageLatents, Prepared
 from lego_serve.models.lora import Adapter, Uses, in_order
@@ -35,7 +36,8 @@ class LaneRequest:
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
     on; ``suspect_steps`` how many steps from there the lane runs alone.  A lane may come ``is_paused``.
     Several ``controls`` add up, and so do ``adapters``.  ``held_from``: its adapters are still on their
-    way, and from this step of its schedule on it waits until ``StepEngine.adapt`` gives them.
+    way, and from this step of its schedule on it waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from
+    its template instead of ``init``.
     """
 
     key: str
@@ -58,6 +60,7 @@ class LaneRequest:
     controls: tuple[ControlUse, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     held_from: int | None = None
+    edit: Edit | None = None
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""
@@ -120,6 +123,7 @@ class LaneState:
     held_from: int | None = None
     is_paused: bool = False  # by an operator
     early_steps: int = 0
+    edit: LaneEdit | None = None
 
     @property
     def is_held(self) -> bool:

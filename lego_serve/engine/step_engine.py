@@ -7,20 +7,18 @@ the batch is halved and run again before any lane fails.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
-from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
-from lego_serve.core.costs import StepWork
-from lego_serve.engine.controls import prepare_controls
+from lego_serve.engine.edits import PrimingBatch
 from lego_serve.engine.failures import failure_of, is_memory
-from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
-from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
-from lego_serve.models.base import Backbone, LaneInput
+from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
+from lego_serve.engine.preparing import Preparation
+from lego_serve.engine.templates import TemplateStore
+from lego_serve.errors import LegoError, NodeError
+from lego_serve.models.base import Backbone
 from lego_serve.models.controls import ControlFailed, ControlSource
-from lego_serve.models.lora import SetKey, check_uses, key_of
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
@@ -40,9 +38,11 @@ class StepEngine:
         batcher: StepBatcher,
         clock: Callable[[], float],
         controls: Mapping[str, ControlSource] | None = None,
+        templates: TemplateStore | None = None,
     ) -> None:
-        self._backbone, self._tables = backbone, tables
-        self._controls: Mapping[str, ControlSource] = {} if controls is None else controls
+        self._backbone = backbone
+        self._templates = templates or TemplateStore(0, clock)
+        self._preparation = Preparation(backbone, tables, {} if controls is None else controls, self._templates)
         self._batcher, self._clock = batcher, clock
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
@@ -56,6 +56,11 @@ class StepEngine:
     def lanes(self) -> int:
         """Lanes in hand."""
         return len(self._states)
+
+    @property
+    def templates(self) -> TemplateStore:
+        """What is kept of templates here."""
+        return self._templates
 
     @property
     def max_rows(self) -> int | None:
@@ -82,23 +87,10 @@ class StepEngine:
         guidance and its negative prompt do not fit the model, or a control picture not the image;
         InvalidAdapter for an adapter of another model; ValueError when its key is known.
         """
-        self._check_negative(request)
-        shape = self._backbone.shape
-        tokens = shape.tokens(request.width, request.height)
-        schedule = self._tables.schedule(request.sampler, request.steps, tokens)
-        latent_shape = shape.of(request.width, request.height)
-        start = self._tables.start(latent_shape, request.seed, schedule, request.init, request.strength)
-        cond = self._backbone.prepare(request.cond)
-        negative = None if request.negative is None else self._backbone.prepare(request.negative)
-        skipped = request.steps - start.schedule.steps
         now = self._clock()
-        state = LaneState(request, cond, negative, start.latents, start.schedule, skipped, now)
-        size = request.width, request.height
-        state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
-        if request.checkpoint is not None:
-            state.step, state.latents, state.history = read_checkpoint(request.checkpoint, latent_shape)
-        adapters = self._take_adapters(state, request.adapters)
-        work = tuple(self._work(state, step, tokens) for step in range(start.schedule.steps))
+        state = self._preparation.state(request, now)
+        adapters = self._preparation.take_adapters(state, request.adapters)
+        work = tuple(self._preparation.work(state, step) for step in range(state.schedule.steps))
         until = state.step + request.suspect_steps
         lane = Lane(request.key, work, now, request.deadline_s, request.weight, state.step, until)
         lane.adapters = adapters
@@ -115,7 +107,7 @@ class StepEngine:
         Raises KeyError when the lane is not here; InvalidAdapter or RequestError as ``add`` does.
         """
         state = self._states[key]
-        self._batcher.set_adapters(key, self._take_adapters(state, adapters))
+        self._batcher.set_adapters(key, self._preparation.take_adapters(state, adapters))
         if state.held_from is not None:
             state.held_from, state.early_steps = None, len(state.step_s)
             self._follow(state)
@@ -177,40 +169,6 @@ class StepEngine:
         except NodeError as error:
             return error
 
-    def _check_negative(self, request: LaneRequest) -> None:
-        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
-        if self.classifier_free and request.negative is None and request.guidance > 1:
-            raise RequestError(
-                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
-            )
-        if not self.classifier_free and request.negative is not None:
-            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
-
-    def _take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:
-        """Check a lane's adapters, and name its set in each step; empty without any."""
-        check_uses([(use.adapter.adapter_id, use.scale) for use in adapters])
-        mine = tuple(replace(use, adapter=use.adapter.part("transformer")) for use in adapters)
-        for use in mine:
-            self._backbone.adapters.check(use.adapter)
-        state.adapters = tuple(use for use in mine if use.adapter.pairs)
-        if not state.adapters:
-            return ()
-        weighed: dict[SetKey, AdapterSet] = {}
-        sets: list[AdapterSet | None] = []
-        for uses in map(state.adapters_at, range(state.schedule.steps)):
-            if uses and (key := key_of(uses)) not in weighed:
-                weighed[key] = self._backbone.adapters.weigh(uses)
-            sets.append(weighed[key_of(uses)] if uses else None)
-        return tuple(sets)
-
-    def _work(self, state: LaneState, step: int, tokens: int) -> StepWork:
-        """What a lane brings to one of its steps, both branches where it is guided there."""
-        guided = self._backbone.classifier_free and state.request.is_guided(state.skipped + step)
-        conds = [state.cond, state.negative] if guided and state.negative is not None else [state.cond]
-        lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        own = StepWork(sum(lengths), sum(length * length for length in lengths))
-        return sum((control.work(tokens, guided=guided) for control in state.controls_at(step)), own)
-
     def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
         """Advance the plan's lanes; answers those that failed, which are dropped."""
         failures: dict[str, LegoError] = {}
@@ -236,14 +194,16 @@ class StepEngine:
         state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
         state.latents, state.history = advance(state.latents, velocity, state.schedule, state.step, state.history)
         state.step += 1
+        if state.edit is not None:
+            state.predicted = state.edit.kept(state.predicted, 0.0)
+            state.latents = state.edit.kept(state.latents, state.schedule.sigmas[state.step])
         state.started_s = started if math.isnan(state.started_s) else state.started_s
         state.step_s.append(took)
         state.step_lanes.append(lanes)
 
     def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:
-            said = self._backbone.velocity([self._input(self._states[key]) for key in keys])
-            return dict(zip(keys, said, strict=True))
+            return self._together([self._states[key] for key in keys])
         except Exception as error:
             if len(keys) == 1:
                 failures[keys[0]] = failure_of(error)
@@ -255,12 +215,24 @@ class StepEngine:
         # runs alone, and only the guilty one fails.
         size = -(-len(keys) // 2) if for_memory else 1
         if for_memory:
-            self._batcher.limit_rows(self._rows(keys) // 2)
+            self._batcher.limit_rows(self._preparation.rows([self._states[key] for key in keys]) // 2)
         parts = [keys[at : at + size] for at in range(0, len(keys), size)]
         together: dict[str, torch.Tensor] = {}
         for part in parts:
             together |= self._velocities(part, failures)
         return together
+
+    def _together(self, states: Sequence[LaneState]) -> dict[str, torch.Tensor]:
+        """One forward pass over these lanes, and over what their edits read of templates and is not there yet."""
+        priming = PrimingBatch(self._backbone, self._templates, self._batcher.rates)
+        try:
+            inputs = [self._preparation.input(state, priming) for state in states]
+            said = self._backbone.velocity([*inputs, *priming.inputs])
+        except BaseException:
+            priming.failed()
+            raise
+        priming.done()
+        return dict(zip((state.request.key for state in states), said, strict=False))
 
     def _without(self, name: str, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         """Lanes without a ControlNet that failed together, those with it one by one: a picture may be to blame."""
@@ -272,19 +244,3 @@ class StepEngine:
         for key in using:
             together |= self._velocities([key], failures)
         return together
-
-    def _rows(self, keys: Sequence[str]) -> int:
-        tokens = [
-            self._backbone.shape.tokens(s.request.width, s.request.height) for s in map(self._states.get, keys) if s
-        ]
-        return sum(self._work(self._states[k], self._states[k].step, t).rows for k, t in zip(keys, tokens, strict=True))
-
-    def _input(self, state: LaneState) -> LaneInput:
-        request = state.request
-        guided = request.is_guided(state.skipped + state.step)
-        negative = state.negative if guided else None
-        controls = tuple(control.input(guided=guided) for control in state.controls_at(state.step))
-        time = state.schedule.times[state.step]
-        return LaneInput(
-            state.latents, time, request.guidance, state.cond, negative, controls, state.adapters_at(state.step)
-        )

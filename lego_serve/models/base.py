@@ -5,9 +5,11 @@ Latents are fp32 and in the model's own scaled space; pictures are 8-bit RGB.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+
+from lego_serve.models.activations import Activations, Reuse
 
 if TYPE_CHECKING:
     from lego_serve.models.adapted import AdaptedLayers
@@ -48,7 +50,8 @@ class LaneInput:
     """What one lane brings to a step: latents (channels, height, width), time in 0..1, guidance, prompts.
 
     ``negative`` is None where the step is not guided; ``controls`` are the ControlNets active in it and
-    ``adapters`` the adapters, each with its scale.
+    ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the picture are computed;
+    ``capture`` is filled with what this lane, of one branch, leaves for those of others.
     """
 
     latents: torch.Tensor
@@ -58,6 +61,29 @@ class LaneInput:
     negative: Prepared | None
     controls: tuple["ControlInput", ...] = ()
     adapters: "Uses" = ()
+    reuse: Reuse | None = None
+    capture: Activations | None = None
+
+    def rows(self, of: int) -> int:
+        """How many of its picture's ``of`` rows are computed."""
+        return of if self.reuse is None else len(self.reuse.active)
+
+    def chosen(self, rows: torch.Tensor) -> torch.Tensor:
+        """Those of all rows that are computed."""
+        return rows if self.reuse is None else rows[self.reuse.active]
+
+    def placed(self, rows: torch.Tensor, of: int) -> torch.Tensor:
+        """Computed rows among zeros for the others."""
+        if self.reuse is None:
+            return rows
+        return rows.new_zeros(of, rows.shape[1]).index_copy_(0, self.reuse.active, rows)
+
+
+def kept_rows(lanes: Sequence[LaneInput]) -> dict[str, Any]:
+    """What lanes reuse and leave behind, as ``packing.pack`` wants it."""
+    reuses = {index: lane.reuse for index, lane in enumerate(lanes) if lane.reuse is not None}
+    captures = {index: lane.capture for index, lane in enumerate(lanes) if lane.capture is not None}
+    return {"reuses": reuses, "captures": captures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +108,8 @@ class Backbone(Protocol):
 
     With ``classifier_free`` guidance a guided lane is two branches; a distilled model is told the
     guidance instead and every lane is one.  ``bucket_rows``: rows are filled up to a multiple.
-    ``adapters`` are the layers that adapters change.
+    ``adapters`` are the layers that adapters change, ``attentions`` the heads of each attention over image rows and
+    their width.
     """
 
     shape: LatentShape
@@ -91,6 +118,7 @@ class Backbone(Protocol):
     classifier_free: bool
     bucket_rows: int
     adapters: "AdaptedLayers"
+    attentions: tuple[tuple[int, int], ...]
 
     def prepare(self, cond: Conditioning) -> Prepared:
         """What of a conditioning is the same at every step."""

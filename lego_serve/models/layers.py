@@ -173,29 +173,53 @@ def embed_mlp(x: torch.Tensor, first: Any, second: Any) -> torch.Tensor:
     return linear(F.silu(linear(x, first.weight, first.bias)), second.weight, second.bias)
 
 
-def joint_attention(image: torch.Tensor, text: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention over image and text rows of each branch; both (rows, 3, heads, head width) to (rows, width)."""
+def joint_attention(
+    image: torch.Tensor, text: torch.Tensor, packing: Packing, tap: str = ""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over image and text rows of each branch; both (rows, 3, heads, head width) to (rows, width).
+
+    ``tap`` names this attention where image rows are kept, or kept ones used.
+    """
+    packing.capture(tap, image)
     image_parts, text_parts = [], []
     for group in packing.groups:
-        rows = [
-            image[group.image_slice].unflatten(0, (group.count, group.image_rows)),
-            text[group.text_slice].unflatten(0, (group.count, group.text_rows)),
-        ]
-        said = attend(torch.cat(rows, dim=1))
+        own, of_text = image[group.image_slice], text[group.text_slice]
+        if group.kept is not None:
+            keys = torch.cat([group.kept.complete(tap, own[:, 1:]), of_text[:, 1:]])
+            said = attend_to(torch.cat([own[:, 0], of_text[:, 0]]), keys)[None]
+        else:
+            shape = group.count, group.image_rows
+            rows = [own.unflatten(0, shape), of_text.unflatten(0, (group.count, group.text_rows))]
+            said = attend(torch.cat(rows, dim=1))
         image_parts.append(said[:, : group.image_rows].flatten(0, 1))
         text_parts.append(said[:, group.image_rows :].flatten(0, 1))
     return packing.rows_of(image_parts, packing.image_branch), packing.rows_of(text_parts, packing.text_branch)
 
 
-def sequence_attention(joint: torch.Tensor, packing: Packing) -> torch.Tensor:
+def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """The same where text and image are one sequence: (rows, 3, heads, head width) to (rows, width)."""
-    parts = [attend(joint[g.joint_slice].unflatten(0, (g.count, g.joint_rows))).flatten(0, 1) for g in packing.groups]
+    packing.capture_joint(tap, joint)
+    parts = []
+    for group in packing.groups:
+        own = joint[group.joint_slice]
+        if group.kept is not None:
+            keys = [own[: group.text_rows, 1:], group.kept.complete(tap, own[group.text_rows :, 1:])]
+            parts.append(attend_to(own[:, 0], torch.cat(keys)))
+        else:
+            parts.append(attend(own.unflatten(0, (group.count, group.joint_rows))).flatten(0, 1))
     return packing.rows_of(parts, packing.joint_branch)
 
 
-def self_attention(image: torch.Tensor, packing: Packing) -> torch.Tensor:
+def self_attention(image: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """Attention over the image rows of each branch alone."""
-    parts = [attend(image[g.image_slice].unflatten(0, (g.count, g.image_rows))).flatten(0, 1) for g in packing.groups]
+    packing.capture(tap, image)
+    parts = []
+    for group in packing.groups:
+        own = image[group.image_slice]
+        if group.kept is not None:
+            parts.append(attend_to(own[:, 0], group.kept.complete(tap, own[:, 1:])))
+        else:
+            parts.append(attend(own.unflatten(0, (group.count, group.image_rows))).flatten(0, 1))
     return packing.rows_of(parts, packing.image_branch)
 
 
@@ -203,3 +227,9 @@ def attend(qkv: torch.Tensor) -> torch.Tensor:
     """Softmax attention within each branch: (branches, rows, 3, heads, head width) to (branches, rows, width)."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def attend_to(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+    """Attention of one branch's rows to others: q (rows, heads, head width), kv (others, 2, heads, head width)."""
+    k, v = kv.permute(1, 2, 0, 3)
+    return F.scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None])[0].transpose(0, 1).flatten(1)

@@ -3,17 +3,19 @@
 Branches of one shape lie side by side, so that a group is a slice of the rows and attention over
 it needs no copy.  Nothing is padded, unless buckets are asked for: then zero rows that belong to no
 group fill the last bucket, so that a compiled or captured forward pass sees few shapes.  Lengths
-are built on the CPU.  A guided lane brings two branches, unconditional first.
+are built on the CPU.  A guided lane brings two branches, unconditional first.  A branch that computes some rows of
+its picture alone attends to kept ones besides, and is a group by itself.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
+from lego_serve.models.activations import Activations, Kept, Reuse
 from lego_serve.models.base import Prepared
 
 
@@ -25,11 +27,17 @@ class Branch:
     cond: Prepared
     image_rows: int
     is_negative: bool = False
+    kept: Kept | None = None
 
     @property
     def text_rows(self) -> int:
         """Text tokens of its prompt."""
         return int(self.cond.tokens.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What branches of one group have in common: image rows, text rows, and nothing kept (else its own lane)."""
+        return self.image_rows, self.text_rows, -1 if self.kept is None else 2 * self.lane + self.is_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Group:
     image_rows: int
     text_start: int
     text_rows: int
+    kept: Kept | None = None
 
     @property
     def joint_rows(self) -> int:
@@ -65,6 +74,16 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """A branch whose rows are kept for others: where its image rows start among image rows and among joint rows."""
+
+    image_start: int
+    joint_start: int
+    image_rows: int
+    into: Activations
+
+
+@dataclass(frozen=True, slots=True)
 class Packing:
     """The branches in memory order, their groups, and for each row the branch it belongs to."""
 
@@ -73,6 +92,17 @@ class Packing:
     image_branch: torch.Tensor  # (image rows and fill,)
     text_branch: torch.Tensor  # (text rows and fill,)
     joint_branch: torch.Tensor  # (image and text rows and fill,)
+    captured: tuple[Captured, ...] = ()
+
+    def capture(self, tap: str, image: torch.Tensor) -> None:
+        """Keep what is to be kept of an attention's (image rows, 3, heads, head width)."""
+        for one in self.captured:
+            one.into.put(tap, image[one.image_start : one.image_start + one.image_rows, 1:])
+
+    def capture_joint(self, tap: str, joint: torch.Tensor) -> None:
+        """The same of rows of text and image."""
+        for one in self.captured:
+            one.into.put(tap, joint[one.joint_start : one.joint_start + one.image_rows, 1:])
 
     @property
     def image_lengths(self) -> list[int]:
@@ -135,18 +165,42 @@ def pack(
     *,
     classifier_free: bool = True,
     bucket_rows: int = 1,
+    reuses: Mapping[int, Reuse] | None = None,
+    captures: Mapping[int, Activations] | None = None,
 ) -> Packing:
-    """Lay out the branches of the lanes, whose images have so many rows each.
+    """Lay out the branches of the lanes, whose images have so many rows each (to be computed, of those that reuse).
 
     Without ``classifier_free`` guidance (the model is told the guidance instead) a lane is one
     branch.  Image rows and text rows are filled up to a multiple of ``bucket_rows``.
     """
     branches = branches_of(lanes, image_rows, classifier_free=classifier_free)
+    if reuses:
+        branches = sorted((_kept(b, reuses.get(b.lane)) for b in branches), key=lambda branch: branch.shape)
     groups = tuple(_groups(branches))
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
     joint_lengths = [i + t for i, t in zip(image_lengths, text_lengths, strict=True)]
-    indices = (_index(lengths, bucket_rows).to(device) for lengths in (image_lengths, text_lengths, joint_lengths))
-    return Packing(tuple(branches), groups, *indices)
+    lengths = image_lengths, text_lengths, joint_lengths
+    of_image, of_text, of_joint = (_index(of, bucket_rows).to(device) for of in lengths)
+    captured = tuple(_captured(branches, captures)) if captures else ()
+    return Packing(tuple(branches), groups, of_image, of_text, of_joint, captured)
+
+
+def _kept(branch: Branch, reuse: Reuse | None) -> Branch:
+    if reuse is None:
+        return branch
+    rows = reuse.negative if branch.is_negative else reuse.cond
+    if rows is None:
+        raise ValueError("a guided lane that reuses needs rows for both branches")
+    return replace(branch, kept=Kept(reuse.active, rows))
+
+
+def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[Captured]:
+    image = joint = 0
+    for branch in branches:
+        if branch.lane in captures and not branch.is_negative:
+            yield Captured(image, joint + branch.text_rows, branch.image_rows, captures[branch.lane])
+        image += branch.image_rows
+        joint += branch.image_rows + branch.text_rows
 
 
 def branches_of(lanes: Sequence[Branching], image_rows: Sequence[int], *, classifier_free: bool = True) -> list[Branch]:
@@ -161,9 +215,10 @@ def branches_of(lanes: Sequence[Branching], image_rows: Sequence[int], *, classi
 
 def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
     image_start = text_start = 0
-    for (image_rows, text_rows), same in groupby(branches, key=lambda b: (b.image_rows, b.text_rows)):
-        count = len(list(same))
-        yield Group(count, image_start, image_rows, text_start, text_rows)
+    for (image_rows, text_rows, _), same in groupby(branches, key=lambda branch: branch.shape):
+        alike = list(same)
+        count = len(alike)
+        yield Group(count, image_start, image_rows, text_start, text_rows, alike[0].kept)
         image_start += count * image_rows
         text_start += count * text_rows
 

@@ -33,8 +33,9 @@ class Schedule:
         """Forward passes from here to the picture."""
         return len(self.times)
 
-    def tail(self, first: int) -> "Schedule":
-        """The schedule without its first steps."""
+    def shortened(self, strength: float) -> "Schedule":
+        """The schedule without the first ``1 - strength`` of its steps, as in diffusers."""
+        first = int(max(self.steps - min(self.steps * strength, self.steps), 0))
         return Schedule(self.sigmas[first:], self.times[first:])
 
 
@@ -113,8 +114,7 @@ class FlowMatchTables:
         generator = torch.Generator().manual_seed(seed)
         if init is None:
             return Start(noise(shape, generator), schedule)
-        steps = schedule.steps
-        left = schedule.tail(int(max(steps - min(steps * strength, steps), 0)))
+        left = schedule.shortened(strength)
         latents = init.mean + init.std * noise(shape, generator)
         sigma = left.sigmas[0]
         return Start(sigma * noise(shape, generator) + (1.0 - sigma) * latents, left)

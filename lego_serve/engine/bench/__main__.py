@@ -1,6 +1,6 @@
-"""What a step costs, in this process, without Ray: ``python -m lego_serve.engine.bench steps | ragged | planner``.
+"""What a step costs, without Ray: ``python -m lego_serve.engine.bench steps | ragged | masked | planner``.
 
-``steps`` and ``ragged`` first hold the kernels against their references and the model's velocities against
+All but ``planner`` first hold the kernels against their references and the model's velocities against
 diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with ``--device cuda``
 SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
@@ -13,13 +13,14 @@ import torch
 import typer
 from rich.console import Console
 
-from lego_serve.engine.bench import planner, ragged, steps
+from lego_serve.engine.bench import masked, planner, ragged, steps
 from lego_serve.engine.bench.checks import Disagreement, check_kernels, check_velocities
 from lego_serve.engine.bench.models import ARCHITECTURES, DEFAULTS, Subject, build
 from lego_serve.engine.bench.report import Report, hand_over, machine_of
 from lego_serve.engine.bench.timing import Patience
 from lego_serve.engine.fidelity import apply_fidelity
 from lego_serve.errors import ConfigError
+from lego_serve.models.activations import CODINGS
 
 LANES = (1, 2, 4, 8)
 QUICK = Patience(rounds=3, least_s=0.0)
@@ -81,6 +82,31 @@ def ragged_command(
         rows += ragged.measure_ragged(subject, mixes, QUICK if quick else Patience(least_s=seconds))
         about[subject.name] = checked
     _end(ragged.ragged_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("masked")
+def masked_command(
+    family: Family = None,
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    coding: Annotated[list[str] | None, typer.Option(help=f"How rows are kept: {', '.join(CODINGS)}.")] = None,
+    fidelity: Fidelity = None,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time steps that compute a part of the picture and read the rest, next to those that compute all of it."""
+    patience = QUICK if quick else Patience(least_s=seconds)
+    rows, about = [], {}
+    for subject, checked in _subjects(family, model, device, fidelity):
+        sides = side or (subject.architecture.sides[-1:] if not quick else subject.architecture.sides[:1])
+        counts, codings = lanes or ((1,) if quick else (1, 8)), coding or ("bfloat16",)
+        rows += masked.measure_masked(subject, sides, counts, codings, patience)
+        about[subject.name] = checked
+    _end(masked.masked_report(rows), torch.device(device), about, to_json, to_markdown)
 
 
 @app.command("planner")

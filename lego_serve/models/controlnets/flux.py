@@ -95,7 +95,7 @@ class FluxControlNet:
         outs = iter(self._outs)
         for double in self._doubles:
             image_table, text_table = ([next(tables) for _ in range(6)] for _ in "it")
-            image, text = _run_double(double, image, text, image_table, text_table, packing, of_image, of_text)
+            image, text = _run_double(double, image, text, image_table, text_table, packing, (of_image, of_text))
             yield next(outs)(image)
         of_joint = packing.join(of_image[0], of_text[0]), packing.join(of_image[1], of_text[1])
         joint = packing.join(image, text)

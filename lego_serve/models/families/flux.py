@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lego_serve.errors import CheckpointError
 from lego_serve.models import layers, loading
 from lego_serve.models.adapted import AdaptedLayers
-from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
+from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
 from lego_serve.models.controls import Controls, flux_residual
 from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
 from lego_serve.models.lora import Uses
@@ -131,6 +131,8 @@ class FluxBackbone:
         config = transformer.config
         self.bucket_rows = 1
         self._embed, self._rotate = transformer.time_text_embed, transformer.pos_embed
+        heads = int(config.num_attention_heads), int(config.attention_head_dim)
+        self.attentions = (heads,) * (int(config.num_layers) + int(config.num_single_layers))
         self._is_told_guidance = bool(config.guidance_embeds)
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self._device, self._dtype = transformer.device, transformer.dtype
@@ -160,38 +162,44 @@ class FluxBackbone:
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
-        rows = [h * w for h, w in sizes]
-        packing = pack(lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows)
+        rows = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
+        packing = pack(
+            lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows, **kept_rows(lanes)
+        )
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
         by_lane = dict(zip((b.lane for b in packing.branches), said.split(packing.image_lengths), strict=True))
-        return [_unpacked(by_lane[i], sizes[i]).to(lane.latents.device) for i, lane in enumerate(lanes)]
+        full = [lane.placed(by_lane[i], sizes[i][0] * sizes[i][1]) for i, lane in enumerate(lanes)]
+        return [_unpacked(full[i], sizes[i]).to(lane.latents.device) for i, lane in enumerate(lanes)]
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        controls = Controls(lanes, [h * w for h, w in sizes], packing)
-        patches = [
-            _packed(lanes[b.lane].latents, sizes[b.lane]).to(self._device, self._dtype) for b in packing.branches
-        ]
+        controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
+        chosen = [lanes[b.lane].chosen(_packed(lanes[b.lane].latents, sizes[b.lane])) for b in packing.branches]
+        patches = [part.to(self._device, self._dtype) for part in chosen]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
-        of_image, of_text, of_joint = self._rotation(sizes, packing)
+        of_image, of_text, of_joint = self._rotation(lanes, sizes, packing)
         tables = self._modulations(lanes, packing)
         for index, double in enumerate(self._doubles):
             image_table, text_table = ([next(tables) for _ in range(6)] for _ in "it")
-            image, text = _run_double(double, image, text, image_table, text_table, packing, of_image, of_text)
+            rotations = of_image, of_text
+            image, text = _run_double(double, image, text, image_table, text_table, packing, rotations, str(index))
             controls.add(image, index, len(self._doubles), flux_residual)
         joint = packing.join(image, text)
         for index, single in enumerate(self._singles):
-            joint = _run_single(single, joint, [next(tables) for _ in range(3)], packing, of_joint)
+            joint = _run_single(single, joint, [next(tables) for _ in range(3)], packing, of_joint, f"single.{index}")
             controls.add_joint(joint, index, len(self._singles), flux_residual)
         scale, shift = next(tables), next(tables)
         return self._out(modulated(packing.image_part(joint), shift, scale, packing.image_branch))
 
-    def _rotation(self, sizes: list[tuple[int, int]], packing: Packing) -> tuple[Rotation, Rotation, Rotation]:
+    def _rotation(
+        self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing
+    ) -> tuple[Rotation, Rotation, Rotation]:
         """Cosines and sines of image rows, text rows and joint rows.  All text stands at the origin."""
         image, text = [], []
         for branch in packing.branches:
-            image.append(self._image_rotation(sizes[branch.lane]))
+            cos, sin = self._image_rotation(sizes[branch.lane])
+            image.append((lanes[branch.lane].chosen(cos), lanes[branch.lane].chosen(sin)))
             ones = image[-1][0].new_ones(branch.text_rows, image[-1][0].shape[1])
             text.append((ones, torch.zeros_like(ones)))
         of_image = _stacked(image, packing, packing.image_branch)
@@ -245,14 +253,14 @@ def _run_double(
     image_table: list[torch.Tensor],
     text_table: list[torch.Tensor],
     packing: Packing,
-    image_rotation: Rotation,
-    text_rotation: Rotation,
+    rotations: tuple[Rotation, Rotation],
+    tap: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     of_image, of_text = packing.image_branch, packing.text_branch
     image_in = modulated(image, image_table[0], image_table[1], of_image)
     text_in = modulated(text, text_table[0], text_table[1], of_text)
     image_out, text_out = layers.joint_attention(
-        block.image.projection(image_in, image_rotation), block.text.projection(text_in, text_rotation), packing
+        block.image.projection(image_in, rotations[0]), block.text.projection(text_in, rotations[1]), packing, tap
     )
     return (
         _stream_rest(block.image, image, image_out, image_table, of_image),
@@ -268,12 +276,12 @@ def _stream_rest(
 
 
 def _run_single(
-    block: Single, joint: torch.Tensor, table: list[torch.Tensor], packing: Packing, rotation: Rotation
+    block: Single, joint: torch.Tensor, table: list[torch.Tensor], packing: Packing, rotation: Rotation, tap: str = ""
 ) -> torch.Tensor:
     of = packing.joint_branch
     said = block.first(modulated(joint, table[0], table[1], of))
     qkv, hidden = said[:, : 3 * block.width], said[:, 3 * block.width :]
-    attended = layers.sequence_attention(block.heads(qkv, rotation), packing)
+    attended = layers.sequence_attention(block.heads(qkv, rotation), packing, tap)
     update = block.out(torch.cat([attended, layers.gelu_tanh(hidden)], dim=1))
     return gated(joint, update, table[2], of)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lego_serve.models import layers, loading
 from lego_serve.models.adapted import AdaptedLayers
-from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared
+from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
 from lego_serve.models.controls import Controls, sd3_residual
 from lego_serve.models.layers import Linear, Mlp, Projection, gated, modulated
 from lego_serve.models.packing import Packing, pack
@@ -87,6 +87,8 @@ class Sd3Backbone:
         self.bucket_rows = 1
         self._embed, self._place = transformer.time_text_embed, transformer.pos_embed
         self._patch = int(config.patch_size)
+        heads = int(config.num_attention_heads), int(config.attention_head_dim)
+        self.attentions = (heads,) * (int(config.num_layers) + len(config.dual_attention_layers or ()))
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self._device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
@@ -112,7 +114,8 @@ class Sd3Backbone:
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
-        packing = pack(lanes, [h * w for h, w in sizes], self._device, bucket_rows=self.bucket_rows)
+        counts = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
+        packing = pack(lanes, counts, self._device, bucket_rows=self.bucket_rows, **kept_rows(lanes))
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)
         said = said[: sum(packing.image_lengths)].float()
@@ -125,11 +128,11 @@ class Sd3Backbone:
     ) -> torch.Tensor:
         combined = cond if negative is None else negative + lane.guidance * (cond - negative)
         h, w, p = *size, self._patch
-        patches = combined.view(h, w, p, p, -1)
+        patches = lane.placed(combined, h * w).view(h, w, p, p, -1)
         return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        controls = Controls(lanes, [h * w for h, w in sizes], packing)
+        controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
@@ -138,7 +141,7 @@ class Sd3Backbone:
             image_table, text_table = (
                 [next(tables) for _ in range(stream.chunks)] for stream in (block.image, block.text)
             )
-            image, text = _run_block(block, image, text, image_table, text_table, packing)
+            image, text = _run_block(block, image, text, image_table, text_table, packing, str(index))
             if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
                 controls.add(image, index, len(self._blocks), sd3_residual)
         scale, shift = next(tables), next(tables)
@@ -150,9 +153,10 @@ class Sd3Backbone:
         patches = []
         for lane, (h, w) in zip(lanes, sizes, strict=True):
             latents = lane.latents.to(self._device, self._dtype)
-            patches.append(latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1))
-        rows = self._patch_in(torch.cat(patches)).split([h * w for h, w in sizes])
-        return [(r + self._position(size)).to(self._dtype) for r, size in zip(rows, sizes, strict=True)]
+            patches.append(lane.chosen(latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1)))
+        rows = self._patch_in(torch.cat(patches)).split([len(part) for part in patches])
+        places = [lane.chosen(self._position(size)) for lane, size in zip(lanes, sizes, strict=True)]
+        return [(r + place).to(self._dtype) for r, place in zip(rows, places, strict=True)]
 
     def _position_of(self, size: tuple[int, int]) -> torch.Tensor:
         position: torch.Tensor = self._place.cropped_pos_embed(size[0] * self._patch, size[1] * self._patch)[0]
@@ -197,6 +201,7 @@ def _run_block(
     image_table: list[torch.Tensor],
     text_table: list[torch.Tensor],
     packing: Packing,
+    tap: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     of_image, of_text = packing.image_branch, packing.text_branch
     image_in = modulated(image, image_table[0], image_table[1], of_image)
@@ -204,14 +209,14 @@ def _run_block(
     shift, scale = (text_table[1], text_table[0]) if block.text.out is None else (text_table[0], text_table[1])
     text_in = modulated(text, shift, scale, of_text)
     image_out, text_out = layers.joint_attention(
-        block.image.projection(image_in), block.text.projection(text_in), packing
+        block.image.projection(image_in), block.text.projection(text_in), packing, tap
     )
     assert block.image.out is not None
     before = image
     image = gated(image, block.image.out(image_out), image_table[2], of_image)
     if block.second is not None and block.second_out is not None:
         second_in = modulated(before, image_table[6], image_table[7], of_image)
-        second = block.second_out(layers.self_attention(block.second(second_in), packing))
+        second = block.second_out(layers.self_attention(block.second(second_in), packing, f"{tap}.second"))
         image = gated(image, second, image_table[8], of_image)
     image = _mlp_residual(block.image, image, image_table, of_image)
     if block.text.out is None:

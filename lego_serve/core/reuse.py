@@ -1,0 +1,83 @@
+"""Which steps of an edit compute the whole picture and which its masked rows alone: decided before the run.
+
+What a step does not compute it reads from the template's activations at that step's sigma, or at that of a
+step up to ``stride - 1`` before it, so that fewer of them need to be there.  Invariants: an entry is never of a step
+after the one that reads it; ``exact`` reads none; a plan never reads where that would not save rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lego_serve.core.costs import StepWork
+
+
+class Quality(StrEnum):
+    """What a request asks for: the full computation, or how much may be read in its place."""
+
+    EXACT = "exact"
+    HIGH = "high"
+    BALANCED = "balanced"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The share of an edit's first and last steps that are computed in full, and how stale entries may be."""
+
+    first: float
+    last: float
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.first <= 1 and 0 <= self.last <= 1 and self.stride >= 1):
+            raise ValueError("shares lie in 0..1 and a stride is 1 or more")
+
+
+RULES: Mapping[Quality, Rule] = {
+    Quality.EXACT: Rule(1.0, 0.0, 1),
+    Quality.HIGH: Rule(0.0, 0.0, 1),
+    Quality.BALANCED: Rule(0.0, 0.0, 2),
+}
+WORTH = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble
+
+
+@dataclass(frozen=True, slots=True)
+class ReusePlan:
+    """For each step: the step whose entries it reads, or None where it computes everything."""
+
+    entries: tuple[int | None, ...]
+
+    @property
+    def masked_steps(self) -> int:
+        """Steps that compute the masked rows alone."""
+        return sum(entry is not None for entry in self.entries)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The steps whose entries are read, each once."""
+        return tuple(sorted({entry for entry in self.entries if entry is not None}))
+
+
+def plan_reuse(rule: Rule, steps: int, active_rows: int, rows: int) -> ReusePlan:
+    """The plan of an edit whose mask touches ``active_rows`` of its picture's ``rows``."""
+    if steps < 1 or not 0 <= active_rows <= rows:
+        raise ValueError(f"{steps} steps of {active_rows} in {rows} rows")
+    first, last = _share(rule.first, steps), _share(rule.last, steps)
+    if active_rows > WORTH * rows:
+        first = steps
+    entries: list[int | None] = []
+    for step in range(steps):
+        is_masked = first <= step < steps - last
+        entries.append(step - (step - first) % rule.stride if is_masked else None)
+    return ReusePlan(tuple(entries))
+
+
+def branch_work(image_rows: int, active_rows: int, text_rows: int) -> StepWork:
+    """Rows and pairs of one branch that computes ``active_rows`` of its picture's rows."""
+    own = active_rows + text_rows
+    return StepWork(own, own * (image_rows + text_rows))
+
+
+def _share(share: float, steps: int) -> int:
+    """Steps of a share, rounded up."""
+    return min(steps, -int(-share * steps // 1))

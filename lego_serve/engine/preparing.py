@@ -1,0 +1,122 @@
+"""From a request to a lane: what is checked and computed once, what each of its steps weighs and brings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lego_serve.core.adapters import AdapterSet
+from lego_serve.core.costs import StepWork
+from lego_serve.engine.controls import prepare_controls
+from lego_serve.engine.edits import EditStep, PrimingBatch, missing_work, prepare_edit, start_edit
+from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneState, read_checkpoint
+from lego_serve.engine.templates import TemplateStore
+from lego_serve.errors import RequestError, UnsupportedParameter
+from lego_serve.models.base import Backbone, LaneInput, Prepared
+from lego_serve.models.controls import ControlSource
+from lego_serve.models.lora import SetKey, check_uses, key_of
+from lego_serve.models.sampling import FlowMatchTables
+
+
+class Preparation:
+    """What one backbone needs to know of lanes before they run."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tables: FlowMatchTables,
+        controls: Mapping[str, ControlSource],
+        templates: TemplateStore,
+    ) -> None:
+        self._backbone, self._tables, self._controls, self._templates = backbone, tables, controls, templates
+
+    def state(self, request: LaneRequest, now: float) -> LaneState:
+        """A lane before its first step.  Raises what ``StepEngine.add`` does."""
+        self._check(request)
+        size = request.width, request.height
+        shape = self._backbone.shape
+        schedule = self._tables.schedule(request.sampler, request.steps, shape.tokens(*size))
+        edit = None
+        if request.edit is None:
+            start = self._tables.start(shape.of(*size), request.seed, schedule, request.init, request.strength)
+            latents, schedule = start.latents, start.schedule
+        else:
+            schedule = schedule.shortened(request.strength)
+            edit = prepare_edit(request.edit, self._backbone, size, schedule.steps)
+            latents = start_edit(request.edit, request.seed, schedule)
+        cond = self._backbone.prepare(request.cond)
+        negative = None if request.negative is None else self._backbone.prepare(request.negative)
+        state = LaneState(request, cond, negative, latents, schedule, request.steps - schedule.steps, now)
+        state.edit = edit
+        state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
+        if request.checkpoint is not None:
+            state.step, state.latents, state.history = read_checkpoint(request.checkpoint, shape.of(*size))
+        return state
+
+    def take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:
+        """Check a lane's adapters, and name its set in each step; empty without any."""
+        check_uses([(use.adapter.adapter_id, use.scale) for use in adapters])
+        mine = tuple(replace(use, adapter=use.adapter.part("transformer")) for use in adapters)
+        for use in mine:
+            self._backbone.adapters.check(use.adapter)
+        state.adapters = tuple(use for use in mine if use.adapter.pairs)
+        if not state.adapters:
+            return ()
+        weighed: dict[SetKey, AdapterSet] = {}
+        sets: list[AdapterSet | None] = []
+        for uses in map(state.adapters_at, range(state.schedule.steps)):
+            if uses and (key := key_of(uses)) not in weighed:
+                weighed[key] = self._backbone.adapters.weigh(uses)
+            sets.append(weighed[key_of(uses)] if uses else None)
+        return tuple(sets)
+
+    def work(self, state: LaneState, step: int) -> StepWork:
+        """What a lane brings to one of its steps: both branches where it is guided there, its ControlNets, and
+        what of its template would have to be computed as things stand."""
+        request = state.request
+        tokens = self._backbone.shape.tokens(request.width, request.height)
+        negative = self._negative(state, step)
+        text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
+        controls = state.controls_at(step)
+        if state.edit is None or controls:
+            own = sum((StepWork(tokens + rows, (tokens + rows) ** 2) for rows in text_rows), StepWork(0, 0))
+            return sum((control.work(tokens, guided=negative is not None) for control in controls), own)
+        own = state.edit.work(step, tokens, text_rows)
+        return own + missing_work(self._at(state, step), self._backbone, self._templates, guided=negative is not None)
+
+    def input(self, state: LaneState, priming: PrimingBatch) -> LaneInput:
+        """What a lane brings to its next step; what it reads of its template is put into ``priming``."""
+        negative = self._negative(state, state.step)
+        guided = negative is not None
+        lane = LaneInput(
+            state.latents,
+            state.schedule.times[state.step],
+            state.request.guidance,
+            state.cond,
+            negative,
+            tuple(control.input(guided=guided) for control in state.controls_at(state.step)),
+            state.adapters_at(state.step),
+        )
+        if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole pictures
+            return lane
+        return replace(lane, reuse=priming.reuse(self._at(state, state.step), guided=guided))
+
+    def rows(self, states: Sequence[LaneState]) -> int:
+        """Token rows of the next step of these lanes."""
+        return sum(self.work(state, state.step).rows for state in states)
+
+    def _negative(self, state: LaneState, step: int) -> Prepared | None:
+        """The other prompt of a step, where there is one and the step is guided."""
+        return state.negative if state.request.is_guided(state.skipped + step) else None
+
+    def _at(self, state: LaneState, step: int) -> EditStep:
+        assert state.edit is not None
+        return EditStep(state.edit, state.schedule, step, state.adapters_at(step), state.request.guidance)
+
+    def _check(self, request: LaneRequest) -> None:
+        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
+        classifier_free = self._backbone.classifier_free
+        if classifier_free and request.negative is None and request.guidance > 1:
+            raise RequestError(
+                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
+            )
+        if not classifier_free and request.negative is not None:
+            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")

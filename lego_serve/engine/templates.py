@@ -1,0 +1,83 @@
+"""Templates on one replica: pictures whose activations are kept, and the account of the memory they take.
+
+An entry is one priming pass: of a template at one sigma, under one conditioning.  Its bytes are reserved before
+they are spent.  Where there is no room the step that needs it computes it for itself and lets go of it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from lego_serve.core.ledger import CacheLedger, Refused
+from lego_serve.models.activations import CODINGS, Activations
+from lego_serve.models.sampling import noise
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A picture's latents (channels, height, width), and the noise outside masks; ``key`` names both."""
+
+    key: str
+    latents: torch.Tensor
+    noise: torch.Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, latents: torch.Tensor, seed: int) -> "Template":
+        """The template of some latents and a seed of its own."""
+        channels, height, width = latents.shape
+        digest = hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes())
+        digest.update(f"{tuple(latents.shape)} {seed}".encode())
+        own = noise((channels, height, width), torch.Generator().manual_seed(seed))
+        return cls(digest.hexdigest()[:32], latents, own)
+
+    def noised(self, sigma: float) -> torch.Tensor:
+        """The picture as far as it is noise at a sigma: where a lane outside its mask stands."""
+        return sigma * self.noise + (1.0 - sigma) * self.latents
+
+
+class TemplateStore:
+    """The entries of one replica within a budget of bytes; what saves the least time for its bytes goes first.
+
+    ``wanted(...)`` before a step, ``done(...)`` or ``failed(...)`` after it, by the compute thread alone.
+    """
+
+    def __init__(self, budget_bytes: int, clock: Callable[[], float], coding: str = "bfloat16") -> None:
+        self.coding = CODINGS[coding]
+        self._ledger, self._clock = CacheLedger(budget_bytes), clock
+        self._kept: dict[str, Activations] = {}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an entry can be read now."""
+        return key in self._kept
+
+    def __iter__(self) -> Iterator[str]:
+        """The entries there are."""
+        return iter(self._kept)
+
+    @property
+    def used_bytes(self) -> int:
+        """What entries take."""
+        return self._ledger.used_bytes
+
+    def wanted(self, key: str, size_bytes: int, load_s: float) -> tuple[Activations, bool]:
+        """An entry, and whether it is still to be filled: kept afterwards if there is room for it."""
+        if self._ledger.touch(key, self._clock()):
+            return self._kept[key], False
+        decision = self._ledger.reserve(key, size_bytes, load_s)
+        if not isinstance(decision, Refused):
+            for victim in decision.evict:
+                del self._kept[victim]
+        return Activations(self.coding), True
+
+    def done(self, key: str, entry: Activations) -> None:
+        """An entry has been filled."""
+        if self._ledger.is_loading(key):
+            self._ledger.commit(key)
+            self._kept[key] = entry
+
+    def failed(self, key: str) -> None:
+        """An entry has not been filled."""
+        if self._ledger.is_loading(key):
+            self._ledger.drop(key)

@@ -1,0 +1,56 @@
+"""Plans of which steps read and which compute."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.core.reuse import RULES, WORTH, Quality, Rule, branch_work, plan_reuse
+
+shares = st.floats(0, 1)
+rules = st.builds(Rule, shares, shares, st.integers(1, 8))
+
+
+@given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), data=st.data())
+def test_a_step_reads_entries_no_staler_than_the_stride_and_never_of_later_steps(
+    rule: Rule, steps: int, rows: int, data: st.DataObject
+) -> None:
+    """Masked steps are one run between the full ones at the ends, and each source reads itself."""
+    active = data.draw(st.integers(0, rows))
+    plan = plan_reuse(rule, steps, active, rows)
+    masked = [step for step, entry in enumerate(plan.entries) if entry is not None]
+    assert len(plan.entries) == steps
+    assert plan.masked_steps == len(masked)
+    assert masked == list(range(masked[0], masked[0] + len(masked))) if masked else True
+    for step in masked:
+        entry = plan.entries[step]
+        assert entry is not None
+        assert 0 <= step - entry < rule.stride
+        assert plan.entries[entry] == entry
+    assert set(plan.sources) == {entry for entry in plan.entries if entry is not None}
+    if masked:
+        assert active <= WORTH * rows
+        assert masked[0] >= rule.first * steps
+        assert steps - 1 - masked[-1] >= rule.last * steps - 1e-9
+
+
+@given(steps=st.integers(1, 100))
+def test_exact_reads_nothing(steps: int) -> None:
+    """Whatever the mask."""
+    assert plan_reuse(RULES[Quality.EXACT], steps, 1, 100).masked_steps == 0
+
+
+@given(image=st.integers(1, 4096), text=st.integers(0, 512), data=st.data())
+def test_a_branch_weighs_what_it_computes(image: int, text: int, data: st.DataObject) -> None:
+    """All rows: as a whole picture; fewer: less of both."""
+    active = data.draw(st.integers(0, image))
+    whole, part = branch_work(image, image, text), branch_work(image, active, text)
+    assert (whole.rows, whole.pairs) == (image + text, (image + text) ** 2)
+    assert part.rows == active + text
+    assert part.pairs * whole.rows == whole.pairs * part.rows
+
+
+@pytest.mark.parametrize("wrong", [(-0.1, 0.0, 1), (0.0, 1.1, 1), (0.0, 0.0, 0)])
+def test_rules_out_of_range_are_refused(wrong: tuple[float, float, int]) -> None:
+    """Shares lie in 0..1, strides are 1 or more."""
+    with pytest.raises(ValueError, match="shares"):
+        Rule(*wrong)

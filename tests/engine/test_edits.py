@@ -1,0 +1,210 @@
+"""Edits in the engine: diffusers' inpainting as the oracle, and what reading a template's activations changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3InpaintPipeline, StableDiffusion3Pipeline
+
+from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.ordering import fifo
+from lego_serve.core.reuse import Quality
+from lego_serve.engine.edits import Edit
+from lego_serve.engine.lanes import LaneRequest
+from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.templates import Template, TemplateStore
+from lego_serve.errors import RequestError
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.spec import ModelSpec
+from tests.builders import run_lanes
+
+SIZE, STEPS = 128, 5
+PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
+
+
+def with_store(folder: Path, budget_bytes: int, coding: str = "bfloat16") -> LocalFamily:
+    """The model with so many bytes for templates."""
+    spec = ModelSpec("m", str(folder), dtype="float32", max_sequence_length=0)
+    family = LocalFamily.load(spec)
+    backbone, tables = load_backbone(spec)
+    store = TemplateStore(budget_bytes, lambda: 0.0, coding)
+    engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=4096)), lambda: 0.0, templates=store)
+    return replace(family, engine=engine)
+
+
+@pytest.fixture(scope="module")
+def family(tiny_folder: Path) -> LocalFamily:
+    """lego-tiny's architecture with random weights and room for a few templates."""
+    return with_store(tiny_folder, 64 * 2**20)
+
+
+@pytest.fixture(scope="module")
+def template(family: LocalFamily) -> Template:
+    """A picture of noise, encoded, with noise of its own."""
+    picture = torch.randint(0, 256, (1, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return Template.of(family.vae.encode(picture)[0].mean, 77)
+
+
+def mask_of(template: Template, *box: int) -> torch.Tensor:
+    """A mask over latent pixels: top, bottom, left and right of a box."""
+    mask = torch.zeros(template.latents.shape[1:], dtype=torch.bool)
+    top, bottom, left, right = box or (2, 8, 4, 10)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def lane(
+    family: LocalFamily,
+    template: Template,
+    quality: Quality,
+    key: str = "edit",
+    strength: float = 1.0,
+    **changes: object,
+) -> LaneRequest:
+    """A guided edit whose template is primed with the empty prompt."""
+    cond, negative, empty = family.text.encode([PROMPT, NEGATIVE, ""])
+    edit = Edit(template, mask_of(template), quality, (empty, empty))
+    request = LaneRequest(key, SIZE, SIZE, STEPS, 4.0, 5, cond, negative, strength=strength, edit=edit)
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_the_full_path_is_diffusers_inpainting(
+    family: LocalFamily, template: Template, tiny_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
+    request = lane(family, template, Quality.EXACT, strength=strength)
+    mine = family.vae.decode(run_lanes(family, request)["edit"][None])
+    assert request.edit is not None
+    mask = request.edit.mask
+    inside = torch.randn((1, *template.latents.shape), generator=torch.Generator().manual_seed(5))
+    composed = torch.where(mask, inside, template.noise[None])
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        tiny_folder, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
+    )
+    # The pipeline knows models of 16 channels and of 33, and asks their configuration alone.
+    pipeline.transformer.register_to_config(in_channels=16)
+    inpaint = StableDiffusion3InpaintPipeline(**pipeline.components)
+    inpaint.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: template.latents[None])
+    monkeypatch.setattr(
+        "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_inpaint.randn_tensor",
+        lambda *a, **k: composed,
+    )
+    pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).float()[None, None]
+    reference = inpaint(
+        PROMPT, negative_prompt=NEGATIVE, image=np.zeros((1, SIZE, SIZE, 3), np.float32), mask_image=pixels,
+        strength=strength, num_inference_steps=STEPS, guidance_scale=4.0, max_sequence_length=0, output_type="np",
+        width=SIZE, height=SIZE, generator=torch.Generator().manual_seed(5),
+    ).images  # fmt: skip
+    off = (mine.int() - torch.from_numpy((reference * 255).round()).int()).abs().max()
+    assert int(off) <= 2
+
+
+@pytest.mark.parametrize("quality", Quality)
+def test_outside_the_mask_the_latents_are_the_templates(
+    family: LocalFamily, template: Template, quality: Quality
+) -> None:
+    """Bit for bit, whatever is read and whatever computed."""
+    latents = run_lanes(family, lane(family, template, quality))["edit"]
+    mask = mask_of(template)
+    assert torch.equal(latents[:, ~mask], template.latents[:, ~mask])
+    assert not torch.equal(latents[:, mask], template.latents[:, mask])
+
+
+def test_an_edit_is_the_same_whether_its_template_was_known(tiny_folder: Path, template: Template) -> None:
+    """First, again, among others, and on a replica with no room to keep anything: the same bits."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    first = run_lanes(family, lane(family, template, Quality.HIGH))["edit"]
+    assert len(list(family.engine.templates)) == STEPS
+    again = run_lanes(family, lane(family, template, Quality.HIGH))["edit"]
+    mates = [
+        lane(family, template, Quality.HIGH, "twin"),
+        lane(family, template, Quality.EXACT, "whole", seed=9),
+        replace(lane(family, template, Quality.HIGH, "plain", guidance=1.0), edit=None),
+    ]
+    among = run_lanes(family, *mates, lane(family, template, Quality.HIGH))["edit"]
+    poor = with_store(tiny_folder, 0)
+    alone = run_lanes(poor, lane(poor, template, Quality.HIGH))["edit"]
+    assert not list(poor.engine.templates)
+    assert all(torch.equal(other, first) for other in (again, among, alone))
+
+
+def test_a_mask_of_everything_is_the_full_path(family: LocalFamily, template: Template) -> None:
+    """There is nothing to read: the bits are those of ``exact``, and nothing is kept."""
+    before = set(family.engine.templates)
+    whole = torch.ones(template.latents.shape[1:], dtype=torch.bool)
+    found = []
+    for quality in (Quality.HIGH, Quality.EXACT):
+        request = lane(family, template, quality)
+        assert request.edit is not None
+        found.append(run_lanes(family, replace(request, edit=replace(request.edit, mask=whole)))["edit"])
+    assert torch.equal(*found)
+    assert set(family.engine.templates) == before
+    plain = run_lanes(family, replace(lane(family, template, Quality.EXACT), edit=None))["edit"]
+    assert torch.equal(found[0], plain)
+
+
+def test_an_entry_evicted_in_the_middle_is_computed_again(tiny_folder: Path, template: Template) -> None:
+    """With room for one entry alone an edit and another of a second template end with the bits they always have."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    other = Template.of(template.latents.flip(-1), 3)
+    wanted = run_lanes(family, lane(family, template, Quality.HIGH), lane(family, other, Quality.HIGH, "other"))
+    entry = family.engine.templates.used_bytes // (2 * STEPS)
+    poor = with_store(tiny_folder, entry)
+    found = run_lanes(poor, lane(poor, template, Quality.HIGH), lane(poor, other, Quality.HIGH, "other"))
+    assert poor.engine.templates.used_bytes == entry
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_resumed_edit_has_the_bits_of_one_that_was_not(tiny_folder: Path, template: Template) -> None:
+    """From its checkpoint, on a replica that has never seen its template."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    wanted = run_lanes(family, lane(family, template, Quality.HIGH))["edit"]
+    family.engine.add(lane(family, template, Quality.HIGH))
+    for _ in range(2):
+        family.engine.step()
+    checkpoint = family.engine.checkpoint("edit")
+    elsewhere = with_store(tiny_folder, 64 * 2**20)
+    found = run_lanes(elsewhere, lane(elsewhere, template, Quality.HIGH, checkpoint=checkpoint))["edit"]
+    assert torch.equal(found, wanted)
+
+
+def test_sizes_that_do_not_fit_are_refused(family: LocalFamily, template: Template) -> None:
+    """A mask or a template of another size, and a mask of nothing; no lane is left behind."""
+    good = lane(family, template, Quality.HIGH)
+    assert good.edit is not None
+    small = Template.of(template.latents[:, :8], 1)
+    for edit in (
+        replace(good.edit, mask=good.edit.mask[:4]),
+        replace(good.edit, template=small),
+        replace(good.edit, mask=torch.zeros_like(good.edit.mask)),
+    ):
+        with pytest.raises(RequestError):
+            family.engine.add(replace(good, edit=edit))
+    assert family.engine.lanes == 0
+
+
+def test_less_is_computed_and_the_plan_says_so(family: LocalFamily, template: Template) -> None:
+    """A lane of a known template weighs its masked rows; one of an unknown template its priming besides."""
+    known = lane(family, template, Quality.HIGH)
+    run_lanes(family, known)
+    family.engine.add(known)
+    plan = family.engine.plan()
+    assert plan is not None
+    texts = 2 * int(known.cond.tokens.shape[0])
+    assert plan.work.rows == 2 * active(template) + texts
+    family.engine.cancel("edit")
+    family.engine.add(lane(family, Template.of(template.latents, 78), Quality.HIGH))
+    first = family.engine.plan()
+    assert first is not None
+    assert first.work.rows - plan.work.rows == 64 + int(known.cond.tokens.shape[0])
+    family.engine.cancel("edit")
+
+
+def active(template: Template) -> int:
+    """Tokens the mask touches, counted by hand: latent rows 2 to 8 and columns 4 to 10, two to a token."""
+    return 3 * 3
