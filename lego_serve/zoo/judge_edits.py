@@ -1,0 +1,125 @@
+"""What reading a template's activations costs in quality: edits computed in full and with them, from the same noise."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.ordering import fifo
+from lego_serve.core.reuse import Quality
+from lego_serve.engine.edits import Edit
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.templates import Template, TemplateStore
+from lego_serve.errors import LegoError
+from lego_serve.models.base import Conditioning
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.spec import ModelSpec
+from lego_serve.zoo.edit_tasks import EditTask, held_out_edits, latent_mask
+from lego_serve.zoo.judge import faults
+from lego_serve.zoo.likeness import psnr, ssim
+
+BATCH = 8
+STEPS, GUIDANCE = 20, 4.0
+TEMPLATE_SEED = 2**31
+STORE_BYTES = 2**30
+PRIMES = ("empty", "caption", "prompt")  # under which words templates are primed
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to compute edits: how much is read, under which prompt templates are primed, how rows are kept."""
+
+    quality: Quality
+    prime: str = "empty"
+    coding: str = "bfloat16"
+
+    def __str__(self) -> str:
+        return "full" if self.quality is Quality.EXACT else f"{self.quality}, {self.prime}, {self.coding}"
+
+
+@dataclass(frozen=True, slots=True)
+class EditVerdict:
+    """One edit, one way: its picture, whether it is what was asked for, and how like the full computation's it is."""
+
+    way: Way
+    task: EditTask
+    pixels: torch.Tensor
+    is_right: bool
+    ssim: float
+    psnr: float
+    is_equal_outside: bool
+
+
+def judge_edits(path: str, side: int, count: int, ways: Sequence[Way]) -> Iterator[EditVerdict]:
+    """Every held-out edit in full and in every way."""
+    full = Way(Quality.EXACT)
+    families = {coding: _family(path, coding) for coding in {way.coding for way in (full, *ways)}}
+    tasks = held_out_edits(count, side)
+    for at in range(0, count, BATCH):
+        some = tasks[at : at + BATCH]
+        made = {way: _edited(families[way.coding], some, at, way) for way in (full, *ways)}
+        for way, pictures in made.items():
+            for task, pixels, reference in zip(some, pictures, made[full], strict=True):
+                yield _verdict(way, task, pixels, reference)
+
+
+def edit_table(verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, float]]:
+    """By way: how many are right, mean and worst SSIM and mean PSNR in the mask, and whether all else is equal."""
+    rows: dict[str, dict[str, float]] = {}
+    for way in dict.fromkeys(str(v.way) for v in verdicts):
+        own = [v for v in verdicts if str(v.way) == way]
+        finite = [min(v.psnr, 99.0) for v in own]
+        rows[way] = {
+            "right": sum(v.is_right for v in own),
+            "of": len(own),
+            "ssim_mean": sum(v.ssim for v in own) / len(own),
+            "ssim_least": min(v.ssim for v in own),
+            "psnr_mean": sum(finite) / len(finite),
+            "equal_outside": sum(v.is_equal_outside for v in own),
+        }
+    return rows
+
+
+def _verdict(way: Way, task: EditTask, pixels: torch.Tensor, reference: torch.Tensor) -> EditVerdict:
+    outside = ~task.mask
+    return EditVerdict(
+        way, task, pixels, not faults(task.after, pixels.numpy()), ssim(pixels, reference, task.mask),
+        psnr(pixels, reference, task.mask), torch.equal(pixels[outside], task.template[outside]),
+    )  # fmt: skip
+
+
+def _family(path: str, coding: str) -> LocalFamily:
+    spec = ModelSpec("judged", path, max_sequence_length=0)
+    backbone, tables = load_backbone(spec)
+    store = TemplateStore(STORE_BYTES, time.monotonic, coding)
+    batcher = StepBatcher(fifo, StepLimits(max_rows=8192))
+    family = LocalFamily.load(spec)
+    return LocalFamily(family.text, StepEngine(backbone, tables, batcher, time.monotonic, templates=store), family.vae)
+
+
+def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way) -> list[torch.Tensor]:
+    """Pictures of edits, the template's own pixels outside the masks."""
+    side = tasks[0].template.shape[0]
+    latents = [encoded.mean for encoded in family.vae.encode(torch.stack([task.template for task in tasks]))]
+    scale = side // latents[0].shape[-1]
+    [empty] = family.text.encode([""])
+    for index, (task, z) in enumerate(zip(tasks, latents, strict=True)):
+        after, before = family.text.encode([task.after.text, task.before.text])
+        primes: Mapping[str, Conditioning] = {"empty": empty, "caption": before, "prompt": after}
+        template = Template.of(z, TEMPLATE_SEED)
+        edit = Edit(template, latent_mask(task.mask, scale), way.quality, (primes[way.prime], empty))
+        seed = first + index
+        family.engine.add(LaneRequest(str(index), side, side, STEPS, GUIDANCE, seed, after, empty, edit=edit))
+    found: dict[str, torch.Tensor] = {}
+    while family.engine.lanes:
+        for key, outcome in family.engine.step():
+            if isinstance(outcome, LegoError):
+                raise outcome
+            assert isinstance(outcome, LaneResult)
+            found[key] = outcome.latents
+    decoded = family.vae.decode(torch.stack([found[str(index)] for index in range(len(tasks))]))
+    return [torch.where(task.mask[..., None], p, task.template) for task, p in zip(tasks, decoded, strict=True)]
