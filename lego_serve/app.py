@@ -186,7 +186,7 @@ def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow
     """What requests without a model get: what the file says, or the first by name, text to image before others."""
 
     def asks_more(name: str) -> bool:
-        return any(given.type in ("image", "adapters", "controls") for given in workflows[name].inputs.values())
+        return any(given.type in ("image", "adapters", "controls", "edit") for given in workflows[name].inputs.values())
 
     return settings.default_workflow or min(workflows, key=lambda name: (asks_more(name), name))
 

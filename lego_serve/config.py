@@ -61,6 +61,8 @@ class BackboneNode(Node):
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1000)] = 5
     fidelity: Literal["strict", "fast"] = "strict"
     bucket_rows: Annotated[int, Field(ge=1, le=4096)] = 1
+    template_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    template_coding: Literal["float32", "bfloat16", "int8"] = "int8"
 
 
 class SideNode(Strict):

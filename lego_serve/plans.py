@@ -89,7 +89,10 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
     if isinstance(node, config.TextEncoderNode):
         arguments |= {"cache_bytes": node.cache_bytes} | _adapter_arguments(settings, model)
     if isinstance(node, config.BackboneNode):
-        names = ("order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows")
+        names = (
+            "order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows", "template_bytes",
+            "template_coding",
+        )  # fmt: skip
         arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
         arguments |= {"controlnets": _control_plans(settings, model)}
         adapters = settings.models[model].adapters

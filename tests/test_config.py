@@ -28,7 +28,7 @@ def test_two_workflows_of_a_model_share_its_nodes(tmp_path: Path) -> None:
     path.write_text(MODEL)
     settings = load(path)
     workflows = load_workflows(settings, path.parent)
-    assert set(workflows) == {"lego-tiny", "lego-tiny-img2img"}
+    assert set(workflows) == {"lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"}
     components = ("backbone", "text_encoder", "vae")
     assert needed_nodes(settings, workflows) == {("lego-tiny", c): f"lego-tiny.{c}" for c in components}
 
@@ -46,7 +46,7 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
     assert plans["lego-tiny.adapters"].arguments["roots"] == (tmp_path,)
     assert plans["lego-tiny.backbone"].arguments["controlnets"][0].app == "edges.controlnet"
     path.write_text(MODEL.replace("path", added.replace("ROOT", "'builtin:none'").replace("/nets/edges", "builtin:no")))
-    assert set(load_workflows(load(path), tmp_path)) == {"lego-tiny", "lego-tiny-img2img"}
+    assert set(load_workflows(load(path), tmp_path)) == {"lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"}
 
 
 @pytest.mark.parametrize(

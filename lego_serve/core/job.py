@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from lego_serve.core.addons import AdapterStats
 from lego_serve.core.progress import Listen
+from lego_serve.core.reuse import ReuseStats
 
 Value: TypeAlias = object
 
@@ -61,6 +62,7 @@ class TaskStats:
     steps_redone: int = 0
     adapters: tuple[AdapterStats, ...] = ()
     controlnets: tuple[str, ...] = ()
+    reuse: ReuseStats | None = None
 
 
 @dataclass(frozen=True, slots=True)

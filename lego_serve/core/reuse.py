@@ -38,6 +38,22 @@ RULES: Mapping[Quality, Rule] = {
     Quality.HIGH: Rule(0.0, 0.0, 1),
     Quality.BALANCED: Rule(0.0, 0.0, 2),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseStats:
+    """What an edit read of its template: in how many steps, how many token rows of a picture's it computed there, and
+    how many passes over the template it had to run first.
+    """
+
+    quality: str
+    masked_steps: int
+    steps: int
+    active_rows: int
+    rows: int
+    primed: int
+
+
 WORTH = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble
 
 

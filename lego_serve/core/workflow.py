@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 API_VERSION = "lego.dev/v1"
-INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "adapters", "controls")
+INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "adapters", "controls", "edit")
 OUTPUTS: Mapping[str, str] = {"image": "image"}  # what a workflow gives its client, by name, and of which type
 
 
@@ -84,6 +84,7 @@ KINDS: Mapping[str, Kind] = {
         frozenset({"controlnet", "width", "height"}),
         {"controls": "control_latents"},
     ),
+    "encode_edit": Kind("vae", {"edit": "edit"}, frozenset({"edit"}), {"edit": "edit_latents"}),
     "denoise": Kind(
         "backbone",
         {
@@ -102,11 +103,16 @@ KINDS: Mapping[str, Kind] = {
             "guidance_end": "float",
             "adapters": "loaded_adapters",
             "controls": "control_latents",
+            "edit": "edit_latents",
+            "prime": "conditioning",
         },
         frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},
     ),
     "decode": Kind("vae", {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),
+    "decode_edit": Kind(
+        "vae", {"latents": "latents", "edit": "edit"}, frozenset({"latents", "edit"}), {"image": "image"}
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from lego_serve.core.workflow import Input, Workflow
 from lego_serve.core.workflow_values import as_type
 from lego_serve.errors import RequestError, UnsupportedParameter
 
-OPAQUE = ("image", "adapters", "controls")  # who made the value of them knows that it is one
+OPAQUE = ("image", "adapters", "controls", "edit")  # who made the value of them knows that it is one
 
 
 def bind(workflow: Workflow, given: Mapping[str, object]) -> dict[str, object]:

@@ -40,7 +40,7 @@ class Declared:
         return Declared(self.type, low, high)
 
 
-Text, Int, Float, Bool, Image, Sampler, Adapters, Controls = (Declared(t) for t in INPUT_TYPES)
+Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (Declared(t) for t in INPUT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ def encode_controls(model: str, *, name: str | None = None, **arguments: Argumen
     return _add("encode_controls", model, name, arguments)
 
 
+def encode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that encodes the picture of an ``edit`` and its mask."""
+    return _add("encode_edit", model, name, arguments)
+
+
 def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
     """A node that makes latents out of noise, or out of an encoded image (``init``, ``strength``)."""
     return _add("denoise", model, name, arguments)
@@ -90,6 +95,11 @@ def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Va
 def decode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
     """A node that turns ``latents`` into an image."""
     return _add("decode", model, name, arguments)
+
+
+def decode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``latents`` into the changed part of an ``edit``'s picture; the rest stays what it was."""
+    return _add("decode_edit", model, name, arguments)
 
 
 def workflow(name: str, version: str = "1") -> Callable[[Callable[..., Value]], Workflow]:

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from lego_serve.core.costs import Rates, StepWork
-from lego_serve.core.reuse import RULES, Quality, ReusePlan, branch_work, plan_reuse
+from lego_serve.core.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.errors import RequestError
 from lego_serve.models.activations import Activations, Reuse
@@ -49,6 +49,7 @@ class LaneEdit:
 
     edit: Edit
     active: torch.Tensor
+    rows: int
     plan: ReusePlan
     primes: tuple[Prime, Prime]
 
@@ -60,6 +61,11 @@ class LaneEdit:
     def kept(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
         """Latents with the template, noised to a sigma, outside the mask."""
         return torch.where(self.inside, latents, self.edit.template.noised(sigma))
+
+    def stats(self, primed: int) -> ReuseStats:
+        """What it reads of its template, ``primed`` passes over which ran for it."""
+        steps = self.plan.masked_steps, len(self.plan.entries)
+        return ReuseStats(self.edit.quality, *steps, len(self.active), self.rows, primed)
 
     def work(self, step: int, tokens: int, text_rows: Sequence[int], *, computes_all: bool = False) -> StepWork:
         """Rows and pairs of its branches at a step."""
@@ -79,9 +85,10 @@ def prepare_edit(edit: Edit, backbone: Backbone, size: tuple[int, int], steps: i
     active = active_tokens(edit.mask, shape)
     if not len(active):
         raise RequestError("The mask leaves nothing to edit.", param="mask")
-    plan = plan_reuse(RULES[edit.quality], steps, len(active), shape.tokens(*size))
+    rows = shape.tokens(*size)
+    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows)
     primes = tuple(Prime(backbone.prepare(cond), _content(cond)) for cond in edit.primes)
-    return LaneEdit(edit, active, plan, (primes[0], primes[1]))
+    return LaneEdit(edit, active, rows, plan, (primes[0], primes[1]))
 
 
 def start_edit(edit: Edit, seed: int, schedule: Schedule) -> torch.Tensor:

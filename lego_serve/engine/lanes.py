@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lego_serve.core.reuse import ReuseStats
 from lego_serve.engine.controls import ControlUse, LaneControl
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.errors import NodeError
@@ -81,6 +82,7 @@ class LaneResult:
     step_s: tuple[float, ...]
     step_lanes: tuple[int, ...]
     early_steps: int = 0
+    reuse: ReuseStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class LaneState:
     is_paused: bool = False  # by an operator
     early_steps: int = 0
     edit: LaneEdit | None = None
+    primed: int = 0  # passes over its template that ran for it
 
     @property
     def is_held(self) -> bool:
@@ -156,9 +159,9 @@ class LaneState:
         if not bool(torch.isfinite(latents).all()):
             raise NodeError("The image's latents are not finite numbers.", code="not_finite")
         started = self.added_s if math.isnan(self.started_s) else self.started_s
-        return LaneResult(
-            latents, started - self.added_s, now - started, tuple(self.step_s), tuple(self.step_lanes), self.early_steps
-        )
+        reuse = None if self.edit is None else self.edit.stats(self.primed)
+        steps = tuple(self.step_s), tuple(self.step_lanes)
+        return LaneResult(latents, started - self.added_s, now - started, *steps, self.early_steps, reuse)
 
 
 def write_checkpoint(state: LaneState) -> bytes:

@@ -97,7 +97,10 @@ class Preparation:
         )
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole pictures
             return lane
-        return replace(lane, reuse=priming.reuse(self._at(state, state.step), guided=guided))
+        before = len(priming.filling)
+        reuse = priming.reuse(self._at(state, state.step), guided=guided)
+        state.primed += len(priming.filling) - before
+        return replace(lane, reuse=reuse)
 
     def rows(self, states: Sequence[LaneState]) -> int:
         """Token rows of the next step of these lanes."""

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import Request
@@ -32,6 +32,7 @@ class Order:
     body: ImageRequest
     extra: Mapping[str, object]
     caller: Caller
+    result: JobResult | None = None  # known without running anything
 
     def job(self, name: str, now: float) -> Job:
         """The job of it.  Raises RequestError."""
@@ -73,6 +74,8 @@ def measured(context: Context, order: Order) -> Iterator[None]:
 
 async def run_job(context: Context, request: Request, order: Order, job: Job, tell: Tell | None = None) -> JobResult:
     """Run the job unless too many are pending; a client that leaves cancels it."""
+    if order.result is not None:
+        return order.result
     if context.runner.in_flight >= context.settings.max_pending_jobs:
         context.metrics.rejected("over_capacity")
         raise CapacityError("Too many requests are pending; try again shortly.", retry_after_s=2)
@@ -138,7 +141,9 @@ def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
 
 
 def _addons(result: JobResult) -> dict[str, Any]:
-    """What was added to the model, where anything was: each adapter with its load, and ControlNets by name."""
+    """What was added to the model, where anything was: each adapter with its load, and ControlNets by name; and what an
+    edit read of its template.
+    """
     adapters = [
         {
             "name": used.name,
@@ -152,7 +157,9 @@ def _addons(result: JobResult) -> dict[str, Any]:
         for used in stats.adapters
     ]
     nets = [name for stats in result.stats.values() for name in stats.controlnets]
-    return ({"adapters": adapters} if adapters else {}) | ({"controlnets": nets} if nets else {})
+    reuse = [asdict(stats.reuse) for stats in result.stats.values() if stats.reuse is not None]
+    said = {"adapters": adapters, "controlnets": nets, "reuse": reuse[0] if reuse else None}
+    return {name: value for name, value in said.items() if value}
 
 
 async def _disconnected(request: Request) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lego_serve.core.addons import AdapterAsk, check_asks
 from lego_serve.errors import RequestError, UnsupportedParameter
+from lego_serve.gateway.masks import MAX_SPREAD
 
 MAX_PROMPT_CHARACTERS = 32_000
 QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
@@ -162,6 +163,15 @@ class EditRequest(ImageRequest):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    mask_dilation: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 0
+    mask_feather: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 4
+    reuse: Literal["exact", "high", "balanced"] = "high"
+
+    def refuse_without_mask(self, is_masked: bool) -> None:
+        """Raise RequestError for fields that only a mask gives a meaning."""
+        for name in ("mask_dilation", "mask_feather", "reuse"):
+            if name in self.model_fields_set and not is_masked:
+                raise RequestError(f"`{name}` needs a `mask`.", param=name)
 
     def inputs(self) -> dict[str, object]:
         """The workflow inputs the form gives."""

@@ -19,6 +19,7 @@ from lego_serve.engine.calibration import calibrate, calibrate_adapters
 from lego_serve.engine.fidelity import apply_fidelity
 from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneResult
 from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.templates import TemplateStore
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
@@ -48,6 +49,8 @@ class BackboneNode:
         adapter_mode: str = "grouped",
         controlnets: Sequence[ControlPlan] = (),
         control_nodes: Mapping[str, ControlNode] | None = None,
+        template_bytes: int = 0,
+        template_coding: str = "bfloat16",
     ) -> None:
         torch.set_num_threads(1)
         backbone, tables = load_backbone(spec)
@@ -66,7 +69,8 @@ class BackboneNode:
         )
         self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
         self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates)
-        self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources)
+        templates = TemplateStore(template_bytes, time.monotonic, template_coding)
+        self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources, templates)
         self._every = checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
@@ -215,6 +219,7 @@ def _stats(results: Sequence[LaneResult], taken: Sequence[Taken], controlnets: S
         batch_size=max(longest.step_lanes, default=1),
         adapters=adapters,
         controlnets=tuple(controlnets),
+        reuse=longest.reuse,
     )
 
 

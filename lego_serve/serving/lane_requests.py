@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from lego_serve.core.addons import ControlLatents
+from lego_serve.core.edits import EditLatents
 from lego_serve.core.wire import Call
 from lego_serve.engine.controls import ControlUse
+from lego_serve.engine.edits import Edit
 from lego_serve.engine.lanes import AdapterUse, LaneRequest
+from lego_serve.engine.templates import Template
 from lego_serve.models.base import Conditioning, ImageLatents
 
 
@@ -27,6 +30,7 @@ def lane_requests(
     controls = tuple(map(_control, (inputs.get("controls") or {"controls": ()})["controls"]))
     cond = _conditioning(inputs["cond"])
     negative = None if inputs.get("negative") is None else _conditioning(inputs["negative"])
+    edit = _edit(inputs["edit"]["edit"], inputs.get("prime"), cond, negative) if inputs.get("edit") else None
     requests = []
     for index in range(int(inputs["n"])):
         requests.append(
@@ -51,6 +55,7 @@ def lane_requests(
                 controls=controls,
                 adapters=adapters,
                 held_from=held_from,
+                edit=edit,
             )
         )
     return requests
@@ -59,6 +64,16 @@ def lane_requests(
 def _control(given: ControlLatents) -> ControlUse:
     latents = torch.from_numpy(np.array(given.latents))
     return ControlUse(given.name, latents, given.weight, given.start, given.end, key=given.key)
+
+
+def _edit(
+    given: EditLatents, prime: Mapping[str, np.ndarray] | None, cond: Conditioning, negative: Conditioning | None
+) -> Edit:
+    """An edit of a template, primed with the words the workflow gives for it, or else with the request's own."""
+    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed)
+    other = negative if negative is not None else cond
+    primes = (cond, other) if prime is None else (_conditioning(prime), other)
+    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes)
 
 
 def _conditioning(value: Mapping[str, np.ndarray]) -> Conditioning:

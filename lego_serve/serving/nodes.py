@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lego_serve.core.addons import ControlAsk, ControlLatents, LoadedAdapter
+from lego_serve.core.addons import LoadedAdapter
 from lego_serve.core.job import TaskStats
 from lego_serve.core.wire import Answer, Call
 from lego_serve.engine.calibration import best_batch
 from lego_serve.errors import LegoError
-from lego_serve.models import previews
-from lego_serve.models.control_wire import content_key
-from lego_serve.models.loading import load_text_encoder, load_vae, model_folder
+from lego_serve.models.loading import load_text_encoder
 from lego_serve.models.lora import Uses, key_of
 from lego_serve.models.spec import ModelSpec
 from lego_serve.models.text import text_parts
@@ -29,6 +27,7 @@ from lego_serve.serving.backbone import BackboneNode
 from lego_serve.serving.controlnet_node import ControlNetNode
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
+from lego_serve.serving.vae_node import VaeNode
 
 Arrays = dict[str, np.ndarray]
 Wanted = tuple[str, Uses]  # a prompt, and what of adapters it is encoded with
@@ -121,56 +120,6 @@ def _cache_key(prompt: str, uses: Uses) -> str:
     """A prompt with the set it is encoded with; no other pair has the same."""
     adapters = repr(key_of(uses)) if uses else ""
     return f"{len(adapters)}:{adapters}{prompt}"
-
-
-class VaeNode:
-    """Encodes pictures and decodes latents."""
-
-    def __init__(self, spec: ModelSpec, max_batch: int | str) -> None:
-        _one_thread()
-        self._vae = load_vae(spec)
-        sample = torch.randn(8, self._vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
-        size = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if max_batch == "auto" else int(max_batch)
-        self._vae.max_batch = size
-        self._batcher: MicroBatcher[Call, tuple[dict[str, Any], float]] = MicroBatcher(self._compute, 1)
-        self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
-
-    async def run(self, call: Call) -> Answer:
-        """Encode ``image`` or ControlNets' pictures, decode ``latents``, or say how previews are made."""
-        arrived = time.monotonic()
-        value, run_s = await self._batcher.run(call)
-        return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
-
-    async def check_health(self) -> None:
-        """Raise when the replica cannot work."""
-
-    def _compute(self, calls: Sequence[Call]) -> list[tuple[dict[str, Any], float]]:
-        _one_thread()
-        made = []
-        for call in calls:
-            started = time.monotonic()
-            value = self._one(call)
-            made.append((value, time.monotonic() - started))
-        return made
-
-    def _one(self, call: Call) -> dict[str, Any]:
-        inputs: Any = call.inputs
-        if call.kind == "preview_fit":
-            if self._latent_rgb is None:
-                self._latent_rgb = previews.fit(self._vae)
-            return {"matrix": self._latent_rgb.numpy()}
-        if call.kind == "decode":
-            pixels = self._vae.decode(torch.from_numpy(np.array(inputs["latents"]["latents"])))
-            return {"pixels": pixels.numpy()}
-        if call.kind == "encode_controls":
-            return {"controls": tuple(map(self._control, inputs["controlnet"]))}
-        encoded = self._vae.encode(torch.from_numpy(np.array(inputs["image"]["pixels"]))[None])[0]
-        return {"mean": encoded.mean.numpy(), "std": encoded.std.numpy()}
-
-    def _control(self, ask: ControlAsk) -> ControlLatents:
-        """A ControlNet's picture by its mean: what it is to follow has no noise in it."""
-        latents = self._vae.encode(torch.from_numpy(np.array(ask.pixels))[None])[0].mean
-        return ControlLatents(ask.name, latents.numpy(), content_key(latents), ask.weight, ask.start, ask.end)
 
 
 NODES: dict[str, Any] = {

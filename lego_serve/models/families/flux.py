@@ -163,9 +163,8 @@ class FluxBackbone:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
         rows = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
-        packing = pack(
-            lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows, **kept_rows(lanes)
-        )
+        kept = kept_rows(lanes)
+        packing = pack(lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows, **kept)
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
         by_lane = dict(zip((b.lane for b in packing.branches), said.split(packing.image_lengths), strict=True))

@@ -1,0 +1,30 @@
+"""Edits of pictures where a mask says, as values: asked for, and encoded."""
+
+from dataclasses import dataclass
+
+from lego_serve.core.reuse import Quality
+
+TEMPLATE_SEED = 0x1E60  # of the noise outside masks: one for all templates, so that equal pictures are one template
+
+
+@dataclass(frozen=True, slots=True)
+class EditAsk:
+    """What a request changes: 8-bit pixels (height, width, 3), and how much of each pixel is new.
+
+    ``weight`` (height, width) of 8 bits is 0 where the picture stays as it is, 255 where all of it is new, and
+    between the two where one fades into the other.
+    """
+
+    pixels: object
+    weight: object
+    quality: Quality = Quality.HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class EditLatents:
+    """The same encoded: latents (channels, height, width) and which of their pixels (height, width) change."""
+
+    latents: object
+    mask: object
+    quality: Quality
+    seed: int = TEMPLATE_SEED

@@ -1,0 +1,97 @@
+"""The autoencoder's node: pictures to latents and back."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lego_serve.core.addons import ControlAsk, ControlLatents
+from lego_serve.core.edits import EditAsk, EditLatents
+from lego_serve.core.job import TaskStats
+from lego_serve.core.wire import Answer, Call
+from lego_serve.engine.calibration import best_batch
+from lego_serve.models import previews
+from lego_serve.models.control_wire import content_key
+from lego_serve.models.loading import load_vae, model_folder
+from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.embedding_cache import EmbeddingCache
+from lego_serve.serving.microbatch import MicroBatcher
+
+TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
+
+
+class VaeNode:
+    """Encodes pictures and decodes latents."""
+
+    def __init__(self, spec: ModelSpec, max_batch: int | str) -> None:
+        torch.set_num_threads(1)
+        self._vae = load_vae(spec)
+        sample = torch.randn(8, self._vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+        size = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if max_batch == "auto" else int(max_batch)
+        self._vae.max_batch = size
+        self._batcher: MicroBatcher[Call, tuple[dict[str, Any], float]] = MicroBatcher(self._compute, 1)
+        self._templates = EmbeddingCache(TEMPLATE_BYTES)
+        self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
+
+    async def run(self, call: Call) -> Answer:
+        """Encode ``image`` or ControlNets' pictures, decode ``latents``, or say how previews are made."""
+        arrived = time.monotonic()
+        value, run_s = await self._batcher.run(call)
+        return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
+
+    async def check_health(self) -> None:
+        """Raise when the replica cannot work."""
+
+    def _compute(self, calls: Sequence[Call]) -> list[tuple[dict[str, Any], float]]:
+        torch.set_num_threads(1)
+        made = []
+        for call in calls:
+            started = time.monotonic()
+            value = self._one(call)
+            made.append((value, time.monotonic() - started))
+        return made
+
+    def _one(self, call: Call) -> dict[str, Any]:
+        inputs: Any = call.inputs
+        if call.kind == "preview_fit":
+            if self._latent_rgb is None:
+                self._latent_rgb = previews.fit(self._vae)
+            return {"matrix": self._latent_rgb.numpy()}
+        if call.kind == "decode":
+            pixels = self._vae.decode(torch.from_numpy(np.array(inputs["latents"]["latents"])))
+            return {"pixels": pixels.numpy()}
+        if call.kind == "encode_edit":
+            return {"edit": self._edit(inputs["edit"])}
+        if call.kind == "decode_edit":
+            return {"pixels": self._composed(inputs["latents"]["latents"], inputs["edit"])}
+        if call.kind == "encode_controls":
+            return {"controls": tuple(map(self._control, inputs["controlnet"]))}
+        encoded = self._vae.encode(torch.from_numpy(np.array(inputs["image"]["pixels"]))[None])[0]
+        return {"mean": encoded.mean.numpy(), "std": encoded.std.numpy()}
+
+    def _control(self, ask: ControlAsk) -> ControlLatents:
+        """A ControlNet's picture by its mean: what it is to follow has no noise in it."""
+        latents = self._vae.encode(torch.from_numpy(np.array(ask.pixels))[None])[0].mean
+        return ControlLatents(ask.name, latents.numpy(), content_key(latents), ask.weight, ask.start, ask.end)
+
+    def _edit(self, ask: EditAsk) -> EditLatents:
+        """A picture by its mean, which its edits share, and the latent pixels that its mask touches."""
+        pixels, weight = np.asarray(ask.pixels), np.asarray(ask.weight)
+        key = f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+        kept = self._templates.get(key)
+        if kept is None:
+            kept = {"mean": self._vae.encode(torch.from_numpy(np.array(pixels))[None])[0].mean.numpy()}
+            self._templates.put(key, kept)
+        height, width = kept["mean"].shape[1:]
+        cells = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width)
+        return EditLatents(kept["mean"], cells.any(axis=(1, 3)), ask.quality)
+
+    def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
+        """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
+        made = self._vae.decode(torch.from_numpy(np.array(latents))).numpy().astype(np.uint32)
+        weight = np.asarray(ask.weight, dtype=np.uint32)[..., None]
+        composed = (made * weight + np.asarray(ask.pixels, dtype=np.uint32) * (255 - weight) + 127) // 255
+        return composed.astype(np.uint8)
