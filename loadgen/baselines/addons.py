@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ class Addons:
         file = self._adapters / f"{name}.safetensors"
         if displaced := self._kept_adapters.admit(name, file.stat().st_size, needed):
             self._pipeline.delete_adapters(displaced)
-        self._pipeline.load_lora_weights(self._read(file, "adapter_load_s"), adapter_name=name)
+        pairs = self._read(file, "adapter_load_s")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is meant
+            self._pipeline.load_lora_weights(pairs, adapter_name=name)
 
     def _loaded(self, names: Sequence[str]) -> list[Any]:
         for name in names:
