@@ -14,13 +14,14 @@ import torch
 from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.core.costs import StepWork
+from lego_serve.engine.absences import overdue, parted, without_absent
 from lego_serve.engine.controls import prepare_controls
 from lego_serve.engine.failures import failure_of, is_memory
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, read_checkpoint, write_checkpoint
-from lego_serve.errors import LegoError, NodeError, RequestError, UnsupportedParameter
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Backbone, LaneInput
-from lego_serve.models.controls import ControlFailed, ControlSource
-from lego_serve.models.lora import SetKey, check_uses, key_of
+from lego_serve.models.controls import ControlAway, ControlFailed, ControlSource
+from lego_serve.models.lora import check_uses, key_of
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
@@ -82,7 +83,7 @@ class StepEngine:
         guidance and its negative prompt do not fit the model, or a control picture not the image;
         InvalidAdapter for an adapter of another model; ValueError when its key is known.
         """
-        self._check_negative(request)
+        request.check_negative(classifier_free=self.classifier_free)
         shape = self._backbone.shape
         tokens = shape.tokens(request.width, request.height)
         schedule = self._tables.schedule(request.sampler, request.steps, tokens)
@@ -150,13 +151,28 @@ class StepEngine:
             return []
         failures = self._run(plan, started)
         now = self._clock()
-        finished = self._batcher.commit(plan, started, now)
+        went_on = without_absent(plan, self._states)
+        finished = self._batcher.commit(went_on, started, now, typical=went_on is plan)
         outcomes: list[Outcome] = list(failures.items())
         for lane in finished:
             if lane.key not in failures:
                 outcomes.append((lane.key, self._end(lane.key, now)))
-        self._ran = tuple(self._states[key] for key in plan.keys if key in self._states)
+        self._ran = tuple(self._states[key] for key in went_on.keys if key in self._states)
         return outcomes
+
+    def controlnet_back(self, name: str) -> None:
+        """Run the lanes on that wait for a ControlNet."""
+        for state in self._states.values():
+            if state.away.pop(name, None) is not None:
+                self._follow(state)
+
+    def controlnet_away(self, name: str, longest_s: float) -> list[Outcome]:
+        """Drop the lanes that have waited for a ControlNet for longer; answers them."""
+        late = overdue(self._states.values(), name, self._clock() - longest_s)
+        for key in late:
+            self.cancel(key)
+        said = f"ControlNet {name} could not be reached for {longest_s:g} s."
+        return [(key, NodeError(said, code="controlnet_late")) for key in late]
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         state = self._states.get(key)
@@ -177,15 +193,6 @@ class StepEngine:
         except NodeError as error:
             return error
 
-    def _check_negative(self, request: LaneRequest) -> None:
-        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
-        if self.classifier_free and request.negative is None and request.guidance > 1:
-            raise RequestError(
-                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
-            )
-        if not self.classifier_free and request.negative is not None:
-            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
-
     def _take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:
         """Check a lane's adapters, and name its set in each step; empty without any."""
         check_uses([(use.adapter.adapter_id, use.scale) for use in adapters])
@@ -195,21 +202,13 @@ class StepEngine:
         state.adapters = tuple(use for use in mine if use.adapter.pairs)
         if not state.adapters:
             return ()
-        weighed: dict[SetKey, AdapterSet] = {}
-        sets: list[AdapterSet | None] = []
-        for uses in map(state.adapters_at, range(state.schedule.steps)):
-            if uses and (key := key_of(uses)) not in weighed:
-                weighed[key] = self._backbone.adapters.weigh(uses)
-            sets.append(weighed[key_of(uses)] if uses else None)
-        return tuple(sets)
+        by_step = [state.adapters_at(step) for step in range(state.schedule.steps)]
+        sets = {key_of(uses): uses for uses in by_step}
+        weighed = {key: self._backbone.adapters.weigh(uses) if uses else None for key, uses in sets.items()}
+        return tuple(weighed[key_of(uses)] for uses in by_step)
 
     def _work(self, state: LaneState, step: int, tokens: int) -> StepWork:
-        """What a lane brings to one of its steps, both branches where it is guided there."""
-        guided = self._backbone.classifier_free and state.request.is_guided(state.skipped + step)
-        conds = [state.cond, state.negative] if guided and state.negative is not None else [state.cond]
-        lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        own = StepWork(sum(lengths), sum(length * length for length in lengths))
-        return sum((control.work(tokens, guided=guided) for control in state.controls_at(step)), own)
+        return state.work(step, tokens, classifier_free=self.classifier_free)
 
     def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
         """Advance the plan's lanes; answers those that failed, which are dropped."""
@@ -224,6 +223,8 @@ class StepEngine:
                 self.cancel(key)
                 continue
             state = self._states[key]
+            if state.away:
+                continue
             self._advance(state, velocities[key], started, took, len(plan.keys))
             if state.is_held:
                 self._batcher.pause(key)
@@ -244,6 +245,12 @@ class StepEngine:
         try:
             said = self._backbone.velocity([self._input(self._states[key]) for key in keys])
             return dict(zip(keys, said, strict=True))
+        except ControlAway as error:
+            using, rest = parted(self._states, keys, error.name)
+            for state in using:
+                state.away[error.name] = self._clock()
+                self._follow(state)
+            return self._velocities(rest, failures) if rest else {}
         except Exception as error:
             if len(keys) == 1:
                 failures[keys[0]] = failure_of(error)
@@ -264,13 +271,10 @@ class StepEngine:
 
     def _without(self, name: str, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         """Lanes without a ControlNet that failed together, those with it one by one: a picture may be to blame."""
-        states = {key: self._states[key] for key in keys}
-        names = {key: {c.source.form.name for c in s.controls_at(s.step)} for key, s in states.items()}
-        using = [key for key in keys if name in names[key]]
-        rest = [key for key in keys if name not in names[key]]
+        using, rest = parted(self._states, keys, name)
         together = self._velocities(rest, failures) if rest else {}
-        for key in using:
-            together |= self._velocities([key], failures)
+        for state in using:
+            together |= self._velocities([state.request.key], failures)
         return together
 
     def _rows(self, keys: Sequence[str]) -> int:
@@ -283,7 +287,7 @@ class StepEngine:
         request = state.request
         guided = request.is_guided(state.skipped + state.step)
         negative = state.negative if guided else None
-        controls = tuple(control.input(guided=guided) for control in state.controls_at(state.step))
+        controls = tuple(control.input(state.step, guided=guided) for control in state.controls_at(state.step))
         time = state.schedule.times[state.step]
         return LaneInput(
             state.latents, time, request.guidance, state.cond, negative, controls, state.adapters_at(state.step)

@@ -138,7 +138,7 @@ def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
 
 
 def _addons(result: JobResult) -> dict[str, Any]:
-    """What was added to the model, where anything was: each adapter with its load, and ControlNets by name."""
+    """What was added to the model, where anything was: each adapter with its load, each ControlNet with its passes."""
     adapters = [
         {
             "name": used.name,
@@ -151,7 +151,15 @@ def _addons(result: JobResult) -> dict[str, Any]:
         for stats in result.stats.values()
         for used in stats.adapters
     ]
-    nets = [name for stats in result.stats.values() for name in stats.controlnets]
+    nets = [
+        {
+            "name": used.name,
+            "placement": used.placement,
+            "ran": [[round(began, 6), round(ended, 6)] for began, ended in used.ran],
+        }
+        for stats in result.stats.values()
+        for used in stats.controlnets
+    ]
     return ({"adapters": adapters} if adapters else {}) | ({"controlnets": nets} if nets else {})
 
 
