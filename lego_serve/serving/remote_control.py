@@ -128,7 +128,7 @@ class RemoteControl:
         while True:
             try:
                 await self._node.run(Call("control_form", {}))
-            except NodeLost:
+            except (NodeLost, LegoError):
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 return
