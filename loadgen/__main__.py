@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadgen.addons.plan import ADDONS
+from loadgen.addons.run import compare_addons
 from loadgen.baselines.in_process import InProcessPipeline
 from loadgen.children import ChildError
 from loadgen.compare import Sides
@@ -23,7 +25,7 @@ from loadgen.summary import NoPicturesError
 SHIPPED_WEIGHTS = Path("zoo", "weights", "lego-tiny")
 MAX_SEQUENCE_LENGTH = 0  # of the shipped family: no T5, no padding for it
 
-NAMES = (*SUITES, MIXED.name)
+NAMES = (*SUITES, MIXED.name, ADDONS.name)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -59,6 +61,8 @@ def compare(
     try:
         if suite == MIXED.name:
             found = compare_mixed(MIXED, _mixed_sides(folder, config, out), out, quick=quick, tell=tell)
+        elif suite == ADDONS.name:
+            found = compare_addons(folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell)
         else:
             chosen = SUITES[suite]
             found = run_suite(chosen, _sides(chosen, folder, config, out), out, quick=quick, tell=tell)

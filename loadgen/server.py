@@ -71,10 +71,21 @@ def lego_server(config: Path, model: str, log: Path) -> HttpServer:
 
 
 def monolith(
-    weights: Path, max_sequence_length: int, log: Path, *, replicas: int, threads: int, compiled: bool
+    weights: Path,
+    max_sequence_length: int,
+    log: Path,
+    *,
+    replicas: int,
+    threads: int,
+    compiled: bool,
+    addons: Path | None = None,
 ) -> HttpServer:
-    """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads."""
+    """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads.
+
+    ``addons`` names the file that says where adapters and ControlNets lie.
+    """
     command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
     command += ["--max-sequence-length", str(max_sequence_length)]
     command += ["--replicas", str(replicas), "--threads", str(threads), *(["--compile"] if compiled else [])]
+    command += [] if addons is None else ["--addons", str(addons)]
     return HttpServer(command, weights.name, log)

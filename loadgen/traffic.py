@@ -23,6 +23,11 @@ class ImageRequest:
     guidance: float
     seed: int
 
+    @property
+    def addons(self) -> tuple[int, int]:
+        """How many ControlNets and adapters it has, which decide its cost too."""
+        return 0, 0
+
     def body(self, model: str) -> dict[str, object]:
         """The body of ``POST /v1/images/generations``."""
         return {

@@ -55,6 +55,15 @@ class AdapterStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlStats:
+    """Where a lane's ControlNet ran, and when in each of its steps: beginning and end, by the wall clock."""
+
+    name: str
+    placement: Literal["colocated", "remote"]
+    ran: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterOrder:
     """What an operator wants of a model's adapters; of the only model that has any where it is not said which.
 

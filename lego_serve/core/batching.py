@@ -197,13 +197,17 @@ class StepBatcher:
             return plan
         return self._with_adapters(plan, lanes, order, rates)
 
-    def commit(self, plan: StepPlan, started_s: float, now: float) -> list[Lane]:
-        """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped."""
+    def commit(self, plan: StepPlan, started_s: float, now: float, *, typical: bool = True) -> list[Lane]:
+        """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped.
+
+        A step that was not ``typical`` of what it held, say, broken off and begun again, teaches nothing.
+        """
         took_s = now - started_s
-        self._cost.observe(plan.work, took_s - plan.extra_s)
         self._patched = plan.patched.key if plan.patched is not None else None
         self._relax()
-        self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
+        if typical:
+            self._cost.observe(plan.work, took_s - plan.extra_s)
+            self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
             lane = self._lanes.get(key)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lego_serve.core.addons import AdapterStats
+from lego_serve.core.addons import AdapterStats, ControlStats
 from lego_serve.core.progress import Listen
 from lego_serve.core.reuse import ReuseStats
 
@@ -61,7 +61,7 @@ class TaskStats:
     attempts: int = 1
     steps_redone: int = 0
     adapters: tuple[AdapterStats, ...] = ()
-    controlnets: tuple[str, ...] = ()
+    controlnets: tuple[ControlStats, ...] = ()
     reuse: ReuseStats | None = None
 
 

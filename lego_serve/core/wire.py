@@ -70,10 +70,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """One residual of a ControlNet's step, an array."""
+    """One residual of a ControlNet's step, an array; when the pass began and this was made, by the wall clock."""
 
     index: int
     value: Any
+    began_s: float = 0.0
+    made_s: float = 0.0
 
 
 Message: TypeAlias = Accepted | Progress | Leaving | Residual | Answer

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,17 +36,23 @@ class ControlUse:
 
 @dataclass(frozen=True, slots=True)
 class LaneControl:
-    """A use as its source prepared it, once for all steps."""
+    """A use as its source prepared it, once for all steps; ``passes`` tells when it ran, by step."""
 
     use: ControlUse
     source: ControlSource
     picture: ControlPicture
     cond: Prepared
     negative: Prepared | None
+    passes: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def input(self, *, guided: bool) -> ControlInput:
+    def input(self, step: int, *, guided: bool) -> ControlInput:
         """What it brings to a step."""
-        return ControlInput(self.source, self.picture, self.use.weight, self.cond, self.negative if guided else None)
+
+        def ran(began_s: float, ended_s: float) -> None:
+            self.passes[step] = began_s, ended_s
+
+        negative = self.negative if guided else None
+        return ControlInput(self.source, self.picture, self.use.weight, self.cond, negative, ran)
 
     def work(self, tokens: int, *, guided: bool) -> StepWork:
         """Rows and pairs of its branches, as what they cost next to the backbone's."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from lego_serve.core.costs import StepWork
 from lego_serve.core.reuse import ReuseStats
 from lego_serve.engine.controls import ControlUse, LaneControl
 from lego_serve.engine.edits import Edit, LaneEdit
-from lego_serve.errors import NodeError
+from lego_serve.errors import NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Conditioning, ImageLatents, Prepared
 from lego_serve.models.lora import Adapter, Uses, in_order
 from lego_serve.models.sampling import History, Schedule
@@ -68,12 +69,21 @@ class LaneRequest:
         first, last = self.guided
         return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
 
+    def check_negative(self, *, classifier_free: bool) -> None:
+        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
+        if classifier_free and self.negative is None and self.guidance > 1:
+            said = "This model is guided by a negative prompt, and the workflow gives it none."
+            raise RequestError(said, param="guidance_scale")
+        if not classifier_free and self.negative is not None:
+            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
+
 
 @dataclass(frozen=True, slots=True)
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, and what each step took and shared.
 
-    ``early_steps`` were run before its adapters had come.
+    ``early_steps`` were run before its adapters had come.  ``controls``: each ControlNet with the beginning and end of
+    its passes, by the wall clock.
     """
 
     latents: torch.Tensor
@@ -82,6 +92,7 @@ class LaneResult:
     step_s: tuple[float, ...]
     step_lanes: tuple[int, ...]
     early_steps: int = 0
+    controls: tuple[tuple[str, tuple[tuple[float, float], ...]], ...] = ()
     reuse: ReuseStats | None = None
 
 
@@ -125,6 +136,7 @@ class LaneState:
     held_from: int | None = None
     is_paused: bool = False  # by an operator
     early_steps: int = 0
+    away: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     primed: int = 0  # passes over its template that ran for it
 
@@ -135,8 +147,8 @@ class LaneState:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is not to run now, for either reason."""
-        return self.is_paused or self.is_held
+        """Whether it is not to run now, for any reason."""
+        return self.is_paused or self.is_held or bool(self.away)
 
     @property
     def eta_s(self) -> float:
@@ -153,15 +165,28 @@ class LaneState:
         at = (self.skipped + step) / self.request.steps
         return in_order([(use.adapter, use.scale) for use in self.adapters if use.start <= at < use.end])
 
+    def work(self, step: int, tokens: int, *, classifier_free: bool) -> StepWork:
+        """What it brings to one of its steps, both branches where it is guided there."""
+        guided = classifier_free and self.request.is_guided(self.skipped + step)
+        conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
+        lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
+        own = StepWork(sum(lengths), sum(length * length for length in lengths))
+        return sum((control.work(tokens, guided=guided) for control in self.controls_at(step)), own)
+
     def result(self, now: float) -> LaneResult:
         """What came of it.  Raises NodeError when the latents are no finite numbers."""
         latents = self.latents.cpu()
         if not bool(torch.isfinite(latents).all()):
             raise NodeError("The image's latents are not finite numbers.", code="not_finite")
         started = self.added_s if math.isnan(self.started_s) else self.started_s
+        controls = tuple(
+            (control.use.controlnet, tuple(ran for _, ran in sorted(control.passes.copy().items())))
+            for control in self.controls
+        )
         reuse = None if self.edit is None else self.edit.stats(self.primed)
+        queue_s, run_s = started - self.added_s, now - started
         steps = tuple(self.step_s), tuple(self.step_lanes)
-        return LaneResult(latents, started - self.added_s, now - started, *steps, self.early_steps, reuse)
+        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, controls, reuse)
 
 
 def write_checkpoint(state: LaneState) -> bytes:

@@ -9,10 +9,9 @@ from lego_serve.engine.controls import prepare_controls
 from lego_serve.engine.edits import EditStep, PrimingBatch, missing_work, prepare_edit, start_edit
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneState, read_checkpoint
 from lego_serve.engine.templates import TemplateStore
-from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.models.base import Backbone, LaneInput, Prepared
 from lego_serve.models.controls import ControlSource
-from lego_serve.models.lora import SetKey, check_uses, key_of
+from lego_serve.models.lora import check_uses, key_of
 from lego_serve.models.sampling import FlowMatchTables
 
 
@@ -30,7 +29,7 @@ class Preparation:
 
     def state(self, request: LaneRequest, now: float) -> LaneState:
         """A lane before its first step.  Raises what ``StepEngine.add`` does."""
-        self._check(request)
+        request.check_negative(classifier_free=self._backbone.classifier_free)
         size = request.width, request.height
         shape = self._backbone.shape
         schedule = self._tables.schedule(request.sampler, request.steps, shape.tokens(*size))
@@ -60,25 +59,20 @@ class Preparation:
         state.adapters = tuple(use for use in mine if use.adapter.pairs)
         if not state.adapters:
             return ()
-        weighed: dict[SetKey, AdapterSet] = {}
-        sets: list[AdapterSet | None] = []
-        for uses in map(state.adapters_at, range(state.schedule.steps)):
-            if uses and (key := key_of(uses)) not in weighed:
-                weighed[key] = self._backbone.adapters.weigh(uses)
-            sets.append(weighed[key_of(uses)] if uses else None)
-        return tuple(sets)
+        by_step = [state.adapters_at(step) for step in range(state.schedule.steps)]
+        sets = {key_of(uses): uses for uses in by_step}
+        weighed = {key: self._backbone.adapters.weigh(uses) if uses else None for key, uses in sets.items()}
+        return tuple(weighed[key_of(uses)] for uses in by_step)
 
     def work(self, state: LaneState, step: int) -> StepWork:
         """What a lane brings to one of its steps: both branches where it is guided there, its ControlNets, and
         what of its template would have to be computed as things stand."""
         request = state.request
         tokens = self._backbone.shape.tokens(request.width, request.height)
+        if state.edit is None or state.controls_at(step):
+            return state.work(step, tokens, classifier_free=self._backbone.classifier_free)
         negative = self._negative(state, step)
         text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
-        controls = state.controls_at(step)
-        if state.edit is None or controls:
-            own = sum((StepWork(tokens + rows, (tokens + rows) ** 2) for rows in text_rows), StepWork(0, 0))
-            return sum((control.work(tokens, guided=negative is not None) for control in controls), own)
         own = state.edit.work(step, tokens, text_rows)
         return own + missing_work(self._at(state, step), self._backbone, self._templates, guided=negative is not None)
 
@@ -92,7 +86,7 @@ class Preparation:
             state.request.guidance,
             state.cond,
             negative,
-            tuple(control.input(guided=guided) for control in state.controls_at(state.step)),
+            tuple(control.input(state.step, guided=guided) for control in state.controls_at(state.step)),
             state.adapters_at(state.step),
         )
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole pictures
@@ -113,13 +107,3 @@ class Preparation:
     def _at(self, state: LaneState, step: int) -> EditStep:
         assert state.edit is not None
         return EditStep(state.edit, state.schedule, step, state.adapters_at(step), state.request.guidance)
-
-    def _check(self, request: LaneRequest) -> None:
-        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
-        classifier_free = self._backbone.classifier_free
-        if classifier_free and request.negative is None and request.guidance > 1:
-            raise RequestError(
-                "This model is guided by a negative prompt, and the workflow gives it none.", param="guidance_scale"
-            )
-        if not classifier_free and request.negative is not None:
-            raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
+from lego_serve.engine.absences import overdue, parted, without_absent
 from lego_serve.engine.edits import PrimingBatch
 from lego_serve.engine.failures import failure_of, is_memory
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
@@ -18,7 +19,7 @@ from lego_serve.engine.preparing import Preparation
 from lego_serve.engine.templates import TemplateStore
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Backbone
-from lego_serve.models.controls import ControlFailed, ControlSource
+from lego_serve.models.controls import ControlAway, ControlFailed, ControlSource
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
 Outcome = tuple[str, LaneResult | LegoError]
@@ -142,13 +143,28 @@ class StepEngine:
             return []
         failures = self._run(plan, started)
         now = self._clock()
-        finished = self._batcher.commit(plan, started, now)
+        went_on = without_absent(plan, self._states)
+        finished = self._batcher.commit(went_on, started, now, typical=went_on is plan)
         outcomes: list[Outcome] = list(failures.items())
         for lane in finished:
             if lane.key not in failures:
                 outcomes.append((lane.key, self._end(lane.key, now)))
-        self._ran = tuple(self._states[key] for key in plan.keys if key in self._states)
+        self._ran = tuple(self._states[key] for key in went_on.keys if key in self._states)
         return outcomes
+
+    def controlnet_back(self, name: str) -> None:
+        """Run the lanes on that wait for a ControlNet."""
+        for state in self._states.values():
+            if state.away.pop(name, None) is not None:
+                self._follow(state)
+
+    def controlnet_away(self, name: str, longest_s: float) -> list[Outcome]:
+        """Drop the lanes that have waited for a ControlNet for longer; answers them."""
+        late = overdue(self._states.values(), name, self._clock() - longest_s)
+        for key in late:
+            self.cancel(key)
+        said = f"ControlNet {name} could not be reached for {longest_s:g} s."
+        return [(key, NodeError(said, code="controlnet_late")) for key in late]
 
     def _set_paused(self, key: str, paused: bool) -> bool:
         state = self._states.get(key)
@@ -182,6 +198,8 @@ class StepEngine:
                 self.cancel(key)
                 continue
             state = self._states[key]
+            if state.away:
+                continue
             self._advance(state, velocities[key], started, took, len(plan.keys))
             if state.is_held:
                 self._batcher.pause(key)
@@ -204,6 +222,12 @@ class StepEngine:
     def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:
             return self._together([self._states[key] for key in keys])
+        except ControlAway as error:
+            using, rest = parted(self._states, keys, error.name)
+            for state in using:
+                state.away[error.name] = self._clock()
+                self._follow(state)
+            return self._velocities(rest, failures) if rest else {}
         except Exception as error:
             if len(keys) == 1:
                 failures[keys[0]] = failure_of(error)
@@ -236,11 +260,8 @@ class StepEngine:
 
     def _without(self, name: str, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         """Lanes without a ControlNet that failed together, those with it one by one: a picture may be to blame."""
-        states = {key: self._states[key] for key in keys}
-        names = {key: {c.source.form.name for c in s.controls_at(s.step)} for key, s in states.items()}
-        using = [key for key in keys if name in names[key]]
-        rest = [key for key in keys if name not in names[key]]
+        using, rest = parted(self._states, keys, name)
         together = self._velocities(rest, failures) if rest else {}
-        for key in using:
-            together |= self._velocities([key], failures)
+        for state in using:
+            together |= self._velocities([state.request.key], failures)
         return together

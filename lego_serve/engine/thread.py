@@ -23,7 +23,7 @@ from lego_serve.errors import LegoError, NodeError
 log = logging.getLogger("lego_serve.engine")
 SUSPECT_PAUSE_S = 0.02  # between saying that a suspect lane runs and running it, so that the word gets out
 Tell = Callable[[LaneProgress], None]
-Order = Callable[[], Outcome | None]
+Order = Callable[[], list[Outcome] | None]  # answers the lanes it ended, if any
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,14 @@ class EngineThread:
         """Give a lane that was submitted with ``held_from`` its adapters; what is wrong with them ends the lane."""
         self._put(lambda: self._adapt(key, adapters))
 
+    def controlnet_back(self, name: str) -> None:
+        """A ControlNet elsewhere answers again: lanes that wait for it go on."""
+        self._put(lambda: self._engine.controlnet_back(name))
+
+    def controlnet_away(self, name: str, longest_s: float) -> None:
+        """It is still away: lanes that have waited for longer end."""
+        self._put(lambda: self._engine.controlnet_away(name, longest_s))
+
     async def drain(self) -> None:
         """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
         if not self.is_alive:
@@ -146,7 +154,7 @@ class EngineThread:
                     return
                 orders = list(self._inbox)
                 self._inbox.clear()
-            outcomes = [outcome for order in orders if (outcome := order()) is not None]
+            outcomes = [outcome for order in orders for outcome in order() or ()]
             plan = self._engine.plan()
             is_idle = plan is None
             if plan is not None:
@@ -158,26 +166,26 @@ class EngineThread:
                     self._watches.pop(key, None)
                 self._loop.call_soon_threadsafe(self._answer, outcomes)
 
-    def _add(self, request: LaneRequest, watch: Watch | None) -> Outcome | None:
+    def _add(self, request: LaneRequest, watch: Watch | None) -> list[Outcome] | None:
         try:
             state = self._engine.add(request)
         except LegoError as error:
-            return request.key, error
+            return [(request.key, error)]
         except Exception as error:
-            return request.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}")
+            return [(request.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}"))]
         if watch is not None:
             reporter = Reporter(watch.listen, state.schedule.steps, watch.checkpoint_every_steps, state.step)
             self._watches[request.key] = watch, reporter
         return None
 
-    def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> Outcome | None:
+    def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> list[Outcome] | None:
         try:
             self._engine.adapt(key, adapters)
         except KeyError:  # it has ended meanwhile
             return None
         except LegoError as error:
             self._engine.cancel(key)
-            return key, error
+            return [(key, error)]
         return None
 
     def _drop(self, key: str) -> None:

@@ -141,8 +141,8 @@ def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
 
 
 def _addons(result: JobResult) -> dict[str, Any]:
-    """What was added to the model, where anything was: each adapter with its load, and ControlNets by name; and what an
-    edit read of its template.
+    """What was added to the model, where anything was: each adapter with its load, each ControlNet with its passes; and
+    what an edit read of its template.
     """
     adapters = [
         {
@@ -156,7 +156,15 @@ def _addons(result: JobResult) -> dict[str, Any]:
         for stats in result.stats.values()
         for used in stats.adapters
     ]
-    nets = [name for stats in result.stats.values() for name in stats.controlnets]
+    nets = [
+        {
+            "name": used.name,
+            "placement": used.placement,
+            "ran": [[round(began, 6), round(ended, 6)] for began, ended in used.ran],
+        }
+        for stats in result.stats.values()
+        for used in stats.controlnets
+    ]
     reuse = [asdict(stats.reuse) for stats in result.stats.values() if stats.reuse is not None]
     said = {"adapters": adapters, "controlnets": nets, "reuse": reuse[0] if reuse else None}
     return {name: value for name, value in said.items() if value}

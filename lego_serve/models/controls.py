@@ -18,6 +18,7 @@ from lego_serve.models.base import Conditioning, LaneInput, Prepared
 from lego_serve.models.packing import Packing, branches_of
 
 ResidualOf = Callable[[int, int, int], int]  # (block, blocks, residuals) to the residual added after the block
+Ran = Callable[[float, float], None]  # told when a pass of a ControlNet began and ended, in seconds of the wall clock
 
 
 class ControlFailed(NodeError):
@@ -31,6 +32,14 @@ class ControlFailed(NodeError):
     def of(cls, name: str, error: Exception) -> "ControlFailed":
         """For what a ControlNet raised."""
         return cls(f"ControlNet {name} failed: {type(error).__name__}.", name)
+
+
+class ControlAway(NodeError):
+    """A ControlNet elsewhere cannot be reached now; lanes that use it may go on when it answers again."""
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message, code="controlnet_away")
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,10 @@ class ControlPicture:
 
 @dataclass(frozen=True, slots=True)
 class ControlLane:
-    """What one use of a ControlNet by one lane brings to a step; ``negative`` is None where it is one branch."""
+    """What one use of a ControlNet by one lane brings to a step; ``negative`` is None where it is one branch.
+
+    ``ran`` hears of the pass, from any thread, before its last residual is handed over.
+    """
 
     latents: torch.Tensor
     time: float
@@ -77,6 +89,7 @@ class ControlLane:
     picture: ControlPicture
     cond: Prepared
     negative: Prepared | None
+    ran: Ran | None = None
 
 
 class Residuals(Protocol):
@@ -105,7 +118,7 @@ class ControlSource(Protocol):
         ...
 
     def start(self, lanes: Sequence[ControlLane]) -> Residuals:
-        """Begin a step; returns without waiting for its end."""
+        """Begin a step; returns without waiting for its end.  Raises ControlAway."""
         ...
 
 
@@ -118,6 +131,7 @@ class ControlInput:
     weight: float
     cond: Prepared
     negative: Prepared | None
+    ran: Ran | None = None
 
 
 def sd3_residual(block: int, blocks: int, residuals: int) -> int:
@@ -158,6 +172,8 @@ class Started:
         """Add residual ``index`` to rows, in place."""
         try:
             residual = self.residuals.block(index)
+        except ControlAway:
+            raise
         except Exception as error:
             raise ControlFailed.of(self.form.name, error) from error
         if residual is None:
@@ -207,11 +223,13 @@ def _start(
 ) -> Started:
     source = uses[0][1].source
     asked = [
-        ControlLane(lanes[i].latents, lanes[i].time, lanes[i].guidance, use.picture, use.cond, use.negative)
+        ControlLane(lanes[i].latents, lanes[i].time, lanes[i].guidance, use.picture, use.cond, use.negative, use.ran)
         for i, use in uses
     ]
     try:
         residuals = source.start(asked)
+    except ControlAway:
+        raise
     except Exception as error:
         raise ControlFailed.of(source.form.name, error) from error
     image, joint, at = [], [], 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lego_serve.core.adapters import AdapterMode, allowed
-from lego_serve.core.addons import AdapterStats, ControlLatents, LoadedAdapter, early_steps
+from lego_serve.core.addons import AdapterStats, ControlLatents, ControlStats, LoadedAdapter, early_steps
 from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.job import TaskStats
 from lego_serve.core.ordering import ORDERS
@@ -140,7 +140,7 @@ class BackboneNode:
         if adapters and self._shelf is None:
             raise NodeError("This model is served without adapters.", code="no_adapters")
         controls = _controls(call)
-        await self._controls.connect(controls)
+        await self._controls.connect(controls, self._thread)
         taken: list[Taken] = []
         tasks: list[asyncio.Future[Any]] = []
         try:
@@ -169,7 +169,8 @@ class BackboneNode:
             finally:
                 if self._shelf is not None:
                     self._shelf.give_back(taken)
-        stats = _stats(results, taken, [control.name for control in controls])
+        longest = max(results, key=lambda result: result.queue_s + result.run_s)
+        stats = _stats(results, longest, taken, self._controls.stats(longest.controls))
         return Answer({"latents": torch.stack([r.latents for r in results]).numpy()}, stats)
 
     async def _adapt(self, keys: Sequence[str], adapters: Sequence[LoadedAdapter], taken: list[Taken]) -> None:
@@ -204,8 +205,9 @@ def _uses(taken: Sequence[Taken]) -> tuple[AdapterUse, ...]:
     )
 
 
-def _stats(results: Sequence[LaneResult], taken: Sequence[Taken], controlnets: Sequence[str]) -> TaskStats:
-    longest = max(results, key=lambda r: r.queue_s + r.run_s)
+def _stats(
+    results: Sequence[LaneResult], longest: LaneResult, taken: Sequence[Taken], controlnets: tuple[ControlStats, ...]
+) -> TaskStats:
     early = max(result.early_steps for result in results)
     adapters = tuple(
         AdapterStats(one.loaded.ask.name, one.loaded.ask.scale, one.hit, one.load_s, one.loaded.size_bytes, early)
@@ -218,7 +220,7 @@ def _stats(results: Sequence[LaneResult], taken: Sequence[Taken], controlnets: S
         step_lanes=longest.step_lanes,
         batch_size=max(longest.step_lanes, default=1),
         adapters=adapters,
-        controlnets=tuple(controlnets),
+        controlnets=controlnets,
         reuse=longest.reuse,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from lego_serve.core.addons import ControlLatents
+from lego_serve.core.addons import ControlLatents, ControlStats
 from lego_serve.core.costs import Rates
 from lego_serve.core.placement import (
     ControlStep,
@@ -27,6 +27,7 @@ from lego_serve.models.controls import ControlForm, ControlSource
 from lego_serve.models.loading import DTYPES
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.presence import Presence
 from lego_serve.serving.remote_control import RETRY_PAUSE_S, ControlNode, RemoteControl
 
 SAMPLE_TOKENS, SAMPLE_TEXT_ROWS = 256, 32  # the lane a placement is judged by, guided
@@ -55,17 +56,30 @@ class ControlSources:
         here = [plan for plan in plans if plan.placement == "colocated"]
         self.sources: dict[str, ControlSource] = {plan.spec.name: load_controlnet(plan.spec, base) for plan in here}
         self._elsewhere = {plan.spec.name: plan for plan in plans if plan.placement != "colocated"}
-        self._connecting = asyncio.Lock()
+        self._connecting: dict[str, asyncio.Lock] = {name: asyncio.Lock() for name in self._elsewhere}
 
-    async def connect(self, controls: Sequence[ControlLatents]) -> None:
-        """Have the sources these need in ``sources``, as far as they are known.  Raises NodeError."""
+    async def connect(self, controls: Sequence[ControlLatents], presence: Presence | None = None) -> None:
+        """Have the sources these need in ``sources``, as far as they are known.  Raises NodeError.
+
+        ``presence`` is told when one elsewhere is away and when it is back.
+        """
         for control in controls:
             if control.name not in self.sources and control.name in self._elsewhere:
-                async with self._connecting:
+                async with self._connecting[control.name]:
                     if control.name not in self.sources:
-                        self.sources[control.name] = await self._source(self._elsewhere[control.name])
+                        self.sources[control.name] = await self._source(self._elsewhere[control.name], presence)
 
-    async def _source(self, plan: ControlPlan) -> ControlSource:
+    def stats(self, ran: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> tuple[ControlStats, ...]:
+        """What a lane's ControlNets did, with the place of each."""
+        return tuple(
+            ControlStats(name, "remote" if self._is_remote(name) else "colocated", tuple(passes))
+            for name, passes in ran
+        )
+
+    def _is_remote(self, name: str) -> bool:
+        return isinstance(self.sources.get(name), RemoteControl)
+
+    async def _source(self, plan: ControlPlan, presence: Presence | None) -> ControlSource:
         node = self._nodes[plan.spec.name]
         value = await _form(node, plan)
         form: ControlForm = value["form"]
@@ -74,9 +88,9 @@ class ControlSources:
         if not placement.is_remote:
             return await asyncio.to_thread(load_controlnet, plan.spec, self._base)
         # Its rows cost nothing here.
-        return RemoteControl(
-            node, replace(form, share=0.0), dtype, plan.timeout_s, per_block=placement is Placement.PER_BLOCK
-        )
+        per_block = placement is Placement.PER_BLOCK
+        form = replace(form, share=0.0)
+        return RemoteControl(node, form, dtype, plan.timeout_s, per_block=per_block, presence=presence)
 
 
 def placement_of(plan: ControlPlan, form: ControlForm, dtype: torch.dtype, rates: Rates) -> Placement:

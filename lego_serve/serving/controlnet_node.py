@@ -26,7 +26,7 @@ from lego_serve.serving.microbatch import MicroBatcher
 
 log = logging.getLogger("lego_serve.nodes")
 MAX_STEPS = 16  # steps of different backbones in one pass
-Emit = Callable[[int, np.ndarray], None]
+Emit = Callable[[int, np.ndarray, float, float], None]  # a residual, when its pass began and when it was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class ControlNetNode:
         """Compute a step, telling each residual as it is made; the answer holds none of them."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Message]()
 
-        def emit(index: int, residual: np.ndarray) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, Residual(index, residual))
+        def emit(index: int, residual: np.ndarray, began_s: float, made_s: float) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, Residual(index, residual, began_s, made_s))
 
         async def run() -> None:
             queue.put_nowait(await self._answer(_step(call, emit)))
@@ -114,6 +114,7 @@ class ControlNetNode:
         if not steps:
             return {}
         made: list[list[np.ndarray]] = [[] for _ in steps]
+        began_s = time.time()
         try:
             lanes = [self._shelf.lanes(step.message) for _, step in steps]
             for index, residuals in enumerate(run_together(self._net, lanes)):
@@ -122,13 +123,14 @@ class ControlNetNode:
                     if step.emit is None:
                         mine.append(array)
                     else:
-                        step.emit(index, array)
+                        step.emit(index, array, began_s, time.time())
         except Exception as error:
             if len(steps) == 1:
                 log.exception("a ControlNet's step failed")
                 return {steps[0][0]: _failure(error)}
             return {number: said for each in steps for number, said in self._together([each]).items()}
-        return {number: {"residuals": mine} for (number, _), mine in zip(steps, made, strict=True)}
+        ran = began_s, time.time()
+        return {number: {"residuals": mine, "ran": ran} for (number, _), mine in zip(steps, made, strict=True)}
 
 
 def _failure(error: Exception) -> LegoError:

@@ -2,13 +2,16 @@
 
 All ControlNets of a step are begun before the backbone's first block, and their calls run side by side on the
 replica's event loop.  A call whose replica dies is made again, with the pictures and prompts that another one lacks.
+Where none answers soon the ControlNet is away: the step is told so, so that lanes without it go on, and whoever has
+lanes that wait is told when it answers again.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,11 +29,15 @@ from lego_serve.models.control_wire import (
     prompt_message,
     step_message,
 )
-from lego_serve.models.controls import ControlForm, ControlLane, ControlPicture, Residuals
+from lego_serve.models.controlnets.common import tell_ran
+from lego_serve.models.controls import ControlAway, ControlForm, ControlLane, ControlPicture, Residuals
 from lego_serve.serving.denoise import NodeLost
+from lego_serve.serving.presence import Presence, Watch
 
 log = logging.getLogger("lego_serve.nodes")
-RETRY_PAUSE_S = 0.2
+RETRY_PAUSE_S = 0.05
+GRACE_S = 0.3  # for another replica to take a lost call, before the ControlNet counts as away
+PATIENCE_S = 2.0  # for an answer where no call was lost; more where answers take long
 SENT = 4096  # keys remembered as sent
 ROUNDS = 5  # a step is sent again for what is missing so many times
 
@@ -61,15 +68,35 @@ class _Picture(ControlPicture):
     message: PictureMessage | None = None
 
 
+@dataclass(slots=True)
+class _Step:
+    """A step that was begun: what is sent, whom it is for, and where its residuals go."""
+
+    lanes: Sequence[ControlLane]
+    message: StepMessage
+    content: dict[str, PictureMessage | PromptMessage]
+    mailbox: Mailbox
+    is_lost: bool = False  # a replica died that had it
+
+
 class RemoteControl:
     """The source of a ControlNet's residuals.  Made on the event loop that its calls are to run on."""
 
     def __init__(
-        self, node: ControlNode, form: ControlForm, dtype: torch.dtype, timeout_s: float, *, per_block: bool = False
+        self,
+        node: ControlNode,
+        form: ControlForm,
+        dtype: torch.dtype,
+        timeout_s: float,
+        *,
+        per_block: bool = False,
+        presence: Presence | None = None,
     ) -> None:
         self.form = form
         self._node, self._dtype, self._timeout_s, self._per_block = node, dtype, timeout_s, per_block
         self._loop = asyncio.get_running_loop()
+        self._watch = Watch(form.name, self._answers, timeout_s, presence)
+        self._patience_s = min(PATIENCE_S, timeout_s)
         self._sent: OrderedDict[str, None] = OrderedDict()  # used on the loop alone
 
     def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
@@ -83,64 +110,96 @@ class RemoteControl:
         return _Picture(latents, message.key, message)
 
     def start(self, lanes: Sequence[ControlLane]) -> Residuals:
-        """Begin a step; its residuals come by themselves."""
+        """Begin a step; its residuals come by themselves.  Raises ControlAway."""
+        if self._watch.is_away:
+            raise self._away()
         content: dict[str, PictureMessage | PromptMessage] = {}
         for lane in lanes:
             for part in (lane.picture, lane.cond, lane.negative):
                 if isinstance(part, _Prompt | _Picture) and part.message is not None:
                     content[part.key] = part.message
         mailbox = Mailbox(self.form.residuals, self._dtype, self._timeout_s + 1)
-        asyncio.run_coroutine_threadsafe(self._ask(step_message(lanes), content, mailbox), self._loop)
+        step = _Step(lanes, step_message(lanes), content, mailbox)
+        asyncio.run_coroutine_threadsafe(self._ask(step), self._loop)
         return mailbox
 
-    async def _ask(
-        self, step: StepMessage, content: dict[str, PictureMessage | PromptMessage], mailbox: Mailbox
-    ) -> None:
+    async def _answers(self) -> None:
+        """Return when a replica answers."""
+        while True:
+            try:
+                await self._node.run(Call("control_form", {}))
+            except (NodeLost, LegoError):
+                await asyncio.sleep(RETRY_PAUSE_S)
+            else:
+                return
+
+    def _away(self) -> ControlAway:
+        return ControlAway(f"ControlNet {self.form.name} cannot be reached now.", self.form.name)
+
+    async def _ask(self, step: _Step) -> None:
         """Make the call until it is answered; whatever ends it reaches the mailbox."""
+        started = time.monotonic()
+        limit_s = self._patience_s
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._until_answered(step, content, mailbox)
+            async with asyncio.timeout(limit_s) as limit:
+                await self._until_answered(step, limit)
         except TimeoutError:
-            late = f"ControlNet {self.form.name} did not answer within {self._timeout_s:g} s."
-            mailbox.fail(NodeError(late, code="controlnet_late"))
+            self._late(step, limit_s)
         except LegoError as error:
-            mailbox.fail(error)
+            step.mailbox.fail(error)
         except Exception as error:
             log.exception("a call of ControlNet %s failed", self.form.name)
-            mailbox.fail(error)
+            step.mailbox.fail(error)
+        else:  # one that is slow is waited for, one that was quick is not
+            took_s = time.monotonic() - started
+            self._patience_s = min(max(PATIENCE_S, 2 * took_s), self._timeout_s)
 
-    async def _until_answered(
-        self, step: StepMessage, content: dict[str, PictureMessage | PromptMessage], mailbox: Mailbox
-    ) -> None:
-        send = [message for key, message in content.items() if key not in self._sent]
+    def _late(self, step: _Step, limit_s: float) -> None:
+        """The call was lost and nobody took it soon, or its answer takes too long."""
+        if limit_s >= self._timeout_s and not step.is_lost:
+            late = f"ControlNet {self.form.name} did not answer within {self._timeout_s:g} s."
+            step.mailbox.fail(NodeError(late, code="controlnet_late"))
+            return
+        if not step.is_lost:
+            self._patience_s = min(2 * limit_s, self._timeout_s)
+        self._watch.begin()  # before the step hears of it, which may begin anew at once
+        step.mailbox.fail(self._away())
+
+    async def _until_answered(self, step: _Step, limit: asyncio.Timeout) -> None:
+        send = [message for key, message in step.content.items() if key not in self._sent]
         rounds = 0
         while rounds < ROUNDS:
             try:
-                call = Call("control_step", {"step": step, "content": tuple(send)})
-                missing = await self._once(call, content, mailbox)
+                call = Call("control_step", {"step": step.message, "content": tuple(send)})
+                missing = await self._once(call, step)
             except NodeLost:
+                if not step.is_lost:
+                    step.is_lost = True
+                    limit.reschedule(self._loop.time() + GRACE_S)
                 self._sent.clear()  # whoever answers next may know nothing
-                send = list(content.values())
+                send = list(step.content.values())
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
-            self._remember(content)
+            self._remember(step.content)
             if not missing:
                 return
-            send = [content[key] for key in missing]
+            send = [step.content[key] for key in missing]
             rounds += 1
         raise NodeError(f"ControlNet {self.form.name} forgets what it is sent.", code="controlnet_failed")
 
-    async def _once(self, call: Call, keys: Collection[str], mailbox: Mailbox) -> Sequence[str]:
+    async def _once(self, call: Call, step: _Step) -> Sequence[str]:
         """One call; answers the keys of what the replica lacks.  Raises NodeLost, or what the ControlNet raised."""
         if not self._per_block:
-            return _taken(await self._node.run(call), mailbox)
+            return _taken(await self._node.run(call), step)
         async with contextlib.aclosing(self._node.stream(call)) as messages:  # type: ignore[type-var]
             async for message in messages:
                 if isinstance(message, Residual):
-                    self._remember(keys)  # before the next step begins, which may be before this one's answer
-                    mailbox.put(message.index, message.value)
+                    self._remember(step.content)  # before the next step begins, which may be before this one's answer
+                    if message.index + 1 == self.form.residuals:
+                        tell_ran(step.lanes, message.began_s, message.made_s)
+                    step.mailbox.put(message.index, message.value)
                 elif isinstance(message, Answer):
-                    return _taken(message, mailbox)
+                    return _taken(message, step)
         raise NodeLost
 
     def _remember(self, keys: Iterable[str]) -> None:
@@ -151,11 +210,13 @@ class RemoteControl:
             self._sent.popitem(last=False)
 
 
-def _taken(answer: Answer, mailbox: Mailbox) -> Sequence[str]:
+def _taken(answer: Answer, step: _Step) -> Sequence[str]:
     if answer.error is not None:
         raise answer.error
     value: Any = answer.value
-    for index, residual in enumerate(value.get("residuals", ())):
-        mailbox.put(index, residual)
+    if residuals := value.get("residuals", ()):  # which have not come one by one
+        tell_ran(step.lanes, *value["ran"])
+    for index, residual in enumerate(residuals):
+        step.mailbox.put(index, residual)
     missing: Sequence[str] = value.get("missing", ())
     return missing

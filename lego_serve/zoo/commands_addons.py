@@ -36,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
         ("grid-control", grid_control_command),
         ("grid-styles", grid_styles_command),
         ("derive", derive_command),
+        ("derive-controlnets", derive_controlnets_command),
     ):
         app.command(name)(command)
 
@@ -130,6 +131,19 @@ def derive_command(
     sources = [adapter_file(style) for style in STYLES]
     files = list(track(derive_all(sources, folder, count), "deriving", total=count, console=err))
     out.print(f"{folder}: {len(files)} adapters, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
+
+
+def derive_controlnets_command(
+    folder: Path,
+    count: Annotated[int, typer.Option(help="How many ControlNets.")] = 20,
+) -> None:
+    """Write ControlNets for load tests, derived from the shipped one; the same every time."""
+    from lego_serve.zoo.derive import derive_controlnets
+    from lego_serve.zoo.train_controlnet import CONTROLNET
+
+    places = list(track(derive_controlnets(CONTROLNET, folder, count), "deriving", total=count, console=err))
+    size = sum(f.stat().st_size for place in places for f in place.iterdir())
+    out.print(f"{folder}: {len(places)} ControlNets, {size / 1e6:.1f} MB")
 
 
 def _controlled(base: Path, *, with_net: bool) -> GenerateControlled:

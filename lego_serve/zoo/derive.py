@@ -1,19 +1,23 @@
-"""Makes any number of further adapters out of a few, for load tests: always the same ones, of ranks 4 to 32.
+"""Makes any number of further adapters and ControlNets out of a few, for load tests: always the same ones.
 
-Each is a mixture of two of the sources with a little noise, cut back to its own rank, so that every one
-draws something and no two are alike.
+Each adapter is a mixture of two of the sources with a little noise, cut back to its own rank of 4 to 32; each
+ControlNet is the trained one with a little noise on its weights.  So all draw something and no two are alike.
 """
 
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from lego_serve.zoo.lora import Adapter, Pair, load_adapter, save_adapter
 
 RANKS = (4, 8, 16, 32)
 NOISE_RATIO = 0.05  # of the mixture's size
+WEIGHT_NOISE_RATIO = 0.02  # of a ControlNet's weight's own size
+NET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 def derived_name(index: int) -> str:
@@ -62,3 +66,24 @@ def truncated(down: torch.Tensor, up: torch.Tensor, rank: int) -> Pair:
     u, s, v = torch.linalg.svd(left_r @ right_r.T)
     half = s[:rank].sqrt()
     return Pair((half[:, None] * v[:rank]) @ right.T, left @ u[:, :rank] * half)
+
+
+def derive_controlnets(source: Path, folder: Path, count: int) -> Iterator[Path]:
+    """Write so many ControlNets, a folder in diffusers' format each, and answer the folders as they are made."""
+    config, weights = NET_FILES
+    trained = load_file(source / weights)
+    for index in range(count):
+        place = folder / f"control-{index:03d}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / config, place / config)
+        save_file(_noisy(trained, index), place / weights, {"format": "pt"})
+        yield place
+
+
+def _noisy(weights: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(index)
+    found = {}
+    for name, weight in sorted(weights.items()):
+        noise = torch.randn(weight.shape, generator=generator).to(weight.dtype)
+        found[name] = weight + WEIGHT_NOISE_RATIO * weight.float().pow(2).mean().sqrt().to(weight.dtype) * noise
+    return found

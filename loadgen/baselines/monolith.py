@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True, help="Threads of torch in each replica.")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer.")
+    parser.add_argument(
+        "--addons", type=Path, help="JSON: where adapters and ControlNets lie, and how many bytes are kept."
+    )
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="mono-", dir="/tmp"))  # Ray's socket paths must stay short
     os.environ.update(_environment(arguments.threads, folder))
@@ -97,7 +100,11 @@ def _application(arguments: argparse.Namespace) -> Any:
         ray_actor_options={"num_cpus": 1},
     )
     return deployment.bind(
-        str(arguments.weights.absolute()), arguments.max_sequence_length, arguments.threads, arguments.compile
+        str(arguments.weights.absolute()),
+        arguments.max_sequence_length,
+        arguments.threads,
+        arguments.compile,
+        None if arguments.addons is None else str(arguments.addons.absolute()),
     )
 
 

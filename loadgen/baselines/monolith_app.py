@@ -18,6 +18,21 @@ WARM_UP = {"width": 128, "height": 128, "steps": 4, "seed": 0}
 api = FastAPI()
 
 
+class LoraBody(BaseModel):
+    """An adapter by name."""
+
+    name: str
+    scale: float = 1.0
+
+
+class ControlBody(BaseModel):
+    """A ControlNet by name, its picture as base64 of a file."""
+
+    name: str
+    image: str
+    weight: float = 1.0
+
+
 class ImageBody(BaseModel):
     """What the client sends; ``model`` is accepted without effect, for there is but one."""
 
@@ -27,6 +42,8 @@ class ImageBody(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    lora: tuple[LoraBody, ...] = ()
+    controlnet: tuple[ControlBody, ...] = ()
 
 
 # At import, so that the replica's process binds the routes to the class as this one does.
@@ -34,7 +51,9 @@ class ImageBody(BaseModel):
 class Monolith:
     """The pipeline and its one thread, which makes the pictures in the order in which they were asked for."""
 
-    def __init__(self, weights: str, max_sequence_length: int, threads: int, compiled: bool) -> None:
+    def __init__(
+        self, weights: str, max_sequence_length: int, threads: int, compiled: bool, addons: str | None
+    ) -> None:
         import torch
 
         from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image
@@ -44,6 +63,11 @@ class Monolith:
         self._pipeline = load_pipeline(Path(weights))
         self._dtype = dtype_name(self._pipeline)
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
+        self._addons = None
+        if addons is not None:
+            from loadgen.baselines.addons import Addons
+
+            self._addons = Addons(self._pipeline, Path(addons))
         if compiled:
             self._pipeline.transformer = torch.compile(self._pipeline.transformer, dynamic=True)
         else:
@@ -70,8 +94,9 @@ class Monolith:
         from loadgen.baselines.sd3_loading import make_image, png
 
         width, _, height = body.size.partition("x")
+        pipeline, more = self._ready(body)
         image = make_image(
-            self._pipeline,
+            pipeline,
             body.prompt,
             width=int(width),
             height=int(height),
@@ -79,5 +104,15 @@ class Monolith:
             guidance=body.guidance_scale,
             seed=body.seed,
             max_sequence_length=self._max_sequence_length,
+            **more,
         )
         return base64.b64encode(png(image)).decode()
+
+    def _ready(self, body: ImageBody) -> tuple[Any, dict[str, Any]]:
+        """The pipeline with what the request adds to it."""
+        if self._addons is None:
+            return self._pipeline, {}
+        from loadgen.baselines.addons import Control, Lora
+
+        loras = [Lora(each.name, each.scale) for each in body.lora]
+        return self._addons.ready(loras, [Control(each.name, each.image, each.weight) for each in body.controlnet])

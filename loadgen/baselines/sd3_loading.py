@@ -48,8 +48,9 @@ def make_image(
     guidance: float,
     seed: int,
     max_sequence_length: int,
+    **more: Any,
 ) -> Image.Image:
-    """One picture, exactly as a script would ask for it."""
+    """One picture, exactly as a script would ask for it; ``more`` is what a pipeline with ControlNets takes besides."""
     made = pipeline(
         prompt,
         negative_prompt="",
@@ -59,6 +60,7 @@ def make_image(
         guidance_scale=guidance,
         max_sequence_length=max_sequence_length,
         generator=torch.Generator().manual_seed(seed),
+        **more,
     )
     image: Image.Image = made.images[0]
     return image

@@ -30,6 +30,7 @@ def details_of(suite: MixedSuite, effort: Effort, seen: Seen) -> dict[str, objec
         "baseline_layout": best(seen.layouts).name,
         "baseline_layout_trial_rps": {layout.name: round(rate, 3) for layout, rate in seen.layouts.items()},
         "baseline_compiled": asdict(seen.compiled) if seen.compiled else None,
+        "plain_solo_s": {layout.name: round(each, 4) for layout, each in seen.plain_s.items()} or None,
         "lego_backbones_trial_rps": {str(count): round(rate, 3) for count, rate in seen.backbones.items()} or None,
         "deadline_ms_sent_to_lego": suite.sends_deadline,
         "latency": LATENCY_NOTE,
@@ -50,11 +51,13 @@ def _slo_table(objective: Objective) -> list[dict[str, object]]:
         {
             "size": f"{longer}x{shorter}",
             "guidance": guided,
+            "controlnets": addons[0],
+            "adapters": addons[1],
             "solo_constant_s": round(line.constant_s, 4),
             "solo_step_s": round(line.step_s, 5),
             "slo_of_20_steps_s": round(objective.scale * line.at(20), 3),
         }
-        for (longer, shorter, guided), line in objective.lines.items()
+        for (longer, shorter, guided, addons), line in objective.lines.items()
     ]
 
 

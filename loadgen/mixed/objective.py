@@ -9,7 +9,7 @@ from loadgen.summary import NoPicturesError
 from loadgen.traffic import ImageRequest
 
 SOLO_PROMPT = "a large green circle on the left, yellow background"
-Key = tuple[int, int, bool]  # the longer side, the shorter, with guidance
+Key = tuple[int, int, bool, tuple[int, int]]  # the longer side, the shorter, with guidance, add-ons
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """``scale`` times what the baseline needs, warm and alone, for the same size, steps and guidance."""
+    """``scale`` times what the baseline needs, warm and alone, for the same size, steps, guidance and add-ons."""
 
     scale: float
     lines: Mapping[Key, Line]
@@ -43,7 +43,7 @@ class Objective:
 def key_of(request: ImageRequest) -> Key:
     """Requests of one key differ in cost by their steps alone; a picture and the same turned cost the same."""
     sides = sorted((request.width, request.height), reverse=True)
-    return sides[0], sides[1], request.guidance > 1.0
+    return sides[0], sides[1], request.guidance > 1.0, request.addons
 
 
 def solo_grid(suite: MixedSuite) -> list[ImageRequest]:

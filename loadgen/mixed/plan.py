@@ -1,4 +1,4 @@
-"""What suite ``mixed`` asks and how long it measures, as values."""
+"""What suite ``mixed`` asks and how long it measures, as values; suites like it are values of the same types."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ class MixedSuite:
     fewest_steps: int
     most_steps: int
     guidance: float
-    without_guidance_every: int  # one in so many of each class runs without guidance
+    without_guidance_every: int  # one in so many of each class runs without guidance; 0 for none
     outstanding: int
     slo_scale: float
     attainment: float

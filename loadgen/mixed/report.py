@@ -43,9 +43,11 @@ def _times(ratio: float | None) -> str:
 
 def _lead(suite: MixedSuite, seen: Seen, found: Mapping[str, Any]) -> str:
     sizes = [size for kind in suite.classes for size in kind.sizes]
+    every = suite.without_guidance_every
+    guidance = f"one in {every} without guidance" if every else f"guidance {suite.guidance:g}"
     return (
         f"<strong>{len(sizes)}</strong> sizes from {min(sizes)[0]} to {max(sizes)[0]} pixels a side, "
-        f"{suite.fewest_steps} to {suite.most_steps} steps, one in {suite.without_guidance_every} without guidance, "
+        f"{suite.fewest_steps} to {suite.most_steps} steps, {guidance}, "
         f"model {escape(suite.model)}, {escape(seen.dtype)}. Both sides on the same "
         f"{len(found['machine']['pinned_to'])} cores, in turn, {len(seen.rates_rps)} round(s). "
         f"{escape(found['details']['date'])}."
@@ -104,13 +106,20 @@ def _classes(found: Mapping[str, Any]) -> str:
 def _objective(found: Mapping[str, Any]) -> str:
     rows = [
         [
-            f"{row['size']}, {'with' if row['guidance'] else 'without'} guidance",
+            _kind(row),
             f"{row['solo_constant_s']:.3f} + {row['solo_step_s']:.4f} a step",
             f"{row['slo_of_20_steps_s']:.2f}",
         ]
         for row in found["details"]["slo_table"]
     ]
     return parts.table(("", "baseline alone, s", f"objective at 20 steps ({found['slo']}), s"), rows)
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """What one row of the table of objectives is about."""
+    addons = f", {row['controlnets']} ControlNet(s), {row['adapters']} adapter(s)"
+    has_any = row["controlnets"] or row["adapters"]
+    return f"{row['size']}, {'with' if row['guidance'] else 'without'} guidance{addons if has_any else ''}"
 
 
 def _more(found: Mapping[str, Any]) -> dict[str, str]:
@@ -123,6 +132,7 @@ def _more(found: Mapping[str, Any]) -> dict[str, str]:
         "the baseline compiled": _compiled(compiled) if compiled else "not tried",
         "backbones of lego_serve": _rates(backbones) if backbones else "as the configuration says",
         "deadlines": f"told to lego_serve: {'yes' if details['deadline_ms_sent_to_lego'] else 'no'}",
+        **{name: str(text) for name, text in details["suite"].items()},
         "latency": details["latency"],
         "requests without a picture": str(details["failures"]),
         "ratios of each round": str(details["ratios_of_rounds"]),

@@ -1,7 +1,7 @@
 """The rounds of suite ``mixed``: each side, started anew, in a closed loop, at its limit, and at one common rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from loadgen.client import Deadline
@@ -50,6 +50,8 @@ class Seen:
     rates_rps: list[float] = field(default_factory=list)
     baseline: list[SideRound] = field(default_factory=list)
     lego: list[SideRound] = field(default_factory=list)
+    plain_s: dict[Layout, float] = field(default_factory=dict)  # by which the storage's time is set
+    inspected: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,10 @@ class _Turn:
 
 def measure(bench: Bench) -> Seen:
     """Trials first, then rounds in which the sides take turns; both get the same requests."""
-    seen = Seen(Objective(bench.suite.slo_scale, {}), try_layouts(bench), try_backbones(bench))
+    seen = Seen(Objective(bench.suite.slo_scale, {}), {}, {})
+    seen.layouts = try_layouts(bench, seen.plain_s)
+    _slow_storage(bench, seen)
+    seen.backbones = try_backbones(bench)
     round_s = 0.0
     for number in range(1, bench.effort.rounds + 1):
         if number > 1 and round_s > bench.left_s:
@@ -126,12 +131,23 @@ def measure(bench: Bench) -> Seen:
     return seen
 
 
+def _slow_storage(bench: Bench, seen: Seen) -> None:
+    """The storage both sides load from in the rounds."""
+    if bench.storage is not None:
+        bench.storage.set(seen.plain_s[best(seen.layouts)])
+
+
 def _baseline_turn(bench: Bench, seen: Seen, number: int) -> None:
     with bench.sides.baseline(best(seen.layouts), False) as server:
-        warm_up(bench, server, number)
         if number == 1:
+            if bench.storage is not None:  # alone and warm: nothing is loaded
+                bench.storage.set(0.0)
+            warm_up(bench, server, number)
             seen.dtype = server.dtype
             seen.objective = measure_solo(bench, server)
+            _slow_storage(bench, seen)
+        else:
+            warm_up(bench, server, number)
         turn = _Turn(bench, server, "baseline", number, seen.objective, None)
         seen.baseline.append(turn.run(_last(seen.baseline), lambda found: _common_rate(bench, found)))
     seen.rates_rps.append(_common_rate(bench, seen.baseline[-1].search))
@@ -144,6 +160,8 @@ def _lego_turn(bench: Bench, seen: Seen, number: int) -> None:
         warm_up(bench, server, number)
         turn = _Turn(bench, server, "lego-serve", number, seen.objective, deadline_s)
         seen.lego.append(turn.run(_last(seen.lego), lambda _: seen.rates_rps[-1]))
+        if bench.inspect is not None:
+            seen.inspected = bench.inspect(server, seen.lego[-1].rated)
 
 
 def _common_rate(bench: Bench, found: Search) -> float:

@@ -8,16 +8,17 @@ from typing import Protocol
 
 from loadgen.children import ChildError
 from loadgen.client import Deadline, Sample
-from loadgen.mixed.objective import Objective, Timed, fit, solo_grid
+from loadgen.mixed.objective import Objective, Timed, fit
 from loadgen.mixed.plan import Effort, Layout, MixedSuite
 from loadgen.mixed.search import Clock
-from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED, WARM_UP, Workload
+from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED, WARM_UP, Dealer
 from loadgen.stats import median
 from loadgen.summary import NoPicturesError, throughput_rps
 from loadgen.traffic import Arrivals, Closed, ImageRequest
 
 BASELINE_TRIAL, LEGO_TRIAL, COMPILED_TRIAL = CLOSED, RATED, FIRST_PROBE  # phases of round 0, before the rounds
 WARM_UPS = 16
+PLAIN_REPEATS = 5
 Tell = Callable[[str], None]
 
 
@@ -53,17 +54,32 @@ class MixedSides:
     lego: Callable[[int | None], Start]
 
 
+class Storage(Protocol):
+    """What adapters and ControlNets are loaded from, as slow as it is made; the sides look at it at every start."""
+
+    @property
+    def plain_request(self) -> ImageRequest:
+        """The request by whose solo time the storage's is set."""
+        ...
+
+    def set(self, plain_s: float) -> None:
+        """Make loads take their shares of these seconds from now on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every phase needs."""
+    """What every phase needs; ``inspect`` looks at lego's server after a round and answers what it found."""
 
     suite: MixedSuite
     effort: Effort
-    workload: Workload
+    workload: Dealer
     sides: MixedSides
     tell: Tell
     clock: Clock
     begun_s: float
+    storage: Storage | None = None
+    inspect: Callable[[Server, Timed], Mapping[str, object]] | None = None
 
     @property
     def left_s(self) -> float:
@@ -92,12 +108,21 @@ def warm_up(bench: Bench, server: Server, round_number: int) -> None:
     closed(bench, server, bench.workload.requests(round_number, WARM_UP, WARM_UPS))
 
 
-def try_layouts(bench: Bench) -> dict[Layout, float]:
-    """The baseline's closed throughput in each layout; which is best depends on the machine and the model."""
+def try_layouts(bench: Bench, plain_s: dict[Layout, float]) -> dict[Layout, float]:
+    """The baseline's closed throughput in each layout; which is best depends on the machine and the model.
+
+    With a storage each layout is tried under one as slow as goes with its plain solo time, which ``plain_s`` is told.
+    """
     found = {}
     for layout in bench.suite.layouts:
+        if bench.storage is not None:
+            bench.storage.set(0.0)
         with bench.sides.baseline(layout, False) as server:
             warm_up(bench, server, 0)
+            if bench.storage is not None:
+                plain_s[layout] = _plain_s(server, bench.storage.plain_request)
+                bench.storage.set(plain_s[layout])
+                bench.tell(f"trial: baseline with {layout.name}, {plain_s[layout]:.3f} s a plain picture alone")
             requests = bench.workload.requests(0, BASELINE_TRIAL, bench.effort.trial_requests)
             found[layout] = throughput_rps(closed(bench, server, requests).samples)
         bench.tell(f"trial: baseline with {layout.name}, {found[layout]:.2f} pictures a second")
@@ -118,12 +143,18 @@ def try_backbones(bench: Bench) -> dict[int, float]:
 
 def measure_solo(bench: Bench, server: Server) -> Objective:
     """What each kind of request takes the warm baseline alone, and the objective that follows."""
-    grid = solo_grid(bench.suite)
+    grid = bench.workload.solo_grid()
+    if bench.storage is not None:  # every replica has them resident, as the objective means it
+        closed(bench, server, [grid[-1]] * bench.suite.outstanding)
     repeats = [_one_by_one(server, grid) for _ in range(bench.effort.solo_repeats)]
     objective = fit(grid, repeats, bench.suite.slo_scale)
     times = [objective.solo_s(request) for request in grid]
     bench.tell(f"baseline alone: {min(times):.2f} to {max(times):.2f} s a picture")
     return objective
+
+
+def _plain_s(server: Server, request: ImageRequest) -> float:
+    return median([s.done_s - s.sent_s for s in _one_by_one(server, [request] * PLAIN_REPEATS)])
 
 
 def _one_by_one(server: Server, requests: Sequence[ImageRequest]) -> list[Sample]:
@@ -145,7 +176,7 @@ def try_compiled(bench: Bench, layout: Layout, objective: Objective) -> Compiled
 
 
 def _measure_compiled(bench: Bench, server: Server, layout: Layout, objective: Objective, limit_s: float) -> Compiled:
-    grid, begun = solo_grid(bench.suite), bench.clock()
+    grid, begun = bench.workload.solo_grid(), bench.clock()
     kinds = [request for request in grid if request.steps == bench.suite.fewest_steps]
     for index, request in enumerate(kinds):
         # As many at once as there are replicas, so that each of them compiles.

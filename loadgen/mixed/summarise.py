@@ -63,10 +63,11 @@ def summarise(
         "baseline": {"name": BASELINE, **baseline.medians},
         "lego": {"name": "lego_serve", **lego.medians},
         "ratio": summary.ratios(baseline, lego),
-        "quality": summary.picture_differences([[one.samples]], [[other.samples]]),
+        "quality": {**summary.picture_differences([[one.samples]], [[other.samples]]), **seen.inspected},
         "details": {
             **{name: context[name] for name in ("command", "commit", "date", "quick")},
             "spread": {"baseline": baseline.extremes, "lego": lego.extremes},
             **details_of(suite, effort, seen),
+            "suite": context["suite"],
         },
     }

@@ -9,7 +9,9 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from loadgen.mixed.objective import solo_grid
 from loadgen.mixed.plan import MixedSuite
 from loadgen.traffic import ImageRequest, pair_prompts
 
@@ -28,8 +30,24 @@ class Shape:
     guidance: float
 
 
+class Dealer(Protocol):
+    """Deals a suite's requests."""
+
+    def requests(self, round_number: int, phase: int, count: int) -> list[ImageRequest]:
+        """The first ``count`` requests of a phase."""
+        ...
+
+    def gaps(self, round_number: int, phase: int) -> random.Random:
+        """The chance by which a phase's requests fall due."""
+        ...
+
+    def solo_grid(self) -> list[ImageRequest]:
+        """One request of each kind at the fewest and at the most steps, for the objective."""
+        ...
+
+
 class Workload:
-    """Deals requests by phase."""
+    """Deals the requests of suite ``mixed``."""
 
     def __init__(self, suite: MixedSuite, seed: int) -> None:
         self._suite = suite
@@ -51,24 +69,29 @@ class Workload:
 
     def gaps(self, round_number: int, phase: int) -> random.Random:
         """The chance by which a phase's requests fall due."""
-        return random.Random(f"{self._pattern(round_number, phase)}/gaps")
+        return random.Random(f"{self.pattern(round_number, phase)}/gaps")
+
+    def solo_grid(self) -> list[ImageRequest]:
+        """Every size, with and without guidance, at the fewest and the most steps."""
+        return solo_grid(self._suite)
 
     def shapes(self, round_number: int, phase: int) -> Iterator[Shape]:
         """Sizes, steps and guidances without end; in every hand all classes come equally often."""
-        rng = random.Random(self._pattern(round_number, phase))
+        rng = random.Random(self.pattern(round_number, phase))
         every = self._suite.without_guidance_every
         while True:
             hand = [
                 Shape(
                     *rng.choice(kind.sizes),
                     rng.randint(self._suite.fewest_steps, self._suite.most_steps),
-                    1.0 if place == 0 else self._suite.guidance,
+                    1.0 if every and place == 0 else self._suite.guidance,
                 )
                 for kind in self._suite.classes
-                for place in range(every)
+                for place in range(every or 1)
             ]
             rng.shuffle(hand)
             yield from hand
 
-    def _pattern(self, round_number: int, phase: int) -> str:
+    def pattern(self, round_number: int, phase: int) -> str:
+        """What the chance of costs and gaps derives from: the same for all probes of a round."""
         return f"{self._seed}/{round_number}/{min(phase, FIRST_PROBE)}"

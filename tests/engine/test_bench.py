@@ -26,6 +26,7 @@ from lego_serve.models.gemm import keep_rows_stable
 
 CPU = torch.device("cpu")
 MODELS = ("tiny", "tiny-flux")
+OPS = [name for name in lego_kernels.__all__ if name.islower()]  # the classes there are what some of them take
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -62,7 +63,7 @@ def test_steps_are_timed_for_every_family(tmp_path: Path) -> None:
     assert "Batching" in table
     models = json.loads((tmp_path / "rows.json").read_text())[0]["models"]
     assert set(models) == set(MODELS)
-    assert set(models["tiny"]["kernel_error_ulps"]) == set(lego_kernels.__all__)
+    assert set(models["tiny"]["kernel_error_ulps"]) == set(OPS)
     assert "references" in done.output
 
 
@@ -99,11 +100,11 @@ def test_what_is_unknown_is_refused(words: tuple[str, str]) -> None:
     assert CliRunner().invoke(app, ["steps", *words]).exit_code == 2
 
 
-@pytest.mark.parametrize("name", lego_kernels.__all__)
+@pytest.mark.parametrize("name", OPS)
 def test_a_wrong_kernel_is_found(subject: Subject, name: str) -> None:
     """An op that is off by a thousandth does not pass; the right ones do."""
     check_kernels(subject)
-    right = {op: getattr(lego_kernels, op) for op in lego_kernels.__all__}
+    right = {op: getattr(lego_kernels, op) for op in OPS}
     wrong = SimpleNamespace(**right | {name: lambda **given: right[name](**given) * 1.001})
     with pytest.raises(Disagreement, match=name):
         check_kernels(subject, wrong)
@@ -111,7 +112,7 @@ def test_a_wrong_kernel_is_found(subject: Subject, name: str) -> None:
 
 def test_a_kernel_that_answers_nan_is_found(subject: Subject) -> None:
     """No comparison with NaN holds, so it must not slip through one."""
-    right = {op: getattr(lego_kernels, op) for op in lego_kernels.__all__}
+    right = {op: getattr(lego_kernels, op) for op in OPS}
     wrong = SimpleNamespace(**right | {"gated_residual": lambda **given: right["gated_residual"](**given) * torch.nan})
     with pytest.raises(Disagreement, match="nan"):
         check_kernels(subject, wrong)

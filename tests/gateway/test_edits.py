@@ -43,7 +43,7 @@ async def test_the_bracket_form_of_the_field_is_read(client) -> None:
         ({"image": png(mode="I;16")}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png(form="GIF")}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png(), "mask": png()}, {"prompt": "a"}, "invalid_image", "mask"),
-            ({"image": png()}, {"prompt": "a", "reuse": "high"}, "invalid_value", "reuse"),
+        ({"image": png()}, {"prompt": "a", "reuse": "high"}, "invalid_value", "reuse"),
         ({"image": png()}, {}, "missing", "prompt"),
         ({"image": png()}, {"prompt": "a", "strength": "2"}, "out_of_range", "strength"),
         ({"image": png()}, {"prompt": "a", "strength": "nan"}, "invalid_value", "strength"),

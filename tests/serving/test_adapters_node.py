@@ -8,18 +8,29 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lego_serve.core.addons import AdapterAsk, LoadedAdapter
 from lego_serve.core.wire import Answer, Call
-from lego_serve.errors import CapacityError, CheckpointError, InvalidAdapter, LegoError, NodeError, NotFound
+from lego_serve.errors import (
+    CapacityError,
+    CheckpointError,
+    InvalidAdapter,
+    LegoError,
+    NodeError,
+    NotFound,
+    RequestError,
+)
 from lego_serve.models.adapter_keys import BaseLayers
 from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec
-from lego_serve.serving import adapter_shelf
+from lego_serve.serving import adapter_shelf, adapters_node
 from lego_serve.serving.adapter_shelf import AdapterShelf
 from lego_serve.serving.adapters_node import AdaptersNode
 from lego_serve.serving.denoise import NodeLost
 from tests.adapters import diffusers_names, kohya_names, products, saved
+from tests.models.test_adapter_file import BAD
+from tests.models.test_adapter_keys import FAULTS, bad
 
 BYTES = 1 << 20
 
@@ -217,6 +228,71 @@ async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root
     (tmp_path / "image.profile.json").write_text(json.dumps(profile))
     elsewhere = AdaptersNode(spec, [root], BYTES, early_start=True, profiles=str(tmp_path))
     assert (await load(elsewhere, "image"))[0].early_ratio == 0.25
+
+
+async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(
+    spec: ModelSpec, base: BaseLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two small ones make way for a large one.  When the first comes back the other is fetched too, unasked."""
+    monkeypatch.setattr(adapters_node, "LINGER_S", 0.0)
+    for seed, (name, rank) in enumerate((("a", 2), ("b", 2), ("large", 4))):
+        saved(diffusers_names(products(base, seed, rank=rank, only="attn.to_q")), tmp_path, name)
+    known = {one.ask.name: one for one in await load(AdaptersNode(spec, [tmp_path], BYTES), "a", "b", "large")}
+    node = AdaptersNode(spec, [tmp_path], known["large"].size_bytes, storage_s=0.1)
+
+    async def ask(name: str) -> set[str]:
+        """The names of what is there when an asking has come to an end."""
+        await load(node, name)
+        while node._cache._loads:
+            await asyncio.sleep(0.01)
+        return {other for other, one in known.items() if one.sha256 in node._cache}
+
+    for name in "abab":
+        there = await ask(name)
+    assert there == {"a", "b"}
+    for name, until in (("large", {"large"}), ("a", {"a"})):
+        for _ in range(12):
+            if (there := await ask(name)) >= until:
+                break
+        assert there == until
+    assert await ask("a") == {"a", "b"}
+    assert (await load(node, "b"))[0].is_warm
+
+
+async def test_no_bad_adapter_gets_past_the_patcher(spec: ModelSpec, base: BaseLayers, root: Path) -> None:
+    """Asked for or registered it is the caller's fault, named; no byte of it is kept or handed out."""
+    (root / "more").mkdir()
+    node = AdaptersNode(spec, [root], BYTES, registry_limit=9)
+    for kind, (data, _) in BAD.items():
+        (root / "bad.safetensors").write_bytes(data)
+        shutil.copy(root / "bad.safetensors", root / "more" / "bad.safetensors")
+        await refused_both_ways(node, kind)
+    for kind in FAULTS:
+        tensors, metadata = bad(base, kind)
+        save_file({key: t.clone().contiguous() for key, t in tensors.items()}, root / "bad.safetensors", metadata)
+        shutil.copy(root / "bad.safetensors", root / "more" / "bad.safetensors")
+        message = await refused_both_ways(node, kind)
+        if kind.startswith("another family"):
+            assert "made for" in message, kind
+            assert spec.name in message, kind
+    for name in ("weights.bin", "weights.pt", "weights.ckpt", "weights.pkl", "weights.pt2"):
+        (root / "more" / name).write_bytes(b"x")
+        with pytest.raises(RequestError) as refused:
+            await order(node, "register", "mine", f"more/{name}")
+        assert refused.value.status == 400
+    assert node._cache.ledger.used_bytes == 0
+
+
+async def refused_both_ways(node: AdaptersNode, kind: str) -> str:
+    """What is said of `bad` when it is asked for; the same file cannot be registered either."""
+    with pytest.raises(InvalidAdapter) as asked:
+        await load(node, "bad")
+    with pytest.raises(InvalidAdapter):
+        await order(node, "register", "mine", "more/bad.safetensors")
+    assert (asked.value.status, asked.value.param) == (400, "lora"), kind
+    with pytest.raises(NotFound):
+        await load(node, "mine")
+    return asked.value.message
 
 
 def test_a_root_that_is_not_there_ends_the_start(spec: ModelSpec, tmp_path: Path) -> None:

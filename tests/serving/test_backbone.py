@@ -1,6 +1,7 @@
 """The backbone's and the text encoder's nodes with adapters and ControlNets: waiting, early starts, what goes wrong."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from lego_serve.core.addons import AdapterAsk, ControlAsk, LoadedAdapter
-from lego_serve.core.wire import Answer, Call
+from lego_serve.core.wire import Answer, Call, Message
 from lego_serve.errors import NodeError, NotFound
 from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec
+from lego_serve.serving import presence
 from lego_serve.serving.adapters_node import AdaptersNode
 from lego_serve.serving.backbone import BackboneNode
 from lego_serve.serving.control_sources import ControlPlan
+from lego_serve.serving.controlnet_node import ControlNetNode
+from lego_serve.serving.denoise import NodeLost
 from lego_serve.serving.nodes import TextEncoderNode, VaeNode
 from lego_serve.zoo.miniatures import control_miniature
 from tests.adapters import diffusers_names, products, saved
@@ -180,12 +184,70 @@ async def test_a_control_picture_is_encoded_and_followed(
     assert (once["controls"][0].weight, once["controls"][0].end) == (1.0, 0.5)
     plain = await run(backbone, await call(text))
     followed = await run(backbone, await call(text, controls=once))
-    assert followed.stats.controlnets == ("edges",)
+    [ran] = followed.stats.controlnets
+    assert (ran.name, ran.placement, len(ran.ran)) == ("edges", "colocated", STEPS // 2)
     assert not np.array_equal(latents(followed), latents(plain))
     assert np.array_equal(latents(await run(backbone, await call(text, controls=again))), latents(plain))
     missing = await run(backbone, await call(text, controls=await encoded("none", 1.0)))
     assert missing.error is not None
     assert missing.error.code == "no_controlnet"
+
+
+class Away:
+    """A ControlNet's node whose only replica dies in the middle of a step, and is replaced when it is let."""
+
+    def __init__(self, node: ControlNetNode, dies_at: int) -> None:
+        self.node, self.calls_left = node, dies_at
+        self.replaced = asyncio.Event()
+
+    async def run(self, call: Call) -> Answer:
+        """One call."""
+        self.calls_left -= call.kind == "control_step"
+        if self.calls_left == 0 and call.kind == "control_step":
+            raise NodeLost
+        if self.calls_left <= 0:
+            await self.replaced.wait()
+        return await self.node.run(call)
+
+    async def stream(self, call: Call) -> AsyncIterator[Message]:
+        """Not used here."""
+        yield Answer()
+
+
+async def test_while_a_controlnet_is_away_lanes_without_it_go_on(
+    spec: ModelSpec, text: TextEncoderNode, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with it wait and end with the bits they have undisturbed, or with an error when it takes too long."""
+    monkeypatch.setattr(presence, "TICK_S", 0.05)
+    control_miniature(SD3Transformer2DModel.from_pretrained(tiny_folder / "transformer")).save_pretrained(tmp_path)
+    far = replace(spec, name="far", path=str(tmp_path))
+    vae, pixels = VaeNode(spec, 1), np.full((96, 96, 3), 200, np.uint8)
+    asked = Call("encode_controls", {"controlnet": (ControlAsk("far", pixels),), "width": 96, "height": 96})
+    controls = (await vae.run(asked)).value
+
+    async def played(wire: Away, timeout_s: float) -> tuple[BackboneNode, "asyncio.Future[Answer]"]:
+        plan = ControlPlan(far, "remote", "", timeout_s=timeout_s)
+        node = BackboneNode(
+            spec, "fifo", "auto", "auto", 5, "strict", 1, controlnets=[plan], control_nodes={"far": wire}
+        )
+        waiting = asyncio.ensure_future(run(node, await call(text, controls=controls, n=1)))
+        while wire.calls_left > 0:
+            await asyncio.sleep(0.01)
+        return node, waiting
+
+    wire = Away(ControlNetNode(far, spec), 3)
+    node, waiting = await played(wire, 60.0)
+    latents(await asyncio.wait_for(run(node, await call(text)), 20))
+    assert not waiting.done()
+    wire.replaced.set()
+    answer = await waiting
+    assert [len(ran.ran) for ran in answer.stats.controlnets] == [STEPS]
+    undisturbed = await run(node, await call(text, controls=controls, n=1))
+    assert np.array_equal(latents(answer), latents(undisturbed))
+    _, late = await played(Away(wire.node, 2), 0.7)
+    error = (await asyncio.wait_for(late, 20)).error
+    assert error is not None
+    assert error.code == "controlnet_late"
 
 
 async def test_a_text_encoder_waits_for_what_changes_it_and_nothing_else(

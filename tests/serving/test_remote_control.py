@@ -18,9 +18,9 @@ from lego_serve.errors import NodeError
 from lego_serve.models.base import Conditioning
 from lego_serve.models.control_wire import Shelf
 from lego_serve.models.controlnet import load_controlnet
-from lego_serve.models.controls import ControlForm, ControlLane, ControlSource
+from lego_serve.models.controls import ControlAway, ControlForm, ControlLane, ControlSource
 from lego_serve.models.spec import ModelSpec
-from lego_serve.serving import remote_control
+from lego_serve.serving import presence, remote_control
 from lego_serve.serving.control_sources import ControlPlan, ControlSources, placement_of
 from lego_serve.serving.controlnet_node import ControlNetNode
 from lego_serve.serving.denoise import NodeLost
@@ -171,6 +171,93 @@ async def test_one_that_does_not_answer_fails_its_lanes_in_time(base: ModelSpec,
     with pytest.raises(NodeError) as late:
         await step(there, lane(there, 1))
     assert late.value.code == "controlnet_late"
+
+
+class Told:
+    """What a backbone hears of a ControlNet."""
+
+    def __init__(self) -> None:
+        self.back, self.away = asyncio.Event(), asyncio.Event()
+
+    def controlnet_back(self, name: str) -> None:
+        """It answers."""
+        self.back.set()
+
+    def controlnet_away(self, name: str, longest_s: float) -> None:
+        """It does not yet."""
+        self.away.set()
+
+
+class Gone(Wire):
+    """A node without a replica: a call is lost with the last one, and later ones wait for the next."""
+
+    def __init__(self, node: ControlNetNode) -> None:
+        super().__init__(node)
+        self.replaced = asyncio.Event()
+        self.is_lost = False
+
+    async def run(self, call: Call) -> Answer:
+        """One call."""
+        if call.kind == "control_step" and not self.is_lost:
+            self.is_lost = True
+            raise NodeLost
+        await self.replaced.wait()
+        return await super().run(call)
+
+
+async def test_one_without_a_replica_is_away_until_it_answers(
+    base: ModelSpec, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step hears of it soon, later ones at once; who has lanes that wait is told so, and when it is back."""
+    monkeypatch.setattr(presence, "TICK_S", 0.05)
+    here, wire, told = widths(base, spec), Gone(ControlNetNode(spec, base)), Told()
+    there = RemoteControl(wire, here.form, torch.float32, 20.0, presence=told)
+    started = time.monotonic()
+    with pytest.raises(ControlAway) as away:
+        await step(there, lane(there, 1))
+    assert time.monotonic() - started < 2
+    assert away.value.name == "edges"
+    with pytest.raises(ControlAway):
+        there.start([lane(there, 1)])
+    await asyncio.wait_for(told.away.wait(), 5)
+    assert not told.back.is_set()
+    wire.replaced.set()
+    await asyncio.wait_for(told.back.wait(), 5)
+    assert all(map(torch.equal, await step(there, lane(there, 1)), await step(here, lane(here, 1))))
+
+
+async def test_one_that_is_slow_is_given_more_time_until_it_is_in_time(
+    base: ModelSpec, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lanes are set aside for it and taken up again, and none is for ever."""
+    monkeypatch.setattr(remote_control, "PATIENCE_S", 0.05)
+    here, wire = widths(base, spec), Wire(ControlNetNode(spec, base), delay_s=0.3)
+    there, tries = RemoteControl(wire, here.form, torch.float32, 20.0, presence=(told := Told())), 0
+    while True:
+        tries += 1
+        assert tries < 9
+        told.back.clear()
+        try:
+            said = await step(there, lane(there, 1))
+        except ControlAway:
+            await asyncio.wait_for(told.back.wait(), 5)
+        else:
+            break
+    assert tries > 1
+    assert all(map(torch.equal, said, await step(here, lane(here, 1))))
+    await step(there, lane(there, 2))  # it is known to be slow, and waited for
+
+
+@pytest.mark.parametrize("per_block", [False, True])
+async def test_lanes_hear_when_a_pass_elsewhere_ran(base: ModelSpec, spec: ModelSpec, per_block: bool) -> None:
+    """By the time they have its last residual, and it lies within the time they waited."""
+    there = remote(Wire(ControlNetNode(spec, base)), widths(base, spec).form, per_block=per_block)
+    heard: list[tuple[float, float]] = []
+    one, other = (replace(lane(there, seed), ran=lambda *ran: heard.append(ran)) for seed in (1, 2))
+    asked = time.time()
+    await step(there, one, other)
+    assert len(heard) == 2
+    assert all(asked <= began < ended <= time.time() for began, ended in heard)
 
 
 class Handle(Wire):

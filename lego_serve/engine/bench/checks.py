@@ -11,7 +11,7 @@ from lego_kernels import examples, reference
 from lego_serve.engine.bench.diffusers_side import uniform_call
 from lego_serve.engine.bench.models import Subject
 
-ROWS, BRANCHES = 96, 5
+ROWS, BRANCHES, RANKS = 96, 5, (4, 16)
 # float32 carries the error of approximate roots and of sums in another order; half precision rounds terms of order
 # four before they are added.
 BUDGET_ULPS = {torch.float32: 64.0, torch.bfloat16: 16.0, torch.float16: 16.0}
@@ -33,6 +33,8 @@ def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dic
         "norm_modulate": examples.norm_modulate(*rows),
         "gated_residual": examples.gated_residual(*rows),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
+        "lora_shrink": examples.lora_shrink((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
+        "lora_expand": examples.lora_expand((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
     }
     return {name: _error(name, getattr(ops, name), given, dtype) for name, given in arguments.items()}
 

@@ -1,5 +1,6 @@
 """What the families' ControlNets share: residuals made block by block as they are asked for, times, and merging."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -30,22 +31,34 @@ class LazyResiduals:
     Nothing is computed that no block adds, and, unless they repeat, one residual is in memory at a time.
     """
 
-    def __init__(self, residuals: Iterator[torch.Tensor], form: ControlForm) -> None:
-        self._residuals, self._repeats = residuals, form.repeats
+    def __init__(self, residuals: Iterator[torch.Tensor], form: ControlForm, lanes: Sequence[ControlLane] = ()) -> None:
+        """``lanes``: who hears when the first was begun and the last was made."""
+        self._residuals, self._repeats, self._count = residuals, form.repeats, form.residuals
+        self._lanes, self._began_s = lanes, 0.0
         self._kept: list[torch.Tensor] = []
         self._dropped = 0
 
     def block(self, index: int) -> torch.Tensor:
         """Residual ``index``; IndexError for one that was dropped."""
-        while self._dropped + len(self._kept) <= index:
+        while (made := self._dropped + len(self._kept)) <= index:
+            self._began_s = self._began_s or time.time()
             residual = next(self._residuals)
             if self._kept and not self._repeats:
                 self._dropped += len(self._kept)
                 self._kept.clear()
             self._kept.append(residual)
+            if made + 1 == self._count:
+                tell_ran(self._lanes, self._began_s, time.time())
         if index < self._dropped:
             raise IndexError(f"residual {index} was asked for after {self._dropped}")
         return self._kept[index - self._dropped]
+
+
+def tell_ran(lanes: Sequence[ControlLane], began_s: float, ended_s: float) -> None:
+    """Tell the lanes of a pass when it began and ended."""
+    for lane in lanes:
+        if lane.ran is not None:
+            lane.ran(began_s, ended_s)
 
 
 def run_together(net: ControlNet, steps: Sequence[Sequence[ControlLane]]) -> Iterator[list[torch.Tensor]]:

@@ -76,7 +76,7 @@ class FluxControlNet:
 
     def start(self, lanes: Sequence[ControlLane]) -> LazyResiduals:
         """A step whose residuals are computed as the backbone asks for them."""
-        return LazyResiduals(self.residuals(lanes), self.form)
+        return LazyResiduals(self.residuals(lanes), self.form, lanes)
 
     def rows(self, lane: ControlLane) -> int:
         """Image rows of a lane's branch."""
