@@ -22,9 +22,15 @@ class EditAsk:
 
 @dataclass(frozen=True, slots=True)
 class EditLatents:
-    """The same encoded: latents (channels, height, width) and which of their pixels (height, width) change."""
+    """The same encoded: latents (channels, height, width) and which of their pixels (height, width) change.
+
+    ``key`` names the template; ``active_ratio`` is the part of the picture's tokens a step computes, 1 where it computes
+    all of them.
+    """
 
     latents: object
     mask: object
     quality: Quality
+    key: str = ""
+    active_ratio: float = 1.0
     seed: int = TEMPLATE_SEED

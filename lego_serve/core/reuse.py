@@ -88,6 +88,11 @@ def plan_reuse(rule: Rule, steps: int, active_rows: int, rows: int) -> ReusePlan
     return ReusePlan(tuple(entries))
 
 
+def worth(active_rows: int, rows: int) -> float:
+    """The part of a picture's rows that a step which may read the others computes."""
+    return 1.0 if active_rows > WORTH * rows else active_rows / rows
+
+
 def branch_work(image_rows: int, active_rows: int, text_rows: int) -> StepWork:
     """Rows and pairs of one branch that computes ``active_rows`` of its picture's rows."""
     own = active_rows + text_rows

@@ -1,6 +1,13 @@
 """Which replica takes a call: the one with the least work in hand among those that may; pure, over replica ids."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+
+from lego_serve.core.edits import EditLatents
+
+PRIMING = 0.5  # computing a template's activations is one branch of every step's two
+HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
+HINTS = 4096
 
 
 def allowed(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
@@ -17,7 +24,43 @@ def denoising_work(inputs: Mapping[str, object]) -> float:
     """What a denoising call weighs against another: its pixels times the passes over them, of both branches."""
     number = {name: float(value) for name, value in inputs.items() if isinstance(value, int | float)}
     passes = number.get("steps", 1) * (2 if number.get("guidance", 1) > 1 and "negative" in inputs else 1)
-    return number.get("n", 1) * number.get("width", 1) * number.get("height", 1) * passes
+    whole = number.get("n", 1) * number.get("width", 1) * number.get("height", 1) * passes
+    edit = edit_of(inputs)
+    return whole if edit is None else whole * edit.active_ratio
+
+
+def edit_of(inputs: Mapping[str, object]) -> EditLatents | None:
+    """The edit of a denoising call that reads its template's activations; None for any other."""
+    given = inputs.get("edit")
+    edit = given.get("edit") if isinstance(given, Mapping) else None
+    return edit if isinstance(edit, EditLatents) and edit.active_ratio < 1 else None
+
+
+def priming_work(inputs: Mapping[str, object]) -> float:
+    """What an edit's call weighs besides where its template's activations are not: a pass over all of it a step."""
+    edit = edit_of(inputs)
+    if edit is None:
+        return 0.0
+    images = inputs.get("n", 1)  # which share one priming
+    return PRIMING * denoising_work(inputs) / edit.active_ratio / (images if isinstance(images, int) else 1)
+
+
+class Residency:
+    """Where templates' activations are: as replicas report, and, until they do, where calls for them went."""
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def sent(self, replica: str, template: str, now: float) -> None:
+        """A call for a template went to a replica."""
+        self._sent[replica, template] = now
+        self._sent.move_to_end((replica, template))
+        while len(self._sent) > HINTS:
+            self._sent.popitem(last=False)
+
+    def has(self, replica: str, template: str, reported: Collection[str], now: float) -> bool:
+        """Whether a replica, which reports these templates, is taken to have one."""
+        return template in reported or now - self._sent.get((replica, template), -HINT_S) < HINT_S
 
 
 class Outstanding:
@@ -33,9 +76,10 @@ class Outstanding:
         """The work of the calls a replica has."""
         return sum(work for place, work in list(self._calls.values()) if place == replica)
 
-    def least(self, replicas: Sequence[str]) -> list[str]:
-        """The replicas with the least work in hand."""
-        work = [self.of(replica) for replica in replicas]
+    def least(self, replicas: Sequence[str], besides: Mapping[str, float] | None = None) -> list[str]:
+        """The replicas with the least work in hand and, where a call weighs more on some, ``besides``."""
+        more = besides or {}
+        work = [self.of(replica) + more.get(replica, 0.0) for replica in replicas]
         return [replica for replica, mine in zip(replicas, work, strict=True) if mine == min(work)]
 
     def place(self, call: str, replica: str, work: float) -> None:

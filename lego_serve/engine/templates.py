@@ -8,11 +8,19 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from lego_serve.core.ledger import CacheLedger, Refused
 from lego_serve.models.activations import CODINGS, Activations
 from lego_serve.models.sampling import noise
+
+
+def template_key(latents: np.ndarray, seed: int) -> str:
+    """The name of a template: its content and the seed of its noise."""
+    digest = hashlib.sha256(np.ascontiguousarray(latents, dtype=np.float32).tobytes())
+    digest.update(f"{latents.shape} {seed}".encode())
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +35,8 @@ class Template:
     def of(cls, latents: torch.Tensor, seed: int) -> "Template":
         """The template of some latents and a seed of its own."""
         channels, height, width = latents.shape
-        digest = hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes())
-        digest.update(f"{tuple(latents.shape)} {seed}".encode())
         own = noise((channels, height, width), torch.Generator().manual_seed(seed))
-        return cls(digest.hexdigest()[:32], latents, own)
+        return cls(template_key(latents.float().cpu().numpy(), seed), latents, own)
 
     def noised(self, sigma: float) -> torch.Tensor:
         """The picture as far as it is noise at a sigma: where a lane outside its mask stands."""
@@ -55,6 +61,11 @@ class TemplateStore:
     def __iter__(self) -> Iterator[str]:
         """The entries there are."""
         return iter(self._kept)
+
+    @property
+    def templates(self) -> frozenset[str]:
+        """The templates of which something is here."""
+        return frozenset(key.partition("/")[0] for key in self._kept)
 
     @property
     def used_bytes(self) -> int:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from lego_serve.core.addons import ControlAsk, ControlLatents
-from lego_serve.core.edits import EditAsk, EditLatents
+from lego_serve.core.edits import TEMPLATE_SEED, EditAsk, EditLatents
 from lego_serve.core.job import TaskStats
+from lego_serve.core.reuse import Quality, worth
 from lego_serve.core.wire import Answer, Call
 from lego_serve.engine.calibration import best_batch
+from lego_serve.engine.templates import template_key
 from lego_serve.models import previews
 from lego_serve.models.control_wire import content_key
 from lego_serve.models.loading import load_vae, model_folder
@@ -20,6 +22,7 @@ from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
 
+PATCH = 2  # latent pixels a side of a token, in every family there is
 TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
 
 
@@ -86,8 +89,10 @@ class VaeNode:
             kept = {"mean": self._vae.encode(torch.from_numpy(np.array(pixels))[None])[0].mean.numpy()}
             self._templates.put(key, kept)
         height, width = kept["mean"].shape[1:]
-        cells = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width)
-        return EditLatents(kept["mean"], cells.any(axis=(1, 3)), ask.quality)
+        mask = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width).any(axis=(1, 3))
+        tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
+        ratio = 1.0 if ask.quality is Quality.EXACT else worth(int(tokens.sum()), tokens.size)
+        return EditLatents(kept["mean"], mask, ask.quality, template_key(kept["mean"], TEMPLATE_SEED), ratio)
 
     def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
         """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
