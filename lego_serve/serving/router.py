@@ -4,10 +4,12 @@ It also tells whoever listens in this process which replicas have left, so that 
 there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
@@ -40,6 +42,8 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
 
         For other calls two at random, of which Serve takes the one with the shorter queue.
         """
+        if pending_request is not None:  # whoever finds all full waits a while: there is no other choice to try at once
+            pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
@@ -51,6 +55,22 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         outstanding.place(call.key, first, denoising_work(call.inputs))
         rest = [by_id[replica] for replica in ids if replica != first]
         return [[by_id[first]], rest] if rest else [[by_id[first]]]
+
+    def _fulfill_next_pending_request(
+        self, replica: RunningReplica, request_metadata: RequestMetadata | None = None
+    ) -> None:
+        """Give a replica to the call it was chosen for.
+
+        Calls that a node makes for one request, such as for two adapters, share an id in Serve, which knows only the
+        first of them by it: without this the others would never be sent, and their search never end.
+        """
+        super()._fulfill_next_pending_request(replica, request_metadata)
+        searching = self._routing_task_by_pending_request_future
+        for pending in self._pending_requests_to_fulfill:
+            if not pending.future.done() and searching.get(pending.future) is asyncio.current_task():
+                self._record_queue_wait_time(pending)
+                pending.future.set_result(replica)
+                return
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take note of the replicas there are now."""
