@@ -108,6 +108,7 @@ class ControlNet(Strict):
     link: Link | None = None
     stream_blocks: bool | Literal["auto"] = "auto"
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120
+    storage_s: Annotated[float, Field(ge=0, le=60)] = 0
     node: SideNode = SideNode()
 
 
@@ -130,6 +131,7 @@ class Model(Strict):
     nodes: Nodes = Nodes()
     adapters: Adapters | None = None
     controlnets: dict[AddonName, ControlNet] = {}
+    controlnet_cache_bytes: Annotated[int, Field(ge=0)] | None = None
 
 
 class Key(Strict):

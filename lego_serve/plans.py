@@ -92,6 +92,7 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
         names = ("order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows")
         arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
         arguments |= {"controlnets": _control_plans(settings, model)}
+        arguments |= {"controlnet_bytes": settings.models[model].controlnet_cache_bytes}
         adapters = settings.models[model].adapters
         arguments |= {"adapter_mode": "grouped" if adapters is None else adapters.mode}
     return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
@@ -135,6 +136,7 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
             None if net.link is None else Link(net.link.bytes_s, net.link.latency_s),
             net.stream_blocks,
             net.timeout_s,
+            net.storage_s,
         )
         for name, net in controlnets(settings.models[model]).items()
     )

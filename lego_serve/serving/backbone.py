@@ -47,6 +47,7 @@ class BackboneNode:
         adapter_bytes: int = 0,
         adapter_mode: str = "grouped",
         controlnets: Sequence[ControlPlan] = (),
+        controlnet_bytes: int | None = None,
         control_nodes: Mapping[str, ControlNode] | None = None,
     ) -> None:
         torch.set_num_threads(1)
@@ -65,7 +66,7 @@ class BackboneNode:
             None if patcher is None else calibrate_adapters(backbone),
         )
         self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
-        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates)
+        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources)
         self._every = checkpoint_every_steps
         self._thread: EngineThread | None = None
@@ -137,6 +138,7 @@ class BackboneNode:
             raise NodeError("This model is served without adapters.", code="no_adapters")
         controls = _controls(call)
         await self._controls.connect(controls, self._thread)
+        held = await self._controls.take(controls)
         taken: list[Taken] = []
         tasks: list[asyncio.Future[Any]] = []
         try:
@@ -163,6 +165,7 @@ class BackboneNode:
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
+                self._controls.give_back(held)
                 if self._shelf is not None:
                     self._shelf.give_back(taken)
         longest = max(results, key=lambda result: result.queue_s + result.run_s)
