@@ -84,6 +84,7 @@ class Adapters(Strict):
 
     roots: Annotated[tuple[str, ...], Field(min_length=1)]
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    replica_cache_bytes: Annotated[int, Field(ge=0)] = 128 * 2**20
     mode: Literal["auto", "grouped", "patched"] = "auto"
     early_start: bool = False
     profiles: str | None = None

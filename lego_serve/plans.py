@@ -102,7 +102,7 @@ def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, objec
     said = settings.models[model]
     if said.adapters is None or not adapter_roots(said):
         return {}
-    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.cache_bytes}
+    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.replica_cache_bytes}
 
 
 def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "NodePlan":
