@@ -86,6 +86,7 @@ class Adapters(Strict):
 
     roots: Annotated[tuple[str, ...], Field(min_length=1)]
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    replica_cache_bytes: Annotated[int, Field(ge=0)] = 128 * 2**20
     mode: Literal["auto", "grouped", "patched"] = "auto"
     early_start: bool = False
     profiles: str | None = None
@@ -110,6 +111,7 @@ class ControlNet(Strict):
     link: Link | None = None
     stream_blocks: bool | Literal["auto"] = "auto"
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120
+    storage_s: Annotated[float, Field(ge=0, le=60)] = 0
     node: SideNode = SideNode()
 
 
@@ -132,6 +134,7 @@ class Model(Strict):
     nodes: Nodes = Nodes()
     adapters: Adapters | None = None
     controlnets: dict[AddonName, ControlNet] = {}
+    controlnet_cache_bytes: Annotated[int, Field(ge=0)] | None = None
 
 
 class Key(Strict):

@@ -95,6 +95,7 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
         )  # fmt: skip
         arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
         arguments |= {"controlnets": _control_plans(settings, model)}
+        arguments |= {"controlnet_bytes": settings.models[model].controlnet_cache_bytes}
         adapters = settings.models[model].adapters
         arguments |= {"adapter_mode": "grouped" if adapters is None else adapters.mode}
     return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
@@ -104,7 +105,7 @@ def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, objec
     said = settings.models[model]
     if said.adapters is None or not adapter_roots(said):
         return {}
-    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.cache_bytes}
+    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.replica_cache_bytes}
 
 
 def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "NodePlan":
@@ -138,6 +139,7 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
             None if net.link is None else Link(net.link.bytes_s, net.link.latency_s),
             net.stream_blocks,
             net.timeout_s,
+            net.storage_s,
         )
         for name, net in controlnets(settings.models[model]).items()
     )

@@ -24,8 +24,8 @@ class EditAsk:
 class EditLatents:
     """The same encoded: latents (channels, height, width) and which of their pixels (height, width) change.
 
-    ``key`` names the template; ``active_ratio`` is the part of the picture's tokens a step computes, 1 where it computes
-    all of them.
+    ``key`` names the template; ``active_ratio`` is the part of the picture's tokens a step computes, 1 where it
+    computes all of them.
     """
 
     latents: object

@@ -109,7 +109,7 @@ class AdaptersNode:
         known = await self._know(ask.name)
         is_warm = self._cache.touch(known.sha256)
         if not is_warm:
-            self._begin(ask.name, known)
+            self._begin(ask.name, known, wanted=True)
         ratio = known.early_ratio if self._early_start else 0.0
         return LoadedAdapter(ask, known.sha256, known.size_bytes, known.has_text, ratio, is_warm)
 
@@ -133,7 +133,9 @@ class AdaptersNode:
                 del self._name_of[what.sha256]
         return known
 
-    def _begin(self, name: str, known: _Known, adapter: Adapter | None = None) -> "asyncio.Task[Any]":
+    def _begin(
+        self, name: str, known: _Known, adapter: Adapter | None = None, *, wanted: bool = False
+    ) -> "asyncio.Task[Any]":
         async def load() -> _Bytes:
             started = time.monotonic()
             await asyncio.sleep(self._storage_s)
@@ -144,16 +146,18 @@ class AdaptersNode:
             data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
             return _Bytes(data, time.monotonic() - started)
 
-        return self._cache.begin(known.sha256, known.size_bytes, load)
+        return self._cache.begin(known.sha256, known.size_bytes, load, wanted=wanted)
 
     async def _fetch(self, name: str, sha256: str) -> dict[str, object]:
         """The bytes of an adapter that was resolved here, or by a replica of this node that is gone."""
         if (kept := self._cache.peek(sha256)) is not None:
+            self._cache.collected(sha256)
             return {"data": kept.data, "load_s": kept.load_s}
         known = await self._know(name)
         if known.sha256 != sha256:
             raise InvalidAdapter(f"Adapter {name} was changed while it was used.", param="lora")
         loaded, _ = await asyncio.shield(self._begin(name, known))
+        self._cache.collected(sha256)
         return {"data": loaded.data, "load_s": loaded.load_s}
 
     def _read(self, name: str) -> Adapter:

@@ -48,6 +48,7 @@ class BackboneNode:
         adapter_bytes: int = 0,
         adapter_mode: str = "grouped",
         controlnets: Sequence[ControlPlan] = (),
+        controlnet_bytes: int | None = None,
         control_nodes: Mapping[str, ControlNode] | None = None,
         template_bytes: int = 0,
         template_coding: str = "bfloat16",
@@ -68,7 +69,7 @@ class BackboneNode:
             None if patcher is None else calibrate_adapters(backbone),
         )
         self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
-        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates)
+        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
         templates = TemplateStore(template_bytes, time.monotonic, template_coding)
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources, templates)
         self._every = checkpoint_every_steps
@@ -108,6 +109,10 @@ class BackboneNode:
             queue.put_nowait(Leaving())
         return len(streams)
 
+    def templates(self) -> tuple[str, ...]:
+        """The templates of which activations are here."""
+        return tuple(self._engine.templates.templates)
+
     def pause(self, call: str, paused: bool) -> int:
         """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""
         lanes = self._calls.get(call, [])
@@ -141,6 +146,7 @@ class BackboneNode:
             raise NodeError("This model is served without adapters.", code="no_adapters")
         controls = _controls(call)
         await self._controls.connect(controls, self._thread)
+        held = await self._controls.take(controls)
         taken: list[Taken] = []
         tasks: list[asyncio.Future[Any]] = []
         try:
@@ -167,6 +173,7 @@ class BackboneNode:
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
+                self._controls.give_back(held)
                 if self._shelf is not None:
                     self._shelf.give_back(taken)
         longest = max(results, key=lambda result: result.queue_s + result.run_s)

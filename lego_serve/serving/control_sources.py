@@ -26,6 +26,7 @@ from lego_serve.models.controlnet import OUT_COST, load_controlnet
 from lego_serve.models.controls import ControlForm, ControlSource
 from lego_serve.models.loading import DTYPES
 from lego_serve.models.spec import ModelSpec
+from lego_serve.serving.control_shelf import ControlShelf, Held, Local
 from lego_serve.serving.denoise import NodeLost
 from lego_serve.serving.presence import Presence
 from lego_serve.serving.remote_control import RETRY_PAUSE_S, ControlNode, RemoteControl
@@ -44,17 +45,32 @@ class ControlPlan:
     link: Link | None = None
     stream_blocks: bool | Literal["auto"] = "auto"
     timeout_s: float = 120.0
+    storage_s: float = 0.0
 
 
 class ControlSources:
-    """Sources by name, in ``sources``; those elsewhere join it when they are first needed."""
+    """Sources by name, in ``sources``; those elsewhere join it when they are first needed.
+
+    With ``max_bytes`` those here are in it while they are in use, and so many bytes of them are kept beyond that;
+    without they are loaded at the start and stay.
+    """
 
     def __init__(
-        self, base: ModelSpec, plans: Sequence[ControlPlan], nodes: Mapping[str, ControlNode], rates: Rates
+        self,
+        base: ModelSpec,
+        plans: Sequence[ControlPlan],
+        nodes: Mapping[str, ControlNode],
+        rates: Rates,
+        max_bytes: int | None = None,
     ) -> None:
         self._base, self._nodes, self._rates = base, nodes, rates
         here = [plan for plan in plans if plan.placement == "colocated"]
-        self.sources: dict[str, ControlSource] = {plan.spec.name: load_controlnet(plan.spec, base) for plan in here}
+        self.sources: dict[str, ControlSource] = {}
+        if max_bytes is None:
+            self.sources |= {plan.spec.name: load_controlnet(plan.spec, base) for plan in here}
+            here = []
+        local = {plan.spec.name: Local(plan.spec, plan.storage_s) for plan in here}
+        self._shelf = ControlShelf(base, local, max_bytes or 0, self.sources)
         self._elsewhere = {plan.spec.name: plan for plan in plans if plan.placement != "colocated"}
         self._connecting: dict[str, asyncio.Lock] = {name: asyncio.Lock() for name in self._elsewhere}
 
@@ -68,6 +84,14 @@ class ControlSources:
                 async with self._connecting[control.name]:
                     if control.name not in self.sources:
                         self.sources[control.name] = await self._source(self._elsewhere[control.name], presence)
+
+    async def take(self, controls: Sequence[ControlLatents]) -> list[Held]:
+        """Have those that are loaded here in ``sources`` until they are given back.  Raises CheckpointError."""
+        return await self._shelf.take([control.name for control in controls])
+
+    def give_back(self, held: Sequence[Held]) -> None:
+        """They are no longer in use."""
+        self._shelf.give_back(held)
 
     def stats(self, ran: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> tuple[ControlStats, ...]:
         """What a lane's ControlNets did, with the place of each."""

@@ -88,6 +88,10 @@ class NodeReplica:
             return self._id, self._node.pause(name, order == "pause")
         return self._id, None
 
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What Serve tells routers of this replica now and then: the templates it has activations of."""
+        return {"templates": self._node.templates()} if hasattr(self._node, "templates") else {}
+
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()

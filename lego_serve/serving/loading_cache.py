@@ -6,6 +6,7 @@ the same, and handed to those who asked.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -28,13 +29,14 @@ class Found(Generic[Value]):
 class LoadingCache(Generic[Value]):
     """The values of one memory of so many bytes; used from one event loop.
 
-    ``linger_s``: so long a value that is not kept can still be asked for, once it was loaded ahead of the asking.
+    A value that is not kept and was begun for somebody who asks later waits until they have, ``linger_s`` at most.
     """
 
     def __init__(self, max_bytes: int, linger_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = CacheLedger(max_bytes)
         self._values: dict[str, Value] = {}
         self._loads: dict[str, asyncio.Task[tuple[Value, float]]] = {}
+        self._wanted: Counter[str] = Counter()  # how many have begun a load and not yet asked for its value
         self._linger_s, self._clock = linger_s, clock
         self._load_s = FIRST_GUESS_S
 
@@ -51,20 +53,37 @@ class LoadingCache(Generic[Value]):
         """A value, loaded if it is not here.  Raises what its load raised; giving up the wait does not stop a load."""
         if self._ledger.touch(key, self._clock()):
             return Found(self._values[key], hit=True)
-        value, load_s = await asyncio.shield(self.begin(key, size, load))
+        value, load_s = await asyncio.shield(self.begin(key, size, load, wanted=False))
         return Found(value, hit=False, load_s=load_s)
 
     def touch(self, key: str) -> bool:
         """Count a request for a key whose value is asked for later; answers whether it is here."""
         return self._ledger.touch(key, self._clock())
 
-    def begin(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> "asyncio.Task[tuple[Value, float]]":
-        """Load a value that is not here, or join the load that is going on; counts no request."""
+    def begin(
+        self, key: str, size: int, load: Callable[[], Awaitable[Value]], *, wanted: bool = True
+    ) -> "asyncio.Task[tuple[Value, float]]":
+        """Load a value that is not here, or join the load that is going on; counts no request.
+
+        ``wanted``: whoever begins it is to ask for it later, and then to say so by `collected`.
+        """
+        if wanted:
+            self._wanted[key] += 1
         if key not in self._loads:
             task = asyncio.ensure_future(self._load(key, size, load))
             self._loads[key] = task
             task.add_done_callback(lambda done: self._loaded(key, done))
         return self._loads[key]
+
+    def collected(self, key: str) -> None:
+        """One of those who began a load has its value; what nobody else waits for and is not kept is let go."""
+        if self._wanted[key] > 1:
+            self._wanted[key] -= 1
+            return
+        del self._wanted[key]
+        load = self._loads.get(key)
+        if load is not None and load.done():
+            del self._loads[key]
 
     def peek(self, key: str) -> Value | None:
         """A value that is here; None for one that is not."""
@@ -88,6 +107,8 @@ class LoadingCache(Generic[Value]):
             del self._values[key]
 
     async def _load(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> tuple[Value, float]:
+        if key in self._ledger:  # it came between the look and the asking
+            return self._values[key], 0.0
         decision = self._ledger.reserve(key, size, self._load_s, optional=True)
         is_kept = isinstance(decision, Decision)
         if isinstance(decision, Decision):
@@ -108,7 +129,11 @@ class LoadingCache(Generic[Value]):
 
     def _loaded(self, key: str, done: "asyncio.Task[tuple[Value, float]]") -> None:
         failed = done.cancelled() or done.exception() is not None  # asked for here, so that none is reported as unheard
-        if failed or key in self._ledger or self._linger_s == 0:
-            self._loads.pop(key, None)
+        if failed or key in self._ledger or self._linger_s == 0 or not self._wanted[key]:
+            self._forget(key, done)
         else:
-            asyncio.get_running_loop().call_later(self._linger_s, self._loads.pop, key, None)
+            asyncio.get_running_loop().call_later(self._linger_s, self._forget, key, done)
+
+    def _forget(self, key: str, done: "asyncio.Task[tuple[Value, float]]") -> None:
+        if self._loads.get(key) is done:
+            del self._loads[key], self._wanted[key]

@@ -4,19 +4,23 @@ It also tells whoever listens in this process which replicas have left, so that 
 there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
 """
 
+import asyncio
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.routing import Outstanding, allowed, denoising_work, quieter
+from lego_serve.core.routing import Outstanding, Residency, allowed, denoising_work, edit_of, priming_work, quieter
 from lego_serve.core.wire import Call
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
 outstanding = Outstanding()  # what this process's calls have in hand
+residency = Residency()  # where templates are, as this process knows
 _draining: set[str] = set()  # replicas that turned a call away and are not gone yet
 
 
@@ -40,6 +44,8 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
 
         For other calls two at random, of which Serve takes the one with the shorter queue.
         """
+        if pending_request is not None:  # whoever finds all full waits a while: there is no other choice to try at once
+            pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
@@ -47,10 +53,25 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
             ids = quieter(allowed(ids, call.avoid | _draining), call.suspect_steps > 0)
         if call is None or not call.key or not ids:
             return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
-        first = random.choice(outstanding.least(ids))
-        outstanding.place(call.key, first, denoising_work(call.inputs))
+        first = _cheapest(call, ids, by_id)
         rest = [by_id[replica] for replica in ids if replica != first]
         return [[by_id[first]], rest] if rest else [[by_id[first]]]
+
+    def _fulfill_next_pending_request(
+        self, replica: RunningReplica, request_metadata: RequestMetadata | None = None
+    ) -> None:
+        """Give a replica to the call it was chosen for.
+
+        Calls that a node makes for one request, such as for two adapters, share an id in Serve, which knows only the
+        first of them by it: without this the others would never be sent, and their search never end.
+        """
+        super()._fulfill_next_pending_request(replica, request_metadata)
+        searching = self._routing_task_by_pending_request_future
+        for pending in self._pending_requests_to_fulfill:
+            if not pending.future.done() and searching.get(pending.future) is asyncio.current_task():
+                self._record_queue_wait_time(pending)
+                pending.future.set_result(replica)
+                return
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take note of the replicas there are now."""
@@ -61,3 +82,18 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
             _draining.difference_update(left)
             for listener in _listeners:
                 listener(frozenset(left))
+
+
+def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
+    """The replica expected to end a denoising call first; the call is placed there."""
+    now, edit, priming = time.monotonic(), edit_of(call.inputs), priming_work(call.inputs)
+    besides: dict[str, float] = {}
+    if edit is not None:
+        for replica in ids:
+            reported = by_id[replica].routing_stats.get("templates", ())
+            besides[replica] = 0.0 if residency.has(replica, edit.key, reported, now) else priming
+    first = random.choice(outstanding.least(ids, besides))
+    outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
+    if edit is not None:
+        residency.sent(first, edit.key, now)
+    return first

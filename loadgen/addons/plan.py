@@ -72,9 +72,9 @@ ADDONS = MixedSuite(
     title="Adapters and ControlNets",
     model="lego-tiny",
     classes=(
-        SizeClass("small", ((128, 128),)),
-        SizeClass("middle", ((160, 160),)),
-        SizeClass("large", ((192, 192),)),
+        SizeClass("small", ((96, 96),)),
+        SizeClass("middle", ((128, 128),)),
+        SizeClass("large", ((160, 160),)),
     ),
     fewest_steps=8,
     most_steps=16,

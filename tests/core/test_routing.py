@@ -3,7 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.routing import Outstanding, allowed, denoising_work, quieter
+from lego_serve.core.edits import EditLatents
+from lego_serve.core.reuse import Quality
+from lego_serve.core.routing import (
+    HINT_S,
+    HINTS,
+    Outstanding,
+    Residency,
+    allowed,
+    denoising_work,
+    priming_work,
+    quieter,
+)
 
 
 def test_a_call_keeps_away_from_replicas_unless_there_are_no_others() -> None:
@@ -50,3 +61,54 @@ def test_placing_on_the_least_loaded_keeps_them_within_one_call(calls: list[tupl
         hand.place(str(number), hand.least(["a", "b", "c"])[0], work)
     loads = [hand.of(replica) for replica in "abc"]
     assert max(loads) - min(loads) <= max((work for _, work in calls), default=0) + 1e-9
+
+
+def edit(ratio: float) -> dict[str, object]:
+    """An edit's inputs that compute such a part of their picture."""
+    latents = EditLatents(None, None, Quality.HIGH, "t", ratio)
+    return {
+        "width": 128,
+        "height": 128,
+        "steps": 10,
+        "n": 1,
+        "guidance": 4.0,
+        "negative": {},
+        "edit": {"edit": latents},
+    }
+
+
+def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() -> None:
+    """A tenth of the picture is a tenth of the work; one that computes all of it reads nothing and primes nothing."""
+    whole = denoising_work(edit(1.0))
+    assert denoising_work(edit(0.1)) == whole / 10
+    assert priming_work(edit(0.1)) == whole / 2
+    assert priming_work(edit(0.1) | {"n": 2}) == whole / 2
+    assert priming_work(edit(1.0)) == priming_work({"steps": 3}) == 0
+
+
+def test_an_edit_goes_where_its_template_is_until_that_takes_longer_than_priming_it_elsewhere() -> None:
+    """So a hot template spreads, and a cold one stays where it is."""
+    hand = Outstanding()
+    call = edit(0.1)
+    places = []
+    for number in range(12):
+        besides = {"a": 0.0, "b": priming_work(call) if "b" not in places else 0.0}
+        place = hand.least(["a", "b"], besides)[0]
+        hand.place(str(number), place, denoising_work(call) + besides[place])
+        places.append(place)
+    assert places[:5] == ["a"] * 5
+    assert "b" in places[5:7]
+
+
+def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately() -> None:
+    """What replicas say comes late, and what was sent is not remembered for ever."""
+    where = Residency()
+    assert where.has("a", "t", ("t",), 0.0)
+    assert not where.has("a", "t", (), 0.0)
+    where.sent("a", "t", 0.0)
+    assert where.has("a", "t", (), HINT_S - 1)
+    assert not where.has("a", "t", (), HINT_S)
+    assert not where.has("b", "t", (), 1.0)
+    for number in range(HINTS):
+        where.sent("b", str(number), 1.0)
+    assert not where.has("a", "t", (), 1.0)

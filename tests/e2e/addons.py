@@ -27,7 +27,7 @@ from tests.servers import Server, running
 
 STEPS = 12
 STORAGE_S = 0.3
-STYLES = 12
+STYLES = 16
 CONFIG = """
 server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
 models:
@@ -39,6 +39,7 @@ models:
       backbone: {{cpus: 0.4}}
       vae: {{cpus: 0.1}}
     adapters: {{roots: ["{roots}"], storage_s: {storage_s}, registry_limit: 1}}
+    controlnet_cache_bytes: 1  # the one here is loaded for each request that finds it unused
     controlnets:
       near: {{path: "{folder}/net"}}
       far: {{path: "{folder}/net", placement: remote, node: {{replicas: {{min: 2, max: 2}}}}}}

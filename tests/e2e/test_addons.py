@@ -46,6 +46,16 @@ def test_an_adapter_changes_the_picture_and_is_at_hand_the_second_time(addons: S
     assert [after - b for after, b in zip(counted(addons), before, strict=True)] == [1, 2]
 
 
+def test_several_adapters_of_a_request_are_loaded_at_the_same_time(addons: Server) -> None:
+    """Also when other requests bring several too; the pictures are those of adapters that are at hand."""
+    bodies = [{"lora": [*style(12), *style(13)]}, {"lora": [*style(14), *style(15), *style(12, end=0.5)]}]
+    cold = Together(addons, bodies).pictures()
+    for picture, body in zip(cold, bodies, strict=True):
+        warm, lego = made(addons, **body)
+        assert np.array_equal(picture, warm)
+        assert {used["cache"] for used in lego["adapters"]} == {"hit"}
+
+
 def counted(server: Server) -> tuple[int, ...]:
     """Adapters of lego-tiny that were loaded, and that were at hand."""
     page = httpx2.get(f"{server.url}/metrics", timeout=30).text

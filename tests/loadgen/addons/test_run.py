@@ -32,7 +32,7 @@ class SlowStorage:
 
 
 def addons_world() -> tuple[World, SlowStorage, Bench]:
-    place = world(suite=ADDONS, rounds=2)
+    place = world(suite=ADDONS, rounds=2, probe_s=10.0, rated_s=10.0)
     storage = SlowStorage()
     return place, storage, replace(place.bench, workload=workload(), storage=storage)
 
