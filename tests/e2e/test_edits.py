@@ -1,0 +1,117 @@
+"""Edits where a mask says, from a real server: what changes, what stays, and what was read in place of computing it."""
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from lego_serve.zoo.edit_tasks import EditTask, held_out_edits
+from lego_serve.zoo.judge import faults
+
+pytestmark = pytest.mark.ray
+SIDE = 128
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture as a file."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def mask_file(mask: np.ndarray) -> bytes:
+    """A mask as OpenAI wants it: transparent where the picture is to change."""
+    return png(np.dstack([np.zeros((*mask.shape, 3), np.uint8), np.where(mask, 0, 255).astype(np.uint8)]))
+
+
+def pixels(b64_json: str) -> np.ndarray:
+    """The pixels of a file in base64."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64_json))).convert("RGB"))
+
+
+def edited(server, task: EditTask, **fields: str) -> dict[str, Any]:
+    """The answer to an edit, its mask without a fading edge."""
+    files = {"image": png(task.template.numpy()), "mask": mask_file(task.mask.numpy())}
+    data = {"prompt": task.after.text, "seed": "5", "mask_feather": "0"} | fields
+    answer = httpx2.post(f"{server.url}/v1/images/edits", files=files, data=data, timeout=120)
+    assert answer.status_code == 200, answer.text
+    said: dict[str, Any] = answer.json()
+    return said
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[EditTask]:
+    """A few edits whose outcome can be told."""
+    return held_out_edits(4, SIDE)
+
+
+def test_a_masked_edit_changes_what_it_is_asked_to_and_nothing_else(server, tasks) -> None:
+    """The thing in the mask becomes another, with and without reading; every pixel outside is the template's."""
+    for reuse in ("exact", "high", "balanced"):
+        right = 0
+        for task in tasks:
+            made = pixels(edited(server, task, reuse=reuse)["data"][0]["b64_json"])
+            outside = ~task.mask.numpy()
+            assert np.array_equal(made[outside], task.template.numpy()[outside])
+            right += not faults(task.after, made)
+        assert right >= len(tasks) - 1
+
+
+def test_a_known_template_is_read_and_not_primed_again(server, tasks) -> None:
+    """The answer says which part of which steps was computed, and the same request has the same bits."""
+    first, again = (edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9") for _ in "ab")
+    assert first["data"] == again["data"]
+    said = again["lego"]["reuse"]
+    assert (said["quality"], said["masked_steps"], said["steps"], said["primed"]) == ("high", 12, 12, 0)
+    assert 0 < said["active_rows"] < said["rows"] / 2 == 32
+
+
+def test_edits_of_templates_known_and_not_share_batches_with_other_lanes(server, tasks) -> None:
+    """All at once they have the bits each has alone."""
+    alone = [edited(server, task, seed="3")["data"][0]["b64_json"] for task in tasks]
+    body = {"prompt": "a red circle", "num_inference_steps": 30}
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(httpx2.post, f"{server.url}/v1/images/generations", json=body, timeout=120) for _ in "ab"]
+        found = list(pool.map(lambda task: edited(server, task, seed="3")["data"][0]["b64_json"], tasks))
+        assert all(other.result().status_code == 200 for other in others)
+    assert found == alone
+
+
+def test_a_mask_of_nothing_returns_the_picture_and_one_of_everything_makes_a_new_one(server, tasks) -> None:
+    """The first asks no model; the second has the bits of a generation."""
+    template = tasks[0].template.numpy()
+    nothing = httpx2.post(
+        f"{server.url}/v1/images/edits",
+        files={"image": png(template), "mask": mask_file(np.zeros((SIDE, SIDE), dtype=bool))},
+        data={"prompt": "a red circle", "n": "2", "output_format": "webp"},
+        timeout=30,
+    ).json()
+    assert [np.array_equal(pixels(each["b64_json"]), template) for each in nothing["data"]] == [True, True]
+    assert nothing["lego"]["nodes"] == {}
+    whole = httpx2.post(
+        f"{server.url}/v1/images/edits",
+        files={"image": png(template), "mask": mask_file(np.ones((SIDE, SIDE), dtype=bool))},
+        data={"prompt": "a red circle", "seed": "4"},
+        timeout=60,
+    ).json()
+    body = {"prompt": "a red circle", "seed": 4, "size": f"{SIDE}x{SIDE}"}
+    made = httpx2.post(f"{server.url}/v1/images/generations", json=body, timeout=60).json()
+    assert whole["data"] == made["data"]
+
+
+def test_the_openai_client_edits_with_a_mask_and_streams(server, tasks) -> None:
+    """As it is, with previews; the last event is the picture a request without a stream gets."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    task = tasks[1]
+    files = {"image": ("a.png", png(task.template.numpy())), "mask": ("m.png", mask_file(task.mask.numpy()))}
+    body = {"seed": 5, "mask_feather": 0, "num_inference_steps": 40}
+    events = list(client.images.edit(**files, prompt=task.after.text, stream=True, partial_images=1, extra_body=body))
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    plain = edited(server, task, num_inference_steps="40")
+    assert events[-1].b64_json == plain["data"][0]["b64_json"]
