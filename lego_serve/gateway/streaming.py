@@ -21,6 +21,7 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import error_body, note
 from lego_serve.gateway.pictures import encode, enlarge
 from lego_serve.gateway.running import Order, encoded, facts, measured, run_job
+from lego_serve.gateway.schemas import EditRequest
 
 log = logging.getLogger("lego_serve.gateway")
 PATIENCE_S = 5.0  # how long headers wait for the first event, so that an early error has its own status
@@ -66,7 +67,7 @@ async def _run(context: Context, request: Request, order: Order, job: Job, queue
 async def _events(
     order: Order, job: Job, queue: asyncio.Queue[Item], first: Item | None, running: asyncio.Future[None]
 ) -> AsyncIterator[bytes]:
-    kind = "image_edit" if "image" in order.extra else "image_generation"
+    kind = "image_edit" if isinstance(order.body, EditRequest) else "image_generation"
     shown = 0
     try:
         while True:

@@ -22,6 +22,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
 ROUTER = "lego_serve.serving.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
+STATS_PERIOD_S = 2.0  # how often replicas are asked which templates they have
 PATIENCE_S = 60.0
 # Serve says "to be scheduled" (30 s after a replica was to be placed) of one for which there is no room, and of one
 # whose process is still starting: Python, Ray and torch are some 10 s of processor time each, and six replicas on two
@@ -210,7 +211,9 @@ def _application(plan: NodePlan) -> Any:
         max_queued_requests=-1,
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,
-        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        request_router_config=RequestRouterConfig(
+            request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
+        ),
         autoscaling_config={
             "min_replicas": plan.min_replicas,
             "initial_replicas": plan.min_replicas,
