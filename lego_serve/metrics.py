@@ -13,6 +13,8 @@ from lego_serve.core.job import JobResult
 from lego_serve.core.workflow import Workflow
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
+LIKENESS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
+DB = (15, 20, 25, 30, 35, 40, 45, 50)
 LANES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -69,6 +71,20 @@ class Metrics:
             "lego_serve_adapter_loaded_bytes", "Bytes of adapters loaded.", ("model",), registry=at
         )
 
+        self._likeness = Histogram(
+            "lego_serve_edit_likeness",
+            "SSIM in the mask of edits compared with their full computation.",
+            ("workflow", "quality"),
+            buckets=LIKENESS,
+            registry=at,
+        )
+        self._likeness_db = Histogram(
+            "lego_serve_edit_likeness_decibels", "The same as PSNR.", ("workflow", "quality"), buckets=DB, registry=at
+        )
+        self._spilt = Counter(
+            "lego_serve_edit_spills", "Compared edits that changed a pixel outside.", ("workflow",), registry=at
+        )
+
     def accepted(self) -> None:
         """A job entered."""
         self._in_flight.inc()
@@ -106,6 +122,12 @@ class Metrics:
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
                 self._step_s.labels(node.model).observe(step_s)
                 self._step_lanes.labels(node.model).observe(lanes)
+
+    def compared(self, workflow: str, quality: str, likeness: float, decibels: float, is_equal_outside: bool) -> None:
+        """An edit that read activations was computed in full as well."""
+        self._likeness.labels(workflow, quality).observe(likeness)
+        self._likeness_db.labels(workflow, quality).observe(decibels)
+        self._spilt.labels(workflow).inc(not is_equal_outside)
 
     def page(self, environment: Mapping[str, str] | None = None) -> bytes:
         """The exposition text; of all gateways together where they share a folder."""

@@ -13,9 +13,13 @@ from lego_serve.core.costs import StepWork
 
 
 class Quality(StrEnum):
-    """What a request asks for: the full computation, or how much may be read in its place."""
+    """What a request asks for: the full computation, or how much may be read in its place.
+
+    Nobody asks for ``careful``: it is what is tried where ``high`` was found wanting.
+    """
 
     EXACT = "exact"
+    CAREFUL = "careful"
     HIGH = "high"
     BALANCED = "balanced"
 
@@ -35,6 +39,7 @@ class Rule:
 
 RULES: Mapping[Quality, Rule] = {
     Quality.EXACT: Rule(1.0, 0.0, 1),
+    Quality.CAREFUL: Rule(0.4, 0.0, 1),
     Quality.HIGH: Rule(0.0, 0.0, 1),
     Quality.BALANCED: Rule(0.0, 0.0, 2),
 }

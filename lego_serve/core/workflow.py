@@ -118,13 +118,18 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A validated graph; ``outputs`` names what the client gets."""
+    """A validated graph; ``outputs`` names what the client gets.
+
+    ``reuse_floor`` is the least likeness (SSIM in the mask) that edits which read activations must have, on average, to
+    those computed in full; None asks nothing of them.
+    """
 
     name: str
     version: str
     inputs: Mapping[str, Input]
     nodes: Mapping[str, Node]
     outputs: Mapping[str, Source]
+    reuse_floor: float | None = None
 
     @property
     def models(self) -> frozenset[str]:
@@ -133,10 +138,11 @@ class Workflow:
 
     def canonical(self) -> dict[str, Any]:
         """The one canonical form, in plain JSON values."""
+        floor = {} if self.reuse_floor is None else {"reuse_floor": self.reuse_floor}
         return {
             "apiVersion": API_VERSION,
             "kind": "Workflow",
-            "metadata": {"name": self.name, "version": self.version},
+            "metadata": {"name": self.name, "version": self.version} | floor,
             "inputs": {name: _input(value) for name, value in sorted(self.inputs.items())},
             "nodes": {
                 name: {"use": n.kind, "model": n.model, "with": {k: _plain(v) for k, v in sorted(n.arguments.items())}}

@@ -51,7 +51,7 @@ class _Compiler:
         for key, expected in (("apiVersion", API_VERSION), ("kind", "Workflow")):
             if declared.get(key, expected) != expected:
                 raise self._fail((key,), f"`{key}` must be `{expected}`")
-        name, version = self._metadata(declared["metadata"])
+        name, version, floor = self._metadata(declared["metadata"])
         for key, value in self._mapping((INPUTS,), declared.get(INPUTS, {})).items():
             self._inputs[self._name((INPUTS, key))] = self._input((INPUTS, key), value)
         raw_nodes = self._mapping(("nodes",), declared["nodes"])
@@ -61,7 +61,7 @@ class _Compiler:
         outputs = self._outputs(declared["outputs"])
         self._acyclic(nodes)
         self._all_used(nodes, outputs)
-        return Workflow(name, version, self._inputs, nodes, outputs)
+        return Workflow(name, version, self._inputs, nodes, outputs, floor)
 
     def _fail(self, path: Path, message: str) -> WorkflowError:
         place = f"{path[0].removesuffix('s')} {path[1]}: " if len(path) > 1 else ""
@@ -90,15 +90,19 @@ class _Compiler:
             raise self._fail(path, "a name has letters, digits and `_`, starts with no digit, and is not `inputs`")
         return path[-1]
 
-    def _metadata(self, value: Any) -> tuple[str, str]:
+    def _metadata(self, value: Any) -> tuple[str, str, float | None]:
         metadata = self._mapping(("metadata",), value)
-        self._keys(("metadata",), metadata, {"name", "version"}, {"name"})
+        self._keys(("metadata",), metadata, {"name", "version", "reuse_floor"}, {"name"})
         name, version = metadata["name"], metadata.get("version", "1")
         if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
             raise self._fail(("metadata", "name"), "a workflow's name is text of letters, digits, `.`, `_` and `-`")
         if isinstance(version, bool) or not isinstance(version, str | int | float) or not is_unicode(str(version)):
             raise self._fail(("metadata", "version"), "a version is text")
-        return name, str(version)
+        floor = metadata.get("reuse_floor")
+        is_number = isinstance(floor, int | float) and not isinstance(floor, bool)
+        if floor is not None and not (is_number and 0 <= floor <= 1):
+            raise self._fail(("metadata", "reuse_floor"), "a reuse floor is a number from 0 to 1")
+        return name, str(version), None if floor is None else float(floor)
 
     def _input(self, path: Path, value: Any) -> Input:
         said = self._mapping(path, value)

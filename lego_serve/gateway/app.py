@@ -8,6 +8,7 @@ from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound
 from lego_serve.gateway import admin, images
 from lego_serve.gateway.context import BodyLimit, Context, RequestIds, Unexpected
+from lego_serve.gateway.drift import DriftChecks
 from lego_serve.gateway.errors import install
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import GatewaySettings
@@ -19,7 +20,8 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, peers: Peers | None = None) -> FastAPI:
     """An application that answers for one job runner, and asks its peers for jobs that are not its own."""
     app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
-    context = Context(runner, settings, metrics)
+    drift = DriftChecks(runner, metrics, settings.edit_check_every, settings.max_pending_jobs // 8)
+    context = Context(runner, settings, metrics, drift)
     app.include_router(images.create_router(context))
     app.include_router(_models(context))
     app.include_router(admin.create_router(context, peers))

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.core.ports import JobRunner
 from lego_serve.errors import LegoError
+from lego_serve.gateway.drift import DriftChecks
 from lego_serve.gateway.errors import Forbidden, TooLarge, Unauthorized, error_response
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.metrics import Metrics
@@ -46,6 +47,7 @@ class Context:
     runner: JobRunner
     settings: GatewaySettings
     metrics: Metrics
+    drift: DriftChecks
     job_ids: JobIds = field(default_factory=JobIds)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:

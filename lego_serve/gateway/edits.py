@@ -69,7 +69,7 @@ async def edit_order(context: Context, form: EditForm, workflow: Workflow, calle
         return Order(workflow, body, sized | {"image": {"pixels": pixels}}, caller)
     mask = await asyncio.to_thread(decode_mask, form.mask, picture.size, most)
     pixels, weight = await asyncio.to_thread(_prepared, picture, mask, size, body)
-    ask = EditAsk(pixels, weight, Quality(body.reuse))
+    ask = context.drift.planned(workflow, EditAsk(pixels, weight, Quality(body.reuse)))
     nothing = None if weight.any() else _unchanged(pixels, body)
     return Order(workflow, body, sized | {"edit": ask}, caller, nothing)
 

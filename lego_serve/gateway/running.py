@@ -91,6 +91,7 @@ async def run_job(context: Context, request: Request, order: Order, job: Job, te
         except RequestError as error:
             raise in_request_words(error) from error
         context.metrics.finished(order.workflow, result)
+        context.drift.ended(job, result)
         return result
     finally:
         context.metrics.left()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lego_serve.models.base import ImageLatents
+from lego_serve.models.vae_crops import Box, CropDecoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -20,6 +21,7 @@ class KlVae:
         self.max_batch = 1
         self.latent_channels = int(vae.config.latent_channels)
         self.pixels_per_latent = int(2 ** (len(vae.config.block_out_channels) - 1))
+        self._crops = CropDecoder(vae.decoder)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> list[ImageLatents]:
@@ -42,9 +44,35 @@ class KlVae:
     @torch.inference_mode()
     def decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
         """The same in one pass."""
-        decoded = self._vae.decode(self._placed(latents / self._scale + self._shift)).sample
-        pictures = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        return (pictures * 255).round().to(torch.uint8).cpu()
+        return _pictures(self._vae.decode(self._unscaled(latents)).sample)
+
+    @torch.inference_mode()
+    def statistics(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the decoder's norms find in a template (channels, height, width), for ``decode_box``."""
+        return self._crops.statistics(self._decodable(latents[None])).cpu()
+
+    @torch.inference_mode()
+    def decode_box(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor:
+        """The part of a picture that is a box of latents (channels, height, width): (height, width, 3) of 8 bits."""
+        given = statistics.to(self._vae.device)
+        return _pictures(self._crops.decode(self._decodable(latents[None]), box, given))[0]
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._placed(latents / self._scale + self._shift)
+
+    def _decodable(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the decoder itself is given."""
+        x = self._unscaled(latents)
+        if self._vae.post_quant_conv is None:
+            return x
+        decodable: torch.Tensor = self._vae.post_quant_conv(x)
+        return decodable
 
     def _placed(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
+
+
+def _pictures(decoded: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, height, width, 3) of 8 bits, of a decoder's -1 to 1."""
+    pictures = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return (pictures * 255).round().to(torch.uint8).cpu()

@@ -19,6 +19,7 @@ from lego_serve.models import previews
 from lego_serve.models.control_wire import content_key
 from lego_serve.models.loading import load_vae, model_folder
 from lego_serve.models.spec import ModelSpec
+from lego_serve.models.vae_crops import Box, pays
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
 
@@ -82,21 +83,56 @@ class VaeNode:
 
     def _edit(self, ask: EditAsk) -> EditLatents:
         """A picture by its mean, which its edits share, and the latent pixels that its mask touches."""
-        pixels, weight = np.asarray(ask.pixels), np.asarray(ask.weight)
-        key = f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
-        kept = self._templates.get(key)
-        if kept is None:
-            kept = {"mean": self._vae.encode(torch.from_numpy(np.array(pixels))[None])[0].mean.numpy()}
-            self._templates.put(key, kept)
-        height, width = kept["mean"].shape[1:]
-        mask = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width).any(axis=(1, 3))
+        mean = self._template(ask)["mean"]
+        mask = _latent_mask(ask, *mean.shape[1:])
+        height, width = mask.shape
         tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
         ratio = 1.0 if ask.quality is Quality.EXACT else worth(int(tokens.sum()), tokens.size)
-        return EditLatents(kept["mean"], mask, ask.quality, template_key(kept["mean"], TEMPLATE_SEED), ratio)
+        return EditLatents(mean, mask, ask.quality, template_key(mean, TEMPLATE_SEED), ratio)
 
     def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
         """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
-        made = self._vae.decode(torch.from_numpy(np.array(latents))).numpy().astype(np.uint32)
+        made = self._decoded(torch.from_numpy(np.array(latents)), ask).astype(np.uint32)
         weight = np.asarray(ask.weight, dtype=np.uint32)[..., None]
         composed = (made * weight + np.asarray(ask.pixels, dtype=np.uint32) * (255 - weight) + 127) // 255
         return composed.astype(np.uint8)
+
+    def _decoded(self, latents: torch.Tensor, ask: EditAsk) -> np.ndarray:
+        """Pictures of latents (n, channels, height, width), right where the mask says, all over for ``exact``."""
+        height, width = latents.shape[-2:]
+        box = Box.around(torch.from_numpy(_latent_mask(ask, height, width)))
+        if ask.quality is Quality.EXACT or not pays(box, height, width):
+            return self._vae.decode(latents).numpy()
+        kept = self._template(ask)
+        if "statistics" not in kept:
+            kept = kept | {"statistics": self._vae.statistics(torch.from_numpy(kept["mean"])).numpy()}
+            self._templates.put(_content(ask), kept)
+        made = np.repeat(np.asarray(ask.pixels)[None], len(latents), axis=0)
+        scale = made.shape[1] // height
+        rows, columns = slice(scale * box.top, scale * box.bottom), slice(scale * box.left, scale * box.right)
+        statistics = torch.from_numpy(kept["statistics"])
+        for picture, own in zip(made, latents, strict=True):
+            picture[rows, columns] = self._vae.decode_box(own, box, statistics).numpy()
+        return made
+
+    def _template(self, ask: EditAsk) -> dict[str, np.ndarray]:
+        """What is kept of an edit's picture: its latents, and once it was needed what the decoder finds in them."""
+        kept = self._templates.get(_content(ask))
+        if kept is None:
+            kept = {"mean": self._vae.encode(torch.from_numpy(np.array(ask.pixels))[None])[0].mean.numpy()}
+            self._templates.put(_content(ask), kept)
+        return kept
+
+
+def _content(ask: EditAsk) -> str:
+    pixels = np.asarray(ask.pixels)
+    return f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+
+
+def _latent_mask(ask: EditAsk, height: int, width: int) -> np.ndarray:
+    """The latent pixels (height, width) that an edit's mask touches."""
+    weight = np.asarray(ask.weight)
+    touched: np.ndarray = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width).any(
+        axis=(1, 3)
+    )
+    return touched

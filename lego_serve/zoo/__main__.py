@@ -15,11 +15,12 @@ from rich.table import Table
 from lego_serve.engine.local import LocalFamily
 from lego_serve.errors import LegoError
 from lego_serve.models.spec import ModelSpec
-from lego_serve.zoo import commands_addons
+from lego_serve.zoo import commands_addons, commands_edits
 from lego_serve.zoo.judge import KINDS, Generate, Verdict, held_out_prompts, judge, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make lego-tiny, and see how good it is.")
 commands_addons.add_to(app)
+commands_edits.add_to(app)
 out = Console()
 Weights = Annotated[str, typer.Option(help="A model folder, or builtin:lego-tiny.")]
 STEPS, GUIDANCE = 20, 4.0

@@ -15,12 +15,12 @@ from lego_serve.engine.local import LocalFamily
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.errors import LegoError
+from lego_serve.likeness import psnr, ssim
 from lego_serve.models.base import Conditioning
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.edit_tasks import EditTask, held_out_edits, latent_mask
 from lego_serve.zoo.judge import faults
-from lego_serve.zoo.likeness import psnr, ssim
 
 BATCH = 8
 STEPS, GUIDANCE = 20, 4.0
@@ -86,10 +86,10 @@ def edit_table(verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, float]]:
 
 def _verdict(way: Way, task: EditTask, pixels: torch.Tensor, reference: torch.Tensor) -> EditVerdict:
     outside = ~task.mask
-    return EditVerdict(
-        way, task, pixels, not faults(task.after, pixels.numpy()), ssim(pixels, reference, task.mask),
-        psnr(pixels, reference, task.mask), torch.equal(pixels[outside], task.template[outside]),
-    )  # fmt: skip
+    made, wanted, mask = pixels.numpy(), reference.numpy(), task.mask.numpy()
+    is_equal_outside = torch.equal(pixels[outside], task.template[outside])
+    alike = ssim(made, wanted, mask), psnr(made, wanted, mask)
+    return EditVerdict(way, task, pixels, not faults(task.after, made), *alike, is_equal_outside)
 
 
 def _family(path: str, coding: str) -> LocalFamily:

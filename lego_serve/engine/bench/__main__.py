@@ -1,4 +1,4 @@
-"""What a step costs, without Ray: ``python -m lego_serve.engine.bench steps | ragged | masked | planner``.
+"""What a step costs, without Ray: ``python -m lego_serve.engine.bench steps | ragged | masked | forms | planner``.
 
 All but ``planner`` first hold the kernels against their references and the model's velocities against
 diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with ``--device cuda``
@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lego_serve.engine.bench import masked, planner, ragged, steps
+from lego_serve.engine.bench import forms, masked, planner, ragged, steps
 from lego_serve.engine.bench.checks import Disagreement, check_kernels, check_velocities
 from lego_serve.engine.bench.models import ARCHITECTURES, DEFAULTS, Subject, build
 from lego_serve.engine.bench.report import Report, hand_over, machine_of
@@ -107,6 +107,28 @@ def masked_command(
         rows += masked.measure_masked(subject, sides, counts, codings, patience)
         about[subject.name] = checked
     _end(masked.masked_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("forms")
+def forms_command(
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[int, typer.Option(min=1, help="Lanes in the batch.")] = 8,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    fidelity: Fidelity = None,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time masked steps that read kept keys and values against those that make them from kept inputs of blocks."""
+    patience = QUICK if quick else Patience(least_s=seconds)
+    rows, about = [], {}
+    for subject, checked in _subjects("sd3", model, device, fidelity):
+        sides = side or (subject.architecture.sides[-1:] if not quick else subject.architecture.sides[:1])
+        rows += forms.measure_forms(subject, sides, 1 if quick else lanes, patience)
+        about[subject.name] = checked
+    _end(forms.forms_report(rows), torch.device(device), about, to_json, to_markdown)
 
 
 @app.command("planner")

@@ -18,7 +18,7 @@ from lego_serve.models import layers
 from lego_serve.models.base import Conditioning, Prepared
 from lego_serve.models.controlnets.common import LazyResiduals, embedded_time
 from lego_serve.models.controls import ControlForm, ControlLane, ControlPicture
-from lego_serve.models.families.sd3 import Block, _block, _run_block
+from lego_serve.models.families.sd3 import Block, _block, run_block
 from lego_serve.models.layers import Linear, Mlp, Projection, gated, modulated
 from lego_serve.models.packing import Packing, pack
 
@@ -105,7 +105,7 @@ class Sd3ControlNet:
                 image_table, text_table = (
                     [next(tables) for _ in range(stream.chunks)] for stream in (block.image, block.text)
                 )
-                image, text = _run_block(block, image, text, image_table, text_table, packing)
+                image, text = run_block(block, image, text, image_table, text_table, packing)
             yield out(image)
 
     def _size(self, lane: ControlLane) -> tuple[int, int]:

@@ -141,7 +141,7 @@ class Sd3Backbone:
             image_table, text_table = (
                 [next(tables) for _ in range(stream.chunks)] for stream in (block.image, block.text)
             )
-            image, text = _run_block(block, image, text, image_table, text_table, packing, str(index))
+            image, text = run_block(block, image, text, image_table, text_table, packing, str(index))
             if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
                 controls.add(image, index, len(self._blocks), sd3_residual)
         scale, shift = next(tables), next(tables)
@@ -194,7 +194,7 @@ def _block(module: Any) -> Block:
     return Block(image, text, second, Linear.of(own.to_out[0]))
 
 
-def _run_block(
+def run_block(
     block: Block,
     image: torch.Tensor,
     text: torch.Tensor,
@@ -203,6 +203,7 @@ def _run_block(
     packing: Packing,
     tap: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image and text rows after a block, given those before it and its modulation tables."""
     of_image, of_text = packing.image_branch, packing.text_branch
     image_in = modulated(image, image_table[0], image_table[1], of_image)
     # The last block's text norm is diffusers' AdaLayerNormContinuous: scale first, then shift.

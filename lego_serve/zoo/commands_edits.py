@@ -1,0 +1,81 @@
+"""The command that judges edits which read a template's activations, and shows them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lego_serve.core.reuse import Quality
+from lego_serve.zoo.judge_edits import PRIMES, EditVerdict, Way, edit_table, judge_edits
+
+out, err = Console(), Console(stderr=True)
+SHOWN = 6  # edits on the sheet
+WAYS = (
+    *(Way(Quality.HIGH, prime) for prime in PRIMES),
+    Way(Quality.HIGH, coding="float32"),
+    Way(Quality.HIGH, coding="int8"),
+    Way(Quality.CAREFUL, coding="int8"),
+    Way(Quality.BALANCED, coding="int8"),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the zoo's."""
+    app.command("judge-edits")(judge_edits_command)
+
+
+def judge_edits_command(
+    side: Annotated[list[int] | None, typer.Option(help="Sides in pixels; 128 and 256 if none.")] = None,
+    count: Annotated[int, typer.Option(help="Edits at each side.")] = 100,
+    path: Annotated[str, typer.Option(help="A model folder, or builtin:lego-tiny.")] = "builtin:lego-tiny",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first few edits here, every way.")] = None,
+) -> None:
+    """Compute held-out edits in full and by reading activations, and compare."""
+    torch.set_num_threads(1)
+    tables = {}
+    for at, each in enumerate(side or [128, 256]):
+        total = count * (len(WAYS) + 1)
+        verdicts = list(track(judge_edits(path, each, count, WAYS), f"{each} pixels", total=total, console=err))
+        tables[str(each)] = edit_table(verdicts)
+        if sheet is not None and at == 0:
+            _write_sheet(verdicts, sheet)
+    _show(tables)
+    if json_file is not None:
+        json_file.write_text(json.dumps(tables) + "\n")
+
+
+def _show(tables: dict[str, dict[str, dict[str, float]]]) -> None:
+    shown = Table("side", "way", "right", "of", "SSIM in the mask", "least", "PSNR, dB", "equal outside")
+    for side, ways in tables.items():
+        for way, row in ways.items():
+            alike = f"{row['ssim_mean']:.4f}", f"{row['ssim_least']:.4f}", f"{row['psnr_mean']:.1f}"
+            shown.add_row(side, way, str(row["right"]), str(row["of"]), *alike, str(row["equal_outside"]))
+    out.print(shown)
+
+
+def _write_sheet(verdicts: Sequence[EditVerdict], sheet: Path) -> None:
+    """For each edit a row: the template, its mask, in full, read as shipped, and eight times their difference."""
+    from lego_serve.zoo.grids import write_grid
+
+    pictures: list[np.ndarray] = []
+    captions: list[str] = []
+    by_task: dict[int, dict[Way, EditVerdict]] = {}
+    for verdict in verdicts:
+        by_task.setdefault(id(verdict.task), {})[verdict.way] = verdict
+    for ways in list(by_task.values())[:SHOWN]:
+        full, read = ways[Way(Quality.EXACT)], ways[Way(Quality.HIGH, coding="int8")]
+        task = full.task
+        mask = np.repeat(task.mask.numpy()[..., None].astype(np.uint8) * 255, 3, axis=2)
+        apart = np.abs(full.pixels.numpy().astype(int) - read.pixels.numpy()) * 8
+        pictures += [task.template.numpy(), mask, full.pixels.numpy(), read.pixels.numpy()]
+        pictures.append(np.clip(apart, 0, 255).astype(np.uint8))
+        captions += [task.before.text, "mask", f"in full: {task.after.text}", f"read, SSIM {read.ssim:.3f}", "apart, x8"]
+    write_grid(pictures, captions, sheet, columns=5)
