@@ -217,7 +217,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
         server.max_pending_jobs,
         server.max_body_bytes,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
-        edit_check_every=server.edit_check_every,
+        edit_check_share=server.edit_check_share,
     )
     own = peers / f"{os.getpid()}.sock"
     app = create_app(coordinator, gateway, Metrics(), Peers(peers, own))

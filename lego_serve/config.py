@@ -163,7 +163,7 @@ class Server(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     max_pending_jobs: Annotated[int, Field(ge=1)] = 256
-    edit_check_every: Annotated[int, Field(ge=0)] = 50
+    edit_check_share: Annotated[float, Field(ge=0, le=1)] = 0.02
     max_body_bytes: Annotated[int, Field(ge=1024)] = 50 * 2**20
     ray_address: str | None = None
 

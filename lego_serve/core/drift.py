@@ -3,9 +3,10 @@
 Some edits are computed a second time, in full, and compared.  A class of edits whose mean likeness is under its
 workflow's floor is computed one rung up the ladder from then on.  Invariants: nothing is judged by fewer than ``LEAST``
 comparisons; what is older than the window counts no more, so that a class gets another chance; nobody is ever given
-less than they asked for.
+less than they asked for; comparing takes no more than its share of the time.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,17 +37,17 @@ class EditClass:
 
 @dataclass(slots=True)
 class _Record:
-    """What was found of one class at one quality, newest last, and how many ran since one was last compared."""
+    """What was found of one class at one quality, newest last."""
 
     found: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST))
-    since: int = 0
 
 
 class Drift:
-    """The comparisons of one process: every ``every``-th edit of a class, and the first few; none where it is 0."""
+    """The comparisons of one process, for which it has a share of the time; none where that is 0."""
 
-    def __init__(self, every: int, window_s: float = 3600.0) -> None:
-        self._every, self._window_s = every, window_s
+    def __init__(self, share: float, window_s: float = 3600.0) -> None:
+        self._share, self._window_s = share, window_s
+        self._free_s = -math.inf
         self._records: dict[tuple[EditClass, Quality], _Record] = {}
 
     def quality(self, of: EditClass, asked: Quality, floor: float | None, now: float) -> Quality:
@@ -57,16 +58,15 @@ class Drift:
         return next((rung for rung in rungs if not self._is_under(of, rung, floor, now)), Quality.EXACT)
 
     def is_due(self, of: EditClass, quality: Quality, now: float) -> bool:
-        """Count an edit, and say whether it is to be compared."""
-        if self._every < 1 or quality is Quality.EXACT:
+        """Whether an edit is to be compared: time is left for it, and not enough is known of its class."""
+        if not self._share or quality is Quality.EXACT or now < self._free_s:
             return False
         record = self._records.setdefault((of, quality), _Record())
-        record.since += 1
-        known = sum(1 for _ in self._recent(record, now))
-        if known >= LEAST and record.since < self._every:
-            return False
-        record.since = 0
-        return True
+        return sum(1 for _ in self._recent(record, now)) < MOST
+
+    def spent(self, seconds: float, now: float) -> None:
+        """A comparison has taken so long, whatever came of it."""
+        self._free_s = now + seconds / self._share
 
     def observe(self, of: EditClass, quality: Quality, likeness: float, now: float) -> None:
         """An edit was compared: its SSIM within the mask."""

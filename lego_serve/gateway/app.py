@@ -20,7 +20,7 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, peers: Peers | None = None) -> FastAPI:
     """An application that answers for one job runner, and asks its peers for jobs that are not its own."""
     app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
-    drift = DriftChecks(runner, metrics, settings.edit_check_every, settings.max_pending_jobs // 8)
+    drift = DriftChecks(runner, metrics, settings.edit_check_share, settings.max_pending_jobs // 8)
     context = Context(runner, settings, metrics, drift)
     app.include_router(images.create_router(context))
     app.include_router(_models(context))

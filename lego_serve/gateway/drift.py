@@ -29,9 +29,9 @@ MOST_AT_ONCE = 1
 class DriftChecks:
     """Which edits are computed again and compared, and at what quality edits run for it."""
 
-    def __init__(self, runner: JobRunner, metrics: Metrics, every: int, busy: int) -> None:
+    def __init__(self, runner: JobRunner, metrics: Metrics, share: float, busy: int) -> None:
         self._runner, self._metrics, self._busy = runner, metrics, busy
-        self._drift = Drift(every)
+        self._drift = Drift(share)
         self._running: set[asyncio.Task[None]] = set()
 
     def planned(self, workflow: Workflow, ask: EditAsk) -> EditAsk:
@@ -57,11 +57,12 @@ class DriftChecks:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _compare(self, job: Job, ask: EditAsk, picture: Picture) -> None:
+        started = self._runner.now()
         again = replace(
             job,
             id=f"{job.id}-full",
             inputs=dict(job.inputs) | {"edit": replace(ask, quality=Quality.EXACT), "n": 1},
-            submitted_s=self._runner.now(),
+            submitted_s=started,
             deadline_s=None,
             weight=job.weight * WEIGHT,
             listen=Listen(),
@@ -76,6 +77,8 @@ class DriftChecks:
         else:
             self._drift.observe(_class(job.workflow, ask), ask.quality, said[0], self._runner.now())
             self._metrics.compared(job.workflow, ask.quality, *said)
+        finally:
+            self._drift.spent(self._runner.now() - started, self._runner.now())
 
 
 def _class(workflow: str, ask: EditAsk) -> EditClass:

@@ -29,8 +29,8 @@ class Caller:
 class GatewaySettings:
     """Limits and keys; without keys everyone is the default tenant's admin.
 
-    ``controlnets`` are the ids of each model's; one in ``edit_check_every`` edits that read activations is compared with
-    its full computation, none where it is 0.
+    ``controlnets`` are the ids of each model's; comparing edits that read activations with their full computation takes
+    ``edit_check_share`` of the time at most.
     """
 
     default_workflow: str
@@ -40,7 +40,7 @@ class GatewaySettings:
     max_image_pixels: int = 16_000_000
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    edit_check_every: int = 0
+    edit_check_share: float = 0.0
 
     def caller(self, token: str) -> Caller | None:
         """Who holds this token; None when nobody does."""

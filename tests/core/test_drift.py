@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.drift import LADDER, LEAST, Drift, EditClass
+from lego_serve.core.drift import LADDER, LEAST, MOST, Drift, EditClass
 from lego_serve.core.reuse import Quality
 
 CLASS = EditClass.of("w", 0.15, 256 * 256)
@@ -25,23 +25,28 @@ def test_classes_are_by_workflow_share_and_size() -> None:
     assert EditClass.of("w", 1.0, 4096 * 4096).pixels > 1024 * 1024
 
 
-def test_the_first_few_edits_of_a_class_are_compared_and_then_one_in_so_many() -> None:
-    """Counted by class and quality."""
-    drift = Drift(every=5)
-    due = []
-    for _ in range(LEAST + 10):
-        due.append(drift.is_due(CLASS, Quality.HIGH, 0.0))
-        if due[-1]:
-            drift.observe(CLASS, Quality.HIGH, 0.99, 0.0)
-    assert due == [True] * LEAST + [False] * 4 + [True] + [False] * 4 + [True]
-    assert drift.is_due(OTHER, Quality.HIGH, 0.0)
-    assert not drift.is_due(CLASS, Quality.EXACT, 0.0)
-    assert not Drift(every=0).is_due(CLASS, Quality.HIGH, 0.0)
+def test_comparing_takes_its_share_of_the_time_and_no_more() -> None:
+    """After two seconds of it at a fiftieth, 100 s pass; whatever the class."""
+    drift = Drift(0.02)
+    assert drift.is_due(CLASS, Quality.HIGH, 10.0)
+    drift.spent(2.0, 12.0)
+    assert not drift.is_due(OTHER, Quality.HIGH, 111.0)
+    assert drift.is_due(OTHER, Quality.HIGH, 112.0)
+    assert not drift.is_due(CLASS, Quality.EXACT, 112.0)
+    assert not Drift(0).is_due(CLASS, Quality.HIGH, 0.0)
+
+
+def test_a_class_of_which_enough_is_known_is_left_alone() -> None:
+    """Until that is old."""
+    drift = told(Drift(1.0, window_s=60), *[0.99] * MOST)
+    assert not drift.is_due(CLASS, Quality.HIGH, 59.0)
+    assert drift.is_due(OTHER, Quality.HIGH, 59.0)
+    assert drift.is_due(CLASS, Quality.HIGH, 61.0)
 
 
 def test_a_class_under_its_floor_climbs_the_ladder_and_others_do_not() -> None:
     """Rung by rung, as far as the full computation."""
-    drift = told(Drift(50), 0.9, 0.9)
+    drift = told(Drift(1.0), 0.9, 0.9)
     assert drift.quality(CLASS, Quality.HIGH, 0.95, 0.0) is Quality.HIGH  # two say nothing yet
     told(drift, 0.9)
     assert drift.quality(CLASS, Quality.HIGH, 0.95, 0.0) is Quality.CAREFUL
@@ -55,7 +60,7 @@ def test_a_class_under_its_floor_climbs_the_ladder_and_others_do_not() -> None:
 
 def test_what_is_old_is_forgotten() -> None:
     """A class gets another chance after the window."""
-    drift = told(Drift(50, window_s=60), 0.5, 0.5, 0.5)
+    drift = told(Drift(1.0, window_s=60), 0.5, 0.5, 0.5)
     assert drift.quality(CLASS, Quality.HIGH, 0.95, 59.0) is Quality.CAREFUL
     assert drift.quality(CLASS, Quality.HIGH, 0.95, 61.0) is Quality.HIGH
     assert drift.is_due(CLASS, Quality.HIGH, 61.0)
@@ -64,7 +69,7 @@ def test_what_is_old_is_forgotten() -> None:
 @given(st.lists(st.tuples(st.sampled_from(LADDER), st.floats(0, 1))), st.sampled_from(LADDER), st.floats(0, 1))
 def test_nobody_is_given_less_than_they_asked_for(found, asked, floor) -> None:
     """Whatever was observed; and what is given has not been found wanting."""
-    drift = Drift(50)
+    drift = Drift(1.0)
     for quality, likeness in found:
         drift.observe(CLASS, quality, likeness, 0.0)
     given_ = drift.quality(CLASS, asked, floor, 0.0)
