@@ -1,11 +1,12 @@
 """Latents to 8-bit pictures and back, one picture at a time unless a larger batch is measured to pay."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from lego_serve.models.base import ImageLatents
-from lego_serve.models.vae_crops import Box, CropDecoder
+from lego_serve.models.vae_crops import Box, CropDecoder, pays
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -52,10 +53,34 @@ class KlVae:
         return self._crops.statistics(self._decodable(latents[None])).cpu()
 
     @torch.inference_mode()
-    def decode_box(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor:
-        """The part of a picture that is a box of latents (channels, height, width): (height, width, 3) of 8 bits."""
-        given = statistics.to(self._vae.device)
-        return _pictures(self._crops.decode(self._decodable(latents[None]), box, given))[0]
+    def decode_box(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor | None:
+        """The part of a picture that is a box of latents (channels, height, width): (height, width, 3) of 8 bits.
+
+        None where it takes a decoding of all of it.
+        """
+        decoded = self._crops.decode(self._decodable(latents[None]), box, statistics.to(self._vae.device))
+        return None if decoded is None else _pictures(decoded)[0]
+
+    def decode_within(
+        self, latents: torch.Tensor, mask: torch.Tensor, statistics: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """Pictures of latents (n, channels, height, width), right where a mask (height, width) of them is true.
+
+        ``statistics`` of the template are asked for where less than all is decoded.
+        """
+        height, width = latents.shape[-2:]
+        box = Box.around(mask)
+        if not pays(box, height, width):
+            return self.decode(latents)
+        scale, known = self.pixels_per_latent, statistics()
+        made = torch.zeros(len(latents), scale * height, scale * width, 3, dtype=torch.uint8)
+        for picture, own in zip(made, latents, strict=True):
+            part = self.decode_box(own, box, known)
+            if part is None:
+                picture.copy_(self.decode(own[None])[0])
+            else:
+                picture[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right] = part
+        return made
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         return self._placed(latents / self._scale + self._shift)

@@ -19,7 +19,6 @@ from lego_serve.models import previews
 from lego_serve.models.control_wire import content_key
 from lego_serve.models.loading import load_vae, model_folder
 from lego_serve.models.spec import ModelSpec
-from lego_serve.models.vae_crops import Box, pays
 from lego_serve.serving.embedding_cache import EmbeddingCache
 from lego_serve.serving.microbatch import MicroBatcher
 
@@ -99,21 +98,18 @@ class VaeNode:
 
     def _decoded(self, latents: torch.Tensor, ask: EditAsk) -> np.ndarray:
         """Pictures of latents (n, channels, height, width), right where the mask says, all over for ``exact``."""
-        height, width = latents.shape[-2:]
-        box = Box.around(torch.from_numpy(_latent_mask(ask, height, width)))
-        if ask.quality is Quality.EXACT or not pays(box, height, width):
+        if ask.quality is Quality.EXACT:
             return self._vae.decode(latents).numpy()
+        mask = torch.from_numpy(_latent_mask(ask, *latents.shape[-2:]))
+        return self._vae.decode_within(latents, mask, lambda: self._statistics(ask)).numpy()
+
+    def _statistics(self, ask: EditAsk) -> torch.Tensor:
+        """What the decoder finds in an edit's picture, from the first time on that it is asked."""
         kept = self._template(ask)
         if "statistics" not in kept:
             kept = kept | {"statistics": self._vae.statistics(torch.from_numpy(kept["mean"])).numpy()}
             self._templates.put(_content(ask), kept)
-        made = np.repeat(np.asarray(ask.pixels)[None], len(latents), axis=0)
-        scale = made.shape[1] // height
-        rows, columns = slice(scale * box.top, scale * box.bottom), slice(scale * box.left, scale * box.right)
-        statistics = torch.from_numpy(kept["statistics"])
-        for picture, own in zip(made, latents, strict=True):
-            picture[rows, columns] = self._vae.decode_box(own, box, statistics).numpy()
-        return made
+        return torch.from_numpy(kept["statistics"])
 
     def _template(self, ask: EditAsk) -> dict[str, np.ndarray]:
         """What is kept of an edit's picture: its latents, and once it was needed what the decoder finds in them."""
@@ -132,7 +128,6 @@ def _content(ask: EditAsk) -> str:
 def _latent_mask(ask: EditAsk, height: int, width: int) -> np.ndarray:
     """The latent pixels (height, width) that an edit's mask touches."""
     weight = np.asarray(ask.weight)
-    touched: np.ndarray = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width).any(
-        axis=(1, 3)
-    )
+    blocks = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width)
+    touched: np.ndarray = blocks.max(axis=(1, 3)) > 0
     return touched

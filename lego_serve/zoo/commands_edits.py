@@ -77,5 +77,11 @@ def _write_sheet(verdicts: Sequence[EditVerdict], sheet: Path) -> None:
         apart = np.abs(full.pixels.numpy().astype(int) - read.pixels.numpy()) * 8
         pictures += [task.template.numpy(), mask, full.pixels.numpy(), read.pixels.numpy()]
         pictures.append(np.clip(apart, 0, 255).astype(np.uint8))
-        captions += [task.before.text, "mask", f"in full: {task.after.text}", f"read, SSIM {read.ssim:.3f}", "apart, x8"]
+        captions += [
+            task.before.text,
+            "mask",
+            f"in full: {task.after.text}",
+            f"read, SSIM {read.ssim:.3f}",
+            "apart, x8",
+        ]
     write_grid(pictures, captions, sheet, columns=5)

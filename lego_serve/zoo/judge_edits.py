@@ -121,5 +121,16 @@ def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way
                 raise outcome
             assert isinstance(outcome, LaneResult)
             found[key] = outcome.latents
-    decoded = family.vae.decode(torch.stack([found[str(index)] for index in range(len(tasks))]))
+    decoded = [
+        _decoded(family, way, found[str(i)], z, latent_mask(tasks[i].mask, scale)) for i, z in enumerate(latents)
+    ]
     return [torch.where(task.mask[..., None], p, task.template) for task, p in zip(tasks, decoded, strict=True)]
+
+
+def _decoded(
+    family: LocalFamily, way: Way, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """One picture as it is served: all of it decoded for the full computation, else what the mask touches."""
+    if way.quality is Quality.EXACT:
+        return family.vae.decode(latents[None])[0]
+    return family.vae.decode_within(latents[None], mask, lambda: family.vae.statistics(template))[0]

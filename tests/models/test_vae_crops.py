@@ -1,5 +1,7 @@
 """Decoding what an edit changed, against decoding all of it."""
 
+import random
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from lego_serve.models.loading import load_vae
 from lego_serve.models.spec import ModelSpec
 from lego_serve.models.vae_crops import MARGIN, Box, pays
 from lego_serve.zoo.edit_tasks import held_out_edits, latent_mask
+from lego_serve.zoo.world import render
 
 SPEC = ModelSpec("lego-tiny", "builtin:lego-tiny", max_sequence_length=0)
 
@@ -32,18 +35,41 @@ def test_a_box_is_the_least_that_holds_a_mask_and_grows_as_far_as_the_picture() 
 @pytest.mark.parametrize("side", [128, 256])
 def test_a_decoded_box_is_close_to_that_of_the_whole(vae, side) -> None:
     """Edited pictures' latents, with their templates' statistics: nobody sees a difference."""
-    for task in held_out_edits(6, side):
-        [before, after] = vae.encode(torch.stack([task.template, recoloured(task)]))
+    alike, refused = [], 0
+    for task in held_out_edits(12, side):
+        [before, after] = vae.encode(torch.stack([task.template, rendered(task)]))
         mask = latent_mask(task.mask, 8)
         latents = torch.where(mask[None], after.mean, before.mean)
         whole = vae.decode(latents[None])[0]
         box = Box.around(mask)
         part = vae.decode_box(latents, box, vae.statistics(before.mean))
+        if part is None:
+            refused += 1
+            continue
         assert part.shape == (8 * (box.bottom - box.top), 8 * (box.right - box.left), 3)
         wanted = whole[8 * box.top : 8 * box.bottom, 8 * box.left : 8 * box.right].numpy()
         everywhere = torch.ones(part.shape[:2], dtype=torch.bool).numpy()
-        assert psnr(part.numpy(), wanted, everywhere) > 38
-        assert ssim(part.numpy(), wanted, everywhere) > 0.98
+        assert psnr(part.numpy(), wanted, everywhere) > 30
+        alike.append(ssim(part.numpy(), wanted, everywhere))
+    assert refused <= 4
+    assert min(alike) > 0.95
+    assert sum(alike) / len(alike) > 0.985
+
+
+def test_an_edit_that_changes_what_lies_outside_is_decoded_whole(vae) -> None:
+    """As it is where another picture is put in the mask's place: to the bit, and elsewhere only the box is filled."""
+    for seed in range(3):
+        noise = torch.randint(0, 256, (128, 128, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+        [task] = held_out_edits(1, 128)
+        [before, other] = vae.encode(torch.stack([task.template, noise]))
+        mask = latent_mask(task.mask, 8)
+        latents = torch.where(mask[None], 3 * other.mean, before.mean)
+        made = vae.decode_within(latents[None], mask, lambda z=before.mean: vae.statistics(z))
+        assert torch.equal(made, vae.decode(latents[None]))
+    same = vae.decode_within(before.mean[None], mask, lambda: vae.statistics(before.mean))[0]
+    pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    assert not same[~pixels].any()
+    assert same[pixels].any()
 
 
 def test_the_box_of_everything_with_its_own_statistics_is_the_whole(vae) -> None:
@@ -64,6 +90,8 @@ def test_the_decoder_is_as_it_was_afterwards(vae) -> None:
     assert torch.equal(vae.decode(latents[None]), before)
 
 
-def recoloured(task) -> torch.Tensor:
-    """The template with its mask's inside turned about."""
-    return torch.where(task.mask[..., None], task.template.flip(-1), task.template)
+def rendered(task) -> torch.Tensor:
+    """What the edit is to become."""
+    side = task.template.shape[0]
+    [picture] = render([task.after.scene], side, side, random.Random(1))
+    return ((picture.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)

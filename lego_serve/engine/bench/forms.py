@@ -108,7 +108,9 @@ class Sd3Inputs(Sd3Backbone):
 def measure_forms(subject: Subject, sides: Sequence[int], lanes: int, patience: Patience) -> list[FormRow]:
     """Both forms in every coding, over sizes and shares."""
     backbone = Sd3Inputs(subject.transformer, subject.backbone.shape.pixels_per_latent)
-    return [row for side in sides for share in SHARES for row in _measure(subject, backbone, side, share, lanes, patience)]
+    return [
+        row for side in sides for share in SHARES for row in _measure(subject, backbone, side, share, lanes, patience)
+    ]
 
 
 def forms_report(rows: Sequence[FormRow]) -> Report:
