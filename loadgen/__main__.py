@@ -65,9 +65,7 @@ def compare(
         elif suite == ADDONS.name:
             found = compare_addons(folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell)
         elif suite in EDITS:
-            found = compare_edits(
-                EDITS[suite], folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell
-            )
+            found = compare_edits(EDITS[suite], folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell)
         else:
             chosen = SUITES[suite]
             found = run_suite(chosen, _sides(chosen, folder, config, out), out, quick=quick, tell=tell)

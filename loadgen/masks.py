@@ -93,11 +93,13 @@ def _offsets(width: int, height: int, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _box(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y))
+    far: np.ndarray = np.maximum(np.abs(x), np.abs(y))
+    return far
 
 
 def _ellipse(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.hypot(x, y)
+    far: np.ndarray = np.hypot(x, y)
+    return far
 
 
 def _free(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

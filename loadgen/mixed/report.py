@@ -98,7 +98,9 @@ def _other_ways(found: Mapping[str, Any]) -> list[str]:
     rows = [[escape(text), *(_plain(way[key]) for way in (*sides, *ways.values()))] for key, text in WAYS.items()]
     names = [f"lego_serve, {escape(name)}" for name in ways]
     note = "The other ways are asked for the same pictures after the usual one, so their prompts are encoded already."
-    return [parts.section("lego_serve in its other ways", parts.table(("", "baseline", "lego_serve", *names), rows), note)]
+    return [
+        parts.section("lego_serve in its other ways", parts.table(("", "baseline", "lego_serve", *names), rows), note)
+    ]
 
 
 def _plain(value: float | None) -> str:

@@ -38,7 +38,8 @@ def test_it_is_diffusers_inpainting_blending_in_every_step(pipeline: Any, tiny_f
     script = StableDiffusion3InpaintPipeline(**own.components)
     script.set_progress_bar_config(disable=True)
     script._encode_vae_image = lambda image, generator: (
-        (script.vae.encode(image).latent_dist.mode() - script.vae.config.shift_factor) * script.vae.config.scaling_factor
+        (script.vae.encode(image).latent_dist.mode() - script.vae.config.shift_factor)
+        * script.vae.config.scaling_factor
     )
     template = Image.open(io.BytesIO(template_file(96, 96, 0)))
     expected = script(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loadgen.client import Reply, Sample
 from loadgen.edits.looked_at import mask_pixels, pixels
 from loadgen.edits.plan import EDITS
 from loadgen.edits.request import EditRequest
@@ -12,7 +13,6 @@ from loadgen.edits.templates import template_file
 from loadgen.edits.workload import EditsWorkload
 from loadgen.mixed.objective import fit, key_of
 from loadgen.mixed.workload import ALONE, CLOSED, FIRST_PROBE, RATED, WARM_UP
-from loadgen.client import Reply, Sample
 
 
 def workload(name: str = "edits-tryon", seed: int = 0) -> EditsWorkload:
