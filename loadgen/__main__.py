@@ -1,6 +1,5 @@
 """``python -m loadgen compare SUITE --out DIR [--quick]``."""
 
-from importlib import util
 from pathlib import Path
 from typing import Annotated
 
@@ -14,18 +13,20 @@ from loadgen.baselines.in_process import InProcessPipeline
 from loadgen.children import ChildError
 from loadgen.compare import Sides
 from loadgen.compare import compare as run_suite
+from loadgen.edits.plan import EDITS
+from loadgen.edits.run import compare_edits
 from loadgen.mixed.lego_layout import with_backbones
 from loadgen.mixed.plan import MIXED, Layout
 from loadgen.mixed.run import compare_mixed
 from loadgen.mixed.sides import MixedSides, Start
+from loadgen.package import shipped
 from loadgen.server import lego_server, monolith
 from loadgen.suites import SUITES, Suite
 from loadgen.summary import NoPicturesError
 
-SHIPPED_WEIGHTS = Path("zoo", "weights", "lego-tiny")
 MAX_SEQUENCE_LENGTH = 0  # of the shipped family: no T5, no padding for it
 
-NAMES = (*SUITES, MIXED.name, ADDONS.name)
+NAMES = (*SUITES, MIXED.name, ADDONS.name, *EDITS)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -39,7 +40,7 @@ def root() -> None:
 def compare(
     suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(NAMES)}.")],
     out: Annotated[Path, typer.Option(help="Folder for summary.json, report.html and the logs.")],
-    quick: Annotated[bool, typer.Option(help="Measures less; ends within ten minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Measures less; ends within a quarter of an hour.")] = False,
     config: Annotated[Path, typer.Option(help="The server's configuration.")] = Path("configs/tiny.yaml"),
     weights: Annotated[
         Path | None,
@@ -49,7 +50,7 @@ def compare(
     """Measure a baseline and lego-serve in turn on the same two cores with the same requests."""
     if suite not in NAMES:
         raise typer.BadParameter(f"no suite {suite!r}; there is {', '.join(NAMES)}", param_hint="SUITE")
-    folder = weights or _shipped_weights()
+    folder = weights or shipped("zoo", "weights", "lego-tiny")
     for path in (config, folder / "model_index.json"):
         if not path.is_file():
             raise typer.BadParameter(f"{path} is missing")
@@ -63,6 +64,8 @@ def compare(
             found = compare_mixed(MIXED, _mixed_sides(folder, config, out), out, quick=quick, tell=tell)
         elif suite == ADDONS.name:
             found = compare_addons(folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell)
+        elif suite in EDITS:
+            found = compare_edits(EDITS[suite], folder, MAX_SEQUENCE_LENGTH, config, out, quick=quick, tell=tell)
         else:
             chosen = SUITES[suite]
             found = run_suite(chosen, _sides(chosen, folder, config, out), out, quick=quick, tell=tell)
@@ -96,13 +99,6 @@ def _mixed_sides(weights: Path, config: Path, out: Path) -> MixedSides:
         return lego_server(chosen, MIXED.model, out / "server.log")
 
     return MixedSides(baseline, lego)
-
-
-def _shipped_weights() -> Path:
-    """Where the package ``lego_serve`` keeps its weights; looked up on disk, not imported."""
-    spec = util.find_spec("lego_serve")
-    roots = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return Path(roots[0] if roots else "lego_serve") / SHIPPED_WEIGHTS
 
 
 def _table(found: dict[str, object]) -> Table:

@@ -68,7 +68,10 @@ class ImagesClient:
         if self._deadline_s is not None:
             body["deadline_ms"] = max(1, round(1000 * self._deadline_s(request)))
         try:
-            response = await self._http.post("/v1/images/generations", json=body)
+            if request.files:
+                response = await self._http.post(request.path, data=body, files=request.files)
+            else:
+                response = await self._http.post(request.path, json=body)
         except httpx2.HTTPError as error:
             return Reply(None, f"{type(error).__name__}: {error}")
         if response.status_code != httpx2.codes.OK:

@@ -36,6 +36,7 @@ th { color:var(--soft); font-weight:500 } tr:last-child > * { border-bottom:0 } 
 .pictures { display:grid; grid-template-columns:repeat(auto-fill,minmax(13rem,1fr)); gap:1.25rem }
 figure { margin:0 } figure div { display:flex; gap:.4rem } figure img { width:50%; border-radius:8px;
   border:1px solid var(--line) }
+.wide { width:100% }
 figcaption { font-size:.85rem; color:var(--soft); margin-top:.35rem }
 code { background:var(--page); border:1px solid var(--line); border-radius:6px; padding:.1rem .4rem;
   overflow-wrap:anywhere }

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from loadgen.charts import Bar, bar_chart
@@ -107,7 +108,16 @@ def _figure(request: ImageRequest, baseline: Sample, lego: Sample) -> str:
 def _img(picture: bytes | None, text: str) -> str:
     if picture is None:
         return f"<span>{escape(text)}: failed</span>"
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+    return f'<img alt="{escape(text)}" src="{_data(picture)}">'
+
+
+def wide(picture: Path) -> str:
+    """A file of a picture, as wide as the page."""
+    return f'<img class="wide" alt="{escape(picture.stem)}" src="{_data(picture.read_bytes())}">'
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def context(found: Mapping[str, Any], more: Mapping[str, str]) -> str:

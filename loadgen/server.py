@@ -79,13 +79,15 @@ def monolith(
     threads: int,
     compiled: bool,
     addons: Path | None = None,
+    edits: bool = False,
 ) -> HttpServer:
     """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads.
 
-    ``addons`` names the file that says where adapters and ControlNets lie.
+    ``addons`` names the file that says where adapters and ControlNets lie; with ``edits`` it edits pictures alone.
     """
     command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
     command += ["--max-sequence-length", str(max_sequence_length)]
     command += ["--replicas", str(replicas), "--threads", str(threads), *(["--compile"] if compiled else [])]
     command += [] if addons is None else ["--addons", str(addons)]
+    command += ["--edits"] if edits else []
     return HttpServer(command, weights.name, log)

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -28,8 +28,18 @@ class ImageRequest:
         """How many ControlNets and adapters it has, which decide its cost too."""
         return 0, 0
 
+    @property
+    def path(self) -> str:
+        """Where it is posted."""
+        return "/v1/images/generations"
+
+    @property
+    def files(self) -> Mapping[str, tuple[str, bytes, str]]:
+        """Files by field, each a name, its content and its type; with any the request is a form, else JSON."""
+        return {}
+
     def body(self, model: str) -> dict[str, object]:
-        """The body of ``POST /v1/images/generations``."""
+        """The fields of the request, but for its files."""
         return {
             "model": model,
             "prompt": self.prompt,

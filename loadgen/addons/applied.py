@@ -1,14 +1,12 @@
 """Whether lego's pictures of the common rate have their add-ons: the same when made alone, others without them."""
 
-import random
 from collections.abc import Mapping
 
 from loadgen.addons.request import AddonsRequest
 from loadgen.client import Sample
 from loadgen.mixed.objective import Timed
-from loadgen.mixed.sides import Server
+from loadgen.mixed.sides import Server, one_by_one
 from loadgen.summary import picture_differences
-from loadgen.traffic import Closed, ImageRequest
 
 VISIBLE_255 = 16  # a picture whose furthest pixel moved by less was not changed to speak of
 
@@ -22,8 +20,8 @@ def inspect_applied(server: Server, rated: Timed, count: int) -> Mapping[str, ob
     ]
     chosen = answered[:: max(1, len(answered) // count)][:count]
     under_load = [sample for _, sample in chosen]
-    alone = _one_by_one(server, [request for request, _ in chosen])
-    bare = _one_by_one(server, [request.without for request, _ in chosen])
+    alone = one_by_one(server, [request for request, _ in chosen])
+    bare = one_by_one(server, [request.without for request, _ in chosen])
     same = [_difference(one, other) for one, other in zip(under_load, alone, strict=True)]
     changed = [_difference(one, other) for one, other in zip(under_load, bare, strict=True)]
     return {
@@ -33,10 +31,6 @@ def inspect_applied(server: Server, rated: Timed, count: int) -> Mapping[str, ob
         "visibly_changed_by_addons": sum(each is not None and each >= VISIBLE_255 for each in changed),
         "early_start": False,
     }
-
-
-def _one_by_one(server: Server, requests: list[ImageRequest] | list[AddonsRequest]) -> list[Sample]:
-    return server.run(requests, Closed(len(requests), 1), random.Random(0)) if requests else []
 
 
 def _difference(one: Sample, other: Sample) -> int | None:

@@ -11,6 +11,7 @@ from loadgen.addons.plan import ADDONS, ADDONS_PLAN
 from loadgen.addons.storage import Pool, SimulatedStorage
 from loadgen.addons.workload import AddonsWorkload, dealt, katz_curves
 from loadgen.children import ChildError
+from loadgen.mixed.extras import Extras, View
 from loadgen.mixed.lego_layout import with_backbones
 from loadgen.mixed.plan import Layout
 from loadgen.mixed.run import SEED, compare_mixed
@@ -34,10 +35,12 @@ def compare_addons(
         out,
         quick=quick,
         tell=tell,
-        workload=workload,
-        storage=storage,
-        inspect=partial(inspect_applied, count=ADDONS_PLAN.checked),
-        about=partial(_about, storage, curves is not None),
+        extras=Extras(
+            workload,
+            storage,
+            inspect=partial(inspect_applied, count=ADDONS_PLAN.checked),
+            view=lambda seen, folder: View(_about(storage, curves is not None)),
+        ),
     )
 
 

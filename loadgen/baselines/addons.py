@@ -3,8 +3,7 @@
 Adapters: `load_lora_weights` under a name each, `set_adapters` for a request, `delete_adapters` for those that must go.
 ControlNets: models of their own, put into a `StableDiffusion3ControlNetPipeline` that shares the other's components.
 A load reads the file, and sleeps for as long as the storage is made to take; the pipeline waits meanwhile, for a load
-changes its modules.  One thing is not as diffusers has it: pictures for ControlNets are encoded to their mean and not
-to a sample with noise of its own, so that one request has one picture, and both sides' can be compared.
+changes its modules.  Pictures for ControlNets are encoded to their mean (`encode_to_means`).
 """
 
 import base64
@@ -23,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from loadgen.baselines.residents import Residents
+from loadgen.baselines.sd3_loading import encode_to_means
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -55,7 +55,7 @@ class Addons:
         self._kept_nets = Residents(int(said["controlnet_bytes"]))
         self._nets: dict[str, Any] = {}
         self._controlled: Any = None
-        _encode_to_means(pipeline.vae)
+        encode_to_means(pipeline.vae)
 
     def ready(self, loras: Sequence[Lora], controls: Sequence[Control]) -> tuple[Any, dict[str, Any]]:
         """The pipeline to call for these, and what it is to be told besides."""
@@ -119,14 +119,3 @@ class Addons:
 
     def _storage_s(self, key: str) -> float:
         return float(json.loads(self._settings.read_text())[key])
-
-
-def _encode_to_means(vae: Any) -> None:
-    encode = vae.encode
-
-    def to_means(*arguments: Any, **more: Any) -> Any:
-        found = encode(*arguments, **more)
-        found.latent_dist.sample = found.latent_dist.mode
-        return found
-
-    vae.encode = to_means

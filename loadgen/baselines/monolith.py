@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True, help="Threads of torch in each replica.")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer.")
+    parser.add_argument("--edits", action="store_true", help="diffusers' inpainting in place of text to image.")
     parser.add_argument(
         "--addons", type=Path, help="JSON: where adapters and ControlNets lie, and how many bytes are kept."
     )
@@ -105,6 +106,7 @@ def _application(arguments: argparse.Namespace) -> Any:
         arguments.threads,
         arguments.compile,
         None if arguments.addons is None else str(arguments.addons.absolute()),
+        arguments.edits,
     )
 
 

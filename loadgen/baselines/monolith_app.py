@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, Form, HTTPException, UploadFile
 from pydantic import BaseModel
 from ray import serve
 from ray.serve.schema import ApplicationStatus
@@ -52,11 +54,11 @@ class Monolith:
     """The pipeline and its one thread, which makes the pictures in the order in which they were asked for."""
 
     def __init__(
-        self, weights: str, max_sequence_length: int, threads: int, compiled: bool, addons: str | None
+        self, weights: str, max_sequence_length: int, threads: int, compiled: bool, addons: str | None, edits: bool
     ) -> None:
         import torch
 
-        from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image
+        from loadgen.baselines.sd3_loading import dtype_name, load_pipeline
 
         torch.set_num_threads(threads)
         self._max_sequence_length = max_sequence_length
@@ -64,6 +66,11 @@ class Monolith:
         self._dtype = dtype_name(self._pipeline)
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
         self._addons = None
+        self._edits = edits
+        if edits:
+            from loadgen.baselines.edits import inpainting
+
+            self._pipeline = inpainting(self._pipeline)
         if addons is not None:
             from loadgen.baselines.addons import Addons
 
@@ -71,10 +78,25 @@ class Monolith:
         if compiled:
             self._pipeline.transformer = torch.compile(self._pipeline.transformer, dynamic=True)
         else:
-            for guidance in (1.0, 4.0):
-                make_image(
-                    self._pipeline, "warm up", guidance=guidance, max_sequence_length=max_sequence_length, **WARM_UP
-                )
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        from loadgen.baselines.sd3_loading import make_image
+
+        more: dict[str, Any] = {}
+        if self._edits:
+            from loadgen.baselines.edits import blank_edit
+
+            more = blank_edit(WARM_UP["width"], WARM_UP["height"])
+        for guidance in (1.0, 4.0):
+            make_image(
+                self._pipeline,
+                "warm up",
+                guidance=guidance,
+                max_sequence_length=self._max_sequence_length,
+                **WARM_UP,
+                **more,
+            )
 
     @api.get("/health/ready")
     def ready(self) -> dict[str, str]:
@@ -87,14 +109,43 @@ class Monolith:
     @api.post("/v1/images/generations")
     async def generate(self, body: ImageBody) -> dict[str, Any]:
         """Make one picture and answer as OpenAI does."""
-        picture = await asyncio.get_running_loop().run_in_executor(self._thread, self._make, body)
-        return {"data": [{"b64_json": picture}]}
+        if self._edits:
+            raise HTTPException(404, "this one edits pictures")
+        return await self._answered(lambda: self._make(body, *self._ready(body)))
 
-    def _make(self, body: ImageBody) -> str:
+    @api.post("/v1/images/edits")
+    async def edit(
+        self,
+        image: UploadFile,
+        mask: UploadFile,
+        model: Annotated[str, Form()],
+        prompt: Annotated[str, Form()],
+        size: Annotated[str, Form()],
+        num_inference_steps: Annotated[int, Form()],
+        guidance_scale: Annotated[float, Form()],
+        seed: Annotated[int, Form()],
+    ) -> dict[str, Any]:
+        """Edit one picture; fields of the form that are not named here are accepted without effect."""
+        if not self._edits:
+            raise HTTPException(404, "this one edits no pictures")
+        body = ImageBody(
+            model=model, prompt=prompt, size=size, num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale, seed=seed,
+        )  # fmt: skip
+        return await self._answered(partial(self._edited, body, await image.read(), await mask.read()))
+
+    async def _answered(self, make: Callable[[], str]) -> dict[str, Any]:
+        return {"data": [{"b64_json": await asyncio.get_running_loop().run_in_executor(self._thread, make)}]}
+
+    def _edited(self, body: ImageBody, image: bytes, mask: bytes) -> str:
+        from loadgen.baselines.edits import edit_of
+
+        return self._make(body, self._pipeline, edit_of(image, mask))
+
+    def _make(self, body: ImageBody, pipeline: Any, more: dict[str, Any]) -> str:
         from loadgen.baselines.sd3_loading import make_image, png
 
         width, _, height = body.size.partition("x")
-        pipeline, more = self._ready(body)
         image = make_image(
             pipeline,
             body.prompt,

@@ -9,6 +9,7 @@ from loadgen.mixed.plan import Effort, MixedSuite
 from loadgen.mixed.rounds import Seen, SideRound
 from loadgen.mixed.search import Search
 from loadgen.mixed.sides import best
+from loadgen.mixed.ways import alone_of, variants_of
 from loadgen.summary import throughput_rps
 
 LATENCY_NOTE = (
@@ -38,6 +39,8 @@ def details_of(suite: MixedSuite, effort: Effort, seen: Seen) -> dict[str, objec
         "slo_table": _slo_table(seen.objective),
         "rates_rps": [round(rate, 4) for rate in seen.rates_rps],
         "ratios_of_rounds": _ratios_of_rounds(seen),
+        "alone": alone_of(seen),
+        "lego_variants": variants_of(suite, seen),
         "classes": {side: _classes(suite, seen.objective, rounds) for side, rounds in sides.items()},
         "search": {side: [_trace(each.search) for each in rounds] for side, rounds in sides.items()},
         "failures": {side: _failures(rounds) for side, rounds in sides.items()},

@@ -53,7 +53,7 @@ def solo_grid(suite: MixedSuite) -> list[ImageRequest]:
         ImageRequest(SOLO_PROMPT, width, height, steps, guidance, 0)
         for width, height in sizes
         for guidance in (suite.guidance, 1.0)
-        for steps in (suite.fewest_steps, suite.most_steps)
+        for steps in sorted({suite.fewest_steps, suite.most_steps})
     ]
 
 
@@ -73,6 +73,8 @@ def fit(grid: Sequence[ImageRequest], repeats: Sequence[Sequence[Sample]], scale
 
 def _line(at: Mapping[int, float]) -> Line:
     low, high = min(at), max(at)
+    if low == high:  # the suite has but one number of steps
+        return Line(at[low], 0.0)
     step_s = (at[high] - at[low]) / (high - low)
     return Line(at[low] - low * step_s, step_s)
 

@@ -38,6 +38,9 @@ class Effort:
     search: SearchPlan
     compiled_s: float | None  # time for torch.compile to warm up; None leaves the variant out
     lego_backbones: tuple[int, ...]  # numbers of backbone replicas tried; none leaves the configuration as it is
+    warm_ups: int = 16  # requests before anything of the baseline is timed
+    lego_warm_ups: int = 16
+    alone_requests: int = 0  # of each round, sent one after the other to either side
 
 
 @dataclass(frozen=True, slots=True)

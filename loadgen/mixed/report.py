@@ -13,8 +13,10 @@ from loadgen.mixed.rounds import Seen, SideRound
 from loadgen.mixed.summarise import sampled_pairs
 
 
-def write_report(path: Path, suite: MixedSuite, seen: Seen, found: Mapping[str, Any]) -> None:
-    """Write the page from the summary and the samples behind it."""
+def write_report(
+    path: Path, suite: MixedSuite, seen: Seen, found: Mapping[str, Any], grids: Sequence[Path] = ()
+) -> None:
+    """Write the page from the summary and the samples behind it, with grids of pictures where there are some."""
     one, other = sampled_pairs(seen)
     pictures = parts.pictures(one.requests, one.samples, other.samples)
     sections = [
@@ -27,14 +29,16 @@ def write_report(path: Path, suite: MixedSuite, seen: Seen, found: Mapping[str, 
         parts.section("Size classes at that rate", _classes(found)),
         parts.section("Pictures a second with 16 outstanding", parts.side_bars(found, "throughput_rps")),
         parts.section("All numbers", parts.numbers(found), "Medians over rounds, with the lowest and highest."),
+        *_other_ways(found),
         parts.section("The objective", _objective(found), escape(found["details"]["solo"])),
         parts.section("The pictures themselves", f"<p>{parts.quality(found['quality'])}</p>{pictures}"),
+        *(parts.section(grid.stem.replace("-", " "), parts.wide(grid)) for grid in grids),
         parts.section("Where and how", parts.context(found, _more(found))),
     ]
     ratio = found["ratio"]["max_rate_at_90pct"]
     title = f"{suite.title}: {_times(ratio)} the rate at the same objective"
     baseline = f"diffusers behind FastAPI on Ray Serve, {found['details']['baseline_layout']}"
-    path.write_text(parts.page(suite.name, title, _lead(suite, seen, found), baseline, _tiles(found), sections))
+    path.write_text(parts.page(suite.name, title, _lead(suite, seen, found), baseline, _tiles(suite, found), sections))
 
 
 def _times(ratio: float | None) -> str:
@@ -42,27 +46,65 @@ def _times(ratio: float | None) -> str:
 
 
 def _lead(suite: MixedSuite, seen: Seen, found: Mapping[str, Any]) -> str:
-    sizes = [size for kind in suite.classes for size in kind.sizes]
     every = suite.without_guidance_every
     guidance = f"one in {every} without guidance" if every else f"guidance {suite.guidance:g}"
     return (
-        f"<strong>{len(sizes)}</strong> sizes from {min(sizes)[0]} to {max(sizes)[0]} pixels a side, "
-        f"{suite.fewest_steps} to {suite.most_steps} steps, {guidance}, "
+        f"{_sizes(suite)}, {_steps_asked(suite)}, {guidance}, "
         f"model {escape(suite.model)}, {escape(seen.dtype)}. Both sides on the same "
         f"{len(found['machine']['pinned_to'])} cores, in turn, {len(seen.rates_rps)} round(s). "
         f"{escape(found['details']['date'])}."
     )
 
 
-def _tiles(found: Mapping[str, Any]) -> str:
-    ratio = found["ratio"]
+def _sizes(suite: MixedSuite) -> str:
+    sizes = [size for kind in suite.classes for size in kind.sizes]
+    if len(sizes) == 1:
+        return "{} x {} pixels".format(*sizes[0])
+    return f"<strong>{len(sizes)}</strong> sizes from {min(sizes)[0]} to {max(sizes)[0]} pixels a side"
+
+
+def _steps_asked(suite: MixedSuite) -> str:
+    few, many = suite.fewest_steps, suite.most_steps
+    return f"{few} steps" if few == many else f"{few} to {many} steps"
+
+
+def _tiles(suite: MixedSuite, found: Mapping[str, Any]) -> str:
+    ratio, factor = found["ratio"], suite.rate_factor
+    common = "the baseline's highest rate" if factor == 1 else f"{factor:g} of the baseline's highest rate"
     values = (
         ("max_rate_at_90pct", "highest rate with 90 % in time, lego over baseline"),
         ("throughput", "throughput"),
-        ("mean", "mean latency at the baseline's highest rate"),
+        ("mean", f"mean latency at {common}"),
         ("p95", "95th percentile of latency there"),
     )
     return parts.tiles([("-" if ratio[key] is None else f"{ratio[key]:.2f}x", text) for key, text in values])
+
+
+WAYS = {
+    "alone_s": "one picture alone, s",
+    "throughput_rps": "pictures a second, closed loop",
+    "mean_s": "mean latency at the common rate, s",
+    "p95_s": "95th percentile there, s",
+    "attainment": "share within the objective there",
+}
+
+
+def _other_ways(found: Mapping[str, Any]) -> list[str]:
+    """Both sides beside lego's other ways, where the suite has some."""
+    ways, alone = found["details"]["lego_variants"], found["details"]["alone"] or {}
+    if not ways:
+        return []
+    sides = [found[side] | {"alone_s": alone.get(f"{side}_s")} for side, _ in parts.SIDES]
+    rows = [[escape(text), *(_plain(way[key]) for way in (*sides, *ways.values()))] for key, text in WAYS.items()]
+    names = [f"lego_serve, {escape(name)}" for name in ways]
+    note = "The other ways are asked for the same pictures after the usual one, so their prompts are encoded already."
+    return [
+        parts.section("lego_serve in its other ways", parts.table(("", "baseline", "lego_serve", *names), rows), note)
+    ]
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _sides(seen: Seen) -> tuple[tuple[str, Sequence[SideRound]], ...]:
@@ -134,10 +176,17 @@ def _more(found: Mapping[str, Any]) -> dict[str, str]:
         "deadlines": f"told to lego_serve: {'yes' if details['deadline_ms_sent_to_lego'] else 'no'}",
         **{name: str(text) for name, text in details["suite"].items()},
         "latency": details["latency"],
+        **_looked_at(found["quality"]),
         "requests without a picture": str(details["failures"]),
         "ratios of each round": str(details["ratios_of_rounds"]),
         "rates of each round": ", ".join(f"{rate:.2f}/s" for rate in details["rates_rps"]),
     }
+
+
+def _looked_at(quality: Mapping[str, Any]) -> dict[str, str]:
+    """What was found of the pictures besides their differences."""
+    found = {name.replace("_", " "): value for name, value in quality.items() if "difference" not in name}
+    return {"of the pictures": ", ".join(f"{name}: {value}" for name, value in found.items())}
 
 
 def _rates(trial: Mapping[str, float]) -> str:

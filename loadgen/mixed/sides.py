@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from loadgen.children import ChildError
@@ -17,9 +17,9 @@ from loadgen.summary import NoPicturesError, throughput_rps
 from loadgen.traffic import Arrivals, Closed, ImageRequest
 
 BASELINE_TRIAL, LEGO_TRIAL, COMPILED_TRIAL = CLOSED, RATED, FIRST_PROBE  # phases of round 0, before the rounds
-WARM_UPS = 16
 PLAIN_REPEATS = 5
 Tell = Callable[[str], None]
+Variant = Callable[[ImageRequest], ImageRequest]  # a request to the request as it is asked otherwise
 
 
 class Server(Protocol):
@@ -69,7 +69,10 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every phase needs; ``inspect`` looks at lego's server after a round and answers what it found."""
+    """What every phase needs; ``inspect`` looks at lego's server after a round and answers what it found.
+
+    ``variants`` are other ways, by name, in which lego is asked for the same pictures.
+    """
 
     suite: MixedSuite
     effort: Effort
@@ -80,6 +83,7 @@ class Bench:
     begun_s: float
     storage: Storage | None = None
     inspect: Callable[[Server, Timed], Mapping[str, object]] | None = None
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def left_s(self) -> float:
@@ -103,9 +107,9 @@ def closed(bench: Bench, server: Server, requests: Sequence[ImageRequest]) -> Ti
     return Timed(requests, server.run(requests, arrivals, random.Random(0)))
 
 
-def warm_up(bench: Bench, server: Server, round_number: int) -> None:
+def warm_up(bench: Bench, server: Server, round_number: int, count: int) -> None:
     """Every replica has seen every kind of request before anything is timed."""
-    closed(bench, server, bench.workload.requests(round_number, WARM_UP, WARM_UPS))
+    closed(bench, server, bench.workload.requests(round_number, WARM_UP, count))
 
 
 def try_layouts(bench: Bench, plain_s: dict[Layout, float]) -> dict[Layout, float]:
@@ -118,7 +122,7 @@ def try_layouts(bench: Bench, plain_s: dict[Layout, float]) -> dict[Layout, floa
         if bench.storage is not None:
             bench.storage.set(0.0)
         with bench.sides.baseline(layout, False) as server:
-            warm_up(bench, server, 0)
+            warm_up(bench, server, 0, bench.effort.warm_ups)
             if bench.storage is not None:
                 plain_s[layout] = _plain_s(server, bench.storage.plain_request)
                 bench.storage.set(plain_s[layout])
@@ -134,7 +138,7 @@ def try_backbones(bench: Bench) -> dict[int, float]:
     found = {}
     for count in bench.effort.lego_backbones:
         with bench.sides.lego(count) as server:
-            warm_up(bench, server, 0)
+            warm_up(bench, server, 0, bench.effort.lego_warm_ups)
             requests = bench.workload.requests(0, LEGO_TRIAL, bench.effort.trial_requests)
             found[count] = throughput_rps(closed(bench, server, requests).samples)
         bench.tell(f"trial: lego-serve with {count} backbone replica(s), {found[count]:.2f} pictures a second")
@@ -146,7 +150,7 @@ def measure_solo(bench: Bench, server: Server) -> Objective:
     grid = bench.workload.solo_grid()
     if bench.storage is not None:  # every replica has them resident, as the objective means it
         closed(bench, server, [grid[-1]] * bench.suite.outstanding)
-    repeats = [_one_by_one(server, grid) for _ in range(bench.effort.solo_repeats)]
+    repeats = [one_by_one(server, grid) for _ in range(bench.effort.solo_repeats)]
     objective = fit(grid, repeats, bench.suite.slo_scale)
     times = [objective.solo_s(request) for request in grid]
     bench.tell(f"baseline alone: {min(times):.2f} to {max(times):.2f} s a picture")
@@ -154,11 +158,12 @@ def measure_solo(bench: Bench, server: Server) -> Objective:
 
 
 def _plain_s(server: Server, request: ImageRequest) -> float:
-    return median([s.done_s - s.sent_s for s in _one_by_one(server, [request] * PLAIN_REPEATS)])
+    return median([s.done_s - s.sent_s for s in one_by_one(server, [request] * PLAIN_REPEATS)])
 
 
-def _one_by_one(server: Server, requests: Sequence[ImageRequest]) -> list[Sample]:
-    return server.run(requests, Closed(len(requests), 1), random.Random(0))
+def one_by_one(server: Server, requests: Sequence[ImageRequest]) -> list[Sample]:
+    """Each sent when the one before is answered."""
+    return server.run(requests, Closed(len(requests), 1), random.Random(0)) if requests else []
 
 
 def try_compiled(bench: Bench, layout: Layout, objective: Objective) -> Compiled | None:
@@ -186,7 +191,7 @@ def _measure_compiled(bench: Bench, server: Server, layout: Layout, objective: O
             reason = f"after {spent:.0f} s of compiling only {index + 1} of {len(kinds)} kinds of requests were warm"
             return Compiled(None, None, None, reason)
     warm_up_s = bench.clock() - begun
-    alone = _one_by_one(server, grid)
+    alone = one_by_one(server, grid)
     ratios = [(s.done_s - s.sent_s) / objective.solo_s(r) for r, s in zip(grid, alone, strict=True) if s.is_ok]
     requests = bench.workload.requests(0, COMPILED_TRIAL, bench.effort.trial_requests)
     return Compiled(median(ratios), throughput_rps(closed(bench, server, requests).samples), warm_up_s, None)

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from loadgen import summary
 from loadgen.mixed.details import details_of
-from loadgen.mixed.objective import Objective, Timed, attainment, latencies_s
+from loadgen.mixed.extras import View
+from loadgen.mixed.objective import Objective, Timed
 from loadgen.mixed.plan import Effort, MixedSuite
 from loadgen.mixed.rounds import Seen, SideRound
-from loadgen.stats import Spread, median, percentile
+from loadgen.mixed.ways import loop_figures
+from loadgen.stats import Spread, median
 from loadgen.summary import Figures
 
 BASELINE = "diffusers-monolith"
@@ -22,15 +24,8 @@ def figures(rounds: Sequence[SideRound], objective: Objective, suite: MixedSuite
 
 
 def _of_round(seen: SideRound, objective: Objective, suite: MixedSuite) -> dict[str, float]:
-    latencies = latencies_s(seen.rated, objective.slo_s)
-    return {
-        "mean_s": sum(latencies) / len(latencies),
-        "p50_s": percentile(latencies, 0.5),
-        "p95_s": percentile(latencies, 0.95),
-        "throughput_rps": summary.throughput_rps(seen.closed.samples),
-        "attainment": attainment(seen.rated, objective.slo_s, suite).ratio,
-        "max_rate_at_90pct": seen.search.highest_rps,
-    }
+    loops = loop_figures(seen.closed, seen.rated, objective, suite)
+    return {**loops, "max_rate_at_90pct": seen.search.highest_rps}
 
 
 def sampled_pairs(seen: Seen) -> tuple[Timed, Timed]:
@@ -47,9 +42,14 @@ def sampled_pairs(seen: Seen) -> tuple[Timed, Timed]:
 
 
 def summarise(
-    suite: MixedSuite, effort: Effort, seed: int, seen: Seen, context: Mapping[str, object]
+    suite: MixedSuite,
+    effort: Effort,
+    seed: int,
+    seen: Seen,
+    context: Mapping[str, object],
+    view: View,
 ) -> dict[str, object]:
-    """The content of ``summary.json``; ``context`` says where and how it was measured."""
+    """The content of ``summary.json``; ``context`` says where and how it was measured, ``view`` what of."""
     baseline = figures(seen.baseline, seen.objective, suite)
     lego = figures(seen.lego, seen.objective, suite)
     one, other = sampled_pairs(seen)
@@ -63,11 +63,15 @@ def summarise(
         "baseline": {"name": BASELINE, **baseline.medians},
         "lego": {"name": "lego_serve", **lego.medians},
         "ratio": summary.ratios(baseline, lego),
-        "quality": {**summary.picture_differences([[one.samples]], [[other.samples]]), **seen.inspected},
+        "quality": {
+            **summary.picture_differences([[one.samples]], [[other.samples]]),
+            **seen.inspected,
+            **view.quality,
+        },
         "details": {
             **{name: context[name] for name in ("command", "commit", "date", "quick")},
             "spread": {"baseline": baseline.extremes, "lego": lego.extremes},
             **details_of(suite, effort, seen),
-            "suite": context["suite"],
+            "suite": dict(view.about),
         },
     }

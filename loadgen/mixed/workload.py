@@ -18,6 +18,7 @@ from loadgen.traffic import ImageRequest, pair_prompts
 PHASES = 16  # slots of a round
 SLOTS = 4 * PHASES
 CLOSED, RATED, WARM_UP, FIRST_PROBE = range(4)
+ALONE = PHASES - 1
 
 
 @dataclass(frozen=True, slots=True)

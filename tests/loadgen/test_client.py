@@ -102,6 +102,29 @@ def test_picture_is_decoded() -> None:
     assert ask(answering(200, {"data": [{"b64_json": base64.b64encode(b"png").decode()}]})) == Reply(b"png")
 
 
+def test_a_request_with_files_is_a_form() -> None:
+    """An edit goes to its own path with its files and its fields as text; a picture comes back as ever."""
+    from loadgen.edits.request import EditRequest
+
+    posted: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        posted.append(request)
+        return httpx2.Response(200, json={"data": [{"b64_json": base64.b64encode(b"png").decode()}]})
+
+    async def go() -> Reply:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer), base_url="http://server") as http:
+            request = EditRequest("a red circle", 64, 64, 20, 4.0, 7, template=3, mask=b"the mask")
+            return await ImagesClient(http, "lego-tiny", lambda _: 1.5).send(request)
+
+    assert asyncio.run(go()) == Reply(b"png")
+    [request] = posted
+    assert request.url.path == "/v1/images/edits"
+    assert request.headers["content-type"].startswith("multipart/form-data")
+    content = request.content
+    assert all(each in content for each in (b'name="reuse"\r\n\r\nhigh', b"the mask", b"\r\n\r\n1500"))
+
+
 def test_deadline_is_told() -> None:
     """With an objective the body says within how many milliseconds; without, the field is absent."""
     bodies: list[dict[str, Any]] = []

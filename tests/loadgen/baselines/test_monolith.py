@@ -10,6 +10,8 @@ from PIL import Image
 from loadgen.baselines.sd3_loading import load_pipeline, make_image
 from loadgen.children import descendants
 from loadgen.client import Sample
+from loadgen.edits.request import EditRequest
+from loadgen.masks import draw_mask, mask_file
 from loadgen.server import monolith
 from loadgen.traffic import Closed, ImageRequest
 
@@ -46,3 +48,16 @@ def test_monolith_serves_diffusers_pictures(tiny_folder: Path, tmp_path: Path) -
     assert own.size == (request.width, request.height)
     assert np.abs(pixels(samples[0]) - np.asarray(own, dtype=np.int16)).max() <= 1
     assert np.abs(pixels(samples[0]) - pixels(samples[1])).max() > 0
+
+
+def test_monolith_edits_templates_where_masks_say(tiny_folder: Path, tmp_path: Path) -> None:
+    """As its own kind of server it answers the form of an edit, and generates nothing."""
+    mask = draw_mask(0.2, 96, 96, np.random.default_rng(0))
+    edits = [EditRequest(prompt, 96, 96, 2, 4.0, 3, mask=mask_file(mask)) for prompt in ("a red circle", "a cross")]
+    with monolith(tiny_folder, 0, tmp_path / "log", replicas=1, threads=1, compiled=False, edits=True) as server:
+        made = server.run(edits, Closed(2, 2), random.Random(0))
+        [refused] = server.run(REQUESTS[:1], Closed(1, 1), random.Random(0))
+    assert not refused.is_ok
+    moved = np.abs(pixels(made[0]) - pixels(made[1]))
+    assert moved.shape == (96, 96, 3)
+    assert moved[mask].mean() > moved[~mask].mean()

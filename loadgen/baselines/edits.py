@@ -1,0 +1,37 @@
+"""diffusers' own inpainting: one template where a mask says, computed in full, as its users run it today."""
+
+import io
+from typing import Any
+
+from diffusers import StableDiffusion3InpaintPipeline
+from PIL import Image
+
+from loadgen.baselines.sd3_loading import encode_to_means
+
+BLENDING_CHANNELS = 16  # with which the pipeline blends in every step; it asks the configuration, not the weights
+
+
+def inpainting(pipeline: Any) -> Any:
+    """The inpainting pipeline of a text-to-image pipeline's components; the latter is of no use from then on."""
+    pipeline.transformer.register_to_config(in_channels=BLENDING_CHANNELS)
+    encode_to_means(pipeline.vae)
+    pipeline_class: Any = StableDiffusion3InpaintPipeline
+    made = pipeline_class(**pipeline.components)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def edit_of(image: bytes, mask: bytes) -> dict[str, Any]:
+    """What the pipeline takes of an edit's files: the mask is transparent where the picture is to change."""
+    alpha = Image.open(io.BytesIO(mask)).convert("RGBA").getchannel("A")
+    return {
+        "image": Image.open(io.BytesIO(image)).convert("RGB"),
+        "mask_image": alpha.point([255] + 255 * [0]),
+        "strength": 1.0,
+    }
+
+
+def blank_edit(width: int, height: int) -> dict[str, Any]:
+    """An edit of all of a grey picture, to warm up with."""
+    size = width, height
+    return {"image": Image.new("RGB", size, "grey"), "mask_image": Image.new("L", size, 255), "strength": 1.0}

@@ -1,0 +1,1 @@
+"""Suites ``edits-*``: edits of a few templates over and over, with masks as large as in production."""

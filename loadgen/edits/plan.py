@@ -1,0 +1,147 @@
+"""What the suites of edits ask, as values; the rest of them is suite ``mixed``'s."""
+
+from dataclasses import dataclass, replace
+
+from loadgen.masks import INPAINT, TRY_ON, Ratios
+from loadgen.mixed.plan import Effort, Layout, MixedSuite, SearchPlan, SizeClass
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class EditsPlan:
+    """Templates, masks, and what each backbone replica may keep of templates.
+
+    The popularity of the k-th template is 1 / k ** ``zipf``.  Masks have no fading edge where ``mask_feather`` is 0,
+    as the baseline's have none.
+    """
+
+    ratios: Ratios
+    side: int
+    trained_side: int  # the largest that the shipped model makes; beyond it the suite is for speed alone
+    templates: int
+    zipf: float
+    mask_feather: int
+    template_bytes: int
+    compared: int  # edits whose pictures are looked at
+    shown: int  # of them in the grid
+
+
+@dataclass(frozen=True, slots=True)
+class EditsSuite:
+    """A suite and its plan."""
+
+    suite: MixedSuite
+    plan: EditsPlan
+
+
+PLAN = EditsPlan(
+    ratios=TRY_ON,
+    side=256,
+    trained_side=256,
+    templates=20,
+    zipf=1.0,
+    mask_feather=0,
+    template_bytes=256 * MIB,  # all templates at 20 steps take 160
+    compared=24,
+    shown=6,
+)
+
+FULL = Effort(
+    rounds=3,
+    ends_after_s=2900.0,
+    trial_requests=40,
+    solo_repeats=7,
+    closed_requests=80,
+    probe_s=40.0,
+    fewest_requests=45,
+    rated_s=70.0,
+    search=SearchPlan(step=1.35, resolution=1.09, budget_s=160.0, most_probes=8),
+    compiled_s=150.0,
+    lego_backbones=(1, 2),
+    warm_ups=8,
+    lego_warm_ups=20,  # one for each template
+    alone_requests=10,
+)
+QUICK = Effort(
+    rounds=1,
+    ends_after_s=740.0,
+    trial_requests=16,
+    solo_repeats=3,
+    closed_requests=48,
+    probe_s=22.0,
+    fewest_requests=40,
+    rated_s=35.0,
+    search=SearchPlan(step=1.35, resolution=1.17, budget_s=110.0, most_probes=6),
+    compiled_s=None,
+    lego_backbones=(),
+    warm_ups=8,
+    lego_warm_ups=20,
+    alone_requests=6,
+)
+# A picture of 512 x 512 takes several times as long: fewer of them, and rates judged by fewer.
+FULL_512 = replace(
+    FULL,
+    trial_requests=16,
+    solo_repeats=3,
+    closed_requests=32,
+    probe_s=50.0,
+    fewest_requests=20,
+    rated_s=60.0,
+    search=SearchPlan(step=1.35, resolution=1.12, budget_s=130.0, most_probes=5),
+    warm_ups=4,
+    alone_requests=4,
+)
+QUICK_512 = replace(
+    QUICK,
+    trial_requests=8,
+    closed_requests=24,
+    probe_s=30.0,
+    fewest_requests=12,
+    rated_s=45.0,
+    search=SearchPlan(step=1.35, resolution=1.25, budget_s=80.0, most_probes=4),
+    warm_ups=4,
+    alone_requests=3,
+)
+
+
+def _suite(name: str, title: str, plan: EditsPlan, full: Effort, quick: Effort) -> EditsSuite:
+    mixed = MixedSuite(
+        name=name,
+        title=title,
+        model="lego-tiny",
+        classes=(SizeClass("edits", ((plan.side, plan.side),)),),
+        fewest_steps=20,  # one number, as a workflow in production has: entries are of the steps of one schedule
+        most_steps=20,
+        guidance=4.0,
+        without_guidance_every=0,
+        outstanding=16,
+        slo_scale=5.0,
+        attainment=0.9,
+        class_attainment=0.75,
+        sends_deadline=True,
+        rate_factor=0.8,
+        layouts=(Layout(1, 2), Layout(2, 1)),
+        full=full,
+        quick=quick,
+    )
+    return EditsSuite(mixed, plan)
+
+
+LARGE = replace(PLAN, side=512, template_bytes=768 * MIB)  # all templates at 20 steps take 640
+
+EDITS = {
+    each.suite.name: each
+    for each in (
+        _suite("edits-tryon", "Edits, masks as in try-on", PLAN, FULL, QUICK),
+        _suite("edits-inpaint", "Edits, masks as in inpainting", replace(PLAN, ratios=INPAINT), FULL, QUICK),
+        _suite("edits-tryon-512", "Edits at 512, masks as in try-on", LARGE, FULL_512, QUICK_512),
+        _suite(
+            "edits-inpaint-512",
+            "Edits at 512, masks as in inpainting",
+            replace(LARGE, ratios=INPAINT),
+            FULL_512,
+            QUICK_512,
+        ),
+    )
+}
