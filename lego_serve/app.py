@@ -204,7 +204,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     from lego_serve.metrics import Metrics
     from lego_serve.serving.connect import connect
     from lego_serve.serving.coordinator import Coordinator
-    from lego_serve.serving.router import on_departure
+    from lego_serve.serving.router import on_departure, on_template_use
 
     settings, workflows = configured(config_path)
     nodes = connect(address, needed_nodes(settings, workflows))
@@ -219,7 +219,8 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
     )
     own = peers / f"{os.getpid()}.sock"
-    app = create_app(coordinator, gateway, Metrics(), Peers(peers, own))
+    metrics = Metrics()
+    app = create_app(coordinator, gateway, metrics, Peers(peers, own))
     bound = [shared_socket(server.host, port), unix_socket(own)]
 
     async def main() -> None:
@@ -229,6 +230,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
             loop.call_soon_threadsafe(coordinator.departed, replicas)
 
         on_departure(departed)
+        on_template_use(metrics.templates)
         await asyncio.gather(*(node.probe() for node in nodes.values()))
         options = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False

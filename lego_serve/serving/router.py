@@ -15,10 +15,12 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
+from lego_serve.core.reuse import TemplateUse
 from lego_serve.core.routing import Outstanding, Residency, allowed, denoising_work, edit_of, priming_work, quieter
 from lego_serve.core.wire import Call
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
+_watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
 outstanding = Outstanding()  # what this process's calls have in hand
 residency = Residency()  # where templates are, as this process knows
 _draining: set[str] = set()  # replicas that turned a call away and are not gone yet
@@ -27,6 +29,11 @@ _draining: set[str] = set()  # replicas that turned a call away and are not gone
 def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
     """Have ids of replicas that are no longer to be used told to a function, from another thread."""
     _listeners.append(listener)
+
+
+def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
+    """Have what a model's replicas keep of templates told to a function, from another thread, when it changes."""
+    _watchers.append(watcher)
 
 
 def leave(replica: str) -> None:
@@ -82,6 +89,12 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
             _draining.difference_update(left)
             for listener in _listeners:
                 listener(frozenset(left))
+        uses = [r.routing_stats["template_use"] for r in replicas if "template_use" in r.routing_stats]
+        if uses:
+            model, _, _ = self._deployment_id.app_name.rpartition(".")
+            together = sum((TemplateUse(**use) for use in uses), TemplateUse())
+            for watcher in _watchers:
+                watcher(model, together)
 
 
 def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
