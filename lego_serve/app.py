@@ -204,7 +204,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     from lego_serve.metrics import Metrics
     from lego_serve.serving.connect import connect
     from lego_serve.serving.coordinator import Coordinator
-    from lego_serve.serving.router import on_departure, on_template_use
+    from lego_serve.serving.routing_state import on_departure, on_template_use
 
     settings, workflows = configured(config_path)
     nodes = connect(address, needed_nodes(settings, workflows))
