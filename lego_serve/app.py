@@ -204,7 +204,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     from lego_serve.metrics import Metrics
     from lego_serve.serving.connect import connect
     from lego_serve.serving.coordinator import Coordinator
-    from lego_serve.serving.router import on_departure
+    from lego_serve.serving.routing_state import on_departure, on_template_use
 
     settings, workflows = configured(config_path)
     nodes = connect(address, needed_nodes(settings, workflows))
@@ -220,7 +220,8 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
         edit_check_share=server.edit_check_share,
     )
     own = peers / f"{os.getpid()}.sock"
-    app = create_app(coordinator, gateway, Metrics(), Peers(peers, own))
+    metrics = Metrics()
+    app = create_app(coordinator, gateway, metrics, Peers(peers, own))
     bound = [shared_socket(server.host, port), unix_socket(own)]
 
     async def main() -> None:
@@ -230,6 +231,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
             loop.call_soon_threadsafe(coordinator.departed, replicas)
 
         on_departure(departed)
+        on_template_use(metrics.templates)
         await asyncio.gather(*(node.probe() for node in nodes.values()))
         options = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False

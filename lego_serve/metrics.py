@@ -5,11 +5,13 @@ Names are in base units and labels come from small fixed sets: never a prompt, a
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from lego_serve.core.job import JobResult
+from lego_serve.core.reuse import ReuseStats, TemplateUse
 from lego_serve.core.workflow import Workflow
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
@@ -84,6 +86,20 @@ class Metrics:
         self._spilt = Counter(
             "lego_serve_edit_spills", "Compared edits that changed a pixel outside.", ("workflow",), registry=at
         )
+        self._edit_steps = Counter(
+            "lego_serve_edit_steps", "Steps of edits of pictures.", ("model", "computed"), registry=at
+        )
+        self._primings = Counter(
+            "lego_serve_template_primings", "Passes over templates for what edits read.", ("model",), registry=at
+        )
+        self._evictions = Counter(
+            "lego_serve_template_evictions", "Entries that went for others.", ("model",), registry=at
+        )
+        # Every gateway hears the same of all replicas.
+        shared: dict[str, Any] = {"labelnames": ("model",), "registry": at, "multiprocess_mode": "livemostrecent"}
+        self._entries = Gauge("lego_serve_template_entries", "Entries kept, in all replicas.", **shared)
+        self._used = Gauge("lego_serve_template_used_bytes", "What they take.", **shared)
+        self._budget = Gauge("lego_serve_template_budget_bytes", "What they may take.", **shared)
 
     def accepted(self) -> None:
         """A job entered."""
@@ -119,6 +135,8 @@ class Metrics:
                 self._adapter_loads.labels(node.model).inc()
                 self._adapter_load_s.labels(node.model).observe(used.load_s)
                 self._adapter_bytes.labels(node.model).inc(used.bytes)
+            if stats.reuse is not None:
+                self._edited(node.model, stats.reuse, len(result.pictures))
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
                 self._step_s.labels(node.model).observe(step_s)
                 self._step_lanes.labels(node.model).observe(lanes)
@@ -128,6 +146,18 @@ class Metrics:
         self._likeness.labels(workflow, quality).observe(likeness)
         self._likeness_db.labels(workflow, quality).observe(decibels)
         self._spilt.labels(workflow).inc(not is_equal_outside)
+
+    def templates(self, model: str, use: TemplateUse) -> None:
+        """What all replicas of a model keep of templates now."""
+        self._entries.labels(model).set(use.entries)
+        self._used.labels(model).set(use.used_bytes)
+        self._budget.labels(model).set(use.budget_bytes)
+
+    def _edited(self, model: str, reuse: ReuseStats, pictures: int) -> None:
+        self._edit_steps.labels(model, "masked").inc(reuse.masked_steps * pictures)
+        self._edit_steps.labels(model, "whole").inc((reuse.steps - reuse.masked_steps) * pictures)
+        self._primings.labels(model).inc(reuse.primed)
+        self._evictions.labels(model).inc(reuse.evicted)
 
     def page(self, environment: Mapping[str, str] | None = None) -> bytes:
         """The exposition text; of all gateways together where they share a folder."""

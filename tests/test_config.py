@@ -40,7 +40,8 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
     path.write_text(MODEL.replace("path", added.replace("ROOT", str(tmp_path))))
     settings = load(path)
     workflows = load_workflows(settings, tmp_path)
-    assert {f"lego-tiny{name}" for name in ("-lora", "-controlnet", "-controlnet-lora")} < set(workflows)
+    more = ("-lora", "-controlnet", "-controlnet-lora", "-edit-lora", "-img2img-lora")
+    assert {f"lego-tiny{name}" for name in more} < set(workflows)
     plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
     assert {"lego-tiny.adapters", "edges.controlnet"} < set(plans)
     assert plans["lego-tiny.adapters"].arguments["roots"] == (tmp_path,)

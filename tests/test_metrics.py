@@ -12,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lego_serve.core.addons import AdapterStats
 from lego_serve.core.job import JobResult, Picture, TaskStats
+from lego_serve.core.reuse import ReuseStats, TemplateUse
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
 ROOT = Path(__file__).parent.parent
+READ = ReuseStats("high", masked_steps=15, steps=20, active_rows=9, rows=64, primed=30, evicted=4)
 SNAKE = re.compile(r"[a-z_][a-z0-9_]*")
 TYPES = ("counter", "gauge", "histogram", "summary")
 ABBREVIATED = {"s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"}
@@ -35,12 +37,13 @@ def observed() -> Metrics:
     stats = {
         "cond": TaskStats(cache_hit=True),
         "negative": TaskStats(run_s=0.1),
-        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used),
+        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used, reuse=READ),
         "image": TaskStats(run_s=0.1),
     }
     metrics.accepted()
-    metrics.finished(workflow, JobResult((picture,), 0.1, {}, 1, stats))
+    metrics.finished(workflow, JobResult((picture, picture), 0.1, {}, 1, stats))
     metrics.left()
+    metrics.templates("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
     metrics.answered(workflow.name, "ok", 0.5)
     metrics.rejected("over_capacity")
     return metrics
@@ -103,8 +106,24 @@ def test_labels_come_from_small_fixed_sets() -> None:
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {
-        "le", "model", "node", "outcome", "reason", "workflow",
+        "computed", "le", "model", "node", "outcome", "reason", "workflow",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_edits_count_steps_and_templates_say_what_they_take(shared: bool, tmp_path: Path) -> None:
+    """Steps of every image of a job, passes and evictions of the job, and the last that was heard of all replicas."""
+    page = shared_page(tmp_path) if shared else observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    for said in (
+        'edit_steps_total{computed="masked",model="lego-tiny"} 30.0',
+        'edit_steps_total{computed="whole",model="lego-tiny"} 10.0',
+        'template_primings_total{model="lego-tiny"} 30.0',
+        'template_evictions_total{model="lego-tiny"} 4.0',
+        'template_entries{model="lego-tiny"} 4.0',
+        'template_used_bytes{model="lego-tiny"} 1500.0',
+        'template_budget_bytes{model="lego-tiny"} 8000.0',
+    ):
+        assert f"\nlego_serve_{said}\n" in page, said
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve import workflow_files
+from lego_serve.core.workflow import Input, Source
 from lego_serve.core.workflow_bind import bind
 from lego_serve.errors import UnsupportedParameter, WorkflowError
 from lego_serve.workflow_files import built_in_workflows, load_workflow, read_workflow
@@ -33,14 +35,42 @@ def complaint(text: str) -> str:
 
 
 def test_the_built_in_workflows_compile() -> None:
-    """What ships with the package is read by name; each has a sibling for image to image."""
+    """What ships with the package is read by name; each has siblings for image to image, and for edits with a mask."""
     found = built_in_workflows()
     assert {"lego-tiny", "lego-tiny-img2img", "sd35-medium", "sd3-medium"} <= found.keys()
     for name, workflow in found.items():
         assert workflow.name == name
-        plain = re.sub("-(img2img|lora|controlnet|controlnet-lora)$", "", name)
+        plain = re.sub("(-(img2img|edit|controlnet))?(-lora)?$", "", name)
         assert workflow.models == {plain}
-        assert f"{plain}-img2img" in found
+        assert {f"{plain}-img2img", f"{plain}-edit"} <= found.keys()
+
+
+def test_adapters_change_all_that_an_edit_encodes_and_computes() -> None:
+    """With the adapters the graph is the same; every prompt is encoded with them, also the one that primes."""
+    found = built_in_workflows()
+    for name in ("lego-tiny-edit", "lego-tiny-img2img"):
+        plain, adapted = found[name], found[f"{name}-lora"]
+        assert adapted.inputs.keys() - plain.inputs.keys() == {"lora"}
+        assert adapted.nodes.keys() - plain.nodes.keys() == {"adapters"}
+        for node in plain.nodes.values():
+            given = dict(adapted.nodes[node.name].arguments)
+            assert (given.pop("adapters", None) is not None) == (node.kind in ("text_encode", "denoise")), node.name
+            assert given == node.arguments
+
+
+@pytest.mark.parametrize("model", ["lego-tiny", "sd3-medium", "sd35-medium", "flux-dev", "flux-schnell"])
+def test_an_edit_is_a_generation_that_starts_from_its_template(model: str) -> None:
+    """It differs in how it begins and ends, and in what primes; bounds and defaults are those of image to image."""
+    found = built_in_workflows()
+    edit, image = found[f"{model}-edit"], found[f"{model}-img2img"]
+    more = {"edit": Input("edit", required=True), "strength": replace(image.inputs["strength"], default=1.0)}
+    assert edit.inputs == {name: value for name, value in image.inputs.items() if name != "image"} | more
+    kinds = {name: node.kind for name, node in edit.nodes.items() if image.nodes.get(name) != node}
+    assert kinds == {"prime": "text_encode", "template": "encode_edit", "latents": "denoise", "image": "decode_edit"}
+    before, after = image.nodes["latents"].arguments, dict(edit.nodes["latents"].arguments)
+    assert after.pop("edit") == Source("template", "edit")
+    assert after.pop("prime") == Source("prime", "cond")
+    assert after == {name: value for name, value in before.items() if name != "init"}
 
 
 def test_both_workflows_of_a_model_share_its_nodes() -> None:
@@ -57,8 +87,8 @@ def test_both_workflows_of_a_model_share_its_nodes() -> None:
 )
 def test_flux_refuses_what_its_models_do_not_read(name: str, field: str) -> None:
     """A field without effect is no input of the workflow, so that a request with it is refused by name."""
-    for workflow in (built_in_workflows()[name], built_in_workflows()[f"{name}-img2img"]):
-        picture = {"image": b""} if "image" in workflow.inputs else {}
+    for workflow in (built_in_workflows()[name + end] for end in ("", "-img2img", "-edit")):
+        picture = {taken: b"" for taken in ("image", "edit") if taken in workflow.inputs}
         assert bind(workflow, {"prompt": "a"} | picture)["steps"] == {"flux-dev": 28, "flux-schnell": 4}[name]
         with pytest.raises(UnsupportedParameter) as caught:
             bind(workflow, {"prompt": "a", field: 0.5} | picture)

@@ -47,8 +47,8 @@ RULES: Mapping[Quality, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class ReuseStats:
-    """What an edit read of its template: in how many steps, how many token rows of a picture's it computed there, and
-    how many passes over the template it had to run first.
+    """What an edit read of its template: in how many steps, how many token rows of a picture's it computed there, how
+    many passes over the template it had to run first, and how many entries of others had to go for what they left.
     """
 
     quality: str
@@ -57,6 +57,21 @@ class ReuseStats:
     active_rows: int
     rows: int
     primed: int
+    evicted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateUse:
+    """How much one replica keeps of templates, and how many bytes it may."""
+
+    entries: int = 0
+    used_bytes: int = 0
+    budget_bytes: int = 0
+
+    def __add__(self, other: "TemplateUse") -> "TemplateUse":
+        return TemplateUse(
+            self.entries + other.entries, self.used_bytes + other.used_bytes, self.budget_bytes + other.budget_bytes
+        )
 
 
 WORTH = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from lego_serve.core.edits import EditLatents
 
-PRIMING = 0.5  # computing a template's activations is one branch of every step's two
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
 
@@ -23,7 +22,7 @@ def quieter(replicas: Sequence[str], suspects: bool) -> list[str]:
 def denoising_work(inputs: Mapping[str, object]) -> float:
     """What a denoising call weighs against another: its pixels times the passes over them, of both branches."""
     number = {name: float(value) for name, value in inputs.items() if isinstance(value, int | float)}
-    passes = number.get("steps", 1) * (2 if number.get("guidance", 1) > 1 and "negative" in inputs else 1)
+    passes = number.get("steps", 1) * _branches(inputs)
     whole = number.get("n", 1) * number.get("width", 1) * number.get("height", 1) * passes
     edit = edit_of(inputs)
     return whole if edit is None else whole * edit.active_ratio
@@ -37,12 +36,18 @@ def edit_of(inputs: Mapping[str, object]) -> EditLatents | None:
 
 
 def priming_work(inputs: Mapping[str, object]) -> float:
-    """What an edit's call weighs besides where its template's activations are not: a pass over all of it a step."""
+    """What an edit's call weighs besides where its template's activations are not: one pass over all of it a step."""
     edit = edit_of(inputs)
     if edit is None:
         return 0.0
     images = inputs.get("n", 1)  # which share one priming
-    return PRIMING * denoising_work(inputs) / edit.active_ratio / (images if isinstance(images, int) else 1)
+    return denoising_work(inputs) / edit.active_ratio / (images if isinstance(images, int) else 1) / _branches(inputs)
+
+
+def _branches(inputs: Mapping[str, object]) -> int:
+    """Passes over a picture in a step: with and without the prompt, or one where a model is told the guidance."""
+    guidance = inputs.get("guidance", 1)
+    return 2 if isinstance(guidance, int | float) and guidance > 1 and "negative" in inputs else 1
 
 
 class Residency:

@@ -62,10 +62,10 @@ class LaneEdit:
         """Latents with the template, noised to a sigma, outside the mask."""
         return torch.where(self.inside, latents, self.edit.template.noised(sigma))
 
-    def stats(self, primed: int) -> ReuseStats:
-        """What it reads of its template, ``primed`` passes over which ran for it."""
-        steps = self.plan.masked_steps, len(self.plan.entries)
-        return ReuseStats(self.edit.quality, *steps, len(self.active), self.rows, primed)
+    def stats(self, masked_steps: int, primed: int, evicted: int) -> ReuseStats:
+        """What it read of its template in so many steps, after so many passes over it that ran for it."""
+        steps = masked_steps, len(self.plan.entries)
+        return ReuseStats(self.edit.quality, *steps, len(self.active), self.rows, primed, evicted)
 
     def work(self, step: int, tokens: int, text_rows: Sequence[int], *, computes_all: bool = False) -> StepWork:
         """Rows and pairs of its branches at a step."""

@@ -139,6 +139,7 @@ class LaneState:
     away: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     primed: int = 0  # passes over its template that ran for it
+    evicted: int = 0  # entries of others that went for what those left
 
     @property
     def is_held(self) -> bool:
@@ -183,10 +184,16 @@ class LaneState:
             (control.use.controlnet, tuple(ran for _, ran in sorted(control.passes.copy().items())))
             for control in self.controls
         )
-        reuse = None if self.edit is None else self.edit.stats(self.primed)
         queue_s, run_s = started - self.added_s, now - started
         steps = tuple(self.step_s), tuple(self.step_lanes)
-        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, controls, reuse)
+        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, controls, self._reuse())
+
+    def _reuse(self) -> ReuseStats | None:
+        if self.edit is None:
+            return None
+        entries = enumerate(self.edit.plan.entries)
+        masked = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
+        return self.edit.stats(masked, self.primed, self.evicted)
 
 
 def write_checkpoint(state: LaneState) -> bytes:

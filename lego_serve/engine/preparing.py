@@ -91,9 +91,10 @@ class Preparation:
         )
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole pictures
             return lane
-        before = len(priming.filling)
+        primed, evicted = len(priming.filling), self._templates.evicted
         reuse = priming.reuse(self._at(state, state.step), guided=guided)
-        state.primed += len(priming.filling) - before
+        state.primed += len(priming.filling) - primed
+        state.evicted += self._templates.evicted - evicted
         return replace(lane, reuse=reuse)
 
     def rows(self, states: Sequence[LaneState]) -> int:

@@ -53,6 +53,7 @@ class TemplateStore:
         self.coding = CODINGS[coding]
         self._ledger, self._clock = CacheLedger(budget_bytes), clock
         self._kept: dict[str, Activations] = {}
+        self.evicted = 0  # entries let go of for others
 
     def __contains__(self, key: object) -> bool:
         """Whether an entry can be read now."""
@@ -65,12 +66,22 @@ class TemplateStore:
     @property
     def templates(self) -> frozenset[str]:
         """The templates of which something is here."""
-        return frozenset(key.partition("/")[0] for key in self._kept)
+        return frozenset(key.partition("/")[0] for key in list(self._kept))  # asked for from another thread too
 
     @property
     def used_bytes(self) -> int:
         """What entries take."""
         return self._ledger.used_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """What they may take."""
+        return self._ledger.budget_bytes
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return len(self._kept)
 
     def wanted(self, key: str, size_bytes: int, load_s: float) -> tuple[Activations, bool]:
         """An entry, and whether it is still to be filled: kept afterwards if there is room for it."""
@@ -80,6 +91,7 @@ class TemplateStore:
         if not isinstance(decision, Refused):
             for victim in decision.evict:
                 del self._kept[victim]
+            self.evicted += len(decision.evict)
         return Activations(self.coding), True
 
     def done(self, key: str, entry: Activations) -> None:

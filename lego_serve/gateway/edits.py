@@ -60,6 +60,7 @@ async def edit_order(context: Context, form: EditForm, workflow: Workflow, calle
     body, most = form.body, context.settings.max_image_pixels
     taken = "image" if form.mask is None else "edit"
     workflow = _taking(context, workflow, taken)
+    workflow = _adapted(context, workflow, body)
     picture = await asyncio.to_thread(decode_upload, form.image, most)
     size = body.dimensions(context.settings.size_multiple) or _own_size(context, workflow, picture)
     sized = {"width": size[0], "height": size[1]}
@@ -96,6 +97,16 @@ def _taking(context: Context, workflow: Workflow, taken: str) -> Workflow:
         param = "image" if taken == "image" else "mask"
         what = "edit images" if taken == "image" else "edit parts of images"
         raise UnsupportedParameter(f"This model does not {what}.", param=param)
+    return sibling
+
+
+def _adapted(context: Context, workflow: Workflow, body: EditRequest) -> Workflow:
+    """The workflow for what an edit adds: the one that takes its picture, or else the one of that name with `-lora`."""
+    if not body.lora or "lora" in workflow.inputs:
+        return workflow
+    sibling = context.runner.workflows.get(f"{workflow.name}-lora")
+    if sibling is None or not {"lora", *workflow.inputs} <= set(sibling.inputs):
+        raise UnsupportedParameter("This model takes no `lora`.", param="lora")
     return sibling
 
 

@@ -95,9 +95,11 @@ def validation_error(error: ValidationError) -> RequestError:
     """A pydantic complaint in our own words, naming the field."""
     first = error.errors(include_input=False, include_url=False, include_context=True)[0]
     kind = str(first["type"])
-    if kind == "json_invalid" or not first["loc"]:
+    if not first["loc"]:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
     name = _place(first["loc"])
+    if kind.startswith("json_"):  # a text field of a form
+        return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
     if kind == "extra_forbidden":
         known = shown_name(str(first["loc"][-1]))
         return UnsupportedParameter(

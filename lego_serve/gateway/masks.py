@@ -1,11 +1,9 @@
 """Masks of edits: read safely, and spread into how much of each pixel is new."""
 
-import io
-
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lego_serve.errors import RequestError
+from lego_serve.gateway.uploads import bad, decoded, opened
 
 MAX_SPREAD = 64
 
@@ -15,24 +13,12 @@ def decode_mask(data: bytes, size: tuple[int, int], max_pixels: int) -> np.ndarr
 
     Raises RequestError; the pixel cap is checked before any pixel is decoded.
     """
-    try:
-        mask = Image.open(io.BytesIO(data), formats=("PNG",))
-    except Exception:  # Pillow raises whatever its parsers meet
-        raise _bad("`mask` must be a PNG picture.") from None
-    if mask.width * mask.height > max_pixels:
-        raise _bad(f"`mask` has more than {max_pixels} pixels.")
-    if getattr(mask, "n_frames", 1) > 1:
-        raise _bad("`mask` must not be animated.")
-    if mask.size != size:
-        raise _bad(f"`mask` is {mask.width}x{mask.height}, the image {size[0]}x{size[1]}; they must be of one size.")
-    if mask.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        raise _bad("`mask` must have 8 bits a channel.")
+    mask = opened(data, "mask", ("PNG",), max_pixels)
     if not mask.has_transparency_data:
-        raise _bad("`mask` must have an alpha channel; what is transparent is edited.")
-    try:
-        alpha = mask.convert("RGBA").getchannel("A")
-    except Exception:
-        raise _bad("`mask` is damaged and cannot be decoded.") from None
+        raise bad("mask", "must have an alpha channel; what is transparent is edited")
+    alpha = decoded(mask, "RGBA", "mask").getchannel("A")
+    if alpha.size != size:
+        raise bad("mask", f"is {alpha.width}x{alpha.height}, the image {size[0]}x{size[1]}; they must be of one size")
     edited: np.ndarray = np.asarray(alpha) == 0
     return edited
 
@@ -54,7 +40,3 @@ def weights_of(mask: np.ndarray, size: tuple[int, int], dilation: int, feather: 
 
 def _grown(mask: Image.Image, pixels: int) -> Image.Image:
     return mask.filter(ImageFilter.MaxFilter(2 * pixels + 1)) if pixels else mask
-
-
-def _bad(message: str) -> RequestError:
-    return RequestError(message, param="mask", code="invalid_image")

@@ -4,30 +4,17 @@ import base64
 import io
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from lego_serve.core.job import Picture
-from lego_serve.errors import RequestError
+from lego_serve.gateway.uploads import decoded, opened
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
     """An uploaded picture as RGB.  Raises RequestError; the pixel cap is checked before any pixel is decoded."""
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception:  # Pillow raises whatever its parsers meet
-        raise _bad("`image` must be a PNG, JPEG or WebP picture.") from None
-    if picture.width * picture.height > max_pixels:
-        raise _bad(f"`image` has more than {max_pixels} pixels.")
-    if getattr(picture, "n_frames", 1) > 1:
-        raise _bad("`image` must not be animated.")
-    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise _bad("`image` must have 8 bits a channel.")
-    try:
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    except Exception:
-        raise _bad("`image` is damaged and cannot be decoded.") from None
+    return decoded(opened(data, "image", FORMATS, max_pixels), "RGB", "image")
 
 
 def fit_size(picture: Image.Image, multiple: int, low: int, high: int) -> tuple[int, int]:
@@ -60,7 +47,3 @@ def enlarge(picture: Picture, width: int, height: int) -> Picture:
     """A preview of a pixel a latent, brought smoothly to the size of the picture it stands for."""
     image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
     return Picture(width, height, image.resize((width, height), Image.Resampling.BICUBIC).tobytes(), picture.seed)
-
-
-def _bad(message: str) -> RequestError:
-    return RequestError(message, param="image", code="invalid_image")

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from lego_serve.core.addons import AdapterAsk, check_asks
 from lego_serve.errors import RequestError, UnsupportedParameter
@@ -147,14 +147,13 @@ class GenerationRequest(ImageRequest):
     def refuse_unsupported(self) -> None:
         """Also raise RequestError for adapters and ControlNets that cannot be."""
         super().refuse_unsupported()
-        check_asks("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in self.lora or ()])
+        _check_adapters(self.lora)
         nets = [(use.name, use.weight, use.start, use.end) for use in self.controlnet or ()]
         check_asks("controlnet", "a ControlNet", nets)
 
     def inputs(self) -> dict[str, object]:
         """The workflow inputs the body gives; control pictures are decoded by who knows their size."""
-        asks = tuple(AdapterAsk(use.name, use.scale, use.start, use.end) for use in self.lora or ())
-        return super().inputs() | ({"lora": asks} if asks else {})
+        return super().inputs() | _adapters(self.lora)
 
 
 class EditRequest(ImageRequest):
@@ -162,10 +161,16 @@ class EditRequest(ImageRequest):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
+    lora: Json[tuple[LoraUse, ...] | None] | None = None  # a form has text alone
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     mask_dilation: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 0
     mask_feather: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 4
     reuse: Literal["exact", "high", "balanced"] = "high"
+
+    def refuse_unsupported(self) -> None:
+        """Also raise RequestError for adapters that cannot be."""
+        super().refuse_unsupported()
+        _check_adapters(self.lora)
 
     def refuse_without_mask(self, is_masked: bool) -> None:
         """Raise RequestError for fields that only a mask gives a meaning."""
@@ -176,7 +181,17 @@ class EditRequest(ImageRequest):
     def inputs(self) -> dict[str, object]:
         """The workflow inputs the form gives."""
         strength = {} if self.strength is None else {"strength": self.strength}
-        return super().inputs() | strength
+        return super().inputs() | strength | _adapters(self.lora)
+
+
+def _check_adapters(uses: tuple[LoraUse, ...] | None) -> None:
+    check_asks("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in uses or ()])
+
+
+def _adapters(uses: tuple[LoraUse, ...] | None) -> dict[str, object]:
+    """The workflow's input of adapters, where there are any."""
+    asks = tuple(AdapterAsk(use.name, use.scale, use.start, use.end) for use in uses or ())
+    return {"lora": asks} if asks else {}
 
 
 REQUEST_NAMES = {"steps": "num_inference_steps", "guidance": "guidance_scale", "width": "size", "height": "size"}

@@ -70,13 +70,13 @@ class LaneInput:
 
     def chosen(self, rows: torch.Tensor) -> torch.Tensor:
         """Those of all rows that are computed."""
-        return rows if self.reuse is None else rows[self.reuse.active]
+        return rows if self.reuse is None else rows[self.reuse.active.to(rows.device)]
 
     def placed(self, rows: torch.Tensor, of: int) -> torch.Tensor:
         """Computed rows among zeros for the others."""
         if self.reuse is None:
             return rows
-        return rows.new_zeros(of, rows.shape[1]).index_copy_(0, self.reuse.active, rows)
+        return rows.new_zeros(of, rows.shape[1]).index_copy_(0, self.reuse.active.to(rows.device), rows)
 
 
 def kept_rows(lanes: Sequence[LaneInput]) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def pack(
     """
     branches = branches_of(lanes, image_rows, classifier_free=classifier_free)
     if reuses:
-        branches = sorted((_kept(b, reuses.get(b.lane)) for b in branches), key=lambda branch: branch.shape)
+        branches = sorted((_kept(b, reuses.get(b.lane), device) for b in branches), key=lambda branch: branch.shape)
     groups = tuple(_groups(branches))
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
     joint_lengths = [i + t for i, t in zip(image_lengths, text_lengths, strict=True)]
@@ -185,13 +185,13 @@ def pack(
     return Packing(tuple(branches), groups, of_image, of_text, of_joint, captured)
 
 
-def _kept(branch: Branch, reuse: Reuse | None) -> Branch:
+def _kept(branch: Branch, reuse: Reuse | None, device: torch.device) -> Branch:
     if reuse is None:
         return branch
     rows = reuse.negative if branch.is_negative else reuse.cond
     if rows is None:
         raise ValueError("a guided lane that reuses needs rows for both branches")
-    return replace(branch, kept=Kept(reuse.active, rows))
+    return replace(branch, kept=Kept(reuse.active.to(device), rows))
 
 
 def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[Captured]:

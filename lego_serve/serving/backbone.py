@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from lego_serve.core.addons import AdapterStats, ControlLatents, ControlStats, L
 from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.job import TaskStats
 from lego_serve.core.ordering import ORDERS
+from lego_serve.core.reuse import ReuseStats, TemplateUse
 from lego_serve.core.wire import Answer, Call, Leaving, Message, Progress
 from lego_serve.engine.calibration import calibrate, calibrate_adapters
 from lego_serve.engine.fidelity import apply_fidelity
@@ -111,7 +113,12 @@ class BackboneNode:
 
     def templates(self) -> tuple[str, ...]:
         """The templates of which activations are here."""
-        return tuple(self._engine.templates.templates)
+        return tuple(sorted(self._engine.templates.templates))
+
+    def template_use(self) -> dict[str, int]:
+        """How much of templates is kept here, as ``core.reuse.TemplateUse`` has it."""
+        store = self._engine.templates
+        return asdict(TemplateUse(store.entries, store.used_bytes, store.budget_bytes))
 
     def pause(self, call: str, paused: bool) -> int:
         """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""
@@ -203,7 +210,8 @@ def _steps(call: Call) -> int:
     """Steps that a lane will run: fewer than the request's where it starts from a picture."""
     given: Any = call.inputs
     steps = int(given["steps"])
-    return steps if given.get("init") is None else max(1, int(steps * float(given.get("strength", 1.0))))
+    is_whole = given.get("init") is None and given.get("edit") is None
+    return steps if is_whole else max(1, int(steps * float(given.get("strength", 1.0))))
 
 
 def _uses(taken: Sequence[Taken]) -> tuple[AdapterUse, ...]:
@@ -228,8 +236,17 @@ def _stats(
         batch_size=max(longest.step_lanes, default=1),
         adapters=adapters,
         controlnets=controlnets,
-        reuse=longest.reuse,
+        reuse=_reuse(results, longest),
     )
+
+
+def _reuse(results: Sequence[LaneResult], longest: LaneResult) -> ReuseStats | None:
+    """What the lanes of an edit read: each the same, but for the passes over the template that they share."""
+    all_of_them = [result.reuse for result in results if result.reuse is not None]
+    if longest.reuse is None:
+        return None
+    primed, evicted = sum(one.primed for one in all_of_them), sum(one.evicted for one in all_of_them)
+    return replace(longest.reuse, primed=primed, evicted=evicted)
 
 
 def _tell(queue: asyncio.Queue[Message], lane: int, progress: LaneProgress) -> None:

@@ -91,8 +91,10 @@ class NodeReplica:
         return self._id, None
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What Serve tells routers of this replica now and then: the templates it has activations of."""
-        return {"templates": self._node.templates()} if hasattr(self._node, "templates") else {}
+        """What Serve tells routers of this replica now and then: which templates it has, and how much of them."""
+        if not hasattr(self._node, "templates"):
+            return {}
+        return {"templates": self._node.templates(), "template_use": self._node.template_use()}
 
     async def check_health(self) -> None:
         """Raise when the node cannot work."""

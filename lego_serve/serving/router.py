@@ -7,7 +7,7 @@ there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve._private.common import RequestMetadata
@@ -15,23 +15,9 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.routing import Outstanding, Residency, allowed, denoising_work, edit_of, priming_work, quieter
+from lego_serve.core.routing import allowed, denoising_work, edit_of, priming_work, quieter
 from lego_serve.core.wire import Call
-
-_listeners: list[Callable[[frozenset[str]], None]] = []  # of this process; called from the router's thread
-outstanding = Outstanding()  # what this process's calls have in hand
-residency = Residency()  # where templates are, as this process knows
-_draining: set[str] = set()  # replicas that turned a call away and are not gone yet
-
-
-def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
-    """Have ids of replicas that are no longer to be used told to a function, from another thread."""
-    _listeners.append(listener)
-
-
-def leave(replica: str) -> None:
-    """Send a replica that is being drained no more calls while there is another."""
-    _draining.add(replica)
+from lego_serve.serving import routing_state  # by its name alone: see there
 
 
 class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
@@ -50,7 +36,7 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
         if call is not None:
-            ids = quieter(allowed(ids, call.avoid | _draining), call.suspect_steps > 0)
+            ids = quieter(allowed(ids, call.avoid | routing_state.draining), call.suspect_steps > 0)
         if call is None or not call.key or not ids:
             return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
         first = _cheapest(call, ids, by_id)
@@ -79,9 +65,8 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         super().update_replicas(replicas)
         left: Any = before - {replica.unique_id for replica in self._replica_id_set}
         if left:
-            _draining.difference_update(left)
-            for listener in _listeners:
-                listener(frozenset(left))
+            routing_state.left(left)
+        routing_state.said(self._deployment_id.app_name, [replica.routing_stats for replica in replicas])
 
 
 def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
@@ -91,9 +76,9 @@ def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica
     if edit is not None:
         for replica in ids:
             reported = by_id[replica].routing_stats.get("templates", ())
-            besides[replica] = 0.0 if residency.has(replica, edit.key, reported, now) else priming
-    first = random.choice(outstanding.least(ids, besides))
-    outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
+            besides[replica] = 0.0 if routing_state.residency.has(replica, edit.key, reported, now) else priming
+    first = random.choice(routing_state.outstanding.least(ids, besides))
+    routing_state.outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
     if edit is not None:
-        residency.sent(first, edit.key, now)
+        routing_state.residency.sent(first, edit.key, now)
     return first

@@ -17,7 +17,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message
 from lego_serve.errors import NodeError
 from lego_serve.serving.denoise import NodeLost
-from lego_serve.serving.router import leave, outstanding
+from lego_serve.serving.routing_state import leave, outstanding
 
 
 class RayNode:

@@ -83,6 +83,8 @@ def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() ->
     assert denoising_work(edit(0.1)) == whole / 10
     assert priming_work(edit(0.1)) == whole / 2
     assert priming_work(edit(0.1) | {"n": 2}) == whole / 2
+    told = {name: value for name, value in edit(0.1).items() if name != "negative"}
+    assert priming_work(told) == whole / 2 == 10 * denoising_work(told)
     assert priming_work(edit(1.0)) == priming_work({"steps": 3}) == 0
 
 

@@ -118,12 +118,9 @@ async def test_a_scale_that_is_no_number_is_refused(client, runner, number) -> N
 
 
 async def test_a_workflow_that_takes_none_refuses(client) -> None:
-    """A named workflow without a sibling that takes it; and an edit, by name."""
-    body = {"prompt": "a", "model": "lego-tiny-img2img", "lora": [LORA]}
-    await refused(client, body, 400, "unsupported_parameter", "lora")
-    files = {"image": ("a.png", base64.b64decode(picture()))}
-    answer = await client.post("/v1/images/edits", data={"prompt": "a", "lora": "x"}, files=files)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "lora")
+    """A named workflow without a sibling that takes it."""
+    body = {"prompt": "a", "model": "lego-tiny-edit-lora", "controlnet": [NET]}
+    await refused(client, body, 400, "unsupported_parameter", "controlnet")
 
 
 async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:

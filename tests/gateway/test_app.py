@@ -14,7 +14,8 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 
-TINY = ["lego-tiny", *(f"lego-tiny-{name}" for name in ("controlnet", "controlnet-lora", "edit", "img2img", "lora"))]
+ADDED = ("controlnet", "controlnet-lora", "edit", "edit-lora", "img2img", "img2img-lora", "lora")
+TINY = ["lego-tiny", *(f"lego-tiny-{name}" for name in ADDED)]
 
 
 async def test_models_are_the_workflows(client) -> None:

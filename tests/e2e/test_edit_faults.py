@@ -1,0 +1,144 @@
+"""Edits that lose their replica, or what was kept of their template: each ends with the bits it always has."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from lego_serve.serving.deploy import STATS_PERIOD_S
+from lego_serve.zoo.edit_tasks import EditTask, held_out_edits
+from tests.e2e.test_edits import SIDE, mask_file, pixels, png
+from tests.e2e.test_recovery import backbones, wait_for_two
+from tests.servers import Server, running
+
+pytestmark = pytest.mark.ray
+STEPS, SEEDS = 60, range(2)
+TEMPLATE_BYTES = 1_500_000  # a few entries, where each of four templates has sixty
+KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "1"))
+CONFIG = f"""
+server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
+models:
+  lego-tiny:
+    path: builtin:lego-tiny
+    max_sequence_length: 0
+    nodes:
+      text_encoder: {{cpus: 0.1}}
+      backbone: {{replicas: {{min: 2, max: 2}}, cpus: 0.4, template_bytes: {TEMPLATE_BYTES}}}
+      vae: {{cpus: 0.1}}
+    adapters: {{roots: ["builtin:adapters"]}}
+"""
+Asked = tuple[EditTask, int]
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two backbone replicas with room for a few entries each."""
+    with running(tmp_path_factory.mktemp("poor"), 1, text=CONFIG) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Asked]:
+    """Edits of four templates, two of each."""
+    return [(task, seed) for seed in SEEDS for task in held_out_edits(4, SIDE)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(poor: Server, asked: list[Asked]) -> list[np.ndarray]:
+    """Their pictures, one after the other."""
+    return [pixels(edited(poor, each).json()["data"][0]["b64_json"]) for each in asked]
+
+
+def edited(server: Server, asked: Asked, **fields: str) -> httpx2.Response:
+    """One edit, however it ends."""
+    task, seed = asked
+    files = {"image": png(task.template.numpy()), "mask": mask_file(task.mask.numpy())}
+    data = {"prompt": task.after.text, "seed": str(seed), "num_inference_steps": str(STEPS)} | fields
+    return httpx2.post(f"{server.url}/v1/images/edits", files=files, data=data, timeout=300)
+
+
+def check(answers: list[httpx2.Response], wanted: list[np.ndarray]) -> None:
+    """Each is the picture it always is."""
+    for answer, picture in zip(answers, wanted, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(pixels(answer.json()["data"][0]["b64_json"]), picture)
+
+
+def worked(pid: int) -> int:
+    """Ticks of a processor that a process has had."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+def busiest(server: Server) -> int:
+    """The backbone replica that works hardest now."""
+    before = {pid: worked(pid) for pid in backbones(server)}
+    time.sleep(0.3)
+    return max(before, key=lambda pid: worked(pid) - before[pid])
+
+
+def metric(server: Server, name: str) -> float:
+    """What /metrics says of lego-tiny."""
+    page = httpx2.get(f"{server.url}/metrics", timeout=30).text
+    [value] = re.findall(rf'^lego_serve_{name}\{{model="lego-tiny"\}} (\S+)$', page, re.M)
+    return float(value)
+
+
+def test_entries_that_go_in_the_middle_of_edits_change_nothing(
+    poor: Server, asked: list[Asked], undisturbed: list[np.ndarray]
+) -> None:
+    """Edits of more templates than there is room for, all at once: computed again, and said to be."""
+    before = metric(poor, "template_evictions_total")
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda each: edited(poor, each), asked))
+    check(answers, undisturbed)
+    assert sum(answer.json()["lego"]["reuse"]["evicted"] for answer in answers) > STEPS
+    assert metric(poor, "template_evictions_total") - before > STEPS
+    time.sleep(3 * STATS_PERIOD_S)
+    assert metric(poor, "template_budget_bytes") == 2 * TEMPLATE_BYTES
+    assert 0 < metric(poor, "template_used_bytes") <= 2 * TEMPLATE_BYTES
+    assert metric(poor, "template_entries") >= 2
+
+
+def test_a_replica_killed_in_the_middle_of_edits_costs_no_edit_and_no_bit(
+    poor: Server, asked: list[Asked], undisturbed: list[np.ndarray]
+) -> None:
+    """kill -9 of the one that works hardest, again and again; and later edits find all as it was."""
+    for _ in range(KILLS):
+        wait_for_two(poor)
+        with ThreadPoolExecutor(len(asked)) as pool:
+            running_now = [pool.submit(edited, poor, each) for each in asked]
+            time.sleep(0.7)
+            victim = busiest(poor)
+            os.kill(victim, signal.SIGKILL)
+            ended = sum(future.done() for future in running_now)
+            answers = [future.result() for future in running_now]
+        assert ended < len(asked) / 2  # it was in the middle
+        check(answers, undisturbed)
+    wait_for_two(poor)
+    check([edited(poor, each) for each in asked[:4]], undisturbed[:4])
+    assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{poor.url}/metrics", timeout=30).text
+
+
+def test_an_edit_with_an_adapter_reads_what_was_primed_with_it(poor: Server, asked: list[Asked]) -> None:
+    """The pixels outside are the template's; the picture is another than without, and the same each time."""
+    lora = '[{"name": "stripes-r4"}]'
+    first, again = [edited(poor, asked[0], lora=lora, num_inference_steps="12", mask_feather="0") for _ in "ab"]
+    assert first.status_code == 200, first.text
+    assert first.json()["data"] == again.json()["data"]
+    said = first.json()["lego"]
+    assert [used["name"] for used in said["adapters"]] == ["stripes-r4"]
+    assert said["reuse"]["masked_steps"] == 12
+    assert said["reuse"]["primed"] >= 12
+    task = asked[0][0]
+    made = pixels(first.json()["data"][0]["b64_json"])
+    outside = ~task.mask.numpy()
+    assert np.array_equal(made[outside], task.template.numpy()[outside])
+    plain = pixels(edited(poor, asked[0], num_inference_steps="12", mask_feather="0").json()["data"][0]["b64_json"])
+    assert not np.array_equal(made, plain)

@@ -1,0 +1,152 @@
+"""Edits with FLUX: diffusers' inpainting as the oracle, and what reading a template's activations changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxInpaintPipeline, FluxPipeline
+
+from lego_serve.core.reuse import Quality
+from lego_serve.engine.lanes import AdapterUse, LaneRequest
+from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.templates import Template
+from lego_serve.models.adapter_loading import base_layers
+from lego_serve.models.spec import ModelSpec
+from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
+from tests.adapters import adapter, diffusers_names, products
+from tests.edits import HEIGHT, STEPS, WIDTH, edit_lane, made, read, rows_of, run, template, uneven, with_store
+
+LENGTH, PROMPT = 8, "a red circle on the left"
+
+
+@pytest.fixture(scope="module", params=FLUX_MINIATURES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature in diffusers' format: one that is told its guidance (dev), one that is not (schnell)."""
+    place = tmp_path_factory.mktemp(request.param)
+    flux_miniature(request.param).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def spec(folder: Path) -> ModelSpec:
+    """It as a configuration would name it."""
+    return ModelSpec("mine", str(folder), family="flux", dtype="float32", max_sequence_length=LENGTH)
+
+
+@pytest.fixture(scope="module")
+def family(spec: ModelSpec) -> LocalFamily:
+    """It with room for a few templates."""
+    return with_store(spec)
+
+
+@pytest.fixture(scope="module")
+def picture(family: LocalFamily) -> Template:
+    """A picture of noise."""
+    return template(family)
+
+
+def lane(family: LocalFamily, of: Template, quality: Quality, **changes: object) -> LaneRequest:
+    """An edit; FLUX takes no negative prompt."""
+    return edit_lane(family, of, quality, (PROMPT, None), **changes)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_the_full_path_is_diffusers_inpainting(
+    family: LocalFamily, picture: Template, folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
+    mine = family.vae.decode(made(family, lane(family, picture, Quality.EXACT, strength=strength))[None])
+    mask = uneven(picture)
+    inside = torch.randn((1, *picture.latents.shape), generator=torch.Generator().manual_seed(5))
+    composed = torch.where(mask, inside, picture.noise[None])
+    inpaint = FluxInpaintPipeline(**FluxPipeline.from_pretrained(folder, dtype=torch.float32).components)
+    inpaint.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: picture.latents[None])
+    monkeypatch.setattr(
+        "diffusers.pipelines.flux.pipeline_flux_inpaint.randn_tensor", lambda *a, **k: composed,
+    )  # fmt: skip
+    pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).float()[None, None]
+    reference = inpaint(
+        PROMPT, image=np.zeros((1, HEIGHT, WIDTH, 3), np.float32), mask_image=pixels, strength=strength,
+        num_inference_steps=STEPS, guidance_scale=4.0, max_sequence_length=LENGTH, output_type="np", width=WIDTH,
+        height=HEIGHT, generator=torch.Generator().manual_seed(5),
+    ).images  # fmt: skip
+    off = (mine.int() - torch.from_numpy((reference * 255).round()).int()).abs().max()
+    assert int(off) <= 2
+
+
+def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec, picture: Template) -> None:
+    """There the lane is its noised template, so that what it reads is what it would compute: nothing is lost."""
+    exactly = with_store(spec, coding="float32")
+    alike = {"seed": 77, "steps": 1}
+    primed = lane(exactly, picture, Quality.HIGH, **alike)
+    assert primed.edit is not None
+    own = replace(primed.edit, primes=(primed.cond, primed.cond))
+    found = run(exactly, replace(primed, edit=own))["edit"]
+    whole = made(exactly, lane(exactly, picture, Quality.EXACT, **alike))
+    torch.testing.assert_close(found.latents, whole, atol=2e-4, rtol=2e-4)
+    assert read(found).masked_steps == read(found).primed == 1
+    other = made(exactly, primed)  # under another prompt something is
+    assert (other - whole).abs().max() > 10 * (found.latents - whole).abs().max()
+
+
+@pytest.mark.parametrize("quality", Quality)
+def test_outside_the_mask_the_latents_are_the_templates(
+    family: LocalFamily, picture: Template, quality: Quality
+) -> None:
+    """Bit for bit, whatever is read and whatever computed."""
+    latents, mask = made(family, lane(family, picture, quality)), uneven(picture)
+    assert torch.equal(latents[:, ~mask], picture.latents[:, ~mask])
+    assert not torch.equal(latents[:, mask], picture.latents[:, mask])
+
+
+def test_a_mask_of_everything_is_the_full_path_and_a_generation(family: LocalFamily, picture: Template) -> None:
+    """There is nothing to read, and of the template nothing is left."""
+    before = set(family.engine.templates)
+    whole = torch.ones_like(uneven(picture))
+    found = []
+    for quality in (Quality.HIGH, Quality.EXACT):
+        request = lane(family, picture, quality)
+        assert request.edit is not None
+        found.append(made(family, replace(request, edit=replace(request.edit, mask=whole))))
+    found.append(made(family, replace(lane(family, picture, Quality.EXACT), edit=None)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert set(family.engine.templates) == before
+
+
+def test_every_lane_of_a_mixed_batch_has_the_bits_it_has_alone(spec: ModelSpec, picture: Template) -> None:
+    """Masked ones of two templates, whole ones, plain ones, and with adapters, masked and not; primed or not yet."""
+    family, base = with_store(spec), base_layers(spec)
+    use = AdapterUse(adapter(base, diffusers_names(products(base, 1, only="transformer."))), 0.8)
+    other = template(family, 2, 78)
+    lanes = [
+        lane(family, picture, Quality.HIGH, key="masked"),
+        lane(family, other, Quality.BALANCED, key="other", seed=6, steps=7, strength=0.7),
+        lane(family, picture, Quality.HIGH, key="masked, adapted", adapters=(use,)),
+        lane(family, picture, Quality.EXACT, key="whole", seed=8),
+        lane(family, picture, Quality.HIGH, key="plain", edit=None, width=64, height=160),
+        lane(family, picture, Quality.HIGH, key="plain, adapted", edit=None, adapters=(use,)),
+        lane(family, picture, Quality.HIGH, key="twin", guidance=2.0),
+    ]
+    alone = {each.key: made(with_store(spec), each) for each in lanes}
+    for _ in ("first", "known"):
+        together = run(family, *lanes)
+        assert max(together["masked"].step_lanes) == len(lanes)
+        assert [key for key in alone if not torch.equal(together[key].latents, alone[key])] == []
+
+
+def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, picture: Template) -> None:
+    """A lane of a known template weighs its masked rows and its text; and the guidance it is told names entries."""
+    family = with_store(spec)
+    first, again = (run(family, lane(family, picture, Quality.HIGH))["edit"] for _ in "ab")
+    assert (read(first).primed, read(again).primed) == (STEPS, 0)
+    assert torch.equal(first.latents, again.latents)
+    family.engine.add(lane(family, picture, Quality.HIGH))
+    plan = family.engine.plan()
+    assert plan is not None
+    assert plan.work.rows == rows_of(uneven(picture)) + LENGTH == read(again).active_rows + LENGTH
+    family.engine.cancel("edit")
+    assert read(run(family, lane(family, picture, Quality.HIGH, guidance=2.0))["edit"]).primed == STEPS
