@@ -45,11 +45,11 @@ def judge_edits_command(
         total = count * (len(WAYS) + 1)
         verdicts = list(track(judge_edits(path, each, count, WAYS), f"{each} pixels", total=total, console=err))
         tables[str(each)] = edit_table(verdicts)
+        if json_file is not None:
+            json_file.write_text(json.dumps(tables) + "\n")
         if sheet is not None and at == 0:
             _write_sheet(verdicts, sheet)
     _show(tables)
-    if json_file is not None:
-        json_file.write_text(json.dumps(tables) + "\n")
 
 
 def _show(tables: dict[str, dict[str, dict[str, float]]]) -> None:
