@@ -162,6 +162,7 @@ class Server(Strict):
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     max_pending_jobs: Annotated[int, Field(ge=1)] = 256
     max_body_bytes: Annotated[int, Field(ge=1024)] = 50 * 2**20
+    data: Annotated[str, Field(min_length=1)] = "~/.local/share/lego_serve"
     ray_address: str | None = None
 
 

@@ -9,9 +9,11 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from lego_serve.core.names import unknown
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound, RequestError, UnsupportedParameter
 from lego_serve.gateway.addons import addon_workflow, control_input
+from lego_serve.gateway.bodies import read_body
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import require_type, shown_name, validation_error
 from lego_serve.gateway.pictures import decode_upload, fit_size, to_array
@@ -36,11 +38,7 @@ def create_router(context: Context) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         caller = context.authenticate(request)
-        require_type(request, "application/json")
-        try:
-            body = GenerationRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise validation_error(error) from None
+        body = await read_body(request, GenerationRequest)
         body.refuse_unsupported()
         workflow = addon_workflow(context, _workflow(context, body.model), body)
         sized = _sized(context, body)
@@ -86,9 +84,8 @@ def _body(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
 def _workflow(context: Context, name: str | None) -> Workflow:
     workflow = context.runner.workflows.get(name or context.settings.default_workflow)
     if workflow is None:
-        raise NotFound(
-            "There is no model of this name; GET /v1/models lists them.", param="model", code="model_not_found"
-        )
+        said = unknown("model", str(name), context.runner.workflows, "GET /v1/models lists them")
+        raise NotFound(said, param="model", code="model_not_found")
     return workflow
 
 

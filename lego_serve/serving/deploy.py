@@ -88,6 +88,10 @@ class NodeReplica:
             return self._id, self._node.pause(name, order == "pause")
         return self._id, None
 
+    async def resident(self) -> tuple[str, tuple[str, ...]]:
+        """Broadcast: this replica's id, and the adapters it has at hand, by their hashes."""
+        return self._id, self._node.resident()
+
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()
