@@ -24,9 +24,7 @@ app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 err = Console(stderr=True)
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-Loras = Annotated[
-    list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; several may be given.")
-]
+Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; several may be given.")]
 ControlNets = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:FILE[:WEIGHT]", help="A ControlNet and its picture; several may be given."),

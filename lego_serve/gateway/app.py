@@ -1,6 +1,6 @@
 """The HTTP application: routes, middleware and error answers put together.  Knows no Ray and no torch."""
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.ports import JobRunner

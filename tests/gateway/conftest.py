@@ -16,7 +16,6 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
-
 ADAPTERS: Mapping[str, dict[str, object]] = {
     "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["patcher", "backbone:r1"]},
     "a": {"registered": False, "rank": 32, "bytes": 2000, "resident": None},

@@ -79,7 +79,9 @@ async def test_a_list_tells_rank_and_bytes_by_the_files_headers(spec: ModelSpec,
     assert (cards["both"]["rank"], "sha256" in cards["both"]) == (8, False)
     assert cards["zip"]["rank"] is None
     assert "zip archive" in cards["zip"]["fault"]
-    assert (await order(node, "names"))["adapters"] == dict.fromkeys(("both", "image", "zip"), {"registered": False})
+    assert (await order(node, "names"))["adapters"] == {
+        name: {"registered": False} for name in ("both", "image", "zip")
+    }
 
 
 async def test_one_adapter_is_read_and_checked_to_be_shown(spec: ModelSpec, base: BaseLayers, root: Path) -> None:
@@ -104,7 +106,7 @@ async def test_one_adapter_is_read_and_checked_to_be_shown(spec: ModelSpec, base
 async def test_a_shelf_tells_what_it_has(spec: ModelSpec, root: Path) -> None:
     """By the hashes of the files."""
     node = AdaptersNode(spec, [root], BYTES)
-    shelf = AdapterShelf(node, ("transformer",), BYTES)
+    shelf = AdapterShelf(node, ("transformer",), 16 * BYTES)
     taken = await shelf.take(await load(node, "image", "both"))
     assert set(shelf.kept) == {one.adapter.sha256 for one in taken}
     shelf.give_back(taken)
