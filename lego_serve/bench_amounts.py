@@ -35,8 +35,8 @@ from lego_serve.zoo.judge_style import read_style
 from lego_serve.zoo.world import COLOUR_NAMES, Scene, sample_scenes
 from lego_serve.zoo.world_styles import STYLES, outline_maps
 
-SCALES = (-1.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
-WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 CONTROLNET = "lego-tiny-outline"
 MIN_SHARE = 0.004  # of the pixels, for a colour to be there: a quarter of the thinnest outline of a small thing
 STEPS, GUIDANCE = 20, 4.0

@@ -82,5 +82,6 @@ def _with_places(card: dict[str, Any], held: Held | None) -> dict[str, Any]:
     """An adapter's card with where it is resident; None where that is not known."""
     about = dict(card)
     patcher = ["patcher"] if about.pop("in_patcher", False) else []
-    about["resident"] = None if held is None else patcher + sorted(held.get(about.get("sha256", ""), []))
+    sha256 = about.get("sha256")  # of those that have been read since the patcher began
+    about["resident"] = None if held is None or sha256 is None else patcher + sorted(held.get(sha256, []))
     return about

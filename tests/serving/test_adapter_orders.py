@@ -53,7 +53,7 @@ async def test_adapters_are_told_with_the_places_they_are_at_hand_in() -> None:
     some["lego-tiny", "text_encoder"].has = ("1",)
     found = (await coordinator(some).adapters(AdapterOrder("list")))["adapters"]
     assert {name: card["resident"] for name, card in found.items()} == {
-        "used": ["patcher", "backbone:r1", "text_encoder:r1"], "gone": [], "new": [],
+        "used": ["patcher", "backbone:r1", "text_encoder:r1"], "gone": [], "new": None,
     }  # fmt: skip
     assert "in_patcher" not in found["used"]
     assert "resident" not in (await coordinator(some).adapters(AdapterOrder("names")))["adapters"]["used"]
