@@ -1,4 +1,4 @@
-"""``lego-serve adapters list | profile``: the adapters of a running server, and how late one may come."""
+"""``lego-serve adapters list | show | register | remove | profile``: a server's adapters, and how late one may come."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,54 @@ import typer
 from rich.table import Table
 
 from lego_serve import config
+from lego_serve.cli_client import DEFAULT_URL, KeyOption, Url, ask, quoted, say, show, text
 from lego_serve.errors import ConfigError, LegoError
-from lego_serve.plans import adapter_roots, model_spec
+from lego_serve.models.spec import profile_folder
+from lego_serve.plans import adapter_roots, model_spec, own_profiles, placed
 
-app = typer.Typer(no_args_is_help=True, help="List adapters (LoRA), and measure how late one may come.")
+app = typer.Typer(no_args_is_help=True, help="Adapters (LoRA): those of a server, and how late one may come.")
+ROUTE = "/v1/admin/adapters"
+OfModel = Annotated[str | None, typer.Option("--model", help="The model, where several have adapters.")]
 PROMPTS = (
     "a large red circle on the left, blue background",
     "a small yellow triangle above a large green square, white background",
     "a large black cross in the center, white background",
 )
+
+
+@app.command("list")
+def list_adapters(model: OfModel = None, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """List the adapters of a running server."""
+    show(table_of(ask("GET", url + ROUTE + _query(model), key)["data"]))
+
+
+@app.command("show")
+def show_adapter(name: str, model: OfModel = None, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Show what is known of an adapter of a running server, which reads and checks it."""
+    for about, value in ask("GET", f"{url}{ROUTE}/{quoted(name)}{_query(model)}", key).items():
+        if about != "object":
+            say(f"{about}: {_told(value)}")
+
+
+@app.command()
+def register(
+    name: str,
+    path: Annotated[str, typer.Argument(help="From one of the server's roots on, to a .safetensors file.")],
+    model: OfModel = None,
+    url: Url = DEFAULT_URL,
+    key: KeyOption = "",
+) -> None:
+    """Give a file under a root of a running server a name."""
+    body = {"id": text(name), "path": text(path)} | ({} if model is None else {"model": model})
+    card = ask("POST", url + ROUTE, key, body)
+    say(f"{name}: registered for {card['model']}, rank {card['rank']}, {card['bytes']} bytes")
+
+
+@app.command()
+def remove(name: str, model: OfModel = None, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Take back a name that was registered; the file stays."""
+    ask("DELETE", f"{url}{ROUTE}/{quoted(name)}{_query(model)}", key)
+    say(f"{name}: removed")
 
 
 @app.command()
@@ -25,7 +64,7 @@ def profile(
     config_path: Annotated[
         Path | None, typer.Option("--config", metavar="CONFIG", help="A YAML file; configs/tiny.yaml if none.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, where several have adapters.")] = None,
+    model: OfModel = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Prompts to measure with.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds for each prompt.")] = 2,
     steps: Annotated[int, typer.Option(min=1, max=100, help="Steps of an image.")] = 20,
@@ -35,7 +74,7 @@ def profile(
     settings = config.load(config_path or config.default_config())
     chosen = _model(settings, model)
     said = settings.models[chosen].adapters
-    roots = adapter_roots(settings.models[chosen])
+    roots = adapter_roots(settings, chosen)
     from lego_serve.engine.adapter_profile import profile as measure
     from lego_serve.engine.local import LocalFamily
     from lego_serve.models.adapter_file import find_adapter
@@ -45,10 +84,10 @@ def profile(
     adapter = load_adapter(name, find_adapter(name, roots), base_layers(spec))
     family = LocalFamily.load(spec)
     found = measure(family, adapter, prompt or PROMPTS, range(seeds), steps=steps, size=size)
-    folder = Path(said.profiles).expanduser() if said and said.profiles else _root_of(name, roots)
-    path = folder / f"{name}.profile.json"
+    folder = None if said is None or said.profiles is None else placed(settings, said.profiles)
+    path = profile_folder(_root_of(name, roots), folder, own_profiles(settings)) / f"{name}.profile.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found.content(), indent=1) + "\n")
     except OSError as error:
         raise LegoError(f"{path}: cannot be written: {error.strerror}") from None
@@ -61,14 +100,28 @@ def profile(
 
 def table_of(cards: list[dict[str, Any]]) -> Table:
     """The adapters a server lists."""
-    table = Table("adapter", "model", "registered")
+    table = Table("adapter", "model", "registered", "rank", "bytes", "at hand in")
     for card in cards:
-        table.add_row(card["id"], card["model"], "yes" if card["registered"] else "no")
+        facts = [_told(card.get(about)) for about in ("registered", "rank", "bytes", "resident")]
+        table.add_row(card["id"], card["model"], *facts)
     return table
 
 
+def _told(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unknown" if value is None else str(value)
+
+
+def _query(model: str | None) -> str:
+    return "" if model is None else f"?model={quoted(model)}"
+
+
 def _model(settings: config.Settings, wanted: str | None) -> str:
-    having = [name for name, model in settings.models.items() if adapter_roots(model) and wanted in (None, name)]
+    having = [name for name in settings.models if adapter_roots(settings, name) and wanted in (None, name)]
     if len(having) != 1:
         raise ConfigError("name one `--model` that has adapters" if having else "no such model has `adapters`")
     return having[0]

@@ -165,6 +165,7 @@ class Server(Strict):
     max_pending_jobs: Annotated[int, Field(ge=1)] = 256
     edit_check_share: Annotated[float, Field(ge=0, le=1)] = 0.02
     max_body_bytes: Annotated[int, Field(ge=1024)] = 50 * 2**20
+    data: Annotated[str, Field(min_length=1)] = "~/.local/share/lego_serve"
     ray_address: str | None = None
 
 

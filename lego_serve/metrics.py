@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from lego_serve.core.job import JobResult
+from lego_serve.core.job import JobResult, TaskStats
 from lego_serve.core.reuse import ReuseStats, TemplateUse
 from lego_serve.core.workflow import Workflow
 
@@ -72,6 +72,21 @@ class Metrics:
         self._adapter_bytes = Counter(
             "lego_serve_adapter_loaded_bytes", "Bytes of adapters loaded.", ("model",), registry=at
         )
+        self._declare_controlnets(at)
+
+    def _declare_controlnets(self, at: CollectorRegistry) -> None:
+        self._controlnet_hits = Counter(
+            "lego_serve_controlnet_hits", "ControlNets that were at hand.", ("model",), registry=at
+        )
+        self._controlnet_loads = Counter(
+            "lego_serve_controlnet_loads", "ControlNets that had to be loaded.", ("model",), registry=at
+        )
+        self._controlnet_load_s = Histogram(
+            "lego_serve_controlnet_load_seconds", "Loads of ControlNets.", ("model",), buckets=SECONDS, registry=at
+        )
+        self._controlnet_bytes = Counter(
+            "lego_serve_controlnet_loaded_bytes", "Bytes of ControlNets loaded.", ("model",), registry=at
+        )
 
         self._likeness = Histogram(
             "lego_serve_edit_likeness",
@@ -128,13 +143,7 @@ class Metrics:
             self._node_s.labels(*labels).observe(stats.run_s)
             if node.kind == "text_encode":
                 (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()
-            for used in stats.adapters:
-                if used.hit:
-                    self._adapter_hits.labels(node.model).inc()
-                    continue
-                self._adapter_loads.labels(node.model).inc()
-                self._adapter_load_s.labels(node.model).observe(used.load_s)
-                self._adapter_bytes.labels(node.model).inc(used.bytes)
+            self._addons(node.model, stats)
             if stats.reuse is not None:
                 self._edited(node.model, stats.reuse, len(result.pictures))
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
@@ -158,6 +167,23 @@ class Metrics:
         self._edit_steps.labels(model, "whole").inc((reuse.steps - reuse.masked_steps) * pictures)
         self._primings.labels(model).inc(reuse.primed)
         self._evictions.labels(model).inc(reuse.evicted)
+
+    def _addons(self, model: str, stats: TaskStats) -> None:
+        """What was added to a model, and what of it had to be loaded."""
+        for adapter in stats.adapters:
+            if adapter.hit:
+                self._adapter_hits.labels(model).inc()
+                continue
+            self._adapter_loads.labels(model).inc()
+            self._adapter_load_s.labels(model).observe(adapter.load_s)
+            self._adapter_bytes.labels(model).inc(adapter.bytes)
+        for net in stats.controlnets:
+            if net.hit:
+                self._controlnet_hits.labels(model).inc()
+                continue
+            self._controlnet_loads.labels(model).inc()
+            self._controlnet_load_s.labels(model).observe(net.load_s)
+            self._controlnet_bytes.labels(model).inc(net.bytes)
 
     def page(self, environment: Mapping[str, str] | None = None) -> bytes:
         """The exposition text; of all gateways together where they share a folder."""

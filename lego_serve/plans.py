@@ -1,15 +1,20 @@
 """From a configuration and its workflows to the deployments they need."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
 from lego_serve.core.workflow import KINDS, Workflow
+from lego_serve.errors import ConfigError
 from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder
 
 if TYPE_CHECKING:
     from lego_serve.serving.deploy import NodePlan
+
+DATA = "data:"
+log = logging.getLogger("lego_serve")
 
 
 def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
@@ -23,17 +28,40 @@ def lacks(settings: config.Settings, workflow: Workflow) -> str | None:
     for model in sorted(workflow.models - set(settings.models)):
         return f"model `{model}`, which `models` does not have"
     for node in workflow.nodes.values():
-        if node.kind == "load_adapters" and not adapter_roots(settings.models[node.model]):
+        if node.kind == "load_adapters" and not adapter_roots(settings, node.model):
             return f"adapters, which model `{node.model}` has none of"
         if node.kind == "encode_controls" and not controlnets(settings.models[node.model]):
             return f"ControlNets, which model `{node.model}` has none of"
     return None
 
 
-def adapter_roots(model: config.Model) -> tuple[Path, ...]:
+def placed(settings: config.Settings, said: str) -> Path:
+    """Where a path of a configuration leads: `builtin:` into this package, `data:` into the server's own folder."""
+    if said.startswith(BUILT_IN):
+        return built_in_folder(said)
+    if said.startswith(DATA):
+        return data_folder(settings) / said.removeprefix(DATA)
+    return Path(said).expanduser()
+
+
+def data_folder(settings: config.Settings) -> Path:
+    """The folder for what a server keeps beyond its end.  Raises ConfigError where there is no home for a `~`."""
+    try:
+        return Path(settings.server.data).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError("`server.data`: this user has no home folder; name one in full") from None
+
+
+def own_profiles(settings: config.Settings) -> Path:
+    """The folder for profiles of adapters that came with the package."""
+    return data_folder(settings) / "profiles"
+
+
+def adapter_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
     """The folders with a model's adapters; a built-in one that does not come with this package is left out."""
-    said = () if model.adapters is None else model.adapters.roots
-    found = (built_in_folder(root) if root.startswith(BUILT_IN) else Path(root).expanduser() for root in said)
+    adapters = settings.models[model].adapters
+    said = () if adapters is None else adapters.roots
+    found = (placed(settings, root) for root in said)
     return tuple(folder for root, folder in zip(said, found, strict=True) if _is_there(root, folder))
 
 
@@ -103,7 +131,7 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
 
 def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, object]:
     said = settings.models[model]
-    if said.adapters is None or not adapter_roots(said):
+    if said.adapters is None or not adapter_roots(settings, model):
         return {}
     return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.replica_cache_bytes}
 
@@ -111,20 +139,40 @@ def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, objec
 def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "NodePlan":
     from lego_serve.serving.deploy import NodePlan
 
-    said = settings.models[spec.name]
-    adapters = said.adapters
+    adapters = settings.models[spec.name].adapters
     assert adapters is not None
+    registry = str(state / f"{spec.name}.adapters.json")
     arguments = {
-        "roots": adapter_roots(said),
+        "roots": _usable_roots(settings, spec.name),
         "cache_bytes": adapters.cache_bytes,
         "registry_limit": adapters.registry_limit,
         "storage_s": adapters.storage_s,
-        "profiles": adapters.profiles,
+        "profiles": None if adapters.profiles is None else str(placed(settings, adapters.profiles)),
+        "own_profiles": str(own_profiles(settings)),
         "early_start": adapters.early_start,
-        "registry": adapters.registry or str(state / f"{spec.name}.adapters.json"),
+        "registry": registry if adapters.registry is None else str(placed(settings, adapters.registry)),
     }
     # One replica: what is registered at run time has one owner.
     return NodePlan(spec, "adapters", arguments, 1, 1, adapters.cpus, 0)
+
+
+def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
+    """A model's roots, with those in the server's own folder made; without what cannot be, as long as any is left.
+
+    Raises ConfigError.
+    """
+    usable = []
+    for root in adapter_roots(settings, model):
+        if root.is_relative_to(data_folder(settings)):
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                log.warning("no adapters from %s, which cannot be made: %s; see `server.data`", root, error.strerror)
+                continue
+        usable.append(root)
+    if not usable:
+        raise ConfigError(f"`models.{model}.adapters.roots`: none of them can be made")
+    return tuple(usable)
 
 
 def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:

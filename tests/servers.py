@@ -32,7 +32,8 @@ def running(folder: Path, gateways: int, faults: Path | None = None, text: str |
     port = _free_port()
     config = folder / "config.yaml"
     text = text or (Path(__file__).parent.parent / "configs" / "tiny.yaml").read_text()
-    config.write_text(text.replace("gateways: 1", f"gateways: {gateways}"))
+    # Whatever it keeps beyond its end stays in the folder too.
+    config.write_text(text.replace("gateways: 1", f"gateways: {gateways}, data: {folder / 'data'}"))
     command = [sys.executable, "-m", "lego_serve.cli", "serve", str(config), "--port", str(port)]
     path = [] if faults is None else [str(faults)]
     path += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]

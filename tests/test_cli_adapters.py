@@ -1,4 +1,4 @@
-"""``lego-serve adapters list | profile``: against a gateway in a thread, and on the model itself."""
+"""``lego-serve adapters``: against a gateway in a thread, and on the model itself."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from lego_serve.models.adapter_loading import base_layers
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.spec import ModelSpec, built_in_folder
 from tests.adapters import diffusers_names, products, saved
 from tests.gateway.conftest import FakeRunner
 from tests.gateway.test_app import Live
@@ -55,16 +55,42 @@ def config(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
-    """A row each, with its model and whether it was registered at run time; a server that is not there is one line."""
+    """A row each with what is known of it; a server that is not there is one line."""
     runner = FakeRunner()
     with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
         code, out, _ = command("list", "--url", url)
-    rows = [line.replace("│", " ").split() for line in out.splitlines() if "lego-tiny" in line]
-    assert (code, rows) == (0, [["a", "lego-tiny", "no"], ["b", "lego-tiny", "yes"]])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "lego-tiny" in line]
+    assert (code, rows) == (
+        0,
+        [
+            ["a", "lego-tiny", "no", "32", "2000", "unknown"],
+            ["b", "lego-tiny", "yes", "4", "1000", "patcher, backbone:r1"],
+        ],
+    )
     assert runner.adapter_orders == [AdapterOrder("list")]
     code, _, error = command("list", "--url", "http://127.0.0.1:1")
     assert (code, error.count("\n")) == (1, 1)
     assert "nothing answers" in error
+
+
+def test_an_operator_registers_shows_and_removes_an_adapter(command) -> None:
+    """Each an order of the server, for the model that is named."""
+    runner = FakeRunner()
+    with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
+        code, out, error = command("register", "b", "more/b.safetensors", "--url", url)
+        assert (code, out) == (0, "b: registered for lego-tiny, rank 4, 1000 bytes\n"), error
+        code, out, _ = command("show", "b", "--model", "lego-tiny", "--url", url)
+        assert code == 0
+        assert {"id: b", "registered: yes", "rank: 4", "resident: patcher, backbone:r1"} <= set(out.splitlines())
+        assert command("remove", "b", "--url", url)[:2] == (0, "b: removed\n")
+        code, _, error = command("show", "nobody", "--url", url)
+        assert (code, error) == (1, "error: There is no adapter of this name.\n")
+    assert runner.adapter_orders == [
+        AdapterOrder("register", None, "b", "more/b.safetensors"),
+        AdapterOrder("show", "lego-tiny", "b"),
+        AdapterOrder("remove", None, "b"),
+        AdapterOrder("show", None, "nobody"),
+    ]
 
 
 def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, config: Path) -> None:
@@ -86,7 +112,8 @@ def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, conf
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nobody"], "There is no adapter nobody."),
+        (["nobody"], "There is no adapter nobody; there is damaged, faint, strong."),
+        (["fant"], "There is no adapter fant; did you mean faint?"),
         (["../faint"], "There is no adapter of that name"),
         (["faint", "--model", "plain"], "no such model has `adapters`"),
         (["faint", "--model", "other"], "no such model has `adapters`"),
@@ -100,3 +127,18 @@ def test_what_cannot_be_profiled_is_one_line(command, config: Path, words: list[
     assert (code, error.count("\n")) == (1, 1)
     assert said in error
     assert not (config.parent / "profiles").exists()
+
+
+def test_a_profile_of_an_adapter_of_the_package_is_written_elsewhere(command, tmp_path: Path) -> None:
+    """Into the server's own folder, and never into the package."""
+    path, own = tmp_path / "config.yaml", tmp_path / "data"
+    model = "{path: builtin:lego-tiny, max_sequence_length: 0, dtype: float32, adapters: {roots: [builtin:adapters]}}"
+    path.write_text(f"server: {{data: '{own}'}}\nmodels: {{lego-tiny: {model}}}\n")
+    package = built_in_folder("builtin:adapters")
+    before = sorted(package.rglob("*"))
+    few = ("--config", str(path), "--steps", "2", "--size", "96", "--seeds", "1", "--prompt", "a")
+    code, out, error = command("profile", before[0].name, *few)
+    assert code == 0, error
+    assert [file.name for file in (own / "profiles").iterdir()] == [f"{before[0].name}.profile.json"]
+    assert str(own) in out
+    assert sorted(package.rglob("*")) == before

@@ -124,3 +124,35 @@ def test_a_workflow_without_its_model_is_refused(tmp_path: Path) -> None:
     path.write_text(MODEL.replace("lego-tiny:", "other:") + "workflows: [lego-tiny]\n")
     with pytest.raises(LegoError, match="lego-tiny needs model `lego-tiny`"):
         load_workflows(load(path), tmp_path)
+
+
+def test_the_default_has_a_folder_for_adapters_of_ones_own(tmp_path: Path) -> None:
+    """Made when the server starts, in its own folder; what is registered there outlives the server."""
+    text = (ROOT / "configs" / "tiny.yaml").read_text()
+    path, own = tmp_path / "tiny.yaml", tmp_path / "own"
+    path.write_text(text.replace("gateways: 1", f"gateways: 1, data: {own}"))
+    settings, workflows = configured(path)
+    patcher = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}["lego-tiny.adapters"].arguments
+    assert patcher["roots"][-1] == own / "adapters"
+    assert (own / "adapters").is_dir()
+    assert patcher["registry"] == str(own / "lego-tiny.adapters.json")
+    assert patcher["own_profiles"] == str(own / "profiles")
+
+
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As long as there are other adapters; the log says so."""
+    (tmp_path / "own").write_text("in the way")
+    path = tmp_path / "config.yaml"
+
+    def roots(said: str) -> tuple[Path, ...]:
+        model = MODEL.replace("path", f"adapters: {{roots: {said}}}, path")
+        path.write_text(f"server: {{data: {tmp_path}/own}}\n{model}")
+        settings, workflows = configured(path)
+        plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
+        found: tuple[Path, ...] = plans["lego-tiny.adapters"].arguments["roots"]
+        return found
+
+    assert roots(f"['data:mine', {tmp_path}]") == (tmp_path,)
+    assert "server.data" in caplog.text
+    with pytest.raises(ConfigError, match=r"models\.lego-tiny\.adapters\.roots"):
+        roots("['data:mine']")

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from lego_serve.core.addons import AdapterStats
+from lego_serve.core.addons import AdapterStats, ControlStats
 from lego_serve.core.job import JobResult, Picture, TaskStats
 from lego_serve.core.reuse import ReuseStats, TemplateUse
 from lego_serve.metrics import Metrics
@@ -34,10 +34,16 @@ def observed() -> Metrics:
     workflow = built_in_workflows()["lego-tiny"]
     picture = Picture(1, 1, b"rgb", 0)
     used = (AdapterStats("a", 1.0, hit=True), AdapterStats("b", 0.5, hit=False, load_s=0.2, bytes=100))
+    nets = (
+        ControlStats("c", "remote"),
+        ControlStats("d", "colocated", hit=False, load_s=0.3, bytes=100),
+    )
     stats = {
         "cond": TaskStats(cache_hit=True),
         "negative": TaskStats(run_s=0.1),
-        "latents": TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used, reuse=READ),
+        "latents": TaskStats(
+            0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used, controlnets=nets, reuse=READ
+        ),
         "image": TaskStats(run_s=0.1),
     }
     metrics.accepted()
@@ -99,6 +105,15 @@ def test_promtool_has_nothing_to_complain_of(shared: bool, tmp_path: Path) -> No
     families = {family.name: family for family in text_string_to_metric_families(page)}
     assert len(families) > 10
     assert all(name.startswith("lego_serve_") and family.samples for name, family in families.items())
+
+
+def test_adapters_and_controlnets_are_counted_by_whether_they_had_to_be_loaded() -> None:
+    """One of each here was at hand and one was not."""
+    page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    for kind, seconds in (("adapter", 0.2), ("controlnet", 0.3)):
+        said = {"hits_total": 1.0, "loads_total": 1.0, "loaded_bytes_total": 100.0, "load_seconds_sum": seconds}
+        for name, value in said.items():
+            assert f'lego_serve_{kind}_{name}{{model="lego-tiny"}} {value}' in page
 
 
 def test_labels_come_from_small_fixed_sets() -> None:

@@ -43,7 +43,7 @@ class LoadedAdapter:
 class AdapterStats:
     """What became of an adapter in a lane: whether it was at hand, else how long its load took, and of how much.
 
-    ``early_steps`` were denoised before it had come.
+    It took part in ``steps_active`` of the lane's steps; ``early_steps`` were denoised before it had come.
     """
 
     name: str
@@ -52,25 +52,34 @@ class AdapterStats:
     load_s: float = 0.0
     bytes: int = 0
     early_steps: int = 0
+    steps_active: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ControlStats:
-    """Where a lane's ControlNet ran, and when in each of its steps: beginning and end, by the wall clock."""
+    """Where a lane's ControlNet ran, and when in each of its steps: beginning and end, by the wall clock.
+
+    It took part in ``steps_active`` of them.  ``hit``: it was at hand, else its load took so long, and of so much.
+    """
 
     name: str
     placement: Literal["colocated", "remote"]
     ran: tuple[tuple[float, float], ...] = ()
+    steps_active: int = 0
+    hit: bool = True
+    load_s: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterOrder:
     """What an operator wants of a model's adapters; of the only model that has any where it is not said which.
 
-    ``path`` leads from a configured root to the file of an adapter to be registered.
+    ``names`` are told without what is in the files.  ``path`` leads from a configured root to the file of an adapter to
+    be registered.
     """
 
-    verb: Literal["list", "register", "remove"]
+    verb: Literal["names", "list", "show", "register", "remove"]
     model: str | None = None
     name: str = ""
     path: str = ""
@@ -99,6 +108,14 @@ class ControlLatents:
     end: float = 1.0
 
 
+def entry_param(field: str, name: str) -> str:
+    """What an error is about that lies with one entry of a request's `lora` or `controlnet`, told by the entry's name.
+
+    Who has the request turns it into the entry's place.
+    """
+    return f"{field}[{name}]" if NAME.fullmatch(name) else field
+
+
 def check_asks(field: str, what: str, asks: Sequence[tuple[str, float, float, float]]) -> None:
     """Raise RequestError about a field for names, amounts or ranges (name, amount, start, end) that are none."""
     amount = "scale" if field == "lora" else "weight"
@@ -115,8 +132,11 @@ def check_asks(field: str, what: str, asks: Sequence[tuple[str, float, float, fl
         if not 0 <= start < end <= 1:
             said = f"`{place}.start` must be less than its `end`, both from 0 to 1."
             raise RequestError(said, param=f"{place}.start", code="out_of_range")
-    if len({ask[0] for ask in asks}) < len(asks):
-        raise RequestError(f"`{field}` names {what} twice.", param=field, code="duplicate_name")
+    names = [ask[0] for ask in asks]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            said = f"`{field}` names {what} twice: {name}."
+            raise RequestError(said, param=f"{field}[{index}].name", code="duplicate_name")
 
 
 def early_steps(adapters: Sequence[LoadedAdapter], steps: int) -> int:

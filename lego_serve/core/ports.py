@@ -46,7 +46,7 @@ class JobRunner(Protocol):
         ...
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
-        """List, register or remove adapters of a model.  Raises LegoError, NotFound where the model has none."""
+        """Do what is wanted of the adapters of a model.  Raises LegoError, NotFound where the model has none."""
         ...
 
     def states(self) -> Sequence[JobState]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lego_serve.core.addons import entry_param
 from lego_serve.core.costs import StepWork
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.base import Conditioning, LatentShape, Prepared
@@ -94,7 +95,8 @@ def _check(use: ControlUse, source: ControlSource, size: tuple[int, int], shape:
     if found != needed:
         raise RequestError(
             f"The control picture of {form.name} is of shape {list(found)}, the image needs {list(needed)}.",
-            param="controlnet",
+            param=entry_param("controlnet", form.name) + ".image",
         )
     if not math.isfinite(use.weight) or not bool(torch.isfinite(use.latents).all()):
-        raise RequestError(f"The weight and picture of {form.name} must be finite numbers.", param="controlnet")
+        said = f"The weight and picture of {form.name} must be finite numbers."
+        raise RequestError(said, param=entry_param("controlnet", form.name))

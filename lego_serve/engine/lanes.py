@@ -29,6 +29,10 @@ class AdapterUse:
     start: float = 0.0
     end: float = 1.0
 
+    def is_active(self, step: int, steps: int) -> bool:
+        """Whether it takes part in a step."""
+        return self.scale != 0 and self.start <= step / steps < self.end
+
 
 @dataclass(frozen=True, slots=True)
 class LaneRequest:
@@ -79,11 +83,20 @@ class LaneRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlRun:
+    """A ControlNet of a lane: the number of steps it took part in, and when its passes began and ended by the clock."""
+
+    name: str
+    steps_active: int
+    passes: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, and what each step took and shared.
 
-    ``early_steps`` were run before its adapters had come.  ``controls``: each ControlNet with the beginning and end of
-    its passes, by the wall clock.
+    ``early_steps`` were run before its adapters had come.  ``adapter_steps``: of each adapter, by its hash, the number
+    of steps it took part in, those that were run elsewhere too.
     """
 
     latents: torch.Tensor
@@ -92,7 +105,8 @@ class LaneResult:
     step_s: tuple[float, ...]
     step_lanes: tuple[int, ...]
     early_steps: int = 0
-    controls: tuple[tuple[str, tuple[tuple[float, float], ...]], ...] = ()
+    adapter_steps: tuple[tuple[str, int], ...] = ()
+    controls: tuple[ControlRun, ...] = ()
     reuse: ReuseStats | None = None
 
 
@@ -136,6 +150,7 @@ class LaneState:
     held_from: int | None = None
     is_paused: bool = False  # by an operator
     early_steps: int = 0
+    adapted_at: int = 0  # the step its adapters had come by
     away: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     primed: int = 0  # passes over its template that ran for it
@@ -163,8 +178,8 @@ class LaneState:
 
     def adapters_at(self, step: int) -> Uses:
         """The adapters active in a step of the schedule, each with its scale."""
-        at = (self.skipped + step) / self.request.steps
-        return in_order([(use.adapter, use.scale) for use in self.adapters if use.start <= at < use.end])
+        at, of = self.skipped + step, self.request.steps
+        return in_order([(use.adapter, use.scale) for use in self.adapters if use.is_active(at, of)])
 
     def work(self, step: int, tokens: int, *, classifier_free: bool) -> StepWork:
         """What it brings to one of its steps, both branches where it is guided there."""
@@ -180,13 +195,22 @@ class LaneState:
         if not bool(torch.isfinite(latents).all()):
             raise NodeError("The image's latents are not finite numbers.", code="not_finite")
         started = self.added_s if math.isnan(self.started_s) else self.started_s
-        controls = tuple(
-            (control.use.controlnet, tuple(ran for _, ran in sorted(control.passes.copy().items())))
-            for control in self.controls
-        )
+        adapters = tuple((use.adapter.sha256, self._steps_of(use)) for use in self.adapters)
+        controls = tuple(self._run_of(control) for control in self.controls)
         queue_s, run_s = started - self.added_s, now - started
         steps = tuple(self.step_s), tuple(self.step_lanes)
-        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, controls, self._reuse())
+        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, adapters, controls, self._reuse())
+
+    def _steps_of(self, use: AdapterUse) -> int:
+        late = range(self.adapted_at - self.early_steps, self.adapted_at)
+        steps = (step for step in range(self.schedule.steps) if step not in late)
+        return sum(use.is_active(self.skipped + step, self.request.steps) for step in steps)
+
+    def _run_of(self, control: LaneControl) -> ControlRun:
+        steps = self.schedule.steps
+        active = sum(control.use.is_active(step, steps) for step in range(steps))
+        passes = tuple(ran for _, ran in sorted(control.passes.copy().items()))
+        return ControlRun(control.use.controlnet, active, passes)
 
     def _reuse(self) -> ReuseStats | None:
         if self.edit is None:

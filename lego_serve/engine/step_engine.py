@@ -110,7 +110,7 @@ class StepEngine:
         state = self._states[key]
         self._batcher.set_adapters(key, self._preparation.take_adapters(state, adapters))
         if state.held_from is not None:
-            state.held_from, state.early_steps = None, len(state.step_s)
+            state.held_from, state.early_steps, state.adapted_at = None, len(state.step_s), state.step
             self._follow(state)
 
     def cancel(self, key: str) -> bool:

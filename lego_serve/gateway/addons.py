@@ -3,11 +3,12 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from lego_serve.core.addons import ControlAsk
+from lego_serve.core.names import unknown
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound, RequestError, UnsupportedParameter, about
 from lego_serve.gateway.context import Context
@@ -17,18 +18,33 @@ from lego_serve.gateway.schemas import ADDONS, ControlNetUse, GenerationRequest
 
 
 def addon_workflow(context: Context, workflow: Workflow, body: GenerationRequest) -> Workflow:
-    """The workflow for what a request adds: the one it names, or else the one of that name with it at the end.
+    """The workflow for what a request adds.  Raises UnsupportedParameter where there is none."""
+    found = taking(context.runner.workflows, workflow, body.addons)
+    if found is None:
+        missing = next(name for name in ADDONS if name in body.addons and name not in workflow.inputs)
+        raise UnsupportedParameter(f"Model {workflow.name} takes no `{missing}`.", param=missing)
+    return found
 
-    Raises UnsupportedParameter where there is none.
+
+def taking(workflows: Mapping[str, Workflow], workflow: Workflow, addons: Collection[str]) -> Workflow | None:
+    """The workflow that takes these, and what the one that is named takes: itself, or the one beside it by its name.
+
+    That is called as it is with what it lacks at the end, or as it is without any with all of them at the end.
     """
-    wanted = [name for name in ADDONS if name in body.addons]
-    missing = [name for name in wanted if name not in workflow.inputs]
+    missing = [name for name in ADDONS if name in addons and name not in workflow.inputs]
     if not missing:
         return workflow
-    sibling = context.runner.workflows.get("-".join([workflow.name, *wanted]))
-    if sibling is None or not set(wanted) <= set(sibling.inputs):
-        raise UnsupportedParameter(f"This model takes no `{missing[0]}`.", param=missing[0])
-    return sibling
+    plain = workflow.name
+    for name in reversed(ADDONS):
+        plain = plain.removesuffix(f"-{name}") if name in workflow.inputs else plain
+    wanted = [name for name in ADDONS if name in addons or name in workflow.inputs]
+    beside = (workflows.get("-".join(words)) for words in ([workflow.name, *missing], [plain, *wanted]))
+    return next((found for found in beside if found is not None and set(wanted) <= set(found.inputs)), None)
+
+
+def controlnets_of(context: Context, workflow: Workflow) -> frozenset[str]:
+    """The ids of the ControlNets of a workflow's models."""
+    return frozenset[str]().union(*(context.settings.controlnets.get(model, ()) for model in workflow.models))
 
 
 async def control_input(
@@ -38,11 +54,11 @@ async def control_input(
     uses = body.controlnet or ()
     if not uses:
         return {}
-    known = frozenset[str]().union(*(context.settings.controlnets.get(m, ()) for m in workflow.models))
+    known = controlnets_of(context, workflow)
     for index, use in enumerate(uses):
         if use.name not in known:
-            where = f"controlnet[{index}].name"
-            raise NotFound("There is no ControlNet of this name.", param=where, code="controlnet_not_found")
+            said = unknown("ControlNet", use.name, known, "GET /v1/models lists them")
+            raise NotFound(said, param=f"controlnet[{index}].name", code="controlnet_not_found")
     # Everything else is checked first, and then the work of decoding is done.
     inputs = bind_request(workflow, {"seed": 0} | body.inputs() | dict(sized) | {"controlnet": ()})
     size = int(str(inputs["width"])), int(str(inputs["height"]))

@@ -1,17 +1,18 @@
 """Routes for operators: the jobs in flight, the backbone replicas, and adapters."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import JobState
 from lego_serve.errors import NotFound
+from lego_serve.gateway.bodies import read_body
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import require_type, validation_error
 from lego_serve.gateway.peers import Peers
 
 
@@ -92,21 +93,20 @@ def create_adapter_router(context: Context) -> APIRouter:
         """The adapters there are."""
         context.authenticate(request, admin=True)
         found = await context.runner.adapters(AdapterOrder("list", model))
-        data = [
-            {"id": name, "object": "adapter", "model": found["model"]} | about
-            for name, about in sorted(found["adapters"].items())
-        ]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": _adapter_cards(found)})
+
+    @router.get("/{name}")
+    async def show_adapter(request: Request, name: str, model: str | None = None) -> JSONResponse:
+        """One adapter, read and checked."""
+        context.authenticate(request, admin=True)
+        [card] = _adapter_cards(await context.runner.adapters(AdapterOrder("show", model, name)))
+        return JSONResponse(card)
 
     @router.post("", openapi_extra={"requestBody": {"content": {"application/json": {"schema": BODY}}}})
     async def register_adapter(request: Request) -> JSONResponse:
         """Give a name to a file under a configured root."""
         context.authenticate(request, admin=True)
-        require_type(request, "application/json")
-        try:
-            body = AdapterBody.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise validation_error(error) from None
+        body = await read_body(request, AdapterBody)
         found = await context.runner.adapters(AdapterOrder("register", body.model, body.id, body.path))
         return JSONResponse({"id": body.id, "object": "adapter", **found, "registered": True})
 
@@ -121,6 +121,11 @@ def create_adapter_router(context: Context) -> APIRouter:
 
 
 BODY = AdapterBody.model_json_schema()
+
+
+def _adapter_cards(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cards = sorted(found["adapters"].items())
+    return [{"id": name, "object": "adapter", "model": found["model"]} | about for name, about in cards]
 
 
 def _no_job() -> NotFound:

@@ -1,12 +1,10 @@
 """The HTTP application: routes, middleware and error answers put together.  Knows no Ray and no torch."""
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.ports import JobRunner
-from lego_serve.core.workflow import Workflow
-from lego_serve.errors import NotFound
-from lego_serve.gateway import admin, images
+from lego_serve.gateway import admin, images, models
 from lego_serve.gateway.context import BodyLimit, Context, RequestIds, Unexpected
 from lego_serve.gateway.drift import DriftChecks
 from lego_serve.gateway.errors import install
@@ -23,7 +21,7 @@ def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, p
     drift = DriftChecks(runner, metrics, settings.edit_check_share, settings.max_pending_jobs // 8)
     context = Context(runner, settings, metrics, drift)
     app.include_router(images.create_router(context))
-    app.include_router(_models(context))
+    app.include_router(models.create_router(context))
     app.include_router(admin.create_router(context, peers))
     app.include_router(admin.create_adapter_router(context))
     app.include_router(_operations(context))
@@ -32,39 +30,6 @@ def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, p
     app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)  # outermost, so that whatever answers is marked
     return app
-
-
-def _models(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["models"])
-
-    @router.get("")
-    async def list_models(request: Request) -> JSONResponse:
-        """The workflows a request's ``model`` may name."""
-        context.authenticate(request)
-        cards = [_card(w) for _, w in sorted(context.runner.workflows.items())]
-        return JSONResponse({"object": "list", "data": cards})
-
-    @router.get("/{name}")
-    async def show_model(request: Request, name: str) -> JSONResponse:
-        """One workflow and the inputs it takes."""
-        context.authenticate(request)
-        workflow = context.runner.workflows.get(name)
-        if workflow is None:
-            raise NotFound("There is no model of this name.", param="model", code="model_not_found")
-        return JSONResponse(_card(workflow))
-
-    return router
-
-
-def _card(workflow: Workflow) -> dict[str, object]:
-    form = workflow.canonical()
-    return {
-        "id": workflow.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "lego_serve",
-        "lego": {"version": workflow.version, "hash": workflow.content_hash, "inputs": form["inputs"]},
-    }
 
 
 def _operations(context: Context) -> APIRouter:

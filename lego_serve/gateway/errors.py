@@ -97,13 +97,13 @@ def validation_error(error: ValidationError) -> RequestError:
     kind = str(first["type"])
     if not first["loc"]:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
-    name = _place(first["loc"])
+    name = place_of(first["loc"])
     if kind.startswith("json_"):  # a text field of a form
         return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
     if kind == "extra_forbidden":
         known = shown_name(str(first["loc"][-1]))
         return UnsupportedParameter(
-            "The request has a field this server does not know.", param=known and _place((*first["loc"][:-1], known))
+            "The request has a field this server does not know.", param=known and place_of((*first["loc"][:-1], known))
         )
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
@@ -125,7 +125,7 @@ def validation_error(error: ValidationError) -> RequestError:
     return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
 
 
-def _place(parts: Sequence[int | str]) -> str:
+def place_of(parts: Sequence[int | str]) -> str:
     """A field within the body, as in `lora[0].scale`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 

@@ -4,14 +4,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
+from lego_serve.core.names import unknown
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import NotFound
 from lego_serve.gateway.addons import addon_workflow, control_input
+from lego_serve.gateway.bodies import read_body
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.edits import edit_order, read_edit
-from lego_serve.gateway.errors import require_type, validation_error
+from lego_serve.gateway.errors import require_type
 from lego_serve.gateway.running import Order, answer
 from lego_serve.gateway.schemas import EditRequest, GenerationRequest, ImageRequest
 from lego_serve.gateway.streaming import stream
@@ -25,11 +26,7 @@ def create_router(context: Context) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         caller = context.authenticate(request)
-        require_type(request, "application/json")
-        try:
-            body = GenerationRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise validation_error(error) from None
+        body = await read_body(request, GenerationRequest)
         body.refuse_unsupported()
         workflow = addon_workflow(context, _workflow(context, body.model), body)
         sized = _sized(context, body)
@@ -59,9 +56,8 @@ def _body(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
 def _workflow(context: Context, name: str | None) -> Workflow:
     workflow = context.runner.workflows.get(name or context.settings.default_workflow)
     if workflow is None:
-        raise NotFound(
-            "There is no model of this name; GET /v1/models lists them.", param="model", code="model_not_found"
-        )
+        said = unknown("model", str(name), context.runner.workflows, "GET /v1/models lists them")
+        raise NotFound(said, param="model", code="model_not_found")
     return workflow
 
 

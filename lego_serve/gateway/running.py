@@ -89,7 +89,7 @@ async def run_job(context: Context, request: Request, order: Order, job: Job, te
         try:
             result = running.result()
         except RequestError as error:
-            raise in_request_words(error) from error
+            raise in_request_words(error, order.body) from error
         context.metrics.finished(order.workflow, result)
         context.drift.ended(job, result)
         return result
@@ -108,10 +108,10 @@ def bind_request(workflow: Workflow, given: Mapping[str, object]) -> dict[str, o
         raise in_request_words(error) from None
 
 
-def in_request_words(error: RequestError) -> RequestError:
-    """An error about a workflow's input, about the request's field that gives it."""
-    shown = REQUEST_NAMES.get(error.param or "")
-    return error if shown is None else about(error, shown)
+def in_request_words(error: RequestError, body: ImageRequest | None = None) -> RequestError:
+    """An error about a workflow's input, about the request's field that gives it, or the entry of that in the body."""
+    shown = REQUEST_NAMES.get(error.param or "") if body is None else body.field_of(error.param)
+    return error if shown in (None, error.param) else about(error, shown)
 
 
 async def encoded(body: ImageRequest, result: JobResult) -> list[str]:
@@ -153,6 +153,7 @@ def _addons(result: JobResult) -> dict[str, Any]:
             "load_s": round(used.load_s, 6),
             "bytes": used.bytes,
             "early_steps": used.early_steps,
+            "steps_active": used.steps_active,
         }
         for stats in result.stats.values()
         for used in stats.adapters
@@ -161,6 +162,10 @@ def _addons(result: JobResult) -> dict[str, Any]:
         {
             "name": used.name,
             "placement": used.placement,
+            "cache": "hit" if used.hit else "miss",
+            "load_s": round(used.load_s, 6),
+            "bytes": used.bytes,
+            "steps_active": used.steps_active,
             "ran": [[round(began, 6), round(ended, 6)] for began, ended in used.ran],
         }
         for stats in result.stats.values()

@@ -16,6 +16,7 @@ REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "in
 REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
 ADDONS = ("controlnet", "lora")  # in the order they stand in the names of built-in workflows
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+ENTRY = re.compile(r"(?P<field>lora|controlnet)\[(?P<name>[a-z0-9_-]{1,64})\](?P<part>\.[a-z]+)?")  # by `entry_param`
 
 
 class ImageRequest(BaseModel):
@@ -87,6 +88,10 @@ class ImageRequest(BaseModel):
             raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
         return width, height
 
+    def field_of(self, param: str | None) -> str | None:
+        """The field of the request behind what an error is about."""
+        return REQUEST_NAMES.get(param or "", param)
+
     def _check_guidance_interval(self) -> None:
         start, end = self.guidance_start or 0.0, 1.0 if self.guidance_end is None else self.guidance_end
         if start >= end:
@@ -154,6 +159,16 @@ class GenerationRequest(ImageRequest):
     def inputs(self) -> dict[str, object]:
         """The workflow inputs the body gives; control pictures are decoded by who knows their size."""
         return super().inputs() | _adapters(self.lora)
+
+    def field_of(self, param: str | None) -> str | None:
+        """The same; of an entry that an error tells by its name, its place."""
+        told = ENTRY.fullmatch(param or "")
+        if told is None:
+            return super().field_of(param)
+        names = [use.name for use in getattr(self, told["field"]) or ()]
+        if told["name"] not in names:
+            return told["field"]
+        return f"{told['field']}[{names.index(told['name'])}]{told['part'] or '.name'}"
 
 
 class EditRequest(ImageRequest):

@@ -17,6 +17,7 @@ import torch
 
 from lego_kernels import Segments
 from lego_serve.core.adapters import AdapterSet
+from lego_serve.core.addons import entry_param
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.adapted_rows import Product, RowProducts, Stack, stack_of, stream_of
 from lego_serve.models.base import LaneInput
@@ -80,14 +81,15 @@ class AdaptedLayers:
 
     def check(self, adapter: Adapter) -> None:
         """Raise InvalidAdapter for an adapter of layers that are not here, or of other shapes."""
+        param = entry_param("lora", adapter.adapter_id)
         for path, pair in adapter.pairs.items():
             place = self._places.get(path)
             if place is None:
-                raise InvalidAdapter(f"Adapter {adapter.adapter_id} changes a layer this model lacks.", param="lora")
+                raise InvalidAdapter(f"Adapter {adapter.adapter_id} changes a layer this model lacks.", param=param)
             weight = self._layers[place.layer].weight
             needed = (place.part.stop - place.part.start, int(weight.shape[1]))
             if (pair.up.shape[0], pair.down.shape[1]) != needed or pair.down.shape[0] != pair.up.shape[1]:
-                raise InvalidAdapter(f"Adapter {adapter.adapter_id} was made for another model.", param="lora")
+                raise InvalidAdapter(f"Adapter {adapter.adapter_id} was made for another model.", param=param)
 
     def weigh(self, uses: Uses) -> AdapterSet:
         """A set's name, the multiplications a row pays for it when grouped, and the weights patching rewrites."""

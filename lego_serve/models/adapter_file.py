@@ -11,13 +11,15 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lego_serve.core.addons import entry_param
+from lego_serve.core.names import unknown
 from lego_serve.errors import InvalidAdapter, NotFound
 
 ADAPTER_ID = re.compile(r"[a-z0-9_-]{1,64}")
@@ -60,34 +62,46 @@ class _Entry:
     end: int
 
 
-def find_adapter(adapter_id: str, roots: Iterable[Path]) -> AdapterFile:
+def find_adapter(adapter_id: str, roots: Sequence[Path], others: Collection[str] = ()) -> AdapterFile:
     """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it, or diffusers' folder of that name.
 
-    Raises NotFound for an id that is none or that no root has; InvalidAdapter for a file that must not be used.
-    A link is not followed, wherever it points.
+    Raises NotFound for an id that is none or that no root has, naming the nearest there is, ``others`` among them;
+    InvalidAdapter for a file that must not be used.  A link is not followed, wherever it points.
     """
     if ADAPTER_ID.fullmatch(adapter_id) is None:
-        raise NotFound("There is no adapter of that name; names are of a-z, 0-9, _ and -.", param="lora")
+        raise no_adapter("There is no adapter of that name; names are of a-z, 0-9, _ and -.", adapter_id)
     for root in roots:
         for name in (f"{adapter_id}.safetensors", f"{adapter_id}/{FOLDER_FILE}"):
             if any((root / part).is_symlink() for part in (name, adapter_id)):  # a root itself may be one
                 raise refusal(adapter_id, "is a link")
             if (root / name).exists():
                 return read_adapter_file(adapter_id, root / name)
-    raise NotFound(f"There is no adapter {adapter_id}.", param="lora")
+    raise no_adapter(unknown("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
+
+
+def adapter_ids(roots: Iterable[Path]) -> list[str]:
+    """The ids that roots have files for, sound or not; a root that is not there has none."""
+    found = set()
+    for root in roots:
+        for place in root.iterdir() if root.is_dir() else ():
+            name = place.name.removesuffix(".safetensors")
+            is_one = (place / FOLDER_FILE).is_file() if place.is_dir() else place.name != name and place.is_file()
+            if is_one and ADAPTER_ID.fullmatch(name) and not place.is_symlink():
+                found.add(name)
+    return sorted(found)
 
 
 def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
     """Read and check a file.  Raises InvalidAdapter; NotFound when there is none."""
-    return parse_adapter(adapter_id, _read(adapter_id, path))
+    data, _ = _read(adapter_id, path, MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
+    return parse_adapter(adapter_id, data)
 
 
 def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
     """Check the bytes of a file.  Raises InvalidAdapter."""
     if len(data) > MAX_FILE_BYTES:
         raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-    _check_kind(adapter_id, data)
-    start, header = _header(adapter_id, data)
+    start, header = header_of(adapter_id, data)
     metadata = _metadata(adapter_id, header.pop(METADATA, {}))
     if not header:
         raise refusal(adapter_id, "holds no tensors")
@@ -99,7 +113,12 @@ def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
 
 def refusal(adapter_id: str, fault: str) -> InvalidAdapter:
     """The error for an adapter with this fault."""
-    return InvalidAdapter(f"Adapter {adapter_id} {fault}.", param="lora")
+    return InvalidAdapter(f"Adapter {adapter_id} {fault}.", param=entry_param("lora", adapter_id))
+
+
+def no_adapter(said: str, adapter_id: str) -> NotFound:
+    """The error for an adapter that is not there."""
+    return NotFound(said, param=entry_param("lora", adapter_id), code="adapter_not_found")
 
 
 def pattern(key: str) -> str:
@@ -108,13 +127,18 @@ def pattern(key: str) -> str:
     return re.sub(r"\d+", "N", plain)[:100]
 
 
-def _read(adapter_id: str, path: Path) -> bytes:
-    """All bytes of a regular file, through one descriptor."""
+def read_head(adapter_id: str, path: Path) -> tuple[bytes, int]:
+    """The beginning of a file, its header whole where it is as short as it must be, and the file's bytes."""
+    return _read(adapter_id, path, 8 + MAX_HEADER_BYTES)
+
+
+def _read(adapter_id: str, path: Path, at_most: int) -> tuple[bytes, int]:
+    """So many bytes of a regular file, through one descriptor, and how many it has."""
     try:
         # No waiting for a FIFO's writer, and no link followed.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise NotFound(f"There is no adapter {adapter_id}.", param="lora") from None
+        raise no_adapter(f"There is no adapter {adapter_id}.", adapter_id) from None
     except OSError:
         raise refusal(adapter_id, "cannot be opened, or is a link") from None
     try:
@@ -124,7 +148,7 @@ def _read(adapter_id: str, path: Path) -> bytes:
         if about.st_size > MAX_FILE_BYTES:
             raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
+            return file.read(at_most), about.st_size
     except OSError:
         raise refusal(adapter_id, "cannot be read") from None
     finally:
@@ -141,8 +165,9 @@ def _check_kind(adapter_id: str, data: bytes) -> None:
         raise refusal(adapter_id, "is a tar archive, not safetensors")
 
 
-def _header(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin, and what the header says of them."""
+def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin, and what the header says of them.  Raises InvalidAdapter."""
+    _check_kind(adapter_id, data)
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length == 0:
         raise refusal(adapter_id, "has no safetensors header")

@@ -14,10 +14,8 @@ from typing import TypeAlias
 import torch
 from safetensors.torch import load, save
 
+from lego_serve.core.addons import MAX_ADDONS, MAX_SCALE, entry_param
 from lego_serve.errors import RequestError
-
-MAX_SCALE = 10.0
-MAX_ADAPTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,13 @@ def key_of(uses: Sequence[tuple[Adapter, float]]) -> SetKey:
 
 
 def check_uses(uses: Sequence[tuple[str, float]]) -> None:
-    """Raise RequestError for more than MAX_ADAPTERS, one twice, or a scale that is none; ids with scales."""
-    if len(uses) > MAX_ADAPTERS:
-        raise RequestError(f"At most {MAX_ADAPTERS} adapters can be used at once.", param="lora")
-    if len({adapter_id for adapter_id, _ in uses}) < len(uses):
-        raise RequestError("An adapter is named twice.", param="lora")
-    if not all(abs(scale) <= MAX_SCALE for _, scale in uses):  # NaN is not <= anything
-        raise RequestError(f"An adapter's scale must be a number from -{MAX_SCALE:g} to {MAX_SCALE:g}.", param="lora")
+    """Raise RequestError for more than MAX_ADDONS, one twice, or a scale that is none; ids with scales."""
+    if len(uses) > MAX_ADDONS:
+        raise RequestError(f"At most {MAX_ADDONS} adapters can be used at once.", param="lora")
+    ids = [adapter_id for adapter_id, _ in uses]
+    for index, (adapter_id, scale) in enumerate(uses):
+        if adapter_id in ids[:index]:
+            raise RequestError(f"Adapter {adapter_id} is named twice.", param=entry_param("lora", adapter_id))
+        if not abs(scale) <= MAX_SCALE:  # NaN is not <= anything
+            said = f"The scale of adapter {adapter_id} must be a number from -{MAX_SCALE:g} to {MAX_SCALE:g}."
+            raise RequestError(said, param=entry_param("lora", adapter_id))

@@ -30,3 +30,13 @@ def families() -> tuple[str, ...]:
 def built_in_folder(path: str) -> Path:
     """Where ``builtin:NAME`` lies in this package, whether or not it is there."""
     return Path(str(resources.files("lego_serve") / "zoo" / "weights" / path.removeprefix(BUILT_IN)))
+
+
+def profile_folder(beside: Path, chosen: Path | None, own: Path | None) -> Path:
+    """Where an adapter's profile lies: where it was chosen to, or beside the adapter, but never in this package.
+
+    ``own`` has those of the package's adapters.
+    """
+    if chosen is None and own is not None and beside.resolve().is_relative_to(built_in_folder("").resolve()):
+        return own
+    return beside if chosen is None else chosen

@@ -9,8 +9,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lego_serve.errors import CapacityError, NotFound, RequestError
-from lego_serve.models.adapter_file import ADAPTER_ID, FOLDER_FILE, AdapterFile, find_adapter, read_adapter_file
+from lego_serve.core.names import unknown
+from lego_serve.errors import CapacityError, InvalidAdapter, NotFound, RequestError
+from lego_serve.models.adapter_file import (
+    ADAPTER_ID,
+    FOLDER_FILE,
+    AdapterFile,
+    adapter_ids,
+    find_adapter,
+    no_adapter,
+    read_adapter_file,
+)
+from lego_serve.models.adapter_summary import summary_of
 from lego_serve.serving.registrations import Registrations
 
 PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -29,10 +39,10 @@ class AdapterRegistry:
     def read(self, name: str) -> AdapterFile:
         """The checked file of an adapter.  Raises NotFound or InvalidAdapter."""
         if name not in self._registered:
-            return find_adapter(name, self._roots)
+            return find_adapter(name, self._roots, self._registered)
         path = self._where(name)
         if path is None:
-            raise NotFound(f"The file of adapter {name} is gone.", param="lora", code="adapter_not_found")
+            raise no_adapter(f"The file of adapter {name} is gone.", name)
         return read_adapter_file(name, path)
 
     def read_path(self, name: str, path: str) -> AdapterFile:
@@ -57,16 +67,19 @@ class AdapterRegistry:
         found = (root for root in self._roots for path in self._candidates(name, root) if path.exists())
         return next(found, self._roots[0])
 
-    def listed(self) -> dict[str, object]:
+    def names(self) -> dict[str, dict[str, object]]:
         """The names there are, and of each whether it was registered at run time."""
-        found: dict[str, object] = {}
-        for root in reversed(self._roots):
-            for entry in sorted(root.iterdir()):
-                name = entry.name.removesuffix(".safetensors")
-                is_one = (entry / FOLDER_FILE).is_file() if entry.is_dir() else entry.name != name and entry.is_file()
-                if is_one and ADAPTER_ID.fullmatch(name) and not entry.is_symlink():
-                    found[name] = {"registered": False}
+        found: dict[str, dict[str, object]] = {name: {"registered": False} for name in adapter_ids(self._roots)}
         return found | {name: {"registered": True} for name in self._registered}
+
+    def listed(self) -> dict[str, dict[str, object]]:
+        """The same with what the headers of their files say."""
+        return {name: about | self._summary(name) for name, about in self.names().items()}
+
+    def card(self, name: str) -> dict[str, object]:
+        """What the registry knows of an adapter that is there: its bytes, and where it was registered to."""
+        path = {"path": self._registered[name]} if name in self._registered else {}
+        return {"registered": bool(path), "bytes": self._summary(name)["bytes"], **path}
 
     def check_new(self, name: str) -> None:
         """Raise RequestError for a name that is none or taken, CapacityError when no more can be registered."""
@@ -87,7 +100,7 @@ class AdapterRegistry:
     def remove(self, name: str) -> None:
         """Forget a name that was registered.  Raises NotFound, and NodeError where that cannot be kept."""
         if name not in self._registered:
-            said = "There is no adapter of this name that was registered at run time."
+            said = unknown("registered adapter", name, self._registered)
             raise NotFound(said, param="id", code="adapter_not_found")
         self._keep({other: path for other, path in self._registered.items() if other != name})
 
@@ -101,6 +114,18 @@ class AdapterRegistry:
             return self._place(self._registered[name]) if name in self._registered else None
         except RequestError:
             return None
+
+    def _summary(self, name: str) -> dict[str, object]:
+        """Bytes and rank by the header of an adapter's file, or why there are none."""
+        where = self._where(name)
+        path = next((path for path in self._candidates(name) if path.exists()), None) if where is None else where
+        try:
+            if path is None:
+                raise no_adapter(f"The file of adapter {name} is gone.", name)
+            found = summary_of(name, path)
+        except (InvalidAdapter, NotFound) as error:
+            return {"bytes": None, "rank": None, "fault": error.message}
+        return {"bytes": found.size_bytes, "rank": found.rank}
 
     def _candidates(self, name: str, *roots: Path) -> list[Path]:
         if name in self._registered or ADAPTER_ID.fullmatch(name) is None:

@@ -42,6 +42,11 @@ class AdapterShelf:
         self._patcher, self._components = patcher, tuple(components)
         self._cache: LoadingCache[tuple[Adapter, float]] = LoadingCache(max_bytes)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The hashes of those that are here."""
+        return self._cache.kept
+
     def has(self, adapters: Sequence[LoadedAdapter]) -> bool:
         """Whether all of them are here."""
         return all(adapter.sha256 in self._cache for adapter in adapters)

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter, entry_param
 from lego_serve.core.job import TaskStats
 from lego_serve.core.wire import Answer, Call
-from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError
+from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError, about
+from lego_serve.models.adapter_file import refusal
 from lego_serve.models.adapter_loading import base_layers, load_adapter
+from lego_serve.models.adapter_summary import card_of
 from lego_serve.models.lora import Adapter
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.spec import ModelSpec, profile_folder
 from lego_serve.serving.adapter_registry import AdapterRegistry
 from lego_serve.serving.loading_cache import LoadingCache
 
@@ -64,6 +66,7 @@ class AdaptersNode:
         profiles: str | None = None,
         early_start: bool = False,
         registry: str | None = None,
+        own_profiles: str | None = None,
     ) -> None:
         for root in roots:
             if not root.is_dir():
@@ -74,22 +77,27 @@ class AdaptersNode:
         self._cache: LoadingCache[_Bytes] = LoadingCache(cache_bytes, LINGER_S)
         self._storage_s, self._early_start = storage_s, early_start
         self._profiles = None if profiles is None else Path(profiles).expanduser()
+        self._own_profiles = None if own_profiles is None else Path(own_profiles)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._name_of: dict[str, str] = {}  # by hash, of those known
 
     async def run(self, call: Call) -> Answer:
-        """Resolve a request's adapters, hand out the bytes of one, or list, register and remove adapters."""
+        """Resolve a request's adapters, hand out the bytes of one, or do what an operator wants of them."""
         started = time.monotonic()
         inputs: Any = call.inputs
         try:
             match call.kind:
                 case "load_adapters":
-                    value: Any = {"adapters": tuple([await self._resolve(ask) for ask in inputs["lora"]])}
+                    value: Any = {"adapters": await self._all(inputs["lora"])}
                     self._prewarm()
                 case "fetch_adapter":
                     value = await self._fetch(inputs["name"], inputs["sha256"])
+                case "names_adapter":
+                    value = {"adapters": await asyncio.to_thread(self._registry.names)}
                 case "list_adapter":
-                    value = {"adapters": await asyncio.to_thread(self._registry.listed)}
+                    value = {"adapters": await self._list()}
+                case "show_adapter":
+                    value = {"adapters": {inputs["name"]: await asyncio.to_thread(self._card, inputs["name"])}}
                 case "register_adapter":
                     value = await self._register(inputs["name"], inputs["path"])
                 case "remove_adapter":
@@ -103,6 +111,17 @@ class AdaptersNode:
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
+
+    async def _all(self, asks: Sequence[AdapterAsk]) -> tuple[LoadedAdapter, ...]:
+        """What the adapters of a request are.  Raises NotFound, InvalidAdapter, or RequestError for one named twice."""
+        found: dict[str, LoadedAdapter] = {}
+        for ask in asks:
+            adapter = await self._resolve(ask)
+            other = found.setdefault(adapter.sha256, adapter).ask.name
+            if other != ask.name:
+                said = f"Adapters {other} and {ask.name} have the same content; name one, with the sum of their scales."
+                raise RequestError(said, param=entry_param("lora", ask.name), code="duplicate_content")
+        return tuple(found.values())
 
     async def _resolve(self, ask: AdapterAsk) -> LoadedAdapter:
         """What an adapter is; its load is begun if it is not here.  Raises NotFound or InvalidAdapter."""
@@ -142,7 +161,7 @@ class AdaptersNode:
             found = await asyncio.to_thread(self._read, name) if adapter is None else adapter
             if found.sha256 != known.sha256:
                 self._known.pop(name, None)
-                raise InvalidAdapter(f"Adapter {name} was changed while it was loaded.", param="lora")
+                raise refusal(name, "was changed while it was loaded")
             data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
             return _Bytes(data, time.monotonic() - started)
 
@@ -155,16 +174,13 @@ class AdaptersNode:
             return {"data": kept.data, "load_s": kept.load_s}
         known = await self._know(name)
         if known.sha256 != sha256:
-            raise InvalidAdapter(f"Adapter {name} was changed while it was used.", param="lora")
+            raise refusal(name, "was changed while it was used")
         loaded, _ = await asyncio.shield(self._begin(name, known))
         self._cache.collected(sha256)
         return {"data": loaded.data, "load_s": loaded.load_s}
 
     def _read(self, name: str) -> Adapter:
-        try:
-            return load_adapter(name, self._registry.read(name), self._base)
-        except NotFound as error:
-            raise NotFound(error.message, param="lora", code="adapter_not_found") from None
+        return load_adapter(name, self._registry.read(name), self._base)
 
     def _prewarm(self) -> None:
         """Load what is likely to be asked for soon and is not here, when nothing else is being loaded."""
@@ -177,7 +193,7 @@ class AdaptersNode:
 
     def _ratio(self, name: str, sha256: str) -> float:
         """The part of the steps an adapter may come late by, as its profile says; 0 without one of this very file."""
-        path = self._registry.folder(name) if self._profiles is None else self._profiles
+        path = profile_folder(self._registry.folder(name), self._profiles, self._own_profiles)
         try:
             said = json.loads((path / f"{name}.profile.json").read_text())
             return min(max(float(said["ratio"]), 0.0), 1.0) if said["sha256"] == sha256 else 0.0
@@ -190,7 +206,31 @@ class AdaptersNode:
     async def _register(self, name: str, path: str) -> dict[str, object]:
         """Register an adapter that is sound.  Raises RequestError or CapacityError."""
         self._registry.check_new(name)
-        file = await asyncio.to_thread(self._registry.read_path, name, path)
-        adapter = await asyncio.to_thread(load_adapter, name, file, self._base)
+        try:
+            file = await asyncio.to_thread(self._registry.read_path, name, path)
+            adapter = await asyncio.to_thread(load_adapter, name, file, self._base)
+        except InvalidAdapter as error:
+            raise about(error, "path") from None
         self._registry.add(name, path)
-        return {"sha256": adapter.sha256, "bytes": adapter.size_bytes}
+        return card_of(adapter) | {"bytes": file.size_bytes}
+
+    async def _list(self) -> dict[str, dict[str, object]]:
+        """All adapters by name; the hash of those that have been used, and whether they are kept here."""
+        cards = await asyncio.to_thread(self._registry.listed)
+        for name, known in self._known.items():
+            if name in cards:
+                cards[name] |= self._here(known.sha256)
+        return cards
+
+    def _card(self, name: str) -> dict[str, object]:
+        """One adapter, read and checked.  Raises NotFound or InvalidAdapter."""
+        try:
+            file = self._registry.read(name)
+            adapter = load_adapter(name, file, self._base)
+        except (NotFound, InvalidAdapter) as error:
+            raise about(error, "id") from None
+        late = {"early_ratio": self._ratio(name, adapter.sha256)}
+        return self._registry.card(name) | card_of(adapter) | late | self._here(adapter.sha256)
+
+    def _here(self, sha256: str) -> dict[str, object]:
+        return {"sha256": sha256, "in_patcher": sha256 in self._cache}

@@ -128,6 +128,10 @@ class BackboneNode:
             (self._thread.pause if paused else self._thread.resume)(lane)
         return len(lanes)
 
+    def resident(self) -> tuple[str, ...]:
+        """The adapters that are here, by their hashes."""
+        return () if self._shelf is None else self._shelf.kept
+
     async def check_health(self) -> None:
         """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""
         if self._thread is not None and not self._thread.is_alive:
@@ -184,7 +188,7 @@ class BackboneNode:
                 if self._shelf is not None:
                     self._shelf.give_back(taken)
         longest = max(results, key=lambda result: result.queue_s + result.run_s)
-        stats = _stats(results, longest, taken, self._controls.stats(longest.controls))
+        stats = _stats(results, longest, taken, self._controls.stats(longest.controls, held))
         return Answer({"latents": torch.stack([r.latents for r in results]).numpy()}, stats)
 
     async def _adapt(self, keys: Sequence[str], adapters: Sequence[LoadedAdapter], taken: list[Taken]) -> None:
@@ -224,10 +228,14 @@ def _stats(
     results: Sequence[LaneResult], longest: LaneResult, taken: Sequence[Taken], controlnets: tuple[ControlStats, ...]
 ) -> TaskStats:
     early = max(result.early_steps for result in results)
+    active = dict(longest.adapter_steps)
     adapters = tuple(
-        AdapterStats(one.loaded.ask.name, one.loaded.ask.scale, one.hit, one.load_s, one.loaded.size_bytes, early)
+        AdapterStats(
+            one.loaded.ask.name, one.loaded.ask.scale, one.hit, one.load_s, one.loaded.size_bytes, early,
+            active.get(one.loaded.sha256, 0),
+        )
         for one in taken
-    )
+    )  # fmt: skip
     return TaskStats(
         longest.queue_s,
         longest.run_s,

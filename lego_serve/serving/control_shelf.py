@@ -26,10 +26,13 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A ControlNet in hand, to be given back to the shelf."""
+    """A ControlNet in hand, to be given back to the shelf; whether it was at hand, else how long its load took."""
 
     name: str
     is_pinned: bool
+    size_bytes: int
+    hit: bool = True
+    load_s: float = 0.0
 
 
 class ControlShelf:
@@ -85,13 +88,15 @@ class ControlShelf:
             await asyncio.sleep(one.storage_s)
             return await asyncio.to_thread(self._load, one.spec, self._base)
 
+        hit, load_s = True, 0.0
         if name in self._sources:  # in use, so it is here, kept or not
             self._cache.touch(name)
         else:
             found = await self._cache.get(name, self._sizes[name], load)
             self._sources.setdefault(name, found.value)
+            hit, load_s = found.hit, found.load_s
         self._users[name] += 1
-        held.append(Held(name, self._cache.pin(name)))
+        held.append(Held(name, self._cache.pin(name), self._sizes[name], hit, load_s))
 
 
 def _size(spec: ModelSpec) -> int:

@@ -21,6 +21,7 @@ from lego_serve.core.placement import (
     step_seconds,
 )
 from lego_serve.core.wire import Answer, Call
+from lego_serve.engine.lanes import ControlRun
 from lego_serve.errors import NodeError
 from lego_serve.models.controlnet import OUT_COST, load_controlnet
 from lego_serve.models.controls import ControlForm, ControlSource
@@ -93,12 +94,16 @@ class ControlSources:
         """They are no longer in use."""
         self._shelf.give_back(held)
 
-    def stats(self, ran: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> tuple[ControlStats, ...]:
-        """What a lane's ControlNets did, with the place of each."""
-        return tuple(
-            ControlStats(name, "remote" if self._is_remote(name) else "colocated", tuple(passes))
-            for name, passes in ran
-        )
+    def stats(self, runs: Sequence[ControlRun], held: Sequence[Held]) -> tuple[ControlStats, ...]:
+        """What a lane's ControlNets did, with the place of each, and the load of those that were taken for it."""
+        taken = {one.name: one for one in held}
+        return tuple(self._stats(run, taken.get(run.name)) for run in runs)
+
+    def _stats(self, run: ControlRun, held: Held | None) -> ControlStats:
+        place: Literal["colocated", "remote"] = "remote" if self._is_remote(run.name) else "colocated"
+        if held is None:
+            return ControlStats(run.name, place, run.passes, run.steps_active)
+        return ControlStats(run.name, place, run.passes, run.steps_active, held.hit, held.load_s, held.size_bytes)
 
     def _is_remote(self, name: str) -> bool:
         return isinstance(self.sources.get(name), RemoteControl)

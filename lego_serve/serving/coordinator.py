@@ -7,7 +7,7 @@ only its awaiting client, its timer and the calls that are out.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -29,7 +29,8 @@ from lego_serve.core.events import (
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Ref, Task
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
-from lego_serve.errors import LegoError, NodeError, NotFound, RequestError
+from lego_serve.errors import LegoError, NodeError, NotFound
+from lego_serve.serving.adapter_orders import obey
 from lego_serve.serving.denoise import DenoiseCalls, NodeLost, StreamingNode
 from lego_serve.serving.previews import Previews
 from lego_serve.serving.results import result_of
@@ -50,6 +51,10 @@ class NodeHandle(StreamingNode, Protocol):
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
         """Say something about a replica or a call to every replica; answers what each says."""
+        ...
+
+    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The adapters each replica has at hand, by their hashes.  Raises NodeLost."""
         ...
 
     @property
@@ -176,19 +181,12 @@ class Coordinator:
         raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
-        """List, register or remove adapters of a model.  Raises LegoError, NotFound where the model has none."""
-        models = [model for model, component in self._nodes if component == "adapters"]
-        if order.model is not None:
-            models = [model for model in models if model == order.model]
-        if len(models) != 1:
-            said = "Say which `model`, of several that have adapters." if models else "No model here has adapters."
-            raise (RequestError if models else NotFound)(said, param="model", code="model_not_found")
-        call = Call(f"{order.verb}_adapter", {"name": order.name, "path": order.path})
-        answer = await self._called(self._nodes[models[0], "adapters"], lambda: call, f"{order.verb} adapters")
-        if answer.error is not None:
-            raise answer.error
-        value: Any = answer.value
-        return {"model": models[0]} | value
+        """Do what an operator wants of a model's adapters.  Raises LegoError, NotFound where the model has none."""
+
+        def ask(model: str, call: Call) -> Awaitable[Answer]:
+            return self._called(self._nodes[model, "adapters"], lambda: call, f"{order.verb} adapters")
+
+        return await obey(order, self._nodes, ask)
 
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""

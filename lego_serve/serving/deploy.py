@@ -96,6 +96,10 @@ class NodeReplica:
             return {}
         return {"templates": self._node.templates(), "template_use": self._node.template_use()}
 
+    async def resident(self) -> tuple[str, tuple[str, ...]]:
+        """Broadcast: this replica's id, and the adapters it has at hand, by their hashes."""
+        return self._id, self._node.resident()
+
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()

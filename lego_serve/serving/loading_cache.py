@@ -49,6 +49,11 @@ class LoadingCache(Generic[Value]):
         """Whether a value is here."""
         return key in self._ledger
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The keys of the values that are here."""
+        return tuple(self._values)
+
     async def get(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> Found[Value]:
         """A value, loaded if it is not here.  Raises what its load raised; giving up the wait does not stop a load."""
         if self._ledger.touch(key, self._clock()):

@@ -81,6 +81,10 @@ class TextEncoderNode:
         self._cache.put(key, value)
         return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
+    def resident(self) -> tuple[str, ...]:
+        """The adapters that are here, by their hashes."""
+        return () if self._shelf is None else self._shelf.kept
+
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 

@@ -84,6 +84,14 @@ class RayNode:
         found: list[tuple[str, int | None]] = await said.results_async()
         return found
 
+    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The adapters each replica has at hand, by their hashes.  Raises NodeLost."""
+        try:
+            found: list[tuple[str, tuple[str, ...]]] = await self._handle.broadcast("resident").results_async()
+        except (RayActorError, RayTaskError, RayServeException):
+            raise NodeLost from None
+        return found
+
 
 class LazyNode:
     """A deployment that may not be there yet, for a node that calls another one."""

@@ -36,6 +36,7 @@ def test_an_adapter_changes_the_picture_and_is_at_hand_the_second_time(addons: S
     first, cold = made(addons, lora=style(4))
     [used] = cold["adapters"]
     assert (used["name"], used["cache"], used["early_steps"]) == ("style-4", "miss", 0)
+    assert used["steps_active"] == parts.STEPS
     assert STORAGE_S <= used["load_s"] < 20
     assert cold["nodes"]["adapters"] < STORAGE_S  # what it is was told long before it had come
     again, warm = made(addons, lora=style(4))
@@ -104,9 +105,9 @@ def test_a_controlnet_gives_the_same_picture_wherever_it_runs(addons: Server) ->
     """In the backbone's process and in its own deployment; the answer says which were used, and where."""
     plain, _ = made(addons)
     near, lego = made(addons, controlnet=net("near"))
-    assert [(used["name"], used["placement"], len(used["ran"])) for used in lego["controlnets"]] == [
-        ("near", "colocated", parts.STEPS)
-    ]
+    [used] = lego["controlnets"]
+    assert (used["name"], used["placement"], used["cache"]) == ("near", "colocated", "miss")
+    assert len(used["ran"]) == used["steps_active"] == parts.STEPS
     assert not np.array_equal(near, plain)
     assert np.array_equal(made(addons, controlnet=net("far"))[0], near)
     assert np.array_equal(made(addons, controlnet=net("far", weight=0))[0], plain)
@@ -145,7 +146,7 @@ def test_what_is_wrong_with_an_adapter_is_told_in_one_line(
     for model in ("lego-tiny", "patched"):
         answer = ask(addons, model=model, lora=[{"name": name}])
         error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (status, code, "lora")
+        assert (answer.status_code, error["code"], error["param"]) == (status, code, "lora[0].name")
         assert words.replace("lego-tiny", model) in error["message"]
         assert "/" not in error["message"]
     assert np.array_equal(made(addons)[0], plain)
@@ -179,6 +180,36 @@ def test_an_operator_registers_an_adapter_under_a_root(addons: Server) -> None:
     assert registered(addons, "DELETE", "/late").status_code == 200
     assert ask(addons, lora=[{"name": "late"}]).status_code == 404
     assert httpx2.get(f"{addons.url}/v1/admin/adapters", timeout=30).status_code == 400  # of two models: which?
+
+
+def test_an_operator_sees_what_an_adapter_is_and_where(addons: Server) -> None:
+    """One by name, or in the list; a model that is not there is told by its name."""
+    made(addons, lora=style(9))
+    card = registered(addons, "GET", "/style-9").json()
+    assert (card["id"], card["model"], card["rank"], card["components"]) == ("style-9", "lego-tiny", 3, ["transformer"])
+    assert "patcher" in card["resident"]
+    assert any(place.startswith("backbone:") for place in card["resident"])
+    listed = {one["id"]: one for one in registered(addons, "GET").json()["data"]}
+    assert listed["style-9"]["resident"] == card["resident"]
+    assert listed["style-9"]["bytes"] == card["bytes"]
+    unknown = httpx2.get(f"{addons.url}/v1/admin/adapters", params={"model": "lego-tyny"}, timeout=30)
+    assert unknown.status_code == 404
+    assert "did you mean lego-tiny?" in unknown.json()["error"]["message"]
+
+
+def test_a_client_sees_what_a_model_may_be_asked_with(addons: Server) -> None:
+    """Before it asks, and in one place."""
+    cards = {one["id"]: one["lego"] for one in httpx2.get(f"{addons.url}/v1/models", timeout=30).json()["data"]}
+    assert cards["lego-tiny"]["controlnets"] == ["far", "lonely", "near"]
+    assert "style-0" in cards["lego-tiny"]["adapters"]
+    assert cards["patched"]["controlnets"] == []
+
+
+def test_a_range_without_a_step_is_told(addons: Server) -> None:
+    """It is served as if nothing had been asked for, and the answer says so."""
+    picture, lego = made(addons, lora=style(10, start=0.99), controlnet=net("near", start=0.01, end=0.02))
+    assert [used["steps_active"] for used in (*lego["adapters"], *lego["controlnets"])] == [0, 0]
+    assert np.array_equal(picture, made(addons)[0])
 
 
 def test_a_patcher_that_dies_among_loads_costs_no_request_and_no_registration(addons: Server) -> None:

@@ -16,6 +16,11 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
+ADAPTERS: Mapping[str, dict[str, object]] = {
+    "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["patcher", "backbone:r1"]},
+    "a": {"registered": False, "rank": 32, "bytes": 2000, "resident": None},
+}
+
 
 class FakeRunner:
     """Answers every job with grey pictures, or raises ``error``, or waits for ``gate``."""
@@ -29,6 +34,8 @@ class FakeRunner:
         self.asked_to_pause: list[tuple[str, bool]] = []
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
+        self.stats = {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))}
+        self.names_gate: asyncio.Event | None = None  # where the names of adapters wait
         self.in_flight = 0
         self.progress: list[JobProgress] = []
         self.is_ready = True
@@ -64,7 +71,7 @@ class FakeRunner:
             self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
-        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
+        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, self.stats)
 
     async def replicas(self) -> Mapping[str, str]:
         """One."""
@@ -77,11 +84,18 @@ class FakeRunner:
         return 3
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, object]:
-        """Those of lego-tiny; nobody can be registered twice."""
+        """Those of lego-tiny, or the one that is named; nobody can be registered twice."""
+        if order.verb == "names" and self.names_gate is not None:
+            await self.names_gate.wait()
         self.adapter_orders.append(order)
         if order.name == "taken":
             raise CapacityError("No more.", code="registry_full")
-        return {"model": "lego-tiny", "adapters": {"b": {"registered": True}, "a": {"registered": False}}}
+        if order.verb == "register":
+            return {"model": "lego-tiny", "rank": 4, "bytes": 1000}
+        if order.verb == "show" and order.name not in ADAPTERS:
+            raise NotFound("There is no adapter of this name.", param="id", code="adapter_not_found")
+        wanted = {order.name} if order.verb == "show" else set(ADAPTERS)
+        return {"model": "lego-tiny", "adapters": {name: about for name, about in ADAPTERS.items() if name in wanted}}
 
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""

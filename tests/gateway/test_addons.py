@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.addons import AdapterAsk, AdapterOrder, ControlAsk
+from lego_serve.core.addons import AdapterAsk, AdapterOrder, AdapterStats, ControlAsk, ControlStats
+from lego_serve.core.job import TaskStats
+from lego_serve.errors import InvalidAdapter
 from tests.gateway.test_generations import URL, refused
 
 
@@ -72,7 +74,7 @@ async def test_the_job_gets_adapters_and_decoded_pictures(client, runner) -> Non
         ("lora", [{"name": "a" * 65}], 400, "invalid_value", "lora[0].name"),
         ("lora", [{"name": "a" * 300}], 400, "invalid_value", "lora[0].name"),
         ("lora", [{"name": str(i)} for i in range(5)], 400, "too_many", "lora"),
-        ("lora", [LORA, LORA], 400, "duplicate_name", "lora"),
+        ("lora", [{"name": "b"}, LORA, LORA], 400, "duplicate_name", "lora[2].name"),
         ("lora", [LORA, {"name": "b", "scale": 1e9}], 400, "out_of_range", "lora[1].scale"),
         ("lora", [LORA | {"scale": -11}], 400, "out_of_range", "lora[0].scale"),
         ("lora", [LORA | {"scale": "1"}], 400, "invalid_type", "lora[0].scale"),
@@ -84,7 +86,7 @@ async def test_the_job_gets_adapters_and_decoded_pictures(client, runner) -> Non
         ("lora", "stripes", 400, "invalid_type", "lora"),
         ("lora", ["stripes"], 400, "invalid_type", "lora[0]"),
         ("controlnet", [{"name": "edges"}], 400, "missing", "controlnet[0].image"),
-        ("controlnet", [NET, NET], 400, "duplicate_name", "controlnet"),
+        ("controlnet", [NET, NET], 400, "duplicate_name", "controlnet[1].name"),
         ("controlnet", [NET | {"name": "other"}], 404, "controlnet_not_found", "controlnet[0].name"),
         ("controlnet", [NET | {"name": "../a"}], 400, "invalid_value", "controlnet[0].name"),
         ("controlnet", [NET | {"weight": 11}], 400, "out_of_range", "controlnet[0].weight"),
@@ -128,7 +130,92 @@ async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:
     await refused(client, {"prompt": "a", "model": "lego-tiny-lora"}, 400, "missing", "lora")
 
 
+@pytest.mark.parametrize(
+    ("model", "added"),
+    [
+        ("lego-tiny-lora", {"lora": [LORA], "controlnet": [NET]}),
+        ("lego-tiny-controlnet", {"lora": [LORA], "controlnet": [NET]}),
+        ("lego-tiny-controlnet-lora", {"lora": [LORA], "controlnet": [NET]}),
+    ],
+)
+async def test_a_workflow_that_takes_one_leads_to_the_one_that_takes_both(client, runner, model, added) -> None:
+    """Whichever of them the request names."""
+    answer = await client.post(URL, json={"prompt": "a", "model": model} | added)
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[0].workflow == "lego-tiny-controlnet-lora"
+
+
+@pytest.mark.parametrize(
+    ("model", "added", "missing"),
+    [("lego-tiny-lora", {"controlnet": [NET]}, "lora"), ("lego-tiny-controlnet", {"lora": [LORA]}, "controlnet")],
+)
+async def test_what_a_named_workflow_needs_is_needed_beside_what_is_added(client, model, added, missing) -> None:
+    """The workflow of both says what is missing, rather than that the other is not taken."""
+    await refused(client, {"prompt": "a", "model": model} | added, 400, "missing", missing)
+
+
+async def message(client, body: dict) -> str:
+    """What an error says."""
+    return (await client.post(URL, json=body)).json()["error"]["message"]
+
+
+async def test_an_unknown_name_is_repeated_with_the_nearest_there_is(client) -> None:
+    """As far as it is a plain word; with all of a few where none is near."""
+    net = {"prompt": "a", "controlnet": [NET | {"name": "egdes"}]}
+    assert await message(client, net) == "There is no ControlNet egdes; did you mean edges?"
+    net["controlnet"][0]["name"] = "zzz"
+    assert await message(client, net) == "There is no ControlNet zzz; there is depth, edges."
+    said = await message(client, {"prompt": "a", "model": "lego-tini"})
+    assert said == "There is no model lego-tini; did you mean lego-tiny?"
+    said = await message(client, {"prompt": "a", "model": "<b>lego-tiny"})
+    assert said.startswith("There is no model of this name; there is lego-tiny, ")
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("lora[stripes]", "lora[1].name"),
+        ("lora[gone]", "lora"),
+        ("controlnet[edges].image", "controlnet[0].image"),
+        ("steps", "num_inference_steps"),
+        (None, None),
+    ],
+)
+async def test_a_nodes_complaint_about_one_of_several_says_which(client, runner, told, shown) -> None:
+    """Nodes know an entry by its name, callers by its place."""
+    runner.error = InvalidAdapter("It is damaged.", param=told)
+    body = {"prompt": "a", "lora": [{"name": "pastel"}, LORA], "controlnet": [NET]}
+    await refused(client, body, 400, "invalid_adapter", shown)
+
+
+async def test_the_answer_says_in_how_many_steps_each_was_at_work(client, runner) -> None:
+    """None where a range covers no step, which is no error."""
+    idle = AdapterStats("stripes", 1.0, hit=True, steps_active=0)
+    net = ControlStats("edges", "colocated", ((1.0, 2.0),), 1, hit=False, load_s=0.25, bytes=100)
+    runner.stats = {"latents": TaskStats(adapters=(idle,), controlnets=(net,))}
+    lora = [LORA | {"start": 0.98}]
+    lego = (await client.post(URL, json={"prompt": "a", "lora": lora, "controlnet": [NET]})).json()["lego"]
+    assert lego["adapters"][0]["steps_active"] == 0
+    assert lego["controlnets"] == [
+        {
+            "name": "edges", "placement": "colocated", "cache": "miss", "load_s": 0.25, "bytes": 100,
+            "steps_active": 1, "ran": [[1.0, 2.0]],
+        }
+    ]  # fmt: skip
+
+
 ADMIN = "/v1/admin/adapters"
+
+
+async def test_an_operator_looks_at_one_adapter(client, runner) -> None:
+    """What is known of it, or that there is none."""
+    card = (await client.get(f"{ADMIN}/b", params={"model": "lego-tiny"})).json()
+    assert card == {
+        "id": "b", "object": "adapter", "model": "lego-tiny", "registered": True, "rank": 4, "bytes": 1000,
+        "resident": ["patcher", "backbone:r1"],
+    }  # fmt: skip
+    assert runner.adapter_orders == [AdapterOrder("show", "lego-tiny", "b")]
+    assert (await client.get(f"{ADMIN}/nobody")).json()["error"]["code"] == "adapter_not_found"
 
 
 async def test_an_operator_lists_registers_and_removes_adapters(client, runner) -> None:
@@ -147,6 +234,22 @@ async def test_an_operator_lists_registers_and_removes_adapters(client, runner) 
         AdapterOrder("register", None, "taken", "a"),
         AdapterOrder("remove", "m", "a"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ('{"id": "a", "path": "b.safetensors", "id": "c"}', "id"),
+        ('{"id": "a", "path": "b.safetensors", "path": "b.safetensors"}', "path"),
+    ],
+)
+async def test_a_field_that_is_given_twice_registers_nothing(client, runner, text, param) -> None:
+    """Not even where both say the same."""
+    answer = await client.post(ADMIN, content=text.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("duplicate_field", param)
+    assert runner.adapter_orders == []
 
 
 @pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": 1, "path": "a"}, {"id": "a", "path": "a", "url": "b"}, []])

@@ -9,7 +9,9 @@ import httpx2
 import pytest
 import uvicorn
 
+from lego_serve.core.addons import AdapterOrder
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, NodeError
+from lego_serve.gateway import models
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
@@ -25,6 +27,30 @@ async def test_models_are_the_workflows(client) -> None:
     assert data[0]["lego"]["inputs"]["prompt"] == {"type": "text", "required": True}
     assert (await client.get("/v1/models/lego-tiny")).json() == data[0]
     assert (await client.get("/v1/models/nope")).status_code == 404
+
+
+async def test_a_model_says_what_it_may_be_asked_with(client, runner) -> None:
+    """Adapters and ControlNets by name, those of the workflow beside it too; none where nothing takes any."""
+    lego = {card["id"]: card["lego"] for card in (await client.get("/v1/models")).json()["data"]}
+    for name in ("lego-tiny", "lego-tiny-lora", "lego-tiny-controlnet", "lego-tiny-controlnet-lora"):
+        assert lego[name]["adapters"] == ["a", "b"]
+        assert lego[name]["controlnets"] == ["depth", "edges"]
+    assert (lego["lego-tiny-img2img"]["adapters"], lego["lego-tiny-img2img"]["controlnets"]) == ([], [])
+    assert runner.adapter_orders == [AdapterOrder("names", "lego-tiny")]
+
+
+async def test_models_are_listed_while_nobody_names_their_adapters(client, runner, monkeypatch) -> None:
+    """A patcher that is away delays the list a little, and its adapters are unknown."""
+    monkeypatch.setattr(models, "PATIENCE_S", 0.01)
+    runner.names_gate = asyncio.Event()
+    lego = (await client.get("/v1/models/lego-tiny")).json()["lego"]
+    assert (lego["adapters"], lego["controlnets"]) == (None, ["depth", "edges"])
+
+
+async def test_an_unknown_model_is_told_with_the_nearest(client) -> None:
+    """As a generation tells it."""
+    error = (await client.get("/v1/models/lego-tiny-lorra")).json()["error"]
+    assert error["message"] == "There is no model lego-tiny-lorra; did you mean lego-tiny-lora?"
 
 
 async def test_health_follows_the_runner(client, runner) -> None:

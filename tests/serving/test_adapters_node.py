@@ -96,7 +96,8 @@ async def test_an_unknown_name_is_not_found(spec: ModelSpec, root: Path, name: s
     """And never taken for a path."""
     with pytest.raises(NotFound) as missing:
         await load(AdaptersNode(spec, [root], BYTES), name)
-    assert (missing.value.param, missing.value.code) == ("lora", "adapter_not_found")
+    assert missing.value.code == "adapter_not_found"
+    assert missing.value.param == (f"lora[{name}]" if name == "nobody" else "lora")
 
 
 async def test_a_damaged_file_and_one_for_another_model_are_refused(spec: ModelSpec, root: Path) -> None:
@@ -199,7 +200,7 @@ async def test_what_was_registered_outlives_the_patcher(spec: ModelSpec, root: P
     (root / "sub" / "other.safetensors").symlink_to(tmp_path / "outside.safetensors")
     with pytest.raises(NotFound) as gone:
         await load(started(), "mine")
-    assert (gone.value.param, gone.value.code) == ("lora", "adapter_not_found")
+    assert (gone.value.param, gone.value.code) == ("lora[mine]", "adapter_not_found")
     file.write_text("[]")
     with pytest.raises(CheckpointError, match="holds no registered adapters"):
         started()
@@ -287,9 +288,10 @@ async def refused_both_ways(node: AdaptersNode, kind: str) -> str:
     """What is said of `bad` when it is asked for; the same file cannot be registered either."""
     with pytest.raises(InvalidAdapter) as asked:
         await load(node, "bad")
-    with pytest.raises(InvalidAdapter):
+    with pytest.raises(InvalidAdapter) as registered:
         await order(node, "register", "mine", "more/bad.safetensors")
-    assert (asked.value.status, asked.value.param) == (400, "lora"), kind
+    assert registered.value.param == "path", kind
+    assert (asked.value.status, asked.value.param) == (400, "lora[bad]"), kind
     with pytest.raises(NotFound):
         await load(node, "mine")
     return asked.value.message

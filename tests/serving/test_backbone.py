@@ -121,6 +121,8 @@ async def test_lanes_wait_for_their_adapters_and_others_do_not(
     assert np.array_equal(latents(cold), latents(warm))
     assert not np.array_equal(latents(cold), latents(plain))
     assert [(s.name, s.hit, s.early_steps) for s in cold.stats.adapters] == [("image", False, 0)]
+    assert [s.steps_active for s in cold.stats.adapters] == [STEPS]
+    assert backbone.resident() == (loaded["adapters"][0].sha256,)
     assert [(s.hit, s.load_s) for s in warm.stats.adapters] == [(True, 0.0)]
     assert plain.stats.adapters == ()
     assert backbone._shelf is not None
@@ -137,7 +139,21 @@ async def test_an_early_start_is_bounded_by_the_profile(
     await asyncio.sleep(0.3)
     assert not waiting.done()
     patcher.gate.set()
-    assert [s.early_steps for s in (await waiting).stats.adapters] == [STEPS // 2]
+    [used] = (await waiting).stats.adapters
+    assert (used.early_steps, used.steps_active) == (STEPS // 2, STEPS - STEPS // 2)
+
+
+@pytest.mark.parametrize(("start", "end", "steps"), [(0.8, 0.9, 0), (0.25, 0.75, 2), (0.75, 1.0, 1)])
+async def test_the_answer_tells_in_how_many_steps_an_adapter_was_at_work(
+    backbone: BackboneNode, patcher: Slow, text: TextEncoderNode, start: float, end: float, steps: int
+) -> None:
+    """None where its range lies between two steps: the picture is the model's own then."""
+    patcher.gate.set()
+    loaded = await patcher.load("image", ask=AdapterAsk("image", 1.0, start, end))
+    answer = await run(backbone, await call(text, adapters=loaded))
+    assert [used.steps_active for used in answer.stats.adapters] == [steps]
+    plain = await run(backbone, await call(text))
+    assert np.array_equal(latents(answer), latents(plain)) == (steps == 0)
 
 
 async def test_an_adapter_that_cannot_be_had_ends_its_call_and_no_other(
@@ -185,9 +201,11 @@ async def test_a_control_picture_is_encoded_and_followed(
     plain = await run(backbone, await call(text))
     followed = await run(backbone, await call(text, controls=once))
     [ran] = followed.stats.controlnets
-    assert (ran.name, ran.placement, len(ran.ran)) == ("edges", "colocated", STEPS // 2)
+    assert (ran.name, ran.placement, len(ran.ran), ran.steps_active) == ("edges", "colocated", STEPS // 2, STEPS // 2)
     assert not np.array_equal(latents(followed), latents(plain))
-    assert np.array_equal(latents(await run(backbone, await call(text, controls=again))), latents(plain))
+    without = await run(backbone, await call(text, controls=again))
+    assert np.array_equal(latents(without), latents(plain))
+    assert [net.steps_active for net in without.stats.controlnets] == [0]
     missing = await run(backbone, await call(text, controls=await encoded("none", 1.0)))
     assert missing.error is not None
     assert missing.error.code == "no_controlnet"

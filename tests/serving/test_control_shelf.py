@@ -57,8 +57,12 @@ async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path
     assert list(sources) == ["a"]
     nets.give_back(second)
     assert not sources
-    nets.give_back(await nets.take(["a"]))
+    again = await nets.take(["a"])
+    nets.give_back(again)
     assert loads.names == ["a"]
+    assert [(one.hit, one.size_bytes) for one in (*first, *second, *again)] == [
+        (False, BYTES), (True, BYTES), (True, BYTES),
+    ]  # fmt: skip
 
 
 async def test_what_is_used_without_room_is_not_kept(tmp_path: Path, loads: Loads) -> None:
@@ -103,5 +107,7 @@ async def test_slow_loads_go_side_by_side(tmp_path: Path, loads: Loads) -> None:
     """Two ControlNets of a request take the storage's time once."""
     nets = shelf(tmp_path, 2, {}, loads, storage_s=0.2)
     started = asyncio.get_running_loop().time()
-    nets.give_back(await nets.take(["a", "b"]))
+    held = await nets.take(["a", "b"])
+    nets.give_back(held)
+    assert all(one.load_s >= 0.2 for one in held)
     assert 0.2 <= asyncio.get_running_loop().time() - started < 0.35

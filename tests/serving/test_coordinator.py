@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, TaskStats
 from lego_serve.core.progress import Listen
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message, Progress
@@ -34,6 +33,7 @@ class FakeNode:
         self.cancelled = 0
         self.orders: list[tuple[str, str]] = []
         self.says: dict[int, list[Message]] = {}  # by the number of the call
+        self.has: tuple[str, ...] | None = ()
 
     async def run(self, call: Call) -> Answer:
         """One call, a little later."""
@@ -67,6 +67,12 @@ class FakeNode:
             yield message
             await asyncio.sleep(0.001)
         yield await self._answer(call)
+
+    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What is in ``has``, of one replica; a node that has nothing to say does not answer."""
+        if self.has is None:
+            await asyncio.Event().wait()
+        return [("r1", tuple(self.has or ()))]
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
         """Two replicas, of which r1 has a call to move; orders about calls are heard the second time."""
@@ -311,17 +317,3 @@ async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> N
     with pytest.raises(NotFound) as missing:
         await coordinator(some).run(wanted)
     assert missing.value.param == "lora"
-
-
-async def test_an_operators_order_about_adapters_reaches_the_only_patcher() -> None:
-    """Where there is none, or not the one that is named, it says so."""
-    some = nodes()
-    with pytest.raises(NotFound):
-        await coordinator(some).adapters(AdapterOrder("list"))
-    some["lego-tiny", "adapters"] = FakeNode(lambda call, count: {"adapters": {}})
-    assert await coordinator(some).adapters(AdapterOrder("list")) == {"model": "lego-tiny", "adapters": {}}
-    with pytest.raises(NotFound):
-        await coordinator(some).adapters(AdapterOrder("list", "other"))
-    some["other", "adapters"] = FakeNode(lambda call, count: {})
-    with pytest.raises(RequestError, match="which `model`"):
-        await coordinator(some).adapters(AdapterOrder("list"))

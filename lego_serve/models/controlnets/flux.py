@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from lego_serve.core.addons import entry_param
 from lego_serve.errors import RequestError
 from lego_serve.models import layers
 from lego_serve.models.base import Conditioning, Prepared
@@ -60,7 +61,8 @@ class FluxControlNet:
                 raise RequestError(f"ControlNet {self.form.name} has no modes.", param="controlnet")
         elif mode is None or not 0 <= mode < self.form.modes:
             raise RequestError(
-                f"ControlNet {self.form.name} needs a mode from 0 to {self.form.modes - 1}.", param="controlnet"
+                f"ControlNet {self.form.name} needs a mode from 0 to {self.form.modes - 1}.",
+                param=entry_param("controlnet", self.form.name),
             )
         else:
             tokens = torch.cat([self._modes[mode][None], tokens])
