@@ -50,6 +50,7 @@ def observed() -> Metrics:
     metrics.finished(workflow, JobResult((picture, picture), 0.1, {}, 1, stats))
     metrics.left()
     metrics.templates("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
+    metrics.compared(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
     metrics.answered(workflow.name, "ok", 0.5)
     metrics.rejected("over_capacity")
     return metrics
@@ -121,7 +122,7 @@ def test_labels_come_from_small_fixed_sets() -> None:
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {
-        "computed", "le", "model", "node", "outcome", "reason", "workflow",
+        "computed", "le", "model", "node", "outcome", "quality", "reason", "workflow",
     }  # fmt: skip
 
 

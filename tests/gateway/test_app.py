@@ -35,7 +35,8 @@ async def test_a_model_says_what_it_may_be_asked_with(client, runner) -> None:
     for name in ("lego-tiny", "lego-tiny-lora", "lego-tiny-controlnet", "lego-tiny-controlnet-lora"):
         assert lego[name]["adapters"] == ["a", "b"]
         assert lego[name]["controlnets"] == ["depth", "edges"]
-    assert (lego["lego-tiny-img2img"]["adapters"], lego["lego-tiny-img2img"]["controlnets"]) == ([], [])
+    for name in ("lego-tiny-img2img", "lego-tiny-edit"):
+        assert (lego[name]["adapters"], lego[name]["controlnets"]) == (["a", "b"], [])
     assert runner.adapter_orders == [AdapterOrder("names", "lego-tiny")]
 
 

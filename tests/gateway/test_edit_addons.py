@@ -59,7 +59,7 @@ async def test_no_adapters_are_none(client, runner, nothing) -> None:
         ('[{"name": "a", "start": 0.5, "end": 0.5}]', "out_of_range", "lora[0].start"),
         ('[{"name": "a", "weight": 1}]', "unsupported_parameter", "lora[0].weight"),
         (json.dumps([{"name": str(i)} for i in range(5)]), "too_many", "lora"),
-        (json.dumps([LORA, LORA]), "duplicate_name", "lora"),
+        (json.dumps([LORA, LORA]), "duplicate_name", "lora[1].name"),
     ],
 )
 async def test_adapters_that_cannot_be_are_refused_by_name(client, runner, lora, code, param) -> None:
