@@ -5,30 +5,25 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
-import httpx2
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from lego_serve import config
 from lego_serve.cli_adapters import app as adapters_app
 from lego_serve.cli_adapters import table_of
+from lego_serve.cli_http import DEFAULT_URL, KeyOption, Url, ask, err, out, quoted, show
+from lego_serve.cli_templates import app as templates_app
 from lego_serve.cli_workflows import app as workflows_app
 from lego_serve.errors import LegoError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffusion workflows, model by model.")
 app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
-out, err = Console(), Console(stderr=True)
+app.add_typer(templates_app, name="templates")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-PIPE_WIDTH = 10_000  # a program that reads a table wants each row in one line
-DEFAULT_URL = "http://127.0.0.1:8000"
-Url = Annotated[str, typer.Option(envvar="LEGO_SERVE_URL", help="Where the server answers.")]
-KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API key, where the server asks for one.")]
 
 
 @app.command()
@@ -77,7 +72,7 @@ def generate(
         "seed": seed,
         "output_format": output_format,
     }
-    answer = _ask("POST", f"{url}/v1/images/generations", key, {k: v for k, v in body.items() if v is not None})
+    answer = ask("POST", f"{url}/v1/images/generations", key, {k: v for k, v in body.items() if v is not None})
     try:
         file.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
     except OSError as error:
@@ -90,39 +85,39 @@ def generate(
 def models(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List what a running server serves."""
     table = Table("model", "inputs")
-    for card in _ask("GET", f"{url}/v1/models", key)["data"]:
+    for card in ask("GET", f"{url}/v1/models", key)["data"]:
         table.add_row(card["id"], ", ".join(card["lego"]["inputs"]))
-    _show(table)
+    show(table)
 
 
 @app.command()
 def jobs(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List the jobs in flight of a running server, oldest first."""
     table = Table(Column("job", overflow="fold"), "workflow", "tenant", "age", "nodes")
-    for card in _ask("GET", f"{url}/v1/admin/jobs", key)["data"]:
+    for card in ask("GET", f"{url}/v1/admin/jobs", key)["data"]:
         nodes = ", ".join(f"{name} {state}" for name, state in card["nodes"].items()) + ", paused" * card["paused"]
         table.add_row(card["id"], card["workflow"], card["tenant"], f"{card['age_s']:.1f} s", nodes)
-    _show(table)
+    show(table)
 
 
 @app.command()
 def cancel(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Cancel a job in flight, whoever asked for it."""
-    _ask("DELETE", f"{url}/v1/admin/jobs/{_quoted(job)}", key)
+    ask("DELETE", f"{url}/v1/admin/jobs/{quoted(job)}", key)
     out.print(f"{job}: cancelled", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def pause(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Let a job's images wait between two steps; its deadline goes on."""
-    _ask("POST", f"{url}/v1/admin/jobs/{_quoted(job)}/pause", key)
+    ask("POST", f"{url}/v1/admin/jobs/{quoted(job)}/pause", key)
     out.print(f"{job}: paused", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def resume(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Let a paused job go on from where it stands."""
-    _ask("POST", f"{url}/v1/admin/jobs/{_quoted(job)}/resume", key)
+    ask("POST", f"{url}/v1/admin/jobs/{quoted(job)}/resume", key)
     out.print(f"{job}: resumed", highlight=False, soft_wrap=True)
 
 
@@ -130,26 +125,22 @@ def resume(job: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
 def replicas(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List the backbone replicas of a running server."""
     table = Table("replica", "node")
-    for card in _ask("GET", f"{url}/v1/admin/replicas", key)["data"]:
+    for card in ask("GET", f"{url}/v1/admin/replicas", key)["data"]:
         table.add_row(card["id"], card["node"])
-    _show(table)
+    show(table)
 
 
 @app.command()
 def drain(replica: str, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """Move a backbone replica's lanes elsewhere, from fresh checkpoints, and have it replaced."""
-    answer = _ask("POST", f"{url}/v1/admin/replicas/{_quoted(replica)}/drain", key)
+    answer = ask("POST", f"{url}/v1/admin/replicas/{quoted(replica)}/drain", key)
     out.print(f"{replica}: drained, {answer['calls_moved']} calls moved", highlight=False, soft_wrap=True)
 
 
 @adapters_app.command("list")
 def list_adapters(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List the adapters of a running server."""
-    _show(table_of(_ask("GET", f"{url}/v1/admin/adapters", key)["data"]))
-
-
-def _show(table: Table) -> None:
-    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    show(table_of(ask("GET", f"{url}/v1/admin/adapters", key)["data"]))
 
 
 def _output_format(file: Path) -> str:
@@ -163,40 +154,6 @@ def _output_format(file: Path) -> str:
         raise LegoError(f"{file}: cannot be written")
     return found
 
-
-def _quoted(word: str) -> str:
-    """One part of a URL's path."""
-    return quote(_text(word), safe="")
-
-
-def _text(word: str) -> str:
-    """A word of the command line.  Raises LegoError when it is no text in the terminal's encoding."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise LegoError("the command line has bytes that are no text") from None
-    return word
-
-
-def _ask(method: str, url: str, key: str, body: dict[str, Any] | None = None) -> Any:
-    for word in (url, key, *(body or {}).values()):
-        _text(str(word))
-    if not key.isascii():
-        raise LegoError("an API key has no such letters")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        answer = httpx2.request(method, url, json=body, headers=headers, timeout=600)
-    except httpx2.ConnectError:
-        raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise LegoError(f"{url}: {type(error).__name__}") from None
-    try:
-        content = answer.json()
-    except ValueError:
-        raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
-    if answer.status_code != 200:
-        raise LegoError(content.get("error", {}).get("message", f"the server answered {answer.status_code}"))
-    return content
 
 
 def main() -> None:

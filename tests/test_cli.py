@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from lego_serve import cli
@@ -66,7 +67,7 @@ def test_an_operator_sees_a_job_and_cancels_it(
     with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
         request_id = "x" * 100
         ask = {"json": {"prompt": "a"}, "headers": {"x-request-id": request_id}, "timeout": 30}
-        asking = threading.Thread(target=cli.httpx2.post, args=(f"{url}/v1/images/generations",), kwargs=ask)
+        asking = threading.Thread(target=httpx2.post, args=(f"{url}/v1/images/generations",), kwargs=ask)
         asking.start()
         while not runner.waiting:
             threading.Event().wait(0.01)

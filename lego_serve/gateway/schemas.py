@@ -18,6 +18,19 @@ ADDONS = ("controlnet", "lora")  # in the order they stand in the names of built
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
+def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
+    """Width and height of a `size`, or None for ``auto``.  Raises RequestError."""
+    if size is None or size == "auto":
+        return None
+    match = SIZE.fullmatch(size)
+    if match is None:
+        raise RequestError("`size` must be `auto` or WIDTHxHEIGHT, such as 128x128.", param="size")
+    width, height = int(match[1]), int(match[2])
+    if width % multiple or height % multiple:
+        raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
+    return width, height
+
+
 class ImageRequest(BaseModel):
     """What generations and edits share."""
 
@@ -77,15 +90,7 @@ class ImageRequest(BaseModel):
 
     def dimensions(self, multiple: int) -> tuple[int, int] | None:
         """Width and height, or None for ``auto``.  Raises RequestError."""
-        if self.size is None or self.size == "auto":
-            return None
-        match = SIZE.fullmatch(self.size)
-        if match is None:
-            raise RequestError("`size` must be `auto` or WIDTHxHEIGHT, such as 128x128.", param="size")
-        width, height = int(match[1]), int(match[2])
-        if width % multiple or height % multiple:
-            raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
-        return width, height
+        return dimensions(self.size, multiple)
 
     def _check_guidance_interval(self) -> None:
         start, end = self.guidance_start or 0.0, 1.0 if self.guidance_end is None else self.guidance_end
@@ -163,6 +168,7 @@ class EditRequest(ImageRequest):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    template: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     mask_dilation: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 0
     mask_feather: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 4
     reuse: Literal["exact", "high", "balanced"] = "high"

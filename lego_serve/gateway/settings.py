@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,20 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateSettings:
+    """Where templates are kept and how many; ``budgets`` are the bytes of activations of each model's replicas."""
+
+    folder: Path
+    per_tenant: int
+    tenant_bytes: int
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """Limits and keys; without keys everyone is the default tenant's admin.
 
-    ``controlnets`` are the ids of each model's.
+    ``controlnets`` are the ids of each model's; without ``templates`` none can be registered.
     """
 
     default_workflow: str
@@ -39,6 +50,7 @@ class GatewaySettings:
     max_image_pixels: int = 16_000_000
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    templates: TemplateSettings | None = None
 
     def caller(self, token: str) -> Caller | None:
         """Who holds this token; None when nobody does."""

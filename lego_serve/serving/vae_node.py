@@ -45,6 +45,11 @@ class VaeNode:
         value, run_s = await self._batcher.run(call)
         return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
+    async def template(self, verb: str, name: str) -> None:
+        """Forget how a picture is encoded, where that is asked; nothing else is known of templates here."""
+        if verb == "forget":
+            await self._batcher.run(Call("forget_template", {"picture": name.partition(" ")[0]}))
+
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
@@ -70,6 +75,9 @@ class VaeNode:
             return {"edit": self._edit(inputs["edit"])}
         if call.kind == "decode_edit":
             return {"pixels": self._composed(inputs["latents"]["latents"], inputs["edit"])}
+        if call.kind == "forget_template":
+            self._templates.drop(inputs["picture"])
+            return {}
         if call.kind == "encode_controls":
             return {"controls": tuple(map(self._control, inputs["controlnet"]))}
         encoded = self._vae.encode(torch.from_numpy(np.array(inputs["image"]["pixels"]))[None])[0]
@@ -83,7 +91,7 @@ class VaeNode:
     def _edit(self, ask: EditAsk) -> EditLatents:
         """A picture by its mean, which its edits share, and the latent pixels that its mask touches."""
         pixels, weight = np.asarray(ask.pixels), np.asarray(ask.weight)
-        key = f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+        key = _content(ask)
         kept = self._templates.get(key)
         if kept is None:
             kept = {"mean": self._vae.encode(torch.from_numpy(np.array(pixels))[None])[0].mean.numpy()}
@@ -92,7 +100,8 @@ class VaeNode:
         mask = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width).any(axis=(1, 3))
         tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
         ratio = 1.0 if ask.quality is Quality.EXACT else worth(int(tokens.sum()), tokens.size)
-        return EditLatents(kept["mean"], mask, ask.quality, template_key(kept["mean"], TEMPLATE_SEED), ratio)
+        key = template_key(kept["mean"], TEMPLATE_SEED, ask.picture)
+        return EditLatents(kept["mean"], mask, ask.quality, key, ratio, TEMPLATE_SEED, ask.picture, ask.pin)
 
     def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
         """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
@@ -100,3 +109,9 @@ class VaeNode:
         weight = np.asarray(ask.weight, dtype=np.uint32)[..., None]
         composed = (made * weight + np.asarray(ask.pixels, dtype=np.uint32) * (255 - weight) + 127) // 255
         return composed.astype(np.uint8)
+
+
+def _content(ask: EditAsk) -> str:
+    """What an edit's picture is known by."""
+    pixels = np.asarray(ask.pixels)
+    return ask.picture or f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"

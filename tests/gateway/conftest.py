@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -9,10 +10,12 @@ from fastapi import FastAPI
 
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
+from lego_serve.core.reuse import ReuseStats
+from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import CapacityError, NotFound
 from lego_serve.gateway.app import create_app
-from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
@@ -26,17 +29,21 @@ class FakeRunner:
         self.waiting: list[Job] = []
         self.asked_to_cancel: list[str] = []
         self.adapter_orders: list[AdapterOrder] = []
+        self.template_orders: list[TemplateOrder] = []
+        self.template_error: Exception | None = None
+        self.reuse: ReuseStats | None = None
         self.asked_to_pause: list[tuple[str, bool]] = []
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.in_flight = 0
+        self.more: dict[str, Workflow] = {}
         self.progress: list[JobProgress] = []
         self.is_ready = True
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
-        """Those of lego-tiny."""
-        return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
+        """Those of lego-tiny, and more."""
+        return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}} | self.more
 
     def now(self) -> float:
         """A clock that stands still."""
@@ -64,7 +71,8 @@ class FakeRunner:
             self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
-        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))})
+        stats = TaskStats(0.25, 1.5, False, 1, (1.5,), (1,), reuse=self.reuse)
+        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, {"latents": stats})
 
     async def replicas(self) -> Mapping[str, str]:
         """One."""
@@ -82,6 +90,16 @@ class FakeRunner:
         if order.name == "taken":
             raise CapacityError("No more.", code="registry_full")
         return {"model": "lego-tiny", "adapters": {"b": {"registered": True}, "a": {"registered": False}}}
+
+    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+        """A token of an entry takes a hundred bytes; one of two replicas keeps something of every picture."""
+        self.template_orders.append(order)
+        if self.template_error is not None:
+            raise self.template_error
+        if order.verb == "entry":
+            width, height = map(int, order.name.split("x"))
+            return {"r1": width * height // 256 * 100, "r2": width * height // 256 * 100}
+        return {"r1": 0, "r2": 5000}
 
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""
@@ -105,13 +123,14 @@ def runner() -> FakeRunner:
 
 
 @pytest.fixture
-def settings() -> GatewaySettings:
+def settings(tmp_path: Path) -> GatewaySettings:
     """No keys, small limits."""
     return GatewaySettings(
         "lego-tiny",
         max_pending_jobs=2,
         max_body_bytes=200_000,
         controlnets={"lego-tiny": frozenset({"edges", "depth"})},
+        templates=TemplateSettings(tmp_path / "templates", 3, 100_000, {"lego-tiny": 300_000}),
     )
 
 
