@@ -155,7 +155,6 @@ def _output_format(file: Path) -> str:
     return found
 
 
-
 def main() -> None:
     """The ``lego-serve`` script: errors of ours are one line and exit status 1."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -73,4 +73,7 @@ def remove(template: Template, url: Url = DEFAULT_URL, key: KeyOption = "") -> N
 
 def _predicted(card: dict[str, Any]) -> str:
     """Bytes of its activations, marked where no replica has room for them."""
-    return "unknown" if card["bytes_predicted"] is None else f"{card['bytes_predicted']}{'' if card['fits'] else ' (!)'}"
+    said = card["bytes_predicted"]
+    if said is None:
+        return "unknown"
+    return str(said) if card["fits"] else f"{said} (!)"

@@ -72,7 +72,7 @@ def _is_there(said: str, folder: Path) -> bool:
 
 
 def template_settings(settings: config.Settings, beside: Path, state: Path) -> "TemplateSettings":
-    """Where gateways keep templates, below the configuration's folder ``beside`` or else with the server's ``state``."""
+    """Where gateways keep templates: below the configuration's folder, or else with the server's state."""
     from lego_serve.gateway.settings import TemplateSettings
 
     said = settings.templates

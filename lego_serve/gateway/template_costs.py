@@ -76,9 +76,7 @@ def edit_inputs(workflow: Workflow, size: tuple[int, int], ask: WarmRequest) -> 
     }
     asked = {"steps", "guidance", "sampler", "negative_prompt"}  # refused where the workflow does not take them
     taken = {
-        name: value
-        for name, value in given.items()
-        if value is not None and (name in workflow.inputs or name in asked)
+        name: value for name, value in given.items() if value is not None and (name in workflow.inputs or name in asked)
     }
     try:
         return bind(workflow, taken)

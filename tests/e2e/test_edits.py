@@ -142,7 +142,7 @@ def of_template(server, task: EditTask, name: str, **fields: str) -> httpx2.Resp
 
 def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
     """Warm, its first edit primes nothing; what it takes is what was predicted; removed, it is gone everywhere."""
-    task = held_out_edits(6, SIZE)[5]  # which no other test has edited
+    task = held_out_edits(6, SIDE)[5]  # which no other test has edited
     card = registered(server, task, name="warm", pin="true")
     url = f"{server.url}/v1/templates/{card['id']}"
     assert httpx2.get(url, timeout=30).json()["replicas"] == []

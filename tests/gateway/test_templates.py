@@ -212,7 +212,8 @@ async def test_an_edit_names_a_template_in_place_of_its_image(client, runner) ->
     assert (mine.pixels.shape, int(mine.pixels[0, 0, 0])) == ((96, 128, 3), 3)
     assert mine.picture == theirs.picture
     assert (bool(mine.pin), theirs.pin) == (True, "")
-    assert (await client.post(EDITS, data=data)).status_code == 200
+    form = {name: (None, value) for name, value in data.items()}
+    assert (await client.post(EDITS, files=form)).status_code == 200
     assert runner.jobs[-1].workflow == "lego-tiny-img2img"
 
 
@@ -324,6 +325,8 @@ async def test_warming_in_the_background_is_answered_at_once(client, runner) -> 
     said = await registered(client, warm="8")
     answer = await client.post(f"{URL}/{said['id']}/warm")
     assert (answer.status_code, answer.json()["status"]) == (202, "started")
+    while len(runner.waiting) < 2:
+        await asyncio.sleep(0)
     assert [job.inputs["steps"] for job in runner.waiting] == [8, 20]
     assert runner.jobs[0].tenant == "default"
     refused = await client.post(f"{URL}/{said['id']}/warm")
