@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -18,6 +19,12 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
+
+
+@cache
+def tiny_workflows() -> dict[str, Workflow]:
+    """Those of lego-tiny, read once."""
+    return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
 
 
 class FakeRunner:
@@ -43,7 +50,7 @@ class FakeRunner:
     @property
     def workflows(self) -> Mapping[str, Workflow]:
         """Those of lego-tiny, and more."""
-        return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}} | self.more
+        return tiny_workflows() | self.more
 
     def now(self) -> float:
         """A clock that stands still."""
