@@ -16,7 +16,7 @@ from lego_serve import config, logs
 from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_check import nearest
 from lego_serve.errors import ConfigError
-from lego_serve.plans import controlnets, lacks, needed_nodes, node_plans
+from lego_serve.plans import controlnets, lacks, needed_nodes, node_plans, template_settings
 from lego_serve.serving.supervisor import Supervisor
 from lego_serve.sockets import at, reserve, shared_socket, unix_socket
 from lego_serve.stopping import Stopping, beside
@@ -218,6 +218,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
         server.max_body_bytes,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         edit_check_share=server.edit_check_share,
+        templates=template_settings(settings, config_path.parent, peers.parent),
     )
     own = peers / f"{os.getpid()}.sock"
     metrics = Metrics()

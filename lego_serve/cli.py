@@ -16,12 +16,14 @@ from lego_serve import config
 from lego_serve.cli_adapters import app as adapters_app
 from lego_serve.cli_addons import controlnet_entries, idle, lora_entries
 from lego_serve.cli_client import DEFAULT_URL, KeyOption, Url, ask, quoted, say, show
+from lego_serve.cli_templates import app as templates_app
 from lego_serve.cli_workflows import app as workflows_app
 from lego_serve.errors import LegoError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffusion workflows, model by model.")
 app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(templates_app, name="templates")
 err = Console(stderr=True)
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; several may be given.")]

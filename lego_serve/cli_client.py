@@ -17,24 +17,29 @@ KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API ke
 out = Console()
 
 
-def ask(method: str, url: str, key: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON of a server's answer.  Raises LegoError, one line, for any other than 200."""
+def ask(
+    method: str, url: str, key: str, body: dict[str, Any] | None = None, files: dict[str, bytes] | None = None
+) -> Any:
+    """What a server answers to a JSON body, or with ``files`` to a form.  Raises LegoError, one line."""
     for word in (url, key, *(body or {}).values()):
         text(str(word))
     if not key.isascii():
         raise LegoError("an API key has no such letters")
     headers = {"authorization": f"Bearer {key}"} if key else {}
+    sent: dict[str, Any] = {"json": body} if files is None else {"data": body, "files": files}
     try:
-        answer = httpx2.request(method, url, json=body, headers=headers, timeout=600)
+        answer = httpx2.request(method, url, headers=headers, timeout=600, **sent)
     except httpx2.ConnectError:
         raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise LegoError(f"{url}: {type(error).__name__}") from None
+    if answer.status_code == 204:
+        return None
     try:
         content = answer.json()
     except ValueError:
         raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
-    if answer.status_code != 200:
+    if not 200 <= answer.status_code < 300:
         raise LegoError(content.get("error", {}).get("message", f"the server answered {answer.status_code}"))
     return content
 

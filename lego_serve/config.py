@@ -169,6 +169,14 @@ class Server(Strict):
     ray_address: str | None = None
 
 
+class Templates(Strict):
+    """Pictures registered for many edits: where they are kept, and how many of each tenant."""
+
+    folder: str | None = None
+    per_tenant: Annotated[int, Field(ge=0, le=100_000)] = 256
+    tenant_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+
+
 def _some(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("names no workflow; leave the key out to serve every built-in one the models allow")
@@ -182,6 +190,7 @@ class Settings(Strict):
     models: Annotated[dict[str, Model], Field(min_length=1)]
     workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = None
     default_workflow: str | None = None
+    templates: Templates = Templates()
     keys: tuple[Key, ...] = ()
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from lego_serve.errors import ConfigError
 from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder
 
 if TYPE_CHECKING:
+    from lego_serve.gateway.settings import TemplateSettings
     from lego_serve.serving.deploy import NodePlan
 
 DATA = "data:"
@@ -96,6 +97,16 @@ def may_be_remote(net: config.ControlNet) -> bool:
 
 def _is_there(said: str, folder: Path) -> bool:
     return not said.startswith(BUILT_IN) or folder.is_dir()
+
+
+def template_settings(settings: config.Settings, beside: Path, state: Path) -> "TemplateSettings":
+    """Where gateways keep templates: below the configuration's folder, or else with the server's state."""
+    from lego_serve.gateway.settings import TemplateSettings
+
+    said = settings.templates
+    folder = state / "templates" if said.folder is None else beside / Path(said.folder).expanduser()
+    budgets = {name: model.nodes.backbone.template_bytes for name, model in settings.models.items()}
+    return TemplateSettings(folder, said.per_tenant, said.tenant_bytes, budgets)
 
 
 def model_spec(settings: config.Settings, model: str) -> ModelSpec:

@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`models.NAME.nodes.text_encoder`": config.TextEncoderNode,
     "`models.NAME.nodes.backbone`": config.BackboneNode,
     "`models.NAME.nodes.COMPONENT.replicas`": config.Replicas,
+    "`templates`": config.Templates,
     "`keys`": config.Key,
 }
 

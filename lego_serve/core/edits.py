@@ -1,5 +1,6 @@
 """Edits of pictures where a mask says, as values: asked for, and encoded."""
 
+import hashlib
 from dataclasses import dataclass
 
 from lego_serve.core.reuse import Quality
@@ -12,12 +13,15 @@ class EditAsk:
     """What a request changes: 8-bit pixels (height, width, 3), and how much of each pixel is new.
 
     ``weight`` (height, width) of 8 bits is 0 where the picture stays as it is, 255 where all of it is new, and
-    between the two where one fades into the other.
+    between the two where one fades into the other.  ``picture`` names the pixels and whose they are; ``pin`` is that of
+    a template whose activations are to stay.
     """
 
     pixels: object
     weight: object
     quality: Quality = Quality.HIGH
+    picture: str = ""
+    pin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +38,12 @@ class EditLatents:
     key: str = ""
     active_ratio: float = 1.0
     seed: int = TEMPLATE_SEED
+    picture: str = ""
+    pin: str = ""
+
+
+def picture_key(tenant: str, shape: tuple[int, ...], pixels: bytes) -> str:
+    """The name of a tenant's picture by its content; the same picture of another tenant has another."""
+    digest = hashlib.sha256(f"{tenant} {shape} ".encode())
+    digest.update(pixels)
+    return digest.hexdigest()[:32]

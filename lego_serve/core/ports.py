@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState
+from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.workflow import Workflow
 
 
@@ -47,6 +48,10 @@ class JobRunner(Protocol):
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
         """Do what is wanted of the adapters of a model.  Raises LegoError, NotFound where the model has none."""
+        ...
+
+    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+        """What each backbone replica of a model answers about a template.  Raises NodeError where one is lost."""
         ...
 
     def states(self) -> Sequence[JobState]:

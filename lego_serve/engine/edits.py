@@ -26,13 +26,14 @@ class Edit:
     """What a lane changes of a template: latent pixels where ``mask`` (height, width) is true.
 
     ``primes`` are the prompts under which the template's activations are computed, for the conditional branch
-    and for the other; the more edits share them the fewer there are to compute.
+    and for the other; the more edits share them the fewer there are to compute.  With a ``pin`` they stay.
     """
 
     template: Template
     mask: torch.Tensor
     quality: Quality
     primes: tuple[Conditioning, Conditioning]
+    pin: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class PrimingBatch:
     entries: dict[str, Activations] = field(default_factory=dict)
     inputs: list[LaneInput] = field(default_factory=list)
     filling: list[str] = field(default_factory=list)
+    pins: dict[str, str] = field(default_factory=dict)
 
     def reuse(self, at: EditStep, *, guided: bool) -> Reuse | None:
         """What stands for the rows this step does not compute; None where it computes all of them."""
@@ -142,6 +144,8 @@ class PrimingBatch:
         """The step has run."""
         for key in self.filling:
             self.store.done(key, self.entries[key])
+        for key, pin in self.pins.items():
+            self.store.pin(key, pin)
 
     def failed(self) -> None:
         """It has not."""
@@ -150,6 +154,8 @@ class PrimingBatch:
 
     def _entry(self, at: EditStep, source: int, prime: Prime) -> Activations:
         key = _key(at, source, prime, self.backbone, self.store)
+        if at.lane.edit.pin:
+            self.pins[key] = at.lane.edit.pin
         if key in self.entries:
             return self.entries[key]
         template, prepared = at.lane.edit.template, prime.prepared

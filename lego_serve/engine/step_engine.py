@@ -12,7 +12,7 @@ import torch
 
 from lego_serve.core.batching import Lane, StepBatcher, StepPlan
 from lego_serve.engine.absences import overdue, parted, without_absent
-from lego_serve.engine.edits import PrimingBatch
+from lego_serve.engine.edits import PrimingBatch, entry_bytes
 from lego_serve.engine.failures import failure_of, is_memory
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
 from lego_serve.engine.preparing import Preparation
@@ -62,6 +62,10 @@ class StepEngine:
     def templates(self) -> TemplateStore:
         """What is kept of templates here."""
         return self._templates
+
+    def entry_bytes(self, width: int, height: int) -> int:
+        """What one entry of a template of so many pixels takes here."""
+        return entry_bytes(self._backbone, self._templates, self._backbone.shape.tokens(width, height))
 
     @property
     def max_rows(self) -> int | None:

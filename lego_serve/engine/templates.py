@@ -1,10 +1,12 @@
 """Templates on one replica: pictures whose activations are kept, and the account of the memory they take.
 
 An entry is one priming pass: of a template at one sigma, under one conditioning.  Its bytes are reserved before
-they are spent.  Where there is no room the step that needs it computes it for itself and lets go of it.
+they are spent.  Where there is no room the step that needs it computes it for itself and lets go of it.  What is
+pinned stays until its pin is released; pins never take more than a part of the budget.
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -12,15 +14,19 @@ import numpy as np
 import torch
 
 from lego_serve.core.ledger import CacheLedger, Refused
+from lego_serve.core.templates import PINNED_RATIO
 from lego_serve.models.activations import CODINGS, Activations
 from lego_serve.models.sampling import noise
 
+RELEASED = 4096  # pins that are remembered as released
 
-def template_key(latents: np.ndarray, seed: int) -> str:
-    """The name of a template: its content and the seed of its noise."""
+
+def template_key(latents: np.ndarray, seed: int, picture: str = "") -> str:
+    """The name of a template: that of its picture, its content and the seed of its noise."""
     digest = hashlib.sha256(np.ascontiguousarray(latents, dtype=np.float32).tobytes())
     digest.update(f"{latents.shape} {seed}".encode())
-    return digest.hexdigest()[:32]
+    content = digest.hexdigest()[:32]
+    return f"{picture}.{content}" if picture else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +38,11 @@ class Template:
     noise: torch.Tensor = field(repr=False)
 
     @classmethod
-    def of(cls, latents: torch.Tensor, seed: int) -> "Template":
-        """The template of some latents and a seed of its own."""
+    def of(cls, latents: torch.Tensor, seed: int, picture: str = "") -> "Template":
+        """The template of some latents and a seed of its own; ``picture`` says whose it is too."""
         channels, height, width = latents.shape
         own = noise((channels, height, width), torch.Generator().manual_seed(seed))
-        return cls(template_key(latents.float().cpu().numpy(), seed), latents, own)
+        return cls(template_key(latents.float().cpu().numpy(), seed, picture), latents, own)
 
     def noised(self, sigma: float) -> torch.Tensor:
         """The picture as far as it is noise at a sigma: where a lane outside its mask stands."""
@@ -54,6 +60,9 @@ class TemplateStore:
         self._ledger, self._clock = CacheLedger(budget_bytes), clock
         self._kept: dict[str, Activations] = {}
         self.evicted = 0  # entries let go of for others
+        self._pins: dict[str, str] = {}  # by entry, the pin that holds it
+        self._pinned_bytes = 0
+        self._released: OrderedDict[str, None] = OrderedDict()  # edits on their way may still bring these
 
     def __contains__(self, key: object) -> bool:
         """Whether an entry can be read now."""
@@ -83,6 +92,15 @@ class TemplateStore:
         """How many there are."""
         return len(self._kept)
 
+    def pinned_bytes(self) -> int:
+        """What pinned entries take."""
+        return self._pinned_bytes
+
+    def bytes_of(self, picture: str) -> int:
+        """What the entries of a picture take; may be asked from another thread."""
+        kept = list(self._kept.items())
+        return sum(entry.size_bytes for key, entry in kept if key.startswith(f"{picture}."))
+
     def wanted(self, key: str, size_bytes: int, load_s: float) -> tuple[Activations, bool]:
         """An entry, and whether it is still to be filled: kept afterwards if there is room for it."""
         if self._ledger.touch(key, self._clock()):
@@ -103,4 +121,28 @@ class TemplateStore:
     def failed(self, key: str) -> None:
         """An entry has not been filled."""
         if self._ledger.is_loading(key):
+            self._ledger.drop(key)
+
+    def pin(self, key: str, pin: str) -> None:
+        """Let nothing evict an entry that is kept, as far as there is room for pins."""
+        entry = self._kept.get(key)
+        if entry is None or key in self._pins or pin in self._released:
+            return
+        if self._pinned_bytes + entry.size_bytes > PINNED_RATIO * self._ledger.budget_bytes:
+            return
+        self._ledger.pin(key)
+        self._pins[key] = pin
+        self._pinned_bytes += entry.size_bytes
+
+    def forget(self, picture: str, pin: str = "") -> None:
+        """Let go of a picture's entries, between two steps, and of its pin for good."""
+        if pin:
+            self._released[pin] = None
+            while len(self._released) > RELEASED:
+                self._released.popitem(last=False)
+        for key in [key for key in self._kept if key.startswith(f"{picture}.")]:
+            entry = self._kept.pop(key)
+            if self._pins.pop(key, None) is not None:
+                self._ledger.release(key)
+                self._pinned_bytes -= entry.size_bytes
             self._ledger.drop(key)

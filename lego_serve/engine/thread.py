@@ -96,6 +96,10 @@ class EngineThread:
         """It is still away: lanes that have waited for longer end."""
         self._put(lambda: self._engine.controlnet_away(name, longest_s))
 
+    def forget(self, picture: str, pin: str) -> None:
+        """Let go of what is kept of a picture, after the current step, and of its pin."""
+        self._put(lambda: self._engine.templates.forget(picture, pin))
+
     async def drain(self) -> None:
         """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
         if not self.is_alive:

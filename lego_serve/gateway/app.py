@@ -4,12 +4,13 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.ports import JobRunner
-from lego_serve.gateway import admin, images, models
+from lego_serve.gateway import admin, images, models, templates
 from lego_serve.gateway.context import BodyLimit, Context, RequestIds, Unexpected
 from lego_serve.gateway.drift import DriftChecks
 from lego_serve.gateway.errors import install
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.template_files import TemplateFiles
 from lego_serve.metrics import Metrics
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,11 +20,15 @@ def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, p
     """An application that answers for one job runner, and asks its peers for jobs that are not its own."""
     app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
     drift = DriftChecks(runner, metrics, settings.edit_check_share, settings.max_pending_jobs // 8)
-    context = Context(runner, settings, metrics, drift)
+    kept = settings.templates
+    files = None if kept is None else TemplateFiles(kept.folder, kept.per_tenant, kept.tenant_bytes)
+    context = Context(runner, settings, metrics, drift, files)
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin.create_router(context, peers))
     app.include_router(admin.create_adapter_router(context))
+    if kept is not None and files is not None:
+        app.include_router(templates.create_router(context, files, kept))
     app.include_router(_operations(context))
     install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

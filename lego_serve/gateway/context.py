@@ -1,5 +1,6 @@
 """What every route is handed: who runs jobs, limits, metrics; and the caller of a request."""
 
+import asyncio
 import logging
 import re
 import uuid
@@ -8,13 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
+from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lego_serve.core.names import unknown
 from lego_serve.core.ports import JobRunner
-from lego_serve.errors import LegoError
+from lego_serve.core.workflow import Workflow
+from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.drift import DriftChecks
 from lego_serve.gateway.errors import Forbidden, TooLarge, Unauthorized, error_response
 from lego_serve.gateway.settings import Caller, GatewaySettings
+from lego_serve.gateway.template_files import Template, TemplateFiles, no_template
 from lego_serve.metrics import Metrics
 
 log = logging.getLogger("lego_serve.gateway")
@@ -48,6 +53,7 @@ class Context:
     settings: GatewaySettings
     metrics: Metrics
     drift: DriftChecks
+    templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
@@ -61,6 +67,26 @@ class Context:
         if admin and not caller.is_admin:
             raise Forbidden("This needs a key of scope `admin`.")
         return caller
+
+    def workflow(self, name: str | None) -> Workflow:
+        """The workflow of a name, or else the default one.  Raises NotFound."""
+        workflow = self.runner.workflows.get(name or self.settings.default_workflow)
+        if workflow is None:
+            said = unknown("model", str(name), self.runner.workflows, "GET /v1/models lists them")
+            raise NotFound(said, param="model", code="model_not_found")
+        return workflow
+
+    async def template(self, caller: Caller, name: str) -> Template:
+        """A template of the caller's.  Raises NotFound."""
+        if self.templates is None:
+            raise no_template()
+        return await asyncio.to_thread(self.templates.get, caller.tenant, name)
+
+    async def template_picture(self, caller: Caller, template: Template) -> Image.Image:
+        """Its picture.  Raises NotFound."""
+        if self.templates is None:
+            raise no_template()
+        return await asyncio.to_thread(self.templates.picture, caller.tenant, template)
 
 
 class RequestIds:

@@ -40,6 +40,13 @@ class Forbidden(RequestError):
     kind = "permission_error"
 
 
+class Conflict(RequestError):
+    """What is asked for does not go with what is there; it will not until something is removed."""
+
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(RequestError):
     """A body above the limit."""
 

@@ -5,9 +5,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from lego_serve.core.names import unknown
-from lego_serve.core.workflow import Workflow
-from lego_serve.errors import NotFound
 from lego_serve.gateway.addons import addon_workflow, control_input
 from lego_serve.gateway.bodies import read_body
 from lego_serve.gateway.context import Context
@@ -28,7 +25,7 @@ def create_router(context: Context) -> APIRouter:
         caller = context.authenticate(request)
         body = await read_body(request, GenerationRequest)
         body.refuse_unsupported()
-        workflow = addon_workflow(context, _workflow(context, body.model), body)
+        workflow = addon_workflow(context, context.workflow(body.model), body)
         sized = _sized(context, body)
         order = Order(workflow, body, sized | await control_input(context, workflow, body, sized), caller)
         return await (stream(context, request, order) if body.stream else answer(context, request, order))
@@ -39,7 +36,7 @@ def create_router(context: Context) -> APIRouter:
         caller = context.authenticate(request)
         require_type(request, "multipart/form-data")
         form = await read_edit(request)
-        order = await edit_order(context, form, _workflow(context, form.body.model), caller)
+        order = await edit_order(context, form, caller)
         return await (stream(context, request, order) if form.body.stream else answer(context, request, order))
 
     return router
@@ -49,16 +46,7 @@ def _body(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
     schema = model.model_json_schema()
     if media_type.startswith("multipart"):
         schema["properties"] |= {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
-        schema["required"] = [*schema["required"], "image"]
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
-
-
-def _workflow(context: Context, name: str | None) -> Workflow:
-    workflow = context.runner.workflows.get(name or context.settings.default_workflow)
-    if workflow is None:
-        said = unknown("model", str(name), context.runner.workflows, "GET /v1/models lists them")
-        raise NotFound(said, param="model", code="model_not_found")
-    return workflow
 
 
 def _sized(context: Context, body: ImageRequest) -> dict[str, object]:

@@ -19,6 +19,19 @@ SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 ENTRY = re.compile(r"(?P<field>lora|controlnet)\[(?P<name>[a-z0-9_-]{1,64})\](?P<part>\.[a-z]+)?")  # by `entry_param`
 
 
+def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
+    """Width and height of a `size`, or None for ``auto``.  Raises RequestError."""
+    if size is None or size == "auto":
+        return None
+    match = SIZE.fullmatch(size)
+    if match is None:
+        raise RequestError("`size` must be `auto` or WIDTHxHEIGHT, such as 128x128.", param="size")
+    width, height = int(match[1]), int(match[2])
+    if width % multiple or height % multiple:
+        raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
+    return width, height
+
+
 class ImageRequest(BaseModel):
     """What generations and edits share."""
 
@@ -78,15 +91,7 @@ class ImageRequest(BaseModel):
 
     def dimensions(self, multiple: int) -> tuple[int, int] | None:
         """Width and height, or None for ``auto``.  Raises RequestError."""
-        if self.size is None or self.size == "auto":
-            return None
-        match = SIZE.fullmatch(self.size)
-        if match is None:
-            raise RequestError("`size` must be `auto` or WIDTHxHEIGHT, such as 128x128.", param="size")
-        width, height = int(match[1]), int(match[2])
-        if width % multiple or height % multiple:
-            raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
-        return width, height
+        return dimensions(self.size, multiple)
 
     def field_of(self, param: str | None) -> str | None:
         """The field of the request behind what an error is about."""
@@ -178,6 +183,7 @@ class EditRequest(ImageRequest):
 
     lora: Json[tuple[LoraUse, ...] | None] | None = None  # a form has text alone
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    template: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     mask_dilation: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 0
     mask_feather: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 4
     reuse: Literal["exact", "high", "balanced"] = "high"

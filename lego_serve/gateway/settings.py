@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,21 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateSettings:
+    """Where templates are kept and how many; ``budgets`` are the bytes of activations of each model's replicas."""
+
+    folder: Path
+    per_tenant: int
+    tenant_bytes: int
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """Limits and keys; without keys everyone is the default tenant's admin.
 
     ``controlnets`` are the ids of each model's; comparing edits that read activations with their full computation takes
-    ``edit_check_share`` of the time at most.
+    ``edit_check_share`` of the time at most; without ``templates`` none can be registered.
     """
 
     default_workflow: str
@@ -41,6 +52,7 @@ class GatewaySettings:
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     edit_check_share: float = 0.0
+    templates: TemplateSettings | None = None
 
     def caller(self, token: str) -> Caller | None:
         """Who holds this token; None when nobody does."""

@@ -28,6 +28,7 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.adapter_shelf import AdapterShelf, Patcher, Taken
 from lego_serve.serving.control_sources import ControlPlan, ControlSources
+from lego_serve.serving.kept_templates import answer_about
 from lego_serve.serving.lane_requests import lane_requests
 from lego_serve.serving.remote_control import ControlNode
 
@@ -119,6 +120,10 @@ class BackboneNode:
         """How much of templates is kept here, as ``core.reuse.TemplateUse`` has it."""
         store = self._engine.templates
         return asdict(TemplateUse(store.entries, store.used_bytes, store.budget_bytes))
+
+    async def template(self, verb: str, name: str) -> int:
+        """What `answer_about` says of a template here."""
+        return answer_about(self._engine, self._thread, verb, name)
 
     def pause(self, call: str, paused: bool) -> int:
         """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""

@@ -27,11 +27,13 @@ from lego_serve.core.events import (
     TaskFailed,
 )
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Ref, Task
+from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
-from lego_serve.errors import LegoError, NodeError, NotFound
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.adapter_orders import obey
 from lego_serve.serving.denoise import DenoiseCalls, NodeLost, StreamingNode
+from lego_serve.serving.orders import Ordered, drain, list_replicas, order_template
 from lego_serve.serving.previews import Previews
 from lego_serve.serving.results import result_of
 
@@ -42,15 +44,11 @@ Tell = Callable[[JobProgress], None]
 log = logging.getLogger("lego_serve.coordinator")
 
 
-class NodeHandle(StreamingNode, Protocol):
+class NodeHandle(StreamingNode, Ordered, Protocol):
     """One deployment, as the coordinator sees it."""
 
     async def run(self, call: Call) -> Answer:
         """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
-        ...
-
-    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica or a call to every replica; answers what each says."""
         ...
 
     async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -165,20 +163,15 @@ class Coordinator:
 
     async def replicas(self) -> dict[str, str]:
         """The backbone replicas there are: id to the node they belong to."""
-        found: dict[str, str] = {}
-        for (model, component), node in self._nodes.items():
-            if component == "backbone":
-                found |= {replica: f"{model}.{component}" for replica, _ in await node.control("list", "")}
-        return found
+        return await list_replicas(self._nodes)
 
     async def drain(self, replica: str) -> int:
         """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
-        for (_, component), node in self._nodes.items():
-            if component == "backbone":
-                for said, moved in await node.control("drain", replica):
-                    if said == replica and moved is not None:
-                        return moved
-        raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
+        return await drain(self._nodes, replica)
+
+    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+        """What each backbone replica of a model answers about a template.  Raises NodeError where one is lost."""
+        return await order_template(self._nodes, order)
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
         """Do what an operator wants of a model's adapters.  Raises LegoError, NotFound where the model has none."""

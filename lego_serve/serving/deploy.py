@@ -82,12 +82,15 @@ class NodeReplica:
     async def control(self, order: str, name: str) -> tuple[str, int | None]:
         """Broadcast: ``list`` answers this replica's id; ``drain`` moves its lanes away if it is the one named.
 
-        ``pause`` and ``resume`` say how many lanes of the call named are here.
+        ``pause`` and ``resume`` say how many lanes of the call named are here; ``template_VERB`` asks what a
+        `TemplateOrder` does.
         """
         if order == "drain" and name == self._id:
             return self._id, await self._node.drain()
         if order in ("pause", "resume"):
             return self._id, self._node.pause(name, order == "pause")
+        if order.startswith("template_") and hasattr(self._node, "template"):
+            return self._id, await self._node.template(order.removeprefix("template_"), name)
         return self._id, None
 
     def record_routing_stats(self) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class EmbeddingCache:
             old, dropped = self._kept.popitem(last=False)
             self._bytes -= _size(old, dropped)
 
+    def drop(self, prompt: str) -> None:
+        """Keep it no longer, where it is kept."""
+        if (value := self._kept.pop(prompt, None)) is not None:
+            self._bytes -= _size(prompt, value)
+
 
 def _size(prompt: str, value: Conditioning) -> int:
     return len(prompt.encode(errors="replace")) + sum(array.nbytes for array in value.values())

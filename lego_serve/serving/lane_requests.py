@@ -70,10 +70,10 @@ def _edit(
     given: EditLatents, prime: Mapping[str, np.ndarray] | None, cond: Conditioning, negative: Conditioning | None
 ) -> Edit:
     """An edit of a template, primed with the words the workflow gives for it, or else with the request's own."""
-    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed)
+    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed, given.picture)
     other = negative if negative is not None else cond
     primes = (cond, other) if prime is None else (_conditioning(prime), other)
-    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes)
+    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes, given.pin)
 
 
 def _conditioning(value: Mapping[str, np.ndarray]) -> Conditioning:

@@ -79,9 +79,12 @@ class RayNode:
                 response.cancel()
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica or a call to every replica."""
+        """Say something about a replica, a call or a picture to every replica.  Raises NodeLost."""
         said = self._handle.broadcast("control", order, name)
-        found: list[tuple[str, int | None]] = await said.results_async()
+        try:
+            found: list[tuple[str, int | None]] = await said.results_async()
+        except (RayActorError, DeploymentUnavailableError):
+            raise NodeLost from None
         return found
 
     async def resident(self) -> list[tuple[str, tuple[str, ...]]]:

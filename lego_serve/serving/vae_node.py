@@ -45,6 +45,11 @@ class VaeNode:
         value, run_s = await self._batcher.run(call)
         return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
+    async def template(self, verb: str, name: str) -> None:
+        """Forget how a picture is encoded, where that is asked; nothing else is known of templates here."""
+        if verb == "forget":
+            await self._batcher.run(Call("forget_template", {"picture": name.partition(" ")[0]}))
+
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
@@ -70,6 +75,9 @@ class VaeNode:
             return {"edit": self._edit(inputs["edit"])}
         if call.kind == "decode_edit":
             return {"pixels": self._composed(inputs["latents"]["latents"], inputs["edit"])}
+        if call.kind == "forget_template":
+            self._templates.drop(inputs["picture"])
+            return {}
         if call.kind == "encode_controls":
             return {"controls": tuple(map(self._control, inputs["controlnet"]))}
         encoded = self._vae.encode(torch.from_numpy(np.array(inputs["image"]["pixels"]))[None])[0]
@@ -87,7 +95,8 @@ class VaeNode:
         height, width = mask.shape
         tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
         ratio = 1.0 if ask.quality is Quality.EXACT else worth(int(tokens.sum()), tokens.size)
-        return EditLatents(mean, mask, ask.quality, template_key(mean, TEMPLATE_SEED), ratio)
+        key = template_key(mean, TEMPLATE_SEED, ask.picture)
+        return EditLatents(mean, mask, ask.quality, key, ratio, TEMPLATE_SEED, ask.picture, ask.pin)
 
     def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
         """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
@@ -121,8 +130,9 @@ class VaeNode:
 
 
 def _content(ask: EditAsk) -> str:
+    """What an edit's picture is known by."""
     pixels = np.asarray(ask.pixels)
-    return f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    return ask.picture or f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
 def _latent_mask(ask: EditAsk, height: int, width: int) -> np.ndarray:

@@ -122,3 +122,45 @@ def test_the_openai_client_edits_with_a_mask_and_streams(server, tasks) -> None:
     assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
     plain = edited(server, task, num_inference_steps="40")
     assert events[-1].b64_json == plain["data"][0]["b64_json"]
+
+
+def registered(server, task: EditTask, **fields: str) -> dict[str, Any]:
+    """What is said of a template."""
+    files = {"image": png(task.template.numpy())}
+    answer = httpx2.post(f"{server.url}/v1/templates", files=files, data=fields, timeout=60)
+    assert answer.status_code in (200, 201), answer.text
+    said: dict[str, Any] = answer.json()
+    return said
+
+
+def of_template(server, task: EditTask, name: str, **fields: str) -> httpx2.Response:
+    """The answer to an edit that names a template."""
+    files = {"mask": mask_file(task.mask.numpy())}
+    data = {"prompt": task.after.text, "seed": "5", "mask_feather": "0", "template": name} | fields
+    return httpx2.post(f"{server.url}/v1/images/edits", files=files, data=data, timeout=120)
+
+
+def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
+    """Warm, its first edit primes nothing; what it takes is what was predicted; removed, it is gone everywhere."""
+    task = held_out_edits(6, SIDE)[5]  # which no other test has edited
+    card = registered(server, task, name="warm", pin="true")
+    url = f"{server.url}/v1/templates/{card['id']}"
+    assert httpx2.get(url, timeout=30).json()["replicas"] == []
+    warm = httpx2.post(f"{url}/warm", json={"steps": 10, "wait": True}, timeout=60).json()
+    assert (warm["status"], warm["primed"]) == ("done", 10)
+    assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
+    [place] = httpx2.get(url, timeout=30).json()["replicas"]
+    assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
+    time.sleep(3 * STATS_PERIOD_S)  # so that every gateway has heard where it is
+    edit = of_template(server, task, card["id"], num_inference_steps="10").json()
+    assert (edit["lego"]["reuse"]["masked_steps"], edit["lego"]["reuse"]["primed"]) == (10, 0)
+    assert edit["data"] == edited(server, task, num_inference_steps="10")["data"]
+    assert registered(server, task)["id"] == card["id"]
+    assert httpx2.delete(url, timeout=30).status_code == 204
+    for _ in range(4):  # whichever gateway is asked
+        assert of_template(server, task, card["id"]).json()["error"]["code"] == "template_not_found"
+        assert httpx2.get(url, timeout=30).status_code == 404
+    again = registered(server, task)
+    assert again["id"] == card["id"]
+    assert httpx2.get(url, timeout=30).json()["replicas"] == []
+    assert httpx2.delete(url, timeout=30).status_code == 204

@@ -12,7 +12,7 @@ from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.ordering import fifo
 from lego_serve.core.reuse import Quality
 from lego_serve.engine.edits import Edit
-from lego_serve.engine.lanes import LaneRequest
+from lego_serve.engine.lanes import LaneRequest, LaneResult
 from lego_serve.engine.local import LocalFamily
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.templates import Template, TemplateStore
@@ -208,3 +208,68 @@ def test_less_is_computed_and_the_plan_says_so(family: LocalFamily, template: Te
 def active(template: Template) -> int:
     """Tokens the mask touches, counted by hand: latent rows 2 to 8 and columns 4 to 10, two to a token."""
     return 3 * 3
+
+
+def test_what_is_predicted_is_what_is_used(tiny_folder: Path, template: Template) -> None:
+    """In each coding, an entry's bytes as the store counts them, and as its tensors take them."""
+    for coding in ("float32", "bfloat16", "int8"):
+        family = with_store(tiny_folder, 64 * 2**20, coding)
+        mine = replace(template, key=f"mine.{template.key}")
+        run_lanes(family, lane(family, mine, Quality.HIGH))
+        predicted = STEPS * family.engine.entry_bytes(SIZE, SIZE)  # both branches are primed alike
+        assert family.engine.templates.used_bytes == predicted
+        assert family.engine.templates.bytes_of("mine") == pytest.approx(predicted, rel=0.05)
+        assert family.engine.templates.bytes_of("other") == 0
+
+
+def test_a_pinned_template_is_never_evicted_by_others(tiny_folder: Path, template: Template) -> None:
+    """Room for two templates, one pinned: of three more edited after it, it alone is still there, and is not primed."""
+    one = with_store(tiny_folder, 64 * 2**20).engine.entry_bytes(SIZE, SIZE) * STEPS
+    family = with_store(tiny_folder, 2 * one)
+    pinned = replace(template, key=f"pinned.{template.key}")
+    first = with_pin(lane(family, pinned, Quality.HIGH), "a")
+    wanted = run_lanes(family, first)["edit"]
+    store = family.engine.templates
+    assert store.pinned_bytes == one
+    for seed in range(3):
+        other = Template.of(template.latents, seed, "other")
+        for _ in range(3):  # asked for more often than the pinned one, and so worth more
+            run_lanes(family, lane(family, other, Quality.HIGH))
+    assert store.bytes_of("pinned") == one
+    passes: list[int] = []
+    family.engine.add(first)
+    while family.engine.lanes:
+        for _, outcome in family.engine.step():
+            assert isinstance(outcome, LaneResult)
+            assert outcome.reuse is not None
+            passes.append(outcome.reuse.primed)
+            assert torch.equal(outcome.latents, wanted)
+    assert passes == [0]
+
+
+def test_a_template_that_is_forgotten_in_the_middle_is_computed_again(tiny_folder: Path, template: Template) -> None:
+    """The edit ends with the bits it always has, and its pin holds nothing any more."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    mine = replace(template, key=f"mine.{template.key}")
+    request = with_pin(lane(family, mine, Quality.HIGH), "a")
+    wanted = run_lanes(family, request)["edit"]
+    store = family.engine.templates
+    family.engine.add(request)
+    for _ in range(2):
+        family.engine.step()
+    store.forget("mine", "a")
+    assert (store.used_bytes, store.pinned_bytes) == (0, 0)
+    while family.engine.lanes:
+        for _, outcome in family.engine.step():
+            assert isinstance(outcome, LaneResult)
+            assert torch.equal(outcome.latents, wanted)
+    assert store.bytes_of("mine") > 0
+    assert store.pinned_bytes == 0
+    run_lanes(family, with_pin(request, "b"))
+    assert store.pinned_bytes == store.bytes_of("mine")
+
+
+def with_pin(request: LaneRequest, pin: str) -> LaneRequest:
+    """An edit whose template is to stay."""
+    assert request.edit is not None
+    return replace(request, edit=replace(request.edit, pin=pin))

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -9,10 +12,12 @@ from fastapi import FastAPI
 
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
+from lego_serve.core.reuse import ReuseStats
+from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import CapacityError, NotFound
 from lego_serve.gateway.app import create_app
-from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
@@ -20,6 +25,12 @@ ADAPTERS: Mapping[str, dict[str, object]] = {
     "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["patcher", "backbone:r1"]},
     "a": {"registered": False, "rank": 32, "bytes": 2000, "resident": None},
 }
+
+
+@cache
+def tiny_workflows() -> dict[str, Workflow]:
+    """Those of lego-tiny, read once."""
+    return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
 
 
 class FakeRunner:
@@ -31,19 +42,23 @@ class FakeRunner:
         self.waiting: list[Job] = []
         self.asked_to_cancel: list[str] = []
         self.adapter_orders: list[AdapterOrder] = []
+        self.template_orders: list[TemplateOrder] = []
+        self.template_error: Exception | None = None
+        self.reuse: ReuseStats | None = None
         self.asked_to_pause: list[tuple[str, bool]] = []
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.stats = {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))}
         self.names_gate: asyncio.Event | None = None  # where the names of adapters wait
         self.in_flight = 0
+        self.more: dict[str, Workflow] = {}
         self.progress: list[JobProgress] = []
         self.is_ready = True
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
-        """Those of lego-tiny."""
-        return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
+        """Those of lego-tiny, and more."""
+        return tiny_workflows() | self.more
 
     def now(self) -> float:
         """A clock that stands still."""
@@ -71,7 +86,8 @@ class FakeRunner:
             self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
         pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
-        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, self.stats)
+        stats = {name: replace(each, reuse=self.reuse or each.reuse) for name, each in self.stats.items()}
+        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, stats)
 
     async def replicas(self) -> Mapping[str, str]:
         """One."""
@@ -97,6 +113,16 @@ class FakeRunner:
         wanted = {order.name} if order.verb == "show" else set(ADAPTERS)
         return {"model": "lego-tiny", "adapters": {name: about for name, about in ADAPTERS.items() if name in wanted}}
 
+    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+        """A token of an entry takes a hundred bytes; one of two replicas keeps something of every picture."""
+        self.template_orders.append(order)
+        if self.template_error is not None:
+            raise self.template_error
+        if order.verb == "entry":
+            width, height = map(int, order.name.split("x"))
+            return {"r1": width * height // 256 * 100, "r2": width * height // 256 * 100}
+        return {"r1": 0, "r2": 5000}
+
     def states(self) -> list[JobState]:
         """Those that wait at the gate."""
         return [JobState(job.id, job.workflow, job.tenant, 2.5, {"latents": "running"}) for job in self.waiting]
@@ -119,13 +145,14 @@ def runner() -> FakeRunner:
 
 
 @pytest.fixture
-def settings() -> GatewaySettings:
+def settings(tmp_path: Path) -> GatewaySettings:
     """No keys, small limits."""
     return GatewaySettings(
         "lego-tiny",
         max_pending_jobs=2,
         max_body_bytes=200_000,
         controlnets={"lego-tiny": frozenset({"edges", "depth"})},
+        templates=TemplateSettings(tmp_path / "templates", 3, 100_000, {"lego-tiny": 300_000}),
     )
 
 

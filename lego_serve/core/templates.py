@@ -1,0 +1,60 @@
+"""Templates that are registered: what is asked about them, and how many passes prime one.
+
+A priming pass fills one entry, of one noise level under one prompt.  What an edit reads is known before it runs: the
+levels from its plan, the prompts from its workflow, where two that mean the same text share their entries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lego_serve.core.reuse import RULES, Quality, plan_reuse
+from lego_serve.core.workflow import Node, Source, Workflow
+
+PINNED_RATIO = 0.5  # of a replica's bytes: what is not pinned must find room too, or every step primes for itself
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOrder:
+    """What is asked of all replicas of a model.
+
+    ``entry``: the bytes of one entry of a picture of size ``name``, as in 128x96.  ``bytes``: those kept of the picture
+    ``name``.  ``forget``: let go of it, and of its pin, which follows the name after a space.
+    """
+
+    verb: Literal["entry", "bytes", "forget"]
+    model: str
+    name: str
+
+
+def edit_node(workflow: Workflow) -> Node | None:
+    """The node that denoises a workflow's edits, where it has one."""
+    return next((node for node in workflow.nodes.values() if node.kind == "denoise" and "edit" in node.arguments), None)
+
+
+def entries_of(workflow: Workflow, inputs: Mapping[str, object], quality: Quality = Quality.HIGH) -> int:
+    """How many entries an edit with these values of a workflow's inputs reads, but for a ``strength`` below 1."""
+    node = edit_node(workflow)
+    if node is None:
+        return 0
+
+    def given(name: str, default: object = None) -> Any:
+        return _meaning(workflow, node.arguments.get(name, default), inputs)
+
+    steps = int(given("steps"))
+    first, last = (float(given(name, end)) for name, end in (("guidance_start", 0.0), ("guidance_end", 1.0)))
+    prime, negative = given("prime"), given("negative")
+    has_two = negative is not None and float(given("guidance")) > 1 and negative != (prime or given("cond"))
+    sources = plan_reuse(RULES[quality], steps, 0, 1).sources
+    return sum(1 + (has_two and first <= step / steps < last) for step in sources)
+
+
+def _meaning(workflow: Workflow, value: object, inputs: Mapping[str, object]) -> object:
+    """An argument with all it comes from put in its place; equal for nodes that compute the same."""
+    if not isinstance(value, Source):
+        return value
+    if value.node == "inputs":
+        return inputs.get(value.output)
+    node = workflow.nodes[value.node]
+    arguments = [(name, _meaning(workflow, said, inputs)) for name, said in sorted(node.arguments.items())]
+    return node.kind, node.model, arguments
