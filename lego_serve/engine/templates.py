@@ -92,6 +92,7 @@ class TemplateStore:
         """How many there are."""
         return len(self._kept)
 
+    @property
     def pinned_bytes(self) -> int:
         """What pinned entries take."""
         return self._pinned_bytes
