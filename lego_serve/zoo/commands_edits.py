@@ -13,11 +13,12 @@ from rich.progress import track
 from rich.table import Table
 
 from lego_serve.core.reuse import Quality
-from lego_serve.zoo.judge_edits import PRIMES, EditVerdict, Way, edit_table, judge_edits
+from lego_serve.zoo.judge_edits import FULL, PRIMES, EditVerdict, Way, edit_table, judge_edits
 
 out, err = Console(), Console(stderr=True)
 SHOWN = 6  # edits on the sheet
 WAYS = (
+    Way(Quality.EXACT),
     *(Way(Quality.HIGH, prime) for prime in PRIMES),
     Way(Quality.HIGH, coding="float32"),
     Way(Quality.HIGH, coding="int8"),
@@ -71,7 +72,7 @@ def _write_sheet(verdicts: Sequence[EditVerdict], sheet: Path) -> None:
     for verdict in verdicts:
         by_task.setdefault(id(verdict.task), {})[verdict.way] = verdict
     for ways in list(by_task.values())[:SHOWN]:
-        full, read = ways[Way(Quality.EXACT)], ways[Way(Quality.HIGH, coding="int8")]
+        full, read = ways[FULL], ways[Way(Quality.HIGH, coding="int8")]
         task = full.task
         mask = np.repeat(task.mask.numpy()[..., None].astype(np.uint8) * 255, 3, axis=2)
         apart = np.abs(full.pixels.numpy().astype(int) - read.pixels.numpy()) * 8

@@ -31,14 +31,22 @@ PRIMES = ("empty", "caption", "prompt")  # under which words templates are prime
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to compute edits: how much is read, under which prompt templates are primed, how rows are kept."""
+    """One way to compute edits: how much is read, under which prompt templates are primed, how rows are kept, and
+    whether less than the whole picture may be decoded.
+    """
 
     quality: Quality
     prime: str = "empty"
     coding: str = "bfloat16"
+    is_cropped: bool = True
 
     def __str__(self) -> str:
-        return "full" if self.quality is Quality.EXACT else f"{self.quality}, {self.prime}, {self.coding}"
+        if self.quality is Quality.EXACT:
+            return "full, decoded around the mask" if self.is_cropped else "full"
+        return f"{self.quality}, {self.prime}, {self.coding}"
+
+
+FULL = Way(Quality.EXACT, is_cropped=False)  # what all others are compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +64,13 @@ class EditVerdict:
 
 def judge_edits(path: str, side: int, count: int, ways: Sequence[Way]) -> Iterator[EditVerdict]:
     """Every held-out edit in full and in every way."""
-    full = Way(Quality.EXACT)
-    families = {coding: _family(path, coding) for coding in {way.coding for way in (full, *ways)}}
+    families = {coding: _family(path, coding) for coding in {way.coding for way in (FULL, *ways)}}
     tasks = held_out_edits(count, side)
     for at in range(0, count, BATCH):
         some = tasks[at : at + BATCH]
-        made = {way: _edited(families[way.coding], some, at, way) for way in (full, *ways)}
+        made = {way: _edited(families[way.coding], some, at, way) for way in (FULL, *ways)}
         for way, pictures in made.items():
-            for task, pixels, reference in zip(some, pictures, made[full], strict=True):
+            for task, pixels, reference in zip(some, pictures, made[FULL], strict=True):
                 yield _verdict(way, task, pixels, reference)
 
 
@@ -130,7 +137,7 @@ def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way
 def _decoded(
     family: LocalFamily, way: Way, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """One picture as it is served: all of it decoded for the full computation, else what the mask touches."""
-    if way.quality is Quality.EXACT:
+    """One picture: all of it decoded, or what the mask touches."""
+    if not way.is_cropped:
         return family.vae.decode(latents[None])[0]
     return family.vae.decode_within(latents[None], mask, lambda: family.vae.statistics(template))[0]
