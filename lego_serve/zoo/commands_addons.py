@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lego_serve.zoo.commands_together import judge_together_command
+from lego_serve.zoo.commands_together import judge_together_command, known_styles
 from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.judge_controlnet import Follow, follow_table, judge_controlnet
 from lego_serve.zoo.judge_style import PLAIN, StyleVerdict, judge_styles, style_table
@@ -100,6 +100,7 @@ def judge_controlnet_command(
 
 def judge_style_command(
     json_file: JsonFile = None,
+    style: Annotated[list[str] | None, typer.Option(help="Styles, or base for no adapter; all if none.")] = None,
     side: Sides = None,
     count: Annotated[int, typer.Option(help="Prompts for each style and for the base.")] = 100,
     scale: Annotated[float, typer.Option(help="Scale of the adapters.")] = 1.0,
@@ -110,8 +111,9 @@ def judge_style_command(
     from lego_serve.zoo.generators import styled
 
     sides = side or [128]
-    total = len(sides) * (len(STYLES) + 1) * count
-    verdicts = list(track(judge_styles(styled(base, scale), sides, count), "judging", total=total, console=err))
+    styles = known_styles(style)
+    found = judge_styles(styled(base, scale), sides, count, styles)
+    verdicts = list(track(found, "judging", total=len(sides) * len(styles) * count, console=err))
     _show_styles(style_table(verdicts), json_file)
     if sheet is not None:
         _write_mistaken(verdicts, sheet)

@@ -33,7 +33,7 @@ def judge_together_command(
     """Count the held-out maps that are followed, and in the right style, with an adapter beside the ControlNet."""
     from lego_serve.zoo.generators import together
 
-    settings = settings_of(style or [PLAIN, *STYLES], scale or [1.0], weight or [1.0])
+    settings = settings_of(known_styles(style), scale or [1.0], weight or [1.0])
     found = judge_together(together(base), settings, side, count)
     verdicts = list(track(found, "judging", total=len(settings) * count, console=err))
     rows = both_table(verdicts)
@@ -47,11 +47,16 @@ def judge_together_command(
         _write_some(verdicts, settings, sheet)
 
 
-def settings_of(styles: Sequence[str], scales: Sequence[float], weights: Sequence[float]) -> list[Setting]:
-    """Every combination; without an adapter there is no scale to vary."""
-    for name in styles:
+def known_styles(names: Sequence[str] | None) -> list[str]:
+    """These styles, or all and none of them; a name that is unknown is refused."""
+    for name in names or []:
         if name not in (PLAIN, *STYLES):
             raise typer.BadParameter(f"there is no style {name}; there are {', '.join((PLAIN, *STYLES))}")
+    return list(names or [PLAIN, *STYLES])
+
+
+def settings_of(styles: Sequence[str], scales: Sequence[float], weights: Sequence[float]) -> list[Setting]:
+    """Every combination; without an adapter there is no scale to vary."""
     found = [Setting(s, 1.0 if s == PLAIN else x, w) for s, x, w in itertools.product(styles, scales, weights)]
     return list(dict.fromkeys(found))
 

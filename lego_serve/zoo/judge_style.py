@@ -91,10 +91,12 @@ def _away(image: np.ndarray) -> np.ndarray:
     return away
 
 
-def judge_styles(generate: GenerateStyled, sides: Sequence[int], count: int) -> Iterator[StyleVerdict]:
+def judge_styles(
+    generate: GenerateStyled, sides: Sequence[int], count: int, styles: Sequence[str] = (PLAIN, *STYLES)
+) -> Iterator[StyleVerdict]:
     """Draw ``count`` held-out scenes with no adapter and as many with each; verdicts come as they are made."""
     for side in sides:
-        for wanted in (PLAIN, *STYLES):
+        for wanted in styles:
             rng = random.Random("styles to judge")
             scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
                 rng, count - count // 2, 2, held_out=True

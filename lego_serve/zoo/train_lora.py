@@ -24,7 +24,7 @@ ADAPTERS = WEIGHTS.parent / "adapters"
 RANKS = {"stripes": 4, "outline": 16, "frame": 32}
 ATTENTION_ONLY = ("frame",)  # the others change the feed-forward layers too
 LEARNING_RATE = 4e-3  # at rank 4; a higher rank moves the weights further by the same steps
-STEPS = {"stripes": 3000, "outline": 4000, "frame": 3000}
+STEPS = {"stripes": 1750, "outline": 3500, "frame": 1800}
 LESSONS = 48
 CONTROLLED_RATIO = 0.5  # of batches, where a ControlNet is given
 VAGUE_RATIO = 0.5  # of captions in those: the map says what they leave out
@@ -44,7 +44,7 @@ def adapter_id(style: str) -> str:
 class LoraPlan:
     """How long an adapter trains; a tenth of the batches' captions is empty, as guidance needs."""
 
-    steps: int = 3000
+    steps: int = 1800
     lessons: int = LESSONS
     chunk_pixels: int = 64 * 128 * 128
     rows: int = 16 * 96
