@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lego_serve.zoo.commands_together import judge_together_command, known_styles
 from lego_serve.zoo.export import WEIGHTS
-from lego_serve.zoo.judge_controlnet import Follow, GenerateControlled, follow_table, judge_controlnet
-from lego_serve.zoo.judge_style import PLAIN, GenerateStyled, StyleVerdict, judge_styles, style_table
+from lego_serve.zoo.judge_controlnet import Follow, follow_table, judge_controlnet
+from lego_serve.zoo.judge_style import PLAIN, StyleVerdict, judge_styles, style_table
 from lego_serve.zoo.world_styles import STYLES
 
 out, err = Console(), Console(stderr=True)
@@ -33,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
         ("train-lora", train_lora_command),
         ("judge-controlnet", judge_controlnet_command),
         ("judge-style", judge_style_command),
+        ("judge-together", judge_together_command),
         ("grid-control", grid_control_command),
         ("grid-styles", grid_styles_command),
         ("derive", derive_command),
@@ -59,18 +60,22 @@ def train_lora_command(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STYLES)}.")],
     folder: States = STATES,
     base: Base = WEIGHTS,
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 350,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps in all; the style's own number if none.")] = None,
+    alone: Annotated[bool, typer.Option(help="Never beside the outline ControlNet.")] = False,
 ) -> None:
     """Train the adapter of a style and write its file."""
     if name not in STYLES:
         raise typer.BadParameter(f"there is no style {name}; there are {', '.join(STYLES)}")
     from lego_serve.zoo.frozen import Frozen
+    from lego_serve.zoo.generators import shipped_controlnet
     from lego_serve.zoo.lora import save_adapter
-    from lego_serve.zoo.train_lora import LoraPlan, adapter_file, train_lora
+    from lego_serve.zoo.train_lora import STEPS, LoraPlan, adapter_file, train_lora
 
     torch.set_num_threads(1)
     file = adapter_file(name)
-    size = save_adapter(train_lora(folder, Frozen.load(base), name, LoraPlan(steps=steps)), file)
+    plan = LoraPlan(steps=STEPS[name] if steps is None else steps)
+    net = None if alone else shipped_controlnet()
+    size = save_adapter(train_lora(folder, Frozen.load(base), name, plan, net), file)
     out.print(f"{file}: {size / 1e6:.2f} MB")
 
 
@@ -83,8 +88,10 @@ def judge_controlnet_command(
     sheet: Sheet = None,
 ) -> None:
     """Count the held-out outline maps that are followed."""
+    from lego_serve.zoo.generators import controlled
+
     sides = side or [128]
-    found = judge_controlnet(_controlled(base, with_net=not without), sides, count)
+    found = judge_controlnet(controlled(base, with_net=not without), sides, count)
     follows = list(track(found, "judging", total=len(sides) * count, console=err))
     _show_follows(follow_table(follows), json_file)
     if sheet is not None:
@@ -93,15 +100,20 @@ def judge_controlnet_command(
 
 def judge_style_command(
     json_file: JsonFile = None,
+    style: Annotated[list[str] | None, typer.Option(help="Styles, or base for no adapter; all if none.")] = None,
     side: Sides = None,
     count: Annotated[int, typer.Option(help="Prompts for each style and for the base.")] = 100,
+    scale: Annotated[float, typer.Option(help="Scale of the adapters.")] = 1.0,
     base: Base = WEIGHTS,
     sheet: Sheet = None,
 ) -> None:
     """Count the pictures whose style is told right, with each adapter and with none."""
+    from lego_serve.zoo.generators import styled
+
     sides = side or [128]
-    total = len(sides) * (len(STYLES) + 1) * count
-    verdicts = list(track(judge_styles(_styled(base), sides, count), "judging", total=total, console=err))
+    styles = known_styles(style)
+    found = judge_styles(styled(base, scale), sides, count, styles)
+    verdicts = list(track(found, "judging", total=len(sides) * len(styles) * count, console=err))
     _show_styles(style_table(verdicts), json_file)
     if sheet is not None:
         _write_mistaken(verdicts, sheet)
@@ -109,14 +121,17 @@ def judge_style_command(
 
 def grid_control_command(file: Path, base: Base = WEIGHTS, side: int = 128, count: int = 9) -> None:
     """Draw held-out outline maps, each beside the picture that follows it."""
-    _write_maps(list(judge_controlnet(_controlled(base, with_net=True), [side], count)), file)
+    from lego_serve.zoo.generators import controlled
+
+    _write_maps(list(judge_controlnet(controlled(base, with_net=True), [side], count)), file)
 
 
 def grid_styles_command(file: Path, base: Base = WEIGHTS, side: int = 128, count: int = 6) -> None:
     """Draw the same held-out prompts without an adapter and with each."""
+    from lego_serve.zoo.generators import styled
     from lego_serve.zoo.grids import write_grid
 
-    verdicts = list(judge_styles(_styled(base), [side], count))
+    verdicts = list(judge_styles(styled(base), [side], count))
     write_grid([v.pixels for v in verdicts], [f"{v.wanted}: {v.text}" for v in verdicts], file, columns=count)
 
 
@@ -146,47 +161,11 @@ def derive_controlnets_command(
     out.print(f"{folder}: {len(places)} ControlNets, {size / 1e6:.1f} MB")
 
 
-def _controlled(base: Path, *, with_net: bool) -> GenerateControlled:
-    from diffusers import SD3ControlNetModel
-
-    from lego_serve.zoo.frozen import Frozen
-    from lego_serve.zoo.train_controlnet import CONTROLNET
-
-    torch.set_num_threads(1)
-    family = Frozen.load(base)
-    net = SD3ControlNetModel.from_pretrained(CONTROLNET, torch_dtype=torch.float32) if with_net else None
-
-    def generate(texts: Sequence[str], maps: torch.Tensor, seeds: Sequence[int]) -> np.ndarray:
-        pictures = family.generate(texts, seeds, maps.shape[-1], controlnet=net, maps=maps)
-        return pictures.numpy()
-
-    return generate
-
-
-def _styled(base: Path) -> GenerateStyled:
-    from lego_serve.zoo.frozen import Frozen
-    from lego_serve.zoo.lora import load_adapter, merge
-    from lego_serve.zoo.train_lora import adapter_file
-
-    torch.set_num_threads(1)
-    families: dict[str, Frozen] = {}
-
-    def generate(style: str, texts: Sequence[str], seeds: Sequence[int], side: int) -> np.ndarray:
-        if style not in families:
-            families[style] = Frozen.load(base)
-            if style != PLAIN:
-                merge(families[style].transformer, load_adapter(adapter_file(style)))
-        return families[style].generate(texts, seeds, side).numpy()
-
-    return generate
-
-
 def _show_follows(counts: dict[str, dict[str, dict[str, float]]], json_file: Path | None) -> None:
-    shown = Table("side", "kind", "followed", "of", "%", "median overlap")
+    shown = Table("side", "kind", *next(iter(next(iter(counts.values())).values())))
     for side, kinds in counts.items():
         for kind, cell in kinds.items():
-            share = f"{100 * cell['followed'] / cell['of']:.1f}"
-            shown.add_row(side, kind, str(cell["followed"]), str(cell["of"]), share, str(cell["median_overlap"]))
+            shown.add_row(side, kind, *(str(count) for count in cell.values()))
     out.print(shown)
     if json_file is not None:
         json_file.write_text(json.dumps(counts) + "\n")

@@ -79,10 +79,11 @@ class Frozen:
         *,
         controlnet: SD3ControlNetModel | None = None,
         maps: torch.Tensor | None = None,
+        weight: float = 1.0,
         steps: int = 20,
         guidance: float = 4.0,
     ) -> torch.Tensor:
-        """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1.
+        """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1 at a weight.
 
         The steps are those of StableDiffusion3Pipeline and its ControlNet sibling, sigmas 1 to 1/1000 of
         flow matching without shift.
@@ -94,7 +95,7 @@ class Frozen:
         sigmas = [*torch.linspace(1, 1 / 1000, steps).tolist(), 0.0]
         control = None if maps is None else self.encode_maps(maps).repeat(2, 1, 1, 1)
         for now, after in itertools.pairwise(sigmas):
-            said = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control)
+            said = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control, weight)
             without, with_text = said.chunk(2)
             x = x + (after - now) * (without + guidance * (with_text - without))
         return self.decode(x)
@@ -107,13 +108,14 @@ class Frozen:
         pooled: torch.Tensor,
         controlnet: SD3ControlNetModel | None = None,
         control: torch.Tensor | None = None,
+        weight: float = 1.0,
     ) -> torch.Tensor:
         """What the transformer says of noisy latents, with the ControlNet's residuals if there is one."""
         times = torch.as_tensor(sigma, device=x.device).expand(len(x)) * 1000
         residuals = None
         if controlnet is not None:
             residuals = controlnet(
-                hidden_states=x, controlnet_cond=control, encoder_hidden_states=text,
+                hidden_states=x, controlnet_cond=control, conditioning_scale=weight, encoder_hidden_states=text,
                 pooled_projections=torch.zeros_like(pooled), timestep=times, return_dict=False,
             )[0]  # fmt: skip
         return self.transformer(

@@ -33,12 +33,16 @@ def held_out_prompts(things: int, count: int) -> list[Prompt]:
 
 def faults(prompt: Prompt, pixels: np.ndarray) -> list[str]:
     """What a picture has wrong: names of attributes; nothing when it is right."""
+    return scene_faults(prompt.scene, pixels, by_relation="place" not in says(prompt.text))
+
+
+def scene_faults(wanted: Scene, pixels: np.ndarray, *, by_relation: bool = False) -> list[str]:
+    """What a picture of a scene has wrong; ``by_relation`` where only that of its things' places was told."""
     reading = read_picture(pixels)
-    wanted, found = prompt.scene, reading.scene
+    found = reading.scene
     wrong = [] if wanted.ground == found.ground else ["ground"]
     if len(found.things) != len(wanted.things):
         return [*wrong, "count"]
-    by_relation = "place" not in says(prompt.text)
     orders = [found.things] if len(found.things) == 1 else [found.things, found.things[::-1]]
     best = min((_thing_faults(wanted.things, order, by_relation) for order in orders), key=len)
     return [*wrong, *best, *([] if reading.is_clear else ["clarity"])]

@@ -17,7 +17,7 @@ PLAIN = "base"
 MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare ground 0
 MIN_FRAME_SHARE = 0.8  # of the pixels along each side
 MIN_HOLE_RATIO = 0.08  # of things' filled area
-MIN_HOLLOW_SHARE = 0.4
+MIN_HOLLOW_SHARE = 0.5
 # Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
 GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
 
@@ -91,10 +91,12 @@ def _away(image: np.ndarray) -> np.ndarray:
     return away
 
 
-def judge_styles(generate: GenerateStyled, sides: Sequence[int], count: int) -> Iterator[StyleVerdict]:
+def judge_styles(
+    generate: GenerateStyled, sides: Sequence[int], count: int, styles: Sequence[str] = (PLAIN, *STYLES)
+) -> Iterator[StyleVerdict]:
     """Draw ``count`` held-out scenes with no adapter and as many with each; verdicts come as they are made."""
     for side in sides:
-        for wanted in (PLAIN, *STYLES):
+        for wanted in styles:
             rng = random.Random("styles to judge")
             scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
                 rng, count - count // 2, 2, held_out=True

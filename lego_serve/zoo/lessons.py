@@ -76,23 +76,28 @@ def prepare(encode: Encode, folder: Path, count: int, chunk_pixels: int = CHUNK_
 
 def batches(lessons: Sequence[Lesson], start: int, vague_ratio: float, rows: int = ROWS) -> Iterator[Batch]:
     """Batches of about so many token rows, each of one size; step i is always the same."""
-    weights = [lesson.latents[:, 0].numel() for lesson in lessons]
     step = start
     while True:
-        rng = random.Random(f"batch {step}")
-        lesson = lessons[rng.choices(range(len(lessons)), weights)[0]]
-        tokens_each = lesson.latents.shape[2] * lesson.latents.shape[3] // 4 + 32
-        count = min(len(lesson.scenes), max(4, round(rows / tokens_each)))
-        chosen = rng.sample(range(len(lesson.scenes)), count)
-        texts = [_said(lesson.scenes[row], rng, vague_ratio) for row in chosen]
-        generator = torch.Generator().manual_seed(step)
-        latents = lesson.latents[chosen].float()
-        noise = torch.randn(latents.shape, generator=generator)
-        times = stratified_times(count, generator)
-        t = times[:, None, None, None]
-        control = lesson.control[chosen].float() if len(lesson.control) else lesson.control.float()
-        yield Batch((1 - t) * latents + t * noise, times, texts, noise - latents, control)
+        yield batch_at(lessons, step, vague_ratio, rows)
         step += 1
+
+
+def batch_at(lessons: Sequence[Lesson], step: int, vague_ratio: float, rows: int = ROWS) -> Batch:
+    """The batch of one step."""
+    weights = [lesson.latents[:, 0].numel() for lesson in lessons]
+    rng = random.Random(f"batch {step}")
+    lesson = lessons[rng.choices(range(len(lessons)), weights)[0]]
+    tokens_each = lesson.latents.shape[2] * lesson.latents.shape[3] // 4 + 32
+    count = min(len(lesson.scenes), max(4, round(rows / tokens_each)))
+    chosen = rng.sample(range(len(lesson.scenes)), count)
+    texts = [_said(lesson.scenes[row], rng, vague_ratio) for row in chosen]
+    generator = torch.Generator().manual_seed(step)
+    latents = lesson.latents[chosen].float()
+    noise = torch.randn(latents.shape, generator=generator)
+    times = stratified_times(count, generator)
+    t = times[:, None, None, None]
+    control = lesson.control[chosen].float() if len(lesson.control) else lesson.control.float()
+    return Batch((1 - t) * latents + t * noise, times, texts, noise - latents, control)
 
 
 def _said(scene: Scene, rng: random.Random, vague_ratio: float) -> str:

@@ -5,6 +5,7 @@ A style changes how a scene looks and never what its caption says.
 
 import random
 
+import numpy as np
 import torch
 
 from lego_serve.zoo.world import COLOUR_NAMES, Scene, drawn_things, paint_grounds, paint_things, palette_rgb
@@ -15,8 +16,11 @@ STYLES = ("stripes", "outline", "frame")
 STRIPE_PERIOD_PIXELS = 64
 STRIPE_PIXELS = 24
 FRAME_RATIO = 0.06
-LINE_RATIO = 0.03  # of the shorter side; the line lies on the edge, half of it inside
-MAP_LINE_RATIO = 0.02
+# Of the shorter side.  An outline lies mostly around the thing, so that small ones stay hollow under a broad line.
+LINE_INSIDE_RATIO = 0.012
+LINE_OUTSIDE_RATIO = 0.03
+LINE_RATIO = LINE_INSIDE_RATIO + LINE_OUTSIDE_RATIO
+MAP_LINE_RATIO = 0.02  # on the edge, half of it inside
 
 
 def render_styled(scenes: list[Scene], width: int, height: int, rng: random.Random, style: str) -> torch.Tensor:
@@ -28,8 +32,7 @@ def render_styled(scenes: list[Scene], width: int, height: int, rng: random.Rand
     if style == "frame":
         picture = _trimmed(scenes, picture, _edge(width, height))
     for rows, things, distances in drawn_things(scenes, width, height, rng):
-        cover = _line_cover(distances, LINE_RATIO) if style == "outline" else (0.5 - distances).clamp(0, 1)
-        paint_things(picture, rows, things, cover, palette)
+        paint_things(picture, rows, things, _cover(distances, style), palette)
     return picture
 
 
@@ -37,13 +40,31 @@ def outline_maps(scenes: list[Scene], width: int, height: int, rng: random.Rando
     """White outlines on black (scenes, 3, height, width) in -1..1; the same ``rng`` state jitters as `render` does."""
     maps = -torch.ones(len(scenes), 3, height, width)
     for rows, _, distances in drawn_things(scenes, width, height, rng):
-        maps[rows] = torch.maximum(maps[rows], 2 * _line_cover(distances, MAP_LINE_RATIO)[:, None] - 1)
+        cover = _line_cover(distances, MAP_LINE_RATIO / 2, MAP_LINE_RATIO / 2)
+        maps[rows] = torch.maximum(maps[rows], 2 * cover[:, None] - 1)
     return maps
 
 
-def _line_cover(distances: torch.Tensor, ratio: float) -> torch.Tensor:
-    half = ratio * min(distances.shape[-2:]) / 2
-    return (half - distances.abs() + 0.5).clamp(0, 1)
+def thing_masks(scenes: list[Scene], width: int, height: int, rng: random.Random, style: str) -> list[list[np.ndarray]]:
+    """Which pixels (height, width) each thing of each scene covers; the same ``rng`` state jitters as it draws."""
+    masks: list[list[np.ndarray]] = [[] for _ in scenes]
+    for rows, _, distances in drawn_things(scenes, width, height, rng):
+        for row, cover in zip(rows, _cover(distances, style), strict=True):
+            masks[row].append((cover > 0.5).numpy())
+    return masks
+
+
+def _cover(distances: torch.Tensor, style: str) -> torch.Tensor:
+    """How far each pixel belongs to its thing (things, height, width), 0 to 1."""
+    if style == "outline":
+        return _line_cover(distances, LINE_INSIDE_RATIO, LINE_OUTSIDE_RATIO)
+    return (0.5 - distances).clamp(0, 1)
+
+
+def _line_cover(distances: torch.Tensor, inside_ratio: float, outside_ratio: float) -> torch.Tensor:
+    short = min(distances.shape[-2:])
+    middle, half = (outside_ratio - inside_ratio) / 2 * short, (outside_ratio + inside_ratio) / 2 * short
+    return (half - (distances - middle).abs() + 0.5).clamp(0, 1)
 
 
 def _trimmed(scenes: list[Scene], grounds: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from diffusers import SD3ControlNetModel, StableDiffusion3ControlNetPipeline
 
 from lego_serve.zoo.export import untrained
 from lego_serve.zoo.frozen import Frozen
-from lego_serve.zoo.judge_controlnet import follow_table, judge_controlnet, overlap_of
+from lego_serve.zoo.judge_controlnet import follow_table, judge_controlnet, map_sets, overlap_of
 from lego_serve.zoo.train_controlnet import ControlPlan, build_controlnet, export_controlnet, train_controlnet
 from lego_serve.zoo.world import render, sample_scene
 from lego_serve.zoo.world_styles import outline_maps
@@ -105,3 +105,26 @@ def test_the_table_counts_followed_maps_by_kind() -> None:
     none = follow_table(list(judge_controlnet(nothing, [96], 10)))["96"]  # type: ignore[arg-type]
     assert {kind: (c["followed"], c["of"]) for kind, c in full.items()} == {"one_object": (5, 5), "two_objects": (5, 5)}
     assert {c["followed"] for c in none.values()} == {0}
+
+
+def test_pictures_of_the_scenes_themselves_are_right_and_those_of_one_colour_are_not() -> None:
+    """The judge of plain pictures counts shapes and colours beside the overlap."""
+    one, two = map_sets(128, 40)
+
+    def rendered(texts: list[str], maps: torch.Tensor, seeds: range) -> np.ndarray:
+        some = two if " and " in texts[0] else one
+        rng = random.Random()
+        rng.setstate(some.jitter)
+        return eight_bit(render([p.scene for p in some.prompts], 128, 128, rng))[list(seeds)]
+
+    def grey(texts: list[str], maps: torch.Tensor, seeds: range) -> np.ndarray:
+        pictures = rendered(texts, maps, seeds)
+        white = np.abs(pictures.astype(int) - pictures[:, :1, :1]).max(-1, keepdims=True) > 60
+        return np.where(white, 245, 25).astype(np.uint8).repeat(3, axis=-1)
+
+    right = follow_table(list(judge_controlnet(rendered, [128], 40)))["128"]  # type: ignore[arg-type]
+    assert sum(cell["right"] for cell in right.values()) >= 38
+    pale = follow_table(list(judge_controlnet(grey, [128], 40)))["128"]  # type: ignore[arg-type]
+    assert sum(cell["shapes"] for cell in pale.values()) >= 36
+    assert sum(cell["colours"] for cell in pale.values()) <= 12
+    assert sum(cell["right"] for cell in pale.values()) <= 4

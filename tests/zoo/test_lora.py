@@ -21,6 +21,7 @@ from lego_serve.zoo.lora import (
     pairs_of,
     save_adapter,
 )
+from lego_serve.zoo.train_controlnet import build_controlnet
 from lego_serve.zoo.train_lora import LoraPlan, train_lora
 
 QUICK = {"lessons": 1, "chunk_pixels": 4 * 128 * 128, "rows": 4 * 96}
@@ -68,6 +69,19 @@ def test_training_resumes_where_it_stopped(base: Frozen, tmp_path: Path) -> None
     assert state["step"] == 4
     assert all(pair.rank == 4 for pair in pairs.values())
     assert any(pair.up.abs().max() > 0 for pair in pairs.values())
+
+
+def test_training_beside_a_controlnet_learns_with_it_and_leaves_it_alone(base: Frozen, tmp_path: Path) -> None:
+    """One batch beside it and one without end with other adapters; its own weights stay."""
+    net = build_controlnet(base.transformer).requires_grad_(False)
+    for block in net.controlnet_blocks:
+        block.weight.normal_(0, 0.05)
+    before = [weight.clone() for weight in net.parameters()]
+    plan = LoraPlan(steps=2, controlled_ratio=1.0, **QUICK)
+    with_net = train_lora(tmp_path / "with", base, "stripes", plan, net)
+    alone = train_lora(tmp_path / "alone", Frozen.of(untrained()), "stripes", plan)
+    assert any(not torch.equal(alone[name].up, pair.up) for name, pair in with_net.items())
+    assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
 
 
 def test_a_merged_adapter_draws_what_the_attached_one_draws(base: Frozen) -> None:
