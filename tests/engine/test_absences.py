@@ -142,7 +142,7 @@ def test_a_lane_tells_when_its_controlnets_ran(model: Model, net: Sd3ControlNet)
     """One pass for each step they were active in, one after the other."""
     outcome = finish(engine_of(model, net=net), request("lane", use(end=0.6)))["lane"]
     assert isinstance(outcome, LaneResult)
-    [(name, passes)] = outcome.controls
-    assert (name, len(passes)) == ("net", 3)
-    times = [moment for ran in passes for moment in ran]
+    [ran] = outcome.controls
+    assert (ran.name, ran.steps_active, len(ran.passes)) == ("net", 3, 3)
+    times = [moment for each in ran.passes for moment in each]
     assert times == sorted(times)
