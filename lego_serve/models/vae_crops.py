@@ -139,7 +139,8 @@ class CropDecoder:
 
 def _by_cells(x: torch.Tensor, groups: int, cell: int) -> torch.Tensor:
     """Sums of (1, channels, height, width) and of its squares by group and cell: (2, groups, rows, columns)."""
-    both = torch.stack([x[0], x[0] * x[0]]).float()
+    exact = x[0].float()
+    both = torch.stack([exact, exact * exact])
     down, right = -both.shape[-2] % cell, -both.shape[-1] % cell
     both = F.avg_pool2d(F.pad(both, (0, right, 0, down)), cell) * cell**2
     return both.unflatten(1, (groups, -1)).sum(dim=2)
@@ -154,7 +155,8 @@ def _outside(statistics: torch.Tensor, wide: Box, cell: int) -> torch.Tensor:
 
 def _normed(norm: nn.GroupNorm, x: torch.Tensor, outside: torch.Tensor, share: float) -> torch.Tensor:
     """A group norm of a part, ``share`` of the whole, with the sums of what is outside."""
-    own = torch.stack([x.sum(dim=(2, 3))[0], (x * x).sum(dim=(2, 3))[0]])
+    exact = x[0].float()  # squares in half precision would leave nothing of a small variance beside a large mean
+    own = torch.stack([exact.sum(dim=(1, 2)), (exact * exact).sum(dim=(1, 2))])
     sums = own.double().unflatten(1, (norm.num_groups, -1)).sum(dim=2) + outside
     mean, square = sums / (x[0].numel() / norm.num_groups / share)
     inverse = torch.rsqrt((square - mean * mean).clamp_min(0) + norm.eps)

@@ -22,7 +22,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
 ROUTER = "lego_serve.serving.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
-CONTROL_LOOP_S = "0.5"  # Serve's own 0.1 takes a fifth of a core all the time, with nine deployments
+CONTROL_LOOP_S = "0.5"  # Serve's own 0.1 keeps a core busy that the models need
 STATS_PERIOD_S = 2.0  # how often replicas are asked which templates they have
 PATIENCE_S = 60.0
 # Serve says "to be scheduled" (30 s after a replica was to be placed) of one for which there is no room, and of one

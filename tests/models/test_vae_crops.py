@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lego_serve.likeness import psnr, ssim
+from lego_serve.models import vae_crops
 from lego_serve.models.loading import load_vae
 from lego_serve.models.spec import ModelSpec
 from lego_serve.models.vae_crops import MARGIN, Box, pays
@@ -79,6 +80,18 @@ def test_the_box_of_everything_with_its_own_statistics_is_the_whole(vae) -> None
     part = vae.decode_box(latents, Box(0, 16, 0, 16), vae.statistics(latents))
     assert (part.int() - vae.decode(latents[None])[0].int()).abs().max() <= 1
     assert MARGIN > 0
+
+
+def test_norms_of_a_part_hold_in_half_precision() -> None:
+    """With the sums of the whole a crop's values are those of the whole, also where the mean is far from 0."""
+    norm = torch.nn.GroupNorm(2, 8).bfloat16()
+    x = (30 + torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(2))).bfloat16()
+    box = Box(4, 8, 4, 8)
+    outside = vae_crops._outside(vae_crops._by_cells(x, 2, 1)[None], box, 1)[0]
+    with torch.no_grad():
+        part = vae_crops._normed(norm, x[..., 4:8, 4:8], outside, 1 / 16)
+        whole = torch.nn.functional.group_norm(x.float(), 2)
+    assert (part.float() - whole[..., 4:8, 4:8]).abs().max() < 0.3  # of values up to 4, at a step of 0.125 around 30
 
 
 def test_the_decoder_is_as_it_was_afterwards(vae) -> None:
