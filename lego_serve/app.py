@@ -114,7 +114,7 @@ def _serve(
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()
-        _wait_ready(url, stopping)
+        _wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping)
         report(f"ready in {time.monotonic() - started:.1f} s")
         report(f"{url}/v1/images/generations  {url}/metrics")
         supervisor.watch(lambda: stopping.is_asked)
@@ -158,20 +158,24 @@ def _start_nodes(
     return address
 
 
-def _wait_ready(url: str, stopping: Stopping, timeout_s: float = 60.0) -> None:
-    import urllib.error
-    import urllib.request
-
+def _wait_ready(sockets: "Sequence[Path]", stopping: Stopping, timeout_s: float = 60.0) -> None:
+    """Wait until every gateway answers on its own socket: from then on one that dies leaves others on the port."""
     limit = time.monotonic() + timeout_s
-    while time.monotonic() < limit:
+    while not all(_answers_ready(socket) for socket in sockets):
         stopping.check()
-        try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise ConfigError(f"the gateways did not get ready within {timeout_s:.0f} s")
+        if time.monotonic() > limit:
+            raise ConfigError(f"the gateways did not get ready within {timeout_s:.0f} s")
+        time.sleep(0.1)
+
+
+def _answers_ready(socket: Path) -> bool:
+    import httpx2
+
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), timeout=2) as client:
+            return client.get("http://gateway/health/ready").status_code == 200
+    except httpx2.TransportError:  # it has not got so far yet
+        return False
 
 
 def _forget(gateways: Path, pid: int) -> None:

@@ -20,7 +20,7 @@ out = Console()
 
 def main() -> int:
     """Run the demonstration; answers the exit status."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "lego_serve.cli", "serve", "--port", str(port)]
     server = subprocess.Popen(command, start_new_session=True)
@@ -40,14 +40,15 @@ def main() -> int:
             out.print(f"  {node:<10} {seconds:.3f} s", highlight=False)
         out.print(f"wrote demo.png in {took:.2f} s", highlight=False)
     finally:
-        left = _stop(server)
+        left = stop(server)
     if left:
         out.print(f"still running after the server stopped: {left}")
         return 1
     return 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -67,7 +68,7 @@ def _wait_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"the server was not ready within {START_TIMEOUT_S} s")
 
 
-def _stop(server: subprocess.Popen[bytes]) -> list[int]:
+def stop(server: subprocess.Popen[bytes]) -> list[int]:
     """Stop the server; answers the process ids of its that are still there a little later."""
     before = descendants(server.pid)
     server.send_signal(signal.SIGTERM)

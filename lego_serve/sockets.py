@@ -13,19 +13,15 @@ def reserve(host: str, port: int) -> socket.socket:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((host, port))
             port = trial.getsockname()[1]
-        return shared_socket(host, port)
+        return _shared(host, port)
     except OSError as error:
         raise ConfigError(f"cannot listen on {at(host, port)}: {error.strerror}") from None
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
     """A bound socket whose port several of our processes share."""
-    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else every answer on a
-    # connection that is kept waits for the client's delayed acknowledgement, 40 ms.
-    shared = socket.socket(_family(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    shared.bind((host, port))
-    return shared
+    # What came in here and is closed keeps the port for a minute: a server that is started again may have it then.
+    return _shared(host, port, socket.SO_REUSEADDR)
 
 
 def unix_socket(path: Path) -> socket.socket:
@@ -38,6 +34,16 @@ def unix_socket(path: Path) -> socket.socket:
 def at(host: str, port: int) -> str:
     """Host and port as a URL has them: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _shared(host: str, port: int, *options: int) -> socket.socket:
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else every answer on a
+    # connection that is kept waits for the client's delayed acknowledgement, 40 ms.
+    shared = socket.socket(_family(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    for option in (socket.SO_REUSEPORT, *options):
+        shared.setsockopt(socket.SOL_SOCKET, option, 1)
+    shared.bind((host, port))
+    return shared
 
 
 def _family(host: str) -> socket.AddressFamily:

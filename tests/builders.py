@@ -30,16 +30,21 @@ class RawLane:
         return LaneInput(self.latents, self.time, self.guidance, backbone.prepare(self.cond), negative)
 
 
-def run_lanes(family: LocalFamily, *lanes: LaneRequest) -> dict[str, torch.Tensor]:
-    """The latents of lanes that start together and all end well."""
+def run_results(family: LocalFamily, *lanes: LaneRequest) -> dict[str, LaneResult]:
+    """What becomes of lanes that start together and all end well."""
     for lane in lanes:
         family.engine.add(lane)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, LaneResult] = {}
     while family.engine.lanes:
         for key, outcome in family.engine.step():
             assert isinstance(outcome, LaneResult), outcome
-            found[key] = outcome.latents
+            found[key] = outcome
     return found
+
+
+def run_lanes(family: LocalFamily, *lanes: LaneRequest) -> dict[str, torch.Tensor]:
+    """Their latents."""
+    return {key: result.latents for key, result in run_results(family, *lanes).items()}
 
 
 def raw_lane(

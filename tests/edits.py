@@ -14,6 +14,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.spec import ModelSpec
+from tests.builders import run_results
 
 WIDTH, HEIGHT, STEPS, GUIDANCE = 128, 96, 5, 4.0
 ROOM = 64 * 2**20
@@ -60,21 +61,9 @@ def edit_lane(
     return replace(lane, **changes)  # type: ignore[arg-type]
 
 
-def run(family: LocalFamily, *lanes: LaneRequest) -> dict[str, LaneResult]:
-    """What becomes of lanes that start together and all end well."""
-    for lane in lanes:
-        family.engine.add(lane)
-    found: dict[str, LaneResult] = {}
-    while family.engine.lanes:
-        for key, outcome in family.engine.step():
-            assert isinstance(outcome, LaneResult), outcome
-            found[key] = outcome
-    return found
-
-
 def made(family: LocalFamily, *lanes: LaneRequest) -> torch.Tensor:
     """The latents of the last of them."""
-    return run(family, *lanes)[lanes[-1].key].latents
+    return run_results(family, *lanes)[lanes[-1].key].latents
 
 
 def read(result: LaneResult) -> ReuseStats:

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
-
-from lego_serve.demo import _free_port, _stop
+from lego_serve.demo import free_port, stop
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ def running(folder: Path, gateways: int, faults: Path | None = None, text: str |
 
     ``faults`` is a folder whose ``sitecustomize`` they all read.
     """
-    port = _free_port()
+    port = free_port()
     config = folder / "config.yaml"
     text = text or (Path(__file__).parent.parent / "configs" / "tiny.yaml").read_text()
     # Whatever it keeps beyond its end stays in the folder too.
@@ -37,19 +35,18 @@ def running(folder: Path, gateways: int, faults: Path | None = None, text: str |
     command = [sys.executable, "-m", "lego_serve.cli", "serve", str(config), "--port", str(port)]
     path = [] if faults is None else [str(faults)]
     path += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    log = folder / "server.log"
     started = time.monotonic()
-    process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)})
-    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, start_new_session=True, env=environment, stdout=file, stderr=file)
     try:
-        while True:
+        while "ready in" not in log.read_text():  # said once every gateway listens
             assert process.poll() is None, f"the server ended with status {process.returncode}"
             assert time.monotonic() - started < 400, "the server was not ready within 400 s"
-            try:
-                if httpx2.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                    break
-            except httpx2.HTTPError:
-                time.sleep(0.2)
-        yield Server(url, process, time.monotonic() - started)
+            time.sleep(0.2)
+        yield Server(f"http://127.0.0.1:{port}", process, time.monotonic() - started)
     finally:
-        left = _stop(process)
+        left = stop(process)
+        sys.stdout.write(log.read_text())  # shown beside a test that fails
         assert not left, f"processes left behind: {left}"

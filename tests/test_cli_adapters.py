@@ -1,12 +1,10 @@
 """``lego-serve adapters``: against a gateway in a thread, and on the model itself."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from lego_serve import cli
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
@@ -29,20 +27,6 @@ models:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command; answers its exit status, what it says and what it complains of."""
-
-    def run(*words: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lego-serve", "adapters", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
 def config(tmp_path: Path, tiny_folder: Path) -> Path:
     """A model of random weights with one adapter that hardly changes it and one that does."""
     base = base_layers(ModelSpec("m", str(tiny_folder), max_sequence_length=0))
@@ -58,7 +42,7 @@ def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
     """A row each with what is known of it; a server that is not there is one line."""
     runner = FakeRunner()
     with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
-        code, out, _ = command("list", "--url", url)
+        code, out, _ = command("adapters", "list", "--url", url)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "lego-tiny" in line]
     assert (code, rows) == (
         0,
@@ -68,7 +52,7 @@ def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
         ],
     )
     assert runner.adapter_orders == [AdapterOrder("list")]
-    code, _, error = command("list", "--url", "http://127.0.0.1:1")
+    code, _, error = command("adapters", "list", "--url", "http://127.0.0.1:1")
     assert (code, error.count("\n")) == (1, 1)
     assert "nothing answers" in error
 
@@ -77,13 +61,13 @@ def test_an_operator_registers_shows_and_removes_an_adapter(command) -> None:
     """Each an order of the server, for the model that is named."""
     runner = FakeRunner()
     with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
-        code, out, error = command("register", "b", "more/b.safetensors", "--url", url)
+        code, out, error = command("adapters", "register", "b", "more/b.safetensors", "--url", url)
         assert (code, out) == (0, "b: registered for lego-tiny, rank 4, 1000 bytes\n"), error
-        code, out, _ = command("show", "b", "--model", "lego-tiny", "--url", url)
+        code, out, _ = command("adapters", "show", "b", "--model", "lego-tiny", "--url", url)
         assert code == 0
         assert {"id: b", "registered: yes", "rank: 4", "resident: patcher, backbone:r1"} <= set(out.splitlines())
-        assert command("remove", "b", "--url", url)[:2] == (0, "b: removed\n")
-        code, _, error = command("show", "nobody", "--url", url)
+        assert command("adapters", "remove", "b", "--url", url)[:2] == (0, "b: removed\n")
+        code, _, error = command("adapters", "show", "nobody", "--url", url)
         assert (code, error) == (1, "error: There is no adapter of this name.\n")
     assert runner.adapter_orders == [
         AdapterOrder("register", None, "b", "more/b.safetensors"),
@@ -98,7 +82,7 @@ def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, conf
     few = ("--config", str(config), "--model", "m", "--steps", "4", "--size", "96", "--seeds", "1", "--prompt", "a")
     found = {}
     for name in ("faint", "strong"):
-        code, out, error = command("profile", name, *few)
+        code, out, error = command("adapters", "profile", name, *few)
         assert code == 0, error
         found[name] = json.loads((config.parent / "profiles" / f"{name}.profile.json").read_text())
         assert f"{found[name]['ratio']:.0%} of the steps" in out.replace("\n", "")
@@ -123,7 +107,7 @@ def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, conf
 def test_what_cannot_be_profiled_is_one_line(command, config: Path, words: list[str], said: str) -> None:
     """Exit status 1, and no profile."""
     (config.parent / "root" / "damaged.safetensors").write_bytes(b"")
-    code, _, error = command("profile", *words, "--config", str(config))
+    code, _, error = command("adapters", "profile", *words, "--config", str(config))
     assert (code, error.count("\n")) == (1, 1)
     assert said in error
     assert not (config.parent / "profiles").exists()
@@ -137,7 +121,7 @@ def test_a_profile_of_an_adapter_of_the_package_is_written_elsewhere(command, tm
     package = built_in_folder("builtin:adapters")
     before = sorted(package.rglob("*"))
     few = ("--config", str(path), "--steps", "2", "--size", "96", "--seeds", "1", "--prompt", "a")
-    code, out, error = command("profile", before[0].name, *few)
+    code, out, error = command("adapters", "profile", before[0].name, *few)
     assert code == 0, error
     assert [file.name for file in (own / "profiles").iterdir()] == [f"{before[0].name}.profile.json"]
     assert str(own) in out

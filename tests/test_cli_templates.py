@@ -1,32 +1,16 @@
 """``lego-serve templates list | add | warm | rm`` against a gateway in a thread."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lego_serve import cli
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
 from tests.gateway.conftest import FakeRunner
 from tests.gateway.test_app import Live
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command; answers its exit status, what it says and what it complains of."""
-
-    def run(*words: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lego-serve", "templates", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture
@@ -43,18 +27,18 @@ def test_a_template_is_added_listed_warmed_and_removed(command, picture: str, tm
     runner = FakeRunner()
     kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
     with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
-        code, out, _ = command("add", picture, "--name", "mine", "--pin", "--url", url)
+        code, out, _ = command("templates", "add", picture, "--name", "mine", "--pin", "--url", url)
         name = out.partition(":")[0]
         assert (code, out) == (0, f"{name}: mine, 128x96, 96000 bytes of activations\n")
-        code, out, _ = command("list", "--url", url)
+        code, out, _ = command("templates", "list", "--url", url)
         rows = [line.replace("│", " ").split() for line in out.splitlines() if name in line]
         assert rows == [[name, "mine", "lego-tiny", "128x96", "yes", "96000"]]
-        code, out, _ = command("warm", name, "--steps", "8", "--wait", "--url", url)
+        code, out, _ = command("templates", "warm", name, "--steps", "8", "--wait", "--url", url)
         assert (code, out) == (0, f"{name}: warmed by 0 passes, 38400 bytes in all\n")
         assert [job.inputs["steps"] for job in runner.jobs] == [8]
-        code, out, _ = command("rm", name, "--url", url)
+        code, out, _ = command("templates", "rm", name, "--url", url)
         assert (code, out) == (0, f"{name}: removed\n")
-        code, _, error = command("rm", name, "--url", url)
+        code, _, error = command("templates", "rm", name, "--url", url)
         assert (code, error) == (1, "error: There is no template of this id.\n")
 
 
@@ -68,6 +52,6 @@ def test_a_template_is_added_listed_warmed_and_removed(command, picture: str, tm
 )
 def test_what_goes_wrong_is_one_line(command, words: list[str], said: str) -> None:
     """And exit status 1."""
-    code, _, error = command(*words)
+    code, _, error = command("templates", *words)
     assert (code, error.count("\n")) == (1, 1)
     assert said in error

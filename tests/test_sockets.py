@@ -36,6 +36,21 @@ def test_a_reserved_port_is_shared_with_our_own_alone() -> None:
             reserve("127.0.0.1", port)
 
 
+def test_a_port_is_free_again_as_soon_as_its_server_has_ended() -> None:
+    """Though connections that it closed linger."""
+    with reserve("127.0.0.1", 0) as holder:
+        port = holder.getsockname()[1]
+        with shared_socket("127.0.0.1", port) as listening:
+            listening.listen()
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                accepted, _ = listening.accept()
+                accepted.close()  # the side that closes first lingers
+                assert client.recv(1) == b""
+    with reserve("127.0.0.1", port) as again:
+        assert again.getsockname()[1] == port
+        shared_socket("127.0.0.1", port).close()
+
+
 def test_an_ipv6_address_stands_in_brackets() -> None:
     """A URL needs them; names and IPv4 addresses stay as they are."""
     assert [at(host, 1) for host in ("::1", "127.0.0.1", "localhost")] == ["[::1]:1", "127.0.0.1:1", "localhost:1"]

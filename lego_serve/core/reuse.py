@@ -2,7 +2,8 @@
 
 What a step does not compute it reads from the template's activations at that step's sigma, or at that of a
 step up to ``stride - 1`` before it, so that fewer of them need to be there.  Invariants: an entry is never of a step
-after the one that reads it; ``exact`` reads none; a plan never reads where that would not save rows.
+after the one that reads it; ``exact`` reads none; a plan never reads where that would not save rows; what one
+plan reads never takes more room than there is.
 """
 
 from collections.abc import Mapping
@@ -94,11 +95,16 @@ class ReusePlan:
         return tuple(sorted({entry for entry in self.entries if entry is not None}))
 
 
-def plan_reuse(rule: Rule, steps: int, active_rows: int, rows: int) -> ReusePlan:
-    """The plan of an edit whose mask touches ``active_rows`` of its picture's ``rows``."""
+def plan_reuse(rule: Rule, steps: int, active_rows: int, rows: int, room: int | None = None) -> ReusePlan:
+    """The plan of an edit whose mask touches ``active_rows`` of its picture's ``rows``.
+
+    ``room``: the steps whose entries can be kept at once; the first are computed in full where that is too few.
+    """
     if steps < 1 or not 0 <= active_rows <= rows:
         raise ValueError(f"{steps} steps of {active_rows} in {rows} rows")
     first, last = _share(rule.first, steps), _share(rule.last, steps)
+    if room is not None:
+        first = max(first, steps - last - room * rule.stride)
     if active_rows > WORTH * rows:
         first = steps
     entries: list[int | None] = []

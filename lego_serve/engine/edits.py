@@ -75,8 +75,13 @@ class LaneEdit:
         return sum((branch_work(tokens, active, rows) for rows in text_rows), StepWork(0, 0))
 
 
-def prepare_edit(edit: Edit, backbone: Backbone, size: tuple[int, int], steps: int) -> LaneEdit:
-    """Make an edit of a picture of so many pixels (width, height) ready.  Raises RequestError where sizes differ."""
+def prepare_edit(
+    edit: Edit, backbone: Backbone, store: TemplateStore, size: tuple[int, int], steps: int, branches: int
+) -> LaneEdit:
+    """Make an edit of a picture of so many pixels (width, height) ready, with so many branches where it is guided.
+
+    Raises RequestError where sizes differ.
+    """
     shape = backbone.shape
     latent_shape = shape.of(*size)
     if tuple(edit.template.latents.shape) != latent_shape or tuple(edit.mask.shape) != latent_shape[1:]:
@@ -87,8 +92,11 @@ def prepare_edit(edit: Edit, backbone: Backbone, size: tuple[int, int], steps: i
     if not len(active):
         raise RequestError("The mask leaves nothing to edit.", param="mask")
     rows = shape.tokens(*size)
-    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows)
     primes = tuple(Prime(backbone.prepare(cond), _content(cond)) for cond in edit.primes)
+    entries = len({prime.key for prime in primes[:branches]})
+    # Two branches that share an entry save rows even where it is computed for every step anew.
+    room = None if entries < branches else store.budget_bytes // (entries * entry_bytes(backbone, store, rows))
+    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room)
     return LaneEdit(edit, active, rows, plan, (primes[0], primes[1]))
 
 
@@ -194,7 +202,7 @@ def missing_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guid
 def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: TemplateStore) -> str:
     """An entry's name: whatever its values depend on, but for the model, of which a replica has one."""
     template = at.lane.edit.template
-    told = None if backbone.classifier_free else at.guidance
+    told = at.guidance if backbone.is_told_guidance else None
     sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
     name = (sigma, time, prime.key, told, key_of(at.adapters), store.coding.name)
     return f"{template.key}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"

@@ -39,7 +39,8 @@ class Preparation:
             latents, schedule = start.latents, start.schedule
         else:
             schedule = schedule.shortened(request.strength)
-            edit = prepare_edit(request.edit, self._backbone, size, schedule.steps)
+            branches = 2 if request.negative is not None and request.guidance > 1 else 1
+            edit = prepare_edit(request.edit, self._backbone, self._templates, size, schedule.steps, branches)
             latents = start_edit(request.edit, request.seed, schedule)
         cond = self._backbone.prepare(request.cond)
         negative = None if request.negative is None else self._backbone.prepare(request.negative)

@@ -17,7 +17,7 @@ Parts = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How rows are kept: ``pack`` to tensors, and ``unpack`` to fresh rows of a dtype."""
+    """How rows are kept: ``pack`` to tensors, and ``unpack`` to rows of a dtype."""
 
     name: str
     bytes_a_number: int
@@ -36,8 +36,8 @@ def _int8(rows: torch.Tensor) -> Parts:
     return torch.round(rows.float() / scale).to(torch.int8), scale.to(torch.float16).clamp_min(6e-8)
 
 
-def _fresh(parts: Parts, dtype: torch.dtype) -> torch.Tensor:
-    return parts[0].to(dtype, copy=True)
+def _cast(parts: Parts, dtype: torch.dtype) -> torch.Tensor:
+    return parts[0].to(dtype)
 
 
 def _from_int8(parts: Parts, dtype: torch.dtype) -> torch.Tensor:
@@ -46,8 +46,8 @@ def _from_int8(parts: Parts, dtype: torch.dtype) -> torch.Tensor:
 
 
 CODINGS = {
-    "float32": Coding("float32", 4, 0, lambda rows: (rows.float().clone(),), _fresh),
-    "bfloat16": Coding("bfloat16", 2, 0, lambda rows: (rows.bfloat16().clone(),), _fresh),
+    "float32": Coding("float32", 4, 0, lambda rows: (rows.float().clone(),), _cast),
+    "bfloat16": Coding("bfloat16", 2, 0, lambda rows: (rows.bfloat16().clone(),), _cast),
     "int8": Coding("int8", 1, 2, _int8, _from_int8),
 }
 
@@ -56,7 +56,7 @@ class Rows(Protocol):
     """What stands for the rows that an edit does not compute."""
 
     def get(self, tap: str, dtype: torch.dtype) -> torch.Tensor:
-        """Keys and values of all image rows at an attention: (image rows, 2, heads, head width), the caller's own."""
+        """Keys and values of all image rows at an attention: (image rows, 2, heads, head width), only to be read."""
         ...
 
 
@@ -77,7 +77,7 @@ class Activations:
         self.taps[tap] = self.coding.pack(rows)
 
     def get(self, tap: str, dtype: torch.dtype) -> torch.Tensor:
-        """What was kept, as fresh rows.  KeyError where the pass that fills it has not come so far."""
+        """What was kept.  KeyError where the pass that fills it has not come so far."""
         return self.coding.unpack(self.taps[tap], dtype)
 
 
@@ -97,7 +97,19 @@ class Kept:
     active: torch.Tensor
     rows: Rows
 
-    def complete(self, tap: str, own: torch.Tensor) -> torch.Tensor:
-        """All image rows' keys and values, the edit's own (active rows, 2, heads, head width) among the kept."""
-        kept = self.rows.get(tap, own.dtype)
-        return kept.index_copy_(0, self.active, own)
+
+class Completion:
+    """Keys and values of one attention for branches that keep some, one after the other.
+
+    The two branches of a lane lie side by side and often read the same entry: it is decoded once for both.
+    """
+
+    def __init__(self, tap: str, dtype: torch.dtype) -> None:
+        self._tap, self._dtype = tap, dtype
+        self._read: tuple[Rows, torch.Tensor] | None = None
+
+    def of(self, kept: Kept, own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """All rows of a branch, (image and text rows, 2, heads, head width): its own among the kept, and its text's."""
+        if self._read is None or self._read[0] is not kept.rows:
+            self._read = kept.rows, kept.rows.get(self._tap, self._dtype)
+        return torch.cat([self._read[1], text]).index_copy_(0, kept.active, own)

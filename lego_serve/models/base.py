@@ -106,16 +106,16 @@ class LatentShape:
 class Backbone(Protocol):
     """A denoising model: one forward pass over any lanes.
 
-    With ``classifier_free`` guidance a guided lane is two branches; a distilled model is told the
-    guidance instead and every lane is one.  ``bucket_rows``: rows are filled up to a multiple.
-    ``adapters`` are the layers that adapters change, ``attentions`` the heads of each attention over image rows and
-    their width.
+    With ``classifier_free`` guidance a guided lane is two branches; of a distilled model every lane is one, and
+    some are told the guidance.  ``bucket_rows``: rows are filled up to a multiple.  ``adapters`` are the layers
+    that adapters change, ``attentions`` the heads of each attention over image rows and their width.
     """
 
     shape: LatentShape
     text_width: int
     pooled_width: int
     classifier_free: bool
+    is_told_guidance: bool
     bucket_rows: int
     adapters: "AdaptedLayers"
     attentions: tuple[tuple[int, int], ...]

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from lego_kernels import gated_residual, norm_modulate, qk_norm_rope
+from lego_serve.models.activations import Completion
 from lego_serve.models.gemm import linear
 from lego_serve.models.packing import Packing
 
@@ -181,11 +182,12 @@ def joint_attention(
     ``tap`` names this attention where image rows are kept, or kept ones used.
     """
     packing.capture(tap, image)
+    completion = Completion(tap, image.dtype)
     image_parts, text_parts = [], []
     for group in packing.groups:
         own, of_text = image[group.image_slice], text[group.text_slice]
         if group.kept is not None:
-            keys = torch.cat([group.kept.complete(tap, own[:, 1:]), of_text[:, 1:]])
+            keys = completion.of(group.kept, own[:, 1:], of_text[:, 1:])
             said = attend_to(torch.cat([own[:, 0], of_text[:, 0]]), keys)[None]
         else:
             shape = group.count, group.image_rows
@@ -199,12 +201,13 @@ def joint_attention(
 def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """The same where text and image are one sequence: (rows, 3, heads, head width) to (rows, width)."""
     packing.capture_joint(tap, joint)
+    completion = Completion(tap, joint.dtype)
     parts = []
     for group in packing.groups:
         own = joint[group.joint_slice]
         if group.kept is not None:
-            keys = [own[: group.text_rows, 1:], group.kept.complete(tap, own[group.text_rows :, 1:])]
-            parts.append(attend_to(own[:, 0], torch.cat(keys)))
+            text, image = own[: group.text_rows, 1:], own[group.text_rows :, 1:]
+            parts.append(attend_to(own[:, 0], completion.of(group.kept, image, text)))
         else:
             parts.append(attend(own.unflatten(0, (group.count, group.joint_rows))).flatten(0, 1))
     return packing.rows_of(parts, packing.joint_branch)
@@ -213,11 +216,12 @@ def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> 
 def self_attention(image: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """Attention over the image rows of each branch alone."""
     packing.capture(tap, image)
+    completion = Completion(tap, image.dtype)
     parts = []
     for group in packing.groups:
         own = image[group.image_slice]
         if group.kept is not None:
-            parts.append(attend_to(own[:, 0], group.kept.complete(tap, own[:, 1:])))
+            parts.append(attend_to(own[:, 0], completion.of(group.kept, own[:, 1:], own[:0, 1:])))
         else:
             parts.append(attend(own.unflatten(0, (group.count, group.image_rows))).flatten(0, 1))
     return packing.rows_of(parts, packing.image_branch)

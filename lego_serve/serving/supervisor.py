@@ -17,6 +17,11 @@ class Supervisor:
         self._command, self._count, self._ended = list(command), count, ended
         self._processes: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the gateways as they are now."""
+        return [process.pid for process in self._processes]
+
     def start(self) -> None:
         """Start all gateways."""
         self._processes = [self._spawn() for _ in range(self._count)]

@@ -33,6 +33,16 @@ def test_a_step_reads_entries_no_staler_than_the_stride_and_never_of_later_steps
         assert steps - 1 - masked[-1] >= rule.last * steps - 1e-9
 
 
+@given(rule=rules, steps=st.integers(1, 100), room=st.integers(0, 120))
+def test_no_more_is_read_than_there_is_room_for(rule: Rule, steps: int, room: int) -> None:
+    """The last steps read what fits; where all of it does the plan is that of any room."""
+    free, bounded = plan_reuse(rule, steps, 1, 100), plan_reuse(rule, steps, 1, 100, room)
+    assert len(bounded.sources) == min(room, len(free.sources))
+    assert bounded.masked_steps >= min(free.masked_steps, room)
+    if room >= len(free.sources):
+        assert bounded == free
+
+
 @given(steps=st.integers(1, 100))
 def test_exact_reads_nothing(steps: int) -> None:
     """Whatever the mask."""

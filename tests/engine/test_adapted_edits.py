@@ -24,7 +24,8 @@ from lego_serve.models.loading import load_backbone, load_module
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import control_miniature, flux_miniature, miniature
 from tests.adapters import adapter, diffusers_names, products
-from tests.edits import HEIGHT, ROOM, STEPS, WIDTH, edit_lane, made, read, run, template, uneven, with_store
+from tests.builders import run_results
+from tests.edits import HEIGHT, ROOM, STEPS, WIDTH, edit_lane, made, read, template, uneven, with_store
 
 PROMPT, NEGATIVE, LENGTH = "a red circle on the left", "a blue square", 8
 
@@ -75,18 +76,18 @@ def test_sets_of_adapters_share_no_entries(spec: ModelSpec, base: BaseLayers, pi
     sets = {"one": (one,), "other": (other,), "weaker": (replace(one, scale=0.4),), "none": (), "both": (one, other)}
     for count, (name, uses) in enumerate(sets.items(), 1):
         request = lane(family, picture, *uses)
-        first = run(family, request)["edit"]
+        first = run_results(family, request)["edit"]
         assert read(first).primed == priming(family), name
         assert family.engine.templates.entries == count * priming(family)
-        again = run(family, request)["edit"]
+        again = run_results(family, request)["edit"]
         assert read(again).primed == 0
         alone = made(with_store(spec), request)
         assert torch.equal(first.latents, alone), name
         assert torch.equal(again.latents, alone), name
     swapped = lane(family, picture, other, one)
-    assert read(run(family, swapped)["edit"]).primed == 0  # a set has no order
+    assert read(run_results(family, swapped)["edit"]).primed == 0  # a set has no order
     nothing = lane(family, picture, replace(one, scale=0.0))
-    assert read(run(family, nothing)["edit"]).primed == 0  # one of no effect is none
+    assert read(run_results(family, nothing)["edit"]).primed == 0  # one of no effect is none
 
 
 def test_edits_with_adapters_are_near_the_full_path(spec: ModelSpec, base: BaseLayers, picture: Template) -> None:
@@ -110,8 +111,8 @@ def test_an_adapter_at_work_in_some_steps_alone_is_primed_in_those(
 ) -> None:
     """In the others the plain model's entries are read, which are there."""
     family = with_store(spec)
-    run(family, lane(family, picture))
-    partly = run(family, lane(family, picture, use(base, 1, start=0.4)))["edit"]
+    run_results(family, lane(family, picture))
+    partly = run_results(family, lane(family, picture, use(base, 1, start=0.4)))["edit"]
     assert read(partly).primed == priming(family) * 3 // 5
     assert torch.equal(partly.latents, made(with_store(spec), lane(family, picture, use(base, 1, start=0.4))))
 
@@ -126,7 +127,7 @@ def test_patched_weights_prime_as_they_are(spec: ModelSpec, base: BaseLayers, pi
     grouped = with_store(spec, coding="float32")
     lanes = [lane(family, picture, use(base, seed), key=str(seed)) for seed in (1, 2)]
     lanes.append(lane(family, picture, key="none"))
-    together = run(patched, *lanes)
+    together = run_results(patched, *lanes)
     for each in lanes:
         torch.testing.assert_close(together[each.key].latents, made(grouped, each), atol=3e-4, rtol=3e-4)
         assert read(together[each.key]).primed == priming(family)
@@ -154,12 +155,12 @@ def test_steps_with_a_controlnet_compute_in_full(controlled: LocalFamily) -> Non
     always = lane(controlled, of, controls=(ControlUse("net", hint),))
     assert always.edit is not None
     exact = replace(always, edit=replace(always.edit, quality=Quality.EXACT))
-    found = run(controlled, always)["edit"]
+    found = run_results(controlled, always)["edit"]
     assert torch.equal(found.latents, made(controlled, exact))
     assert (read(found).masked_steps, read(found).steps, read(found).primed) == (0, STEPS, 0)
     assert controlled.engine.templates.entries == 0
     partly = replace(always, controls=(ControlUse("net", hint, end=0.4),))
-    mixed = run(controlled, partly, replace(exact, key="whole"), lane(controlled, of, key="masked"))
+    mixed = run_results(controlled, partly, replace(exact, key="whole"), lane(controlled, of, key="masked"))
     assert read(mixed["edit"]).masked_steps == 3
     assert torch.equal(mixed["whole"].latents, found.latents)
     assert torch.equal(mixed["edit"].latents, made(controlled, partly))

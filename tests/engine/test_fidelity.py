@@ -17,6 +17,7 @@ class FakeBackbone:
     shape = LatentShape(4, 8, 16)
     text_width, pooled_width = 8, 8
     classifier_free = True
+    is_told_guidance = False
     bucket_rows = 1
 
     def __init__(self, leak: float) -> None:

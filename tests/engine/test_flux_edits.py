@@ -16,16 +16,23 @@ from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
 from tests.adapters import adapter, diffusers_names, products
-from tests.edits import HEIGHT, STEPS, WIDTH, edit_lane, made, read, rows_of, run, template, uneven, with_store
+from tests.builders import run_results
+from tests.edits import HEIGHT, STEPS, WIDTH, edit_lane, made, read, rows_of, template, uneven, with_store
 
 LENGTH, PROMPT = 8, "a red circle on the left"
 
 
 @pytest.fixture(scope="module", params=FLUX_MINIATURES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature in diffusers' format: one that is told its guidance (dev), one that is not (schnell)."""
-    place = tmp_path_factory.mktemp(request.param)
-    flux_miniature(request.param).save_pretrained(place)
+def form(request: pytest.FixtureRequest) -> str:
+    """A miniature: one that is told its guidance (dev), one that is not (schnell)."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in diffusers' format."""
+    place = tmp_path_factory.mktemp(form)
+    flux_miniature(form).save_pretrained(place)
     return place
 
 
@@ -84,7 +91,7 @@ def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec,
     primed = lane(exactly, picture, Quality.HIGH, **alike)
     assert primed.edit is not None
     own = replace(primed.edit, primes=(primed.cond, primed.cond))
-    found = run(exactly, replace(primed, edit=own))["edit"]
+    found = run_results(exactly, replace(primed, edit=own))["edit"]
     whole = made(exactly, lane(exactly, picture, Quality.EXACT, **alike))
     torch.testing.assert_close(found.latents, whole, atol=2e-4, rtol=2e-4)
     assert read(found).masked_steps == read(found).primed == 1
@@ -133,20 +140,37 @@ def test_every_lane_of_a_mixed_batch_has_the_bits_it_has_alone(spec: ModelSpec, 
     ]
     alone = {each.key: made(with_store(spec), each) for each in lanes}
     for _ in ("first", "known"):
-        together = run(family, *lanes)
+        together = run_results(family, *lanes)
         assert max(together["masked"].step_lanes) == len(lanes)
         assert [key for key in alone if not torch.equal(together[key].latents, alone[key])] == []
 
 
-def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, picture: Template) -> None:
-    """A lane of a known template weighs its masked rows and its text; and the guidance it is told names entries."""
+def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: ModelSpec, picture: Template) -> None:
+    """With room for two of five steps the first three compute in full; with none all do, and nothing is primed."""
+    each = with_store(spec).engine.entry_bytes(WIDTH, HEIGHT)
+    for room, fits in ((0, 0), (each - 1, 0), (3 * each - 1, 2), (STEPS * each, STEPS)):
+        family = with_store(spec, room)
+        stats = [read(run_results(family, lane(family, picture, Quality.HIGH))["edit"]) for _ in range(2)]
+        assert [said.masked_steps for said in stats] == [fits, fits]
+        assert [said.primed for said in stats] == [fits, 0]
+        assert family.engine.templates.used_bytes == fits * each
+
+
+def test_guidance_names_entries_of_a_model_that_is_told_it(form: str, spec: ModelSpec, picture: Template) -> None:
+    """Of dev another guidance needs its own; schnell does not read it, and they are shared."""
     family = with_store(spec)
-    first, again = (run(family, lane(family, picture, Quality.HIGH))["edit"] for _ in "ab")
+    run_results(family, lane(family, picture, Quality.HIGH))
+    again = read(run_results(family, lane(family, picture, Quality.HIGH, guidance=2.0))["edit"])
+    assert again.primed == (STEPS if form == "flux-dev" else 0)
+
+
+def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, picture: Template) -> None:
+    """A lane of a known template weighs its masked rows and its text."""
+    family = with_store(spec)
+    first, again = (run_results(family, lane(family, picture, Quality.HIGH))["edit"] for _ in "ab")
     assert (read(first).primed, read(again).primed) == (STEPS, 0)
     assert torch.equal(first.latents, again.latents)
     family.engine.add(lane(family, picture, Quality.HIGH))
     plan = family.engine.plan()
     assert plan is not None
     assert plan.work.rows == rows_of(uneven(picture)) + LENGTH == read(again).active_rows + LENGTH
-    family.engine.cancel("edit")
-    assert read(run(family, lane(family, picture, Quality.HIGH, guidance=2.0))["edit"]).primed == STEPS

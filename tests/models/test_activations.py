@@ -85,7 +85,7 @@ def test_a_guided_lane_needs_rows_for_both_branches() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3), coding=st.sampled_from(sorted(CODINGS)))
 def test_a_coding_is_as_close_as_its_bits_allow(seed: int, scale: float, coding: str) -> None:
-    """fp32 exactly, bf16 to 1 in 256, int8 to a 250th of the row's largest; and what is read is one's own."""
+    """fp32 exactly, bf16 to 1 in 256, int8 to a 250th of the row's largest; and what was kept stays as it was."""
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randn(5, 2, 3, 16, generator=draw) * scale
     kept = Activations(CODINGS[coding])
@@ -94,10 +94,9 @@ def test_a_coding_is_as_close_as_its_bits_allow(seed: int, scale: float, coding:
     allowed = {"float32": 0.0 * largest, "bfloat16": rows.abs() / 250, "int8": largest / 200}[coding]
     read = kept.get("0", torch.float32)
     assert ((read - rows).abs() <= allowed).all()
-    again = read.clone()
-    read.zero_()
+    before = read.clone()
     rows.zero_()
-    assert torch.equal(kept.get("0", torch.float32), again)
+    assert torch.equal(kept.get("0", torch.float32), before)
 
 
 def test_entries_know_their_bytes() -> None:

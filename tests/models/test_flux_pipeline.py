@@ -14,13 +14,14 @@ from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from lego_serve.core.wire import Answer, Call
-from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.lanes import LaneRequest
 from lego_serve.engine.local import LocalFamily
 from lego_serve.errors import CheckpointError, LegoError, RequestError, UnsupportedParameter
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.nodes import BackboneNode
 from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
+from tests.builders import run_results
 
 LENGTH = 8
 PROMPT = "a red circle on the left"
@@ -99,18 +100,6 @@ WISHES = (
 )  # fmt: skip
 
 
-def run(ours: LocalFamily, *requests: LaneRequest) -> dict[str, LaneResult]:
-    """What becomes of lanes that start together."""
-    for request in requests:
-        ours.engine.add(request)
-    found: dict[str, LaneResult] = {}
-    while ours.engine.lanes:
-        for key, outcome in ours.engine.step():
-            assert isinstance(outcome, LaneResult), outcome
-            found[key] = outcome
-    return found
-
-
 def off_by(mine: torch.Tensor, reference: np.ndarray) -> int:
     """The largest difference of any 8-bit value."""
     return int((mine.int() - torch.from_numpy((reference * 255).round()).int()).abs().max())
@@ -127,7 +116,7 @@ def test_the_text_encoding_equals_diffusers(ours: LocalFamily, theirs: FluxPipel
 @pytest.mark.parametrize("wish", WISHES[:4], ids=str)
 def test_a_picture_equals_diffusers_with_its_own_noise(ours: LocalFamily, theirs: FluxPipeline, wish: Wish) -> None:
     """From the seed alone the latents are the pipeline's, and every 8-bit value of the picture is within 2 of its."""
-    latents = run(ours, wish.lane(ours))["only"].latents
+    latents = run_results(ours, wish.lane(ours))["only"].latents
     torch.testing.assert_close(latents, wish.latents(theirs), atol=1e-4, rtol=1e-4)
     assert off_by(ours.vae.decode(latents[None]), wish.ask(theirs, "np")) <= 2
 
@@ -135,7 +124,7 @@ def test_a_picture_equals_diffusers_with_its_own_noise(ours: LocalFamily, theirs
 def test_lanes_of_one_batch_equal_diffusers_one_by_one(ours: LocalFamily, theirs: FluxPipeline) -> None:
     """Other sizes, steps, guidances, prompts and seeds in one batch: each lane is its own pipeline's."""
     lanes = [wish.lane(ours, str(i)) for i, wish in enumerate(WISHES)]
-    together = run(ours, *lanes)
+    together = run_results(ours, *lanes)
     assert max(together["0"].step_lanes) == len(WISHES)
     for key, wish in enumerate(WISHES):
         latents = together[str(key)].latents
@@ -148,12 +137,12 @@ def test_pixels_do_not_change_with_batch_mates(ours: LocalFamily, sampler: str) 
     """A lane has the same bits alone and in a mixed batch, with either sampler."""
     mine = replace(WISHES[1].lane(ours), sampler=sampler)
     mates = [wish.lane(ours, str(i)) for i, wish in enumerate(WISHES)]
-    assert torch.equal(run(ours, mine, *mates)["only"].latents, run(ours, mine)["only"].latents)
+    assert torch.equal(run_results(ours, mine, *mates)["only"].latents, run_results(ours, mine)["only"].latents)
 
 
 def test_guidance_is_told_to_dev_and_not_to_schnell(form: str, ours: LocalFamily) -> None:
     """What a model is not told makes no difference to its picture."""
-    little, much = (run(ours, Wish(guidance=g).lane(ours))["only"].latents for g in (1.0, 8.0))
+    little, much = (run_results(ours, Wish(guidance=g).lane(ours))["only"].latents for g in (1.0, 8.0))
     assert torch.equal(little, much) == (form == "flux-schnell")
 
 
@@ -162,7 +151,7 @@ def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: FluxPipeline
     """Encoding, noising by strength and denoising give the image-to-image pipeline's picture."""
     image = torch.randint(0, 256, (1, 96, 128, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     lane = replace(Wish(128, 96, 10, seed=5).lane(ours), init=ours.vae.encode(image)[0], strength=strength)
-    latents = run(ours, lane)["only"].latents
+    latents = run_results(ours, lane)["only"].latents
     edit = FluxImg2ImgPipeline(**theirs.components)
     edit.set_progress_bar_config(disable=True)
     reference = edit(
@@ -180,7 +169,7 @@ def test_in_bf16_our_error_is_no_larger_than_diffusers(folder: Path, theirs: Flu
     for seed in range(6):
         wish = Wish(seed=seed)
         exact = wish.latents(theirs)
-        mine.append((run(rounded, wish.lane(rounded))["only"].latents - exact).abs())
+        mine.append((run_results(rounded, wish.lane(rounded))["only"].latents - exact).abs())
         others.append((wish.latents(other).float() - exact).abs())
     for part in (0.5, 0.95):
         assert torch.stack(mine).quantile(part) <= 1.1 * torch.stack(others).quantile(part)
@@ -206,7 +195,9 @@ async def test_the_backbone_node_denoises_without_a_negative_prompt(folder: Path
     said = [message async for message in node.stream(Call("denoise", inputs))]
     assert isinstance(said[-1], Answer)
     assert isinstance(said[-1].value, dict)
-    assert torch.equal(torch.from_numpy(said[-1].value["latents"])[0], run(ours, wish.lane(ours))["only"].latents)
+    assert torch.equal(
+        torch.from_numpy(said[-1].value["latents"])[0], run_results(ours, wish.lane(ours))["only"].latents
+    )
 
 
 def test_a_prompt_t5_cannot_read_whole_is_refused(ours: LocalFamily) -> None:

@@ -9,24 +9,11 @@ import pytest
 
 from lego_serve.errors import InvalidAdapter, NotFound, RequestError
 from lego_serve.models.adapter_keys import BaseLayers
-from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec, built_in_folder, profile_folder
 from lego_serve.serving.adapter_shelf import AdapterShelf
 from lego_serve.serving.adapters_node import AdaptersNode
 from tests.adapters import diffusers_names, kohya_names, products, saved
 from tests.serving.test_adapters_node import BYTES, load, order
-
-
-@pytest.fixture(scope="module")
-def spec(tiny_folder: Path) -> ModelSpec:
-    """lego-tiny's architecture."""
-    return ModelSpec("tiny", str(tiny_folder), dtype="float32", max_sequence_length=0)
-
-
-@pytest.fixture(scope="module")
-def base(spec: ModelSpec) -> BaseLayers:
-    """Its layers."""
-    return base_layers(spec)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from lego_serve.errors import (
     RequestError,
 )
 from lego_serve.models.adapter_keys import BaseLayers
-from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving import adapter_shelf, adapters_node
 from lego_serve.serving.adapter_shelf import AdapterShelf
@@ -33,18 +32,6 @@ from tests.models.test_adapter_file import BAD
 from tests.models.test_adapter_keys import FAULTS, bad
 
 BYTES = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def spec(tiny_folder: Path) -> ModelSpec:
-    """lego-tiny's architecture."""
-    return ModelSpec("tiny", str(tiny_folder), dtype="float32", max_sequence_length=0)
-
-
-@pytest.fixture(scope="module")
-def base(spec: ModelSpec) -> BaseLayers:
-    """Its layers."""
-    return base_layers(spec)
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_folder: Path) -> ModelSpec:
-    """lego-tiny's architecture with random weights."""
-    return ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
-
-
-@pytest.fixture(scope="module")
 def root(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters, of which `text` changes the text encoders alone."""
     root, base = tmp_path_factory.mktemp("root"), base_layers(spec)

@@ -1,6 +1,5 @@
 """What nodes answer about templates, and how it is asked of all of them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,6 @@ from lego_serve.serving.nodes import TextEncoderNode, VaeNode
 from lego_serve.serving.orders import order_template
 
 BYTES, STEPS, SIZE = 1 << 24, 4, 96
-
-
-@pytest.fixture(scope="module")
-def spec(tiny_folder: Path) -> ModelSpec:
-    """lego-tiny's architecture with random weights."""
-    return ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
 
 
 def asked(tenant: str, pin: str = "") -> EditAsk:

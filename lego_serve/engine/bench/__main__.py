@@ -5,7 +5,7 @@ diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a 
 SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +102,7 @@ def masked_command(
     patience = QUICK if quick else Patience(least_s=seconds)
     rows, about = [], {}
     for subject, checked in _subjects(family, model, device, fidelity):
-        sides = side or (subject.architecture.sides[-1:] if not quick else subject.architecture.sides[:1])
+        sides = _sides(subject, side, quick=quick)
         counts, codings = lanes or ((1,) if quick else (1, 8)), coding or ("bfloat16",)
         rows += masked.measure_masked(subject, sides, counts, codings, patience)
         about[subject.name] = checked
@@ -125,7 +125,7 @@ def forms_command(
     patience = QUICK if quick else Patience(least_s=seconds)
     rows, about = [], {}
     for subject, checked in _subjects("sd3", model, device, fidelity):
-        sides = side or (subject.architecture.sides[-1:] if not quick else subject.architecture.sides[:1])
+        sides = _sides(subject, side, quick=quick)
         rows += forms.measure_forms(subject, sides, 1 if quick else lanes, patience)
         about[subject.name] = checked
     _end(forms.forms_report(rows), torch.device(device), about, to_json, to_markdown)
@@ -160,6 +160,12 @@ def _subjects(
             console.print(f"Nothing was timed: {error}")
             raise typer.Exit(1) from None
         del subject  # so that the next model finds its memory free
+
+
+def _sides(subject: Subject, asked: list[int] | None, *, quick: bool) -> Sequence[int]:
+    """The sides asked for, or the model's largest; its smallest where it is to be quick."""
+    sides = subject.architecture.sides
+    return asked or (sides[:1] if quick else sides[-1:])
 
 
 def _checked(subject: Subject, fidelity: str) -> dict[str, Any]:

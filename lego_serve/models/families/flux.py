@@ -133,7 +133,7 @@ class FluxBackbone:
         self._embed, self._rotate = transformer.time_text_embed, transformer.pos_embed
         heads = int(config.num_attention_heads), int(config.attention_head_dim)
         self.attentions = (heads,) * (int(config.num_layers) + int(config.num_single_layers))
-        self._is_told_guidance = bool(config.guidance_embeds)
+        self.is_told_guidance = bool(config.guidance_embeds)
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self._device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels) // PATCH**2, pixels_per_latent, pixels_per_latent * PATCH)
@@ -219,7 +219,7 @@ class FluxBackbone:
         times = torch.tensor([lanes[b.lane].time for b in packing.branches]) * 1000
         said = embed.time_proj(times.to(self._device)).to(self._dtype)
         said = layers.embed_mlp(said, embed.timestep_embedder.linear_1, embed.timestep_embedder.linear_2)
-        if self._is_told_guidance:
+        if self.is_told_guidance:
             scales = torch.tensor([lanes[b.lane].guidance for b in packing.branches]) * 1000
             told = embed.time_proj(scales.to(self._device)).to(self._dtype)
             said = said + layers.embed_mlp(told, embed.guidance_embedder.linear_1, embed.guidance_embedder.linear_2)

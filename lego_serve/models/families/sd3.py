@@ -79,6 +79,7 @@ class Sd3Backbone:
     """An SD3 transformer that denoises any lanes in one pass."""
 
     classifier_free = True
+    is_told_guidance = False
 
     def __init__(self, transformer: "SD3Transformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
