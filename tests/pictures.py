@@ -71,6 +71,15 @@ NOISE = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 4), dtype=n
 NOISY = file_of(Image.fromarray(NOISE))
 BOMB = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(40_000_000), 9))
 ICC_BOMB = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(40_000_000), 9))
+
+
+def scanned(times: int) -> bytes:
+    """A progressive JPEG whose last scan is said so many times over."""
+    whole = file_of(Image.fromarray(NOISE[..., :3]), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * times + whole[-2:]
+
+
 NEITHER: dict[str, bytes] = {  # neither an image nor a mask
     "zero bytes": b"",
     "one byte": b"\x89",
@@ -102,6 +111,7 @@ NEITHER: dict[str, bytes] = {  # neither an image nor a mask
     "ZIP": b"PK\x03\x04" + bytes(64),
     "APNG": frames("PNG"),
     "PNG of 60000 a side": png(60_000, 60_000),
+    "JPEG of a thousand scans": scanned(1000),
     "PNG of 9400 a side": png(9400, 9400),
     "PNG a little over the limit": png(1001, 1000),
     "PNG of 2 billion a side": png(2**31 - 1, 2**31 - 1),

@@ -7,12 +7,12 @@ paused lane does not run; whatever the order puts first runs, so that nothing st
 order does not starve.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Container, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lego_serve.core.adapters import Adapted, AdapterMode, AdapterRates, AdapterSet, grouped_extra_s, patching_pays
 from lego_serve.core.costs import Rates, StepCost, StepWork
+from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import Order, Pace
 
 EFFICIENCY = 0.9
@@ -20,63 +20,6 @@ FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes ful
 FEWEST_PAIRS = 256 * 1024
 RELAX_STEPS = 200
 MOST_ROWS = 2**24  # a limit that memory set and that has grown to this is none
-
-
-@dataclass(slots=True)
-class Lane:
-    """One image being denoised: where it stands and what each of its steps weighs; its tensors live in the engine.
-
-    ``suspect_until``: before this step it runs alone, since a replica died while it was there.  ``adapters`` are
-    its sets by step, none where empty.
-    """
-
-    key: str
-    work: tuple[StepWork, ...]
-    added_s: float
-    deadline_s: float | None = None
-    weight: float = 1.0
-    next_step: int = 0
-    suspect_until: int = 0
-    started_s: float | None = None
-    is_paused: bool = False
-    adapters: tuple[AdapterSet | None, ...] = ()
-    _left: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        # What is left from each step on: sums from the end.
-        work = self.work[::-1]
-        rows, pairs = accumulate(float(step.rows) for step in work), accumulate(float(step.pairs) for step in work)
-        self._left = tuple(zip(map(float, range(1, len(work) + 1)), rows, pairs, strict=True))[::-1]
-
-    @property
-    def steps(self) -> int:
-        """Forward passes it takes in all."""
-        return len(self.work)
-
-    @property
-    def steps_left(self) -> int:
-        """Forward passes it still needs."""
-        return len(self.work) - self.next_step
-
-    @property
-    def left(self) -> tuple[float, float, float]:
-        """The steps, rows and pairs it still needs; floats, as they are only ever multiplied by rates."""
-        return self._left[self.next_step]
-
-    @property
-    def adapter_set(self) -> AdapterSet | None:
-        """The adapters of its next step."""
-        return self.adapters[self.next_step] if self.adapters else None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether every step is done."""
-        return self.next_step >= len(self.work)
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it must run alone."""
-        return self.next_step < self.suspect_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +118,11 @@ class StepBatcher:
         """Whether a lane must run its next step alone; False when it is not here."""
         return key in self._lanes and self._lanes[key].is_suspect
 
-    def set_adapters(self, key: str, adapters: tuple[AdapterSet | None, ...]) -> None:
-        """Change a lane's sets from its next step on.  KeyError when it is not here."""
-        self._lanes[key].adapters = adapters
+    def set_adapters(
+        self, key: str, adapters: tuple[AdapterSet | None, ...], shared: tuple[Mapping[str, StepWork], ...] = ()
+    ) -> None:
+        """Change a lane's sets from its next step on, and what it shares under them.  KeyError when it is not here."""
+        self._lanes[key].adapters, self._lanes[key].shared = adapters, shared
 
     def limit_rows(self, max_rows: int) -> None:
         """Let no step of more than one lane have more rows than this, since memory ran out above it.
@@ -187,15 +132,18 @@ class StepBatcher:
         self._memory_rows = max(1, max_rows)
         self._steps_to_relax = RELAX_STEPS
 
-    def plan(self, now: float) -> StepPlan | None:
-        """What runs next: lanes in order for as long as they fit; None when there is nothing to do."""
+    def plan(self, now: float, kept: Container[str] = ()) -> StepPlan | None:
+        """What runs next: lanes in order for as long as they fit; None when there is nothing to do.
+
+        ``kept`` has what lanes share and need not run again.
+        """
         lanes = list(self._lanes.values())
         rates = self._cost.rates
         order = self._order(lanes, now, Pace(rates, self._step_s))
-        plan = self._fitting(lanes, order, rates)
+        plan = self._fitting(lanes, order, rates, kept)
         if plan is None or all(self._lanes[key].adapter_set is None for key in plan.keys):
             return plan
-        return self._with_adapters(plan, lanes, order, rates)
+        return self._with_adapters(plan, lanes, order, rates, kept)
 
     def commit(self, plan: StepPlan, started_s: float, now: float, *, typical: bool = True) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped.
@@ -225,7 +173,9 @@ class StepBatcher:
             assert key == lane.key, f"lane {lane.key} is filed under {key}"
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
 
-    def _fitting(self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan | None:
+    def _fitting(
+        self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates, kept: Container[str]
+    ) -> StepPlan | None:
         """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
         limits = self.limits
         most_rows, most_s = limits.max_rows or float("inf"), limits.seconds(rates)
@@ -233,6 +183,7 @@ class StepBatcher:
         keys: list[str] = []
         steps: list[int] = []
         rows, pairs, seconds = 0, 0, rates.constant_s
+        running: set[str] = set()
         for index in order:
             lane = lanes[index]
             number = lane.next_step
@@ -240,6 +191,10 @@ class StepBatcher:
             if lane.is_paused or (keys and is_suspect):
                 continue  # a suspect waits until it is first, and then has the step to itself
             step = lane.work[number]
+            if lane.shared:
+                missing = [key for key in lane.shared[number] if key not in running and key not in kept]
+                step = sum((lane.shared[number][key] for key in missing), step)
+                running.update(missing)
             rows += step.rows
             seconds += step.rows * row_s + step.pairs * pair_s
             if keys and (rows > most_rows or seconds > most_s):
@@ -252,7 +207,9 @@ class StepBatcher:
                 break
         return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
 
-    def _with_adapters(self, plan: StepPlan, lanes: Sequence[Lane], order: Sequence[int], rates: Rates) -> StepPlan:
+    def _with_adapters(
+        self, plan: StepPlan, lanes: Sequence[Lane], order: Sequence[int], rates: Rates, kept: Container[str]
+    ) -> StepPlan:
         """The plan with all sets grouped, or in its place one of the lanes that have the first one's set, patched."""
         chosen = [self._lanes[key] for key in plan.keys]
         seen = [Adapted(lane.adapter_set, lane.work[lane.next_step], lane.steps_left) for lane in chosen]
@@ -261,7 +218,7 @@ class StepBatcher:
         if self._adapters is not AdapterMode.PATCHED and not pays:
             return replace(plan, extra_s=grouped_extra_s(seen, costs))
         first = seen[0].adapters
-        alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates) or plan
+        alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates, kept) or plan
         swap_s = 0.0 if first is None or first.key == self._patched else costs.swap_s(first)
         return replace(alike, patched=first, extra_s=swap_s)
 

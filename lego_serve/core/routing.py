@@ -68,6 +68,16 @@ class Residency:
         return template in reported or now - self._sent.get((replica, template), -HINT_S) < HINT_S
 
 
+def priming_by_replica(
+    inputs: Mapping[str, object], reported: Mapping[str, Collection[str]], where: Residency, now: float
+) -> dict[str, float]:
+    """What a denoising call weighs more on each replica, by the templates each reports; nothing but for edits."""
+    edit, priming = edit_of(inputs), priming_work(inputs)
+    if edit is None:
+        return {}
+    return {r: 0.0 if where.has(r, edit.key, told, now) else priming for r, told in reported.items()}
+
+
 class Outstanding:
     """The work that calls of one process have in hand, by the replica they were sent to.
 

@@ -185,18 +185,16 @@ class PrimingBatch:
         return work.rows * self.rates.row_s + work.pairs * self.rates.pair_s
 
 
-def missing_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guided: bool) -> StepWork:
-    """Rows and pairs of the priming passes that a step would need as the store is now."""
+def priming_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guided: bool) -> dict[str, StepWork]:
+    """By entry that a step reads, the rows and pairs of the pass that fills it."""
     source = at.lane.plan.entries[at.step]
     if source is None:
-        return StepWork(0, 0)
-    primes = {_key(at, source, prime, backbone, store): prime for prime in at.lane.primes[: 1 + guided]}
-    work = StepWork(0, 0)
-    for key, prime in primes.items():
-        if key not in store:
-            rows = _tokens(at.lane.edit.template, backbone)
-            work += branch_work(rows, rows, int(prime.prepared.tokens.shape[0]))
-    return work
+        return {}
+    rows = _tokens(at.lane.edit.template, backbone)
+    return {
+        _key(at, source, prime, backbone, store): branch_work(rows, rows, int(prime.prepared.tokens.shape[0]))
+        for prime in at.lane.primes[: 1 + guided]
+    }
 
 
 def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: TemplateStore) -> str:

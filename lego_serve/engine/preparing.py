@@ -6,7 +6,7 @@ from dataclasses import replace
 from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.costs import StepWork
 from lego_serve.engine.controls import prepare_controls
-from lego_serve.engine.edits import EditStep, PrimingBatch, missing_work, prepare_edit, start_edit
+from lego_serve.engine.edits import EditStep, PrimingBatch, prepare_edit, priming_work, start_edit
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneState, read_checkpoint
 from lego_serve.engine.templates import TemplateStore
 from lego_serve.models.base import Backbone, LaneInput, Prepared
@@ -66,16 +66,18 @@ class Preparation:
         return tuple(weighed[key_of(uses)] for uses in by_step)
 
     def work(self, state: LaneState, step: int) -> StepWork:
-        """What a lane brings to one of its steps: both branches where it is guided there, its ControlNets, and
-        what of its template would have to be computed as things stand."""
+        """What a lane brings to one of its steps: both branches where it is guided there, and its ControlNets."""
         request = state.request
         tokens = self._backbone.shape.tokens(request.width, request.height)
         if state.edit is None or state.controls_at(step):
             return state.work(step, tokens, classifier_free=self._backbone.classifier_free)
         negative = self._negative(state, step)
         text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
-        own = state.edit.work(step, tokens, text_rows)
-        return own + missing_work(self._at(state, step), self._backbone, self._templates, guided=negative is not None)
+        return state.edit.work(step, tokens, text_rows)
+
+    def shared(self, state: LaneState) -> tuple[Mapping[str, StepWork], ...]:
+        """By step, the entries of its template that it reads, and what it takes to fill each where it is not kept."""
+        return () if state.edit is None else tuple(self._entries(state, step) for step in range(state.schedule.steps))
 
     def input(self, state: LaneState, priming: PrimingBatch) -> LaneInput:
         """What a lane brings to its next step; what it reads of its template is put into ``priming``."""
@@ -100,7 +102,15 @@ class Preparation:
 
     def rows(self, states: Sequence[LaneState]) -> int:
         """Token rows of the next step of these lanes."""
-        return sum(self.work(state, state.step).rows for state in states)
+        entries = {key: work for state in states for key, work in self._entries(state, state.step).items()}
+        missing = sum(work.rows for key, work in entries.items() if key not in self._templates)
+        return missing + sum(self.work(state, state.step).rows for state in states)
+
+    def _entries(self, state: LaneState, step: int) -> Mapping[str, StepWork]:
+        if state.edit is None or state.controls_at(step):
+            return {}
+        guided = self._negative(state, step) is not None
+        return priming_work(self._at(state, step), self._backbone, self._templates, guided=guided)
 
     def _negative(self, state: LaneState, step: int) -> Prepared | None:
         """The other prompt of a step, where there is one and the step is guided."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from lego_serve.core.batching import Lane, StepBatcher, StepPlan
+from lego_serve.core.batching import StepBatcher, StepPlan
+from lego_serve.core.lanes import Lane, with_missing
 from lego_serve.engine.absences import overdue, parted, without_absent
 from lego_serve.engine.edits import PrimingBatch, entry_bytes
 from lego_serve.engine.failures import failure_of, is_memory
@@ -95,10 +96,13 @@ class StepEngine:
         now = self._clock()
         state = self._preparation.state(request, now)
         adapters = self._preparation.take_adapters(state, request.adapters)
-        work = tuple(self._preparation.work(state, step) for step in range(state.schedule.steps))
         until = state.step + request.suspect_steps
-        lane = Lane(request.key, work, now, request.deadline_s, request.weight, state.step, until)
-        lane.adapters = adapters
+        work = tuple(self._preparation.work(state, step) for step in range(state.schedule.steps))
+        shared = self._preparation.shared(state)
+        lane = Lane(
+            request.key, work, now, request.deadline_s, request.weight, state.step, until, adapters=adapters,
+            shared=shared, expected=with_missing(work, shared, self._templates),
+        )  # fmt: skip
         self._batcher.add(lane)
         self._states[request.key] = state
         state.held_from, state.is_paused = request.held_from, request.is_paused
@@ -112,7 +116,8 @@ class StepEngine:
         Raises KeyError when the lane is not here; InvalidAdapter or RequestError as ``add`` does.
         """
         state = self._states[key]
-        self._batcher.set_adapters(key, self._preparation.take_adapters(state, adapters))
+        taken = self._preparation.take_adapters(state, adapters)
+        self._batcher.set_adapters(key, taken, self._preparation.shared(state))
         if state.held_from is not None:
             state.held_from, state.early_steps, state.adapted_at = None, len(state.step_s), state.step
             self._follow(state)
@@ -136,12 +141,12 @@ class StepEngine:
 
     def plan(self) -> StepPlan | None:
         """What the next step will run."""
-        return self._batcher.plan(self._clock())
+        return self._batcher.plan(self._clock(), self._templates)
 
     def step(self, plan: StepPlan | None = None) -> list[Outcome]:
         """Run one step of the lanes the batcher chooses (or chose); answers the lanes that ended in it."""
         started = self._clock()
-        plan = plan or self._batcher.plan(started)
+        plan = plan or self._batcher.plan(started, self._templates)
         if plan is None:
             self._ran = ()
             return []

@@ -60,7 +60,7 @@ class TemplateStore:
         self._ledger, self._clock = CacheLedger(budget_bytes), clock
         self._kept: dict[str, Activations] = {}
         self.evicted = 0  # entries let go of for others
-        self._pins: dict[str, str] = {}  # by entry, the pin that holds it
+        self._pins: dict[str, set[str]] = {}  # by entry, the pins that hold it
         self._pinned_bytes = 0
         self._released: OrderedDict[str, None] = OrderedDict()  # edits on their way may still bring these
 
@@ -127,21 +127,28 @@ class TemplateStore:
     def pin(self, key: str, pin: str) -> None:
         """Let nothing evict an entry that is kept, as far as there is room for pins."""
         entry = self._kept.get(key)
-        if entry is None or key in self._pins or pin in self._released:
+        if entry is None or pin in self._released:
+            return
+        if key in self._pins:
+            self._pins[key].add(pin)
             return
         if self._pinned_bytes + entry.size_bytes > PINNED_RATIO * self._ledger.budget_bytes:
             return
         self._ledger.pin(key)
-        self._pins[key] = pin
+        self._pins[key] = {pin}
         self._pinned_bytes += entry.size_bytes
 
     def forget(self, picture: str, pin: str = "") -> None:
-        """Let go of a picture's entries, between two steps, and of its pin for good."""
+        """Let go of a pin for good, and, between two steps, of the picture's entries that no other pin holds."""
         if pin:
             self._released[pin] = None
             while len(self._released) > RELEASED:
                 self._released.popitem(last=False)
         for key in [key for key in self._kept if key.startswith(f"{picture}.")]:
+            pins = self._pins.get(key, set())
+            pins.discard(pin)
+            if pins:
+                continue
             entry = self._kept.pop(key)
             if self._pins.pop(key, None) is not None:
                 self._ledger.release(key)

@@ -11,6 +11,8 @@ from lego_serve.errors import RequestError
 
 IHDR = slice(12, 16)  # of a PNG: the first chunk's name
 DEPTH = 24  # where it says the bits of a channel
+SCAN = b"\xff\xda"  # what begins a scan of a JPEG; nothing else in one contains it
+SCANS = 100  # of a progressive JPEG: each goes over all pixels, and a small file can hold thousands
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -27,6 +29,8 @@ def opened(data: bytes, param: str, formats: tuple[str, ...], max_pixels: int) -
     # An MPO is a JPEG with others behind it, such as a telephone's: the first is the picture.
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise bad(param, "must not be animated")
+    if picture.format in ("JPEG", "MPO") and data.count(SCAN) > SCANS:
+        raise bad(param, f"has more than {SCANS} scans")
     if picture.format == "PNG":
         _check_png(data, param)
     return picture

@@ -1,7 +1,8 @@
 """The LoRA patcher: finds adapters, checks and converts them, keeps them, and hands them out by content hash.
 
 Asked which adapters a request means, it answers as soon as it knows them and begins their loads, so that these go on
-while prompts are encoded and lanes wait.  Whoever is to use one then asks for its bytes.
+while prompts are encoded and lanes wait; to know one it reads its file once.  Whoever is to use one then asks for its
+bytes.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,7 @@ class AdaptersNode:
     async def _all(self, asks: Sequence[AdapterAsk]) -> tuple[LoadedAdapter, ...]:
         """What the adapters of a request are.  Raises NotFound, InvalidAdapter, or RequestError for one named twice."""
         found: dict[str, LoadedAdapter] = {}
-        for ask in asks:
-            adapter = await self._resolve(ask)
+        for ask, adapter in zip(asks, await _side_by_side(self._resolve(ask) for ask in asks), strict=True):
             other = found.setdefault(adapter.sha256, adapter).ask.name
             if other != ask.name:
                 said = f"Adapters {other} and {ask.name} have the same content; name one, with the sum of their scales."
@@ -234,3 +234,12 @@ class AdaptersNode:
 
     def _here(self, sha256: str) -> dict[str, object]:
         return {"sha256": sha256, "in_patcher": sha256 in self._cache}
+
+
+async def _side_by_side(work: Iterable[Awaitable[LoadedAdapter]]) -> list[LoadedAdapter]:
+    """What all come to; when all have ended, raises what the first to fail in their order raised."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if isinstance(one, LoadedAdapter)]

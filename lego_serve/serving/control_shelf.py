@@ -5,9 +5,11 @@ not; so many bytes are kept beyond that.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lego_serve.models.controlnet import load_controlnet
 from lego_serve.models.controls import ControlSource
@@ -70,6 +72,7 @@ class ControlShelf:
             await asyncio.gather(*loads, return_exceptions=True)
             self.give_back(held)
             raise
+        self._prewarm()
         return held
 
     def give_back(self, held: Sequence[Held]) -> None:
@@ -82,21 +85,28 @@ class ControlShelf:
                 del self._users[one.name], self._sources[one.name]
 
     async def _one(self, name: str, held: list[Held]) -> None:
-        one = self._local[name]
-
-        async def load() -> ControlSource:
-            await asyncio.sleep(one.storage_s)
-            return await asyncio.to_thread(self._load, one.spec, self._base)
-
         hit, load_s = True, 0.0
         if name in self._sources:  # in use, so it is here, kept or not
             self._cache.touch(name)
         else:
-            found = await self._cache.get(name, self._sizes[name], load)
+            found = await self._cache.get(name, self._sizes[name], partial(self._loaded, name))
             self._sources.setdefault(name, found.value)
             hit, load_s = found.hit, found.load_s
         self._users[name] += 1
         held.append(Held(name, self._cache.pin(name), self._sizes[name], hit, load_s))
+
+    async def _loaded(self, name: str) -> ControlSource:
+        one = self._local[name]
+        await asyncio.sleep(one.storage_s)
+        return await asyncio.to_thread(self._load, one.spec, self._base)
+
+    def _prewarm(self) -> None:
+        """Load what is likely to be asked for soon and is not here, when nothing else is being loaded."""
+        ledger = self._cache.ledger
+        if any(ledger.is_loading(name) for name in self._local):
+            return
+        for wanted in ledger.prewarm(time.monotonic(), limit=1):
+            self._cache.begin(wanted.key, self._sizes[wanted.key], partial(self._loaded, wanted.key), wanted=False)
 
 
 def _size(spec: ModelSpec) -> int:

@@ -15,7 +15,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.routing import allowed, denoising_work, edit_of, priming_work, quieter
+from lego_serve.core.routing import allowed, denoising_work, edit_of, priming_by_replica, quieter
 from lego_serve.core.wire import Call
 from lego_serve.serving import routing_state  # by its name alone: see there
 
@@ -71,12 +71,9 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
 
 def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
     """The replica expected to end a denoising call first; the call is placed there."""
-    now, edit, priming = time.monotonic(), edit_of(call.inputs), priming_work(call.inputs)
-    besides: dict[str, float] = {}
-    if edit is not None:
-        for replica in ids:
-            reported = by_id[replica].routing_stats.get("templates", ())
-            besides[replica] = 0.0 if routing_state.residency.has(replica, edit.key, reported, now) else priming
+    now, edit = time.monotonic(), edit_of(call.inputs)
+    reported = {replica: by_id[replica].routing_stats.get("templates", ()) for replica in ids}
+    besides = priming_by_replica(call.inputs, reported, routing_state.residency, now)
     first = random.choice(routing_state.outstanding.least(ids, besides))
     routing_state.outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
     if edit is not None:

@@ -13,8 +13,9 @@ from lego_serve.core.adapters import (
     grouped_extra_s,
     patching_pays,
 )
-from lego_serve.core.batching import Lane, StepBatcher, StepLimits
+from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import fifo
 
 WORK = StepWork(100, 10_000)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lego_serve.core.batching import RELAX_STEPS, Lane, StepBatcher, StepLimits, StepPlan
+from lego_serve.core.batching import RELAX_STEPS, StepBatcher, StepLimits, StepPlan
 from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import ORDERS, Order, fifo, least_slack, shortest_remaining
 
 STEP_S = 0.1
@@ -32,6 +33,24 @@ def test_lanes_share_a_step_for_as_long_as_they_fit() -> None:
     for key in "abc":
         batcher.add(lane(key))
     assert batcher.plan(0.0) == plan_of(("a", "b"), (0, 0), 20)
+
+
+def test_what_lanes_share_is_counted_once_and_not_where_it_is_kept() -> None:
+    """It counts against the limits as well, and for whoever of them runs; a paused lane brings nothing."""
+    fill = {"x": StepWork(30, 30)}
+    batcher = batcher_of(fifo, 70)
+    for key in "abc":
+        batcher.add(lane(key, shared=(fill, {})))
+    batcher.add(lane("d"))
+    assert batcher.plan(0.0) == plan_of(("a", "b", "c", "d"), (0, 0, 0, 0), 70)
+    assert batcher.plan(0.0, {"x"}) == plan_of(("a", "b", "c", "d"), (0, 0, 0, 0), 40)
+    batcher.pause("a")
+    assert batcher.plan(0.0) == plan_of(("b", "c", "d"), (0, 0, 0), 60)
+    narrow = batcher_of(fifo, 39)
+    narrow.add(lane("d"))
+    narrow.add(lane("a", shared=(fill, {})))
+    assert narrow.plan(0.0) == plan_of(("d",), (0,), 10)
+    assert narrow.plan(0.0, {"x"}) == plan_of(("d", "a"), (0, 0), 20)
 
 
 def test_planning_changes_nothing() -> None:

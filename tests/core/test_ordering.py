@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.batching import Lane
 from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import ORDERS, Order, Pace, fifo, least_slack, shortest_remaining
 
 

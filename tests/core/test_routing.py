@@ -12,6 +12,7 @@ from lego_serve.core.routing import (
     Residency,
     allowed,
     denoising_work,
+    priming_by_replica,
     priming_work,
     quieter,
 )
@@ -90,16 +91,22 @@ def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() ->
 
 def test_an_edit_goes_where_its_template_is_until_that_takes_longer_than_priming_it_elsewhere() -> None:
     """So a hot template spreads, and a cold one stays where it is."""
-    hand = Outstanding()
+    hand, where = Outstanding(), Residency()
     call = edit(0.1)
     places = []
     for number in range(12):
-        besides = {"a": 0.0, "b": priming_work(call) if "b" not in places else 0.0}
+        besides = priming_by_replica(call, {"a": ("t",), "b": ()}, where, float(number))
         place = hand.least(["a", "b"], besides)[0]
         hand.place(str(number), place, denoising_work(call) + besides[place])
+        where.sent(place, "t", float(number))
         places.append(place)
     assert places[:5] == ["a"] * 5
+    assert places.count("b") >= 3
     assert "b" in places[5:7]
+    for number in range(12):
+        hand.end(str(number))
+    assert priming_by_replica(call, {"a": (), "b": ()}, where, 12.0 + HINT_S) == dict.fromkeys("ab", priming_work(call))
+    assert priming_by_replica(edit(1.0), {"a": (), "b": ()}, where, 12.0) == {}
 
 
 def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately() -> None:

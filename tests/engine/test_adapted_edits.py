@@ -90,6 +90,29 @@ def test_sets_of_adapters_share_no_entries(spec: ModelSpec, base: BaseLayers, pi
     assert read(run_results(family, nothing)["edit"]).primed == 0  # one of no effect is none
 
 
+def test_every_lane_of_a_mixed_batch_has_the_bits_it_has_alone(
+    spec: ModelSpec, base: BaseLayers, picture: Template
+) -> None:
+    """Masked ones of two templates, whole ones, plain ones, and with adapters, masked and not; primed or not yet."""
+    family, with_adapter = with_store(spec), {"adapters": (use(base, 1),)}
+    high, other = Quality.HIGH, template(family, 2, 78)
+    prompts = (PROMPT, NEGATIVE if family.engine.classifier_free else None)
+    lanes = [
+        edit_lane(family, picture, high, prompts, key="masked"),
+        edit_lane(family, other, Quality.BALANCED, prompts, key="other", seed=6, steps=7, strength=0.7),
+        edit_lane(family, picture, high, prompts, key="masked, adapted", **with_adapter),
+        edit_lane(family, picture, Quality.EXACT, prompts, key="whole", seed=8),
+        edit_lane(family, picture, high, prompts, key="plain", edit=None, width=64, height=160),
+        edit_lane(family, picture, high, prompts, key="plain, adapted", edit=None, **with_adapter),
+        edit_lane(family, picture, high, prompts, key="twin", guidance=2.0),
+    ]
+    alone = {each.key: made(with_store(spec), each) for each in lanes}
+    for _ in ("first", "known"):
+        together = run_results(family, *lanes)
+        assert max(together["masked"].step_lanes) == len(lanes)
+        assert [key for key in alone if not torch.equal(together[key].latents, alone[key])] == []
+
+
 def test_edits_with_adapters_are_near_the_full_path(spec: ModelSpec, base: BaseLayers, picture: Template) -> None:
     """Nearer by far than with entries of the plain model would be: what is read was primed with the adapters.
 

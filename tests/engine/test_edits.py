@@ -201,8 +201,21 @@ def test_less_is_computed_and_the_plan_says_so(family: LocalFamily, template: Te
     family.engine.add(lane(family, Template.of(template.latents, 78), Quality.HIGH))
     first = family.engine.plan()
     assert first is not None
-    assert first.work.rows - plan.work.rows == 64 + int(known.cond.tokens.shape[0])
+    priming = 64 + int(known.cond.tokens.shape[0])
+    assert first.work.rows - plan.work.rows == priming
+    family.engine.add(lane(family, Template.of(template.latents, 78), Quality.HIGH, "twin"))
+    both = family.engine.plan()
+    assert both is not None
+    assert both.work.rows == 2 * plan.work.rows + priming  # which they share
+    family.engine.step(first)
+    after = family.engine.plan()
+    assert after is not None
+    assert after.work.rows == 2 * plan.work.rows + priming  # one entry is there now, and another is needed
     family.engine.cancel("edit")
+    alone = family.engine.plan()
+    assert alone is not None
+    assert alone.work.rows == plan.work.rows
+    family.engine.cancel("twin")
 
 
 def active(template: Template) -> int:

@@ -9,13 +9,11 @@ import torch
 from diffusers import FluxInpaintPipeline, FluxPipeline
 
 from lego_serve.core.reuse import Quality
-from lego_serve.engine.lanes import AdapterUse, LaneRequest
+from lego_serve.engine.lanes import LaneRequest
 from lego_serve.engine.local import LocalFamily
 from lego_serve.engine.templates import Template
-from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
-from tests.adapters import adapter, diffusers_names, products
 from tests.builders import run_results
 from tests.edits import HEIGHT, STEPS, WIDTH, edit_lane, made, read, rows_of, template, uneven, with_store
 
@@ -122,27 +120,6 @@ def test_a_mask_of_everything_is_the_full_path_and_a_generation(family: LocalFam
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert set(family.engine.templates) == before
-
-
-def test_every_lane_of_a_mixed_batch_has_the_bits_it_has_alone(spec: ModelSpec, picture: Template) -> None:
-    """Masked ones of two templates, whole ones, plain ones, and with adapters, masked and not; primed or not yet."""
-    family, base = with_store(spec), base_layers(spec)
-    use = AdapterUse(adapter(base, diffusers_names(products(base, 1, only="transformer."))), 0.8)
-    other = template(family, 2, 78)
-    lanes = [
-        lane(family, picture, Quality.HIGH, key="masked"),
-        lane(family, other, Quality.BALANCED, key="other", seed=6, steps=7, strength=0.7),
-        lane(family, picture, Quality.HIGH, key="masked, adapted", adapters=(use,)),
-        lane(family, picture, Quality.EXACT, key="whole", seed=8),
-        lane(family, picture, Quality.HIGH, key="plain", edit=None, width=64, height=160),
-        lane(family, picture, Quality.HIGH, key="plain, adapted", edit=None, adapters=(use,)),
-        lane(family, picture, Quality.HIGH, key="twin", guidance=2.0),
-    ]
-    alone = {each.key: made(with_store(spec), each) for each in lanes}
-    for _ in ("first", "known"):
-        together = run_results(family, *lanes)
-        assert max(together["masked"].step_lanes) == len(lanes)
-        assert [key for key in alone if not torch.equal(together[key].latents, alone[key])] == []
 
 
 def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: ModelSpec, picture: Template) -> None:

@@ -12,6 +12,7 @@ from lego_serve.engine.local import LocalFamily
 from lego_serve.models.base import ImageLatents
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import MINIATURES, miniature
+from tests.models.test_sampling import solver
 
 STEPS = 4
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
@@ -67,6 +68,20 @@ def test_a_picture_equals_diffusers_with_its_own_noise(
         output_type="np",
     ).images  # fmt: skip
     assert off_by(mine, reference) <= 2
+
+
+def test_a_picture_with_another_sampler_equals_diffusers(
+    ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int
+) -> None:
+    """DPM++ 2M in place of Euler on both sides."""
+    latents = denoised(ours, [lane(ours, "only", 11, steps=6, sampler="dpmpp_2m")])["only"]
+    other = StableDiffusion3Pipeline(**theirs.components | {"scheduler": solver(dict(theirs.scheduler.config))})
+    other.set_progress_bar_config(disable=True)
+    reference = other(
+        f"{PROMPT} 11", negative_prompt=NEGATIVE, width=128, height=128, num_inference_steps=6, guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(11), max_sequence_length=length, output_type="np",
+    ).images  # fmt: skip
+    assert off_by(ours.vae.decode(latents[None]), reference) <= 2
 
 
 def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int) -> None:

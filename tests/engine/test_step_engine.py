@@ -144,6 +144,26 @@ def test_pixels_are_the_same_with_any_mates_and_pauses(
     assert torch.equal(latents(found["mine"]), expected)
 
 
+@pytest.mark.parametrize("others", [0, 1, 15])
+def test_pixels_are_the_same_alone_and_with_fifteen_in_one_pass(
+    model: tuple[Backbone, FlowMatchTables], others: int
+) -> None:
+    """All of other sizes, steps and guidances, and all in every pass while they last."""
+    mine = request("mine", 9)
+    engine = engine_of(model)
+    engine.add(mine)
+    for index in range(others):
+        size = {"width": 96 + 32 * (index % 3), "height": 96 + 16 * (index % 4)}
+        sampler = ("euler", "dpmpp_2m")[index % 2]
+        engine.add(
+            request(f"mate {index}", index, steps=4 + index % 3, guidance=1.0 + index % 4, sampler=sampler, **size)
+        )
+    result = run(engine)["mine"]
+    assert isinstance(result, LaneResult)
+    assert set(result.step_lanes) == {others + 1}
+    assert torch.equal(result.latents, alone(model, mine))
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_lane_goes_on_elsewhere_from_its_checkpoint(

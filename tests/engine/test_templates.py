@@ -32,22 +32,28 @@ ORDERS = st.lists(st.one_of(STEPS, st.tuples(st.sampled_from("abcd"), st.none(),
 def test_pinned_entries_stay_within_their_share_until_they_are_forgotten(orders) -> None:
     """The account is right throughout, pins never take more than their part, and nothing else lets go of them."""
     store = TemplateStore(BUDGET, lambda: 0.0)
-    held: set[str] = set()
+    held: dict[str, set[str]] = {}
     released: set[str] = set()
     for picture, level, pin in orders:
         if level is None:
             store.forget(picture, pin)
             released.add(pin)
-            held = {key for key in held if not key.startswith(f"{picture}.")}
-            assert store.bytes_of(picture) == 0
+            for key in [key for key in held if key.startswith(f"{picture}.")]:
+                held[key].discard(pin)
+                if not held[key]:
+                    del held[key]
+            assert store.bytes_of(picture) == EACH * sum(key.startswith(f"{picture}.") for key in held)
         else:
             before = store.pinned_bytes
             used(store, picture, level, pin)
+            key = f"{picture}.z/{level}"
             if store.pinned_bytes > before:
                 assert pin not in released
-                held.add(f"{picture}.z/{level}")
+                held[key] = {pin}
+            elif key in held and pin and pin not in released:
+                held[key].add(pin)
         store._ledger.check()
-        assert held <= set(store)
+        assert set(held) <= set(store)
         assert store.pinned_bytes == len(held) * EACH <= PINNED_RATIO * BUDGET
         assert store.used_bytes == len(set(store)) * EACH <= BUDGET
 
@@ -62,6 +68,18 @@ def test_a_pin_is_taken_as_far_as_there_is_room() -> None:
         for level in range(3):
             used(store, "b", level)
     assert (store.bytes_of("a"), store.bytes_of("b")) == (3 * EACH, 3 * EACH)
+
+
+def test_what_two_pins_hold_stays_until_both_are_released() -> None:
+    """One picture registered twice."""
+    store = TemplateStore(BUDGET, lambda: 0.0)
+    used(store, "a", 0, "p")
+    used(store, "a", 0, "q")
+    used(store, "a", 1)
+    store.forget("a", "p")
+    assert (store.bytes_of("a"), store.pinned_bytes) == (EACH, EACH)
+    store.forget("a", "q")
+    assert (store.bytes_of("a"), store.pinned_bytes) == (0, 0)
 
 
 def test_a_failed_pass_leaves_no_pin() -> None:

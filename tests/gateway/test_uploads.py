@@ -10,7 +10,19 @@ import pytest
 from PIL import Image
 
 from lego_serve.gateway.settings import GatewaySettings
-from tests.pictures import NEITHER, NO_MASK, SIZE, commented, file_of, good, palette, polyglot, turned, two_in_one
+from tests.pictures import (
+    NEITHER,
+    NO_MASK,
+    SIZE,
+    commented,
+    file_of,
+    good,
+    palette,
+    polyglot,
+    scanned,
+    turned,
+    two_in_one,
+)
 
 URL = "/v1/images/edits"
 LIBRARY_WORDS = ("PIL", "Pillow", "Traceback", "identify", "buffer", "chunk", "zlib", "libwebp", "0x", "/tmp", ".py")
@@ -42,6 +54,13 @@ async def refused(client, runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return str(error["message"])
 
     return send
+
+
+async def test_a_progressive_jpeg_is_an_image(client, runner) -> None:
+    """As cameras and browsers make them, of a few scans."""
+    answer = await client.post(URL, files={"image": scanned(3)}, data={"prompt": "a"})
+    assert answer.status_code == 200, answer.text
+    assert len(runner.jobs) == 1
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])

@@ -65,6 +65,24 @@ async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path
     ]  # fmt: skip
 
 
+async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(tmp_path: Path, loads: Loads) -> None:
+    """One that had no room while another was in use is there soon after, and nobody waits for it."""
+    nets = shelf(tmp_path, 1, {}, loads)
+    held = await nets.take(["a"])
+    for _ in range(6):
+        nets.give_back(await nets.take(["b"]))
+    assert "b" not in nets
+    nets.give_back(held)
+    nets.give_back(await nets.take(["elsewhere"]))  # whoever comes next
+    for _ in range(200):
+        if "b" in nets:
+            break
+        await asyncio.sleep(0.01)
+    again = await nets.take(["b"])
+    assert [one.hit for one in again] == [True]
+    nets.give_back(again)
+
+
 async def test_what_is_used_without_room_is_not_kept(tmp_path: Path, loads: Loads) -> None:
     """Those in use stay whatever the budget; one that had no room is loaded anew the next time."""
     sources: dict[str, ControlSource] = {}

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lego_serve.core.batching import Lane, StepBatcher, StepLimits
+from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import ORDERS
 from lego_serve.engine.bench.report import Report
 from lego_serve.engine.bench.timing import Quartiles
