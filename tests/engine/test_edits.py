@@ -8,17 +8,14 @@ import pytest
 import torch
 from diffusers import StableDiffusion3InpaintPipeline, StableDiffusion3Pipeline
 
-from lego_serve.core.batching import StepBatcher, StepLimits
-from lego_serve.core.ordering import fifo
 from lego_serve.core.reuse import Quality
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lanes import LaneRequest, LaneResult
 from lego_serve.engine.local import LocalFamily
-from lego_serve.engine.step_engine import StepEngine
-from lego_serve.engine.templates import Template, TemplateStore
+from lego_serve.engine.templates import Template
 from lego_serve.errors import RequestError
-from lego_serve.models.loading import load_backbone
 from lego_serve.models.spec import ModelSpec
+from tests import edits
 from tests.builders import run_lanes
 
 SIZE, STEPS = 128, 5
@@ -27,12 +24,7 @@ PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
 
 def with_store(folder: Path, budget_bytes: int, coding: str = "bfloat16") -> LocalFamily:
     """The model with so many bytes for templates."""
-    spec = ModelSpec("m", str(folder), dtype="float32", max_sequence_length=0)
-    family = LocalFamily.load(spec)
-    backbone, tables = load_backbone(spec)
-    store = TemplateStore(budget_bytes, lambda: 0.0, coding)
-    engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=4096)), lambda: 0.0, templates=store)
-    return replace(family, engine=engine)
+    return edits.with_store(ModelSpec("m", str(folder), dtype="float32", max_sequence_length=0), budget_bytes, coding)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +63,33 @@ def lane(
     return replace(request, **changes)  # type: ignore[arg-type]
 
 
+def inpainted(
+    folder: Path, template: Template, request: LaneRequest, dtype: torch.dtype, patch: pytest.MonkeyPatch
+) -> torch.Tensor:
+    """diffusers' picture, in numbers up to 255, from the template's latents and its noise outside the mask."""
+    assert request.edit is not None
+    mask = request.edit.mask
+    inside = torch.randn((1, *template.latents.shape), generator=torch.Generator().manual_seed(request.seed))
+    composed = torch.where(mask, inside, template.noise[None]).to(dtype)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=dtype, text_encoder_3=None, tokenizer_3=None)
+    # The pipeline knows models of 16 channels and of 33, and asks their configuration alone.
+    pipeline.transformer.register_to_config(in_channels=16)
+    inpaint = StableDiffusion3InpaintPipeline(**pipeline.components)
+    inpaint.set_progress_bar_config(disable=True)
+    patch.setattr(inpaint, "_encode_vae_image", lambda image, generator: template.latents[None].to(dtype))
+    patch.setattr(
+        "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_inpaint.randn_tensor",
+        lambda *a, **k: composed,
+    )
+    pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).float()[None, None]
+    images = inpaint(
+        PROMPT, negative_prompt=NEGATIVE, image=np.zeros((1, SIZE, SIZE, 3), np.float32), mask_image=pixels,
+        strength=request.strength, num_inference_steps=STEPS, guidance_scale=4.0, max_sequence_length=0,
+        output_type="np", width=SIZE, height=SIZE, generator=torch.Generator().manual_seed(request.seed),
+    ).images  # fmt: skip
+    return torch.from_numpy(images * 255)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_the_full_path_is_diffusers_inpainting(
     family: LocalFamily, template: Template, tiny_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
@@ -78,30 +97,20 @@ def test_the_full_path_is_diffusers_inpainting(
     """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
     request = lane(family, template, Quality.EXACT, strength=strength)
     mine = family.vae.decode(run_lanes(family, request)["edit"][None])
-    assert request.edit is not None
-    mask = request.edit.mask
-    inside = torch.randn((1, *template.latents.shape), generator=torch.Generator().manual_seed(5))
-    composed = torch.where(mask, inside, template.noise[None])
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        tiny_folder, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
-    )
-    # The pipeline knows models of 16 channels and of 33, and asks their configuration alone.
-    pipeline.transformer.register_to_config(in_channels=16)
-    inpaint = StableDiffusion3InpaintPipeline(**pipeline.components)
-    inpaint.set_progress_bar_config(disable=True)
-    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: template.latents[None])
-    monkeypatch.setattr(
-        "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_inpaint.randn_tensor",
-        lambda *a, **k: composed,
-    )
-    pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).float()[None, None]
-    reference = inpaint(
-        PROMPT, negative_prompt=NEGATIVE, image=np.zeros((1, SIZE, SIZE, 3), np.float32), mask_image=pixels,
-        strength=strength, num_inference_steps=STEPS, guidance_scale=4.0, max_sequence_length=0, output_type="np",
-        width=SIZE, height=SIZE, generator=torch.Generator().manual_seed(5),
-    ).images  # fmt: skip
-    off = (mine.int() - torch.from_numpy((reference * 255).round()).int()).abs().max()
-    assert int(off) <= 2
+    reference = inpainted(tiny_folder, template, request, torch.float32, monkeypatch)
+    assert int((mine.int() - reference.round().int()).abs().max()) <= 2
+
+
+def test_in_bf16_our_error_is_no_larger_than_diffusers(
+    template: Template, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an edit in full, against the same in fp32."""
+    rounded = LocalFamily.load(ModelSpec("m", str(tiny_folder), dtype="bfloat16", max_sequence_length=0))
+    request = lane(rounded, template, Quality.EXACT)
+    mine = rounded.vae.decode(run_lanes(rounded, request)["edit"][None]).float()
+    theirs = inpainted(tiny_folder, template, request, torch.bfloat16, monkeypatch)
+    exact = inpainted(tiny_folder, template, request, torch.float32, monkeypatch)
+    assert (mine - exact).square().mean() <= 1.1**2 * (theirs - exact).square().mean()
 
 
 @pytest.mark.parametrize("quality", Quality)
