@@ -135,6 +135,7 @@ class CacheLedger:
             return Refused("too_large")
         victims = self._victims(self._used + size - self._budget)
         if victims is None:
+            self._remember(key, _Entry(size, load_s))
             return Refused("in_use")
         entry = _Entry(size, load_s, "loading")
         worth = self._popularity.chance(key) * load_s

@@ -67,7 +67,7 @@ async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path
 
 async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(tmp_path: Path, loads: Loads) -> None:
     """One that had no room while another was in use is there soon after, and nobody waits for it."""
-    nets = shelf(tmp_path, 1, {}, loads)
+    nets = shelf(tmp_path, 1, {}, loads, storage_s=0.02)
     held = await nets.take(["a"])
     for _ in range(6):
         nets.give_back(await nets.take(["b"]))
