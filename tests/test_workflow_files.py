@@ -52,6 +52,7 @@ def test_adapters_change_all_that_an_edit_encodes_and_computes() -> None:
         plain, adapted = found[name], found[f"{name}-lora"]
         assert adapted.inputs.keys() - plain.inputs.keys() == {"lora"}
         assert adapted.nodes.keys() - plain.nodes.keys() == {"adapters"}
+        assert adapted.reuse_floor == plain.reuse_floor == (0.95 if name.endswith("edit") else None)
         for node in plain.nodes.values():
             given = dict(adapted.nodes[node.name].arguments)
             assert (given.pop("adapters", None) is not None) == (node.kind in ("text_encode", "denoise")), node.name

@@ -24,6 +24,7 @@ from lego_serve.metrics import Metrics
 
 log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
+NO_GUESSING = (b"x-content-type-options", b"nosniff")  # an answer is of the type it says, whatever it looks like
 
 
 class JobIds:
@@ -90,7 +91,7 @@ class Context:
 
 
 class RequestIds:
-    """ASGI middleware: every answer carries ``x-request-id``, the caller's own where it is well formed."""
+    """ASGI middleware: every answer carries ``x-request-id``, the caller's where it is well formed, and ``nosniff``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -106,7 +107,7 @@ class RequestIds:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), NO_GUESSING]
             await send(message)
 
         await self._app(scope, receive, marked)

@@ -6,6 +6,7 @@ there is none where the server has much to do.
 
 import asyncio
 import logging
+import secrets
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +61,7 @@ class DriftChecks:
         started = self._runner.now()
         again = replace(
             job,
-            id=f"{job.id}-full",
+            id=f"job_compared-{secrets.token_hex(8)}",  # no request can have it, whatever id its caller gives
             inputs=dict(job.inputs) | {"edit": replace(ask, quality=Quality.EXACT), "n": 1},
             submitted_s=started,
             deadline_s=None,
@@ -87,7 +88,8 @@ def _class(workflow: str, ask: EditAsk) -> EditClass:
 
 
 def _likeness(ask: EditAsk, picture: Picture, full: Picture) -> tuple[float, float, bool]:
-    """SSIM and PSNR in the mask, and whether all else is the same."""
+    """SSIM and PSNR in the mask, and whether both have the request's own pixels in all else."""
     one, other = (np.frombuffer(p.rgb, np.uint8).reshape(p.height, p.width, 3) for p in (picture, full))
-    mask = np.asarray(ask.weight) > 0
-    return ssim(one, other, mask), psnr(one, other, mask), bool((one[~mask] == other[~mask]).all())
+    mask, own = np.asarray(ask.weight) > 0, np.asarray(ask.pixels)
+    is_own = all(bool((made[~mask] == own[~mask]).all()) for made in (one, other))
+    return ssim(one, other, mask), psnr(one, other, mask), is_own

@@ -70,7 +70,9 @@ async def edit_order(context: Context, form: EditForm, caller: Caller) -> Order:
     template = None if body.template is None else await context.template(caller, body.template)
     named = context.workflow(body.model or (None if template is None else template.model))
     taken = "image" if form.mask is None else "edit"
-    workflow = _adapted(context, workflow_taking(context, named, taken), body)
+    plain = workflow_taking(context, named, taken)
+    _check_template(plain, template)
+    workflow = _adapted(context, plain, body)
     subject = await _subject(context, form, caller, template)
     size = _size(context, body, workflow, subject)
     sized = {"width": size[0], "height": size[1]}
@@ -119,9 +121,16 @@ def _size(context: Context, body: EditRequest, workflow: Workflow, subject: Subj
         return size or own_size(context, workflow, subject.picture)
     if size not in (None, (template.width, template.height)):
         raise RequestError(f"The template is {template.width}x{template.height}; leave `size` out.", param="size")
-    if "edit" in workflow.inputs and workflow.name != template.workflow:
-        raise RequestError("The template was registered for another model; leave `model` out.", param="model")
     return template.width, template.height
+
+
+def _check_template(workflow: Workflow, template: Template | None) -> None:
+    """Raise RequestError where a template is of another workflow than the one named.
+
+    What it reads is the same for the sibling that adapters lead to, so that one is not asked about.
+    """
+    if template is not None and "edit" in workflow.inputs and workflow.name != template.workflow:
+        raise RequestError("The template was registered for another model; leave `model` out.", param="model")
 
 
 def _ask(subject: Subject, mask: np.ndarray, size: tuple[int, int], body: EditRequest, caller: Caller) -> EditAsk:
@@ -134,8 +143,8 @@ def _ask(subject: Subject, mask: np.ndarray, size: tuple[int, int], body: EditRe
 def _unchanged(pixels: np.ndarray, body: EditRequest) -> JobResult:
     """What comes of a mask that changes nothing: the picture as it is, without a model's help."""
     height, width, _ = pixels.shape
-    seed = body.seed or 0
-    return JobResult(tuple(Picture(width, height, pixels.tobytes(), seed + i) for i in range(body.n or 1)), 0.0)
+    seeds = [((body.seed or 0) + i) % 2**32 for i in range(body.n or 1)]
+    return JobResult(tuple(Picture(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0)
 
 
 def _adapted(context: Context, workflow: Workflow, body: EditRequest) -> Workflow:

@@ -110,7 +110,12 @@ class Coordinator:
         return self._clock()
 
     async def run(self, job: Job, tell: Tell | None = None) -> JobResult:
-        """Run a job to its end.  Raises LegoError; cancelling the await cancels the job."""
+        """Run a job to its end.  Raises LegoError; cancelling the await cancels the job.
+
+        ValueError where its id is in flight: nothing is touched then, since it is another's.
+        """
+        if job.id in self._clients:
+            raise ValueError(f"job {job.id} is already in flight")
         loop = asyncio.get_running_loop()
         client = _Client(job, loop.create_future(), tell)
         self._clients[job.id] = client

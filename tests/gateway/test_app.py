@@ -163,6 +163,19 @@ async def test_the_request_id_is_the_callers_where_it_is_well_formed(client) -> 
     assert "script" not in bad.headers["x-request-id"]
 
 
+async def test_no_answer_is_taken_for_another_type_than_it_says(client, runner) -> None:
+    """Whatever answers says that browsers are not to guess."""
+    url = "/v1/images/generations"
+    answers = [await client.get(path) for path in ("/health/live", "/metrics", "/openapi.json", "/nope")]
+    answers.append(await client.put("/v1/models"))
+    answers += [await client.post(url, json=body) for body in ({"prompt": "a"}, {"prompt": "a", "stream": True}, {})]
+    answers.append(await client.post(url, content=b" " * 300_000))
+    runner.error = ZeroDivisionError("secret")
+    answers.append(await client.post(url, json={"prompt": "a"}))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 405, 200, 200, 400, 413, 500]
+    assert {answer.headers.get("x-content-type-options") for answer in answers} == {"nosniff"}
+
+
 async def test_the_openapi_document_knows_the_body(client) -> None:
     """/openapi.json describes the fields of a generation."""
     document = (await client.get("/openapi.json")).json()

@@ -1,6 +1,7 @@
 """Edits compared with their full computation, behind the answer."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,14 +19,15 @@ from lego_serve.workflow_files import built_in_workflows
 SIDE = 32
 WORKFLOW = replace(built_in_workflows()["lego-tiny-edit"], reuse_floor=0.9)
 NOISE = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+BLACK = np.zeros_like(NOISE)
 
 
 class Painter:
-    """Runs an edit: black where it is computed in full, and otherwise what ``other`` holds."""
+    """Runs an edit: ``full`` where it is computed in full, and otherwise what ``other`` holds."""
 
-    def __init__(self, other: np.ndarray) -> None:
+    def __init__(self, other: np.ndarray, full: np.ndarray = BLACK) -> None:
         self.jobs: list[Job] = []
-        self.other, self.in_flight, self.error = other, 0, False
+        self.full, self.other, self.in_flight, self.error = full, other, 0, False
 
     def now(self) -> float:
         """A clock that stands still: comparing takes no time."""
@@ -39,7 +41,7 @@ class Painter:
         ask = job.inputs["edit"]
         assert isinstance(ask, EditAsk)
         full = ask.quality is Quality.EXACT
-        pixels = np.zeros_like(NOISE) if full else self.other
+        pixels = self.full if full else self.other
         stats = ReuseStats(ask.quality, 0 if full else 9, 9, 2, 4, 0)
         picture = Picture(SIDE, SIDE, pixels.tobytes(), 7)
         pictures = (picture,) * int(str(job.inputs["n"]))
@@ -50,7 +52,7 @@ def asked(quality: Quality = Quality.HIGH) -> EditAsk:
     """An edit of a picture's upper left."""
     weight = np.zeros((SIDE, SIDE), np.uint8)
     weight[:16, :16] = 255
-    return EditAsk(np.zeros_like(NOISE), weight, quality)
+    return EditAsk(BLACK, weight, quality)
 
 
 async def edit(checks: DriftChecks, runner: Painter, ask: EditAsk | None = None) -> None:
@@ -92,12 +94,34 @@ async def test_a_class_found_wanting_is_computed_with_more_care(metrics) -> None
 
 async def test_a_class_that_is_like_the_full_computation_stays(metrics) -> None:
     """And nothing outside changed."""
-    runner = Painter(np.zeros_like(NOISE))
+    runner = Painter(BLACK)
     checks = DriftChecks(runner, metrics, 1.0, 9)
     for _ in range(LEAST + 2):
         await edit(checks, runner)
     assert checks.planned(WORKFLOW, asked()).quality is Quality.HIGH
     assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 0.0' in metrics.page({}).decode()
+
+
+@pytest.mark.parametrize(
+    ("answered", "full", "spills"), [(NOISE, NOISE, 0), (NOISE, BLACK, 1), (BLACK, NOISE, 1), (BLACK, BLACK, 1)]
+)
+async def test_outside_both_have_the_requests_own_pixels(metrics, answered, full, spills) -> None:
+    """Two that are wrong alike are found as well as one that is."""
+    runner = Painter(answered, full)
+    await edit(DriftChecks(runner, metrics, 1.0, 9), runner, replace(asked(), pixels=NOISE))
+    assert len(runner.jobs) == 2
+    assert f'lego_serve_edit_spills_total{{workflow="lego-tiny-edit"}} {spills}.0' in metrics.page({}).decode()
+
+
+async def test_a_comparison_has_a_name_that_no_client_can_give(metrics) -> None:
+    """Jobs are named by their clients; a comparison's name has nothing of its job's, and cannot be guessed."""
+    runner = Painter(NOISE)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    for _ in range(2):
+        await edit(checks, runner)
+    names = [job.id for job in runner.jobs if job.id != "j"]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch("job_compared-[0-9a-f]{16}", name) for name in names)
 
 
 async def test_nothing_is_compared_that_read_nothing_or_where_there_is_much_to_do(metrics) -> None:

@@ -1,6 +1,7 @@
 """`lora` of an edit: a text field of JSON; where it is routed to, what a job gets, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,4 +106,30 @@ async def test_a_mask_of_nothing_needs_no_adapters(client, runner) -> None:
     files = IMAGE | {"mask": opaque}
     answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([LORA])})
     assert answer.status_code == 200
+    assert runner.jobs == []
+
+
+@pytest.mark.parametrize("model", [None, "lego-tiny", "lego-tiny-edit"])
+async def test_a_registered_template_is_edited_with_adapters(client, runner, model) -> None:
+    """Whether the edit says which model it is for or leaves that to the template; as the edit of the picture is."""
+    known = await client.post("/v1/templates", files=IMAGE)
+    assert known.status_code == 201, known.text
+    fields = {"prompt": "a", "lora": json.dumps([LORA])} | ({} if model is None else {"model": model})
+    named = await client.post(URL, files={"mask": MASKED["mask"]}, data=fields | {"template": known.json()["id"]})
+    assert named.status_code == 200, named.text
+    assert (await client.post(URL, files=MASKED, data=fields)).status_code == 200
+    assert [job.workflow for job in runner.jobs] == ["lego-tiny-edit-lora"] * 2
+    assert len({job.inputs["edit"].picture for job in runner.jobs}) == 1
+
+
+async def test_a_template_of_another_model_is_refused_with_adapters_too(client, runner) -> None:
+    """The model that is asked about is the one the request names."""
+    known = (await client.post("/v1/templates", files=IMAGE)).json()["id"]
+    runner.more = {
+        name: replace(runner.workflows[f"lego-tiny-{kind}"], name=name)
+        for name, kind in (("own", "edit"), ("own-lora", "edit-lora"))
+    }
+    fields = {"prompt": "a", "lora": json.dumps([LORA]), "template": known, "model": "own"}
+    answer = await client.post(URL, files={"mask": MASKED["mask"]}, data=fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
     assert runner.jobs == []

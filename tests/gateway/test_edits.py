@@ -1,10 +1,12 @@
-"""POST /v1/images/edits without a mask: image to image."""
+"""POST /v1/images/edits: image to image, and what a form may hold."""
 
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.pictures import file_of
 
 URL = "/v1/images/edits"
 
@@ -88,3 +90,50 @@ async def test_a_form_over_a_limit_hears_which(client, files, fields, code, word
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "param", "words"),
+    [
+        (["image", "image"], "invalid_value", "image", "At most one `image`"),
+        (["image[]", "image[]"], "invalid_value", "image", "At most one `image`"),
+        (["image", "image[]"], "invalid_value", "image", "At most one `image`"),
+        (["image[]", "mask", "image"], "invalid_value", "image", "At most one `image`"),
+        (["image"] * 20, "form_too_large", None, "16 files"),
+        (["image", "mask", "mask"], "duplicate_field", "mask", "At most one `mask`"),
+        (["mask", "mask"], "duplicate_field", "mask", "At most one `mask`"),
+        (["mask"], "missing", "image", "Exactly one `image`"),
+    ],
+)
+async def test_an_edit_has_one_picture_and_one_mask_at_most(client, runner, names, code, param, words) -> None:
+    """Under whichever name; more of either, or a mask alone, is refused before any is decoded, and no job is made."""
+    files = [("prompt", (None, "a")), *((name, ("a.png", png(mode="RGBA"))) for name in names)]
+    answer = await client.post(URL, files=files)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert words in error["message"]
+    assert runner.jobs == []
+
+
+async def test_a_stroke_thinner_than_a_pixel_of_the_edit_is_edited(client, runner) -> None:
+    """Two pixels of the mask are half a pixel at a quarter of its size; that pixel is new."""
+    alpha = np.full((1024, 1024), 255, np.uint8)
+    alpha[:, 400:402] = 0
+    mask = file_of(Image.fromarray(np.dstack([np.zeros((1024, 1024, 3), np.uint8), alpha])))
+    fields = {"prompt": "a", "size": "256x256", "mask_feather": "0"}
+    answer = await client.post(URL, files={"image": png(1024, 1024), "mask": mask}, data=fields)
+    assert answer.status_code == 200, answer.text
+    [job] = runner.jobs
+    weight = np.asarray(job.inputs["edit"].weight)
+    assert (weight[:, 100] == 255).all()
+    assert np.count_nonzero(weight) == 256
+
+
+async def test_seeds_wrap_where_nothing_is_edited(client, runner) -> None:
+    """The pictures an opaque mask gives back are numbered as any others."""
+    mask = file_of(Image.new("RGBA", (128, 96), "black"))
+    fields = {"prompt": "a", "seed": str(2**32 - 1), "n": "2"}
+    answer = await client.post(URL, files={"image": png(), "mask": mask}, data=fields)
+    assert answer.status_code == 200, answer.text
+    assert [made["seed"] for made in answer.json()["data"]] == [2**32 - 1, 0]
+    assert runner.jobs == []

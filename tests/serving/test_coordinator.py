@@ -145,6 +145,19 @@ async def test_jobs_in_flight_say_how_they_stand() -> None:
     assert mine.states() == []
 
 
+async def test_an_id_that_is_in_flight_is_refused_and_harms_nobody() -> None:
+    """The job that has it goes on as if nothing had been; after its end the id is free."""
+    mine = coordinator(nodes(denoise=0.2))
+    first = asyncio.ensure_future(mine.run(job()))
+    await asyncio.sleep(0.05)
+    with pytest.raises(ValueError, match="already in flight"):
+        await mine.run(job(time.monotonic() + 0.01))
+    assert [state.id for state in mine.states()] == ["job-1"]
+    assert len((await asyncio.wait_for(first, 5)).pictures) == 2
+    assert mine.in_flight == 0
+    await mine.run(job())
+
+
 async def test_a_lost_replica_is_tried_again() -> None:
     """One NodeLost costs a retry, not the job."""
     some = nodes()
