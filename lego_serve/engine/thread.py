@@ -232,7 +232,11 @@ class EngineThread:
     def _tell_all(self) -> None:
         now = time.monotonic()
         for key in list(self._watches):
-            self._tell(self._engine.state(key), now, drain=True)
+            try:
+                state = self._engine.state(key)
+            except KeyError:  # an order before this one ended it
+                continue
+            self._tell(state, now, drain=True)
 
     def _tell(self, state: LaneState, now: float, *, drain: bool) -> None:
         watched = self._watches.get(state.request.key)

@@ -12,11 +12,12 @@ import torch
 from lego_serve.core.batching import Lane, StepBatcher, StepLimits
 from lego_serve.core.progress import PREPARING, Listen
 from lego_serve.core.recovery import DEATHS_ALONE, Again, Recovery
-from lego_serve.engine.lanes import LaneProgress, LaneRequest, LaneState
+from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneState
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
+from lego_serve.models.lora import Adapter
 from lego_serve.models.spec import ModelSpec
 from tests.engine.test_step_engine import Clock, Faulty, engine_of, latents, request, run
 
@@ -235,3 +236,17 @@ async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fail
         await within(thread.submit(request("b")))
     finally:
         thread.close()
+
+
+async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThread) -> None:
+    """Its adapters were wrong, and the drain was ordered before anybody was told."""
+    long = asyncio.ensure_future(thread.submit(request("a", steps=200), Watch(lambda said: None)))
+    await asyncio.sleep(0.05)
+    with thread._wake:  # so that both orders are taken at once
+        thread.adapt("a", (AdapterUse(Adapter("x", "0" * 64, {}), float("nan")),))
+        draining = asyncio.ensure_future(thread.drain())
+        await asyncio.sleep(0)
+    await within(draining)
+    with pytest.raises(RequestError, match="scale of adapter x"):
+        await within(long)
+    assert thread.is_alive
