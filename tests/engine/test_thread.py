@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> N
     finally:
         thread.close()
     starts = [(at, key) for at, (key, said) in enumerate(told) if said.is_starting and said.step != PREPARING]
-    assert any(one[1] != other[1] for one, other in zip(starts[:-1], starts[1:], strict=True)), "they took no turns"
+    assert any(one[1] != other[1] for one, other in pairwise(starts)), "they took no turns"
     for at, key in starts:
         recovery = Recovery(5)
         for _ in range(DEATHS_ALONE):
