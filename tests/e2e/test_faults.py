@@ -15,9 +15,7 @@ from tests.e2e.test_recovery import SEEDS, begun
 from tests.engine.test_step_engine import Clock, request, run
 
 
-def test_every_step_begun_is_written_down(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_step_begun_is_written_down(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once where it was run once, and twice where a lane went back to a checkpoint."""
     monkeypatch.setenv(STEPS_LOG, str(tmp_path / "steps.log"))
     module = ModuleType("engine")
