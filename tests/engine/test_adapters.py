@@ -238,9 +238,10 @@ def test_a_set_that_cannot_be_patched_fails_with_its_lanes_alone(
     others = [family.lane("two", 3, AdapterUse(two)), family.lane("plain", 4)]
     alone = {lane.key: run(family.engine(AdapterMode.PATCHED), lane)[lane.key] for lane in others}
     start = own_weights(family)
+    lanes = [family.lane("a", 1, AdapterUse(one)), family.lane("b", 2, AdapterUse(one)), *others]
     break_patching(monkeypatch, RuntimeError("a failing kernel"), 1)
     engine, found = family.engine(AdapterMode.PATCHED), {}
-    for lane in (family.lane("a", 1, AdapterUse(one)), family.lane("b", 2, AdapterUse(one)), *others):
+    for lane in lanes:
         engine.add(lane)
     while engine.lanes:
         found |= dict(engine.step())
