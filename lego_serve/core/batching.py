@@ -72,6 +72,7 @@ class StepBatcher:
         self._limits = limits
         self._memory_rows: int | None = None
         self._steps_to_relax = 0
+        self._steps_grouped = 0  # before patching is tried again
         self._lanes: dict[str, Lane] = {}
         self._cost = StepCost(calibrated)
         self._step_s = 0.0  # what steps take lately
@@ -131,6 +132,10 @@ class StepBatcher:
         """
         self._memory_rows = max(1, max_rows)
         self._steps_to_relax = RELAX_STEPS
+
+    def group_adapters(self) -> None:
+        """Patch nothing for RELAX_STEPS steps, whatever the mode, since memory ran out in patching."""
+        self._steps_grouped = RELAX_STEPS
 
     def plan(self, now: float, kept: Container[str] = ()) -> StepPlan | None:
         """What runs next: lanes in order for as long as they fit; None when there is nothing to do.
@@ -215,7 +220,7 @@ class StepBatcher:
         seen = [Adapted(lane.adapter_set, lane.work[lane.next_step], lane.steps_left) for lane in chosen]
         costs = self._adapter_rates
         pays = self._adapters is AdapterMode.AUTO and patching_pays(seen, self._patched, rates, costs)
-        if self._adapters is not AdapterMode.PATCHED and not pays:
+        if self._steps_grouped or (self._adapters is not AdapterMode.PATCHED and not pays):
             return replace(plan, extra_s=grouped_extra_s(seen, costs))
         first = seen[0].adapters
         alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates, kept) or plan
@@ -223,7 +228,8 @@ class StepBatcher:
         return replace(alike, patched=first, extra_s=swap_s)
 
     def _relax(self) -> None:
-        """Raise a limit that memory set, once in a while."""
+        """Raise a limit that memory set, once in a while, and let sets be patched again."""
+        self._steps_grouped = max(0, self._steps_grouped - 1)
         if self._memory_rows is None:
             return
         self._steps_to_relax -= 1

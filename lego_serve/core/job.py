@@ -50,7 +50,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskStats:
-    """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model."""
+    """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
+
+    ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
+    """
 
     queue_s: float = 0.0
     run_s: float = 0.0

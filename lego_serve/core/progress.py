@@ -8,6 +8,7 @@ not held back: a lane that loses its replica must not lose more steps than it wa
 from dataclasses import dataclass
 
 MESSAGES_A_SECOND = 4
+PREPARING = -1  # in place of a step: a lane that is being taken and made ready for its first one
 
 
 @dataclass(frozen=True, slots=True)

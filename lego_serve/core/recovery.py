@@ -3,8 +3,9 @@
 When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
 runs alone past the step at which the replica died; if it gets there it was innocent.  A lane that
 has taken a replica down DEATHS_ALONE times while it ran alone, each time in the same step, is
-refused.  A kill from outside hits a random step of a random lane, so that it adds up to that hardly
-ever; a lane of a single step has only that one to be hit in.
+refused; being made ready for its first step counts as a step of its own.  A kill from outside
+hits a random step of a random lane, so that it adds up to that hardly ever; a lane of a single
+step has only that one to be hit in.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """This call takes replicas down by itself."""
+    """This call takes replicas down by itself, in this step or while it is made ready (PREPARING)."""
 
     step: int
 
@@ -47,7 +48,7 @@ Decision: TypeAlias = Again | Poison | GiveUp
 class _Lane:
     step: int = 0  # the furthest step it is known to have done
     checkpoint_step: int = 0
-    starting: int | None = None  # the step it was about to run, alone
+    starting: int | None = None  # the step it was about to run, alone, or PREPARING
     deaths: dict[int, int] = field(default_factory=dict)  # by the step in which it was alone
 
 
@@ -60,7 +61,7 @@ class Recovery:
         self._checkpoints: dict[int, bytes] = {}
         self._deaths = self._moves = 0
         self._replica: str | None = None
-        self.steps_redone = 0
+        self.steps_redone = 0  # that are known of: a replica that died may have run some it had not told of
 
     @property
     def replica(self) -> str | None:
@@ -77,7 +78,10 @@ class Recovery:
         self._replica = replica
 
     def progressed(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
-        """A lane has done so many steps, or is about to run the next alone; without that it is in company again."""
+        """A lane has done so many steps, or is about to run the next alone (or to be made ready: PREPARING).
+
+        Without ``is_starting`` it is in company again.
+        """
         state = self._lanes.setdefault(lane, _Lane())
         state.step = max(state.step, step)
         state.starting = step if is_starting else None

@@ -7,6 +7,7 @@ from lego_serve.core.edits import EditLatents
 
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
+MOST = 1 << 64  # of anything counted: a workflow may leave its whole numbers unbounded, and floats are not
 
 
 def allowed(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
@@ -21,9 +22,10 @@ def quieter(replicas: Sequence[str], suspects: bool) -> list[str]:
 
 def denoising_work(inputs: Mapping[str, object]) -> float:
     """What a denoising call weighs against another: its pixels times the passes over them, of both branches."""
-    number = {name: float(value) for name, value in inputs.items() if isinstance(value, int | float)}
-    passes = number.get("steps", 1) * _branches(inputs)
-    whole = number.get("n", 1) * number.get("width", 1) * number.get("height", 1) * passes
+    factors = (inputs.get(name, 1) for name in ("n", "width", "height", "steps"))
+    whole = float(_branches(inputs))
+    for factor in factors:
+        whole *= min(factor, MOST) if isinstance(factor, int | float) else 1
     edit = edit_of(inputs)
     return whole if edit is None else whole * edit.active_ratio
 
@@ -40,8 +42,9 @@ def priming_work(inputs: Mapping[str, object]) -> float:
     edit = edit_of(inputs)
     if edit is None:
         return 0.0
-    images = inputs.get("n", 1)  # which share one priming
-    return denoising_work(inputs) / edit.active_ratio / (images if isinstance(images, int) else 1) / _branches(inputs)
+    n = inputs.get("n", 1)
+    images = min(n, MOST) if isinstance(n, int) else 1  # which share one priming
+    return denoising_work(inputs) / edit.active_ratio / images / _branches(inputs)
 
 
 def _branches(inputs: Mapping[str, object]) -> int:

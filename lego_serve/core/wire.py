@@ -41,7 +41,8 @@ class Accepted:
 class Progress:
     """How far a lane of a call is; ``preview`` holds latents (channels, height, width) of the picture to be.
 
-    ``is_starting``: the step is about to run, alone.  Without ``is_report`` the client is not told.
+    ``is_starting``: the step is about to run, alone, or the lane to be made ready (PREPARING).
+    Without ``is_report`` the client is not told.
     """
 
     lane: int

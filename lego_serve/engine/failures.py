@@ -2,7 +2,7 @@
 
 import torch
 
-from lego_serve.errors import NodeError
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.controls import ControlFailed
 
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -14,11 +14,11 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 
-def failure_of(error: Exception) -> NodeError:
-    """What a lane that failed alone is told."""
+def failure_of(error: Exception) -> LegoError:
+    """What a lane that failed alone is told: the error itself where it was meant to be read."""
     if is_memory(error):
         failure = NodeError("The image needs more memory than this replica has.", code="out_of_memory")
-    elif isinstance(error, ControlFailed):
+    elif isinstance(error, LegoError):
         return error
     else:
         failure = NodeError(f"The denoising step failed: {type(error).__name__}.")

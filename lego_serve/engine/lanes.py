@@ -115,8 +115,8 @@ class LaneProgress:
     """A lane after a step: how far it is, and what was asked to be told of it.
 
     ``preview`` is the picture's latents as predicted at this step; ``checkpoint`` the state from
-    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone.  Without
-    ``is_report`` it is for the coordinator, not for the client.
+    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone, or with PREPARING the
+    lane is about to be made ready.  Without ``is_report`` it is for the coordinator, not for the client.
     """
 
     step: int

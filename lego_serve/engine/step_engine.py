@@ -2,11 +2,13 @@
 
 The batcher decides which lanes run; the engine keeps their tensors.  A lane whose latents stop
 being finite, or whose forward pass fails when it runs alone, fails alone.  Where memory runs out
-the batch is halved and run again before any lane fails.
+the batch is halved and run again before any lane fails, and adapters are grouped where patching has no room.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -23,6 +25,7 @@ from lego_serve.models.base import Backbone
 from lego_serve.models.controls import ControlAway, ControlFailed, ControlSource
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
 
+log = logging.getLogger("lego_serve.engine")
 Outcome = tuple[str, LaneResult | LegoError]
 
 
@@ -48,6 +51,7 @@ class StepEngine:
         self._batcher, self._clock = batcher, clock
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
+        self._as_planned = True  # whether the step under way came through in one pass of what was planned
 
     @property
     def classifier_free(self) -> bool:
@@ -150,10 +154,13 @@ class StepEngine:
         if plan is None:
             self._ran = ()
             return []
-        failures = self._run(plan, started)
+        self._as_planned = True
+        failures: dict[str, LegoError] = {}
+        plan = self._patch(plan, failures)
+        self._run(plan, started, failures)
         now = self._clock()
         went_on = without_absent(plan, self._states)
-        finished = self._batcher.commit(went_on, started, now, typical=went_on is plan)
+        finished = self._batcher.commit(went_on, started, now, typical=self._as_planned and went_on is plan)
         outcomes: list[Outcome] = list(failures.items())
         for lane in finished:
             if lane.key not in failures:
@@ -194,13 +201,30 @@ class StepEngine:
         except NodeError as error:
             return error
 
-    def _run(self, plan: StepPlan, started: float) -> dict[str, LegoError]:
-        """Advance the plan's lanes; answers those that failed, which are dropped."""
-        failures: dict[str, LegoError] = {}
-        if plan.patched is not None:
-            first = self._states[plan.keys[0]]
+    def _patch(self, plan: StepPlan, failures: dict[str, LegoError]) -> StepPlan:
+        """The plan with its set in the weights; where memory is too short for that, to be run grouped.
+
+        What else goes wrong is the set's doing: its lanes, which are all of the plan's, fail.
+        """
+        if plan.patched is None:
+            return plan
+        first = self._states[plan.keys[0]]
+        try:
             self._backbone.adapters.patch(first.adapters_at(first.step))
-        velocities = self._velocities(plan.keys, failures)
+        except Exception as error:
+            self._as_planned = False
+            if is_memory(error):
+                log.warning("no memory to patch adapters: they are grouped for a while")
+                self._batcher.group_adapters()
+            else:
+                failures.update({key: failure_of(error) for key in plan.keys})
+            return replace(plan, patched=None)
+        return plan
+
+    def _run(self, plan: StepPlan, started: float, failures: dict[str, LegoError]) -> None:
+        """Advance the plan's lanes, but for those that have failed or fail now, which are dropped."""
+        keys = [key for key in plan.keys if key not in failures]
+        velocities = self._velocities(keys, failures) if keys else {}
         took = self._clock() - started
         for key in plan.keys:
             if key in failures:
@@ -212,7 +236,6 @@ class StepEngine:
             self._advance(state, velocities[key], started, took, len(plan.keys))
             if state.is_held:
                 self._batcher.pause(key)
-        return failures
 
     def _advance(self, state: LaneState, velocity: torch.Tensor, started: float, took: float, lanes: int) -> None:
         advance = SAMPLERS[state.request.sampler]
@@ -262,6 +285,7 @@ class StepEngine:
             inputs = [self._preparation.input(state, priming) for state in states]
             said = self._backbone.velocity([*inputs, *priming.inputs])
         except BaseException:
+            self._as_planned = False
             priming.failed()
             raise
         priming.done()

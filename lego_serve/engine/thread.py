@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lego_serve.core.progress import Listen, Reporter
+from lego_serve.core.progress import PREPARING, Listen, Reporter
 from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
@@ -43,7 +43,7 @@ class EngineThread:
         self._loop = asyncio.get_running_loop()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._watches: dict[str, tuple[Watch, Reporter]] = {}  # the compute thread's own
-        self._announced: str | None = None  # the suspect lane whose step is running; the compute thread's own
+        self._announced: LaneState | None = None  # the suspect lane whose step is running; the compute thread's own
         self._inbox: deque[Order] = deque()
         self._drains: set[asyncio.Future[None]] = set()
         self._wake = threading.Condition()
@@ -171,6 +171,10 @@ class EngineThread:
                 self._loop.call_soon_threadsafe(self._answer, outcomes)
 
     def _add(self, request: LaneRequest, watch: Watch | None) -> list[Outcome] | None:
+        suspected = watch if request.suspect_steps > 0 else None
+        if suspected is not None:  # a request may take the replica down before it has a step to be blamed for
+            self._say(suspected, LaneProgress(PREPARING, request.steps, is_starting=True))
+            time.sleep(SUSPECT_PAUSE_S)
         try:
             state = self._engine.add(request)
         except LegoError as error:
@@ -180,6 +184,8 @@ class EngineThread:
         if watch is not None:
             reporter = Reporter(watch.listen, state.schedule.steps, watch.checkpoint_every_steps, state.step)
             self._watches[request.key] = watch, reporter
+        if suspected is not None:
+            self._say(suspected, _came_through(state))
         return None
 
     def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> list[Outcome] | None:
@@ -203,11 +209,10 @@ class EngineThread:
         """Say that a suspect lane is about to run alone: if the replica dies now, it was this lane."""
         if len(keys) != 1 or not self._engine.is_suspect(keys[0]) or keys[0] not in self._watches:
             return
-        state = self._engine.state(keys[0])
+        state = self._announced = self._engine.state(keys[0])
         progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_starting=True)
-        self._loop.call_soon_threadsafe(self._watches[keys[0]][0].tell, progress)
+        self._say(self._watches[keys[0]][0], progress)
         time.sleep(SUSPECT_PAUSE_S)
-        self._announced = keys[0]
 
     def _report(self) -> None:
         now = time.monotonic()
@@ -216,18 +221,22 @@ class EngineThread:
         self._acquit()
 
     def _acquit(self) -> None:
-        """Say of a lane that ran alone and is no suspect any more that it came through: it runs in company now."""
-        key, self._announced = self._announced, None
-        if key is None or key not in self._watches or self._engine.is_suspect(key):
-            return
-        state = self._engine.state(key)
-        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_report=False)
-        self._loop.call_soon_threadsafe(self._watches[key][0].tell, progress)
+        """Say of a lane that ran alone that it came through, or ended: what comes next is not its doing.
+
+        At once, and also while it is a suspect still: another suspect may be next, and take the replica down.
+        """
+        state, self._announced = self._announced, None
+        if state is not None and state.request.key in self._watches:
+            self._say(self._watches[state.request.key][0], _came_through(state))
 
     def _tell_all(self) -> None:
         now = time.monotonic()
         for key in list(self._watches):
-            self._tell(self._engine.state(key), now, drain=True)
+            try:
+                state = self._engine.state(key)
+            except KeyError:  # an order before this one ended it
+                continue
+            self._tell(state, now, drain=True)
 
     def _tell(self, state: LaneState, now: float, *, drain: bool) -> None:
         watched = self._watches.get(state.request.key)
@@ -242,6 +251,9 @@ class EngineThread:
         progress = LaneProgress(
             state.step, state.schedule.steps, state.eta_s, preview, checkpoint, is_report=due.report
         )
+        self._say(watch, progress)
+
+    def _say(self, watch: Watch, progress: LaneProgress) -> None:
         self._loop.call_soon_threadsafe(watch.tell, progress)
 
     def _answer(self, outcomes: list[Outcome]) -> None:
@@ -253,6 +265,10 @@ class EngineThread:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+def _came_through(state: LaneState) -> LaneProgress:
+    return LaneProgress(state.step, state.schedule.steps, state.eta_s, is_report=False)
 
 
 def _set(told: "asyncio.Future[None]") -> None:

@@ -183,7 +183,7 @@ def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
         raise refusal(adapter_id, "has a header that is no JSON") from None
     if not isinstance(header, dict):
         raise refusal(adapter_id, "has a header that is no JSON object")
-    if len(header) > MAX_TENSORS + 1:
+    if len(header) - (METADATA in header) > MAX_TENSORS:
         raise refusal(adapter_id, f"holds more than {MAX_TENSORS} tensors")
     return 8 + length, header
 
@@ -250,7 +250,7 @@ def _check_tiling(adapter_id: str, entries: Iterable[_Entry], size: int) -> None
 def _tensor(adapter_id: str, name: str, entry: _Entry, data: bytes, start: int) -> torch.Tensor:
     raw = bytearray(data[start + entry.begin : start + entry.end])  # a copy: aligned, and writable as torch wants it
     tensor = torch.frombuffer(raw, dtype=entry.dtype).view(entry.shape)
-    largest = float(tensor.abs().max())
+    largest = abs(float(tensor.abs().max()))  # twice: the least whole number has no opposite
     if not largest <= MAX_WEIGHT:  # not `>`: NaN must fail too
         fault = f"a value over {MAX_WEIGHT:g}" if math.isfinite(largest) else "values that are no finite numbers"
         raise refusal(adapter_id, f"has {fault} in tensor {pattern(name)}")

@@ -191,7 +191,7 @@ def _peft_settings(adapter_id: str, metadata: Mapping[str, str]) -> dict[str, An
         numbers += [v for k, p in settings.items() if k.endswith(".alpha_pattern") and p for v in p.values()]
         if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
             raise ValueError
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, AttributeError, RecursionError):  # a whole number may pass every float
         raise refusal(adapter_id, "has PEFT settings that cannot be read") from None
     if any(value for key, value in settings.items() if key.endswith((".use_dora", ".lora_bias"))):
         raise refusal(adapter_id, "uses DoRA or biases; low-rank products are known here")

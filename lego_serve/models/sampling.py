@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lego_serve.errors import RequestError
 from lego_serve.models.base import ImageLatents
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ class FlowMatchTables:
         self._scheduler, self._explicit_sigmas = scheduler, explicit_sigmas
 
     def schedule(self, sampler: str, steps: int, tokens: int) -> Schedule:
-        """The table of a sampler for a picture of so many tokens.  KeyError for an unknown sampler."""
-        build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m}[sampler]
+        """The table of a sampler for a picture of so many tokens.  RequestError for an unknown sampler."""
+        build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m}.get(sampler)
+        if build is None:
+            raise RequestError(f"`sampler` must be one of {', '.join(SAMPLERS)}.", param="sampler")
         return build(steps, self._shift(tokens))
 
     def start(

@@ -196,10 +196,11 @@ class AdaptersNode:
         path = profile_folder(self._registry.folder(name), self._profiles, self._own_profiles)
         try:
             said = json.loads((path / f"{name}.profile.json").read_text())
-            return min(max(float(said["ratio"]), 0.0), 1.0) if said["sha256"] == sha256 else 0.0
+            ratio = min(max(0.0, float(said["ratio"])), 1.0)  # in this order NaN is 0
+            return ratio if said["sha256"] == sha256 else 0.0
         except FileNotFoundError:
             return 0.0
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError):
             log.warning("the profile of adapter %s cannot be read", name)
             return 0.0
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
+from lego_serve.core.progress import PREPARING
 from lego_serve.core.recovery import Again, GiveUp, Poison, Recovery
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message, Progress
 from lego_serve.errors import NodeError, RequestError
@@ -85,10 +86,9 @@ class DenoiseCalls:
                 await asyncio.sleep(MOVE_PAUSE_S)
             match decision:
                 case Poison(step=step):
-                    raise RequestError(
-                        f"This request made the model server fail at step {step} each time it ran alone.",
-                        code="poison_request",
-                    )
+                    when = "while it was made ready" if step == PREPARING else f"at step {step}"
+                    said = f"This request made the model server fail {when} each time it ran alone."
+                    raise RequestError(said, code="poison_request")
                 case GiveUp(attempts=attempts):
                     raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
                 case Again():

@@ -13,7 +13,7 @@ from lego_serve.core.adapters import (
     grouped_extra_s,
     patching_pays,
 )
-from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.batching import RELAX_STEPS, StepBatcher, StepLimits
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import fifo
@@ -118,3 +118,21 @@ def test_lanes_get_other_adapters_from_their_next_step_on() -> None:
     plan = made.plan(0.0)
     assert plan is not None
     assert plan.extra_s > 0
+
+
+@pytest.mark.parametrize("mode", AdapterMode)
+def test_where_memory_was_too_short_to_patch_sets_are_grouped_for_a_while(mode: AdapterMode) -> None:
+    """In any mode, lanes of all sets together; then patching is tried again."""
+    made = batcher(mode, CHEAP_SWAP, *(lane(key, A, 2 * RELAX_STEPS) for key in "1234"), lane("5", B, 2 * RELAX_STEPS))
+    first = made.plan(0.0)
+    made.group_adapters()
+    for _ in range(RELAX_STEPS):
+        plan = made.plan(0.0)
+        assert plan is not None
+        assert (plan.keys, plan.patched) == (tuple("12345"), None)
+        assert plan.extra_s > 0
+        made.commit(plan, 0.0, 0.01, typical=False)
+    again = made.plan(0.0)
+    assert again is not None
+    assert first is not None
+    assert again.patched == first.patched

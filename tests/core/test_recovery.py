@@ -1,11 +1,15 @@
 """Recovery: what becomes of a call whose replicas die."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.recovery import DEATHS, DEATHS_ALONE, Again, GiveUp, Poison, Recovery
+from lego_serve.core.progress import PREPARING, Listen, Reporter
+from lego_serve.core.recovery import DEATHS, DEATHS_ALONE, MARGIN_STEPS, Again, GiveUp, Poison, Recovery
 
 EVERY = 5
+STEPS = 60
 
 
 def test_a_call_that_never_got_going_starts_anew() -> None:
@@ -62,3 +66,56 @@ def test_a_job_is_given_up_in_the_end() -> None:
     decisions = [recovery.lost() for _ in range(DEATHS)]
     assert isinstance(decisions[-1], GiveUp)
     assert all(isinstance(decision, Again) for decision in decisions[:-1])
+
+
+@given(st.lists(st.sampled_from([PREPARING, 0, 1]), max_size=3 * DEATHS_ALONE))
+def test_being_made_ready_is_a_step_of_its_own(steps: list[int]) -> None:
+    """Deaths in it add up to a refusal by themselves, and to none with those in the steps that follow."""
+    recovery, deaths = Recovery(EVERY), Counter[int]()
+    for step in steps:
+        recovery.progressed(0, step, None, is_starting=True)
+        deaths[step] += 1
+        decision = recovery.lost()
+        if deaths[step] == DEATHS_ALONE:
+            assert decision == Poison(step)
+            return
+        assert isinstance(decision, Again)
+        assert decision.suspect_steps > EVERY
+
+
+def heard(reporter: Reporter, first: int, last: int, step_s: float, late: int) -> list[tuple[int, bytes | None]]:
+    """What arrives of a lane that runs from one step up to another and is killed there.
+
+    A message is on its way for as long as so many steps take; what has not arrived by then is lost.
+    """
+    said = ((step, reporter.due(step, step * step_s)) for step in range(first + 1, last + 1))
+    return [
+        (step, str(step).encode() if due.checkpoint else None)
+        for step, due in said
+        if due is not None and step + late <= last
+    ]
+
+
+@given(
+    kills=st.lists(st.integers(0, 3 * EVERY), max_size=20), late=st.integers(0, MARGIN_STEPS),
+    step_s=st.floats(0.001, 1), listen=st.builds(Listen, st.integers(0, 3), st.booleans()),
+)  # fmt: skip
+def test_a_death_costs_no_more_steps_than_lie_between_checkpoints(
+    kills: list[int], late: int, step_s: float, listen: Listen
+) -> None:
+    """Wherever it comes and whoever listens: with the one under way at most EVERY, and those its messages were late by.
+
+    The lane is under suspicion up to the step of the death, and no step counts as redone that was not.
+    """
+    recovery, ran, first = Recovery(EVERY), 0, 0
+    for steps in kills:
+        last = min(first + steps, STEPS - 1)
+        for step, checkpoint in heard(Reporter(listen, STEPS, EVERY, first), first, last, step_s, late):
+            recovery.progressed(0, step, checkpoint, is_starting=False)
+        ran += last - first
+        decision = recovery.lost()
+        assert isinstance(decision, Again)
+        first = int(decision.checkpoints.get(0, b"0"))
+        assert 0 <= last - first <= EVERY - 1 + late
+        assert decision.suspect_steps > last - first
+    assert recovery.steps_redone <= ran - first

@@ -39,6 +39,13 @@ def test_work_is_pixels_times_passes() -> None:
     assert denoising_work(distilled | {"guidance": 4.0}) == denoising_work(plain)
 
 
+def test_work_is_a_number_whatever_a_workflow_lets_through() -> None:
+    """A whole number without bounds may be past every float."""
+    for name in ("n", "width", "height", "steps", "seed"):
+        assert denoising_work({"width": 128, "height": 96, "steps": 20, "n": 2} | {name: 10**400}) >= 128
+    assert priming_work(edit(0.25) | {"n": 10**400}) > 0
+
+
 def test_the_least_loaded_replicas_are_found() -> None:
     """By work, not by count; a call that moved counts where it is, and one that ended nowhere."""
     hand = Outstanding()

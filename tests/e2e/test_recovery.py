@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import httpx2
 import numpy as np
 import pytest
 
+from lego_serve.core.recovery import MARGIN_STEPS
 from lego_serve.demo import descendants
-from tests.e2e.faults.sitecustomize import DEADLY_GUIDANCE
+from tests.e2e.faults.sitecustomize import DEADLY_GUIDANCE, STEPS_LOG
 from tests.e2e.test_server import pixels
 from tests.servers import Server, running
 
@@ -28,10 +30,18 @@ CHECKPOINT_EVERY_STEPS = 5
 
 
 @pytest.fixture(scope="module")
-def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def steps_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server writes down the steps it begins."""
+    return tmp_path_factory.mktemp("steps") / "steps.log"
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory, steps_log: Path) -> Iterator[Server]:
     """A server of two backbone replicas that a certain request kills."""
-    with running(tmp_path_factory.mktemp("deadly"), 1, Path(__file__).parent / "faults") as started:
-        yield started
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(STEPS_LOG, str(steps_log))
+        with running(tmp_path_factory.mktemp("deadly"), 1, Path(__file__).parent / "faults") as started:
+            yield started
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +70,23 @@ class Asked:
             thread.start()
 
     def check(self, wanted: dict[int, np.ndarray]) -> int:
-        """Wait for all; every picture is the one wanted.  Answers the steps that were made twice."""
+        """Wait for all; every picture is the one wanted.  Answers the steps that are known to have been made twice."""
         for thread in self._threads:
             thread.join()
         for seed, answer in self.answers.items():
             assert answer.status_code == 200, answer.text
             assert np.array_equal(pixels(answer.json()["data"][0]), wanted[seed]), seed
         return sum(answer.json()["lego"]["steps_redone"] for answer in self.answers.values())
+
+
+def begun(steps_log: Path, since: int) -> dict[int, Counter[int]]:
+    """How often each step was begun, by the lane's seed, in what was written down from so many bytes on."""
+    found = {seed: Counter[int]() for seed in SEEDS}
+    for line in steps_log.read_bytes()[since:].decode().splitlines():
+        seed, step = map(int, line.split())
+        if seed in found:
+            found[seed][step] += 1
+    return found
 
 
 def backbones(server: Server) -> list[int]:
@@ -93,16 +113,26 @@ def wait_for_two(server: Server) -> None:
 
 
 def test_killed_replicas_cost_steps_but_no_request_and_no_bit(
-    deadly: Server, undisturbed: dict[int, np.ndarray]
+    deadly: Server, undisturbed: dict[int, np.ndarray], steps_log: Path
 ) -> None:
-    """kill -9 of a random backbone replica in the middle of the work, again and again."""
+    """kill -9 of a random backbone replica in the middle of the work, again and again.
+
+    By what the replicas wrote down, a lane makes those steps twice that lie between two checkpoints, and those
+    its last one was late by; an answer claims no more of them than there were.
+    """
     rng = random.Random(0)
     for _ in range(KILLS):
         wait_for_two(deadly)
+        before = steps_log.stat().st_size
         asked = Asked(deadly.url)
         time.sleep(0.5 + rng.random())
         os.kill(rng.choice(backbones(deadly)), signal.SIGKILL)
-        assert asked.check(undisturbed) <= len(SEEDS) * CHECKPOINT_EVERY_STEPS
+        known = asked.check(undisturbed)
+        steps = begun(steps_log, before)
+        assert all(sorted(counted) == list(range(STEPS)) for counted in steps.values())
+        redone = {seed: counted.total() - STEPS for seed, counted in steps.items()}
+        assert max(redone.values()) <= CHECKPOINT_EVERY_STEPS + MARGIN_STEPS, redone
+        assert known <= sum(redone.values())
     assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{deadly.url}/metrics", timeout=10).text
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.ordering import fifo
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.errors import InvalidAdapter, RequestError
+from lego_serve.errors import InvalidAdapter, NodeError, RequestError
+from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.adapter_keys import BaseLayers
 from lego_serve.models.adapter_loading import base_layers
 from lego_serve.models.base import Backbone, TextEncoder
@@ -24,7 +26,7 @@ from lego_serve.models.lora import Adapter
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import flux_miniature, miniature
-from tests.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved
+from tests.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved, weights_hash
 
 PROMPT, NEGATIVE, STEPS, LENGTH = "a red circle on the left", "a blue square", 4, 8
 
@@ -193,6 +195,62 @@ def test_both_ways_of_applying_make_the_same_pictures(family: Family) -> None:
         close(patched[key], grouped[key])
     family.backbone.adapters.restore()
     assert torch.equal(run(family.engine(), lanes[0])["plain"], grouped["plain"])
+
+
+def break_patching(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[Exception]:
+    """Let patching raise an error so many times, each when three layers are patched; answers those raised."""
+    whole, layers, raised = AdaptedLayers._patch_layer, count(1), []
+
+    def patch_layer(self: AdaptedLayers, number: int, products: Sequence[Any]) -> None:
+        whole(self, number, products)
+        if len(raised) < times and next(layers) % 3 == 0:
+            raised.append(error)
+            raise error
+
+    monkeypatch.setattr(AdaptedLayers, "_patch_layer", patch_layer)
+    return raised
+
+
+def own_weights(family: Family) -> int:
+    """The hash of the model's weights as they are without any adapter patched in."""
+    family.backbone.adapters.restore()
+    return weights_hash(layer.weight for layer in family.backbone.adapters._layers)
+
+
+def test_where_memory_is_too_short_to_patch_lanes_are_grouped(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They all end, in the bits of grouped lanes; the weights are the model's own, and not every step tries again."""
+    lanes, start = mixed(family), own_weights(family)
+    grouped = run(family.engine(), *lanes)
+    raised = break_patching(monkeypatch, torch.OutOfMemoryError("out of memory"), 100)
+    found = run(family.engine(AdapterMode.PATCHED), *lanes)
+    assert len(raised) == 1
+    assert family.backbone.adapters.patched == ()
+    assert weights_hash(layer.weight for layer in family.backbone.adapters._layers) == start
+    for key in grouped:
+        assert torch.equal(found[key], grouped[key]), key
+
+
+def test_a_set_that_cannot_be_patched_fails_with_its_lanes_alone(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lanes of other sets and of none go on to what they are without it."""
+    one, two = family.adapter(1), family.adapter(2, 16, "attn")
+    others = [family.lane("two", 3, AdapterUse(two)), family.lane("plain", 4)]
+    alone = {lane.key: run(family.engine(AdapterMode.PATCHED), lane)[lane.key] for lane in others}
+    start = own_weights(family)
+    lanes = [family.lane("a", 1, AdapterUse(one)), family.lane("b", 2, AdapterUse(one)), *others]
+    break_patching(monkeypatch, RuntimeError("a failing kernel"), 1)
+    engine, found = family.engine(AdapterMode.PATCHED), {}
+    for lane in lanes:
+        engine.add(lane)
+    while engine.lanes:
+        found |= dict(engine.step())
+    for key in "ab":
+        assert isinstance(found[key], NodeError)
+        assert found[key].message == "The denoising step failed: RuntimeError."
+    for key, latents in alone.items():
+        assert torch.equal(found[key].latents, latents), key
+    assert own_weights(family) == start
 
 
 def test_an_adapter_works_in_its_range_of_steps_alone(family: Family) -> None:

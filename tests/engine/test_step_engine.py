@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.costs import Rates
 from lego_serve.core.ordering import ORDERS, fifo
 from lego_serve.engine.lanes import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
@@ -229,6 +230,23 @@ def test_a_lane_too_large_for_memory_fails_alone(model: tuple[Backbone, FlowMatc
     outcome = run(engine)["mine"]
     assert isinstance(outcome, NodeError)
     assert outcome.code == "out_of_memory"
+
+
+@pytest.mark.parametrize(("lanes", "faults"), [(6, {"most": 4}), (6, {"poison": 5.0}), (0, {"poison": 5.0})], ids=str)
+def test_a_step_that_was_begun_again_teaches_nothing(
+    model: tuple[Backbone, FlowMatchTables], lanes: int, faults: dict[str, float]
+) -> None:
+    """Halved for memory, run one by one for a lane that failed: what it took is not what its work takes in one pass."""
+    batcher = StepBatcher(fifo, StepLimits(float("inf")), Rates(1e-6, 1e-9, 1e-3))
+    engine = StepEngine(Faulty(model[0], **faults), model[1], batcher, Clock())  # type: ignore[arg-type]
+    for index in range(lanes):
+        engine.add(request(f"lane {index}", index))
+    engine.add(request("last", 9, guidance=5.0))
+    known = batcher.rates
+    engine.step()
+    assert batcher.rates == known
+    engine.step()
+    assert (batcher.rates != known) == (lanes > 0), "one that came through as planned does teach"
 
 
 def test_guidance_applies_in_its_interval_only(model: tuple[Backbone, FlowMatchTables]) -> None:

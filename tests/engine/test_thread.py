@@ -1,22 +1,26 @@
 """The crossing between asyncio and the compute thread: orders in, outcomes and progress out, failures at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lego_serve.core.progress import Listen
-from lego_serve.engine.lanes import LaneProgress
+from lego_serve.core.batching import Lane, StepBatcher, StepLimits
+from lego_serve.core.progress import PREPARING, Listen
+from lego_serve.core.recovery import DEATHS_ALONE, Again, Recovery
+from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneState
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
+from lego_serve.models.lora import Adapter
 from lego_serve.models.spec import ModelSpec
-from tests.engine.test_step_engine import engine_of, latents, request, run
+from tests.engine.test_step_engine import Clock, Faulty, engine_of, latents, request, run
 
 PATIENCE_S = 20.0
 
@@ -52,6 +56,26 @@ class Failing:
     def step(self, plan: object = None) -> None:
         """Raise."""
         raise IndexError("a bookkeeping mistake")
+
+
+class Noting:
+    """An engine that says when it takes a lane."""
+
+    def __init__(self, inner: StepEngine, note: Callable[[], object]) -> None:
+        self._inner, self._note = inner, note
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def add(self, request: LaneRequest) -> LaneState:
+        """Take it, having said so."""
+        self._note()
+        return self._inner.add(request)
+
+
+def by_turns(lanes: Sequence[Lane], now: float, pace: object) -> list[int]:
+    """An order in which the lane that has had the fewest steps is next."""
+    return sorted(range(len(lanes)), key=lambda index: lanes[index].next_step)
 
 
 async def test_a_lane_comes_to_the_same_latents_as_in_the_engine_alone(thread: EngineThread, model) -> None:
@@ -146,3 +170,84 @@ async def test_closing_ends_what_is_in_hand(model) -> None:
         await within(long)
     thread.close()
     await within(thread.drain())
+
+
+async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> None:
+    """Two suspects take turns, alone: when the second is said to be next, the first has been said to have come through.
+
+    However often the second then takes the replica down, the first is not refused for it.
+    """
+    told: list[tuple[str, LaneProgress]] = []
+    thread = EngineThread(StepEngine(*model, StepBatcher(by_turns, StepLimits(float("inf"))), Clock()))
+    try:
+        both = [
+            thread.submit(request(key, suspect_steps=3), Watch(lambda said, key=key: told.append((key, said))))
+            for key in "ab"
+        ]
+        await within(asyncio.gather(*both))
+    finally:
+        thread.close()
+    starts = [(at, key) for at, (key, said) in enumerate(told) if said.is_starting and said.step != PREPARING]
+    assert any(one[1] != other[1] for one, other in pairwise(starts)), "they took no turns"
+    for at, key in starts:
+        recovery = Recovery(5)
+        for _ in range(DEATHS_ALONE):
+            for other, said in told[:at]:
+                if other != key:
+                    recovery.progressed(0, said.step, said.checkpoint, is_starting=said.is_starting)
+            assert isinstance(recovery.lost(), Again)
+
+
+async def test_a_suspect_is_announced_before_it_is_made_ready(model) -> None:
+    """For that, too, may take the replica down; nothing is said of a lane that is no suspect."""
+    told: list[LaneProgress | None] = []
+    loop = asyncio.get_running_loop()
+
+    def note() -> None:
+        loop.call_soon_threadsafe(told.append, None)
+
+    thread = EngineThread(Noting(engine_of(model), note))  # type: ignore[arg-type]
+    try:
+        await within(thread.submit(request("a"), Watch(told.append)))
+        assert told == [None]
+        told.clear()
+        await within(thread.submit(request("b", suspect_steps=1), Watch(told.append)))
+    finally:
+        thread.close()
+    ready, added, through, *steps = told
+    assert ready == LaneProgress(PREPARING, 4, is_starting=True)
+    assert added is None
+    assert through == LaneProgress(0, 4, is_report=False)
+    assert [(said.step, said.is_starting) for said in steps if said is not None] == [(0, True), (1, False)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fails: bool) -> None:
+    """With its picture or its own error; it is not left as one that is about to run, and the thread goes on."""
+    told: list[LaneProgress] = []
+    thread = EngineThread(engine_of((Faulty(model[0], poison=5.0), model[1])))
+    mine = request("a", suspect_steps=9, guidance=5.0 if fails else 4.0)
+    try:
+        if fails:
+            with pytest.raises(NodeError, match="RuntimeError"):
+                await within(thread.submit(mine, Watch(told.append)))
+        else:
+            await within(thread.submit(mine, Watch(told.append)))
+        assert (told[-1].is_starting, told[-1].step) == (False, 0 if fails else 4)
+        await within(thread.submit(request("b")))
+    finally:
+        thread.close()
+
+
+async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThread) -> None:
+    """Its adapters were wrong, and the drain was ordered before anybody was told."""
+    long = asyncio.ensure_future(thread.submit(request("a", steps=200), Watch(lambda said: None)))
+    await asyncio.sleep(0.05)
+    with thread._wake:  # so that both orders are taken at once
+        thread.adapt("a", (AdapterUse(Adapter("x", "0" * 64, {}), float("nan")),))
+        draining = asyncio.ensure_future(thread.drain())
+        await asyncio.sleep(0)
+    await within(draining)
+    with pytest.raises(RequestError, match="scale of adapter x"):
+        await within(long)
+    assert thread.is_alive

@@ -44,6 +44,11 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
+def many(count: int, metadata: dict[str, Any]) -> bytes:
+    """A sound file of so many tensors."""
+    return raw(metadata | {f"w{i}": entry((1,), (4 * i, 4 * i + 4)) for i in range(count)}, bytes(4 * count))
+
+
 def values(*numbers: float, dtype: torch.dtype = torch.float32) -> bytes:
     """A file whose first tensor holds these numbers."""
     return save({"w": torch.tensor(numbers, dtype=dtype), "v": torch.ones(2)})
@@ -75,7 +80,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "metadata that is a list": (raw({"__metadata__": [], "w": entry()}, bytes(4)), "metadata"),
     "duplicate keys": (raw('{"w": %s, "w": %s}' % ((json.dumps(entry()),) * 2), bytes(4)), "twice"),
     "duplicate fields": (raw('{"w": {"dtype": "F32", "dtype": "F16"}}', bytes(4)), "twice"),
-    "4097 tensors": (raw({f"w{i}": entry((1,), (4 * i, 4 * i + 4)) for i in range(4098)}, bytes(4 * 4098)), "4096"),
+    "4097 tensors": (many(4097, {}), "more than 4096"),
+    "4097 tensors and metadata": (many(4097, {"__metadata__": {"made": "here"}}), "more than 4096"),
     "an entry that is text": (raw({"w": "x"}), "does not describe"),
     "an entry with more fields": (raw({"w": entry() | {"more": 1}}, bytes(4)), "does not describe"),
     "an unknown dtype": (raw({"w": entry(dtype="F99")}, bytes(4)), "dtype"),
@@ -129,6 +135,12 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
     assert {name: tuple(tensor.shape) for name, tensor in file.tensors.items()} == {
         "a.lora_A.weight": (2, 3), "a.lora_B.weight": (4, 2)
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", [{}, {"__metadata__": {"made": "here"}}], ids=["no metadata", "metadata"])
+def test_4096_tensors_are_not_too_many(metadata: dict[str, Any]) -> None:
+    """Metadata is none of them."""
+    assert len(parse_adapter("good", many(4096, metadata)).tensors) == 4096
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

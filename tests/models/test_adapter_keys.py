@@ -136,6 +136,13 @@ def bad(base: BaseLayers, kind: str) -> tuple[dict[str, torch.Tensor], dict[str,
         "settings that are no JSON": (good, {"lora_adapter_metadata": "{"}),
         "settings that are a list": (good, {"lora_adapter_metadata": "[]"}),
         "an alpha that is text": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": "x"}'}),
+        "an alpha past every float": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": %s}' % ("9" * 400)}),
+        "a layer's alpha past every float": (
+            good,
+            {"lora_adapter_metadata": '{"transformer.alpha_pattern": {"attn.to_q": -%s}}' % ("9" * 400)},
+        ),
+        "an alpha past every product": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": 1e308}'}),
+        "an alpha of the least whole number": (kohya | {alpha: torch.tensor(-(2**63))}, {}),
         "a setting for DoRA": (good, {"lora_adapter_metadata": '{"transformer.use_dora": true}'}),
     }[kind]  # fmt: skip
 
@@ -154,6 +161,8 @@ FAULTS = {
     "another family, by its names": "looks made for (flux|sd3), and model mine is (sd3|flux)",
     "a UNet's names": "looks made for Stable Diffusion 1, 2 or XL, and model mine",
     "settings that are no JSON": "PEFT settings", "settings that are a list": "PEFT settings",
+    "an alpha past every float": "PEFT settings", "a layer's alpha past every float": "PEFT settings",
+    "an alpha past every product": "more than 10000", "an alpha of the least whole number": "over 10000",
     "an alpha that is text": "PEFT settings", "a setting for DoRA": "DoRA",
 }  # fmt: skip
 

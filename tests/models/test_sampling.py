@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
+from lego_serve.errors import RequestError
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule
 
 FIXED = {"shift": 3.0}
@@ -72,3 +73,10 @@ def test_an_explicit_table_is_what_the_flux_pipeline_sets() -> None:
     schedule = FlowMatchTables(base, explicit_sigmas=True).schedule("euler", 7, TOKENS)
     base.set_timesteps(sigmas=np.linspace(1.0, 1 / 7, 7), mu=shift_of(DYNAMIC))
     assert schedule.sigmas == tuple(base.sigmas.tolist())
+
+
+def test_an_unknown_sampler_is_the_requests_fault() -> None:
+    """The message names those there are."""
+    with pytest.raises(RequestError, match=r"`sampler` must be one of euler, dpmpp_2m\.") as refused:
+        FlowMatchTables(FlowMatchEulerDiscreteScheduler(**FIXED)).schedule("heun", 4, TOKENS)
+    assert refused.value.param == "sampler"

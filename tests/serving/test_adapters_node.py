@@ -208,7 +208,9 @@ async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root
     """Where early starts are allowed, and for the very file it was made of; a broken one counts as none."""
     [image] = await load(AdaptersNode(spec, [root], BYTES), "image")
     profile = {"sha256": image.sha256, "ratio": 0.25}
-    for text, ratio in ((json.dumps(profile), 0.25), (json.dumps(profile | {"sha256": "x"}), 0.0), ("{", 0.0)):
+    broken = [json.dumps(profile | {"sha256": "x"}), json.dumps(profile | {"ratio": 10**400}), "{", "[" * 100_000]
+    broken.append(json.dumps(profile | {"ratio": float("nan")}))
+    for text, ratio in ((json.dumps(profile), 0.25), *((text, 0.0) for text in broken)):
         (root / "image.profile.json").write_text(text)
         [found] = await load(AdaptersNode(spec, [root], BYTES, early_start=True), "image")
         assert found.early_ratio == ratio

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lego_serve.core.job import Job, JobProgress, TaskStats
-from lego_serve.core.progress import Listen
+from lego_serve.core.progress import PREPARING, Listen
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message, Progress
 from lego_serve.core.workflow_bind import bind
 from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, NotFound, RequestError
@@ -219,6 +219,18 @@ async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
     with pytest.raises(RequestError) as refused:
         await coordinator(some).run(job())
     assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
+
+
+async def test_a_request_that_kills_while_it_is_made_ready_is_refused() -> None:
+    """It has no step yet in which to be alone; being made ready is as good."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.behave = lambda call, count: NodeLost()
+    for number in (2, 3, 4):
+        backbone.says[number] = [Progress(0, PREPARING, 20, is_starting=True)]
+    with pytest.raises(RequestError, match="while it was made ready") as refused:
+        await coordinator(some).run(job())
+    assert (refused.value.code, len(backbone.calls)) == ("poison_request", 4)
 
 
 async def test_a_preview_that_cannot_be_made_does_not_end_its_job(caplog: pytest.LogCaptureFixture) -> None:

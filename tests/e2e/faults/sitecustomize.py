@@ -1,6 +1,7 @@
 """Read by every process of a server under test: a lane with a certain guidance ends its replica's process.
 
-It stands for a request that crashes a kernel: no exception, no word, always in the same step.
+It stands for a request that crashes a kernel: no exception, no word, always in the same step.  And every step that a
+lane begins is written down as it begins, which a replica that is killed cannot do afterwards.
 """
 
 import importlib.abc
@@ -8,24 +9,58 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
-MODULE = "lego_serve.models.families.sd3"
 DEADLY_GUIDANCE = 6.66
 DEADLY_TIME = 0.7
+STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
 
 
-class Poisoner(importlib.abc.MetaPathFinder):
-    """Wraps the family's forward pass when it is imported."""
+def poison(module: ModuleType) -> None:
+    """Wrap the family's forward pass."""
+    velocity = module.Sd3Backbone.velocity
+
+    def deadly(backbone, lanes):
+        if any(lane.guidance == DEADLY_GUIDANCE and lane.time < DEADLY_TIME for lane in lanes):
+            os._exit(1)
+        return velocity(backbone, lanes)
+
+    module.Sd3Backbone.velocity = deadly
+
+
+def note_steps(module: ModuleType) -> None:
+    """Wrap the engine's step, where a file is named."""
+    path = os.environ.get(STEPS_LOG)
+    if path is None:
+        return
+    together = module.StepEngine._together
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def noted(engine, states):
+        lines = (f"{state.request.seed} {state.skipped + state.step}\n" for state in states)
+        os.write(file, "".join(lines).encode())  # in one call: the lines of two replicas do not mix
+        return together(engine, states)
+
+    module.StepEngine._together = noted
+
+
+WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
+    "lego_serve.models.families.sd3": poison,
+    "lego_serve.engine.step_engine": note_steps,
+}
+
+
+class Faults(importlib.abc.MetaPathFinder):
+    """Wraps what it knows of when it is imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The module's own spec, its loader wrapped."""
-        if name != MODULE:
+        wrap = WRAPPERS.pop(name, None)
+        if wrap is None:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.loader is not None
@@ -33,17 +68,10 @@ class Poisoner(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             plain(module)
-            velocity = module.Sd3Backbone.velocity
-
-            def deadly(backbone, lanes):
-                if any(lane.guidance == DEADLY_GUIDANCE and lane.time < DEADLY_TIME for lane in lanes):
-                    os._exit(1)
-                return velocity(backbone, lanes)
-
-            module.Sd3Backbone.velocity = deadly
+            wrap(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-sys.meta_path.insert(0, Poisoner())
+sys.meta_path.insert(0, Faults())
