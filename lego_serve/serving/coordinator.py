@@ -5,6 +5,7 @@ only its awaiting client, its timer and the calls that are out.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -155,8 +156,9 @@ class Coordinator:
         for _ in range(ORDER_ATTEMPTS):
             if client.is_paused != paused or key not in client.denoising:
                 return
-            if any(lanes for _, lanes in await node.control(order, key)):
-                return
+            with contextlib.suppress(NodeLost):  # a replica has just died; its calls go elsewhere
+                if any(lanes for _, lanes in await node.control(order, key)):
+                    return
             await asyncio.sleep(ORDER_PAUSE_S)  # a call that goes elsewhere from here on brings the order along
 
     def cancel(self, job_id: str) -> bool:

@@ -21,22 +21,23 @@ class Ordered(Protocol):
 
 
 Nodes = Mapping[tuple[str, str], Ordered]  # by model and component
+PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # a replica that has just died is asked too, until Serve has noticed
 
 
 async def list_replicas(nodes: Nodes) -> dict[str, str]:
-    """The backbone replicas there are: id to the node they belong to."""
+    """The backbone replicas there are: id to the node they belong to.  Raises NodeError."""
     found: dict[str, str] = {}
     for (model, component), node in nodes.items():
         if component == "backbone":
-            found |= {replica: f"{model}.{component}" for replica, _ in await node.control("list", "")}
+            found |= {replica: f"{model}.{component}" for replica, _ in await said_by_all(node, "list", "")}
     return found
 
 
 async def drain(nodes: Nodes, replica: str) -> int:
-    """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
+    """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound or NodeError."""
     for (_, component), node in nodes.items():
         if component == "backbone":
-            for said, moved in await node.control("drain", replica):
+            for said, moved in await said_by_all(node, "drain", replica):
                 if said == replica and moved is not None:
                     return moved
     raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
@@ -47,8 +48,15 @@ async def order_template(nodes: Nodes, order: TemplateOrder) -> dict[str, int]:
     told = [node for (model, component), node in nodes.items() if (model, component) == (order.model, "backbone")]
     if order.verb == "forget":
         told += [node for (_, component), node in nodes.items() if component == "vae"]
-    try:
-        answers = await asyncio.gather(*(node.control(f"template_{order.verb}", order.name) for node in told))
-    except NodeLost:
-        raise NodeError("A replica was lost while it was asked about a template.", code="replica_lost") from None
+    answers = await asyncio.gather(*(said_by_all(node, f"template_{order.verb}", order.name) for node in told))
     return {replica: said for replica, said in answers[0] if said is not None} if answers else {}
+
+
+async def said_by_all(node: Ordered, order: str, name: str) -> list[tuple[str, int | None]]:
+    """What every replica of a node says to an order, which may be given twice.  Raises NodeError."""
+    for pause_s in PAUSES_S:
+        try:
+            return await node.control(order, name)
+        except NodeLost:
+            await asyncio.sleep(pause_s)
+    raise NodeError(f"Replicas were lost while they were asked something ({order}); ask again.", code="replica_lost")

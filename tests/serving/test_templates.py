@@ -8,8 +8,9 @@ import pytest
 from lego_serve.core.edits import EditAsk, EditLatents, picture_key
 from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.wire import Answer, Call
-from lego_serve.errors import NodeError
+from lego_serve.errors import NodeError, NotFound
 from lego_serve.models.spec import ModelSpec
+from lego_serve.serving import orders
 from lego_serve.serving.backbone import BackboneNode
 from lego_serve.serving.denoise import NodeLost
 from lego_serve.serving.nodes import TextEncoderNode, VaeNode
@@ -94,21 +95,24 @@ async def test_an_autoencoder_forgets_how_a_picture_is_encoded(spec: ModelSpec) 
 
 
 class Replicas:
-    """A deployment of two, or of one that is lost."""
+    """A deployment of two replicas, of which one is ``lost`` for so many orders more."""
 
-    def __init__(self, says: int | None, is_lost: bool = False) -> None:
-        self.says, self.is_lost = says, is_lost
+    def __init__(self, says: int | None) -> None:
+        self.says, self.lost = says, 0
         self.orders: list[tuple[str, str]] = []
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
         """What each says."""
         self.orders.append((order, name))
-        if self.is_lost:
+        if self.lost:
+            self.lost -= 1
             raise NodeLost
         return [("r1", self.says), ("r2", None)]
 
 
-async def test_an_order_goes_to_the_backbone_of_its_model_and_to_all_autoencoders_where_one_forgets() -> None:
+async def test_an_order_goes_to_the_backbone_of_its_model_and_to_all_autoencoders_where_one_forgets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Replicas without an answer are left out; a lost one is an error of ours."""
     nodes = {("m", "backbone"): Replicas(7), ("m", "vae"): Replicas(None), ("o", "backbone"): Replicas(9)}
     assert await order_template(nodes, TemplateOrder("bytes", "m", "p")) == {"r1": 7}
@@ -117,6 +121,23 @@ async def test_an_order_goes_to_the_backbone_of_its_model_and_to_all_autoencoder
     assert nodes["m", "vae"].orders == [("template_forget", "p q")]
     assert nodes["o", "backbone"].orders == []
     assert await order_template(nodes, TemplateOrder("bytes", "gone", "p")) == {}
-    nodes["m", "backbone"].is_lost = True
+    nodes["m", "backbone"].lost = 100
+    monkeypatch.setattr(orders, "PAUSES_S", (0.01, 0.01))
     with pytest.raises(NodeError):
         await order_template(nodes, TemplateOrder("bytes", "m", "p"))
+
+
+async def test_a_replica_that_has_just_died_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders are given again until Serve knows of its death; who is unknown then is not found."""
+    monkeypatch.setattr(orders, "PAUSES_S", (0.01, 0.01, 0.01))
+    nodes = {("m", "backbone"): Replicas(7)}
+    for ask in (
+        lambda: order_template(nodes, TemplateOrder("bytes", "m", "p")),
+        lambda: orders.list_replicas(nodes),
+        lambda: orders.drain(nodes, "r1"),
+    ):
+        nodes["m", "backbone"].lost = 2
+        assert await ask() in ({"r1": 7}, {"r1": "m.backbone", "r2": "m.backbone"}, 7)
+    nodes["m", "backbone"].lost = 2
+    with pytest.raises(NotFound):
+        await orders.drain(nodes, "nobody")
