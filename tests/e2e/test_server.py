@@ -156,7 +156,7 @@ def test_an_operator_cancels_a_job_of_either_gateway(server) -> None:
         return _command(server, *words)
 
     def ask(name: str) -> httpx2.Response:
-        body = {"prompt": PROMPT, "num_inference_steps": 100, "n": 10, "size": "256x256"}
+        body = {"prompt": PROMPT, "num_inference_steps": 100, "n": 8, "size": "256x256"}
         return httpx2.post(
             f"{server.url}/v1/images/generations", json=body, headers={"x-request-id": name}, timeout=120
         )
