@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
 from tests.servers import Server, running
 
 torch.set_num_threads(1)
@@ -29,6 +30,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     export(untrained(), folder, torch.float32, max_bytes=64_000_000)
     return folder
+
+
+@pytest.fixture(scope="session", params=FLUX_MINIATURES)
+def flux_form(request: pytest.FixtureRequest) -> str:
+    """A miniature FLUX: with guidance told and the shift by size (dev), or with neither (schnell)."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def flux_folder(flux_form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in diffusers' format."""
+    place = tmp_path_factory.mktemp(flux_form)
+    flux_miniature(flux_form).save_pretrained(place)
+    return place
 
 
 @pytest.fixture(scope="session")

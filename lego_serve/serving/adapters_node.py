@@ -183,13 +183,10 @@ class AdaptersNode:
         return load_adapter(name, self._registry.read(name), self._base)
 
     def _prewarm(self) -> None:
-        """Load what is likely to be asked for soon and is not here, when nothing else is being loaded."""
-        if any(self._cache.ledger.is_loading(sha256) for sha256 in self._name_of):
-            return
-        for wanted in self._cache.ledger.prewarm(time.monotonic(), limit=1):
-            name = self._name_of.get(wanted.key)
-            if name is not None and name in self._known:
-                self._begin(name, self._known[name])
+        """Load what is likely to be asked for soon, if its name is remembered."""
+        name = self._name_of.get(self._cache.ahead() or "")
+        if name is not None and name in self._known:
+            self._begin(name, self._known[name])
 
     def _ratio(self, name: str, sha256: str) -> float:
         """The part of the steps an adapter may come late by, as its profile says; 0 without one of this very file."""

@@ -5,7 +5,6 @@ not; so many bytes are kept beyond that.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,12 +100,9 @@ class ControlShelf:
         return await asyncio.to_thread(self._load, one.spec, self._base)
 
     def _prewarm(self) -> None:
-        """Load what is likely to be asked for soon and is not here, when nothing else is being loaded."""
-        ledger = self._cache.ledger
-        if any(ledger.is_loading(name) for name in self._local):
-            return
-        for wanted in ledger.prewarm(time.monotonic(), limit=1):
-            self._cache.begin(wanted.key, self._sizes[wanted.key], partial(self._loaded, wanted.key), wanted=False)
+        """Load what is likely to be asked for soon."""
+        if (name := self._cache.ahead()) is not None:
+            self._cache.begin(name, self._sizes[name], partial(self._loaded, name), wanted=False)
 
 
 def _size(spec: ModelSpec) -> int:

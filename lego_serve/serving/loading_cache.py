@@ -80,6 +80,12 @@ class LoadingCache(Generic[Value]):
             task.add_done_callback(lambda done: self._loaded(key, done))
         return self._loads[key]
 
+    def ahead(self) -> str | None:
+        """What is likely to be asked for soon and is not here; nothing while anything is being loaded."""
+        if not all(load.done() for load in self._loads.values()):
+            return None
+        return next((wanted.key for wanted in self._ledger.prewarm(self._clock(), limit=1)), None)
+
     def collected(self, key: str) -> None:
         """One of those who began a load has its value; what nobody else waits for and is not kept is let go."""
         if self._wanted[key] > 1:

@@ -13,31 +13,16 @@ from lego_serve.engine.lanes import LaneRequest
 from lego_serve.engine.local import LocalFamily
 from lego_serve.engine.templates import Template
 from lego_serve.models.spec import ModelSpec
-from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
 from tests.builders import run_results
 from tests.edits import HEIGHT, STEPS, WIDTH, edit_lane, made, read, rows_of, template, uneven, with_store
 
 LENGTH, PROMPT = 8, "a red circle on the left"
 
 
-@pytest.fixture(scope="module", params=FLUX_MINIATURES)
-def form(request: pytest.FixtureRequest) -> str:
-    """A miniature: one that is told its guidance (dev), one that is not (schnell)."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def folder(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It in diffusers' format."""
-    place = tmp_path_factory.mktemp(form)
-    flux_miniature(form).save_pretrained(place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def spec(folder: Path) -> ModelSpec:
+def spec(flux_folder: Path) -> ModelSpec:
     """It as a configuration would name it."""
-    return ModelSpec("mine", str(folder), family="flux", dtype="float32", max_sequence_length=LENGTH)
+    return ModelSpec("mine", str(flux_folder), family="flux", dtype="float32", max_sequence_length=LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +44,14 @@ def lane(family: LocalFamily, of: Template, quality: Quality, **changes: object)
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_the_full_path_is_diffusers_inpainting(
-    family: LocalFamily, picture: Template, folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
+    family: LocalFamily, picture: Template, flux_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
     mine = family.vae.decode(made(family, lane(family, picture, Quality.EXACT, strength=strength))[None])
     mask = uneven(picture)
     inside = torch.randn((1, *picture.latents.shape), generator=torch.Generator().manual_seed(5))
     composed = torch.where(mask, inside, picture.noise[None])
-    inpaint = FluxInpaintPipeline(**FluxPipeline.from_pretrained(folder, dtype=torch.float32).components)
+    inpaint = FluxInpaintPipeline(**FluxPipeline.from_pretrained(flux_folder, dtype=torch.float32).components)
     inpaint.set_progress_bar_config(disable=True)
     monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: picture.latents[None])
     monkeypatch.setattr(
@@ -133,12 +118,12 @@ def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: Mo
         assert family.engine.templates.used_bytes == fits * each
 
 
-def test_guidance_names_entries_of_a_model_that_is_told_it(form: str, spec: ModelSpec, picture: Template) -> None:
+def test_guidance_names_entries_of_a_model_that_is_told_it(flux_form: str, spec: ModelSpec, picture: Template) -> None:
     """Of dev another guidance needs its own; schnell does not read it, and they are shared."""
     family = with_store(spec)
     run_results(family, lane(family, picture, Quality.HIGH))
     again = read(run_results(family, lane(family, picture, Quality.HIGH, guidance=2.0))["edit"])
-    assert again.primed == (STEPS if form == "flux-dev" else 0)
+    assert again.primed == (STEPS if flux_form == "flux-dev" else 0)
 
 
 def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, picture: Template) -> None:

@@ -20,7 +20,7 @@ from lego_serve.errors import CheckpointError, LegoError, RequestError, Unsuppor
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.nodes import BackboneNode
-from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
+from lego_serve.zoo.miniatures import flux_miniature
 from tests.builders import run_results
 
 LENGTH = 8
@@ -32,30 +32,16 @@ def spec(folder: Path, dtype: str = "float32") -> ModelSpec:
     return ModelSpec("mine", str(folder), family="flux", dtype=dtype, max_sequence_length=LENGTH)
 
 
-@pytest.fixture(scope="module", params=FLUX_MINIATURES)
-def form(request: pytest.FixtureRequest) -> str:
-    """With guidance told and the shift by size (dev), or with neither (schnell)."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def folder(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature in diffusers' format."""
-    place = tmp_path_factory.mktemp(form)
-    flux_miniature(form).save_pretrained(place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def ours(folder: Path) -> LocalFamily:
+def ours(flux_folder: Path) -> LocalFamily:
     """It in our own engine."""
-    return LocalFamily.load(spec(folder))
+    return LocalFamily.load(spec(flux_folder))
 
 
 @pytest.fixture(scope="module")
-def theirs(folder: Path) -> FluxPipeline:
+def theirs(flux_folder: Path) -> FluxPipeline:
     """It in diffusers' pipeline."""
-    return pipeline(folder, torch.float32)
+    return pipeline(flux_folder, torch.float32)
 
 
 def pipeline(folder: Path, dtype: torch.dtype) -> FluxPipeline:
@@ -140,10 +126,10 @@ def test_pixels_do_not_change_with_batch_mates(ours: LocalFamily, sampler: str) 
     assert torch.equal(run_results(ours, mine, *mates)["only"].latents, run_results(ours, mine)["only"].latents)
 
 
-def test_guidance_is_told_to_dev_and_not_to_schnell(form: str, ours: LocalFamily) -> None:
+def test_guidance_is_told_to_dev_and_not_to_schnell(flux_form: str, ours: LocalFamily) -> None:
     """What a model is not told makes no difference to its picture."""
     little, much = (run_results(ours, Wish(guidance=g).lane(ours))["only"].latents for g in (1.0, 8.0))
-    assert torch.equal(little, much) == (form == "flux-schnell")
+    assert torch.equal(little, much) == (flux_form == "flux-schnell")
 
 
 @pytest.mark.parametrize("strength", [0.35, 0.6, 1.0])
@@ -162,9 +148,9 @@ def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: FluxPipeline
     assert off_by(ours.vae.decode(latents[None]), reference) <= 2
 
 
-def test_in_bf16_our_error_is_no_larger_than_diffusers(folder: Path, theirs: FluxPipeline) -> None:
+def test_in_bf16_our_error_is_no_larger_than_diffusers(flux_folder: Path, theirs: FluxPipeline) -> None:
     """The distance to the fp32 latents is at most 1.1 times that of diffusers' own bf16, in the median and at p95."""
-    rounded, other = LocalFamily.load(spec(folder, "bfloat16")), pipeline(folder, torch.bfloat16)
+    rounded, other = LocalFamily.load(spec(flux_folder, "bfloat16")), pipeline(flux_folder, torch.bfloat16)
     mine, others = [], []
     for seed in range(6):
         wish = Wish(seed=seed)
@@ -183,9 +169,9 @@ def test_a_negative_prompt_is_refused(ours: LocalFamily) -> None:
     assert ours.engine.lanes == 0
 
 
-async def test_the_backbone_node_denoises_without_a_negative_prompt(folder: Path, ours: LocalFamily) -> None:
+async def test_the_backbone_node_denoises_without_a_negative_prompt(flux_folder: Path, ours: LocalFamily) -> None:
     """The node knows no family: a call without `negative` gives the latents the engine gives."""
-    node = BackboneNode(spec(folder), "least_slack", "auto", "auto", 5, "strict", 1)
+    node = BackboneNode(spec(flux_folder), "least_slack", "auto", "auto", 5, "strict", 1)
     wish = Wish()
     cond = wish.lane(ours).cond
     inputs = {
