@@ -1,8 +1,12 @@
 """The house rules that no linter knows."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from lego_serve.models.spec import families
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("lego_serve/**/*.py"), *ROOT.glob("loadgen/**/*.py")]
@@ -32,3 +36,40 @@ def test_every_module_says_what_it_is() -> None:
         str(f.relative_to(ROOT)) for f in SOURCES if f.read_text().strip() and not f.read_text().startswith('"""')
     ]
     assert not silent
+
+
+MAY_NAME_FAMILIES = {  # everything else asks a family what it wants to know of it
+    "lego_serve/config.py": "the default of a key",
+    "lego_serve/models/spec.py": "the same default",
+    "lego_serve/models/families/": "a family",
+    "lego_serve/models/adaptables/": "a family's table of names",
+    "lego_serve/models/controlnets/": "a family's ControlNets",
+    "lego_serve/engine/bench/": "measures architectures, each by its name",
+    "lego_serve/engine/bench_adapters.py": "likewise",
+    "lego_serve/engine/bench_controls.py": "likewise",
+    "lego_serve/zoo/": "makes lego-tiny, which is of one family",
+}
+
+
+def family_names(file: Path) -> list[str]:
+    """The places where a file's code, not its docstrings and comments, has a family's name as a word."""
+    tree = ast.parse(file.read_text())
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    words = [
+        *(
+            (node.lineno, node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and id(node) not in told
+        ),
+        *((node.lineno, node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)),
+        *((node.lineno, name.name) for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names),
+    ]
+    name = re.compile(rf"(?<![a-z0-9])({'|'.join(families())})(?![a-z0-9])", re.I)
+    return [f"{file.relative_to(ROOT)}:{line}: {word}" for line, word in words if name.search(str(word))]
+
+
+def test_no_code_but_a_familys_own_names_a_family() -> None:
+    """So that a new one is a file beside the others; what may name one does, or it would not be listed."""
+    found = [place for file in ROOT.glob("lego_serve/**/*.py") for place in family_names(file)]
+    assert not [place for place in found if not place.startswith(tuple(MAY_NAME_FAMILIES))]
+    assert all(any(place.startswith(listed) for place in found) for listed in MAY_NAME_FAMILIES)

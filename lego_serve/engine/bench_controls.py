@@ -19,7 +19,7 @@ from lego_serve.engine.bench.report import Report, hand_over, machine_of
 from lego_serve.engine.bench.timing import Patience, Quartiles, ratios, take_turns
 from lego_serve.engine.fidelity import apply_fidelity
 from lego_serve.models.base import LaneInput
-from lego_serve.models.controlnet import LoadedControlNet
+from lego_serve.models.controlnets.common import LoadedControlNet
 from lego_serve.models.controls import ControlForm, ControlInput, ControlLane, flux_residual, sd3_residual
 
 TARGET = 1.10

@@ -19,7 +19,8 @@ from lego_kernels import Segments
 from lego_serve.core.adapters import AdapterSet
 from lego_serve.core.addons import entry_param
 from lego_serve.errors import InvalidAdapter
-from lego_serve.models.adapted_rows import Product, RowProducts, Stack, stack_of, stream_of
+from lego_serve.models.adaptable import StreamOf
+from lego_serve.models.adapted_rows import Product, RowProducts, Stack, stack_of
 from lego_serve.models.base import LaneInput
 from lego_serve.models.layers import Linear, Part
 from lego_serve.models.lora import Adapter, SetKey, Uses, in_order, key_of
@@ -40,14 +41,20 @@ class Place:
 class AdaptedLayers:
     """The layers of one model that adapters may change.
 
-    ``layers`` are whatever has a ``weight`` and, where products are to be grouped, a place ``added``.
+    ``layers`` are whatever has a ``weight`` and, where products are to be grouped, a place ``added``;
+    ``stream_of`` says which rows each sees, and is None where nothing is grouped.
     """
 
-    def __init__(self, layers: Iterable[tuple[Any, Sequence[Part]]], max_stack_bytes: int = MAX_STACK_BYTES) -> None:
+    def __init__(
+        self,
+        layers: Iterable[tuple[Any, Sequence[Part]]],
+        stream_of: StreamOf | None = None,
+        max_stack_bytes: int = MAX_STACK_BYTES,
+    ) -> None:
         known = list(layers)
         self._layers = [layer for layer, _ in known]
         self._places = {part.path: Place(i, part) for i, (_, parts) in enumerate(known) for part in parts}
-        self._streams = [stream_of(parts[0].path) if parts else "" for _, parts in known]
+        self._streams = [stream_of(parts[0].path) if stream_of and parts else "" for _, parts in known]
         self._pristine: dict[int, torch.Tensor] = {}
         self._patched: SetKey = ()
         self._stacks: OrderedDict[SetKey, tuple[Stacks, int]] = OrderedDict()
@@ -55,9 +62,9 @@ class AdaptedLayers:
         self._max_stack_bytes = max_stack_bytes
 
     @classmethod
-    def of(cls, layers: Iterable[Linear]) -> "AdaptedLayers":
-        """A backbone's layers, each with the parts it remembers."""
-        return cls([(layer, layer.parts) for layer in layers if layer.parts])
+    def of(cls, layers: Iterable[Linear], stream_of: StreamOf) -> "AdaptedLayers":
+        """A backbone's layers, each with the parts it remembers, and which rows they see."""
+        return cls([(layer, layer.parts) for layer in layers if layer.parts], stream_of)
 
     @classmethod
     def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "AdaptedLayers":

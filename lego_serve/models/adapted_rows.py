@@ -1,6 +1,5 @@
 """What one set of adapters, or several, add to one layer's rows."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,6 @@ from lego_serve.models.layers import Part
 
 RANK_STEP = 16  # ranks are filled up to a multiple, so that few shapes of product have to be probed
 Product = tuple[Part, torch.Tensor, torch.Tensor, float]
-
-
-def stream_of(path: str) -> str:
-    """Which rows a layer of SD3 or FLUX sees: ``image``, ``text``, ``joint``, or one row a ``branch``."""
-    if re.search(r"norm\w*\.linear$", path):
-        return "branch"
-    if ".single_transformer_blocks." in path:
-        return "joint"
-    return "text" if re.search(r"\.add_[qkv]_proj$|\.to_add_out$|\.ff_context\.", path) else "image"
 
 
 @dataclass(frozen=True, slots=True)

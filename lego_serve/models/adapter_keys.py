@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from lego_serve.models.adaptable import Original, adaptables
 from lego_serve.models.adapter_file import AdapterFile, pattern, refusal
-from lego_serve.models.adapter_origins import ORIGINAL_NAMES, made_for, resembles
+from lego_serve.models.adapter_origins import made_for, resembles
 from lego_serve.models.lora import Pair
 
 WEIGHT = re.compile(
@@ -34,6 +35,7 @@ PREFIXES = (  # longest first where one begins with another
     ("lora_te2_", "text_encoder_2"), ("lora_te_", "text_encoder"), ("", "transformer"),
 )  # fmt: skip
 PROCESSOR = re.compile(r"_processor_(to_\w+)$")
+BLOCK = re.compile(r"transformer\.(?P<kind>\w+)\.(?P<number>\d+)\.")
 PEFT_METADATA = "lora_adapter_metadata"
 
 
@@ -89,21 +91,30 @@ def names_of(base: BaseLayers) -> dict[str, Meaning]:
     for path in base.shapes:
         component, _, rest = path.partition(".")
         names[f"{component} {rest.replace('.', '_')}"] = Meaning((path,))
-    last = max(
-        (int(p.split(".")[2]) for p in base.shapes if p.startswith("transformer.transformer_blocks.")), default=0
-    )
-    for original, ours, swapped in ORIGINAL_NAMES.get(base.family, ()):
-        for index in range(1 + max(last, _last_single(base))) if "_N_" in original else (0,):
-            paths = tuple(f"transformer.{path.replace('.N.', f'.{index}.')}" for path in ours)
-            if all(path in base.shapes for path in paths):
-                swap = swapped == "always" or (swapped == "last" and index == last)
-                names.setdefault(f"transformer {original.replace('_N_', f'_{index}_')}", Meaning(paths, swap))
+    adaptable, last = adaptables().get(base.family), _last_blocks(base)
+    for original in () if adaptable is None else adaptable.originals:
+        for name, meaning in _meanings(original, base, last):
+            names.setdefault(f"transformer {name}", meaning)
     return names
 
 
-def _last_single(base: BaseLayers) -> int:
-    singles = "transformer.single_transformer_blocks."
-    return max((int(path.split(".")[2]) for path in base.shapes if path.startswith(singles)), default=0)
+def _meanings(original: Original, base: BaseLayers, last: Mapping[str, int]) -> Iterable[tuple[str, Meaning]]:
+    """A name of the original code in every block that has its layers, and what it means there."""
+    of = last.get(original.paths[0].partition(".N.")[0], 0)
+    for index in range(1 + of) if "_N_" in original.name else (0,):
+        paths = tuple(f"transformer.{path.replace('.N.', f'.{index}.')}" for path in original.paths)
+        if all(path in base.shapes for path in paths):
+            swapped = original.swapped == "always" or (original.swapped == "last" and index == of)
+            yield original.name.replace("_N_", f"_{index}_"), Meaning(paths, swapped)
+
+
+def _last_blocks(base: BaseLayers) -> dict[str, int]:
+    """The number of the denoiser's last block of each kind."""
+    last: dict[str, int] = {}
+    for path in base.shapes:
+        if found := BLOCK.match(path):
+            last[found["kind"]] = max(last.get(found["kind"], 0), int(found["number"]))
+    return last
 
 
 def _normal(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lego_serve.models import loading
+from lego_serve.models.adaptable import adaptable_of
 from lego_serve.models.adapter_file import AdapterFile, pattern, refusal
 from lego_serve.models.adapter_keys import BaseLayers, read_pairs
 from lego_serve.models.lora import Adapter, Pair
@@ -16,14 +17,6 @@ from lego_serve.models.spec import ModelSpec
 
 MAX_RANK = 256
 MAX_DELTA = 1e4
-COMPONENTS = {  # the classes of a family's denoiser and of those of its text encoders that adapters may change
-    "sd3": (
-        "SD3Transformer2DModel",
-        {"text_encoder": "CLIPTextModelWithProjection", "text_encoder_2": "CLIPTextModelWithProjection"},
-    ),
-    "flux": ("FluxTransformer2DModel", {"text_encoder": "CLIPTextModel"}),
-}
-FIXED = ("transformer.time_text_embed.", "transformer.context_embedder")  # used once a request, not in every step
 
 
 def load_adapter(adapter_id: str, file: AdapterFile, base: BaseLayers) -> Adapter:
@@ -54,27 +47,28 @@ def _check_pair(adapter_id: str, path: str, pair: Pair, base: BaseLayers) -> Non
 def base_layers(spec: ModelSpec) -> BaseLayers:
     """The layers of a model that adapters may change, from its configs alone; no weight is read.
 
-    Raises CheckpointError.
+    Raises CheckpointError, also for a family that takes no adapters.
     """
     import diffusers
     import transformers
 
-    transformer, texts = COMPONENTS[spec.family]
-    folder = loading.model_folder(spec, "transformer", *texts)
+    adaptable = adaptable_of(spec)
+    folder = loading.model_folder(spec, "transformer", *adaptable.texts)
     shapes: dict[str, tuple[int, int]] = {}
     with torch.device("meta"):
         config = loading.read_json(spec, folder / "transformer" / "config.json")
-        shapes |= _shapes("transformer", getattr(diffusers, transformer).from_config(config))
-        for name, cls in texts.items():
+        shapes |= _shapes("transformer", getattr(diffusers, adaptable.transformer).from_config(config))
+        for name, class_name in adaptable.texts.items():
             settings = loading.read_json(spec, folder / name / "config.json")
-            shapes |= _shapes(name, getattr(transformers, cls)(transformers.CLIPTextConfig(**settings)))
-    return BaseLayers(spec.name, spec.family, shapes)
+            cls = getattr(transformers, class_name)
+            shapes |= _shapes(name, cls(cls.config_class(**settings)))
+    free = {path: shape for path, shape in shapes.items() if not path.startswith(adaptable.fixed)}
+    return BaseLayers(spec.name, spec.family, free)
 
 
 def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
-    named = ((f"{component}.{name}", layer) for name, layer in module.named_modules())
     return {
-        path: (layer.out_features, layer.in_features)
-        for path, layer in named
-        if isinstance(layer, torch.nn.Linear) and not path.startswith(FIXED) and not path.endswith("text_projection")
+        f"{component}.{name}": (layer.out_features, layer.in_features)
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
     }

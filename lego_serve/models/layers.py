@@ -4,7 +4,7 @@ Weights that are used together are stored together.  Every function here treats 
 attention, a branch) by itself, so that a lane's bits do not depend on its batch-mates.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -172,6 +172,14 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 def embed_mlp(x: torch.Tensor, first: Any, second: Any) -> torch.Tensor:
     """diffusers' TimestepEmbedding and PixArtAlphaTextProjection: two layers with a SiLU between them."""
     return linear(F.silu(linear(x, first.weight, first.bias)), second.weight, second.bias)
+
+
+def embed_numbers(
+    embed: Any, mlp: Any, numbers: Sequence[float], device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """What diffusers' time embedding, or its twin for guidance, says of a number of each branch: (branches, width)."""
+    waves = embed.time_proj((torch.tensor(numbers) * 1000).to(device)).to(dtype)
+    return embed_mlp(waves, mlp.linear_1, mlp.linear_2)
 
 
 def joint_attention(

@@ -4,7 +4,8 @@ A node reads its own component's folders and nothing else; safetensors only; no 
 network is touched only when the spec says ``fetch``.  What is missing, of another class or of
 another shape is one line that names it.  diffusers and transformers are imported where they are
 needed: each takes seconds, and a node needs one of them or parts of one.  A family is one file in
-``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces here.
+``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces here, and an
+``ADAPTABLE`` where it takes adapters.
 """
 
 import json
@@ -19,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
+from lego_serve.models import families as family_files
 from lego_serve.models.base import Backbone, TextEncoder
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder, families
@@ -111,7 +113,12 @@ def _family(spec: ModelSpec) -> ModuleType:
     if spec.family not in families():
         known = ", ".join(families())
         raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {known}")
-    return import_module(f"lego_serve.models.families.{spec.family}")
+    return family_module(spec.family)
+
+
+def family_module(family: str) -> ModuleType:
+    """The file of one of ``spec.families()``."""
+    return import_module(f"{family_files.__name__}.{family}")
 
 
 def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:

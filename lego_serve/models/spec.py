@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from pkgutil import iter_modules
+
+from lego_serve.models import families as family_files
 
 BUILT_IN = "builtin:"
 
@@ -23,8 +26,7 @@ class ModelSpec:
 
 def families() -> tuple[str, ...]:
     """The model families there are: one file each."""
-    folder = Path(__file__).parent / "families"
-    return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__"))
+    return tuple(sorted(file.name for file in iter_modules(family_files.__path__)))
 
 
 def built_in_folder(path: str) -> Path:

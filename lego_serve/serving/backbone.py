@@ -24,6 +24,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.templates import TemplateStore
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import LegoError, NodeError
+from lego_serve.models.adaptable import adaptable_of
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.spec import ModelSpec
 from lego_serve.serving.adapter_shelf import AdapterShelf, Patcher, Taken
@@ -57,6 +58,8 @@ class BackboneNode:
         template_coding: str = "bfloat16",
     ) -> None:
         torch.set_num_threads(1)
+        if patcher is not None:
+            adaptable_of(spec)
         backbone, tables = load_backbone(spec)
         backbone.bucket_rows = bucket_rows
         log.info("fidelity of %s: %s", spec.name, apply_fidelity(backbone, fidelity))

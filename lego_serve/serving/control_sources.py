@@ -23,7 +23,8 @@ from lego_serve.core.placement import (
 from lego_serve.core.wire import Answer, Call
 from lego_serve.engine.lanes import ControlRun
 from lego_serve.errors import NodeError
-from lego_serve.models.controlnet import OUT_COST, load_controlnet
+from lego_serve.models.controlnet import load_controlnet
+from lego_serve.models.controlnets.common import OUT_COST
 from lego_serve.models.controls import ControlForm, ControlSource
 from lego_serve.models.loading import DTYPES
 from lego_serve.models.spec import ModelSpec

@@ -1,14 +1,23 @@
-"""What the families' ControlNets share: residuals made block by block as they are asked for, times, and merging."""
+"""What the families' ControlNets share: whether one fits its model, residuals made as they are asked for, times.
+
+The ControlNets of a family are one file here of the family's name, with a ``load_controlnet``.
+"""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from lego_serve.errors import CheckpointError
 from lego_serve.models import layers
-from lego_serve.models.controls import ControlForm, ControlLane
+from lego_serve.models.controls import ControlForm, ControlLane, ControlSource
 from lego_serve.models.packing import Packing, branches_of
+from lego_serve.models.spec import ModelSpec
+
+OUT_COST = 1 / 12  # a residual's own projection, next to a block's products of a row
+BASE_KEYS = ("joint_attention_dim", "pooled_projection_dim", "in_channels", "patch_size")
 
 
 class ControlNet(Protocol):
@@ -23,6 +32,38 @@ class ControlNet(Protocol):
     def residuals(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
         """The residuals (rows, width) one after the other, each computed when it is asked for."""
         ...
+
+
+class LoadedControlNet(ControlNet, ControlSource, Protocol):
+    """A ControlNet whose weights are here is also the source of its residuals here."""
+
+
+def check_fits(
+    spec: ModelSpec,
+    folder: Path,
+    config: Mapping[str, Any],
+    base: ModelSpec,
+    ours: Mapping[str, Any],
+    keys: tuple[str, ...],
+) -> None:
+    """Raise CheckpointError for a ControlNet of another width, text, latents or patches than its base."""
+    found = {"width": width_of(config)} | {key: config[key] for key in keys}
+    needed = {"width": width_of(ours)} | {key: ours.get(key, config[key]) for key in keys}
+    for key, value in found.items():
+        if value != needed[key]:
+            raise CheckpointError(
+                f"model {spec.name}: {folder} has {key} {value}, its base model {base.name} has {needed[key]}"
+            )
+
+
+def width_of(config: Mapping[str, Any]) -> int:
+    """The width of a transformer's rows."""
+    return int(config["num_attention_heads"] * config["attention_head_dim"])
+
+
+def share_of(blocks: int, of: int) -> float:
+    """What a row costs relative to a row of the backbone, counted in products."""
+    return blocks * (1 + OUT_COST) / int(of)
 
 
 class LazyResiduals:
@@ -78,14 +119,11 @@ def run_together(net: ControlNet, steps: Sequence[Sequence[ControlLane]]) -> Ite
 
 def embedded_time(embed: Any, lanes: Sequence[ControlLane], packing: Packing, weight: torch.Tensor) -> torch.Tensor:
     """diffusers' embedding of each branch's time, in the dtype and on the device of a weight: (branches, width)."""
-    return _embedded(embed, embed.timestep_embedder, [lanes[b.lane].time for b in packing.branches], weight)
+    times = [lanes[b.lane].time for b in packing.branches]
+    return layers.embed_numbers(embed, embed.timestep_embedder, times, weight.device, weight.dtype)
 
 
 def embedded_guidance(embed: Any, lanes: Sequence[ControlLane], packing: Packing, weight: torch.Tensor) -> torch.Tensor:
     """The same of the guidance a distilled ControlNet is told."""
-    return _embedded(embed, embed.guidance_embedder, [lanes[b.lane].guidance for b in packing.branches], weight)
-
-
-def _embedded(embed: Any, mlp: Any, numbers: Sequence[float], weight: torch.Tensor) -> torch.Tensor:
-    waves = embed.time_proj((torch.tensor(numbers) * 1000).to(weight.device)).to(weight.dtype)
-    return layers.embed_mlp(waves, mlp.linear_1, mlp.linear_2)
+    scales = [lanes[b.lane].guidance for b in packing.branches]
+    return layers.embed_numbers(embed, embed.guidance_embedder, scales, weight.device, weight.dtype)

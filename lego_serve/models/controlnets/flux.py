@@ -6,6 +6,7 @@ ControlNets put a token that names the kind of picture before the text, XLabs' r
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,18 +14,46 @@ from torch.nn import functional as F
 
 from lego_serve.core.addons import entry_param
 from lego_serve.errors import RequestError
-from lego_serve.models import layers
+from lego_serve.models import layers, loading
 from lego_serve.models.base import Conditioning, Prepared
-from lego_serve.models.controlnets.common import LazyResiduals, embedded_guidance, embedded_time
+from lego_serve.models.controlnets.common import (
+    BASE_KEYS,
+    LazyResiduals,
+    check_fits,
+    embedded_guidance,
+    embedded_time,
+    share_of,
+    width_of,
+)
 from lego_serve.models.controls import ControlForm, ControlLane, ControlPicture
 from lego_serve.models.families.flux import PATCH, _double, _packed, _run_double, _run_single, _single, _stacked
 from lego_serve.models.layers import Linear, Rotation
 from lego_serve.models.packing import Packing, pack
+from lego_serve.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from diffusers import FluxControlNetModel
 
 SIZES_KEPT = 64
+
+
+def load_controlnet(spec: ModelSpec, folder: Path, base: ModelSpec, base_folder: Path) -> "FluxControlNet":
+    """The ControlNet of a folder for a base model.  Raises CheckpointError."""
+    from diffusers import FluxControlNetModel
+
+    module = loading.load_module(spec, folder, "", FluxControlNetModel)
+    config = module.config
+    ours = loading.read_json(base, base_folder / "transformer" / "config.json")
+    check_fits(spec, folder, config, base, ours, BASE_KEYS[:3])
+    doubles, singles = int(config["num_layers"]), int(config["num_single_layers"])
+    reads_pixels = config["conditioning_embedding_channels"] is not None
+    form = ControlForm(
+        spec.name, width_of(config), doubles, singles,
+        3 if reads_pixels else int(config["in_channels"]) // PATCH**2,
+        share_of(doubles + singles, ours["num_layers"] + ours["num_single_layers"]),
+        modes=int(config["num_mode"] or 0), reads_pixels=reads_pixels, repeats=reads_pixels,
+    )  # fmt: skip
+    return FluxControlNet(module, form, release=True)
 
 
 class FluxControlNet:

@@ -5,27 +5,58 @@ the pooled text and control latents without the VAE's shift; SD3.5 large's read 
 have no patch embedding but the backbone's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch.nn import functional as F
 
-from lego_serve.errors import RequestError
-from lego_serve.models import layers
+from lego_serve.errors import CheckpointError, RequestError
+from lego_serve.models import layers, loading
 from lego_serve.models.base import Conditioning, Prepared
-from lego_serve.models.controlnets.common import LazyResiduals, embedded_time
+from lego_serve.models.controlnets.common import (
+    BASE_KEYS,
+    LazyResiduals,
+    check_fits,
+    embedded_time,
+    share_of,
+    width_of,
+)
 from lego_serve.models.controls import ControlForm, ControlLane, ControlPicture
 from lego_serve.models.families.sd3 import Block, _block, run_block
 from lego_serve.models.layers import Linear, Mlp, Projection, gated, modulated
 from lego_serve.models.packing import Packing, pack
+from lego_serve.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from diffusers import SD3ControlNetModel
 
 SIZES_KEPT = 64
+
+
+def load_controlnet(spec: ModelSpec, folder: Path, base: ModelSpec, base_folder: Path) -> "Sd3ControlNet":
+    """The ControlNet of a folder for a base model.  Raises CheckpointError."""
+    from diffusers import SD3ControlNetModel
+
+    module = loading.load_module(spec, folder, "", SD3ControlNetModel)
+    config = module.config
+    ours = loading.read_json(base, base_folder / "transformer" / "config.json")
+    keys = tuple(key for key in BASE_KEYS if config["joint_attention_dim"] is not None or key != "joint_attention_dim")
+    check_fits(spec, folder, config, base, ours, keys)
+    if module.pos_embed is None:
+        module.pos_embed = _backbone_embedding(module, base, base_folder, ours)
+    blocks = int(config["num_layers"])
+    extra = int(config["extra_conditioning_channels"])
+    form = ControlForm(
+        spec.name, width_of(config), blocks, 0, int(config["in_channels"]) + extra, share_of(blocks, ours["num_layers"])
+    )
+    # An inpainting ControlNet's latents come with a mask, and with the VAE's shift whatever else its config says.
+    shift = _vae_shift(base, base_folder) if config["force_zeros_for_pooled_projection"] and not extra else 0.0
+    return Sd3ControlNet(module, form, shift, release=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +188,33 @@ def _run_image_block(
     said = layers.self_attention(block.projection(modulated(image, table[0], table[1], of)), packing)
     image = gated(image, block.out(said), table[2], of)
     return gated(image, block.mlp(modulated(image, table[3], table[4], of)), table[5], of)
+
+
+def _vae_shift(base: ModelSpec, folder: Path) -> float:
+    """The VAE's shift, in scaled latents."""
+    config = loading.read_json(base, folder / "vae" / "config.json")
+    return float((config.get("shift_factor") or 0.0) * (config.get("scaling_factor") or 1.0))
+
+
+def _backbone_embedding(module: Any, base: ModelSpec, folder: Path, config: Mapping[str, Any]) -> Any:
+    """The backbone's own patch embedding, for a ControlNet that has none."""
+    from diffusers.models.embeddings import PatchEmbed
+
+    weight = module.pos_embed_input.proj.weight
+    embed = PatchEmbed(
+        height=config["sample_size"], width=config["sample_size"], patch_size=config["patch_size"],
+        in_channels=config["in_channels"], embed_dim=width_of(config), pos_embed_max_size=config["pos_embed_max_size"],
+    )  # fmt: skip
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted((folder / "transformer").glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                names = [name for name in opened.keys() if name.startswith("pos_embed.")]  # noqa: SIM118
+                state |= {name.removeprefix("pos_embed."): opened.get_tensor(name) for name in names}
+        except (SafetensorError, OSError):
+            raise CheckpointError(f"model {base.name}: {file} is damaged or incomplete") from None
+    for name, needed in embed.state_dict().items():
+        if name not in state or state[name].shape != needed.shape:
+            raise CheckpointError(f"model {base.name}: {folder / 'transformer'} lacks weight pos_embed.{name}")
+    embed.load_state_dict(state)
+    return embed.to(weight.device, weight.dtype).eval().requires_grad_(False)

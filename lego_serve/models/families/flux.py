@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models import layers, loading
+from lego_serve.models.adaptables.flux import ADAPTABLE
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
 from lego_serve.models.controls import Controls, flux_residual
@@ -146,7 +147,7 @@ class FluxBackbone:
         self._doubles = layers.take_blocks(doubles, _double, release=release)
         self._singles = layers.take_blocks(singles, lambda block: _single(block, self._width), release=release)
         own = [self._doubles, self._singles, self._modulation, self._patch_in, self._out]
-        self.adapters = AdaptedLayers.of(layers.linears(own))
+        self.adapters = AdaptedLayers.of(layers.linears(own), ADAPTABLE.stream_of)
         # Bounded: clients choose sizes, and a large picture's rotations are megabytes.
         self._image_rotation = lru_cache(maxsize=SIZES_KEPT)(self._rotation_of)
 
@@ -215,14 +216,12 @@ class FluxBackbone:
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
-        embed = self._embed
-        times = torch.tensor([lanes[b.lane].time for b in packing.branches]) * 1000
-        said = embed.time_proj(times.to(self._device)).to(self._dtype)
-        said = layers.embed_mlp(said, embed.timestep_embedder.linear_1, embed.timestep_embedder.linear_2)
+        embed, like = self._embed, (self._device, self._dtype)
+        times = [lanes[b.lane].time for b in packing.branches]
+        said = layers.embed_numbers(embed, embed.timestep_embedder, times, *like)
         if self.is_told_guidance:
-            scales = torch.tensor([lanes[b.lane].guidance for b in packing.branches]) * 1000
-            told = embed.time_proj(scales.to(self._device)).to(self._dtype)
-            said = said + layers.embed_mlp(told, embed.guidance_embedder.linear_1, embed.guidance_embedder.linear_2)
+            scales = [lanes[b.lane].guidance for b in packing.branches]
+            said = said + layers.embed_numbers(embed, embed.guidance_embedder, scales, *like)
         pooled = torch.stack([b.cond.pooled for b in packing.branches])
         return iter(self._modulation(F.silu(said + pooled)).split(self._width, dim=1))
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.models import layers, loading
+from lego_serve.models.adaptables.sd3 import ADAPTABLE
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
 from lego_serve.models.controls import Controls, sd3_residual
@@ -100,7 +101,9 @@ class Sd3Backbone:
         modulations = [m for b in transformer.transformer_blocks for m in (b.norm1.linear, b.norm1_context.linear)]
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
         self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
-        self.adapters = AdaptedLayers.of(layers.linears([self._blocks, self._modulation, self._out]))
+        self.adapters = AdaptedLayers.of(
+            layers.linears([self._blocks, self._modulation, self._out]), ADAPTABLE.stream_of
+        )
         self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
@@ -165,10 +168,8 @@ class Sd3Backbone:
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
-        embed = self._embed
-        times = torch.tensor([lanes[b.lane].time for b in packing.branches]) * 1000
-        time = embed.time_proj(times.to(self._device)).to(self._dtype)
-        time = layers.embed_mlp(time, embed.timestep_embedder.linear_1, embed.timestep_embedder.linear_2)
+        times = [lanes[b.lane].time for b in packing.branches]
+        time = layers.embed_numbers(self._embed, self._embed.timestep_embedder, times, self._device, self._dtype)
         text = torch.stack([b.cond.pooled for b in packing.branches])
         return iter(self._modulation(F.silu(time + text)).split(self._width, dim=1))
 
