@@ -248,12 +248,16 @@ def test_its_edits_compute_the_rows_they_need(spec: ModelSpec) -> None:
     assert len(kept.taps) == len(backbone.attentions)
 
 
-def test_what_its_file_does_not_say_it_does_not_take(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_its_file_does_not_say_it_does_not_take(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has no ControlNets; and were there no `ADAPTABLE` in it, no adapters: said before anything is loaded."""
     for name in (FAMILY, "common"):  # a file of that name is there, but no family
         with pytest.raises(CheckpointError, match=f"model edges: family '{name}' has no ControlNets"):
             load_controlnet(replace(spec, name="edges"), replace(spec, family=name))
-    load_backbone(spec)
+    patcher = AdaptersNode(spec, [tmp_path], BYTES)
     monkeypatch.delattr(sys.modules[f"{family_files.__name__}.{FAMILY}"], "ADAPTABLE")
     with pytest.raises(CheckpointError, match="model aura: family 'auraflow' takes no adapters"):
         base_layers(spec)
+    with pytest.raises(CheckpointError, match="takes no adapters"):
+        BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, patcher, BYTES)
