@@ -4,7 +4,7 @@ A lane joins at any step and leaves when its steps are done.  The planner never 
 and the runner never chooses.  Keys are never used twice.  Invariants: a lane's next step lies in
 [0, steps); a plan keeps to the limits unless it holds a single lane; a suspect lane runs alone; a
 paused lane does not run; whatever the order puts first runs, so that nothing starves that the
-order does not starve.
+order does not starve; nobody joins a step that would then be too long for the deadline of a lane in it.
 """
 
 from collections.abc import Container, Hashable, Mapping, Sequence
@@ -16,6 +16,7 @@ from lego_serve.core.lanes import Lane
 from lego_serve.core.ordering import Order, Pace
 
 EFFICIENCY = 0.9
+PACE = 0.9  # of the seconds a lane has left for each of its steps, what a step it shares may take
 FEWEST_ROWS = 1024  # beyond it a forward pass of any size we measured makes full use of a CPU core
 FEWEST_PAIRS = 256 * 1024
 RELAX_STEPS = 200
@@ -145,10 +146,10 @@ class StepBatcher:
         lanes = list(self._lanes.values())
         rates = self._cost.rates
         order = self._order(lanes, now, Pace(rates, self._step_s))
-        plan = self._fitting(lanes, order, rates, kept)
+        plan = self._fitting(lanes, order, now, rates, kept)
         if plan is None or all(self._lanes[key].adapter_set is None for key in plan.keys):
             return plan
-        return self._with_adapters(plan, lanes, order, rates, kept)
+        return self._with_adapters(plan, lanes, order, now, rates, kept)
 
     def commit(self, plan: StepPlan, started_s: float, now: float, *, typical: bool = True) -> list[Lane]:
         """Advance the plan's lanes (those cancelled meanwhile are passed over); answers the finished, dropped.
@@ -179,15 +180,15 @@ class StepBatcher:
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
 
     def _fitting(
-        self, lanes: Sequence[Lane], order: Sequence[int], rates: Rates, kept: Container[str]
+        self, lanes: Sequence[Lane], order: Sequence[int], now: float, rates: Rates, kept: Container[str]
     ) -> StepPlan | None:
-        """Lanes in order, but for the paused, for as long as the step keeps to the limits."""
+        """Lanes in order, but for the paused, for as long as the step keeps to the limits and to everybody's pace."""
         limits = self.limits
         most_rows, most_s = limits.max_rows or float("inf"), limits.seconds(rates)
-        row_s, pair_s = rates.row_s, rates.pair_s
+        row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
         keys: list[str] = []
         steps: list[int] = []
-        rows, pairs, seconds = 0, 0, rates.constant_s
+        rows, pairs, seconds = 0, 0, constant_s
         running: set[str] = set()
         for index in order:
             lane = lanes[index]
@@ -201,7 +202,12 @@ class StepBatcher:
                 step = sum((lane.shared[number][key] for key in missing), step)
                 running.update(missing)
             rows += step.rows
-            seconds += step.rows * row_s + step.pairs * pair_s
+            own_s = step.rows * row_s + step.pairs * pair_s
+            seconds += own_s
+            if lane.deadline_s is not None:
+                pace_s = PACE * (lane.deadline_s - now) / lane.steps_left
+                if pace_s > constant_s + own_s:  # else it is late whoever runs beside it
+                    most_s = min(most_s, pace_s)
             if keys and (rows > most_rows or seconds > most_s):
                 rows -= step.rows
                 break  # skipping ahead to smaller lanes would starve a large one
@@ -213,7 +219,13 @@ class StepBatcher:
         return StepPlan(tuple(keys), tuple(steps), StepWork(rows, pairs)) if keys else None
 
     def _with_adapters(
-        self, plan: StepPlan, lanes: Sequence[Lane], order: Sequence[int], rates: Rates, kept: Container[str]
+        self,
+        plan: StepPlan,
+        lanes: Sequence[Lane],
+        order: Sequence[int],
+        now: float,
+        rates: Rates,
+        kept: Container[str],
     ) -> StepPlan:
         """The plan with all sets grouped, or in its place one of the lanes that have the first one's set, patched."""
         chosen = [self._lanes[key] for key in plan.keys]
@@ -223,7 +235,8 @@ class StepBatcher:
         if self._steps_grouped or (self._adapters is not AdapterMode.PATCHED and not pays):
             return replace(plan, extra_s=grouped_extra_s(seen, costs))
         first = seen[0].adapters
-        alike = self._fitting(lanes, [i for i in order if lanes[i].adapter_set == first], rates, kept) or plan
+        same = [i for i in order if lanes[i].adapter_set == first]
+        alike = self._fitting(lanes, same, now, rates, kept) or plan
         swap_s = 0.0 if first is None or first.key == self._patched else costs.swap_s(first)
         return replace(alike, patched=first, extra_s=swap_s)
 

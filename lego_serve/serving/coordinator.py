@@ -28,6 +28,7 @@ from lego_serve.core.events import (
     TaskFailed,
 )
 from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Ref, Task
+from lego_serve.core.tails import Tails
 from lego_serve.core.templates import TemplateOrder
 from lego_serve.core.wire import Answer, Call, Progress
 from lego_serve.core.workflow import KINDS, Workflow
@@ -74,6 +75,7 @@ class _Client:
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
     is_paused: bool = False
     denoising: dict[str, NodeHandle] = field(default_factory=dict)  # by the call's key
+    denoised_s: float | None = None  # when the last of it ended
 
 
 class Coordinator:
@@ -88,6 +90,7 @@ class Coordinator:
         self._nodes, self._workflows, self._clock = nodes, workflows, clock
         self._dataflow = Dataflow()
         self._denoise = DenoiseCalls()
+        self._tails = Tails()
         self._previews = Previews(nodes)
         self._clients: dict[str, _Client] = {}
 
@@ -209,6 +212,8 @@ class Coordinator:
                 self._clients[job_id].calls[node].cancel()
             case Finish(job_id=job_id, outputs=outputs, stats=stats):
                 client = self._clients[job_id]
+                if client.denoised_s is not None:
+                    self._tails.learn(client.job.workflow, self.now() - client.denoised_s)
                 _resolve(client.future, result_of(client.job, outputs, stats))
             case Fail(job_id=job_id, error=error):
                 _resolve(self._clients[job_id].future, error)
@@ -235,9 +240,10 @@ class Coordinator:
         inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
         client = self._clients[task.job_id]
         listen, key = client.job.listen, secrets.token_hex(8)
+        tail_s = self._tails.of(client.job.workflow) if component == "backbone" else 0.0
 
         def call() -> Call:
-            left = None if task.deadline_s is None else task.deadline_s - self.now()
+            left = None if task.deadline_s is None else task.deadline_s - self.now() - tail_s
             return Call(task.kind, inputs, left, task.weight, listen, is_paused=client.is_paused, key=key)
 
         if component == "backbone":
@@ -248,6 +254,7 @@ class Coordinator:
                 return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
             finally:
                 del client.denoising[key]
+                client.denoised_s = self.now()
         return await self._called(node, call, task.node)
 
     async def _called(self, node: NodeHandle, call: Callable[[], Call], name: str) -> Answer:

@@ -162,6 +162,25 @@ def test_without_a_limit_a_step_takes_as_long_as_it_pays() -> None:
     assert StepLimits().seconds(Rates(row_s=1e-5)) == pytest.approx(1024e-5)
 
 
+def test_nobody_joins_a_step_that_would_make_a_lane_in_it_late() -> None:
+    """Ten steps in 50 ms leave 5 ms each: no room for a lane that makes them take 8, but for one that makes it 4."""
+    batcher = StepBatcher(least_slack, StepLimits(max_step_s=1.0), Rates(row_s=1e-3))
+    batcher.add(lane("urgent", rows=2, steps=10, deadline_s=0.05))
+    batcher.add(lane("large", rows=6, steps=10, deadline_s=9.0))
+    assert batcher.plan(0.0) == plan_of(("urgent",), (0,), 2)
+    batcher.cancel("large")
+    batcher.add(lane("small", rows=2, steps=10, deadline_s=9.0))
+    assert batcher.plan(0.0) == plan_of(("urgent", "small"), (0, 0), 4)
+
+
+def test_a_lane_that_is_late_in_any_case_holds_up_nobody() -> None:
+    """Its pace could not be kept even alone, so that it says nothing about the step."""
+    batcher = StepBatcher(fifo, StepLimits(max_step_s=1.0), Rates(row_s=1e-3))
+    batcher.add(lane("late", rows=2, steps=10, deadline_s=0.01))
+    batcher.add(lane("large", rows=6, steps=10))
+    assert batcher.plan(0.0) == plan_of(("late", "large"), (0, 0), 8)
+
+
 def test_a_newcomer_with_the_least_slack_starts_at_the_next_step() -> None:
     """Among lanes that fill the step, one that is due sooner takes the next one, and the others keep their place."""
     batcher = batcher_of(least_slack, 10)

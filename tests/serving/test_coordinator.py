@@ -309,6 +309,24 @@ async def test_a_deadline_cancels_what_is_out() -> None:
     assert some["lego-tiny", "backbone"].cancelled == 1
 
 
+async def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
+    """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
+
+    class SlowNode(FakeNode):
+        async def run(self, call: Call) -> Answer:
+            await asyncio.sleep(0.2)
+            return await super().run(call)
+
+    some = nodes() | {("lego-tiny", "vae"): SlowNode(lambda call, count: PIXELS)}
+    mine = coordinator(some)
+    left = []
+    for _ in range(2):
+        await mine.run(job(time.monotonic() + 10))
+        left.append(some["lego-tiny", "backbone"].calls[-1].time_left_s)
+    assert left[0] == pytest.approx(10, abs=0.15)
+    assert left[1] == pytest.approx(9.8, abs=0.15)
+
+
 async def test_cancelling_by_an_operator_and_by_leaving() -> None:
     """Either way the task is cancelled and nothing stays in flight."""
     for leave in (False, True):
