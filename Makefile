@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test chaos check
+.PHONY: demo serve test long chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.demo
@@ -14,8 +14,13 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/lego-serve serve
 
+# What starts servers runs in one process, all else in the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+
+# Every test, with more examples of each property.
+long: $(STAMP)
+	LEGO_EXAMPLES=200 $(BIN)/python -m pytest
 
 # Kills twenty backbone replicas under load; minutes.
 chaos: $(STAMP)

@@ -18,8 +18,21 @@ from tests.servers import Server, running
 
 torch.set_num_threads(1)
 # On a busy machine an example may take any time; that says nothing of what it shows.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy",
+    deadline=None,
+    max_examples=int(os.environ.get("LEGO_EXAMPLES", "50")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("busy")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests spread over processes stay with those of their file, and all that start servers with one another."""
+    for item in items:
+        group = "servers" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,12 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "delay_s"), [(signal.SIGTERM, 143, 0.3), (signal.SIGTERM, 143, 3.0), (signal.SIGINT, 130, 1.5)]
+    ("number", "status", "delay_s"),
+    [
+        (signal.SIGTERM, 143, 0.3),
+        pytest.param(signal.SIGTERM, 143, 3.0, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, 130, 1.5, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_while_ray_starts(number: signal.Signals, status: int, delay_s: float) -> None:
     """The exit status is the shell's for the signal; the temporary folder and all processes are gone."""

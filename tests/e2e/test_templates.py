@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.test_edits import mask_file, png
 from tests.servers import running
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 SMALL = """
 server: {gateways: 1}
 templates: {folder: kept}

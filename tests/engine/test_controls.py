@@ -181,7 +181,7 @@ def test_latents_equal_diffusers(bench: Bench, wish: str) -> None:
     assert (plain - found).abs().max() > 0.01, "the ControlNet changes nothing, and nothing is shown"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
     """Plain lanes and lanes of one ControlNet and two, of several sizes, have the bits they have alone."""
     family = bench.ours if dtype == "float32" else bench.rounded
@@ -206,6 +206,7 @@ def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
     assert all(torch.equal(backwards[key], latents) for key, latents in together.items())
 
 
+@pytest.mark.long
 def test_in_bf16_our_error_is_no_larger_than_diffusers(bench: Bench) -> None:
     """The distance to the fp32 latents is at most 1.1 times that of diffusers' own bf16, in the median and at p95."""
     mine, others = [], []
