@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lego_serve.core.reuse import Quality
-from lego_serve.zoo.judge_edits import FULL, PRIMES, EditVerdict, Way, edit_table, judge_edits
+from lego_serve.zoo.judge_edits import ALIKE, FULL, PRIMES, EditVerdict, Way, edit_table, judge_edits
 
 out, err = Console(), Console(stderr=True)
 SHOWN = 6  # edits on the sheet
@@ -54,11 +54,14 @@ def judge_edits_command(
 
 
 def _show(tables: dict[str, dict[str, dict[str, float]]]) -> None:
-    shown = Table("side", "way", "right", "of", "SSIM in the mask", "least", "PSNR, dB", "equal outside")
+    shown = Table(
+        "side", "way", "right", "of", "SSIM in the mask", "least", f"from {ALIKE}", "PSNR, dB", "equal outside"
+    )
     for side, ways in tables.items():
         for way, row in ways.items():
-            alike = f"{row['ssim_mean']:.4f}", f"{row['ssim_least']:.4f}", f"{row['psnr_mean']:.1f}"
-            shown.add_row(side, way, str(row["right"]), str(row["of"]), *alike, str(row["equal_outside"]))
+            alike = f"{row['ssim_mean']:.4f}", f"{row['ssim_least']:.4f}"
+            counts = str(row["alike"]), f"{row['psnr_mean']:.1f}", str(row["equal_outside"])
+            shown.add_row(side, way, str(row["right"]), str(row["of"]), *alike, *counts)
     out.print(shown)
 
 
