@@ -92,6 +92,15 @@ def test_the_planner_is_timed(tmp_path: Path) -> None:
     assert "n log n" in table
 
 
+def test_weights_laid_out_ahead_of_time_are_timed(tmp_path: Path) -> None:
+    """One layer with as many sides as torch has libraries here, each giving the same numbers."""
+    _, [row], table = run(tmp_path, "prepacked")
+    assert (row["inputs"], row["outputs"], row["rows"]) == (128, 384, 192)
+    for library, available in (("one_dnn", torch.backends.mkldnn), ("mkl", torch.backends.mkl)):
+        assert (row[library] is not None) == available.is_available()
+    assert "ahead of time" in table
+
+
 @pytest.mark.parametrize(
     "words", [("--model", "nothing"), ("--device", "tpu"), ("--family", "sdxl"), ("--fidelity", "so-so")]
 )

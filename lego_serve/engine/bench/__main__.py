@@ -1,6 +1,6 @@
-"""What a step costs, without Ray: ``python -m lego_serve.engine.bench steps | ragged | masked | forms | planner``.
+"""What a step costs, without Ray: ``python -m lego_serve.engine.bench COMMAND``.
 
-All but ``planner`` first hold the kernels against their references and the model's velocities against
+All but ``planner`` and ``prepacked`` first hold the kernels against their references and the model's velocities against
 diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with ``--device cuda``
 SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lego_serve.engine.bench import forms, masked, planner, ragged, steps
+from lego_serve.engine.bench import forms, masked, planner, prepacked, ragged, steps
 from lego_serve.engine.bench.checks import Disagreement, check_kernels, check_velocities
 from lego_serve.engine.bench.models import ARCHITECTURES, DEFAULTS, Subject, build
 from lego_serve.engine.bench.report import Report, hand_over, machine_of
@@ -136,6 +136,17 @@ def planner_command(quick: Quick = False, to_json: Json = None, to_markdown: Mar
     """Time the planning of a step over numbers of lanes, for every order."""
     rows = planner.measure_planner(planner.LANES[:2], 20) if quick else planner.measure_planner()
     _end(planner.planner_report(rows), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("prepacked")
+def prepacked_command(
+    seconds: Seconds = 0.5, quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None
+) -> None:
+    """Time linear layers with weights as they are and laid out ahead of time, on the CPU."""
+    torch.set_num_threads(1)
+    layers, rows = (prepacked.LAYERS[:1], prepacked.ROWS[:1]) if quick else (prepacked.LAYERS, prepacked.ROWS)
+    found = prepacked.measure_prepacked(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _end(prepacked.prepacked_report(found), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 def _subjects(
