@@ -55,6 +55,7 @@ class BackboneNode:
         control_nodes: Mapping[str, ControlNode] | None = None,
         template_bytes: int = 0,
         template_coding: str = "bfloat16",
+        tenant_pinned_bytes: int | None = None,
     ) -> None:
         torch.set_num_threads(1)
         backbone, tables = load_backbone(spec)
@@ -73,7 +74,7 @@ class BackboneNode:
         )
         self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
         self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
-        templates = TemplateStore(template_bytes, time.monotonic, template_coding)
+        templates = TemplateStore(template_bytes, time.monotonic, template_coding, tenant_pinned_bytes)
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources, templates)
         self._every = checkpoint_every_steps
         self._thread: EngineThread | None = None
