@@ -35,6 +35,10 @@ class Edit:
     primes: tuple[Conditioning, Conditioning]
     pin: str = ""
 
+    def to(self, device: torch.device) -> "Edit":
+        """The same with what its steps use kept on a device."""
+        return replace(self, template=self.template.to(device), mask=self.mask.to(device))
+
 
 @dataclass(frozen=True)
 class Prime:
@@ -80,6 +84,7 @@ def prepare_edit(
 ) -> LaneEdit:
     """Make an edit of a picture of so many pixels (width, height) ready, with so many branches where it is guided.
 
+    What is asked of the mask is asked here, on the CPU; what steps use goes to the model's device for good.
     Raises RequestError where sizes differ.
     """
     shape = backbone.shape
@@ -97,7 +102,8 @@ def prepare_edit(
     # Two branches that share an entry save rows even where it is computed for every step anew.
     room = None if entries < branches else store.budget_bytes // (entries * entry_bytes(backbone, store, rows))
     plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room)
-    return LaneEdit(edit, active, rows, plan, (primes[0], primes[1]))
+    device = backbone.device
+    return LaneEdit(edit.to(device), active.to(device), rows, plan, (primes[0], primes[1]))
 
 
 def start_edit(edit: Edit, seed: int, schedule: Schedule) -> torch.Tensor:
