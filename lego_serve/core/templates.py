@@ -4,7 +4,7 @@ A priming pass fills one entry, of one noise level under one prompt.  What an ed
 levels from its plan, the prompts from its workflow, where two that mean the same text share their entries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -29,6 +29,17 @@ def pin_of(tenant: str, token: str) -> str:
 def owner_of(pin: str) -> str:
     """Whose a pin is: the same for all of a tenant's."""
     return pin.partition(".")[0]
+
+
+def entries_label(template: str, adapters: Sequence[tuple[str, float]] = ()) -> str:
+    """What the entries of a template under a set of adapters (hashes and scales, those of an effect) are known by.
+
+    Edits read those of their own set alone.
+    """
+    if not adapters:
+        return template
+    name = repr(sorted((str(sha), float(scale)) for sha, scale in adapters))
+    return f"{template}+{sha256(name.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
+from lego_serve.core.templates import entries_label
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.errors import RequestError
 from lego_serve.models.activations import Activations, Reuse
@@ -204,12 +205,16 @@ def priming_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guid
 
 
 def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: TemplateStore) -> str:
-    """An entry's name: whatever its values depend on, but for the model, of which a replica has one."""
+    """An entry's name: whatever its values depend on, but for the model, of which a replica has one.
+
+    What it begins with is what replicas report of themselves.
+    """
     template = at.lane.edit.template
     told = at.guidance if backbone.is_told_guidance else None
     sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
-    name = (sigma, time, prime.key, told, key_of(at.adapters), store.coding.name)
-    return f"{template.key}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"
+    name = (sigma, time, prime.key, told, store.coding.name)
+    label = entries_label(template.key, key_of(at.adapters))
+    return f"{label}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"
 
 
 def _tokens(template: Template, backbone: Backbone) -> int:

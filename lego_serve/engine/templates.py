@@ -86,7 +86,7 @@ class TemplateStore:
 
     @property
     def templates(self) -> frozenset[str]:
-        """The templates of which something is here."""
+        """What is here of templates, each under the adapters that primed it, as ``entries_label`` has it."""
         return frozenset(key.partition("/")[0] for key in list(self._kept))  # asked for from another thread too
 
     @property

@@ -114,7 +114,7 @@ class BackboneNode:
         return len(streams)
 
     def templates(self) -> tuple[str, ...]:
-        """The templates of which activations are here."""
+        """The templates of which activations are here, and under which adapters, as ``entries_label`` has it."""
         return tuple(sorted(self._engine.templates.templates))
 
     def template_use(self) -> dict[str, int]:
