@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lego_serve import config, logs
 from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_check import nearest
-from lego_serve.errors import ConfigError
+from lego_serve.errors import ConfigError, LegoError
 from lego_serve.plans import controlnets, lacks, needed_nodes, node_plans, template_settings
 from lego_serve.serving.supervisor import Supervisor
 from lego_serve.sockets import at, reserve, shared_socket, unix_socket
@@ -114,7 +114,7 @@ def _serve(
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()
-        _wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping)
+        _wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping, supervisor.check)
         report(f"ready in {time.monotonic() - started:.1f} s")
         report(f"{url}/v1/images/generations  {url}/metrics")
         supervisor.watch(lambda: stopping.is_asked)
@@ -158,11 +158,17 @@ def _start_nodes(
     return address
 
 
-def _wait_ready(sockets: "Sequence[Path]", stopping: Stopping, timeout_s: float = 60.0) -> None:
-    """Wait until every gateway answers on its own socket: from then on one that dies leaves others on the port."""
+def _wait_ready(
+    sockets: "Sequence[Path]", stopping: Stopping, check: Callable[[], None], timeout_s: float = 60.0
+) -> None:
+    """Wait until every gateway answers on its own socket: from then on one that dies leaves others on the port.
+
+    ``check`` raises when that is not to be waited for any more.
+    """
     limit = time.monotonic() + timeout_s
     while not all(_answers_ready(socket) for socket in sockets):
         stopping.check()
+        check()
         if time.monotonic() > limit:
             raise ConfigError(f"the gateways did not get ready within {timeout_s:.0f} s")
         time.sleep(0.1)
@@ -248,4 +254,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
 
 if __name__ == "__main__":
     logs.install()
-    run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    try:
+        run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    except LegoError as error:
+        sys.exit(f"error: {error.message}")

@@ -170,11 +170,12 @@ class Server(Strict):
 
 
 class Templates(Strict):
-    """Pictures registered for many edits: where they are kept, and how many of each tenant."""
+    """Pictures registered for many edits: where they are kept, and how much of each tenant."""
 
     folder: str | None = None
     per_tenant: Annotated[int, Field(ge=0, le=100_000)] = 256
     tenant_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    tenant_pinned_bytes: Annotated[int, Field(ge=0)] | Literal["fair"] = "fair"
 
 
 def _some(names: tuple[str, ...]) -> tuple[str, ...]:

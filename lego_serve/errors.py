@@ -9,6 +9,7 @@
     |- JobCancelled            the job was cancelled by its caller or an operator (409)
     |- DeadlineExceeded        the job could not end before its deadline (504)
     |- NodeError               ours: a model node failed (500)
+    |  |- NodeUnavailable        ours, for now: not all replicas of a node can be asked; try again later (503)
     |- ConfigError             the operator's: a configuration file is wrong
     |- WorkflowError           the workflow author's: a graph is wrong
     |- CheckpointError         the operator's: a model folder is incomplete or of another kind
@@ -26,6 +27,7 @@ class LegoError(Exception):
     code = "internal_error"
     kind = "server_error"
     retryable = False
+    retry_after_s: float | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -102,6 +104,15 @@ class NodeError(LegoError):
     """A model node failed; its batch-mates did not."""
 
     code = "node_failed"
+
+
+class NodeUnavailable(NodeError):
+    """Replicas of a node cannot be reached now: they have died, and others are on their way."""
+
+    status = 503
+    code = "node_unavailable"
+    retryable = True
+    retry_after_s = 2.0
 
 
 class ConfigError(LegoError):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
+from lego_serve.core.templates import pin_room
 from lego_serve.core.workflow import KINDS, Workflow
 from lego_serve.errors import ConfigError
 from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder
@@ -106,7 +107,15 @@ def template_settings(settings: config.Settings, beside: Path, state: Path) -> "
     said = settings.templates
     folder = state / "templates" if said.folder is None else beside / Path(said.folder).expanduser()
     budgets = {name: model.nodes.backbone.template_bytes for name, model in settings.models.items()}
-    return TemplateSettings(folder, said.per_tenant, said.tenant_bytes, budgets)
+    rooms = {name: tenant_pin_room(settings, name) for name in settings.models}
+    return TemplateSettings(folder, said.per_tenant, said.tenant_bytes, budgets, rooms)
+
+
+def tenant_pin_room(settings: config.Settings, model: str) -> int:
+    """What the pins of one tenant may take of each replica of a model's backbone."""
+    said, tenants = settings.templates.tenant_pinned_bytes, {key.tenant for key in settings.keys}
+    budget = settings.models[model].nodes.backbone.template_bytes
+    return pin_room(budget, len(tenants), None if said == "fair" else said)
 
 
 def model_spec(settings: config.Settings, model: str) -> ModelSpec:
@@ -133,6 +142,7 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
             "template_coding",
         )  # fmt: skip
         arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
+        arguments |= {"tenant_pinned_bytes": tenant_pin_room(settings, model)}
         arguments |= {"controlnets": _control_plans(settings, model)}
         arguments |= {"controlnet_bytes": settings.models[model].controlnet_cache_bytes}
         adapters = settings.models[model].adapters

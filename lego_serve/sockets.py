@@ -19,9 +19,11 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
-    """A bound socket whose port several of our processes share."""
-    # What came in here and is closed keeps the port for a minute: a server that is started again may have it then.
-    return _shared(host, port, socket.SO_REUSEADDR)
+    """A bound socket whose port several of our processes share.  Raises ConfigError."""
+    try:  # What came in here and is closed keeps the port for a minute: a server started again may have it then.
+        return _shared(host, port, socket.SO_REUSEADDR)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {at(host, port)}: {error.strerror}") from None
 
 
 def unix_socket(path: Path) -> socket.socket:

@@ -69,8 +69,12 @@ def jpeg_head(width: int, height: int) -> bytes:
 
 NOISE = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 4), dtype=np.uint8)
 NOISY = file_of(Image.fromarray(NOISE))
-BOMB = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(40_000_000), 9))
-ICC_BOMB = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(40_000_000), 9))
+
+
+def laden_jpeg(segments: bytes) -> bytes:
+    """A JPEG that carries these besides, before all else."""
+    plain = good("RGB", "JPEG")
+    return plain[:2] + segments + plain[2:]
 
 
 def scanned(times: int) -> bytes:
@@ -117,8 +121,8 @@ NEITHER: dict[str, bytes] = {  # neither an image nor a mask
     "PNG of 2 billion a side": png(2**31 - 1, 2**31 - 1),
     "PNG of no width": png(0, 96),
     "PNG without pixels": png(*SIZE, pixels=b""),
-    "text of 40 MB in 40 kB": png(*SIZE, before=BOMB),
-    "profile of 40 MB in 40 kB": png(*SIZE, before=ICC_BOMB),
+    "PNG of 70000 chunks": png(*SIZE, before=chunk(b"prVt", b"") * 70_000),
+    "JPEG of 70000 comments": laden_jpeg(b"\xff\xfe\0\x04ab" * 70_000),
     "16 bits, grey": deep(0, 1),
     "16 bits, grey and alpha": deep(4, 2),
     "16 bits, colour": deep(2, 3),

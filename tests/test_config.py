@@ -8,7 +8,7 @@ from lego_serve import workflow_files
 from lego_serve.app import configured, load_workflows
 from lego_serve.config import load
 from lego_serve.errors import ConfigError, LegoError
-from lego_serve.plans import needed_nodes, node_plans
+from lego_serve.plans import needed_nodes, node_plans, template_settings
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
@@ -156,3 +156,26 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: py
     assert "server.data" in caplog.text
     with pytest.raises(ConfigError, match=r"models\.lego-tiny\.adapters\.roots"):
         roots("['data:mine']")
+
+
+def test_what_can_be_pinned_is_shared_out_among_tenants(tmp_path: Path) -> None:
+    """Half of a replica's bytes: whole without keys, in equal parts by tenant, or as the file says; the same on both
+    sides, gateways and replicas.
+    """
+    path, half = tmp_path / "config.yaml", 2**27
+
+    def part(keys: int, line: str = "") -> int:
+        tenants = "".join(f"- {{sha256: '{i:064x}', tenant: t{i // 2}}}\n" for i in range(keys))
+        path.write_text(f"{MODEL}{line}\n" + (f"keys:\n{tenants}" if keys else ""))
+        settings, workflows = configured(path)
+        plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
+        found = plans["lego-tiny.backbone"].arguments["tenant_pinned_bytes"]
+        assert template_settings(settings, tmp_path, tmp_path).tenant_pins == {"lego-tiny": found}
+        return int(found)
+
+    assert [part(keys) for keys in (0, 1, 2, 4, 6)] == [half, half, half, half // 2, half // 3]
+    assert part(4, "templates: {tenant_pinned_bytes: 1000}") == 1000
+    assert part(0, f"templates: {{tenant_pinned_bytes: {2**40}}}") == half
+    for wrong in ("-1", "unfair"):
+        with pytest.raises(ConfigError, match="tenant_pinned_bytes"):
+            part(0, f"templates: {{tenant_pinned_bytes: {wrong}}}")

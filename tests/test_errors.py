@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 
-from lego_serve.errors import CapacityError, DeadlineExceeded, LegoError, NotFound, RequestError, UnsupportedParameter
+from lego_serve.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    LegoError,
+    NodeUnavailable,
+    NotFound,
+    RequestError,
+    UnsupportedParameter,
+)
 
 
 def subclasses(cls: type[LegoError]) -> list[type[LegoError]]:
@@ -36,4 +44,5 @@ def test_status_says_whose_fault_it_is() -> None:
     """The caller's faults are 4xx and ours 5xx; only what may succeed later is retryable."""
     assert {RequestError.status, UnsupportedParameter.status} == {400}
     assert (NotFound.status, CapacityError.status, DeadlineExceeded.status, LegoError.status) == (404, 429, 504, 500)
-    assert [cls for cls in subclasses(LegoError) if cls.retryable] == [CapacityError]
+    assert {cls for cls in subclasses(LegoError) if cls.retryable} == {CapacityError, NodeUnavailable}
+    assert NodeUnavailable.status == 503

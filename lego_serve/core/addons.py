@@ -28,7 +28,7 @@ class LoadedAdapter:
     """An adapter as the patcher found it: by the hash of its file, whoever needs its bytes asks for these.
 
     ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
-    ``is_warm``: the patcher had it already.
+    ``is_warm``: the patcher had it already.  ``has_text`` and ``has_denoiser``: what it changes, which may be both.
     """
 
     ask: AdapterAsk
@@ -37,6 +37,7 @@ class LoadedAdapter:
     has_text: bool
     early_ratio: float = 0.0
     is_warm: bool = False
+    has_denoiser: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class JobRunner(Protocol):
         ...
 
     async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
-        """What each backbone replica of a model answers about a template.  Raises NodeError where one is lost."""
+        """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
         ...
 
     def states(self) -> Sequence[JobState]:

@@ -2,12 +2,16 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
+from lego_serve.core.addons import LoadedAdapter
 from lego_serve.core.edits import EditLatents
+from lego_serve.core.templates import entries_label
 
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
 MOST = 1 << 64  # of anything counted: a workflow may leave its whole numbers unbounded, and floats are not
+LEAST = 1e-3  # of an edit's steps: one is run however weak it is
 
 
 def allowed(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
@@ -47,6 +51,28 @@ def priming_work(inputs: Mapping[str, object]) -> float:
     return denoising_work(inputs) / edit.active_ratio / images / _branches(inputs)
 
 
+def entries_read(inputs: Mapping[str, object]) -> dict[str, float]:
+    """What an edit's call reads of its template, by ``entries_label``, and for which part of its steps.
+
+    An adapter takes part in some of them, and entries are those of the adapters of their step.
+    """
+    edit = edit_of(inputs)
+    if edit is None:
+        return {}
+    given = inputs.get("adapters")
+    adapters: Sequence[LoadedAdapter] = given.get("adapters", ()) if isinstance(given, Mapping) else ()
+    active = [adapter for adapter in adapters if adapter.has_denoiser and adapter.ask.scale != 0]
+    strength = inputs.get("strength", 1.0)
+    first = 1.0 - max(strength, LEAST) if isinstance(strength, int | float) and 0 < strength <= 1 else 0.0
+    turns = {min(max(turn, first), 1.0) for a in active for turn in (a.ask.start, a.ask.end)}
+    found: dict[str, float] = {}
+    for start, end in pairwise(sorted(turns | {first, 1.0})):
+        mine = [(a.sha256, a.ask.scale) for a in active if a.ask.start <= start < a.ask.end]
+        label = entries_label(edit.key, mine)
+        found[label] = found.get(label, 0.0) + (end - start) / (1.0 - first)
+    return found
+
+
 def _branches(inputs: Mapping[str, object]) -> int:
     """Passes over a picture in a step: with and without the prompt, or one where a model is told the guidance."""
     guidance = inputs.get("guidance", 1)
@@ -54,7 +80,10 @@ def _branches(inputs: Mapping[str, object]) -> int:
 
 
 class Residency:
-    """Where templates' activations are: as replicas report, and, until they do, where calls for them went."""
+    """Where templates' activations are: as replicas report, and, until they do, where calls for them went.
+
+    Of each by ``entries_label``, for what one set of adapters primed is of no use to another.
+    """
 
     def __init__(self) -> None:
         self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -75,10 +104,13 @@ def priming_by_replica(
     inputs: Mapping[str, object], reported: Mapping[str, Collection[str]], where: Residency, now: float
 ) -> dict[str, float]:
     """What a denoising call weighs more on each replica, by the templates each reports; nothing but for edits."""
-    edit, priming = edit_of(inputs), priming_work(inputs)
-    if edit is None:
+    read, priming = entries_read(inputs), priming_work(inputs)
+    if not read:
         return {}
-    return {r: 0.0 if where.has(r, edit.key, told, now) else priming for r, told in reported.items()}
+    return {
+        replica: priming * sum(share for label, share in read.items() if not where.has(replica, label, told, now))
+        for replica, told in reported.items()
+    }
 
 
 class Outstanding:

@@ -4,14 +4,42 @@ A priming pass fills one entry, of one noise level under one prompt.  What an ed
 levels from its plan, the prompts from its workflow, where two that mean the same text share their entries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 from lego_serve.core.reuse import RULES, Quality, plan_reuse
 from lego_serve.core.workflow import Node, Source, Workflow
 
 PINNED_RATIO = 0.5  # of a replica's bytes: what is not pinned must find room too, or every step primes for itself
+
+
+def pin_room(budget_bytes: int, tenants: int, said_bytes: int | None = None) -> int:
+    """What of a replica's bytes the pins of one tenant may take: as said, or an equal part of what all may."""
+    room = int(PINNED_RATIO * budget_bytes)
+    return min(room, room // max(1, tenants) if said_bytes is None else said_bytes)
+
+
+def pin_of(tenant: str, token: str) -> str:
+    """A pin's name, which tells whose it is without saying it."""
+    return f"{sha256(tenant.encode()).hexdigest()[:16]}.{token}"
+
+
+def owner_of(pin: str) -> str:
+    """Whose a pin is: the same for all of a tenant's."""
+    return pin.partition(".")[0]
+
+
+def entries_label(template: str, adapters: Sequence[tuple[str, float]] = ()) -> str:
+    """What the entries of a template under a set of adapters (hashes and scales, those of an effect) are known by.
+
+    Edits read those of their own set alone.
+    """
+    if not adapters:
+        return template
+    name = repr(sorted((str(sha), float(scale)) for sha, scale in adapters))
+    return f"{template}+{sha256(name.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
+from lego_serve.core.templates import entries_label
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.errors import RequestError
 from lego_serve.models.activations import Activations, Reuse
@@ -34,6 +35,10 @@ class Edit:
     quality: Quality
     primes: tuple[Conditioning, Conditioning]
     pin: str = ""
+
+    def to(self, device: torch.device) -> "Edit":
+        """The same with what its steps use kept on a device."""
+        return replace(self, template=self.template.to(device), mask=self.mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def prepare_edit(
 ) -> LaneEdit:
     """Make an edit of a picture of so many pixels (width, height) ready, with so many branches where it is guided.
 
+    What is asked of the mask is asked here, on the CPU; what steps use goes to the model's device for good.
     Raises RequestError where sizes differ.
     """
     shape = backbone.shape
@@ -97,7 +103,8 @@ def prepare_edit(
     # Two branches that share an entry save rows even where it is computed for every step anew.
     room = None if entries < branches else store.budget_bytes // (entries * entry_bytes(backbone, store, rows))
     plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room)
-    return LaneEdit(edit, active, rows, plan, (primes[0], primes[1]))
+    device = backbone.device
+    return LaneEdit(edit.to(device), active.to(device), rows, plan, (primes[0], primes[1]))
 
 
 def start_edit(edit: Edit, seed: int, schedule: Schedule) -> torch.Tensor:
@@ -198,12 +205,16 @@ def priming_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guid
 
 
 def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: TemplateStore) -> str:
-    """An entry's name: whatever its values depend on, but for the model, of which a replica has one."""
+    """An entry's name: whatever its values depend on, but for the model, of which a replica has one.
+
+    What it begins with is what replicas report of themselves.
+    """
     template = at.lane.edit.template
     told = at.guidance if backbone.is_told_guidance else None
     sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
-    name = (sigma, time, prime.key, told, key_of(at.adapters), store.coding.name)
-    return f"{template.key}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"
+    name = (sigma, time, prime.key, told, store.coding.name)
+    label = entries_label(template.key, key_of(at.adapters))
+    return f"{label}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"
 
 
 def _tokens(template: Template, backbone: Backbone) -> int:

@@ -24,3 +24,8 @@ def failure_of(error: Exception) -> LegoError:
         failure = NodeError(f"The denoising step failed: {type(error).__name__}.")
     failure.__cause__ = error
     return failure
+
+
+def not_finite() -> NodeError:
+    """What a lane is told whose latents can come to nothing."""
+    return NodeError("The image's latents are not finite numbers.", code="not_finite")

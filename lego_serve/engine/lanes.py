@@ -12,6 +12,7 @@ from lego_serve.core.costs import StepWork
 from lego_serve.core.reuse import ReuseStats
 from lego_serve.engine.controls import ControlUse, LaneControl
 from lego_serve.engine.edits import Edit, LaneEdit
+from lego_serve.engine.failures import not_finite
 from lego_serve.errors import NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.base import Conditioning, ImageLatents, Prepared
 from lego_serve.models.lora import Adapter, Uses, in_order
@@ -193,7 +194,7 @@ class LaneState:
         """What came of it.  Raises NodeError when the latents are no finite numbers."""
         latents = self.latents.cpu()
         if not bool(torch.isfinite(latents).all()):
-            raise NodeError("The image's latents are not finite numbers.", code="not_finite")
+            raise not_finite()
         started = self.added_s if math.isnan(self.started_s) else self.started_s
         adapters = tuple((use.adapter.sha256, self._steps_of(use)) for use in self.adapters)
         controls = tuple(self._run_of(control) for control in self.controls)

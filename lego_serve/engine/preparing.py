@@ -44,11 +44,13 @@ class Preparation:
             latents = start_edit(request.edit, request.seed, schedule)
         cond = self._backbone.prepare(request.cond)
         negative = None if request.negative is None else self._backbone.prepare(request.negative)
-        state = LaneState(request, cond, negative, latents, schedule, request.steps - schedule.steps, now)
+        device = self._backbone.device  # where a lane stays: steps move nothing, only what is asked for is fetched
+        state = LaneState(request, cond, negative, latents.to(device), schedule, request.steps - schedule.steps, now)
         state.edit = edit
         state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:
-            state.step, state.latents, state.history = read_checkpoint(request.checkpoint, shape.of(*size))
+            state.step, latents, history = read_checkpoint(request.checkpoint, shape.of(*size))
+            state.latents, state.history = latents.to(device), tuple(each.to(device) for each in history)
         return state
 
     def take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:

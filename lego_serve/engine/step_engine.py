@@ -1,12 +1,11 @@
 """One backbone's compute: plan, forward, commit, over and over; synchronous, one thread, no Ray.
 
-The batcher decides which lanes run; the engine keeps their tensors.  A lane whose latents stop
-being finite, or whose forward pass fails when it runs alone, fails alone.  Where memory runs out
+The batcher decides which lanes run; the engine keeps their tensors, on the model's device.  A lane whose latents
+stop being finite, or whose forward pass fails when it runs alone, fails alone.  Where memory runs out
 the batch is halved and run again before any lane fails, and adapters are grouped where patching has no room.
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,15 +14,16 @@ import torch
 from lego_serve.core.batching import StepBatcher, StepPlan
 from lego_serve.core.lanes import Lane, with_missing
 from lego_serve.engine.absences import overdue, parted, without_absent
+from lego_serve.engine.advancing import FiniteCheck, advance
 from lego_serve.engine.edits import PrimingBatch, entry_bytes
-from lego_serve.engine.failures import failure_of, is_memory
+from lego_serve.engine.failures import failure_of, is_memory, not_finite
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
 from lego_serve.engine.preparing import Preparation
 from lego_serve.engine.templates import TemplateStore
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Backbone
 from lego_serve.models.controls import ControlAway, ControlFailed, ControlSource
-from lego_serve.models.sampling import SAMPLERS, FlowMatchTables
+from lego_serve.models.sampling import FlowMatchTables
 
 log = logging.getLogger("lego_serve.engine")
 Outcome = tuple[str, LaneResult | LegoError]
@@ -49,6 +49,7 @@ class StepEngine:
         self._templates = templates or TemplateStore(0, clock)
         self._preparation = Preparation(backbone, tables, {} if controls is None else controls, self._templates)
         self._batcher, self._clock = batcher, clock
+        self._finite = FiniteCheck(backbone.device)
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
         self._as_planned = True  # whether the step under way came through in one pass of what was planned
@@ -158,6 +159,7 @@ class StepEngine:
         failures: dict[str, LegoError] = {}
         plan = self._patch(plan, failures)
         self._run(plan, started, failures)
+        self._end_broken(plan.keys, failures)
         now = self._clock()
         went_on = without_absent(plan, self._states)
         finished = self._batcher.commit(went_on, started, now, typical=self._as_planned and went_on is plan)
@@ -233,23 +235,16 @@ class StepEngine:
             state = self._states[key]
             if state.away:
                 continue
-            self._advance(state, velocities[key], started, took, len(plan.keys))
+            advance(state, velocities[key], started, took, len(plan.keys))
             if state.is_held:
                 self._batcher.pause(key)
 
-    def _advance(self, state: LaneState, velocity: torch.Tensor, started: float, took: float, lanes: int) -> None:
-        advance = SAMPLERS[state.request.sampler]
-        sigma = state.schedule.sigmas[state.step]
-        # Kept as tensors of this step; whoever wants a preview computes x - sigma v from them.
-        state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
-        state.latents, state.history = advance(state.latents, velocity, state.schedule, state.step, state.history)
-        state.step += 1
-        if state.edit is not None:
-            state.predicted = state.edit.kept(state.predicted, 0.0)
-            state.latents = state.edit.kept(state.latents, state.schedule.sigmas[state.step])
-        state.started_s = started if math.isnan(state.started_s) else state.started_s
-        state.step_s.append(took)
-        state.step_lanes.append(lanes)
+    def _end_broken(self, keys: Sequence[str], failures: dict[str, LegoError]) -> None:
+        """Drop the lanes of a step that have come to hold what is no number; their mates hold none of it."""
+        latents = {key: self._states[key].latents for key in keys if key in self._states}
+        for key in self._finite.broken(latents):
+            failures[key] = not_finite()
+            self.cancel(key)
 
     def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:

@@ -2,19 +2,20 @@
 
 An entry is one priming pass: of a template at one sigma, under one conditioning.  Its bytes are reserved before
 they are spent.  Where there is no room the step that needs it computes it for itself and lets go of it.  What is
-pinned stays until its pin is released; pins never take more than a part of the budget.
+pinned stays until its pin is released; pins never take more than a part of the budget, and those of one tenant never
+more than a part of that.
 """
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from lego_serve.core.ledger import CacheLedger, Refused
-from lego_serve.core.templates import PINNED_RATIO
+from lego_serve.core.templates import PINNED_RATIO, owner_of, pin_room
 from lego_serve.models.activations import CODINGS, Activations
 from lego_serve.models.sampling import noise
 
@@ -44,6 +45,10 @@ class Template:
         own = noise((channels, height, width), torch.Generator().manual_seed(seed))
         return cls(template_key(latents.float().cpu().numpy(), seed, picture), latents, own)
 
+    def to(self, device: torch.device) -> "Template":
+        """The same, kept on a device."""
+        return replace(self, latents=self.latents.to(device), noise=self.noise.to(device))
+
     def noised(self, sigma: float) -> torch.Tensor:
         """The picture as far as it is noise at a sigma: where a lane outside its mask stands."""
         return sigma * self.noise + (1.0 - sigma) * self.latents
@@ -55,13 +60,20 @@ class TemplateStore:
     ``wanted(...)`` before a step, ``done(...)`` or ``failed(...)`` after it, by the compute thread alone.
     """
 
-    def __init__(self, budget_bytes: int, clock: Callable[[], float], coding: str = "bfloat16") -> None:
+    def __init__(
+        self,
+        budget_bytes: int,
+        clock: Callable[[], float],
+        coding: str = "bfloat16",
+        tenant_pinned_bytes: int | None = None,
+    ) -> None:
         self.coding = CODINGS[coding]
+        self._tenant_pinned_bytes = pin_room(budget_bytes, 1, tenant_pinned_bytes)
         self._ledger, self._clock = CacheLedger(budget_bytes), clock
         self._kept: dict[str, Activations] = {}
         self.evicted = 0  # entries let go of for others
-        self._pins: dict[str, set[str]] = {}  # by entry, the pins that hold it
-        self._pinned_bytes = 0
+        self._pins: dict[str, tuple[str, set[str]]] = {}  # by entry, whose it is and the pins that hold it
+        self._pinned: dict[str, int] = {}  # bytes by whose pins hold them
         self._released: OrderedDict[str, None] = OrderedDict()  # edits on their way may still bring these
 
     def __contains__(self, key: object) -> bool:
@@ -74,7 +86,7 @@ class TemplateStore:
 
     @property
     def templates(self) -> frozenset[str]:
-        """The templates of which something is here."""
+        """What is here of templates, each under the adapters that primed it, as ``entries_label`` has it."""
         return frozenset(key.partition("/")[0] for key in list(self._kept))  # asked for from another thread too
 
     @property
@@ -95,7 +107,7 @@ class TemplateStore:
     @property
     def pinned_bytes(self) -> int:
         """What pinned entries take."""
-        return self._pinned_bytes
+        return sum(self._pinned.values())
 
     def bytes_of(self, picture: str) -> int:
         """What the entries of a picture take; may be asked from another thread."""
@@ -125,18 +137,21 @@ class TemplateStore:
             self._ledger.drop(key)
 
     def pin(self, key: str, pin: str) -> None:
-        """Let nothing evict an entry that is kept, as far as there is room for pins."""
+        """Let nothing evict an entry that is kept, as far as there is room for pins, and for this tenant's."""
         entry = self._kept.get(key)
         if entry is None or pin in self._released:
             return
         if key in self._pins:
-            self._pins[key].add(pin)
+            self._pins[key][1].add(pin)
             return
-        if self._pinned_bytes + entry.size_bytes > PINNED_RATIO * self._ledger.budget_bytes:
+        owner = owner_of(pin)
+        mine = self._pinned.get(owner, 0) + entry.size_bytes
+        is_beyond = self.pinned_bytes + entry.size_bytes > PINNED_RATIO * self._ledger.budget_bytes
+        if is_beyond or mine > self._tenant_pinned_bytes:
             return
         self._ledger.pin(key)
-        self._pins[key] = {pin}
-        self._pinned_bytes += entry.size_bytes
+        self._pins[key] = owner, {pin}
+        self._pinned[owner] = mine
 
     def forget(self, picture: str, pin: str = "") -> None:
         """Let go of a pin for good, and, between two steps, of the picture's entries that no other pin holds."""
@@ -145,12 +160,14 @@ class TemplateStore:
             while len(self._released) > RELEASED:
                 self._released.popitem(last=False)
         for key in [key for key in self._kept if key.startswith(f"{picture}.")]:
-            pins = self._pins.get(key, set())
+            owner, pins = self._pins.get(key, ("", set()))
             pins.discard(pin)
             if pins:
                 continue
             entry = self._kept.pop(key)
             if self._pins.pop(key, None) is not None:
                 self._ledger.release(key)
-                self._pinned_bytes -= entry.size_bytes
+                self._pinned[owner] -= entry.size_bytes
+                if not self._pinned[owner]:
+                    del self._pinned[owner]
             self._ledger.drop(key)

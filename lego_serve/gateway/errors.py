@@ -81,7 +81,7 @@ TYPE_WORDS = {
 def error_response(error: LegoError) -> Response:
     """The HTTP answer to an error."""
     headers = {} if error.retryable else {"x-should-retry": "false"}
-    if isinstance(error, CapacityError):
+    if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"

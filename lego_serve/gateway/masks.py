@@ -14,7 +14,7 @@ def decode_mask(data: bytes, size: tuple[int, int], max_pixels: int) -> np.ndarr
     Raises RequestError; the pixel cap is checked before any pixel is decoded.
     """
     mask = opened(data, "mask", ("PNG",), max_pixels)
-    if not mask.has_transparency_data:
+    if not mask.picture.has_transparency_data:
         raise bad("mask", "must have an alpha channel; what is transparent is edited")
     alpha = decoded(mask, "RGBA", "mask").getchannel("A")
     if alpha.size != size:

@@ -28,12 +28,16 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class TemplateSettings:
-    """Where templates are kept and how many; ``budgets`` are the bytes of activations of each model's replicas."""
+    """Where templates are kept and how many; ``budgets`` are the bytes of activations of each model's replicas.
+
+    ``tenant_pins``: what the pins of one tenant may take of these; where nothing is said, all that may be pinned.
+    """
 
     folder: Path
     per_tenant: int
     tenant_bytes: int
     budgets: Mapping[str, int] = field(default_factory=dict)
+    tenant_pins: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

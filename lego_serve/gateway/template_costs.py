@@ -1,12 +1,12 @@
 """What templates take of a replica's memory, said before it is spent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lego_serve.core.ports import JobRunner
-from lego_serve.core.templates import PINNED_RATIO, TemplateOrder, edit_node, entries_of
+from lego_serve.core.templates import TemplateOrder, edit_node, entries_of, pin_room
 from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_bind import bind
-from lego_serve.errors import NodeError, RequestError, about
+from lego_serve.errors import NodeUnavailable, RequestError, about
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.template_files import Template
 from lego_serve.gateway.template_requests import WarmRequest
@@ -15,8 +15,8 @@ from lego_serve.gateway.template_requests import WarmRequest
 class TemplateCosts:
     """Predictions: bytes of one entry, as a replica computes them, times the entries that an edit reads."""
 
-    def __init__(self, runner: JobRunner, budgets: Mapping[str, int]) -> None:
-        self._runner, self._budgets = runner, budgets
+    def __init__(self, runner: JobRunner, budgets: Mapping[str, int], tenant_pins: Mapping[str, int]) -> None:
+        self._runner, self._budgets, self._tenant_pins = runner, budgets, tenant_pins
         self._entries: dict[tuple[str, str], int] = {}  # bytes of one, by model and size
 
     async def predicted(self, template: Template, ask: WarmRequest | None = None) -> int | None:
@@ -33,28 +33,35 @@ class TemplateCosts:
         workflow = self._runner.workflows.get(template.workflow)
         return 0 if workflow is None else self._budgets.get(backbone_of(workflow), 0)
 
-    async def check_pin(self, template: Template, pinned: list[Template]) -> None:
-        """Raise Conflict where there is no room for one more pin beside these.
+    async def check_pin(self, tenant: str, template: Template, pinned: Mapping[str, Sequence[Template]]) -> None:
+        """Raise Conflict where there is no room for one more pin of a tenant beside these, which are by tenant.
 
         Two that are pinned at once by two gateways may both find room; replicas hold pins to their share anyway.
         """
+        taken = {owner: await self._taken(template, theirs) for owner, theirs in pinned.items()}
+        own, budget = await self.predicted(template) or 0, self.budget(template)
+        room = pin_room(budget, 1)
+        mine = pin_room(budget, 1, self._tenant_pins.get(_model(self._runner, template) or ""))
+        for whose, used, most in (("Your", taken.get(tenant, 0), mine), ("All tenants'", sum(taken.values()), room)):
+            if used + own > most:
+                raise Conflict(
+                    f"{whose} pinned templates of this model take {used} bytes and this one {own}, and no more than "
+                    f"{most} of a replica's {budget} can be theirs; remove one first, or register it without a pin.",
+                    param="pin",
+                    code="pins_full",
+                )
+
+    async def _taken(self, template: Template, pinned: Sequence[Template]) -> int:
+        """What pinned templates take of the replicas that have a template, beside itself."""
         model = _model(self._runner, template)
         others = [one for one in pinned if one.id != template.id and _model(self._runner, one) == model]
-        taken = sum([await self.predicted(one) or 0 for one in others])
-        own, room = await self.predicted(template) or 0, int(PINNED_RATIO * self.budget(template))
-        if taken + own > room:
-            raise Conflict(
-                f"Pinned templates of this model take {taken} bytes and this one {own}, and no more than {room} of a "
-                f"replica's {self.budget(template)} can be pinned.",
-                param="pin",
-                code="pins_full",
-            )
+        return sum([await self.predicted(one) or 0 for one in others])
 
     async def _entry_bytes(self, model: str, size: str) -> int:
         if (model, size) not in self._entries:
             said = await self._runner.templates(TemplateOrder("entry", model, size))
             if not said:
-                raise NodeError("No replica says how large a template's activations are.", code="replica_lost")
+                raise NodeUnavailable("No replica says how large a template's activations are.", code="replica_lost")
             self._entries[model, size] = max(said.values())
         return self._entries[model, size]
 

@@ -73,10 +73,10 @@ class TemplateFiles:
         """A tenant's templates, the oldest first."""
         return _all(self._folder / tenant)
 
-    def pinned(self) -> list[Template]:
-        """The pinned templates of all tenants."""
+    def pinned(self) -> dict[str, list[Template]]:
+        """The pinned templates of each tenant."""
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        return [template for folder in folders for template in _all(folder) if template.pin]
+        return {folder.name: [template for template in _all(folder) if template.pin] for folder in folders}
 
     def add(self, tenant: str, template: Template, png: bytes) -> Template:
         """Keep a template; answers the one that is there where its id is known.  Raises Conflict or NodeError."""

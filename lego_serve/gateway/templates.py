@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from lego_serve.core.edits import picture_key
-from lego_serve.core.templates import TemplateOrder
+from lego_serve.core.templates import TemplateOrder, pin_of
 from lego_serve.errors import LegoError, NotFound, RequestError, about
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.edits import own_size, workflow_taking
@@ -38,7 +38,7 @@ log = logging.getLogger("lego_serve.gateway")
 def create_router(context: Context, files: TemplateFiles, settings: TemplateSettings) -> APIRouter:
     """The routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    costs, warming = TemplateCosts(context.runner, settings.budgets), Warming(context)
+    costs, warming = TemplateCosts(context.runner, settings.budgets, settings.tenant_pins), Warming(context)
 
     @router.post("", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}})
     async def register(request: Request) -> JSONResponse:
@@ -51,7 +51,7 @@ def create_router(context: Context, files: TemplateFiles, settings: TemplateSett
         known = await _known(context, caller, wanted)
         if known is None:
             if wanted.pin:
-                await costs.check_pin(wanted, await asyncio.to_thread(files.pinned))
+                await costs.check_pin(caller.tenant, wanted, await asyncio.to_thread(files.pinned))
             await costs.predicted(wanted)  # asked of replicas now, so that nothing is kept where they do not answer
             known = await asyncio.to_thread(files.add, caller.tenant, wanted, png)
         _check_same(form.body, known)
@@ -120,7 +120,7 @@ async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple
     key, png = await asyncio.to_thread(_prepared, picture, size, caller.tenant)
     name = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
     model = body.model or settings.default_workflow
-    pin = secrets.token_hex(8) if body.pin else ""
+    pin = pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else ""
     called = body.name or f"template-{name[-8:]}"
     return Template(name, called, int(time.time()), *size, model, workflow.name, key, pin, body.steps), png
 

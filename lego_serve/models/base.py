@@ -108,7 +108,8 @@ class Backbone(Protocol):
 
     With ``classifier_free`` guidance a guided lane is two branches; of a distilled model every lane is one, and
     some are told the guidance.  ``bucket_rows``: rows are filled up to a multiple.  ``adapters`` are the layers
-    that adapters change, ``attentions`` the heads of each attention over image rows and their width.
+    that adapters change, ``attentions`` the heads of each attention over image rows and their width.  What is kept of a
+    lane lies on its ``device``.
     """
 
     shape: LatentShape
@@ -117,6 +118,7 @@ class Backbone(Protocol):
     classifier_free: bool
     is_told_guidance: bool
     bucket_rows: int
+    device: torch.device
     adapters: "AdaptedLayers"
     attentions: tuple[tuple[int, int], ...]
 

@@ -52,8 +52,9 @@ def euler(
     latents: torch.Tensor, velocity: torch.Tensor, schedule: Schedule, step: int, history: History
 ) -> tuple[torch.Tensor, History]:
     """Euler's method, in fp32: one step along the velocity."""
+    # Subtracted in fp32, as in diffusers; a number on the CPU goes to whatever device as an argument, not as a copy.
     dt = torch.tensor(schedule.sigmas[step + 1]) - torch.tensor(schedule.sigmas[step])
-    return latents + dt.to(latents.device) * velocity, ()
+    return latents + dt * velocity, ()
 
 
 def dpmpp_2m(

@@ -43,6 +43,7 @@ class _Known:
     sha256: str
     size_bytes: int
     has_text: bool
+    has_denoiser: bool
     early_ratio: float
 
 
@@ -130,7 +131,7 @@ class AdaptersNode:
         if not is_warm:
             self._begin(ask.name, known, wanted=True)
         ratio = known.early_ratio if self._early_start else 0.0
-        return LoadedAdapter(ask, known.sha256, known.size_bytes, known.has_text, ratio, is_warm)
+        return LoadedAdapter(ask, known.sha256, known.size_bytes, known.has_text, ratio, is_warm, known.has_denoiser)
 
     async def _know(self, name: str) -> _Known:
         signature = await asyncio.to_thread(self._registry.signature, name)
@@ -139,7 +140,8 @@ class AdaptersNode:
             adapter = await asyncio.to_thread(self._read, name)
             ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
             has_text = any(path.startswith(TEXT) for path in adapter.pairs)
-            known = _Known(signature, adapter.sha256, adapter.size_bytes, has_text, ratio)
+            has_denoiser = any(not path.startswith(TEXT) for path in adapter.pairs)
+            known = _Known(signature, adapter.sha256, adapter.size_bytes, has_text, has_denoiser, ratio)
             self._known[name] = known
             self._name_of[known.sha256] = name
             # It has just been read: its first load is that, and whatever storage is made to take.

@@ -56,6 +56,7 @@ class BackboneNode:
         control_nodes: Mapping[str, ControlNode] | None = None,
         template_bytes: int = 0,
         template_coding: str = "bfloat16",
+        tenant_pinned_bytes: int | None = None,
     ) -> None:
         torch.set_num_threads(1)
         if patcher is not None:
@@ -76,7 +77,7 @@ class BackboneNode:
         )
         self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
         self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
-        templates = TemplateStore(template_bytes, time.monotonic, template_coding)
+        templates = TemplateStore(template_bytes, time.monotonic, template_coding, tenant_pinned_bytes)
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources, templates)
         self._every = checkpoint_every_steps
         self._thread: EngineThread | None = None
@@ -116,7 +117,7 @@ class BackboneNode:
         return len(streams)
 
     def templates(self) -> tuple[str, ...]:
-        """The templates of which activations are here."""
+        """The templates of which activations are here, and under which adapters, as ``entries_label`` has it."""
         return tuple(sorted(self._engine.templates.templates))
 
     def template_use(self) -> dict[str, int]:

@@ -180,7 +180,7 @@ class Coordinator:
         return await drain(self._nodes, replica)
 
     async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
-        """What each backbone replica of a model answers about a template.  Raises NodeError where one is lost."""
+        """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
         return await order_template(self._nodes, order)
 
     async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:

@@ -94,7 +94,7 @@ class NodeReplica:
         return self._id, None
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What Serve tells routers of this replica now and then: which templates it has, and how much of them."""
+        """What Serve tells routers of this replica now and then: what of templates it has, and how much."""
         if not hasattr(self._node, "templates"):
             return {}
         return {"templates": self._node.templates(), "template_use": self._node.template_use()}

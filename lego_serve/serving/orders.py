@@ -5,10 +5,11 @@ Imports no torch, for it is the coordinator's.
 
 import asyncio
 from collections.abc import Mapping
+from itertools import chain, repeat
 from typing import Protocol
 
 from lego_serve.core.templates import TemplateOrder
-from lego_serve.errors import NodeError, NotFound
+from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.denoise import NodeLost
 
 
@@ -16,47 +17,71 @@ class Ordered(Protocol):
     """A deployment whose replicas take orders."""
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or a picture to every replica; answers what each says."""
+        """Say something about a replica, a call or a picture to every replica; answers what each says.
+
+        One that has died says nothing.  Raises NodeLost where one that may live, or nobody, answers.
+        """
         ...
 
 
 Nodes = Mapping[tuple[str, str], Ordered]  # by model and component
-PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # a replica that has just died is asked too, until Serve has noticed
+PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # the last of them from then on
+PATIENCE_S = 20.0  # on a busy machine Ray takes its time to find out who has died, the more the more did
 
 
-async def list_replicas(nodes: Nodes) -> dict[str, str]:
-    """The backbone replicas there are: id to the node they belong to.  Raises NodeError."""
-    found: dict[str, str] = {}
-    for (model, component), node in nodes.items():
-        if component == "backbone":
-            found |= {replica: f"{model}.{component}" for replica, _ in await said_by_all(node, "list", "")}
-    return found
+async def list_replicas(nodes: Nodes, patience_s: float = PATIENCE_S) -> dict[str, str]:
+    """The backbone replicas there are: id to the node they belong to.  Raises NodeUnavailable."""
+    said = await _said_by_backbones(nodes, "list", "", patience_s)
+    return {replica: node for node, answers in said.items() for replica, _ in answers}
 
 
-async def drain(nodes: Nodes, replica: str) -> int:
-    """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound or NodeError."""
-    for (_, component), node in nodes.items():
-        if component == "backbone":
-            for said, moved in await said_by_all(node, "drain", replica):
-                if said == replica and moved is not None:
-                    return moved
+async def drain(nodes: Nodes, replica: str, patience_s: float = PATIENCE_S) -> int:
+    """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound or NodeUnavailable."""
+    for answers in (await _said_by_backbones(nodes, "drain", replica, patience_s)).values():
+        for said, moved in answers:
+            if said == replica and moved is not None:
+                return moved
     raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
 
 
-async def order_template(nodes: Nodes, order: TemplateOrder) -> dict[str, int]:
-    """What each backbone replica of a model says; its autoencoders are told to forget as well.  Raises NodeError."""
+async def order_template(nodes: Nodes, order: TemplateOrder, patience_s: float = PATIENCE_S) -> dict[str, int]:
+    """What each backbone replica of a model says; its autoencoders are told to forget as well.
+
+    Raises NodeUnavailable.
+    """
     told = [node for (model, component), node in nodes.items() if (model, component) == (order.model, "backbone")]
     if order.verb == "forget":
         told += [node for (_, component), node in nodes.items() if component == "vae"]
-    answers = await asyncio.gather(*(said_by_all(node, f"template_{order.verb}", order.name) for node in told))
+    verb = f"template_{order.verb}"
+    answers = await asyncio.gather(*(said_by_all(node, verb, order.name, patience_s) for node in told))
     return {replica: said for replica, said in answers[0] if said is not None} if answers else {}
 
 
-async def said_by_all(node: Ordered, order: str, name: str) -> list[tuple[str, int | None]]:
-    """What every replica of a node says to an order, which may be given twice.  Raises NodeError."""
-    for pause_s in PAUSES_S:
+async def _said_by_backbones(
+    nodes: Nodes, order: str, name: str, patience_s: float
+) -> dict[str, list[tuple[str, int | None]]]:
+    """What every backbone replica says, by the node it belongs to."""
+    asked = {f"{model}.{component}": node for (model, component), node in nodes.items() if component == "backbone"}
+    answers = await asyncio.gather(*(said_by_all(node, order, name, patience_s) for node in asked.values()))
+    return dict(zip(asked, answers, strict=True))
+
+
+async def said_by_all(
+    node: Ordered, order: str, name: str, patience_s: float = PATIENCE_S
+) -> list[tuple[str, int | None]]:
+    """What every replica of a node says to an order, which may be given twice.
+
+    Raises NodeUnavailable where not all of them can be asked for so long.
+    """
+    clock = asyncio.get_running_loop().time
+    limit = clock() + patience_s
+    for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
         try:
             return await node.control(order, name)
         except NodeLost:
-            await asyncio.sleep(pause_s)
-    raise NodeError(f"Replicas were lost while they were asked something ({order}); ask again.", code="replica_lost")
+            left = limit - clock()
+        if left <= 0:
+            break
+        await asyncio.sleep(min(pause_s, left))
+    said = f"Replicas could not be reached for {patience_s:g} s ({order}); they are being replaced. Ask again."
+    raise NodeUnavailable(said, code="replica_lost")

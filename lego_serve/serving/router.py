@@ -15,7 +15,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.routing import allowed, denoising_work, edit_of, priming_by_replica, quieter
+from lego_serve.core.routing import allowed, denoising_work, entries_read, priming_by_replica, quieter
 from lego_serve.core.wire import Call
 from lego_serve.serving import routing_state  # by its name alone: see there
 
@@ -71,11 +71,11 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
 
 def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
     """The replica expected to end a denoising call first; the call is placed there."""
-    now, edit = time.monotonic(), edit_of(call.inputs)
+    now = time.monotonic()
     reported = {replica: by_id[replica].routing_stats.get("templates", ()) for replica in ids}
     besides = priming_by_replica(call.inputs, reported, routing_state.residency, now)
     first = random.choice(routing_state.outstanding.least(ids, besides))
     routing_state.outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
-    if edit is not None:
-        routing_state.residency.sent(first, edit.key, now)
+    for label in entries_read(call.inputs):
+        routing_state.residency.sent(first, label, now)
     return first

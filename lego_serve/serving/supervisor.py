@@ -6,6 +6,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
+from lego_serve.errors import LegoError
+
 RESTART_PAUSE_S = 0.5
 STOP_TIMEOUT_S = 25.0
 
@@ -25,6 +27,15 @@ class Supervisor:
     def start(self) -> None:
         """Start all gateways."""
         self._processes = [self._spawn() for _ in range(self._count)]
+
+    def check(self) -> None:
+        """Raise LegoError where a gateway has ended: while none has served yet another would end as well."""
+        for process in self._processes:
+            if (status := process.poll()) is not None:
+                said = (
+                    f"a gateway process {_ended(status)} before it was ready; what it said, if anything, stands above"
+                )
+                raise LegoError(said, code="gateway_failed")
 
     def watch(self, is_over: Callable[[], bool]) -> None:
         """Replace gateways that end until it is over."""
@@ -50,3 +61,14 @@ class Supervisor:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, env=dict(os.environ), start_new_session=True)
+
+
+def _ended(status: int) -> str:
+    """How a process ended, by what ``Popen`` says."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # a real-time one
+        name = str(-status)
+    return f"was ended by signal {name}"

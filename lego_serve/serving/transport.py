@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from lego_serve.core.wire import Accepted, Answer, Call, Leaving, Message
@@ -79,21 +79,40 @@ class RayNode:
                 response.cancel()
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or a picture to every replica.  Raises NodeLost."""
-        said = self._handle.broadcast("control", order, name)
-        try:
-            found: list[tuple[str, int | None]] = await said.results_async()
-        except (RayActorError, DeploymentUnavailableError):
-            raise NodeLost from None
-        return found
+        """Say something about a replica, a call or a picture to every replica; one that has died says nothing.
+
+        Raises NodeLost where one that may live, or nobody, answers.
+        """
+        return await self._said_by_all("control", order, name)
 
     async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
         """The adapters each replica has at hand, by their hashes.  Raises NodeLost."""
         try:
-            found: list[tuple[str, tuple[str, ...]]] = await self._handle.broadcast("resident").results_async()
-        except (RayActorError, RayTaskError, RayServeException):
+            return await self._said_by_all("resident")
+        except NodeError:
             raise NodeLost from None
-        return found
+
+    async def _said_by_all(self, method: str, *arguments: object) -> list[Any]:
+        """What the replicas that have not died answer.  Raises NodeLost, or NodeError where one failed.
+
+        Serve keeps asking the dead until its controller has noticed, which takes the longer the more have died; of
+        those Ray itself knows already.
+        """
+        try:
+            said = await self._handle.broadcast(method, *arguments).results_async(return_exceptions=True)
+        except (RayActorError, RayServeException):
+            raise NodeLost from None
+        answers = [each for each in said if not isinstance(each, ActorDiedError)]
+        for each in answers:
+            if isinstance(each, RayTaskError):
+                raise NodeError(f"A model node failed: {type(each.cause).__name__}.") from each
+            if isinstance(each, RayError | RayServeException | asyncio.CancelledError):  # the last: it is being stopped
+                raise NodeLost
+            if isinstance(each, BaseException):
+                raise each
+        if not answers:
+            raise NodeLost
+        return answers
 
 
 class LazyNode:

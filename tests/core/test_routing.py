@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
 from lego_serve.core.edits import EditLatents
 from lego_serve.core.reuse import Quality
 from lego_serve.core.routing import (
@@ -12,10 +13,12 @@ from lego_serve.core.routing import (
     Residency,
     allowed,
     denoising_work,
+    entries_read,
     priming_by_replica,
     priming_work,
     quieter,
 )
+from lego_serve.core.templates import entries_label
 
 
 def test_a_call_keeps_away_from_replicas_unless_there_are_no_others() -> None:
@@ -128,3 +131,59 @@ def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately
     for number in range(HINTS):
         where.sent("b", str(number), 1.0)
     assert not where.has("a", "t", (), 1.0)
+
+
+def adapted(*uses: tuple[str, float, float, float], denoiser: bool = True) -> dict[str, object]:
+    """An edit's inputs with adapters: hash, scale, and from and up to which part of the steps."""
+    loaded = tuple(
+        LoadedAdapter(AdapterAsk(sha, scale, start, end), sha, 1, has_text=True, has_denoiser=denoiser)
+        for sha, scale, start, end in uses
+    )
+    return edit(0.1) | {"adapters": {"adapters": loaded}}
+
+
+ONE, TWO = ("1", 0.5, 0.0, 1.0), ("2", 1.0, 0.0, 1.0)
+
+
+def test_an_edit_with_adapters_goes_where_they_primed_its_template() -> None:
+    """What is there without them, or with others, or as strongly in another scale, is of no use to it."""
+    where, both = Residency(), entries_label("t", [("1", 0.5), ("2", 1.0)])
+    reported = {"plain": ("t",), "one": ("t", entries_label("t", [("1", 0.5)])), "both": (both,), "none": ()}
+    priming = priming_work(adapted(ONE))
+    for inputs, places in (
+        (edit(0.1), {"plain", "one"}),
+        (adapted(), {"plain", "one"}),
+        (adapted(ONE), {"one"}),
+        (adapted(ONE, TWO), {"both"}),
+        (adapted(TWO, ONE), {"both"}),
+        (adapted(("1", 0.6, 0.0, 1.0)), set()),
+        (adapted(("1", 0.0, 0.0, 1.0)), {"plain", "one"}),
+        (adapted(ONE, denoiser=False), {"plain", "one"}),
+    ):
+        besides = priming_by_replica(inputs, reported, where, 0.0)
+        assert besides == {replica: 0.0 if replica in places else priming for replica in reported}, inputs
+
+
+def test_an_adapter_of_some_steps_reads_what_it_primed_in_those_alone() -> None:
+    """A replica that has the one and not the other saves a part; steps that strength leaves out read nothing."""
+    late, mine = adapted(("1", 0.5, 0.75, 1.0)), entries_label("t", [("1", 0.5)])
+    assert entries_read(late) == {"t": 0.75, mine: 0.25}
+    besides = priming_by_replica(late, {"a": ("t",), "b": (mine,), "c": ("t", mine), "d": ()}, Residency(), 0.0)
+    parts = {"a": 0.25, "b": 0.75, "c": 0, "d": 1}
+    assert besides == {replica: part * priming_work(late) for replica, part in parts.items()}
+    assert entries_read(late | {"strength": 0.5}) == {"t": 0.5, mine: 0.5}
+    assert entries_read(late | {"strength": 0.25}) == {mine: 1.0}
+    assert entries_read(late | {"strength": 1e-300}) == {mine: 1.0}
+    assert entries_read(edit(1.0)) == entries_read({"steps": 3}) == {}
+
+
+windows = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1])
+
+
+@given(st.lists(windows, max_size=4), st.floats(0, 1))
+def test_the_parts_of_what_is_read_are_all_of_it(parts: list[tuple[float, float]], strength: float) -> None:
+    """Whatever the adapters' steps; so no replica is taken to save more than a priming takes."""
+    uses = [(str(number), 1.0, start, end) for number, (start, end) in enumerate(parts)]
+    read = entries_read(adapted(*uses) | {"strength": strength})
+    assert abs(sum(read.values()) - 1) < 1e-6
+    assert min(read.values()) >= 0

@@ -6,7 +6,7 @@ import pytest
 
 from lego_serve.core.edits import picture_key
 from lego_serve.core.reuse import Quality
-from lego_serve.core.templates import edit_node, entries_of
+from lego_serve.core.templates import edit_node, entries_of, owner_of, pin_of, pin_room
 from lego_serve.core.workflow import Source, Workflow
 from lego_serve.core.workflow_bind import bind
 from lego_serve.workflow_files import built_in_workflows
@@ -70,3 +70,17 @@ def test_a_picture_is_named_by_its_owner_its_shape_and_its_pixels() -> None:
     ]  # fmt: skip
     assert len(set(names)) == 4
     assert names[0] == picture_key("a", (1, 2, 3), b"123456")
+
+
+def test_what_a_tenant_may_pin_is_a_part_of_what_all_may() -> None:
+    """An equal one where nothing is said, all of it without others, and never more than there is."""
+    assert [pin_room(1000, tenants) for tenants in (0, 1, 2, 3)] == [500, 500, 250, 166]
+    assert [pin_room(1000, 4, said) for said in (0, 200, 500, 900)] == [0, 200, 500, 500]
+
+
+def test_a_pin_tells_whose_it_is_without_saying_it() -> None:
+    """Two of one tenant have one owner, and another's have another; none of it is a name."""
+    pins = [pin_of(tenant, token) for tenant in ("anna", "otto") for token in ("1", "2")]
+    assert len(set(pins)) == 4
+    assert [owner_of(pin) == owner_of(pins[0]) for pin in pins] == [True, True, False, False]
+    assert not any("anna" in pin or "otto" in pin or " " in pin for pin in pins)

@@ -8,9 +8,12 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from lego_serve.core.adapters import AdapterMode
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
 from lego_serve.core.batching import StepBatcher, StepLimits
+from lego_serve.core.edits import EditLatents
 from lego_serve.core.ordering import fifo
 from lego_serve.core.reuse import Quality
+from lego_serve.core.routing import entries_read
 from lego_serve.engine.controls import ControlUse
 from lego_serve.engine.lanes import AdapterUse, LaneRequest
 from lego_serve.engine.local import LocalFamily
@@ -88,6 +91,23 @@ def test_sets_of_adapters_share_no_entries(spec: ModelSpec, base: BaseLayers, pi
     assert read(run_results(family, swapped)["edit"]).primed == 0  # a set has no order
     nothing = lane(family, picture, replace(one, scale=0.0))
     assert read(run_results(family, nothing)["edit"]).primed == 0  # one of no effect is none
+
+
+def test_what_a_replica_says_it_has_is_what_routers_look_for(
+    spec: ModelSpec, base: BaseLayers, picture: Template
+) -> None:
+    """The same names for a lane's adapters and for those that its call brings, in whatever steps they take part."""
+    one, other = use(base, 1), use(base, 2, start=0.4)
+    for uses in ((), (one,), (other, one), (replace(one, scale=0.0),)):
+        family = with_store(spec)
+        run_results(family, lane(family, picture, *uses))
+        edit = EditLatents(None, None, Quality.HIGH, picture.key, 0.2)
+        loaded = tuple(
+            LoadedAdapter(AdapterAsk("a", u.scale, u.start, u.end), u.adapter.sha256, 1, has_text=False) for u in uses
+        )
+        read = entries_read({"edit": {"edit": edit}, "adapters": {"adapters": loaded}})
+        assert family.engine.templates.templates == set(read)
+    assert len(read) == 1
 
 
 def test_every_lane_of_a_mixed_batch_has_the_bits_it_has_alone(

@@ -19,6 +19,7 @@ class FakeBackbone:
     classifier_free = True
     is_told_guidance = False
     bucket_rows = 1
+    device = torch.device("cpu")
 
     def __init__(self, leak: float) -> None:
         self.leak = leak

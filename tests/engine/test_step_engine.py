@@ -46,7 +46,7 @@ class Faulty:
     def __init__(self, inner: Backbone, *, poison: float | None = None, most: int | None = None, nan: bool = False):
         self._inner, self._poison, self._most, self._nan = inner, poison, most, nan
         self.shape, self.classifier_free, self.bucket_rows = inner.shape, inner.classifier_free, 1
-        self.text_width, self.pooled_width = inner.text_width, inner.pooled_width
+        self.text_width, self.pooled_width, self.device = inner.text_width, inner.pooled_width, inner.device
         self.sizes: list[int] = []
 
     def prepare(self, cond: Conditioning) -> Prepared:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.templates import PINNED_RATIO
+from lego_serve.core.templates import PINNED_RATIO, pin_of
 from lego_serve.engine.templates import RELEASED, TemplateStore
 from lego_serve.models.activations import Activations
 
@@ -101,3 +101,24 @@ def test_released_pins_are_remembered_within_bounds() -> None:
     assert store.pinned_bytes == 0
     used(store, "a", 0, "pin 0")
     assert store.pinned_bytes == EACH
+
+
+def test_no_tenant_pins_more_than_its_part() -> None:
+    """Whatever its edits bring; the rest of what can be pinned is another's, and comes back with what is forgotten."""
+    store = TemplateStore(BUDGET, lambda: 0.0, tenant_pinned_bytes=2 * EACH)
+    mine, more, theirs = pin_of("anna", "p"), pin_of("anna", "q"), pin_of("otto", "p")
+    for level in range(3):
+        used(store, "a", level, mine)
+    used(store, "b", 0, more)
+    assert (store.pinned_bytes, store.entries) == (2 * EACH, 4)
+    used(store, "c", 0, theirs)
+    used(store, "c", 1, theirs)
+    assert store.pinned_bytes == 3 * EACH, "the half of all that can be pinned"
+    store.forget("a", mine)
+    used(store, "b", 0, more)
+    used(store, "b", 1, more)
+    used(store, "b", 2, more)
+    assert (store.pinned_bytes, store.bytes_of("a")) == (3 * EACH, 0)
+    for picture, pin in (("b", more), ("c", theirs)):
+        store.forget(picture, pin)
+    assert (store.pinned_bytes, store._pinned) == (0, {})

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, RequestError
+from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, NodeUnavailable, RequestError
 
 URL = "/v1/images/generations"
 
@@ -172,14 +172,15 @@ async def test_another_media_type_is_415(client) -> None:
         (NodeError("broken"), 500, "false"),
         (DeadlineExceeded("late"), 504, "false"),
         (CapacityError("full", retry_after_s=3), 429, None),
+        (NodeUnavailable("soon"), 503, None),
     ],
 )
 async def test_errors_say_whether_to_retry(client, runner, error, status, retry) -> None:
-    """x-should-retry is false where a retry cannot help; 429 says when to come back."""
+    """x-should-retry is false where a retry cannot help; 429 and 503 say when to come back."""
     runner.error = error
     answer = await client.post(URL, json={"prompt": "a"})
     assert (answer.status_code, answer.headers.get("x-should-retry")) == (status, retry)
-    assert answer.headers.get("retry-after") == ("3" if status == 429 else None)
+    assert answer.headers.get("retry-after") == {429: "3", 503: "2"}.get(status)
 
 
 async def test_too_many_pending_jobs_are_429(client, runner) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lego_serve.core.reuse import ReuseStats
-from lego_serve.core.templates import TemplateOrder
+from lego_serve.core.templates import TemplateOrder, owner_of
 from lego_serve.errors import NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings, TemplateSettings
@@ -183,6 +183,42 @@ async def test_pins_are_bounded_by_half_of_a_replicas_bytes(client, settings) ->
     assert files_in(settings) == before
     assert (await client.delete(f"{URL}/{first['id']}")).status_code == 204
     await registered(client, 5, pin="true")
+
+
+async def test_one_tenant_cannot_pin_what_is_there_for_all(runner, settings) -> None:
+    """96,000 bytes fit into a part of 100,000 once; another tenant has a part of its own, and both are within half."""
+    keys = tuple(ApiKey(sha256(name.encode()).hexdigest(), name, False) for name in TENANTS)
+    roomy = replace(settings.templates, budgets={"lego-tiny": 400_000}, tenant_pins={"lego-tiny": 100_000})
+    closed = replace(settings, keys=keys, templates=roomy)
+    async with another(runner, closed, "anna") as anna, another(runner, closed, "otto") as otto:
+        first = await registered(anna, pin="true")
+        answer = await anna.post(URL, files={"image": file_of(5)}, data={"pin": "true"})
+        assert error_of(answer) == (409, "pins_full", "pin")
+        said = answer.json()["error"]["message"]
+        assert said.startswith("Your pinned templates of this model take 96000 bytes and this one 96000")
+        assert "100000" in said
+        assert "400000" in said
+        await registered(anna, 5)
+        his = await registered(otto, 5, pin="true")
+        for client, card in ((anna, first), (otto, his)):
+            data = {"prompt": "a", "template": card["id"]}
+            assert (await client.post(EDITS, files={"mask": mask_of()}, data=data)).status_code == 200
+        assert (await anna.delete(f"{URL}/{first['id']}")).status_code == 204
+        await registered(anna, 6, pin="true")
+    owners = {owner_of(job.inputs["edit"].pin) for job in runner.jobs}
+    assert len(owners) == 2
+    assert not owners & set(TENANTS)
+
+
+async def test_parts_that_are_larger_than_what_there_is_together_end_at_half(runner, settings) -> None:
+    """Where an operator gives more than fair, who comes first has it, and who comes late is told of all."""
+    keys = tuple(ApiKey(sha256(name.encode()).hexdigest(), name, False) for name in TENANTS)
+    closed = replace(settings, keys=keys, templates=replace(settings.templates, tenant_pins={"lego-tiny": 10**9}))
+    async with another(runner, closed, "anna") as anna, another(runner, closed, "otto") as otto:
+        await registered(anna, pin="true")
+        answer = await otto.post(URL, files={"image": file_of(5)}, data={"pin": "true"})
+    assert error_of(answer) == (409, "pins_full", "pin")
+    assert answer.json()["error"]["message"].startswith("All tenants' pinned templates of this model take 96000")
 
 
 async def test_a_known_picture_is_not_quietly_changed(client) -> None:

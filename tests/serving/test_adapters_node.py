@@ -67,6 +67,8 @@ async def test_it_tells_what_adapters_are_before_they_have_come(spec: ModelSpec,
     node = AdaptersNode(spec, [root], BYTES, storage_s=0.5)
     image, both = await asyncio.wait_for(load(node, "image", "both"), 0.45)
     assert (image.has_text, both.has_text, image.is_warm) == (False, True, False)
+    assert image.has_denoiser
+    assert both.has_denoiser
     shelf = AdapterShelf(node, ("transformer",), BYTES)
     taken = await shelf.take([image, both])
     assert [one.adapter.sha256 for one in taken] == [image.sha256, both.sha256]

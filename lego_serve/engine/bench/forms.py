@@ -91,7 +91,7 @@ class Sd3Inputs(Sd3Backbone):
     def inputs_of(self, lane: LaneInput, coding: Coding) -> FromInputs:
         """What one lane of one branch leaves behind."""
         size = lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch
-        packing = pack([lane], [size[0] * size[1]], self._device)
+        packing = pack([lane], [size[0] * size[1]], self.device)
         image, text = self._patches([lane], [size])[0], lane.cond.tokens
         tables = self._modulations([lane], packing)
         taps: dict[str, KeptInput] = {}

@@ -136,7 +136,7 @@ class FluxBackbone:
         self.attentions = (heads,) * (int(config.num_layers) + int(config.num_single_layers))
         self.is_told_guidance = bool(config.guidance_embeds)
         self._width = int(config.num_attention_heads * config.attention_head_dim)
-        self._device, self._dtype = transformer.device, transformer.dtype
+        self.device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels) // PATCH**2, pixels_per_latent, pixels_per_latent * PATCH)
         self.text_width, self.pooled_width = int(config.joint_attention_dim), int(config.pooled_projection_dim)
         self._patch_in, self._text_in = Linear.of(transformer.x_embedder), Linear.of(transformer.context_embedder)
@@ -155,8 +155,8 @@ class FluxBackbone:
     def prepare(self, cond: Conditioning) -> Prepared:
         """Text tokens projected to the model's width, and the pooled text's share of the modulation."""
         embed = self._embed.text_embedder
-        tokens = self._text_in(cond.tokens.to(self._device, self._dtype))
-        pooled = cond.pooled.to(self._device, self._dtype)[None]
+        tokens = self._text_in(cond.tokens.to(self.device, self._dtype))
+        pooled = cond.pooled.to(self.device, self._dtype)[None]
         return Prepared(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
 
     @torch.inference_mode()
@@ -165,7 +165,7 @@ class FluxBackbone:
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
         rows = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
         kept = kept_rows(lanes)
-        packing = pack(lanes, rows, self._device, classifier_free=False, bucket_rows=self.bucket_rows, **kept)
+        packing = pack(lanes, rows, self.device, classifier_free=False, bucket_rows=self.bucket_rows, **kept)
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
         by_lane = dict(zip((b.lane for b in packing.branches), said.split(packing.image_lengths), strict=True))
@@ -175,7 +175,7 @@ class FluxBackbone:
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
         controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
         chosen = [lanes[b.lane].chosen(_packed(lanes[b.lane].latents, sizes[b.lane])) for b in packing.branches]
-        patches = [part.to(self._device, self._dtype) for part in chosen]
+        patches = [part.to(self.device, self._dtype) for part in chosen]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
         text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
         of_image, of_text, of_joint = self._rotation(lanes, sizes, packing)
@@ -211,12 +211,12 @@ class FluxBackbone:
         """Cosines and sines of a picture of so many token rows and columns."""
         rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-        rotation: Rotation = self._rotate(places.to(self._device))
+        rotation: Rotation = self._rotate(places.to(self.device))
         return rotation
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
-        embed, like = self._embed, (self._device, self._dtype)
+        embed, like = self._embed, (self.device, self._dtype)
         times = [lanes[b.lane].time for b in packing.branches]
         said = layers.embed_numbers(embed, embed.timestep_embedder, times, *like)
         if self.is_told_guidance:

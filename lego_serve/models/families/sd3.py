@@ -92,7 +92,7 @@ class Sd3Backbone:
         heads = int(config.num_attention_heads), int(config.attention_head_dim)
         self.attentions = (heads,) * (int(config.num_layers) + len(config.dual_attention_layers or ()))
         self._width = int(config.num_attention_heads * config.attention_head_dim)
-        self._device, self._dtype = transformer.device, transformer.dtype
+        self.device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
         self.text_width, self.pooled_width = int(config.joint_attention_dim), int(config.pooled_projection_dim)
         self._patch_in = Linear(transformer.pos_embed.proj.weight.flatten(1), transformer.pos_embed.proj.bias)
@@ -110,8 +110,8 @@ class Sd3Backbone:
     def prepare(self, cond: Conditioning) -> Prepared:
         """Text tokens projected to the model's width, and the pooled text's share of the modulation."""
         embed = self._embed.text_embedder
-        tokens = self._text_in(cond.tokens.to(self._device, self._dtype))
-        pooled = cond.pooled.to(self._device, self._dtype)[None]
+        tokens = self._text_in(cond.tokens.to(self.device, self._dtype))
+        pooled = cond.pooled.to(self.device, self._dtype)[None]
         return Prepared(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class Sd3Backbone:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
         counts = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
-        packing = pack(lanes, counts, self._device, bucket_rows=self.bucket_rows, **kept_rows(lanes))
+        packing = pack(lanes, counts, self.device, bucket_rows=self.bucket_rows, **kept_rows(lanes))
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)
         said = said[: sum(packing.image_lengths)].float()
@@ -156,7 +156,7 @@ class Sd3Backbone:
         p = self._patch
         patches = []
         for lane, (h, w) in zip(lanes, sizes, strict=True):
-            latents = lane.latents.to(self._device, self._dtype)
+            latents = lane.latents.to(self.device, self._dtype)
             patches.append(lane.chosen(latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1)))
         rows = self._patch_in(torch.cat(patches)).split([len(part) for part in patches])
         places = [lane.chosen(self._position(size)) for lane, size in zip(lanes, sizes, strict=True)]
@@ -169,7 +169,7 @@ class Sd3Backbone:
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
         times = [lanes[b.lane].time for b in packing.branches]
-        time = layers.embed_numbers(self._embed, self._embed.timestep_embedder, times, self._device, self._dtype)
+        time = layers.embed_numbers(self._embed, self._embed.timestep_embedder, times, self.device, self._dtype)
         text = torch.stack([b.cond.pooled for b in packing.branches])
         return iter(self._modulation(F.silu(time + text)).split(self._width, dim=1))
 

@@ -1,0 +1,95 @@
+"""Lanes whose latents come to hold what is no number: found in that step, and their mates unchanged."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.engine.advancing import CHECK_EVERY_STEPS, FiniteCheck
+from lego_serve.engine.lanes import LaneResult
+from lego_serve.errors import LegoError, NodeError
+from lego_serve.models.base import Backbone, LaneInput
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.models.spec import ModelSpec
+from tests.engine.test_step_engine import Faulty, alone, engine_of, latents, request
+
+STEPS, SPOILED_AT, POISON = 6, 2, 5.0
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
+    """lego-tiny's architecture with random weights."""
+    return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+
+
+class Spoiling(Faulty):
+    """A backbone that puts one bad number into what it says of the guilty, from a time on."""
+
+    def __init__(self, inner: Backbone, bad: float) -> None:
+        super().__init__(inner)
+        self.bad, self.from_time = bad, -math.inf
+
+    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+        """As the real one, but for that."""
+        said = [velocity.clone() for velocity in super().velocity(lanes)]
+        for lane, velocity in zip(lanes, said, strict=True):
+            if lane.guidance == POISON and lane.time <= self.from_time:
+                velocity[1, 3, 2] = self.bad
+        return said
+
+
+@pytest.mark.parametrize("others", [0, 3])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_lane_that_turns_bad_ends_in_that_step(
+    model: tuple[Backbone, FlowMatchTables], bad: float, sampler: str, others: int
+) -> None:
+    """Four steps before its end, with the error it would have had there; the others come to what they come to alone."""
+    spoiling = Spoiling(model[0], bad)
+    engine = engine_of((spoiling, model[1]))  # type: ignore[arg-type]
+    mates = [request(f"mate {i}", i, steps=STEPS, sampler=sampler) for i in range(others)]
+    for lane in [*mates, request("guilty", 9, guidance=POISON, steps=STEPS, sampler=sampler)]:
+        engine.add(lane)
+    spoiling.from_time = engine.state("guilty").schedule.times[SPOILED_AT - 1]
+    found: dict[str, tuple[int, LaneResult | LegoError]] = {}
+    for step in range(1, STEPS + 1):
+        found |= {key: (step, outcome) for key, outcome in engine.step()}
+        assert "guilty" not in [state.request.key for state in engine.ran] or step < SPOILED_AT
+    step, outcome = found["guilty"]
+    assert isinstance(outcome, NodeError)
+    assert (step, outcome.code) == (SPOILED_AT, "not_finite")
+    assert engine.lanes == 0
+    for mate in mates:
+        assert torch.equal(latents(found[mate.key][1]), alone(model, mate))
+
+
+numbers = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([math.nan, math.inf, -math.inf])
+)
+tensors = st.lists(st.lists(numbers, min_size=1, max_size=9), max_size=6)
+
+
+@given(tensors)
+def test_whatever_is_finite_is_let_through_and_nothing_else(lists: list[list[float]]) -> None:
+    """Also where finite numbers add up to more than there are, and infinities to none."""
+    lanes = {str(index): torch.tensor(values, dtype=torch.float32) for index, values in enumerate(lists)}
+    wanted = [str(index) for index, values in enumerate(lists) if not all(map(math.isfinite, values))]
+    assert FiniteCheck(torch.device("cpu")).broken(lanes) == wanted
+
+
+def test_large_numbers_may_add_up_to_infinity() -> None:
+    """They are an image's own business."""
+    large = torch.full((4, 8, 8), 3e38)
+    assert not math.isfinite(float(large.sum()))
+    assert FiniteCheck(torch.device("cpu")).broken({"large": large}) == []
+
+
+def test_a_device_is_waited_for_once_in_some_steps() -> None:
+    """For all lanes at once; what went bad between is found then."""
+    check, bad = FiniteCheck(torch.device("cuda")), {"a": torch.tensor([math.nan]), "b": torch.zeros(1)}
+    assert [check.broken(bad) for _ in range(2 * CHECK_EVERY_STEPS)] == 2 * ([[]] * (CHECK_EVERY_STEPS - 1) + [["a"]])
