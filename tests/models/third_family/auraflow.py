@@ -122,7 +122,7 @@ class AuraFlowBackbone:
     def __init__(self, transformer: Any, pixels_per_latent: int) -> None:
         layers.name_layers(transformer, "transformer")
         config = transformer.config
-        self.bucket_rows = 1
+        self.bucket_rows, self.device = 1, transformer.device
         self._patch, heads = int(config.patch_size), int(config.num_attention_heads)
         joint, single = transformer.joint_transformer_blocks, transformer.single_transformer_blocks
         self.attentions = ((heads, int(config.attention_head_dim)),) * (len(joint) + len(single))
