@@ -45,10 +45,10 @@ class Preparation:
         cond = self._backbone.prepare(request.cond)
         negative = None if request.negative is None else self._backbone.prepare(request.negative)
         state = LaneState(request, cond, negative, latents, schedule, request.steps - schedule.steps, now)
-        state.edit = edit
+        state.edit, state.is_paused = edit, request.is_paused
         state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:
-            state.step, state.latents, state.history = read_checkpoint(request.checkpoint, shape.of(*size))
+            state.resume(read_checkpoint(request.checkpoint, shape.of(*size)))
         return state
 
     def take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:

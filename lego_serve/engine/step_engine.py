@@ -109,7 +109,7 @@ class StepEngine:
         )  # fmt: skip
         self._batcher.add(lane)
         self._states[request.key] = state
-        state.held_from, state.is_paused = request.held_from, request.is_paused
+        state.hold(request.held_from)
         if state.is_waiting:
             self._batcher.pause(request.key)  # it keeps its place in the order
         return state
@@ -123,7 +123,7 @@ class StepEngine:
         taken = self._preparation.take_adapters(state, adapters)
         self._batcher.set_adapters(key, taken, self._preparation.shared(state))
         if state.held_from is not None:
-            state.held_from, state.early_steps, state.adapted_at = None, len(state.step_s), state.step
+            state.held_from = None
             self._follow(state)
 
     def cancel(self, key: str) -> bool:
@@ -243,7 +243,7 @@ class StepEngine:
         # Kept as tensors of this step; whoever wants a preview computes x - sigma v from them.
         state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
         state.latents, state.history = advance(state.latents, velocity, state.schedule, state.step, state.history)
-        state.step += 1
+        state.stepped()
         if state.edit is not None:
             state.predicted = state.edit.kept(state.predicted, 0.0)
             state.latents = state.edit.kept(state.latents, state.schedule.sigmas[state.step])
