@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,8 @@ class AdapterAsk:
 class LoadedAdapter:
     """An adapter as the patcher found it: by the hash of its file, whoever needs its bytes asks for these.
 
-    ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
+    It is empty while the file is being read for the first time: who needs it then asks for that of this ``version`` of
+    the file.  ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
     ``is_warm``: the patcher had it already.  ``has_text`` and ``has_denoiser``: what it changes, which may be both.
     """
 
@@ -38,6 +39,7 @@ class LoadedAdapter:
     early_ratio: float = 0.0
     is_warm: bool = False
     has_denoiser: bool = True
+    version: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,17 @@ def check_asks(field: str, what: str, asks: Sequence[tuple[str, float, float, fl
         if name in names[:index]:
             said = f"`{field}` names {what} twice: {name}."
             raise RequestError(said, param=f"{field}[{index}].name", code="duplicate_name")
+
+
+def check_contents(adapters: Iterable[LoadedAdapter]) -> None:
+    """Raise RequestError where two names have the same content, as far as their contents are known."""
+    found: dict[str, str] = {}
+    for adapter in adapters:
+        name = adapter.ask.name
+        other = found.setdefault(adapter.sha256, name) if adapter.sha256 else name
+        if other != name:
+            said = f"Adapters {other} and {name} have the same content; name one, with the sum of their scales."
+            raise RequestError(said, param=entry_param("lora", name), code="duplicate_content")
 
 
 def early_steps(adapters: Sequence[LoadedAdapter], steps: int) -> int:

@@ -18,7 +18,7 @@ def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: 
     # Kept as tensors of this step; whoever wants a preview computes x - sigma v from them.
     state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
     state.latents, state.history = take_step(state.latents, velocity, state.schedule, state.step, state.history)
-    state.step += 1
+    state.stepped()
     if state.edit is not None:
         state.predicted = state.edit.kept(state.predicted, 0.0)
         state.latents = state.edit.kept(state.latents, state.schedule.sigmas[state.step])

@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -129,6 +129,20 @@ class LaneProgress:
     is_report: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint holds of a lane."""
+
+    step: int
+    latents: torch.Tensor
+    history: History
+    early_steps: int
+
+    def on(self, device: torch.device) -> "Checkpoint":
+        """The same with its tensors on a device."""
+        return replace(self, latents=self.latents.to(device), history=tuple(each.to(device) for each in self.history))
+
+
 @dataclass(slots=True)
 class LaneState:
     """A lane's tensors and record; ``skipped`` steps of the request's lie before its schedule (image to image)."""
@@ -150,12 +164,26 @@ class LaneState:
     adapters: tuple[AdapterUse, ...] = ()
     held_from: int | None = None
     is_paused: bool = False  # by an operator
-    early_steps: int = 0
-    adapted_at: int = 0  # the step its adapters had come by
+    early_steps: int = 0  # its first ones, run before its adapters had come, here or where it was before
     away: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     primed: int = 0  # passes over its template that ran for it
     evicted: int = 0  # entries of others that went for what those left
+
+    def resume(self, kept: Checkpoint) -> None:
+        """Stand where a checkpoint was written."""
+        self.step, self.latents, self.history = kept.step, kept.latents, kept.history
+        self.early_steps = kept.early_steps
+
+    def hold(self, held_from: int | None) -> None:
+        """Wait for adapters from a step on; from where it stands if it has run with them already, somewhere else."""
+        has_had_them = self.early_steps < self.step
+        self.held_from = self.step if held_from is not None and has_had_them else held_from
+
+    def stepped(self) -> None:
+        """One more step is done."""
+        self.step += 1
+        self.early_steps += self.held_from is not None
 
     @property
     def is_held(self) -> bool:
@@ -203,8 +231,7 @@ class LaneState:
         return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, adapters, controls, self._reuse())
 
     def _steps_of(self, use: AdapterUse) -> int:
-        late = range(self.adapted_at - self.early_steps, self.adapted_at)
-        steps = (step for step in range(self.schedule.steps) if step not in late)
+        steps = range(self.early_steps, self.schedule.steps)
         return sum(use.is_active(self.skipped + step, self.request.steps) for step in steps)
 
     def _run_of(self, control: LaneControl) -> ControlRun:
@@ -225,13 +252,13 @@ def write_checkpoint(state: LaneState) -> bytes:
     """The whole state of a lane between two steps, as bytes."""
     tensors = [state.latents, *state.history]
     head = {"step": state.step, "shape": list(state.latents.shape), "history": len(state.history)}
-    text = json.dumps(head).encode()
+    text = json.dumps(head | {"early_steps": state.early_steps}).encode()
     body = b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tensors)
     return MAGIC + struct.pack("<I", len(text)) + text + body
 
 
-def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> tuple[int, torch.Tensor, History]:
-    """The step, latents and history a checkpoint holds.  Raises NodeError when it is of another shape or damaged."""
+def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> Checkpoint:
+    """What a checkpoint holds.  Raises NodeError when it is of another shape or damaged."""
     try:
         if not data.startswith(MAGIC):
             raise ValueError("it does not begin as one")
@@ -242,6 +269,9 @@ def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> tuple[int, torch.Ten
             raise ValueError(f"it is of shape {head['shape']}, the lane of {list(shape)}")
         numbers = np.frombuffer(data, np.float32, offset=start + length)
         tensors = torch.from_numpy(numbers.copy()).view(1 + head["history"], *shape).unbind()
-        return int(head["step"]), tensors[0], tensors[1:]
+        step, early_steps = int(head["step"]), int(head.get("early_steps", 0))
+        if not 0 <= early_steps <= step:
+            raise ValueError("it has more early steps than steps")
+        return Checkpoint(step, tensors[0], tensors[1:], early_steps)
     except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise NodeError(f"A lane's checkpoint cannot be read: {error}.", code="bad_checkpoint") from None

@@ -46,11 +46,10 @@ class Preparation:
         negative = None if request.negative is None else self._backbone.prepare(request.negative)
         device = self._backbone.device  # where a lane stays: steps move nothing, only what is asked for is fetched
         state = LaneState(request, cond, negative, latents.to(device), schedule, request.steps - schedule.steps, now)
-        state.edit = edit
+        state.edit, state.is_paused = edit, request.is_paused
         state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:
-            state.step, latents, history = read_checkpoint(request.checkpoint, shape.of(*size))
-            state.latents, state.history = latents.to(device), tuple(each.to(device) for each in history)
+            state.resume(read_checkpoint(request.checkpoint, shape.of(*size)).on(device))
         return state
 
     def take_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:

@@ -110,7 +110,7 @@ class StepEngine:
         )  # fmt: skip
         self._batcher.add(lane)
         self._states[request.key] = state
-        state.held_from, state.is_paused = request.held_from, request.is_paused
+        state.hold(request.held_from)
         if state.is_waiting:
             self._batcher.pause(request.key)  # it keeps its place in the order
         return state
@@ -124,7 +124,7 @@ class StepEngine:
         taken = self._preparation.take_adapters(state, adapters)
         self._batcher.set_adapters(key, taken, self._preparation.shared(state))
         if state.held_from is not None:
-            state.held_from, state.early_steps, state.adapted_at = None, len(state.step_s), state.step
+            state.held_from = None
             self._follow(state)
 
     def cancel(self, key: str) -> bool:

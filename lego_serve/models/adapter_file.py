@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ TAR_MAGIC, TAR_AT = b"ustar", 257
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFile:
-    """A checked safetensors file: its hash, its size and its tensors, on the CPU, each finite and small."""
+    """A checked safetensors file: its hash, its size and its tensors, on the CPU, each finite and small.
+
+    Of a file whose header alone was read there is no hash, and tensors have no values.
+    """
 
     sha256: str
     size_bytes: int
@@ -62,7 +65,29 @@ class _Entry:
     end: int
 
 
-def find_adapter(adapter_id: str, roots: Sequence[Path], others: Collection[str] = ()) -> AdapterFile:
+def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
+    """Read and check a file.  Raises InvalidAdapter; NotFound when there is none."""
+    data, _ = _read(adapter_id, path, MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
+    return parse_adapter(adapter_id, data)
+
+
+def peek_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
+    """What a file's header tells, checked as far as that goes: no hash, and tensors without values (``meta``).
+
+    Raises as ``read_adapter_file`` does.
+    """
+    head, size_bytes = read_head(adapter_id, path)
+    _, metadata, entries = _layout(adapter_id, head, size_bytes)
+    tensors = {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in entries.items()}
+    return AdapterFile("", size_bytes, tensors, metadata)
+
+
+def find_adapter(
+    adapter_id: str,
+    roots: Sequence[Path],
+    others: Collection[str] = (),
+    read: Callable[[str, Path], AdapterFile] = read_adapter_file,
+) -> AdapterFile:
     """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it, or diffusers' folder of that name.
 
     Raises NotFound for an id that is none or that no root has, naming the nearest there is, ``others`` among them;
@@ -75,7 +100,7 @@ def find_adapter(adapter_id: str, roots: Sequence[Path], others: Collection[str]
             if any((root / part).is_symlink() for part in (name, adapter_id)):  # a root itself may be one
                 raise refusal(adapter_id, "is a link")
             if (root / name).exists():
-                return read_adapter_file(adapter_id, root / name)
+                return read(adapter_id, root / name)
     raise no_adapter(unknown("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
 
 
@@ -91,24 +116,24 @@ def adapter_ids(roots: Iterable[Path]) -> list[str]:
     return sorted(found)
 
 
-def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
-    """Read and check a file.  Raises InvalidAdapter; NotFound when there is none."""
-    data, _ = _read(adapter_id, path, MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
-    return parse_adapter(adapter_id, data)
-
-
 def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
     """Check the bytes of a file.  Raises InvalidAdapter."""
     if len(data) > MAX_FILE_BYTES:
         raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
+    start, metadata, entries = _layout(adapter_id, data, len(data))
+    tensors = {name: _tensor(adapter_id, name, entry, data, start) for name, entry in entries.items()}
+    return AdapterFile(hashlib.sha256(data).hexdigest(), len(data), tensors, metadata)
+
+
+def _layout(adapter_id: str, data: bytes, size_bytes: int) -> tuple[int, dict[str, str], dict[str, _Entry]]:
+    """Where the tensors' bytes begin, the metadata and the tensors of a file of so many bytes, by its header."""
     start, header = header_of(adapter_id, data)
     metadata = _metadata(adapter_id, header.pop(METADATA, {}))
     if not header:
         raise refusal(adapter_id, "holds no tensors")
     entries = {name: _entry(adapter_id, name, said) for name, said in header.items()}
-    _check_tiling(adapter_id, entries.values(), len(data) - start)
-    tensors = {name: _tensor(adapter_id, name, entry, data, start) for name, entry in entries.items()}
-    return AdapterFile(hashlib.sha256(data).hexdigest(), len(data), tensors, metadata)
+    _check_tiling(adapter_id, entries.values(), size_bytes - start)
+    return start, metadata, entries
 
 
 def refusal(adapter_id: str, fault: str) -> InvalidAdapter:

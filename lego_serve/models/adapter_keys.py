@@ -10,14 +10,16 @@ model's original code: there one product may stand for several of our layers sid
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lego_serve.errors import InvalidAdapter
 from lego_serve.models.adaptable import Original, adaptables
 from lego_serve.models.adapter_file import AdapterFile, pattern, refusal
+from lego_serve.models.adapter_misfit import PEFT_METADATA, Like, other_model, says
 from lego_serve.models.adapter_origins import made_for, resembles
 from lego_serve.models.lora import Pair
 
@@ -36,7 +38,7 @@ PREFIXES = (  # longest first where one begins with another
 )  # fmt: skip
 PROCESSOR = re.compile(r"_processor_(to_\w+)$")
 BLOCK = re.compile(r"transformer\.(?P<kind>\w+)\.(?P<number>\d+)\.")
-PEFT_METADATA = "lora_adapter_metadata"
+NUMBER = re.compile(r"_(\d{1,4})_")  # of a block, in a normal name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,69 @@ class Meaning:
     swapped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A file that is being read for a model."""
+
+    adapter_id: str
+    file: AdapterFile
+    base: BaseLayers
+    meanings: Mapping[str, Meaning]
+    products: Sequence[_Found]
+    peft: Mapping[str, Any]
+
+    def other_model(self, at: _Found, why: str) -> InvalidAdapter | None:
+        """The refusal of a product that another model of the family has; None where no model is known to."""
+        forms: dict[str, str] = {}
+        for name, meaning in self.meanings.items():
+            forms.setdefault(NUMBER.sub("_N_", name, count=1), meaning.paths[0])
+        like, base = _like(at, forms), self.base
+        if like is None:
+            return None
+        likes = [each for each in (_like(product, forms) for product in self.products) if each is not None]
+        return other_model(self.adapter_id, base.model, base.shapes, self.file.metadata, likes, like, why)
+
+    def unknown(self, product: _Found) -> InvalidAdapter:
+        """The refusal of a product that no layer has, saying whose it looks like where that can be told."""
+        named, base = pattern(product.name), self.base
+        family = resembles(self.file.tensors)
+        if family is not None and family != base.family:
+            said = f"looks made for {family}, and model {base.model} is {base.family}: {named}"
+            return refusal(self.adapter_id, said)
+        if (other := self.other_model(product, f"{named} is not in each of its blocks")) is not None:
+            return other
+        theirs = says(self.file.metadata)
+        told = f", and was made for {theirs}, as it says" if theirs else ""
+        fault = f"changes a layer that model {base.model} does not let adapters change: {named}{told}"
+        return refusal(self.adapter_id, fault)
+
+
+def _like(product: _Found, forms: Mapping[str, str]) -> Like | None:
+    """A layer like that of a product, in any block; None where there is none."""
+    if product.down is None or product.down.ndim != 2:
+        return None
+    name = _normal(product.name)
+    path, number = forms.get(NUMBER.sub("_N_", name, count=1)), NUMBER.search(name)
+    return None if path is None else Like(path, int(number[1]) if number else None, int(product.down.shape[1]))
+
+
 def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str, Pair]:
-    """The pairs of a file by canonical path, alpha / rank folded in.  Raises InvalidAdapter."""
+    """The pairs of a file by canonical path, alpha / rank folded in.  Raises InvalidAdapter.
+
+    Of a file whose header alone was read they have no values, and alphas count as 1.
+    """
     origin = made_for(file.metadata)
     if origin is not None and origin != base.family:
         raise refusal(adapter_id, f"was made for {origin}, as it says, and model {base.model} is {base.family}")
     peft = _peft_settings(adapter_id, file.metadata)
-    meanings = names_of(base)
+    products = list(_products(adapter_id, file.tensors))
+    reading = _Reading(adapter_id, file, base, names_of(base), products, peft)
     pairs: dict[str, Pair] = {}
-    for found in _products(adapter_id, file.tensors):
-        meaning = meanings.get(_normal(found.name))
+    for found in products:
+        meaning = reading.meanings.get(_normal(found.name))
         if meaning is None:
-            raise _unknown(adapter_id, found.name, file.tensors, base)
-        for path, pair in _split(adapter_id, found, meaning, base, peft):
+            raise reading.unknown(found)
+        for path, pair in _split(reading, found, meaning):
             if path in pairs:
                 raise refusal(adapter_id, f"has two products for {pattern(path)}")
             pairs[path] = pair
@@ -147,34 +199,30 @@ def _products(adapter_id: str, tensors: Mapping[str, torch.Tensor]) -> Iterable[
 
 
 def _alpha(adapter_id: str, key: str, tensor: torch.Tensor) -> float:
+    if tensor.numel() == 1 and tensor.is_meta:
+        return 1.0
     if tensor.numel() != 1 or not math.isfinite(alpha := float(tensor.reshape(()))):
         raise refusal(adapter_id, f"has an alpha that is no finite number: {pattern(key)}")
     return alpha
 
 
-def _split(
-    adapter_id: str, found: _Found, meaning: Meaning, base: BaseLayers, peft: Mapping[str, Any]
-) -> Iterable[tuple[str, Pair]]:
-    """A product as one pair for each layer it stands for."""
-    where = pattern(found.name)
+def _split(reading: _Reading, found: _Found, meaning: Meaning) -> Iterable[tuple[str, Pair]]:
+    """A product as one pair for each layer it stands for, in their shapes."""
+    adapter_id, shapes, where = reading.adapter_id, reading.base.shapes, pattern(found.name)
     if found.down is None or found.up is None:
         raise refusal(adapter_id, f"has one half of a product only: {where}")
     if found.down.ndim != 2 or found.up.ndim != 2 or found.down.shape[0] != found.up.shape[1]:
         raise refusal(adapter_id, f"has halves of a product that do not fit each other: {where}")
+    outputs = [shapes[path][0] for path in meaning.paths]
+    theirs, ours = (found.up.shape[0], found.down.shape[1]), (sum(outputs), shapes[meaning.paths[0]][1])
+    if theirs != ours:
+        why = f"{where} is {theirs[0]} x {theirs[1]} there and {ours[0]} x {ours[1]} in {reading.base.model}"
+        raise reading.other_model(found, why) or refusal(adapter_id, f"does not fit: {why}")
     rank = int(found.down.shape[0])
-    scale = _scale(found, rank, meaning.paths[0], peft)
+    scale = _scale(found, rank, meaning.paths[0], reading.peft)
     up = (found.up.float() * scale).to(found.up.dtype)
     if meaning.swapped:
         up = torch.cat(up.chunk(2)[::-1])
-    outputs = [base.shapes[path][0] for path in meaning.paths]
-    if len(outputs) == 1:
-        return [(meaning.paths[0], Pair(found.down, up))]
-    if sum(outputs) != up.shape[0]:
-        raise refusal(
-            adapter_id,
-            f"was made for another model than {base.model}: {where} has {up.shape[0]} outputs there "
-            f"and {sum(outputs)} in {base.model}",
-        )
     return [(path, Pair(found.down, part)) for path, part in zip(meaning.paths, up.split(outputs), strict=True)]
 
 
@@ -207,11 +255,3 @@ def _peft_settings(adapter_id: str, metadata: Mapping[str, str]) -> dict[str, An
     if any(value for key, value in settings.items() if key.endswith((".use_dora", ".lora_bias"))):
         raise refusal(adapter_id, "uses DoRA or biases; low-rank products are known here")
     return settings if isinstance(settings, dict) else {}
-
-
-def _unknown(adapter_id: str, name: str, keys: Iterable[str], base: BaseLayers) -> Exception:
-    """The refusal of a name that no layer has, saying whose it looks like where that can be told."""
-    other = resembles(keys)
-    if other is not None and other != base.family:
-        return refusal(adapter_id, f"looks made for {other}, and model {base.model} is {base.family}: {pattern(name)}")
-    return refusal(adapter_id, f"changes a layer that model {base.model} does not let adapters change: {pattern(name)}")

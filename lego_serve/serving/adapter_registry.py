@@ -6,7 +6,7 @@ that is looked at again whenever it is used.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lego_serve.core.names import unknown
@@ -18,6 +18,7 @@ from lego_serve.models.adapter_file import (
     adapter_ids,
     find_adapter,
     no_adapter,
+    peek_adapter_file,
     read_adapter_file,
 )
 from lego_serve.models.adapter_summary import summary_of
@@ -38,12 +39,11 @@ class AdapterRegistry:
 
     def read(self, name: str) -> AdapterFile:
         """The checked file of an adapter.  Raises NotFound or InvalidAdapter."""
-        if name not in self._registered:
-            return find_adapter(name, self._roots, self._registered)
-        path = self._where(name)
-        if path is None:
-            raise no_adapter(f"The file of adapter {name} is gone.", name)
-        return read_adapter_file(name, path)
+        return self._found(name, read_adapter_file)
+
+    def peek(self, name: str) -> AdapterFile:
+        """What the header of an adapter's file tells, checked that far.  Raises NotFound or InvalidAdapter."""
+        return self._found(name, peek_adapter_file)
 
     def read_path(self, name: str, path: str) -> AdapterFile:
         """The checked file at a path under a root.  Raises RequestError, NotFound or InvalidAdapter."""
@@ -103,6 +103,14 @@ class AdapterRegistry:
             said = unknown("registered adapter", name, self._registered)
             raise NotFound(said, param="id", code="adapter_not_found")
         self._keep({other: path for other, path in self._registered.items() if other != name})
+
+    def _found(self, name: str, read: Callable[[str, Path], AdapterFile]) -> AdapterFile:
+        if name not in self._registered:
+            return find_adapter(name, self._roots, self._registered, read)
+        path = self._where(name)
+        if path is None:
+            raise no_adapter(f"The file of adapter {name} is gone.", name)
+        return read(name, path)
 
     def _keep(self, registered: dict[str, str]) -> None:
         self._kept.write(registered)

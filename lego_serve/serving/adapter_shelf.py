@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from lego_serve.core.addons import LoadedAdapter
+from lego_serve.core.addons import LoadedAdapter, check_contents
 from lego_serve.core.wire import Answer, Call
 from lego_serve.errors import NodeError
 from lego_serve.models.lora import Adapter
@@ -53,6 +53,7 @@ class AdapterShelf:
 
     async def take(self, adapters: Sequence[LoadedAdapter]) -> list[Taken]:
         """All of them, loaded where they are not here.  Raises LegoError, with none taken."""
+        adapters = await self.identified(adapters)
         loads = [asyncio.ensure_future(self._one(adapter)) for adapter in adapters]
         try:
             return await asyncio.gather(*loads)
@@ -62,6 +63,15 @@ class AdapterShelf:
             for load in loads:  # what has come is given back, now or when it has ended
                 load.add_done_callback(self._unwanted)
             raise
+
+    async def identified(self, adapters: Sequence[LoadedAdapter]) -> list[LoadedAdapter]:
+        """The same with their hashes, once the files of all have been read.
+
+        Raises LegoError: for a file that must not be used, or RequestError for one content under two names.
+        """
+        found = list(await asyncio.gather(*map(self._identified, adapters)))
+        check_contents(found)
+        return found
 
     def give_back(self, taken: Sequence[Taken]) -> None:
         """They are no longer in use."""
@@ -84,7 +94,21 @@ class AdapterShelf:
         return Taken(loaded, adapter, hit, load_s, self._cache.pin(loaded.sha256))
 
     async def _pull(self, loaded: LoadedAdapter) -> tuple[Adapter, float]:
-        call = Call("fetch_adapter", {"name": loaded.ask.name, "sha256": loaded.sha256})
+        name = loaded.ask.name
+        asked = {"name": name, "sha256": loaded.sha256, "components": self._components}
+        value = await self._asked(name, Call("fetch_adapter", asked))
+        adapter = await asyncio.to_thread(Adapter.from_bytes, value["data"].tobytes())
+        return adapter.part(*self._components), float(value["load_s"])
+
+    async def _identified(self, loaded: LoadedAdapter) -> LoadedAdapter:
+        if loaded.sha256:
+            return loaded
+        name = loaded.ask.name
+        value = await self._asked(name, Call("identify_adapter", {"name": name, "version": loaded.version}))
+        return replace(loaded, sha256=value["sha256"], size_bytes=value["size_bytes"])
+
+    async def _asked(self, name: str, call: Call) -> Any:
+        """The patcher's answer about an adapter.  Raises its error, NodeError where it is lost too often."""
         for _ in range(ATTEMPTS):
             try:
                 answer = await self._patcher.run(call)
@@ -93,7 +117,5 @@ class AdapterShelf:
                 continue
             if answer.error is not None:
                 raise answer.error
-            value: Any = answer.value
-            adapter = await asyncio.to_thread(Adapter.from_bytes, value["data"].tobytes())
-            return adapter.part(*self._components), float(value["load_s"])
-        raise NodeError(f"Adapter {loaded.ask.name} could not be had: its node was lost {ATTEMPTS} times.")
+            return answer.value
+        raise NodeError(f"Adapter {name} could not be had: its node was lost {ATTEMPTS} times.")

@@ -1,15 +1,14 @@
 """The LoRA patcher: finds adapters, checks and converts them, keeps them, and hands them out by content hash.
 
-Asked which adapters a request means, it answers as soon as it knows them and begins their loads, so that these go on
-while prompts are encoded and lanes wait; to know one it reads its file once.  Whoever is to use one then asks for its
-bytes.
+Asked which adapters a request means, it answers as soon as it knows what of a model they change, and begins their
+loads, so that these go on while prompts are encoded and lanes wait.  For one whose file it has not read yet it takes
+the file's header; whoever is to use one then asks for its hash, and for its bytes.
 """
 
 import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter, entry_param
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter, check_contents
 from lego_serve.core.job import TaskStats
 from lego_serve.core.wire import Answer, Call
 from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError, about
 from lego_serve.models.adapter_file import refusal
 from lego_serve.models.adapter_loading import base_layers, load_adapter
 from lego_serve.models.adapter_summary import card_of
-from lego_serve.models.lora import Adapter
 from lego_serve.models.spec import ModelSpec, profile_folder
+from lego_serve.serving.adapter_index import AdapterIndex, Known, Reading, Signature
 from lego_serve.serving.adapter_registry import AdapterRegistry
 from lego_serve.serving.loading_cache import LoadingCache
 
 log = logging.getLogger("lego_serve.nodes")
 LINGER_S = 10.0
-KNOWN = 4096  # adapters whose hash and size are remembered
-TEXT = ("text_encoder", "text_encoder_2")
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is remembered of an adapter's file, as long as the file is the same."""
-
-    signature: object
-    sha256: str
-    size_bytes: int
-    has_text: bool
-    has_denoiser: bool
-    early_ratio: float
+LAST = "transformer"  # of a request's components the denoiser asks last: its prompts are encoded before
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +62,14 @@ class AdaptersNode:
         self._base = base_layers(spec)
         file = None if registry is None else Path(registry).expanduser()
         self._registry = AdapterRegistry(roots, registry_limit, file)
+        self._index = AdapterIndex(self._registry, self._base, self._ratio, self._was_read, storage_s)
         self._cache: LoadingCache[_Bytes] = LoadingCache(cache_bytes, LINGER_S)
-        self._storage_s, self._early_start = storage_s, early_start
+        self._early_start = early_start
         self._profiles = None if profiles is None else Path(profiles).expanduser()
         self._own_profiles = None if own_profiles is None else Path(own_profiles)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._name_of: dict[str, str] = {}  # by hash, of those known
 
     async def run(self, call: Call) -> Answer:
-        """Resolve a request's adapters, hand out the bytes of one, or do what an operator wants of them."""
+        """Resolve a request's adapters, hand out the hash or bytes of one, or do what an operator wants of them."""
         started = time.monotonic()
         inputs: Any = call.inputs
         try:
@@ -92,8 +77,10 @@ class AdaptersNode:
                 case "load_adapters":
                     value: Any = {"adapters": await self._all(inputs["lora"])}
                     self._prewarm()
+                case "identify_adapter":
+                    value = await self._identify(inputs["name"], inputs["version"])
                 case "fetch_adapter":
-                    value = await self._fetch(inputs["name"], inputs["sha256"])
+                    value = await self._fetch(inputs["name"], inputs["sha256"], inputs["components"])
                 case "names_adapter":
                     value = {"adapters": await asyncio.to_thread(self._registry.names)}
                 case "list_adapter":
@@ -116,79 +103,81 @@ class AdaptersNode:
 
     async def _all(self, asks: Sequence[AdapterAsk]) -> tuple[LoadedAdapter, ...]:
         """What the adapters of a request are.  Raises NotFound, InvalidAdapter, or RequestError for one named twice."""
-        found: dict[str, LoadedAdapter] = {}
-        for ask, adapter in zip(asks, await _side_by_side(self._resolve(ask) for ask in asks), strict=True):
-            other = found.setdefault(adapter.sha256, adapter).ask.name
-            if other != ask.name:
-                said = f"Adapters {other} and {ask.name} have the same content; name one, with the sum of their scales."
-                raise RequestError(said, param=entry_param("lora", ask.name), code="duplicate_content")
-        return tuple(found.values())
+        once = {ask.name: ask for ask in reversed(asks)}
+        found = await _side_by_side(self._resolve(ask) for ask in asks if once[ask.name] is ask)
+        check_contents(found)
+        return tuple(found)
 
     async def _resolve(self, ask: AdapterAsk) -> LoadedAdapter:
         """What an adapter is; its load is begun if it is not here.  Raises NotFound or InvalidAdapter."""
-        known = await self._know(ask.name)
+        known = await self._index.look(ask.name)
+        if isinstance(known, Known):
+            is_warm = self._asked(ask.name, known)
+            ratio = known.early_ratio if self._early_start else 0.0
+            parts = known.has_text, ratio, is_warm, known.has_denoiser
+            return LoadedAdapter(ask, known.sha256, known.size_bytes, *parts)
+        has_text, has_denoiser = await self._index.changes(ask.name)
+        reading = self._index.reading(ask.name, known)
+        reading.add_done_callback(lambda done: self._asked_before(ask.name, done))
+        # Nothing of its content is vouched for until it has been read: no step may run before.
+        return LoadedAdapter(ask, "", 0, has_text, has_denoiser=has_denoiser, version=_version(known))
+
+    def _asked(self, name: str, known: Known) -> bool:
+        """Count a request for an adapter, and begin its load; answers whether it is here."""
         is_warm = self._cache.touch(known.sha256)
         if not is_warm:
-            self._begin(ask.name, known, wanted=True)
-        ratio = known.early_ratio if self._early_start else 0.0
-        return LoadedAdapter(ask, known.sha256, known.size_bytes, known.has_text, ratio, is_warm, known.has_denoiser)
+            self._begin(name, known, wanted=True)
+        return is_warm
 
-    async def _know(self, name: str) -> _Known:
-        signature = await asyncio.to_thread(self._registry.signature, name)
-        known = self._known.get(name)
-        if known is None or known.signature != signature:
-            adapter = await asyncio.to_thread(self._read, name)
-            ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
-            has_text = any(path.startswith(TEXT) for path in adapter.pairs)
-            has_denoiser = any(not path.startswith(TEXT) for path in adapter.pairs)
-            known = _Known(signature, adapter.sha256, adapter.size_bytes, has_text, has_denoiser, ratio)
-            self._known[name] = known
-            self._name_of[known.sha256] = name
-            # It has just been read: its first load is that, and whatever storage is made to take.
-            if known.sha256 not in self._cache:
-                self._begin(name, known, adapter)
-        self._known.move_to_end(name)
-        while len(self._known) > KNOWN:
-            forgotten, what = self._known.popitem(last=False)
-            if self._name_of.get(what.sha256) == forgotten:
-                del self._name_of[what.sha256]
-        return known
+    def _asked_before(self, name: str, done: "asyncio.Task[Known]") -> None:
+        """The same for a request that came before its file was read."""
+        if not done.cancelled() and done.exception() is None:
+            self._asked(name, done.result())
+
+    def _was_read(self, reading: Reading) -> None:
+        """An adapter has been read to get to know it: that was the longer part of its first load."""
+        if reading.known.sha256 not in self._cache:
+            self._begin(reading.name, reading.known, reading)
 
     def _begin(
-        self, name: str, known: _Known, adapter: Adapter | None = None, *, wanted: bool = False
+        self, name: str, known: Known, reading: Reading | None = None, *, wanted: bool = False
     ) -> "asyncio.Task[Any]":
+        spent_s = 0.0 if reading is None else reading.spent_s
+
         async def load() -> _Bytes:
             started = time.monotonic()
-            await asyncio.sleep(self._storage_s)
-            found = await asyncio.to_thread(self._read, name) if adapter is None else adapter
-            if found.sha256 != known.sha256:
-                self._known.pop(name, None)
-                raise refusal(name, "was changed while it was loaded")
+            found = await self._index.load(name, known.sha256) if reading is None else reading.adapter
             data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
-            return _Bytes(data, time.monotonic() - started)
+            return _Bytes(data, spent_s + time.monotonic() - started)
 
-        return self._cache.begin(known.sha256, known.size_bytes, load, wanted=wanted)
+        return self._cache.begin(known.sha256, known.size_bytes, load, wanted=wanted, spent_s=spent_s)
 
-    async def _fetch(self, name: str, sha256: str) -> dict[str, object]:
-        """The bytes of an adapter that was resolved here, or by a replica of this node that is gone."""
-        if (kept := self._cache.peek(sha256)) is not None:
+    async def _identify(self, name: str, version: Sequence[int]) -> dict[str, object]:
+        """The hash and bytes of a file that was being read, or that a replica read that is gone."""
+        known = await self._index.get(name)
+        if _version(known.signature) != tuple(version):
+            raise refusal(name, "was changed while it was loaded")
+        return {"sha256": known.sha256, "size_bytes": known.size_bytes}
+
+    async def _fetch(self, name: str, sha256: str, components: Sequence[str]) -> dict[str, object]:
+        """The bytes of an adapter that was resolved here, or by a replica of this node that is gone.
+
+        They are at hand for all components of a request, kept or not, until the last one has them.
+        """
+        kept = self._cache.peek(sha256)
+        if kept is None:
+            known = await self._index.get(name)
+            if known.sha256 != sha256:
+                raise refusal(name, "was changed while it was used")
+            kept, _ = await asyncio.shield(self._begin(name, known))
+        if LAST in components:
             self._cache.collected(sha256)
-            return {"data": kept.data, "load_s": kept.load_s}
-        known = await self._know(name)
-        if known.sha256 != sha256:
-            raise refusal(name, "was changed while it was used")
-        loaded, _ = await asyncio.shield(self._begin(name, known))
-        self._cache.collected(sha256)
-        return {"data": loaded.data, "load_s": loaded.load_s}
-
-    def _read(self, name: str) -> Adapter:
-        return load_adapter(name, self._registry.read(name), self._base)
+        return {"data": kept.data, "load_s": kept.load_s}
 
     def _prewarm(self) -> None:
         """Load what is likely to be asked for soon, if its name is remembered."""
-        name = self._name_of.get(self._cache.ahead() or "")
-        if name is not None and name in self._known:
-            self._begin(name, self._known[name])
+        if (found := self._index.named(self._cache.ahead())) is not None:
+            self._begin(*found)
 
     def _ratio(self, name: str, sha256: str) -> float:
         """The part of the steps an adapter may come late by, as its profile says; 0 without one of this very file."""
@@ -217,7 +206,7 @@ class AdaptersNode:
     async def _list(self) -> dict[str, dict[str, object]]:
         """All adapters by name; the hash of those that have been used, and whether they are kept here."""
         cards = await asyncio.to_thread(self._registry.listed)
-        for name, known in self._known.items():
+        for name, known in self._index.remembered().items():
             if name in cards:
                 cards[name] |= self._here(known.sha256)
         return cards
@@ -234,6 +223,11 @@ class AdaptersNode:
 
     def _here(self, sha256: str) -> dict[str, object]:
         return {"sha256": sha256, "in_patcher": sha256 in self._cache}
+
+
+def _version(signature: Signature) -> tuple[int, ...]:
+    """What of a file's signature is the same from wherever it is looked at: its bytes and its time."""
+    return () if signature is None else signature[2:]
 
 
 async def _side_by_side(work: Iterable[Awaitable[LoadedAdapter]]) -> list[LoadedAdapter]:

@@ -240,8 +240,9 @@ def _stats(
     active = dict(longest.adapter_steps)
     adapters = tuple(
         AdapterStats(
-            one.loaded.ask.name, one.loaded.ask.scale, one.hit, one.load_s, one.loaded.size_bytes, early,
-            active.get(one.loaded.sha256, 0),
+            # One that was late where the lane began, and at hand where it went on, was late.
+            one.loaded.ask.name, one.loaded.ask.scale, one.hit and early == 0, one.load_s, one.loaded.size_bytes,
+            early, active.get(one.loaded.sha256, 0),
         )
         for one in taken
     )  # fmt: skip

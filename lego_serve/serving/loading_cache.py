@@ -66,16 +66,23 @@ class LoadingCache(Generic[Value]):
         return self._ledger.touch(key, self._clock())
 
     def begin(
-        self, key: str, size: int, load: Callable[[], Awaitable[Value]], *, wanted: bool = True
+        self,
+        key: str,
+        size: int,
+        load: Callable[[], Awaitable[Value]],
+        *,
+        wanted: bool = True,
+        spent_s: float = 0.0,
     ) -> "asyncio.Task[tuple[Value, float]]":
         """Load a value that is not here, or join the load that is going on; counts no request.
 
-        ``wanted``: whoever begins it is to ask for it later, and then to say so by `collected`.
+        ``wanted``: whoever begins it is to ask for it later, and then to say so by `collected`.  ``spent_s`` were taken
+        by a part of the load that was done before.
         """
         if wanted:
             self._wanted[key] += 1
         if key not in self._loads:
-            task = asyncio.ensure_future(self._load(key, size, load))
+            task = asyncio.ensure_future(self._load(key, size, load, spent_s))
             self._loads[key] = task
             task.add_done_callback(lambda done: self._loaded(key, done))
         return self._loads[key]
@@ -117,7 +124,9 @@ class LoadingCache(Generic[Value]):
             self._ledger.drop(key)
             del self._values[key]
 
-    async def _load(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> tuple[Value, float]:
+    async def _load(
+        self, key: str, size: int, load: Callable[[], Awaitable[Value]], spent_s: float
+    ) -> tuple[Value, float]:
         if key in self._ledger:  # it came between the look and the asking
             return self._values[key], 0.0
         decision = self._ledger.reserve(key, size, self._load_s, optional=True)
@@ -132,7 +141,7 @@ class LoadingCache(Generic[Value]):
             if is_kept:
                 self._ledger.drop(key)
             raise
-        self._load_s = self._clock() - started
+        self._load_s = spent_s + self._clock() - started
         if is_kept:
             self._values[key] = value
             self._ledger.commit(key, load_s=self._load_s)

@@ -21,8 +21,9 @@ from lego_serve.models.loading import load_text_encoder
 from lego_serve.models.lora import Uses, key_of
 from lego_serve.models.spec import ModelSpec
 from lego_serve.models.text import text_parts
+from lego_serve.serving.adapter_index import TEXT
 from lego_serve.serving.adapter_shelf import AdapterShelf, Patcher, Taken
-from lego_serve.serving.adapters_node import TEXT, AdaptersNode
+from lego_serve.serving.adapters_node import AdaptersNode
 from lego_serve.serving.backbone import BackboneNode
 from lego_serve.serving.controlnet_node import ControlNetNode
 from lego_serve.serving.embedding_cache import EmbeddingCache

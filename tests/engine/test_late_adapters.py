@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,55 @@ def test_an_adapter_that_comes_in_time_costs_an_early_lane_nothing(family: Local
     family.engine.adapt("early", (AdapterUse(mine),))
     [early] = run_until(family)
     assert early.early_steps == 1
+
+
+def moved(family: LocalFamily, key: str) -> bytes:
+    """The checkpoint of a lane whose replica is gone."""
+    checkpoint = family.engine.checkpoint(key)
+    assert family.engine.cancel(key)
+    return checkpoint
+
+
+@pytest.mark.parametrize(("steps", "bound"), [(1, 3), (2, 3), (3, 3)])
+def test_an_early_lane_that_goes_on_elsewhere_runs_early_only_as_far_as_it_might_have(
+    family: LocalFamily, mine: Adapter, steps: int, bound: int
+) -> None:
+    """It counts the steps of both replicas, waits where its bound is, and has the bits of a lane that was not moved."""
+    early = replace(lane(family, "early"), held_from=bound)
+    family.engine.add(early)
+    for _ in range(steps):
+        family.engine.step()
+    family.engine.add(replace(early, checkpoint=moved(family, "early")))
+    for _ in range(4):
+        family.engine.step()
+    assert family.engine.state("early").step == bound
+    family.engine.adapt("early", (AdapterUse(mine),))
+    [found] = run_until(family)
+    assert (found.early_steps, found.adapter_steps) == (bound, ((mine.sha256, 4 - bound),))
+    use = replace(lane(family, "range"), adapters=(AdapterUse(mine, start=bound / 4),))
+    assert torch.equal(found.latents, run_lanes(family, use)["range"])
+
+
+@pytest.mark.parametrize("at_hand", [True, False], ids=["at hand", "late again"])
+def test_a_lane_that_has_had_its_adapter_goes_on_elsewhere_with_it(
+    family: LocalFamily, mine: Adapter, at_hand: bool
+) -> None:
+    """It waits where the adapter is still to come, however many steps it might have begun with, and tells of both."""
+    early, use = replace(lane(family, "early"), held_from=3), AdapterUse(mine)
+    family.engine.add(early)
+    family.engine.step()
+    family.engine.adapt("early", (use,))
+    family.engine.step()
+    checkpoint = moved(family, "early")
+    more: dict[str, Any] = {"adapters": (use,), "held_from": None} if at_hand else {"held_from": 3}
+    family.engine.add(replace(early, checkpoint=checkpoint, **more))
+    if not at_hand:
+        assert family.engine.plan() is None
+        family.engine.adapt("early", (use,))
+    [found] = run_until(family)
+    assert (found.early_steps, found.adapter_steps) == (1, ((mine.sha256, 3),))
+    late = replace(lane(family, "range"), adapters=(AdapterUse(mine, start=0.25),))
+    assert torch.equal(found.latents, run_lanes(family, late)["range"])
 
 
 def run_until(family: LocalFamily, *lanes: LaneRequest) -> list[LaneResult]:

@@ -20,7 +20,13 @@ from safetensors.torch import save
 
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models import adapter_file
-from lego_serve.models.adapter_file import find_adapter, parse_adapter, pattern, read_adapter_file
+from lego_serve.models.adapter_file import (
+    find_adapter,
+    parse_adapter,
+    pattern,
+    peek_adapter_file,
+    read_adapter_file,
+)
 
 GOOD = save({"a.lora_A.weight": torch.ones(2, 3), "a.lora_B.weight": torch.ones(4, 2)}, {"made": "here"})
 
@@ -122,6 +128,22 @@ def test_a_bad_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     assert len(message) < 250
     assert not any(word in message for word in (str(tmp_path), ".safetensors", "Traceback", "0x"))
     assert (caught.value.status, caught.value.code) == (400, "invalid_adapter")
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_header_tells_all_that_is_wrong_but_with_values(kind: str, tmp_path: Path) -> None:
+    """In the same words."""
+    data, fault = BAD[kind]
+    path = tmp_path / "sample.safetensors"
+    path.write_bytes(data)
+    if kind in ("NaN", "infinity", "NaN in bf16", "a huge weight"):
+        peek_adapter_file("sample", path)
+        return
+    with pytest.raises(InvalidAdapter) as peeked:
+        peek_adapter_file("sample", path)
+    with pytest.raises(InvalidAdapter, match=fault) as whole:
+        read_adapter_file("sample", path)
+    assert peeked.value.message == whole.value.message
 
 
 def test_a_good_file_is_read_whole(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lego_serve.errors import InvalidAdapter
+from lego_serve.models.adapter_file import peek_adapter_file
 from lego_serve.models.adapter_keys import BaseLayers
-from lego_serve.models.adapter_loading import base_layers
+from lego_serve.models.adapter_loading import base_layers, load_adapter
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora import Adapter
 from lego_serve.models.spec import ModelSpec
 from lego_serve.zoo.miniatures import flux_miniature, miniature
-from tests.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products
+from tests.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved
 
 
 @pytest.fixture(scope="module", params=["sd3-medium", "sd35-medium", "flux-dev"])
@@ -167,6 +169,12 @@ FAULTS = {
 }  # fmt: skip
 
 
+VALUES = {
+    "an alpha that is NaN", "a product that is huge", "a huge alpha", "an alpha past every product",
+    "an alpha of the least whole number",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", FAULTS)
 def test_what_does_not_fit_the_model_is_refused(base: BaseLayers, kind: str) -> None:
     """In one line that names the adapter and the fault, and both models where it was made for another."""
@@ -175,6 +183,27 @@ def test_what_does_not_fit_the_model_is_refused(base: BaseLayers, kind: str) -> 
         adapter(base, tensors, "sample", metadata)
     assert caught.value.message.startswith("Adapter sample ")
     assert len(caught.value.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_header_tells_what_does_not_fit_the_model(base: BaseLayers, kind: str, tmp_path: Path) -> None:
+    """In the same words, but for what lies in values."""
+    tensors, metadata = bad(base, kind)
+    path = tmp_path / "sample.safetensors"
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path, metadata)
+    if kind in VALUES:
+        assert load_adapter("sample", peek_adapter_file("sample", path), base).pairs
+        return
+    with pytest.raises(InvalidAdapter, match=FAULTS[kind]):
+        load_adapter("sample", peek_adapter_file("sample", path), base)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_header_tells_the_layers_that_an_adapter_changes(base: BaseLayers, format_name: str, tmp_path: Path) -> None:
+    """All of them, whatever its format."""
+    made = products(base, rank=4, alpha=3.0, only="transformer." if format_name == "peft" else "")
+    path = saved(FORMATS[format_name](made), tmp_path)
+    assert load_adapter("mine", peek_adapter_file("mine", path), base).pairs.keys() == made.pairs.keys()
 
 
 def test_an_adapter_crosses_to_another_process_whole(base: BaseLayers) -> None:
