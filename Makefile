@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test long chaos check
+.PHONY: demo serve test test-units test-servers long chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.demo
@@ -14,9 +14,15 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/lego-serve serve
 
-# What starts servers runs in one process, all else in the other.
+# What starts servers runs beside all else; each says what it has to say when it is done.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target --keep-going test-units test-servers
+
+test-units: $(STAMP)
+	$(BIN)/python -m pytest -m "not ray and not long"
+
+test-servers: $(STAMP)
+	$(BIN)/python -m pytest -m "ray and not long"
 
 # Every test, with more examples of each property.
 long: $(STAMP)

@@ -27,14 +27,6 @@ settings.register_profile(
 settings.load_profile("busy")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests spread over processes stay with those of their file, and all that start servers with one another."""
-    for item in items:
-        group = "servers" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lego-tiny's architecture with random weights, in fp32, as a diffusers folder."""
