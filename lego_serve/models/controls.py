@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from lego_serve.errors import NodeError
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Conditioning, LaneInput, Prepared
 from lego_serve.models.packing import Packing, branches_of
 
@@ -30,8 +30,9 @@ class ControlFailed(NodeError):
 
     @classmethod
     def of(cls, name: str, error: Exception) -> "ControlFailed":
-        """For what a ControlNet raised."""
-        return cls(f"ControlNet {name} failed: {type(error).__name__}.", name)
+        """For what a ControlNet raised; words of our own are told on."""
+        said = error.message if isinstance(error, LegoError) else f"{type(error).__name__}."
+        return cls(f"ControlNet {name} failed: {said}", name)
 
 
 class ControlAway(NodeError):

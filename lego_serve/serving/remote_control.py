@@ -167,7 +167,7 @@ class RemoteControl:
 
     async def _until_answered(self, step: _Step, limit: asyncio.Timeout) -> None:
         send = [message for key, message in step.content.items() if key not in self._sent]
-        rounds = 0
+        rounds, lacked = 0, dict[str, None]()
         while rounds < ROUNDS:
             try:
                 call = Call("control_step", {"step": step.message, "content": tuple(send)})
@@ -183,7 +183,8 @@ class RemoteControl:
             self._remember(step.content)
             if not missing:
                 return
-            send = [step.content[key] for key in missing]
+            lacked |= dict.fromkeys(missing)  # of two replicas by turns each may lack what the other has just been sent
+            send = [step.content[key] for key in lacked]
             rounds += 1
         raise NodeError(f"ControlNet {self.form.name} forgets what it is sent.", code="controlnet_failed")
 

@@ -49,6 +49,7 @@ class Wire:
 
     def __init__(self, node: ControlNetNode, lost: int = 0, delay_s: float = 0.0) -> None:
         self.node, self.lost, self.delay_s = node, lost, delay_s
+        self.other = node
         self.sent: list[int] = []
         self.running = self.most_running = 0
 
@@ -135,6 +136,22 @@ async def test_what_a_replica_has_forgotten_is_sent_again(base: ModelSpec, spec:
     wire.node._shelf = Shelf(wire.node._net)
     assert all(map(torch.equal, await step(there, mine), wanted))
     assert wire.sent == [3, 0, 3]
+
+
+async def test_replicas_that_answer_by_turns_get_what_each_of_them_lacks(base: ModelSpec, spec: ModelSpec) -> None:
+    """One knows the prompts, the other the new picture; what either lacks is sent until somebody has both."""
+
+    class Turns(Wire):
+        async def run(self, call: Call) -> Answer:
+            self.node, self.other = self.other, self.node
+            return await super().run(call)
+
+    here, wire = widths(base, spec), Turns(ControlNetNode(spec, base))
+    wire.other = ControlNetNode(spec, base)
+    there = remote(wire, here.form)
+    await step(there, lane(there, 1))
+    pictures = [replace(lane(source, 1), picture=lane(source, 2).picture) for source in (there, here)]
+    torch.testing.assert_close(await step(there, pictures[0]), await step(here, pictures[1]), rtol=0, atol=0)
 
 
 async def test_controlnets_of_a_step_run_at_the_same_time(base: ModelSpec, spec: ModelSpec) -> None:
