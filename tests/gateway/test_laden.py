@@ -38,11 +38,13 @@ def test_what_a_picture_carries_is_neither_unpacked_nor_kept(name: str) -> None:
         warnings.simplefilter("error")
         tracemalloc.start()
         try:
-            started = time.process_time()
             picture = decode_upload(data, MOST)
-            took_s, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+            _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
+        started = time.process_time()  # by itself: tracing takes ten times as long
+        decode_upload(data, MOST)
+        took_s = time.process_time() - started
     assert (picture.size, picture.mode, picture.getextrema()) == (SIZE, "RGB", ((0, 0),) * 3)
     assert peak < 3 * len(data) + ROOM_BYTES
     assert took_s < 2
