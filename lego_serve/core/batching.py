@@ -205,7 +205,7 @@ class StepBatcher:
             own_s = step.rows * row_s + step.pairs * pair_s
             seconds += own_s
             if lane.deadline_s is not None:
-                pace_s = PACE * (lane.deadline_s - now) / lane.steps_left
+                pace_s = PACE * (lane.deadline_s - now) / (len(lane.work) - number)
                 if pace_s > constant_s + own_s:  # else it is late whoever runs beside it
                     most_s = min(most_s, pace_s)
             if keys and (rows > most_rows or seconds > most_s):

@@ -67,10 +67,15 @@ def entries_read(inputs: Mapping[str, object]) -> dict[str, float]:
     turns = {min(max(turn, first), 1.0) for a in active for turn in (a.ask.start, a.ask.end)}
     found: dict[str, float] = {}
     for start, end in pairwise(sorted(turns | {first, 1.0})):
-        mine = [(a.sha256, a.ask.scale) for a in active if a.ask.start <= start < a.ask.end]
+        mine = [(_named(a), a.ask.scale) for a in active if a.ask.start <= start < a.ask.end]
         label = entries_label(edit.key, mine)
         found[label] = found.get(label, 0.0) + (end - start) / (1.0 - first)
     return found
+
+
+def _named(adapter: LoadedAdapter) -> str:
+    """What an adapter's entries go by; one whose file is still being read has none, and shares no name with others."""
+    return adapter.sha256 or f"{adapter.ask.name} {adapter.version}"
 
 
 def _branches(inputs: Mapping[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""What a model node is to the engine: three small protocols and the values they exchange.
+"""What a model node is to the engine: two small protocols and the values they exchange.
 
 Latents are fp32 and in the model's own scaled space; pictures are 8-bit RGB.
 """
@@ -146,16 +146,4 @@ class TextEncoder(Protocol):
 
     def encode_batch(self, prompts: Sequence[str], adapters: "Uses" = ()) -> list[Conditioning]:
         """The same in one pass."""
-        ...
-
-
-class Vae(Protocol):
-    """Pictures to latents and back."""
-
-    def encode(self, pixels: torch.Tensor) -> list[ImageLatents]:
-        """Encode pictures (n, height, width, 3) of 8 bits."""
-        ...
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents (n, channels, height, width) to pictures (n, height, width, 3) of 8 bits."""
         ...

@@ -118,12 +118,6 @@ class LoadingCache(Generic[Value]):
         """Take back a pin."""
         self._ledger.release(key)
 
-    def drop(self, key: str) -> None:
-        """Forget a value unless it is in use."""
-        if key in self._ledger:
-            self._ledger.drop(key)
-            del self._values[key]
-
     async def _load(
         self, key: str, size: int, load: Callable[[], Awaitable[Value]], spent_s: float
     ) -> tuple[Value, float]:

@@ -97,6 +97,7 @@ class RemoteControl:
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(form.name, self._answers, timeout_s, presence)
         self._patience_s = min(PATIENCE_S, timeout_s)
+        self._took_s = 0.0
         self._sent: OrderedDict[str, None] = OrderedDict()  # used on the loop alone
 
     def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
@@ -151,8 +152,8 @@ class RemoteControl:
             log.exception("a call of ControlNet %s failed", self.form.name)
             step.mailbox.fail(error)
         else:  # one that is slow is waited for, one that was quick is not
-            took_s = time.monotonic() - started
-            self._patience_s = min(max(PATIENCE_S, 2 * took_s), self._timeout_s)
+            self._took_s = time.monotonic() - started
+            self._patience_s = min(max(PATIENCE_S, 2 * self._took_s), self._timeout_s)
 
     def _late(self, step: _Step, limit_s: float) -> None:
         """The call was lost and nobody took it soon, or its answer takes too long."""
@@ -175,7 +176,7 @@ class RemoteControl:
             except NodeLost:
                 if not step.is_lost:
                     step.is_lost = True
-                    limit.reschedule(self._loop.time() + GRACE_S)
+                    limit.reschedule(self._loop.time() + GRACE_S + self._took_s)
                 self._sent.clear()  # whoever answers next may know nothing
                 send = list(step.content.values())
                 await asyncio.sleep(RETRY_PAUSE_S)
