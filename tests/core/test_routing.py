@@ -164,6 +164,17 @@ def test_an_edit_with_adapters_goes_where_they_primed_its_template() -> None:
         assert besides == {replica: 0.0 if replica in places else priming for replica in reported}, inputs
 
 
+def test_adapters_whose_files_are_still_being_read_share_no_entries() -> None:
+    """They have no hash yet: of two names, or two versions of a file, none is taken for the other."""
+
+    def unread(name: str, *version: int) -> dict[str, object]:
+        loaded = LoadedAdapter(AdapterAsk(name), "", 0, has_text=False, version=version)
+        return edit(0.1) | {"adapters": {"adapters": (loaded,)}}
+
+    read = [entries_read(unread(name, *version)).keys() for name, *version in (("a", 1), ("b", 1), ("a", 2))]
+    assert len({label for labels in read for label in labels}) == 3
+
+
 def test_an_adapter_of_some_steps_reads_what_it_primed_in_those_alone() -> None:
     """A replica that has the one and not the other saves a part; steps that strength leaves out read nothing."""
     late, mine = adapted(("1", 0.5, 0.75, 1.0)), entries_label("t", [("1", 0.5)])
