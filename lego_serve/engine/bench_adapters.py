@@ -89,8 +89,8 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.layers:12}{row.rank:>5}{row.plain_s * 1e3:>10.1f}{row.grouped_s * 1e3:>12.1f}{row.ratio:>7.2f}"
             f"{TARGETS[row.layers]:>8.2f}{row.swap_s * 1e3:>9.1f}{row.swap_steps:>7.2f}"
         )
-    said = "keeps to" if all(row.swap_steps <= TARGET_SWAP_STEPS for row in rows) else "misses"
-    lines.append(f"Every swap {said} {TARGET_SWAP_STEPS:g} steps.")
+    slow = sum(row.swap_steps > TARGET_SWAP_STEPS for row in rows)
+    lines.append(f"A swap takes {TARGET_SWAP_STEPS:g} steps at most in all but {slow} of {len(rows)} cases.")
     return "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 """What adapters cost is measured: the table, and the rates a replica starts with."""
 
+from dataclasses import replace
+
 import pytest
 
 from lego_serve.engine.bench_adapters import measure, table
@@ -23,7 +25,9 @@ def test_the_table_has_every_choice_and_leaves_the_weights_alone(backbone: Backb
     rows = measure(backbone, 8, repeats=1, ranks=(4,))
     assert [(row.layers, row.rank) for row in rows] == [("attention", 4), ("all linears", 4)]
     assert all(min(row.plain_s, row.grouped_s, row.swap_s) > 0 for row in rows)
-    assert len(table(rows).splitlines()) == 3
+    assert len(table(rows).splitlines()) == 4
+    slow = [replace(row, swap_s=3 * row.plain_s) for row in rows[:1]]
+    assert table([*slow, replace(rows[1], swap_s=0.0)]).endswith("in all but 1 of 2 cases.")
     assert backbone.adapters.patched == ()
 
 
