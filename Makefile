@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
@@ -16,7 +17,7 @@ serve: $(STAMP)
 
 # What starts servers runs beside all else; each says what it has to say when it is done.
 test: $(STAMP)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target --keep-going test-units test-servers
+	$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-units test-servers
 
 test-units: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray and not long"

@@ -136,9 +136,11 @@ def test_an_operator_pauses_a_job_and_its_picture_is_the_same(server) -> None:
     url, marked = f"{server.url}/v1/images/generations", {"x-request-id": "pause-1"}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: httpx2.post(url, json=body, headers=marked, timeout=120))
-        while "latents running" not in _command(server, "jobs"):
+        jobs = f"{server.url}/v1/admin/jobs"  # asked directly: before a command has begun the job may have ended
+        while not any(job["nodes"].get("latents") == "running" for job in httpx2.get(jobs).json()["data"]):
             assert not asked.done()
-        assert "paused" in _command(server, "pause", "job_pause-1")
+        assert httpx2.post(f"{jobs}/job_pause-1/pause").json()["status"] == "paused"
+        assert "paused" in _command(server, "pause", "job_pause-1")  # it is already
         time.sleep(10)  # longer than it takes
         assert "paused" in _command(server, "jobs")
         assert not asked.done()
