@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test test-units test-servers long chaos check
+.PHONY: demo serve test test-units test-servers test-long long chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.demo
@@ -24,6 +24,10 @@ test-units: $(STAMP)
 
 test-servers: $(STAMP)
 	$(BIN)/python -m pytest -m "ray and not long"
+
+# Those that say the same as a quick one of more sizes, kinds or repetitions.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 # Every test, with more examples of each property.
 long: $(STAMP)

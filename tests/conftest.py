@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 settings.register_profile(
     "busy",
     deadline=None,
-    max_examples=int(os.environ.get("LEGO_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("LEGO_EXAMPLES", "100")),
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("busy")
