@@ -11,6 +11,7 @@ from lego_serve.errors import LegoError
 
 app = typer.Typer(no_args_is_help=True, help="Register pictures for many edits, and make them ready.")
 Template = Annotated[str, typer.Argument(metavar="ID", help="As `add` and `list` say it.")]
+Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows, as it is.")]
 
 
 @app.command("list")
@@ -30,6 +31,7 @@ def add(
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     model: str | None = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, if not the picture's own.")] = None,
+    caption: Caption = None,
     pin: Annotated[bool, typer.Option(help="Keep its activations whatever else is edited.")] = False,
     warm: Annotated[bool, typer.Option(help="Compute them now.")] = False,
     url: Url = DEFAULT_URL,
@@ -40,7 +42,8 @@ def add(
         data = file.read_bytes()
     except OSError as error:
         raise LegoError(f"{file}: cannot be read: {error.strerror}") from None
-    fields = {"name": name, "model": model, "size": size, "pin": pin and "true", "warm": warm and "true"}
+    fields = {"name": name, "model": model, "size": size, "caption": caption}
+    fields |= {"pin": "true" if pin else None, "warm": "true" if warm else None}
     given = {field: value for field, value in fields.items() if value}
     card = ask("POST", f"{url}/v1/templates", key, given, {"image": data})
     say(f"{card['id']}: {card['name']}, {card['width']}x{card['height']}, {_predicted(card)} bytes of activations")
@@ -52,12 +55,13 @@ def warm(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the edits to be.")] = None,
     guidance: float | None = None,
     sampler: str | None = None,
+    caption: Caption = None,
     wait: Annotated[bool, typer.Option(help="Until it is done.")] = False,
     url: Url = DEFAULT_URL,
     key: KeyOption = "",
 ) -> None:
     """Compute what edits of a template will read."""
-    fields = {"steps": steps, "guidance": guidance, "sampler": sampler, "wait": wait or None}
+    fields = {"steps": steps, "guidance": guidance, "sampler": sampler, "caption": caption, "wait": wait or None}
     given = {field: value for field, value in fields.items() if value is not None}
     said = ask("POST", f"{url}/v1/templates/{quoted(template)}/warm", key, given)
     ended = f"warmed by {said['primed']} passes" if said["status"] == "done" else "warming"

@@ -58,17 +58,20 @@ INPAINT = Ratios(
 )  # fmt: skip
 
 
-def draw_mask(ratio: float, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+def draw_mask(
+    ratio: float, width: int, height: int, rng: np.random.Generator, middle: tuple[float, float] | None = None
+) -> np.ndarray:
     """A box, an ellipse or a free shape that covers the ratio to the pixel: (height, width), true where it edits.
 
-    What would stand out of the picture is made up for by growing elsewhere.  ValueError for ratios outside 0..1.
+    Its middle lies at the shares (x, y) of the sides, or where chance has it.  What would stand out of the picture is
+    made up for by growing elsewhere.  ValueError for ratios outside 0..1.
     """
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"a mask covers 0 to 1 of a picture, not {ratio}")
     count = round(ratio * width * height)
     mask = np.zeros(width * height, dtype=bool)
     distance = SHAPES[int(rng.integers(len(SHAPES)))]
-    far = distance(*_offsets(width, height, rng), rng).ravel()
+    far = distance(*_offsets(width, height, rng, middle), rng).ravel()
     if count:
         mask[np.argpartition(far, count - 1)[:count]] = True
     return mask.reshape(height, width)
@@ -82,9 +85,11 @@ def mask_file(mask: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _offsets(width: int, height: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(
+    width: int, height: int, rng: np.random.Generator, middle: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Each pixel's way from a middle, stretched: two of (height, width)."""
-    middle_x, middle_y = rng.uniform(*CENTRES, size=2)
+    middle_x, middle_y = middle or rng.uniform(*CENTRES, size=2)
     stretch = float(np.exp(rng.uniform(-STRETCH, STRETCH)))
     x = (np.arange(width) - middle_x * width) * stretch
     y = (np.arange(height) - middle_y * height) / stretch

@@ -36,6 +36,9 @@ def test_a_template_is_added_listed_warmed_and_removed(command, picture: str, tm
         code, out, _ = command("templates", "warm", name, "--steps", "8", "--wait", "--url", url)
         assert (code, out) == (0, f"{name}: warmed by 0 passes, 38400 bytes in all\n")
         assert [job.inputs["steps"] for job in runner.jobs] == [8]
+        code, out, _ = command("templates", "warm", name, "--caption", "black", "--wait", "--url", url)
+        assert (code, out) == (0, f"{name}: warmed by 0 passes, 172800 bytes in all\n")
+        assert [job.inputs["caption"] for job in runner.jobs] == ["", "black"]
         code, out, _ = command("templates", "rm", name, "--url", url)
         assert (code, out) == (0, f"{name}: removed\n")
         code, _, error = command("templates", "rm", name, "--url", url)
@@ -55,3 +58,13 @@ def test_what_goes_wrong_is_one_line(command, words: list[str], said: str) -> No
     code, _, error = command("templates", *words)
     assert (code, error.count("\n")) == (1, 1)
     assert said in error
+
+
+def test_a_template_is_added_with_a_caption(command, picture: str, tmp_path: Path) -> None:
+    """Which primes what is warmed: another entry a step, of the picture's rows alone."""
+    runner = FakeRunner()
+    kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
+    with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
+        code, out, _ = command("templates", "add", picture, "--caption", "a black wall", "--warm", "--url", url)
+        assert (code, out.partition(", ")[2]) == (0, "128x96, 172800 bytes of activations\n")
+    assert [job.inputs["caption"] for job in runner.jobs] == ["a black wall"]

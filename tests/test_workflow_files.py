@@ -64,13 +64,18 @@ def test_an_edit_is_a_generation_that_starts_from_its_template(model: str) -> No
     """It differs in how it begins and ends, and in what primes; bounds and defaults are those of image to image."""
     found = built_in_workflows()
     edit, image = found[f"{model}-edit"], found[f"{model}-img2img"]
-    more = {"edit": Input("edit", required=True), "strength": replace(image.inputs["strength"], default=1.0)}
+    more = {
+        "edit": Input("edit", required=True),
+        "caption": Input("text", default=""),
+        "strength": replace(image.inputs["strength"], default=1.0),
+    }
     assert edit.inputs == {name: value for name, value in image.inputs.items() if name != "image"} | more
     kinds = {name: node.kind for name, node in edit.nodes.items() if image.nodes.get(name) != node}
     assert kinds == {"prime": "text_encode", "template": "encode_edit", "latents": "denoise", "image": "decode_edit"}
     before, after = image.nodes["latents"].arguments, dict(edit.nodes["latents"].arguments)
     assert after.pop("edit") == Source("template", "edit")
     assert after.pop("prime") == Source("prime", "cond")
+    assert edit.nodes["prime"].arguments == {"prompt": Source("inputs", "caption")}
     assert after == {name: value for name, value in before.items() if name != "init"}
 
 

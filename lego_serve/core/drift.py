@@ -21,18 +21,22 @@ LEAST, MOST = 3, 20
 
 @dataclass(frozen=True, slots=True)
 class EditClass:
-    """Edits that are judged together: a workflow's, of about one share of about one size of picture."""
+    """Edits that are judged together: a workflow's, of about one share of about one size of picture.
+
+    Those whose request says what the picture shows are much more like their full computation, and are by themselves.
+    """
 
     workflow: str
     share: float
     pixels: int
+    is_described: bool = False
 
     @classmethod
-    def of(cls, workflow: str, share: float, pixels: int) -> "EditClass":
+    def of(cls, workflow: str, share: float, pixels: int, is_described: bool = False) -> "EditClass":
         """The class of an edit that touches a share of a picture of so many pixels."""
         wide = next((bound for bound in SHARES if share <= bound), SHARES[-1])
         large = next((bound for bound in AREAS if pixels <= bound), 2 * AREAS[-1])
-        return cls(workflow, wide, large)
+        return cls(workflow, wide, large, is_described)
 
 
 @dataclass(slots=True)

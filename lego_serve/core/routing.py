@@ -42,13 +42,17 @@ def edit_of(inputs: Mapping[str, object]) -> EditLatents | None:
 
 
 def priming_work(inputs: Mapping[str, object]) -> float:
-    """What an edit's call weighs besides where its template's activations are not: one pass over all of it a step."""
+    """What an edit's call weighs besides where its template's activations are not: one pass over all of it a step.
+
+    One for each branch where a caption primes the first; else all are mostly primed alike.
+    """
     edit = edit_of(inputs)
     if edit is None:
         return 0.0
     n = inputs.get("n", 1)
     images = min(n, MOST) if isinstance(n, int) else 1  # which share one priming
-    return denoising_work(inputs) / edit.active_ratio / images / _branches(inputs)
+    shared = 1 if edit.is_described else _branches(inputs)
+    return denoising_work(inputs) / edit.active_ratio / images / shared
 
 
 def entries_read(inputs: Mapping[str, object]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
+from lego_serve.core.edits import is_described
 from lego_serve.core.reuse import RULES, Quality, plan_reuse
 from lego_serve.core.workflow import Node, Source, Workflow
 
@@ -46,11 +47,12 @@ def entries_label(template: str, adapters: Sequence[tuple[str, float]] = ()) -> 
 class TemplateOrder:
     """What is asked of all replicas of a model.
 
-    ``entry``: the bytes of one entry of a picture of size ``name``, as in 128x96.  ``bytes``: those kept of the picture
-    ``name``.  ``forget``: let go of it, and of its pin, which follows the name after a space.
+    ``rows``: the token rows of a picture of size ``name``, as in 128x96.  ``entry``: the bytes of one entry of it;
+    ``text``: those that a prompt's rows add.  ``bytes``: those kept of the picture ``name``.  ``forget``: let go of it,
+    and of its pin, which follows the name after a space.
     """
 
-    verb: Literal["entry", "bytes", "forget"]
+    verb: Literal["rows", "entry", "text", "bytes", "forget"]
     model: str
     name: str
 
@@ -60,11 +62,22 @@ def edit_node(workflow: Workflow) -> Node | None:
     return next((node for node in workflow.nodes.values() if node.kind == "denoise" and "edit" in node.arguments), None)
 
 
-def entries_of(workflow: Workflow, inputs: Mapping[str, object], quality: Quality = Quality.HIGH) -> int:
-    """How many entries an edit with these values of a workflow's inputs reads, but for a ``strength`` below 1."""
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """How many entries edits read: of a picture's rows alone, and with the rows of the unconditional prompt."""
+
+    plain: int = 0
+    with_text: int = 0
+
+
+def entries_of(workflow: Workflow, inputs: Mapping[str, object], rows: int, quality: Quality = Quality.HIGH) -> Entries:
+    """What an edit with these values of a workflow's inputs reads, but for a ``strength`` below 1.
+
+    ``rows``: the token rows of its picture.  Where all branches are primed alike they share what is kept with the text.
+    """
     node = edit_node(workflow)
     if node is None:
-        return 0
+        return Entries()
 
     def given(name: str, default: object = None) -> Any:
         return _meaning(workflow, node.arguments.get(name, default), inputs)
@@ -72,9 +85,14 @@ def entries_of(workflow: Workflow, inputs: Mapping[str, object], quality: Qualit
     steps = int(given("steps"))
     first, last = (float(given(name, end)) for name, end in (("guidance_start", 0.0), ("guidance_end", 1.0)))
     prime, negative = given("prime"), given("negative")
-    has_two = negative is not None and float(given("guidance")) > 1 and negative != (prime or given("cond"))
-    sources = plan_reuse(RULES[quality], steps, 0, 1).sources
-    return sum(1 + (has_two and first <= step / steps < last) for step in sources)
+    is_guided = negative is not None and float(given("guidance")) > 1
+    is_blind = prime is not None and not is_described(inputs)
+    sources = plan_reuse(RULES[quality], steps, 0, rows, is_blind=is_blind).sources
+    if not is_guided:
+        return Entries(plain=len(sources))
+    if negative == (prime or given("cond")):
+        return Entries(with_text=len(sources))
+    return Entries(len(sources), sum(first <= step / steps < last for step in sources))
 
 
 def _meaning(workflow: Workflow, value: object, inputs: Mapping[str, object]) -> object:

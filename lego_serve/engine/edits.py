@@ -16,7 +16,7 @@ from lego_serve.core.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_
 from lego_serve.core.templates import entries_label
 from lego_serve.engine.templates import Template, TemplateStore
 from lego_serve.errors import RequestError
-from lego_serve.models.activations import Activations, Reuse
+from lego_serve.models.activations import Activations, Reuse, entry_bytes
 from lego_serve.models.base import Backbone, Conditioning, LaneInput, LatentShape, Prepared
 from lego_serve.models.lora import Uses, key_of
 from lego_serve.models.sampling import Schedule, noise
@@ -28,6 +28,7 @@ class Edit:
 
     ``primes`` are the prompts under which the template's activations are computed, for the conditional branch
     and for the other; the more edits share them the fewer there are to compute.  With a ``pin`` they stay.
+    ``is_described``: the first prompt says what the picture shows, or the edit.
     """
 
     template: Template
@@ -35,6 +36,7 @@ class Edit:
     quality: Quality
     primes: tuple[Conditioning, Conditioning]
     pin: str = ""
+    is_described: bool = True
 
     def to(self, device: torch.device) -> "Edit":
         """The same with what its steps use kept on a device."""
@@ -43,10 +45,23 @@ class Edit:
 
 @dataclass(frozen=True)
 class Prime:
-    """A conditioning that primes, made ready for the model, and a name for its content."""
+    """A conditioning that primes, made ready for the model, and a name for its content.
+
+    ``keeps_text``: it is that of unconditional branches, which may read its text rows.
+    """
 
     prepared: Prepared
     key: str
+    keeps_text: bool
+
+    @property
+    def text_rows(self) -> int:
+        """Its tokens."""
+        return int(self.prepared.tokens.shape[0])
+
+    def size_bytes(self, backbone: Backbone, store: TemplateStore, rows: int) -> int:
+        """What an entry of it takes, of a template of so many rows."""
+        return entry_bytes(store.coding, backbone.attentions, rows, self.text_rows if self.keeps_text else 0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class LaneEdit:
     rows: int
     plan: ReusePlan
     primes: tuple[Prime, Prime]
+    reads_text: bool = False  # of its unconditional branch
 
     @cached_property
     def inside(self) -> torch.Tensor:
@@ -73,17 +89,24 @@ class LaneEdit:
         steps = masked_steps, len(self.plan.entries)
         return ReuseStats(self.edit.quality, *steps, len(self.active), self.rows, primed, evicted)
 
-    def work(self, step: int, tokens: int, text_rows: Sequence[int], *, computes_all: bool = False) -> StepWork:
-        """Rows and pairs of its branches at a step."""
-        is_full = computes_all or self.plan.entries[step] is None
-        active = tokens if is_full else len(self.active)
-        return sum((branch_work(tokens, active, rows) for rows in text_rows), StepWork(0, 0))
+    def work(self, step: int, tokens: int, text_rows: Sequence[int]) -> StepWork:
+        """Rows and pairs of its branches at a step, the unconditional one last."""
+        is_masked = self.plan.entries[step] is not None
+        active = len(self.active) if is_masked else tokens
+        reads = (False, is_masked and self.reads_text)
+        each = (branch_work(tokens, active, rows, reads_text=r) for rows, r in zip(text_rows, reads, strict=False))
+        return sum(each, StepWork(0, 0))
 
 
 def prepare_edit(
-    edit: Edit, backbone: Backbone, store: TemplateStore, size: tuple[int, int], steps: int, branches: int
+    edit: Edit,
+    backbone: Backbone,
+    store: TemplateStore,
+    size: tuple[int, int],
+    steps: int,
+    negative: Conditioning | None = None,
 ) -> LaneEdit:
-    """Make an edit of a picture of so many pixels (width, height) ready, with so many branches where it is guided.
+    """Make an edit of a picture of so many pixels (width, height) ready; ``negative`` where it is guided by one.
 
     What is asked of the mask is asked here, on the CPU; what steps use goes to the model's device for good.
     Raises RequestError where sizes differ.
@@ -98,13 +121,17 @@ def prepare_edit(
     if not len(active):
         raise RequestError("The mask leaves nothing to edit.", param="mask")
     rows = shape.tokens(*size)
-    primes = tuple(Prime(backbone.prepare(cond), _content(cond)) for cond in edit.primes)
-    entries = len({prime.key for prime in primes[:branches]})
+    keys = [_content(cond) for cond in edit.primes]
+    keeps_text = negative is not None and backbone.text_rows > 0 and _content(negative) == keys[1]
+    named = zip(edit.primes, keys, strict=True)
+    primes = [Prime(backbone.prepare(cond), key, keeps_text and key == keys[1]) for cond, key in named]
+    branches = 1 if negative is None else 2
+    entries = {prime.key: prime.size_bytes(backbone, store, rows) for prime in primes[:branches]}
     # Two branches that share an entry save rows even where it is computed for every step anew.
-    room = None if entries < branches else store.budget_bytes // (entries * entry_bytes(backbone, store, rows))
-    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room)
-    device = backbone.device
-    return LaneEdit(edit.to(device), active.to(device), rows, plan, (primes[0], primes[1]))
+    room = None if len(entries) < branches else store.budget_bytes // sum(entries.values())
+    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room, is_blind=not edit.is_described)
+    device, reads_text = backbone.device, plan.reads_text and keeps_text
+    return LaneEdit(edit.to(device), active.to(device), rows, plan, (primes[0], primes[1]), reads_text)
 
 
 def start_edit(edit: Edit, seed: int, schedule: Schedule) -> torch.Tensor:
@@ -153,7 +180,8 @@ class PrimingBatch:
         if source is None:
             return None
         cond = self._entry(at, source, at.lane.primes[0])
-        return Reuse(at.lane.active, cond, self._entry(at, source, at.lane.primes[1]) if guided else None)
+        negative = self._entry(at, source, at.lane.primes[1]) if guided else None
+        return Reuse(at.lane.active, cond, negative, reads_text=at.lane.reads_text)
 
     def done(self) -> None:
         """The step has run."""
@@ -173,22 +201,21 @@ class PrimingBatch:
             self.pins[key] = at.lane.edit.pin
         if key in self.entries:
             return self.entries[key]
-        template, prepared = at.lane.edit.template, prime.prepared
+        template = at.lane.edit.template
         sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
         guidance = 1.0 if self.backbone.classifier_free else at.guidance
-        lane = LaneInput(template.noised(sigma), time, guidance, prepared, None, adapters=at.adapters)
+        lane = LaneInput(template.noised(sigma), time, guidance, prime.prepared, None, adapters=at.adapters)
         rows = _tokens(template, self.backbone)
-        entry, is_new = self.store.wanted(
-            key, entry_bytes(self.backbone, self.store, rows), self._seconds(rows, prepared)
-        )
+        size_bytes, seconds = prime.size_bytes(self.backbone, self.store, rows), self._seconds(rows, prime.text_rows)
+        entry, is_new = self.store.wanted(key, size_bytes, seconds, keeps_text=prime.keeps_text)
         if is_new:
             self.inputs.append(replace(lane, capture=entry))
             self.filling.append(key)
         self.entries[key] = entry
         return entry
 
-    def _seconds(self, rows: int, prepared: Prepared) -> float:
-        work = branch_work(rows, rows, int(prepared.tokens.shape[0]))
+    def _seconds(self, rows: int, text_rows: int) -> float:
+        work = branch_work(rows, rows, text_rows)
         return work.rows * self.rates.row_s + work.pairs * self.rates.pair_s
 
 
@@ -199,7 +226,7 @@ def priming_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guid
         return {}
     rows = _tokens(at.lane.edit.template, backbone)
     return {
-        _key(at, source, prime, backbone, store): branch_work(rows, rows, int(prime.prepared.tokens.shape[0]))
+        _key(at, source, prime, backbone, store): branch_work(rows, rows, prime.text_rows)
         for prime in at.lane.primes[: 1 + guided]
     }
 
@@ -212,7 +239,7 @@ def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: Tem
     template = at.lane.edit.template
     told = at.guidance if backbone.is_told_guidance else None
     sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
-    name = (sigma, time, prime.key, told, store.coding.name)
+    name = (sigma, time, prime.key, prime.keeps_text, told, store.coding.name)
     label = entries_label(template.key, key_of(at.adapters))
     return f"{label}/{hashlib.sha256(repr(name).encode()).hexdigest()[:32]}"
 
@@ -223,9 +250,20 @@ def _tokens(template: Template, backbone: Backbone) -> int:
     return backbone.shape.tokens(width * scale, height * scale)
 
 
-def entry_bytes(backbone: Backbone, store: TemplateStore, rows: int) -> int:
-    """What the entry of a template of so many token rows takes, for one sigma and one conditioning."""
-    return sum(store.coding.size_bytes(rows, heads, width) for heads, width in backbone.attentions)
+@dataclass(frozen=True, slots=True)
+class EntrySize:
+    """The token rows of a picture, the bytes of an entry of them, and those that a prompt's rows add."""
+
+    rows: int
+    plain_bytes: int
+    text_bytes: int
+
+
+def entry_size(backbone: Backbone, store: TemplateStore, width: int, height: int) -> EntrySize:
+    """That of a template of so many pixels."""
+    rows = backbone.shape.tokens(width, height)
+    plain, whole = (entry_bytes(store.coding, backbone.attentions, rows, n) for n in (0, backbone.text_rows))
+    return EntrySize(rows, plain, whole - plain)
 
 
 def _content(cond: Conditioning) -> str:

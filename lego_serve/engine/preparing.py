@@ -39,13 +39,13 @@ class Preparation:
             latents, schedule = start.latents, start.schedule
         else:
             schedule = schedule.shortened(request.strength)
-            branches = 2 if request.negative is not None and request.guidance > 1 else 1
-            edit = prepare_edit(request.edit, self._backbone, self._templates, size, schedule.steps, branches)
+            negative = request.negative if request.guidance > 1 else None
+            edit = prepare_edit(request.edit, self._backbone, self._templates, size, schedule.steps, negative)
             latents = start_edit(request.edit, request.seed, schedule)
         cond = self._backbone.prepare(request.cond)
-        negative = None if request.negative is None else self._backbone.prepare(request.negative)
+        other = None if request.negative is None else self._backbone.prepare(request.negative)
         device = self._backbone.device  # where a lane stays: steps move nothing, only what is asked for is fetched
-        state = LaneState(request, cond, negative, latents.to(device), schedule, request.steps - schedule.steps, now)
+        state = LaneState(request, cond, other, latents.to(device), schedule, request.steps - schedule.steps, now)
         state.edit, state.is_paused = edit, request.is_paused
         state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
         if request.checkpoint is not None:

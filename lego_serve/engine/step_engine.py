@@ -15,7 +15,7 @@ from lego_serve.core.batching import StepBatcher, StepPlan
 from lego_serve.core.lanes import Lane, with_missing
 from lego_serve.engine.absences import overdue, parted, without_absent
 from lego_serve.engine.advancing import FiniteCheck, advance
-from lego_serve.engine.edits import PrimingBatch, entry_bytes
+from lego_serve.engine.edits import EntrySize, PrimingBatch, entry_size
 from lego_serve.engine.failures import failure_of, is_memory, not_finite
 from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
 from lego_serve.engine.preparing import Preparation
@@ -69,9 +69,9 @@ class StepEngine:
         """What is kept of templates here."""
         return self._templates
 
-    def entry_bytes(self, width: int, height: int) -> int:
+    def entry_size(self, width: int, height: int) -> EntrySize:
         """What one entry of a template of so many pixels takes here."""
-        return entry_bytes(self._backbone, self._templates, self._backbone.shape.tokens(width, height))
+        return entry_size(self._backbone, self._templates, width, height)
 
     @property
     def max_rows(self) -> int | None:
@@ -164,9 +164,7 @@ class StepEngine:
         went_on = without_absent(plan, self._states)
         finished = self._batcher.commit(went_on, started, now, typical=self._as_planned and went_on is plan)
         outcomes: list[Outcome] = list(failures.items())
-        for lane in finished:
-            if lane.key not in failures:
-                outcomes.append((lane.key, self._end(lane.key, now)))
+        outcomes += [(lane.key, self._end(lane.key, now)) for lane in finished if lane.key not in failures]
         self._ran = tuple(self._states[key] for key in went_on.keys if key in self._states)
         return outcomes
 
@@ -201,6 +199,7 @@ class StepEngine:
         try:
             return state.result(now)
         except NodeError as error:
+            self._distrust(state)
             return error
 
     def _patch(self, plan: StepPlan, failures: dict[str, LegoError]) -> StepPlan:
@@ -244,7 +243,13 @@ class StepEngine:
         latents = {key: self._states[key].latents for key in keys if key in self._states}
         for key in self._finite.broken(latents):
             failures[key] = not_finite()
+            self._distrust(self._states[key])
             self.cancel(key)
+
+    def _distrust(self, state: LaneState) -> None:
+        """What a broken lane read of its template may have been broken before it: the next edit primes anew."""
+        if state.edit is not None:
+            self._templates.drop(state.edit.edit.template.key)
 
     def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:
@@ -262,8 +267,7 @@ class StepEngine:
             if isinstance(error, ControlFailed) and not is_memory(error):
                 return self._without(error.name, keys, failures)
             for_memory = is_memory(error)
-        # Too large a batch is halved; for any other failure one lane of several is to blame: each
-        # runs alone, and only the guilty one fails.
+        # Too large a batch is halved; any other failure is one lane's: each runs alone, and the guilty one fails.
         size = -(-len(keys) // 2) if for_memory else 1
         if for_memory:
             self._batcher.limit_rows(self._preparation.rows([self._states[key] for key in keys]) // 2)

@@ -114,7 +114,7 @@ class TemplateStore:
         kept = list(self._kept.items())
         return sum(entry.size_bytes for key, entry in kept if key.startswith(f"{picture}."))
 
-    def wanted(self, key: str, size_bytes: int, load_s: float) -> tuple[Activations, bool]:
+    def wanted(self, key: str, size_bytes: int, load_s: float, *, keeps_text: bool = False) -> tuple[Activations, bool]:
         """An entry, and whether it is still to be filled: kept afterwards if there is room for it."""
         if self._ledger.touch(key, self._clock()):
             return self._kept[key], False
@@ -123,7 +123,7 @@ class TemplateStore:
             for victim in decision.evict:
                 del self._kept[victim]
             self.evicted += len(decision.evict)
-        return Activations(self.coding), True
+        return Activations(self.coding, keeps_text), True
 
     def done(self, key: str, entry: Activations) -> None:
         """An entry has been filled."""
@@ -162,12 +162,19 @@ class TemplateStore:
         for key in [key for key in self._kept if key.startswith(f"{picture}.")]:
             owner, pins = self._pins.get(key, ("", set()))
             pins.discard(pin)
-            if pins:
-                continue
-            entry = self._kept.pop(key)
-            if self._pins.pop(key, None) is not None:
-                self._ledger.release(key)
-                self._pinned[owner] -= entry.size_bytes
-                if not self._pinned[owner]:
-                    del self._pinned[owner]
-            self._ledger.drop(key)
+            if not pins:
+                self._let_go(key, owner)
+
+    def drop(self, template: str) -> None:
+        """Let go, between two steps, of all entries of a template, whatever holds them: they are not to be read."""
+        for key in [key for key in self._kept if key.startswith(template)]:
+            self._let_go(key, self._pins.get(key, ("", set()))[0])
+
+    def _let_go(self, key: str, owner: str) -> None:
+        entry = self._kept.pop(key)
+        if self._pins.pop(key, None) is not None:
+            self._ledger.release(key)
+            self._pinned[owner] -= entry.size_bytes
+            if not self._pinned[owner]:
+                del self._pinned[owner]
+        self._ledger.drop(key)

@@ -84,7 +84,7 @@ class DriftChecks:
 
 def _class(workflow: str, ask: EditAsk) -> EditClass:
     weight = np.asarray(ask.weight)
-    return EditClass.of(workflow, float((weight > 0).mean()), weight.size)
+    return EditClass.of(workflow, float((weight > 0).mean()), weight.size, ask.is_described)
 
 
 def _likeness(ask: EditAsk, picture: Picture, full: Picture) -> tuple[float, float, bool]:

@@ -1,18 +1,19 @@
 """A form that asks for an edit, read into what a workflow takes: a whole picture, or a picture where a mask says."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fastapi import Request
 from PIL import Image
 from pydantic import ValidationError
 
-from lego_serve.core.edits import EditAsk, picture_key
+from lego_serve.core.edits import EditAsk, is_described, picture_key
 from lego_serve.core.job import JobResult, Picture
 from lego_serve.core.reuse import Quality
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import RequestError, UnsupportedParameter
+from lego_serve.gateway.captions import caption_of
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import validation_error
 from lego_serve.gateway.forms import read_form, split_form
@@ -75,13 +76,16 @@ async def edit_order(context: Context, form: EditForm, caller: Caller) -> Order:
     workflow = _adapted(context, plain, body)
     subject = await _subject(context, form, caller, template)
     size = _size(context, body, workflow, subject)
-    sized = {"width": size[0], "height": size[1]}
-    bind_request(workflow, body.inputs() | sized | {taken: b""})  # bounds first, then the work of resizing
+    sized: dict[str, object] = {"width": size[0], "height": size[1]}
+    if form.mask is not None:
+        sized |= caption_of(workflow, body.caption, template)
+    inputs = bind_request(workflow, body.inputs() | sized | {taken: b""})  # bounds first, then the work of resizing
     if form.mask is None:
         pixels = await asyncio.to_thread(to_array, subject.picture, *size)
         return Order(workflow, body, sized | {"image": {"pixels": pixels}}, caller)
     mask = await asyncio.to_thread(decode_mask, form.mask, subject.picture.size, most)
-    ask = context.drift.planned(workflow, await asyncio.to_thread(_ask, subject, mask, size, body, caller))
+    asked = await asyncio.to_thread(_ask, subject, mask, size, body, caller)
+    ask = context.drift.planned(workflow, replace(asked, is_described=is_described(inputs)))
     nothing = None if np.any(np.asarray(ask.weight)) else _unchanged(np.asarray(ask.pixels), body)
     return Order(workflow, body, sized | {"edit": ask}, caller, nothing)
 

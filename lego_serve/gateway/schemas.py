@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 
 from lego_serve.core.addons import AdapterAsk, check_asks
 from lego_serve.errors import RequestError, UnsupportedParameter
@@ -30,6 +30,14 @@ def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
     if width % multiple or height % multiple:
         raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
     return width, height
+
+
+def _words(said: str | None) -> str | None:
+    return said if said is not None and said.strip() else None
+
+
+# What a picture shows; a blank one is none.
+Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_words)]
 
 
 class ImageRequest(BaseModel):
@@ -184,6 +192,7 @@ class EditRequest(ImageRequest):
     lora: Json[tuple[LoraUse, ...] | None] | None = None  # a form has text alone
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     template: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    caption: Caption = None
     mask_dilation: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 0
     mask_feather: Annotated[int, Field(ge=0, le=MAX_SPREAD)] = 4
     reuse: Literal["exact", "high", "balanced"] = "high"
@@ -195,14 +204,16 @@ class EditRequest(ImageRequest):
 
     def refuse_without_mask(self, is_masked: bool) -> None:
         """Raise RequestError for fields that only a mask gives a meaning."""
-        for name in ("mask_dilation", "mask_feather", "reuse"):
-            if name in self.model_fields_set and not is_masked:
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}  # a blank caption is none
+        for name in ("mask_dilation", "mask_feather", "reuse", "caption"):
+            if name in given and not is_masked:
                 raise RequestError(f"`{name}` needs a `mask`.", param=name)
 
     def inputs(self) -> dict[str, object]:
         """The workflow inputs the form gives."""
-        strength = {} if self.strength is None else {"strength": self.strength}
-        return super().inputs() | strength | _adapters(self.lora)
+        own = {"strength": self.strength, "caption": self.caption}
+        given = {name: value for name, value in own.items() if value is not None}
+        return super().inputs() | given | _adapters(self.lora)
 
 
 def _check_adapters(uses: tuple[LoraUse, ...] | None) -> None:

@@ -1,32 +1,36 @@
 """What templates take of a replica's memory, said before it is spent."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from lego_serve.core.ports import JobRunner
 from lego_serve.core.templates import TemplateOrder, edit_node, entries_of, pin_room
 from lego_serve.core.workflow import Workflow
 from lego_serve.core.workflow_bind import bind
 from lego_serve.errors import NodeUnavailable, RequestError, about
+from lego_serve.gateway.captions import caption_of
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.template_files import Template
 from lego_serve.gateway.template_requests import WarmRequest
 
 
 class TemplateCosts:
-    """Predictions: bytes of one entry, as a replica computes them, times the entries that an edit reads."""
+    """Predictions: bytes of one entry, as replicas compute them, times the entries that an edit reads."""
 
     def __init__(self, runner: JobRunner, budgets: Mapping[str, int], tenant_pins: Mapping[str, int]) -> None:
         self._runner, self._budgets, self._tenant_pins = runner, budgets, tenant_pins
-        self._entries: dict[tuple[str, str], int] = {}  # bytes of one, by model and size
+        self._said: dict[tuple[str, str, str], int] = {}  # what replicas answered, by verb, model and size
 
     async def predicted(self, template: Template, ask: WarmRequest | None = None) -> int | None:
         """Bytes of all that edits like this read; None where the template's workflow is served no more."""
         workflow = self._runner.workflows.get(template.workflow)
         if workflow is None:
             return None
-        inputs = edit_inputs(workflow, (template.width, template.height), ask or WarmRequest(steps=template.steps))
-        each = await self._entry_bytes(backbone_of(workflow), f"{template.width}x{template.height}")
-        return each * entries_of(workflow, inputs)
+        inputs = template_inputs(workflow, template, ask or WarmRequest(steps=template.steps))
+        about_size = backbone_of(workflow), f"{template.width}x{template.height}"
+        rows, each, text = [await self._answer(verb, *about_size) for verb in ("rows", "entry", "text")]
+        entries = entries_of(workflow, inputs, rows)
+        return entries.plain * each + entries.with_text * (each + text)
 
     def budget(self, template: Template) -> int:
         """The bytes that each replica of a template's backbone keeps."""
@@ -57,13 +61,20 @@ class TemplateCosts:
         others = [one for one in pinned if one.id != template.id and _model(self._runner, one) == model]
         return sum([await self.predicted(one) or 0 for one in others])
 
-    async def _entry_bytes(self, model: str, size: str) -> int:
-        if (model, size) not in self._entries:
-            said = await self._runner.templates(TemplateOrder("entry", model, size))
+    async def _answer(self, verb: Literal["rows", "entry", "text"], model: str, size: str) -> int:
+        key = verb, model, size
+        if key not in self._said:
+            said = await self._runner.templates(TemplateOrder(verb, model, size))
             if not said:
                 raise NodeUnavailable("No replica says how large a template's activations are.", code="replica_lost")
-            self._entries[model, size] = max(said.values())
-        return self._entries[model, size]
+            self._said[key] = max(said.values())
+        return self._said[key]
+
+
+def template_inputs(workflow: Workflow, template: Template, ask: WarmRequest) -> dict[str, object]:
+    """The inputs of such an edit of a template, which may say its caption.  Raises RequestError."""
+    described = ask.model_copy(update=caption_of(workflow, ask.caption, template))
+    return edit_inputs(workflow, (template.width, template.height), described)
 
 
 def edit_inputs(workflow: Workflow, size: tuple[int, int], ask: WarmRequest) -> dict[str, object]:
@@ -77,11 +88,12 @@ def edit_inputs(workflow: Workflow, size: tuple[int, int], ask: WarmRequest) -> 
         "guidance": ask.guidance,
         "sampler": ask.sampler,
         "negative_prompt": ask.negative_prompt,
+        "caption": ask.caption,
         "strength": 1.0,
         "seed": 0,
         "n": 1,
     }
-    asked = {"steps", "guidance", "sampler", "negative_prompt"}  # refused where the workflow does not take them
+    asked = {"steps", "guidance", "sampler", "negative_prompt", "caption"}  # refused where the workflow takes none
     taken = {
         name: value for name, value in given.items() if value is not None and (name in workflow.inputs or name in asked)
     }

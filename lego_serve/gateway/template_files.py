@@ -28,7 +28,7 @@ class Template:
     """A picture registered for edits of a workflow, at one size; ``model`` is the workflow its request named.
 
     ``picture`` names its pixels, ``pin`` what holds its activations; ``steps`` those it is warmed for, if not the
-    workflow's own.
+    workflow's own; ``caption`` says what it shows.
     """
 
     id: str
@@ -41,6 +41,7 @@ class Template:
     picture: str
     pin: str = ""
     steps: int | None = None
+    caption: str | None = None
 
 
 def no_template() -> NotFound:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lego_serve.errors import RequestError
 from lego_serve.gateway.errors import require_type, validation_error
 from lego_serve.gateway.forms import read_form, split_form
-from lego_serve.gateway.schemas import MAX_PROMPT_CHARACTERS
+from lego_serve.gateway.schemas import MAX_PROMPT_CHARACTERS, Caption
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 MAX_STEPS = 200
@@ -18,7 +18,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
 
 class WarmRequest(BaseModel):
-    """The edits that a template is to be ready for; what is left out is the workflow's own."""
+    """The edits that a template is to be ready for; what is left out is the workflow's own, or the template's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -26,6 +26,7 @@ class WarmRequest(BaseModel):
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None
     sampler: Annotated[str, Field(max_length=64)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
+    caption: Caption = None
     wait: bool = False
 
 
@@ -37,6 +38,7 @@ class TemplateRequest(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     size: str | None = None
     name: str | None = None
+    caption: Caption = None
     pin: bool | None = None
     warm: str | None = None
 

@@ -113,8 +113,9 @@ async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple
     workflow = workflow_taking(context, context.workflow(body.model), "edit", "model")
     picture = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
     size = dimensions(body.size, settings.size_multiple) or own_size(context, workflow, picture)
+    ask = WarmRequest(steps=body.steps, caption=body.caption)
     try:
-        edit_inputs(workflow, size, WarmRequest(steps=body.steps))  # bounds first, then the work of resizing
+        edit_inputs(workflow, size, ask)  # bounds first, then the work of resizing
     except RequestError as error:
         raise about(error, "warm" if error.param == "steps" else error.param) from None
     key, png = await asyncio.to_thread(_prepared, picture, size, caller.tenant)
@@ -122,7 +123,8 @@ async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple
     model = body.model or settings.default_workflow
     pin = pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else ""
     called = body.name or f"template-{name[-8:]}"
-    return Template(name, called, int(time.time()), *size, model, workflow.name, key, pin, body.steps), png
+    made = int(time.time())
+    return Template(name, called, made, *size, model, workflow.name, key, pin, body.steps, body.caption), png
 
 
 def _prepared(picture: Image.Image, size: tuple[int, int], tenant: str) -> tuple[str, bytes]:
@@ -141,7 +143,12 @@ async def _known(context: Context, caller: Caller, wanted: Template) -> Template
 
 def _check_same(body: TemplateRequest, known: Template) -> None:
     """Raise Conflict where a picture is registered otherwise than a request has it."""
-    for field, asked, is_so in (("name", body.name, known.name), ("pin", body.pin, bool(known.pin))):
+    pairs = (
+        ("name", body.name, known.name),
+        ("caption", body.caption, known.caption),
+        ("pin", body.pin, bool(known.pin)),
+    )
+    for field, asked, is_so in pairs:
         if asked is not None and asked != is_so:
             said = f"This picture is registered with another `{field}`; remove the template to register it anew."
             raise Conflict(said, param=field, code="template_exists")
@@ -164,6 +171,7 @@ async def _card(costs: TemplateCosts, template: Template) -> dict[str, Any]:
         "id": template.id,
         "object": "template",
         "name": template.name,
+        "caption": template.caption,
         "created": template.created,
         "width": template.width,
         "height": template.height,

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from lego_serve.core.edits import EditAsk
+from lego_serve.core.edits import EditAsk, is_described
 from lego_serve.core.job import Job
 from lego_serve.errors import CapacityError, LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.settings import Caller
-from lego_serve.gateway.template_costs import edit_inputs
+from lego_serve.gateway.template_costs import template_inputs
 from lego_serve.gateway.template_files import Template
 from lego_serve.gateway.template_requests import WarmRequest
 
@@ -40,12 +40,12 @@ class Warming:
         """Warm a template; the task answers how many passes that took.  Raises RequestError."""
         context = self._context
         workflow = context.workflow(template.workflow)
-        inputs = edit_inputs(workflow, (template.width, template.height), ask)
+        inputs = template_inputs(workflow, template, ask)
         pixels = np.asarray(await context.template_picture(caller, template))
         side = context.settings.size_multiple
         weight = np.zeros(pixels.shape[:2], np.uint8)
         weight[:side, :side] = 255  # one token
-        edit = EditAsk(pixels, weight, picture=template.picture, pin=template.pin)
+        edit = EditAsk(pixels, weight, picture=template.picture, pin=template.pin, is_described=is_described(inputs))
         name = f"job_warm-{secrets.token_hex(8)}"
         job = Job(name, workflow.name, inputs | {"edit": edit}, context.runner.now())
         job = replace(job, tenant=caller.tenant, weight=caller.weight)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from lego_serve.models.activations import Activations, Reuse
+from lego_serve.models.activations import Activations, AttentionShape, Reuse
 
 if TYPE_CHECKING:
     from lego_serve.models.adapted import AdaptedLayers
@@ -108,8 +108,8 @@ class Backbone(Protocol):
 
     With ``classifier_free`` guidance a guided lane is two branches; of a distilled model every lane is one, and
     some are told the guidance.  ``bucket_rows``: rows are filled up to a multiple.  ``adapters`` are the layers
-    that adapters change, ``attentions`` the heads of each attention over image rows and their width.  What is kept of a
-    lane lies on its ``device``.
+    that adapters change, ``attentions`` those over image rows.  ``text_rows``: the tokens of any prompt, where a
+    template's entries keep those rows too; 0 where they do not.  What is kept of a lane lies on its ``device``.
     """
 
     shape: LatentShape
@@ -120,7 +120,8 @@ class Backbone(Protocol):
     bucket_rows: int
     device: torch.device
     adapters: "AdaptedLayers"
-    attentions: tuple[tuple[int, int], ...]
+    attentions: tuple[AttentionShape, ...]
+    text_rows: int
 
     def prepare(self, cond: Conditioning) -> Prepared:
         """What of a conditioning is the same at every step."""

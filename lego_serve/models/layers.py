@@ -187,10 +187,10 @@ def joint_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over image and text rows of each branch; both (rows, 3, heads, head width) to (rows, width).
 
-    ``tap`` names this attention where image rows are kept, or kept ones used.
+    ``tap`` names this attention where rows are kept, or kept ones used.
     """
-    packing.capture(tap, image)
-    completion = Completion(tap, image.dtype)
+    packing.capture(tap, image, text)
+    completion = Completion(tap)
     image_parts, text_parts = [], []
     for group in packing.groups:
         own, of_text = image[group.image_slice], text[group.text_slice]
@@ -209,7 +209,7 @@ def joint_attention(
 def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """The same where text and image are one sequence: (rows, 3, heads, head width) to (rows, width)."""
     packing.capture_joint(tap, joint)
-    completion = Completion(tap, joint.dtype)
+    completion = Completion(tap)
     parts = []
     for group in packing.groups:
         own = joint[group.joint_slice]
@@ -224,7 +224,7 @@ def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> 
 def self_attention(image: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
     """Attention over the image rows of each branch alone."""
     packing.capture(tap, image)
-    completion = Completion(tap, image.dtype)
+    completion = Completion(tap)
     parts = []
     for group in packing.groups:
         own = image[group.image_slice]

@@ -30,9 +30,14 @@ class Branch:
     kept: Kept | None = None
 
     @property
+    def text(self) -> torch.Tensor:
+        """The text rows it computes: its prompt's tokens, none where they are read."""
+        return self.cond.tokens[:0] if self.kept is not None and self.kept.reads_text else self.cond.tokens
+
+    @property
     def text_rows(self) -> int:
-        """Text tokens of its prompt."""
-        return int(self.cond.tokens.shape[0])
+        """How many those are."""
+        return int(self.text.shape[0])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,11 +80,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A branch whose rows are kept for others: where its image rows start among image rows and among joint rows."""
+    """A branch whose rows are kept for others: its image rows, its text rows, and both in one sequence, text first."""
 
-    image_start: int
-    joint_start: int
-    image_rows: int
+    image: slice
+    text: slice
+    joint_text: slice
+    joint_image: slice
     into: Activations
 
 
@@ -94,15 +100,15 @@ class Packing:
     joint_branch: torch.Tensor  # (image and text rows and fill,)
     captured: tuple[Captured, ...] = ()
 
-    def capture(self, tap: str, image: torch.Tensor) -> None:
-        """Keep what is to be kept of an attention's (image rows, 3, heads, head width)."""
+    def capture(self, tap: str, image: torch.Tensor, text: torch.Tensor | None = None) -> None:
+        """Keep what is to be kept of an attention's (image rows, 3, heads, head width), and of its text rows."""
         for one in self.captured:
-            one.into.put(tap, image[one.image_start : one.image_start + one.image_rows, 1:])
+            one.into.put(tap, image[one.image, 1:], image[:0, 1:] if text is None else text[one.text, 1:])
 
     def capture_joint(self, tap: str, joint: torch.Tensor) -> None:
         """The same of rows of text and image."""
         for one in self.captured:
-            one.into.put(tap, joint[one.joint_start : one.joint_start + one.image_rows, 1:])
+            one.into.put(tap, joint[one.joint_image, 1:], joint[one.joint_text, 1:])
 
     @property
     def image_lengths(self) -> list[int]:
@@ -191,16 +197,19 @@ def _kept(branch: Branch, reuse: Reuse | None, device: torch.device) -> Branch:
     rows = reuse.negative if branch.is_negative else reuse.cond
     if rows is None:
         raise ValueError("a guided lane that reuses needs rows for both branches")
-    return replace(branch, kept=Kept(reuse.active.to(device), rows))
+    return replace(branch, kept=Kept(reuse.active.to(device), rows, reuse.reads_text and branch.is_negative))
 
 
 def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[Captured]:
-    image = joint = 0
+    image = text = 0
     for branch in branches:
+        image_end, text_end = image + branch.image_rows, text + branch.text_rows
         if branch.lane in captures and not branch.is_negative:
-            yield Captured(image, joint + branch.text_rows, branch.image_rows, captures[branch.lane])
-        image += branch.image_rows
-        joint += branch.image_rows + branch.text_rows
+            middle = image + text_end
+            own = slice(image, image_end), slice(text, text_end)
+            joint = slice(image + text, middle), slice(middle, image_end + text_end)
+            yield Captured(*own, *joint, captures[branch.lane])
+        image, text = image_end, text_end
 
 
 def branches_of(lanes: Sequence[Branching], image_rows: Sequence[int], *, classifier_free: bool = True) -> list[Branch]:

@@ -5,13 +5,11 @@ from lego_serve.engine.thread import EngineThread
 
 
 def answer_about(engine: StepEngine, thread: EngineThread | None, verb: str, name: str) -> int:
-    """Bytes: of one ``entry`` of a picture of a size, or of all that is or was kept of a picture.
-
-    Without a thread nothing computes here yet.
-    """
-    if verb == "entry":
+    """What ``TemplateOrder`` says.  Without a thread nothing computes here yet."""
+    if verb in ("rows", "entry", "text"):
         width, height = map(int, name.split("x"))
-        return engine.entry_bytes(width, height)
+        size = engine.entry_size(width, height)
+        return {"rows": size.rows, "entry": size.plain_bytes, "text": size.text_bytes}[verb]
     picture, _, pin = name.partition(" ")
     kept = engine.templates.bytes_of(picture)
     if verb == "forget":

@@ -73,7 +73,8 @@ def _edit(
     template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed, given.picture)
     other = negative if negative is not None else cond
     primes = (cond, other) if prime is None else (_conditioning(prime), other)
-    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes, given.pin)
+    is_described = prime is None or given.is_described
+    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes, given.pin, is_described)
 
 
 def _conditioning(value: Mapping[str, np.ndarray]) -> Conditioning:

@@ -96,7 +96,7 @@ class VaeNode:
         tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
         ratio = 1.0 if ask.quality is Quality.EXACT else worth(int(tokens.sum()), tokens.size)
         key = template_key(mean, TEMPLATE_SEED, ask.picture)
-        return EditLatents(mean, mask, ask.quality, key, ratio, TEMPLATE_SEED, ask.picture, ask.pin)
+        return EditLatents(mean, mask, ask.quality, key, ratio, TEMPLATE_SEED, ask.picture, ask.pin, ask.is_described)
 
     def _composed(self, latents: np.ndarray, ask: EditAsk) -> np.ndarray:
         """Decoded pictures where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""

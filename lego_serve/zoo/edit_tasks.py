@@ -24,17 +24,21 @@ MARGIN_RATIO = 0.03  # of the shorter side, around the largest thing that may st
 
 @dataclass(frozen=True, slots=True)
 class EditTask:
-    """A template as it is and in words, and what it is to become where ``mask`` (height, width) is true."""
+    """A template as it is and in words, and what it is to become where ``mask`` (height, width) is true.
+
+    ``another`` is what some other edit of the template might ask for.
+    """
 
     template: torch.Tensor  # (height, width, 3) of 8 bits
     before: Prompt
     after: Prompt
+    another: Prompt
     mask: torch.Tensor
 
 
 def held_out_edits(count: int, side: int) -> list[EditTask]:
     """The same edits every time; training saw neither what they begin with nor what they are to end with."""
-    rng = random.Random(f"edits {side}")
+    rng, others = random.Random(f"edits {side}"), random.Random(f"other edits {side}")
     tasks: list[EditTask] = []
     while len(tasks) < count:
         [scene] = sample_scenes(rng, 1, 1, held_out=True)
@@ -43,7 +47,9 @@ def held_out_edits(count: int, side: int) -> list[EditTask]:
             continue
         picture = ((render([scene], side, side, rng)[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
         before, after = (Prompt(caption(each, rng, complete=True), each) for each in (scene, changed))
-        tasks.append(EditTask(picture, before, after, place_mask(scene.things[0].place, side)))
+        other = _changed(scene, others)
+        another = Prompt(caption(other, others, complete=True), other)
+        tasks.append(EditTask(picture, before, after, another, place_mask(scene.things[0].place, side)))
     return tasks
 
 

@@ -27,7 +27,7 @@ STEPS, GUIDANCE = 20, 4.0
 ALIKE = 0.95  # the SSIM from which a picture is as good as the one computed in full
 TEMPLATE_SEED = 2**31
 STORE_BYTES = 2**30
-PRIMES = ("empty", "caption", "prompt")  # under which words templates are primed
+PRIMES = ("empty", "another", "caption", "prompt")  # words that prime: none, of another edit, a caption, the edit's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Way:
 
     quality: Quality
     prime: str = "empty"
-    coding: str = "bfloat16"
+    coding: str = "int8"
     is_cropped: bool = True
 
     def __str__(self) -> str:
@@ -117,10 +117,11 @@ def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way
     scale = side // latents[0].shape[-1]
     [empty] = family.text.encode([""])
     for index, (task, z) in enumerate(zip(tasks, latents, strict=True)):
-        after, before = family.text.encode([task.after.text, task.before.text])
-        primes: Mapping[str, Conditioning] = {"empty": empty, "caption": before, "prompt": after}
+        after, before, another = family.text.encode([each.text for each in (task.after, task.before, task.another)])
+        primes: Mapping[str, Conditioning] = {"empty": empty, "another": another, "caption": before, "prompt": after}
         template = Template.of(z, TEMPLATE_SEED)
-        edit = Edit(template, latent_mask(task.mask, scale), way.quality, (primes[way.prime], empty))
+        words, is_described = (primes[way.prime], empty), way.prime != "empty"
+        edit = Edit(template, latent_mask(task.mask, scale), way.quality, words, is_described=is_described)
         seed = first + index
         family.engine.add(LaneRequest(str(index), side, side, STEPS, GUIDANCE, seed, after, empty, edit=edit))
     found: dict[str, torch.Tensor] = {}

@@ -23,6 +23,7 @@ class EditsPlan:
     zipf: float
     mask_feather: int
     template_bytes: int
+    captioned: bool  # whether a request says what its template shows
     compared: int  # edits whose pictures are looked at
     shown: int  # of them in the grid
 
@@ -42,7 +43,8 @@ PLAN = EditsPlan(
     templates=20,
     zipf=1.0,
     mask_feather=0,
-    template_bytes=256 * MIB,  # all templates at 20 steps take 160
+    template_bytes=512 * MIB,  # all templates take 360: two entries for each of 20 steps, as there are captions
+    captioned=True,
     compared=24,
     shown=6,
 )
@@ -128,12 +130,14 @@ def _suite(name: str, title: str, plan: EditsPlan, full: Effort, quick: Effort) 
     return EditsSuite(mixed, plan)
 
 
-LARGE = replace(PLAN, side=512, template_bytes=768 * MIB)  # all templates at 20 steps take 640
+LARGE = replace(PLAN, side=512, template_bytes=1536 * MIB)  # all templates take 1,315
+PLAIN = replace(PLAN, template_bytes=256 * MIB, captioned=False)  # they take 180: one entry for each step
 
 EDITS = {
     each.suite.name: each
     for each in (
         _suite("edits-tryon", "Edits, masks as in try-on", PLAN, FULL, QUICK),
+        _suite("edits-tryon-plain", "Edits, masks as in try-on, templates without captions", PLAIN, FULL, QUICK),
         _suite("edits-inpaint", "Edits, masks as in inpainting", replace(PLAN, ratios=INPAINT), FULL, QUICK),
         _suite("edits-tryon-512", "Edits at 512, masks as in try-on", LARGE, FULL_512, QUICK_512),
         _suite(

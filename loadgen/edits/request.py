@@ -11,8 +11,8 @@ from loadgen.traffic import ImageRequest
 class EditRequest(ImageRequest):
     """A template by its number, a mask as a file, and how it is computed.
 
-    ``mask_ratio`` is the part of the picture that the mask covers; ``reuse`` and ``mask_feather`` are fields of
-    lego_serve's interface that others ignore.
+    ``mask_ratio`` is the part of the picture that the mask covers; ``reuse``, ``mask_feather`` and ``caption``, what
+    the template shows as it is, are fields of lego_serve's interface that others ignore.
     """
 
     template: int = 0
@@ -20,6 +20,7 @@ class EditRequest(ImageRequest):
     mask_ratio: float = 0.0
     mask_feather: int = 0
     reuse: str = "high"
+    caption: str = ""
 
     @property
     def path(self) -> str:
@@ -39,5 +40,7 @@ class EditRequest(ImageRequest):
     def body(self, model: str) -> dict[str, object]:
         """The other fields of the form."""
         # Not super(): the decorator makes a new class for the slots, which the old one's cell does not know.
-        ours = {"reuse": self.reuse, "mask_feather": self.mask_feather}
+        ours: dict[str, object] = {"reuse": self.reuse, "mask_feather": self.mask_feather}
+        if self.caption:
+            ours["caption"] = self.caption
         return ImageRequest.body(self, model) | ours

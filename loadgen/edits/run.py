@@ -94,6 +94,7 @@ def about(plan: EditsPlan, seen: Seen) -> Mapping[str, object]:
         "templates": plan.templates,
         "most_popular_template_share": round(float(most / len(drawn)), 4),
         "mask_feather": plan.mask_feather,
+        "captioned": plan.captioned,
         "template_bytes_per_backbone": plan.template_bytes,
         "for_speed_alone": plan.side > plan.trained_side,
     }

@@ -17,11 +17,12 @@ def told(drift: Drift, *likeness: float, quality: Quality = Quality.HIGH, at: fl
     return drift
 
 
-def test_classes_are_by_workflow_share_and_size() -> None:
+def test_classes_are_by_workflow_share_size_and_caption() -> None:
     """Bounds belong to the class below; what is larger than all of them has one of its own."""
     assert EditClass.of("w", 0.2, 256 * 256) == CLASS
     assert EditClass.of("w", 0.21, 256 * 256) != CLASS
     assert EditClass.of("v", 0.2, 256 * 256) != CLASS
+    assert EditClass.of("w", 0.2, 256 * 256, is_described=True) != CLASS
     assert EditClass.of("w", 1.0, 4096 * 4096).pixels > 1024 * 1024
 
 

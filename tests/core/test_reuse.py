@@ -1,13 +1,15 @@
 """Plans of which steps read and which compute."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.reuse import RULES, WORTH, Quality, Rule, branch_work, plan_reuse
+from lego_serve.core.reuse import BLIND_ROWS, RULES, WORTH, Quality, Rule, branch_work, plan_reuse
 
 shares = st.floats(0, 1)
-rules = st.builds(Rule, shares, shares, st.integers(1, 8))
+rules = st.builds(Rule, shares, shares, st.integers(1, 8), shares)
 
 
 @given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), data=st.data())
@@ -49,6 +51,22 @@ def test_exact_reads_nothing(steps: int) -> None:
     assert plan_reuse(RULES[Quality.EXACT], steps, 1, 100).masked_steps == 0
 
 
+@given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), blind=shares)
+def test_words_that_say_nothing_of_the_picture_cost_first_steps_as_it_grows(
+    rule: Rule, steps: int, rows: int, blind: float
+) -> None:
+    """None up to a size and a rule's share from another on; other plans are not changed by that share."""
+    blinded = replace(rule, blind=blind)
+    told, untold = (plan_reuse(blinded, steps, 0, rows, is_blind=is_blind) for is_blind in (False, True))
+    larger = plan_reuse(blinded, steps, 0, rows + 1, is_blind=True)
+    assert told == plan_reuse(rule, steps, 0, rows)
+    assert larger.masked_steps <= untold.masked_steps <= told.masked_steps
+    if rows <= BLIND_ROWS[0]:
+        assert untold == told
+    if rows >= BLIND_ROWS[1]:
+        assert untold == plan_reuse(replace(rule, first=max(rule.first, blind)), steps, 0, rows)
+
+
 @given(image=st.integers(1, 4096), text=st.integers(0, 512), data=st.data())
 def test_a_branch_weighs_what_it_computes(image: int, text: int, data: st.DataObject) -> None:
     """All rows: as a whole picture; fewer: less of both."""
@@ -57,6 +75,8 @@ def test_a_branch_weighs_what_it_computes(image: int, text: int, data: st.DataOb
     assert (whole.rows, whole.pairs) == (image + text, (image + text) ** 2)
     assert part.rows == active + text
     assert part.pairs * whole.rows == whole.pairs * part.rows
+    read = branch_work(image, active, text, reads_text=True)
+    assert (read.rows, read.pairs) == (active, active * (image + text))
 
 
 @pytest.mark.parametrize("wrong", [(-0.1, 0.0, 1), (0.0, 1.1, 1), (0.0, 0.0, 0)])

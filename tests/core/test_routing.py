@@ -74,9 +74,9 @@ def test_placing_on_the_least_loaded_keeps_them_within_one_call(calls: list[tupl
     assert max(loads) - min(loads) <= max((work for _, work in calls), default=0) + 1e-9
 
 
-def edit(ratio: float) -> dict[str, object]:
+def edit(ratio: float, *, is_described: bool = False) -> dict[str, object]:
     """An edit's inputs that compute such a part of their picture."""
-    latents = EditLatents(None, None, Quality.HIGH, "t", ratio)
+    latents = EditLatents(None, None, Quality.HIGH, "t", ratio, is_described=is_described)
     return {
         "width": 128,
         "height": 128,
@@ -96,6 +96,7 @@ def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() ->
     assert priming_work(edit(0.1) | {"n": 2}) == whole / 2
     told = {name: value for name, value in edit(0.1).items() if name != "negative"}
     assert priming_work(told) == whole / 2 == 10 * denoising_work(told)
+    assert priming_work(edit(0.1, is_described=True)) == whole  # its branches are primed by different words
     assert priming_work(edit(1.0)) == priming_work({"steps": 3}) == 0
 
 

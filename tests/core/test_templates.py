@@ -6,7 +6,7 @@ import pytest
 
 from lego_serve.core.edits import picture_key
 from lego_serve.core.reuse import Quality
-from lego_serve.core.templates import edit_node, entries_of, owner_of, pin_of, pin_room
+from lego_serve.core.templates import Entries, edit_node, entries_of, owner_of, pin_of, pin_room
 from lego_serve.core.workflow import Source, Workflow
 from lego_serve.core.workflow_bind import bind
 from lego_serve.workflow_files import built_in_workflows
@@ -15,30 +15,48 @@ WORKFLOWS = built_in_workflows()
 EDIT = WORKFLOWS["lego-tiny-edit"]
 
 
-def entries(workflow: Workflow = EDIT, quality: Quality = Quality.HIGH, **given: object) -> int:
-    """Those of an edit with these inputs."""
-    return entries_of(workflow, bind(workflow, {"prompt": "a", "edit": b"", "steps": 10} | given), quality)
+def entries(
+    workflow: Workflow = EDIT, quality: Quality = Quality.HIGH, rows: int = 64, **given: object
+) -> tuple[int, int]:
+    """Those of an edit with these inputs, of rows alone and with text."""
+    inputs = bind(workflow, {"prompt": "a", "edit": b"", "steps": 10} | given)
+    found = entries_of(workflow, inputs, rows, quality)
+    return found.plain, found.with_text
 
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({}, 10),
-        ({"negative_prompt": "blue"}, 20),
-        ({"negative_prompt": "blue", "guidance": 1.0}, 10),
-        ({"negative_prompt": "blue", "guidance_start": 0.5}, 15),
-        ({"negative_prompt": "blue", "guidance_end": 0.25}, 13),
-        ({"steps": 7}, 7),
+        ({}, (0, 10)),
+        ({"negative_prompt": "blue"}, (10, 10)),
+        ({"negative_prompt": "blue", "guidance": 1.0}, (10, 0)),
+        ({"negative_prompt": "blue", "guidance_start": 0.5}, (10, 5)),
+        ({"negative_prompt": "blue", "guidance_end": 0.25}, (10, 3)),
+        ({"steps": 7}, (0, 7)),
+        ({"rows": 256}, (0, 8)),
+        ({"rows": 4096, "steps": 40}, (0, 34)),
+        ({"caption": "red"}, (10, 10)),
+        ({"caption": "red", "rows": 256}, (10, 10)),
+        ({"caption": " ", "rows": 256}, (8, 8)),
+        ({"caption": "red", "guidance": 1.0}, (10, 0)),
+        ({"caption": "red", "negative_prompt": "red"}, (0, 10)),
+        ({"caption": "red", "negative_prompt": "blue", "guidance_end": 0.5}, (10, 5)),
     ],
 )
 def test_a_pass_for_each_step_and_a_second_where_another_prompt_guides(given, wanted) -> None:
-    """The workflow primes with the empty prompt, which its negative prompt is too unless the request says another."""
+    """The caption primes, and is empty as the negative prompt is unless the request says another."""
     assert entries(**given) == wanted
+
+
+def test_a_model_that_is_told_its_guidance_reads_one_a_step() -> None:
+    """Whatever the caption: nothing else guides."""
+    flux = WORKFLOWS["flux-dev-edit"]
+    assert [entries(flux, caption=caption) for caption in ("", "red")] == [(10, 0), (10, 0)]
 
 
 def test_quality_says_how_many_steps_read() -> None:
     """None, and every other one."""
-    assert (entries(quality=Quality.EXACT), entries(quality=Quality.BALANCED)) == (0, 5)
+    assert (entries(quality=Quality.EXACT), entries(quality=Quality.BALANCED)) == ((0, 0), (0, 5))
 
 
 def test_without_a_prompt_to_prime_with_the_edits_own_counts() -> None:
@@ -47,18 +65,19 @@ def test_without_a_prompt_to_prime_with_the_edits_own_counts() -> None:
     assert node is not None
     own = {name: value for name, value in node.arguments.items() if name != "prime"}
     workflow = replace(EDIT, nodes=dict(EDIT.nodes) | {node.name: replace(node, arguments=own)})
-    assert entries(workflow) == 20
-    assert entries(workflow, negative_prompt="a") == 10
+    assert entries(workflow) == (10, 10)
+    assert entries(workflow, negative_prompt="a") == (0, 10)
+    assert entries(workflow, rows=4096) == (10, 10)  # the edit's own words say what it shows
     alone = {name: value for name, value in own.items() if name != "negative"}
     unguided = replace(EDIT, nodes=dict(EDIT.nodes) | {node.name: replace(node, arguments=alone)})
-    assert entries(unguided) == 10
+    assert entries(unguided) == (10, 0)
     other = replace(EDIT.nodes["prime"], arguments={"prompt": Source("inputs", "prompt")})
-    assert entries(replace(EDIT, nodes=dict(EDIT.nodes) | {"prime": other})) == 20
+    assert entries(replace(EDIT, nodes=dict(EDIT.nodes) | {"prime": other})) == (10, 10)
 
 
 def test_workflows_without_edits_read_nothing() -> None:
     """They have no node for it."""
-    assert entries_of(WORKFLOWS["lego-tiny"], {}) == 0
+    assert entries_of(WORKFLOWS["lego-tiny"], {}, 64) == Entries()
 
 
 def test_a_picture_is_named_by_its_owner_its_shape_and_its_pixels() -> None:

@@ -12,6 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
+from lego_serve.likeness import ssim
 from lego_serve.serving.deploy import STATS_PERIOD_S
 from lego_serve.zoo.edit_tasks import EditTask, held_out_edits
 from lego_serve.zoo.judge import faults
@@ -47,6 +48,15 @@ def edited(server, task: EditTask, **fields: str) -> dict[str, Any]:
     return said
 
 
+def settle(server) -> None:
+    """Until every gateway has heard what replicas keep, and nothing is under way that would send an edit elsewhere."""
+    time.sleep(3 * STATS_PERIOD_S)
+    limit = time.monotonic() + 60
+    while httpx2.get(f"{server.url}/v1/admin/jobs", timeout=30).json()["data"]:
+        assert time.monotonic() < limit, "edits are still compared after a minute"
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def tasks() -> list[EditTask]:
     """A few edits whose outcome can be told."""
@@ -71,7 +81,7 @@ def test_a_known_template_is_read_and_not_primed_again(server, tasks) -> None:
     Whichever gateway it comes to: replicas say what they have.
     """
     first = edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9")
-    time.sleep(3 * STATS_PERIOD_S)
+    settle(server)
     again = edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9")
     assert first["data"] == again["data"]
     said = again["lego"]["reuse"]
@@ -151,7 +161,7 @@ def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
     assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
     [place] = httpx2.get(url, timeout=30).json()["replicas"]
     assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
-    time.sleep(3 * STATS_PERIOD_S)  # so that every gateway has heard where it is
+    settle(server)
     edit = of_template(server, task, card["id"], num_inference_steps="10").json()
     assert (edit["lego"]["reuse"]["masked_steps"], edit["lego"]["reuse"]["primed"]) == (10, 0)
     assert edit["data"] == edited(server, task, num_inference_steps="10")["data"]
@@ -163,4 +173,31 @@ def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
     again = registered(server, task)
     assert again["id"] == card["id"]
     assert httpx2.get(url, timeout=30).json()["replicas"] == []
+    assert httpx2.delete(url, timeout=30).status_code == 204
+
+
+def test_a_templates_caption_primes_what_its_edits_read(server) -> None:
+    """Warm with it, an edit of the template primes nothing; nor does one of the picture that says the same words."""
+    task = held_out_edits(7, SIDE)[6]  # which no other test has edited
+    card = registered(server, task, caption=task.before.text)
+    url = f"{server.url}/v1/templates/{card['id']}"
+    warm = httpx2.post(f"{url}/warm", json={"steps": 10, "wait": True}, timeout=60).json()
+    assert (card["caption"], warm["primed"]) == (task.before.text, 20)
+    [place] = httpx2.get(url, timeout=30).json()["replicas"]
+    assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
+    assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
+    settle(server)
+    said = of_template(server, task, card["id"], num_inference_steps="10").json()
+    same = edited(server, task, num_inference_steps="10", caption=task.before.text)
+    bare = edited(server, task, num_inference_steps="10")  # which reads what the negative prompt's branch has
+    assert [each["lego"]["reuse"]["primed"] for each in (said, same, bare)] == [0, 0, 0]
+    assert said["data"] == same["data"] != bare["data"]
+    full = edited(server, task, num_inference_steps="10", reuse="exact")
+    whole, *read = (pixels(each["data"][0]["b64_json"]) for each in (full, said, bare))
+    described, not_described = (ssim(each, whole, task.mask.numpy()) for each in read)
+    assert described > 0.95
+    assert described > not_described
+    refused = of_template(server, task, card["id"], caption="word " * 60)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "prompt_too_long", "caption")
     assert httpx2.delete(url, timeout=30).status_code == 204

@@ -103,10 +103,11 @@ def backbones(server: Server) -> list[int]:
 
 
 def wait_for_two(server: Server) -> None:
-    """Until both replicas are listed."""
+    """Until both replicas are listed; while one comes up an answer may be that they cannot be asked."""
     limit = time.monotonic() + 120
     while time.monotonic() < limit:
-        if len(httpx2.get(f"{server.url}/v1/admin/replicas", timeout=30).json()["data"]) == 2:
+        answer = httpx2.get(f"{server.url}/v1/admin/replicas", timeout=30)
+        if answer.status_code == 200 and len(answer.json()["data"]) == 2:
             return
         time.sleep(0.5)
     pytest.fail("the replica was not replaced within two minutes")

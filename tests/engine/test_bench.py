@@ -18,6 +18,7 @@ from lego_serve.core.ordering import ORDERS, Order, Pace
 from lego_serve.engine.bench import diffusers_side, planner, ragged
 from lego_serve.engine.bench.__main__ import app
 from lego_serve.engine.bench.checks import Disagreement, check_kernels, check_velocities
+from lego_serve.engine.bench.masked import SHARES
 from lego_serve.engine.bench.models import ARCHITECTURES, Subject, build
 from lego_serve.engine.bench.ragged import MIXES
 from lego_serve.engine.bench.steps import StepRow, step_report
@@ -81,6 +82,18 @@ def test_ragged_batches_are_timed(tmp_path: Path) -> None:
         assert row["left"] == pytest.approx(row["ratio"]["median"] / row["explained"])  # type: ignore[index,operator]
         assert row["pairs_ratio"] > 1  # type: ignore[operator]
     assert "target of 1.10" in table
+
+
+def test_masked_steps_are_timed(tmp_path: Path) -> None:
+    """Each share with the text computed and read; of a model whose entries keep no text, computed alone."""
+    _, rows, table = run(tmp_path, "masked", "--model", "tiny", "--model", "tiny-flux")
+    guided = [row for row in rows if row["model"] == "tiny"]
+    assert [(row["share"], row["reads_text"]) for row in guided] == [(s, r) for r in (False, True) for s in SHARES]
+    assert {row["reads_text"] for row in rows if row["model"] != "tiny"} == {False}
+    for computed, read in zip(guided[: len(SHARES)], guided[len(SHARES) :], strict=True):
+        assert computed["over_computed"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+        assert int(str(read["rows"])) < int(str(computed["rows"]))
+    assert table.count("| read |") == len(SHARES)
 
 
 def test_the_planner_is_timed(tmp_path: Path) -> None:

@@ -204,13 +204,13 @@ def test_less_is_computed_and_the_plan_says_so(family: LocalFamily, template: Te
     family.engine.add(known)
     plan = family.engine.plan()
     assert plan is not None
-    texts = 2 * int(known.cond.tokens.shape[0])
-    assert plan.work.rows == 2 * active(template) + texts
+    text = int(known.cond.tokens.shape[0])
+    assert plan.work.rows == 2 * active(template) + 2 * text
     family.engine.cancel("edit")
     family.engine.add(lane(family, Template.of(template.latents, 78), Quality.HIGH))
     first = family.engine.plan()
     assert first is not None
-    priming = 64 + int(known.cond.tokens.shape[0])
+    priming = 64 + text
     assert first.work.rows - plan.work.rows == priming
     family.engine.add(lane(family, Template.of(template.latents, 78), Quality.HIGH, "twin"))
     both = family.engine.plan()
@@ -232,13 +232,61 @@ def active(template: Template) -> int:
     return 3 * 3
 
 
+def with_own_negative(request: LaneRequest, *, is_described: bool = True) -> LaneRequest:
+    """The same primed as a server does: the unconditional branch with the request's own negative prompt."""
+    assert request.edit is not None
+    assert request.negative is not None
+    primes = request.edit.primes[0], request.negative
+    return replace(request, edit=replace(request.edit, primes=primes, is_described=is_described))
+
+
+def test_the_text_of_the_unconditional_branch_is_read_as_well(tiny_folder: Path, template: Template) -> None:
+    """Where words describe the picture that primed: fewer rows, other bits, and the same whoever primed."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    request = with_own_negative(lane(family, template, Quality.HIGH))
+    first = run_lanes(family, request)["edit"]
+    text = int(request.cond.tokens.shape[0])
+    rows = {}
+    for name, is_described in (("read", True), ("computed", False)):
+        family.engine.add(with_own_negative(request, is_described=is_described))
+        plan = family.engine.plan()
+        assert plan is not None
+        rows[name] = plan.work.rows
+        family.engine.cancel("edit")
+    assert rows == {"read": 2 * active(template) + text, "computed": 2 * active(template) + 2 * text}
+    assert torch.equal(run_lanes(family, request)["edit"], first)
+    blind = run_lanes(family, with_own_negative(request, is_described=False))["edit"]
+    assert not torch.equal(blind, first)
+    torch.testing.assert_close(blind, first, rtol=0, atol=0.5)
+
+
+def test_a_described_edit_and_one_that_is_not_share_what_the_negative_prompt_primed(
+    tiny_folder: Path, template: Template
+) -> None:
+    """One entry a step for the negative prompt, with its text, and one for the caption, without."""
+    family = with_store(tiny_folder, 64 * 2**20)
+    store = family.engine.templates
+    size = family.engine.entry_size(SIZE, SIZE)
+    plain, whole = size.plain_bytes, size.plain_bytes + size.text_bytes
+    assert size.rows == 64
+    assert plain < whole
+    blind = with_own_negative(lane(family, template, Quality.HIGH), is_described=False)
+    assert blind.edit is not None
+    _, negative = blind.edit.primes
+    blind = replace(blind, edit=replace(blind.edit, primes=(negative, negative)))
+    run_lanes(family, blind)
+    assert store.used_bytes == STEPS * whole  # both branches are primed alike
+    run_lanes(family, with_own_negative(lane(family, template, Quality.HIGH)))
+    assert store.used_bytes == STEPS * (whole + plain)
+
+
 def test_what_is_predicted_is_what_is_used(tiny_folder: Path, template: Template) -> None:
     """In each coding, an entry's bytes as the store counts them, and as its tensors take them."""
     for coding in ("float32", "bfloat16", "int8"):
         family = with_store(tiny_folder, 64 * 2**20, coding)
         mine = replace(template, key=f"mine.{template.key}")
         run_lanes(family, lane(family, mine, Quality.HIGH))
-        predicted = STEPS * family.engine.entry_bytes(SIZE, SIZE)  # both branches are primed alike
+        predicted = STEPS * family.engine.entry_size(SIZE, SIZE).plain_bytes  # both branches are primed alike
         assert family.engine.templates.used_bytes == predicted
         assert family.engine.templates.bytes_of("mine") == pytest.approx(predicted, rel=0.05)
         assert family.engine.templates.bytes_of("other") == 0
@@ -246,7 +294,7 @@ def test_what_is_predicted_is_what_is_used(tiny_folder: Path, template: Template
 
 def test_a_pinned_template_is_never_evicted_by_others(tiny_folder: Path, template: Template) -> None:
     """Room for two templates, one pinned: of three more edited after it, it alone is still there, and is not primed."""
-    one = with_store(tiny_folder, 64 * 2**20).engine.entry_bytes(SIZE, SIZE) * STEPS
+    one = with_store(tiny_folder, 64 * 2**20).engine.entry_size(SIZE, SIZE).plain_bytes * STEPS
     family = with_store(tiny_folder, 2 * one)
     pinned = replace(template, key=f"pinned.{template.key}")
     first = with_pin(lane(family, pinned, Quality.HIGH), "a")

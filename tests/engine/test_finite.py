@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.reuse import Quality
 from lego_serve.engine.advancing import CHECK_EVERY_STEPS, FiniteCheck
-from lego_serve.engine.lanes import LaneResult
+from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.templates import Template
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.base import Backbone, LaneInput
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import ModelSpec
+from tests import edits
+from tests.builders import run_results
 from tests.engine.test_step_engine import Faulty, alone, engine_of, latents, request
 
 STEPS, SPOILED_AT, POISON = 6, 2, 5.0
@@ -25,6 +31,23 @@ STEPS, SPOILED_AT, POISON = 6, 2, 5.0
 def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
     """lego-tiny's architecture with random weights."""
     return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_folder: Path) -> ModelSpec:
+    """The same, as an edit's server has it."""
+    return ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
+
+
+def lane_of(family: LocalFamily, template: Template) -> LaneRequest:
+    """A guided edit of a template."""
+    return edits.edit_lane(family, template, Quality.HIGH, ("a red circle", "blue"))
+
+
+def with_pin(lane: LaneRequest, pin: str) -> LaneRequest:
+    """The same, which pins what it reads."""
+    assert lane.edit is not None
+    return replace(lane, edit=replace(lane.edit, pin=pin))
 
 
 class Spoiling(Faulty):
@@ -93,3 +116,29 @@ def test_a_device_is_waited_for_once_in_some_steps() -> None:
     """For all lanes at once; what went bad between is found then."""
     check, bad = FiniteCheck(torch.device("cuda")), {"a": torch.tensor([math.nan]), "b": torch.zeros(1)}
     assert [check.broken(bad) for _ in range(2 * CHECK_EVERY_STEPS)] == 2 * ([[]] * (CHECK_EVERY_STEPS - 1) + [["a"]])
+
+
+@pytest.mark.parametrize("pin", ["", "tenant.pin"])
+def test_an_edit_that_turns_bad_leaves_nothing_of_its_template_to_be_read(
+    spec: ModelSpec, pin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it read may have gone bad before it: the next edit primes anew; another template's are read as before."""
+    family = edits.with_store(spec)
+    honest = family.engine._backbone.velocity
+
+    def spoiling(lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+        return [v * (math.nan if lane.guidance == POISON else 1) for v, lane in zip(honest(lanes), lanes, strict=True)]
+
+    monkeypatch.setattr(family.engine._backbone, "velocity", spoiling)
+    one, two = (with_pin(lane_of(family, edits.template(family, own=own)), pin) for own in (1, 2))
+
+    def primed(lane: LaneRequest) -> int:
+        return edits.read(run_results(family, lane)["edit"]).primed
+
+    both = 2 * edits.STEPS  # the words that prime, and the negative prompt
+    assert [primed(lane) for lane in (one, one, two, two)] == [both, 0, both, 0]
+    with pytest.raises(AssertionError, match="finite numbers"):
+        primed(replace(one, guidance=POISON))
+    assert [primed(lane) for lane in (two, one, one)] == [0, both, 0]
+    store = family.engine.templates
+    assert store.pinned_bytes == (store.used_bytes if pin else 0)

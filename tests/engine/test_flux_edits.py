@@ -109,7 +109,9 @@ def test_a_mask_of_everything_is_the_full_path_and_a_generation(family: LocalFam
 
 def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: ModelSpec, picture: Template) -> None:
     """With room for two of five steps the first three compute in full; with none all do, and nothing is primed."""
-    each = with_store(spec).engine.entry_bytes(WIDTH, HEIGHT)
+    size = with_store(spec).engine.entry_size(WIDTH, HEIGHT)
+    each = size.plain_bytes
+    assert size.text_bytes == 0
     for room, fits in ((0, 0), (each - 1, 0), (3 * each - 1, 2), (STEPS * each, STEPS)):
         family = with_store(spec, room)
         stats = [read(run_results(family, lane(family, picture, Quality.HIGH))["edit"]) for _ in range(2)]

@@ -18,7 +18,7 @@ def used(store: TemplateStore, picture: str, level: int, pin: str = "") -> None:
     key = f"{picture}.z/{level}"
     entry, is_new = store.wanted(key, EACH, 1.0)
     if is_new:
-        entry.put("a", torch.zeros(ROWS, 2, 1, 4))
+        entry.put("a", torch.zeros(ROWS, 2, 1, 4), torch.zeros(0, 2, 1, 4))
         store.done(key, entry)
     if pin:
         store.pin(key, pin)

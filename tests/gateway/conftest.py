@@ -114,13 +114,15 @@ class FakeRunner:
         return {"model": "lego-tiny", "adapters": {name: about for name, about in ADAPTERS.items() if name in wanted}}
 
     async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
-        """A token of an entry takes a hundred bytes; one of two replicas keeps something of every picture."""
+        """A row of an entry takes 80 bytes, 100 with text; one of two replicas keeps something of every picture."""
         self.template_orders.append(order)
         if self.template_error is not None:
             raise self.template_error
-        if order.verb == "entry":
+        if order.verb in ("rows", "entry", "text"):
             width, height = map(int, order.name.split("x"))
-            return {"r1": width * height // 256 * 100, "r2": width * height // 256 * 100}
+            rows = width * height // 256
+            said = {"rows": rows, "entry": 80 * rows, "text": 20 * rows}[order.verb]
+            return {"r1": said, "r2": said}
         return {"r1": 0, "r2": 5000}
 
     def states(self) -> list[JobState]:

@@ -92,6 +92,17 @@ async def test_a_class_found_wanting_is_computed_with_more_care(metrics) -> None
     assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 3.0' in page
 
 
+async def test_edits_whose_picture_is_described_are_judged_apart(metrics) -> None:
+    """Their likeness is another: what others lack takes nothing from them, nor the other way round."""
+    runner = Painter(NOISE)
+    for described in (False, True):
+        checks = DriftChecks(runner, metrics, 1.0, 9)
+        for _ in range(LEAST):
+            await edit(checks, runner, replace(asked(), is_described=described))
+        found = {said: checks.planned(WORKFLOW, replace(asked(), is_described=said)).quality for said in (False, True)}
+        assert found == {described: Quality.CAREFUL, not described: Quality.HIGH}
+
+
 async def test_a_class_that_is_like_the_full_computation_stays(metrics) -> None:
     """And nothing outside changed."""
     runner = Painter(BLACK)

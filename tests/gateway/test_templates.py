@@ -346,13 +346,13 @@ async def test_warming_is_an_edit_of_one_token(client, runner) -> None:
 
 
 async def test_a_negative_prompt_of_their_own_takes_edits_a_second_priming(client) -> None:
-    """Twice the bytes, as long as there is guidance to need it."""
+    """As long as there is guidance to need it: its entries have the text's rows, the others do not."""
     said = await registered(client)
     found = {}
     for guidance in (1.0, 4.0):
         body = {"negative_prompt": "blue", "guidance": guidance, "wait": True}
         found[guidance] = (await client.post(f"{URL}/{said['id']}/warm", json=body)).json()["bytes_predicted"]
-    assert found == {1.0: 48 * 100 * 20, 4.0: 2 * 48 * 100 * 20}
+    assert found == {1.0: 48 * 80 * 20, 4.0: 48 * (80 + 100) * 20}
 
 
 async def test_warming_in_the_background_is_answered_at_once(client, runner) -> None:
@@ -431,4 +431,5 @@ async def test_replicas_are_asked_once_for_each_size(client, runner) -> None:
     for shade in range(3):
         await registered(client, shade)
     await client.get(URL)
-    assert runner.template_orders == [TemplateOrder("entry", "lego-tiny", "128x96")]
+    wanted = [TemplateOrder(verb, "lego-tiny", "128x96") for verb in ("rows", "entry", "text")]
+    assert runner.template_orders == wanted

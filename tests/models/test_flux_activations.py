@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lego_serve.models.activations import CODINGS, Activations, Reuse
+from lego_serve.models.activations import CODINGS, Activations, Reuse, entry_bytes
 from lego_serve.models.base import LaneInput
 from lego_serve.models.families.flux import FluxBackbone
 from tests.builders import raw_lane
@@ -44,7 +44,7 @@ def test_an_entry_takes_the_bytes_that_were_predicted() -> None:
     model = FluxBackbone(transformer("FLUX.1-dev"), 8)
     for coding in CODINGS.values():
         _, kept = captured(model, raw_lane(1, 12, 20).for_model(model), coding.name)
-        assert kept.size_bytes == sum(coding.size_bytes(60, heads, width) for heads, width in model.attentions)
+        assert kept.size_bytes == entry_bytes(coding, model.attentions, 60, 0)
 
 
 @pytest.mark.parametrize("bucket", [1, 64])

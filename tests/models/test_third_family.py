@@ -39,7 +39,7 @@ from lego_serve.zoo.build import build_scheduler, build_vae
 from lego_serve.zoo.miniatures import WORDS, _word_tokenizer
 from tests.adapters import adapter, diffusers_names, kohya_names, products, saved
 from tests.builders import raw_lane
-from tests.models.test_activations import tokens_of
+from tests.models.test_activations import captured, tokens_of
 
 FAMILY, WIDTH, LENGTH, STEPS = "auraflow", 64, 8, 4
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
@@ -246,6 +246,16 @@ def test_its_edits_compute_the_rows_they_need(spec: ModelSpec) -> None:
     part = backbone.velocity([replace(one, reuse=Reuse(active, kept))])[0]
     torch.testing.assert_close(tokens_of(part)[active], tokens_of(whole)[active], rtol=1e-4, atol=2e-5)
     assert len(kept.taps) == len(backbone.attentions)
+
+
+def test_its_edits_may_read_the_text_of_their_unconditional_branch(spec: ModelSpec) -> None:
+    """In blocks of two streams and of one: with what the lane itself left behind, as in the whole pass."""
+    backbone, _ = load_backbone(spec)
+    lane = raw_lane(1, 12, 20, channels=8, text_width=WIDTH).for_model(backbone)
+    whole, cond, negative = captured(backbone, lane)
+    active = torch.tensor([3, 4, 17, 40, 59])
+    part = backbone.velocity([replace(lane, reuse=Reuse(active, cond, negative, reads_text=True))])[0]
+    torch.testing.assert_close(tokens_of(part)[active], tokens_of(whole)[active], rtol=1e-4, atol=5e-5)
 
 
 def test_what_its_file_does_not_say_it_does_not_take(

@@ -62,17 +62,22 @@ async def test_an_answer_counts_the_passes_of_all_its_images_once(node: Backbone
 
 
 async def test_entries_that_go_for_others_are_counted(tiny_folder: Path, node: BackboneNode) -> None:
-    """With room for one template's alone."""
-    await answered(node, inputs(1))
+    """With room for one template's alone, whose branches are primed alike."""
+
+    def alike(seed: int) -> dict[str, object]:
+        given = inputs(seed)
+        return given | {"prime": given["negative"]}
+
+    await answered(node, alike(1))
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
     room = node.template_use()["used_bytes"]
     poor = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=room)
     counts = []
     for seed in (1, 2):
-        said = (await answered(poor, inputs(seed))).stats.reuse
+        said = (await answered(poor, alike(seed))).stats.reuse
         assert said is not None
         counts.append((said.primed, said.evicted))
-    assert counts == [(2 * STEPS, 0), (2 * STEPS, 2 * STEPS)]
+    assert counts == [(STEPS, 0), (STEPS, STEPS)]
     assert poor.template_use() == node.template_use() | {"budget_bytes": room}
 
 

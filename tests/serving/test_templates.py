@@ -1,5 +1,6 @@
 """What nodes answer about templates, and how it is asked of all of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ async def test_a_tenants_template_is_kept_and_forgotten_apart_from_anothers(spec
     assert (await primed(hers), await primed(hers)) == (STEPS, 0)
     assert await primed(his) == STEPS
     assert len(node.templates()) == 2
-    each = await node.template("entry", f"{SIZE}x{SIZE}")
+    rows, plain, text = [await node.template(verb, f"{SIZE}x{SIZE}") for verb in ("rows", "entry", "text")]
+    assert rows == (SIZE // 16) ** 2
+    each = plain + text  # all branches are primed alike
     assert await node.template("bytes", hers.picture) == pytest.approx(STEPS * each, rel=0.05)
     assert node._engine.templates.pinned_bytes == STEPS * each
     assert await node.template("forget", f"{hers.picture} {hers.pin}") == STEPS * each
@@ -68,6 +71,31 @@ async def test_a_tenants_template_is_kept_and_forgotten_apart_from_anothers(spec
     assert node._engine.templates.pinned_bytes == 0, "an edit that was on its way does not pin what was removed"
     values: list[Any] = [(await run(ask)).value for ask in (hers, his)]
     assert np.array_equal(values[0]["latents"], values[1]["latents"])
+
+
+async def test_edits_of_a_picture_share_what_their_caption_primed(spec: ModelSpec) -> None:
+    """Entries are told apart by the words; the branch without the prompt reads those of the negative one."""
+    vae, text = VaeNode(spec, 1), TextEncoderNode(spec, 1, BYTES)
+    node = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=BYTES, template_coding="int8")
+    made: dict[str, Any] = {}
+
+    async def primed(caption: str, prompt: str) -> int:
+        words = (("cond", prompt), ("negative", ""), ("prime", caption))
+        inputs = {name: (await text.run(Call("text_encode", {"prompt": said}))).value for name, said in words}
+        edit = await encoded(vae, replace(asked("anna"), is_described=bool(caption)))
+        assert edit.is_described == bool(caption)
+        inputs |= {"width": SIZE, "height": SIZE, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 1}
+        answer = [said async for said in node.stream(Call("denoise", inputs | {"edit": {"edit": edit}}))][-1]
+        assert isinstance(answer, Answer)
+        assert answer.stats.reuse is not None
+        made[caption] = answer.value
+        return answer.stats.reuse.primed
+
+    assert await primed("a blue square", "a red circle") == 2 * STEPS
+    assert await primed("a blue square", "a green cross") == 0
+    assert await primed("", "a red circle") == 0
+    assert await primed("a yellow square", "a red circle") == STEPS
+    assert not np.array_equal(made[""]["latents"], made["a yellow square"]["latents"])
 
 
 async def test_nothing_is_kept_where_nothing_ran(spec: ModelSpec) -> None:

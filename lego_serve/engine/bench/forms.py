@@ -69,10 +69,14 @@ class FromInputs:
         """What it takes; a block's two attentions share their input."""
         return sum(p.nbytes for tap, kept in self.taps.items() if "." not in tap for p in kept.parts)
 
-    def get(self, tap: str, dtype: torch.dtype) -> torch.Tensor:
-        """Keys and values of all image rows: (image rows, 2, heads, head width)."""
+    def lengths(self, tap: str) -> tuple[int, int]:
+        """The image rows at an attention; none of the text's."""
+        return self.taps[tap].parts[0].shape[0], 0
+
+    def read(self, tap: str, into: torch.Tensor) -> None:
+        """Make keys and values of what was kept."""
         kept = self.taps[tap]
-        given = self.coding.unpack(kept.parts, dtype)
+        given = self.coding.unpack(kept.parts, into.new_empty(kept.parts[0].shape))
         of = torch.zeros(len(given), dtype=torch.long, device=given.device)
         qkv, heads = kept.projection.qkv, kept.projection.heads
         width = qkv.weight.shape[0] // 3
@@ -81,7 +85,7 @@ class FromInputs:
         rows = rows.view(len(given), 2, heads.count, -1)
         if heads.k_norm is not None:
             rows[:, 0] = F.rms_norm(rows[:, 0], rows.shape[-1:], heads.k_norm, heads.norm_epsilon)
-        return rows
+        into.copy_(rows)
 
 
 class Sd3Inputs(Sd3Backbone):
@@ -124,8 +128,9 @@ def _measure(
     subject: Subject, backbone: Sd3Inputs, side: int, share: float, lanes: int, patience: Patience
 ) -> list[FormRow]:
     batches: dict[tuple[str, str], list[LaneInput]] = {}
+    seeds = range(1, lanes + 1)
     for coding in KEPT_AS:
-        batches["KV", coding] = [masked_lane(subject, seed, side, share, coding) for seed in range(1, lanes + 1)]
+        batches["KV", coding] = [masked_lane(subject, seed, side, share, coding, reads_text=False) for seed in seeds]
         batches["Y", coding] = [from_inputs(backbone, lane, CODINGS[coding]) for lane in batches["KV", coding]]
     runs: dict[str, Callable[[], Any]] = {
         " ".join(name): lambda batch=batch: subject.backbone.velocity(batch)  # type: ignore[misc]

@@ -120,7 +120,7 @@ class FluxControlNet:
         packing = pack(lanes, [self.rows(lane) for lane in lanes], self._weight.device)
         image = self._patch_in(self._rows([lanes[b.lane].latents for b in packing.branches], packing))
         image = image + self._picture_in(self._rows([lanes[b.lane].picture.latents for b in packing.branches], packing))
-        text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
+        text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
         of_image, of_text = self._rotations(lanes, packing)
         tables = self._tables(lanes, packing)
         outs = iter(self._outs)

@@ -125,7 +125,7 @@ class Sd3ControlNet:
         packing = pack(lanes, [self.rows(lane) for lane in lanes], self._weight.device)
         embedded = self._patches(lanes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
-        text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
+        text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
         pooled = torch.stack([b.cond.pooled for b in packing.branches])
         time = embedded_time(self._embed, lanes, packing, self._weight)
         tables = iter(self._modulation(F.silu(time + pooled)).split(self._width, dim=1))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models import layers, loading
+from lego_serve.models.activations import AttentionShape
 from lego_serve.models.adaptables.flux import ADAPTABLE
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
@@ -124,7 +125,7 @@ class Single:
 class FluxBackbone:
     """A FLUX transformer that denoises any lanes in one pass."""
 
-    classifier_free = False
+    classifier_free, text_rows = False, 0
 
     def __init__(self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
@@ -133,7 +134,7 @@ class FluxBackbone:
         self.bucket_rows = 1
         self._embed, self._rotate = transformer.time_text_embed, transformer.pos_embed
         heads = int(config.num_attention_heads), int(config.attention_head_dim)
-        self.attentions = (heads,) * (int(config.num_layers) + int(config.num_single_layers))
+        self.attentions = (AttentionShape(*heads),) * (int(config.num_layers) + int(config.num_single_layers))
         self.is_told_guidance = bool(config.guidance_embeds)
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self.device, self._dtype = transformer.device, transformer.dtype
@@ -177,7 +178,7 @@ class FluxBackbone:
         chosen = [lanes[b.lane].chosen(_packed(lanes[b.lane].latents, sizes[b.lane])) for b in packing.branches]
         patches = [part.to(self.device, self._dtype) for part in chosen]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
-        text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
+        text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
         of_image, of_text, of_joint = self._rotation(lanes, sizes, packing)
         tables = self._modulations(lanes, packing)
         for index, double in enumerate(self._doubles):

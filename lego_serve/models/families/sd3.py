@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.models import layers, loading
+from lego_serve.models.activations import AttentionShape
 from lego_serve.models.adaptables.sd3 import ADAPTABLE
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
@@ -33,10 +34,13 @@ def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
     """The denoiser of a model and its sigma tables.  Raises CheckpointError."""
     from diffusers import SD3Transformer2DModel
 
-    folder = loading.model_folder(spec, "transformer", "scheduler", "vae")
+    folder = loading.model_folder(spec, "transformer", "scheduler", "vae", "tokenizer")
     tables = FlowMatchTables(loading.load_scheduler(spec, folder))
     transformer = loading.load_module(spec, folder, "transformer", SD3Transformer2DModel)
-    return Sd3Backbone(transformer, loading.pixels_per_latent(spec, folder), release=True), tables
+    window = loading.setting(spec, folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int)
+    text_rows = window + spec.max_sequence_length  # CLIP's, and T5's or zeros in their place
+    scale = loading.pixels_per_latent(spec, folder)
+    return Sd3Backbone(transformer, scale, text_rows=text_rows, release=True), tables
 
 
 def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
@@ -82,7 +86,14 @@ class Sd3Backbone:
     classifier_free = True
     is_told_guidance = False
 
-    def __init__(self, transformer: "SD3Transformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
+    def __init__(
+        self,
+        transformer: "SD3Transformer2DModel",
+        pixels_per_latent: int,
+        *,
+        text_rows: int = 0,
+        release: bool = False,
+    ) -> None:
         transformer.eval().requires_grad_(False)
         layers.name_layers(transformer, "transformer")
         config = transformer.config
@@ -90,7 +101,9 @@ class Sd3Backbone:
         self._embed, self._place = transformer.time_text_embed, transformer.pos_embed
         self._patch = int(config.patch_size)
         heads = int(config.num_attention_heads), int(config.attention_head_dim)
-        self.attentions = (heads,) * (int(config.num_layers) + len(config.dual_attention_layers or ()))
+        second = (AttentionShape(*heads, is_joint=False),) * len(config.dual_attention_layers or ())
+        self.attentions = (AttentionShape(*heads),) * int(config.num_layers) + second
+        self.text_rows = text_rows
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self.device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
@@ -139,7 +152,7 @@ class Sd3Backbone:
         controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
-        text = packing.rows_of([b.cond.tokens for b in packing.branches], packing.text_branch)
+        text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
         tables = self._modulations(lanes, packing)
         for index, block in enumerate(self._blocks):
             image_table, text_table = (

@@ -35,7 +35,7 @@ def test_room_for_templates_is_all_that_changes(tmp_path: Path) -> None:
     """At the sizes the shipped model makes, the configuration is the user's but for that."""
     derived = edits_config(config_file(tmp_path), "lego-tiny", tmp_path, plan("edits-tryon"), tmp_path)
     said, before = (yaml.safe_load(each.read_text()) for each in (derived, tmp_path / "tiny.yaml"))
-    assert said["models"]["lego-tiny"]["nodes"]["backbone"].pop("template_bytes") == 256 * 2**20
+    assert said["models"]["lego-tiny"]["nodes"]["backbone"].pop("template_bytes") == 512 * 2**20
     assert said == before
     assert edits_weights(tmp_path, plan("edits-inpaint"), tmp_path) == tmp_path
 
@@ -51,7 +51,7 @@ def test_a_server_takes_larger_edits(tmp_path: Path, tiny_folder: Path) -> None:
     assert [(edit[side].min, edit[side].max) for side in ("width", "height")] == [(96, 512)] * 2
     model = settings.models["lego-tiny"]
     assert Path(model.path) == weights
-    assert model.nodes.backbone.template_bytes == 768 * 2**20
+    assert model.nodes.backbone.template_bytes == 1536 * 2**20
     assert model.nodes.backbone.replicas.max == 1
 
 
@@ -84,7 +84,10 @@ def test_stretched_weights_make_larger_pictures(tmp_path: Path, tiny_folder: Pat
 
 @pytest.mark.parametrize("name", EDITS)
 def test_room_is_for_all_templates(name: str) -> None:
-    """Every entry of every template: keys and values of six layers, 4 heads of 32 numbers and a scale, at 20 sigmas."""
+    """Every entry of every template: keys and values of six layers, 4 heads of 32 numbers and a scale, at 20 sigmas.
+
+    With captions there is one for either branch of guidance; 32 rows of text are beside the picture's.
+    """
     chosen = plan(name)
-    tokens = (chosen.side // 16) ** 2
-    assert chosen.templates * 20 * tokens * 6 * 2 * 4 * (32 + 2) <= chosen.template_bytes
+    rows, branches = (chosen.side // 16) ** 2 + 32, 2 if chosen.captioned else 1
+    assert chosen.templates * 20 * branches * rows * 6 * 2 * 4 * (32 + 2) <= chosen.template_bytes

@@ -1,15 +1,19 @@
 import io
+import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from loadgen.client import Reply, Sample
-from loadgen.edits.looked_at import mask_pixels, pixels
+from loadgen.edits.looked_at import mask_pixels
 from loadgen.edits.plan import EDITS
 from loadgen.edits.request import EditRequest
-from loadgen.edits.templates import template_file
+from loadgen.edits.scenes import PLACES, SHAPES, middle_of, scene_of
+from loadgen.edits.templates import template_caption
+from loadgen.edits.wording import COLOUR_WORDS, PLACE_WORDS, SHAPE_WORDS
 from loadgen.edits.workload import EditsWorkload
 from loadgen.mixed.objective import fit, key_of
 from loadgen.mixed.workload import ALONE, CLOSED, FIRST_PROBE, RATED, WARM_UP
@@ -87,12 +91,72 @@ def test_the_form_is_openais() -> None:
     assert not {"image", "mask"} & set(body)
 
 
-def test_templates_differ_and_stay() -> None:
-    """Twenty different pictures, each of two colours at least, the same at every size."""
-    files = [template_file(256, 256, number) for number in range(20)]
-    assert len(set(files)) == 20
-    for number, file in enumerate(files):
-        assert len(np.unique(pixels(file).reshape(-1, 3), axis=0)) > 1
-        large = pixels(template_file(512, 512, number))
-        small = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.BOX))
-        assert np.abs(small.astype(int) - pixels(file)).mean() < 1.0
+def named(prompt: str, place: str) -> bool:
+    """Whether a prompt names a place; a word of one place may be part of a longer one of another."""
+    found = max(
+        ((word, each) for each in PLACES for word in PLACE_WORDS[each] if word in prompt and each == place),
+        key=lambda pair: len(pair[0]),
+        default=None,
+    )
+    longer = [word for each in PLACES if each != place for word in PLACE_WORDS[each] if word in prompt]
+    return found is not None and not any(found[0] in word for word in longer)
+
+
+def distance_to(place: str, mask: np.ndarray) -> float:
+    """From the middle of a place to the mask's, in shares of a side."""
+    rows, columns = np.nonzero(mask)
+    x, y = middle_of(place)
+    return float(np.hypot(columns.mean() / mask.shape[1] - x, rows.mean() / mask.shape[0] - y))
+
+
+@pytest.mark.parametrize("name", ["edits-tryon", "edits-inpaint"])
+def test_prompts_are_about_their_template(name: str) -> None:
+    """They keep its ground, and ask for a thing where one of the template's was."""
+    for each in drawn(150, name):
+        scene = scene_of(each.template)
+        words = COLOUR_WORDS.get(scene.ground, (scene.ground,))
+        assert any(f"{word} {kind}" in each.prompt for word in words for kind in ("background", "ground"))
+        assert any(named(each.prompt, thing.place) for thing in scene.things)
+        assert sum(each.prompt.count(f" {word} ") for kind in SHAPES for word in SHAPE_WORDS[kind]) in (1, 2)
+
+
+@pytest.mark.parametrize("name", ["edits-tryon", "edits-inpaint"])
+def test_masks_lie_where_prompts_say(name: str) -> None:
+    """A mask's middle is that of a place named, but for large masks, which grow where there is room."""
+    requests = [each for each in drawn(150, name) if each.mask_ratio > 0]
+    for each in requests:
+        mask = mask_pixels(each.mask)
+        places = [thing.place for thing in scene_of(each.template).things if named(each.prompt, thing.place)]
+        if each.mask_ratio < 0.05:
+            assert min(distance_to(place, mask) for place in places) < 0.06
+        points = [tuple(int(256 * share) for share in middle_of(place)) for place in places]
+        assert any(mask[y - 8 : y + 9, x - 8 : x + 9].any() for x, y in points)
+    assert any(each.mask_ratio < 0.05 for each in requests)
+
+
+@pytest.mark.parametrize("name", ["edits-tryon", "edits-inpaint"])
+def test_masks_have_the_quantiles(name: str) -> None:
+    """What is drawn are the plan's ratios one for one, to a pixel, wherever masks lie."""
+    ratios = EDITS[name].plan.ratios
+    chance = np.random.default_rng(random.Random("0/1/0/masks").getrandbits(64))
+    wanted = [ratios.draw(chance) for _ in range(60)]
+    assert [each.mask_ratio for each in drawn(60, name)] == pytest.approx(wanted, abs=0.51 / 256**2)
+
+
+def test_no_prompt_comes_twice() -> None:
+    """Neither in a phase nor in two of them, so that nobody has it encoded already."""
+    said = [each.prompt for phase in (CLOSED, RATED, WARM_UP, FIRST_PROBE, ALONE) for each in drawn(160, phase=phase)]
+    assert len(set(said)) == len(said) == 5 * 160
+
+
+def test_a_caption_says_the_template_where_the_plan_says_so() -> None:
+    """Edits of the two suites are the same but for that, and only lego_serve's field is sent."""
+    told, plain = (drawn(20, name) for name in ("edits-tryon", "edits-tryon-plain"))
+    assert [replace(each, caption="") for each in told] == plain
+    for each in told:
+        assert each.body("lego-tiny")["caption"] == each.caption == template_caption(each.template)
+        assert each.caption != each.prompt
+    assert not any("caption" in each.body("lego-tiny") for each in plain)
+    assert {name: chosen.plan.captioned for name, chosen in EDITS.items() if not chosen.plan.captioned} == {
+        "edits-tryon-plain": False
+    }

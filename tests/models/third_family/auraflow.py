@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lego_kernels import norm_modulate
 from lego_serve.models import layers, loading
+from lego_serve.models.activations import AttentionShape
 from lego_serve.models.adaptable import Adaptable
 from lego_serve.models.adapted import AdaptedLayers
 from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
@@ -117,6 +118,7 @@ class AuraFlowBackbone:
 
     classifier_free = True
     is_told_guidance = False
+    text_rows = 0
     pooled_width = 0
 
     def __init__(self, transformer: Any, pixels_per_latent: int) -> None:
@@ -125,7 +127,7 @@ class AuraFlowBackbone:
         self.bucket_rows, self.device = 1, transformer.device
         self._patch, heads = int(config.patch_size), int(config.num_attention_heads)
         joint, single = transformer.joint_transformer_blocks, transformer.single_transformer_blocks
-        self.attentions = ((heads, int(config.attention_head_dim)),) * (len(joint) + len(single))
+        self.attentions = (AttentionShape(heads, int(config.attention_head_dim)),) * (len(joint) + len(single))
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
         self.text_width, self._width = int(config.joint_attention_dim), heads * int(config.attention_head_dim)
         self._weight, self._registers = transformer.proj_out.weight, transformer.register_tokens[0]
@@ -172,7 +174,7 @@ class AuraFlowBackbone:
         patches = [lanes[b.lane].chosen(self._patches(lanes[b.lane], sizes[b.lane])) for b in packing.branches]
         places = [lanes[b.lane].chosen(self._places(sizes[b.lane])) for b in packing.branches]
         image = self._patch_in(packing.rows_of(patches, of_image)) + packing.rows_of(places, of_image)
-        text = packing.rows_of([b.cond.tokens for b in packing.branches], of_text)
+        text = packing.rows_of([b.text for b in packing.branches], of_text)
         tables = self._tables([lanes[b.lane].time for b in packing.branches])
         for index, (mine, other) in enumerate(self._joint):
             own, added = ([next(tables) for _ in range(6)] for _ in "it")
