@@ -4,6 +4,7 @@ Imports no torch, for it is the coordinator's.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from itertools import chain, repeat
 from typing import Protocol
@@ -23,6 +24,8 @@ class Ordered(Protocol):
         """
         ...
 
+
+log = logging.getLogger("lego_serve.coordinator")
 
 Nodes = Mapping[tuple[str, str], Ordered]  # by model and component
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # the last of them from then on
@@ -78,10 +81,11 @@ async def said_by_all(
     for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
         try:
             return await node.control(order, name)
-        except NodeLost:
-            left = limit - clock()
+        except NodeLost as lost:
+            why, left = lost, limit - clock()
         if left <= 0:
             break
         await asyncio.sleep(min(pause_s, left))
+    log.warning("replicas could not be reached for %g s (%s): %s", patience_s, order, why, exc_info=why)
     said = f"Replicas could not be reached for {patience_s:g} s ({order}); they are being replaced. Ask again."
     raise NodeUnavailable(said, code="replica_lost")

@@ -100,18 +100,18 @@ class RayNode:
         """
         try:
             said = await self._handle.broadcast(method, *arguments).results_async(return_exceptions=True)
-        except (RayActorError, RayServeException):
-            raise NodeLost from None
+        except (RayActorError, RayServeException) as error:
+            raise NodeLost(type(error).__name__) from error
         answers = [each for each in said if not isinstance(each, ActorDiedError)]
         for each in answers:
             if isinstance(each, RayTaskError):
                 raise NodeError(f"A model node failed: {type(each.cause).__name__}.") from each
             if isinstance(each, RayError | RayServeException | asyncio.CancelledError):  # the last: it is being stopped
-                raise NodeLost
+                raise NodeLost(type(each).__name__) from each
             if isinstance(each, BaseException):
                 raise each
         if not answers:
-            raise NodeLost
+            raise NodeLost("nobody answers")
         return answers
 
 

@@ -113,6 +113,16 @@ def wait_for_two(server: Server) -> None:
     pytest.fail("the replica was not replaced within two minutes")
 
 
+def drained_once_all_answer(server: Server, replica: str) -> httpx2.Response:
+    """The answer to a drain, which is 503 ``replica_lost`` for as long as one that may live cannot be asked."""
+    limit = time.monotonic() + 120
+    while True:
+        answer = httpx2.post(f"{server.url}/v1/admin/replicas/{replica}/drain", timeout=30)
+        if answer.status_code != 503 or time.monotonic() > limit:
+            return answer
+        time.sleep(0.5)
+
+
 def test_killed_replicas_cost_steps_but_no_request_and_no_bit(
     deadly: Server, undisturbed: dict[int, np.ndarray], steps_log: Path
 ) -> None:
@@ -160,9 +170,14 @@ def test_a_drained_replicas_lanes_go_on_elsewhere_without_losing_a_step(
 
 
 def test_an_unknown_replica_cannot_be_drained(deadly: Server) -> None:
-    """404, and the command line says so."""
-    answer = httpx2.post(f"{deadly.url}/v1/admin/replicas/nobody/drain", timeout=30)
+    """404, and the command line says so; asked again as long as the answer is that not all could be asked."""
+    wait_for_two(deadly)
+    answer = drained_once_all_answer(deadly, "nobody")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "replica_not_found")
+    command = [sys.executable, "-m", "lego_serve.cli", "drain", "nobody", "--url", deadly.url]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "There is no backbone replica of this id." in said.stderr
 
 
 def test_a_request_that_kills_replicas_is_refused_and_its_mates_are_not(

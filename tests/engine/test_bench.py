@@ -32,8 +32,14 @@ OPS = [name for name in lego_kernels.__all__ if name.islower()]  # the classes t
 
 @pytest.fixture(scope="module", params=MODELS)
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """A model of each family."""
-    return build(request.param, CPU)
+    """A model of each family, in the dtype in which a small error shows."""
+    return build(request.param, CPU, "float32")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def coarse(request: pytest.FixtureRequest) -> Subject:
+    """The same in bfloat16, as they are served where the CPU multiplies it."""
+    return build(request.param, CPU, "bfloat16")
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +138,16 @@ def test_a_wrong_kernel_is_found(subject: Subject, name: str) -> None:
         check_kernels(subject, wrong)
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_a_wrong_kernel_is_found_in_half_precision(coarse: Subject, name: str) -> None:
+    """An op that is off by a fifth does not pass; the right ones do."""
+    check_kernels(coarse)
+    right = {op: getattr(lego_kernels, op) for op in OPS}
+    wrong = SimpleNamespace(**right | {name: lambda **given: right[name](**given) * 1.2})
+    with pytest.raises(Disagreement, match=name):
+        check_kernels(coarse, wrong)
+
+
 def test_a_kernel_that_answers_nan_is_found(subject: Subject) -> None:
     """No comparison with NaN holds, so it must not slip through one."""
     right = {op: getattr(lego_kernels, op) for op in OPS}
@@ -143,7 +159,7 @@ def test_a_kernel_that_answers_nan_is_found(subject: Subject) -> None:
 def test_nothing_is_timed_with_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The command ends with an error and writes no file."""
     right = lego_kernels.norm_modulate
-    monkeypatch.setattr(lego_kernels, "norm_modulate", lambda **given: right(**given) + 0.01)
+    monkeypatch.setattr(lego_kernels, "norm_modulate", lambda **given: right(**given) + 1.0)
     file = tmp_path / "rows.json"
     done = CliRunner().invoke(app, ["ragged", "--model", "tiny", "--quick", "--json", str(file)])
     assert done.exit_code == 1
@@ -158,6 +174,17 @@ def test_velocities_are_held_against_diffusers(subject: Subject, monkeypatch: py
     monkeypatch.setattr(type(subject.backbone), "velocity", lambda self, lanes: [v * 1.01 for v in said(self, lanes)])
     with pytest.raises(Disagreement, match="velocity"):
         check_velocities(subject, 4)
+
+
+def test_velocities_are_held_against_diffusers_in_half_precision(
+    coarse: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides round differently after every layer; were ours a fifth longer, it would be refused."""
+    assert check_velocities(coarse, 4) < 0.02
+    said = type(coarse.backbone).velocity
+    monkeypatch.setattr(type(coarse.backbone), "velocity", lambda self, lanes: [v * 1.2 for v in said(self, lanes)])
+    with pytest.raises(Disagreement, match="velocity"):
+        check_velocities(coarse, 4)
 
 
 def test_the_compiled_side_leaves_the_eager_one_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tests.models.test_activations import rows_at
 
 def test_keys_and_values_made_from_kept_inputs_are_those_that_were_kept(tmp_path: Path) -> None:
     """In fp32, but for rounding; and so is the step that reads them."""
-    subject = build("tiny", torch.device("cpu"))
+    subject = build("tiny", torch.device("cpu"), "float32")
     backbone = Sd3Inputs(subject.transformer, subject.backbone.shape.pixels_per_latent)
     lane = masked_lane(subject, 1, 8, 0.2, "float32", reads_text=False)
     other = from_inputs(backbone, lane, CODINGS["float32"])

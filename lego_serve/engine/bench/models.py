@@ -90,12 +90,12 @@ def time_of(seed: int) -> float:
     return TIMES[seed % len(TIMES)]
 
 
-def build(name: str, device: torch.device) -> Subject:
-    """A model of ARCHITECTURES on a device.  KeyError for any other name."""
+def build(name: str, device: torch.device, dtype_name: str = "auto") -> Subject:
+    """A model of ARCHITECTURES on a device, in the dtype it is served in or another.  KeyError for any other name."""
     architecture = ARCHITECTURES[name]
-    dtype = resolve_dtype(ModelSpec(name, "", device=device.type))
+    dtype = resolve_dtype(ModelSpec(name, "", dtype=dtype_name, device=device.type))
     if architecture.config is None:
-        transformer, pixels = _shipped(device)
+        transformer, pixels = _shipped(device, dtype_name)
     else:
         cls = _class(architecture.family)
         transformer, pixels = random_module(cls, architecture.config, device, dtype), PIXELS_PER_LATENT
@@ -116,8 +116,8 @@ def _class(family: str) -> Any:
     return {"sd3": SD3Transformer2DModel, "flux": FluxTransformer2DModel}[family]
 
 
-def _shipped(device: torch.device) -> tuple[Any, int]:
-    spec = ModelSpec(BUILT_IN, f"builtin:{BUILT_IN}", max_sequence_length=0, device=device.type)
+def _shipped(device: torch.device, dtype_name: str) -> tuple[Any, int]:
+    spec = ModelSpec(BUILT_IN, f"builtin:{BUILT_IN}", max_sequence_length=0, dtype=dtype_name, device=device.type)
     folder = model_folder(spec)
     return load_module(spec, folder, "transformer", _class("sd3")), pixels_per_latent(spec, folder)
 
