@@ -63,6 +63,11 @@ class RowProducts:
             parts.append((part.start, part.stop, Factors.up(*ups, columns=columns), Segments(rows)))
         return cls(Factors.down(*(stack.down for stack in stacks)), segments, tuple(parts))
 
+    @property
+    def runs(self) -> Sequence[tuple[int, int]]:
+        """The rows that get something."""
+        return [(start, stop) for start, stop, _ in self.segments.rows]
+
     def __call__(self, x: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
         """Add to what the layer said of rows x, in place."""
         hidden = lora_shrink(x, self.down, self.segments, product=linear)

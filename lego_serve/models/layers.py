@@ -7,14 +7,14 @@ attention, a branch) by itself, so that a lane's bits do not depend on its batch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn import functional as F
 
 from lego_kernels import gated_residual, norm_modulate, qk_norm_rope
 from lego_serve.models.activations import Completion
-from lego_serve.models.gemm import linear
+from lego_serve.models.gemm import linear, linear_gelu
 from lego_serve.models.packing import Packing
 
 NORM_EPSILON = 1e-6
@@ -31,17 +31,30 @@ class Part:
     stop: int
 
 
+class Added(Protocol):
+    """What a step's adapters add to some of a layer's rows, in place."""
+
+    @property
+    def runs(self) -> Sequence[tuple[int, int]]:
+        """Those rows, as runs [start, stop)."""
+        ...
+
+    def __call__(self, x: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """Add to what the layer said of rows x."""
+        ...
+
+
 @dataclass(slots=True)
 class Linear:
     """A weight (outputs, inputs) and a bias or None; ``parts`` are the model's layers it answers for.
 
-    ``added`` is what a step's adapters add to some rows, in place; None, as nearly always, costs nothing.
+    ``added`` is what a step's adapters add; None, as nearly always, costs nothing.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     parts: tuple[Part, ...] = ()
-    added: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    added: Added | None = None
 
     @classmethod
     def of(cls, *modules: Any) -> "Linear":
@@ -58,6 +71,21 @@ class Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         said = linear(x, self.weight, self.bias)
         return said if self.added is None else self.added(x, said)
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """The tanh approximation of GELU over what it says.
+
+        Rows to which something is added get their bits in two passes, all others in one where that pays, whatever
+        else is in the batch.
+        """
+        said = linear_gelu(x, self.weight, self.bias)
+        if said is None:
+            return gelu_tanh(self(x))
+        if self.added is not None:
+            apart = self.added(x, linear(x, self.weight, self.bias))
+            for start, stop in self.added.runs:
+                said[start:stop] = gelu_tanh(apart[start:stop])
+        return said
 
 
 def name_layers(module: torch.nn.Module, component: str) -> None:
@@ -92,7 +120,7 @@ class Mlp:
         return cls(Linear.of(feed_forward.net[0].proj), Linear.of(feed_forward.net[2]))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(gelu_tanh(self.first(x)))
+        return self.second(self.first.gelu(x))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from lego_serve.errors import CheckpointError
 from lego_serve.models import families as family_files
 from lego_serve.models.base import Backbone, TextEncoder
+from lego_serve.models.gemm import multiplies_bf16
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder, families
 from lego_serve.models.vae import KlVae
@@ -37,8 +38,7 @@ def resolve_dtype(spec: ModelSpec) -> torch.dtype:
         return DTYPES[spec.dtype]
     if spec.device != "cpu":
         return torch.bfloat16
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if multiplies_bf16() else torch.float32
 
 
 def model_folder(spec: ModelSpec, *components: str) -> Path:

@@ -23,7 +23,7 @@ from lego_serve.engine.bench.models import ARCHITECTURES, Subject, build
 from lego_serve.engine.bench.ragged import MIXES
 from lego_serve.engine.bench.steps import StepRow, step_report
 from lego_serve.engine.bench.timing import Patience, Quartiles, take_turns
-from lego_serve.models.gemm import keep_rows_stable
+from lego_serve.models.gemm import fuses_gelu, keep_rows_stable
 
 CPU = torch.device("cpu")
 MODELS = ("tiny", "tiny-flux")
@@ -118,6 +118,14 @@ def test_weights_laid_out_ahead_of_time_are_timed(tmp_path: Path) -> None:
     for library, available in (("one_dnn", torch.backends.mkldnn), ("mkl", torch.backends.mkl)):
         assert (row[library] is not None) == available.is_available()
     assert "ahead of time" in table
+
+
+def test_gelu_is_timed_where_there_is_one_pass(tmp_path: Path) -> None:
+    """Two numbers of rows of one layer, no further from float64 than two passes; else no row and the reason."""
+    _, rows, table = run(tmp_path, "gelu")
+    assert [row["rows"] for row in rows] == ([32, 96] if fuses_gelu() else [])
+    assert all(row["off"] <= 1.1 for row in rows)  # type: ignore[operator]
+    assert ("does not multiply bf16" in table) == (not fuses_gelu())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What a step costs, without Ray: ``python -m lego_serve.engine.bench COMMAND``.
 
-All but ``planner`` and ``prepacked`` first hold the kernels against their references and the model's velocities against
-diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with ``--device cuda``
-SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
+All but ``planner``, ``prepacked`` and ``gelu`` first hold the kernels against their references and the model's
+velocities against diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with
+``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lego_serve.engine.bench import forms, masked, planner, prepacked, ragged, steps
+from lego_serve.engine.bench import forms, gelu, masked, planner, prepacked, ragged, steps
 from lego_serve.engine.bench.checks import Disagreement, check_kernels, check_velocities
 from lego_serve.engine.bench.models import ARCHITECTURES, DEFAULTS, Subject, build
 from lego_serve.engine.bench.report import Report, hand_over, machine_of
@@ -147,6 +147,17 @@ def prepacked_command(
     layers, rows = (prepacked.LAYERS[:1], prepacked.ROWS[:1]) if quick else (prepacked.LAYERS, prepacked.ROWS)
     found = prepacked.measure_prepacked(layers, rows, QUICK if quick else Patience(least_s=seconds))
     _end(prepacked.prepacked_report(found), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("gelu")
+def gelu_command(
+    seconds: Seconds = 0.5, quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None
+) -> None:
+    """Time linear layers and their GELU in two passes and in one, in bf16 on the CPU."""
+    torch.set_num_threads(1)
+    layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
+    found = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _end(gelu.gelu_report(found), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 def _subjects(
