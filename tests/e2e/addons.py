@@ -34,6 +34,7 @@ models:
   lego-tiny:
     path: builtin:lego-tiny
     max_sequence_length: 0
+    dtype: float32  # weights changed in place and products added are near each other only where little is rounded
     nodes:
       text_encoder: {{cpus: 0.1}}
       backbone: {{cpus: 0.4}}
@@ -47,6 +48,7 @@ models:
   patched:  # the same, but that it changes weights in place
     path: builtin:lego-tiny
     max_sequence_length: 0
+    dtype: float32
     nodes: {{backbone: {{cpus: 0.3}}}}
     adapters: {{roots: ["{roots}"], mode: patched}}
 workflows: [lego-tiny, lego-tiny-lora, lego-tiny-controlnet, lego-tiny-controlnet-lora, patched.yaml]
