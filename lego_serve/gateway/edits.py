@@ -1,6 +1,7 @@
 """A form that asks for an edit, read into what a workflow takes: a whole picture, or a picture where a mask says."""
 
 import asyncio
+import secrets
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lego_serve.core.edits import EditAsk, is_described, picture_key
-from lego_serve.core.job import JobResult, Picture
-from lego_serve.core.reuse import Quality
+from lego_serve.core.job import JobResult, Picture, TaskStats
+from lego_serve.core.reuse import Quality, ReuseStats
 from lego_serve.core.workflow import Workflow
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.captions import caption_of
@@ -86,7 +87,9 @@ async def edit_order(context: Context, form: EditForm, caller: Caller) -> Order:
     mask = await asyncio.to_thread(decode_mask, form.mask, subject.picture.size, most)
     asked = await asyncio.to_thread(_ask, subject, mask, size, body, caller)
     ask = context.drift.planned(workflow, replace(asked, is_described=is_described(inputs)))
-    nothing = None if np.any(np.asarray(ask.weight)) else _unchanged(np.asarray(ask.pixels), body)
+    nothing = None
+    if not np.any(np.asarray(ask.weight)):
+        nothing = _unchanged(np.asarray(ask.pixels), body, context.settings.size_multiple)
     return Order(workflow, body, sized | {"edit": ask}, caller, nothing)
 
 
@@ -144,11 +147,17 @@ def _ask(subject: Subject, mask: np.ndarray, size: tuple[int, int], body: EditRe
     return EditAsk(pixels, weight, Quality(body.reuse), picture, subject.template.pin if subject.template else "")
 
 
-def _unchanged(pixels: np.ndarray, body: EditRequest) -> JobResult:
-    """What comes of a mask that changes nothing: the picture as it is, without a model's help."""
+def _unchanged(pixels: np.ndarray, body: EditRequest, token_pixels: int) -> JobResult:
+    """What comes of a mask that changes nothing: the picture as it is, without a model's help.
+
+    Its answer has what that of any edit has: a seed, by chance where none was asked for, and what was computed.
+    """
     height, width, _ = pixels.shape
-    seeds = [((body.seed or 0) + i) % 2**32 for i in range(body.n or 1)]
-    return JobResult(tuple(Picture(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0)
+    first = secrets.randbelow(2**32) if body.seed is None else body.seed
+    seeds = [(first + i) % 2**32 for i in range(body.n or 1)]
+    rows = (height // token_pixels) * (width // token_pixels)
+    stats = {"edit": TaskStats(reuse=ReuseStats(body.reuse, 0, 0, 0, rows, 0))}
+    return JobResult(tuple(Picture(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0, stats=stats)
 
 
 def _adapted(context: Context, workflow: Workflow, body: EditRequest) -> Workflow:

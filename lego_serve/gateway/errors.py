@@ -109,9 +109,9 @@ def validation_error(error: ValidationError) -> RequestError:
         return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
     if kind == "extra_forbidden":
         known = shown_name(str(first["loc"][-1]))
-        return UnsupportedParameter(
-            "The request has a field this server does not know.", param=known and place_of((*first["loc"][:-1], known))
-        )
+        place = known and place_of((*first["loc"][:-1], known))
+        what = f"`{place}` is no field of this request." if place else "The request has a field that it cannot have."
+        return UnsupportedParameter(what, param=place)
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
     if kind == "finite_number":

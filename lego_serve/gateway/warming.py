@@ -51,7 +51,7 @@ class Warming:
         job = replace(job, tenant=caller.tenant, weight=caller.weight)
         task = asyncio.ensure_future(self._run(job))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda ended: self._ended(ended, template.id))
         return task
 
     async def _run(self, job: Job) -> int:
@@ -64,10 +64,10 @@ class Warming:
         metrics.finished(self._context.runner.workflows[job.workflow], result)
         return sum(stats.reuse.primed for stats in result.stats.values() if stats.reuse is not None)
 
-    def _ended(self, task: "asyncio.Task[int]") -> None:
+    def _ended(self, task: "asyncio.Task[int]", template: str) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LegoError):
-            log.info("a template was not warmed: %s", error.code)
+            log.info("template %s was not warmed: %s", template, error.code)
         elif error is not None:
-            log.error("a template was not warmed", exc_info=error)
+            log.error("template %s was not warmed", template, exc_info=error)

@@ -136,4 +136,17 @@ async def test_seeds_wrap_where_nothing_is_edited(client, runner) -> None:
     answer = await client.post(URL, files={"image": png(), "mask": mask}, data=fields)
     assert answer.status_code == 200, answer.text
     assert [made["seed"] for made in answer.json()["data"]] == [2**32 - 1, 0]
+    reuse = answer.json()["lego"]["reuse"]
+    assert (reuse["quality"], reuse["masked_steps"], reuse["steps"], reuse["active_rows"]) == ("high", 0, 0, 0)
+    assert reuse["rows"] == 8 * 6
     assert runner.jobs == []
+
+
+async def test_a_picture_given_back_without_a_seed_has_one_by_chance(client) -> None:
+    """As any answer has."""
+    mask = file_of(Image.new("RGBA", (128, 96), "black"))
+    seeds = set()
+    for _ in range(3):
+        answer = await client.post(URL, files={"image": png(), "mask": mask}, data={"prompt": "a"})
+        seeds.add(answer.json()["lego"]["seed"])
+    assert len(seeds) > 1
