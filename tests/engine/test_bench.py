@@ -23,7 +23,7 @@ from lego_serve.engine.bench.models import ARCHITECTURES, Subject, build
 from lego_serve.engine.bench.ragged import MIXES
 from lego_serve.engine.bench.steps import StepRow, step_report
 from lego_serve.engine.bench.timing import Patience, Quartiles, take_turns
-from lego_serve.models.gemm import fuses_gelu, keep_rows_stable
+from lego_serve.models.gemm import fuses_gelu, keep_rows_stable, multiplies_bf16
 
 CPU = torch.device("cpu")
 MODELS = ("tiny", "tiny-flux")
@@ -167,7 +167,8 @@ def test_a_kernel_that_answers_nan_is_found(subject: Subject) -> None:
 def test_nothing_is_timed_with_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The command ends with an error and writes no file."""
     right = lego_kernels.norm_modulate
-    monkeypatch.setattr(lego_kernels, "norm_modulate", lambda **given: right(**given) + 1.0)
+    off = 1.0 if multiplies_bf16() else 0.01  # the command runs in the dtype that is served
+    monkeypatch.setattr(lego_kernels, "norm_modulate", lambda **given: right(**given) + off)
     file = tmp_path / "rows.json"
     done = CliRunner().invoke(app, ["ragged", "--model", "tiny", "--quick", "--json", str(file)])
     assert done.exit_code == 1
