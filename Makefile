@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: demo serve test test-units test-servers test-long long chaos check
 
 demo: $(STAMP)
-	$(BIN)/python -m lego_serve.demo
+	$(BIN)/python -m lego_serve.cli.demo
 
 serve: $(STAMP)
 	$(BIN)/lego-serve serve

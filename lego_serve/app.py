@@ -1,6 +1,5 @@
 """The composition root: from a configuration file to a running server; the only file that sees everything."""
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -12,65 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lego_serve import config, logs
-from lego_serve.core.workflow import Workflow
-from lego_serve.core.workflow_check import nearest
-from lego_serve.errors import ConfigError, LegoError
-from lego_serve.plans import controlnets, lacks, needed_nodes, node_plans, template_settings
-from lego_serve.serving.supervisor import Supervisor
-from lego_serve.sockets import at, reserve, shared_socket, unix_socket
-from lego_serve.stopping import Stopping, beside
-from lego_serve.workflow_files import built_in_workflows, read_workflow
+from lego_serve import config
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.deployment import configured, node_plans
+from lego_serve.errors import ConfigError
+from lego_serve.process.signals import Stopping, beside
+from lego_serve.process.sockets import at, reserve
+from lego_serve.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from lego_serve.serving.deploy import NodePlan
+    from lego_serve.serving.cluster.deploy import NodePlan
+
 
 REMOVALS = 50
 Report = Callable[[str], None]
-
-
-def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
-    """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
-    settings = config.load(path)
-    try:
-        return settings, load_workflows(settings, path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from None
-
-
-def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflow]:
-    """The workflows a configuration serves: those it names, or the built-in ones its models allow.
-
-    Raises ConfigError or WorkflowError.
-    """
-    built_in = built_in_workflows()
-    found: dict[str, Workflow] = {}
-    if settings.workflows is None:
-        found = {name: w for name, w in built_in.items() if lacks(settings, w) is None}
-    for name in settings.workflows or ():
-        workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
-        if workflow.name in found:
-            raise ConfigError(f"`workflows`: {name} is a second workflow of the name {workflow.name}")
-        found[workflow.name] = workflow
-    if not found:
-        raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
-    for workflow in found.values():
-        if missing := lacks(settings, workflow):
-            raise ConfigError(f"workflow {workflow.name} needs {missing}")
-    default = settings.default_workflow
-    if default is not None and default not in found:
-        raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")
-    return found
-
-
-def _workflow_file(name: str, folder: Path, built_in: Mapping[str, Workflow]) -> Workflow:
-    """The workflow of a file named in a configuration; a word that names no file was to be a built-in one's name."""
-    path = folder / name
-    if not path.exists():
-        is_file = path.suffix in (".yaml", ".yml", ".py")
-        missing = f"there is no file {path}" if is_file else f"no built-in workflow `{name}`{nearest(name, built_in)}"
-        raise ConfigError(f"`workflows`: {missing}")
-    return read_workflow(path)
 
 
 def serve(config_path: Path, port: int | None, report: Report) -> int:
@@ -110,7 +64,7 @@ def _serve(
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways)]
         supervisor = Supervisor(
-            [sys.executable, "-m", "lego_serve.app", *words], server.gateways, partial(_forget, gateways)
+            [sys.executable, "-m", "lego_serve.gateway_process", *words], server.gateways, partial(_forget, gateways)
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()
@@ -146,7 +100,7 @@ def _start_nodes(
 ) -> str:
     """Start or join Ray and deploy the nodes; answers Ray's address.  ``undo`` takes them down again."""
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
-    from lego_serve.serving.deploy import deploy, start_ray, stop
+    from lego_serve.serving.cluster.deploy import deploy, start_ray, stop
 
     report("starting Ray")
     undo.callback(stop, [plan.app for plan in plans], owned=settings.server.ray_address is None)
@@ -190,71 +144,3 @@ def _forget(gateways: Path, pid: int) -> None:
 
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
     (gateways / f"{pid}.sock").unlink(missing_ok=True)
-
-
-def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow]) -> str:
-    """What requests without a model get: what the file says, or the first by name, text to image before others."""
-
-    def asks_more(name: str) -> bool:
-        return any(given.type in ("image", "adapters", "controls", "edit") for given in workflows[name].inputs.values())
-
-    return settings.default_workflow or min(workflows, key=lambda name: (asks_more(name), name))
-
-
-def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None:
-    """One gateway process: joins Ray at the address and serves HTTP until told to stop.
-
-    It listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
-    """
-    import uvicorn
-
-    from lego_serve.gateway.app import create_app
-    from lego_serve.gateway.peers import Peers
-    from lego_serve.gateway.settings import ApiKey, GatewaySettings
-    from lego_serve.metrics import Metrics
-    from lego_serve.serving.connect import connect
-    from lego_serve.serving.coordinator import Coordinator
-    from lego_serve.serving.routing_state import on_departure, on_template_use
-
-    settings, workflows = configured(config_path)
-    nodes = connect(address, needed_nodes(settings, workflows))
-    coordinator = Coordinator(nodes, workflows, time.monotonic)
-    server = settings.server
-    keys = tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
-    gateway = GatewaySettings(
-        default_workflow(settings, workflows),
-        keys,
-        server.max_pending_jobs,
-        server.max_body_bytes,
-        controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
-        edit_check_share=server.edit_check_share,
-        templates=template_settings(settings, config_path.parent, peers.parent),
-    )
-    own = peers / f"{os.getpid()}.sock"
-    metrics = Metrics()
-    app = create_app(coordinator, gateway, metrics, Peers(peers, own))
-    bound = [shared_socket(server.host, port), unix_socket(own)]
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-
-        def departed(replicas: frozenset[str]) -> None:
-            loop.call_soon_threadsafe(coordinator.departed, replicas)
-
-        on_departure(departed)
-        on_template_use(metrics.templates)
-        await asyncio.gather(*(node.probe() for node in nodes.values()))
-        options = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False
-        )
-        await uvicorn.Server(options).serve(bound)
-
-    asyncio.run(main())
-
-
-if __name__ == "__main__":
-    logs.install()
-    try:
-        run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
-    except LegoError as error:
-        sys.exit(f"error: {error.message}")

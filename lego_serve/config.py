@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lego_serve.errors import ConfigError
-from lego_serve.models.spec import families
+from lego_serve.models.registry import families
 from lego_serve.yaml_reader import YamlReader
 
 ALTERNATIVE = re.compile(r"^constrained-|^literal\[|^function-|^(int|float)$")  # pydantic's names of them

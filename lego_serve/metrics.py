@@ -10,9 +10,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from lego_serve.core.job import JobResult, TaskStats
-from lego_serve.core.reuse import ReuseStats, TemplateUse
-from lego_serve.core.workflow import Workflow
+from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
+from lego_serve.core.jobs.job import JobResult, TaskStats
+from lego_serve.core.workflow.graph import Workflow
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
 LIKENESS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)

@@ -5,8 +5,8 @@ import traceback
 from importlib import resources
 from pathlib import Path
 
-from lego_serve.core.workflow import Workflow
-from lego_serve.core.workflow_check import compile_workflow
+from lego_serve.core.workflow.compile import compile_workflow
+from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import WorkflowError
 from lego_serve.yaml_reader import YamlReader
 

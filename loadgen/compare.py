@@ -11,7 +11,7 @@ from typing import Protocol
 from loadgen import summary
 from loadgen.client import Sample
 from loadgen.machine import CORES, describe_run, pin
-from loadgen.report import write_report
+from loadgen.reports.report import write_report
 from loadgen.suites import Suite
 from loadgen.traffic import Arrivals, ImageRequest
 

@@ -67,7 +67,7 @@ class HttpServer:
 
 def lego_server(config: Path, model: str, log: Path) -> HttpServer:
     """``lego-serve serve CONFIG``."""
-    return HttpServer([sys.executable, "-m", "lego_serve.cli", "serve", str(config)], model, log)
+    return HttpServer([sys.executable, "-m", "lego_serve.cli.main", "serve", str(config)], model, log)
 
 
 def monolith(

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from lego_serve.zoo.miniatures import FLUX_MINIATURES, flux_miniature
-from tests.servers import Server, running
+from lego_serve.zoo.tiny_models import FLUX_MINIATURES, flux_miniature
+from tests.support.servers import Server, running
 
 torch.set_num_threads(1)
 # On a busy machine an example may take any time; that says nothing of what it shows.
@@ -63,12 +63,12 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[object, str, str]]:
     """Runs a command of lego-serve; answers its exit status, what it says and what it complains of."""
-    from lego_serve import cli
+    from lego_serve.cli import main
 
     def run(*words: str) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["lego-serve", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         said = capsys.readouterr()
         return ended.value.code, said.out, said.err
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lego_serve.models.spec import families
+from lego_serve.models.registry import families
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [*ROOT.glob("lego_serve/**/*.py"), *ROOT.glob("loadgen/**/*.py")]
+SOURCES = [file for room in ("lego_serve", "loadgen", "benchmarks") for file in ROOT.glob(f"{room}/**/*.py")]
 
 
 def test_layers_hold() -> None:
@@ -40,13 +40,11 @@ def test_every_module_says_what_it_is() -> None:
 
 MAY_NAME_FAMILIES = {  # everything else asks a family what it wants to know of it
     "lego_serve/config.py": "the default of a key",
-    "lego_serve/models/spec.py": "the same default",
+    "lego_serve/models/registry.py": "the same default",
     "lego_serve/models/families/": "a family",
-    "lego_serve/models/adaptables/": "a family's table of names",
-    "lego_serve/models/controlnets/": "a family's ControlNets",
-    "lego_serve/engine/bench/": "measures architectures, each by its name",
-    "lego_serve/engine/bench_adapters.py": "likewise",
-    "lego_serve/engine/bench_controls.py": "likewise",
+    "lego_serve/models/lora/targets_": "a family's table of names",
+    "lego_serve/models/controlnet/sd3.py": "a family's ControlNets",
+    "lego_serve/models/controlnet/flux.py": "a family's ControlNets",
     "lego_serve/zoo/": "makes lego-tiny, which is of one family",
 }
 
@@ -73,3 +71,18 @@ def test_no_code_but_a_familys_own_names_a_family() -> None:
     found = [place for file in ROOT.glob("lego_serve/**/*.py") for place in family_names(file)]
     assert not [place for place in found if not place.startswith(tuple(MAY_NAME_FAMILIES))]
     assert all(any(place.startswith(listed) for place in found) for listed in MAY_NAME_FAMILIES)
+
+
+def test_no_folder_has_more_than_14_modules() -> None:
+    """A newcomer should guess the right file from a short list."""
+    rooms = [
+        folder
+        for top in ("lego_serve", "loadgen", "benchmarks", "kernels", "tests")
+        for folder in ROOT.glob(f"{top}/**/")
+    ]
+    full = {str(room.relative_to(ROOT)): n for room in rooms if (n := len(_modules(room))) > 14}
+    assert not full
+
+
+def _modules(room: Path) -> list[Path]:
+    return [file for file in room.glob("*.py") if file.name != "__init__.py"]

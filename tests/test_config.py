@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from lego_serve import workflow_files
-from lego_serve.app import configured, load_workflows
 from lego_serve.config import load
+from lego_serve.deployment import configured, load_workflows, needed_nodes, node_plans, template_settings
 from lego_serve.errors import ConfigError, LegoError
-from lego_serve.plans import needed_nodes, node_plans, template_settings
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lego_serve import config
-from lego_serve.app import load_workflows
 from lego_serve.core import addons
+from lego_serve.deployment import load_workflows
 from lego_serve.metrics import Metrics
-from lego_serve.models import adapter_file, adapter_loading
+from lego_serve.models.lora import checkpoint
+from lego_serve.models.lora import loading as adapter_loading
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -129,15 +130,15 @@ def test_the_limits_of_adapter_files_are_those_that_are_kept() -> None:
     """Every number of the code stands in the table."""
     said = " ".join(cell for cells in rows("Adapter files").values() for cell in cells)
     for limit in (
-        f"{adapter_file.MAX_FILE_BYTES >> 20} MiB",
-        f"{adapter_file.MAX_HEADER_BYTES >> 20} MiB of JSON",
-        f"{adapter_file.MAX_TENSORS:,} tensors",
-        f"{adapter_file.MAX_SIDE:,} a side",
-        f"none beyond {adapter_file.MAX_WEIGHT:,.0f}",
+        f"{checkpoint.MAX_FILE_BYTES >> 20} MiB",
+        f"{checkpoint.MAX_HEADER_BYTES >> 20} MiB of JSON",
+        f"{checkpoint.MAX_TENSORS:,} tensors",
+        f"{checkpoint.MAX_SIDE:,} a side",
+        f"none beyond {checkpoint.MAX_WEIGHT:,.0f}",
         f"1 to {adapter_loading.MAX_RANK}",
         f"from -{addons.MAX_SCALE:g} to {addons.MAX_SCALE:g}",
     ):
         assert limit in said
-    assert adapter_loading.MAX_DELTA == adapter_file.MAX_WEIGHT
-    assert all(name in said for name in adapter_file.DTYPES)
+    assert adapter_loading.MAX_DELTA == checkpoint.MAX_WEIGHT
+    assert all(name in said for name in checkpoint.DTYPES)
     assert addons.MAX_ADDONS == 4

@@ -11,8 +11,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from lego_serve.core.addons import AdapterStats, ControlStats
-from lego_serve.core.job import JobResult, Picture, TaskStats
-from lego_serve.core.reuse import ReuseStats, TemplateUse
+from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
+from lego_serve.core.jobs.job import JobResult, Picture, TaskStats
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 

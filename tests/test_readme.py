@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.app import load_workflows
 from lego_serve.config import load
-from lego_serve.core.workflow import INPUT_TYPES, KINDS
+from lego_serve.core.workflow.graph import INPUT_TYPES, KINDS
+from lego_serve.deployment import load_workflows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve import workflow_files
-from lego_serve.core.workflow import Input, Source
-from lego_serve.core.workflow_bind import bind
+from lego_serve.core.workflow.bind import bind
+from lego_serve.core.workflow.graph import Input, Source
 from lego_serve.errors import UnsupportedParameter, WorkflowError
 from lego_serve.workflow_files import built_in_workflows, load_workflow, read_workflow
 
 TINY = Path(workflow_files.__file__).parent / "workflows" / "lego-tiny.yaml"
 GOOD = TINY.read_text()
 PYTHON = """
-from lego_serve.core.workflow_python import Text, decode, denoise, text_encode, workflow
+from lego_serve.core.workflow.dsl import Text, decode, denoise, text_encode, workflow
 
 @workflow("in-python")
 def declared(prompt: Text):

@@ -17,7 +17,7 @@ def gated_residual(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, br
     check_rows(x, branch, ("gate", gate))
     check_tensor("update", update, x.shape, x.dtype, x.device)
     if x.is_cuda:
-        from lego_kernels.gated_residual_triton import gated_residual_triton
+        from lego_kernels.triton_kernels.gated_residual import gated_residual_triton
 
         return gated_residual_triton(x, update, gate, branch)
     return torch.addcmul(x, gate.index_select(0, branch), update)

@@ -33,7 +33,7 @@ def lora_expand(
     if up.weights and out.shape[1] != up.side:
         raise ValueError(f"out has shape {list(out.shape)}, must be [T, {up.side}]")
     if out.is_cuda:
-        from lego_kernels.lora_expand_triton import lora_expand_triton
+        from lego_kernels.triton_kernels.lora_expand import lora_expand_triton
 
         return lora_expand_triton(out, hidden, up, segments)
     for start, stop, which in segments.rows:

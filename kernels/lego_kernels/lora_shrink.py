@@ -23,7 +23,7 @@ def lora_shrink(x: torch.Tensor, down: Factors, segments: Segments, *, product: 
     if down.weights and x.shape[1] != down.side:
         raise ValueError(f"x has shape {list(x.shape)}, must be [T, {down.side}]")
     if x.is_cuda:
-        from lego_kernels.lora_shrink_triton import lora_shrink_triton
+        from lego_kernels.triton_kernels.lora_shrink import lora_shrink_triton
 
         return lora_shrink_triton(x, down, segments)
     hidden = x.new_zeros(x.shape[0], down.hidden)

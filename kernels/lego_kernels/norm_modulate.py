@@ -19,7 +19,7 @@ def norm_modulate(
     """
     check_rows(x, branch, ("shift", shift), ("scale", scale))
     if x.is_cuda:
-        from lego_kernels.norm_modulate_triton import norm_modulate_triton
+        from lego_kernels.triton_kernels.norm_modulate import norm_modulate_triton
 
         return norm_modulate_triton(x, shift, scale, branch, eps=eps)
     normed = F.layer_norm(x, x.shape[-1:], eps=eps)

@@ -30,7 +30,7 @@ def qk_norm_rope(
     if q_weight is None and k_weight is None and cos is None:
         return qkv
     if qkv.is_cuda:
-        from lego_kernels.qk_norm_rope_triton import qk_norm_rope_triton
+        from lego_kernels.triton_kernels.qk_norm_rope import qk_norm_rope_triton
 
         return qk_norm_rope_triton(qkv, q_weight, k_weight, eps=eps, cos=cos, sin=sin)
     if len(qkv) <= CPU_ROWS:

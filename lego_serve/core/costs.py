@@ -121,3 +121,21 @@ def _solve(rows: Sequence[Sequence[float]], answers: Sequence[float]) -> list[fl
         known = sum(work[i][j] * found[j] for j in range(i + 1, size))
         found[i] = (work[i][size] - known) / work[i][i]
     return found
+
+
+TAIL_MEMORY = 0.8  # weight what was known keeps with each job
+
+
+class Tails:
+    """Seconds from the last denoising of a job to its end, by workflow, as jobs took lately."""
+
+    def __init__(self) -> None:
+        self._known_s: dict[str, float] = {}
+
+    def of(self, workflow: str) -> float:
+        """Seconds to expect; 0 while nothing is known."""
+        return self._known_s.get(workflow, 0.0)
+
+    def learn(self, workflow: str, took_s: float) -> None:
+        """Take note of a job."""
+        self._known_s[workflow] = TAIL_MEMORY * self._known_s.get(workflow, took_s) + (1 - TAIL_MEMORY) * took_s

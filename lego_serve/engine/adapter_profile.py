@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lego_serve.engine.lanes import AdapterUse, LaneRequest
-from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest
+from lego_serve.engine.offline import LocalFamily
 from lego_serve.errors import LegoError
-from lego_serve.models.lora import Adapter
+from lego_serve.models.lora.adapter import Adapter
 
 LIMIT = 0.99
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from lego_serve.core.adapters import AdapterRates
 from lego_serve.core.costs import Rates, StepCost, StepWork
-from lego_serve.models.base import Backbone, Conditioning, LaneInput
-from lego_serve.models.lora import Adapter, Pair
+from lego_serve.core.scheduling.lora_mode import AdapterRates
+from lego_serve.models.lora.adapter import Adapter, Pair
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.ragged.lane_input import LaneInput
 
 BATCHES = (2, 4, 8)
 GAIN = 0.95  # a larger batch must cut the time an item takes by at least a twentieth

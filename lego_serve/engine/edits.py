@@ -12,13 +12,15 @@ from functools import cached_property
 import torch
 
 from lego_serve.core.costs import Rates, StepWork
-from lego_serve.core.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
-from lego_serve.core.templates import entries_label
-from lego_serve.engine.templates import Template, TemplateStore
+from lego_serve.core.editing.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
+from lego_serve.core.editing.templates import entries_label
+from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import RequestError
-from lego_serve.models.activations import Activations, Reuse, entry_bytes
-from lego_serve.models.base import Backbone, Conditioning, LaneInput, LatentShape, Prepared
-from lego_serve.models.lora import Uses, key_of
+from lego_serve.models.lora.adapter import Uses, key_of
+from lego_serve.models.ragged.activations import Activations, Reuse, entry_bytes
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.sampling import Schedule, noise
 
 

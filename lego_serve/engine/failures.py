@@ -3,7 +3,7 @@
 import torch
 
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.controls import ControlFailed
+from lego_serve.models.ragged.controlnet_source import ControlFailed
 
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 

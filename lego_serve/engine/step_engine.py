@@ -11,18 +11,18 @@ from dataclasses import replace
 
 import torch
 
-from lego_serve.core.batching import StepBatcher, StepPlan
-from lego_serve.core.lanes import Lane, with_missing
-from lego_serve.engine.absences import overdue, parted, without_absent
-from lego_serve.engine.advancing import FiniteCheck, advance
+from lego_serve.core.scheduling.batching import StepBatcher, StepPlan
+from lego_serve.core.scheduling.lane import Lane, with_missing
+from lego_serve.engine.advance import FiniteCheck, advance
+from lego_serve.engine.controlnet_waits import overdue, parted, without_absent
 from lego_serve.engine.edits import EntrySize, PrimingBatch, entry_size
 from lego_serve.engine.failures import failure_of, is_memory, not_finite
-from lego_serve.engine.lanes import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
-from lego_serve.engine.preparing import Preparation
-from lego_serve.engine.templates import TemplateStore
+from lego_serve.engine.lane_setup import Preparation
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
+from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.base import Backbone
-from lego_serve.models.controls import ControlAway, ControlFailed, ControlSource
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.controlnet_source import ControlAway, ControlFailed, ControlSource
 from lego_serve.models.sampling import FlowMatchTables
 
 log = logging.getLogger("lego_serve.engine")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lego_serve.core.progress import PREPARING, Listen, Reporter
-from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneResult, LaneState
+from lego_serve.core.jobs.progress import PREPARING, Listen, Reporter
+from lego_serve.engine.lane_state import AdapterUse, LaneProgress, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 

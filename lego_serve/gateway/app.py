@@ -3,14 +3,15 @@
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from lego_serve.core.ports import JobRunner
-from lego_serve.gateway import admin, images, models, templates
-from lego_serve.gateway.context import BodyLimit, Context, RequestIds, Unexpected
-from lego_serve.gateway.drift import DriftChecks
+from lego_serve.core.jobs.ports import JobRunner
+from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import install
+from lego_serve.gateway.middleware import BodyLimit, RequestIds, Unexpected
 from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.quality_checks import DriftChecks
+from lego_serve.gateway.routes import admin, images, models, templates
 from lego_serve.gateway.settings import GatewaySettings
-from lego_serve.gateway.template_files import TemplateFiles
+from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.metrics import Metrics
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"

@@ -19,7 +19,7 @@ from lego_serve.errors import (
     RequestError,
     UnsupportedParameter,
 )
-from lego_serve.gateway.schemas import REFUSED_WORDS
+from lego_serve.gateway.requests.schemas import REFUSED_WORDS
 
 log = logging.getLogger("lego_serve.gateway")
 

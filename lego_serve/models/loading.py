@@ -1,73 +1,17 @@
-"""From a model's place on disk to its modules, one component at a time.
+"""Loads one component of a model, whichever its family.
 
-A node reads its own component's folders and nothing else; safetensors only; no remote code; the
-network is touched only when the spec says ``fetch``.  What is missing, of another class or of
-another shape is one line that names it.  diffusers and transformers are imported where they are
-needed: each takes seconds, and a node needs one of them or parts of one.  A family is one file in
-``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces here, and an
-``ADAPTABLE`` where it takes adapters.
+A family is one file in ``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces of
+``model_files``, and an ``ADAPTABLE`` where it takes adapters.
 """
 
-import json
-from importlib import import_module
-from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models import families as family_files
-from lego_serve.models.base import Backbone, TextEncoder
-from lego_serve.models.gemm import multiplies_bf16
+from lego_serve.models.model_files import load_module, model_folder
+from lego_serve.models.ragged.backbone import Backbone, TextEncoder
+from lego_serve.models.registry import ModelSpec, families, family_module
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import BUILT_IN, ModelSpec, built_in_folder, families
 from lego_serve.models.vae import KlVae
-
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError)
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve_dtype(spec: ModelSpec) -> torch.dtype:
-    """The dtype to run in; ``auto`` on a CPU is bf16 only where the CPU multiplies it in hardware."""
-    if spec.dtype != "auto":
-        return DTYPES[spec.dtype]
-    if spec.device != "cpu":
-        return torch.bfloat16
-    return torch.bfloat16 if multiplies_bf16() else torch.float32
-
-
-def model_folder(spec: ModelSpec, *components: str) -> Path:
-    """The local folder of a model, fetched first if it is a hub id and the spec allows it.
-
-    An empty component is a folder that is one module itself, such as a ControlNet's.
-    """
-    is_built_in = spec.path.startswith(BUILT_IN)
-    folder = built_in_folder(spec.path) if is_built_in else Path(spec.path).expanduser()
-    if folder.is_dir():
-        return folder
-    if is_built_in or spec.path.startswith((".", "/", "~")):
-        raise CheckpointError(f"model {spec.name}: no folder {folder}")
-    patterns = [
-        "model_index.json",
-        *((f"{c}/*{e}" if c else f"*{e}") for c in components for e in (".json", ".safetensors", ".txt", ".model")),
-    ]
-    try:
-        found = snapshot_download(
-            spec.path, revision=spec.revision, allow_patterns=patterns, local_files_only=not spec.fetch
-        )
-    except LocalEntryNotFoundError:
-        hint = "could not be fetched" if spec.fetch else "is not on this machine; set `fetch: true` to download it"
-        raise CheckpointError(f"model {spec.name}: {spec.path} {hint}") from None
-    except HFValidationError:
-        raise CheckpointError(f"model {spec.name}: {spec.path} is neither a folder nor a hub id") from None
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"model {spec.name}: {spec.path} could not be fetched: {_short(error)}") from None
-    return Path(found)
 
 
 def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
@@ -89,112 +33,9 @@ def load_vae(spec: ModelSpec) -> KlVae:
     return KlVae(load_module(spec, model_folder(spec, "vae"), "vae", AutoencoderKL))
 
 
-def load_scheduler(spec: ModelSpec, folder: Path) -> Any:
-    """A model's flow-match scheduler, from its config alone."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    config = read_json(spec, folder / "scheduler" / "scheduler_config.json")
-    if config.get("_class_name") != "FlowMatchEulerDiscreteScheduler":
-        raise CheckpointError(
-            f"model {spec.name}: {folder / 'scheduler'} holds {config.get('_class_name')}, "
-            "FlowMatchEulerDiscreteScheduler is needed"
-        )
-    return FlowMatchEulerDiscreteScheduler.from_config(config)
-
-
-def pixels_per_latent(spec: ModelSpec, folder: Path) -> int:
-    """How many pixels a side of a latent stands for, as the autoencoder's config says."""
-    blocks = setting(spec, folder / "vae" / "config.json", "block_out_channels", list)
-    return int(2 ** (len(blocks) - 1))
-
-
 def _family(spec: ModelSpec) -> ModuleType:
     """The module of a model's family: one file in ``families``, found by its name."""
     if spec.family not in families():
         known = ", ".join(families())
         raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {known}")
     return family_module(spec.family)
-
-
-def family_module(family: str) -> ModuleType:
-    """The file of one of ``spec.families()``."""
-    return import_module(f"{family_files.__name__}.{family}")
-
-
-def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
-    """A JSON object from a file.  Raises CheckpointError."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"model {spec.name}: {path} is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"model {spec.name}: {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CheckpointError(f"model {spec.name}: {path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"model {spec.name}: {path} holds no JSON object")
-    return content
-
-
-def setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
-    """One value of a JSON file, which must be there and of this type."""
-    value = read_json(spec, path).get(key)
-    if not isinstance(value, kind):
-        raise CheckpointError(f"model {spec.name}: {path} lacks `{key}`, of type {kind.__name__}")
-    return value
-
-
-def _short(error: Exception) -> str:
-    """A library's words as one line of bounded length."""
-    return " ".join(str(error).split())[:300]
-
-
-def _check_files(spec: ModelSpec, folder: Path) -> None:
-    """Raise CheckpointError for a folder without safetensors, or with one that is cut off or none at all."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"model {spec.name}: {folder} holds no .safetensors file")
-    for file in files:
-        try:
-            with safe_open(file, "pt"):  # maps the file and reads its header, no weights
-                pass
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"model {spec.name}: {file} is damaged or incomplete: {_short(error)}") from None
-
-
-def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
-    """One component's module on its device; every weight comes from a safetensors file."""
-    dtype = resolve_dtype(spec)
-    config = read_json(spec, folder / name / "config.json")
-    found = config.get("_class_name") or (config.get("architectures") or ["an unnamed class"])[0]
-    if found != cls.__name__:
-        raise CheckpointError(f"model {spec.name}: {folder / name} holds {found}, {cls.__name__} is needed")
-    _check_files(spec, folder / name)
-    try:
-        module, info = cls.from_pretrained(
-            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told by `info`, and refused below in our own words
-        )  # fmt: skip
-    except UNREADABLE as error:
-        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {_short(error)}") from None
-    for weight, has, needed in sorted(info["mismatched_keys"]):
-        shapes = f"has the shape {list(has)}, {list(needed)} is needed"
-        raise CheckpointError(f"model {spec.name}: {folder / name}: weight {weight} {shapes}")
-    if missing := sorted(info["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise CheckpointError(f"model {spec.name}: {folder / name} lacks weight {missing[0]}{more}")
-    return module.to(spec.device).eval().requires_grad_(False)
-
-
-def load_tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
-    """One component's tokenizer."""
-    from transformers import AutoTokenizer
-
-    if not (folder / name).is_dir():
-        raise CheckpointError(f"model {spec.name}: {folder / name} is missing")
-    if not any((folder / name / file).is_file() for file in VOCABULARIES):  # transformers would make an empty one
-        raise CheckpointError(f"model {spec.name}: {folder / name} holds none of {', '.join(VOCABULARIES)}")
-    try:
-        return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
-    except UNREADABLE as error:
-        raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {_short(error)}") from None

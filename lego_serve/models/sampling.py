@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lego_serve.errors import RequestError
-from lego_serve.models.base import ImageLatents
+from lego_serve.models.ragged.conditioning import ImageLatents
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler

@@ -5,15 +5,18 @@ Prompts are encoded one by one unless a larger batch is measured to give the sam
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from lego_serve.errors import RequestError
-from lego_serve.models.adapted import AdaptedLayers
-from lego_serve.models.base import Conditioning
-from lego_serve.models.lora import Uses
+from lego_serve.models.lora.adapter import Uses
+from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.ragged.lora import AdaptedLayers
+
+if TYPE_CHECKING:
+    pass
 
 
 class PromptTokenizer:
@@ -112,3 +115,37 @@ class Sd3TextEncoder:
         ids = self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device)
         rows: torch.Tensor = self._t5(ids)[0]
         return rows.to(like.dtype)
+
+
+class FluxTextEncoder:
+    """CLIP's pooled text and T5's tokens, padded to ``max_sequence_length`` as the pipeline pads them."""
+
+    def __init__(self, clip: Any, tokenizer: Any, t5: Any, t5_tokenizer: Any, max_sequence_length: int) -> None:
+        self.max_batch = 1
+        self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
+        self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
+        self._max_sequence_length = max_sequence_length
+        self.adapters = AdaptedLayers.of_modules({"text_encoder": clip})
+        self._computing = threading.Lock()  # weights change with the adapters
+
+    def check(self, prompt: str) -> None:
+        """Raise RequestError when a prompt has more tokens than T5 is given."""
+        # What CLIP's window cuts off T5 still reads, as in the pipeline.
+        self._t5_tokenizer.check(prompt, self._max_sequence_length)
+
+    def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for CLIP."""
+        starts = range(0, len(prompts), self.max_batch)
+        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch], adapters)]
+
+    @torch.inference_mode()
+    def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
+        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
+        with self._computing:
+            self.adapters.patch(text_parts(adapters))
+            return self._encode(prompts)
+
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        pooled = self._clip(self._tokenizer.ids(prompts, self._tokenizer.window, self._clip.device)).pooler_output
+        tokens = self._t5(self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device))[0]
+        return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lego_serve.models.base import ImageLatents
+from lego_serve.models.ragged.conditioning import ImageLatents
 from lego_serve.models.vae_crops import Box, CropDecoder, pays
 
 if TYPE_CHECKING:

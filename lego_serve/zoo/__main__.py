@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lego_serve.engine.local import LocalFamily
+from lego_serve.engine.offline import LocalFamily
 from lego_serve.errors import LegoError
-from lego_serve.models.spec import ModelSpec
-from lego_serve.zoo import commands_addons, commands_edits
-from lego_serve.zoo.judge import KINDS, Generate, Verdict, held_out_prompts, judge, table
+from lego_serve.models.registry import ModelSpec
+from lego_serve.zoo.commands import addons as commands_addons
+from lego_serve.zoo.commands import edits as commands_edits
+from lego_serve.zoo.judge.prompts import KINDS, Generate, Verdict, held_out_prompts, judge, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make lego-tiny, and see how good it is.")
 commands_addons.add_to(app)
@@ -35,7 +36,7 @@ def train_command(
 ) -> None:
     """Train every stage that is not done yet, then write the model folder."""
     from lego_serve.zoo.export import WEIGHTS, export, trained
-    from lego_serve.zoo.train import Plan, train
+    from lego_serve.zoo.train.train import Plan, train
 
     train(folder, Plan(backbone_steps=steps, compiled=compiled))
     place = export_to or WEIGHTS
@@ -67,7 +68,7 @@ def grid_command(
     file: Path, path: Weights = "builtin:lego-tiny", side: int = 128, count: int = 18, seed: int = 0
 ) -> None:
     """Draw held-out prompts, one and two objects, on one sheet."""
-    from lego_serve.zoo.grids import write_grid
+    from lego_serve.zoo.judge.grids import write_grid
 
     texts = [p.text for things in (1, 2) for p in held_out_prompts(things, count // 2)]
     pictures = _generator(path)(texts, range(seed, seed + len(texts)), side)
@@ -101,7 +102,7 @@ def _show(verdicts: Sequence[Verdict]) -> None:
 
 
 def _write_faults(verdicts: Sequence[Verdict], sheet: Path) -> None:
-    from lego_serve.zoo.grids import write_grid
+    from lego_serve.zoo.judge.grids import write_grid
 
     wrong = [v for v in verdicts if v.faults and v.side == verdicts[0].side][:36]
     if wrong:

@@ -10,8 +10,8 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from lego_serve.models import previews
 from lego_serve.models.vae import KlVae
-from lego_serve.zoo.build import build_scheduler, build_text_encoder, build_transformer, build_vae
-from lego_serve.zoo.world import render, sample_scene
+from lego_serve.zoo.architecture import build_scheduler, build_text_encoder, build_transformer, build_vae
+from lego_serve.zoo.world.scenes import render, sample_scene
 
 WEIGHTS = Path(__file__).parent / "weights" / "lego-tiny"
 MAX_BYTES = 22_000_000
@@ -20,7 +20,7 @@ PREVIEW_SCENES = 96
 
 def untrained() -> StableDiffusion3Pipeline:
     """The family's architecture with random weights from fixed seeds; quick to make, for tests."""
-    from lego_serve.zoo.build import build_tokenizer
+    from lego_serve.zoo.architecture import build_tokenizer
 
     tokenizer = build_tokenizer(captions=300)
     end = tokenizer.eos_token_id

@@ -5,12 +5,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadgen import report_parts as parts
-from loadgen.charts import Curve, plot
 from loadgen.mixed.objective import Objective, latencies_s
 from loadgen.mixed.plan import MixedSuite
 from loadgen.mixed.rounds import Seen, SideRound
 from loadgen.mixed.summarise import sampled_pairs
+from loadgen.reports import parts as parts
+from loadgen.reports.charts import Curve, plot
 
 
 def write_report(

@@ -10,9 +10,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.e2e import addons as parts
-from tests.e2e.addons import STORAGE_S, Together, ask, made, net, style
-from tests.servers import Server
+from tests.support import addons as parts
+from tests.support.addons import STORAGE_S, Together, ask, made, net, style
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.ray
 LONG = 60  # steps of requests in whose middle something dies

@@ -12,11 +12,11 @@ import httpx2
 import numpy as np
 import pytest
 
-from lego_serve.serving.deploy import STATS_PERIOD_S
-from lego_serve.zoo.edit_tasks import EditTask, held_out_edits
+from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
+from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
 from tests.e2e.test_edits import SIDE, mask_file, pixels, png
 from tests.e2e.test_recovery import backbones, wait_for_two
-from tests.servers import Server, running
+from tests.support.servers import Server, running
 
 pytestmark = pytest.mark.ray
 STEPS, SEEDS = 60, range(2)

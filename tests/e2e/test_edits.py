@@ -12,10 +12,10 @@ import openai
 import pytest
 from PIL import Image
 
-from lego_serve.likeness import ssim
-from lego_serve.serving.deploy import STATS_PERIOD_S
-from lego_serve.zoo.edit_tasks import EditTask, held_out_edits
-from lego_serve.zoo.judge import faults
+from lego_serve.image_metrics import ssim
+from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
+from lego_serve.zoo.judge.prompts import faults
+from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
 
 pytestmark = pytest.mark.ray
 SIDE = 128

@@ -5,11 +5,11 @@ from types import ModuleType
 
 import pytest
 
-from lego_serve.core.batching import StepBatcher, StepLimits
-from lego_serve.core.ordering import fifo
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.registry import ModelSpec
 from tests.e2e.faults.sitecustomize import STEPS_LOG, note_steps
 from tests.e2e.test_recovery import SEEDS, begun
 from tests.engine.test_step_engine import Clock, request, run

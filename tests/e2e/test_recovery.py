@@ -15,11 +15,11 @@ import httpx2
 import numpy as np
 import pytest
 
-from lego_serve.core.recovery import MARGIN_STEPS
-from lego_serve.demo import descendants
+from lego_serve.cli.demo import descendants
+from lego_serve.core.jobs.recovery import MARGIN_STEPS
 from tests.e2e.faults.sitecustomize import DEADLY_GUIDANCE, STEPS_LOG
 from tests.e2e.test_server import pixels
-from tests.servers import Server, running
+from tests.support.servers import Server, running
 
 pytestmark = pytest.mark.ray
 PROMPT = "a large red circle on the left, blue background"
@@ -155,7 +155,7 @@ def test_a_drained_replicas_lanes_go_on_elsewhere_without_losing_a_step(
     before = [c["id"] for c in httpx2.get(f"{deadly.url}/v1/admin/replicas").json()["data"]]
     asked = Asked(deadly.url)
     time.sleep(1)
-    command = [sys.executable, "-m", "lego_serve.cli", "drain", before[0], "--url", deadly.url]
+    command = [sys.executable, "-m", "lego_serve.cli.main", "drain", before[0], "--url", deadly.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "calls moved" in done.stdout
@@ -174,7 +174,7 @@ def test_an_unknown_replica_cannot_be_drained(deadly: Server) -> None:
     wait_for_two(deadly)
     answer = drained_once_all_answer(deadly, "nobody")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "replica_not_found")
-    command = [sys.executable, "-m", "lego_serve.cli", "drain", "nobody", "--url", deadly.url]
+    command = [sys.executable, "-m", "lego_serve.cli.main", "drain", "nobody", "--url", deadly.url]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert "There is no backbone replica of this id." in said.stderr

@@ -16,7 +16,7 @@ import openai
 import pytest
 from PIL import Image
 
-from lego_serve.demo import descendants
+from lego_serve.cli.demo import descendants
 
 pytestmark = pytest.mark.ray
 PROMPT = "a large red circle on the left, blue background"
@@ -124,7 +124,7 @@ def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
 
 def _command(server, *words: str) -> str:
     """What ``lego-serve`` prints about this server."""
-    line = [sys.executable, "-m", "lego_serve.cli", *words, "--url", server.url]
+    line = [sys.executable, "-m", "lego_serve.cli.main", *words, "--url", server.url]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -202,6 +202,6 @@ def gateway_ids(supervisor: int) -> list[int]:
                 words = file.read().split("\0")
         except OSError:
             continue
-        if "lego_serve.app" in words:
+        if "lego_serve.gateway_process" in words:
             found.append(pid)
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.demo import _alive, descendants
+from lego_serve.cli.demo import _alive, descendants
 
 pytestmark = pytest.mark.ray
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 def test_a_signal_while_ray_starts(number: signal.Signals, status: int, delay_s: float) -> None:
     """The exit status is the shell's for the signal; the temporary folder and all processes are gone."""
     before = set(Path("/tmp").glob("lego-*"))
-    command = [sys.executable, "-u", "-m", "lego_serve.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-u", "-m", "lego_serve.cli.main", "serve", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "starting Ray\n"

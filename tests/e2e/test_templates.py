@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.test_edits import mask_file, png
-from tests.servers import running
+from tests.support.servers import running
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 SMALL = """

@@ -14,18 +14,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lego_serve.core.batching import StepBatcher, StepLimits
-from lego_serve.core.ordering import fifo
-from lego_serve.core.reuse import Quality
+from lego_serve.core.editing.reuse import Quality
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.edits import Edit
-from lego_serve.engine.lanes import LaneRequest
+from lego_serve.engine.lane_state import LaneRequest
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.engine.templates import Template, TemplateStore
+from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import NodeError
-from lego_serve.models.base import Conditioning
-from lego_serve.models.gemm import keep_rows_stable
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.ragged.batch_invariant import keep_rows_stable
+from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.registry import ModelSpec
 
 META = torch.device("meta")
 

@@ -10,19 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.reuse import Quality
-from lego_serve.engine.advancing import CHECK_EVERY_STEPS, FiniteCheck
-from lego_serve.engine.lanes import LaneRequest, LaneResult
-from lego_serve.engine.local import LocalFamily
-from lego_serve.engine.templates import Template
+from lego_serve.core.editing.reuse import Quality
+from lego_serve.engine.advance import CHECK_EVERY_STEPS, FiniteCheck
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.template_store import Template
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.base import Backbone, LaneInput
 from lego_serve.models.loading import load_backbone
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import ModelSpec
-from tests import edits
-from tests.builders import run_results
 from tests.engine.test_step_engine import Faulty, alone, engine_of, latents, request
+from tests.support import edits
+from tests.support.builders import run_results
 
 STEPS, SPOILED_AT, POISON = 6, 2, 5.0
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 
-from lego_serve.engine.lanes import LaneRequest, LaneResult
-from lego_serve.engine.local import LocalFamily
-from lego_serve.models.base import ImageLatents
-from lego_serve.models.spec import ModelSpec
-from lego_serve.zoo.miniatures import MINIATURES, miniature
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.offline import LocalFamily
+from lego_serve.models.ragged.conditioning import ImageLatents
+from lego_serve.models.registry import ModelSpec
+from lego_serve.zoo.tiny_models import MINIATURES, miniature
 from tests.models.test_sampling import solver
 
 STEPS = 4

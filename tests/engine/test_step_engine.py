@@ -9,17 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lego_serve.core.batching import StepBatcher, StepLimits
 from lego_serve.core.costs import Rates
-from lego_serve.core.ordering import ORDERS, fifo
-from lego_serve.engine.lanes import LaneRequest, LaneResult
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import ORDERS, fifo
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError, NodeError, RequestError
-from lego_serve.models.base import Backbone, Conditioning, LaneInput, Prepared
-from lego_serve.models.gemm import keep_rows_stable
 from lego_serve.models.loading import load_backbone
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.batch_invariant import keep_rows_stable
+from lego_serve.models.ragged.conditioning import Conditioning, Prepared
+from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from lego_serve.core.batching import Lane, StepBatcher, StepLimits
-from lego_serve.core.progress import PREPARING, Listen
-from lego_serve.core.recovery import DEATHS_ALONE, Again, Recovery
-from lego_serve.engine.lanes import AdapterUse, LaneProgress, LaneRequest, LaneState
+from lego_serve.core.jobs.progress import PREPARING, Listen
+from lego_serve.core.jobs.recovery import DEATHS_ALONE, Again, Recovery
+from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
+from lego_serve.engine.lane_state import AdapterUse, LaneProgress, LaneRequest, LaneState
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, Watch
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.lora import Adapter
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.lora.adapter import Adapter
+from lego_serve.models.registry import ModelSpec
 from tests.engine.test_step_engine import Clock, Faulty, engine_of, latents, request, run
 
 PATIENCE_S = 20.0

@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from lego_serve.core.addons import AdapterOrder
-from lego_serve.core.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
-from lego_serve.core.reuse import ReuseStats
-from lego_serve.core.templates import TemplateOrder
-from lego_serve.core.workflow import Workflow
+from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.editing.templates import TemplateOrder
+from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
+from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import CapacityError, NotFound
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings

@@ -11,8 +11,8 @@ import uvicorn
 
 from lego_serve.core.addons import AdapterOrder
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, NodeError
-from lego_serve.gateway import models
 from lego_serve.gateway.app import create_app
+from lego_serve.gateway.routes import models
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
-from lego_serve.models.spec import ModelSpec
-from lego_serve.zoo.miniatures import miniature
+from lego_serve.models.registry import ModelSpec
+from lego_serve.zoo.tiny_models import miniature
 
 LOADERS: dict[str, Callable[[ModelSpec], Any]] = {
     "text_encoder": load_text_encoder,

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lego_serve.models.loading import load_text_encoder
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.registry import ModelSpec
 
 
 def test_checking_a_prompt_does_not_disturb_one_that_is_being_encoded(tiny_folder: Path) -> None:

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lego_serve.likeness import psnr, ssim
+from lego_serve.image_metrics import psnr, ssim
 from lego_serve.models import vae_crops
 from lego_serve.models.loading import load_vae
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.vae_crops import MARGIN, Box, pays
-from lego_serve.zoo.edit_tasks import held_out_edits, latent_mask
-from lego_serve.zoo.world import render
+from lego_serve.zoo.world.edit_tasks import held_out_edits, latent_mask
+from lego_serve.zoo.world.scenes import render
 
 SPEC = ModelSpec("lego-tiny", "builtin:lego-tiny", max_sequence_length=0)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.models.adapter_keys import BaseLayers
-from lego_serve.models.adapter_loading import base_layers
-from lego_serve.models.spec import ModelSpec
+from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.registry import ModelSpec
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import torch
 from diffusers import SD3ControlNetModel, StableDiffusion3Pipeline
 
 from lego_serve.zoo.export import WEIGHTS
-from lego_serve.zoo.generators import controlled, styled, together
-from lego_serve.zoo.judge_controlnet import judge_controlnet
-from lego_serve.zoo.judge_style import PLAIN, judge_styles
-from lego_serve.zoo.judge_together import Setting, judge_together
-from lego_serve.zoo.lora import load_adapter
-from lego_serve.zoo.train_controlnet import CONTROLNET
-from lego_serve.zoo.train_lora import ADAPTERS, RANKS, adapter_file, adapter_id
+from lego_serve.zoo.judge.controlnet import judge_controlnet
+from lego_serve.zoo.judge.style import PLAIN, judge_styles
+from lego_serve.zoo.judge.together import Setting, judge_together
+from lego_serve.zoo.train.controlnet import CONTROLNET
+from lego_serve.zoo.train.lora import ADAPTERS, RANKS, adapter_file, adapter_id
+from lego_serve.zoo.train.lora_modules import load_adapter
+from lego_serve.zoo.world.generators import controlled, styled, together
 
 MAX_BYTES = 16_000_000
 

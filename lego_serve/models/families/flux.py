@@ -5,7 +5,6 @@ both as one sequence.  Guidance is distilled into the model: it is told the numb
 is one branch.  Positions are rotations of q and k (Su et al., 2021).
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,23 +14,28 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models import layers, loading
-from lego_serve.models.activations import AttentionShape
-from lego_serve.models.adaptables.flux import ADAPTABLE
-from lego_serve.models.adapted import AdaptedLayers
-from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
-from lego_serve.models.controls import Controls, flux_residual
-from lego_serve.models.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
-from lego_serve.models.lora import Uses
-from lego_serve.models.packing import Packing, pack
+from lego_serve.models import model_files
+from lego_serve.models.lora.targets_flux import ADAPTABLE
+from lego_serve.models.ragged import layers
+from lego_serve.models.ragged.activations import AttentionShape
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.controlnet import Controls
+from lego_serve.models.ragged.controlnet_source import flux_residual
+from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
+from lego_serve.models.ragged.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
+from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.packing import Packing, pack
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import ModelSpec
-from lego_serve.models.text import PromptTokenizer, text_parts
+from lego_serve.models.text import FluxTextEncoder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
+
 PATCH = 2  # latent pixels a side of a token: FLUX packs them before the transformer
+
+
 SIZES_KEPT = 64  # picture sizes whose rotations are kept
 
 
@@ -39,10 +43,10 @@ def load_backbone(spec: ModelSpec) -> tuple["FluxBackbone", FlowMatchTables]:
     """The denoiser of a model and its sigma tables.  Raises CheckpointError."""
     from diffusers import FluxTransformer2DModel
 
-    folder = loading.model_folder(spec, "transformer", "scheduler", "vae")
-    tables = FlowMatchTables(loading.load_scheduler(spec, folder), explicit_sigmas=True)
-    transformer = loading.load_module(spec, folder, "transformer", FluxTransformer2DModel)
-    return FluxBackbone(transformer, loading.pixels_per_latent(spec, folder), release=True), tables
+    folder = model_files.model_folder(spec, "transformer", "scheduler", "vae")
+    tables = FlowMatchTables(model_files.load_scheduler(spec, folder), explicit_sigmas=True)
+    transformer = model_files.load_module(spec, folder, "transformer", FluxTransformer2DModel)
+    return FluxBackbone(transformer, model_files.pixels_per_latent(spec, folder), release=True), tables
 
 
 def load_text_encoder(spec: ModelSpec) -> "FluxTextEncoder":
@@ -51,48 +55,14 @@ def load_text_encoder(spec: ModelSpec) -> "FluxTextEncoder":
 
     if spec.max_sequence_length < 1:
         raise CheckpointError(f"model {spec.name}: FLUX reads T5's tokens; set `max_sequence_length` to 1 or more")
-    folder = loading.model_folder(spec, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    folder = model_files.model_folder(spec, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     return FluxTextEncoder(
-        loading.load_module(spec, folder, "text_encoder", CLIPTextModel),
-        loading.load_tokenizer(spec, folder, "tokenizer"),
-        loading.load_module(spec, folder, "text_encoder_2", T5EncoderModel),
-        loading.load_tokenizer(spec, folder, "tokenizer_2"),
+        model_files.load_module(spec, folder, "text_encoder", CLIPTextModel),
+        model_files.load_tokenizer(spec, folder, "tokenizer"),
+        model_files.load_module(spec, folder, "text_encoder_2", T5EncoderModel),
+        model_files.load_tokenizer(spec, folder, "tokenizer_2"),
         spec.max_sequence_length,
     )
-
-
-class FluxTextEncoder:
-    """CLIP's pooled text and T5's tokens, padded to ``max_sequence_length`` as the pipeline pads them."""
-
-    def __init__(self, clip: Any, tokenizer: Any, t5: Any, t5_tokenizer: Any, max_sequence_length: int) -> None:
-        self.max_batch = 1
-        self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
-        self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
-        self._max_sequence_length = max_sequence_length
-        self.adapters = AdaptedLayers.of_modules({"text_encoder": clip})
-        self._computing = threading.Lock()  # weights change with the adapters
-
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when a prompt has more tokens than T5 is given."""
-        # What CLIP's window cuts off T5 still reads, as in the pipeline.
-        self._t5_tokenizer.check(prompt, self._max_sequence_length)
-
-    def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for CLIP."""
-        starts = range(0, len(prompts), self.max_batch)
-        return [cond for at in starts for cond in self.encode_batch(prompts[at : at + self.max_batch], adapters)]
-
-    @torch.inference_mode()
-    def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
-        with self._computing:
-            self.adapters.patch(text_parts(adapters))
-            return self._encode(prompts)
-
-    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        pooled = self._clip(self._tokenizer.ids(prompts, self._tokenizer.window, self._clip.device)).pooler_output
-        tokens = self._t5(self._t5_tokenizer.ids(prompts, self._max_sequence_length, self._t5.device))[0]
-        return [Conditioning(t, p) for t, p in zip(tokens, pooled, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from lego_serve.models import layers, loading
-from lego_serve.models.activations import AttentionShape
-from lego_serve.models.adaptables.sd3 import ADAPTABLE
-from lego_serve.models.adapted import AdaptedLayers
-from lego_serve.models.base import Conditioning, LaneInput, LatentShape, Prepared, kept_rows
-from lego_serve.models.controls import Controls, sd3_residual
-from lego_serve.models.layers import Linear, Mlp, Projection, gated, modulated
-from lego_serve.models.packing import Packing, pack
+from lego_serve.models import model_files
+from lego_serve.models.lora.targets_sd3 import ADAPTABLE
+from lego_serve.models.ragged import layers
+from lego_serve.models.ragged.activations import AttentionShape
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.controlnet import Controls
+from lego_serve.models.ragged.controlnet_source import sd3_residual
+from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
+from lego_serve.models.ragged.layers import Linear, Mlp, Projection, gated, modulated
+from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.packing import Packing, pack
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.spec import ModelSpec
 from lego_serve.models.text import Sd3TextEncoder
 
 if TYPE_CHECKING:
@@ -34,12 +37,12 @@ def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
     """The denoiser of a model and its sigma tables.  Raises CheckpointError."""
     from diffusers import SD3Transformer2DModel
 
-    folder = loading.model_folder(spec, "transformer", "scheduler", "vae", "tokenizer")
-    tables = FlowMatchTables(loading.load_scheduler(spec, folder))
-    transformer = loading.load_module(spec, folder, "transformer", SD3Transformer2DModel)
-    window = loading.setting(spec, folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int)
+    folder = model_files.model_folder(spec, "transformer", "scheduler", "vae", "tokenizer")
+    tables = FlowMatchTables(model_files.load_scheduler(spec, folder))
+    transformer = model_files.load_module(spec, folder, "transformer", SD3Transformer2DModel)
+    window = model_files.setting(spec, folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int)
     text_rows = window + spec.max_sequence_length  # CLIP's, and T5's or zeros in their place
-    scale = loading.pixels_per_latent(spec, folder)
+    scale = model_files.pixels_per_latent(spec, folder)
     return Sd3Backbone(transformer, scale, text_rows=text_rows, release=True), tables
 
 
@@ -48,15 +51,15 @@ def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    folder = loading.model_folder(spec, *names, "transformer")
-    clips = [loading.load_module(spec, folder, name, CLIPTextModelWithProjection) for name in names[:2]]
-    tokenizers = [loading.load_tokenizer(spec, folder, name) for name in names[3:5]]
-    index = loading.read_json(spec, folder / "model_index.json")
+    folder = model_files.model_folder(spec, *names, "transformer")
+    clips = [model_files.load_module(spec, folder, name, CLIPTextModelWithProjection) for name in names[:2]]
+    tokenizers = [model_files.load_tokenizer(spec, folder, name) for name in names[3:5]]
+    index = model_files.read_json(spec, folder / "model_index.json")
     t5, t5_tokenizer = None, None
     if spec.max_sequence_length > 0 and (index.get("text_encoder_3") or [None])[0] is not None:
-        t5 = loading.load_module(spec, folder, names[2], T5EncoderModel)
-        t5_tokenizer = loading.load_tokenizer(spec, folder, names[5])
-    width = loading.setting(spec, folder / "transformer" / "config.json", "joint_attention_dim", int)
+        t5 = model_files.load_module(spec, folder, names[2], T5EncoderModel)
+        t5_tokenizer = model_files.load_tokenizer(spec, folder, names[5])
+    width = model_files.setting(spec, folder / "transformer" / "config.json", "joint_attention_dim", int)
     return Sd3TextEncoder(clips, tokenizers, t5, t5_tokenizer, width, spec.max_sequence_length)
 
 

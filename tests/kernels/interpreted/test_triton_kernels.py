@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_kernels import Factors, Segments, examples, reference
-from lego_kernels.gated_residual_triton import gated_residual_triton
 from lego_kernels.launching import MAX_WIDTH
-from lego_kernels.lora_expand_triton import lora_expand_triton
-from lego_kernels.lora_shrink_triton import lora_shrink_triton
-from lego_kernels.norm_modulate_triton import norm_modulate_triton
-from lego_kernels.qk_norm_rope_triton import qk_norm_rope_triton
+from lego_kernels.triton_kernels.gated_residual import gated_residual_triton
+from lego_kernels.triton_kernels.lora_expand import lora_expand_triton
+from lego_kernels.triton_kernels.lora_shrink import lora_shrink_triton
+from lego_kernels.triton_kernels.norm_modulate import norm_modulate_triton
+from lego_kernels.triton_kernels.qk_norm_rope import qk_norm_rope_triton
 
 DTYPES = [torch.float32, torch.float16]
 # (T, D, B): one of everything; a masked row; many branches; an exact power of two; SD3.5's width; nothing

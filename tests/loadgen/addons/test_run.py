@@ -11,8 +11,8 @@ from loadgen.mixed.plan import Layout
 from loadgen.mixed.rounds import measure
 from loadgen.mixed.sides import Bench
 from loadgen.traffic import Arrivals, Closed, ImageRequest
-from tests.loadgen.addons.pools import workload
-from tests.loadgen.mixed.simulated import World, cost_s, picture, world
+from tests.support.pools import workload
+from tests.support.simulated import World, cost_s, picture, world
 
 
 class SlowStorage:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from loadgen.addons.plan import ADDONS_PLAN
-from tests.loadgen.addons.pools import storage
+from tests.support.pools import storage
 
 CONFIG = """
 models:

@@ -12,7 +12,7 @@ from loadgen.addons.workload import dealt
 from loadgen.mixed.objective import key_of
 from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED
 from loadgen.popularity import CURVES, shares
-from tests.loadgen.addons.pools import workload
+from tests.support.pools import workload
 
 
 def drawn(count: int = 1500, round_number: int = 1) -> list[AddonsRequest]:

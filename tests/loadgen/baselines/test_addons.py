@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lego_serve.zoo.train_controlnet import build_controlnet
+from lego_serve.zoo.train.controlnet import build_controlnet
 from loadgen.addons.pictures import outlines
 from loadgen.baselines.addons import Addons, Control, Lora
 from loadgen.baselines.sd3_loading import load_pipeline, make_image

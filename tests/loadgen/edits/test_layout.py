@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from lego_serve.app import configured
+from lego_serve.deployment import configured
 from loadgen.edits.layout import edits_config, edits_weights
 from loadgen.edits.plan import EDITS, EditsPlan
 from loadgen.mixed.lego_layout import with_backbones

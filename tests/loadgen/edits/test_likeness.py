@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lego_serve import likeness as other
+from lego_serve import image_metrics as other
 from loadgen.edits.likeness import psnr, ssim
 
 

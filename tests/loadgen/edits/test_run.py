@@ -21,7 +21,7 @@ from loadgen.mixed.plan import Layout
 from loadgen.mixed.run import compare_mixed
 from loadgen.mixed.sides import MixedSides
 from loadgen.traffic import Arrivals, ImageRequest
-from tests.loadgen.mixed.simulated import EFFORT, FakeClock, SimulatedServer
+from tests.support.simulated import EFFORT, FakeClock, SimulatedServer
 
 CHOSEN = EDITS["edits-tryon"]
 SMALL = replace(CHOSEN.plan, side=64, compared=8, shown=3)

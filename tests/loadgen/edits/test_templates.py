@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.zoo import captions, world
-from lego_serve.zoo.judge_parse import read_picture
+from lego_serve.zoo.judge.parse import read_picture
+from lego_serve.zoo.world import captions
+from lego_serve.zoo.world import scenes as world
 from loadgen.edits import drawing, scenes, wording
 from loadgen.edits.looked_at import pixels
 from loadgen.edits.scenes import Scene, Thing, middle_of, scene_of

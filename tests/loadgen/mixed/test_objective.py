@@ -5,7 +5,7 @@ from loadgen.mixed.objective import Attainment, Objective, Tally, Timed, attainm
 from loadgen.mixed.plan import MIXED
 from loadgen.summary import NoPicturesError
 from loadgen.traffic import ImageRequest
-from tests.loadgen.mixed.simulated import PICTURE, cost_s
+from tests.support.simulated import PICTURE, cost_s
 
 
 def alone(speed: float = 1.0) -> list[Sample]:

@@ -9,7 +9,7 @@ from loadgen.mixed.summarise import figures
 from loadgen.mixed.workload import CLOSED
 from loadgen.summary import NoPicturesError, ratios
 from loadgen.traffic import Closed, Poisson
-from tests.loadgen.mixed.simulated import World, cost_s, world
+from tests.support.simulated import World, cost_s, world
 
 
 def seen(speed: float = 2.0) -> tuple[World, Seen]:

@@ -9,7 +9,7 @@ from loadgen.mixed import run as module
 from loadgen.mixed.lego_layout import with_backbones
 from loadgen.mixed.plan import MIXED
 from loadgen.mixed.run import compare_mixed
-from tests.loadgen.mixed.simulated import EFFORT, world
+from tests.support.simulated import EFFORT, world
 
 KEYS = {"suite", "machine", "versions", "seed", "rate_rps", "slo", "baseline", "lego", "ratio", "quality", "details"}
 SIDE_KEYS = {"name", "mean_s", "p50_s", "p95_s", "throughput_rps", "attainment", "max_rate_at_90pct"}

@@ -1,0 +1,125 @@
+"""When two ControlNets of one request run, each in a deployment of its own.
+
+Run it as ``python -m benchmarks.addons.controlnet_overlap``.
+
+A server with both is started as a user would, and the answer to one request says of every step when each of them ran.
+"""
+
+import base64
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+import typer
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from benchmarks.serving import READY_S, running_server
+
+NETS = ("first", "second")
+CONFIG = """
+server: {host: 127.0.0.1, port: 8000, gateways: 1}
+models:
+  lego-tiny:
+    path: builtin:lego-tiny
+    max_sequence_length: 0
+    nodes: {text_encoder: {cpus: 0.1}, backbone: {cpus: 0.5}, vae: {cpus: 0.1}}
+    controlnets:
+      first: {path: "builtin:lego-tiny-outline", placement: remote}
+      second: {path: "builtin:lego-tiny-outline", placement: remote}
+"""
+console = Console(width=120)
+Pass = Sequence[float]  # beginning and end, in seconds by the wall clock
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One step: when each ran, in ms since the first of the request began, and for how long both did at once."""
+
+    step: int
+    first: tuple[float, float]
+    second: tuple[float, float]
+    together_ms: float
+
+    @property
+    def share(self) -> float:
+        """The part of the shorter pass in which the other ran too."""
+        return self.together_ms / min(end - begin for begin, end in (self.first, self.second))
+
+
+def rows_of(first: Sequence[Pass], second: Sequence[Pass]) -> list[Row]:
+    """The steps of a request by the passes of its two ControlNets."""
+    start = min(first[0][0], second[0][0])
+    rows = []
+    for step, passes in enumerate(zip(first, second, strict=True)):
+        mine, theirs = (((begin - start) * 1000, (end - start) * 1000) for begin, end in passes)
+        together = max(0.0, min(mine[1], theirs[1]) - max(mine[0], theirs[0]))
+        rows.append(Row(step, mine, theirs, together))
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table, with the medians below."""
+    lines = ["| step | first, ms | second, ms | both at once, ms | of the shorter |", "|---|---|---|---|---|"]
+    for row in rows:
+        spans = [f"{begin:.1f} to {end:.1f}" for begin, end in (row.first, row.second)]
+        lines.append(f"| {row.step} | {spans[0]} | {spans[1]} | {row.together_ms:.1f} | {row.share:.0%} |")
+    shares = sorted(row.share for row in rows)
+    median = statistics.median(shares)
+    lines += ["", f"Both at once for {median:.0%} of the shorter pass (median; least {shares[0]:.0%})."]
+    return "\n".join(lines)
+
+
+def outline(side: int) -> str:
+    """A control picture as base64."""
+    image = Image.new("RGB", (side, side))
+    inner = (round(0.36 * side), round(0.36 * side), round(0.64 * side), round(0.64 * side))
+    ImageDraw.Draw(image).ellipse(inner, outline="white", width=3)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def traced(url: str, steps: int, side: int) -> list[Row]:
+    """The trace of a warm request."""
+    picture = outline(side)
+    body: dict[str, Any] = {
+        "prompt": "a large red circle in the centre, blue background",
+        "model": "lego-tiny",
+        "size": f"{side}x{side}",
+        "num_inference_steps": steps,
+        "seed": 1,
+        "controlnet": [{"name": name, "image": picture, "weight": 0.5} for name in NETS],
+    }
+    for _ in range(3):  # the last is the one that counts
+        answer = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=READY_S)
+        if answer.status_code != httpx2.codes.OK:
+            raise RuntimeError(f"the server answered {answer.status_code}: {answer.text[:300]}")
+    used = {net["name"]: net for net in answer.json()["lego"]["controlnets"]}
+    return rows_of(*(used[name]["ran"] for name in NETS))
+
+
+def main(
+    steps: Annotated[int, typer.Option(min=1, max=100)] = 12,
+    side: Annotated[int, typer.Option(min=96, help="Width and height.")] = 256,
+    to: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+) -> None:
+    """Trace one request with two remote ControlNets."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(CONFIG)
+        with running_server(config) as server:
+            rows = traced(server.url, steps, side)
+    console.print(markdown(rows), highlight=False, soft_wrap=True, markup=False)
+    if to is not None:
+        to.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,170 @@
+"""What a ControlNet adds to a step, in this process: ``python -m benchmarks.addons.controlnet_steps``.
+
+Three sides in turn over the same lanes: the plain step, the ControlNet's own forward pass as far as the
+backbone uses it, and the controlled step.  The last is to take at most 1.10 times the first two.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build, random_module
+from benchmarks.engine.report import Report, hand_over, machine_of
+from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
+from lego_serve.core.scheduling.controlnet_placement import residual_bytes
+from lego_serve.engine.batch_invariance import apply_fidelity
+from lego_serve.models.controlnet.common import LoadedControlNet
+from lego_serve.models.ragged.controlnet_source import (
+    ControlForm,
+    ControlInput,
+    ControlLane,
+    flux_residual,
+    sd3_residual,
+)
+from lego_serve.models.ragged.lane_input import LaneInput
+
+TARGET = 1.10
+LANES = (1, 4)
+SD3_KEYS = (
+    "sample_size", "patch_size", "in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+    "caption_projection_dim", "pooled_projection_dim", "pos_embed_max_size", "qk_norm",
+)  # fmt: skip
+FLUX_KEYS = (
+    "in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim",
+    "guidance_embeds", "axes_dims_rope",
+)  # fmt: skip
+COLUMNS = (
+    "model", "picture", "lanes", "residuals", "MB a step", "plain ms", "ControlNet ms", "controlled ms",
+    "controlled over both",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRow:
+    """One size and number of lanes, all of them with one ControlNet."""
+
+    model: str
+    pixels: int
+    lanes: int
+    residuals: int
+    bytes: int
+    plain_s: Quartiles
+    own_s: Quartiles
+    controlled_s: Quartiles
+    over_both: Quartiles
+
+    def cells(self) -> list[str]:
+        """The row of the table."""
+        times = [side.told(1000) for side in (self.plain_s, self.own_s, self.controlled_s)]
+        over = f"{self.over_both.told(digits=2)}{'' if self.over_both.median <= TARGET else ' missed'}"
+        size = f"{self.pixels} x {self.pixels}"
+        return [self.model, size, str(self.lanes), str(self.residuals), f"{self.bytes / 1e6:.1f}", *times, over]
+
+
+def main(
+    model: Annotated[list[str] | None, typer.Option(help=f"Models, of: {', '.join(ARCHITECTURES)}.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure each case for at least so long.")] = 1.0,
+    quick: Annotated[bool, typer.Option("--quick", help="One case and few rounds, to see that it runs.")] = False,
+    to_json: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    to_markdown: Annotated[Path | None, typer.Option("--markdown", help="Also write the table to this file.")] = None,
+) -> None:
+    """Time plain steps, ControlNets and controlled steps."""
+    place = torch.device(device)
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    patience = Patience(rounds=3, least_s=0.0) if quick else Patience(least_s=seconds)
+    rows = []
+    for name in model or DEFAULTS[place.type]:
+        subject = build(name, place)
+        apply_fidelity(subject.backbone, "strict" if place.type == "cpu" else "fast")
+        net = controlnet_of(subject)
+        for tokens in side or ((6,) if quick else subject.architecture.sides[1::2]):
+            rows += [measure(subject, net, tokens, count, patience) for count in lanes or ((1,) if quick else LANES)]
+    remarks = [f"At most {TARGET:.2f} is asked for; {sum(r.over_both.median > TARGET for r in rows)} rows miss it."]
+    title = "A ControlNet in the backbone's process: medians and quartiles, the sides in turn"
+    about = {"machine": machine_of(place)}
+    report = Report(title, COLUMNS, [row.cells() for row in rows], rows, remarks, about)
+    hand_over([report], Console(), to_json, to_markdown)
+
+
+def controlnet_of(subject: Subject) -> LoadedControlNet:
+    """A ControlNet of random weights and half the backbone's blocks; FLUX's of a quarter, as those in use are."""
+    from diffusers import FluxControlNetModel, SD3ControlNetModel
+
+    from lego_serve.models.controlnet.flux import FluxControlNet
+    from lego_serve.models.controlnet.sd3 import Sd3ControlNet
+
+    config = subject.transformer.config
+    width = int(config.num_attention_heads * config.attention_head_dim)
+    channels = subject.backbone.shape.channels
+    if subject.architecture.family == "sd3":
+        blocks = max(1, config.num_layers // 2)
+        settings: dict[str, Any] = {key: config[key] for key in SD3_KEYS} | {"num_layers": blocks}
+        made = random_module(SD3ControlNetModel, settings, subject.device, subject.dtype)
+        return Sd3ControlNet(made, ControlForm("bench", width, blocks, 0, channels))
+    doubles, singles = -(-config.num_layers // 4), -(-config.num_single_layers // 4)
+    settings = {key: config[key] for key in FLUX_KEYS} | {"num_layers": doubles, "num_single_layers": singles}
+    made = random_module(FluxControlNetModel, settings, subject.device, subject.dtype)
+    return FluxControlNet(made, ControlForm("bench", width, doubles, singles, channels))
+
+
+def measure(subject: Subject, net: LoadedControlNet, side: int, count: int, patience: Patience) -> ControlRow:
+    """One size and number of lanes."""
+    plain = [subject.lane(seed, side, side) for seed in range(count)]
+    controlled = [replace(lane, controls=(control_of(subject, net, lane, seed),)) for seed, lane in enumerate(plain)]
+    asked = [
+        ControlLane(lane.latents, lane.time, lane.guidance, use.picture, use.cond, use.negative)
+        for lane in controlled
+        for use in lane.controls
+    ]
+    used = used_residuals(subject, net.form)
+
+    def own() -> None:
+        residuals = net.start(asked)
+        for index in used:
+            residuals.block(index)
+
+    runs = {
+        "plain": lambda: subject.backbone.velocity(plain),
+        "own": own,
+        "controlled": lambda: subject.backbone.velocity(controlled),
+    }
+    times = take_turns(runs, subject.device, patience)
+    both = [plain_s + own_s for plain_s, own_s in zip(times["plain"], times["own"], strict=True)]
+    rows = sum(net.rows(lane) * (1 if lane.negative is None else 2) for lane in asked)
+    return ControlRow(
+        subject.name, side * subject.backbone.shape.pixels_per_token, count, len(used),
+        residual_bytes(rows, net.form.width, len(used), subject.dtype.itemsize),
+        Quartiles.of(times["plain"]), Quartiles.of(times["own"]), Quartiles.of(times["controlled"]),
+        ratios(times["controlled"], both),
+    )  # fmt: skip
+
+
+def control_of(subject: Subject, net: LoadedControlNet, lane: LaneInput, seed: int) -> ControlInput:
+    """A use of the ControlNet with made-up contents."""
+    picture = torch.randn(lane.latents.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
+    negative = None if lane.negative is None else net.prepare(subject.conditioning(2 * seed + 1))
+    return ControlInput(net, net.picture(picture), 1.0, net.prepare(subject.conditioning(2 * seed)), negative)
+
+
+def used_residuals(subject: Subject, form: ControlForm) -> Sequence[int]:
+    """The residuals the backbone adds somewhere, in order."""
+    config = subject.transformer.config
+    if subject.architecture.family == "sd3":
+        blocks = int(config.num_layers)
+        return sorted({sd3_residual(block, blocks, form.doubles) for block in range(blocks - 1)})
+    doubles, singles = int(config.num_layers), int(config.num_single_layers)
+    first = {flux_residual(block, doubles, form.doubles) for block in range(doubles)}
+    return sorted(first | {form.doubles + flux_residual(block, singles, form.singles) for block in range(singles)})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,214 @@
+"""What a step costs, without Ray: ``python -m benchmarks.engine COMMAND``.
+
+All but ``planner``, ``prepacked`` and ``gelu`` first hold the kernels against their references and the model's
+velocities against diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with
+``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
+from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
+from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
+from benchmarks.engine.report import Report, hand_over, machine_of
+from benchmarks.engine.timing import Patience
+from lego_serve.engine.batch_invariance import apply_fidelity
+from lego_serve.errors import ConfigError
+from lego_serve.models.ragged.activations import CODINGS
+
+LANES = (1, 2, 4, 8)
+QUICK = Patience(rounds=3, least_s=0.0)
+FIDELITIES = {"cpu": "strict", "cuda": "fast"}  # as the configurations that ship have it
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+console = Console()
+Family = Annotated[str | None, typer.Option(help="Only the model of this family: sd3 or flux.")]
+Model = Annotated[list[str] | None, typer.Option(help=f"Models instead, of: {', '.join(ARCHITECTURES)}.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Seconds = Annotated[float, typer.Option(min=0, help="Measure each case for at least so long.")]
+Fidelity = Annotated[str | None, typer.Option(help="strict or fast; by default strict on a CPU, fast on a GPU.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds, to see that it runs.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")]
+
+
+@app.command("steps")
+def steps_command(
+    family: Family = None,
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    compiled: Annotated[bool | None, typer.Option(help="Time diffusers compiled too; by default on a GPU.")] = None,
+    fidelity: Fidelity = None,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time steps over sizes and numbers of lanes, next to diffusers' transformer on the same tokens."""
+    is_compiled = device == "cuda" if compiled is None else compiled
+    patience = QUICK if quick else Patience(least_s=seconds)
+    sides, counts = (side or (6,), lanes or (1, 2)) if quick else (side or (), lanes or LANES)
+    plan = steps.StepPlan(sides, counts, is_compiled, patience)
+    rows, about = [], {}
+    for subject, checked in _subjects(family, model, device, fidelity):
+        rows += steps.measure_steps(subject, plan)
+        about[subject.name] = checked
+    _end(steps.step_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("ragged")
+def ragged_command(
+    family: Family = None,
+    model: Model = None,
+    device: Device = "cpu",
+    fidelity: Fidelity = None,
+    seconds: Seconds = 3.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time batches of mixed sizes against uniform batches of as many lanes and tokens."""
+    mixes = ragged.MIXES[:2] if quick else ragged.MIXES
+    rows, about = [], {}
+    for subject, checked in _subjects(family, model, device, fidelity):
+        rows += ragged.measure_ragged(subject, mixes, QUICK if quick else Patience(least_s=seconds))
+        about[subject.name] = checked
+    _end(ragged.ragged_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("masked")
+def masked_command(
+    family: Family = None,
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    coding: Annotated[list[str] | None, typer.Option(help=f"How rows are kept: {', '.join(CODINGS)}.")] = None,
+    fidelity: Fidelity = None,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time steps that compute a part of the picture and read the rest, next to those that compute all of it."""
+    patience = QUICK if quick else Patience(least_s=seconds)
+    rows, about = [], {}
+    for subject, checked in _subjects(family, model, device, fidelity):
+        sides = _sides(subject, side, quick=quick)
+        counts, codings = lanes or ((1,) if quick else (1, 8)), coding or ("bfloat16",)
+        rows += masked.measure_masked(subject, sides, counts, codings, patience)
+        about[subject.name] = checked
+    _end(masked.masked_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("forms")
+def forms_command(
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[int, typer.Option(min=1, help="Lanes in the batch.")] = 8,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    fidelity: Fidelity = None,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time masked steps that read kept keys and values against those that make them from kept inputs of blocks."""
+    patience = QUICK if quick else Patience(least_s=seconds)
+    rows, about = [], {}
+    for subject, checked in _subjects("sd3", model, device, fidelity):
+        sides = _sides(subject, side, quick=quick)
+        rows += forms.measure_forms(subject, sides, 1 if quick else lanes, patience)
+        about[subject.name] = checked
+    _end(forms.forms_report(rows), torch.device(device), about, to_json, to_markdown)
+
+
+@app.command("planner")
+def planner_command(quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None) -> None:
+    """Time the planning of a step over numbers of lanes, for every order."""
+    rows = planner.measure_planner(planner.LANES[:2], 20) if quick else planner.measure_planner()
+    _end(planner.planner_report(rows), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("prepacked")
+def prepacked_command(
+    seconds: Seconds = 0.5, quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None
+) -> None:
+    """Time linear layers with weights as they are and laid out ahead of time, on the CPU."""
+    torch.set_num_threads(1)
+    layers, rows = (prepacked.LAYERS[:1], prepacked.ROWS[:1]) if quick else (prepacked.LAYERS, prepacked.ROWS)
+    found = prepacked.measure_prepacked(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _end(prepacked.prepacked_report(found), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("gelu")
+def gelu_command(
+    seconds: Seconds = 0.5, quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None
+) -> None:
+    """Time linear layers and their GELU in two passes and in one, in bf16 on the CPU."""
+    torch.set_num_threads(1)
+    layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
+    found = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _end(gelu.gelu_report(found), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+def _subjects(
+    family: str | None, models: list[str] | None, device: str, fidelity: str | None
+) -> Iterator[tuple[Subject, dict[str, Any]]]:
+    """The models asked for, one at a time, each checked; ends the program where a check fails."""
+    if device not in DEFAULTS or fidelity not in (None, "strict", "fast"):
+        raise typer.BadParameter("the device is cpu or cuda, the fidelity strict or fast")
+    if unknown := sorted(set(models or ()) - set(ARCHITECTURES)):
+        raise typer.BadParameter(f"no model {unknown[0]}; there are {', '.join(ARCHITECTURES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no GPU here")
+    names = [n for n in models or DEFAULTS[device] if family in (None, ARCHITECTURES[n].family)]
+    if not names:
+        raise typer.BadParameter(f"none of these models is of the family {family}")
+    torch.set_num_threads(1)
+    for name in names:
+        subject = build(name, torch.device(device))
+        try:
+            yield subject, _checked(subject, fidelity or FIDELITIES[device])
+        except (Disagreement, ConfigError) as error:
+            console.print(f"Nothing was timed: {error}")
+            raise typer.Exit(1) from None
+        del subject  # so that the next model finds its memory free
+
+
+def _sides(subject: Subject, asked: list[int] | None, *, quick: bool) -> Sequence[int]:
+    """The sides asked for, or the model's largest; its smallest where it is to be quick."""
+    sides = subject.architecture.sides
+    return asked or (sides[:1] if quick else sides[-1:])
+
+
+def _checked(subject: Subject, fidelity: str) -> dict[str, Any]:
+    kernels = check_kernels(subject)
+    held = apply_fidelity(subject.backbone, fidelity)
+    error = check_velocities(subject, min(subject.architecture.sides))
+    console.print(f"{subject.name}: kernels within {max(kernels.values()):.1f} ulps of their references; {held}")
+    return {
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "text_rows": subject.architecture.text_rows,
+        "kernel_error_ulps": kernels,
+        "velocity_error_ratio": error,
+        "fidelity": held,
+    }
+
+
+def _end(report: Report, device: torch.device, models: dict[str, Any], *files: Path | None) -> None:
+    told = machine_of(device) | {"models": models}
+    report.about.update(told)
+    hand_over([report], console, *files)
+
+
+if __name__ == "__main__":
+    app()

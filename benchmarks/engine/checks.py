@@ -1,0 +1,58 @@
+"""What must hold before anything is timed: kernels equal their references, and both sides say the same."""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import lego_kernels
+from benchmarks.engine.diffusers_side import uniform_call
+from benchmarks.engine.models import Subject
+from lego_kernels import examples, reference
+
+ROWS, BRANCHES, RANKS = 96, 5, (4, 16)
+# float32 carries the error of approximate roots and of sums in another order; half precision rounds terms of order
+# four before they are added.
+BUDGET_ULPS = {torch.float32: 64.0, torch.bfloat16: 16.0, torch.float16: 16.0}
+# Of the whole velocity, relative to its length; half precision rounds differently after every layer.
+BUDGET_VELOCITY = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+class Disagreement(Exception):
+    """A result is further from its reference than rounding explains, so its time says nothing."""
+
+
+def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dict[str, float]:
+    """The error of every op at the model's widths, in ulps.  Raises Disagreement above the budget."""
+    config = subject.transformer.config
+    heads, head_width = int(config.num_attention_heads), int(config.attention_head_dim)
+    device, dtype = str(subject.device), subject.dtype
+    rows = (ROWS, heads * head_width, BRANCHES, dtype, device)
+    arguments = {
+        "norm_modulate": examples.norm_modulate(*rows),
+        "gated_residual": examples.gated_residual(*rows),
+        "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
+        "lora_shrink": examples.lora_shrink((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
+        "lora_expand": examples.lora_expand((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
+    }
+    return {name: _error(name, getattr(ops, name), given, dtype) for name, given in arguments.items()}
+
+
+def check_velocities(subject: Subject, side: int, seeds: Sequence[int] = (1, 2)) -> float:
+    """How far our velocities are from diffusers', relative to their length.  Raises Disagreement above the budget."""
+    theirs = uniform_call(subject, subject.transformer, seeds, side, side)()
+    mine = torch.stack(subject.backbone.velocity([subject.lane(seed, side, side) for seed in seeds]))
+    error = float((mine - theirs).norm() / theirs.norm())
+    if not error <= BUDGET_VELOCITY[subject.dtype]:  # not `>`: NaN must fail too
+        raise Disagreement(f"{subject.name} is {error:.2g} from diffusers' velocity: its time would say nothing")
+    return error
+
+
+def _error(name: str, op: Callable[..., torch.Tensor], arguments: examples.Arguments, dtype: torch.dtype) -> float:
+    with torch.inference_mode():
+        exact = getattr(reference, name)(**examples.widened(arguments))
+        error = reference.ulps(op(**arguments), exact)
+    if not error <= BUDGET_ULPS[dtype]:
+        raise Disagreement(f"kernel {name} is {error:.1f} ulps from its reference, the budget is {BUDGET_ULPS[dtype]}")
+    return error

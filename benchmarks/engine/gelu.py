@@ -1,0 +1,77 @@
+"""Whether a linear layer and its GELU are faster in one pass than in two, in bf16 on this CPU."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.engine.report import Report
+from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
+from lego_serve.models.ragged.batch_invariant import linear_gelu
+from lego_serve.models.ragged.layers import gelu_tanh
+
+ROWS = (32, 96, 384, 768, 2304)  # a text of lego-tiny, an edit's rows, those of four and eight, four pictures of 256
+LAYERS = ((128, 512), (1536, 6144))  # lego-tiny's and SD3 medium's
+COLUMNS = ("layer", "rows", "product, ms", "then GELU, ms", "in one pass, ms", "over two", "off, of two")
+
+
+@dataclass(frozen=True, slots=True)
+class GeluRow:
+    """One layer and number of rows: seconds of the product alone, of both in turn, and of both in one pass.
+
+    ``off``: how far one pass is from float64 at most, over how far two are.
+    """
+
+    inputs: int
+    outputs: int
+    rows: int
+    product_s: Quartiles
+    two_s: Quartiles
+    one_s: Quartiles
+    over_two: Quartiles
+    off: float
+
+    def cells(self) -> list[str]:
+        """As strings, in the order of COLUMNS."""
+        times = [each.told(1e3, 2) for each in (self.product_s, self.two_s, self.one_s)]
+        layer = f"{self.inputs} to {self.outputs}"
+        return [layer, str(self.rows), *times, self.over_two.told(1, 2), f"{self.off:.2f}"]
+
+
+def measure_gelu(layers: Sequence[tuple[int, int]], rows: Sequence[int], patience: Patience) -> list[GeluRow]:
+    """Every layer over every number of rows, the sides taking turns; nothing where there is no one pass."""
+    found = [_measured(inputs, outputs, count, patience) for inputs, outputs in layers for count in rows]
+    return [row for row in found if row is not None]
+
+
+def gelu_report(rows: Sequence[GeluRow]) -> Report:
+    """The table."""
+    slower = [f"{row.inputs} to {row.outputs} over {row.rows} rows" for row in rows if row.over_two.low > 1]
+    remark = "One pass is nowhere slower, beyond its quartiles." if not slower else f"Slower: {'; '.join(slower)}."
+    if not rows:
+        remark = "This CPU does not multiply bf16, or its torch has no oneDNN: there is no one pass."
+    return Report("ms a linear layer and its GELU, bf16", COLUMNS, [row.cells() for row in rows], rows, [remark])
+
+
+@torch.inference_mode()
+def _measured(inputs: int, outputs: int, rows: int, patience: Patience) -> GeluRow | None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=draw).mul_(scale).bfloat16()
+        for shape, scale in (((rows, inputs), 1.0), ((outputs, inputs), inputs**-0.5), (outputs, 0.1))
+    )
+    one = linear_gelu(x, weight, bias)
+    if one is None:
+        return None
+    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate="tanh")
+    runs: dict[str, Callable[[], object]] = {
+        "product": lambda: F.linear(x, weight, bias),
+        "two": lambda: gelu_tanh(F.linear(x, weight, bias)),
+        "one": lambda: linear_gelu(x, weight, bias),
+    }
+    off = (one - exact).abs().max() / (gelu_tanh(F.linear(x, weight, bias)) - exact).abs().max()
+    times = take_turns(runs, torch.device("cpu"), patience)
+    seconds = {name: Quartiles.of(each) for name, each in times.items()}
+    over = ratios(times["one"], times["two"])
+    return GeluRow(inputs, outputs, rows, seconds["product"], seconds["two"], seconds["one"], over, float(off))

@@ -1,0 +1,222 @@
+"""What serving costs: ``python -m benchmarks.serving overhead | deployment [--json FILE]``.
+
+``overhead`` compares one request over HTTP with the same engine called in this process, turn by turn.
+``deployment`` starts a server as a user does and weighs all of its processes.
+"""
+
+import base64
+import io
+import itertools
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import httpx2
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+
+from lego_serve.engine.offline import LocalFamily
+from lego_serve.models.registry import ModelSpec
+
+SIZE, STEPS, GUIDANCE = 128, 20, 4.0
+WARM_UPS = 3
+BURST = 8
+READY_S = 180.0
+STOP_S = 60.0
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+console = Console()
+Config = Annotated[Path, typer.Option(help="The server's configuration.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is up: its address, its process, and how long it took from the command to ready."""
+
+    url: str
+    pid: int
+    ready_s: float
+
+
+@contextmanager
+def running_server(config: Path) -> Iterator[Running]:
+    """``lego-serve serve`` on a free port while the block runs.  RuntimeError if it does not get ready."""
+    command = [sys.executable, "-m", "lego_serve.cli.main", "serve", str(config), "--port", "0"]
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            url = _wait_for_url(process, log)
+            yield Running(url, process.pid, time.monotonic() - started)
+        except BaseException:
+            console.print(_written(log), markup=False)
+            raise
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
+    """The address the server prints once it is ready."""
+    limit = time.monotonic() + READY_S
+    while time.monotonic() < limit and process.poll() is None:
+        if found := re.search(r"(http://\S+?)/v1/", _written(log)):
+            return found[1]
+        time.sleep(0.05)
+    raise RuntimeError("the server did not get ready")
+
+
+def _written(log: IO[str]) -> str:
+    """What the server wrote so far; it shares the open file, so read without moving its place."""
+    return os.pread(log.fileno(), 2**20, 0).decode(errors="replace")
+
+
+@app.command()
+def overhead(
+    config: Config = Path("configs/tiny.yaml"),
+    weights: Annotated[str, typer.Option(help="The model the configuration serves.")] = "builtin:lego-tiny",
+    pairs: Annotated[int, typer.Option(min=1, help="How many times each way is timed.")] = 30,
+    to: Json = None,
+) -> None:
+    """Time one warm 128 x 128 request over HTTP and in-process, in turn; the difference is what serving costs."""
+    torch.set_num_threads(1)
+    local = LocalFamily.load(ModelSpec("lego-tiny", weights, max_sequence_length=0))
+    http_s: list[float] = []
+    local_s: list[float] = []
+    furthest = 0
+    with running_server(config) as server, httpx2.Client(base_url=server.url, timeout=READY_S) as http:
+        for number, (prompt, negative) in enumerate(itertools.islice(_prompts(), pairs + WARM_UPS)):
+            begun = time.perf_counter()
+            answer = _ask(http, prompt, negative, seed=number)
+            between = time.perf_counter()
+            made = _make(local, prompt, negative, seed=number)
+            done = time.perf_counter()
+            furthest = max(furthest, int(np.abs(_pixels(answer) - made).max()))
+            if number >= WARM_UPS:
+                http_s.append(between - begun)
+                local_s.append(done - between)
+    extra_ms = [(over - alone) * 1000 for over, alone in zip(http_s, local_s, strict=True)]
+    _tell(
+        {
+            "pairs": pairs,
+            "http_median_s": round(statistics.median(http_s), 4),
+            "in_process_median_s": round(statistics.median(local_s), 4),
+            "overhead_median_ms": round(statistics.median(extra_ms), 1),
+            "overhead_quartiles_ms": [round(q, 1) for q in statistics.quantiles(extra_ms, n=4)],
+            "pictures_max_difference_255": furthest,
+            "load_1min": round(os.getloadavg()[0], 2),
+        },
+        to,
+    )
+
+
+@app.command()
+def deployment(config: Config = Path("configs/tiny.yaml"), to: Json = None) -> None:
+    """Time a server's start and weigh all of its processes, idle and after a burst of requests."""
+    with running_server(config) as server, httpx2.Client(base_url=server.url, timeout=READY_S) as http:
+        idle = memory_bytes(server.pid)
+        with ThreadPoolExecutor(BURST) as pool:
+            asked = itertools.islice(_prompts(), BURST)
+            list(pool.map(lambda pair: _ask(http, pair[0], pair[1], seed=0), asked))
+        after = memory_bytes(server.pid)
+        _tell(
+            {
+                "ready_s": round(server.ready_s, 1),
+                "processes": len(after),
+                "idle_gib": round(sum(idle.values()) / 2**30, 2),
+                "after_burst_gib": round(sum(after.values()) / 2**30, 2),
+                "largest_mib": [
+                    {"process": _title(pid), "mib": round(after[pid] / 2**20)}
+                    for pid in sorted(after, key=lambda pid: -after[pid])[:12]
+                ],
+            },
+            to,
+        )
+
+
+def memory_bytes(root: int) -> dict[int, int]:
+    """The proportional set size of a process and of each of its descendants, by process id."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+        except OSError:  # it ended while we looked
+            continue
+    tree = [root]
+    for pid in tree:
+        tree.extend(children.get(pid, ()))
+    sizes: dict[int, int] = {}
+    for pid in tree:
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        if found := re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE):
+            sizes[pid] = int(found[1]) * 1024
+    return sizes
+
+
+def _title(pid: int) -> str:
+    """A process's command, short enough for a table."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+    names = [Path(word).name for word in words if not word.startswith("-")][:3]
+    return " ".join(names)[:60]
+
+
+def _prompts() -> Iterator[tuple[str, str]]:
+    """Pairs of a prompt and a negative prompt that never repeat, so that no cache shortens the work."""
+    colours, places = ("red", "green", "blue", "yellow", "purple", "orange"), ("left", "right", "top", "bottom")
+    for size, place, colour, ground in itertools.product(("small", "large"), places, colours, colours):
+        yield f"a {size} {colour} circle on the {place}, {ground} background", f"{size} {ground} {colour} {place}"
+
+
+def _ask(http: httpx2.Client, prompt: str, negative: str, seed: int) -> dict[str, Any]:
+    body = {"prompt": prompt, "negative_prompt": negative, "size": f"{SIZE}x{SIZE}", "seed": seed}
+    body |= {"model": "lego-tiny", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    answer = http.post("/v1/images/generations", json=body)
+    if answer.status_code != httpx2.codes.OK:
+        raise RuntimeError(f"the server answered {answer.status_code}: {answer.text[:300]}")
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+def _make(local: LocalFamily, prompt: str, negative: str, seed: int) -> "np.ndarray[Any, Any]":
+    made = local.generate(
+        [prompt], width=SIZE, height=SIZE, steps=STEPS, guidance=GUIDANCE, seeds=[seed], negative=negative
+    )
+    return made[0].numpy().astype(np.int16)  # (height, width, 3)
+
+
+def _pixels(answer: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    with Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+def _tell(numbers: dict[str, Any], to: Path | None) -> None:
+    console.print_json(json.dumps(numbers))
+    if to is not None:
+        to.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app()

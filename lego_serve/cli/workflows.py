@@ -1,0 +1,86 @@
+"""``lego-serve workflows validate|graph FILE``: checks and drawings of workflow files, without a server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from lego_serve.core.workflow.graph import Node, Source, Workflow
+from lego_serve.errors import WorkflowError
+from lego_serve.workflow_files import read_workflow
+
+app = typer.Typer(no_args_is_help=True, help="Check and draw workflow files, without a server.")
+File = Annotated[Path, typer.Argument(help="A YAML file, or a Python file (which is run).")]
+
+
+@app.command()
+def validate(file: File) -> None:
+    """Check a workflow file; says what is wrong, where, and the nearest right name."""
+    found = _read(file)
+    typer.echo(f"{file}: workflow {found.name} {found.version} is right, hash {found.content_hash}")
+    typer.echo(f"inputs: {', '.join(found.inputs)}")
+    typer.echo(f"models: {', '.join(sorted(found.models))}")
+
+
+@app.command()
+def graph(
+    file: File, mermaid: Annotated[bool, typer.Option(help="Write a Mermaid flowchart instead of a tree.")] = False
+) -> None:
+    """Draw a workflow's graph, from its outputs back to its inputs."""
+    found = _read(file)
+    if mermaid:
+        typer.echo("\n".join(_mermaid(found)))
+        return
+    root = Tree(Text(f"{found.name} {found.version}"))
+    drawn: set[str] = set()
+    for name, source in found.outputs.items():
+        _grow(root, name, source, found, drawn)
+    Console(soft_wrap=True).print(root)
+
+
+def _read(file: Path) -> Workflow:
+    """The workflow of a file; what is wrong with it goes to stderr as one line, with exit status 1."""
+    try:
+        return read_workflow(file)
+    except WorkflowError as error:
+        typer.echo(error.message, err=True)
+        raise typer.Exit(1) from None
+
+
+def _grow(tree: Tree, label: str, value: object, workflow: Workflow, drawn: set[str]) -> None:
+    """Add what an argument or output is made of; a node that several share is drawn once in full."""
+    if not isinstance(value, Source) or value.node == "inputs":
+        tree.add(Text(f"{label} = {value if isinstance(value, Source) else repr(value)}"))
+        return
+    node = workflow.nodes[value.node]
+    seen = node.name in drawn
+    leaf = tree.add(Text(f"{label} = {value}: {_title(node)}{' (drawn above)' if seen else ''}"))
+    drawn.add(node.name)
+    if not seen:
+        for name, argument in node.arguments.items():
+            _grow(leaf, name, argument, workflow, drawn)
+
+
+def _title(node: Node) -> str:
+    return f"{node.kind} of {node.model}"
+
+
+def _mermaid(workflow: Workflow) -> Iterator[str]:
+    """A flowchart from inputs to outputs; ids are prefixed, for `end` and others mean something to Mermaid."""
+    yield "flowchart LR"
+    yield from (f'  in_{name}(["{name}: {declared.type}"])' for name, declared in workflow.inputs.items())
+    for node in workflow.nodes.values():
+        yield f'  node_{node.name}["{node.name}: {_title(node)}"]'
+        for name, value in node.arguments.items():
+            if isinstance(value, Source):
+                yield f"  {_id(value)} -->|{name}| node_{node.name}"
+    for name, source in workflow.outputs.items():
+        yield f'  {_id(source)} --> out_{name}(["{name}"])'
+
+
+def _id(source: Source) -> str:
+    return f"in_{source.output}" if source.node == "inputs" else f"node_{source.node}"

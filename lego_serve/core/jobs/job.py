@@ -1,0 +1,114 @@
+"""The values that travel: a job, a task of it, a reference to a value elsewhere, and a result.
+
+All times are seconds on the clock of the coordinator that owns the job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from lego_serve.core.addons import AdapterStats, ControlStats
+from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.jobs.progress import Listen
+
+Value: TypeAlias = object
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An opaque handle to a value living elsewhere; the core passes it on and never looks inside."""
+
+    handle: object
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request: a workflow by name, values for its inputs, and when it must be done."""
+
+    id: str
+    workflow: str
+    inputs: Mapping[str, Value]
+    submitted_s: float
+    deadline_s: float | None = None
+    tenant: str = "default"
+    weight: float = 1.0
+    listen: Listen = field(default_factory=Listen)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A node of a job whose inputs are all known: plain values and Refs."""
+
+    job_id: str
+    node: str
+    kind: str
+    model: str
+    inputs: Mapping[str, Value]
+    deadline_s: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStats:
+    """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
+
+    ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
+    """
+
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    cache_hit: bool = False
+    batch_size: int = 1
+    step_s: tuple[float, ...] = ()
+    step_lanes: tuple[int, ...] = ()
+    attempts: int = 1
+    steps_redone: int = 0
+    adapters: tuple[AdapterStats, ...] = ()
+    controlnets: tuple[ControlStats, ...] = ()
+    reuse: ReuseStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One finished image: 8-bit RGB rows, top to bottom, ``3 * width * height`` bytes."""
+
+    width: int
+    height: int
+    rgb: bytes
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far image ``index`` of a job is, and a preview where one was due; seconds to its end as expected now."""
+
+    index: int
+    step: int
+    steps: int
+    eta_s: float
+    preview: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job in flight, for operators: how old it is, whether they paused it, and of each node whether it is
+    waiting, running or done.
+    """
+
+    id: str
+    workflow: str
+    tenant: str
+    age_s: float
+    nodes: Mapping[str, str]
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a job came to: its pictures and where its time went."""
+
+    pictures: tuple[Picture, ...]
+    queue_s: float
+    node_s: Mapping[str, float] = field(default_factory=dict)
+    cache_hits: int = 0
+    stats: Mapping[str, TaskStats] = field(default_factory=dict)

@@ -1,0 +1,184 @@
+"""Workflows declared in Python: a decorated function is called once with stand-ins and becomes a graph.
+
+What is written::
+
+    @workflow("portrait")
+    def portrait(prompt: Text, steps: Int(1, 50) = 20, seed: Int = 0):
+        latents = denoise(
+            "lego-tiny",
+            cond=text_encode("lego-tiny", prompt=prompt),
+            negative=text_encode("lego-tiny", prompt=""),
+            width=128, height=128, steps=steps, guidance=4.0, seed=seed, n=1,
+        )
+        return decode("lego-tiny", latents=latents)
+
+The name then stands for a Workflow.  A node's name is its kind, numbered from the second on, unless
+``name=`` says another; nodes of the same names make the same content hash as a YAML file's.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from lego_serve.core.workflow.compile import Path, compile_workflow
+from lego_serve.core.workflow.graph import INPUT_TYPES, KINDS, OUTPUTS, Workflow
+from lego_serve.errors import WorkflowError
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The type of an input, used as an annotation; called with two numbers, the same type within these bounds."""
+
+    type: str
+    min: float | None = None
+    max: float | None = None
+
+    def __call__(self, low: float, high: float) -> "Declared":
+        return Declared(self.type, low, high)
+
+
+Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (Declared(t) for t in INPUT_TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Stands for an input or a node's value while a function is traced."""
+
+    reference: str
+
+
+Argument = Value | str | int | float | bool
+
+
+@dataclass(slots=True)
+class _Trace:
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+_tracing: ContextVar[_Trace | None] = ContextVar("tracing", default=None)
+
+
+def text_encode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``prompt`` into conditioning."""
+    return _add("text_encode", model, name, arguments)
+
+
+def encode_image(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``image`` into something a denoising can start from."""
+    return _add("encode_image", model, name, arguments)
+
+
+def load_adapters(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that finds the adapters a request names (``lora``) and begins to load them."""
+    return _add("load_adapters", model, name, arguments)
+
+
+def encode_controls(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that encodes the pictures of the ControlNets a request names (``controlnet``)."""
+    return _add("encode_controls", model, name, arguments)
+
+
+def encode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that encodes the picture of an ``edit`` and its mask."""
+    return _add("encode_edit", model, name, arguments)
+
+
+def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that makes latents out of noise, or out of an encoded image (``init``, ``strength``)."""
+    return _add("denoise", model, name, arguments)
+
+
+def decode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``latents`` into an image."""
+    return _add("decode", model, name, arguments)
+
+
+def decode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
+    """A node that turns ``latents`` into the changed part of an ``edit``'s picture; the rest stays what it was."""
+    return _add("decode_edit", model, name, arguments)
+
+
+def workflow(name: str, version: str = "1") -> Callable[[Callable[..., Value]], Workflow]:
+    """Compile the decorated function into a Workflow.  Raises WorkflowError naming file and line."""
+
+    def compiled(function: Callable[..., Value]) -> Workflow:
+        place = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+        inputs = _inputs(function, place)
+        trace = _Trace()
+        token = _tracing.set(trace)
+        try:
+            result = function(**{key: Value(f"$inputs.{key}") for key in inputs})
+        finally:
+            _tracing.reset(token)
+        if not isinstance(result, Value):
+            raise WorkflowError(f"{place}: workflow {name} must return what a node gave it")
+
+        def where(path: Path) -> str:
+            return trace.places[path[1]] if path[:1] == ("nodes",) and len(path) > 1 else place
+
+        outputs = dict.fromkeys(OUTPUTS, result.reference)
+        metadata = {"name": name, "version": version}
+        return compile_workflow(
+            {"metadata": metadata, "inputs": inputs, "nodes": trace.nodes, "outputs": outputs}, where
+        )
+
+    return compiled
+
+
+def _add(kind: str, model: str, name: str | None, arguments: dict[str, Argument]) -> Value:
+    place = _place_of_call()
+    trace = _tracing.get()
+    if trace is None:
+        raise WorkflowError(f"{place}: {kind}() is called outside a @workflow function")
+    numbered = (kind if i == 1 else f"{kind}_{i}" for i in count(1))
+    chosen = name or next(n for n in numbered if n not in trace.nodes)
+    if chosen in trace.nodes:
+        raise WorkflowError(f"{place}: node {chosen}: another node has this name")
+    trace.nodes[chosen] = {"use": kind, "model": model, "with": {key: _plain(a) for key, a in arguments.items()}}
+    trace.places[chosen] = place
+    return Value(f"${chosen}.{next(iter(KINDS[kind].outputs))}")
+
+
+def _plain(argument: Argument) -> object:
+    if isinstance(argument, Value):
+        return argument.reference
+    if isinstance(argument, str) and argument.startswith("$"):
+        return f"${argument}"  # in Python a text is a text, whatever it begins with
+    return argument
+
+
+def _place_of_call() -> str:
+    """File and line of the author's call: two frames above ``_add``."""
+    frame = inspect.currentframe()
+    for _ in range(3):
+        frame = frame.f_back if frame is not None else None
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+
+
+def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, Any]]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise WorkflowError(f"{place}: unknown annotation: {error}") from None
+    return {parameter.name: _declared(parameter, place) for parameter in signature.parameters.values()}
+
+
+def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
+    said = parameter.annotation
+    if not isinstance(said, Declared):
+        raise WorkflowError(
+            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, "
+            "Adapters or Controls"
+        )
+    found: dict[str, Any] = {"type": said.type}
+    if parameter.default is inspect.Parameter.empty:
+        found["required"] = True
+    elif parameter.default is not None:
+        found["default"] = parameter.default
+    if said.min is not None:
+        found |= {"min": said.min, "max": said.max}
+    return found

@@ -1,0 +1,71 @@
+"""A whole model in one process, without Ray, for judging and measuring.
+
+The engine and the models are those of the nodes; the nodes' caches, calibrated batches and step bounds are not here.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import fifo
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.errors import LegoError
+from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
+from lego_serve.models.ragged.backbone import TextEncoder
+from lego_serve.models.ragged.controlnet_source import ControlSource
+from lego_serve.models.registry import ModelSpec
+from lego_serve.models.vae import KlVae
+
+DEFAULT_MAX_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFamily:
+    """Text encoder, engine and autoencoder of one model."""
+
+    text: TextEncoder
+    engine: StepEngine
+    vae: KlVae
+
+    @classmethod
+    def load(
+        cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS, controls: Mapping[str, ControlSource] | None = None
+    ) -> "LocalFamily":
+        """Load all nodes of a model, with ControlNets by name.  Raises CheckpointError."""
+        backbone, tables = load_backbone(spec)
+        batcher = StepBatcher(fifo, StepLimits(max_rows=max_rows))
+        engine = StepEngine(backbone, tables, batcher, time.monotonic, controls)
+        return cls(load_text_encoder(spec), engine, load_vae(spec))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        width: int = 128,
+        height: int = 128,
+        steps: int = 20,
+        guidance: float = 4.0,
+        seeds: Sequence[int],
+        negative: str | None = None,
+    ) -> torch.Tensor:
+        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
+
+        Without ``negative`` a model that is guided by one is given the empty prompt.
+        """
+        conds = self.text.encode(prompts)
+        if negative is None and self.engine.classifier_free:
+            negative = ""
+        unconditional = self.text.encode([negative])[0] if negative is not None and guidance > 1 else None
+        for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):
+            self.engine.add(LaneRequest(str(index), width, height, steps, guidance, seed, cond, unconditional))
+        results: dict[str, LaneResult] = {}
+        while self.engine.lanes:
+            for key, outcome in self.engine.step():
+                if isinstance(outcome, LegoError):
+                    raise outcome
+                results[key] = outcome
+        return self.vae.decode(torch.stack([results[str(i)].latents for i in range(len(prompts))]))

@@ -1,0 +1,100 @@
+"""Requests about templates: a picture to be registered, and what to warm it for."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lego_serve.errors import RequestError
+from lego_serve.gateway.errors import require_type, validation_error
+from lego_serve.gateway.requests.multipart import read_form, split_form
+from lego_serve.gateway.requests.schemas import MAX_PROMPT_CHARACTERS, Caption
+
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+MAX_STEPS = 200
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+
+
+class WarmRequest(BaseModel):
+    """The edits that a template is to be ready for; what is left out is the workflow's own, or the template's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    steps: Steps | None = None
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = None
+    sampler: Annotated[str, Field(max_length=64)] | None = None
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
+    caption: Caption = None
+    wait: bool = False
+
+
+class TemplateRequest(BaseModel):
+    """A template's fields besides its picture; they arrive as form strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    size: str | None = None
+    name: str | None = None
+    caption: Caption = None
+    pin: bool | None = None
+    warm: str | None = None
+
+    def check(self) -> None:
+        """Raise RequestError for a name that is none, and for a `warm` that is neither said nor a number of steps."""
+        if self.name is not None and NAME.fullmatch(self.name) is None:
+            raise RequestError("`name` must be 1 to 64 of a-z, 0-9, _ and -.", param="name")
+        is_number = self.steps is not None and 1 <= self.steps <= MAX_STEPS
+        if self.warm not in (None, "true", "false") and not is_number:
+            raise RequestError(f"`warm` must be true, false or a number of steps from 1 to {MAX_STEPS}.", param="warm")
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is to be warmed at once."""
+        return self.warm not in (None, "false")
+
+    @property
+    def steps(self) -> int | None:
+        """The steps of the edits it is to be warm for, where they are said."""
+        said = self.warm or ""
+        return int(said) if said.isascii() and said.isdigit() and len(said) <= 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateForm:
+    """The fields and the picture of a template to be registered."""
+
+    body: TemplateRequest
+    image: bytes
+
+
+async def read_template(request: Request) -> TemplateForm:
+    """The form of a request.  Raises RequestError."""
+    require_type(request, "multipart/form-data")
+    form = await read_form(request)
+    try:
+        fields, files = split_form(form, ("image",))
+        if "image" not in files:
+            raise RequestError("Exactly one `image` is needed.", param="image", code="missing")
+        try:
+            body = TemplateRequest.model_validate(fields)
+        except ValidationError as error:
+            raise validation_error(error) from None
+        body.check()
+        return TemplateForm(body, await files["image"].read())
+    finally:
+        await form.close()
+
+
+async def read_warm(request: Request) -> WarmRequest:
+    """What to warm for; an empty body asks for what the workflow does by itself.  Raises RequestError."""
+    data = await request.body()
+    if not data:
+        return WarmRequest()
+    require_type(request, "application/json")
+    try:
+        return WarmRequest.model_validate_json(data)
+    except ValidationError as error:
+        raise validation_error(error) from None

@@ -1,0 +1,282 @@
+"""An adapter's file, opened once and believed in nothing: what is checked, hashed and used are the same bytes.
+
+The file is read whole from one descriptor, so that nothing that happens to its path later matters.
+Then its header is read here rather than by a library, which would accept duplicate keys and
+headers of any size.  A fault is one line with the adapter's id and never a path or a value.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lego_serve.core.addons import entry_param
+from lego_serve.core.suggest import unknown
+from lego_serve.errors import InvalidAdapter, NotFound
+
+ADAPTER_ID = re.compile(r"[a-z0-9_-]{1,64}")
+MAX_FILE_BYTES = 512 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS = 4096
+MAX_SIDE = 1 << 21  # FLUX's largest layer has 18432 outputs; no layer of any model comes near
+MAX_WEIGHT = 1e4
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+METADATA = "__metadata__"
+FOLDER_FILE = "pytorch_lora_weights.safetensors"
+STRANGERS = {  # how files begin that are something else
+    b"PK\x03\x04": "a zip archive (a pickled checkpoint is one)",
+    b"PK\x05\x06": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x89HDF": "an HDF5 file",
+    b"GGUF": "a GGUF file",
+    **{bytes([0x80, protocol]): "a Python pickle" for protocol in range(2, 6)},
+}
+TAR_MAGIC, TAR_AT = b"ustar", 257
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterFile:
+    """A checked safetensors file: its hash, its size and its tensors, on the CPU, each finite and small.
+
+    Of a file whose header alone was read there is no hash, and tensors have no values.
+    """
+
+    sha256: str
+    size_bytes: int
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
+    """Read and check a file.  Raises InvalidAdapter; NotFound when there is none."""
+    data, _ = _read(adapter_id, path, MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
+    return parse_adapter(adapter_id, data)
+
+
+def peek_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
+    """What a file's header tells, checked as far as that goes: no hash, and tensors without values (``meta``).
+
+    Raises as ``read_adapter_file`` does.
+    """
+    head, size_bytes = read_head(adapter_id, path)
+    _, metadata, entries = _layout(adapter_id, head, size_bytes)
+    tensors = {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in entries.items()}
+    return AdapterFile("", size_bytes, tensors, metadata)
+
+
+def find_adapter(
+    adapter_id: str,
+    roots: Sequence[Path],
+    others: Collection[str] = (),
+    read: Callable[[str, Path], AdapterFile] = read_adapter_file,
+) -> AdapterFile:
+    """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it, or diffusers' folder of that name.
+
+    Raises NotFound for an id that is none or that no root has, naming the nearest there is, ``others`` among them;
+    InvalidAdapter for a file that must not be used.  A link is not followed, wherever it points.
+    """
+    if ADAPTER_ID.fullmatch(adapter_id) is None:
+        raise no_adapter("There is no adapter of that name; names are of a-z, 0-9, _ and -.", adapter_id)
+    for root in roots:
+        for name in (f"{adapter_id}.safetensors", f"{adapter_id}/{FOLDER_FILE}"):
+            if any((root / part).is_symlink() for part in (name, adapter_id)):  # a root itself may be one
+                raise refusal(adapter_id, "is a link")
+            if (root / name).exists():
+                return read(adapter_id, root / name)
+    raise no_adapter(unknown("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
+
+
+def adapter_ids(roots: Iterable[Path]) -> list[str]:
+    """The ids that roots have files for, sound or not; a root that is not there has none."""
+    found = set()
+    for root in roots:
+        for place in root.iterdir() if root.is_dir() else ():
+            name = place.name.removesuffix(".safetensors")
+            is_one = (place / FOLDER_FILE).is_file() if place.is_dir() else place.name != name and place.is_file()
+            if is_one and ADAPTER_ID.fullmatch(name) and not place.is_symlink():
+                found.add(name)
+    return sorted(found)
+
+
+def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
+    """Check the bytes of a file.  Raises InvalidAdapter."""
+    if len(data) > MAX_FILE_BYTES:
+        raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
+    start, metadata, entries = _layout(adapter_id, data, len(data))
+    tensors = {name: _tensor(adapter_id, name, entry, data, start) for name, entry in entries.items()}
+    return AdapterFile(hashlib.sha256(data).hexdigest(), len(data), tensors, metadata)
+
+
+def _layout(adapter_id: str, data: bytes, size_bytes: int) -> tuple[int, dict[str, str], dict[str, _Entry]]:
+    """Where the tensors' bytes begin, the metadata and the tensors of a file of so many bytes, by its header."""
+    start, header = header_of(adapter_id, data)
+    metadata = _metadata(adapter_id, header.pop(METADATA, {}))
+    if not header:
+        raise refusal(adapter_id, "holds no tensors")
+    entries = {name: _entry(adapter_id, name, said) for name, said in header.items()}
+    _check_tiling(adapter_id, entries.values(), size_bytes - start)
+    return start, metadata, entries
+
+
+def refusal(adapter_id: str, fault: str) -> InvalidAdapter:
+    """The error for an adapter with this fault."""
+    return InvalidAdapter(f"Adapter {adapter_id} {fault}.", param=entry_param("lora", adapter_id))
+
+
+def no_adapter(said: str, adapter_id: str) -> NotFound:
+    """The error for an adapter that is not there."""
+    return NotFound(said, param=entry_param("lora", adapter_id), code="adapter_not_found")
+
+
+def pattern(key: str) -> str:
+    """A tensor's name made fit to be told: numbers as N, other than plain characters as ?, of bounded length."""
+    plain = re.sub(r"[^A-Za-z0-9_.]", "?", key[:200])
+    return re.sub(r"\d+", "N", plain)[:100]
+
+
+def read_head(adapter_id: str, path: Path) -> tuple[bytes, int]:
+    """The beginning of a file, its header whole where it is as short as it must be, and the file's bytes."""
+    return _read(adapter_id, path, 8 + MAX_HEADER_BYTES)
+
+
+def _read(adapter_id: str, path: Path, at_most: int) -> tuple[bytes, int]:
+    """So many bytes of a regular file, through one descriptor, and how many it has."""
+    try:
+        # No waiting for a FIFO's writer, and no link followed.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise no_adapter(f"There is no adapter {adapter_id}.", adapter_id) from None
+    except OSError:
+        raise refusal(adapter_id, "cannot be opened, or is a link") from None
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise refusal(adapter_id, "is no regular file")
+        if about.st_size > MAX_FILE_BYTES:
+            raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(at_most), about.st_size
+    except OSError:
+        raise refusal(adapter_id, "cannot be read") from None
+    finally:
+        os.close(descriptor)
+
+
+def _check_kind(adapter_id: str, data: bytes) -> None:
+    if not data:
+        raise refusal(adapter_id, "is an empty file")
+    for magic, kind in STRANGERS.items():
+        if data.startswith(magic):
+            raise refusal(adapter_id, f"is {kind}, not safetensors")
+    if data[TAR_AT : TAR_AT + len(TAR_MAGIC)] == TAR_MAGIC:
+        raise refusal(adapter_id, "is a tar archive, not safetensors")
+
+
+def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin, and what the header says of them.  Raises InvalidAdapter."""
+    _check_kind(adapter_id, data)
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length == 0:
+        raise refusal(adapter_id, "has no safetensors header")
+    if length > MAX_HEADER_BYTES:
+        raise refusal(adapter_id, "has a header of more than 1 MiB, or is not safetensors")
+    if 8 + length > len(data):
+        raise refusal(adapter_id, "ends within its header")
+    try:
+        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except _Twice:
+        raise refusal(adapter_id, "has a header that names something twice") from None
+    except (ValueError, RecursionError):
+        raise refusal(adapter_id, "has a header that is no JSON") from None
+    if not isinstance(header, dict):
+        raise refusal(adapter_id, "has a header that is no JSON object")
+    if len(header) - (METADATA in header) > MAX_TENSORS:
+        raise refusal(adapter_id, f"holds more than {MAX_TENSORS} tensors")
+    return 8 + length, header
+
+
+class _Twice(Exception):
+    pass
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Twice
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _metadata(adapter_id: str, said: Any) -> dict[str, str]:
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise refusal(adapter_id, "has metadata that is not text by name")
+    return said
+
+
+def _entry(adapter_id: str, name: str, said: Any) -> _Entry:
+    """What the header says of one tensor, which must be of a shape and dtype a weight or an alpha can have."""
+    which = f"tensor {pattern(name)}"
+    if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
+        raise refusal(adapter_id, f"has a header that does not describe {which}")
+    dtype = DTYPES.get(said["dtype"]) if isinstance(said["dtype"], str) else None
+    if said["dtype"] == "I64" and said["shape"] == []:
+        dtype = torch.int64  # an alpha, as some trainers write it
+    if dtype is None:
+        raise refusal(adapter_id, f"has {which} of a dtype other than {', '.join(DTYPES)}")
+    shape, offsets = said["shape"], said["data_offsets"]
+    if not _are_counts(shape) or len(shape) > 4 or not all(1 <= side <= MAX_SIDE for side in shape):
+        raise refusal(adapter_id, f"has {which} of an impossible shape")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise refusal(adapter_id, f"has {which} at an impossible place")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise refusal(adapter_id, f"has {which} of more or fewer bytes than its shape needs")
+    return _Entry(dtype, tuple(shape), begin, end)
+
+
+def _are_counts(said: Any) -> bool:
+    return isinstance(said, list) and all(type(number) is int and number >= 0 for number in said)
+
+
+def _check_tiling(adapter_id: str, entries: Iterable[_Entry], size: int) -> None:
+    """Every byte belongs to one tensor: nothing overlaps, nothing hides in a hole or at the end."""
+    at = 0
+    for entry in sorted(entries, key=lambda entry: entry.begin):
+        if entry.begin != at:
+            raise refusal(adapter_id, "has tensors that overlap or leave a hole")
+        at = entry.end
+    if at > size:
+        raise refusal(adapter_id, "ends within its tensors")
+    if at < size:
+        raise refusal(adapter_id, "has bytes after its last tensor")
+
+
+def _tensor(adapter_id: str, name: str, entry: _Entry, data: bytes, start: int) -> torch.Tensor:
+    raw = bytearray(data[start + entry.begin : start + entry.end])  # a copy: aligned, and writable as torch wants it
+    tensor = torch.frombuffer(raw, dtype=entry.dtype).view(entry.shape)
+    largest = abs(float(tensor.abs().max()))  # twice: the least whole number has no opposite
+    if not largest <= MAX_WEIGHT:  # not `>`: NaN must fail too
+        fault = f"a value over {MAX_WEIGHT:g}" if math.isfinite(largest) else "values that are no finite numbers"
+        raise refusal(adapter_id, f"has {fault} in tensor {pattern(name)}")
+    return tensor

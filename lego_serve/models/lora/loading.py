@@ -1,0 +1,115 @@
+"""From an adapter's checked file to an adapter that fits a model, and which layers of a model may be adapted.
+
+Every pair is held against the layer it is for.  One whose product could pass MAX_DELTA is refused here, before
+any weight is touched.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lego_serve.models import model_files
+from lego_serve.models.lora.adapter import Adapter, Pair
+from lego_serve.models.lora.checkpoint import AdapterFile, header_of, pattern, read_head, refusal
+from lego_serve.models.lora.keys import WEIGHT, BaseLayers, read_pairs
+from lego_serve.models.lora.targets import adaptable_of
+from lego_serve.models.registry import ModelSpec
+
+MAX_RANK = 256
+MAX_DELTA = 1e4
+
+
+def load_adapter(adapter_id: str, file: AdapterFile, base: BaseLayers) -> Adapter:
+    """The adapter a checked file holds, for a model.  Raises InvalidAdapter, naming both where they do not fit.
+
+    Of a file whose header alone was read: as far as that tells, without values.
+    """
+    pairs = read_pairs(adapter_id, file, base)
+    for path, pair in pairs.items():
+        _check_pair(adapter_id, path, pair)
+    return Adapter(adapter_id, file.sha256, pairs)
+
+
+def _check_pair(adapter_id: str, path: str, pair: Pair) -> None:
+    where = f"in {pattern(path)}"
+    if not 1 <= pair.rank <= MAX_RANK:
+        raise refusal(adapter_id, f"has a rank outside 1 to {MAX_RANK} {where}")
+    if pair.up.is_meta:
+        return
+    largest = pair.rank * float(pair.down.abs().max()) * float(pair.up.abs().max())
+    if not largest <= MAX_DELTA:  # not `>`: NaN must fail too
+        raise refusal(adapter_id, f"could change weights by more than {MAX_DELTA:g} {where}")
+
+
+def base_layers(spec: ModelSpec) -> BaseLayers:
+    """The layers of a model that adapters may change, from its configs alone; no weight is read.
+
+    Raises CheckpointError, also for a family that takes no adapters.
+    """
+    import diffusers
+    import transformers
+
+    adaptable = adaptable_of(spec)
+    folder = model_files.model_folder(spec, "transformer", *adaptable.texts)
+    shapes: dict[str, tuple[int, int]] = {}
+    with torch.device("meta"):
+        config = model_files.read_json(spec, folder / "transformer" / "config.json")
+        shapes |= _shapes("transformer", getattr(diffusers, adaptable.transformer).from_config(config))
+        for name, class_name in adaptable.texts.items():
+            settings = model_files.read_json(spec, folder / name / "config.json")
+            cls = getattr(transformers, class_name)
+            shapes |= _shapes(name, cls(cls.config_class(**settings)))
+    free = {path: shape for path, shape in shapes.items() if not path.startswith(adaptable.fixed)}
+    return BaseLayers(spec.name, spec.family, free)
+
+
+def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
+    return {
+        f"{component}.{name}": (layer.out_features, layer.in_features)
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Bytes of the file and the largest rank in it; 0 where it has no product."""
+
+    size_bytes: int
+    rank: int
+
+
+def summary_of(adapter_id: str, path: Path) -> Summary:
+    """What the header of a file says; nothing of its weights is read or vouched for.
+
+    Raises InvalidAdapter for what is no safetensors file, and NotFound.
+    """
+    head, size_bytes = read_head(adapter_id, path)
+    _, header = header_of(adapter_id, head)
+    return Summary(size_bytes, max((_rank(name, said) for name, said in header.items()), default=0))
+
+
+def _rank(name: str, said: object) -> int:
+    """The rank of the product whose inner half this tensor is; 0 for any other."""
+    found = WEIGHT.fullmatch(name)
+    shape = said.get("shape") if isinstance(said, dict) else None
+    if found is None or (found["peft"] or found["kohya"] or found["old"]) not in ("A", "down"):
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or type(shape[0]) is not int:
+        return 0
+    return int(shape[0])
+
+
+def card_of(adapter: Adapter) -> dict[str, object]:
+    """A checked adapter as an operator sees it."""
+    ranks = sorted({pair.rank for pair in adapter.pairs.values()})
+    components = sorted({path.partition(".")[0] for path in adapter.pairs})
+    return {
+        "rank": ranks[-1],
+        "ranks": ranks,
+        "layers": len(adapter.pairs),
+        "components": components,
+        "sha256": adapter.sha256,
+    }

@@ -1,0 +1,177 @@
+"""Starts or joins Ray and deploys the model nodes, each an application of its own without a route."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.schema import ApplicationStatus
+
+from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.models.registry import ModelSpec
+from lego_serve.serving.cluster.connect import NAMESPACE
+from lego_serve.serving.cluster.replica import NodeReplica
+
+OBJECT_STORE_BYTES = 256 * 2**20
+MAX_ONGOING = 1024
+ROUTER = "lego_serve.serving.cluster.router:LegoRequestRouter"
+STATUS_PAUSE_S = 0.2
+CONTROL_LOOP_S = "0.5"  # Serve's own 0.1 keeps a core busy that the models need
+STATS_PERIOD_S = 2.0  # how often replicas are asked which templates they have
+PATIENCE_S = 60.0
+# Serve says "to be scheduled" (30 s after a replica was to be placed) of one for which there is no room, and of one
+# whose process is still starting: Python, Ray and torch are some 10 s of processor time each, and six replicas on two
+# busy processors were seen to take more than a minute.  Where there is room for all, it can only be the second.
+ROOMY_PATIENCE_S = 300.0
+UNPLACED = "to be scheduled"
+THREAD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One deployment: its model and component, its class's arguments, replicas and resources."""
+
+    spec: ModelSpec
+    component: str
+    arguments: Mapping[str, Any]
+    min_replicas: int
+    max_replicas: int
+    cpus: float
+    gpus: float
+
+    @property
+    def app(self) -> str:
+        """The name of its Serve application."""
+        return f"{self.spec.name}.{self.component}"
+
+
+def start_ray(address: str | None, cpus: int, folder: Path) -> str:
+    """Start a private Ray that keeps its files in a folder of a short path, or join one; answers its address."""
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | THREAD_ENVIRONMENT)
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", CONTROL_LOOP_S)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are ours, which they are
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        options |= {
+            "address": "local",
+            "_temp_dir": str(folder),
+            "include_dashboard": False,
+            "num_cpus": cpus,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    else:
+        options["address"] = address
+    ray.init(**options)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
+    gcs_address: str = ray.get_runtime_context().gcs_address
+    return gcs_address
+
+
+def deploy(
+    plans: Sequence[NodePlan],
+    ready: Callable[[NodePlan], None],
+    check: Callable[[], None] = lambda: None,
+    patience_s: tuple[float, float] = (PATIENCE_S, ROOMY_PATIENCE_S),
+) -> None:
+    """Deploy all nodes at once; ``ready`` is told of each as it comes up, ``check`` is called all the while.
+
+    Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` while a node has no place: the
+    first where Ray is too small for all of them, the second where it is not.
+    """
+    targets = [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None) for plan in plans]
+    serve.run_many(targets, wait_for_applications_running=False)
+    waiting = list(plans)
+    progress = time.monotonic()
+    while waiting:
+        check()
+        applications = serve.status().applications
+        for plan in list(waiting):
+            application = applications.get(plan.app)
+            if application is None:
+                continue
+            words = " ".join(d.message for d in application.deployments.values()) + application.message
+            if application.status == ApplicationStatus.RUNNING:
+                waiting.remove(plan)
+                progress = time.monotonic()
+                ready(plan)
+            elif application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise _failure(plan, words)
+            elif UNPLACED in words and time.monotonic() - progress > patience_s[_fit(plans, ray.cluster_resources())]:
+                raise NodeError(f"{plan.app} finds no place: {_wants(plan, ray.cluster_resources())}")
+        time.sleep(STATUS_PAUSE_S)
+
+
+def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
+    """Whether all of Ray has what the nodes ask for together."""
+    cpus = sum(plan.min_replicas * plan.cpus for plan in plans)
+    gpus = sum(plan.min_replicas * plan.gpus for plan in plans)
+    return cpus <= there_is.get("CPU", 0) and gpus <= there_is.get("GPU", 0)
+
+
+def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
+    """What a node asks for, and what all of Ray has."""
+    asked = {"CPU": plan.cpus, "GPU": plan.gpus}
+    wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items() if value)
+    has = " and ".join(f"{there_is.get(name, 0):g} {name}" for name, value in asked.items() if value)
+    return (
+        f"each of its {plan.min_replicas} replicas asks for {wanted}, and Ray has {has} for all nodes together; "
+        "see `cpus`, `gpus` and `replicas` in the configuration"
+    )
+
+
+def _failure(plan: NodePlan, words: str) -> LegoError:
+    """The one line of a replica's traceback that says what is wrong."""
+    for line in words.splitlines():
+        _, found, message = line.partition("CheckpointError: ")
+        if found:
+            return CheckpointError(message.strip())
+    last = [line for line in words.splitlines() if line.strip()][-1:] or ["no reason given"]
+    return NodeError(f"{plan.app} did not start: {last[0].strip()}")
+
+
+def stop(apps: Sequence[str], *, owned: bool) -> None:
+    """Take the nodes down; where Ray is ours, by taking Ray down with all it has started."""
+    if not owned and ray.is_initialized():
+        for app in apps:
+            serve.delete(app)
+    ray.shutdown()
+
+
+def _application(plan: NodePlan) -> Any:
+    deployment = serve.deployment(
+        NodeReplica,
+        name=plan.component,
+        max_constructor_retry_count=1,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=-1,
+        graceful_shutdown_timeout_s=20,
+        health_check_period_s=5,
+        request_router_config=RequestRouterConfig(
+            request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
+        ),
+        autoscaling_config={
+            "min_replicas": plan.min_replicas,
+            "initial_replicas": plan.min_replicas,
+            "max_replicas": plan.max_replicas,
+            "target_ongoing_requests": 8,
+        },
+        ray_actor_options={
+            "num_cpus": plan.cpus,
+            "num_gpus": plan.gpus,
+            "runtime_env": {"env_vars": THREAD_ENVIRONMENT},
+        },
+    )
+    return deployment.bind(plan.component, plan.spec, dict(plan.arguments))

@@ -1,0 +1,125 @@
+"""Denoising calls: streamed from a replica, and gone on with elsewhere when it dies, drains or leaves.
+
+What to do is decided by ``core/recovery``; here are only the streams.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
+from typing import Protocol
+
+from lego_serve.core.jobs.messages import Accepted, Answer, Call, Leaving, Message, Progress
+from lego_serve.core.jobs.progress import PREPARING
+from lego_serve.core.jobs.recovery import Again, GiveUp, Poison, Recovery
+from lego_serve.errors import NodeError, RequestError
+from lego_serve.serving.errors import NodeLost
+
+CHECKPOINT_EVERY_STEPS = 5  # as replicas do unless told otherwise; only the length of suspicion depends on it
+RETRY_PAUSE_S = 0.2
+MOVE_PAUSE_S = 0.05  # the router hears of a drained replica a little later than we do
+LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
+Tell = Callable[[Progress], None]
+
+
+class StreamingNode(Protocol):
+    """A deployment that answers a call with messages."""
+
+    def stream(self, call: Call) -> AsyncIterator[Message]:
+        """Make a call.  Raises NodeLost; closing the iterator cancels the call."""
+        ...
+
+
+class _Attempt:
+    """One stream from one replica."""
+
+    def __init__(self, recovery: Recovery) -> None:
+        self.recovery = recovery
+        self.task: asyncio.Task[Answer | None] | None = None
+        self.is_leaving = False
+
+    def leave(self) -> None:
+        """Stop listening: the replica is no longer to be used, and is still alive."""
+        if self.task is not None and not self.task.done():
+            self.is_leaving = True
+            self.task.cancel()
+
+
+class DenoiseCalls:
+    """The denoising calls of one coordinator."""
+
+    def __init__(self) -> None:
+        self._attempts: set[_Attempt] = set()
+
+    def departed(self, replicas: Collection[str]) -> None:
+        """Replicas are no longer to be used: what streams from them goes on elsewhere."""
+        loop = asyncio.get_running_loop()
+        for attempt in self._attempts:
+            if attempt.recovery.replica in replicas:
+                loop.call_later(LAST_WORDS_S, attempt.leave)
+
+    async def run(self, node: StreamingNode, make: Callable[[], Call], tell: Tell) -> Answer:
+        """Make a call (anew with each attempt, for the time left) until it is answered.
+
+        Raises RequestError for a call that kills replicas, NodeError when too many died around it.
+        """
+        recovery, started = Recovery(CHECKPOINT_EVERY_STEPS), time.monotonic()
+        again = Again({}, 0, frozenset())
+        while True:
+            call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
+            try:
+                answer = await self._attempt(node, call, recovery, tell)
+            except NodeLost:
+                decision = recovery.lost()
+                await asyncio.sleep(RETRY_PAUSE_S)
+            else:
+                if answer is not None:
+                    stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
+                    if recovery.attempts:  # the replica knows of the last attempt alone
+                        stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
+                    return replace(answer, stats=stats)
+                decision = recovery.moved()
+                await asyncio.sleep(MOVE_PAUSE_S)
+            match decision:
+                case Poison(step=step):
+                    when = "while it was made ready" if step == PREPARING else f"at step {step}"
+                    said = f"This request made the model server fail {when} each time it ran alone."
+                    raise RequestError(said, code="poison_request")
+                case GiveUp(attempts=attempts):
+                    raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
+                case Again():
+                    again = decision
+
+    async def _attempt(self, node: StreamingNode, call: Call, recovery: Recovery, tell: Tell) -> Answer | None:
+        """One replica's answer; None when it is to be left.  Raises NodeLost."""
+        attempt = _Attempt(recovery)
+        attempt.task = asyncio.ensure_future(_consume(node, call, recovery, tell))
+        self._attempts.add(attempt)
+        try:
+            return await attempt.task
+        except asyncio.CancelledError:
+            if attempt.is_leaving:
+                return None
+            attempt.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, NodeLost):
+                await attempt.task
+            raise
+        finally:
+            self._attempts.discard(attempt)
+
+
+async def _consume(node: StreamingNode, call: Call, recovery: Recovery, tell: Tell) -> Answer | None:
+    async with contextlib.aclosing(node.stream(call)) as messages:  # type: ignore[type-var]
+        async for message in messages:
+            match message:
+                case Accepted(replica=replica):
+                    recovery.accepted(replica)
+                case Progress():
+                    recovery.progressed(message.lane, message.step, message.checkpoint, is_starting=message.is_starting)
+                    tell(message)
+                case Leaving():
+                    return None
+                case Answer():
+                    return message
+    raise NodeLost

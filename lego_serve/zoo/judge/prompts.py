@@ -1,0 +1,95 @@
+"""Counts how many held-out prompts lego-tiny draws right: colour, shape, place, size and ground, all at once."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lego_serve.zoo.judge.parse import read_picture
+from lego_serve.zoo.world.captions import RELATIONS, caption, relation_of, says
+from lego_serve.zoo.world.scenes import Scene, Thing, sample_scenes
+
+BATCH = 16
+KINDS = {"one_object": 1, "two_objects": 2}
+# Prompts, their seeds and the side in pixels to pictures (prompts, side, side, 3) of 8 bits.
+Generate = Callable[[Sequence[str], Sequence[int], int], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A caption that says everything, and the scene it is of."""
+
+    text: str
+    scene: Scene
+
+
+def held_out_prompts(things: int, count: int) -> list[Prompt]:
+    """The same prompts every time, of scenes that training never saw."""
+    rng = random.Random(f"judge {things}")
+    scenes = sample_scenes(rng, count, things, held_out=True)
+    return [Prompt(caption(scene, rng, complete=True), scene) for scene in scenes]
+
+
+def faults(prompt: Prompt, pixels: np.ndarray) -> list[str]:
+    """What a picture has wrong: names of attributes; nothing when it is right."""
+    return scene_faults(prompt.scene, pixels, by_relation="place" not in says(prompt.text))
+
+
+def scene_faults(wanted: Scene, pixels: np.ndarray, *, by_relation: bool = False) -> list[str]:
+    """What a picture of a scene has wrong; ``by_relation`` where only that of its things' places was told."""
+    reading = read_picture(pixels)
+    found = reading.scene
+    wrong = [] if wanted.ground == found.ground else ["ground"]
+    if len(found.things) != len(wanted.things):
+        return [*wrong, "count"]
+    orders = [found.things] if len(found.things) == 1 else [found.things, found.things[::-1]]
+    best = min((_thing_faults(wanted.things, order, by_relation) for order in orders), key=len)
+    return [*wrong, *best, *([] if reading.is_clear else ["clarity"])]
+
+
+def _thing_faults(wanted: Sequence[Thing], found: Sequence[Thing], by_relation: bool) -> list[str]:
+    wrong = []
+    for mine, theirs in zip(wanted, found, strict=True):
+        names = ("colour", "shape", "size") if by_relation else ("colour", "shape", "size", "place")
+        wrong += [name for name in names if getattr(mine, name) != getattr(theirs, name)]
+    if by_relation:
+        said, seen = relation_of(*wanted), relation_of(*found)
+        # "above" and "left of" say nothing of the other axis.
+        if any(s != 0 and s != f for s, f in zip(said, seen, strict=True)):
+            wrong.append("relation")
+        assert said in RELATIONS
+    return wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One prompt's picture, judged."""
+
+    side: int
+    kind: str
+    prompt: Prompt
+    pixels: np.ndarray
+    faults: tuple[str, ...]
+
+
+def judge(generate: Generate, sides: Sequence[int], count: int) -> Iterator[Verdict]:
+    """Generate and judge ``count`` prompts of each kind at each side; verdicts come as they are made."""
+    for side in sides:
+        for kind, things in KINDS.items():
+            prompts = held_out_prompts(things, count)
+            for at in range(0, count, BATCH):
+                some = prompts[at : at + BATCH]
+                pictures = generate([p.text for p in some], range(at, at + len(some)), side)
+                for prompt, pixels in zip(some, pictures, strict=True):
+                    yield Verdict(side, kind, prompt, pixels, tuple(faults(prompt, pixels)))
+
+
+def table(verdicts: Sequence[Verdict]) -> dict[str, dict[str, dict[str, int]]]:
+    """How many are right of how many, by side and kind."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for verdict in verdicts:
+        cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.kind, {"right": 0, "of": 0})
+        cell["of"] += 1
+        cell["right"] += not verdict.faults
+    return counts

@@ -1,0 +1,117 @@
+"""Tells in which style a picture is drawn, by colour and geometry; no network, nothing learned."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lego_serve.zoo.judge.parse import DIFFERENT
+from lego_serve.zoo.judge.prompts import BATCH
+from lego_serve.zoo.world.captions import caption
+from lego_serve.zoo.world.scenes import sample_scenes
+from lego_serve.zoo.world.styles import FRAME_RATIO, LINE_RATIO, STRIPE_PERIOD_PIXELS, STYLES
+
+PLAIN = "base"
+MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare ground 0
+MIN_FRAME_SHARE = 0.8  # of the pixels along each side
+MIN_HOLE_RATIO = 0.08  # of things' filled area
+MIN_HOLLOW_SHARE = 0.5
+# Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
+GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class StyleVerdict:
+    """One picture: what was to be drawn, and the style it was taken for."""
+
+    side: int
+    wanted: str
+    text: str
+    pixels: np.ndarray
+    seen: str
+
+
+def read_style(pixels: np.ndarray) -> str:
+    """One of STYLES, or "base" for a picture (height, width, 3) of 8 bits in none of them."""
+    image = pixels.astype(np.float32)
+    if frame_share(image) > MIN_FRAME_SHARE:
+        return "frame"
+    if stripe_amplitude(image) > MIN_STRIPE_AMPLITUDE:
+        return "stripes"
+    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO or hollow_share(image) > MIN_HOLLOW_SHARE else PLAIN
+
+
+def stripe_amplitude(image: np.ndarray) -> float:
+    """How far colours swing down the columns with the stripes' period, where things are least in the way."""
+    rows = np.arange(len(image) // STRIPE_PERIOD_PIXELS * STRIPE_PERIOD_PIXELS)
+    wave = np.exp(-2j * np.pi * rows / STRIPE_PERIOD_PIXELS)
+    swing = 2 * np.abs(np.einsum("y,yxc->xc", wave, image[: len(rows)])) / len(rows)
+    # Two large things cover up to 56 % of the columns; the quantile falls on bare ground.
+    return float(np.quantile(np.linalg.norm(swing, axis=-1), 0.3))
+
+
+def frame_share(image: np.ndarray) -> float:
+    """Which part of the pixels along the picture's edge differs from the ground within."""
+    apart = _away(image) > DIFFERENT
+    depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
+    return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
+
+
+def hole_ratio(image: np.ndarray) -> float:
+    """Which part of the things' filled area shows the ground; finds lines too thin for `hollow_share`."""
+    apart = ndimage.binary_closing(_away(image) > DIFFERENT, structure=np.ones((3, 3)))
+    filled = ndimage.binary_fill_holes(apart)
+    return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
+
+
+def hollow_share(image: np.ndarray) -> float:
+    """Which part of the things' cores has another colour than the rim nearest to it.
+
+    Finds outlines that are not closed, or whose inside is not quite the ground's colour.
+    """
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(_away(image) > DIFFERENT))
+    line = max(3, round(LINE_RATIO * min(filled.shape)))
+    core = ndimage.binary_erosion(filled, iterations=line)
+    # The outermost pixels are blurred with the ground, the innermost of a line with what it encloses.
+    rim = ndimage.binary_erosion(filled) & ~ndimage.binary_erosion(filled, iterations=line - 1 - line // 4)
+    if not core.any() or not rim.any():
+        return 0.0
+    nearest = ndimage.distance_transform_edt(~rim, return_distances=False, return_indices=True)
+    contrast = np.linalg.norm(image - image[tuple(nearest)], axis=-1)
+    return float((contrast[core] > DIFFERENT).mean())
+
+
+def _away(image: np.ndarray) -> np.ndarray:
+    """Each pixel's distance in RGB from the commonest colour."""
+    coarse = (image // 32).astype(np.int64) @ np.array([64, 8, 1])
+    ground = np.median(image[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
+    away: np.ndarray = np.linalg.norm(image - ground, axis=-1)
+    return away
+
+
+def judge_styles(
+    generate: GenerateStyled, sides: Sequence[int], count: int, styles: Sequence[str] = (PLAIN, *STYLES)
+) -> Iterator[StyleVerdict]:
+    """Draw ``count`` held-out scenes with no adapter and as many with each; verdicts come as they are made."""
+    for side in sides:
+        for wanted in styles:
+            rng = random.Random("styles to judge")
+            scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
+                rng, count - count // 2, 2, held_out=True
+            )
+            texts = [caption(scene, rng, complete=True) for scene in scenes]
+            for at in range(0, count, BATCH):
+                some = texts[at : at + BATCH]
+                for text, pixels in zip(some, generate(wanted, some, range(at, at + len(some)), side), strict=True):
+                    yield StyleVerdict(side, wanted, text, pixels, read_style(pixels))
+
+
+def style_table(verdicts: Sequence[StyleVerdict]) -> dict[str, dict[str, dict[str, int]]]:
+    """How many pictures drawn in a style were taken for which, by side and wanted style."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for verdict in verdicts:
+        cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.wanted, dict.fromkeys((PLAIN, *STYLES), 0))
+        cell[verdict.seen] += 1
+    return counts

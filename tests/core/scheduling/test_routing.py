@@ -1,0 +1,201 @@
+"""Routing: which replica a call goes to."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.editing.edit import EditLatents
+from lego_serve.core.editing.reuse import Quality
+from lego_serve.core.editing.templates import entries_label
+from lego_serve.core.scheduling.routing import (
+    HINT_S,
+    HINTS,
+    Outstanding,
+    Residency,
+    allowed,
+    denoising_work,
+    entries_read,
+    priming_by_replica,
+    priming_work,
+    quieter,
+)
+
+
+def test_a_call_keeps_away_from_replicas_unless_there_are_no_others() -> None:
+    """Avoiding every one avoids none."""
+    assert allowed(["a", "b"], {"a"}) == ["b"]
+    assert allowed(["a", "b"], {"a", "b"}) == ["a", "b"]
+
+
+def test_suspects_share_one_replica() -> None:
+    """The first by id, for all of them."""
+    assert quieter(["b", "a"], True) == ["a"]
+    assert quieter(["b", "a"], False) == ["b", "a"]
+
+
+def test_work_is_pixels_times_passes() -> None:
+    """Guidance doubles it where there is a negative prompt; images add up."""
+    plain = {"width": 128, "height": 96, "steps": 20, "n": 2, "guidance": 1.0, "negative": {}}
+    assert denoising_work(plain) == 128 * 96 * 20 * 2
+    assert denoising_work(plain | {"guidance": 4.0}) == 2 * denoising_work(plain)
+    distilled = {name: value for name, value in plain.items() if name != "negative"}
+    assert denoising_work(distilled | {"guidance": 4.0}) == denoising_work(plain)
+
+
+def test_work_is_a_number_whatever_a_workflow_lets_through() -> None:
+    """A whole number without bounds may be past every float."""
+    for name in ("n", "width", "height", "steps", "seed"):
+        assert denoising_work({"width": 128, "height": 96, "steps": 20, "n": 2} | {name: 10**400}) >= 128
+    assert priming_work(edit(0.25) | {"n": 10**400}) > 0
+
+
+def test_the_least_loaded_replicas_are_found() -> None:
+    """By work, not by count; a call that moved counts where it is, and one that ended nowhere."""
+    hand = Outstanding()
+    hand.place("large", "a", 10.0)
+    hand.place("small", "b", 1.0)
+    hand.place("other", "b", 1.0)
+    assert hand.least(["a", "b"]) == ["b"]
+    assert hand.least(["a", "b", "c"]) == ["c"]
+    hand.place("large", "b", 10.0)
+    assert hand.least(["a", "b"]) == ["a"]
+    hand.end("large")
+    hand.end("never placed")
+    assert (hand.of("a"), hand.of("b")) == (0, 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 9)), max_size=30))
+def test_placing_on_the_least_loaded_keeps_them_within_one_call(calls: list[tuple[str, float]]) -> None:
+    """Without ends, no replica is ahead of another by more than the largest call."""
+    hand = Outstanding()
+    for number, (_, work) in enumerate(calls):
+        hand.place(str(number), hand.least(["a", "b", "c"])[0], work)
+    loads = [hand.of(replica) for replica in "abc"]
+    assert max(loads) - min(loads) <= max((work for _, work in calls), default=0) + 1e-9
+
+
+def edit(ratio: float, *, is_described: bool = False) -> dict[str, object]:
+    """An edit's inputs that compute such a part of their picture."""
+    latents = EditLatents(None, None, Quality.HIGH, "t", ratio, is_described=is_described)
+    return {
+        "width": 128,
+        "height": 128,
+        "steps": 10,
+        "n": 1,
+        "guidance": 4.0,
+        "negative": {},
+        "edit": {"edit": latents},
+    }
+
+
+def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() -> None:
+    """A tenth of the picture is a tenth of the work; one that computes all of it reads nothing and primes nothing."""
+    whole = denoising_work(edit(1.0))
+    assert denoising_work(edit(0.1)) == whole / 10
+    assert priming_work(edit(0.1)) == whole / 2
+    assert priming_work(edit(0.1) | {"n": 2}) == whole / 2
+    told = {name: value for name, value in edit(0.1).items() if name != "negative"}
+    assert priming_work(told) == whole / 2 == 10 * denoising_work(told)
+    assert priming_work(edit(0.1, is_described=True)) == whole  # its branches are primed by different words
+    assert priming_work(edit(1.0)) == priming_work({"steps": 3}) == 0
+
+
+def test_an_edit_goes_where_its_template_is_until_that_takes_longer_than_priming_it_elsewhere() -> None:
+    """So a hot template spreads, and a cold one stays where it is."""
+    hand, where = Outstanding(), Residency()
+    call = edit(0.1)
+    places = []
+    for number in range(12):
+        besides = priming_by_replica(call, {"a": ("t",), "b": ()}, where, float(number))
+        place = hand.least(["a", "b"], besides)[0]
+        hand.place(str(number), place, denoising_work(call) + besides[place])
+        where.sent(place, "t", float(number))
+        places.append(place)
+    assert places[:5] == ["a"] * 5
+    assert places.count("b") >= 3
+    assert "b" in places[5:7]
+    for number in range(12):
+        hand.end(str(number))
+    assert priming_by_replica(call, {"a": (), "b": ()}, where, 12.0 + HINT_S) == dict.fromkeys("ab", priming_work(call))
+    assert priming_by_replica(edit(1.0), {"a": (), "b": ()}, where, 12.0) == {}
+
+
+def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately() -> None:
+    """What replicas say comes late, and what was sent is not remembered for ever."""
+    where = Residency()
+    assert where.has("a", "t", ("t",), 0.0)
+    assert not where.has("a", "t", (), 0.0)
+    where.sent("a", "t", 0.0)
+    assert where.has("a", "t", (), HINT_S - 1)
+    assert not where.has("a", "t", (), HINT_S)
+    assert not where.has("b", "t", (), 1.0)
+    for number in range(HINTS):
+        where.sent("b", str(number), 1.0)
+    assert not where.has("a", "t", (), 1.0)
+
+
+def adapted(*uses: tuple[str, float, float, float], denoiser: bool = True) -> dict[str, object]:
+    """An edit's inputs with adapters: hash, scale, and from and up to which part of the steps."""
+    loaded = tuple(
+        LoadedAdapter(AdapterAsk(sha, scale, start, end), sha, 1, has_text=True, has_denoiser=denoiser)
+        for sha, scale, start, end in uses
+    )
+    return edit(0.1) | {"adapters": {"adapters": loaded}}
+
+
+ONE, TWO = ("1", 0.5, 0.0, 1.0), ("2", 1.0, 0.0, 1.0)
+
+
+def test_an_edit_with_adapters_goes_where_they_primed_its_template() -> None:
+    """What is there without them, or with others, or as strongly in another scale, is of no use to it."""
+    where, both = Residency(), entries_label("t", [("1", 0.5), ("2", 1.0)])
+    reported = {"plain": ("t",), "one": ("t", entries_label("t", [("1", 0.5)])), "both": (both,), "none": ()}
+    priming = priming_work(adapted(ONE))
+    for inputs, places in (
+        (edit(0.1), {"plain", "one"}),
+        (adapted(), {"plain", "one"}),
+        (adapted(ONE), {"one"}),
+        (adapted(ONE, TWO), {"both"}),
+        (adapted(TWO, ONE), {"both"}),
+        (adapted(("1", 0.6, 0.0, 1.0)), set()),
+        (adapted(("1", 0.0, 0.0, 1.0)), {"plain", "one"}),
+        (adapted(ONE, denoiser=False), {"plain", "one"}),
+    ):
+        besides = priming_by_replica(inputs, reported, where, 0.0)
+        assert besides == {replica: 0.0 if replica in places else priming for replica in reported}, inputs
+
+
+def test_adapters_whose_files_are_still_being_read_share_no_entries() -> None:
+    """They have no hash yet: of two names, or two versions of a file, none is taken for the other."""
+
+    def unread(name: str, *version: int) -> dict[str, object]:
+        loaded = LoadedAdapter(AdapterAsk(name), "", 0, has_text=False, version=version)
+        return edit(0.1) | {"adapters": {"adapters": (loaded,)}}
+
+    read = [entries_read(unread(name, *version)).keys() for name, *version in (("a", 1), ("b", 1), ("a", 2))]
+    assert len({label for labels in read for label in labels}) == 3
+
+
+def test_an_adapter_of_some_steps_reads_what_it_primed_in_those_alone() -> None:
+    """A replica that has the one and not the other saves a part; steps that strength leaves out read nothing."""
+    late, mine = adapted(("1", 0.5, 0.75, 1.0)), entries_label("t", [("1", 0.5)])
+    assert entries_read(late) == {"t": 0.75, mine: 0.25}
+    besides = priming_by_replica(late, {"a": ("t",), "b": (mine,), "c": ("t", mine), "d": ()}, Residency(), 0.0)
+    parts = {"a": 0.25, "b": 0.75, "c": 0, "d": 1}
+    assert besides == {replica: part * priming_work(late) for replica, part in parts.items()}
+    assert entries_read(late | {"strength": 0.5}) == {"t": 0.5, mine: 0.5}
+    assert entries_read(late | {"strength": 0.25}) == {mine: 1.0}
+    assert entries_read(late | {"strength": 1e-300}) == {mine: 1.0}
+    assert entries_read(edit(1.0)) == entries_read({"steps": 3}) == {}
+
+
+windows = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1])
+
+
+@given(st.lists(windows, max_size=4), st.floats(0, 1))
+def test_the_parts_of_what_is_read_are_all_of_it(parts: list[tuple[float, float]], strength: float) -> None:
+    """Whatever the adapters' steps; so no replica is taken to save more than a priming takes."""
+    uses = [(str(number), 1.0, start, end) for number, (start, end) in enumerate(parts)]
+    read = entries_read(adapted(*uses) | {"strength": strength})
+    assert abs(sum(read.values()) - 1) < 1e-6
+    assert min(read.values()) >= 0

@@ -1,0 +1,215 @@
+"""Lanes with ControlNets: what their steps weigh, going on elsewhere, and whom a failure touches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import fifo
+from lego_serve.engine.controlnets import ControlUse
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.errors import LegoError, NodeError, RequestError
+from lego_serve.models.controlnet.common import LazyResiduals
+from lego_serve.models.controlnet.sd3 import Sd3ControlNet
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.model_files import load_module
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.ragged.controlnet_source import ControlForm, ControlLane, ControlSource
+from lego_serve.models.registry import ModelSpec
+from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.zoo.tiny_models import control_miniature
+
+WIDTH, CHANNELS, TEXT_ROWS, TOKENS = 128, 8, 9, 42
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
+    """lego-tiny's architecture with random weights."""
+    return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+
+
+@pytest.fixture(scope="module")
+def net(tiny_folder: Path) -> Sd3ControlNet:
+    """A ControlNet of a third of its blocks."""
+    spec = ModelSpec("m", str(tiny_folder), dtype="float32")
+    transformer = load_module(spec, tiny_folder, "transformer", SD3Transformer2DModel)
+    return Sd3ControlNet(control_miniature(transformer), ControlForm("net", WIDTH, 2, 0, CHANNELS, share=1 / 3))
+
+
+class Faulty(Sd3ControlNet):
+    """One that fails for lanes of a certain guidance, at a certain residual, or says what is no number."""
+
+    def __init__(self, inner: Sd3ControlNet, *, poison: float, at: int = 0, nan: bool = False) -> None:
+        self.form = replace(inner.form, name="faulty")
+        self._inner, self._poison, self._at, self._nan = inner, poison, at, nan
+        self.prepare, self.picture = inner.prepare, inner.picture  # type: ignore[method-assign]
+        self.sizes: list[int] = []
+
+    def start(self, lanes: Sequence[ControlLane]) -> LazyResiduals:
+        """As the sound one, but for the faults."""
+        self.sizes.append(len(lanes))
+        return LazyResiduals(self._made(lanes), self.form)
+
+    def _made(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
+        bad = [lane.guidance == self._poison for lane in lanes]
+        for index, residual in enumerate(self._inner.residuals(lanes)):
+            if index == self._at and any(bad) and not self._nan:
+                raise RuntimeError("a failing ControlNet")
+            per_lane = residual.view(len(lanes), -1, WIDTH).clone()  # all lanes here are of one shape
+            per_lane[torch.tensor(bad)] *= float("nan") if self._nan else 1.0
+            yield per_lane.view(-1, WIDTH)
+
+
+def engine_of(model: tuple[Backbone, FlowMatchTables], **controls: ControlSource) -> StepEngine:
+    """An engine with ControlNets."""
+    ticks = iter(range(10**6))
+    return StepEngine(*model, StepBatcher(fifo, StepLimits(float("inf"))), lambda: float(next(ticks)), controls)
+
+
+def use(controlnet: str = "net", **more: Any) -> ControlUse:
+    """A use with a picture drawn at random, for 96 x 112 pixels."""
+    draw = torch.Generator().manual_seed(3)
+    return ControlUse(controlnet, torch.randn(CHANNELS, 14, 12, generator=draw), **more)
+
+
+def request(key: str, *uses: ControlUse, **more: Any) -> LaneRequest:
+    """A lane of five steps, guided."""
+    draw = torch.Generator().manual_seed(len(key))
+    conds = [Conditioning(torch.randn(TEXT_ROWS, 192, generator=draw), torch.randn(192, generator=draw)) for _ in "cn"]
+    settings = {"width": 96, "height": 112, "steps": 5, "guidance": 4.0, "seed": 1} | more
+    return LaneRequest(key=key, cond=conds[0], negative=conds[1], controls=uses, **settings)
+
+
+def finish(engine: StepEngine, *requests: LaneRequest) -> dict[str, LaneResult | LegoError]:
+    """What becomes of lanes."""
+    for one in requests:
+        engine.add(one)
+    found: dict[str, LaneResult | LegoError] = {}
+    while engine.lanes:
+        found |= dict(engine.step())
+    return found
+
+
+def latents(outcome: LaneResult | LegoError) -> torch.Tensor:
+    """Of a lane that ended well."""
+    assert isinstance(outcome, LaneResult), outcome
+    return outcome.latents
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "active"),
+    [(0.0, 1.0, [0, 1, 2, 3, 4]), (0.2, 0.6, [1, 2]), (0.3, 1.0, [2, 3, 4]), (0.0, 0.5, [0, 1]), (0.9, 1.0, [])],
+)
+def test_a_use_is_active_where_diffusers_keeps_it(start: float, end: float, active: list[int]) -> None:
+    """Step i of n where start <= i / n and (i + 1) / n <= end; one without weight never."""
+    assert [i for i in range(5) if use(start=start, end=end).is_active(i, 5)] == active
+    assert not any(use(start=start, end=end, weight=0.0).is_active(i, 5) for i in range(5))
+
+
+def test_a_step_weighs_its_controlnets_as_well(model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet) -> None:
+    """Their rows count by what they cost next to the backbone's, in the steps where they are active, per branch."""
+    engine = engine_of(model, net=net)
+    rows = TOKENS + TEXT_ROWS
+    engine.add(request("lane", use(end=0.4), use(start=0.2), guided=(0.0, 0.6)))
+    seen = []
+    while (plan := engine.plan()) is not None:
+        seen.append(plan.work.rows)
+        engine.step(plan)
+    whole, one = 2 * rows, round(2 * rows / 3)
+    assert seen == [whole + one, whole + 2 * one, whole + one, rows + one // 2, rows + one // 2]
+
+
+def test_what_is_not_active_is_not_run(model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet) -> None:
+    """No step before its start, after its end, or at weight nothing asks the ControlNet for anything."""
+    counting = Faulty(net, poison=-1.0)
+    finish(engine_of(model, net=counting), request("lane", use(start=0.2, end=0.6), use(weight=0.0)))
+    assert counting.sizes == [1, 1]
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_lane_that_goes_on_elsewhere_keeps_its_controlnets(
+    model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet, after: int
+) -> None:
+    """From a checkpoint, in a part where they are active and in one where they are not, with the bits of one run."""
+    uses = (use(end=0.8), use(start=0.4, weight=0.5))
+    whole = finish(engine_of(model, net=net), request("lane", *uses))["lane"]
+    first = engine_of(model, net=net)
+    first.add(request("lane", *uses))
+    for _ in range(after):
+        first.step()
+    resumed = replace(request("lane", *uses), checkpoint=first.checkpoint("lane"))
+    assert torch.equal(latents(finish(engine_of(model, net=net), resumed)["lane"]), latents(whole))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_controlnet_that_fails_takes_its_guilty_lane_alone(
+    model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet, at: int
+) -> None:
+    """Lanes without it and innocent lanes with it end with the bits they have alone."""
+    good, faulty = request("good", use("faulty")), Faulty(net, poison=9.0, at=at)
+    plain, other = request("plain"), request("another", use("net"))
+    guilty = request("guilty", use("faulty"), guidance=9.0)
+    engine = engine_of(model, net=net, faulty=faulty)
+    found = finish(engine, good, guilty, plain, other)
+    failure = found.pop("guilty")
+    assert isinstance(failure, NodeError)
+    assert failure.code == "controlnet_failed"
+    assert failure.message == "ControlNet faulty failed: RuntimeError."
+    for one in (good, plain, other):
+        assert torch.equal(latents(found[one.key]), latents(finish(engine, one)[one.key]))
+
+
+def test_a_controlnet_that_says_no_numbers_fails_its_lane_alone(
+    model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet
+) -> None:
+    """NaN in one lane's residuals stays in that lane."""
+    engine = engine_of(model, faulty=Faulty(net, poison=9.0, nan=True))
+    good, plain = request("good", use("faulty")), request("plain")
+    found = finish(engine, good, request("guilty", use("faulty"), guidance=9.0), plain)
+    failure = found.pop("guilty")
+    assert isinstance(failure, NodeError)
+    assert failure.code == "not_finite"
+    for one in (good, plain):
+        assert torch.equal(latents(found[one.key]), latents(finish(engine, one)[one.key]))
+
+
+def test_a_controlnet_replaced_while_lanes_use_it_serves_both(
+    model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet
+) -> None:
+    """A lane keeps the source it came with; a newcomer under the same name has the new one, in the same batch."""
+    controls: dict[str, ControlSource] = {"net": net}
+    ticks = iter(range(10**6))
+    engine = StepEngine(*model, StepBatcher(fifo, StepLimits(float("inf"))), lambda: float(next(ticks)), controls)
+    alone = latents(finish(engine, request("first", use()))["first"])
+    engine.add(request("first", use()))
+    engine.step()
+    again = Faulty(net, poison=-1.0)
+    again.form = net.form
+    controls["net"] = again
+    found = finish(engine, request("later", use()))
+    assert torch.equal(latents(found["first"]), alone)
+    assert set(again.sizes) == {1}
+
+
+def test_what_does_not_fit_is_refused_when_the_lane_comes(
+    model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet
+) -> None:
+    """An unknown ControlNet, a picture of another size, and numbers that are none; nothing is left behind."""
+    engine = engine_of(model, net=net)
+    with pytest.raises(NodeError, match="other is not on this replica"):
+        engine.add(request("lane", use("other")))
+    with pytest.raises(RequestError, match=r"of shape \[8, 12, 12\], the image needs \[8, 14, 12\]"):
+        engine.add(request("lane", ControlUse("net", torch.zeros(8, 12, 12))))
+    for wrong in (use(weight=float("nan")), ControlUse("net", torch.full((8, 14, 12), float("inf")))):
+        with pytest.raises(RequestError, match="finite"):
+            engine.add(request("lane", wrong))
+    with pytest.raises(RequestError, match="modes"):
+        engine.add(request("lane", use(mode=1)))
+    assert engine.lanes == 0

@@ -1,0 +1,164 @@
+"""Edits compared with their full computation, behind the answer."""
+
+import asyncio
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lego_serve.core.editing.edit import EditAsk
+from lego_serve.core.editing.quality_guard import LEAST
+from lego_serve.core.editing.reuse import Quality, ReuseStats
+from lego_serve.core.jobs.job import Job, JobResult, Picture, TaskStats
+from lego_serve.errors import RequestError
+from lego_serve.gateway.quality_checks import DriftChecks
+from lego_serve.metrics import Metrics
+from lego_serve.workflow_files import built_in_workflows
+
+SIDE = 32
+WORKFLOW = replace(built_in_workflows()["lego-tiny-edit"], reuse_floor=0.9)
+NOISE = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+BLACK = np.zeros_like(NOISE)
+
+
+class Painter:
+    """Runs an edit: ``full`` where it is computed in full, and otherwise what ``other`` holds."""
+
+    def __init__(self, other: np.ndarray, full: np.ndarray = BLACK) -> None:
+        self.jobs: list[Job] = []
+        self.full, self.other, self.in_flight, self.error = full, other, 0, False
+
+    def now(self) -> float:
+        """A clock that stands still: comparing takes no time."""
+        return 5.0
+
+    async def run(self, job: Job, tell: object = None) -> JobResult:
+        """Paint."""
+        self.jobs.append(job)
+        if self.error:
+            raise RequestError("no")
+        ask = job.inputs["edit"]
+        assert isinstance(ask, EditAsk)
+        full = ask.quality is Quality.EXACT
+        pixels = self.full if full else self.other
+        stats = ReuseStats(ask.quality, 0 if full else 9, 9, 2, 4, 0)
+        picture = Picture(SIDE, SIDE, pixels.tobytes(), 7)
+        pictures = (picture,) * int(str(job.inputs["n"]))
+        return JobResult(pictures, 0.0, {}, 0, {"latents": TaskStats(reuse=stats)})
+
+
+def asked(quality: Quality = Quality.HIGH) -> EditAsk:
+    """An edit of a picture's upper left."""
+    weight = np.zeros((SIDE, SIDE), np.uint8)
+    weight[:16, :16] = 255
+    return EditAsk(BLACK, weight, quality)
+
+
+async def edit(checks: DriftChecks, runner: Painter, ask: EditAsk | None = None) -> None:
+    """One edit, asked for and answered, and whatever follows."""
+    planned = checks.planned(WORKFLOW, ask or asked())
+    job = Job("j", WORKFLOW.name, {"edit": planned, "n": 2, "seed": 7}, 1.0, 99.0, "t", 2.0)
+    checks.ended(job, await runner.run(job))
+    await checks.finished()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """The gateway's."""
+    return Metrics()
+
+
+async def test_the_comparison_has_the_same_noise_and_nobody_waits_for_it(metrics) -> None:
+    """One picture, in full, of little weight and without a deadline."""
+    runner = Painter(NOISE)
+    await edit(DriftChecks(runner, metrics, 1.0, 9), runner)
+    assert [job.inputs["edit"].quality for job in runner.jobs] == [Quality.HIGH, Quality.EXACT]
+    again = runner.jobs[1]
+    assert (again.inputs["n"], again.inputs["seed"], again.deadline_s) == (1, 7, None)
+    assert again.weight < runner.jobs[0].weight / 5
+
+
+async def test_a_class_found_wanting_is_computed_with_more_care(metrics) -> None:
+    """After as many comparisons as a judgement needs; metrics have them, and that pixels outside were changed."""
+    runner = Painter(NOISE)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    for _ in range(LEAST):
+        await edit(checks, runner)
+    assert checks.planned(WORKFLOW, asked()).quality is Quality.CAREFUL
+    assert checks.planned(replace(WORKFLOW, reuse_floor=None), asked()).quality is Quality.HIGH
+    page = metrics.page({}).decode()
+    assert 'lego_serve_edit_likeness_count{quality="high",workflow="lego-tiny-edit"} 3.0' in page
+    assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 3.0' in page
+
+
+async def test_edits_whose_picture_is_described_are_judged_apart(metrics) -> None:
+    """Their likeness is another: what others lack takes nothing from them, nor the other way round."""
+    runner = Painter(NOISE)
+    for described in (False, True):
+        checks = DriftChecks(runner, metrics, 1.0, 9)
+        for _ in range(LEAST):
+            await edit(checks, runner, replace(asked(), is_described=described))
+        found = {said: checks.planned(WORKFLOW, replace(asked(), is_described=said)).quality for said in (False, True)}
+        assert found == {described: Quality.CAREFUL, not described: Quality.HIGH}
+
+
+async def test_a_class_that_is_like_the_full_computation_stays(metrics) -> None:
+    """And nothing outside changed."""
+    runner = Painter(BLACK)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    for _ in range(LEAST + 2):
+        await edit(checks, runner)
+    assert checks.planned(WORKFLOW, asked()).quality is Quality.HIGH
+    assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 0.0' in metrics.page({}).decode()
+
+
+@pytest.mark.parametrize(
+    ("answered", "full", "spills"), [(NOISE, NOISE, 0), (NOISE, BLACK, 1), (BLACK, NOISE, 1), (BLACK, BLACK, 1)]
+)
+async def test_outside_both_have_the_requests_own_pixels(metrics, answered, full, spills) -> None:
+    """Two that are wrong alike are found as well as one that is."""
+    runner = Painter(answered, full)
+    await edit(DriftChecks(runner, metrics, 1.0, 9), runner, replace(asked(), pixels=NOISE))
+    assert len(runner.jobs) == 2
+    assert f'lego_serve_edit_spills_total{{workflow="lego-tiny-edit"}} {spills}.0' in metrics.page({}).decode()
+
+
+async def test_a_comparison_has_a_name_that_no_client_can_give(metrics) -> None:
+    """Jobs are named by their clients; a comparison's name has nothing of its job's, and cannot be guessed."""
+    runner = Painter(NOISE)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    for _ in range(2):
+        await edit(checks, runner)
+    names = [job.id for job in runner.jobs if job.id != "j"]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch("job_compared-[0-9a-f]{16}", name) for name in names)
+
+
+async def test_nothing_is_compared_that_read_nothing_or_where_there_is_much_to_do(metrics) -> None:
+    """Full edits, other jobs, a busy server, and a server that is told not to."""
+    runner = Painter(NOISE)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    await edit(checks, runner, asked(Quality.EXACT))
+    plain = Job("j", "w", {}, 1.0)
+    checks.ended(plain, JobResult((), 0.0))
+    runner.in_flight = 10
+    await edit(checks, runner)
+    runner.in_flight = 0
+    await edit(DriftChecks(runner, metrics, 0.0, 9), runner)
+    await asyncio.sleep(0)
+    assert len(runner.jobs) == 3
+
+
+async def test_a_comparison_that_fails_harms_nobody(metrics) -> None:
+    """It is as if there had been none."""
+    runner = Painter(NOISE)
+    checks = DriftChecks(runner, metrics, 1.0, 9)
+    for _ in range(LEAST + 1):
+        job = Job("j", WORKFLOW.name, {"edit": asked(), "n": 1, "seed": 7}, 1.0)
+        result = await runner.run(job)
+        runner.error = True
+        checks.ended(job, result)
+        await checks.finished()
+        runner.error = False
+    assert checks.planned(WORKFLOW, asked()).quality is Quality.HIGH

@@ -1,0 +1,46 @@
+"""Log lines are JSON, whatever is logged."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from lego_serve.process import json_logging
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """What a process that logs our way writes."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    ours = logging.getLogger("lego_serve")
+    our_level = ours.level
+    root.handlers[:] = []
+    written = io.StringIO()
+    json_logging.install(written)
+    yield written
+    root.handlers[:] = before
+    root.setLevel(level)
+    ours.setLevel(our_level)
+
+
+def test_quotes_line_ends_and_tracebacks_stay_within_one_line(stream: io.StringIO) -> None:
+    """Each line parses, and the traceback is a value of it."""
+    try:
+        raise ValueError('a "quoted"\nthing')
+    except ValueError:
+        logging.getLogger("lego_serve.test").exception('it said "%s"\n', "no")
+    [line] = stream.getvalue().splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["logger"], said["message"]) == ("ERROR", "lego_serve.test", 'it said "no"\n')
+    assert said["exception"].startswith("Traceback")
+    assert said["time"].endswith("Z")
+
+
+def test_our_own_information_is_logged_and_that_of_libraries_is_not(stream: io.StringIO) -> None:
+    """Ours from INFO on, theirs from WARNING on."""
+    logging.getLogger("lego_serve.gateway").info("ours")
+    logging.getLogger("some.library").info("theirs")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours"]

@@ -1,0 +1,113 @@
+"""Deploying nodes over a Serve that says what the test wants: progress, failure, no place."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.serve.schema import ApplicationStatus
+
+from lego_serve.errors import CheckpointError, NodeError
+from lego_serve.models.registry import ModelSpec
+from lego_serve.process.signals import Stopped
+from lego_serve.serving.cluster import deploy as deploying
+from lego_serve.serving.cluster.deploy import NodePlan, deploy
+
+UNPLACED = "Deployment 'backbone' has 1 replicas that have taken more than 30s to be scheduled. This may be due to"
+SLOW = "Deployment 'backbone' has 1 replicas that have taken more than 30s to initialize."
+
+
+def plan(component: str) -> NodePlan:
+    """A node that asks for 96 processors, two times."""
+    return NodePlan(ModelSpec("tiny", "nowhere"), component, {}, 2, 2, 96.0, 0)
+
+
+class FakeServe:
+    """Answers each look at the applications with the next of what it was given, and then with the last."""
+
+    def __init__(self, *looks: dict[str, tuple[ApplicationStatus, str]]) -> None:
+        self.looks = list(looks)
+
+    def run_many(self, targets: object, wait_for_applications_running: bool) -> None:
+        """Nothing to do."""
+
+    def RunTarget(self, *args: object, **more: object) -> None:  # noqa: N802
+        """Nothing to keep."""
+
+    def status(self) -> SimpleNamespace:
+        """The next look."""
+        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        applications = {
+            name: SimpleNamespace(status=s, message="", deployments={"x": SimpleNamespace(message=words)})
+            for name, (s, words) in look.items()
+        }
+        return SimpleNamespace(applications=applications)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray, no waiting."""
+    monkeypatch.setattr(deploying, "STATUS_PAUSE_S", 0.01)
+    monkeypatch.setattr(deploying, "_application", lambda plan: None)
+    monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 2.0})
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *looks: dict[str, tuple[ApplicationStatus, str]]) -> None:
+    """Have Serve say this."""
+    monkeypatch.setattr(deploying, "serve", FakeServe(*looks))
+
+
+def test_each_node_is_told_of_as_it_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order they do."""
+    wait, run = (ApplicationStatus.DEPLOYING, ""), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, {}, {"tiny.vae": wait, "tiny.backbone": run}, {"tiny.vae": run, "tiny.backbone": run})
+    told: list[str] = []
+    deploy([plan("vae"), plan("backbone")], lambda plan: told.append(plan.app))
+    assert told == ["tiny.backbone", "tiny.vae"]
+
+
+def test_a_node_without_a_place_is_named_with_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says what it wants and what there is; nobody waits for ever."""
+    use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
+    with pytest.raises(NodeError) as failed:
+        deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+    message = failed.value.message
+    assert message.startswith("tiny.backbone finds no place: each of its 2 replicas asks for 96 CPU, and Ray has 2 CPU")
+    assert "\n" not in message
+
+
+def test_a_slow_load_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that has its place may take its time, beyond all patience."""
+    slow, run = (ApplicationStatus.DEPLOYING, SLOW), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
+    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 0.05))
+
+
+def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve says the same of it as of one that has no place; but not for ever."""
+    monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 192.0})
+    slow, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
+    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+    use(monkeypatch, {"tiny.backbone": slow})
+    with pytest.raises(NodeError, match="finds no place"):
+        deploy([plan("backbone")], lambda plan: None, patience_s=(0.01, 0.05))
+
+
+def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the replica's traceback only the line that says it."""
+    words = "Traceback\n  File\nlego_serve.errors.CheckpointError: there is no folder nowhere\n"
+    use(monkeypatch, {"tiny.vae": (ApplicationStatus.DEPLOY_FAILED, words)})
+    with pytest.raises(CheckpointError, match=r"^there is no folder nowhere$"):
+        deploy([plan("vae")], lambda plan: None)
+
+
+def test_loading_stops_when_the_server_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is made all the while."""
+    use(monkeypatch, {"tiny.vae": (ApplicationStatus.DEPLOYING, "")})
+    looks = iter([None, None, Stopped(143)])
+
+    def check() -> None:
+        if (error := next(looks)) is not None:
+            raise error
+
+    with pytest.raises(Stopped):
+        deploy([plan("vae")], lambda plan: None, check)

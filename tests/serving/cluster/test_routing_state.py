@@ -1,0 +1,37 @@
+"""What routers and callers of one process share: the same, though Ray Serve copies the router's module."""
+
+import pytest
+from ray import cloudpickle
+
+from lego_serve.core.editing.reuse import TemplateUse
+from lego_serve.serving.cluster import router, routing_state
+
+
+def test_a_router_that_came_by_value_uses_what_callers_use() -> None:
+    """As Ray Serve sends it: the module's values come anew, what it names through another module does not."""
+    cloudpickle.register_pickle_by_value(router)
+    try:
+        data = cloudpickle.dumps(router.LegoRequestRouter)
+    finally:
+        cloudpickle.unregister_pickle_by_value(router)
+    came = cloudpickle.loads(data).update_replicas.__globals__
+    assert came is not vars(router)
+    assert came["routing_state"] is routing_state
+    own = {name for name, value in vars(router).items() if isinstance(value, list | dict | set) and name[:2] != "__"}
+    assert own == set()
+
+
+def test_who_listens_hears_who_left_and_what_replicas_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas of a model together; one that is gone is drained no longer."""
+    heard: list[object] = []
+    monkeypatch.setattr(routing_state, "_listeners", [])
+    monkeypatch.setattr(routing_state, "_watchers", [])
+    routing_state.on_departure(heard.append)
+    routing_state.on_template_use(lambda model, use: heard.append((model, use)))
+    routing_state.leave("a")
+    routing_state.left({"a"})
+    assert "a" not in routing_state.draining
+    use = {"entries": 1, "used_bytes": 2, "budget_bytes": 3}
+    routing_state.said("m.v1.backbone", [{"template_use": use}, {}, {"template_use": use}])
+    routing_state.said("m.vae", [{}])
+    assert heard == [frozenset({"a"}), ("m.v1", TemplateUse(2, 4, 6))]

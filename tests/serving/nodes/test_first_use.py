@@ -1,0 +1,231 @@
+"""The first use of an adapter: its file is read beside everything else, once, and nothing of it is used before."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.errors import InvalidAdapter, NotFound
+from lego_serve.models.lora.checkpoint import AdapterFile
+from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.registry import ModelSpec
+from lego_serve.serving.caches.adapter_cache import AdapterShelf
+from lego_serve.serving.nodes import adapter_index
+from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
+from lego_serve.serving.nodes.backbone import BackboneNode
+from lego_serve.serving.nodes.lora import AdaptersNode
+from lego_serve.serving.nodes.text_encoder import TextEncoderNode
+from tests.support.adapters import diffusers_names, products, saved
+
+BYTES = 1 << 24
+STEPS = 3
+Adapters = dict[str, tuple[LoadedAdapter, ...]]
+
+
+class Storage:
+    """Files are read while the gate is open; how often each was."""
+
+    def __init__(self) -> None:
+        self.gate, self.reads = threading.Event(), list[str]()
+        self.gate.set()
+        self._read = AdapterRegistry.read
+
+    def read(self, registry: AdapterRegistry, name: str) -> AdapterFile:
+        """In place of the registry's."""
+        assert self.gate.wait(30)
+        self.reads.append(name)
+        return self._read(registry, name)
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """What all files are read from, whole; their headers come without it."""
+    storage = Storage()
+    monkeypatch.setattr(AdapterRegistry, "read", lambda registry, name: storage.read(registry, name))
+    return storage
+
+
+@pytest.fixture
+def root(spec: ModelSpec, tmp_path: Path) -> Path:
+    """Adapters: of the denoiser, of text encoders too, and one that is not finite."""
+    base = base_layers(spec)
+    image = diffusers_names(products(base, 1, only="transformer."))
+    saved(image, tmp_path, "image")
+    saved(diffusers_names(products(base, 2)), tmp_path, "both")
+    name = next(iter(image))
+    saved(image | {name: image[name] * float("nan")}, tmp_path, "nan")
+    return tmp_path
+
+
+class Family:
+    """The nodes of one request."""
+
+    def __init__(self, spec: ModelSpec, root: Path, cache_bytes: int = BYTES, shelf_bytes: int = BYTES) -> None:
+        self.patcher = AdaptersNode(spec, [root], cache_bytes)
+        self.text = TextEncoderNode(spec, 4, BYTES, self.patcher, shelf_bytes)
+        self.backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, self.patcher, shelf_bytes)
+        self.steps, step = 0, self.backbone._engine.step
+
+        def counted(*plan: Any) -> Any:
+            self.steps += 1
+            return step(*plan)
+
+        self.backbone._engine.step = counted  # type: ignore[method-assign]
+
+    async def resolved(self, *names: str) -> Adapters:
+        """What `load_adapters` answers, which it does soon.  Raises its error."""
+        asked = self.patcher.run(Call("load_adapters", {"lora": tuple(AdapterAsk(name) for name in names)}))
+        answer = await asyncio.wait_for(asked, 10)
+        if answer.error is not None:
+            raise answer.error
+        value: Any = answer.value
+        return value
+
+    async def encoded(self, adapters: Adapters) -> tuple[object, object]:
+        """A prompt and the empty one."""
+        said = [{"prompt": prompt, "adapters": adapters} for prompt in ("a red circle", "")]
+        one, other = await asyncio.gather(*(self.text.run(Call("text_encode", each)) for each in said))
+        return one.value, other.value
+
+    async def denoised(self, adapters: Adapters, conds: tuple[object, object]) -> Answer:
+        """Two pictures."""
+        inputs = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 2}
+        more = {"cond": conds[0], "negative": conds[1], "adapters": adapters}
+        answer = [message async for message in self.backbone.stream(Call("denoise", inputs | more))][-1]
+        assert isinstance(answer, Answer)
+        return answer
+
+    async def emptied(self) -> None:
+        """Until the engine's thread, which hears of it after the answer, has let go of all lanes."""
+        async with asyncio.timeout(10):
+            while self.backbone._engine.lanes:
+                await asyncio.sleep(0.01)
+
+    async def picture(self, *names: str) -> np.ndarray:
+        """The latents of a request."""
+        adapters = await self.resolved(*names)
+        answer = await self.denoised(adapters, await self.encoded(adapters))
+        assert answer.error is None, answer.error
+        value: Any = answer.value
+        return np.asarray(value["latents"])
+
+
+async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_first_time(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """No step runs before it is known to be sound; the picture is that of an adapter that is at hand."""
+    family = Family(spec, root)
+    storage.gate.clear()
+    adapters = await family.resolved("image")
+    conds = await asyncio.wait_for(family.encoded(adapters), 10)
+    waiting = asyncio.ensure_future(family.denoised(adapters, conds))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    assert (family.backbone._engine.lanes, family.steps) == (2, 0)
+    storage.gate.set()
+    answer: Any = await waiting
+    [used] = answer.stats.adapters
+    assert (used.hit, used.early_steps, used.steps_active) == (False, 0, STEPS)
+    assert used.load_s >= 0.3
+    assert np.array_equal(answer.value["latents"], await family.picture("image"))
+    assert storage.reads == ["image"]
+
+
+async def test_a_prompt_that_an_adapter_changes_waits_for_it_alone(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """That it changes prompts is told by the header."""
+    family = Family(spec, root)
+    storage.gate.clear()
+    adapters = await family.resolved("image", "both")
+    assert [adapter.has_text for adapter in adapters["adapters"]] == [False, True]
+    waiting = asyncio.ensure_future(family.encoded(adapters))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    storage.gate.set()
+    conds = await waiting
+    again = await family.encoded(await family.resolved("image", "both"))
+    assert all(np.array_equal(one["tokens"], other["tokens"]) for one, other in zip(conds, again, strict=True))
+
+
+async def test_what_is_wrong_with_a_files_values_ends_the_request_before_a_step_runs(
+    spec: ModelSpec, root: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is refused at once, without another reading, for a while or until the file is another."""
+    family = Family(spec, root)
+    adapters = await family.resolved("image", "nan")
+    answer = await family.denoised(adapters, await family.encoded(adapters))
+    assert isinstance(answer.error, InvalidAdapter)
+    assert (answer.error.status, answer.error.param) == (400, "lora[nan]")
+    await family.emptied()
+    assert family.steps == 0
+    storage.gate.clear()
+    with pytest.raises(InvalidAdapter, match="no finite numbers"):
+        await family.resolved("nan")
+    storage.gate.set()
+    assert storage.reads.count("nan") == 1
+    monkeypatch.setattr(adapter_index, "FAULT_S", 0.0)
+    (root / "nan.safetensors").write_bytes((root / "nan.safetensors").read_bytes()[:-4])
+    with pytest.raises(InvalidAdapter, match="ends within its tensors"):
+        await family.resolved("nan")
+    (root / "nan.safetensors").write_bytes((root / "both.safetensors").read_bytes())
+    assert (await family.picture("nan")).shape[0] == 2
+
+
+async def test_what_a_header_tells_is_refused_before_anything_is_read(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """And a name that is none."""
+    (root / "zip.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    family = Family(spec, root)
+    storage.gate.clear()
+    with pytest.raises(InvalidAdapter, match="zip"):
+        await family.resolved("zip")
+    with pytest.raises(NotFound, match="did you mean image"):
+        await family.resolved("imag")
+    storage.gate.set()
+    assert storage.reads == []
+
+
+async def test_a_file_that_changes_before_it_has_been_read_is_refused(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """Rather than that prompts are encoded with one content and pictures made with another."""
+    patcher = AdaptersNode(spec, [root], BYTES)
+    storage.gate.clear()
+    answer: Any = await patcher.run(Call("load_adapters", {"lora": (AdapterAsk("image"),)}))
+    (root / "image.safetensors").write_bytes((root / "both.safetensors").read_bytes())
+    storage.gate.set()
+    with pytest.raises(InvalidAdapter, match="changed"):
+        await AdapterShelf(patcher, ("transformer",), BYTES).take(answer.value["adapters"])
+    answer = await patcher.run(Call("load_adapters", {"lora": (AdapterAsk("image"),)}))
+    assert answer.value["adapters"][0].has_text
+
+
+async def test_all_who_ask_for_an_adapter_first_share_its_reading(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """Also where nothing is kept."""
+    family = Family(spec, root, cache_bytes=0)
+    storage.gate.clear()
+    waiting = asyncio.gather(*(family.picture("image") for _ in range(3)))
+    await asyncio.sleep(0.2)
+    storage.gate.set()
+    await waiting
+    assert storage.reads == ["image"]
+
+
+async def test_an_adapter_of_prompts_and_pictures_is_loaded_once_a_request_where_it_is_not_kept(
+    spec: ModelSpec, root: Path, storage: Storage
+) -> None:
+    """It is held until both have it, and no longer."""
+    family = Family(spec, root, cache_bytes=0, shelf_bytes=0)
+    for count in (1, 2):
+        await family.picture("both")
+        assert storage.reads == ["both"] * count
+        assert family.patcher._cache._loads == {}

@@ -1,0 +1,84 @@
+"""The embedding cache and the micro-batcher."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.serving.caches.byte_lru import EmbeddingCache
+from lego_serve.serving.nodes.microbatch import MicroBatcher
+
+
+@given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 40))), st.integers(0, 400))
+def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], bound: int) -> None:
+    """Whatever is put, the bytes stay within the bound and what is kept is what was put last."""
+    cache = EmbeddingCache(bound)
+    last: dict[str, np.ndarray] = {}
+    for prompt, size in puts:
+        last[prompt] = np.zeros(size, np.uint8)
+        cache.put(prompt, {"tokens": last[prompt]})
+        assert 0 <= cache.bytes <= bound
+    for prompt, array in last.items():
+        kept = cache.get(prompt)
+        assert kept is None or kept["tokens"] is array
+
+
+def test_the_least_recently_used_prompt_goes_first() -> None:
+    """Asking for a prompt keeps it."""
+    cache = EmbeddingCache(30)
+    for prompt in ("a", "b"):
+        cache.put(prompt, {"tokens": np.zeros(10, np.uint8)})
+    cache.get("a")
+    cache.put("c", {"tokens": np.zeros(10, np.uint8)})
+    assert cache.get("b") is None
+    assert cache.get("a") is not None
+
+
+async def test_items_that_wait_share_a_batch() -> None:
+    """The first runs alone; those that came meanwhile run together, up to the limit, each with its own result."""
+    sizes = []
+
+    def compute(items):
+        sizes.append(len(items))
+        return [item * 2 for item in items]
+
+    batcher = MicroBatcher(compute, 3)
+    assert await asyncio.gather(*(batcher.run(i) for i in range(8))) == [2 * i for i in range(8)]
+    assert max(sizes) <= 3
+    assert sum(sizes) == 8
+
+
+async def test_a_failing_batch_fails_its_items_and_no_others() -> None:
+    """The next batch runs as if nothing had been."""
+
+    def compute(items):
+        if "bad" in items:
+            raise ValueError("bad")
+        return items
+
+    batcher = MicroBatcher(compute, 1)
+    results = await asyncio.gather(*(batcher.run(i) for i in ("a", "bad", "b")), return_exceptions=True)
+    assert results[0] == "a"
+    assert isinstance(results[1], ValueError)
+    assert results[2] == "b"
+
+
+async def test_an_item_nobody_waits_for_is_not_computed() -> None:
+    """A cancelled wait drops its item if it has not started."""
+    seen = []
+
+    def compute(items):
+        seen.extend(items)
+        return items
+
+    batcher = MicroBatcher(compute, 1)
+    first, second = (asyncio.ensure_future(batcher.run(i)) for i in (1, 2))
+    await asyncio.sleep(0)
+    second.cancel()
+    await first
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    await asyncio.sleep(0.05)
+    assert seen == [1]
