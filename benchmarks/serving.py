@@ -30,7 +30,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.registry import ModelSpec
 
 SIZE, STEPS, GUIDANCE = 128, 20, 4.0
@@ -100,7 +100,7 @@ def overhead(
 ) -> None:
     """Time one warm 128 x 128 request over HTTP and in-process, in turn; the difference is what serving costs."""
     torch.set_num_threads(1)
-    local = LocalFamily.load(ModelSpec("lego-tiny", weights, max_sequence_length=0))
+    local = OfflinePipeline.load(ModelSpec("lego-tiny", weights, max_sequence_length=0))
     http_s: list[float] = []
     local_s: list[float] = []
     furthest = 0
@@ -123,7 +123,7 @@ def overhead(
             "in_process_median_s": round(statistics.median(local_s), 4),
             "overhead_median_ms": round(statistics.median(extra_ms), 1),
             "overhead_quartiles_ms": [round(q, 1) for q in statistics.quantiles(extra_ms, n=4)],
-            "pictures_max_difference_255": furthest,
+            "images_max_difference_255": furthest,
             "load_1min": round(os.getloadavg()[0], 2),
         },
         to,
@@ -200,7 +200,7 @@ def _ask(http: httpx2.Client, prompt: str, negative: str, seed: int) -> dict[str
     return content
 
 
-def _make(local: LocalFamily, prompt: str, negative: str, seed: int) -> "np.ndarray[Any, Any]":
+def _make(local: OfflinePipeline, prompt: str, negative: str, seed: int) -> "np.ndarray[Any, Any]":
     made = local.generate(
         [prompt], width=SIZE, height=SIZE, steps=STEPS, guidance=GUIDANCE, seeds=[seed], negative=negative
     )

@@ -15,8 +15,8 @@ from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import configured, node_plans
 from lego_serve.errors import ConfigError
-from lego_serve.process.signals import Stopping, beside
-from lego_serve.process.sockets import at, reserve
+from lego_serve.process.signals import StopSignal, run_off_main_thread
+from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -32,28 +32,28 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
 
     Raises LegoError, or Stopped when it was told to before it served.
     """
-    stopping = Stopping()
+    stopping = StopSignal()
     stopping.install()  # before anything is started, so that all that is gets taken down
     settings, workflows = configured(config_path)
     if port is not None:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
-    return beside(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)
+    return run_off_main_thread(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)
 
 
 def _serve(
     config_path: Path,
     settings: config.Settings,
     workflows: Mapping[str, Workflow],
-    stopping: Stopping,
+    stopping: StopSignal,
     report: Report,
 ) -> int:
     server, started = settings.server, time.monotonic()
     with contextlib.ExitStack() as undo:
         holder = undo.enter_context(reserve(server.host, server.port))
         port = holder.getsockname()[1]
-        url = f"http://{at(server.host, port)}"
+        url = f"http://{host_and_port(server.host, port)}"
         folder = undo.enter_context(_temporary_folder())
         metrics, gateways = folder / "metrics", folder / "gateways"
         metrics.mkdir()
@@ -94,7 +94,7 @@ def _start_nodes(
     settings: config.Settings,
     plans: "Sequence[NodePlan]",
     ray_folder: Path,
-    stopping: Stopping,
+    stopping: StopSignal,
     report: Report,
     undo: contextlib.ExitStack,
 ) -> str:
@@ -113,7 +113,7 @@ def _start_nodes(
 
 
 def _wait_ready(
-    sockets: "Sequence[Path]", stopping: Stopping, check: Callable[[], None], timeout_s: float = 60.0
+    sockets: "Sequence[Path]", stopping: StopSignal, check: Callable[[], None], timeout_s: float = 60.0
 ) -> None:
     """Wait until every gateway answers on its own socket: from then on one that dies leaves others on the port.
 

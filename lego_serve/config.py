@@ -3,18 +3,24 @@
 import os
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lego_serve.core.suggest import closest
 from lego_serve.errors import ConfigError
 from lego_serve.models.registry import families
 from lego_serve.yaml_reader import YamlReader
 
 ALTERNATIVE = re.compile(r"^constrained-|^literal\[|^function-|^(int|float)$")  # pydantic's names of them
+RENAMED = {  # keys of earlier versions, and what says the same now
+    "order": "lane_policy",
+    "fidelity": "batch_invariant: true (strict) or false (fast)",
+    "edit_check_share": "quality_check_fraction",
+    "bytes_s": "bytes_per_s",
+}
 AddonName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 
@@ -55,18 +61,18 @@ class TextEncoderNode(Node):
 class BackboneNode(Node):
     """The backbone orders its lanes and bounds a step by its predicted seconds, and by rows where memory does."""
 
-    order: Literal["fifo", "least_slack", "shortest_remaining"] = "least_slack"
+    lane_policy: Literal["fifo", "least_slack", "shortest_remaining"] = "least_slack"
     max_step_s: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     max_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1000)] = 5
-    fidelity: Literal["strict", "fast"] = "strict"
+    batch_invariant: bool = True
     bucket_rows: Annotated[int, Field(ge=1, le=4096)] = 1
     template_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
     template_coding: Literal["float32", "bfloat16", "int8"] = "int8"
 
 
 class SideNode(Strict):
-    """How the patcher, or a remote ControlNet, is deployed."""
+    """How the LoRA node, or a remote ControlNet, is deployed."""
 
     replicas: Replicas = Replicas()
     cpus: Annotated[float, Field(ge=0)] = 0.05
@@ -99,7 +105,7 @@ class Adapters(Strict):
 class Link(Strict):
     """The way between replicas, for the choice of a ControlNet's placement."""
 
-    bytes_s: Annotated[float, Field(gt=0)]
+    bytes_per_s: Annotated[float, Field(gt=0)]
     latency_s: Annotated[float, Field(ge=0)]
 
 
@@ -163,14 +169,14 @@ class Server(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     max_pending_jobs: Annotated[int, Field(ge=1)] = 256
-    edit_check_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    quality_check_fraction: Annotated[float, Field(ge=0, le=1)] = 0.02
     max_body_bytes: Annotated[int, Field(ge=1024)] = 50 * 2**20
     data: Annotated[str, Field(min_length=1)] = "~/.local/share/lego_serve"
     ray_address: str | None = None
 
 
 class Templates(Strict):
-    """Pictures registered for many edits: where they are kept, and how much of each tenant."""
+    """Images registered for many edits: where they are kept, and how much of each tenant."""
 
     folder: str | None = None
     per_tenant: Annotated[int, Field(ge=0, le=100_000)] = 256
@@ -228,13 +234,12 @@ def cores() -> int:
 def _one_line(error: ValidationError, where: Callable[[tuple[str, ...]], str]) -> str:
     """The complaint that helps most: a key that is nearly a known one, for it is often why another is missing."""
     complaints = error.errors()
-    first = next((c for c in complaints if c["type"] == "extra_forbidden" and _nearest(_place(c))), complaints[0])
+    first = next((c for c in complaints if c["type"] == "extra_forbidden" and _hint(_place(c))), complaints[0])
     place = _place(first)
     name = ".".join(place)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        near = _nearest(place)
-        hint = f"did you mean `{near}`?" if near else f"known keys: {', '.join(_keys_at(place[:-1]))}"
+        hint = _hint(place) or f"known keys: {', '.join(_keys_at(place[:-1]))}"
         message = f"unknown key `{name}`; {hint}"
     elif first["type"] == "missing":
         message = f"key `{name}` is missing"
@@ -251,8 +256,14 @@ def _place(complaint: Any) -> list[str]:
     return place
 
 
-def _nearest(place: list[str]) -> str | None:
-    return next(iter(get_close_matches(place[-1], _keys_at(place[:-1]), 1)), None)
+def _hint(place: list[str]) -> str | None:
+    """What an unknown key was to be: its new name where it was renamed, or else the nearest known one."""
+    known = _keys_at(place[:-1])
+    new = RENAMED.get(place[-1])
+    if new is not None and new.partition(":")[0] in known:
+        return f"it is now `{new}`"
+    near = closest(place[-1], known)
+    return f"did you mean `{near}`?" if near else None
 
 
 def _keys_at(place: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     built_in = built_in_workflows()
     found: dict[str, Workflow] = {}
     if settings.workflows is None:
-        found = {name: w for name, w in built_in.items() if lacks(settings, w) is None}
+        found = {name: w for name, w in built_in.items() if missing_requirement(settings, w) is None}
     for name in settings.workflows or ():
         workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
         if workflow.name in found:
@@ -48,7 +48,7 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     if not found:
         raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
     for workflow in found.values():
-        if missing := lacks(settings, workflow):
+        if missing := missing_requirement(settings, workflow):
             raise ConfigError(f"workflow {workflow.name} needs {missing}")
     default = settings.default_workflow
     if default is not None and default not in found:
@@ -81,7 +81,7 @@ def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -
     return {(model, component): f"{model}.{component}" for model, component in sorted(nodes)}
 
 
-def lacks(settings: config.Settings, workflow: Workflow) -> str | None:
+def missing_requirement(settings: config.Settings, workflow: Workflow) -> str | None:
     """What a workflow needs and the configuration does not have, in words; None where it has all."""
     for model in sorted(workflow.models - set(settings.models)):
         return f"model `{model}`, which `models` does not have"
@@ -93,7 +93,7 @@ def lacks(settings: config.Settings, workflow: Workflow) -> str | None:
     return None
 
 
-def placed(settings: config.Settings, said: str) -> Path:
+def resolve_path(settings: config.Settings, said: str) -> Path:
     """Where a path of a configuration leads: `builtin:` into this package, `data:` into the server's own folder."""
     if said.startswith(BUILT_IN):
         return built_in_folder(said)
@@ -119,7 +119,7 @@ def adapter_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
     """The folders with a model's adapters; a built-in one that does not come with this package is left out."""
     adapters = settings.models[model].adapters
     said = () if adapters is None else adapters.roots
-    found = (placed(settings, root) for root in said)
+    found = (resolve_path(settings, root) for root in said)
     return tuple(folder for root, folder in zip(said, found, strict=True) if _is_there(root, folder))
 
 
@@ -194,8 +194,8 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
         arguments |= {"cache_bytes": node.cache_bytes} | _adapter_arguments(settings, model)
     if isinstance(node, config.BackboneNode):
         names = (
-            "order", "max_step_s", "max_rows", "checkpoint_every_steps", "fidelity", "bucket_rows", "template_bytes",
-            "template_coding",
+            "lane_policy", "max_step_s", "max_rows", "checkpoint_every_steps", "batch_invariant", "bucket_rows",
+            "template_bytes", "template_coding",
         )  # fmt: skip
         arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
         arguments |= {"tenant_pinned_bytes": tenant_pin_room(settings, model)}
@@ -224,10 +224,10 @@ def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "N
         "cache_bytes": adapters.cache_bytes,
         "registry_limit": adapters.registry_limit,
         "storage_s": adapters.storage_s,
-        "profiles": None if adapters.profiles is None else str(placed(settings, adapters.profiles)),
+        "profiles": None if adapters.profiles is None else str(resolve_path(settings, adapters.profiles)),
         "own_profiles": str(own_profiles(settings)),
         "early_start": adapters.early_start,
-        "registry": registry if adapters.registry is None else str(placed(settings, adapters.registry)),
+        "registry": registry if adapters.registry is None else str(resolve_path(settings, adapters.registry)),
     }
     # One replica: what is registered at run time has one owner.
     return NodePlan(spec, "adapters", arguments, 1, 1, adapters.cpus, 0)
@@ -254,14 +254,14 @@ def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
 
 def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
     from lego_serve.core.scheduling.controlnet_placement import Link
-    from lego_serve.serving.nodes.controlnet_sources import ControlPlan
+    from lego_serve.serving.nodes.controlnet_sources import ControlNetPlan
 
     return tuple(
-        ControlPlan(
-            controlmodel_spec(settings, model, name, net),
+        ControlNetPlan(
+            controlnet_spec(settings, model, name, net),
             net.placement if may_be_remote(net) else "colocated",
             f"{name}.controlnet",
-            None if net.link is None else Link(net.link.bytes_s, net.link.latency_s),
+            None if net.link is None else Link(net.link.bytes_per_s, net.link.latency_s),
             net.stream_blocks,
             net.timeout_s,
             net.storage_s,
@@ -270,7 +270,7 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
     )
 
 
-def controlmodel_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
+def controlnet_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
     """How a ControlNet is loaded: on its model's device and in its dtype."""
     base = model_spec(settings, model)
     return ModelSpec(name, net.path, base.family, None, base.dtype, base.device, base.max_sequence_length, base.fetch)
@@ -280,5 +280,5 @@ def _controlnet_plan(settings: config.Settings, model: str, name: str, net: conf
     from lego_serve.serving.cluster.deploy import NodePlan
 
     arguments = {"base": model_spec(settings, model)}
-    spec, node = controlmodel_spec(settings, model, name, net), net.node
+    spec, node = controlnet_spec(settings, model, name, net), net.node
     return NodePlan(spec, "controlnet", arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)

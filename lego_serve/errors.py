@@ -45,7 +45,7 @@ class RequestError(LegoError):
     kind = "invalid_request_error"
 
 
-def about(error: RequestError, param: str | None) -> RequestError:
+def with_param(error: RequestError, param: str | None) -> RequestError:
     """The same error about a parameter of another name."""
     message = error.message.replace(f"`{error.param}`", f"`{param}`") if param else error.message
     return type(error)(message, param=param, code=error.code)

@@ -38,7 +38,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
         server.max_pending_jobs,
         server.max_body_bytes,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
-        edit_check_share=server.edit_check_share,
+        quality_check_fraction=server.quality_check_fraction,
         templates=template_settings(settings, config_path.parent, peers.parent),
     )
     own = peers / f"{os.getpid()}.sock"
@@ -53,7 +53,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
             loop.call_soon_threadsafe(coordinator.departed, replicas)
 
         on_departure(departed)
-        on_template_use(metrics.templates)
+        on_template_use(metrics.set_template_use)
         await asyncio.gather(*(node.probe() for node in nodes.values()))
         options = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False

@@ -1,4 +1,4 @@
-"""How alike two pictures are: PSNR, and SSIM (Wang et al., 2004), where a mask says."""
+"""How alike two images are: PSNR, and SSIM (Wang et al., 2004), where a mask says."""
 
 import math
 
@@ -9,13 +9,13 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal to noise in decibels of 8-bit pictures (height, width, 3) within a mask; infinite for equal ones."""
+    """Peak signal to noise in decibels of 8-bit images (height, width, 3) within a mask; infinite for equal ones."""
     error = float(np.square(one[mask].astype(np.float64) - other[mask]).mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def ssim(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
-    """Mean structural similarity of 8-bit pictures over the mask's pixels, windows of 7 x 7, channels averaged."""
+    """Mean structural similarity of 8-bit images over the mask's pixels, windows of 7 x 7, channels averaged."""
     x, y = one.astype(np.float64), other.astype(np.float64)
     mx, my = _mean(x), _mean(y)
     vx, vy, cov = _mean(x * x) - mx * mx, _mean(y * y) - my * my, _mean(x * y) - mx * my
@@ -25,8 +25,8 @@ def ssim(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean of the window around each pixel, the picture mirrored at its edges."""
-    from scipy.ndimage import uniform_filter  # only the process that compares pictures needs it
+    """The mean of the window around each pixel, the image mirrored at its edges."""
+    from scipy.ndimage import uniform_filter  # only the process that compares images needs it
 
     mean: np.ndarray = uniform_filter(values, size=(WINDOW, WINDOW, 1), mode="mirror")
     return mean

@@ -89,20 +89,23 @@ class Metrics:
         )
 
         self._likeness = Histogram(
-            "lego_serve_edit_likeness",
+            "lego_serve_edit_ssim",
             "SSIM in the mask of edits compared with their full computation.",
             ("workflow", "quality"),
             buckets=LIKENESS,
             registry=at,
         )
         self._likeness_db = Histogram(
-            "lego_serve_edit_likeness_decibels", "The same as PSNR.", ("workflow", "quality"), buckets=DB, registry=at
+            "lego_serve_edit_psnr_decibels", "The same as PSNR.", ("workflow", "quality"), buckets=DB, registry=at
         )
         self._spilt = Counter(
-            "lego_serve_edit_spills", "Compared edits that changed a pixel outside.", ("workflow",), registry=at
+            "lego_serve_edit_outside_mask_changes",
+            "Compared edits that changed a pixel outside.",
+            ("workflow",),
+            registry=at,
         )
         self._edit_steps = Counter(
-            "lego_serve_edit_steps", "Steps of edits of pictures.", ("model", "computed"), registry=at
+            "lego_serve_edit_steps", "Steps of edits of images.", ("model", "computed"), registry=at
         )
         self._primings = Counter(
             "lego_serve_template_primings", "Passes over templates for what edits read.", ("model",), registry=at
@@ -116,27 +119,27 @@ class Metrics:
         self._used = Gauge("lego_serve_template_used_bytes", "What they take.", **shared)
         self._budget = Gauge("lego_serve_template_budget_bytes", "What they may take.", **shared)
 
-    def accepted(self) -> None:
+    def count_accepted(self) -> None:
         """A job entered."""
         self._in_flight.inc()
 
-    def left(self) -> None:
+    def count_left(self) -> None:
         """A job left, whatever came of it."""
         self._in_flight.dec()
 
-    def answered(self, workflow: str, outcome: str, seconds: float) -> None:
+    def record_outcome(self, workflow: str, outcome: str, seconds: float) -> None:
         """A request for a known workflow was answered: ``ok`` or an error's code."""
         self._requests.labels(workflow, outcome).inc()
         self._request_s.labels(workflow).observe(seconds)
 
-    def rejected(self, reason: str) -> None:
+    def count_rejected(self, reason: str) -> None:
         """A request was refused before it became a job."""
         self._rejected.labels(reason).inc()
 
-    def finished(self, workflow: Workflow, result: JobResult) -> None:
+    def record_result(self, workflow: Workflow, result: JobResult) -> None:
         """A job ended well; its nodes' figures are taken over."""
         self._queue_s.labels(workflow.name).observe(result.queue_s)
-        self._images.labels(workflow.name).inc(len(result.pictures))
+        self._images.labels(workflow.name).inc(len(result.images))
         for name, stats in result.stats.items():
             node = workflow.nodes[name]
             labels = (node.kind, node.model)
@@ -145,26 +148,28 @@ class Metrics:
                 (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()
             self._addons(node.model, stats)
             if stats.reuse is not None:
-                self._edited(node.model, stats.reuse, len(result.pictures))
+                self._edited(node.model, stats.reuse, len(result.images))
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
                 self._step_s.labels(node.model).observe(step_s)
                 self._step_lanes.labels(node.model).observe(lanes)
 
-    def compared(self, workflow: str, quality: str, likeness: float, decibels: float, is_equal_outside: bool) -> None:
+    def record_comparison(
+        self, workflow: str, quality: str, likeness: float, decibels: float, is_equal_outside: bool
+    ) -> None:
         """An edit that read activations was computed in full as well."""
         self._likeness.labels(workflow, quality).observe(likeness)
         self._likeness_db.labels(workflow, quality).observe(decibels)
         self._spilt.labels(workflow).inc(not is_equal_outside)
 
-    def templates(self, model: str, use: TemplateUse) -> None:
+    def set_template_use(self, model: str, use: TemplateUse) -> None:
         """What all replicas of a model keep of templates now."""
         self._entries.labels(model).set(use.entries)
         self._used.labels(model).set(use.used_bytes)
         self._budget.labels(model).set(use.budget_bytes)
 
-    def _edited(self, model: str, reuse: ReuseStats, pictures: int) -> None:
-        self._edit_steps.labels(model, "masked").inc(reuse.masked_steps * pictures)
-        self._edit_steps.labels(model, "whole").inc((reuse.steps - reuse.masked_steps) * pictures)
+    def _edited(self, model: str, reuse: ReuseStats, images: int) -> None:
+        self._edit_steps.labels(model, "masked").inc(reuse.masked_steps * images)
+        self._edit_steps.labels(model, "whole").inc((reuse.steps - reuse.masked_steps) * images)
         self._primings.labels(model).inc(reuse.primed)
         self._evictions.labels(model).inc(reuse.evicted)
 

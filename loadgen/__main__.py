@@ -22,7 +22,7 @@ from loadgen.mixed.sides import MixedSides, Start
 from loadgen.package import shipped
 from loadgen.server import lego_server, monolith
 from loadgen.suites import SUITES, Suite
-from loadgen.summary import NoPicturesError
+from loadgen.summary import NoImagesError
 
 MAX_SEQUENCE_LENGTH = 0  # of the shipped family: no T5, no padding for it
 
@@ -69,7 +69,7 @@ def compare(
         else:
             chosen = SUITES[suite]
             found = run_suite(chosen, _sides(chosen, folder, config, out), out, quick=quick, tell=tell)
-    except (ChildError, NoPicturesError) as error:
+    except (ChildError, NoImagesError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
     console.print(_table(found))

@@ -21,9 +21,9 @@ TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: the picture as a file's bytes, or a line on why there is none."""
+    """What came back: the image as a file's bytes, or a line on why there is none."""
 
-    picture: bytes | None
+    image: bytes | None
     error: str | None = None
 
 
@@ -43,8 +43,8 @@ class Sample:
 
     @property
     def is_ok(self) -> bool:
-        """Whether a picture came back."""
-        return self.reply.picture is not None
+        """Whether an image came back."""
+        return self.reply.image is not None
 
 
 Send = Callable[[ImageRequest], Awaitable[Reply]]
@@ -63,7 +63,7 @@ class ImagesClient:
         self._deadline_s = deadline_s
 
     async def send(self, request: ImageRequest) -> Reply:
-        """Ask for one picture and read the whole answer."""
+        """Ask for one image and read the whole answer."""
         body = request.body(self._model)
         if self._deadline_s is not None:
             body["deadline_ms"] = max(1, round(1000 * self._deadline_s(request)))
@@ -79,7 +79,7 @@ class ImagesClient:
         try:
             return Reply(base64.b64decode(response.json()["data"][0]["b64_json"], validate=True))
         except (ValueError, KeyError, IndexError, TypeError, binascii.Error):
-            return Reply(None, f"the answer holds no picture: {response.text[:300]}")
+            return Reply(None, f"the answer holds no image: {response.text[:300]}")
 
 
 def open_http(url: str) -> httpx2.AsyncClient:

@@ -16,7 +16,7 @@ from loadgen.suites import Suite
 from loadgen.traffic import Arrivals, ImageRequest
 
 SEED = 0
-TRIAL_PICTURES = 4  # one of them to warm up
+TRIAL_IMAGES = 4  # one of them to warm up
 BASELINE = "diffusers-in-process"
 
 Tell = Callable[[str], None]
@@ -28,7 +28,7 @@ class Baseline(Protocol):
     dtype: str
 
     def burst(self, requests: Sequence[ImageRequest], threads: int) -> list[Sample]:
-        """Make the pictures, all due at the start."""
+        """Make the images, all due at the start."""
         ...
 
 
@@ -52,7 +52,7 @@ class Sides:
 
 @dataclass(slots=True)
 class Measured:
-    """Everything seen so far: the trial's seconds a picture by threads, and rounds of bursts of both sides."""
+    """Everything seen so far: the trial's seconds an image by threads, and rounds of bursts of both sides."""
 
     trial_s: dict[int, float] = field(default_factory=dict)
     baseline: list[list[list[Sample]]] = field(default_factory=list)
@@ -78,24 +78,24 @@ def measure(suite: Suite, sides: Sides, bursts: int, tell: Tell) -> Measured:
         with sides.baseline() as baseline:
             baseline.burst(warm_up, seen.best_threads)
             seen.baseline.append([baseline.burst(burst, seen.best_threads) for burst in requests])
-        tell(f"round {number} of {suite.rounds}: baseline {_rates(seen.baseline[-1])} pictures a second")
+        tell(f"round {number} of {suite.rounds}: baseline {_rates(seen.baseline[-1])} images a second")
         rng = random.Random(SEED)
         with sides.server() as server:
             server.run(warm_up, suite.arrivals, rng)
             seen.lego.append([server.run(burst, suite.arrivals, rng) for burst in requests])
             seen.ready_s.append(server.ready_s)
-        tell(f"round {number} of {suite.rounds}: lego-serve {_rates(seen.lego[-1])} pictures a second")
+        tell(f"round {number} of {suite.rounds}: lego-serve {_rates(seen.lego[-1])} images a second")
     return seen
 
 
 def _try_threads(suite: Suite, sides: Sides, requests: Sequence[ImageRequest], seen: Measured, tell: Tell) -> None:
-    """Time single pictures with each thread count: which one is best depends on the machine and the model."""
+    """Time single images with each thread count: which one is best depends on the machine and the model."""
     with sides.baseline() as baseline:
         seen.dtype = baseline.dtype
         for threads in suite.baseline_threads:
             baseline.burst(requests[:1], threads)
-            seen.trial_s[threads] = summary.solo_s([[baseline.burst(requests[1:TRIAL_PICTURES], threads)]])
-            tell(f"trial: baseline with {threads} thread(s), {seen.trial_s[threads]:.2f} s a picture")
+            seen.trial_s[threads] = summary.solo_s([[baseline.burst(requests[1:TRIAL_IMAGES], threads)]])
+            tell(f"trial: baseline with {threads} thread(s), {seen.trial_s[threads]:.2f} s an image")
 
 
 def _rates(bursts: Sequence[Sequence[Sample]]) -> str:
@@ -132,7 +132,7 @@ def summarise(suite: Suite, seen: Measured, context: dict[str, object]) -> dict[
         "baseline": {"name": BASELINE, **baseline.medians},
         "lego": {"name": "lego_serve", **lego.medians},
         "ratio": summary.ratios(baseline, lego),
-        "quality": summary.picture_differences(seen.baseline, seen.lego),
+        "quality": summary.image_differences(seen.baseline, seen.lego),
         "details": details,
     }
 

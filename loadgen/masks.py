@@ -1,4 +1,4 @@
-"""Masks of edits as in production: how much of a picture is edited, and shapes that cover so much of one.
+"""Masks of edits as in production: how much of an image is edited, and shapes that cover so much of one.
 
 The quantiles are those of two samples published with FlashPS (InstGenIE, EuroSys 2026): 970 masks of a try-on service,
 one for each of its templates, and 1,918 masks of ControlNet inpainting.  Three of the latter are empty and none of
@@ -20,7 +20,7 @@ LOBE_DEPTH = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """How often which part of a picture is edited.
+    """How often which part of an image is edited.
 
     ``quantiles``: (share of the masks that are not empty, ratio that so many do not exceed), ascending from 0 to 1.
     """
@@ -63,11 +63,11 @@ def draw_mask(
 ) -> np.ndarray:
     """A box, an ellipse or a free shape that covers the ratio to the pixel: (height, width), true where it edits.
 
-    Its middle lies at the shares (x, y) of the sides, or where chance has it.  What would stand out of the picture is
+    Its middle lies at the shares (x, y) of the sides, or where chance has it.  What would stand out of the image is
     made up for by growing elsewhere.  ValueError for ratios outside 0..1.
     """
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"a mask covers 0 to 1 of a picture, not {ratio}")
+        raise ValueError(f"a mask covers 0 to 1 of an image, not {ratio}")
     count = round(ratio * width * height)
     mask = np.zeros(width * height, dtype=bool)
     distance = SHAPES[int(rng.integers(len(SHAPES)))]
@@ -78,7 +78,7 @@ def draw_mask(
 
 
 def mask_file(mask: np.ndarray) -> bytes:
-    """The mask as a PNG file of OpenAI's kind: transparent where the picture is to change."""
+    """The mask as a PNG file of OpenAI's kind: transparent where the image is to change."""
     alpha = np.where(mask, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(np.dstack([np.zeros_like(alpha), alpha]), "LA").save(buffer, "PNG")

@@ -83,7 +83,7 @@ def monolith(
 ) -> HttpServer:
     """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads.
 
-    ``addons`` names the file that says where adapters and ControlNets lie; with ``edits`` it edits pictures alone.
+    ``addons`` names the file that says where adapters and ControlNets lie; with ``edits`` it edits images alone.
     """
     command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
     command += ["--max-sequence-length", str(max_sequence_length)]

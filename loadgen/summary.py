@@ -1,7 +1,7 @@
 """From timed runs to the numbers of ``summary.json``; pure arithmetic.
 
 Each round's value is the median over its bursts; what is reported is the median over rounds, with extremes.
-Latencies are those of the pictures that came; requests without one count as missed objectives.
+Latencies are those of the images that came; requests without one count as missed objectives.
 """
 
 import io
@@ -21,8 +21,8 @@ Burst = Sequence[Sample]
 Rounds = Sequence[Sequence[Burst]]  # rounds of bursts of samples
 
 
-class NoPicturesError(Exception):
-    """A side made no picture at all; the message carries what it said instead."""
+class NoImagesError(Exception):
+    """A side made no image at all; the message carries what it said instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class Figures:
 
 
 def throughput_rps(burst: Burst) -> float:
-    """Pictures a second, from the first due to the last done; NoPicturesError if there was none."""
+    """Images a second, from the first due to the last done; NoImagesError if there was none."""
     answered = [sample for sample in burst if sample.is_ok]
     if not answered:
-        raise NoPicturesError(f"no picture came back; the first answer was {burst[0].reply.error}")
+        raise NoImagesError(f"no image came back; the first answer was {burst[0].reply.error}")
     return len(answered) / (max(s.done_s for s in answered) - min(s.due_s for s in burst))
 
 
 def solo_s(rounds: Rounds) -> float:
-    """The usual time of one picture alone, from bursts answered strictly one after the other."""
+    """The usual time of one image alone, from bursts answered strictly one after the other."""
     return median([s.done_s - s.sent_s for bursts in rounds for burst in bursts for s in burst if s.is_ok])
 
 
@@ -96,15 +96,15 @@ def _rate(bursts: Sequence[Burst]) -> float:
     return median([throughput_rps(burst) for burst in bursts])
 
 
-def picture_differences(baseline: Rounds, lego: Rounds) -> dict[str, float | int | None]:
-    """How far the sides' pictures of the same requests lie apart, in 255ths of full brightness."""
+def image_differences(baseline: Rounds, lego: Rounds) -> dict[str, float | int | None]:
+    """How far the sides' images of the same requests lie apart, in 255ths of full brightness."""
     largest: list[int] = []
     for theirs, ours in zip(_samples(baseline), _samples(lego), strict=True):
-        if theirs.reply.picture is not None and ours.reply.picture is not None:
-            difference = np.abs(_pixels(theirs.reply.picture) - _pixels(ours.reply.picture))
+        if theirs.reply.image is not None and ours.reply.image is not None:
+            difference = np.abs(_pixels(theirs.reply.image) - _pixels(ours.reply.image))
             largest.append(int(difference.max()))
     return {
-        "pictures_compared": len(largest),
+        "images_compared": len(largest),
         "max_difference_255": max(largest) if largest else None,
         "median_max_difference_255": median(largest) if largest else None,
     }
@@ -114,6 +114,6 @@ def _samples(rounds: Rounds) -> list[Sample]:
     return [sample for bursts in rounds for burst in bursts for sample in burst]
 
 
-def _pixels(picture: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(picture)) as image:
+def _pixels(file: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGB"), dtype=np.int16)  # (height, width, 3)

@@ -14,7 +14,7 @@ PLACES = ("in the centre", "on the left", "on the right", "at the top", "at the 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One picture to be made, the same for every side of a comparison."""
+    """One image to be made, the same for every side of a comparison."""
 
     prompt: str
     width: int

@@ -131,11 +131,11 @@ def test_the_default_has_a_folder_for_adapters_of_ones_own(tmp_path: Path) -> No
     path, own = tmp_path / "tiny.yaml", tmp_path / "own"
     path.write_text(text.replace("gateways: 1", f"gateways: 1, data: {own}"))
     settings, workflows = configured(path)
-    patcher = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}["lego-tiny.adapters"].arguments
-    assert patcher["roots"][-1] == own / "adapters"
+    lora_node = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}["lego-tiny.adapters"].arguments
+    assert lora_node["roots"][-1] == own / "adapters"
     assert (own / "adapters").is_dir()
-    assert patcher["registry"] == str(own / "lego-tiny.adapters.json")
-    assert patcher["own_profiles"] == str(own / "profiles")
+    assert lora_node["registry"] == str(own / "lego-tiny.adapters.json")
+    assert lora_node["own_profiles"] == str(own / "profiles")
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from lego_serve.core.addons import AdapterStats, ControlStats
+from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
-from lego_serve.core.jobs.job import JobResult, Picture, TaskStats
+from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
@@ -32,11 +32,11 @@ def observed() -> Metrics:
     """Metrics with a sample in each."""
     metrics = Metrics()
     workflow = built_in_workflows()["lego-tiny"]
-    picture = Picture(1, 1, b"rgb", 0)
+    image = GeneratedImage(1, 1, b"rgb", 0)
     used = (AdapterStats("a", 1.0, hit=True), AdapterStats("b", 0.5, hit=False, load_s=0.2, bytes=100))
     nets = (
-        ControlStats("c", "remote"),
-        ControlStats("d", "colocated", hit=False, load_s=0.3, bytes=100),
+        ControlNetStats("c", "remote"),
+        ControlNetStats("d", "colocated", hit=False, load_s=0.3, bytes=100),
     )
     stats = {
         "cond": TaskStats(cache_hit=True),
@@ -46,13 +46,13 @@ def observed() -> Metrics:
         ),
         "image": TaskStats(run_s=0.1),
     }
-    metrics.accepted()
-    metrics.finished(workflow, JobResult((picture, picture), 0.1, {}, 1, stats))
-    metrics.left()
-    metrics.templates("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
-    metrics.compared(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
-    metrics.answered(workflow.name, "ok", 0.5)
-    metrics.rejected("over_capacity")
+    metrics.count_accepted()
+    metrics.record_result(workflow, JobResult((image, image), 0.1, {}, 1, stats))
+    metrics.count_left()
+    metrics.set_template_use("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
+    metrics.record_comparison(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
+    metrics.record_outcome(workflow.name, "ok", 0.5)
+    metrics.count_rejected("over_capacity")
     return metrics
 
 

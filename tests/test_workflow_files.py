@@ -52,7 +52,7 @@ def test_adapters_change_all_that_an_edit_encodes_and_computes() -> None:
         plain, adapted = found[name], found[f"{name}-lora"]
         assert adapted.inputs.keys() - plain.inputs.keys() == {"lora"}
         assert adapted.nodes.keys() - plain.nodes.keys() == {"adapters"}
-        assert adapted.reuse_floor == plain.reuse_floor == (0.95 if name.endswith("edit") else None)
+        assert adapted.min_ssim == plain.min_ssim == (0.95 if name.endswith("edit") else None)
         for node in plain.nodes.values():
             given = dict(adapted.nodes[node.name].arguments)
             assert (given.pop("adapters", None) is not None) == (node.kind in ("text_encode", "denoise")), node.name
@@ -94,10 +94,10 @@ def test_both_workflows_of_a_model_share_its_nodes() -> None:
 def test_flux_refuses_what_its_models_do_not_read(name: str, field: str) -> None:
     """A field without effect is no input of the workflow, so that a request with it is refused by name."""
     for workflow in (built_in_workflows()[name + end] for end in ("", "-img2img", "-edit")):
-        picture = {taken: b"" for taken in ("image", "edit") if taken in workflow.inputs}
-        assert bind(workflow, {"prompt": "a"} | picture)["steps"] == {"flux-dev": 28, "flux-schnell": 4}[name]
+        image = {taken: b"" for taken in ("image", "edit") if taken in workflow.inputs}
+        assert bind(workflow, {"prompt": "a"} | image)["steps"] == {"flux-dev": 28, "flux-schnell": 4}[name]
         with pytest.raises(UnsupportedParameter) as caught:
-            bind(workflow, {"prompt": "a", field: 0.5} | picture)
+            bind(workflow, {"prompt": "a", field: 0.5} | image)
         assert caught.value.param == field
 
 

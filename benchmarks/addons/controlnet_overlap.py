@@ -77,7 +77,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def outline(side: int) -> str:
-    """A control picture as base64."""
+    """A control image as base64."""
     image = Image.new("RGB", (side, side))
     inner = (round(0.36 * side), round(0.36 * side), round(0.64 * side), round(0.64 * side))
     ImageDraw.Draw(image).ellipse(inner, outline="white", width=3)
@@ -88,14 +88,14 @@ def outline(side: int) -> str:
 
 def traced(url: str, steps: int, side: int) -> list[Row]:
     """The trace of a warm request."""
-    picture = outline(side)
+    image = outline(side)
     body: dict[str, Any] = {
         "prompt": "a large red circle in the centre, blue background",
         "model": "lego-tiny",
         "size": f"{side}x{side}",
         "num_inference_steps": steps,
         "seed": 1,
-        "controlnet": [{"name": name, "image": picture, "weight": 0.5} for name in NETS],
+        "controlnet": [{"name": name, "image": image, "weight": 0.5} for name in NETS],
     }
     for _ in range(3):  # the last is the one that counts
         answer = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=READY_S)

@@ -17,12 +17,12 @@ from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build, ra
 from benchmarks.engine.report import Report, hand_over, machine_of
 from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
 from lego_serve.core.scheduling.controlnet_placement import residual_bytes
-from lego_serve.engine.batch_invariance import apply_fidelity
+from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.models.controlnet.common import LoadedControlNet
 from lego_serve.models.ragged.controlnet_source import (
-    ControlForm,
-    ControlInput,
-    ControlLane,
+    ActiveControlNet,
+    ControlNetLane,
+    ControlNetSpec,
     flux_residual,
     sd3_residual,
 )
@@ -39,7 +39,7 @@ FLUX_KEYS = (
     "guidance_embeds", "axes_dims_rope",
 )  # fmt: skip
 COLUMNS = (
-    "model", "picture", "lanes", "residuals", "MB a step", "plain ms", "ControlNet ms", "controlled ms",
+    "model", "image", "lanes", "residuals", "MB a step", "plain ms", "ControlNet ms", "controlled ms",
     "controlled over both",
 )  # fmt: skip
 
@@ -70,7 +70,7 @@ def main(
     model: Annotated[list[str] | None, typer.Option(help=f"Models, of: {', '.join(ARCHITECTURES)}.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
-    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of images, in tokens.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Measure each case for at least so long.")] = 1.0,
     quick: Annotated[bool, typer.Option("--quick", help="One case and few rounds, to see that it runs.")] = False,
     to_json: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
@@ -84,7 +84,7 @@ def main(
     rows = []
     for name in model or DEFAULTS[place.type]:
         subject = build(name, place)
-        apply_fidelity(subject.backbone, "strict" if place.type == "cpu" else "fast")
+        ensure_batch_invariance(subject.backbone, required=place.type == "cpu")
         net = controlnet_of(subject)
         for tokens in side or ((6,) if quick else subject.architecture.sides[1::2]):
             rows += [measure(subject, net, tokens, count, patience) for count in lanes or ((1,) if quick else LANES)]
@@ -109,11 +109,11 @@ def controlnet_of(subject: Subject) -> LoadedControlNet:
         blocks = max(1, config.num_layers // 2)
         settings: dict[str, Any] = {key: config[key] for key in SD3_KEYS} | {"num_layers": blocks}
         made = random_module(SD3ControlNetModel, settings, subject.device, subject.dtype)
-        return Sd3ControlNet(made, ControlForm("bench", width, blocks, 0, channels))
+        return Sd3ControlNet(made, ControlNetSpec("bench", width, blocks, 0, channels))
     doubles, singles = -(-config.num_layers // 4), -(-config.num_single_layers // 4)
     settings = {key: config[key] for key in FLUX_KEYS} | {"num_layers": doubles, "num_single_layers": singles}
     made = random_module(FluxControlNetModel, settings, subject.device, subject.dtype)
-    return FluxControlNet(made, ControlForm("bench", width, doubles, singles, channels))
+    return FluxControlNet(made, ControlNetSpec("bench", width, doubles, singles, channels))
 
 
 def measure(subject: Subject, net: LoadedControlNet, side: int, count: int, patience: Patience) -> ControlRow:
@@ -121,11 +121,11 @@ def measure(subject: Subject, net: LoadedControlNet, side: int, count: int, pati
     plain = [subject.lane(seed, side, side) for seed in range(count)]
     controlled = [replace(lane, controls=(control_of(subject, net, lane, seed),)) for seed, lane in enumerate(plain)]
     asked = [
-        ControlLane(lane.latents, lane.time, lane.guidance, use.picture, use.cond, use.negative)
+        ControlNetLane(lane.latents, lane.time, lane.guidance, use.image, use.cond, use.negative)
         for lane in controlled
         for use in lane.controls
     ]
-    used = used_residuals(subject, net.form)
+    used = used_residuals(subject, net.spec)
 
     def own() -> None:
         residuals = net.start(asked)
@@ -142,28 +142,28 @@ def measure(subject: Subject, net: LoadedControlNet, side: int, count: int, pati
     rows = sum(net.rows(lane) * (1 if lane.negative is None else 2) for lane in asked)
     return ControlRow(
         subject.name, side * subject.backbone.shape.pixels_per_token, count, len(used),
-        residual_bytes(rows, net.form.width, len(used), subject.dtype.itemsize),
+        residual_bytes(rows, net.spec.width, len(used), subject.dtype.itemsize),
         Quartiles.of(times["plain"]), Quartiles.of(times["own"]), Quartiles.of(times["controlled"]),
         ratios(times["controlled"], both),
     )  # fmt: skip
 
 
-def control_of(subject: Subject, net: LoadedControlNet, lane: LaneInput, seed: int) -> ControlInput:
+def control_of(subject: Subject, net: LoadedControlNet, lane: LaneInput, seed: int) -> ActiveControlNet:
     """A use of the ControlNet with made-up contents."""
-    picture = torch.randn(lane.latents.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
+    image = torch.randn(lane.latents.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
     negative = None if lane.negative is None else net.prepare(subject.conditioning(2 * seed + 1))
-    return ControlInput(net, net.picture(picture), 1.0, net.prepare(subject.conditioning(2 * seed)), negative)
+    return ActiveControlNet(net, net.image(image), 1.0, net.prepare(subject.conditioning(2 * seed)), negative)
 
 
-def used_residuals(subject: Subject, form: ControlForm) -> Sequence[int]:
+def used_residuals(subject: Subject, spec: ControlNetSpec) -> Sequence[int]:
     """The residuals the backbone adds somewhere, in order."""
     config = subject.transformer.config
     if subject.architecture.family == "sd3":
         blocks = int(config.num_layers)
-        return sorted({sd3_residual(block, blocks, form.doubles) for block in range(blocks - 1)})
+        return sorted({sd3_residual(block, blocks, spec.doubles) for block in range(blocks - 1)})
     doubles, singles = int(config.num_layers), int(config.num_single_layers)
-    first = {flux_residual(block, doubles, form.doubles) for block in range(doubles)}
-    return sorted(first | {form.doubles + flux_residual(block, singles, form.singles) for block in range(singles)})
+    first = {flux_residual(block, doubles, spec.doubles) for block in range(doubles)}
+    return sorted(first | {spec.doubles + flux_residual(block, singles, spec.singles) for block in range(singles)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What an early start costs in quality: ``python -m benchmarks.addons.late_adapters [--count 20]``.
 
-The pictures of an adapter that was waited for, against those begun without it: by its profile's bound, and by a
+The images of an adapter that was waited for, against those begun without it: by its profile's bound, and by a
 quarter, half and all of the steps.  The judge of styles says of how many the style still shows.
 """
 
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lego_serve.engine.adapter_profile import profile
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.checkpoint import find_adapter
@@ -33,14 +33,14 @@ from lego_serve.zoo.world.styles import STYLES
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Pictures of one adapter that came so many steps late: latents, and pixels (count, height, width, 3) of 8 bits."""
+    """Images of one adapter that came so many steps late: latents, and pixels (count, height, width, 3) of 8 bits."""
 
     latents: torch.Tensor
     pixels: torch.Tensor
 
 
 def draw(
-    family: LocalFamily,
+    family: OfflinePipeline,
     adapter: Adapter,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -57,11 +57,13 @@ def draw(
     # What it changes in text encoders is waited for in either case.
     uses = ((adapter, 1.0),)
     conds = family.text.encode(prompts, uses)
-    negative = family.text.encode([""], uses)[0] if family.engine.classifier_free else None
+    negative = family.text.encode([""], uses)[0] if family.engine.uses_cfg else None
     keys = [str(index) for index in range(len(prompts))]
     for key, cond, seed in zip(keys, conds, seeds, strict=True):
         held = late if late < steps else None
-        family.engine.add(LaneRequest(key, side, side, steps, guidance, seed, cond, negative, held_from=held))
+        family.engine.add(
+            LaneRequest(key, side, side, steps, guidance, seed, cond, negative, wait_for_adapters_at=held)
+        )
     results: dict[str, LaneResult] = {}
     while family.engine.lanes:
         if family.engine.plan() is None:  # all of them wait for it
@@ -82,7 +84,7 @@ def cosines(a: torch.Tensor, b: torch.Tensor) -> list[float]:
 
 
 def psnrs_db(a: torch.Tensor, b: torch.Tensor) -> list[float]:
-    """The peak signal-to-noise ratio of each pair of 8-bit pictures; infinite for equal ones."""
+    """The peak signal-to-noise ratio of each pair of 8-bit images; infinite for equal ones."""
     errors = (a.double() - b.double()).flatten(1).square().mean(dim=1)
     return [float(value) for value in 10 * torch.log10(255.0**2 / errors)]
 
@@ -93,7 +95,7 @@ console = Console(width=120)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One adapter, so many steps late, against itself in time; ``styled`` of ``count`` pictures show its style."""
+    """One adapter, so many steps late, against itself in time; ``styled`` of ``count`` images show its style."""
 
     adapter: str
     late: int
@@ -114,7 +116,7 @@ def held_out(count: int) -> list[str]:
     return [caption(scene, rng, complete=True) for scene in scenes]
 
 
-def rows_of(family: LocalFamily, adapter: Adapter, style: str, count: int, steps: int, side: int) -> Iterator[Row]:
+def rows_of(family: OfflinePipeline, adapter: Adapter, style: str, count: int, steps: int, side: int) -> Iterator[Row]:
     """Measure one adapter."""
     prompts = held_out(count)
     found = profile(family, adapter, prompts[:PROFILE_PROMPTS], PROFILE_SEEDS, steps=steps, size=side)
@@ -132,7 +134,7 @@ def _row(name: str, late: int, is_bound: bool, waited: Drawn, drawn: Drawn, styl
 
 
 def main(
-    count: Annotated[int, typer.Option(min=2, help="Pictures for each adapter and lateness.")] = 20,
+    count: Annotated[int, typer.Option(min=2, help="Images for each adapter and lateness.")] = 20,
     steps: Annotated[int, typer.Option(min=4, max=100)] = 20,
     side: Annotated[int, typer.Option(min=96, help="Width and height.")] = 128,
     to: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
@@ -140,7 +142,7 @@ def main(
     """Measure the early start of the adapters that come with lego-tiny."""
     torch.set_num_threads(1)
     spec = ModelSpec("lego-tiny", "builtin:lego-tiny", max_sequence_length=0)
-    root, family, base = built_in_folder("builtin:adapters"), LocalFamily.load(spec), base_layers(spec)
+    root, family, base = built_in_folder("builtin:adapters"), OfflinePipeline.load(spec), base_layers(spec)
     rows: list[Row] = []
     for folder in sorted(root.iterdir()):
         style = folder.name.partition("-")[0]

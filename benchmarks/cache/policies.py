@@ -9,7 +9,7 @@ import bisect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
-from lego_serve.core.caching.ledger import CacheLedger, Refused
+from lego_serve.core.caching.ledger import CacheLedger, ReservationRefused
 from loadgen.popularity import Thing
 
 Cache = Callable[[int], bool]
@@ -172,7 +172,7 @@ class Ledger:
         if self._ledger.touch(key, self._clock):
             return True
         decision = self._ledger.reserve(key, thing.size, thing.load_s, optional=self._may_pass)
-        if not isinstance(decision, Refused):
+        if not isinstance(decision, ReservationRefused):
             self._ledger.commit(key)
         return False
 

@@ -18,13 +18,13 @@ from benchmarks.engine.checks import Disagreement, check_kernels, check_velociti
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, hand_over, machine_of
 from benchmarks.engine.timing import Patience
-from lego_serve.engine.batch_invariance import apply_fidelity
+from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.errors import ConfigError
-from lego_serve.models.ragged.activations import CODINGS
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS
 
 LANES = (1, 2, 4, 8)
 QUICK = Patience(rounds=3, least_s=0.0)
-FIDELITIES = {"cpu": "strict", "cuda": "fast"}  # as the configurations that ship have it
+REQUIRED = {"cpu": True, "cuda": False}  # batch invariance, as the configurations that ship have it
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console()
@@ -32,7 +32,9 @@ Family = Annotated[str | None, typer.Option(help="Only the model of this family:
 Model = Annotated[list[str] | None, typer.Option(help=f"Models instead, of: {', '.join(ARCHITECTURES)}.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seconds = Annotated[float, typer.Option(min=0, help="Measure each case for at least so long.")]
-Fidelity = Annotated[str | None, typer.Option(help="strict or fast; by default strict on a CPU, fast on a GPU.")]
+BatchInvariant = Annotated[
+    bool | None, typer.Option(help="Demand equal bits beside any batch-mates; default: on a CPU.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds, to see that it runs.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")]
@@ -44,9 +46,9 @@ def steps_command(
     model: Model = None,
     device: Device = "cpu",
     lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
-    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of images, in tokens.")] = None,
     compiled: Annotated[bool | None, typer.Option(help="Time diffusers compiled too; by default on a GPU.")] = None,
-    fidelity: Fidelity = None,
+    batch_invariant: BatchInvariant = None,
     seconds: Seconds = 1.0,
     quick: Quick = False,
     to_json: Json = None,
@@ -58,7 +60,7 @@ def steps_command(
     sides, counts = (side or (6,), lanes or (1, 2)) if quick else (side or (), lanes or LANES)
     plan = steps.StepPlan(sides, counts, is_compiled, patience)
     rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, fidelity):
+    for subject, checked in _subjects(family, model, device, batch_invariant):
         rows += steps.measure_steps(subject, plan)
         about[subject.name] = checked
     _end(steps.step_report(rows), torch.device(device), about, to_json, to_markdown)
@@ -69,7 +71,7 @@ def ragged_command(
     family: Family = None,
     model: Model = None,
     device: Device = "cpu",
-    fidelity: Fidelity = None,
+    batch_invariant: BatchInvariant = None,
     seconds: Seconds = 3.0,
     quick: Quick = False,
     to_json: Json = None,
@@ -78,7 +80,7 @@ def ragged_command(
     """Time batches of mixed sizes against uniform batches of as many lanes and tokens."""
     mixes = ragged.MIXES[:2] if quick else ragged.MIXES
     rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, fidelity):
+    for subject, checked in _subjects(family, model, device, batch_invariant):
         rows += ragged.measure_ragged(subject, mixes, QUICK if quick else Patience(least_s=seconds))
         about[subject.name] = checked
     _end(ragged.ragged_report(rows), torch.device(device), about, to_json, to_markdown)
@@ -90,18 +92,20 @@ def masked_command(
     model: Model = None,
     device: Device = "cpu",
     lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
-    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
-    coding: Annotated[list[str] | None, typer.Option(help=f"How rows are kept: {', '.join(CODINGS)}.")] = None,
-    fidelity: Fidelity = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of images, in tokens.")] = None,
+    coding: Annotated[
+        list[str] | None, typer.Option(help=f"How rows are kept: {', '.join(ACTIVATION_CODECS)}.")
+    ] = None,
+    batch_invariant: BatchInvariant = None,
     seconds: Seconds = 1.0,
     quick: Quick = False,
     to_json: Json = None,
     to_markdown: Markdown = None,
 ) -> None:
-    """Time steps that compute a part of the picture and read the rest, next to those that compute all of it."""
+    """Time steps that compute a part of the image and read the rest, next to those that compute all of it."""
     patience = QUICK if quick else Patience(least_s=seconds)
     rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, fidelity):
+    for subject, checked in _subjects(family, model, device, batch_invariant):
         sides = _sides(subject, side, quick=quick)
         counts, codings = lanes or ((1,) if quick else (1, 8)), coding or ("bfloat16",)
         rows += masked.measure_masked(subject, sides, counts, codings, patience)
@@ -114,8 +118,8 @@ def forms_command(
     model: Model = None,
     device: Device = "cpu",
     lanes: Annotated[int, typer.Option(min=1, help="Lanes in the batch.")] = 8,
-    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of pictures, in tokens.")] = None,
-    fidelity: Fidelity = None,
+    side: Annotated[list[int] | None, typer.Option(min=1, help="Sides of images, in tokens.")] = None,
+    batch_invariant: BatchInvariant = None,
     seconds: Seconds = 1.0,
     quick: Quick = False,
     to_json: Json = None,
@@ -124,7 +128,7 @@ def forms_command(
     """Time masked steps that read kept keys and values against those that make them from kept inputs of blocks."""
     patience = QUICK if quick else Patience(least_s=seconds)
     rows, about = [], {}
-    for subject, checked in _subjects("sd3", model, device, fidelity):
+    for subject, checked in _subjects("sd3", model, device, batch_invariant):
         sides = _sides(subject, side, quick=quick)
         rows += forms.measure_forms(subject, sides, 1 if quick else lanes, patience)
         about[subject.name] = checked
@@ -161,11 +165,11 @@ def gelu_command(
 
 
 def _subjects(
-    family: str | None, models: list[str] | None, device: str, fidelity: str | None
+    family: str | None, models: list[str] | None, device: str, batch_invariant: bool | None
 ) -> Iterator[tuple[Subject, dict[str, Any]]]:
     """The models asked for, one at a time, each checked; ends the program where a check fails."""
-    if device not in DEFAULTS or fidelity not in (None, "strict", "fast"):
-        raise typer.BadParameter("the device is cpu or cuda, the fidelity strict or fast")
+    if device not in DEFAULTS:
+        raise typer.BadParameter("the device is cpu or cuda")
     if unknown := sorted(set(models or ()) - set(ARCHITECTURES)):
         raise typer.BadParameter(f"no model {unknown[0]}; there are {', '.join(ARCHITECTURES)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -177,7 +181,7 @@ def _subjects(
     for name in names:
         subject = build(name, torch.device(device))
         try:
-            yield subject, _checked(subject, fidelity or FIDELITIES[device])
+            yield subject, _checked(subject, REQUIRED[device] if batch_invariant is None else batch_invariant)
         except (Disagreement, ConfigError) as error:
             console.print(f"Nothing was timed: {error}")
             raise typer.Exit(1) from None
@@ -190,9 +194,9 @@ def _sides(subject: Subject, asked: list[int] | None, *, quick: bool) -> Sequenc
     return asked or (sides[:1] if quick else sides[-1:])
 
 
-def _checked(subject: Subject, fidelity: str) -> dict[str, Any]:
+def _checked(subject: Subject, batch_invariant: bool) -> dict[str, Any]:
     kernels = check_kernels(subject)
-    held = apply_fidelity(subject.backbone, fidelity)
+    held = ensure_batch_invariance(subject.backbone, required=batch_invariant)
     error = check_velocities(subject, min(subject.architecture.sides))
     console.print(f"{subject.name}: kernels within {max(kernels.values()):.1f} ulps of their references; {held}")
     return {
@@ -200,7 +204,7 @@ def _checked(subject: Subject, fidelity: str) -> dict[str, Any]:
         "text_rows": subject.architecture.text_rows,
         "kernel_error_ulps": kernels,
         "velocity_error_ratio": error,
-        "fidelity": held,
+        "batch_invariance": held,
     }
 
 

@@ -16,18 +16,18 @@ from benchmarks.engine.models import Subject
 from benchmarks.engine.report import Report
 from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
 from lego_serve.models.families.sd3 import Sd3Backbone, run_block
-from lego_serve.models.ragged.activations import CODINGS, Coding, Parts
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, ActivationCodec, Parts
 from lego_serve.models.ragged.lane_input import LaneInput
-from lego_serve.models.ragged.layers import Projection, modulated
+from lego_serve.models.ragged.layers import Projection, adaln_modulate
 from lego_serve.models.ragged.packing import pack
 
 KEPT_AS = ("bfloat16", "int8")
-COLUMNS = ("model", "picture", "lanes", "computed", "form", "coding", "MB an entry", "ms a step", "over KV")
+COLUMNS = ("model", "image", "lanes", "computed", "form", "coding", "MB an entry", "ms a step", "over KV")
 
 
 @dataclass(frozen=True, slots=True)
 class FormRow:
-    """One form and coding at one share of one picture; the ratio is over keys and values in the same coding."""
+    """One form and coding at one share of one image; the ratio is over keys and values in the same coding."""
 
     model: str
     pixels: int
@@ -61,27 +61,29 @@ class KeptInput:
 class FromInputs:
     """``Rows`` made of kept inputs (form Y)."""
 
-    coding: Coding
-    taps: dict[str, KeptInput]
+    coding: ActivationCodec
+    by_attention: dict[str, KeptInput]
 
     @property
     def size_bytes(self) -> int:
         """What it takes; a block's two attentions share their input."""
-        return sum(p.nbytes for tap, kept in self.taps.items() if "." not in tap for p in kept.parts)
+        return sum(
+            p.nbytes for attention_id, kept in self.by_attention.items() if "." not in attention_id for p in kept.parts
+        )
 
-    def lengths(self, tap: str) -> tuple[int, int]:
+    def lengths(self, attention_id: str) -> tuple[int, int]:
         """The image rows at an attention; none of the text's."""
-        return self.taps[tap].parts[0].shape[0], 0
+        return self.by_attention[attention_id].parts[0].shape[0], 0
 
-    def read(self, tap: str, into: torch.Tensor) -> None:
+    def read(self, attention_id: str, into: torch.Tensor) -> None:
         """Make keys and values of what was kept."""
-        kept = self.taps[tap]
+        kept = self.by_attention[attention_id]
         given = self.coding.unpack(kept.parts, into.new_empty(kept.parts[0].shape))
         of = torch.zeros(len(given), dtype=torch.long, device=given.device)
         qkv, heads = kept.projection.qkv, kept.projection.heads
         width = qkv.weight.shape[0] // 3
         bias = None if qkv.bias is None else qkv.bias[width:]
-        rows = F.linear(modulated(given, kept.shift, kept.scale, of), qkv.weight[width:], bias)
+        rows = F.linear(adaln_modulate(given, kept.shift, kept.scale, of), qkv.weight[width:], bias)
         rows = rows.view(len(given), 2, heads.count, -1)
         if heads.k_norm is not None:
             rows[:, 0] = F.rms_norm(rows[:, 0], rows.shape[-1:], heads.k_norm, heads.norm_epsilon)
@@ -92,21 +94,21 @@ class Sd3Inputs(Sd3Backbone):
     """An SD3 transformer that keeps what its blocks are given."""
 
     @torch.inference_mode()
-    def inputs_of(self, lane: LaneInput, coding: Coding) -> FromInputs:
+    def inputs_of(self, lane: LaneInput, coding: ActivationCodec) -> FromInputs:
         """What one lane of one branch leaves behind."""
         size = lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch
         packing = pack([lane], [size[0] * size[1]], self.device)
         image, text = self._patches([lane], [size])[0], lane.cond.tokens
         tables = self._modulations([lane], packing)
-        taps: dict[str, KeptInput] = {}
+        by_attention: dict[str, KeptInput] = {}
         for index, block in enumerate(self._blocks):
             of_image, of_text = ([next(tables) for _ in range(s.chunks)] for s in (block.image, block.text))
             parts = coding.pack(image)
-            taps[str(index)] = KeptInput(parts, of_image[0], of_image[1], block.image.projection)
+            by_attention[str(index)] = KeptInput(parts, of_image[0], of_image[1], block.image.projection)
             if block.second is not None:
-                taps[f"{index}.second"] = KeptInput(parts, of_image[6], of_image[7], block.second)
+                by_attention[f"{index}.second"] = KeptInput(parts, of_image[6], of_image[7], block.second)
             image, text = run_block(block, image, text, of_image, of_text, packing)
-        return FromInputs(coding, taps)
+        return FromInputs(coding, by_attention)
 
 
 def measure_forms(subject: Subject, sides: Sequence[int], lanes: int, patience: Patience) -> list[FormRow]:
@@ -131,7 +133,9 @@ def _measure(
     seeds = range(1, lanes + 1)
     for coding in KEPT_AS:
         batches["KV", coding] = [masked_lane(subject, seed, side, share, coding, reads_text=False) for seed in seeds]
-        batches["Y", coding] = [from_inputs(backbone, lane, CODINGS[coding]) for lane in batches["KV", coding]]
+        batches["Y", coding] = [
+            from_inputs(backbone, lane, ACTIVATION_CODECS[coding]) for lane in batches["KV", coding]
+        ]
     runs: dict[str, Callable[[], Any]] = {
         " ".join(name): lambda batch=batch: subject.backbone.velocity(batch)  # type: ignore[misc]
         for name, batch in batches.items()
@@ -150,7 +154,7 @@ def _measure(
     return made
 
 
-def from_inputs(backbone: Sd3Inputs, lane: LaneInput, coding: Coding) -> LaneInput:
+def from_inputs(backbone: Sd3Inputs, lane: LaneInput, coding: ActivationCodec) -> LaneInput:
     """The same lane with what it reads in form Y."""
     assert lane.reuse is not None
     whole = replace(lane, reuse=None, negative=None)

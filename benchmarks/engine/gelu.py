@@ -11,7 +11,7 @@ from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
 from lego_serve.models.ragged.batch_invariant import linear_gelu
 from lego_serve.models.ragged.layers import gelu_tanh
 
-ROWS = (32, 96, 384, 768, 2304)  # a text of lego-tiny, an edit's rows, those of four and eight, four pictures of 256
+ROWS = (32, 96, 384, 768, 2304)  # a text of lego-tiny, an edit's rows, those of four and eight, four images of 256
 LAYERS = ((128, 512), (1536, 6144))  # lego-tiny's and SD3 medium's
 COLUMNS = ("layer", "rows", "product, ms", "then GELU, ms", "in one pass, ms", "over two", "off, of two")
 

@@ -1,4 +1,4 @@
-"""Milliseconds a step over the share of a picture that is computed, the rest read from kept activations."""
+"""Milliseconds a step over the share of an image that is computed, the rest read from kept activations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +10,20 @@ from benchmarks.engine.diffusers_side import uniform_call
 from benchmarks.engine.models import Subject
 from benchmarks.engine.report import Report
 from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
-from lego_serve.models.ragged.activations import CODINGS, Activations, Reuse
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse
 from lego_serve.models.ragged.lane_input import LaneInput
 
 SHARES = (0.05, 0.11, 0.2, 0.35, 0.5)
 CLOSE = 1.3  # how far above proportional to its rows, plus the constant, a step may be
 COLUMNS = (
-    "model", "picture", "lanes", "computed", "text", "rows a step", "coding", "ms a step", "ms a lane",
+    "model", "image", "lanes", "computed", "text", "rows a step", "coding", "ms a step", "ms a lane",
     "over all rows", "over proportional", "over text computed", "over diffusers, one by one",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedRow:
-    """One share of one picture; ``reads_text`` where the unconditional branch's text is read too.
+    """One share of one image; ``reads_text`` where the unconditional branch's text is read too.
 
     Ratios are over our step that computes all rows, over a straight line through that and the step's constant, over
     the same step with all text computed, and over diffusers' transformer lane after lane.
@@ -82,14 +82,14 @@ def masked_report(rows: Sequence[MaskedRow]) -> Report:
 def masked_lane(
     subject: Subject, seed: int, side: int, share: float, coding: str, *, reads_text: bool = True
 ) -> LaneInput:
-    """A lane that computes a square of about that share of its picture, from activations of its own.
+    """A lane that computes a square of about that share of its image, from activations of its own.
 
     With ``reads_text``, as served, the unconditional branch reads its text's rows too.
     """
     lane = subject.lane(seed, side, side)
     whole = max(1, round(side * share**0.5))
     at = torch.arange(side * side).view(side, side)[:whole, :whole].flatten()
-    kept = [Activations(CODINGS[coding], keeps_text=reads_text) for _ in "cn"]
+    kept = [Activations(ACTIVATION_CODECS[coding], keeps_text=reads_text) for _ in "cn"]
     primers = [replace(lane, negative=None, capture=kept[0])]
     if lane.negative is not None:
         primers.append(replace(lane, cond=lane.negative, negative=None, capture=kept[1]))
@@ -146,7 +146,7 @@ def _rows(lanes: Sequence[LaneInput]) -> int:
 
 
 def _line(times: dict[str, list[float]], least: int, full: int) -> Callable[[int], float]:
-    """Seconds proportional to rows, plus the constant, through the step of one row a picture and that of all."""
+    """Seconds proportional to rows, plus the constant, through the step of one row an image and that of all."""
     low, high = Quartiles.of(times["least"]).median, Quartiles.of(times["full"]).median
     slope = (high - low) / (full - least)
     return lambda rows: low + slope * (rows - least)

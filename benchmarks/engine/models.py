@@ -27,7 +27,7 @@ TIMES = (1.0, 0.5, 0.25, 0.125)
 class Architecture:
     """A transformer's shape (without one: the weights that ship), the text rows it is served with, and what to run.
 
-    ``sides``: token rows and columns of the square pictures measured; ``scale``: by how much the mixes of
+    ``sides``: token rows and columns of the square images measured; ``scale``: by how much the mixes of
     sizes are larger than lego-tiny's.
     """
 
@@ -76,7 +76,7 @@ class Subject:
         return Conditioning(tokens.to(self.device), pooled.to(self.device))
 
     def latents(self, seed: int, rows: int, columns: int) -> torch.Tensor:
-        """Noise for a picture of so many token rows and columns, on the device."""
+        """Noise for an image of so many token rows and columns, on the device."""
         pixels = self.backbone.shape.pixels_per_token
         shape = self.backbone.shape.of(columns * pixels, rows * pixels)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
@@ -84,7 +84,7 @@ class Subject:
     def lane(self, seed: int, rows: int, columns: int) -> LaneInput:
         """A lane, guided as its family guides; every lane at a time of its own."""
         cond = self.backbone.prepare(self.conditioning(2 * seed))
-        negative = self.backbone.prepare(self.conditioning(2 * seed + 1)) if self.backbone.classifier_free else None
+        negative = self.backbone.prepare(self.conditioning(2 * seed + 1)) if self.backbone.uses_cfg else None
         return LaneInput(self.latents(seed, rows, columns), time_of(seed), GUIDANCE, cond, negative)
 
 

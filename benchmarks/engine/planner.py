@@ -15,13 +15,13 @@ from benchmarks.engine.timing import Quartiles
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.lane import Lane
-from lego_serve.core.scheduling.ordering import ORDERS
+from lego_serve.core.scheduling.ordering import LANE_POLICIES
 
 LANES = (64, 256, 1024, 4096)
 DEFAULT_ORDER = "least_slack"
 TARGET_S = 50e-6
 RATES = Rates(row_s=2e-5, pair_s=2e-9, constant_s=4e-3)  # of lego-tiny on one CPU core
-ROWS = (104, 136, 192, 352, 576)  # both branches of pictures of 80 to 256 pixels
+ROWS = (104, 136, 192, 352, 576)  # both branches of images of 80 to 256 pixels
 COLUMNS = ("order", "lanes", "lanes a step", "us a step", "growth over n log n", "from the row before")
 
 
@@ -49,7 +49,7 @@ class PlannerRow:
 def measure_planner(lanes: Sequence[int] = LANES, steps: int = 400) -> list[PlannerRow]:
     """Every order with every number of lanes."""
     rows: list[PlannerRow] = []
-    for order in ORDERS:
+    for order in LANE_POLICIES:
         of_order: list[PlannerRow] = []
         for count in lanes:
             times_s, chosen = _steps(order, count, steps)
@@ -91,7 +91,7 @@ def random_lanes(seed: int = 0) -> Iterator[Lane]:
 def _steps(order: str, count: int, steps: int) -> tuple[list[float], int]:
     """The seconds of each step's planning, and how many lanes ran in all of them."""
     coming = random_lanes()
-    batcher = StepBatcher(ORDERS[order], StepLimits(), RATES)
+    batcher = StepBatcher(LANE_POLICIES[order], StepLimits(), RATES)
     times_s, chosen, now = [], 0, count * 1e-3
     for _ in range(steps):
         while batcher.lanes < count:

@@ -31,7 +31,7 @@ class Mix:
     uniform: Size
 
     def scaled(self, by: int) -> "Mix":
-        """The same in pictures so many times as wide and high."""
+        """The same in images so many times as wide and high."""
         sizes = tuple((rows * by, columns * by) for rows, columns in self.sizes)
         return Mix(self.name, sizes, (self.uniform[0] * by, self.uniform[1] * by))
 

@@ -1,4 +1,4 @@
-"""Milliseconds a step over picture sizes and numbers of lanes, against one lane after the other and diffusers."""
+"""Milliseconds a step over image sizes and numbers of lanes, against one lane after the other and diffusers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lego_serve.engine.calibration import work_of
 
 NO_GAIN = 0.95  # a lane in a batch that takes at least so much of the time it takes alone gains nothing worth naming
 COLUMNS = (
-    "model", "picture", "tokens", "lanes", "rows a step", "ms a step", "a lane over alone",
+    "model", "image", "tokens", "lanes", "rows a step", "ms a step", "a lane over alone",
     "over diffusers, one by one", "over diffusers, batch", "over compiled, batch",
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What to run of each model: sides of pictures in tokens (none: its own), numbers of lanes, compiled or not."""
+    """What to run of each model: sides of images in tokens (none: its own), numbers of lanes, compiled or not."""
 
     sides: Sequence[int]
     lanes: Sequence[int]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lego_serve import config
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, ask, quoted, say, show, text
-from lego_serve.deployment import adapter_roots, model_spec, own_profiles, placed
+from lego_serve.deployment import adapter_roots, model_spec, own_profiles, resolve_path
 from lego_serve.errors import ConfigError, LegoError
 from lego_serve.models.registry import profile_folder
 
@@ -76,15 +76,15 @@ def profile(
     said = settings.models[chosen].adapters
     roots = adapter_roots(settings, chosen)
     from lego_serve.engine.adapter_profile import profile as measure
-    from lego_serve.engine.offline import LocalFamily
+    from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.models.lora.checkpoint import find_adapter
     from lego_serve.models.lora.loading import base_layers, load_adapter
 
     spec = model_spec(settings, chosen)
     adapter = load_adapter(name, find_adapter(name, roots), base_layers(spec))
-    family = LocalFamily.load(spec)
+    family = OfflinePipeline.load(spec)
     found = measure(family, adapter, prompt or PROMPTS, range(seeds), steps=steps, size=size)
-    folder = None if said is None or said.profiles is None else placed(settings, said.profiles)
+    folder = None if said is None or said.profiles is None else resolve_path(settings, said.profiles)
     path = profile_folder(_root_of(name, roots), folder, own_profiles(settings)) / f"{name}.profile.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

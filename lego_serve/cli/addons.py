@@ -20,7 +20,7 @@ def controlnet_entries(words: Sequence[str]) -> list[dict[str, Any]]:
     return [_controlnet(word) for word in words]
 
 
-def idle(answer: dict[str, Any]) -> list[str]:
+def unused_addons(answer: dict[str, Any]) -> list[str]:
     """The names of what was asked for and took part in no step, by a server's answer."""
     used = [*answer.get("adapters", ()), *answer.get("controlnets", ())]
     return [one["name"] for one in used if one.get("steps_active") == 0]

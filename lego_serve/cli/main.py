@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from lego_serve import config
 from lego_serve.cli.adapters import app as adapters_app
-from lego_serve.cli.addons import controlnet_entries, idle, lora_entries
+from lego_serve.cli.addons import controlnet_entries, lora_entries, unused_addons
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, ask, quoted, say, show
 from lego_serve.cli.templates import app as templates_app
 from lego_serve.cli.workflows import app as workflows_app
@@ -29,7 +29,7 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; several may be given.")]
 ControlNets = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME:FILE[:WEIGHT]", help="A ControlNet and its picture; several may be given."),
+    typer.Option(metavar="NAME:FILE[:WEIGHT]", help="A ControlNet and its image; several may be given."),
 ]
 
 
@@ -94,7 +94,7 @@ def _write(file: Path, answer: dict[str, Any]) -> None:
         raise LegoError(f"{file}: cannot be written: {error.strerror}") from None
     nodes = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in answer["lego"]["nodes"].items())
     say(f"{file}: {answer['size']}, seed {answer['lego']['seed']} ({nodes})")
-    for name in idle(answer["lego"]):
+    for name in unused_addons(answer["lego"]):
         say(f"{name} took part in none of the steps")
 
 

@@ -1,4 +1,4 @@
-"""``lego-serve templates list | add | warm | rm``: pictures registered with a running server for many edits."""
+"""``lego-serve templates list | add | warm | rm``: images registered with a running server for many edits."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +9,9 @@ from rich.table import Column, Table
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, ask, quoted, say, show
 from lego_serve.errors import LegoError
 
-app = typer.Typer(no_args_is_help=True, help="Register pictures for many edits, and make them ready.")
+app = typer.Typer(no_args_is_help=True, help="Register images for many edits, and make them ready.")
 Template = Annotated[str, typer.Argument(metavar="ID", help="As `add` and `list` say it.")]
-Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows, as it is.")]
+Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="What the image shows, as it is.")]
 
 
 @app.command("list")
@@ -27,17 +27,17 @@ def list_templates(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.")],
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP image.")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     model: str | None = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, if not the picture's own.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, if not the image's own.")] = None,
     caption: Caption = None,
     pin: Annotated[bool, typer.Option(help="Keep its activations whatever else is edited.")] = False,
     warm: Annotated[bool, typer.Option(help="Compute them now.")] = False,
     url: Url = DEFAULT_URL,
     key: KeyOption = "",
 ) -> None:
-    """Register a picture."""
+    """Register an image."""
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -14,7 +14,7 @@ MAX_SCALE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterAsk:
+class AdapterRequest:
     """An adapter a request asks for, with its scale, in the steps i of n where start <= i / n < end."""
 
     name: str
@@ -25,14 +25,14 @@ class AdapterAsk:
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter as the patcher found it: by the hash of its file, whoever needs its bytes asks for these.
+    """An adapter as the LoRA node found it: by the hash of its file, whoever needs its bytes asks for these.
 
     It is empty while the file is being read for the first time: who needs it then asks for that of this ``version`` of
     the file.  ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
-    ``is_warm``: the patcher had it already.  ``has_text`` and ``has_denoiser``: what it changes, which may be both.
+    ``is_warm``: the LoRA node had it already.  ``has_text`` and ``has_denoiser``: what it changes, which may be both.
     """
 
-    ask: AdapterAsk
+    ask: AdapterRequest
     sha256: str
     size_bytes: int
     has_text: bool
@@ -46,7 +46,7 @@ class LoadedAdapter:
 class AdapterStats:
     """What became of an adapter in a lane: whether it was at hand, else how long its load took, and of how much.
 
-    It took part in ``steps_active`` of the lane's steps; ``early_steps`` were denoised before it had come.
+    It took part in ``steps_active`` of the lane's steps; ``steps_without_adapter`` were denoised before it had come.
     """
 
     name: str
@@ -54,12 +54,12 @@ class AdapterStats:
     hit: bool
     load_s: float = 0.0
     bytes: int = 0
-    early_steps: int = 0
+    steps_without_adapter: int = 0
     steps_active: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class ControlStats:
+class ControlNetStats:
     """Where a lane's ControlNet ran, and when in each of its steps: beginning and end, by the wall clock.
 
     It took part in ``steps_active`` of them.  ``hit``: it was at hand, else its load took so long, and of so much.
@@ -75,7 +75,7 @@ class ControlStats:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterOrder:
+class AdapterCommand:
     """What an operator wants of a model's adapters; of the only model that has any where it is not said which.
 
     ``names`` are told without what is in the files.  ``path`` leads from a configured root to the file of an adapter to
@@ -89,8 +89,8 @@ class AdapterOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlAsk:
-    """A ControlNet a request asks for: its picture as 8-bit pixels (height, width, 3), weight and part of the steps."""
+class ControlNetRequest:
+    """A ControlNet a request asks for: its image as 8-bit pixels (height, width, 3), weight and part of the steps."""
 
     name: str
     pixels: object
@@ -100,8 +100,8 @@ class ControlAsk:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlLatents:
-    """The same with its picture encoded: latents (channels, height, width), and a key that tells their content."""
+class ControlNetInput:
+    """The same with its image encoded: latents (channels, height, width), and a key that tells their content."""
 
     name: str
     latents: object
@@ -119,7 +119,7 @@ def entry_param(field: str, name: str) -> str:
     return f"{field}[{name}]" if NAME.fullmatch(name) else field
 
 
-def check_asks(field: str, what: str, asks: Sequence[tuple[str, float, float, float]]) -> None:
+def check_requests(field: str, what: str, asks: Sequence[tuple[str, float, float, float]]) -> None:
     """Raise RequestError about a field for names, amounts or ranges (name, amount, start, end) that are none."""
     amount = "scale" if field == "lora" else "weight"
     if len(asks) > MAX_ADDONS:
@@ -153,7 +153,7 @@ def check_contents(adapters: Iterable[LoadedAdapter]) -> None:
             raise RequestError(said, param=entry_param("lora", name), code="duplicate_content")
 
 
-def early_steps(adapters: Sequence[LoadedAdapter], steps: int) -> int:
+def steps_without_adapter(adapters: Sequence[LoadedAdapter], steps: int) -> int:
     """How many of a lane's steps may run before its adapters have come: fewer than all, and none without a profile."""
     # A profile is measured at scale 1, and nothing is known of what a stronger use changes when.
     ratios = [a.early_ratio if abs(a.ask.scale) <= 1 else 0.0 for a in adapters if a.ask.scale != 0]

@@ -126,7 +126,7 @@ def _solve(rows: Sequence[Sequence[float]], answers: Sequence[float]) -> list[fl
 TAIL_MEMORY = 0.8  # weight what was known keeps with each job
 
 
-class Tails:
+class PostDenoiseTime:
     """Seconds from the last denoising of a job to its end, by workflow, as jobs took lately."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.lora.adapter import Adapter
 
@@ -55,7 +55,7 @@ class Profile:
 
 
 def profile(
-    family: LocalFamily,
+    family: OfflinePipeline,
     adapter: Adapter,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -74,19 +74,19 @@ def profile(
 
 
 def _similarities(
-    family: LocalFamily, adapter: Adapter, prompt: str, seed: int, steps: int, size: int, guidance: float
+    family: OfflinePipeline, adapter: Adapter, prompt: str, seed: int, steps: int, size: int, guidance: float
 ) -> list[float]:
     # Prompts are encoded with the adapter in both: an early start waits for what it changes there.
     uses = ((adapter, 1.0),)
     cond = family.text.encode([prompt], uses)[0]
-    is_guided = family.engine.classifier_free and guidance > 1
+    is_guided = family.engine.uses_cfg and guidance > 1
     negative = family.text.encode([""], uses)[0] if is_guided else None
     lane = LaneRequest("profile", size, size, steps, guidance, seed, cond, negative)
     without, adapted = (_latents(family, replace(lane, adapters=uses)) for uses in ((), (AdapterUse(adapter),)))
     return list(map(_cosine, without, adapted))
 
 
-def _latents(family: LocalFamily, lane: LaneRequest) -> list[torch.Tensor]:
+def _latents(family: OfflinePipeline, lane: LaneRequest) -> list[torch.Tensor]:
     """A lane's latents after each of its steps."""
     state = family.engine.add(lane)
     found: list[torch.Tensor] = []

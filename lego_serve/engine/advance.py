@@ -27,7 +27,7 @@ def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: 
     state.step_lanes.append(lanes)
 
 
-class FiniteCheck:
+class NanCheck:
     """Finds the lanes whose latents have come to hold infinities or NaNs: such a sum is not finite either.
 
     One fetch of a number a lane, which is looked at after every step where the latents are in this process's own

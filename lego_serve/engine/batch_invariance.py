@@ -1,4 +1,4 @@
-"""Whether a lane's pixels depend on its batch-mates: asserted in ``strict``, weighed against time in ``fast``.
+"""Whether a lane's pixels depend on its batch-mates: never where it is demanded, else weighed against time.
 
 The rules are kept by construction (row-stable products, attention by branch, fp32 latents).  The
 probe runs one lane alone and among others of other shapes and compares the bits.
@@ -9,31 +9,31 @@ import torch
 from lego_serve.engine.calibration import fastest, sample_lane
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.batch_invariant import keep_rows_stable
+from lego_serve.models.ragged.batch_invariant import set_batch_invariant
 from lego_serve.models.ragged.lane_input import LaneInput
 
-LIMIT = 1.05  # what a rule may cost, in step time, before `fast` drops it
+LIMIT = 1.05  # what a rule may cost, in step time, before it is dropped where invariance is not demanded
 SIDES = (4, 6, 8)
 
 
-def apply_fidelity(backbone: Backbone, fidelity: str) -> str:
-    """Hold the backbone to ``strict`` or ``fast`` and say in words what that means here.
+def ensure_batch_invariance(backbone: Backbone, *, required: bool) -> str:
+    """Hold the backbone to its rules, or drop what costs too much, and say in words what that means here.
 
-    Raises ConfigError where ``strict`` cannot be held on this device.
+    Raises ConfigError where invariance is required and cannot be held on this device.
     """
-    keep_rows_stable(True)
-    if fidelity == "strict":
-        if not is_strict(backbone):
-            raise ConfigError("`fidelity: strict` cannot be held on this device; choose `fast`")
-        return "strict: a lane's bits are the same alone and among batch-mates"
+    set_batch_invariant(True)
+    if required:
+        if not is_batch_invariant(backbone):
+            raise ConfigError("`batch_invariant: true` cannot be held on this device; choose `false`")
+        return "held: a lane's bits are the same alone and among batch-mates"
     cost = row_rule_cost(backbone)
     if cost <= LIMIT:
-        return f"fast: no rule dropped; row-stable products cost {100 * (cost - 1):.1f} %"
-    keep_rows_stable(False)
-    return f"fast: row-stable products dropped, they cost {100 * (cost - 1):.1f} %"
+        return f"not required; no rule dropped, row-stable products cost {100 * (cost - 1):.1f} %"
+    set_batch_invariant(False)
+    return f"not required; row-stable products dropped, they cost {100 * (cost - 1):.1f} %"
 
 
-def is_strict(backbone: Backbone) -> bool:
+def is_batch_invariant(backbone: Backbone) -> bool:
     """Whether one lane's velocity has the same bits alone and among lanes of other shapes."""
     mates = [sample_lane(backbone, side, seed=side) for side in SIDES]
     first = sample_lane(backbone, SIDES[0], seed=99)
@@ -50,7 +50,7 @@ def row_rule_cost(backbone: Backbone) -> float:
     """Step time with row-stable products over step time without, for a few lanes."""
     lanes = [sample_lane(backbone, SIDES[-1])] * 4
     kept_s = fastest(lambda: backbone.velocity(lanes), 3)
-    keep_rows_stable(False)
+    set_batch_invariant(False)
     dropped_s = fastest(lambda: backbone.velocity(lanes), 3)
-    keep_rows_stable(True)
+    set_batch_invariant(True)
     return kept_s / dropped_s

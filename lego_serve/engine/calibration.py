@@ -100,7 +100,7 @@ def sample_lane(backbone: Backbone, side: int, seed: int = 0, text_rows: int = S
     latents = torch.randn(backbone.shape.of(pixels, pixels), generator=draw).to(backbone.device)
     tokens = torch.randn(text_rows, backbone.text_width, generator=draw)
     cond = backbone.prepare(Conditioning(tokens, torch.randn(backbone.pooled_width, generator=draw)))
-    return LaneInput(latents, 0.5, 4.0, cond, cond if backbone.classifier_free else None)
+    return LaneInput(latents, 0.5, 4.0, cond, cond if backbone.uses_cfg else None)
 
 
 def work_of(backbone: Backbone, lanes: Sequence[LaneInput]) -> StepWork:

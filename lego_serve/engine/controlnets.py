@@ -9,15 +9,15 @@ import torch
 from lego_serve.core.addons import entry_param
 from lego_serve.core.costs import StepWork
 from lego_serve.errors import NodeError, RequestError
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
-from lego_serve.models.ragged.controlnet_source import ControlInput, ControlPicture, ControlSource
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
+from lego_serve.models.ragged.controlnet_source import ActiveControlNet, ControlImage, ControlNetSource
 
 
 @dataclass(frozen=True, slots=True)
-class ControlUse:
+class ControlNetUse:
     """One ControlNet of a lane.
 
-    ``latents`` are the picture as the VAE node encodes it (the mean; channels, height, width), or its pixels in
+    ``latents`` are the image as the VAE node encodes it (the mean; channels, height, width), or its pixels in
     -1..1 for a ControlNet that reads those; ``key`` names their content.  Step i of the n that the lane runs is
     controlled where start <= i / n and (i + 1) / n <= end, as in diffusers.  ``mode`` is a union ControlNet's.
     """
@@ -36,44 +36,44 @@ class ControlUse:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneControl:
+class LaneControlNet:
     """A use as its source prepared it, once for all steps; ``passes`` tells when it ran, by step."""
 
-    use: ControlUse
-    source: ControlSource
-    picture: ControlPicture
-    cond: Prepared
-    negative: Prepared | None
+    use: ControlNetUse
+    source: ControlNetSource
+    image: ControlImage
+    cond: PreparedPrompt
+    negative: PreparedPrompt | None
     passes: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def input(self, step: int, *, guided: bool) -> ControlInput:
+    def input(self, step: int, *, guided: bool) -> ActiveControlNet:
         """What it brings to a step."""
 
         def ran(began_s: float, ended_s: float) -> None:
             self.passes[step] = began_s, ended_s
 
         negative = self.negative if guided else None
-        return ControlInput(self.source, self.picture, self.use.weight, self.cond, negative, ran)
+        return ActiveControlNet(self.source, self.image, self.use.weight, self.cond, negative, ran)
 
     def work(self, tokens: int, *, guided: bool) -> StepWork:
         """Rows and pairs of its branches, as what they cost next to the backbone's."""
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        share = self.source.form.share
+        share = self.source.spec.share
         return StepWork(math.ceil(share * sum(lengths)), math.ceil(share * sum(n * n for n in lengths)))
 
 
-def prepare_controls(
-    uses: tuple[ControlUse, ...],
-    sources: Mapping[str, ControlSource],
+def prepare_controlnets(
+    uses: tuple[ControlNetUse, ...],
+    sources: Mapping[str, ControlNetSource],
     size: tuple[int, int],
     shape: LatentShape,
     cond: Conditioning,
     negative: Conditioning | None,
-) -> tuple[LaneControl, ...]:
+) -> tuple[LaneControlNet, ...]:
     """The ControlNets of a lane of so many pixels (width, height).
 
-    Raises NodeError for one that is not here, RequestError for a picture of another size.
+    Raises NodeError for one that is not here, RequestError for an image of another size.
     """
     prepared = []
     for use in uses:
@@ -83,20 +83,20 @@ def prepare_controls(
         _check(use, source, size, shape)
         ready = source.prepare(cond, use.mode)
         other = None if negative is None else source.prepare(negative, use.mode)
-        prepared.append(LaneControl(use, source, source.picture(use.latents, use.key), ready, other))
+        prepared.append(LaneControlNet(use, source, source.image(use.latents, use.key), ready, other))
     return tuple(prepared)
 
 
-def _check(use: ControlUse, source: ControlSource, size: tuple[int, int], shape: LatentShape) -> None:
+def _check(use: ControlNetUse, source: ControlNetSource, size: tuple[int, int], shape: LatentShape) -> None:
     width, height = size
-    form = source.form
+    form = source.spec
     needed = (form.channels, height, width) if form.reads_pixels else (form.channels, *shape.of(width, height)[1:])
     found = tuple(use.latents.shape)
     if found != needed:
         raise RequestError(
-            f"The control picture of {form.name} is of shape {list(found)}, the image needs {list(needed)}.",
+            f"The control image of {form.name} is of shape {list(found)}, the image needs {list(needed)}.",
             param=entry_param("controlnet", form.name) + ".image",
         )
     if not math.isfinite(use.weight) or not bool(torch.isfinite(use.latents).all()):
-        said = f"The weight and picture of {form.name} must be finite numbers."
+        said = f"The weight and image of {form.name} must be finite numbers."
         raise RequestError(said, param=entry_param("controlnet", form.name))

@@ -12,14 +12,14 @@ from functools import cached_property
 import torch
 
 from lego_serve.core.costs import Rates, StepWork
-from lego_serve.core.editing.reuse import RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
+from lego_serve.core.editing.reuse import REUSE_RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
 from lego_serve.core.editing.templates import entries_label
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import RequestError
 from lego_serve.models.lora.adapter import Uses, key_of
 from lego_serve.models.ragged.activations import Activations, Reuse, entry_bytes
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.sampling import Schedule, noise
 
@@ -30,7 +30,7 @@ class Edit:
 
     ``primes`` are the prompts under which the template's activations are computed, for the conditional branch
     and for the other; the more edits share them the fewer there are to compute.  With a ``pin`` they stay.
-    ``is_described``: the first prompt says what the picture shows, or the edit.
+    ``is_described``: the first prompt says what the image shows, or the edit.
     """
 
     template: Template
@@ -46,13 +46,13 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Prime:
+class PrimingPrompt:
     """A conditioning that primes, made ready for the model, and a name for its content.
 
     ``keeps_text``: it is that of unconditional branches, which may read its text rows.
     """
 
-    prepared: Prepared
+    prepared: PreparedPrompt
     key: str
     keeps_text: bool
 
@@ -74,7 +74,7 @@ class LaneEdit:
     active: torch.Tensor
     rows: int
     plan: ReusePlan
-    primes: tuple[Prime, Prime]
+    primes: tuple[PrimingPrompt, PrimingPrompt]
     reads_text: bool = False  # of its unconditional branch
 
     @cached_property
@@ -108,7 +108,7 @@ def prepare_edit(
     steps: int,
     negative: Conditioning | None = None,
 ) -> LaneEdit:
-    """Make an edit of a picture of so many pixels (width, height) ready; ``negative`` where it is guided by one.
+    """Make an edit of an image of so many pixels (width, height) ready; ``negative`` where it is guided by one.
 
     What is asked of the mask is asked here, on the CPU; what steps use goes to the model's device for good.
     Raises RequestError where sizes differ.
@@ -126,12 +126,12 @@ def prepare_edit(
     keys = [_content(cond) for cond in edit.primes]
     keeps_text = negative is not None and backbone.text_rows > 0 and _content(negative) == keys[1]
     named = zip(edit.primes, keys, strict=True)
-    primes = [Prime(backbone.prepare(cond), key, keeps_text and key == keys[1]) for cond, key in named]
+    primes = [PrimingPrompt(backbone.prepare(cond), key, keeps_text and key == keys[1]) for cond, key in named]
     branches = 1 if negative is None else 2
     entries = {prime.key: prime.size_bytes(backbone, store, rows) for prime in primes[:branches]}
     # Two branches that share an entry save rows even where it is computed for every step anew.
     room = None if len(entries) < branches else store.budget_bytes // sum(entries.values())
-    plan = plan_reuse(RULES[edit.quality], steps, len(active), rows, room, is_blind=not edit.is_described)
+    plan = plan_reuse(REUSE_RULES[edit.quality], steps, len(active), rows, room, is_uncaptioned=not edit.is_described)
     device, reads_text = backbone.device, plan.reads_text and keeps_text
     return LaneEdit(edit.to(device), active.to(device), rows, plan, (primes[0], primes[1]), reads_text)
 
@@ -185,19 +185,19 @@ class PrimingBatch:
         negative = self._entry(at, source, at.lane.primes[1]) if guided else None
         return Reuse(at.lane.active, cond, negative, reads_text=at.lane.reads_text)
 
-    def done(self) -> None:
+    def commit(self) -> None:
         """The step has run."""
         for key in self.filling:
-            self.store.done(key, self.entries[key])
+            self.store.commit(key, self.entries[key])
         for key, pin in self.pins.items():
             self.store.pin(key, pin)
 
-    def failed(self) -> None:
+    def abort(self) -> None:
         """It has not."""
         for key in self.filling:
-            self.store.failed(key)
+            self.store.abort(key)
 
-    def _entry(self, at: EditStep, source: int, prime: Prime) -> Activations:
+    def _entry(self, at: EditStep, source: int, prime: PrimingPrompt) -> Activations:
         key = _key(at, source, prime, self.backbone, self.store)
         if at.lane.edit.pin:
             self.pins[key] = at.lane.edit.pin
@@ -205,11 +205,11 @@ class PrimingBatch:
             return self.entries[key]
         template = at.lane.edit.template
         sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
-        guidance = 1.0 if self.backbone.classifier_free else at.guidance
+        guidance = 1.0 if self.backbone.uses_cfg else at.guidance
         lane = LaneInput(template.noised(sigma), time, guidance, prime.prepared, None, adapters=at.adapters)
         rows = _tokens(template, self.backbone)
         size_bytes, seconds = prime.size_bytes(self.backbone, self.store, rows), self._seconds(rows, prime.text_rows)
-        entry, is_new = self.store.wanted(key, size_bytes, seconds, keeps_text=prime.keeps_text)
+        entry, is_new = self.store.acquire(key, size_bytes, seconds, keeps_text=prime.keeps_text)
         if is_new:
             self.inputs.append(replace(lane, capture=entry))
             self.filling.append(key)
@@ -233,13 +233,13 @@ def priming_work(at: EditStep, backbone: Backbone, store: TemplateStore, *, guid
     }
 
 
-def _key(at: EditStep, source: int, prime: Prime, backbone: Backbone, store: TemplateStore) -> str:
+def _key(at: EditStep, source: int, prime: PrimingPrompt, backbone: Backbone, store: TemplateStore) -> str:
     """An entry's name: whatever its values depend on, but for the model, of which a replica has one.
 
     What it begins with is what replicas report of themselves.
     """
     template = at.lane.edit.template
-    told = at.guidance if backbone.is_told_guidance else None
+    told = at.guidance if backbone.guidance_embeds else None
     sigma, time = at.schedule.sigmas[source], at.schedule.times[source]
     name = (sigma, time, prime.key, prime.keeps_text, told, store.coding.name)
     label = entries_label(template.key, key_of(at.adapters))
@@ -254,7 +254,7 @@ def _tokens(template: Template, backbone: Backbone) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EntrySize:
-    """The token rows of a picture, the bytes of an entry of them, and those that a prompt's rows add."""
+    """The token rows of an image, the bytes of an entry of them, and those that a prompt's rows add."""
 
     rows: int
     plain_bytes: int

@@ -3,14 +3,14 @@
 import torch
 
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.ragged.controlnet_source import ControlFailed
+from lego_serve.models.ragged.controlnet_source import ControlNetFailed
 
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_memory(error: BaseException) -> bool:
     """Whether memory ran out, here or in a ControlNet."""
-    error = error.__cause__ if isinstance(error, ControlFailed) and error.__cause__ else error
+    error = error.__cause__ if isinstance(error, ControlNetFailed) and error.__cause__ else error
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 

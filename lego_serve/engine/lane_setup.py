@@ -5,33 +5,33 @@ from dataclasses import replace
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.scheduling.lora_mode import AdapterSet
-from lego_serve.engine.controlnets import prepare_controls
+from lego_serve.engine.controlnets import prepare_controlnets
 from lego_serve.engine.edits import EditStep, PrimingBatch, prepare_edit, priming_work, start_edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState, read_checkpoint
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.models.lora.adapter import check_uses, key_of
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.conditioning import Prepared
-from lego_serve.models.ragged.controlnet_source import ControlSource
+from lego_serve.models.ragged.conditioning import PreparedPrompt
+from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.sampling import FlowMatchTables
 
 
-class Preparation:
+class LaneSetup:
     """What one backbone needs to know of lanes before they run."""
 
     def __init__(
         self,
         backbone: Backbone,
         tables: FlowMatchTables,
-        controls: Mapping[str, ControlSource],
+        controls: Mapping[str, ControlNetSource],
         templates: TemplateStore,
     ) -> None:
         self._backbone, self._tables, self._controls, self._templates = backbone, tables, controls, templates
 
     def state(self, request: LaneRequest, now: float) -> LaneState:
         """A lane before its first step.  Raises what ``StepEngine.add`` does."""
-        request.check_negative(classifier_free=self._backbone.classifier_free)
+        request.check_negative(uses_cfg=self._backbone.uses_cfg)
         size = request.width, request.height
         shape = self._backbone.shape
         schedule = self._tables.schedule(request.sampler, request.steps, shape.tokens(*size))
@@ -49,7 +49,9 @@ class Preparation:
         device = self._backbone.device  # where a lane stays: steps move nothing, only what is asked for is fetched
         state = LaneState(request, cond, other, latents.to(device), schedule, request.steps - schedule.steps, now)
         state.edit, state.is_paused = edit, request.is_paused
-        state.controls = prepare_controls(request.controls, self._controls, size, shape, request.cond, request.negative)
+        state.controls = prepare_controlnets(
+            request.controls, self._controls, size, shape, request.cond, request.negative
+        )
         if request.checkpoint is not None:
             state.resume(read_checkpoint(request.checkpoint, shape.of(*size)).on(device))
         return state
@@ -73,7 +75,7 @@ class Preparation:
         request = state.request
         tokens = self._backbone.shape.tokens(request.width, request.height)
         if state.edit is None or state.controls_at(step):
-            return state.work(step, tokens, classifier_free=self._backbone.classifier_free)
+            return state.work(step, tokens, uses_cfg=self._backbone.uses_cfg)
         negative = self._negative(state, step)
         text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
         return state.edit.work(step, tokens, text_rows)
@@ -95,7 +97,7 @@ class Preparation:
             tuple(control.input(state.step, guided=guided) for control in state.controls_at(state.step)),
             state.adapters_at(state.step),
         )
-        if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole pictures
+        if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole images
             return lane
         primed, evicted = len(priming.filling), self._templates.evicted
         reuse = priming.reuse(self._at(state, state.step), guided=guided)
@@ -115,7 +117,7 @@ class Preparation:
         guided = self._negative(state, step) is not None
         return priming_work(self._at(state, step), self._backbone, self._templates, guided=guided)
 
-    def _negative(self, state: LaneState, step: int) -> Prepared | None:
+    def _negative(self, state: LaneState, step: int) -> PreparedPrompt | None:
         """The other prompt of a step, where there is one and the step is guided."""
         return state.negative if state.request.is_guided(state.skipped + step) else None
 

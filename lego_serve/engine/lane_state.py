@@ -10,12 +10,12 @@ import torch
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import ReuseStats
-from lego_serve.engine.controlnets import ControlUse, LaneControl
+from lego_serve.engine.controlnets import ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
 from lego_serve.errors import NodeError, RequestError, UnsupportedParameter
 from lego_serve.models.lora.adapter import Adapter, Uses, in_order
-from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
 from lego_serve.models.sampling import History, Schedule
 
 MAGIC = b"lane1"
@@ -42,7 +42,7 @@ class LaneRequest:
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
     al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
     on; ``suspect_steps`` how many steps from there the lane runs alone.  A lane may come ``is_paused``.
-    Several ``controls`` add up, and so do ``adapters``.  ``held_from``: its adapters are still on their
+    Several ``controls`` add up, and so do ``adapters``.  ``wait_for_adapters_at``: its adapters are still on their
     way, and from this step of its schedule on it waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from
     its template instead of ``init``.
     """
@@ -64,9 +64,9 @@ class LaneRequest:
     checkpoint: bytes | None = None
     suspect_steps: int = 0
     is_paused: bool = False
-    controls: tuple[ControlUse, ...] = ()
+    controls: tuple[ControlNetUse, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
-    held_from: int | None = None
+    wait_for_adapters_at: int | None = None
     edit: Edit | None = None
 
     def is_guided(self, step: int) -> bool:
@@ -74,17 +74,17 @@ class LaneRequest:
         first, last = self.guided
         return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
 
-    def check_negative(self, *, classifier_free: bool) -> None:
+    def check_negative(self, *, uses_cfg: bool) -> None:
         """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
-        if classifier_free and self.negative is None and self.guidance > 1:
+        if uses_cfg and self.negative is None and self.guidance > 1:
             said = "This model is guided by a negative prompt, and the workflow gives it none."
             raise RequestError(said, param="guidance_scale")
-        if not classifier_free and self.negative is not None:
+        if not uses_cfg and self.negative is not None:
             raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class ControlRun:
+class ControlNetRun:
     """A ControlNet of a lane: the number of steps it took part in, and when its passes began and ended by the clock."""
 
     name: str
@@ -96,8 +96,8 @@ class ControlRun:
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, and what each step took and shared.
 
-    ``early_steps`` were run before its adapters had come.  ``adapter_steps``: of each adapter, by its hash, the number
-    of steps it took part in, those that were run elsewhere too.
+    ``steps_without_adapter`` were run before its adapters had come.  ``adapter_steps``: of each adapter, by its hash,
+    the number of steps it took part in, those that were run elsewhere too.
     """
 
     latents: torch.Tensor
@@ -105,28 +105,10 @@ class LaneResult:
     run_s: float
     step_s: tuple[float, ...]
     step_lanes: tuple[int, ...]
-    early_steps: int = 0
+    steps_without_adapter: int = 0
     adapter_steps: tuple[tuple[str, int], ...] = ()
-    controls: tuple[ControlRun, ...] = ()
+    controls: tuple[ControlNetRun, ...] = ()
     reuse: ReuseStats | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LaneProgress:
-    """A lane after a step: how far it is, and what was asked to be told of it.
-
-    ``preview`` is the picture's latents as predicted at this step; ``checkpoint`` the state from
-    which it can go on elsewhere.  ``is_starting``: the step is about to run instead, alone, or with PREPARING the
-    lane is about to be made ready.  Without ``is_report`` it is for the coordinator, not for the client.
-    """
-
-    step: int
-    steps: int
-    eta_s: float = 0.0
-    preview: np.ndarray | None = None
-    checkpoint: bytes | None = None
-    is_starting: bool = False
-    is_report: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +118,7 @@ class Checkpoint:
     step: int
     latents: torch.Tensor
     history: History
-    early_steps: int
+    steps_without_adapter: int
 
     def on(self, device: torch.device) -> "Checkpoint":
         """The same with its tensors on a device."""
@@ -148,8 +130,8 @@ class LaneState:
     """A lane's tensors and record; ``skipped`` steps of the request's lie before its schedule (image to image)."""
 
     request: LaneRequest
-    cond: Prepared
-    negative: Prepared | None
+    cond: PreparedPrompt
+    negative: PreparedPrompt | None
     latents: torch.Tensor
     schedule: Schedule
     skipped: int
@@ -160,12 +142,12 @@ class LaneState:
     started_s: float = math.nan
     step_s: list[float] = field(default_factory=list)
     step_lanes: list[int] = field(default_factory=list)
-    controls: tuple[LaneControl, ...] = ()
+    controls: tuple[LaneControlNet, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
-    held_from: int | None = None
+    wait_for_adapters_at: int | None = None
     is_paused: bool = False  # by an operator
-    early_steps: int = 0  # its first ones, run before its adapters had come, here or where it was before
-    away: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
+    steps_without_adapter: int = 0  # its first ones, run before its adapters had come, here or where it was before
+    unavailable: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     primed: int = 0  # passes over its template that ran for it
     evicted: int = 0  # entries of others that went for what those left
@@ -173,27 +155,29 @@ class LaneState:
     def resume(self, kept: Checkpoint) -> None:
         """Stand where a checkpoint was written."""
         self.step, self.latents, self.history = kept.step, kept.latents, kept.history
-        self.early_steps = kept.early_steps
+        self.steps_without_adapter = kept.steps_without_adapter
 
-    def hold(self, held_from: int | None) -> None:
+    def hold(self, wait_for_adapters_at: int | None) -> None:
         """Wait for adapters from a step on; from where it stands if it has run with them already, somewhere else."""
-        has_had_them = self.early_steps < self.step
-        self.held_from = self.step if held_from is not None and has_had_them else held_from
+        has_had_them = self.steps_without_adapter < self.step
+        self.wait_for_adapters_at = (
+            self.step if wait_for_adapters_at is not None and has_had_them else wait_for_adapters_at
+        )
 
     def stepped(self) -> None:
         """One more step is done."""
         self.step += 1
-        self.early_steps += self.held_from is not None
+        self.steps_without_adapter += self.wait_for_adapters_at is not None
 
     @property
     def is_held(self) -> bool:
         """Whether it must wait for its adapters now."""
-        return self.held_from is not None and self.step >= self.held_from
+        return self.wait_for_adapters_at is not None and self.step >= self.wait_for_adapters_at
 
     @property
     def is_waiting(self) -> bool:
         """Whether it is not to run now, for any reason."""
-        return self.is_paused or self.is_held or bool(self.away)
+        return self.is_paused or self.is_held or bool(self.unavailable)
 
     @property
     def eta_s(self) -> float:
@@ -201,7 +185,7 @@ class LaneState:
         recent = self.step_s[-5:]
         return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
 
-    def controls_at(self, step: int) -> tuple[LaneControl, ...]:
+    def controls_at(self, step: int) -> tuple[LaneControlNet, ...]:
         """The ControlNets active in a step of the schedule."""
         return tuple(control for control in self.controls if control.use.is_active(step, self.schedule.steps))
 
@@ -210,9 +194,9 @@ class LaneState:
         at, of = self.skipped + step, self.request.steps
         return in_order([(use.adapter, use.scale) for use in self.adapters if use.is_active(at, of)])
 
-    def work(self, step: int, tokens: int, *, classifier_free: bool) -> StepWork:
+    def work(self, step: int, tokens: int, *, uses_cfg: bool) -> StepWork:
         """What it brings to one of its steps, both branches where it is guided there."""
-        guided = classifier_free and self.request.is_guided(self.skipped + step)
+        guided = uses_cfg and self.request.is_guided(self.skipped + step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
         own = StepWork(sum(lengths), sum(length * length for length in lengths))
@@ -228,17 +212,19 @@ class LaneState:
         controls = tuple(self._run_of(control) for control in self.controls)
         queue_s, run_s = started - self.added_s, now - started
         steps = tuple(self.step_s), tuple(self.step_lanes)
-        return LaneResult(latents, queue_s, run_s, *steps, self.early_steps, adapters, controls, self._reuse())
+        return LaneResult(
+            latents, queue_s, run_s, *steps, self.steps_without_adapter, adapters, controls, self._reuse()
+        )
 
     def _steps_of(self, use: AdapterUse) -> int:
-        steps = range(self.early_steps, self.schedule.steps)
+        steps = range(self.steps_without_adapter, self.schedule.steps)
         return sum(use.is_active(self.skipped + step, self.request.steps) for step in steps)
 
-    def _run_of(self, control: LaneControl) -> ControlRun:
+    def _run_of(self, control: LaneControlNet) -> ControlNetRun:
         steps = self.schedule.steps
         active = sum(control.use.is_active(step, steps) for step in range(steps))
         passes = tuple(ran for _, ran in sorted(control.passes.copy().items()))
-        return ControlRun(control.use.controlnet, active, passes)
+        return ControlNetRun(control.use.controlnet, active, passes)
 
     def _reuse(self) -> ReuseStats | None:
         if self.edit is None:
@@ -252,7 +238,7 @@ def write_checkpoint(state: LaneState) -> bytes:
     """The whole state of a lane between two steps, as bytes."""
     tensors = [state.latents, *state.history]
     head = {"step": state.step, "shape": list(state.latents.shape), "history": len(state.history)}
-    text = json.dumps(head | {"early_steps": state.early_steps}).encode()
+    text = json.dumps(head | {"early_steps": state.steps_without_adapter}).encode()
     body = b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tensors)
     return MAGIC + struct.pack("<I", len(text)) + text + body
 
@@ -269,9 +255,9 @@ def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> Checkpoint:
             raise ValueError(f"it is of shape {head['shape']}, the lane of {list(shape)}")
         numbers = np.frombuffer(data, np.float32, offset=start + length)
         tensors = torch.from_numpy(numbers.copy()).view(1 + head["history"], *shape).unbind()
-        step, early_steps = int(head["step"]), int(head.get("early_steps", 0))
-        if not 0 <= early_steps <= step:
+        step, steps_without_adapter = int(head["step"]), int(head.get("early_steps", 0))
+        if not 0 <= steps_without_adapter <= step:
             raise ValueError("it has more early steps than steps")
-        return Checkpoint(step, tensors[0], tensors[1:], early_steps)
+        return Checkpoint(step, tensors[0], tensors[1:], steps_without_adapter)
     except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise NodeError(f"A lane's checkpoint cannot be read: {error}.", code="bad_checkpoint") from None

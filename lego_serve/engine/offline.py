@@ -16,7 +16,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.ragged.backbone import TextEncoder
-from lego_serve.models.ragged.controlnet_source import ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.vae import KlVae
 
@@ -24,7 +24,7 @@ DEFAULT_MAX_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class LocalFamily:
+class OfflinePipeline:
     """Text encoder, engine and autoencoder of one model."""
 
     text: TextEncoder
@@ -33,8 +33,8 @@ class LocalFamily:
 
     @classmethod
     def load(
-        cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS, controls: Mapping[str, ControlSource] | None = None
-    ) -> "LocalFamily":
+        cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS, controls: Mapping[str, ControlNetSource] | None = None
+    ) -> "OfflinePipeline":
         """Load all nodes of a model, with ControlNets by name.  Raises CheckpointError."""
         backbone, tables = load_backbone(spec)
         batcher = StepBatcher(fifo, StepLimits(max_rows=max_rows))
@@ -52,12 +52,12 @@ class LocalFamily:
         seeds: Sequence[int],
         negative: str | None = None,
     ) -> torch.Tensor:
-        """Pictures (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
+        """Images (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
 
         Without ``negative`` a model that is guided by one is given the empty prompt.
         """
         conds = self.text.encode(prompts)
-        if negative is None and self.engine.classifier_free:
+        if negative is None and self.engine.uses_cfg:
             negative = ""
         unconditional = self.text.encode([negative])[0] if negative is not None and guidance > 1 else None
         for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):

@@ -13,16 +13,16 @@ import torch
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepPlan
 from lego_serve.core.scheduling.lane import Lane, with_missing
-from lego_serve.engine.advance import FiniteCheck, advance
-from lego_serve.engine.controlnet_waits import overdue, parted, without_absent
+from lego_serve.engine.advance import NanCheck, advance
+from lego_serve.engine.controlnet_waits import split_by_controlnet, timed_out, without_unavailable
 from lego_serve.engine.edits import EntrySize, PrimingBatch, entry_size
 from lego_serve.engine.failures import failure_of, is_memory, not_finite
-from lego_serve.engine.lane_setup import Preparation
+from lego_serve.engine.lane_setup import LaneSetup
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.controlnet_source import ControlAway, ControlFailed, ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetFailed, ControlNetSource, ControlNetUnavailable
 from lego_serve.models.sampling import FlowMatchTables
 
 log = logging.getLogger("lego_serve.engine")
@@ -42,22 +42,22 @@ class StepEngine:
         tables: FlowMatchTables,
         batcher: StepBatcher,
         clock: Callable[[], float],
-        controls: Mapping[str, ControlSource] | None = None,
+        controls: Mapping[str, ControlNetSource] | None = None,
         templates: TemplateStore | None = None,
     ) -> None:
         self._backbone = backbone
         self._templates = templates or TemplateStore(0, clock)
-        self._preparation = Preparation(backbone, tables, {} if controls is None else controls, self._templates)
+        self._preparation = LaneSetup(backbone, tables, {} if controls is None else controls, self._templates)
         self._batcher, self._clock = batcher, clock
-        self._finite = FiniteCheck(backbone.device)
+        self._finite = NanCheck(backbone.device)
         self._states: dict[str, LaneState] = {}
         self._ran: tuple[LaneState, ...] = ()
         self._as_planned = True  # whether the step under way came through in one pass of what was planned
 
     @property
-    def classifier_free(self) -> bool:
+    def uses_cfg(self) -> bool:
         """Whether guidance here is classifier-free, and needs a negative prompt."""
-        return self._backbone.classifier_free
+        return self._backbone.uses_cfg
 
     @property
     def lanes(self) -> int:
@@ -79,7 +79,7 @@ class StepEngine:
         return self._batcher.limits.max_rows
 
     @property
-    def ran(self) -> tuple[LaneState, ...]:
+    def advanced(self) -> tuple[LaneState, ...]:
         """The lanes that took part in the last step and are still here."""
         return self._ran
 
@@ -95,7 +95,7 @@ class StepEngine:
         """Take a lane; it joins at the next step.
 
         Raises NodeError for a checkpoint it cannot read or a ControlNet that is not here; RequestError when its
-        guidance and its negative prompt do not fit the model, or a control picture not the image;
+        guidance and its negative prompt do not fit the model, or a control image not the image;
         InvalidAdapter for an adapter of another model; ValueError when its key is known.
         """
         now = self._clock()
@@ -110,7 +110,7 @@ class StepEngine:
         )  # fmt: skip
         self._batcher.add(lane)
         self._states[request.key] = state
-        state.hold(request.held_from)
+        state.hold(request.wait_for_adapters_at)
         if state.is_waiting:
             self._batcher.pause(request.key)  # it keeps its place in the order
         return state
@@ -123,8 +123,8 @@ class StepEngine:
         state = self._states[key]
         taken = self._preparation.take_adapters(state, adapters)
         self._batcher.set_adapters(key, taken, self._preparation.shared(state))
-        if state.held_from is not None:
-            state.held_from = None
+        if state.wait_for_adapters_at is not None:
+            state.wait_for_adapters_at = None
             self._follow(state)
 
     def cancel(self, key: str) -> bool:
@@ -161,7 +161,7 @@ class StepEngine:
         self._run(plan, started, failures)
         self._end_broken(plan.keys, failures)
         now = self._clock()
-        went_on = without_absent(plan, self._states)
+        went_on = without_unavailable(plan, self._states)
         finished = self._batcher.commit(went_on, started, now, typical=self._as_planned and went_on is plan)
         outcomes: list[Outcome] = list(failures.items())
         outcomes += [(lane.key, self._end(lane.key, now)) for lane in finished if lane.key not in failures]
@@ -171,12 +171,12 @@ class StepEngine:
     def controlnet_back(self, name: str) -> None:
         """Run the lanes on that wait for a ControlNet."""
         for state in self._states.values():
-            if state.away.pop(name, None) is not None:
+            if state.unavailable.pop(name, None) is not None:
                 self._follow(state)
 
-    def controlnet_away(self, name: str, longest_s: float) -> list[Outcome]:
+    def controlnet_unavailable(self, name: str, longest_s: float) -> list[Outcome]:
         """Drop the lanes that have waited for a ControlNet for longer; answers them."""
-        late = overdue(self._states.values(), name, self._clock() - longest_s)
+        late = timed_out(self._states.values(), name, self._clock() - longest_s)
         for key in late:
             self.cancel(key)
         said = f"ControlNet {name} could not be reached for {longest_s:g} s."
@@ -232,7 +232,7 @@ class StepEngine:
                 self.cancel(key)
                 continue
             state = self._states[key]
-            if state.away:
+            if state.unavailable:
                 continue
             advance(state, velocities[key], started, took, len(plan.keys))
             if state.is_held:
@@ -254,17 +254,17 @@ class StepEngine:
     def _velocities(self, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
         try:
             return self._together([self._states[key] for key in keys])
-        except ControlAway as error:
-            using, rest = parted(self._states, keys, error.name)
+        except ControlNetUnavailable as error:
+            using, rest = split_by_controlnet(self._states, keys, error.name)
             for state in using:
-                state.away[error.name] = self._clock()
+                state.unavailable[error.name] = self._clock()
                 self._follow(state)
             return self._velocities(rest, failures) if rest else {}
         except Exception as error:
             if len(keys) == 1:
                 failures[keys[0]] = failure_of(error)
                 return {}
-            if isinstance(error, ControlFailed) and not is_memory(error):
+            if isinstance(error, ControlNetFailed) and not is_memory(error):
                 return self._without(error.name, keys, failures)
             for_memory = is_memory(error)
         # Too large a batch is halved; any other failure is one lane's: each runs alone, and the guilty one fails.
@@ -285,14 +285,14 @@ class StepEngine:
             said = self._backbone.velocity([*inputs, *priming.inputs])
         except BaseException:
             self._as_planned = False
-            priming.failed()
+            priming.abort()
             raise
-        priming.done()
+        priming.commit()
         return dict(zip((state.request.key for state in states), said, strict=False))
 
     def _without(self, name: str, keys: Sequence[str], failures: dict[str, LegoError]) -> dict[str, torch.Tensor]:
-        """Lanes without a ControlNet that failed together, those with it one by one: a picture may be to blame."""
-        using, rest = parted(self._states, keys, name)
+        """Lanes without a ControlNet that failed together, those with it one by one: an image may be to blame."""
+        using, rest = split_by_controlnet(self._states, keys, name)
         together = self._velocities(rest, failures) if rest else {}
         for state in using:
             together |= self._velocities([state.request.key], failures)

@@ -1,4 +1,4 @@
-"""Templates on one replica: pictures whose activations are kept, and the account of the memory they take.
+"""Templates on one replica: images whose activations are kept, and the account of the memory they take.
 
 An entry is one priming pass: of a template at one sigma, under one conditioning.  Its bytes are reserved before
 they are spent.  Where there is no room the step that needs it computes it for itself and lets go of it.  What is
@@ -14,50 +14,50 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from lego_serve.core.caching.ledger import CacheLedger, Refused
+from lego_serve.core.caching.ledger import CacheLedger, ReservationRefused
 from lego_serve.core.editing.templates import PINNED_RATIO, owner_of, pin_room
-from lego_serve.models.ragged.activations import CODINGS, Activations
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations
 from lego_serve.models.sampling import noise
 
 RELEASED = 4096  # pins that are remembered as released
 
 
-def template_key(latents: np.ndarray, seed: int, picture: str = "") -> str:
-    """The name of a template: that of its picture, its content and the seed of its noise."""
+def template_key(latents: np.ndarray, seed: int, image: str = "") -> str:
+    """The name of a template: that of its image, its content and the seed of its noise."""
     digest = hashlib.sha256(np.ascontiguousarray(latents, dtype=np.float32).tobytes())
     digest.update(f"{latents.shape} {seed}".encode())
     content = digest.hexdigest()[:32]
-    return f"{picture}.{content}" if picture else content
+    return f"{image}.{content}" if image else content
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A picture's latents (channels, height, width), and the noise outside masks; ``key`` names both."""
+    """An image's latents (channels, height, width), and the noise outside masks; ``key`` names both."""
 
     key: str
     latents: torch.Tensor
     noise: torch.Tensor = field(repr=False)
 
     @classmethod
-    def of(cls, latents: torch.Tensor, seed: int, picture: str = "") -> "Template":
-        """The template of some latents and a seed of its own; ``picture`` says whose it is too."""
+    def of(cls, latents: torch.Tensor, seed: int, image: str = "") -> "Template":
+        """The template of some latents and a seed of its own; ``image`` says whose it is too."""
         channels, height, width = latents.shape
         own = noise((channels, height, width), torch.Generator().manual_seed(seed))
-        return cls(template_key(latents.float().cpu().numpy(), seed, picture), latents, own)
+        return cls(template_key(latents.float().cpu().numpy(), seed, image), latents, own)
 
     def to(self, device: torch.device) -> "Template":
         """The same, kept on a device."""
         return replace(self, latents=self.latents.to(device), noise=self.noise.to(device))
 
     def noised(self, sigma: float) -> torch.Tensor:
-        """The picture as far as it is noise at a sigma: where a lane outside its mask stands."""
+        """The image as far as it is noise at a sigma: where a lane outside its mask stands."""
         return sigma * self.noise + (1.0 - sigma) * self.latents
 
 
 class TemplateStore:
     """The entries of one replica within a budget of bytes; what saves the least time for its bytes goes first.
 
-    ``wanted(...)`` before a step, ``done(...)`` or ``failed(...)`` after it, by the compute thread alone.
+    ``acquire(...)`` before a step, ``commit(...)`` or ``abort(...)`` after it, by the compute thread alone.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TemplateStore:
         coding: str = "bfloat16",
         tenant_pinned_bytes: int | None = None,
     ) -> None:
-        self.coding = CODINGS[coding]
+        self.coding = ACTIVATION_CODECS[coding]
         self._tenant_pinned_bytes = pin_room(budget_bytes, 1, tenant_pinned_bytes)
         self._ledger, self._clock = CacheLedger(budget_bytes), clock
         self._kept: dict[str, Activations] = {}
@@ -109,29 +109,31 @@ class TemplateStore:
         """What pinned entries take."""
         return sum(self._pinned.values())
 
-    def bytes_of(self, picture: str) -> int:
-        """What the entries of a picture take; may be asked from another thread."""
+    def bytes_of(self, image: str) -> int:
+        """What the entries of an image take; may be asked from another thread."""
         kept = list(self._kept.items())
-        return sum(entry.size_bytes for key, entry in kept if key.startswith(f"{picture}."))
+        return sum(entry.size_bytes for key, entry in kept if key.startswith(f"{image}."))
 
-    def wanted(self, key: str, size_bytes: int, load_s: float, *, keeps_text: bool = False) -> tuple[Activations, bool]:
+    def acquire(
+        self, key: str, size_bytes: int, load_s: float, *, keeps_text: bool = False
+    ) -> tuple[Activations, bool]:
         """An entry, and whether it is still to be filled: kept afterwards if there is room for it."""
         if self._ledger.touch(key, self._clock()):
             return self._kept[key], False
         decision = self._ledger.reserve(key, size_bytes, load_s)
-        if not isinstance(decision, Refused):
+        if not isinstance(decision, ReservationRefused):
             for victim in decision.evict:
                 del self._kept[victim]
             self.evicted += len(decision.evict)
         return Activations(self.coding, keeps_text), True
 
-    def done(self, key: str, entry: Activations) -> None:
+    def commit(self, key: str, entry: Activations) -> None:
         """An entry has been filled."""
         if self._ledger.is_loading(key):
             self._ledger.commit(key)
             self._kept[key] = entry
 
-    def failed(self, key: str) -> None:
+    def abort(self, key: str) -> None:
         """An entry has not been filled."""
         if self._ledger.is_loading(key):
             self._ledger.drop(key)
@@ -153,13 +155,13 @@ class TemplateStore:
         self._pins[key] = owner, {pin}
         self._pinned[owner] = mine
 
-    def forget(self, picture: str, pin: str = "") -> None:
-        """Let go of a pin for good, and, between two steps, of the picture's entries that no other pin holds."""
+    def forget(self, image: str, pin: str = "") -> None:
+        """Let go of a pin for good, and, between two steps, of the image's entries that no other pin holds."""
         if pin:
             self._released[pin] = None
             while len(self._released) > RELEASED:
                 self._released.popitem(last=False)
-        for key in [key for key in self._kept if key.startswith(f"{picture}.")]:
+        for key in [key for key in self._kept if key.startswith(f"{image}.")]:
             owner, pins = self._pins.get(key, ("", set()))
             pins.discard(pin)
             if not pins:

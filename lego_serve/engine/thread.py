@@ -15,24 +15,26 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lego_serve.core.jobs.progress import PREPARING, Listen, Reporter
-from lego_serve.engine.lane_state import AdapterUse, LaneProgress, LaneRequest, LaneResult, LaneState
+from lego_serve.core.jobs.messages import LaneProgress
+from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
 log = logging.getLogger("lego_serve.engine")
 SUSPECT_PAUSE_S = 0.02  # between saying that a suspect lane runs and running it, so that the word gets out
-Tell = Callable[[LaneProgress], None]
-Order = Callable[[], list[Outcome] | None]  # answers the lanes it ended, if any
+OnProgress = Callable[[LaneProgress], None]
+Command = Callable[[], list[Outcome] | None]  # answers the lanes it ended, if any
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Who hears of a lane, of what, and how often its state is kept."""
+class LaneListener:
+    """Who hears of a lane, number ``lane`` of its call, of what, and how often its state is kept."""
 
-    tell: Tell
-    listen: Listen = field(default_factory=Listen)
+    tell: OnProgress
+    stream: StreamOptions = field(default_factory=StreamOptions)
     checkpoint_every_steps: int = 0
+    lane: int = 0
 
 
 class EngineThread:
@@ -42,9 +44,9 @@ class EngineThread:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
-        self._watches: dict[str, tuple[Watch, Reporter]] = {}  # the compute thread's own
+        self._watches: dict[str, tuple[LaneListener, ProgressThrottle]] = {}  # the compute thread's own
         self._announced: LaneState | None = None  # the suspect lane whose step is running; the compute thread's own
-        self._inbox: deque[Order] = deque()
+        self._inbox: deque[Command] = deque()
         self._drains: set[asyncio.Future[None]] = set()
         self._wake = threading.Condition()
         self._closed = False
@@ -61,7 +63,7 @@ class EngineThread:
         """Lanes asked for and not answered."""
         return len(self._futures)
 
-    async def submit(self, request: LaneRequest, watch: Watch | None = None) -> LaneResult:
+    async def submit(self, request: LaneRequest, watch: LaneListener | None = None) -> LaneResult:
         """Denoise one lane.  Raises LegoError; cancelling the await drops the lane at the next step."""
         if not self.is_alive:
             raise NodeError("The compute thread of this replica has stopped.")
@@ -85,20 +87,20 @@ class EngineThread:
         self._put(lambda: self._do(self._engine.resume, key))
 
     def adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> None:
-        """Give a lane that was submitted with ``held_from`` its adapters; what is wrong with them ends the lane."""
+        """Give a lane submitted with ``wait_for_adapters_at`` its adapters; what is wrong with them ends the lane."""
         self._put(lambda: self._adapt(key, adapters))
 
     def controlnet_back(self, name: str) -> None:
         """A ControlNet elsewhere answers again: lanes that wait for it go on."""
         self._put(lambda: self._engine.controlnet_back(name))
 
-    def controlnet_away(self, name: str, longest_s: float) -> None:
+    def controlnet_unavailable(self, name: str, longest_s: float) -> None:
         """It is still away: lanes that have waited for longer end."""
-        self._put(lambda: self._engine.controlnet_away(name, longest_s))
+        self._put(lambda: self._engine.controlnet_unavailable(name, longest_s))
 
-    def forget(self, picture: str, pin: str) -> None:
-        """Let go of what is kept of a picture, after the current step, and of its pin."""
-        self._put(lambda: self._engine.templates.forget(picture, pin))
+    def forget(self, image: str, pin: str) -> None:
+        """Let go of what is kept of an image, after the current step, and of its pin."""
+        self._put(lambda: self._engine.templates.forget(image, pin))
 
     async def drain(self) -> None:
         """Tell whoever watches a lane its state as it is after the current step; returns when all were told."""
@@ -125,7 +127,7 @@ class EngineThread:
         self._thread.join()
         self._end(NodeError("The replica is shutting down."))
 
-    def _put(self, order: Order) -> None:
+    def _put(self, order: Command) -> None:
         with self._wake:
             self._inbox.append(order)
             self._wake.notify()
@@ -170,10 +172,10 @@ class EngineThread:
                     self._watches.pop(key, None)
                 self._loop.call_soon_threadsafe(self._answer, outcomes)
 
-    def _add(self, request: LaneRequest, watch: Watch | None) -> list[Outcome] | None:
+    def _add(self, request: LaneRequest, watch: LaneListener | None) -> list[Outcome] | None:
         suspected = watch if request.suspect_steps > 0 else None
         if suspected is not None:  # a request may take the replica down before it has a step to be blamed for
-            self._say(suspected, LaneProgress(PREPARING, request.steps, is_starting=True))
+            self._say(suspected, LaneProgress(suspected.lane, PREPARING, request.steps, is_starting=True))
             time.sleep(SUSPECT_PAUSE_S)
         try:
             state = self._engine.add(request)
@@ -182,10 +184,10 @@ class EngineThread:
         except Exception as error:
             return [(request.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}"))]
         if watch is not None:
-            reporter = Reporter(watch.listen, state.schedule.steps, watch.checkpoint_every_steps, state.step)
-            self._watches[request.key] = watch, reporter
+            throttle = ProgressThrottle(watch.stream, state.schedule.steps, watch.checkpoint_every_steps, state.step)
+            self._watches[request.key] = watch, throttle
         if suspected is not None:
-            self._say(suspected, _came_through(state))
+            self._say(suspected, _came_through(suspected, state))
         return None
 
     def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> list[Outcome] | None:
@@ -210,13 +212,14 @@ class EngineThread:
         if len(keys) != 1 or not self._engine.is_suspect(keys[0]) or keys[0] not in self._watches:
             return
         state = self._announced = self._engine.state(keys[0])
-        progress = LaneProgress(state.step, state.schedule.steps, state.eta_s, is_starting=True)
-        self._say(self._watches[keys[0]][0], progress)
+        watch, _ = self._watches[keys[0]]
+        progress = LaneProgress(watch.lane, state.step, state.schedule.steps, state.eta_s, is_starting=True)
+        self._say(watch, progress)
         time.sleep(SUSPECT_PAUSE_S)
 
     def _report(self) -> None:
         now = time.monotonic()
-        for state in self._engine.ran:
+        for state in self._engine.advanced:
             self._tell(state, now, drain=False)
         self._acquit()
 
@@ -227,7 +230,8 @@ class EngineThread:
         """
         state, self._announced = self._announced, None
         if state is not None and state.request.key in self._watches:
-            self._say(self._watches[state.request.key][0], _came_through(state))
+            watch, _ = self._watches[state.request.key]
+            self._say(watch, _came_through(watch, state))
 
     def _tell_all(self) -> None:
         now = time.monotonic()
@@ -242,18 +246,18 @@ class EngineThread:
         watched = self._watches.get(state.request.key)
         if watched is None:
             return
-        watch, reporter = watched
-        due = reporter.due(state.step, now, drain=drain)
+        watch, throttle = watched
+        due = throttle.due(state.step, now, drain=drain)
         if due is None:
             return
         preview = state.predicted.cpu().numpy() if due.preview and state.predicted is not None else None
         checkpoint = self._engine.checkpoint(state.request.key) if due.checkpoint else None
         progress = LaneProgress(
-            state.step, state.schedule.steps, state.eta_s, preview, checkpoint, is_report=due.report
+            watch.lane, state.step, state.schedule.steps, state.eta_s, preview, checkpoint, is_report=due.report
         )
         self._say(watch, progress)
 
-    def _say(self, watch: Watch, progress: LaneProgress) -> None:
+    def _say(self, watch: LaneListener, progress: LaneProgress) -> None:
         self._loop.call_soon_threadsafe(watch.tell, progress)
 
     def _answer(self, outcomes: list[Outcome]) -> None:
@@ -267,8 +271,8 @@ class EngineThread:
                 future.set_result(outcome)
 
 
-def _came_through(state: LaneState) -> LaneProgress:
-    return LaneProgress(state.step, state.schedule.steps, state.eta_s, is_report=False)
+def _came_through(watch: LaneListener, state: LaneState) -> LaneProgress:
+    return LaneProgress(watch.lane, state.step, state.schedule.steps, state.eta_s, is_report=False)
 
 
 def _set(told: "asyncio.Future[None]") -> None:

@@ -6,9 +6,9 @@ from fastapi.responses import JSONResponse, Response
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import install
-from lego_serve.gateway.middleware import BodyLimit, RequestIds, Unexpected
+from lego_serve.gateway.middleware import BodyLimit, CatchAll, RequestIds
 from lego_serve.gateway.peers import Peers
-from lego_serve.gateway.quality_checks import DriftChecks
+from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.routes import admin, images, models, templates
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.template_store import TemplateFiles
@@ -20,10 +20,10 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, peers: Peers | None = None) -> FastAPI:
     """An application that answers for one job runner, and asks its peers for jobs that are not its own."""
     app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
-    drift = DriftChecks(runner, metrics, settings.edit_check_share, settings.max_pending_jobs // 8)
+    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, settings.max_pending_jobs // 8)
     kept = settings.templates
     files = None if kept is None else TemplateFiles(kept.folder, kept.per_tenant, kept.tenant_bytes)
-    context = Context(runner, settings, metrics, drift, files)
+    context = Context(runner, settings, metrics, quality_checks, files)
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin.create_router(context, peers))
@@ -33,7 +33,7 @@ def create_app(runner: JobRunner, settings: GatewaySettings, metrics: Metrics, p
     app.include_router(_operations(context))
     install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Unexpected)
+    app.add_middleware(CatchAll)
     app.add_middleware(RequestIds)  # outermost, so that whatever answers is marked
     return app
 

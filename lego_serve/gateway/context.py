@@ -11,11 +11,11 @@ from fastapi import Request
 from PIL import Image
 
 from lego_serve.core.jobs.ports import JobRunner
-from lego_serve.core.suggest import unknown
+from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import NotFound
 from lego_serve.gateway.errors import Forbidden, Unauthorized
-from lego_serve.gateway.quality_checks import DriftChecks
+from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
 from lego_serve.metrics import Metrics
@@ -49,7 +49,7 @@ class Context:
     runner: JobRunner
     settings: GatewaySettings
     metrics: Metrics
-    drift: DriftChecks
+    quality_checks: QualityChecks
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
 
@@ -69,7 +69,7 @@ class Context:
         """The workflow of a name, or else the default one.  Raises NotFound."""
         workflow = self.runner.workflows.get(name or self.settings.default_workflow)
         if workflow is None:
-            said = unknown("model", str(name), self.runner.workflows, "GET /v1/models lists them")
+            said = did_you_mean("model", str(name), self.runner.workflows, "GET /v1/models lists them")
             raise NotFound(said, param="model", code="model_not_found")
         return workflow
 
@@ -79,8 +79,8 @@ class Context:
             raise no_template()
         return await asyncio.to_thread(self.templates.get, caller.tenant, name)
 
-    async def template_picture(self, caller: Caller, template: Template) -> Image.Image:
-        """Its picture.  Raises NotFound."""
+    async def template_image(self, caller: Caller, template: Template) -> Image.Image:
+        """Its image.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
-        return await asyncio.to_thread(self.templates.picture, caller.tenant, template)
+        return await asyncio.to_thread(self.templates.image, caller.tenant, template)

@@ -37,7 +37,7 @@ class RequestIds:
         await self._app(scope, receive, marked)
 
 
-class Unexpected:
+class CatchAll:
     """ASGI middleware: what nobody expected is a 500 of ours, logged once.
 
     Starlette would answer it outside of all middleware, without the request's id, and log it twice.

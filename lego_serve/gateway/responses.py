@@ -9,16 +9,16 @@ from lego_serve.gateway.media.codec import encode
 from lego_serve.gateway.requests.schemas import ImageRequest
 
 
-async def encoded(body: ImageRequest, result: JobResult) -> list[str]:
-    """The pictures as base64 of files."""
+async def encode_images(body: ImageRequest, result: JobResult) -> list[str]:
+    """The images as base64 of files."""
     return await asyncio.gather(
-        *(asyncio.to_thread(encode, p, body.output_format, body.output_compression) for p in result.pictures)
+        *(asyncio.to_thread(encode, p, body.output_format, body.output_compression) for p in result.images)
     )
 
 
-def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
+def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
     """What an answer says besides its images."""
-    first = result.pictures[0]
+    first = result.images[0]
     return {
         "background": "opaque",
         "output_format": body.output_format,
@@ -32,11 +32,11 @@ def facts(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
             "cache_hits": result.cache_hits,
             "steps_redone": sum(stats.steps_redone for stats in result.stats.values()),
         }
-        | _addons(result),
+        | addon_usage(result),
     }
 
 
-def _addons(result: JobResult) -> dict[str, Any]:
+def addon_usage(result: JobResult) -> dict[str, Any]:
     """What was added to the model, where anything was: each adapter with its load, each ControlNet with its passes; and
     what an edit read of its template.
     """
@@ -47,7 +47,7 @@ def _addons(result: JobResult) -> dict[str, Any]:
             "cache": "hit" if used.hit else "miss",
             "load_s": round(used.load_s, 6),
             "bytes": used.bytes,
-            "early_steps": used.early_steps,
+            "steps_without_adapter": used.steps_without_adapter,
             "steps_active": used.steps_active,
         }
         for stats in result.stats.values()

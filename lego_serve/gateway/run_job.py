@@ -11,20 +11,20 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult
-from lego_serve.core.jobs.progress import Listen
+from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.errors import CapacityError, JobCancelled, LegoError, RequestError, about
+from lego_serve.errors import CapacityError, JobCancelled, LegoError, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.schemas import REQUEST_NAMES, ImageRequest
-from lego_serve.gateway.responses import encoded, facts
+from lego_serve.gateway.responses import encode_images, response_metadata
 from lego_serve.gateway.settings import Caller
 
-Tell = Callable[[JobProgress], None]
+OnProgress = Callable[[JobProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ImageJobRequest:
     """What a request asks for: a workflow, the body, values that do not stand in it as such, and who asks."""
 
     workflow: Workflow
@@ -40,22 +40,22 @@ class Order:
             given["seed"] = secrets.randbelow(2**32)
         inputs = bind_request(self.workflow, given)
         deadline = None if self.body.deadline_ms is None else now + self.body.deadline_ms / 1000
-        listen = Listen(self.body.partial_images or 0, bool(self.body.stream_progress))
+        listen = StreamOptions(self.body.partial_images or 0, bool(self.body.stream_progress))
         return Job(name, self.workflow.name, inputs, now, deadline, self.caller.tenant, self.caller.weight, listen)
 
 
-async def answer(context: Context, request: Request, order: Order) -> JSONResponse:
+async def answer(context: Context, request: Request, order: ImageJobRequest) -> JSONResponse:
     """Run one request as a job and answer with its images."""
-    with measured(context, order), context.job_ids.taken(request) as name:
+    with record_outcome(context, order), context.job_ids.taken(request) as name:
         job = order.job(name, context.runner.now())
         result = await run_job(context, request, order, job)
-        files = await encoded(order.body, result)
-        data = [{"b64_json": file, "seed": p.seed} for file, p in zip(files, result.pictures, strict=True)]
-        return JSONResponse({"created": int(time.time()), "data": data} | facts(order.body, job, result))
+        files = await encode_images(order.body, result)
+        data = [{"b64_json": file, "seed": p.seed} for file, p in zip(files, result.images, strict=True)]
+        return JSONResponse({"created": int(time.time()), "data": data} | response_metadata(order.body, job, result))
 
 
 @contextmanager
-def measured(context: Context, order: Order) -> Iterator[None]:
+def record_outcome(context: Context, order: ImageJobRequest) -> Iterator[None]:
     """Count a request by how it ends."""
     started = time.monotonic()
     outcome = "ok"
@@ -68,17 +68,19 @@ def measured(context: Context, order: Order) -> Iterator[None]:
         outcome = "internal_error"
         raise
     finally:
-        context.metrics.answered(order.workflow.name, outcome, time.monotonic() - started)
+        context.metrics.record_outcome(order.workflow.name, outcome, time.monotonic() - started)
 
 
-async def run_job(context: Context, request: Request, order: Order, job: Job, tell: Tell | None = None) -> JobResult:
+async def run_job(
+    context: Context, request: Request, order: ImageJobRequest, job: Job, tell: OnProgress | None = None
+) -> JobResult:
     """Run the job unless too many are pending; a client that leaves cancels it."""
     if order.result is not None:
         return order.result
     if context.runner.in_flight >= context.settings.max_pending_jobs:
-        context.metrics.rejected("over_capacity")
+        context.metrics.count_rejected("over_capacity")
         raise CapacityError("Too many requests are pending; try again shortly.", retry_after_s=2)
-    context.metrics.accepted()
+    context.metrics.count_accepted()
     running = asyncio.ensure_future(context.runner.run(job, tell))
     leaving = asyncio.ensure_future(_disconnected(request))
     try:
@@ -89,11 +91,11 @@ async def run_job(context: Context, request: Request, order: Order, job: Job, te
             result = running.result()
         except RequestError as error:
             raise in_request_words(error, order.body) from error
-        context.metrics.finished(order.workflow, result)
-        context.drift.ended(job, result)
+        context.metrics.record_result(order.workflow, result)
+        context.quality_checks.ended(job, result)
         return result
     finally:
-        context.metrics.left()
+        context.metrics.count_left()
         for task in (running, leaving):
             task.cancel()
         await asyncio.gather(running, leaving, return_exceptions=True)
@@ -110,7 +112,7 @@ def bind_request(workflow: Workflow, given: Mapping[str, object]) -> dict[str, o
 def in_request_words(error: RequestError, body: ImageRequest | None = None) -> RequestError:
     """An error about a workflow's input, about the request's field that gives it, or the entry of that in the body."""
     shown = REQUEST_NAMES.get(error.param or "") if body is None else body.field_of(error.param)
-    return error if shown in (None, error.param) else about(error, shown)
+    return error if shown in (None, error.param) else with_param(error, shown)
 
 
 async def _disconnected(request: Request) -> None:

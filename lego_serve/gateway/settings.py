@@ -45,7 +45,7 @@ class GatewaySettings:
     """Limits and keys; without keys everyone is the default tenant's admin.
 
     ``controlnets`` are the ids of each model's; comparing edits that read activations with their full computation takes
-    ``edit_check_share`` of the time at most; without ``templates`` none can be registered.
+    ``quality_check_fraction`` of the time at most; without ``templates`` none can be registered.
     """
 
     default_workflow: str
@@ -55,7 +55,7 @@ class GatewaySettings:
     max_image_pixels: int = 16_000_000
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    edit_check_share: float = 0.0
+    quality_check_fraction: float = 0.0
     templates: TemplateSettings | None = None
 
     def caller(self, token: str) -> Caller | None:

@@ -15,14 +15,14 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from lego_serve.core.jobs.job import Job, JobProgress, JobResult, Picture
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import error_body, note
 from lego_serve.gateway.media.codec import encode, enlarge
 from lego_serve.gateway.requests.schemas import EditRequest
-from lego_serve.gateway.responses import encoded, facts
-from lego_serve.gateway.run_job import Order, measured, run_job
+from lego_serve.gateway.responses import encode_images, response_metadata
+from lego_serve.gateway.run_job import ImageJobRequest, record_outcome, run_job
 
 log = logging.getLogger("lego_serve.gateway")
 PATIENCE_S = 5.0  # how long headers wait for the first event, so that an early error has its own status
@@ -32,7 +32,7 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 Item = JobProgress | JobResult | LegoError
 
 
-async def stream(context: Context, request: Request, order: Order) -> StreamingResponse:
+async def stream(context: Context, request: Request, order: ImageJobRequest) -> StreamingResponse:
     """Run one request as a job and answer with its events.  Raises LegoError for what fails at once."""
     named = contextlib.ExitStack()
     with named:
@@ -54,9 +54,11 @@ async def stream(context: Context, request: Request, order: Order) -> StreamingR
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
-async def _run(context: Context, request: Request, order: Order, job: Job, queue: asyncio.Queue[Item]) -> None:
+async def _run(
+    context: Context, request: Request, order: ImageJobRequest, job: Job, queue: asyncio.Queue[Item]
+) -> None:
     try:
-        with measured(context, order):
+        with record_outcome(context, order):
             queue.put_nowait(await run_job(context, request, order, job, queue.put_nowait))
     except LegoError as error:
         queue.put_nowait(error)
@@ -66,7 +68,7 @@ async def _run(context: Context, request: Request, order: Order, job: Job, queue
 
 
 async def _events(
-    order: Order, job: Job, queue: asyncio.Queue[Item], first: Item | None, running: asyncio.Future[None]
+    order: ImageJobRequest, job: Job, queue: asyncio.Queue[Item], first: Item | None, running: asyncio.Future[None]
 ) -> AsyncIterator[bytes]:
     kind = "image_edit" if isinstance(order.body, EditRequest) else "image_generation"
     shown = 0
@@ -94,7 +96,7 @@ async def _events(
         running.cancel()  # a client that left; nothing where the job has ended
 
 
-async def _progress(kind: str, order: Order, job: Job, said: JobProgress, shown: int) -> bytes:
+async def _progress(kind: str, order: ImageJobRequest, job: Job, said: JobProgress, shown: int) -> bytes:
     about = {"image_index": said.index, "step": said.step, "steps": said.steps, "eta_s": round(said.eta_s, 3)}
     if said.preview is None:
         return _event(f"{kind}.progress", about)
@@ -115,23 +117,23 @@ async def _progress(kind: str, order: Order, job: Job, said: JobProgress, shown:
     )
 
 
-def _preview(picture: Picture, width: int, height: int, output_format: str) -> str:
-    return encode(enlarge(picture, width, height), output_format, None if output_format == "png" else 80)
+def _preview(image: GeneratedImage, width: int, height: int, output_format: str) -> str:
+    return encode(enlarge(image, width, height), output_format, None if output_format == "png" else 80)
 
 
-async def _completed(kind: str, order: Order, job: Job, result: JobResult) -> list[bytes]:
+async def _completed(kind: str, order: ImageJobRequest, job: Job, result: JobResult) -> list[bytes]:
     """One event an image; tokens are not counted here, so the usage OpenAI's SDK knows is zeros."""
-    files = await encoded(order.body, result)
+    files = await encode_images(order.body, result)
     usage = {
         "input_tokens": 0,
         "output_tokens": 0,
         "total_tokens": 0,
         "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
     }
-    common = facts(order.body, job, result) | {"created_at": int(time.time()), "usage": usage}
+    common = response_metadata(order.body, job, result) | {"created_at": int(time.time()), "usage": usage}
     return [
-        _event(f"{kind}.completed", common | {"b64_json": file, "seed": picture.seed})
-        for file, picture in zip(files, result.pictures, strict=True)
+        _event(f"{kind}.completed", common | {"b64_json": file, "seed": image.seed})
+        for file, image in zip(files, result.images, strict=True)
     ]
 
 

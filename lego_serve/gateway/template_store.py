@@ -1,6 +1,6 @@
 """Registered templates, kept as files that outlive a process and that all gateways share.
 
-A template of a tenant is two files in the tenant's folder: ``ID.png``, its picture, and ``ID.json``, what it is
+A template of a tenant is two files in the tenant's folder: ``ID.png``, its image, and ``ID.json``, what it is
 called.  The second is written last and removed first: what has none is not there.
 """
 
@@ -25,9 +25,9 @@ TEMPLATE_ID = re.compile(r"tmpl_[0-9a-f]{24}")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A picture registered for edits of a workflow, at one size; ``model`` is the workflow its request named.
+    """An image registered for edits of a workflow, at one size; ``model`` is the workflow its request named.
 
-    ``picture`` names its pixels, ``pin`` what holds its activations; ``steps`` those it is warmed for, if not the
+    ``image`` names its pixels, ``pin`` what holds its activations; ``steps`` those it is warmed for, if not the
     workflow's own; ``caption`` says what it shows.
     """
 
@@ -38,7 +38,7 @@ class Template:
     height: int
     model: str
     workflow: str
-    picture: str
+    image: str
     pin: str = ""
     steps: int | None = None
     caption: str | None = None
@@ -62,11 +62,11 @@ class TemplateFiles:
             raise no_template()
         return found
 
-    def picture(self, tenant: str, template: Template) -> Image.Image:
-        """A template's picture.  Raises NotFound where it was removed meanwhile."""
+    def image(self, tenant: str, template: Template) -> Image.Image:
+        """A template's image.  Raises NotFound where it was removed meanwhile."""
         try:
-            with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as picture:
-                return picture.convert("RGB")
+            with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as image:
+                return image.convert("RGB")
         except OSError:
             raise no_template() from None
 

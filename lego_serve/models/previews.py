@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from lego_serve.models.vae import KlVae
 
 FILE = "latent_rgb.json"
-PICTURES, SIDE = 24, 96
+IMAGES, SIDE = 24, 96
 
 
-def fit(vae: KlVae, pictures: torch.Tensor | None = None) -> torch.Tensor:
+def fit(vae: KlVae, images: torch.Tensor | None = None) -> torch.Tensor:
     """The least-squares matrix (9 * latent channels + 1, 3) from latents to colours in 0..1; its last row: the offset.
 
-    ``pictures`` (n, height, width, 3) of 8 bits are what it is fitted to; patches of all colours if none are given.
+    ``images`` (n, height, width, 3) of 8 bits are what it is fitted to; patches of all colours if none are given.
     Rows are channel by channel, each with its 3 x 3 neighbours in reading order; beyond the edge the edge goes on.
     """
-    pictures = _sample_pictures() if pictures is None else pictures
-    latents = torch.stack([encoded.mean for encoded in vae.encode(pictures)])
-    colours = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float() / 255, vae.pixels_per_latent)
+    images = _sample_images() if images is None else images
+    latents = torch.stack([encoded.mean for encoded in vae.encode(images)])
+    colours = F.avg_pool2d(images.permute(0, 3, 1, 2).float() / 255, vae.pixels_per_latent)
     x = F.unfold(F.pad(latents, (1, 1, 1, 1), mode="replicate"), 3).permute(0, 2, 1).flatten(0, 1)
     x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     y = colours.permute(0, 2, 3, 1).flatten(0, 2)
@@ -45,11 +45,11 @@ def shipped(vae_folder: Path) -> torch.Tensor | None:
     return torch.tensor(json.loads(file.read_text())) if file.is_file() else None
 
 
-def _sample_pictures() -> torch.Tensor:
-    """Patches of all colours, sharp and blurred: (PICTURES, SIDE, SIDE, 3) of 8 bits."""
+def _sample_images() -> torch.Tensor:
+    """Patches of all colours, sharp and blurred: (IMAGES, SIDE, SIDE, 3) of 8 bits."""
     draw = torch.Generator().manual_seed(0)
-    coarse = torch.rand(PICTURES, 3, 6, 6, generator=draw)
+    coarse = torch.rand(IMAGES, 3, 6, 6, generator=draw)
     sharp = F.interpolate(coarse, (SIDE, SIDE), mode="nearest")
     smooth = F.interpolate(coarse.flip(0), (SIDE, SIDE), mode="bilinear")
-    mixed = torch.where(torch.arange(PICTURES)[:, None, None, None] % 2 == 0, sharp, smooth)
+    mixed = torch.where(torch.arange(IMAGES)[:, None, None, None] % 2 == 0, sharp, smooth)
     return (mixed * 255).round().byte().permute(0, 2, 3, 1)

@@ -31,7 +31,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Forward passes from here to the picture."""
+        """Forward passes from here to the image."""
         return len(self.times)
 
     def shortened(self, strength: float) -> "Schedule":
@@ -41,7 +41,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class LaneStart:
     """Where a lane begins: its latents (channels, height, width) and the steps left."""
 
     latents: torch.Tensor
@@ -62,19 +62,19 @@ def dpmpp_2m(
 ) -> tuple[torch.Tensor, History]:
     """DPM-Solver++(2M) (Lu et al., 2022) for flow matching: second order from the step before, in fp32.
 
-    With alpha = 1 - sigma and lambda = log(alpha / sigma) it extrapolates the predicted picture to
+    With alpha = 1 - sigma and lambda = log(alpha / sigma) it extrapolates the predicted image to
     the middle of the step.  The first step and the last, where lambda is infinite, are of first order.
     """
     sigma, after = schedule.sigmas[step], schedule.sigmas[step + 1]
-    picture = latents - sigma * velocity
+    image = latents - sigma * velocity
     if after == 0:
-        return picture, ()
+        return image, ()
     h = _log_snr(after) - _log_snr(sigma)
-    toward = picture
+    toward = image
     if history:
         before = _log_snr(sigma) - _log_snr(schedule.sigmas[step - 1])
-        toward = picture + (0.5 * h / before) * (picture - history[0])
-    return (after / sigma) * latents + (1 - after) * -math.expm1(-h) * toward, (picture,)
+        toward = image + (0.5 * h / before) * (image - history[0])
+    return (after / sigma) * latents + (1 - after) * -math.expm1(-h) * toward, (image,)
 
 
 def _log_snr(sigma: float) -> float:
@@ -86,7 +86,7 @@ SAMPLERS: Mapping[str, Advance] = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 
 
 class FlowMatchTables:
-    """A checkpoint's scheduler, read as tables for any number of steps, picture size and sampler.
+    """A checkpoint's scheduler, read as tables for any number of steps, image size and sampler.
 
     ``explicit_sigmas`` says that the family's pipeline hands the scheduler its own evenly spaced
     sigmas (FLUX) rather than a number of steps (SD3).
@@ -96,7 +96,7 @@ class FlowMatchTables:
         self._scheduler, self._explicit_sigmas = scheduler, explicit_sigmas
 
     def schedule(self, sampler: str, steps: int, tokens: int) -> Schedule:
-        """The table of a sampler for a picture of so many tokens.  RequestError for an unknown sampler."""
+        """The table of a sampler for an image of so many tokens.  RequestError for an unknown sampler."""
         build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m}.get(sampler)
         if build is None:
             raise RequestError(f"`sampler` must be one of {', '.join(SAMPLERS)}.", param="sampler")
@@ -109,19 +109,19 @@ class FlowMatchTables:
         schedule: Schedule,
         init: ImageLatents | None = None,
         strength: float = 1.0,
-    ) -> Start:
-        """Noise for a lane, or an encoded picture noised as far as ``strength`` (0..1) says.
+    ) -> LaneStart:
+        """Noise for a lane, or an encoded image noised as far as ``strength`` (0..1) says.
 
-        As in diffusers' image-to-image pipeline one generator draws the picture's posterior sample
+        As in diffusers' image-to-image pipeline one generator draws the image's posterior sample
         first and the noise second, and the first ``1 - strength`` of the steps is left out.
         """
         generator = torch.Generator().manual_seed(seed)
         if init is None:
-            return Start(noise(shape, generator), schedule)
+            return LaneStart(noise(shape, generator), schedule)
         left = schedule.shortened(strength)
         latents = init.mean + init.std * noise(shape, generator)
         sigma = left.sigmas[0]
-        return Start(sigma * noise(shape, generator) + (1.0 - sigma) * latents, left)
+        return LaneStart(sigma * noise(shape, generator) + (1.0 - sigma) * latents, left)
 
     def _shift(self, tokens: int) -> float | None:
         """``mu``, linear in the number of image tokens between the two the config names; None where it is fixed."""
@@ -157,5 +157,5 @@ class FlowMatchTables:
 
 
 def noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Standard normal noise, drawn on the CPU in fp32 as diffusers draws it for one picture."""
+    """Standard normal noise, drawn on the CPU in fp32 as diffusers draws it for one image."""
     return torch.randn((1, *shape), generator=generator)[0]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lego_serve.errors import RequestError
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.conditioning import Conditioning
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.lora import LoraLayers
 
 if TYPE_CHECKING:
     pass
@@ -74,7 +74,7 @@ class Sd3TextEncoder:
         self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer) if t5 is not None else None
         self._width, self._max_sequence_length = width, max_sequence_length
         names = ("text_encoder", "text_encoder_2")
-        self.adapters = AdaptedLayers.of_modules(dict(zip(names, self._clips, strict=False)))
+        self.adapters = LoraLayers.of_modules(dict(zip(names, self._clips, strict=False)))
         self._computing = threading.Lock()  # weights change with the adapters
 
     def check(self, prompt: str) -> None:
@@ -125,7 +125,7 @@ class FluxTextEncoder:
         self._clip, self._tokenizer = clip, PromptTokenizer(tokenizer)
         self._t5, self._t5_tokenizer = t5, PromptTokenizer(t5_tokenizer)
         self._max_sequence_length = max_sequence_length
-        self.adapters = AdaptedLayers.of_modules({"text_encoder": clip})
+        self.adapters = LoraLayers.of_modules({"text_encoder": clip})
         self._computing = threading.Lock()  # weights change with the adapters
 
     def check(self, prompt: str) -> None:

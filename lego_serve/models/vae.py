@@ -1,4 +1,4 @@
-"""Latents to 8-bit pictures and back, one picture at a time unless a larger batch is measured to pay."""
+"""Latents to 8-bit images and back, one image at a time unless a larger batch is measured to pay."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -26,17 +26,17 @@ class KlVae:
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> list[ImageLatents]:
-        """Pictures (n, height, width, 3) of 8 bits to scaled latents, as distributions."""
+        """Images (n, height, width, 3) of 8 bits to scaled latents, as distributions."""
         encoded = []
-        for picture in pixels:
-            x = (picture.permute(2, 0, 1)[None].float() / 255) * 2 - 1
+        for image in pixels:
+            x = (image.permute(2, 0, 1)[None].float() / 255) * 2 - 1
             posterior = self._vae.encode(self._placed(x)).latent_dist
             mean = (posterior.mean[0].float() - self._shift) * self._scale
             encoded.append(ImageLatents(mean.cpu(), (posterior.std[0].float() * self._scale).cpu()))
         return encoded
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (n, channels, height, width) to pictures (n, height, width, 3) of 8 bits.
+        """Scaled latents (n, channels, height, width) to images (n, height, width, 3) of 8 bits.
 
         ``max_batch`` at a time: on a CPU batching decodes is slower, so calibration leaves it at 1.
         """
@@ -45,7 +45,7 @@ class KlVae:
     @torch.inference_mode()
     def decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
         """The same in one pass."""
-        return _pictures(self._vae.decode(self._unscaled(latents)).sample)
+        return _images(self._vae.decode(self._unscaled(latents)).sample)
 
     @torch.inference_mode()
     def statistics(self, latents: torch.Tensor) -> torch.Tensor:
@@ -54,17 +54,17 @@ class KlVae:
 
     @torch.inference_mode()
     def decode_box(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor | None:
-        """The part of a picture that is a box of latents (channels, height, width): (height, width, 3) of 8 bits.
+        """The part of an image that is a box of latents (channels, height, width): (height, width, 3) of 8 bits.
 
         None where it takes a decoding of all of it.
         """
         decoded = self._crops.decode(self._decodable(latents[None]), box, statistics.to(self._vae.device))
-        return None if decoded is None else _pictures(decoded)[0]
+        return None if decoded is None else _images(decoded)[0]
 
     def decode_within(
         self, latents: torch.Tensor, mask: torch.Tensor, statistics: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """Pictures of latents (n, channels, height, width), right where a mask (height, width) of them is true.
+        """Images of latents (n, channels, height, width), right where a mask (height, width) of them is true.
 
         ``statistics`` of the template are asked for where less than all is decoded.
         """
@@ -74,12 +74,12 @@ class KlVae:
             return self.decode(latents)
         scale, known = self.pixels_per_latent, statistics()
         made = torch.zeros(len(latents), scale * height, scale * width, 3, dtype=torch.uint8)
-        for picture, own in zip(made, latents, strict=True):
+        for image, own in zip(made, latents, strict=True):
             part = self.decode_box(own, box, known)
             if part is None:
-                picture.copy_(self.decode(own[None])[0])
+                image.copy_(self.decode(own[None])[0])
             else:
-                picture[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right] = part
+                image[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right] = part
         return made
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ class KlVae:
         return x.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
 
 
-def _pictures(decoded: torch.Tensor) -> torch.Tensor:
-    """Pictures (n, height, width, 3) of 8 bits, of a decoder's -1 to 1."""
-    pictures = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-    return (pictures * 255).round().to(torch.uint8).cpu()
+def _images(decoded: torch.Tensor) -> torch.Tensor:
+    """Images (n, height, width, 3) of 8 bits, of a decoder's -1 to 1."""
+    images = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return (images * 255).round().to(torch.uint8).cpu()

@@ -1,6 +1,6 @@
-"""Decoding a part of a picture: what an edit changed, knowing what the decoder finds in the template it changed.
+"""Decoding a part of an image: what an edit changed, knowing what the decoder finds in the template it changed.
 
-A decoder's convolutions see a neighbourhood, its group norms the whole picture.  So a crop is decoded with a margin of
+A decoder's convolutions see a neighbourhood, its group norms the whole image.  So a crop is decoded with a margin of
 latent pixels around it, and each norm is given the sums of the whole: those of the template, kept by cells, with the
 crop's own in place of the template's there.  The first blocks, at the latents' own size, see all latents, and tell how
 far the edit changes what lies outside: beyond ``TOLERANCE`` the sums would not hold.  What comes out is close to the
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 MARGIN = 2  # latent pixels
-WORTH = 0.6  # share of the picture above which a crop with its margin saves too little
+WORTH = 0.6  # share of the image above which a crop with its margin saves too little
 CELLS = 32  # a side, at most, by which sums are kept
 TOLERANCE = 0.2  # by how much any group's square sum outside may differ from the template's
 
@@ -39,13 +39,13 @@ class Box:
         return cls(rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
 
     def grown(self, by: int, height: int, width: int) -> "Box":
-        """With a margin, as far as the picture goes."""
+        """With a margin, as far as the image goes."""
         return Box(
             max(0, self.top - by), min(height, self.bottom + by), max(0, self.left - by), min(width, self.right + by)
         )
 
     def snapped(self, to: int, height: int, width: int) -> "Box":
-        """Grown to multiples of a number of latent pixels, or the picture's end."""
+        """Grown to multiples of a number of latent pixels, or the image's end."""
         end = min(height, -(-self.bottom // to) * to), min(width, -(-self.right // to) * to)
         return Box(self.top // to * to, end[0], self.left // to * to, end[1])
 
@@ -56,7 +56,7 @@ class Box:
 
 
 def pays(box: Box, height: int, width: int) -> bool:
-    """Whether decoding a box alone is cheaper than all of a picture's latents."""
+    """Whether decoding a box alone is cheaper than all of an image's latents."""
     return _wide(box, height, width).area <= WORTH * height * width
 
 

@@ -16,7 +16,7 @@ class Stopped(SystemExit):
     """The server was told to stop before it served; the exit status is the shell's for that signal."""
 
 
-class Stopping:
+class StopSignal:
     """Whether SIGINT or SIGTERM has come."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class _Beside(threading.Thread, Generic[Result]):
             self.error = error
 
 
-def beside(work: Callable[[], Result], stopping: Stopping) -> Result:
+def run_off_main_thread(work: Callable[[], Result], stopping: StopSignal) -> Result:
     """Do something on a thread of its own while this one, the main one, takes signals.
 
     Ray started on the main thread puts a Python handler in place of ours, and what it starts dies

@@ -15,7 +15,7 @@ def reserve(host: str, port: int) -> socket.socket:
             port = trial.getsockname()[1]
         return _shared(host, port)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {at(host, port)}: {error.strerror}") from None
+        raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {error.strerror}") from None
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
@@ -23,7 +23,7 @@ def shared_socket(host: str, port: int) -> socket.socket:
     try:  # What came in here and is closed keeps the port for a minute: a server started again may have it then.
         return _shared(host, port, socket.SO_REUSEADDR)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {at(host, port)}: {error.strerror}") from None
+        raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {error.strerror}") from None
 
 
 def unix_socket(path: Path) -> socket.socket:
@@ -33,7 +33,7 @@ def unix_socket(path: Path) -> socket.socket:
     return made
 
 
-def at(host: str, port: int) -> str:
+def host_and_port(host: str, port: int) -> str:
     """Host and port as a URL has them: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

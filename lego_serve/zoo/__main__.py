@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.zoo.commands import addons as commands_addons
@@ -71,23 +71,23 @@ def grid_command(
     from lego_serve.zoo.judge.grids import write_grid
 
     texts = [p.text for things in (1, 2) for p in held_out_prompts(things, count // 2)]
-    pictures = _generator(path)(texts, range(seed, seed + len(texts)), side)
-    write_grid(list(pictures), texts, file)
+    images = _generator(path)(texts, range(seed, seed + len(texts)), side)
+    write_grid(list(images), texts, file)
 
 
 def _generator(path: str) -> Generate:
     torch.set_num_threads(1)
-    family = LocalFamily.load(ModelSpec("lego-tiny", path, dtype="float32", max_sequence_length=0))
+    family = OfflinePipeline.load(ModelSpec("lego-tiny", path, dtype="float32", max_sequence_length=0))
 
     def generate(prompts: Sequence[str], seeds: Sequence[int], side: int) -> np.ndarray:
-        pictures = family.generate(prompts, width=side, height=side, steps=STEPS, guidance=GUIDANCE, seeds=seeds)
-        return pictures.numpy()
+        images = family.generate(prompts, width=side, height=side, steps=STEPS, guidance=GUIDANCE, seeds=seeds)
+        return images.numpy()
 
     return generate
 
 
 def _show(verdicts: Sequence[Verdict]) -> None:
-    shown = Table("side", "kind", "right", "of", "%", "what was wrong (a picture may have several)")
+    shown = Table("side", "kind", "right", "of", "%", "what was wrong (an image may have several)")
     for side, kinds in table(verdicts).items():
         for kind, cell in kinds.items():
             wrong: dict[str, int] = {}

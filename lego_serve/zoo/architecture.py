@@ -97,7 +97,7 @@ def build_text_encoder(vocab_size: int, end_token: int, seed: int) -> CLIPTextMo
 
 
 def build_vae() -> AutoencoderKL:
-    """The autoencoder: 8x downsampling, 8 latent channels, narrow where pictures are large."""
+    """The autoencoder: 8x downsampling, 8 latent channels, narrow where images are large."""
     torch.manual_seed(2)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -135,5 +135,5 @@ def build_transformer() -> SD3Transformer2DModel:
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The flow-match Euler scheduler, without the shift that large pictures want."""
+    """The flow-match Euler scheduler, without the shift that large images want."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)

@@ -85,5 +85,5 @@ def write_preview_fit(folder: Path = WEIGHTS) -> None:
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     rng = random.Random(0)
     scenes = [sample_scene(rng, 1 + index % 2) for index in range(PREVIEW_SCENES)]
-    pictures = ((render(scenes, 128, 128, rng) / 2 + 0.5).clamp(0, 1) * 255).round().byte()
-    previews.write(previews.fit(KlVae(vae), pictures.permute(0, 2, 3, 1)), folder / "vae")
+    images = ((render(scenes, 128, 128, rng) / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    previews.write(previews.fit(KlVae(vae), images.permute(0, 2, 3, 1)), folder / "vae")

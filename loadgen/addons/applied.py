@@ -1,4 +1,4 @@
-"""Whether lego's pictures of the common rate have their add-ons: the same when made alone, others without them."""
+"""Whether lego's images of the common rate have their add-ons: the same when made alone, others without them."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ from loadgen.addons.request import AddonsRequest
 from loadgen.client import Sample
 from loadgen.mixed.objective import Timed
 from loadgen.mixed.sides import Server, one_by_one
-from loadgen.summary import picture_differences
+from loadgen.summary import image_differences
 
-VISIBLE_255 = 16  # a picture whose furthest pixel moved by less was not changed to speak of
+VISIBLE_255 = 16  # an image whose furthest pixel moved by less was not changed to speak of
 
 
 def inspect_applied(server: Server, rated: Timed, count: int) -> Mapping[str, object]:
-    """Make some pictures once more, alone and then without add-ons, and compare."""
+    """Make some images once more, alone and then without add-ons, and compare."""
     answered = [
         (request, sample)
         for request, sample in rated
@@ -34,6 +34,6 @@ def inspect_applied(server: Server, rated: Timed, count: int) -> Mapping[str, ob
 
 
 def _difference(one: Sample, other: Sample) -> int | None:
-    """The furthest pixel's, None where a picture is missing."""
-    found = picture_differences([[[one]]], [[[other]]])["max_difference_255"]
+    """The furthest pixel's, None where an image is missing."""
+    found = image_differences([[[one]]], [[[other]]])["max_difference_255"]
     return None if found is None else int(found)

@@ -25,7 +25,7 @@ class Service:
 class AddonsPlan:
     """The add-ons, their storage, and how much of them each side may keep.
 
-    A load's share is of the baseline's warm solo latency of a plain picture; a LoRA's and a ControlNet's are Katz's,
+    A load's share is of the baseline's warm solo latency of a plain image; a LoRA's and a ControlNet's are Katz's,
     2.3 and 0.28 of 2.9 seconds.  Places count things of average size, on the machine, all processes together.
     """
 
@@ -36,7 +36,7 @@ class AddonsPlan:
     controlnet_places: int
     adapter_scale: float
     control_weight: float
-    checked: int  # pictures that lego_serve makes again, alone and without add-ons
+    checked: int  # images that lego_serve makes again, alone and without add-ons
 
     @property
     def adapters(self) -> int:

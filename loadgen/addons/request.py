@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from loadgen.addons.pictures import outlines
+from loadgen.addons.images import outlines
 from loadgen.traffic import ImageRequest
 
 
 @dataclass(frozen=True, slots=True)
 class AddonsRequest(ImageRequest):
-    """Adapters by name, ControlNets by name with the number of the picture each is to follow."""
+    """Adapters by name, ControlNets by name with the number of the image each is to follow."""
 
     adapters: tuple[str, ...] = ()
     adapter_scale: float = 1.0
@@ -22,7 +22,7 @@ class AddonsRequest(ImageRequest):
 
     @property
     def without(self) -> "AddonsRequest":
-        """The same picture without any."""
+        """The same image without any."""
         return replace(self, adapters=(), controlnets=())
 
     def body(self, model: str) -> dict[str, object]:

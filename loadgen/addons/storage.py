@@ -9,7 +9,7 @@ import yaml
 from loadgen.addons.plan import AddonsPlan
 from loadgen.traffic import ImageRequest
 
-SHELF_SHARE = 1 / 8  # of all adapters' bytes, kept ready by each backbone replica; the patcher has the rest
+SHELF_SHARE = 1 / 8  # of all adapters' bytes, kept ready by each backbone replica; the LoRA node has the rest
 NET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -86,18 +86,18 @@ class SimulatedStorage:
     def lego_config(self, config: Path, model: str) -> Path:
         """The server's configuration with these adapters and ControlNets, written beside the results.
 
-        The patcher, which storage is behind, keeps most of the adapters, every backbone replica some of them and its
+        The LoRA node, which storage is behind, keeps most of the adapters, every backbone replica some of them and its
         part of the ControlNets.
         """
         settings = yaml.safe_load(config.read_text())
         said = settings["models"][model]
         backbones = int(said.get("nodes", {}).get("backbone", {}).get("replicas", {}).get("max", 1))
-        shelf_bytes = int(SHELF_SHARE * self.adapter_bytes)
+        cache_bytes = int(SHELF_SHARE * self.adapter_bytes)
         said["adapters"] = {
             **(said.get("adapters") or {}),
             "roots": [str(self._pool.adapters.absolute())],
-            "cache_bytes": self.adapter_bytes - backbones * shelf_bytes,
-            "replica_cache_bytes": shelf_bytes,
+            "cache_bytes": self.adapter_bytes - backbones * cache_bytes,
+            "replica_cache_bytes": cache_bytes,
             "storage_s": self.adapter_load_s,
             "early_start": False,
         }

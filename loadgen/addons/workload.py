@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadgen.addons.pictures import PICTURES
+from loadgen.addons.images import IMAGES
 from loadgen.addons.plan import AddonsPlan, Service
 from loadgen.addons.request import AddonsRequest
 from loadgen.mixed.objective import SOLO_PROMPT
@@ -91,7 +91,7 @@ class AddonsWorkload:
 
     @property
     def plain_request(self) -> ImageRequest:
-        """A picture without add-ons by whose time the storage's is set: middling in size and steps."""
+        """An image without add-ons by whose time the storage's is set: middling in size and steps."""
         sizes = self._suite.classes[len(self._suite.classes) // 2].sizes
         steps = (self._suite.fewest_steps + self._suite.most_steps) // 2
         return ImageRequest(SOLO_PROMPT, *sizes[0], steps, self._suite.guidance, 0)
@@ -106,7 +106,7 @@ class AddonsWorkload:
         return self._request(
             plain,
             tuple(self._names.adapters[at][number] for number in adapters),
-            tuple((self._names.controlnets[at][number], identity.randrange(PICTURES)) for number in nets),
+            tuple((self._names.controlnets[at][number], identity.randrange(IMAGES)) for number in nets),
         )
 
     def _request(

@@ -3,7 +3,7 @@
 Adapters: `load_lora_weights` under a name each, `set_adapters` for a request, `delete_adapters` for those that must go.
 ControlNets: models of their own, put into a `StableDiffusion3ControlNetPipeline` that shares the other's components.
 A load reads the file, and sleeps for as long as the storage is made to take; the pipeline waits meanwhile, for a load
-changes its modules.  Pictures for ControlNets are encoded to their mean (`encode_to_means`).
+changes its modules.  Images for ControlNets are encoded to their mean (`encode_to_means`).
 """
 
 import base64
@@ -37,7 +37,7 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A ControlNet of a request, its picture as base64 of a file."""
+    """A ControlNet of a request, its image as base64 of a file."""
 
     name: str
     image: str
@@ -68,11 +68,11 @@ class Addons:
             self._controlled = StableDiffusion3ControlNetPipeline(**self._pipeline.components, controlnet=net)
             self._controlled.set_progress_bar_config(disable=True)
         self._controlled.controlnet = net
-        pictures = [Image.open(io.BytesIO(base64.b64decode(control.image))).convert("RGB") for control in controls]
+        images = [Image.open(io.BytesIO(base64.b64decode(control.image))).convert("RGB") for control in controls]
         weights = [control.weight for control in controls]
         one = len(controls) == 1
         return self._controlled, {
-            "control_image": pictures[0] if one else pictures,
+            "control_image": images[0] if one else images,
             "controlnet_conditioning_scale": weights[0] if one else weights,
         }
 

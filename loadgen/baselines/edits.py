@@ -22,7 +22,7 @@ def inpainting(pipeline: Any) -> Any:
 
 
 def edit_of(image: bytes, mask: bytes) -> dict[str, Any]:
-    """What the pipeline takes of an edit's files: the mask is transparent where the picture is to change."""
+    """What the pipeline takes of an edit's files: the mask is transparent where the image is to change."""
     alpha = Image.open(io.BytesIO(mask)).convert("RGBA").getchannel("A")
     return {
         "image": Image.open(io.BytesIO(image)).convert("RGB"),
@@ -32,6 +32,6 @@ def edit_of(image: bytes, mask: bytes) -> dict[str, Any]:
 
 
 def blank_edit(width: int, height: int) -> dict[str, Any]:
-    """An edit of all of a grey picture, to warm up with."""
+    """An edit of all of a grey image, to warm up with."""
     size = width, height
     return {"image": Image.new("RGB", size, "grey"), "mask_image": Image.new("L", size, 255), "strength": 1.0}

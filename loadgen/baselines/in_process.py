@@ -50,7 +50,7 @@ class InProcessPipeline:
         self._process.communicate()
 
     def burst(self, requests: Sequence[ImageRequest], threads: int) -> list[Sample]:
-        """Make the pictures one after the other, all due at the start; ChildError if the process ends."""
+        """Make the images one after the other, all due at the start; ChildError if the process ends."""
         order = {"threads": threads, "requests": [asdict(request) for request in requests]}
         assert self._process.stdin is not None
         try:
@@ -59,11 +59,11 @@ class InProcessPipeline:
         except BrokenPipeError:
             pass  # the answer's absence says it better
         answer = self._answer()
-        done, pictures = answer["done_s"], answer["pictures"]
+        done, images = answer["done_s"], answer["images"]
         begun = [0.0, *done[:-1]]
         return [
-            Sample(0.0, sent, end, Reply(base64.b64decode(picture)))
-            for sent, end, picture in zip(begun, done, pictures, strict=True)
+            Sample(0.0, sent, end, Reply(base64.b64decode(image)))
+            for sent, end, image in zip(begun, done, images, strict=True)
         ]
 
     def _answer(self) -> dict[str, Any]:

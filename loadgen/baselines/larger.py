@@ -1,6 +1,6 @@
-"""The same weights for larger pictures than they were trained for: the table of positions is stretched.
+"""The same weights for larger images than they were trained for: the table of positions is stretched.
 
-For speed alone.  A forward pass costs what it costs whatever the positions say; the pictures mean little.
+For speed alone.  A forward pass costs what it costs whatever the positions say; the images mean little.
 """
 
 import json
@@ -15,7 +15,7 @@ TABLE = "pos_embed.pos_embed"
 
 
 def with_larger_sides(weights: Path, side: int, folder: Path) -> Path:
-    """Copy a model in diffusers' format into ``folder``, able to make pictures of so many pixels a side."""
+    """Copy a model in diffusers' format into ``folder``, able to make images of so many pixels a side."""
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(weights, folder)

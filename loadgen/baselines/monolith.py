@@ -1,7 +1,7 @@
 """The server a competent user would put up today: diffusers' pipeline behind FastAPI on Ray Serve.
 
 ``python -m loadgen.baselines.monolith --weights DIR --port N --replicas R --threads T`` runs until Ctrl-C.
-Every replica holds the whole pipeline and makes one picture after the other, first come, first served; Serve's
+Every replica holds the whole pipeline and makes one image after the other, first come, first served; Serve's
 own HTTP proxy stands in front.  Ray is private to this process and lives in a temporary folder of its own.
 """
 

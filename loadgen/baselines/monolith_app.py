@@ -28,7 +28,7 @@ class LoraBody(BaseModel):
 
 
 class ControlBody(BaseModel):
-    """A ControlNet by name, its picture as base64 of a file."""
+    """A ControlNet by name, its image as base64 of a file."""
 
     name: str
     image: str
@@ -51,7 +51,7 @@ class ImageBody(BaseModel):
 # At import, so that the replica's process binds the routes to the class as this one does.
 @serve.ingress(api)
 class Monolith:
-    """The pipeline and its one thread, which makes the pictures in the order in which they were asked for."""
+    """The pipeline and its one thread, which makes the images in the order in which they were asked for."""
 
     def __init__(
         self, weights: str, max_sequence_length: int, threads: int, compiled: bool, addons: str | None, edits: bool
@@ -108,9 +108,9 @@ class Monolith:
 
     @api.post("/v1/images/generations")
     async def generate(self, body: ImageBody) -> dict[str, Any]:
-        """Make one picture and answer as OpenAI does."""
+        """Make one image and answer as OpenAI does."""
         if self._edits:
-            raise HTTPException(404, "this one edits pictures")
+            raise HTTPException(404, "this one edits images")
         return await self._answered(lambda: self._make(body, *self._ready(body)))
 
     @api.post("/v1/images/edits")
@@ -125,9 +125,9 @@ class Monolith:
         guidance_scale: Annotated[float, Form()],
         seed: Annotated[int, Form()],
     ) -> dict[str, Any]:
-        """Edit one picture; fields of the form that are not named here are accepted without effect."""
+        """Edit one image; fields of the form that are not named here are accepted without effect."""
         if not self._edits:
-            raise HTTPException(404, "this one edits no pictures")
+            raise HTTPException(404, "this one edits no images")
         body = ImageBody(
             model=model, prompt=prompt, size=size, num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale, seed=seed,

@@ -1,4 +1,4 @@
-"""diffusers' own StableDiffusion3Pipeline as every baseline runs it, and one picture from it.
+"""diffusers' own StableDiffusion3Pipeline as every baseline runs it, and one image from it.
 
 Eager, VAE in channels_last, the dtype the server would choose: what a competent user writes in an afternoon.
 """
@@ -50,7 +50,7 @@ def make_image(
     max_sequence_length: int,
     **more: Any,
 ) -> Image.Image:
-    """One picture, exactly as a script would ask for it; ``more`` is what a pipeline with ControlNets takes besides."""
+    """One image, exactly as a script would ask for it; ``more`` is what a pipeline with ControlNets takes besides."""
     made = pipeline(
         prompt,
         negative_prompt="",
@@ -67,9 +67,9 @@ def make_image(
 
 
 def encode_to_means(vae: Any) -> None:
-    """Have a VAE encode pictures to their mean, not to a sample with noise of its own.
+    """Have a VAE encode images to their mean, not to a sample with noise of its own.
 
-    The one thing that baselines do not do as diffusers does: so one request has one picture, and both sides' can be
+    The one thing that baselines do not do as diffusers does: so one request has one image, and both sides' can be
     compared.  It costs nothing.
     """
     encode = vae.encode
@@ -84,7 +84,7 @@ def encode_to_means(vae: Any) -> None:
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """The image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -2,7 +2,7 @@
 
 One request after the other, as a script does it.  Each line in is
 ``{"threads": n, "requests": [{prompt, width, height, steps, guidance, seed}]}``; the line out is
-``{"done_s": [seconds since the burst began], "pictures": [base64 PNG]}``.  Encoding PNGs is not timed.
+``{"done_s": [seconds since the burst began], "images": [base64 PNG]}``.  Encoding PNGs is not timed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _burst(pipeline: Any, requests: list[dict[str, Any]], max_sequence_length: i
     for request in requests:
         images.append(make_image(pipeline, **request, max_sequence_length=max_sequence_length))
         done_s.append(perf_counter() - start)
-    return {"done_s": done_s, "pictures": [base64.b64encode(png(image)).decode() for image in images]}
+    return {"done_s": done_s, "images": [base64.b64encode(png(image)).decode() for image in images]}
 
 
 if __name__ == "__main__":

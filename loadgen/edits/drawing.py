@@ -15,11 +15,11 @@ TRIANGLE_SLOPE = 1.8  # its height over half its base
 
 def drawn(scene: Scene, width: int, height: int) -> np.ndarray:
     """The scene (height, width, 3) in 8 bits."""
-    picture = np.broadcast_to(np.array(COLOURS[scene.ground], dtype=float), (height, width, 3))
+    image = np.broadcast_to(np.array(COLOURS[scene.ground], dtype=float), (height, width, 3))
     for thing in scene.things:
         cover = np.clip(0.5 - _distance(thing.shape, thing.place, thing.size, width, height), 0.0, 1.0)[..., None]
-        picture = picture * (1.0 - cover) + np.array(COLOURS[thing.colour], dtype=float) * cover
-    return np.round(picture).astype(np.uint8)
+        image = image * (1.0 - cover) + np.array(COLOURS[thing.colour], dtype=float) * cover
+    return np.round(image).astype(np.uint8)
 
 
 def share_covered(thing: Thing, mask: np.ndarray) -> float:

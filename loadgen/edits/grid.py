@@ -1,4 +1,4 @@
-"""A picture of pictures: a row for each edit, a column for what was given and for what each side made of it."""
+"""An image of images: a row for each edit, a column for what was given and for what each side made of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +23,8 @@ def write_grid(edits: Sequence[Edited], path: Path) -> Path:
     for index, edit in enumerate(edits):
         top = LINE + index * row
         for column, cell in enumerate(_cells(edit)):
-            picture = Image.fromarray(cell).resize((CELL, CELL), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (GAP + column * (CELL + GAP), top))
+            image = Image.fromarray(cell).resize((CELL, CELL), Image.Resampling.LANCZOS)
+            sheet.paste(image, (GAP + column * (CELL + GAP), top))
         text = f"{edit.request.prompt}; mask {edit.request.mask_ratio:.2f}"
         drawing.text((GAP, top + CELL + 2), text, fill="black")
     sheet.save(path)

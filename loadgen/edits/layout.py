@@ -1,4 +1,4 @@
-"""What both sides are started with: the shipped weights, or the same stretched for pictures larger than theirs."""
+"""What both sides are started with: the shipped weights, or the same stretched for images larger than theirs."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def edits_weights(weights: Path, plan: EditsPlan, out: Path) -> Path:
 def edits_config(config: Path, model: str, weights: Path, plan: EditsPlan, out: Path) -> Path:
     """The server's configuration with so many bytes for templates, written beside the results.
 
-    For larger pictures it also names the stretched weights, and a copy of the model's workflow of edits whose bounds
-    are raised; what other workflows need, which know no such pictures, is left out.
+    For larger images it also names the stretched weights, and a copy of the model's workflow of edits whose bounds
+    are raised; what other workflows need, which know no such images, is left out.
     """
     settings = yaml.safe_load(config.read_text())
     said = settings["models"][model]

@@ -1,4 +1,4 @@
-"""How alike two pictures are where a mask says: PSNR, and SSIM (Wang et al., 2004)."""
+"""How alike two images are where a mask says: PSNR, and SSIM (Wang et al., 2004)."""
 
 import math
 
@@ -10,7 +10,7 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal to noise in decibels of pictures (height, width, 3) within a mask; infinite for equal ones."""
+    """Peak signal to noise in decibels of images (height, width, 3) within a mask; infinite for equal ones."""
     error = float(np.square(one.astype(float) - other.astype(float))[mask].mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 

@@ -15,12 +15,12 @@ from loadgen.mixed.rounds import Seen
 
 FULL = "full computation"  # the name of lego's other way
 VISIBLE_255 = 8.0  # where a mask's pixels moved by less on average, nothing was edited to speak of
-MOST_DB = 99.0  # counted for equal pictures
+MOST_DB = 99.0  # counted for equal images
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """One request and its pictures (height, width, 3) of 8 bits; ``mask`` (height, width) is true where it edits."""
+    """One request and its images (height, width, 3) of 8 bits; ``mask`` (height, width) is true where it edits."""
 
     request: EditRequest
     template: np.ndarray = field(repr=False)
@@ -38,10 +38,10 @@ def edited_by_all(seen: Seen, count: int) -> list[Edited]:
     ours, theirs = seen.lego[-1], seen.baseline[-1].rated.samples
     full = ours.variants[FULL].rated.samples
     sides = zip(ours.rated.requests, full, ours.rated.samples, theirs, strict=True)
-    found = [(r, samples) for r, *samples in sides if isinstance(r, EditRequest) and _are_pictures(r, samples)]
+    found = [(r, samples) for r, *samples in sides if isinstance(r, EditRequest) and _are_images(r, samples)]
     step = max(1, math.ceil(len(found) / count))
     return [
-        Edited(request, pixels(request.picture), mask_pixels(request.mask), *(_made(each) for each in samples))
+        Edited(request, pixels(request.image), mask_pixels(request.mask), *(_made(each) for each in samples))
         for request, samples in found[::step]
     ]
 
@@ -63,7 +63,7 @@ def quality_of(edits: Sequence[Edited]) -> Mapping[str, object]:
 
 
 def pixels(file: bytes) -> np.ndarray:
-    """A picture's file as (height, width, 3) of 8 bits."""
+    """An image's file as (height, width, 3) of 8 bits."""
     with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -75,19 +75,19 @@ def mask_pixels(file: bytes) -> np.ndarray:
         return edited
 
 
-def _are_pictures(request: EditRequest, samples: Sequence[Sample]) -> bool:
-    """Whether there is something to see: a mask of something but not of everything, and a picture of every side."""
+def _are_images(request: EditRequest, samples: Sequence[Sample]) -> bool:
+    """Whether there is something to see: a mask of something but not of everything, and an image of every side."""
     return 0.0 < request.mask_ratio < 1.0 and all(sample.is_ok for sample in samples)
 
 
 def _made(sample: Sample) -> np.ndarray:
-    assert sample.reply.picture is not None
-    return pixels(sample.reply.picture)
+    assert sample.reply.image is not None
+    return pixels(sample.reply.image)
 
 
-def _moved(picture: np.ndarray, edit: Edited, where: np.ndarray) -> float:
+def _moved(image: np.ndarray, edit: Edited, where: np.ndarray) -> float:
     """How far pixels are from the template's, on average, in 255ths."""
-    return float(np.abs(picture[where].astype(int) - edit.template[where].astype(int)).mean())
+    return float(np.abs(image[where].astype(int) - edit.template[where].astype(int)).mean())
 
 
 def _mean(values: Sequence[float]) -> float:

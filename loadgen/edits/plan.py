@@ -24,7 +24,7 @@ class EditsPlan:
     mask_feather: int
     template_bytes: int
     captioned: bool  # whether a request says what its template shows
-    compared: int  # edits whose pictures are looked at
+    compared: int  # edits whose images are looked at
     shown: int  # of them in the grid
 
 
@@ -81,7 +81,7 @@ QUICK = Effort(
     lego_warm_ups=20,
     alone_requests=6,
 )
-# A picture of 512 x 512 takes several times as long: fewer of them, and rates judged by fewer.
+# An image of 512 x 512 takes several times as long: fewer of them, and rates judged by fewer.
 FULL_512 = replace(
     FULL,
     trial_requests=16,

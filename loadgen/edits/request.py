@@ -11,7 +11,7 @@ from loadgen.traffic import ImageRequest
 class EditRequest(ImageRequest):
     """A template by its number, a mask as a file, and how it is computed.
 
-    ``mask_ratio`` is the part of the picture that the mask covers; ``reuse``, ``mask_feather`` and ``caption``, what
+    ``mask_ratio`` is the part of the image that the mask covers; ``reuse``, ``mask_feather`` and ``caption``, what
     the template shows as it is, are fields of lego_serve's interface that others ignore.
     """
 
@@ -28,14 +28,14 @@ class EditRequest(ImageRequest):
         return "/v1/images/edits"
 
     @property
-    def picture(self) -> bytes:
+    def image(self) -> bytes:
         """The template's file."""
         return template_file(self.width, self.height, self.template)
 
     @property
     def files(self) -> Mapping[str, tuple[str, bytes, str]]:
         """The template and the mask, as a form has them."""
-        return {"image": ("image.png", self.picture, "image/png"), "mask": ("mask.png", self.mask, "image/png")}
+        return {"image": ("image.png", self.image, "image/png"), "mask": ("mask.png", self.mask, "image/png")}
 
     def body(self, model: str) -> dict[str, object]:
         """The other fields of the form."""

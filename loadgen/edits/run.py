@@ -68,12 +68,12 @@ def in_full(request: ImageRequest) -> ImageRequest:
 def inspect_empty(server: Server, request: EditRequest) -> Mapping[str, object]:
     """Whether a mask of nothing brings back the template."""
     [sample] = one_by_one(server, [request])
-    is_same = sample.is_ok and np.array_equal(pixels(sample.reply.picture or b""), pixels(request.picture))
+    is_same = sample.is_ok and np.array_equal(pixels(sample.reply.image or b""), pixels(request.image))
     return {"empty_mask_returns_the_template": bool(is_same)}
 
 
 def view_of(plan: EditsPlan, seen: Seen, folder: Path) -> View:
-    """What a reader must know of the masks, numbers of the last round's edits, and some of them as a picture."""
+    """What a reader must know of the masks, numbers of the last round's edits, and some of them as an image."""
     edits = edited_by_all(seen, plan.compared)
     shown = edits[:: max(1, len(edits) // plan.shown)][: plan.shown]
     grids = [write_grid(shown, folder / "edits.png")] if shown else []

@@ -1,4 +1,4 @@
-"""Templates: pictures of scenes that the shipped model knows, and those scenes in its words."""
+"""Templates: images of scenes that the shipped model knows, and those scenes in its words."""
 
 import io
 import random

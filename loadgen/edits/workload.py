@@ -1,6 +1,6 @@
 """Deals edits: seeds as suite ``mixed`` does, templates by popularity, masks as large as in production.
 
-An edit replaces one thing of its template: its mask lies over that thing's place, and its prompt says the picture as
+An edit replaces one thing of its template: its mask lies over that thing's place, and its prompt says the image as
 it is to be.  The pattern that all probes of a round share fixes how large each mask is, for that decides a request's
 cost; where it lies, which template it is on and what it asks for are drawn anew for each phase.  What warms up asks
 for one template after the other.

@@ -13,7 +13,7 @@ from loadgen.mixed.ways import alone_of, variants_of
 from loadgen.summary import throughput_rps
 
 LATENCY_NOTE = (
-    "from the intended send time; a request without a picture counts as waiting until the run ended, "
+    "from the intended send time; a request without an image counts as waiting until the run ended, "
     "and for its objective at least"
 )
 SOLO_NOTE = (
@@ -108,7 +108,7 @@ def _reached(reached: Attainment) -> dict[str, object]:
 
 
 def _failures(rounds: Sequence[SideRound]) -> dict[str, object]:
-    """Requests without a picture by phase, and a few of the answers that came instead."""
+    """Requests without an image by phase, and a few of the answers that came instead."""
     kept = [sample for each in rounds for timed in (each.closed, each.rated) for sample in timed.samples]
     answers = list(dict.fromkeys(sample.reply.error for sample in kept if not sample.is_ok))
     return {

@@ -12,7 +12,7 @@ from loadgen.mixed.workload import Dealer
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a look at all that was measured adds: words on the suite and on its pictures, and files of pictures."""
+    """What a look at all that was measured adds: words on the suite and on its images, and files of images."""
 
     about: Mapping[str, object] = field(default_factory=dict)
     quality: Mapping[str, object] = field(default_factory=dict)

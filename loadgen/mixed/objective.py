@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from loadgen.client import Sample
 from loadgen.mixed.plan import MixedSuite
-from loadgen.summary import NoPicturesError
+from loadgen.summary import NoImagesError
 from loadgen.traffic import ImageRequest
 
 SOLO_PROMPT = "a large green circle on the left, yellow background"
@@ -14,7 +14,7 @@ Key = tuple[int, int, bool, tuple[int, int]]  # the longer side, the shorter, wi
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds of one picture alone: a constant and so much for each step."""
+    """Seconds of one image alone: a constant and so much for each step."""
 
     constant_s: float
     step_s: float
@@ -41,7 +41,7 @@ class Objective:
 
 
 def key_of(request: ImageRequest) -> Key:
-    """Requests of one key differ in cost by their steps alone; a picture and the same turned cost the same."""
+    """Requests of one key differ in cost by their steps alone; an image and the same turned cost the same."""
     sides = sorted((request.width, request.height), reverse=True)
     return sides[0], sides[1], request.guidance > 1.0, request.addons
 
@@ -58,7 +58,7 @@ def solo_grid(suite: MixedSuite) -> list[ImageRequest]:
 
 
 def fit(grid: Sequence[ImageRequest], repeats: Sequence[Sequence[Sample]], scale: float) -> Objective:
-    """The objective from repeated solo times of the grid; NoPicturesError where a picture never came.
+    """The objective from repeated solo times of the grid; NoImagesError where an image never came.
 
     Of the repeats the middle one counts (of two the faster): a neighbour's burst must not relax an objective.
     """
@@ -66,7 +66,7 @@ def fit(grid: Sequence[ImageRequest], repeats: Sequence[Sequence[Sample]], scale
     for index, request in enumerate(grid):
         seen = sorted(run[index].done_s - run[index].sent_s for run in repeats if run[index].is_ok)
         if not seen:
-            raise NoPicturesError(f"no picture alone: {repeats[0][index].reply.error}")
+            raise NoImagesError(f"no image alone: {repeats[0][index].reply.error}")
         times.setdefault(key_of(request), {})[request.steps] = seen[(len(seen) - 1) // 2]
     return Objective(scale, {key: _line(at) for key, at in times.items()})
 
@@ -91,7 +91,7 @@ class Timed:
 
     @property
     def failures(self) -> int:
-        """Requests without a picture."""
+        """Requests without an image."""
         return sum(not sample.is_ok for sample in self.samples)
 
 
@@ -113,7 +113,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Attainment:
-    """Tallies by size class, and how many requests brought no picture at all."""
+    """Tallies by size class, and how many requests brought no image at all."""
 
     classes: Mapping[str, Tally]
     failures: int
@@ -129,7 +129,7 @@ class Attainment:
 
 
 def attainment(timed: Timed, slo_s: Callable[[ImageRequest], float], suite: MixedSuite) -> Attainment:
-    """Who met the objective; a request without a picture did not, however soon that was known."""
+    """Who met the objective; a request without an image did not, however soon that was known."""
     classes = {kind.name: Tally(0, 0) for kind in suite.classes}
     for request, sample in timed:
         is_met = sample.is_ok and sample.latency_s <= slo_s(request)
@@ -140,7 +140,7 @@ def attainment(timed: Timed, slo_s: Callable[[ImageRequest], float], suite: Mixe
 def latencies_s(timed: Timed, slo_s: Callable[[ImageRequest], float]) -> list[float]:
     """Every request's latency from when it was due.
 
-    One without a picture counts as if its client had waited to the end of the run, and for its objective at
+    One without an image counts as if its client had waited to the end of the run, and for its objective at
     least: a server must not gain by dropping those that come late.
     """
     end = max(sample.done_s for sample in timed.samples)

@@ -16,9 +16,9 @@ from loadgen.reports.charts import Curve, plot
 def write_report(
     path: Path, suite: MixedSuite, seen: Seen, found: Mapping[str, Any], grids: Sequence[Path] = ()
 ) -> None:
-    """Write the page from the summary and the samples behind it, with grids of pictures where there are some."""
+    """Write the page from the summary and the samples behind it, with grids of images where there are some."""
     one, other = sampled_pairs(seen)
-    pictures = parts.pictures(one.requests, one.samples, other.samples)
+    images = parts.images(one.requests, one.samples, other.samples)
     sections = [
         parts.section("Share of requests within the objective, by rate", _by_rate(suite, seen), _rate_note(suite)),
         parts.section(
@@ -27,11 +27,11 @@ def write_report(
             "The share of requests answered within so many seconds of when they were due, all rounds together.",
         ),
         parts.section("Size classes at that rate", _classes(found)),
-        parts.section("Pictures a second with 16 outstanding", parts.side_bars(found, "throughput_rps")),
+        parts.section("Images a second with 16 outstanding", parts.side_bars(found, "throughput_rps")),
         parts.section("All numbers", parts.numbers(found), "Medians over rounds, with the lowest and highest."),
         *_other_ways(found),
         parts.section("The objective", _objective(found), escape(found["details"]["solo"])),
-        parts.section("The pictures themselves", f"<p>{parts.quality(found['quality'])}</p>{pictures}"),
+        parts.section("The images themselves", f"<p>{parts.quality(found['quality'])}</p>{images}"),
         *(parts.section(grid.stem.replace("-", " "), parts.wide(grid)) for grid in grids),
         parts.section("Where and how", parts.context(found, _more(found))),
     ]
@@ -81,8 +81,8 @@ def _tiles(suite: MixedSuite, found: Mapping[str, Any]) -> str:
 
 
 WAYS = {
-    "alone_s": "one picture alone, s",
-    "throughput_rps": "pictures a second, closed loop",
+    "alone_s": "one image alone, s",
+    "throughput_rps": "images a second, closed loop",
     "mean_s": "mean latency at the common rate, s",
     "p95_s": "95th percentile there, s",
     "attainment": "share within the objective there",
@@ -97,7 +97,7 @@ def _other_ways(found: Mapping[str, Any]) -> list[str]:
     sides = [found[side] | {"alone_s": alone.get(f"{side}_s")} for side, _ in parts.SIDES]
     rows = [[escape(text), *(_plain(way[key]) for way in (*sides, *ways.values()))] for key, text in WAYS.items()]
     names = [f"lego_serve, {escape(name)}" for name in ways]
-    note = "The other ways are asked for the same pictures after the usual one, so their prompts are encoded already."
+    note = "The other ways are asked for the same images after the usual one, so their prompts are encoded already."
     return [
         parts.section("lego_serve in its other ways", parts.table(("", "baseline", "lego_serve", *names), rows), note)
     ]
@@ -177,16 +177,16 @@ def _more(found: Mapping[str, Any]) -> dict[str, str]:
         **{name: str(text) for name, text in details["suite"].items()},
         "latency": details["latency"],
         **_looked_at(found["quality"]),
-        "requests without a picture": str(details["failures"]),
+        "requests without an image": str(details["failures"]),
         "ratios of each round": str(details["ratios_of_rounds"]),
         "rates of each round": ", ".join(f"{rate:.2f}/s" for rate in details["rates_rps"]),
     }
 
 
 def _looked_at(quality: Mapping[str, Any]) -> dict[str, str]:
-    """What was found of the pictures besides their differences."""
+    """What was found of the images besides their differences."""
     found = {name.replace("_", " "): value for name, value in quality.items() if "difference" not in name}
-    return {"of the pictures": ", ".join(f"{name}: {value}" for name, value in found.items())}
+    return {"of the images": ", ".join(f"{name}: {value}" for name, value in found.items())}
 
 
 def _rates(trial: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ from loadgen.mixed.sides import (
     warm_up,
 )
 from loadgen.mixed.workload import ALONE, CLOSED, FIRST_PROBE, RATED
-from loadgen.summary import NoPicturesError, throughput_rps
+from loadgen.summary import NoImagesError, throughput_rps
 from loadgen.traffic import ImageRequest, Poisson
 
 FIRST_GUESS = 0.5  # of the closed throughput: small requests behind large ones miss their objectives long before 1
@@ -103,7 +103,7 @@ class _Turn:
         requests = [change(each) for each in self._requests(CLOSED, self.bench.effort.closed_requests)]
         loop = closed(self.bench, self.server, requests)
         rate = throughput_rps(loop.samples)
-        self._tell(f"{rate:.2f} pictures a second with {self.bench.suite.outstanding} outstanding")
+        self._tell(f"{rate:.2f} images a second with {self.bench.suite.outstanding} outstanding")
         return loop
 
     def _rated(self, rate_rps: float, change: Variant) -> Timed:
@@ -201,9 +201,9 @@ def _lego_turn(bench: Bench, seen: Seen, number: int) -> None:
 
 
 def _common_rate(bench: Bench, found: Search) -> float:
-    """The rate at which latencies are compared; NoPicturesError when the baseline met its objective at none."""
+    """The rate at which latencies are compared; NoImagesError when the baseline met its objective at none."""
     if found.highest_rps == 0.0:
-        raise NoPicturesError(f"the baseline reached its objective at no rate down to {found.lowest_failed_rps:.2f}/s")
+        raise NoImagesError(f"the baseline reached its objective at no rate down to {found.lowest_failed_rps:.2f}/s")
     return bench.suite.rate_factor * found.highest_rps
 
 

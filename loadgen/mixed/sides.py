@@ -13,7 +13,7 @@ from loadgen.mixed.plan import Effort, Layout, MixedSuite
 from loadgen.mixed.search import Clock
 from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED, WARM_UP, Dealer
 from loadgen.stats import median
-from loadgen.summary import NoPicturesError, throughput_rps
+from loadgen.summary import NoImagesError, throughput_rps
 from loadgen.traffic import Arrivals, Closed, ImageRequest
 
 BASELINE_TRIAL, LEGO_TRIAL, COMPILED_TRIAL = CLOSED, RATED, FIRST_PROBE  # phases of round 0, before the rounds
@@ -71,7 +71,7 @@ class Storage(Protocol):
 class Bench:
     """What every phase needs; ``inspect`` looks at lego's server after a round and answers what it found.
 
-    ``variants`` are other ways, by name, in which lego is asked for the same pictures.
+    ``variants`` are other ways, by name, in which lego is asked for the same images.
     """
 
     suite: MixedSuite
@@ -126,10 +126,10 @@ def try_layouts(bench: Bench, plain_s: dict[Layout, float]) -> dict[Layout, floa
             if bench.storage is not None:
                 plain_s[layout] = _plain_s(server, bench.storage.plain_request)
                 bench.storage.set(plain_s[layout])
-                bench.tell(f"trial: baseline with {layout.name}, {plain_s[layout]:.3f} s a plain picture alone")
+                bench.tell(f"trial: baseline with {layout.name}, {plain_s[layout]:.3f} s a plain image alone")
             requests = bench.workload.requests(0, BASELINE_TRIAL, bench.effort.trial_requests)
             found[layout] = throughput_rps(closed(bench, server, requests).samples)
-        bench.tell(f"trial: baseline with {layout.name}, {found[layout]:.2f} pictures a second")
+        bench.tell(f"trial: baseline with {layout.name}, {found[layout]:.2f} images a second")
     return found
 
 
@@ -141,7 +141,7 @@ def try_backbones(bench: Bench) -> dict[int, float]:
             warm_up(bench, server, 0, bench.effort.lego_warm_ups)
             requests = bench.workload.requests(0, LEGO_TRIAL, bench.effort.trial_requests)
             found[count] = throughput_rps(closed(bench, server, requests).samples)
-        bench.tell(f"trial: lego-serve with {count} backbone replica(s), {found[count]:.2f} pictures a second")
+        bench.tell(f"trial: lego-serve with {count} backbone replica(s), {found[count]:.2f} images a second")
     return found
 
 
@@ -153,7 +153,7 @@ def measure_solo(bench: Bench, server: Server) -> Objective:
     repeats = [one_by_one(server, grid) for _ in range(bench.effort.solo_repeats)]
     objective = fit(grid, repeats, bench.suite.slo_scale)
     times = [objective.solo_s(request) for request in grid]
-    bench.tell(f"baseline alone: {min(times):.2f} to {max(times):.2f} s a picture")
+    bench.tell(f"baseline alone: {min(times):.2f} to {max(times):.2f} s an image")
     return objective
 
 
@@ -173,7 +173,7 @@ def try_compiled(bench: Bench, layout: Layout, objective: Objective) -> Compiled
     try:
         with bench.sides.baseline(layout, True) as server:
             found = _measure_compiled(bench, server, layout, objective, bench.effort.compiled_s)
-    except (ChildError, NoPicturesError) as error:
+    except (ChildError, NoImagesError) as error:
         found = Compiled(None, None, None, str(error)[-500:])
     said = found.reason or f"{found.solo_ratio:.2f} times the eager time alone, {found.throughput_rps:.2f} a second"
     bench.tell(f"baseline compiled: {said}")

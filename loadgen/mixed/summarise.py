@@ -14,7 +14,7 @@ from loadgen.stats import Spread, median
 from loadgen.summary import Figures
 
 BASELINE = "diffusers-monolith"
-PICTURES = 12  # compared, and shown in the report
+IMAGES = 12  # compared, and shown in the report
 
 
 def figures(rounds: Sequence[SideRound], objective: Objective, suite: MixedSuite) -> Figures:
@@ -36,7 +36,7 @@ def sampled_pairs(seen: Seen) -> tuple[Timed, Timed]:
         for (request, one), other in zip(theirs, ours.samples, strict=True)
         if one.is_ok and other.is_ok
     ]
-    chosen = both[:: max(1, math.ceil(len(both) / PICTURES))]
+    chosen = both[:: max(1, math.ceil(len(both) / IMAGES))]
     requests = [request for request, _, _ in chosen]
     return Timed(requests, [one for _, one, _ in chosen]), Timed(requests, [other for _, _, other in chosen])
 
@@ -64,7 +64,7 @@ def summarise(
         "lego": {"name": "lego_serve", **lego.medians},
         "ratio": summary.ratios(baseline, lego),
         "quality": {
-            **summary.picture_differences([[one.samples]], [[other.samples]]),
+            **summary.image_differences([[one.samples]], [[other.samples]]),
             **seen.inspected,
             **view.quality,
         },

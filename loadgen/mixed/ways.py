@@ -1,4 +1,4 @@
-"""One way of asking a side: its numbers, one picture alone, and lego's other ways beside its usual one."""
+"""One way of asking a side: its numbers, one image alone, and lego's other ways beside its usual one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ def loop_figures(closed: Timed, rated: Timed, objective: Objective, suite: Mixed
 
 
 def alone_of(seen: Seen) -> dict[str, object] | None:
-    """Both sides' usual seconds for the same pictures sent one after the other; None where the suite sends none."""
+    """Both sides' usual seconds for the same images sent one after the other; None where the suite sends none."""
     theirs, ours = (_alone_s([each.alone for each in rounds]) for rounds in (seen.baseline, seen.lego))
     if theirs is None or ours is None:
         return None

@@ -33,7 +33,7 @@ svg .whisker { stroke:var(--ink); stroke-width:1.4; fill:none; opacity:.65 }
 .scroll { overflow-x:auto } table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
 th, td { text-align:left; padding:.35rem .75rem .35rem 0; border-bottom:1px solid var(--line); vertical-align:top }
 th { color:var(--soft); font-weight:500 } tr:last-child > * { border-bottom:0 } td { overflow-wrap:anywhere }
-.pictures { display:grid; grid-template-columns:repeat(auto-fill,minmax(13rem,1fr)); gap:1.25rem }
+.images { display:grid; grid-template-columns:repeat(auto-fill,minmax(13rem,1fr)); gap:1.25rem }
 figure { margin:0 } figure div { display:flex; gap:.4rem } figure img { width:50%; border-radius:8px;
   border:1px solid var(--line) }
 .wide { width:100% }

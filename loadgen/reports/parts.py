@@ -12,7 +12,7 @@ from loadgen.reports.page import PAGE, STYLE
 from loadgen.traffic import ImageRequest
 
 NUMBERS = {
-    "throughput_rps": "pictures a second",
+    "throughput_rps": "images a second",
     "mean_s": "mean latency, s",
     "p50_s": "median latency, s",
     "p95_s": "95th percentile of latency, s",
@@ -81,39 +81,39 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def quality(found: Mapping[str, Any]) -> str:
-    """How far the pictures of both sides lie apart, in a sentence."""
-    if not found["pictures_compared"]:
+    """How far the images of both sides lie apart, in a sentence."""
+    if not found["images_compared"]:
         return "No request was answered by both sides."
     return (
-        f"Left diffusers, right lego_serve, same prompt and seed. Over {found['pictures_compared']} pairs "
+        f"Left diffusers, right lego_serve, same prompt and seed. Over {found['images_compared']} pairs "
         f"the furthest pixel differs by {found['max_difference_255']} of 255; the median pair's by "
         f"{found['median_max_difference_255']:g}."
     )
 
 
-def pictures(requests: Sequence[ImageRequest], baseline: Sequence[Sample], lego: Sequence[Sample]) -> str:
-    """Pairs of pictures of the same requests."""
+def images(requests: Sequence[ImageRequest], baseline: Sequence[Sample], lego: Sequence[Sample]) -> str:
+    """Pairs of images of the same requests."""
     pairs = "".join(_figure(r, b, s) for r, b, s in zip(requests, baseline, lego, strict=True))
-    return f'<div class="pictures">{pairs}</div>'
+    return f'<div class="images">{pairs}</div>'
 
 
 def _figure(request: ImageRequest, baseline: Sample, lego: Sample) -> str:
     pair = "".join(
-        _img(sample.reply.picture, f"{side}: {request.prompt}")
+        _img(sample.reply.image, f"{side}: {request.prompt}")
         for side, sample in (("diffusers", baseline), ("lego", lego))
     )
     return f"<figure><div>{pair}</div><figcaption>{escape(request.prompt)}</figcaption></figure>"
 
 
-def _img(picture: bytes | None, text: str) -> str:
-    if picture is None:
+def _img(image: bytes | None, text: str) -> str:
+    if image is None:
         return f"<span>{escape(text)}: failed</span>"
-    return f'<img alt="{escape(text)}" src="{_data(picture)}">'
+    return f'<img alt="{escape(text)}" src="{_data(image)}">'
 
 
-def wide(picture: Path) -> str:
-    """A file of a picture, as wide as the page."""
-    return f'<img class="wide" alt="{escape(picture.stem)}" src="{_data(picture.read_bytes())}">'
+def wide(image: Path) -> str:
+    """A file of an image, as wide as the page."""
+    return f'<img class="wide" alt="{escape(image.stem)}" src="{_data(image.read_bytes())}">'
 
 
 def _data(png: bytes) -> str:

@@ -22,19 +22,19 @@ def write_report(
     """Write the page; ``bursts`` are the baseline's and the server's samples of ``requests``."""
     sections = [
         parts.section(
-            "Pictures a second",
+            "Images a second",
             parts.side_bars(found, "throughput_rps"),
             "Bars are medians over rounds, whiskers the lowest and highest round.",
         ),
         parts.section(
-            "When each picture of a burst was ready",
+            "When each image of a burst was ready",
             _timeline(*bursts),
             "One burst of the last round, all requests due at zero; shorter is sooner.",
         ),
         parts.section("All numbers", parts.numbers(found)),
         parts.section(
-            "The pictures themselves",
-            f"<p>{parts.quality(found['quality'])}</p>{parts.pictures(requests, *bursts)}",
+            "The images themselves",
+            f"<p>{parts.quality(found['quality'])}</p>{parts.images(requests, *bursts)}",
         ),
         parts.section("Where and how", parts.context(found, _more(found))),
     ]
@@ -77,13 +77,13 @@ def _timeline(baseline: Sequence[Sample], lego: Sequence[Sample]) -> str:
         for name, kind, samples in (("diffusers", "baseline", baseline), ("lego_serve", "lego", lego))
         for index, sample in enumerate(samples, start=1)
     ]
-    return bar_chart(bars, "Seconds until each picture was ready")
+    return bar_chart(bars, "Seconds until each image was ready")
 
 
 def _more(found: Mapping[str, Any]) -> dict[str, str]:
     details = found["details"]
     return {
-        "objective": f"{found['slo']}: {details['slo_s']:.2f} s; one picture alone takes {details['solo_s']:.2f} s",
+        "objective": f"{found['slo']}: {details['slo_s']:.2f} s; one image alone takes {details['solo_s']:.2f} s",
         "baseline alone": ", ".join(f"{t} thread(s): {s:.2f} s" for t, s in details["baseline_trial_s"].items()),
         "server ready in": ", ".join(f"{each:.1f} s" for each in details["server_ready_s"]),
         "ratio of each round": ", ".join(f"{each:.2f}" for each in details["throughput_ratio_of_rounds"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.core.addons import AdapterOrder
+from lego_serve.core.addons import AdapterCommand
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
@@ -48,10 +48,10 @@ def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
         0,
         [
             ["a", "lego-tiny", "no", "32", "2000", "unknown"],
-            ["b", "lego-tiny", "yes", "4", "1000", "patcher, backbone:r1"],
+            ["b", "lego-tiny", "yes", "4", "1000", "LoRA node, backbone:r1"],
         ],
     )
-    assert runner.adapter_orders == [AdapterOrder("list")]
+    assert runner.adapter_orders == [AdapterCommand("list")]
     code, _, error = command("adapters", "list", "--url", "http://127.0.0.1:1")
     assert (code, error.count("\n")) == (1, 1)
     assert "nothing answers" in error
@@ -65,15 +65,15 @@ def test_an_operator_registers_shows_and_removes_an_adapter(command) -> None:
         assert (code, out) == (0, "b: registered for lego-tiny, rank 4, 1000 bytes\n"), error
         code, out, _ = command("adapters", "show", "b", "--model", "lego-tiny", "--url", url)
         assert code == 0
-        assert {"id: b", "registered: yes", "rank: 4", "resident: patcher, backbone:r1"} <= set(out.splitlines())
+        assert {"id: b", "registered: yes", "rank: 4", "resident: LoRA node, backbone:r1"} <= set(out.splitlines())
         assert command("adapters", "remove", "b", "--url", url)[:2] == (0, "b: removed\n")
         code, _, error = command("adapters", "show", "nobody", "--url", url)
         assert (code, error) == (1, "error: There is no adapter of this name.\n")
     assert runner.adapter_orders == [
-        AdapterOrder("register", None, "b", "more/b.safetensors"),
-        AdapterOrder("show", "lego-tiny", "b"),
-        AdapterOrder("remove", None, "b"),
-        AdapterOrder("show", None, "nobody"),
+        AdapterCommand("register", None, "b", "more/b.safetensors"),
+        AdapterCommand("show", "lego-tiny", "b"),
+        AdapterCommand("remove", None, "b"),
+        AdapterCommand("show", None, "nobody"),
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lego_serve.cli import main
-from lego_serve.core.addons import AdapterAsk, AdapterStats
+from lego_serve.core.addons import AdapterRequest, AdapterStats
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
@@ -111,6 +111,6 @@ def test_an_image_is_asked_for_with_adapters_and_controlnets(
     said = capsys.readouterr()
     assert ended.value.code == 0, said.err
     inputs: Any = runner.jobs[0].inputs
-    assert inputs["lora"] == (AdapterAsk("stripes", 0.5), AdapterAsk("pastel"))
+    assert inputs["lora"] == (AdapterRequest("stripes", 0.5), AdapterRequest("pastel"))
     assert [(ask.name, ask.weight) for ask in inputs["controlnet"]] == [("edges", 0.25), ("depth", 1.0), ("lines", 1.0)]
     assert "stripes took part in none of the steps" in said.out

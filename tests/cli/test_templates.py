@@ -14,20 +14,20 @@ from tests.gateway.test_app import Live
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
-    """A picture's file."""
+def image(tmp_path: Path) -> str:
+    """An image's file."""
     out = io.BytesIO()
     Image.new("RGB", (128, 96)).save(out, "PNG")
     (tmp_path / "a.png").write_bytes(out.getvalue())
     return str(tmp_path / "a.png")
 
 
-def test_a_template_is_added_listed_warmed_and_removed(command, picture: str, tmp_path: Path) -> None:
+def test_a_template_is_added_listed_warmed_and_removed(command, image: str, tmp_path: Path) -> None:
     """Each says what it did, in one line or a row."""
     runner = FakeRunner()
     kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
     with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
-        code, out, _ = command("templates", "add", picture, "--name", "mine", "--pin", "--url", url)
+        code, out, _ = command("templates", "add", image, "--name", "mine", "--pin", "--url", url)
         name = out.partition(":")[0]
         assert (code, out) == (0, f"{name}: mine, 128x96, 96000 bytes of activations\n")
         code, out, _ = command("templates", "list", "--url", url)
@@ -60,11 +60,11 @@ def test_what_goes_wrong_is_one_line(command, words: list[str], said: str) -> No
     assert said in error
 
 
-def test_a_template_is_added_with_a_caption(command, picture: str, tmp_path: Path) -> None:
-    """Which primes what is warmed: another entry a step, of the picture's rows alone."""
+def test_a_template_is_added_with_a_caption(command, image: str, tmp_path: Path) -> None:
+    """Which primes what is warmed: another entry a step, of the image's rows alone."""
     runner = FakeRunner()
     kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
     with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
-        code, out, _ = command("templates", "add", picture, "--caption", "a black wall", "--warm", "--url", url)
+        code, out, _ = command("templates", "add", image, "--caption", "a black wall", "--warm", "--url", url)
         assert (code, out.partition(", ")[2]) == (0, "128x96, 172800 bytes of activations\n")
     assert [job.inputs["caption"] for job in runner.jobs] == ["a black wall"]

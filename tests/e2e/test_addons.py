@@ -28,14 +28,14 @@ def addons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def test_an_adapter_changes_the_picture_and_is_at_hand_the_second_time(addons: Server) -> None:
+def test_an_adapter_changes_the_image_and_is_at_hand_the_second_time(addons: Server) -> None:
     """The answer tells of its load, which overlaps nothing it need not wait for; scale 0 is the model itself."""
     plain, lego = made(addons)
     assert "adapters" not in lego
     before = counted(addons)
     first, cold = made(addons, lora=style(4))
     [used] = cold["adapters"]
-    assert (used["name"], used["cache"], used["early_steps"]) == ("style-4", "miss", 0)
+    assert (used["name"], used["cache"], used["steps_without_adapter"]) == ("style-4", "miss", 0)
     assert used["steps_active"] == parts.STEPS
     assert STORAGE_S <= used["load_s"] < 20
     assert cold["nodes"]["adapters"] < STORAGE_S  # what it is was told long before it had come
@@ -48,12 +48,12 @@ def test_an_adapter_changes_the_picture_and_is_at_hand_the_second_time(addons: S
 
 
 def test_several_adapters_of_a_request_are_loaded_at_the_same_time(addons: Server) -> None:
-    """Also when other requests bring several too; the pictures are those of adapters that are at hand."""
+    """Also when other requests bring several too; the images are those of adapters that are at hand."""
     bodies = [{"lora": [*style(12), *style(13)]}, {"lora": [*style(14), *style(15), *style(12, end=0.5)]}]
-    cold = Together(addons, bodies).pictures()
-    for picture, body in zip(cold, bodies, strict=True):
+    cold = Together(addons, bodies).images()
+    for image, body in zip(cold, bodies, strict=True):
         warm, lego = made(addons, **body)
-        assert np.array_equal(picture, warm)
+        assert np.array_equal(image, warm)
         assert {used["cache"] for used in lego["adapters"]} == {"hit"}
 
 
@@ -78,12 +78,12 @@ def test_requests_with_different_adapters_run_together_to_the_bits_of_each_alone
         {"controlnet": [*net("far", weight=0.5), *net("lonely", end=0.5)]},
     ]
     alone = [made(addons, **body)[0] for body in bodies]
-    for index, picture in enumerate(Together(addons, bodies).pictures()):
-        assert np.array_equal(picture, alone[index]), bodies[index]
-        assert not any(np.array_equal(picture, other) for other in alone[:index])
+    for index, image in enumerate(Together(addons, bodies).images()):
+        assert np.array_equal(image, alone[index]), bodies[index]
+        assert not any(np.array_equal(image, other) for other in alone[:index])
 
 
-def test_weights_patched_in_place_give_nearly_the_pictures_of_added_products(addons: Server) -> None:
+def test_weights_patched_in_place_give_nearly_the_images_of_added_products(addons: Server) -> None:
     """Whatever else is asked for at the same time; and what they were before, to the bit, when it is over."""
     sets = [style(0), style(1, scale=-0.5), [*style(1), *style(2)]]
     bodies = [{"model": "patched", "lora": lora} for lora in sets]
@@ -91,17 +91,17 @@ def test_weights_patched_in_place_give_nearly_the_pictures_of_added_products(add
     before = made(addons, **plain)[0]
     assert np.array_equal(before, made(addons)[0])
     alone = [made(addons, **body)[0] for body in bodies]
-    *together, still_plain = Together(addons, [*bodies, plain]).pictures()
-    for lora, picture, other in zip(sets, alone, together, strict=True):
-        assert np.array_equal(picture, other), lora
+    *together, still_plain = Together(addons, [*bodies, plain]).images()
+    for lora, image, other in zip(sets, alone, together, strict=True):
+        assert np.array_equal(image, other), lora
         grouped = made(addons, lora=lora)[0].astype(int)
-        assert abs(grouped - picture).max() <= NEAR_BITS, lora
+        assert abs(grouped - image).max() <= NEAR_BITS, lora
         assert abs(grouped - before).max() > 10 * NEAR_BITS, lora
     assert np.array_equal(still_plain, before)
     assert np.array_equal(made(addons, **plain)[0], before)
 
 
-def test_a_controlnet_gives_the_same_picture_wherever_it_runs(addons: Server) -> None:
+def test_a_controlnet_gives_the_same_image_wherever_it_runs(addons: Server) -> None:
     """In the backbone's process and in its own deployment; the answer says which were used, and where."""
     plain, _ = made(addons)
     near, lego = made(addons, controlnet=net("near"))
@@ -187,7 +187,7 @@ def test_an_operator_sees_what_an_adapter_is_and_where(addons: Server) -> None:
     made(addons, lora=style(9))
     card = registered(addons, "GET", "/style-9").json()
     assert (card["id"], card["model"], card["rank"], card["components"]) == ("style-9", "lego-tiny", 3, ["transformer"])
-    assert "patcher" in card["resident"]
+    assert "LoRA node" in card["resident"]
     assert any(place.startswith("backbone:") for place in card["resident"])
     listed = {one["id"]: one for one in registered(addons, "GET").json()["data"]}
     assert listed["style-9"]["resident"] == card["resident"]
@@ -207,12 +207,12 @@ def test_a_client_sees_what_a_model_may_be_asked_with(addons: Server) -> None:
 
 def test_a_range_without_a_step_is_told(addons: Server) -> None:
     """It is served as if nothing had been asked for, and the answer says so."""
-    picture, lego = made(addons, lora=style(10, start=0.99), controlnet=net("near", start=0.01, end=0.02))
+    image, lego = made(addons, lora=style(10, start=0.99), controlnet=net("near", start=0.01, end=0.02))
     assert [used["steps_active"] for used in (*lego["adapters"], *lego["controlnets"])] == [0, 0]
-    assert np.array_equal(picture, made(addons)[0])
+    assert np.array_equal(image, made(addons)[0])
 
 
-def test_a_patcher_that_dies_among_loads_costs_no_request_and_no_registration(addons: Server) -> None:
+def test_a_lora_node_that_dies_among_loads_costs_no_request_and_no_registration(addons: Server) -> None:
     """kill -9 while adapters are on their way: they come from the one that takes its place."""
     [pid] = found(addons, "lego-tiny.adapters", 1)
     assert registered(addons, "POST", id="kept", path="more/late.safetensors").status_code == 200
@@ -220,10 +220,10 @@ def test_a_patcher_that_dies_among_loads_costs_no_request_and_no_registration(ad
     asked = Together(addons, bodies)
     time.sleep(STORAGE_S / 2)
     os.kill(pid, signal.SIGKILL)
-    pictures = asked.pictures()
-    for number, (picture, body) in enumerate(zip(pictures, bodies, strict=True)):
+    images = asked.images()
+    for number, (image, body) in enumerate(zip(images, bodies, strict=True)):
         alone, lego = made(addons, **body)
-        off = abs(picture.astype(int) - alone).max()
+        off = abs(image.astype(int) - alone).max()
         assert off == 0, (body, off, asked.answers[number].json()["lego"], lego)
     assert all(answer.json()["lego"]["adapters"][0]["cache"] == "miss" for answer in asked.answers.values())
     listed = {card["id"]: card["registered"] for card in registered(addons, "GET").json()["data"]}
@@ -240,7 +240,7 @@ def test_lanes_go_on_when_a_remote_controlnet_dies(addons: Server) -> None:
     asked = Together(addons, [body] * 3)
     time.sleep(0.7)
     os.kill(pids[0], signal.SIGKILL)
-    assert all(np.array_equal(picture, wanted) for picture in asked.pictures())
+    assert all(np.array_equal(image, wanted) for image in asked.images())
 
 
 def test_lanes_without_a_controlnet_go_on_while_its_only_replica_is_replaced(addons: Server) -> None:
@@ -256,7 +256,7 @@ def test_lanes_without_a_controlnet_go_on_while_its_only_replica_is_replaced(add
     while not asked.answers:
         others.append(made(addons)[1]["nodes"]["latents"])
     away_s = time.monotonic() - killed
-    assert all(np.array_equal(picture, wanted) for picture in asked.pictures())
+    assert all(np.array_equal(image, wanted) for image in asked.images())
     assert max(others) < away_s / 2
     assert len(others) > 2
 

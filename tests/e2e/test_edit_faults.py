@@ -52,7 +52,7 @@ def asked() -> list[Asked]:
 
 @pytest.fixture(scope="module")
 def undisturbed(poor: Server, asked: list[Asked]) -> list[np.ndarray]:
-    """Their pictures, one after the other."""
+    """Their images, one after the other."""
     return [pixels(edited(poor, each).json()["data"][0]["b64_json"]) for each in asked]
 
 
@@ -65,10 +65,10 @@ def edited(server: Server, asked: Asked, **fields: str) -> httpx2.Response:
 
 
 def check(answers: list[httpx2.Response], wanted: list[np.ndarray]) -> None:
-    """Each is the picture it always is."""
-    for answer, picture in zip(answers, wanted, strict=True):
+    """Each is the image it always is."""
+    for answer, image in zip(answers, wanted, strict=True):
         assert answer.status_code == 200, answer.text
-        assert np.array_equal(pixels(answer.json()["data"][0]["b64_json"]), picture)
+        assert np.array_equal(pixels(answer.json()["data"][0]["b64_json"]), image)
 
 
 def worked(pid: int) -> int:
@@ -127,7 +127,7 @@ def test_a_replica_killed_in_the_middle_of_edits_costs_no_edit_and_no_bit(
 
 
 def test_an_edit_with_an_adapter_reads_what_was_primed_with_it(poor: Server, asked: list[Asked]) -> None:
-    """The pixels outside are the template's; the picture is another than without, and the same each time."""
+    """The pixels outside are the template's; the image is another than without, and the same each time."""
     lora = '[{"name": "stripes-r4"}]'
     first, again = [edited(poor, asked[0], lora=lora, num_inference_steps="12", mask_feather="0") for _ in "ab"]
     assert first.status_code == 200, first.text

@@ -22,14 +22,14 @@ SIDE = 128
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A picture as a file."""
+    """An image as a file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 
 def mask_file(mask: np.ndarray) -> bytes:
-    """A mask as OpenAI wants it: transparent where the picture is to change."""
+    """A mask as OpenAI wants it: transparent where the image is to change."""
     return png(np.dstack([np.zeros((*mask.shape, 3), np.uint8), np.where(mask, 0, 255).astype(np.uint8)]))
 
 
@@ -100,7 +100,7 @@ def test_edits_of_templates_known_and_not_share_batches_with_other_lanes(server,
     assert found == alone
 
 
-def test_a_mask_of_nothing_returns_the_picture_and_one_of_everything_makes_a_new_one(server, tasks) -> None:
+def test_a_mask_of_nothing_returns_the_image_and_one_of_everything_makes_a_new_one(server, tasks) -> None:
     """The first asks no model; the second has the bits of a generation."""
     template = tasks[0].template.numpy()
     nothing = httpx2.post(
@@ -123,7 +123,7 @@ def test_a_mask_of_nothing_returns_the_picture_and_one_of_everything_makes_a_new
 
 
 def test_the_openai_client_edits_with_a_mask_and_streams(server, tasks) -> None:
-    """As it is, with previews; the last event is the picture a request without a stream gets."""
+    """As it is, with previews; the last event is the image a request without a stream gets."""
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     task = tasks[1]
     files = {"image": ("a.png", png(task.template.numpy())), "mask": ("m.png", mask_file(task.mask.numpy()))}
@@ -177,7 +177,7 @@ def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
 
 
 def test_a_templates_caption_primes_what_its_edits_read(server) -> None:
-    """Warm with it, an edit of the template primes nothing; nor does one of the picture that says the same words."""
+    """Warm with it, an edit of the template primes nothing; nor does one of the image that says the same words."""
     task = held_out_edits(7, SIDE)[6]  # which no other test has edited
     card = registered(server, task, caption=task.before.text)
     url = f"{server.url}/v1/templates/{card['id']}"

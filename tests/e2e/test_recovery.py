@@ -1,4 +1,4 @@
-"""Replicas that die, drain or are killed by a request: every innocent request gets its picture, bit for bit."""
+"""Replicas that die, drain or are killed by a request: every innocent request gets its image, bit for bit."""
 
 import os
 import random
@@ -46,7 +46,7 @@ def deadly(tmp_path_factory: pytest.TempPathFactory, steps_log: Path) -> Iterato
 
 @pytest.fixture(scope="module")
 def undisturbed(deadly: Server) -> dict[int, np.ndarray]:
-    """The pictures of SEEDS when nothing happens."""
+    """The images of SEEDS when nothing happens."""
     return {seed: pixels(ask(deadly.url, seed=seed).json()["data"][0]) for seed in SEEDS}
 
 
@@ -70,7 +70,7 @@ class Asked:
             thread.start()
 
     def check(self, wanted: dict[int, np.ndarray]) -> int:
-        """Wait for all; every picture is the one wanted.  Answers the steps that are known to have been made twice."""
+        """Wait for all; every image is the one wanted.  Answers the steps that are known to have been made twice."""
         for thread in self._threads:
             thread.join()
         for seed, answer in self.answers.items():
@@ -183,7 +183,7 @@ def test_an_unknown_replica_cannot_be_drained(deadly: Server) -> None:
 def test_a_request_that_kills_replicas_is_refused_and_its_mates_are_not(
     deadly: Server, undisturbed: dict[int, np.ndarray]
 ) -> None:
-    """It ends as 400 ``poison_request``; those who ran beside it get their pictures."""
+    """It ends as 400 ``poison_request``; those who ran beside it get their images."""
     wait_for_two(deadly)
     asked = Asked(deadly.url)
     poison = ask(deadly.url, guidance_scale=DEADLY_GUIDANCE, seed=1)

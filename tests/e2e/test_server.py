@@ -34,8 +34,8 @@ def pixels(data: dict) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))))
 
 
-def test_the_same_seed_gives_the_same_picture_whoever_else_is_served(server) -> None:
-    """A picture made alone is bit-equal to the one made among seven others, and image i of n uses seed + i."""
+def test_the_same_seed_gives_the_same_image_whoever_else_is_served(server) -> None:
+    """An image made alone is bit-equal to the one made among seven others, and image i of n uses seed + i."""
     alone = pixels(generate(server.url, seed=5)["data"][0])
     found: dict[int, np.ndarray] = {}
 
@@ -65,8 +65,8 @@ def test_the_openai_client_generates_and_edits(server) -> None:
     """Both workflows answer through the official package."""
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     made = client.images.generate(model="lego-tiny", prompt=PROMPT, size="128x96", extra_body={"seed": 1})
-    picture = base64.b64decode(made.data[0].b64_json)
-    edited = client.images.edit(image=("a.png", picture), prompt="a green square", extra_body={"seed": 1})
+    image = base64.b64decode(made.data[0].b64_json)
+    edited = client.images.edit(image=("a.png", image), prompt="a green square", extra_body={"seed": 1})
     assert Image.open(io.BytesIO(base64.b64decode(edited.data[0].b64_json))).size == (128, 96)
 
 
@@ -130,7 +130,7 @@ def _command(server, *words: str) -> str:
     return done.stdout
 
 
-def test_an_operator_pauses_a_job_and_its_picture_is_the_same(server) -> None:
+def test_an_operator_pauses_a_job_and_its_image_is_the_same(server) -> None:
     """Paused, it makes no step however long it waits; resumed, it ends with the bits it always has."""
     body = {"prompt": PROMPT, "num_inference_steps": 100, "size": "192x192", "seed": 5}
     url, marked = f"{server.url}/v1/images/generations", {"x-request-id": "pause-1"}

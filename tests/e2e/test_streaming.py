@@ -14,13 +14,13 @@ pytestmark = pytest.mark.ray
 PROMPT = "a large red circle on the left, blue background"
 
 
-def picture(b64_json: str) -> np.ndarray:
+def image(b64_json: str) -> np.ndarray:
     """The pixels of a file in base64."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64_json))).convert("RGB"), dtype=np.int16)
 
 
-def test_the_openai_client_streams_previews_that_come_to_look_like_the_picture(server) -> None:
-    """Three partial images of full size, then the picture that a request without a stream gets too."""
+def test_the_openai_client_streams_previews_that_come_to_look_like_the_image(server) -> None:
+    """Three partial images of full size, then the image that a request without a stream gets too."""
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     body = {"seed": 3, "num_inference_steps": 60}
     plain = client.images.generate(model="lego-tiny", prompt=PROMPT, size="160x128", extra_body=body)
@@ -30,10 +30,10 @@ def test_the_openai_client_streams_previews_that_come_to_look_like_the_picture(s
     events = list(stream)
     assert [e.type for e in events] == ["image_generation.partial_image"] * 3 + ["image_generation.completed"]
     assert [e.partial_image_index for e in events[:3]] == [0, 1, 2]
-    pictures = [picture(e.b64_json) for e in events]
-    assert {p.shape for p in pictures} == {(128, 160, 3)}
-    assert np.array_equal(pictures[-1], picture(plain.data[0].b64_json))
-    away = [np.abs(p - pictures[-1]).mean() for p in pictures]
+    images = [image(e.b64_json) for e in events]
+    assert {p.shape for p in images} == {(128, 160, 3)}
+    assert np.array_equal(images[-1], image(plain.data[0].b64_json))
+    away = [np.abs(p - images[-1]).mean() for p in images]
     assert away[2] < away[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from lego_serve.engine import batch_invariance
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged import batch_invariant
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
 
 
@@ -17,17 +17,17 @@ class FakeBackbone:
 
     shape = LatentShape(4, 8, 16)
     text_width, pooled_width = 8, 8
-    classifier_free = True
-    is_told_guidance = False
+    uses_cfg = True
+    guidance_embeds = False
     bucket_rows = 1
     device = torch.device("cpu")
 
     def __init__(self, leak: float) -> None:
         self.leak = leak
 
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """As given."""
-        return Prepared(cond.tokens, cond.pooled)
+        return PreparedPrompt(cond.tokens, cond.pooled)
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The latents, and the leak."""
@@ -35,26 +35,26 @@ class FakeBackbone:
         return [lane.latents + self.leak * (total - float(lane.latents.sum())) for lane in lanes]
 
 
-def test_a_backbone_that_keeps_lanes_apart_is_strict() -> None:
+def test_a_backbone_that_keeps_lanes_apart_is_batch_invariant() -> None:
     """Equal bits alone and among others."""
-    assert batch_invariance.apply_fidelity(FakeBackbone(0.0), "strict").startswith("strict")
+    assert batch_invariance.ensure_batch_invariance(FakeBackbone(0.0), required=True).startswith("held")
 
 
-def test_a_backbone_whose_lanes_leak_is_refused_in_strict() -> None:
+def test_a_backbone_whose_lanes_leak_is_refused_where_that_is_required() -> None:
     """One bit of difference is enough, and the message names the way out."""
-    with pytest.raises(ConfigError, match="choose `fast`"):
-        batch_invariance.apply_fidelity(FakeBackbone(1e-6), "strict")
+    with pytest.raises(ConfigError, match="choose `false`"):
+        batch_invariance.ensure_batch_invariance(FakeBackbone(1e-6), required=True)
 
 
 @pytest.mark.parametrize(("cost", "kept"), [(1.0, True), (1.2, False)])
-def test_fast_drops_a_rule_that_costs_over_a_twentieth(
+def test_a_rule_that_costs_over_a_twentieth_is_dropped_where_none_is_required(
     cost: float, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says what it cost."""
     monkeypatch.setattr(batch_invariance, "row_rule_cost", lambda backbone: cost)
     try:
-        said = batch_invariance.apply_fidelity(FakeBackbone(0.0), "fast")
-        assert batch_invariant.rows_are_kept_stable() == kept
+        said = batch_invariance.ensure_batch_invariance(FakeBackbone(0.0), required=False)
+        assert batch_invariant.is_batch_invariant() == kept
         assert f"{100 * (cost - 1):.1f} %" in said
     finally:
-        batch_invariant.keep_rows_stable(True)
+        batch_invariant.set_batch_invariant(True)

@@ -23,7 +23,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import NodeError
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.ragged.batch_invariant import keep_rows_stable
+from lego_serve.models.ragged.batch_invariant import set_batch_invariant
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.registry import ModelSpec
 
@@ -50,9 +50,9 @@ class Crossings(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def without_probes() -> Iterator[None]:
     """The probe of products compares values, before the first step of a process."""
-    keep_rows_stable(False)
+    set_batch_invariant(False)
     yield
-    keep_rows_stable(True)
+    set_batch_invariant(True)
 
 
 def engine_on_meta(folder: Path, family: str) -> StepEngine:
@@ -77,7 +77,7 @@ def lanes(engine: StepEngine, count: int) -> list[LaneRequest]:
             for _ in range(2)
         )
         size = 96, 96 + 32 * (index % 2)
-        other = negative if backbone.classifier_free else None
+        other = negative if backbone.uses_cfg else None
         sampler = ("euler", "dpmpp_2m")[index // 2 % 2]
         lane = LaneRequest(str(index), *size, 6, 4.0, index, cond, other, sampler=sampler)
         if index % 2:
@@ -98,9 +98,9 @@ def crossings(engine: StepEngine, count: int) -> list[torch.Tensor]:
         assert engine.step() == []
     with Crossings() as seen:
         assert engine.step() == []
-    for state in engine.ran:
+    for state in engine.advanced:
         assert {each.device for each in (state.latents, *state.history)} == {META}
-    assert len(engine.ran) == count
+    assert len(engine.advanced) == count
     return seen.up
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.editing.reuse import Quality
-from lego_serve.engine.advance import CHECK_EVERY_STEPS, FiniteCheck
+from lego_serve.engine.advance import CHECK_EVERY_STEPS, NanCheck
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.template_store import Template
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
@@ -40,7 +40,7 @@ def spec(tiny_folder: Path) -> ModelSpec:
     return ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
 
 
-def lane_of(family: LocalFamily, template: Template) -> LaneRequest:
+def lane_of(family: OfflinePipeline, template: Template) -> LaneRequest:
     """A guided edit of a template."""
     return edits.edit_lane(family, template, Quality.HIGH, ("a red circle", "blue"))
 
@@ -83,7 +83,7 @@ def test_a_lane_that_turns_bad_ends_in_that_step(
     found: dict[str, tuple[int, LaneResult | LegoError]] = {}
     for step in range(1, STEPS + 1):
         found |= {key: (step, outcome) for key, outcome in engine.step()}
-        assert "guilty" not in [state.request.key for state in engine.ran] or step < SPOILED_AT
+        assert "guilty" not in [state.request.key for state in engine.advanced] or step < SPOILED_AT
     step, outcome = found["guilty"]
     assert isinstance(outcome, NodeError)
     assert (step, outcome.code) == (SPOILED_AT, "not_finite")
@@ -103,19 +103,19 @@ def test_whatever_is_finite_is_let_through_and_nothing_else(lists: list[list[flo
     """Also where finite numbers add up to more than there are, and infinities to none."""
     lanes = {str(index): torch.tensor(values, dtype=torch.float32) for index, values in enumerate(lists)}
     wanted = [str(index) for index, values in enumerate(lists) if not all(map(math.isfinite, values))]
-    assert FiniteCheck(torch.device("cpu")).broken(lanes) == wanted
+    assert NanCheck(torch.device("cpu")).broken(lanes) == wanted
 
 
 def test_large_numbers_may_add_up_to_infinity() -> None:
     """They are an image's own business."""
     large = torch.full((4, 8, 8), 3e38)
     assert not math.isfinite(float(large.sum()))
-    assert FiniteCheck(torch.device("cpu")).broken({"large": large}) == []
+    assert NanCheck(torch.device("cpu")).broken({"large": large}) == []
 
 
 def test_a_device_is_waited_for_once_in_some_steps() -> None:
     """For all lanes at once; what went bad between is found then."""
-    check, bad = FiniteCheck(torch.device("cuda")), {"a": torch.tensor([math.nan]), "b": torch.zeros(1)}
+    check, bad = NanCheck(torch.device("cuda")), {"a": torch.tensor([math.nan]), "b": torch.zeros(1)}
     assert [check.broken(bad) for _ in range(2 * CHECK_EVERY_STEPS)] == 2 * ([[]] * (CHECK_EVERY_STEPS - 1) + [["a"]])
 
 

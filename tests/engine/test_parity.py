@@ -1,4 +1,4 @@
-"""Whole pictures against diffusers' pipelines, given the same latents and seeds."""
+"""Whole images against diffusers' pipelines, given the same latents and seeds."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.ragged.conditioning import ImageLatents
 from lego_serve.models.registry import ModelSpec
 from lego_serve.zoo.tiny_models import MINIATURES, miniature
@@ -35,9 +35,9 @@ def length(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def ours(folder: Path, length: int) -> LocalFamily:
+def ours(folder: Path, length: int) -> OfflinePipeline:
     """The model in our own engine."""
-    return LocalFamily.load(ModelSpec("m", str(folder), dtype="float32", max_sequence_length=length))
+    return OfflinePipeline.load(ModelSpec("m", str(folder), dtype="float32", max_sequence_length=length))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def off_by(mine: torch.Tensor, reference: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize(("width", "height", "guidance"), [(128, 128, 4.0), (96, 128, 4.0), (128, 96, 1.0)])
-def test_a_picture_equals_diffusers_with_its_own_noise(
-    ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int, width: int, height: int, guidance: float
+def test_an_image_equals_diffusers_with_its_own_noise(
+    ours: OfflinePipeline, theirs: StableDiffusion3Pipeline, length: int, width: int, height: int, guidance: float
 ) -> None:
     """From the seed alone, every 8-bit value is within 2 of the pipeline's."""
     mine = ours.generate(
@@ -70,8 +70,8 @@ def test_a_picture_equals_diffusers_with_its_own_noise(
     assert off_by(mine, reference) <= 2
 
 
-def test_a_picture_with_another_sampler_equals_diffusers(
-    ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int
+def test_an_image_with_another_sampler_equals_diffusers(
+    ours: OfflinePipeline, theirs: StableDiffusion3Pipeline, length: int
 ) -> None:
     """DPM++ 2M in place of Euler on both sides."""
     latents = denoised(ours, [lane(ours, "only", 11, steps=6, sampler="dpmpp_2m")])["only"]
@@ -84,8 +84,8 @@ def test_a_picture_with_another_sampler_equals_diffusers(
     assert off_by(ours.vae.decode(latents[None]), reference) <= 2
 
 
-def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int) -> None:
-    """Encoding, noising by strength and denoising give the image-to-image pipeline's picture."""
+def test_image_to_image_equals_diffusers(ours: OfflinePipeline, theirs: StableDiffusion3Pipeline, length: int) -> None:
+    """Encoding, noising by strength and denoising give the image-to-image pipeline's image."""
     image = torch.randint(0, 256, (1, 128, 128, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     cond, negative = ours.text.encode([PROMPT, NEGATIVE])
     init: ImageLatents = ours.vae.encode(image)[0]
@@ -105,15 +105,17 @@ def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: StableDiffus
     assert off_by(ours.vae.decode(result.latents[None]), reference) <= 2
 
 
-def test_pixels_do_not_change_with_seven_batch_mates(ours: LocalFamily) -> None:
-    """A picture made with seven others, of other prompts and seeds, is bit-equal to the one made alone."""
+def test_pixels_do_not_change_with_seven_batch_mates(ours: OfflinePipeline) -> None:
+    """An image made with seven others, of other prompts and seeds, is bit-equal to the one made alone."""
     alone = ours.generate([PROMPT], steps=STEPS, seeds=[3])
     together = ours.generate([PROMPT] + [f"{PROMPT} {i}" for i in range(7)], steps=STEPS, seeds=[3, *range(20, 27)])
     assert torch.equal(together[0], alone[0])
     assert not torch.equal(together[1], alone[0])
 
 
-def test_the_text_encoding_equals_diffusers(ours: LocalFamily, theirs: StableDiffusion3Pipeline, length: int) -> None:
+def test_the_text_encoding_equals_diffusers(
+    ours: OfflinePipeline, theirs: StableDiffusion3Pipeline, length: int
+) -> None:
     """Tokens and pooled vectors equal the pipeline's."""
     tokens, _, pooled, _ = theirs.encode_prompt(PROMPT, PROMPT, PROMPT, max_sequence_length=length)
     mine = ours.text.encode([PROMPT])[0]
@@ -122,12 +124,12 @@ def test_the_text_encoding_equals_diffusers(ours: LocalFamily, theirs: StableDif
 
 
 @pytest.fixture(scope="module")
-def rounded(folder: Path, length: int) -> LocalFamily:
+def rounded(folder: Path, length: int) -> OfflinePipeline:
     """The model in our own engine, in bf16."""
-    return LocalFamily.load(ModelSpec("m", str(folder), dtype="bfloat16", max_sequence_length=length))
+    return OfflinePipeline.load(ModelSpec("m", str(folder), dtype="bfloat16", max_sequence_length=length))
 
 
-def denoised(family: LocalFamily, lanes: list[LaneRequest]) -> dict[str, torch.Tensor]:
+def denoised(family: OfflinePipeline, lanes: list[LaneRequest]) -> dict[str, torch.Tensor]:
     """The latents of lanes run together."""
     for lane in lanes:
         family.engine.add(lane)
@@ -139,7 +141,9 @@ def denoised(family: LocalFamily, lanes: list[LaneRequest]) -> dict[str, torch.T
     return found
 
 
-def lane(family: LocalFamily, key: str, seed: int, width: int = 128, height: int = 128, **more: object) -> LaneRequest:
+def lane(
+    family: OfflinePipeline, key: str, seed: int, width: int = 128, height: int = 128, **more: object
+) -> LaneRequest:
     """A guided lane of the family's own text encodings."""
     cond, negative = family.text.encode([f"{PROMPT} {seed}", NEGATIVE])
     settings = {"steps": STEPS, "guidance": 4.0} | more
@@ -147,7 +151,9 @@ def lane(family: LocalFamily, key: str, seed: int, width: int = 128, height: int
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_latents_do_not_change_with_ragged_batch_mates(dtype: str, ours: LocalFamily, rounded: LocalFamily) -> None:
+def test_latents_do_not_change_with_ragged_batch_mates(
+    dtype: str, ours: OfflinePipeline, rounded: OfflinePipeline
+) -> None:
     """In every dtype a lane among seven of other sizes, steps, guidance and samplers has the bits it has alone."""
     family = ours if dtype == "float32" else rounded
     mates = [
@@ -161,7 +167,7 @@ def test_latents_do_not_change_with_ragged_batch_mates(dtype: str, ours: LocalFa
 
 
 def test_in_bf16_our_error_is_no_larger_than_diffusers(
-    folder: Path, theirs: StableDiffusion3Pipeline, rounded: LocalFamily, length: int
+    folder: Path, theirs: StableDiffusion3Pipeline, rounded: OfflinePipeline, length: int
 ) -> None:
     """The distance to the fp32 latents is at most 1.1 times that of diffusers' own bf16, in the median and at p95."""
     absent = {} if (folder / "text_encoder_3").exists() else {"text_encoder_3": None, "tokenizer_3": None}

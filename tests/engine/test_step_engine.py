@@ -1,4 +1,4 @@
-"""The step engine: lanes that come, pause, move and fail, and that none of it changes a picture."""
+"""The step engine: lanes that come, pause, move and fail, and that none of it changes an image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from lego_serve.core.costs import Rates
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
-from lego_serve.core.scheduling.ordering import ORDERS, fifo
+from lego_serve.core.scheduling.ordering import LANE_POLICIES, fifo
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError, NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.batch_invariant import keep_rows_stable
-from lego_serve.models.ragged.conditioning import Conditioning, Prepared
+from lego_serve.models.ragged.batch_invariant import set_batch_invariant
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
@@ -47,11 +47,11 @@ class Faulty:
 
     def __init__(self, inner: Backbone, *, poison: float | None = None, most: int | None = None, nan: bool = False):
         self._inner, self._poison, self._most, self._nan = inner, poison, most, nan
-        self.shape, self.classifier_free, self.bucket_rows = inner.shape, inner.classifier_free, 1
+        self.shape, self.uses_cfg, self.bucket_rows = inner.shape, inner.uses_cfg, 1
         self.text_width, self.pooled_width, self.device = inner.text_width, inner.pooled_width, inner.device
         self.sizes: list[int] = []
 
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """As the real one."""
         return self._inner.prepare(cond)
 
@@ -69,7 +69,7 @@ class Faulty:
 
 def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:
     """An engine over a backbone."""
-    batcher = StepBatcher(ORDERS[order], StepLimits(float("inf"), max_rows))
+    batcher = StepBatcher(LANE_POLICIES[order], StepLimits(float("inf"), max_rows))
     return StepEngine(model[0], model[1], batcher, Clock())
 
 
@@ -279,7 +279,7 @@ def test_a_cancelled_lane_is_gone_at_once(model: tuple[Backbone, FlowMatchTables
 
 def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone, FlowMatchTables]) -> None:
     """The negative control: with row-stable products dropped, some small lane's bits change in company."""
-    keep_rows_stable(False)
+    set_batch_invariant(False)
     try:
         changed = False
         for seed in range(4):
@@ -290,11 +290,11 @@ def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone
                 engine.add(request(f"mate {index}", 50 + index, width=16 * (1 + index % 3), height=16, steps=2))
             changed |= not torch.equal(latents(run(engine)["mine"]), alone(model, mine))
     finally:
-        keep_rows_stable(True)
+        set_batch_invariant(True)
     assert changed
 
 
 def test_orders_are_plain_functions() -> None:
     """The policies a deployment can choose from."""
-    assert set(ORDERS) == {"fifo", "least_slack", "shortest_remaining"}
-    assert ORDERS["fifo"] is fifo
+    assert set(LANE_POLICIES) == {"fifo", "least_slack", "shortest_remaining"}
+    assert LANE_POLICIES["fifo"] is fifo

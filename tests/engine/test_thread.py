@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lego_serve.core.jobs.progress import PREPARING, Listen
-from lego_serve.core.jobs.recovery import DEATHS_ALONE, Again, Recovery
+from lego_serve.core.jobs.messages import LaneProgress
+from lego_serve.core.jobs.progress import PREPARING, StreamOptions
+from lego_serve.core.jobs.recovery import DEATHS_ALONE, Recovery, Retry
 from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
-from lego_serve.engine.lane_state import AdapterUse, LaneProgress, LaneRequest, LaneState
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.engine.thread import EngineThread, Watch
+from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
@@ -121,7 +122,7 @@ async def test_a_paused_lane_waits_until_it_is_resumed(thread: EngineThread) -> 
 async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThread) -> None:
     """The first message comes after the first step that owes one; a preview has the latents' shape."""
     told: list[LaneProgress] = []
-    watch = Watch(told.append, Listen(previews=1, steps=True), checkpoint_every_steps=1)
+    watch = LaneListener(told.append, StreamOptions(previews=1, steps=True), checkpoint_every_steps=1)
     await within(thread.submit(request("a", steps=60), watch))
     await asyncio.sleep(0)
     assert told[0].step >= 1
@@ -135,7 +136,7 @@ async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThre
 async def test_draining_tells_fresh_checkpoints_that_another_engine_goes_on_from(thread: EngineThread, model) -> None:
     """When ``drain`` returns every watcher has the lane's state; it ends elsewhere in the same bits."""
     told: list[LaneProgress] = []
-    long = asyncio.ensure_future(thread.submit(request("a", steps=60), Watch(told.append)))
+    long = asyncio.ensure_future(thread.submit(request("a", steps=60), LaneListener(told.append)))
     while not told:
         await asyncio.sleep(0.05)
         await within(thread.drain())
@@ -181,7 +182,7 @@ async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> N
     thread = EngineThread(StepEngine(*model, StepBatcher(by_turns, StepLimits(float("inf"))), Clock()))
     try:
         both = [
-            thread.submit(request(key, suspect_steps=3), Watch(lambda said, key=key: told.append((key, said))))
+            thread.submit(request(key, suspect_steps=3), LaneListener(lambda said, key=key: told.append((key, said))))
             for key in "ab"
         ]
         await within(asyncio.gather(*both))
@@ -194,8 +195,8 @@ async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> N
         for _ in range(DEATHS_ALONE):
             for other, said in told[:at]:
                 if other != key:
-                    recovery.progressed(0, said.step, said.checkpoint, is_starting=said.is_starting)
-            assert isinstance(recovery.lost(), Again)
+                    recovery.note_progress(0, said.step, said.checkpoint, is_starting=said.is_starting)
+            assert isinstance(recovery.after_loss(), Retry)
 
 
 async def test_a_suspect_is_announced_before_it_is_made_ready(model) -> None:
@@ -208,31 +209,31 @@ async def test_a_suspect_is_announced_before_it_is_made_ready(model) -> None:
 
     thread = EngineThread(Noting(engine_of(model), note))  # type: ignore[arg-type]
     try:
-        await within(thread.submit(request("a"), Watch(told.append)))
+        await within(thread.submit(request("a"), LaneListener(told.append)))
         assert told == [None]
         told.clear()
-        await within(thread.submit(request("b", suspect_steps=1), Watch(told.append)))
+        await within(thread.submit(request("b", suspect_steps=1), LaneListener(told.append)))
     finally:
         thread.close()
     ready, added, through, *steps = told
-    assert ready == LaneProgress(PREPARING, 4, is_starting=True)
+    assert ready == LaneProgress(0, PREPARING, 4, is_starting=True)
     assert added is None
-    assert through == LaneProgress(0, 4, is_report=False)
+    assert through == LaneProgress(0, 0, 4, is_report=False)
     assert [(said.step, said.is_starting) for said in steps if said is not None] == [(0, True), (1, False)]
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fails: bool) -> None:
-    """With its picture or its own error; it is not left as one that is about to run, and the thread goes on."""
+    """With its image or its own error; it is not left as one that is about to run, and the thread goes on."""
     told: list[LaneProgress] = []
     thread = EngineThread(engine_of((Faulty(model[0], poison=5.0), model[1])))
     mine = request("a", suspect_steps=9, guidance=5.0 if fails else 4.0)
     try:
         if fails:
             with pytest.raises(NodeError, match="RuntimeError"):
-                await within(thread.submit(mine, Watch(told.append)))
+                await within(thread.submit(mine, LaneListener(told.append)))
         else:
-            await within(thread.submit(mine, Watch(told.append)))
+            await within(thread.submit(mine, LaneListener(told.append)))
         assert (told[-1].is_starting, told[-1].step) == (False, 0 if fails else 4)
         await within(thread.submit(request("b")))
     finally:
@@ -241,7 +242,7 @@ async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fail
 
 async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThread) -> None:
     """Its adapters were wrong, and the drain was ordered before anybody was told."""
-    long = asyncio.ensure_future(thread.submit(request("a", steps=200), Watch(lambda said: None)))
+    long = asyncio.ensure_future(thread.submit(request("a", steps=200), LaneListener(lambda said: None)))
     await asyncio.sleep(0.05)
     with thread._wake:  # so that both orders are taken at once
         thread.adapt("a", (AdapterUse(Adapter("x", "0" * 64, {}), float("nan")),))

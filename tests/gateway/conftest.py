@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from lego_serve.core.addons import AdapterOrder
+from lego_serve.core.addons import AdapterCommand
 from lego_serve.core.editing.reuse import ReuseStats
-from lego_serve.core.editing.templates import TemplateOrder
-from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState, Picture, TaskStats
+from lego_serve.core.editing.templates import TemplateCommand
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, JobState, TaskStats
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import CapacityError, NotFound
 from lego_serve.gateway.app import create_app
@@ -22,7 +22,7 @@ from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
 ADAPTERS: Mapping[str, dict[str, object]] = {
-    "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["patcher", "backbone:r1"]},
+    "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["LoRA node", "backbone:r1"]},
     "a": {"registered": False, "rank": 32, "bytes": 2000, "resident": None},
 }
 
@@ -34,15 +34,15 @@ def tiny_workflows() -> dict[str, Workflow]:
 
 
 class FakeRunner:
-    """Answers every job with grey pictures, or raises ``error``, or waits for ``gate``."""
+    """Answers every job with grey images, or raises ``error``, or waits for ``gate``."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.cancelled: list[str] = []
         self.waiting: list[Job] = []
         self.asked_to_cancel: list[str] = []
-        self.adapter_orders: list[AdapterOrder] = []
-        self.template_orders: list[TemplateOrder] = []
+        self.adapter_orders: list[AdapterCommand] = []
+        self.template_orders: list[TemplateCommand] = []
         self.template_error: Exception | None = None
         self.reuse: ReuseStats | None = None
         self.asked_to_pause: list[tuple[str, bool]] = []
@@ -85,9 +85,9 @@ class FakeRunner:
             self.in_flight -= 1
             self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
-        pictures = tuple(Picture(width, height, bytes(3 * width * height), seed + i) for i in range(n))
+        images = tuple(GeneratedImage(width, height, bytes(3 * width * height), seed + i) for i in range(n))
         stats = {name: replace(each, reuse=self.reuse or each.reuse) for name, each in self.stats.items()}
-        return JobResult(pictures, 0.25, {"latents": 1.5}, 1, stats)
+        return JobResult(images, 0.25, {"latents": 1.5}, 1, stats)
 
     async def replicas(self) -> Mapping[str, str]:
         """One."""
@@ -99,7 +99,7 @@ class FakeRunner:
             raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
         return 3
 
-    async def adapters(self, order: AdapterOrder) -> Mapping[str, object]:
+    async def adapters(self, order: AdapterCommand) -> Mapping[str, object]:
         """Those of lego-tiny, or the one that is named; nobody can be registered twice."""
         if order.verb == "names" and self.names_gate is not None:
             await self.names_gate.wait()
@@ -113,8 +113,8 @@ class FakeRunner:
         wanted = {order.name} if order.verb == "show" else set(ADAPTERS)
         return {"model": "lego-tiny", "adapters": {name: about for name, about in ADAPTERS.items() if name in wanted}}
 
-    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
-        """A row of an entry takes 80 bytes, 100 with text; one of two replicas keeps something of every picture."""
+    async def templates(self, order: TemplateCommand) -> Mapping[str, int]:
+        """A row of an entry takes 80 bytes, 100 with text; one of two replicas keeps something of every image."""
         self.template_orders.append(order)
         if self.template_error is not None:
             raise self.template_error

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import uvicorn
 
-from lego_serve.core.addons import AdapterOrder
+from lego_serve.core.addons import AdapterCommand
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.routes import models
@@ -37,11 +37,11 @@ async def test_a_model_says_what_it_may_be_asked_with(client, runner) -> None:
         assert lego[name]["controlnets"] == ["depth", "edges"]
     for name in ("lego-tiny-img2img", "lego-tiny-edit"):
         assert (lego[name]["adapters"], lego[name]["controlnets"]) == (["a", "b"], [])
-    assert runner.adapter_orders == [AdapterOrder("names", "lego-tiny")]
+    assert runner.adapter_orders == [AdapterCommand("names", "lego-tiny")]
 
 
 async def test_models_are_listed_while_nobody_names_their_adapters(client, runner, monkeypatch) -> None:
-    """A patcher that is away delays the list a little, and its adapters are unknown."""
+    """A LoRA node that is away delays the list a little, and its adapters are unknown."""
     monkeypatch.setattr(models, "PATIENCE_S", 0.01)
     runner.names_gate = asyncio.Event()
     lego = (await client.get("/v1/models/lego-tiny")).json()["lego"]
@@ -247,9 +247,9 @@ def test_the_unmodified_openai_client_works(app) -> None:
         made = client.images.generate(model="lego-tiny", prompt="a", size="128x128", extra_body={"seed": 9})
         assert made.data[0].b64_json
         assert made.model_extra["lego"]["seed"] == 9
-        picture = io.BytesIO()
-        Image.new("RGB", (96, 96)).save(picture, "PNG")
-        edited = client.images.edit(image=("a.png", picture.getvalue()), prompt="a", extra_body={"strength": 0.5})
+        image = io.BytesIO()
+        Image.new("RGB", (96, 96)).save(image, "PNG")
+        edited = client.images.edit(image=("a.png", image.getvalue()), prompt="a", extra_body={"strength": 0.5})
         assert edited.data[0].b64_json
         assert [m.id for m in client.models.list()] == TINY
         with pytest.raises(openai.NotFoundError) as missing:

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lego_serve.core.editing.edit import EditAsk
-from lego_serve.core.editing.quality_guard import LEAST
+from lego_serve.core.editing.edit import EditInput
+from lego_serve.core.editing.quality_guard import MIN_SAMPLES
 from lego_serve.core.editing.reuse import Quality, ReuseStats
-from lego_serve.core.jobs.job import Job, JobResult, Picture, TaskStats
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult, TaskStats
 from lego_serve.errors import RequestError
-from lego_serve.gateway.quality_checks import DriftChecks
+from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
 
 SIDE = 32
-WORKFLOW = replace(built_in_workflows()["lego-tiny-edit"], reuse_floor=0.9)
+WORKFLOW = replace(built_in_workflows()["lego-tiny-edit"], min_ssim=0.9)
 NOISE = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 BLACK = np.zeros_like(NOISE)
 
@@ -39,23 +39,23 @@ class Painter:
         if self.error:
             raise RequestError("no")
         ask = job.inputs["edit"]
-        assert isinstance(ask, EditAsk)
+        assert isinstance(ask, EditInput)
         full = ask.quality is Quality.EXACT
         pixels = self.full if full else self.other
         stats = ReuseStats(ask.quality, 0 if full else 9, 9, 2, 4, 0)
-        picture = Picture(SIDE, SIDE, pixels.tobytes(), 7)
-        pictures = (picture,) * int(str(job.inputs["n"]))
-        return JobResult(pictures, 0.0, {}, 0, {"latents": TaskStats(reuse=stats)})
+        image = GeneratedImage(SIDE, SIDE, pixels.tobytes(), 7)
+        images = (image,) * int(str(job.inputs["n"]))
+        return JobResult(images, 0.0, {}, 0, {"latents": TaskStats(reuse=stats)})
 
 
-def asked(quality: Quality = Quality.HIGH) -> EditAsk:
-    """An edit of a picture's upper left."""
+def asked(quality: Quality = Quality.HIGH) -> EditInput:
+    """An edit of an image's upper left."""
     weight = np.zeros((SIDE, SIDE), np.uint8)
     weight[:16, :16] = 255
-    return EditAsk(BLACK, weight, quality)
+    return EditInput(BLACK, weight, quality)
 
 
-async def edit(checks: DriftChecks, runner: Painter, ask: EditAsk | None = None) -> None:
+async def edit(checks: QualityChecks, runner: Painter, ask: EditInput | None = None) -> None:
     """One edit, asked for and answered, and whatever follows."""
     planned = checks.planned(WORKFLOW, ask or asked())
     job = Job("j", WORKFLOW.name, {"edit": planned, "n": 2, "seed": 7}, 1.0, 99.0, "t", 2.0)
@@ -70,9 +70,9 @@ def metrics() -> Metrics:
 
 
 async def test_the_comparison_has_the_same_noise_and_nobody_waits_for_it(metrics) -> None:
-    """One picture, in full, of little weight and without a deadline."""
+    """One image, in full, of little weight and without a deadline."""
     runner = Painter(NOISE)
-    await edit(DriftChecks(runner, metrics, 1.0, 9), runner)
+    await edit(QualityChecks(runner, metrics, 1.0, 9), runner)
     assert [job.inputs["edit"].quality for job in runner.jobs] == [Quality.HIGH, Quality.EXACT]
     again = runner.jobs[1]
     assert (again.inputs["n"], again.inputs["seed"], again.deadline_s) == (1, 7, None)
@@ -82,22 +82,22 @@ async def test_the_comparison_has_the_same_noise_and_nobody_waits_for_it(metrics
 async def test_a_class_found_wanting_is_computed_with_more_care(metrics) -> None:
     """After as many comparisons as a judgement needs; metrics have them, and that pixels outside were changed."""
     runner = Painter(NOISE)
-    checks = DriftChecks(runner, metrics, 1.0, 9)
-    for _ in range(LEAST):
+    checks = QualityChecks(runner, metrics, 1.0, 9)
+    for _ in range(MIN_SAMPLES):
         await edit(checks, runner)
     assert checks.planned(WORKFLOW, asked()).quality is Quality.CAREFUL
-    assert checks.planned(replace(WORKFLOW, reuse_floor=None), asked()).quality is Quality.HIGH
+    assert checks.planned(replace(WORKFLOW, min_ssim=None), asked()).quality is Quality.HIGH
     page = metrics.page({}).decode()
-    assert 'lego_serve_edit_likeness_count{quality="high",workflow="lego-tiny-edit"} 3.0' in page
-    assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 3.0' in page
+    assert 'lego_serve_edit_ssim_count{quality="high",workflow="lego-tiny-edit"} 3.0' in page
+    assert 'lego_serve_edit_outside_mask_changes_total{workflow="lego-tiny-edit"} 3.0' in page
 
 
-async def test_edits_whose_picture_is_described_are_judged_apart(metrics) -> None:
+async def test_edits_whose_image_is_described_are_judged_apart(metrics) -> None:
     """Their likeness is another: what others lack takes nothing from them, nor the other way round."""
     runner = Painter(NOISE)
     for described in (False, True):
-        checks = DriftChecks(runner, metrics, 1.0, 9)
-        for _ in range(LEAST):
+        checks = QualityChecks(runner, metrics, 1.0, 9)
+        for _ in range(MIN_SAMPLES):
             await edit(checks, runner, replace(asked(), is_described=described))
         found = {said: checks.planned(WORKFLOW, replace(asked(), is_described=said)).quality for said in (False, True)}
         assert found == {described: Quality.CAREFUL, not described: Quality.HIGH}
@@ -106,11 +106,11 @@ async def test_edits_whose_picture_is_described_are_judged_apart(metrics) -> Non
 async def test_a_class_that_is_like_the_full_computation_stays(metrics) -> None:
     """And nothing outside changed."""
     runner = Painter(BLACK)
-    checks = DriftChecks(runner, metrics, 1.0, 9)
-    for _ in range(LEAST + 2):
+    checks = QualityChecks(runner, metrics, 1.0, 9)
+    for _ in range(MIN_SAMPLES + 2):
         await edit(checks, runner)
     assert checks.planned(WORKFLOW, asked()).quality is Quality.HIGH
-    assert 'lego_serve_edit_spills_total{workflow="lego-tiny-edit"} 0.0' in metrics.page({}).decode()
+    assert 'lego_serve_edit_outside_mask_changes_total{workflow="lego-tiny-edit"} 0.0' in metrics.page({}).decode()
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,18 @@ async def test_a_class_that_is_like_the_full_computation_stays(metrics) -> None:
 async def test_outside_both_have_the_requests_own_pixels(metrics, answered, full, spills) -> None:
     """Two that are wrong alike are found as well as one that is."""
     runner = Painter(answered, full)
-    await edit(DriftChecks(runner, metrics, 1.0, 9), runner, replace(asked(), pixels=NOISE))
+    await edit(QualityChecks(runner, metrics, 1.0, 9), runner, replace(asked(), pixels=NOISE))
     assert len(runner.jobs) == 2
-    assert f'lego_serve_edit_spills_total{{workflow="lego-tiny-edit"}} {spills}.0' in metrics.page({}).decode()
+    assert (
+        f'lego_serve_edit_outside_mask_changes_total{{workflow="lego-tiny-edit"}} {spills}.0'
+        in metrics.page({}).decode()
+    )
 
 
 async def test_a_comparison_has_a_name_that_no_client_can_give(metrics) -> None:
     """Jobs are named by their clients; a comparison's name has nothing of its job's, and cannot be guessed."""
     runner = Painter(NOISE)
-    checks = DriftChecks(runner, metrics, 1.0, 9)
+    checks = QualityChecks(runner, metrics, 1.0, 9)
     for _ in range(2):
         await edit(checks, runner)
     names = [job.id for job in runner.jobs if job.id != "j"]
@@ -138,14 +141,14 @@ async def test_a_comparison_has_a_name_that_no_client_can_give(metrics) -> None:
 async def test_nothing_is_compared_that_read_nothing_or_where_there_is_much_to_do(metrics) -> None:
     """Full edits, other jobs, a busy server, and a server that is told not to."""
     runner = Painter(NOISE)
-    checks = DriftChecks(runner, metrics, 1.0, 9)
+    checks = QualityChecks(runner, metrics, 1.0, 9)
     await edit(checks, runner, asked(Quality.EXACT))
     plain = Job("j", "w", {}, 1.0)
     checks.ended(plain, JobResult((), 0.0))
     runner.in_flight = 10
     await edit(checks, runner)
     runner.in_flight = 0
-    await edit(DriftChecks(runner, metrics, 0.0, 9), runner)
+    await edit(QualityChecks(runner, metrics, 0.0, 9), runner)
     await asyncio.sleep(0)
     assert len(runner.jobs) == 3
 
@@ -153,8 +156,8 @@ async def test_nothing_is_compared_that_read_nothing_or_where_there_is_much_to_d
 async def test_a_comparison_that_fails_harms_nobody(metrics) -> None:
     """It is as if there had been none."""
     runner = Painter(NOISE)
-    checks = DriftChecks(runner, metrics, 1.0, 9)
-    for _ in range(LEAST + 1):
+    checks = QualityChecks(runner, metrics, 1.0, 9)
+    for _ in range(MIN_SAMPLES + 1):
         job = Job("j", WORKFLOW.name, {"edit": asked(), "n": 1, "seed": 7}, 1.0)
         result = await runner.run(job)
         runner.error = True

@@ -7,11 +7,11 @@ import json
 import pytest
 from PIL import Image
 
-from lego_serve.core.jobs.job import JobProgress, Picture
+from lego_serve.core.jobs.job import GeneratedImage, JobProgress
 from lego_serve.errors import NodeError, RequestError
 
 URL = "/v1/images/generations"
-PREVIEW = Picture(8, 8, bytes(range(192)), 0)
+PREVIEW = GeneratedImage(8, 8, bytes(range(192)), 0)
 
 
 def events(text: str) -> list[tuple[str, dict]]:
@@ -25,7 +25,7 @@ def events(text: str) -> list[tuple[str, dict]]:
 
 
 async def test_previews_come_before_the_image(client, runner) -> None:
-    """A partial image is a picture of the full size; the completed event carries the image and our facts."""
+    """A partial image is an image of the full size; the completed event carries the image and our facts."""
     runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW), JobProgress(0, 10, 20, 1.0, PREVIEW)]
     answer = await client.post(URL, json={"prompt": "a", "seed": 3, "stream": True, "partial_images": 2})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -56,9 +56,9 @@ async def test_progress_events_come_only_when_asked_for(client, runner) -> None:
         "image_generation.progress",
         {"type": "image_generation.progress", "image_index": 0, "step": 5, "steps": 20, "eta_s": 1.5},
     )
-    assert runner.jobs[0].listen.steps
+    assert runner.jobs[0].stream.steps
     await client.post(URL, json={"prompt": "a", "stream": True})
-    assert (runner.jobs[1].listen.steps, runner.jobs[1].listen.previews) == (False, 0)
+    assert (runner.jobs[1].stream.steps, runner.jobs[1].stream.previews) == (False, 0)
 
 
 async def test_every_image_of_several_is_an_event(client) -> None:

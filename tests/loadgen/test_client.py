@@ -70,7 +70,7 @@ def test_open_loop_does_not_wait() -> None:
 def test_samples_keep_their_order() -> None:
     """Samples come in the order of the requests, whoever is answered first."""
     samples, _ = drive_slowly(Closed(requests=8, outstanding=3), 0.001)
-    assert [s.reply.picture for s in samples] == [r.prompt.encode() for r in REQUESTS]
+    assert [s.reply.image for s in samples] == [r.prompt.encode() for r in REQUESTS]
 
 
 def answering(status: int, content: object) -> Callable[..., Awaitable[None]]:
@@ -97,13 +97,13 @@ def ask(application: Callable[..., Awaitable[None]]) -> Reply:
     return asyncio.run(go())
 
 
-def test_picture_is_decoded() -> None:
-    """The picture in an answer comes back as bytes."""
+def test_image_is_decoded() -> None:
+    """The image in an answer comes back as bytes."""
     assert ask(answering(200, {"data": [{"b64_json": base64.b64encode(b"png").decode()}]})) == Reply(b"png")
 
 
 def test_a_request_with_files_is_a_form() -> None:
-    """An edit goes to its own path with its files and its fields as text; a picture comes back as ever."""
+    """An edit goes to its own path with its files and its fields as text; an image comes back as ever."""
     from loadgen.edits.request import EditRequest
 
     posted: list[httpx2.Request] = []
@@ -147,20 +147,20 @@ def test_deadline_is_told() -> None:
     ("status", "content", "says"),
     [
         (429, {"error": {"message": "full"}}, "429"),
-        (200, {"data": []}, "no picture"),
-        (200, {"data": [{"b64_json": "?"}]}, "no picture"),
-        (200, [], "no picture"),
+        (200, {"data": []}, "no image"),
+        (200, {"data": [{"b64_json": "?"}]}, "no image"),
+        (200, [], "no image"),
     ],
 )
 def test_failures_are_replies(status: int, content: object, says: str) -> None:
-    """Whatever else a server answers becomes a reply without picture that says why."""
+    """Whatever else a server answers becomes a reply without image that says why."""
     reply = ask(answering(status, content))
-    assert reply.picture is None
+    assert reply.image is None
     assert says in (reply.error or "")
 
 
 def test_no_server() -> None:
-    """A refused connection becomes a reply without picture."""
+    """A refused connection becomes a reply without image."""
 
     async def go() -> Reply:
         async with httpx2.AsyncClient(base_url="http://127.0.0.1:9") as http:

@@ -26,7 +26,7 @@ def png() -> bytes:
 
 
 class FakeSide:
-    """Plays both sides: one picture a second with one thread, slower with two, all at once as a server."""
+    """Plays both sides: one image a second with one thread, slower with two, all at once as a server."""
 
     dtype = "float32"
     ready_s = 1.5
@@ -104,7 +104,7 @@ def test_baseline_runs_at_its_best(tmp_path: Path, log: list[str]) -> None:
 
 
 def test_report_stands_alone(tmp_path: Path, log: list[str]) -> None:
-    """The report shows charts and the pictures of both sides, and needs no other file."""
+    """The report shows charts and the images of both sides, and needs no other file."""
     run(tmp_path, log)
     page = Page()
     page.feed((tmp_path / "report.html").read_text())

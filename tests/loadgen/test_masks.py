@@ -18,7 +18,7 @@ def drawn(ratios: Ratios, seed: int, count: int) -> np.ndarray:
 
 
 def test_means_are_productions() -> None:
-    """0.112 of a picture in try-on and 0.354 in inpainting, as the samples have it."""
+    """0.112 of an image in try-on and 0.354 in inpainting, as the samples have it."""
     assert TRY_ON.mean == pytest.approx(0.112, rel=0.02)
     assert INPAINT.mean == pytest.approx(0.354, rel=0.02)
 

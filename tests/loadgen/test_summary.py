@@ -8,7 +8,7 @@ from loadgen.client import Reply, Sample
 from loadgen.stats import Spread
 
 
-def picture(level: int) -> bytes:
+def image(level: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (level, level, level)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -17,7 +17,7 @@ def picture(level: int) -> bytes:
 def burst(done_s: list[float], level: int = 10) -> list[Sample]:
     """A burst answered one after the other at the given times."""
     begun = [0.0, *done_s[:-1]]
-    return [Sample(0.0, sent, done, Reply(picture(level))) for sent, done in zip(begun, done_s, strict=True)]
+    return [Sample(0.0, sent, done, Reply(image(level))) for sent, done in zip(begun, done_s, strict=True)]
 
 
 SERIAL = burst([1.0, 2.0, 3.0, 4.0])
@@ -26,25 +26,25 @@ FAILED = [*TOGETHER[:3], Sample(0.0, 0.0, 0.1, Reply(None, "500"))]
 
 
 def test_throughput() -> None:
-    """Throughput is pictures over the time from the first due to the last done."""
+    """Throughput is images over the time from the first due to the last done."""
     assert summary.throughput_rps(SERIAL) == 1.0
     assert summary.throughput_rps(TOGETHER) == 2.0
 
 
 def test_failures_make_no_throughput() -> None:
-    """A failed request counts as no picture, and a side without any picture is an error that quotes it."""
+    """A failed request counts as no image, and a side without any image is an error that quotes it."""
     assert summary.throughput_rps(FAILED) == 1.5
-    with pytest.raises(summary.NoPicturesError, match="500"):
+    with pytest.raises(summary.NoImagesError, match="500"):
         summary.throughput_rps(FAILED[3:])
 
 
 def test_solo() -> None:
-    """The time of one picture alone comes from the steps of a serial burst, not from its latencies."""
+    """The time of one image alone comes from the steps of a serial burst, not from its latencies."""
     assert summary.solo_s([[SERIAL, burst([3.0, 4.0])]]) == 1.0
 
 
 def test_failures_miss_the_objective() -> None:
-    """Attainment is a share of all requests, those without a picture included."""
+    """Attainment is a share of all requests, those without an image included."""
     assert summary.figures([[SERIAL]], slo_s=3.0).medians["attainment"] == 0.75
     assert summary.figures([[FAILED]], slo_s=3.0).medians["attainment"] == 0.75
 
@@ -71,10 +71,10 @@ def test_ratios_are_lego_over_baseline() -> None:
     assert summary.round_ratios([[SERIAL]], [[TOGETHER]]) == [2.0]
 
 
-def test_picture_differences() -> None:
-    """Pictures of the same request are compared pixel by pixel; failed ones are left out."""
-    assert summary.picture_differences([[SERIAL]], [[FAILED]]) == {
-        "pictures_compared": 3,
+def test_image_differences() -> None:
+    """Images of the same request are compared pixel by pixel; failed ones are left out."""
+    assert summary.image_differences([[SERIAL]], [[FAILED]]) == {
+        "images_compared": 3,
         "max_difference_255": 2,
         "median_max_difference_255": 2,
     }

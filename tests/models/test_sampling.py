@@ -61,7 +61,7 @@ def test_a_sampler_takes_diffusers_steps(sampler: str, steps: int, config: dict[
 
 
 def test_dpmpp_starts_from_pure_noise_without_dividing_by_it() -> None:
-    """A table that begins at sigma 1, where the picture's share is nothing, gives finite steps."""
+    """A table that begins at sigma 1, where the image's share is nothing, gives finite steps."""
     schedule = Schedule((1.0, 0.6, 0.3, 0.0), (1.0, 0.6, 0.3))
     latents = ours("dpmpp_2m", schedule, [torch.ones(1, 2, 2)] * 3, torch.ones(1, 2, 2))
     assert torch.isfinite(latents).all()

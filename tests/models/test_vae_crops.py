@@ -23,7 +23,7 @@ def vae():
     return load_vae(SPEC)
 
 
-def test_a_box_is_the_least_that_holds_a_mask_and_grows_as_far_as_the_picture() -> None:
+def test_a_box_is_the_least_that_holds_a_mask_and_grows_as_far_as_the_image() -> None:
     """By hand."""
     mask = torch.zeros(8, 10, dtype=torch.bool)
     mask[2, 3] = mask[5, 9] = True
@@ -36,7 +36,7 @@ def test_a_box_is_the_least_that_holds_a_mask_and_grows_as_far_as_the_picture() 
 
 @pytest.mark.parametrize("side", [128, 256])
 def test_a_decoded_box_is_close_to_that_of_the_whole(vae, side) -> None:
-    """Edited pictures' latents, with their templates' statistics: nobody sees a difference."""
+    """Edited images' latents, with their templates' statistics: nobody sees a difference."""
     alike, refused = [], 0
     for task in held_out_edits(12, side):
         [before, after] = vae.encode(torch.stack([task.template, rendered(task)]))
@@ -59,7 +59,7 @@ def test_a_decoded_box_is_close_to_that_of_the_whole(vae, side) -> None:
 
 
 def test_an_edit_that_changes_what_lies_outside_is_decoded_whole(vae) -> None:
-    """As it is where another picture is put in the mask's place: to the bit, and elsewhere only the box is filled."""
+    """As it is where another image is put in the mask's place: to the bit, and elsewhere only the box is filled."""
     for seed in range(3):
         noise = torch.randint(0, 256, (128, 128, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
         [task] = held_out_edits(1, 128)
@@ -108,5 +108,5 @@ def test_the_decoder_is_as_it_was_afterwards(vae) -> None:
 def rendered(task) -> torch.Tensor:
     """What the edit is to become."""
     side = task.template.shape[0]
-    [picture] = render([task.after.scene], side, side, random.Random(1))
-    return ((picture.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
+    [image] = render([task.after.scene], side, side, random.Random(1))
+    return ((image.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)

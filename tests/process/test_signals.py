@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lego_serve.process.signals import Stopped, Stopping, beside
+from lego_serve.process.signals import Stopped, StopSignal, run_off_main_thread
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def handlers() -> Iterator[None]:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_interrupts_nothing_and_is_found_at_the_next_look(number: signal.Signals, status: int) -> None:
     """The work goes on to its own check, which ends the process with the shell's status for the signal."""
-    stopping = Stopping()
+    stopping = StopSignal()
     stopping.install()
     done: list[str] = []
 
@@ -35,14 +35,14 @@ def test_a_signal_interrupts_nothing_and_is_found_at_the_next_look(number: signa
         done.append("too late")
 
     with pytest.raises(Stopped) as ended:
-        beside(work, stopping)
+        run_off_main_thread(work, stopping)
     assert (ended.value.code, done) == (status, ["undisturbed"])
     assert stopping.is_asked
 
 
 def test_a_handler_that_somebody_else_puts_in_is_replaced() -> None:
     """Libraries set handlers when they start; ours come back before long."""
-    stopping = Stopping()
+    stopping = StopSignal()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def work() -> bool:
@@ -51,15 +51,15 @@ def test_a_handler_that_somebody_else_puts_in_is_replaced() -> None:
         time.sleep(0.2)
         return stopping.is_asked
 
-    assert beside(work, stopping)
+    assert run_off_main_thread(work, stopping)
 
 
 def test_what_the_work_answers_or_raises_comes_back() -> None:
     """From its thread to the one that waits."""
-    assert beside(lambda: threading.current_thread().name, Stopping()) == "server"
+    assert run_off_main_thread(lambda: threading.current_thread().name, StopSignal()) == "server"
 
     def fail() -> None:
         raise KeyError("a")
 
     with pytest.raises(KeyError):
-        beside(fail, Stopping())
+        run_off_main_thread(fail, StopSignal())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lego_serve.errors import ConfigError
-from lego_serve.process.sockets import at, reserve, shared_socket, unix_socket
+from lego_serve.process.sockets import host_and_port, reserve, shared_socket, unix_socket
 
 
 async def test_answers_are_sent_at_once() -> None:
@@ -53,7 +53,11 @@ def test_a_port_is_free_again_as_soon_as_its_server_has_ended() -> None:
 
 def test_an_ipv6_address_stands_in_brackets() -> None:
     """A URL needs them; names and IPv4 addresses stay as they are."""
-    assert [at(host, 1) for host in ("::1", "127.0.0.1", "localhost")] == ["[::1]:1", "127.0.0.1:1", "localhost:1"]
+    assert [host_and_port(host, 1) for host in ("::1", "127.0.0.1", "localhost")] == [
+        "[::1]:1",
+        "127.0.0.1:1",
+        "localhost:1",
+    ]
 
 
 def test_a_unix_socket_lies_where_it_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from lego_serve import app
 from lego_serve.deployment import configured
 from lego_serve.errors import ConfigError, LegoError
-from lego_serve.process.signals import Stopping
+from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import shared_socket
 from lego_serve.process.supervisor import Supervisor
 
@@ -63,7 +63,7 @@ def test_waiting_for_gateways_ends_with_the_first_that_dies(tmp_path: Path) -> N
     started = time.monotonic()
     try:
         with pytest.raises(LegoError, match="exit status 0"):
-            app._wait_ready([tmp_path / "none.sock"], Stopping(), gateways.check)
+            app._wait_ready([tmp_path / "none.sock"], StopSignal(), gateways.check)
     finally:
         gateways.shut_down()
     assert time.monotonic() - started < 30
@@ -84,7 +84,7 @@ def test_a_server_whose_gateways_die_ends_at_once_and_leaves_nothing(
     before = set(Path("/tmp").glob("lego-*"))
     started = time.monotonic()
     with pytest.raises(LegoError, match="a gateway process ended with exit status 7 before it was ready"):
-        app._serve(config, settings.model_copy(update={"server": server}), workflows, Stopping(), lines.append)
+        app._serve(config, settings.model_copy(update={"server": server}), workflows, StopSignal(), lines.append)
     assert time.monotonic() - started < 30
     assert "nothing to be had" in capfd.readouterr().err
     assert not [line for line in lines if line.startswith("ready")]

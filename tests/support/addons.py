@@ -105,7 +105,7 @@ def write(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) 
 
 
 def outline(width: int = 128, height: int = 128) -> str:
-    """A control picture as base64."""
+    """A control image as base64."""
     image = Image.new("RGB", (width, height))
     ImageDraw.Draw(image).ellipse((20, 30, 80, 90), outline="white", width=3)
     out = io.BytesIO()
@@ -120,7 +120,7 @@ def ask(server: Server, **body: object) -> httpx2.Response:
 
 
 def made(server: Server, **body: object) -> tuple[np.ndarray, dict]:
-    """The picture of one that ends well, and what is said of it."""
+    """The image of one that ends well, and what is said of it."""
     answer = ask(server, **body)
     assert answer.status_code == 200, answer.text
     return pixels(answer.json()["data"][0]), answer.json()["lego"]
@@ -139,7 +139,7 @@ class Together:
         for thread in self._threads:
             thread.start()
 
-    def pictures(self) -> list[np.ndarray]:
+    def images(self) -> list[np.ndarray]:
         """All of them, when they have ended well."""
         for thread in self._threads:
             thread.join()
@@ -154,7 +154,7 @@ def style(number: int, **more: object) -> list[dict]:
 
 
 def net(name: str, **more: object) -> list[dict]:
-    """A ControlNet with a picture."""
+    """A ControlNet with an image."""
     return [{"name": name, "image": outline()} | more]
 
 

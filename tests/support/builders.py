@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.ragged.lane_input import LaneInput
@@ -28,11 +28,11 @@ class RawLane:
 
     def for_model(self, backbone: Backbone) -> LaneInput:
         """What a backbone is given."""
-        negative = backbone.prepare(self.negative) if backbone.classifier_free and self.is_guided else None
+        negative = backbone.prepare(self.negative) if backbone.uses_cfg and self.is_guided else None
         return LaneInput(self.latents, self.time, self.guidance, backbone.prepare(self.cond), negative)
 
 
-def run_results(family: LocalFamily, *lanes: LaneRequest) -> dict[str, LaneResult]:
+def run_results(family: OfflinePipeline, *lanes: LaneRequest) -> dict[str, LaneResult]:
     """What becomes of lanes that start together and all end well."""
     for lane in lanes:
         family.engine.add(lane)
@@ -44,7 +44,7 @@ def run_results(family: LocalFamily, *lanes: LaneRequest) -> dict[str, LaneResul
     return found
 
 
-def run_lanes(family: LocalFamily, *lanes: LaneRequest) -> dict[str, torch.Tensor]:
+def run_lanes(family: OfflinePipeline, *lanes: LaneRequest) -> dict[str, torch.Tensor]:
     """Their latents."""
     return {key: result.latents for key, result in run_results(family, *lanes).items()}
 

@@ -9,7 +9,7 @@ from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.loading import load_backbone
@@ -20,19 +20,19 @@ WIDTH, HEIGHT, STEPS, GUIDANCE = 128, 96, 5, 4.0
 ROOM = 64 * 2**20
 
 
-def with_store(spec: ModelSpec, budget_bytes: int = ROOM, coding: str = "bfloat16") -> LocalFamily:
+def with_store(spec: ModelSpec, budget_bytes: int = ROOM, coding: str = "bfloat16") -> OfflinePipeline:
     """A model with so many bytes for templates."""
     backbone, tables = load_backbone(spec)
     store = TemplateStore(budget_bytes, lambda: 0.0, coding)
     engine = StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=4096)), lambda: 0.0, templates=store)
-    return replace(LocalFamily.load(spec), engine=engine)
+    return replace(OfflinePipeline.load(spec), engine=engine)
 
 
-def template(family: LocalFamily, seed: int = 1, own: int = 77) -> Template:
-    """A picture of noise, encoded, whose own noise is of the seed ``own``."""
+def template(family: OfflinePipeline, seed: int = 1, own: int = 77) -> Template:
+    """An image of noise, encoded, whose own noise is of the seed ``own``."""
     draw = torch.Generator().manual_seed(seed)
-    picture = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), generator=draw, dtype=torch.uint8)
-    return Template.of(family.vae.encode(picture)[0].mean, own)
+    image = torch.randint(0, 256, (1, HEIGHT, WIDTH, 3), generator=draw, dtype=torch.uint8)
+    return Template.of(family.vae.encode(image)[0].mean, own)
 
 
 def uneven(of: Template) -> torch.Tensor:
@@ -50,7 +50,7 @@ def rows_of(mask: torch.Tensor) -> int:
 
 
 def edit_lane(
-    family: LocalFamily, of: Template, quality: Quality, prompts: tuple[str, str | None], **changes: object
+    family: OfflinePipeline, of: Template, quality: Quality, prompts: tuple[str, str | None], **changes: object
 ) -> LaneRequest:
     """An edit under a prompt, and a negative one where the model takes any, primed with the empty prompt."""
     prompt, negative = (None if p is None else family.text.encode([p])[0] for p in prompts)
@@ -61,7 +61,7 @@ def edit_lane(
     return replace(lane, **changes)  # type: ignore[arg-type]
 
 
-def made(family: LocalFamily, *lanes: LaneRequest) -> torch.Tensor:
+def made(family: OfflinePipeline, *lanes: LaneRequest) -> torch.Tensor:
     """The latents of the last of them."""
     return run_results(family, *lanes)[lanes[-1].key].latents
 

@@ -1,4 +1,4 @@
-"""Pictures as files: sound ones, odd ones, and what nobody should send."""
+"""Images as files: sound ones, odd ones, and what nobody should send."""
 
 import io
 import struct
@@ -12,15 +12,15 @@ SIZE = (128, 96)
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-def file_of(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    """A picture as a file."""
+def file_of(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """An image as a file."""
     out = io.BytesIO()
-    picture.save(out, form, **options)
+    image.save(out, form, **options)
     return out.getvalue()
 
 
 def good(mode: str = "RGBA", form: str = "PNG", size: tuple[int, int] = SIZE, **options: object) -> bytes:
-    """A picture of nothing, transparent where it can be."""
+    """An image of nothing, transparent where it can be."""
     return file_of(Image.new(mode, size), form, **options)
 
 
@@ -87,7 +87,7 @@ def scanned(times: int) -> bytes:
 NEITHER: dict[str, bytes] = {  # neither an image nor a mask
     "zero bytes": b"",
     "one byte": b"\x89",
-    "text": b"not a picture at all",
+    "text": b"not an image at all",
     "a signature alone": MAGIC,
     "truncated in its head": NOISY[:30],
     "truncated in its pixels": NOISY[: len(NOISY) // 2],
@@ -150,18 +150,18 @@ NO_MASK: dict[str, bytes] = {
 
 def turned() -> bytes:
     """Red at what is its top once it is turned as its camera says."""
-    picture = Image.new("RGB", SIZE)
-    picture.paste("red", (0, 0, 20, SIZE[1]))
+    image = Image.new("RGB", SIZE)
+    image.paste("red", (0, 0, 20, SIZE[1]))
     exif = Image.Exif()
     exif[0x0112] = 6
-    return file_of(picture, exif=exif)
+    return file_of(image, exif=exif)
 
 
 def palette() -> Image.Image:
     """Two colours, of which the second is transparent."""
-    picture = Image.new("P", SIZE, 1)
-    picture.putpalette([0, 0, 0, 255, 0, 0])
-    return picture
+    image = Image.new("P", SIZE, 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    return image
 
 
 def polyglot() -> bytes:
@@ -181,5 +181,5 @@ def commented() -> bytes:
 
 
 def two_in_one() -> bytes:
-    """A telephone's JPEG, with a second picture behind it."""
+    """A telephone's JPEG, with a second image behind it."""
     return file_of(Image.new("RGB", SIZE, "red"), "MPO", save_all=True, append_images=[Image.new("RGB", SIZE)])

@@ -1,4 +1,4 @@
-"""Sound pictures that carry more than pixels: texts, profiles and Exif data, packed, repeated and overlapping.
+"""Sound images that carry more than pixels: texts, profiles and Exif data, packed, repeated and overlapping.
 
 A decoder that reads these spends memory and time far beyond the size of the file.
 """

@@ -18,13 +18,13 @@ from loadgen.traffic import Arrivals, Closed, ImageRequest
 Cost = Callable[[ImageRequest], float]
 
 
-def picture(level: int = 10) -> bytes:
+def image(level: int = 10) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (level, level, level)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-PICTURE = picture()
+IMAGE = image()
 
 
 @dataclass
@@ -77,7 +77,7 @@ class SimulatedServer:
                 samples.append(Sample(due, due, due + deadline_s(request), Reply(None, "504: deadline_exceeded")))
             else:
                 heapq.heappush(free, end)
-                samples.append(Sample(due, due, end, Reply(PICTURE)))
+                samples.append(Sample(due, due, end, Reply(IMAGE)))
             done.append(samples[-1].done_s)
         self._clock.now += max(done)
         return samples
@@ -93,7 +93,7 @@ class SimulatedServer:
 
 
 def cost_s(request: ImageRequest) -> float:
-    """Seconds of a picture alone: a constant and so much for each step and pixel."""
+    """Seconds of an image alone: a constant and so much for each step and pixel."""
     branches = 2 if request.guidance > 1 else 1
     return 0.05 + request.steps * branches * (0.002 + request.width * request.height * 2e-7)
 

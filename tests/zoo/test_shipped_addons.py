@@ -68,7 +68,7 @@ def test_from_pretrained_reads_the_shipped_controlnet() -> None:
 
 
 def test_shipped_adapters_draw_their_styles() -> None:
-    """Of six held-out prompts at least four are told from the plain picture, of which none is taken for a style."""
+    """Of six held-out prompts at least four are told from the plain image, of which none is taken for a style."""
     seen = Counter((v.wanted, v.seen == PLAIN) for v in judge_styles(styled(WEIGHTS), [128], 6))
     assert seen[(PLAIN, True)] == 6
     assert all(seen[(style, False)] >= 4 for style in RANKS), seen
@@ -80,7 +80,7 @@ def test_the_shipped_controlnet_places_shapes() -> None:
     assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=False), [128], 8)) <= 1
 
 
-def test_shipped_adapters_and_the_controlnet_work_in_the_same_picture() -> None:
+def test_shipped_adapters_and_the_controlnet_work_in_the_same_image() -> None:
     """Of 24 held-out maps at full strength at least eight are followed in the style, which nearly all show."""
     found = list(judge_together(together(WEIGHTS), [Setting(style, 1, 1) for style in RANKS], 128, 8))
     assert sum(v.is_styled for v in found) >= 18

@@ -24,14 +24,14 @@ GAP_MEMORY = 0.98  # weight of the mean gap between requests against the latest
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Reservation:
     """The bytes are held for the entry; these keys are no longer accounted for and must be freed first."""
 
     evict: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ReservationRefused:
     """Nothing has changed.
 
     ``too_large``: more than the whole budget.  ``in_use``: pins and loads hold the bytes for now.
@@ -42,7 +42,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Prewarm:
+class PrefetchCandidate:
     """An absent entry worth loading before it is asked for; pass it to `CacheLedger.reserve` with ``optional=True``."""
 
     key: str
@@ -120,7 +120,9 @@ class CacheLedger:
         entry = self._entries.get(key)
         return 0.0 if entry is None else self._popularity.chance(key) * entry.load_s
 
-    def reserve(self, key: str, size: int, load_s: float, *, optional: bool = False) -> Decision | Refused:
+    def reserve(
+        self, key: str, size: int, load_s: float, *, optional: bool = False
+    ) -> Reservation | ReservationRefused:
         """Hold bytes for an entry about to be loaded.
 
         With ``optional`` the entry is refused rather than that it evicts what is worth more: for loads ahead of need,
@@ -130,23 +132,23 @@ class CacheLedger:
         if size < 0 or load_s < 0:
             raise ValueError("sizes and load times are not negative")
         if key in self._held:
-            return Decision()
+            return Reservation()
         if size > self._budget:
-            return Refused("too_large")
+            return ReservationRefused("too_large")
         victims = self._victims(self._used + size - self._budget)
         if victims is None:
             self._remember(key, _Entry(size, load_s))
-            return Refused("in_use")
+            return ReservationRefused("in_use")
         entry = _Entry(size, load_s, "loading")
         worth = self._popularity.chance(key) * load_s
         if optional and victims and sum(self.benefit_s(victim) for victim in victims) >= worth:
             self._remember(key, _Entry(size, load_s))
-            return Refused("not_worth")
+            return ReservationRefused("not_worth")
         for victim in victims:
             self._let_go(victim)
         self._entries[key] = self._held[key] = entry
         self._used += size
-        return Decision(tuple(victims))
+        return Reservation(tuple(victims))
 
     def commit(self, key: str, size: int | None = None, load_s: float | None = None) -> None:
         """The entry is there; what it really took replaces what was predicted, and may not be larger in bytes."""
@@ -178,7 +180,7 @@ class CacheLedger:
             raise ValueError("an entry in use cannot be dropped")
         self._let_go(key)
 
-    def prewarm(self, now: float, limit: int = 4) -> list[Prewarm]:
+    def prefetch_candidates(self, now: float, limit: int = 4) -> list[PrefetchCandidate]:
         """The absent entries most worth loading now, best first.
 
         Each is expected to be asked for soon at the pace requests come, and fits into free space or saves clearly
@@ -190,7 +192,7 @@ class CacheLedger:
         absent = [(key, entry) for key, entry in self._entries.items() if entry.state == "absent"]
         hopeful = [(key, entry) for key, entry in absent if self._popularity.chance(key) * requests >= 1]
         hopeful.sort(key=lambda pair: -self._density(*pair))
-        room, chosen = self._budget - self._used, list[Prewarm]()
+        room, chosen = self._budget - self._used, list[PrefetchCandidate]()
         for key, entry in hopeful:
             if len(chosen) == limit:
                 break
@@ -199,9 +201,9 @@ class CacheLedger:
                 victims = None if chosen else self._victims(entry.size - room)
                 if victims is None or HYSTERESIS * sum(map(self.benefit_s, victims)) >= self.benefit_s(key):
                     continue
-                return [Prewarm(key, entry.size, entry.load_s)]
+                return [PrefetchCandidate(key, entry.size, entry.load_s)]
             room -= entry.size
-            chosen.append(Prewarm(key, entry.size, entry.load_s))
+            chosen.append(PrefetchCandidate(key, entry.size, entry.load_s))
         return chosen
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Which steps of an edit compute the whole picture and which its masked rows alone: decided before the run.
+"""Which steps of an edit compute the whole image and which its masked rows alone: decided before the run.
 
 What a step does not compute it reads from the template's activations at that step's sigma, or at that of a
 step up to ``stride - 1`` before it, so that fewer of them need to be there.  Invariants: an entry is never of a step
@@ -26,43 +26,46 @@ class Quality(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ReuseRule:
     """The share of an edit's first and last steps that are computed in full, and how stale entries may be.
 
-    ``blind``: that of the first where the words that primed say nothing of the picture and it has enough rows (see
-    ``BLIND_ROWS``): what those words tint weighs the more the larger a picture is.  ``reads_text``: where they do say
-    it, the text rows of the unconditional branch are read like the rows outside a mask.
+    ``uncaptioned_first``: the share of first steps where the words that primed say nothing of the image and it has
+    enough rows (see ``UNCAPTIONED_ROWS``): what those words tint weighs the more the larger an image is.
+    ``reads_text``: where they do say it, the text rows of the unconditional branch are read like those outside a mask.
     """
 
     first: float
     last: float
     stride: int
-    blind: float = 0.0
+    uncaptioned_first: float = 0.0
     reads_text: bool = False
 
     def __post_init__(self) -> None:
-        if not (all(0 <= share <= 1 for share in (self.first, self.last, self.blind)) and self.stride >= 1):
+        if not (all(0 <= share <= 1 for share in (self.first, self.last, self.uncaptioned_first)) and self.stride >= 1):
             raise ValueError("shares lie in 0..1 and a stride is 1 or more")
 
-    def first_share(self, rows: int, *, is_blind: bool) -> float:
-        """The share of first steps in full for a picture of so many rows."""
-        low, high = BLIND_ROWS
+    def first_share(self, rows: int, *, is_uncaptioned: bool) -> float:
+        """The share of first steps in full for an image of so many rows."""
+        low, high = UNCAPTIONED_ROWS
         grown = min(1.0, max(0.0, (rows - low) / (high - low)))
-        return max(self.first, self.blind * grown) if is_blind else self.first
+        return max(self.first, self.uncaptioned_first * grown) if is_uncaptioned else self.first
 
 
-BLIND_ROWS = 64, 256  # token rows of a picture up to which nothing is needed, and from which all of ``blind`` is
-RULES: Mapping[Quality, Rule] = {
-    Quality.EXACT: Rule(1.0, 0.0, 1),
-    Quality.CAREFUL: Rule(0.4, 0.0, 1),
-    Quality.HIGH: Rule(0.0, 0.0, 1, blind=0.15, reads_text=True),
-    Quality.BALANCED: Rule(0.0, 0.0, 2, reads_text=True),
+UNCAPTIONED_ROWS = (
+    64,
+    256,
+)  # token rows of an image up to which nothing is needed, and from which all of ``uncaptioned_first`` is
+REUSE_RULES: Mapping[Quality, ReuseRule] = {
+    Quality.EXACT: ReuseRule(1.0, 0.0, 1),
+    Quality.CAREFUL: ReuseRule(0.4, 0.0, 1),
+    Quality.HIGH: ReuseRule(0.0, 0.0, 1, uncaptioned_first=0.15, reads_text=True),
+    Quality.BALANCED: ReuseRule(0.0, 0.0, 2, reads_text=True),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ReuseStats:
-    """What an edit read of its template: in how many steps, how many token rows of a picture's it computed there, how
+    """What an edit read of its template: in how many steps, how many token rows of an image's it computed there, how
     many passes over the template it had to run first, and how many entries of others had to go for what they left.
     """
 
@@ -89,7 +92,7 @@ class TemplateUse:
         )
 
 
-WORTH = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble
+MAX_ACTIVE_FRACTION = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,34 +117,34 @@ class ReusePlan:
 
 
 def plan_reuse(
-    rule: Rule, steps: int, active_rows: int, rows: int, room: int | None = None, *, is_blind: bool = False
+    rule: ReuseRule, steps: int, active_rows: int, rows: int, room: int | None = None, *, is_uncaptioned: bool = False
 ) -> ReusePlan:
-    """The plan of an edit whose mask touches ``active_rows`` of its picture's ``rows``.
+    """The plan of an edit whose mask touches ``active_rows`` of its image's ``rows``.
 
     ``room``: the steps whose entries can be kept at once; the first are computed in full where that is too few.
-    ``is_blind``: the words that primed say nothing of the picture.
+    ``is_uncaptioned``: the words that primed say nothing of the image.
     """
     if steps < 1 or not 0 <= active_rows <= rows:
         raise ValueError(f"{steps} steps of {active_rows} in {rows} rows")
-    first, last = _share(rule.first_share(rows, is_blind=is_blind), steps), _share(rule.last, steps)
+    first, last = _share(rule.first_share(rows, is_uncaptioned=is_uncaptioned), steps), _share(rule.last, steps)
     if room is not None:
         first = max(first, steps - last - room * rule.stride)
-    if active_rows > WORTH * rows:
+    if active_rows > MAX_ACTIVE_FRACTION * rows:
         first = steps
     entries: list[int | None] = []
     for step in range(steps):
         is_masked = first <= step < steps - last
         entries.append(step - (step - first) % rule.stride if is_masked else None)
-    return ReusePlan(tuple(entries), rule.reads_text and not is_blind)
+    return ReusePlan(tuple(entries), rule.reads_text and not is_uncaptioned)
 
 
-def worth(active_rows: int, rows: int) -> float:
-    """The part of a picture's rows that a step which may read the others computes."""
-    return 1.0 if active_rows > WORTH * rows else active_rows / rows
+def active_fraction(active_rows: int, rows: int) -> float:
+    """The part of an image's rows that a step which may read the others computes."""
+    return 1.0 if active_rows > MAX_ACTIVE_FRACTION * rows else active_rows / rows
 
 
 def branch_work(image_rows: int, active_rows: int, text_rows: int, *, reads_text: bool = False) -> StepWork:
-    """Rows and pairs of one branch that computes ``active_rows`` of its picture's rows, and its text's unless read."""
+    """Rows and pairs of one branch that computes ``active_rows`` of its image's rows, and its text's unless read."""
     own = active_rows if reads_text else active_rows + text_rows
     return StepWork(own, own * (image_rows + text_rows))
 

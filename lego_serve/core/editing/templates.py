@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from lego_serve.core.editing.edit import is_described
-from lego_serve.core.editing.reuse import RULES, Quality, plan_reuse
+from lego_serve.core.editing.reuse import REUSE_RULES, Quality, plan_reuse
 from lego_serve.core.workflow.graph import Node, Source, Workflow
 
 PINNED_RATIO = 0.5  # of a replica's bytes: what is not pinned must find room too, or every step primes for itself
@@ -44,11 +44,11 @@ def entries_label(template: str, adapters: Sequence[tuple[str, float]] = ()) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateOrder:
+class TemplateCommand:
     """What is asked of all replicas of a model.
 
-    ``rows``: the token rows of a picture of size ``name``, as in 128x96.  ``entry``: the bytes of one entry of it;
-    ``text``: those that a prompt's rows add.  ``bytes``: those kept of the picture ``name``.  ``forget``: let go of it,
+    ``rows``: the token rows of an image of size ``name``, as in 128x96.  ``entry``: the bytes of one entry of it;
+    ``text``: those that a prompt's rows add.  ``bytes``: those kept of the image ``name``.  ``forget``: let go of it,
     and of its pin, which follows the name after a space.
     """
 
@@ -64,7 +64,7 @@ def edit_node(workflow: Workflow) -> Node | None:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """How many entries edits read: of a picture's rows alone, and with the rows of the unconditional prompt."""
+    """How many entries edits read: of an image's rows alone, and with the rows of the unconditional prompt."""
 
     plain: int = 0
     with_text: int = 0
@@ -73,7 +73,7 @@ class Entries:
 def entries_of(workflow: Workflow, inputs: Mapping[str, object], rows: int, quality: Quality = Quality.HIGH) -> Entries:
     """What an edit with these values of a workflow's inputs reads, but for a ``strength`` below 1.
 
-    ``rows``: the token rows of its picture.  Where all branches are primed alike they share what is kept with the text.
+    ``rows``: the token rows of its image.  Where all branches are primed alike they share what is kept with the text.
     """
     node = edit_node(workflow)
     if node is None:
@@ -86,8 +86,8 @@ def entries_of(workflow: Workflow, inputs: Mapping[str, object], rows: int, qual
     first, last = (float(given(name, end)) for name, end in (("guidance_start", 0.0), ("guidance_end", 1.0)))
     prime, negative = given("prime"), given("negative")
     is_guided = negative is not None and float(given("guidance")) > 1
-    is_blind = prime is not None and not is_described(inputs)
-    sources = plan_reuse(RULES[quality], steps, 0, rows, is_blind=is_blind).sources
+    is_uncaptioned = prime is not None and not is_described(inputs)
+    sources = plan_reuse(REUSE_RULES[quality], steps, 0, rows, is_uncaptioned=is_uncaptioned).sources
     if not is_guided:
         return Entries(plain=len(sources))
     if negative == (prime or given("cond")):

@@ -25,7 +25,7 @@ from lego_serve.core.jobs.events import (
 )
 from lego_serve.core.jobs.job import Job, JobState, Ref, Task, TaskStats
 from lego_serve.core.workflow.graph import Node, Source, Workflow
-from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError, RequestError, about
+from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError, RequestError, with_param
 
 STORIES_KEPT = 256
 
@@ -164,7 +164,7 @@ def _about_input(error: LegoError, node: Node) -> LegoError:
     if not isinstance(error, RequestError) or error.param is None or error.param not in node.arguments:
         return error
     source = node.arguments[error.param]
-    return about(error, source.output if isinstance(source, Source) and source.node == "inputs" else None)
+    return with_param(error, source.output if isinstance(source, Source) and source.node == "inputs" else None)
 
 
 def _words(event: Event) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lego_serve.core.addons import AdapterStats, ControlStats
+from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.editing.reuse import ReuseStats
-from lego_serve.core.jobs.progress import Listen
+from lego_serve.core.jobs.progress import StreamOptions
 
 Value: TypeAlias = object
 
@@ -32,7 +32,7 @@ class Job:
     deadline_s: float | None = None
     tenant: str = "default"
     weight: float = 1.0
-    listen: Listen = field(default_factory=Listen)
+    stream: StreamOptions = field(default_factory=StreamOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class TaskStats:
     attempts: int = 1
     steps_redone: int = 0
     adapters: tuple[AdapterStats, ...] = ()
-    controlnets: tuple[ControlStats, ...] = ()
+    controlnets: tuple[ControlNetStats, ...] = ()
     reuse: ReuseStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class GeneratedImage:
     """One finished image: 8-bit RGB rows, top to bottom, ``3 * width * height`` bytes."""
 
     width: int
@@ -86,7 +86,7 @@ class JobProgress:
     step: int
     steps: int
     eta_s: float
-    preview: Picture | None = None
+    preview: GeneratedImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a job came to: its pictures and where its time went."""
+    """What a job came to: its images and where its time went."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[GeneratedImage, ...]
     queue_s: float
     node_s: Mapping[str, float] = field(default_factory=dict)
     cache_hits: int = 0

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lego_serve.core.jobs.job import TaskStats, Value
-from lego_serve.core.jobs.progress import Listen
+from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.errors import LegoError
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class NodeCall:
     """One task: what kind, its inputs by name, the seconds it has left and its tenant's weight.
 
     A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
@@ -22,7 +22,7 @@ class Call:
     inputs: Mapping[str, Value]
     time_left_s: float | None = None
     weight: float = 1.0
-    listen: Listen = field(default_factory=Listen)
+    stream: StreamOptions = field(default_factory=StreamOptions)
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     suspect_steps: int = 0
     avoid: frozenset[str] = frozenset()
@@ -31,15 +31,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class CallAccepted:
     """A replica has taken a streamed call."""
 
     replica: str
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a lane of a call is; ``preview`` holds latents (channels, height, width) of the picture to be.
+class LaneProgress:
+    """How far a lane of a call is; ``preview`` holds latents (channels, height, width) of the image to be.
 
     ``is_starting``: the step is about to run, alone, or the lane to be made ready (PREPARING).
     Without ``is_report`` the client is not told.
@@ -56,12 +56,12 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class ReplicaDraining:
     """The replica is to be left: the checkpoints just sent are fresh, go on elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeResult:
     """A task's value and cost, or the error it met."""
 
     value: Value = None
@@ -70,7 +70,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
+class ControlNetResidual:
     """One residual of a ControlNet's step, an array; when the pass began and this was made, by the wall clock."""
 
     index: int
@@ -79,4 +79,4 @@ class Residual:
     made_s: float = 0.0
 
 
-Message: TypeAlias = Accepted | Progress | Leaving | Residual | Answer
+Message: TypeAlias = CallAccepted | LaneProgress | ReplicaDraining | ControlNetResidual | NodeResult

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from lego_serve.core.addons import AdapterOrder
-from lego_serve.core.editing.templates import TemplateOrder
+from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.workflow.graph import Workflow
 
@@ -32,7 +32,7 @@ class JobRunner(Protocol):
         ...
 
     async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
-        """Run a job whose inputs are bound, telling how it gets on as ``job.listen`` asks.
+        """Run a job whose inputs are bound, telling how it gets on as ``job.stream`` asks.
 
         Raises LegoError; cancelling the await cancels the job.
         """
@@ -46,11 +46,11 @@ class JobRunner(Protocol):
         """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
         ...
 
-    async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
+    async def adapters(self, order: AdapterCommand) -> Mapping[str, Any]:
         """Do what is wanted of the adapters of a model.  Raises LegoError, NotFound where the model has none."""
         ...
 
-    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+    async def templates(self, order: TemplateCommand) -> Mapping[str, int]:
         """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
         ...
 

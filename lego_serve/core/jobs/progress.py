@@ -12,7 +12,7 @@ PREPARING = -1  # in place of a step: a lane that is being taken and made ready 
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
+class StreamOptions:
     """What the client wants to hear: how many previews, and whether every step."""
 
     previews: int = 0
@@ -20,7 +20,7 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class ProgressMessage:
     """What the next message carries."""
 
     preview: bool
@@ -28,27 +28,27 @@ class Due:
     report: bool  # whether the client may hear of it, or it is for the coordinator alone
 
 
-class Reporter:
+class ProgressThrottle:
     """Decides for one lane, after every step, whether a message goes out."""
 
-    def __init__(self, listen: Listen, steps: int, checkpoint_every_steps: int, first_step: int = 0) -> None:
-        self._listen, self._steps, self._every = listen, steps, checkpoint_every_steps
+    def __init__(self, stream: StreamOptions, steps: int, checkpoint_every_steps: int, first_step: int = 0) -> None:
+        self._stream, self._steps, self._every = stream, steps, checkpoint_every_steps
         self._previews_sent = 0
-        while self._previews_sent < listen.previews and self._preview_step <= first_step:
+        while self._previews_sent < stream.previews and self._preview_step <= first_step:
             self._previews_sent += 1  # a lane that goes on from a checkpoint has sent these
         self._checkpoint_step = first_step
         self._sent_s: float | None = None
 
-    def due(self, step: int, now: float, *, drain: bool = False) -> Due | None:
+    def due(self, step: int, now: float, *, drain: bool = False) -> ProgressMessage | None:
         """What to send after ``step`` steps are done; None for nothing.  A draining lane is sent at once, whole.
 
         The end of a lane is no progress: its result says it.
         """
         if step >= self._steps:
             return None
-        preview = self._previews_sent < self._listen.previews and step >= self._preview_step
+        preview = self._previews_sent < self._stream.previews and step >= self._preview_step
         checkpoint = drain or (self._every > 0 and step - self._checkpoint_step >= self._every)
-        report = preview or self._listen.steps
+        report = preview or self._stream.steps
         if self._sent_s is not None and now - self._sent_s < 1 / MESSAGES_A_SECOND:
             report = preview = False
         if not (report or checkpoint):
@@ -59,9 +59,9 @@ class Reporter:
             self._previews_sent += 1
         if checkpoint:
             self._checkpoint_step = step
-        return Due(preview, checkpoint, report)
+        return ProgressMessage(preview, checkpoint, report)
 
     @property
     def _preview_step(self) -> int:
         """Previews lie evenly between the first step and the end."""
-        return max(1, (self._previews_sent + 1) * self._steps // (self._listen.previews + 1))
+        return max(1, (self._previews_sent + 1) * self._steps // (self._stream.previews + 1))

@@ -19,7 +19,7 @@ MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Make the call again: lanes go on from their checkpoints, the first ``suspect_steps`` of them alone."""
 
     checkpoints: Mapping[int, bytes]
@@ -28,7 +28,7 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class PoisonRequest:
     """This call takes replicas down by itself, in this step or while it is made ready (PREPARING)."""
 
     step: int
@@ -41,7 +41,7 @@ class GiveUp:
     attempts: int
 
 
-Decision: TypeAlias = Again | Poison | GiveUp
+RecoveryAction: TypeAlias = Retry | PoisonRequest | GiveUp
 
 
 @dataclass(slots=True)
@@ -73,11 +73,11 @@ class Recovery:
         """How often it was begun again."""
         return self._deaths + self._moves
 
-    def accepted(self, replica: str) -> None:
+    def note_accepted(self, replica: str) -> None:
         """A replica has taken the call."""
         self._replica = replica
 
-    def progressed(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
+    def note_progress(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
         """A lane has done so many steps, or is about to run the next alone (or to be made ready: PREPARING).
 
         Without ``is_starting`` it is in company again.
@@ -89,12 +89,12 @@ class Recovery:
             self._checkpoints[lane] = checkpoint
             state.checkpoint_step = step
 
-    def moved(self) -> Decision:
+    def after_move(self) -> RecoveryAction:
         """The replica is being drained or has left in good order: go on elsewhere, suspected of nothing."""
         self._moves += 1
         return self._again(0)
 
-    def lost(self) -> Decision:
+    def after_loss(self) -> RecoveryAction:
         """The replica died."""
         self._deaths += 1
         for state in self._lanes.values():
@@ -102,7 +102,7 @@ class Recovery:
                 deaths = state.deaths.get(state.starting, 0) + 1
                 state.deaths[state.starting] = deaths
                 if deaths >= DEATHS_ALONE:
-                    return Poison(state.starting)
+                    return PoisonRequest(state.starting)
         return self._again(self._suspect_steps)
 
     @property
@@ -111,7 +111,7 @@ class Recovery:
         ahead = max((s.step - s.checkpoint_step for s in self._lanes.values()), default=0)
         return ahead + self._every + MARGIN_STEPS
 
-    def _again(self, suspect_steps: int) -> Decision:
+    def _again(self, suspect_steps: int) -> RecoveryAction:
         if self._deaths >= DEATHS or self._moves >= MOVES:
             return GiveUp(self.attempts)
         for state in self._lanes.values():
@@ -119,4 +119,4 @@ class Recovery:
             state.step, state.starting = state.checkpoint_step, None
         avoid = frozenset() if self._replica is None else frozenset({self._replica})
         self._replica = None
-        return Again(dict(self._checkpoints), suspect_steps, avoid)
+        return Retry(dict(self._checkpoints), suspect_steps, avoid)

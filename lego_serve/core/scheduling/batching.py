@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from lego_serve.core.costs import Rates, StepCost, StepWork
 from lego_serve.core.scheduling.lane import Lane
 from lego_serve.core.scheduling.lora_mode import (
-    Adapted,
-    AdapterMode,
     AdapterRates,
     AdapterSet,
+    LoraLane,
+    LoraMode,
     grouped_extra_s,
     patching_pays,
 )
-from lego_serve.core.scheduling.ordering import Order, Pace
+from lego_serve.core.scheduling.ordering import LanePolicy, ReplicaPace
 
 EFFICIENCY = 0.9
 PACE = 0.9  # of the seconds a lane has left for each of its steps, what a step it shares may take
@@ -68,10 +68,10 @@ class StepBatcher:
 
     def __init__(
         self,
-        order: Order,
+        order: LanePolicy,
         limits: StepLimits,
         calibrated: Rates | None = None,
-        adapters: AdapterMode = AdapterMode.GROUPED,
+        adapters: LoraMode = LoraMode.GROUPED,
         adapter_rates: AdapterRates | None = None,
     ) -> None:
         self._order = order
@@ -152,7 +152,7 @@ class StepBatcher:
         """
         lanes = list(self._lanes.values())
         rates = self._cost.rates
-        order = self._order(lanes, now, Pace(rates, self._step_s))
+        order = self._order(lanes, now, ReplicaPace(rates, self._step_s))
         plan = self._fitting(lanes, order, now, rates, kept)
         if plan is None or all(self._lanes[key].adapter_set is None for key in plan.keys):
             return plan
@@ -236,10 +236,10 @@ class StepBatcher:
     ) -> StepPlan:
         """The plan with all sets grouped, or in its place one of the lanes that have the first one's set, patched."""
         chosen = [self._lanes[key] for key in plan.keys]
-        seen = [Adapted(lane.adapter_set, lane.work[lane.next_step], lane.steps_left) for lane in chosen]
+        seen = [LoraLane(lane.adapter_set, lane.work[lane.next_step], lane.steps_left) for lane in chosen]
         costs = self._adapter_rates
-        pays = self._adapters is AdapterMode.AUTO and patching_pays(seen, self._patched, rates, costs)
-        if self._steps_grouped or (self._adapters is not AdapterMode.PATCHED and not pays):
+        pays = self._adapters is LoraMode.AUTO and patching_pays(seen, self._patched, rates, costs)
+        if self._steps_grouped or (self._adapters is not LoraMode.PATCHED and not pays):
             return replace(plan, extra_s=grouped_extra_s(seen, costs))
         first = seen[0].adapters
         same = [i for i in order if lanes[i].adapter_set == first]

@@ -30,7 +30,7 @@ class Placement(StrEnum):
 class Link:
     """The way between two replicas: bytes a second, and seconds any message takes, however short."""
 
-    bytes_s: float
+    bytes_per_s: float
     latency_s: float
 
 
@@ -71,23 +71,23 @@ def step_seconds(step: ControlStep, link: Link, placement: Placement) -> float:
     """Predicted seconds of one step in a placement."""
     if placement is Placement.COLOCATED:
         return step.backbone_s + step.controlnet_s
-    asked_s = link.latency_s + step.request_bytes / link.bytes_s + step.wait_s
+    asked_s = link.latency_s + step.request_bytes / link.bytes_per_s + step.wait_s
     if placement is Placement.PER_STEP:
-        arrived_s = asked_s + step.controlnet_s + link.latency_s + step.residual_bytes / link.bytes_s
+        arrived_s = asked_s + step.controlnet_s + link.latency_s + step.residual_bytes / link.bytes_per_s
         return _with_waits(step, [arrived_s] * len(step.added_at))
     count = len(step.added_at)
     sent_s, arrivals = asked_s, []
     for index in range(count):
         made_s = asked_s + step.controlnet_s * (index + 1) / count
         # Messages follow each other on the link, each with its own latency: the sender waits for no answer.
-        sent_s = max(sent_s, made_s) + step.residual_bytes / count / link.bytes_s
+        sent_s = max(sent_s, made_s) + step.residual_bytes / count / link.bytes_per_s
         arrivals.append(sent_s + link.latency_s)
     return _with_waits(step, arrivals)
 
 
 def choose(step: ControlStep, link: Link | None) -> Placement:
     """The placement with the shortest step; ties go to the colocated, then to fewer messages."""
-    if link is None or link.bytes_s <= 0 or not math.isfinite(link.latency_s):
+    if link is None or link.bytes_per_s <= 0 or not math.isfinite(link.latency_s):
         return Placement.COLOCATED
     return min(Placement, key=lambda placement: step_seconds(step, link, placement))
 

@@ -13,7 +13,7 @@ from enum import Enum
 from lego_serve.core.costs import Rates, StepWork
 
 
-class AdapterMode(Enum):
+class LoraMode(Enum):
     """Which way is taken; AUTO by predicted cost, and not where bits must be the same in every batch."""
 
     GROUPED = "grouped"
@@ -21,9 +21,9 @@ class AdapterMode(Enum):
     AUTO = "auto"
 
 
-def allowed(mode: AdapterMode, *, strict: bool) -> AdapterMode:
+def allowed_mode(mode: LoraMode, *, batch_invariant: bool) -> LoraMode:
     """The mode to run in: where bits must not depend on batch-mates, a choice by cost becomes a fixed one."""
-    return AdapterMode.GROUPED if strict and mode is AdapterMode.AUTO else mode
+    return LoraMode.GROUPED if batch_invariant and mode is LoraMode.AUTO else mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class AdapterRates:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
+class LoraLane:
     """A lane as the choice sees it: its set, if any, what its step weighs, and the steps it has left."""
 
     adapters: AdapterSet | None
@@ -64,7 +64,7 @@ class Adapted:
     steps_left: int
 
 
-def grouped_extra_s(lanes: Sequence[Adapted], costs: AdapterRates) -> float:
+def grouped_extra_s(lanes: Sequence[LoraLane], costs: AdapterRates) -> float:
     """Predicted seconds that grouped products add to a step of these lanes."""
     rows: dict[AdapterSet, int] = {}
     for lane in lanes:
@@ -73,13 +73,13 @@ def grouped_extra_s(lanes: Sequence[Adapted], costs: AdapterRates) -> float:
     return sum(costs.grouped_s(of, count) for of, count in rows.items())
 
 
-def patching_pays(lanes: Sequence[Adapted], patched: Hashable, rates: Rates, costs: AdapterRates) -> bool:
+def patching_pays(lanes: Sequence[LoraLane], patched: Hashable, rates: Rates, costs: AdapterRates) -> bool:
     """Whether one set after another, patched, brings these lanes forward by a step sooner than all at once, grouped.
 
     A set stays for as long as its lanes have steps left, over which its swap is spread; one that is ``patched``
     already costs no swap as long as it is the only one.
     """
-    by_set: dict[AdapterSet | None, list[Adapted]] = {}
+    by_set: dict[AdapterSet | None, list[LoraLane]] = {}
     for lane in lanes:
         by_set.setdefault(lane.adapters, []).append(lane)
     patched_s = 0.0
@@ -91,5 +91,5 @@ def patching_pays(lanes: Sequence[Adapted], patched: Hashable, rates: Rates, cos
     return patched_s < _seconds(lanes, rates) + grouped_extra_s(lanes, costs)
 
 
-def _seconds(lanes: Sequence[Adapted], rates: Rates) -> float:
+def _seconds(lanes: Sequence[LoraLane], rates: Rates) -> float:
     return rates.seconds(sum(lane.work.rows for lane in lanes), sum(lane.work.pairs for lane in lanes))

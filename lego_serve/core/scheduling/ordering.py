@@ -20,7 +20,7 @@ WEIGHT_S = 10.0  # seconds of slack that a doubled weight is worth
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReplicaPace:
     """How fast this replica is: its rates, and the seconds steps take lately, shared as they are."""
 
     rates: Rates
@@ -51,15 +51,15 @@ class Orderable(Protocol):
         ...
 
 
-Order = Callable[[Sequence[Orderable], float, Pace], list[int]]
+LanePolicy = Callable[[Sequence[Orderable], float, ReplicaPace], list[int]]
 
 
-def fifo(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]:
+def fifo(lanes: Sequence[Orderable], now: float, pace: ReplicaPace) -> list[int]:
     """First come, first served."""
     return sorted(range(len(lanes)), key=[lane.added_s for lane in lanes].__getitem__)
 
 
-def least_slack(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]:
+def least_slack(lanes: Sequence[Orderable], now: float, pace: ReplicaPace) -> list[int]:
     """Least slack (deadline - now - remaining work) first, aged by waiting and shifted by weight.
 
     The remaining work is counted at the pace of shared steps.  A lane that could not make its
@@ -85,7 +85,7 @@ def least_slack(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]
     return sorted(range(len(lanes)), key=keys.__getitem__)
 
 
-def shortest_remaining(lanes: Sequence[Orderable], now: float, pace: Pace) -> list[int]:
+def shortest_remaining(lanes: Sequence[Orderable], now: float, pace: ReplicaPace) -> list[int]:
     """Least remaining work first, counted as if the lane ran alone, aged by waiting."""
     rates = pace.rates
     row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
@@ -97,4 +97,8 @@ def shortest_remaining(lanes: Sequence[Orderable], now: float, pace: Pace) -> li
     return sorted(range(len(lanes)), key=keys.__getitem__)
 
 
-ORDERS: Mapping[str, Order] = {"fifo": fifo, "least_slack": least_slack, "shortest_remaining": shortest_remaining}
+LANE_POLICIES: Mapping[str, LanePolicy] = {
+    "fifo": fifo,
+    "least_slack": least_slack,
+    "shortest_remaining": shortest_remaining,
+}

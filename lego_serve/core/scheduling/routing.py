@@ -10,16 +10,16 @@ from lego_serve.core.editing.templates import entries_label
 
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
-MOST = 1 << 64  # of anything counted: a workflow may leave its whole numbers unbounded, and floats are not
-LEAST = 1e-3  # of an edit's steps: one is run however weak it is
+MAX_FACTOR = 1 << 64  # of anything counted: a workflow may leave its whole numbers unbounded, and floats are not
+MIN_STRENGTH = 1e-3  # of an edit's steps: one is run however weak it is
 
 
-def allowed(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
+def exclude(replicas: Sequence[str], avoid: Collection[str]) -> list[str]:
     """The replicas a call may go to: all but those it avoids, or all where it avoids every one."""
     return [replica for replica in replicas if replica not in avoid] or list(replicas)
 
 
-def quieter(replicas: Sequence[str], suspects: bool) -> list[str]:
+def quarantine(replicas: Sequence[str], suspects: bool) -> list[str]:
     """Suspect calls share one replica, the first by id, so that their next deaths take one replica down, not all."""
     return sorted(replicas)[:1] if suspects else list(replicas)
 
@@ -29,7 +29,7 @@ def denoising_work(inputs: Mapping[str, object]) -> float:
     factors = (inputs.get(name, 1) for name in ("n", "width", "height", "steps"))
     whole = float(_branches(inputs))
     for factor in factors:
-        whole *= min(factor, MOST) if isinstance(factor, int | float) else 1
+        whole *= min(factor, MAX_FACTOR) if isinstance(factor, int | float) else 1
     edit = edit_of(inputs)
     return whole if edit is None else whole * edit.active_ratio
 
@@ -50,7 +50,7 @@ def priming_work(inputs: Mapping[str, object]) -> float:
     if edit is None:
         return 0.0
     n = inputs.get("n", 1)
-    images = min(n, MOST) if isinstance(n, int) else 1  # which share one priming
+    images = min(n, MAX_FACTOR) if isinstance(n, int) else 1  # which share one priming
     shared = 1 if edit.is_described else _branches(inputs)
     return denoising_work(inputs) / edit.active_ratio / images / shared
 
@@ -67,7 +67,7 @@ def entries_read(inputs: Mapping[str, object]) -> dict[str, float]:
     adapters: Sequence[LoadedAdapter] = given.get("adapters", ()) if isinstance(given, Mapping) else ()
     active = [adapter for adapter in adapters if adapter.has_denoiser and adapter.ask.scale != 0]
     strength = inputs.get("strength", 1.0)
-    first = 1.0 - max(strength, LEAST) if isinstance(strength, int | float) and 0 < strength <= 1 else 0.0
+    first = 1.0 - max(strength, MIN_STRENGTH) if isinstance(strength, int | float) and 0 < strength <= 1 else 0.0
     turns = {min(max(turn, first), 1.0) for a in active for turn in (a.ask.start, a.ask.end)}
     found: dict[str, float] = {}
     for start, end in pairwise(sorted(turns | {first, 1.0})):
@@ -83,7 +83,7 @@ def _named(adapter: LoadedAdapter) -> str:
 
 
 def _branches(inputs: Mapping[str, object]) -> int:
-    """Passes over a picture in a step: with and without the prompt, or one where a model is told the guidance."""
+    """Passes over an image in a step: with and without the prompt, or one where a model is told the guidance."""
     guidance = inputs.get("guidance", 1)
     return 2 if isinstance(guidance, int | float) and guidance > 1 and "negative" in inputs else 1
 
@@ -97,7 +97,7 @@ class Residency:
     def __init__(self) -> None:
         self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def sent(self, replica: str, template: str, now: float) -> None:
+    def record_sent(self, replica: str, template: str, now: float) -> None:
         """A call for a template went to a replica."""
         self._sent[replica, template] = now
         self._sent.move_to_end((replica, template))

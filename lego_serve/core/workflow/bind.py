@@ -1,8 +1,8 @@
 """Request values against a workflow's declared inputs: names, types, bounds, defaults."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
+from lego_serve.core.suggest import closest
 from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.core.workflow.types import as_type
 from lego_serve.errors import RequestError, UnsupportedParameter
@@ -18,8 +18,8 @@ def bind(workflow: Workflow, given: Mapping[str, object]) -> dict[str, object]:
     """
     for name in given:
         if name not in workflow.inputs:
-            near = get_close_matches(name, workflow.inputs, 1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
+            near = closest(name, workflow.inputs)
+            hint = f" Did you mean `{near}`?" if near else ""
             raise UnsupportedParameter(f"Workflow {workflow.name} takes no input of this name.{hint}", param=name)
     return {name: _bound(workflow, name, declared, given.get(name)) for name, declared in workflow.inputs.items()}
 

@@ -6,10 +6,10 @@ the required ones there and never absent; no circle; no input or node that nothi
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from lego_serve.core.suggest import closest
 from lego_serve.core.workflow.graph import API_VERSION, INPUT_TYPES, KINDS, OUTPUTS, Input, Kind, Node, Source, Workflow
 from lego_serve.core.workflow.types import article, as_type, is_unicode
 from lego_serve.errors import WorkflowError
@@ -31,9 +31,9 @@ def compile_workflow(declared: Mapping[str, Any], where: Where) -> Workflow:
 
 def nearest(word: object, known: Collection[str]) -> str:
     """The end of a complaint about an unknown word: the nearest known one, or all of them."""
-    near = get_close_matches(str(word), known, 1)
+    near = closest(str(word), known)
     if near:
-        return f"; did you mean `{near[0]}`?"
+        return f"; did you mean `{near}`?"
     return f"; there is {', '.join(f'`{k}`' for k in sorted(known))}" if known else ""
 
 
@@ -92,16 +92,16 @@ class _Compiler:
 
     def _metadata(self, value: Any) -> tuple[str, str, float | None]:
         metadata = self._mapping(("metadata",), value)
-        self._keys(("metadata",), metadata, {"name", "version", "reuse_floor"}, {"name"})
+        self._keys(("metadata",), metadata, {"name", "version", "min_ssim"}, {"name"})
         name, version = metadata["name"], metadata.get("version", "1")
         if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
             raise self._fail(("metadata", "name"), "a workflow's name is text of letters, digits, `.`, `_` and `-`")
         if isinstance(version, bool) or not isinstance(version, str | int | float) or not is_unicode(str(version)):
             raise self._fail(("metadata", "version"), "a version is text")
-        floor = metadata.get("reuse_floor")
+        floor = metadata.get("min_ssim")
         is_number = isinstance(floor, int | float) and not isinstance(floor, bool)
         if floor is not None and not (is_number and 0 <= floor <= 1):
-            raise self._fail(("metadata", "reuse_floor"), "a reuse floor is a number from 0 to 1")
+            raise self._fail(("metadata", "min_ssim"), "`min_ssim` is a number from 0 to 1")
         return name, str(version), None if floor is None else float(floor)
 
     def _input(self, path: Path, value: Any) -> Input:

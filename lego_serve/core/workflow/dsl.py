@@ -29,18 +29,18 @@ from lego_serve.errors import WorkflowError
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredInput:
     """The type of an input, used as an annotation; called with two numbers, the same type within these bounds."""
 
     type: str
     min: float | None = None
     max: float | None = None
 
-    def __call__(self, low: float, high: float) -> "Declared":
-        return Declared(self.type, low, high)
+    def __call__(self, low: float, high: float) -> "DeclaredInput":
+        return DeclaredInput(self.type, low, high)
 
 
-Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (Declared(t) for t in INPUT_TYPES)
+Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (DeclaredInput(t) for t in INPUT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ def load_adapters(model: str, *, name: str | None = None, **arguments: Argument)
 
 
 def encode_controls(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that encodes the pictures of the ControlNets a request names (``controlnet``)."""
+    """A node that encodes the images of the ControlNets a request names (``controlnet``)."""
     return _add("encode_controls", model, name, arguments)
 
 
 def encode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that encodes the picture of an ``edit`` and its mask."""
+    """A node that encodes the image of an ``edit`` and its mask."""
     return _add("encode_edit", model, name, arguments)
 
 
@@ -98,7 +98,7 @@ def decode(model: str, *, name: str | None = None, **arguments: Argument) -> Val
 
 
 def decode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that turns ``latents`` into the changed part of an ``edit``'s picture; the rest stays what it was."""
+    """A node that turns ``latents`` into the changed part of an ``edit``'s image; the rest stays what it was."""
     return _add("decode_edit", model, name, arguments)
 
 
@@ -169,7 +169,7 @@ def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, A
 
 def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
     said = parameter.annotation
-    if not isinstance(said, Declared):
+    if not isinstance(said, DeclaredInput):
         raise WorkflowError(
             f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, "
             "Adapters or Controls"

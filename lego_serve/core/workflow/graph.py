@@ -76,7 +76,7 @@ KINDS: Mapping[str, Kind] = {
         "vae",
         {"image": "image", "width": "int", "height": "int"},
         frozenset({"image", "width", "height"}),
-        {"latents": "image_latents"},  # a picture's posterior: something to start from, nothing to decode
+        {"latents": "image_latents"},  # an image's posterior: something to start from, nothing to decode
     ),
     "encode_controls": Kind(
         "vae",
@@ -120,7 +120,7 @@ KINDS: Mapping[str, Kind] = {
 class Workflow:
     """A validated graph; ``outputs`` names what the client gets.
 
-    ``reuse_floor`` is the least likeness (SSIM in the mask) that edits which read activations must have, on average, to
+    ``min_ssim`` is the least likeness (SSIM in the mask) that edits which read activations must have, on average, to
     those computed in full; None asks nothing of them.
     """
 
@@ -129,7 +129,7 @@ class Workflow:
     inputs: Mapping[str, Input]
     nodes: Mapping[str, Node]
     outputs: Mapping[str, Source]
-    reuse_floor: float | None = None
+    min_ssim: float | None = None
 
     @property
     def models(self) -> frozenset[str]:
@@ -138,7 +138,7 @@ class Workflow:
 
     def canonical(self) -> dict[str, Any]:
         """The one canonical form, in plain JSON values."""
-        floor = {} if self.reuse_floor is None else {"reuse_floor": self.reuse_floor}
+        floor = {} if self.min_ssim is None else {"min_ssim": self.min_ssim}
         return {
             "apiVersion": API_VERSION,
             "kind": "Workflow",

@@ -9,12 +9,12 @@ MAX_SPREAD = 64
 
 
 def decode_mask(data: bytes, size: tuple[int, int], max_pixels: int) -> np.ndarray:
-    """Where a picture of so many pixels (width, height) is to change: true where the mask's alpha is 0.
+    """Where an image of so many pixels (width, height) is to change: true where the mask's alpha is 0.
 
     Raises RequestError; the pixel cap is checked before any pixel is decoded.
     """
     mask = opened(data, "mask", ("PNG",), max_pixels)
-    if not mask.picture.has_transparency_data:
+    if not mask.image.has_transparency_data:
         raise bad("mask", "must have an alpha channel; what is transparent is edited")
     alpha = decoded(mask, "RGBA", "mask").getchannel("A")
     if alpha.size != size:

@@ -1,4 +1,4 @@
-"""Picture files rid of what is no picture, before anything is unpacked: profiles, texts, comments, other data.
+"""Image files rid of what is no image, before anything is unpacked: profiles, texts, comments, other data.
 
 A decoder unpacks, parses and keeps these, some at a cost that a small file can drive without bounds.  So files are
 walked here by their outer structure, which is cheap, in the decoder's own way of reading it, and only what makes up
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 MAX_PARTS = 65_536  # chunks of a PNG, segments before a JPEG's pixels; libpng writes one for each 8 KiB of pixels
-PNG_EXTRAS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # chunks that a decoder might do without, and a picture might not
+PNG_EXTRAS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # chunks that a decoder might do without, and an image might not
 FRAMES = set(range(0xC0, 0xD0)) - {0xC8}  # a JPEG's frame and its Huffman tables
 JPEG_KEPT = {*FRAMES, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE}  # and its other tables, JFIF, and what Adobe says of colours
 MEASURED = {*JPEG_KEPT, 0xDE, 0xDF, *range(0xE0, 0xF0), 0xFE}  # segments that say their length
@@ -22,26 +22,26 @@ ORIENTATION = 0x0112
 
 
 class TooManyParts(Exception):
-    """A file of more parts than any picture needs."""
+    """A file of more parts than any image needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bare:
+class StrippedImage:
     """A file that holds pixels and what decoding them takes; ``turn`` says how its camera was held, 1 to 8."""
 
     data: bytes
     turn: int = 1
 
 
-def bare(data: bytes) -> Bare:
-    """A picture's file without the rest.  Raises TooManyParts; what is damaged is left for the decoder to refuse."""
+def strip_metadata(data: bytes) -> StrippedImage:
+    """An image's file without the rest.  Raises TooManyParts; what is damaged is left for the decoder to refuse."""
     if data.startswith(PNG):
         kept, exif = _split(data, PNG, _chunks(data))
     elif data.startswith(JPEG):
         kept, exif = _split(data, JPEG[:2], _segments(data))
     else:  # WebP, of which a decoder hands out the rest as it is
-        return Bare(data)
-    return Bare(kept, turn_of(exif))
+        return StrippedImage(data)
+    return StrippedImage(kept, turn_of(exif))
 
 
 def turn_of(exif: bytes) -> int:

@@ -1,4 +1,4 @@
-"""A form that asks for an edit, read into what a workflow takes: a whole picture, or a picture where a mask says."""
+"""A form that asks for an edit, read into what a workflow takes: a whole image, or an image where a mask says."""
 
 import asyncio
 import secrets
@@ -9,9 +9,9 @@ from fastapi import Request
 from PIL import Image
 from pydantic import ValidationError
 
-from lego_serve.core.editing.edit import EditAsk, is_described, picture_key
+from lego_serve.core.editing.edit import EditInput, image_key, is_described
 from lego_serve.core.editing.reuse import Quality, ReuseStats
-from lego_serve.core.jobs.job import JobResult, Picture, TaskStats
+from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.context import Context
@@ -20,7 +20,7 @@ from lego_serve.gateway.media.codec import decode_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, weights_of
 from lego_serve.gateway.requests.multipart import read_form, split_form
 from lego_serve.gateway.requests.schemas import EditRequest
-from lego_serve.gateway.run_job import Order, bind_request
+from lego_serve.gateway.run_job import ImageJobRequest, bind_request
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
 
@@ -37,10 +37,10 @@ class EditForm:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What an edit changes: an uploaded picture, or that of a template."""
+class EditSource:
+    """What an edit changes: an uploaded image, or that of a template."""
 
-    picture: Image.Image
+    image: Image.Image
     template: Template | None = None
 
 
@@ -65,7 +65,7 @@ async def read_edit(request: Request) -> EditForm:
         await form.close()
 
 
-async def edit_order(context: Context, form: EditForm, caller: Caller) -> Order:
+async def edit_order(context: Context, form: EditForm, caller: Caller) -> ImageJobRequest:
     """What a form asks of the workflow it names.  Raises RequestError."""
     body, most = form.body, context.settings.max_image_pixels
     template = None if body.template is None else await context.template(caller, body.template)
@@ -81,15 +81,15 @@ async def edit_order(context: Context, form: EditForm, caller: Caller) -> Order:
         sized |= caption_of(workflow, body.caption, template)
     inputs = bind_request(workflow, body.inputs() | sized | {taken: b""})  # bounds first, then the work of resizing
     if form.mask is None:
-        pixels = await asyncio.to_thread(to_array, subject.picture, *size)
-        return Order(workflow, body, sized | {"image": {"pixels": pixels}}, caller)
-    mask = await asyncio.to_thread(decode_mask, form.mask, subject.picture.size, most)
+        pixels = await asyncio.to_thread(to_array, subject.image, *size)
+        return ImageJobRequest(workflow, body, sized | {"image": {"pixels": pixels}}, caller)
+    mask = await asyncio.to_thread(decode_mask, form.mask, subject.image.size, most)
     asked = await asyncio.to_thread(_ask, subject, mask, size, body, caller)
-    ask = context.drift.planned(workflow, replace(asked, is_described=is_described(inputs)))
+    ask = context.quality_checks.planned(workflow, replace(asked, is_described=is_described(inputs)))
     nothing = None
     if not np.any(np.asarray(ask.weight)):
         nothing = _unchanged(np.asarray(ask.pixels), body, context.settings.size_multiple)
-    return Order(workflow, body, sized | {"edit": ask}, caller, nothing)
+    return ImageJobRequest(workflow, body, sized | {"edit": ask}, caller, nothing)
 
 
 def workflow_taking(context: Context, workflow: Workflow, taken: str, param: str | None = None) -> Workflow:
@@ -107,24 +107,24 @@ def workflow_taking(context: Context, workflow: Workflow, taken: str, param: str
     return sibling
 
 
-def own_size(context: Context, workflow: Workflow, picture: Image.Image) -> tuple[int, int]:
-    """The size of a picture as a workflow can have it."""
+def own_size(context: Context, workflow: Workflow, image: Image.Image) -> tuple[int, int]:
+    """The size of an image as a workflow can have it."""
     bounds = workflow.inputs["width"]
-    return fit_size(picture, context.settings.size_multiple, int(bounds.min or 16), int(bounds.max or 4096))
+    return fit_size(image, context.settings.size_multiple, int(bounds.min or 16), int(bounds.max or 4096))
 
 
-async def _subject(context: Context, form: EditForm, caller: Caller, template: Template | None) -> Subject:
+async def _subject(context: Context, form: EditForm, caller: Caller, template: Template | None) -> EditSource:
     if template is None:
         assert form.image is not None
-        return Subject(await asyncio.to_thread(decode_upload, form.image, context.settings.max_image_pixels))
-    return Subject(await context.template_picture(caller, template), template)
+        return EditSource(await asyncio.to_thread(decode_upload, form.image, context.settings.max_image_pixels))
+    return EditSource(await context.template_image(caller, template), template)
 
 
-def _size(context: Context, body: EditRequest, workflow: Workflow, subject: Subject) -> tuple[int, int]:
+def _size(context: Context, body: EditRequest, workflow: Workflow, subject: EditSource) -> tuple[int, int]:
     """The size an edit has.  Raises RequestError where it does not go with its template."""
     size, template = body.dimensions(context.settings.size_multiple), subject.template
     if template is None:
-        return size or own_size(context, workflow, subject.picture)
+        return size or own_size(context, workflow, subject.image)
     if size not in (None, (template.width, template.height)):
         raise RequestError(f"The template is {template.width}x{template.height}; leave `size` out.", param="size")
     return template.width, template.height
@@ -139,15 +139,15 @@ def _check_template(workflow: Workflow, template: Template | None) -> None:
         raise RequestError("The template was registered for another model; leave `model` out.", param="model")
 
 
-def _ask(subject: Subject, mask: np.ndarray, size: tuple[int, int], body: EditRequest, caller: Caller) -> EditAsk:
-    pixels = to_array(subject.picture, *size)
+def _ask(subject: EditSource, mask: np.ndarray, size: tuple[int, int], body: EditRequest, caller: Caller) -> EditInput:
+    pixels = to_array(subject.image, *size)
     weight = weights_of(mask, size, body.mask_dilation, body.mask_feather)
-    picture = picture_key(caller.tenant, pixels.shape, pixels.tobytes())
-    return EditAsk(pixels, weight, Quality(body.reuse), picture, subject.template.pin if subject.template else "")
+    image = image_key(caller.tenant, pixels.shape, pixels.tobytes())
+    return EditInput(pixels, weight, Quality(body.reuse), image, subject.template.pin if subject.template else "")
 
 
 def _unchanged(pixels: np.ndarray, body: EditRequest, token_pixels: int) -> JobResult:
-    """What comes of a mask that changes nothing: the picture as it is, without a model's help.
+    """What comes of a mask that changes nothing: the image as it is, without a model's help.
 
     Its answer has what that of any edit has: a seed, by chance where none was asked for, and what was computed.
     """
@@ -156,11 +156,11 @@ def _unchanged(pixels: np.ndarray, body: EditRequest, token_pixels: int) -> JobR
     seeds = [(first + i) % 2**32 for i in range(body.n or 1)]
     rows = (height // token_pixels) * (width // token_pixels)
     stats = {"edit": TaskStats(reuse=ReuseStats(body.reuse, 0, 0, 0, rows, 0))}
-    return JobResult(tuple(Picture(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0, stats=stats)
+    return JobResult(tuple(GeneratedImage(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0, stats=stats)
 
 
 def _adapted(context: Context, workflow: Workflow, body: EditRequest) -> Workflow:
-    """The workflow for what an edit adds: the one that takes its picture, or else the one of that name with `-lora`."""
+    """The workflow for what an edit adds: the one that takes its image, or else the one of that name with `-lora`."""
     if not body.lora or "lora" in workflow.inputs:
         return workflow
     sibling = context.runner.workflows.get(f"{workflow.name}-lora")

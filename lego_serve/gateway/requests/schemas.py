@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 
-from lego_serve.core.addons import AdapterAsk, check_asks
+from lego_serve.core.addons import AdapterRequest, check_requests
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.media.masks import MAX_SPREAD
 
@@ -36,7 +36,7 @@ def _words(said: str | None) -> str | None:
     return said if said is not None and said.strip() else None
 
 
-# What a picture shows; a blank one is none.
+# What an image shows; a blank one is none.
 Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_words)]
 
 
@@ -140,7 +140,7 @@ class LoraUse(BaseModel):
 
 
 class ControlNetUse(BaseModel):
-    """A ControlNet by name, its picture as base64 of a file, its weight, and the part of the steps it is at work in."""
+    """A ControlNet by name, its image as base64 of a file, its weight, and the part of the steps it is at work in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -167,10 +167,10 @@ class GenerationRequest(ImageRequest):
         super().refuse_unsupported()
         _check_adapters(self.lora)
         nets = [(use.name, use.weight, use.start, use.end) for use in self.controlnet or ()]
-        check_asks("controlnet", "a ControlNet", nets)
+        check_requests("controlnet", "a ControlNet", nets)
 
     def inputs(self) -> dict[str, object]:
-        """The workflow inputs the body gives; control pictures are decoded by who knows their size."""
+        """The workflow inputs the body gives; control images are decoded by who knows their size."""
         return super().inputs() | _adapters(self.lora)
 
     def field_of(self, param: str | None) -> str | None:
@@ -217,12 +217,12 @@ class EditRequest(ImageRequest):
 
 
 def _check_adapters(uses: tuple[LoraUse, ...] | None) -> None:
-    check_asks("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in uses or ()])
+    check_requests("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in uses or ()])
 
 
 def _adapters(uses: tuple[LoraUse, ...] | None) -> dict[str, object]:
     """The workflow's input of adapters, where there are any."""
-    asks = tuple(AdapterAsk(use.name, use.scale, use.start, use.end) for use in uses or ())
+    asks = tuple(AdapterRequest(use.name, use.scale, use.start, use.end) for use in uses or ())
     return {"lora": asks} if asks else {}
 
 

@@ -1,4 +1,4 @@
-"""Requests about templates: a picture to be registered, and what to warm it for."""
+"""Requests about templates: an image to be registered, and what to warm it for."""
 
 import re
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class WarmRequest(BaseModel):
 
 
 class TemplateRequest(BaseModel):
-    """A template's fields besides its picture; they arrive as form strings."""
+    """A template's fields besides its image; they arrive as form strings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,7 +64,7 @@ class TemplateRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TemplateForm:
-    """The fields and the picture of a template to be registered."""
+    """The fields and the image of a template to be registered."""
 
     body: TemplateRequest
     image: bytes

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from lego_serve.core.addons import AdapterOrder
+from lego_serve.core.addons import AdapterCommand
 from lego_serve.core.jobs.job import JobState
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
@@ -92,14 +92,14 @@ def create_adapter_router(context: Context) -> APIRouter:
     async def list_adapters(request: Request, model: str | None = None) -> JSONResponse:
         """The adapters there are."""
         context.authenticate(request, admin=True)
-        found = await context.runner.adapters(AdapterOrder("list", model))
+        found = await context.runner.adapters(AdapterCommand("list", model))
         return JSONResponse({"object": "list", "data": _adapter_cards(found)})
 
     @router.get("/{name}")
     async def show_adapter(request: Request, name: str, model: str | None = None) -> JSONResponse:
         """One adapter, read and checked."""
         context.authenticate(request, admin=True)
-        [card] = _adapter_cards(await context.runner.adapters(AdapterOrder("show", model, name)))
+        [card] = _adapter_cards(await context.runner.adapters(AdapterCommand("show", model, name)))
         return JSONResponse(card)
 
     @router.post("", openapi_extra={"requestBody": {"content": {"application/json": {"schema": BODY}}}})
@@ -107,14 +107,14 @@ def create_adapter_router(context: Context) -> APIRouter:
         """Give a name to a file under a configured root."""
         context.authenticate(request, admin=True)
         body = await read_body(request, AdapterBody)
-        found = await context.runner.adapters(AdapterOrder("register", body.model, body.id, body.path))
+        found = await context.runner.adapters(AdapterCommand("register", body.model, body.id, body.path))
         return JSONResponse({"id": body.id, "object": "adapter", **found, "registered": True})
 
     @router.delete("/{name}")
     async def remove_adapter(request: Request, name: str, model: str | None = None) -> JSONResponse:
         """Take a name back that was given at run time; the file stays, and so do images under way."""
         context.authenticate(request, admin=True)
-        await context.runner.adapters(AdapterOrder("remove", model, name))
+        await context.runner.adapters(AdapterCommand("remove", model, name))
         return JSONResponse({"id": name, "object": "adapter", "status": "removed"})
 
     return router

@@ -11,7 +11,7 @@ from lego_serve.gateway.requests.addons import addon_workflow, control_input
 from lego_serve.gateway.requests.edits import edit_order, read_edit
 from lego_serve.gateway.requests.json_body import read_body
 from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, ImageRequest
-from lego_serve.gateway.run_job import Order, answer
+from lego_serve.gateway.run_job import ImageJobRequest, answer
 from lego_serve.gateway.stream import stream
 
 
@@ -27,7 +27,7 @@ def create_router(context: Context) -> APIRouter:
         body.refuse_unsupported()
         workflow = addon_workflow(context, context.workflow(body.model), body)
         sized = _sized(context, body)
-        order = Order(workflow, body, sized | await control_input(context, workflow, body, sized), caller)
+        order = ImageJobRequest(workflow, body, sized | await control_input(context, workflow, body, sized), caller)
         return await (stream(context, request, order) if body.stream else answer(context, request, order))
 
     @router.post("/edits", openapi_extra=_body("multipart/form-data", EditRequest))

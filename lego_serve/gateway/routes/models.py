@@ -6,14 +6,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lego_serve.core.addons import AdapterOrder
-from lego_serve.core.suggest import unknown
+from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.requests.addons import controlnets_of, taking
+from lego_serve.gateway.requests.addons import controlnets_of, sibling_workflow
 
-PATIENCE_S = 2.0  # for patchers to name their adapters; models are listed without them then
+PATIENCE_S = 2.0  # for LoRA nodes to name their adapters; models are listed without them then
 
 
 def create_router(context: Context) -> APIRouter:
@@ -33,7 +33,7 @@ def create_router(context: Context) -> APIRouter:
         context.authenticate(request)
         workflow = context.runner.workflows.get(name)
         if workflow is None:
-            said = unknown("model", name, context.runner.workflows, "GET /v1/models lists them")
+            said = did_you_mean("model", name, context.runner.workflows, "GET /v1/models lists them")
             raise NotFound(said, param="model", code="model_not_found")
         [card] = await _cards(context, [workflow])
         return JSONResponse(card)
@@ -42,7 +42,7 @@ def create_router(context: Context) -> APIRouter:
 
 
 async def _cards(context: Context, workflows: list[Workflow]) -> list[dict[str, Any]]:
-    styled = {w.name: taking(context.runner.workflows, w, ("lora",)) for w in workflows}
+    styled = {w.name: sibling_workflow(context.runner.workflows, w, ("lora",)) for w in workflows}
     models = sorted({model for found in styled.values() if found is not None for model in _patched(found)})
     named = dict(zip(models, await asyncio.gather(*(_adapters(context, model) for model in models)), strict=True))
     return [_card(w) | {"lego": _lego(context, w, styled[w.name], named)} for w in workflows]
@@ -56,7 +56,7 @@ def _lego(
     context: Context, workflow: Workflow, styled: Workflow | None, named: dict[str, list[str] | None]
 ) -> dict[str, Any]:
     """What OpenAI's API has no place for; ``adapters`` is None where their node does not answer."""
-    controlled = taking(context.runner.workflows, workflow, ("controlnet",))
+    controlled = sibling_workflow(context.runner.workflows, workflow, ("controlnet",))
     lists = [named[model] for model in (_patched(styled) if styled is not None else ())]
     adapters = None if None in lists else sorted({name for names in lists for name in names or ()})
     return {
@@ -77,7 +77,7 @@ async def _adapters(context: Context, model: str) -> list[str] | None:
     """The names of a model's adapters; None where they cannot be had soon."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            found = await context.runner.adapters(AdapterOrder("names", model))
+            found = await context.runner.adapters(AdapterCommand("names", model))
     except (TimeoutError, LegoError):
         return None
     return sorted(found["adapters"])

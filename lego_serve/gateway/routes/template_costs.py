@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from lego_serve.core.editing.templates import TemplateOrder, edit_node, entries_of, pin_room
+from lego_serve.core.editing.templates import TemplateCommand, edit_node, entries_of, pin_room
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.errors import NodeUnavailable, RequestError, about
+from lego_serve.errors import NodeUnavailable, RequestError, with_param
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.requests.edits import caption_of
 from lego_serve.gateway.requests.template_schemas import WarmRequest
@@ -64,7 +64,7 @@ class TemplateCosts:
     async def _answer(self, verb: Literal["rows", "entry", "text"], model: str, size: str) -> int:
         key = verb, model, size
         if key not in self._said:
-            said = await self._runner.templates(TemplateOrder(verb, model, size))
+            said = await self._runner.templates(TemplateCommand(verb, model, size))
             if not said:
                 raise NodeUnavailable("No replica says how large a template's activations are.", code="replica_lost")
             self._said[key] = max(said.values())
@@ -100,7 +100,7 @@ def edit_inputs(workflow: Workflow, size: tuple[int, int], ask: WarmRequest) -> 
     try:
         return bind(workflow, taken)
     except RequestError as error:
-        raise about(error, "size" if error.param in ("width", "height") else error.param) from None
+        raise with_param(error, "size" if error.param in ("width", "height") else error.param) from None
 
 
 def backbone_of(workflow: Workflow) -> str:

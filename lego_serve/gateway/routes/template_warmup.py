@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lego_serve.core.editing.edit import EditAsk, is_described
+from lego_serve.core.editing.edit import EditInput, is_described
 from lego_serve.core.jobs.job import Job
 from lego_serve.errors import CapacityError, LegoError
 from lego_serve.gateway.context import Context
@@ -22,7 +22,7 @@ from lego_serve.gateway.template_store import Template
 log = logging.getLogger("lego_serve.gateway")
 
 
-class Warming:
+class TemplateWarmup:
     """The warming edits of one gateway."""
 
     def __init__(self, context: Context) -> None:
@@ -33,7 +33,7 @@ class Warming:
         """Raise CapacityError where too many jobs are pending for one more."""
         context = self._context
         if context.runner.in_flight >= context.settings.max_pending_jobs:
-            context.metrics.rejected("over_capacity")
+            context.metrics.count_rejected("over_capacity")
             raise CapacityError("Too many requests are pending; try again shortly.", retry_after_s=2)
 
     async def start(self, caller: Caller, template: Template, ask: WarmRequest) -> "asyncio.Task[int]":
@@ -41,11 +41,11 @@ class Warming:
         context = self._context
         workflow = context.workflow(template.workflow)
         inputs = template_inputs(workflow, template, ask)
-        pixels = np.asarray(await context.template_picture(caller, template))
+        pixels = np.asarray(await context.template_image(caller, template))
         side = context.settings.size_multiple
         weight = np.zeros(pixels.shape[:2], np.uint8)
         weight[:side, :side] = 255  # one token
-        edit = EditAsk(pixels, weight, picture=template.picture, pin=template.pin, is_described=is_described(inputs))
+        edit = EditInput(pixels, weight, image=template.image, pin=template.pin, is_described=is_described(inputs))
         name = f"job_warm-{secrets.token_hex(8)}"
         job = Job(name, workflow.name, inputs | {"edit": edit}, context.runner.now())
         job = replace(job, tenant=caller.tenant, weight=caller.weight)
@@ -56,12 +56,12 @@ class Warming:
 
     async def _run(self, job: Job) -> int:
         metrics = self._context.metrics
-        metrics.accepted()
+        metrics.count_accepted()
         try:
             result = await self._context.runner.run(job)
         finally:
-            metrics.left()
-        metrics.finished(self._context.runner.workflows[job.workflow], result)
+            metrics.count_left()
+        metrics.record_result(self._context.runner.workflows[job.workflow], result)
         return sum(stats.reuse.primed for stats in result.stats.values() if stats.reuse is not None)
 
     def _ended(self, task: "asyncio.Task[int]", template: str) -> None:

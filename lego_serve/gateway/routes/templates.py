@@ -1,4 +1,4 @@
-"""Templates over HTTP: pictures registered for many edits, made ready for them, and forgotten."""
+"""Templates over HTTP: images registered for many edits, made ready for them, and forgotten."""
 
 import asyncio
 import hashlib
@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from lego_serve.core.editing.edit import picture_key
-from lego_serve.core.editing.templates import TemplateOrder, pin_of
-from lego_serve.errors import LegoError, NotFound, RequestError, about
+from lego_serve.core.editing.edit import image_key
+from lego_serve.core.editing.templates import TemplateCommand, pin_of
+from lego_serve.errors import LegoError, NotFound, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.media.codec import decode_upload, to_array
@@ -28,7 +28,7 @@ from lego_serve.gateway.requests.template_schemas import (
     read_warm,
 )
 from lego_serve.gateway.routes.template_costs import TemplateCosts, backbone_of, edit_inputs
-from lego_serve.gateway.routes.template_warmup import Warming
+from lego_serve.gateway.routes.template_warmup import TemplateWarmup
 from lego_serve.gateway.settings import Caller, TemplateSettings
 from lego_serve.gateway.template_store import Template, TemplateFiles
 
@@ -38,11 +38,11 @@ log = logging.getLogger("lego_serve.gateway")
 def create_router(context: Context, files: TemplateFiles, settings: TemplateSettings) -> APIRouter:
     """The routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    costs, warming = TemplateCosts(context.runner, settings.budgets, settings.tenant_pins), Warming(context)
+    costs, warming = TemplateCosts(context.runner, settings.budgets, settings.tenant_pins), TemplateWarmup(context)
 
     @router.post("", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}})
     async def register(request: Request) -> JSONResponse:
-        """Register a picture; one that is registered is answered as it is."""
+        """Register an image; one that is registered is answered as it is."""
         caller = context.authenticate(request)
         form = await read_template(request)
         wanted, png = await _wanted(context, form, caller)
@@ -71,7 +71,7 @@ def create_router(context: Context, files: TemplateFiles, settings: TemplateSett
         """One template, and the replicas that keep activations of it."""
         caller = context.authenticate(request)
         template = await context.template(caller, template_id)
-        said = await _ask(context, template, "bytes", template.picture)
+        said = await _ask(context, template, "bytes", template.image)
         places = [{"id": replica, "bytes": kept} for replica, kept in sorted(said.items()) if kept]
         return JSONResponse(await _card(costs, template) | {"replicas": places})
 
@@ -82,7 +82,7 @@ def create_router(context: Context, files: TemplateFiles, settings: TemplateSett
         template = await context.template(caller, template_id)
         template = await asyncio.to_thread(files.remove, caller.tenant, template.id)
         try:
-            await _ask(context, template, "forget", f"{template.picture} {template.pin}".strip())
+            await _ask(context, template, "forget", f"{template.image} {template.pin}".strip())
         except LegoError as error:  # it is gone for whoever asks; what a replica still has goes when it needs the room
             log.warning("a template's activations were not let go of everywhere: %s", error.code)
         return Response(status_code=204)
@@ -108,17 +108,17 @@ def create_router(context: Context, files: TemplateFiles, settings: TemplateSett
 
 
 async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple[Template, bytes]:
-    """The template of a form, and its picture as a file.  Raises RequestError."""
+    """The template of a form, and its image as a file.  Raises RequestError."""
     body, settings = form.body, context.settings
     workflow = workflow_taking(context, context.workflow(body.model), "edit", "model")
-    picture = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
-    size = dimensions(body.size, settings.size_multiple) or own_size(context, workflow, picture)
+    image = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
+    size = dimensions(body.size, settings.size_multiple) or own_size(context, workflow, image)
     ask = WarmRequest(steps=body.steps, caption=body.caption)
     try:
         edit_inputs(workflow, size, ask)  # bounds first, then the work of resizing
     except RequestError as error:
-        raise about(error, "warm" if error.param == "steps" else error.param) from None
-    key, png = await asyncio.to_thread(_prepared, picture, size, caller.tenant)
+        raise with_param(error, "warm" if error.param == "steps" else error.param) from None
+    key, png = await asyncio.to_thread(_prepared, image, size, caller.tenant)
     name = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
     model = body.model or settings.default_workflow
     pin = pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else ""
@@ -127,11 +127,11 @@ async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple
     return Template(name, called, made, *size, model, workflow.name, key, pin, body.steps, body.caption), png
 
 
-def _prepared(picture: Image.Image, size: tuple[int, int], tenant: str) -> tuple[str, bytes]:
-    pixels = to_array(picture, *size)
+def _prepared(image: Image.Image, size: tuple[int, int], tenant: str) -> tuple[str, bytes]:
+    pixels = to_array(image, *size)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return picture_key(tenant, pixels.shape, pixels.tobytes()), out.getvalue()
+    return image_key(tenant, pixels.shape, pixels.tobytes()), out.getvalue()
 
 
 async def _known(context: Context, caller: Caller, wanted: Template) -> Template | None:
@@ -142,7 +142,7 @@ async def _known(context: Context, caller: Caller, wanted: Template) -> Template
 
 
 def _check_same(body: TemplateRequest, known: Template) -> None:
-    """Raise Conflict where a picture is registered otherwise than a request has it."""
+    """Raise Conflict where an image is registered otherwise than a request has it."""
     pairs = (
         ("name", body.name, known.name),
         ("caption", body.caption, known.caption),
@@ -150,7 +150,7 @@ def _check_same(body: TemplateRequest, known: Template) -> None:
     )
     for field, asked, is_so in pairs:
         if asked is not None and asked != is_so:
-            said = f"This picture is registered with another `{field}`; remove the template to register it anew."
+            said = f"This image is registered with another `{field}`; remove the template to register it anew."
             raise Conflict(said, param=field, code="template_exists")
 
 
@@ -159,7 +159,7 @@ async def _ask(context: Context, template: Template, verb: Any, name: str) -> di
     workflow = context.runner.workflows.get(template.workflow)
     if workflow is None:
         return {}
-    return dict(await context.runner.templates(TemplateOrder(verb, backbone_of(workflow), name)))
+    return dict(await context.runner.templates(TemplateCommand(verb, backbone_of(workflow), name)))
 
 
 async def _card(costs: TemplateCosts, template: Template) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged import layers
-from lego_serve.models.ragged.controlnet_source import ControlForm, ControlLane, ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetSource, ControlNetSpec
 from lego_serve.models.ragged.packing import Packing, branches_of
 from lego_serve.models.registry import ModelSpec
 
@@ -23,18 +23,18 @@ BASE_KEYS = ("joint_attention_dim", "pooled_projection_dim", "in_channels", "pat
 class ControlNet(Protocol):
     """A ControlNet whose weights are here."""
 
-    form: ControlForm
+    spec: ControlNetSpec
 
-    def rows(self, lane: ControlLane) -> int:
+    def rows(self, lane: ControlNetLane) -> int:
         """Image rows of a lane's branch."""
         ...
 
-    def residuals(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
+    def residuals(self, lanes: Sequence[ControlNetLane]) -> Iterator[torch.Tensor]:
         """The residuals (rows, width) one after the other, each computed when it is asked for."""
         ...
 
 
-class LoadedControlNet(ControlNet, ControlSource, Protocol):
+class LoadedControlNet(ControlNet, ControlNetSource, Protocol):
     """A ControlNet whose weights are here is also the source of its residuals here."""
 
 
@@ -72,9 +72,11 @@ class LazyResiduals:
     Nothing is computed that no block adds, and, unless they repeat, one residual is in memory at a time.
     """
 
-    def __init__(self, residuals: Iterator[torch.Tensor], form: ControlForm, lanes: Sequence[ControlLane] = ()) -> None:
+    def __init__(
+        self, residuals: Iterator[torch.Tensor], spec: ControlNetSpec, lanes: Sequence[ControlNetLane] = ()
+    ) -> None:
         """``lanes``: who hears when the first was begun and the last was made."""
-        self._residuals, self._repeats, self._count = residuals, form.repeats, form.residuals
+        self._residuals, self._repeats, self._count = residuals, spec.repeats, spec.residuals
         self._lanes, self._began_s = lanes, 0.0
         self._kept: list[torch.Tensor] = []
         self._dropped = 0
@@ -95,14 +97,14 @@ class LazyResiduals:
         return self._kept[index - self._dropped]
 
 
-def tell_ran(lanes: Sequence[ControlLane], began_s: float, ended_s: float) -> None:
+def tell_ran(lanes: Sequence[ControlNetLane], began_s: float, ended_s: float) -> None:
     """Tell the lanes of a pass when it began and ended."""
     for lane in lanes:
-        if lane.ran is not None:
-            lane.ran(began_s, ended_s)
+        if lane.on_pass is not None:
+            lane.on_pass(began_s, ended_s)
 
 
-def run_together(net: ControlNet, steps: Sequence[Sequence[ControlLane]]) -> Iterator[list[torch.Tensor]]:
+def run_together(net: ControlNet, steps: Sequence[Sequence[ControlNetLane]]) -> Iterator[list[torch.Tensor]]:
     """The residuals of several steps, asked for by different backbones, in one pass.
 
     Each item holds one residual of every step, in the rows and bits the step alone would have.
@@ -117,13 +119,15 @@ def run_together(net: ControlNet, steps: Sequence[Sequence[ControlLane]]) -> Ite
         yield [torch.cat(part) if part else residual[:0] for part in parts]
 
 
-def embedded_time(embed: Any, lanes: Sequence[ControlLane], packing: Packing, weight: torch.Tensor) -> torch.Tensor:
+def embedded_time(embed: Any, lanes: Sequence[ControlNetLane], packing: Packing, weight: torch.Tensor) -> torch.Tensor:
     """diffusers' embedding of each branch's time, in the dtype and on the device of a weight: (branches, width)."""
     times = [lanes[b.lane].time for b in packing.branches]
     return layers.embed_numbers(embed, embed.timestep_embedder, times, weight.device, weight.dtype)
 
 
-def embedded_guidance(embed: Any, lanes: Sequence[ControlLane], packing: Packing, weight: torch.Tensor) -> torch.Tensor:
+def embedded_guidance(
+    embed: Any, lanes: Sequence[ControlNetLane], packing: Packing, weight: torch.Tensor
+) -> torch.Tensor:
     """The same of the guidance a distilled ControlNet is told."""
     scales = [lanes[b.lane].guidance for b in packing.branches]
     return layers.embed_numbers(embed, embed.guidance_embedder, scales, weight.device, weight.dtype)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from lego_serve.errors import NodeError
-from lego_serve.models.ragged.conditioning import Conditioning, Prepared
-from lego_serve.models.ragged.controlnet_source import ControlLane, ControlPicture, ControlSource
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
+from lego_serve.models.ragged.controlnet_source import ControlImage, ControlNetLane, ControlNetSource
 
-DEFAULT_SHELF_BYTES = 1 << 30
+DEFAULT_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class LaneMessage:
     latents: np.ndarray
     time: float
     guidance: float
-    picture: str
+    image: str
     cond: str
     negative: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class PictureMessage:
+class ImageMessage:
     """Control latents, or pixels, as a request brings them."""
 
     key: str
@@ -72,9 +72,9 @@ def content_key(*tensors: torch.Tensor, mode: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def picture_message(latents: torch.Tensor, key: str = "") -> PictureMessage:
+def image_message(latents: torch.Tensor, key: str = "") -> ImageMessage:
     """Control latents to be remembered under their key, or one of their content."""
-    return PictureMessage(key or content_key(latents), to_array(latents.float()))
+    return ImageMessage(key or content_key(latents), to_array(latents.float()))
 
 
 def prompt_message(cond: Conditioning, mode: int | None = None) -> PromptMessage:
@@ -83,11 +83,11 @@ def prompt_message(cond: Conditioning, mode: int | None = None) -> PromptMessage
     return PromptMessage(key, to_array(cond.tokens.float()), to_array(cond.pooled.float()), mode)
 
 
-def step_message(lanes: Sequence[ControlLane]) -> StepMessage:
-    """A step's request; pictures and prompts must have keys."""
+def step_message(lanes: Sequence[ControlNetLane]) -> StepMessage:
+    """A step's request; images and prompts must have keys."""
     return tuple(
         LaneMessage(
-            to_array(lane.latents.float()), lane.time, lane.guidance, lane.picture.key, lane.cond.key,
+            to_array(lane.latents.float()), lane.time, lane.guidance, lane.image.key, lane.cond.key,
             None if lane.negative is None else lane.negative.key,
         )
         for lane in lanes
@@ -107,30 +107,30 @@ def to_tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return tensor.view(dtype) if dtype == torch.bfloat16 else tensor
 
 
-class Shelf:
-    """Pictures and prompts a ControlNet remembers, prepared, the latest used within so many bytes."""
+class PromptImageCache:
+    """Images and prompts a ControlNet remembers, prepared, the latest used within so many bytes."""
 
-    def __init__(self, source: ControlSource, max_bytes: int = DEFAULT_SHELF_BYTES) -> None:
+    def __init__(self, source: ControlNetSource, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._source, self._max_bytes = source, max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[str, tuple[ControlPicture | Prepared, int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[ControlImage | PreparedPrompt, int]] = OrderedDict()
 
     def missing(self, step: StepMessage) -> set[str]:
         """The keys of a step that are not here and must be sent again."""
-        wanted = {key for lane in step for key in (lane.picture, lane.cond, lane.negative) if key is not None}
+        wanted = {key for lane in step for key in (lane.image, lane.cond, lane.negative) if key is not None}
         return wanted - self._kept.keys()
 
-    def put(self, message: PictureMessage | PromptMessage, keep: Collection[str] = ()) -> None:
-        """Remember a picture or a prompt, forgetting none of ``keep``: what the step needs that is to run.
+    def put(self, message: ImageMessage | PromptMessage, keep: Collection[str] = ()) -> None:
+        """Remember an image or a prompt, forgetting none of ``keep``: what the step needs that is to run.
 
         Raises RequestError for a mode the ControlNet lacks.
         """
         if message.key in self._kept:
             self._kept.move_to_end(message.key)
             return
-        kept: ControlPicture | Prepared
-        if isinstance(message, PictureMessage):
-            kept = self._source.picture(torch.from_numpy(message.latents.copy()), message.key)
+        kept: ControlImage | PreparedPrompt
+        if isinstance(message, ImageMessage):
+            kept = self._source.image(torch.from_numpy(message.latents.copy()), message.key)
             numbers = [kept.latents]
         else:
             cond = Conditioning(torch.from_numpy(message.tokens.copy()), torch.from_numpy(message.pooled.copy()))
@@ -145,34 +145,34 @@ class Shelf:
             if key != message.key and key not in keep:
                 self._bytes -= self._kept.pop(key)[1]
 
-    def lanes(self, step: StepMessage) -> list[ControlLane]:
+    def lanes(self, step: StepMessage) -> list[ControlNetLane]:
         """A step as the ControlNet takes it.  KeyError for one with missing keys."""
         return [
-            ControlLane(
-                torch.from_numpy(lane.latents.copy()), lane.time, lane.guidance, self._picture(lane.picture),
+            ControlNetLane(
+                torch.from_numpy(lane.latents.copy()), lane.time, lane.guidance, self._image(lane.image),
                 self._prompt(lane.cond), None if lane.negative is None else self._prompt(lane.negative),
             )
             for lane in step
         ]  # fmt: skip
 
-    def _picture(self, key: str) -> ControlPicture:
+    def _image(self, key: str) -> ControlImage:
         kept = self._found(key)
-        if not isinstance(kept, ControlPicture):
+        if not isinstance(kept, ControlImage):
             raise KeyError(key)
         return kept
 
-    def _prompt(self, key: str) -> Prepared:
+    def _prompt(self, key: str) -> PreparedPrompt:
         kept = self._found(key)
-        if not isinstance(kept, Prepared):
+        if not isinstance(kept, PreparedPrompt):
             raise KeyError(key)
         return kept
 
-    def _found(self, key: str) -> ControlPicture | Prepared:
+    def _found(self, key: str) -> ControlImage | PreparedPrompt:
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
 
-class Mailbox:
+class ResidualBuffer:
     """Residuals that arrive from elsewhere, in any order; the compute thread waits where it needs one.
 
     A wait ends with NodeError after ``timeout_s``.

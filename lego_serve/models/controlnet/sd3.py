@@ -1,6 +1,6 @@
 """SD3's ControlNets: their own forward pass over diffusers' SD3ControlNetModel, in all its forms.
 
-It is the family's joint blocks over latents and a picture's latents.  InstantX's are given zeros for
+It is the family's joint blocks over latents and an image's latents.  InstantX's are given zeros for
 the pooled text and control latents without the VAE's shift; SD3.5 large's read no text at all and
 have no patch embedding but the backbone's.
 """
@@ -20,9 +20,9 @@ from lego_serve.models import model_files
 from lego_serve.models.controlnet.common import BASE_KEYS, LazyResiduals, check_fits, embedded_time, share_of, width_of
 from lego_serve.models.families.sd3 import Block, _block, run_block
 from lego_serve.models.ragged import layers
-from lego_serve.models.ragged.conditioning import Conditioning, Prepared
-from lego_serve.models.ragged.controlnet_source import ControlForm, ControlLane, ControlPicture
-from lego_serve.models.ragged.layers import Linear, Mlp, Projection, gated, modulated
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
+from lego_serve.models.ragged.controlnet_source import ControlImage, ControlNetLane, ControlNetSpec
+from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
 
@@ -45,12 +45,12 @@ def load_controlnet(spec: ModelSpec, folder: Path, base: ModelSpec, base_folder:
         module.pos_embed = _backbone_embedding(module, base, base_folder, ours)
     blocks = int(config["num_layers"])
     extra = int(config["extra_conditioning_channels"])
-    form = ControlForm(
+    own = ControlNetSpec(
         spec.name, width_of(config), blocks, 0, int(config["in_channels"]) + extra, share_of(blocks, ours["num_layers"])
     )
     # An inpainting ControlNet's latents come with a mask, and with the VAE's shift whatever else its config says.
     shift = _vae_shift(base, base_folder) if config["force_zeros_for_pooled_projection"] and not extra else 0.0
-    return Sd3ControlNet(module, form, shift, release=True)
+    return Sd3ControlNet(module, own, shift, release=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +67,19 @@ class Sd3ControlNet:
     """An SD3 ControlNet over any lanes in one pass; itself the source of its residuals in this process."""
 
     def __init__(
-        self, module: "SD3ControlNetModel", form: ControlForm, shift: float = 0.0, *, release: bool = False
+        self, module: "SD3ControlNetModel", spec: ControlNetSpec, shift: float = 0.0, *, release: bool = False
     ) -> None:
         """Take a module's weights.  ``shift`` is what its control latents lack of the VAE's scaled ones."""
         module.eval().requires_grad_(False)
         config = module.config
-        self.form = form
+        self.spec = spec
         self._shift = shift
         self._patch = int(config.patch_size)
         self._has_pooled = not config.force_zeros_for_pooled_projection
         self._embed, self._place = module.time_text_embed, module.pos_embed
-        self._width, self._weight = form.width, module.pos_embed_input.proj.weight
+        self._width, self._weight = spec.width, module.pos_embed_input.proj.weight
         self._patch_in = _patch_layer(module.pos_embed)
-        self._picture_in = _patch_layer(module.pos_embed_input)
+        self._image_in = _patch_layer(module.pos_embed_input)
         self._text_in = None if module.context_embedder is None else Linear.of(module.context_embedder)
         self._modulation = Linear.of(*_modulations(module.transformer_blocks, self._text_in is not None))
         take = _image_block if self._text_in is None else _block
@@ -88,33 +88,33 @@ class Sd3ControlNet:
         self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
-    def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
+    def prepare(self, cond: Conditioning, mode: int | None = None) -> PreparedPrompt:
         """Text tokens projected, and the pooled text's share of the modulation.  Raises RequestError for a mode."""
         if mode is not None:
-            raise RequestError(f"ControlNet {self.form.name} has no modes.", param="controlnet")
+            raise RequestError(f"ControlNet {self.spec.name} has no modes.", param="controlnet")
         tokens = cond.tokens[:0].new_zeros(0, self._width).to(self._weight)
         if self._text_in is not None:
             tokens = self._text_in(cond.tokens.to(self._weight))
         pooled = cond.pooled.to(self._weight)[None]
         embed = self._embed.text_embedder
         pooled = pooled if self._has_pooled else torch.zeros_like(pooled)
-        return Prepared(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
+        return PreparedPrompt(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
 
-    def picture(self, latents: torch.Tensor, key: str = "") -> ControlPicture:
+    def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
         """Control latents of a VAE's scaled ones."""
-        return ControlPicture(latents + self._shift, key)
+        return ControlImage(latents + self._shift, key)
 
-    def start(self, lanes: Sequence[ControlLane]) -> LazyResiduals:
+    def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """A step whose residuals are computed as the backbone asks for them."""
-        return LazyResiduals(self.residuals(lanes), self.form, lanes)
+        return LazyResiduals(self.residuals(lanes), self.spec, lanes)
 
-    def rows(self, lane: ControlLane) -> int:
+    def rows(self, lane: ControlNetLane) -> int:
         """Image rows of a lane's branch."""
         h, w = self._size(lane)
         return h * w
 
     @torch.inference_mode()
-    def residuals(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
+    def residuals(self, lanes: Sequence[ControlNetLane]) -> Iterator[torch.Tensor]:
         """The residuals (rows, width) one after the other, each computed when it is asked for."""
         packing = pack(lanes, [self.rows(lane) for lane in lanes], self._weight.device)
         embedded = self._patches(lanes)
@@ -133,20 +133,20 @@ class Sd3ControlNet:
                 image, text = run_block(block, image, text, image_table, text_table, packing)
             yield out(image)
 
-    def _size(self, lane: ControlLane) -> tuple[int, int]:
+    def _size(self, lane: ControlNetLane) -> tuple[int, int]:
         return lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch
 
-    def _patches(self, lanes: Sequence[ControlLane]) -> list[torch.Tensor]:
-        """Each lane's patches with their places and its picture's added: (image rows, width)."""
+    def _patches(self, lanes: Sequence[ControlNetLane]) -> list[torch.Tensor]:
+        """Each lane's patches with their places and its image's added: (image rows, width)."""
         sizes = [self._size(lane) for lane in lanes]
         counts = [h * w for h, w in sizes]
         latents = self._patch_in(torch.cat([self._patched(lane.latents) for lane in lanes])).split(counts)
-        pictures = self._picture_in(torch.cat([self._patched(lane.picture.latents) for lane in lanes])).split(counts)
+        images = self._image_in(torch.cat([self._patched(lane.image.latents) for lane in lanes])).split(counts)
         placed = [
             rows if self._place.pos_embed is None else (rows + self._position(size)).to(rows.dtype)
             for rows, size in zip(latents, sizes, strict=True)
         ]
-        return [rows + picture for rows, picture in zip(placed, pictures, strict=True)]
+        return [rows + image for rows, image in zip(placed, images, strict=True)]
 
     def _patched(self, latents: torch.Tensor) -> torch.Tensor:
         channels, height, width = latents.shape
@@ -179,9 +179,9 @@ def _run_image_block(
     block: ImageBlock, image: torch.Tensor, table: list[torch.Tensor], packing: Packing
 ) -> torch.Tensor:
     of = packing.image_branch
-    said = layers.self_attention(block.projection(modulated(image, table[0], table[1], of)), packing)
-    image = gated(image, block.out(said), table[2], of)
-    return gated(image, block.mlp(modulated(image, table[3], table[4], of)), table[5], of)
+    said = layers.self_attention(block.projection(adaln_modulate(image, table[0], table[1], of)), packing)
+    image = gated_residual(image, block.out(said), table[2], of)
+    return gated_residual(image, block.mlp(adaln_modulate(image, table[3], table[4], of)), table[5], of)
 
 
 def _vae_shift(base: ModelSpec, folder: Path) -> float:

@@ -15,15 +15,15 @@ from torch.nn import functional as F
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models import model_files
-from lego_serve.models.lora.targets_flux import ADAPTABLE
+from lego_serve.models.lora.targets_flux import LORA_TARGETS
 from lego_serve.models.ragged import layers
 from lego_serve.models.ragged.activations import AttentionShape
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
-from lego_serve.models.ragged.controlnet import Controls
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
+from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import flux_residual
 from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
-from lego_serve.models.ragged.layers import Heads, Linear, Mlp, Projection, Rotation, gated, modulated
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.layers import Heads, Linear, Mlp, Projection, Rotation, adaln_modulate, gated_residual
+from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 
 PATCH = 2  # latent pixels a side of a token: FLUX packs them before the transformer
-
-
 SIZES_KEPT = 64  # picture sizes whose rotations are kept
 
 
@@ -95,7 +93,7 @@ class Single:
 class FluxBackbone:
     """A FLUX transformer that denoises any lanes in one pass."""
 
-    classifier_free, text_rows = False, 0
+    uses_cfg, text_rows = False, 0
 
     def __init__(self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
@@ -105,7 +103,7 @@ class FluxBackbone:
         self._embed, self._rotate = transformer.time_text_embed, transformer.pos_embed
         heads = int(config.num_attention_heads), int(config.attention_head_dim)
         self.attentions = (AttentionShape(*heads),) * (int(config.num_layers) + int(config.num_single_layers))
-        self.is_told_guidance = bool(config.guidance_embeds)
+        self.guidance_embeds = bool(config.guidance_embeds)
         self._width = int(config.num_attention_heads * config.attention_head_dim)
         self.device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels) // PATCH**2, pixels_per_latent, pixels_per_latent * PATCH)
@@ -118,17 +116,17 @@ class FluxBackbone:
         self._doubles = layers.take_blocks(doubles, _double, release=release)
         self._singles = layers.take_blocks(singles, lambda block: _single(block, self._width), release=release)
         own = [self._doubles, self._singles, self._modulation, self._patch_in, self._out]
-        self.adapters = AdaptedLayers.of(layers.linears(own), ADAPTABLE.stream_of)
-        # Bounded: clients choose sizes, and a large picture's rotations are megabytes.
+        self.adapters = LoraLayers.of(layers.linears(own), LORA_TARGETS.stream_of)
+        # Bounded: clients choose sizes, and a large image's rotations are megabytes.
         self._image_rotation = lru_cache(maxsize=SIZES_KEPT)(self._rotation_of)
 
     @torch.inference_mode()
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """Text tokens projected to the model's width, and the pooled text's share of the modulation."""
         embed = self._embed.text_embedder
         tokens = self._text_in(cond.tokens.to(self.device, self._dtype))
         pooled = cond.pooled.to(self.device, self._dtype)[None]
-        return Prepared(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
+        return PreparedPrompt(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
 
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
@@ -136,7 +134,7 @@ class FluxBackbone:
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
         rows = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
         kept = kept_rows(lanes)
-        packing = pack(lanes, rows, self.device, classifier_free=False, bucket_rows=self.bucket_rows, **kept)
+        packing = pack(lanes, rows, self.device, uses_cfg=False, bucket_rows=self.bucket_rows, **kept)
         with self.adapters.applied(lanes, packing):
             said = self._forward(lanes, sizes, packing)[: sum(rows)].float()
         by_lane = dict(zip((b.lane for b in packing.branches), said.split(packing.image_lengths), strict=True))
@@ -144,7 +142,7 @@ class FluxBackbone:
         return [_unpacked(full[i], sizes[i]).to(lane.latents.device) for i, lane in enumerate(lanes)]
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
+        controls = ResidualAdder(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
         chosen = [lanes[b.lane].chosen(_packed(lanes[b.lane].latents, sizes[b.lane])) for b in packing.branches]
         patches = [part.to(self.device, self._dtype) for part in chosen]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
@@ -161,7 +159,7 @@ class FluxBackbone:
             joint = _run_single(single, joint, [next(tables) for _ in range(3)], packing, of_joint, f"single.{index}")
             controls.add_joint(joint, index, len(self._singles), flux_residual)
         scale, shift = next(tables), next(tables)
-        return self._out(modulated(packing.image_part(joint), shift, scale, packing.image_branch))
+        return self._out(adaln_modulate(packing.image_part(joint), shift, scale, packing.image_branch))
 
     def _rotation(
         self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing
@@ -179,7 +177,7 @@ class FluxBackbone:
         return of_image, of_text, of_joint
 
     def _rotation_of(self, size: tuple[int, int]) -> Rotation:
-        """Cosines and sines of a picture of so many token rows and columns."""
+        """Cosines and sines of an image of so many token rows and columns."""
         rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
         rotation: Rotation = self._rotate(places.to(self.device))
@@ -190,7 +188,7 @@ class FluxBackbone:
         embed, like = self._embed, (self.device, self._dtype)
         times = [lanes[b.lane].time for b in packing.branches]
         said = layers.embed_numbers(embed, embed.timestep_embedder, times, *like)
-        if self.is_told_guidance:
+        if self.guidance_embeds:
             scales = [lanes[b.lane].guidance for b in packing.branches]
             said = said + layers.embed_numbers(embed, embed.guidance_embedder, scales, *like)
         pooled = torch.stack([b.cond.pooled for b in packing.branches])
@@ -223,13 +221,16 @@ def _run_double(
     text_table: list[torch.Tensor],
     packing: Packing,
     rotations: tuple[Rotation, Rotation],
-    tap: str = "",
+    attention_id: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     of_image, of_text = packing.image_branch, packing.text_branch
-    image_in = modulated(image, image_table[0], image_table[1], of_image)
-    text_in = modulated(text, text_table[0], text_table[1], of_text)
+    image_in = adaln_modulate(image, image_table[0], image_table[1], of_image)
+    text_in = adaln_modulate(text, text_table[0], text_table[1], of_text)
     image_out, text_out = layers.joint_attention(
-        block.image.projection(image_in, rotations[0]), block.text.projection(text_in, rotations[1]), packing, tap
+        block.image.projection(image_in, rotations[0]),
+        block.text.projection(text_in, rotations[1]),
+        packing,
+        attention_id,
     )
     return (
         _stream_rest(block.image, image, image_out, image_table, of_image),
@@ -240,19 +241,24 @@ def _run_double(
 def _stream_rest(
     stream: Stream, x: torch.Tensor, attended: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor
 ) -> torch.Tensor:
-    x = gated(x, stream.out(attended), table[2], of)
-    return gated(x, stream.mlp(modulated(x, table[3], table[4], of)), table[5], of)
+    x = gated_residual(x, stream.out(attended), table[2], of)
+    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], of)), table[5], of)
 
 
 def _run_single(
-    block: Single, joint: torch.Tensor, table: list[torch.Tensor], packing: Packing, rotation: Rotation, tap: str = ""
+    block: Single,
+    joint: torch.Tensor,
+    table: list[torch.Tensor],
+    packing: Packing,
+    rotation: Rotation,
+    attention_id: str = "",
 ) -> torch.Tensor:
     of = packing.joint_branch
-    said = block.first(modulated(joint, table[0], table[1], of))
+    said = block.first(adaln_modulate(joint, table[0], table[1], of))
     qkv, hidden = said[:, : 3 * block.width], said[:, 3 * block.width :]
-    attended = layers.sequence_attention(block.heads(qkv, rotation), packing, tap)
+    attended = layers.sequence_attention(block.heads(qkv, rotation), packing, attention_id)
     update = block.out(torch.cat([attended, layers.gelu_tanh(hidden)], dim=1))
-    return gated(joint, update, table[2], of)
+    return gated_residual(joint, update, table[2], of)
 
 
 def _packed(latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

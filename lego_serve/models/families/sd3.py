@@ -13,15 +13,15 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.models import model_files
-from lego_serve.models.lora.targets_sd3 import ADAPTABLE
+from lego_serve.models.lora.targets_sd3 import LORA_TARGETS
 from lego_serve.models.ragged import layers
 from lego_serve.models.ragged.activations import AttentionShape
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
-from lego_serve.models.ragged.controlnet import Controls
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
+from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
 from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
-from lego_serve.models.ragged.layers import Linear, Mlp, Projection, gated, modulated
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
+from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
@@ -30,7 +30,7 @@ from lego_serve.models.text import Sd3TextEncoder
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
 
-SIZES_KEPT = 16  # picture sizes whose position embeddings are kept
+SIZES_KEPT = 16  # image sizes whose position embeddings are kept
 
 
 def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
@@ -86,8 +86,8 @@ class Block:
 class Sd3Backbone:
     """An SD3 transformer that denoises any lanes in one pass."""
 
-    classifier_free = True
-    is_told_guidance = False
+    uses_cfg = True
+    guidance_embeds = False
 
     def __init__(
         self,
@@ -117,18 +117,18 @@ class Sd3Backbone:
         modulations = [m for b in transformer.transformer_blocks for m in (b.norm1.linear, b.norm1_context.linear)]
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
         self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
-        self.adapters = AdaptedLayers.of(
-            layers.linears([self._blocks, self._modulation, self._out]), ADAPTABLE.stream_of
+        self.adapters = LoraLayers.of(
+            layers.linears([self._blocks, self._modulation, self._out]), LORA_TARGETS.stream_of
         )
         self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """Text tokens projected to the model's width, and the pooled text's share of the modulation."""
         embed = self._embed.text_embedder
         tokens = self._text_in(cond.tokens.to(self.device, self._dtype))
         pooled = cond.pooled.to(self.device, self._dtype)[None]
-        return Prepared(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
+        return PreparedPrompt(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
 
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
@@ -152,7 +152,7 @@ class Sd3Backbone:
         return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        controls = Controls(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
+        controls = ResidualAdder(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
         text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
@@ -165,7 +165,7 @@ class Sd3Backbone:
             if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
                 controls.add(image, index, len(self._blocks), sd3_residual)
         scale, shift = next(tables), next(tables)
-        return self._out(modulated(image, shift, scale, packing.image_branch))
+        return self._out(adaln_modulate(image, shift, scale, packing.image_branch))
 
     def _patches(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
         """Each lane's patches projected, with their places added: (image rows, width)."""
@@ -219,31 +219,31 @@ def run_block(
     image_table: list[torch.Tensor],
     text_table: list[torch.Tensor],
     packing: Packing,
-    tap: str = "",
+    attention_id: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The image and text rows after a block, given those before it and its modulation tables."""
     of_image, of_text = packing.image_branch, packing.text_branch
-    image_in = modulated(image, image_table[0], image_table[1], of_image)
+    image_in = adaln_modulate(image, image_table[0], image_table[1], of_image)
     # The last block's text norm is diffusers' AdaLayerNormContinuous: scale first, then shift.
     shift, scale = (text_table[1], text_table[0]) if block.text.out is None else (text_table[0], text_table[1])
-    text_in = modulated(text, shift, scale, of_text)
+    text_in = adaln_modulate(text, shift, scale, of_text)
     image_out, text_out = layers.joint_attention(
-        block.image.projection(image_in), block.text.projection(text_in), packing, tap
+        block.image.projection(image_in), block.text.projection(text_in), packing, attention_id
     )
     assert block.image.out is not None
     before = image
-    image = gated(image, block.image.out(image_out), image_table[2], of_image)
+    image = gated_residual(image, block.image.out(image_out), image_table[2], of_image)
     if block.second is not None and block.second_out is not None:
-        second_in = modulated(before, image_table[6], image_table[7], of_image)
-        second = block.second_out(layers.self_attention(block.second(second_in), packing, f"{tap}.second"))
-        image = gated(image, second, image_table[8], of_image)
+        second_in = adaln_modulate(before, image_table[6], image_table[7], of_image)
+        second = block.second_out(layers.self_attention(block.second(second_in), packing, f"{attention_id}.second"))
+        image = gated_residual(image, second, image_table[8], of_image)
     image = _mlp_residual(block.image, image, image_table, of_image)
     if block.text.out is None:
         return image, text
-    text = gated(text, block.text.out(text_out), text_table[2], of_text)
+    text = gated_residual(text, block.text.out(text_out), text_table[2], of_text)
     return image, _mlp_residual(block.text, text, text_table, of_text)
 
 
 def _mlp_residual(stream: Stream, x: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
     assert stream.mlp is not None
-    return gated(x, stream.mlp(modulated(x, table[3], table[4], of)), table[5], of)
+    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], of)), table[5], of)

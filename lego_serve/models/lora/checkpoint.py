@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lego_serve.core.addons import entry_param
-from lego_serve.core.suggest import unknown
+from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import InvalidAdapter, NotFound
 
 ADAPTER_ID = re.compile(r"[a-z0-9_-]{1,64}")
@@ -101,7 +101,7 @@ def find_adapter(
                 raise refusal(adapter_id, "is a link")
             if (root / name).exists():
                 return read(adapter_id, root / name)
-    raise no_adapter(unknown("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
+    raise no_adapter(did_you_mean("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
 
 
 def adapter_ids(roots: Iterable[Path]) -> list[str]:

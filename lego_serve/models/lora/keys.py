@@ -19,8 +19,8 @@ import torch
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Pair
 from lego_serve.models.lora.checkpoint import AdapterFile, pattern, refusal
-from lego_serve.models.lora.mismatch import PEFT_METADATA, Like, made_for, other_model, resembles, says
-from lego_serve.models.lora.targets import Original, adaptables
+from lego_serve.models.lora.mismatch import PEFT_METADATA, LayerShape, made_for, other_model, resembles, says
+from lego_serve.models.lora.targets import CheckpointAlias, lora_targets
 
 WEIGHT = re.compile(
     r"(?P<name>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[A-Za-z0-9_-]+)?|\.lora_(?P<kohya>down|up)"
@@ -50,7 +50,7 @@ class BaseLayers:
 
 
 @dataclass(slots=True)
-class _Found:
+class _FoundProduct:
     """What a file says of one product."""
 
     name: str
@@ -60,7 +60,7 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class LayerKey:
     """The layers a name stands for, side by side; ``swapped``: their halves lie in the other order."""
 
     paths: tuple[str, ...]
@@ -74,11 +74,11 @@ class _Reading:
     adapter_id: str
     file: AdapterFile
     base: BaseLayers
-    meanings: Mapping[str, Meaning]
-    products: Sequence[_Found]
+    meanings: Mapping[str, LayerKey]
+    products: Sequence[_FoundProduct]
     peft: Mapping[str, Any]
 
-    def other_model(self, at: _Found, why: str) -> InvalidAdapter | None:
+    def other_model(self, at: _FoundProduct, why: str) -> InvalidAdapter | None:
         """The refusal of a product that another model of the family has; None where no model is known to."""
         forms: dict[str, str] = {}
         for name, meaning in self.meanings.items():
@@ -89,7 +89,7 @@ class _Reading:
         likes = [each for each in (_like(product, forms) for product in self.products) if each is not None]
         return other_model(self.adapter_id, base.model, base.shapes, self.file.metadata, likes, like, why)
 
-    def unknown(self, product: _Found) -> InvalidAdapter:
+    def unknown(self, product: _FoundProduct) -> InvalidAdapter:
         """The refusal of a product that no layer has, saying whose it looks like where that can be told."""
         named, base = pattern(product.name), self.base
         family = resembles(self.file.tensors)
@@ -104,13 +104,13 @@ class _Reading:
         return refusal(self.adapter_id, fault)
 
 
-def _like(product: _Found, forms: Mapping[str, str]) -> Like | None:
+def _like(product: _FoundProduct, forms: Mapping[str, str]) -> LayerShape | None:
     """A layer like that of a product, in any block; None where there is none."""
     if product.down is None or product.down.ndim != 2:
         return None
     name = _normal(product.name)
     path, number = forms.get(NUMBER.sub("_N_", name, count=1)), NUMBER.search(name)
-    return None if path is None else Like(path, int(number[1]) if number else None, int(product.down.shape[1]))
+    return None if path is None else LayerShape(path, int(number[1]) if number else None, int(product.down.shape[1]))
 
 
 def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str, Pair]:
@@ -136,27 +136,27 @@ def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str
     return pairs
 
 
-def names_of(base: BaseLayers) -> dict[str, Meaning]:
+def names_of(base: BaseLayers) -> dict[str, LayerKey]:
     """Every name a layer may go by, normal (dots as underscores, after the component), and what it means."""
     names = {}
     for path in base.shapes:
         component, _, rest = path.partition(".")
-        names[f"{component} {rest.replace('.', '_')}"] = Meaning((path,))
-    adaptable, last = adaptables().get(base.family), _last_blocks(base)
+        names[f"{component} {rest.replace('.', '_')}"] = LayerKey((path,))
+    adaptable, last = lora_targets().get(base.family), _last_blocks(base)
     for original in () if adaptable is None else adaptable.originals:
         for name, meaning in _meanings(original, base, last):
             names.setdefault(f"transformer {name}", meaning)
     return names
 
 
-def _meanings(original: Original, base: BaseLayers, last: Mapping[str, int]) -> Iterable[tuple[str, Meaning]]:
+def _meanings(original: CheckpointAlias, base: BaseLayers, last: Mapping[str, int]) -> Iterable[tuple[str, LayerKey]]:
     """A name of the original code in every block that has its layers, and what it means there."""
     of = last.get(original.paths[0].partition(".N.")[0], 0)
     for index in range(1 + of) if "_N_" in original.name else (0,):
         paths = tuple(f"transformer.{path.replace('.N.', f'.{index}.')}" for path in original.paths)
         if all(path in base.shapes for path in paths):
             swapped = original.swapped == "always" or (original.swapped == "last" and index == of)
-            yield original.name.replace("_N_", f"_{index}_"), Meaning(paths, swapped)
+            yield original.name.replace("_N_", f"_{index}_"), LayerKey(paths, swapped)
 
 
 def _last_blocks(base: BaseLayers) -> dict[str, int]:
@@ -178,15 +178,15 @@ def _normal(name: str) -> str:
     return f"{component} {rest}_0" if rest.endswith("_to_out") else f"{component} {rest}"
 
 
-def _products(adapter_id: str, tensors: Mapping[str, torch.Tensor]) -> Iterable[_Found]:
+def _products(adapter_id: str, tensors: Mapping[str, torch.Tensor]) -> Iterable[_FoundProduct]:
     """The products of a file, each whole."""
-    found: dict[str, _Found] = {}
+    found: dict[str, _FoundProduct] = {}
     for key, tensor in tensors.items():
         weight, alpha = WEIGHT.fullmatch(key), ALPHA.fullmatch(key)
         matched = weight or alpha
         if matched is None:
             raise refusal(adapter_id, f"has a tensor that belongs to no low-rank product: {pattern(key)}")
-        product = found.setdefault(matched["name"], _Found(matched["name"]))
+        product = found.setdefault(matched["name"], _FoundProduct(matched["name"]))
         if weight is None:
             product.alpha = _alpha(adapter_id, key, tensor)
             continue
@@ -205,7 +205,7 @@ def _alpha(adapter_id: str, key: str, tensor: torch.Tensor) -> float:
     return alpha
 
 
-def _split(reading: _Reading, found: _Found, meaning: Meaning) -> Iterable[tuple[str, Pair]]:
+def _split(reading: _Reading, found: _FoundProduct, meaning: LayerKey) -> Iterable[tuple[str, Pair]]:
     """A product as one pair for each layer it stands for, in their shapes."""
     adapter_id, shapes, where = reading.adapter_id, reading.base.shapes, pattern(found.name)
     if found.down is None or found.up is None:
@@ -225,7 +225,7 @@ def _split(reading: _Reading, found: _Found, meaning: Meaning) -> Iterable[tuple
     return [(path, Pair(found.down, part)) for path, part in zip(meaning.paths, up.split(outputs), strict=True)]
 
 
-def _scale(found: _Found, rank: int, path: str, peft: Mapping[str, Any]) -> float:
+def _scale(found: _FoundProduct, rank: int, path: str, peft: Mapping[str, Any]) -> float:
     """What the product is multiplied by: alpha / rank, or alpha / sqrt(rank) where PEFT says so; 1 without an alpha."""
     if found.alpha is not None:
         return found.alpha / rank

@@ -14,7 +14,7 @@ from lego_serve.models import model_files
 from lego_serve.models.lora.adapter import Adapter, Pair
 from lego_serve.models.lora.checkpoint import AdapterFile, header_of, pattern, read_head, refusal
 from lego_serve.models.lora.keys import WEIGHT, BaseLayers, read_pairs
-from lego_serve.models.lora.targets import adaptable_of
+from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.registry import ModelSpec
 
 MAX_RANK = 256
@@ -51,7 +51,7 @@ def base_layers(spec: ModelSpec) -> BaseLayers:
     import diffusers
     import transformers
 
-    adaptable = adaptable_of(spec)
+    adaptable = lora_targets_of(spec)
     folder = model_files.model_folder(spec, "transformer", *adaptable.texts)
     shapes: dict[str, tuple[int, int]] = {}
     with torch.device("meta"):
@@ -74,21 +74,21 @@ def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class AdapterSummary:
     """Bytes of the file and the largest rank in it; 0 where it has no product."""
 
     size_bytes: int
     rank: int
 
 
-def summary_of(adapter_id: str, path: Path) -> Summary:
+def summary_of(adapter_id: str, path: Path) -> AdapterSummary:
     """What the header of a file says; nothing of its weights is read or vouched for.
 
     Raises InvalidAdapter for what is no safetensors file, and NotFound.
     """
     head, size_bytes = read_head(adapter_id, path)
     _, header = header_of(adapter_id, head)
-    return Summary(size_bytes, max((_rank(name, said) for name, said in header.items()), default=0))
+    return AdapterSummary(size_bytes, max((_rank(name, said) for name, said in header.items()), default=0))
 
 
 def _rank(name: str, said: object) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.checkpoint import refusal
-from lego_serve.models.lora.targets import adaptables
+from lego_serve.models.lora.targets import lora_targets
 
 _SAID_OF_OTHERS = (  # patterns of what trainers write of base models that are no family here, most particular first
     (re.compile(r"sdxl|stable-diffusion-xl|sd[-_ ]?xl", re.I), "Stable Diffusion XL"),
@@ -30,7 +30,7 @@ BASE_KEYS = ("modelspec.architecture", "ss_base_model_version")
 
 def made_for(metadata: Mapping[str, str]) -> str | None:
     """The family an adapter says it was made for; None where it does not say, or not in words known here."""
-    patterns = [*((said.said, family) for family, said in adaptables().items()), *_SAID_OF_OTHERS]
+    patterns = [*((said.said, family) for family, said in lora_targets().items()), *_SAID_OF_OTHERS]
     for key in BASE_KEYS:
         said = metadata.get(key, "")
         for words, family in patterns:
@@ -41,7 +41,7 @@ def made_for(metadata: Mapping[str, str]) -> str | None:
 
 def resembles(keys: Iterable[str]) -> str | None:
     """The family whose layer names these look like, the first of several; None where they look like none."""
-    patterns = [*((said.looks, family) for family, said in adaptables().items()), *_LOOKS_OF_OTHERS]
+    patterns = [*((said.looks, family) for family, said in lora_targets().items()), *_LOOKS_OF_OTHERS]
     names = list(keys)
     return next((family for words, family in patterns if any(words.search(name) for name in names)), None)
 
@@ -54,7 +54,7 @@ Shapes = Mapping[str, tuple[int, int]]  # by canonical path: outputs, inputs
 
 
 @dataclass(frozen=True, slots=True)
-class Like:
+class LayerShape:
     """A layer that an adapter changes: the path of one like it in our model, the block it names, and its inputs."""
 
     path: str
@@ -77,7 +77,13 @@ def says(metadata: Mapping[str, str]) -> str | None:
 
 
 def other_model(
-    adapter_id: str, model: str, shapes: Shapes, metadata: Mapping[str, str], likes: Sequence[Like], at: Like, why: str
+    adapter_id: str,
+    model: str,
+    shapes: Shapes,
+    metadata: Mapping[str, str],
+    likes: Sequence[LayerShape],
+    at: LayerShape,
+    why: str,
 ) -> InvalidAdapter:
     """The refusal of an adapter for one of its layers, naming the model it was made for and ours."""
     component = at.path.partition(".")[0]

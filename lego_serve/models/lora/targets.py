@@ -16,7 +16,7 @@ _ATTRIBUTE = "ADAPTABLE"
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class CheckpointAlias:
     """A layer of the model's original code: its name, dots as underscores and N a block's number.
 
     ``paths`` are diffusers' layers that it is side by side.  ``swapped``: whether its halves lie in the other order
@@ -29,7 +29,7 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True)
-class Adaptable:
+class LoraTargets:
     """Which layers adapters may change, which rows those see, and how trainers name the family and its layers.
 
     ``transformer`` is diffusers' class of the denoiser, ``texts`` are transformers' classes of text encoders by
@@ -44,7 +44,7 @@ class Adaptable:
     looks: re.Pattern[str]
     texts: Mapping[str, str] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
-    originals: tuple[Original, ...] = ()
+    originals: tuple[CheckpointAlias, ...] = ()
 
 
 def stream_by_name(path: str) -> str:
@@ -56,15 +56,15 @@ def stream_by_name(path: str) -> str:
     return "text" if re.search(r"\.add_[qkv]_proj$|\.to_add_out$|\.ff_context\.", path) else "image"
 
 
-def adaptables() -> dict[str, Adaptable]:
+def lora_targets() -> dict[str, LoraTargets]:
     """What each family says that takes adapters."""
     said = {family: getattr(family_module(family), _ATTRIBUTE, None) for family in families()}
     return {family: adaptable for family, adaptable in said.items() if adaptable is not None}
 
 
-def adaptable_of(spec: ModelSpec) -> Adaptable:
+def lora_targets_of(spec: ModelSpec) -> LoraTargets:
     """What a model's family says.  Raises CheckpointError for one that takes no adapters."""
-    known = adaptables()
+    known = lora_targets()
     if spec.family not in known:
         raise CheckpointError(f"model {spec.name}: family {spec.family!r} takes no adapters")
     return known[spec.family]

@@ -17,7 +17,7 @@ Parts = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Coding:
+class ActivationCodec:
     """How rows are kept: ``pack`` to tensors, and ``unpack`` into rows of any dtype."""
 
     name: str
@@ -55,10 +55,10 @@ def _from_int8(parts: Parts, into: torch.Tensor) -> torch.Tensor:
     return into.copy_(whole.to(torch.float32) * scale.to(torch.float32))
 
 
-CODINGS = {
-    "float32": Coding("float32", 4, 0, lambda rows: (rows.float().clone(),), _cast),
-    "bfloat16": Coding("bfloat16", 2, 0, lambda rows: (rows.bfloat16().clone(),), _cast),
-    "int8": Coding("int8", 1, 2, _int8, _from_int8),
+ACTIVATION_CODECS = {
+    "float32": ActivationCodec("float32", 4, 0, lambda rows: (rows.float().clone(),), _cast),
+    "bfloat16": ActivationCodec("bfloat16", 2, 0, lambda rows: (rows.bfloat16().clone(),), _cast),
+    "int8": ActivationCodec("int8", 1, 2, _int8, _from_int8),
 }
 
 
@@ -71,19 +71,19 @@ class AttentionShape:
     is_joint: bool = True
 
 
-def entry_bytes(coding: Coding, attentions: Sequence[AttentionShape], image_rows: int, text_rows: int) -> int:
-    """What a picture's rows, and those of a text beside them, take at all attentions of a model."""
+def entry_bytes(coding: ActivationCodec, attentions: Sequence[AttentionShape], image_rows: int, text_rows: int) -> int:
+    """What an image's rows, and those of a text beside them, take at all attentions of a model."""
     return sum(coding.size_bytes(image_rows + text_rows * at.is_joint, at.heads, at.width) for at in attentions)
 
 
 class Rows(Protocol):
     """What stands for the rows that an edit does not compute."""
 
-    def lengths(self, tap: str) -> tuple[int, int]:
+    def lengths(self, attention_id: str) -> tuple[int, int]:
         """How many image rows there are at an attention, and how many of the text's are kept."""
         ...
 
-    def read(self, tap: str, into: torch.Tensor) -> None:
+    def read(self, attention_id: str, into: torch.Tensor) -> None:
         """Put keys and values into (rows, 2, heads, head width): the image rows, then the text's if there is room."""
         ...
 
@@ -92,28 +92,28 @@ class Rows(Protocol):
 class Activations:
     """One branch's entry for one sigma: by attention, coded rows.  Filled by one pass and read by any after it."""
 
-    coding: Coding
+    coding: ActivationCodec
     keeps_text: bool = False
-    taps: dict[str, Parts] = field(default_factory=dict)
+    by_attention: dict[str, Parts] = field(default_factory=dict)
     image_rows: int = 0
 
     @property
     def size_bytes(self) -> int:
         """What it takes."""
-        return sum(part.nbytes for parts in self.taps.values() for part in parts)
+        return sum(part.nbytes for parts in self.by_attention.values() for part in parts)
 
-    def put(self, tap: str, image: torch.Tensor, text: torch.Tensor) -> None:
+    def put(self, attention_id: str, image: torch.Tensor, text: torch.Tensor) -> None:
         """Keep (image rows, 2, heads, head width) of an attention, and the text's if that is wanted."""
         self.image_rows = image.shape[0]
-        self.taps[tap] = self.coding.pack(torch.cat([image, text]) if self.keeps_text else image)
+        self.by_attention[attention_id] = self.coding.pack(torch.cat([image, text]) if self.keeps_text else image)
 
-    def lengths(self, tap: str) -> tuple[int, int]:
+    def lengths(self, attention_id: str) -> tuple[int, int]:
         """Image rows and text rows at an attention.  KeyError where the pass that fills it has not come so far."""
-        return self.image_rows, self.taps[tap][0].shape[0] - self.image_rows
+        return self.image_rows, self.by_attention[attention_id][0].shape[0] - self.image_rows
 
-    def read(self, tap: str, into: torch.Tensor) -> None:
+    def read(self, attention_id: str, into: torch.Tensor) -> None:
         """What was kept, as many rows of it as there is room for.  KeyError likewise."""
-        self.coding.unpack(tuple(part[: into.shape[0]] for part in self.taps[tap]), into)
+        self.coding.unpack(tuple(part[: into.shape[0]] for part in self.by_attention[attention_id]), into)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Reuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class BranchReuse:
     """The same of one branch."""
 
     active: torch.Tensor
@@ -138,33 +138,33 @@ class Kept:
     reads_text: bool = False
 
 
-class Completion:
+class KvAssembler:
     """Keys and values of one attention for branches that keep some, one after the other.
 
     The two branches of a lane lie side by side and often read the same entry: it is decoded once for both.
     """
 
-    def __init__(self, tap: str) -> None:
-        self._tap = tap
-        self._last: tuple[Kept, torch.Tensor] | None = None
+    def __init__(self, attention_id: str) -> None:
+        self._attention_id = attention_id
+        self._last: tuple[BranchReuse, torch.Tensor] | None = None
 
-    def of(self, kept: Kept, own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def of(self, kept: BranchReuse, own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """All rows of a branch, (image and text rows, 2, heads, head width): its own among the kept, and its text's."""
-        image_rows, kept_text = kept.rows.lengths(self._tap)
+        image_rows, kept_text = kept.rows.lengths(self._attention_id)
         rows = image_rows + (kept_text if kept.reads_text else text.shape[0])
         whole = own.new_empty(rows, *own.shape[1:])
         if kept.reads_text:
-            kept.rows.read(self._tap, whole)
+            kept.rows.read(self._attention_id, whole)
         else:
             self._read(kept, whole[:image_rows])
             whole[image_rows:] = text
         self._last = kept, whole
         return whole.index_copy_(0, kept.active, own)
 
-    def _read(self, kept: Kept, image: torch.Tensor) -> None:
+    def _read(self, kept: BranchReuse, image: torch.Tensor) -> None:
         """The image rows: decoded, or those of the branch before, which differ from them in the active ones alone."""
         before = self._last
         if before is not None and before[0].rows is kept.rows and before[0].active is kept.active:
             image.copy_(before[1][: image.shape[0]])
         else:
-            kept.rows.read(self._tap, image)
+            kept.rows.read(self._attention_id, image)

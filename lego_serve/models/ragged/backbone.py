@@ -7,15 +7,15 @@ import torch
 
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import AttentionShape
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.lora import LoraLayers
 
 
 class Backbone(Protocol):
     """A denoising model: one forward pass over any lanes.
 
-    With ``classifier_free`` guidance a guided lane is two branches; of a distilled model every lane is one, and
+    With ``uses_cfg`` guidance a guided lane is two branches; of a distilled model every lane is one, and
     some are told the guidance.  ``bucket_rows``: rows are filled up to a multiple.  ``adapters`` are the layers
     that adapters change, ``attentions`` those over image rows.  ``text_rows``: the tokens of any prompt, where a
     template's entries keep those rows too; 0 where they do not.  What is kept of a lane lies on its ``device``.
@@ -24,15 +24,15 @@ class Backbone(Protocol):
     shape: LatentShape
     text_width: int
     pooled_width: int
-    classifier_free: bool
-    is_told_guidance: bool
+    uses_cfg: bool
+    guidance_embeds: bool
     bucket_rows: int
     device: torch.device
-    adapters: AdaptedLayers
+    adapters: LoraLayers
     attentions: tuple[AttentionShape, ...]
     text_rows: int
 
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """What of a conditioning is the same at every step."""
         ...
 

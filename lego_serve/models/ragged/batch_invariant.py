@@ -22,12 +22,12 @@ MOST_ROWS = 512  # of a probe
 _rule = {"row-stable": True}  # a process runs one backbone; the replica sets this once, before its first step
 
 
-def keep_rows_stable(keep: bool) -> None:
+def set_batch_invariant(keep: bool) -> None:
     """Keep or drop the rule for this process."""
     _rule["row-stable"] = keep
 
 
-def rows_are_kept_stable() -> bool:
+def is_batch_invariant() -> bool:
     """Whether the rule holds in this process."""
     return _rule["row-stable"]
 
@@ -83,7 +83,7 @@ def _fewest(of: Callable[[int, int], torch.Tensor]) -> int | None:
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``x @ weight.T + bias`` for rows x (rows, inputs), row-stable unless the rule was dropped."""
     rows = x.shape[0]
-    if not rows_are_kept_stable():
+    if not is_batch_invariant():
         return F.linear(x, weight, bias)
     fewest = stable_rows(weight.shape[1], weight.shape[0], x.dtype, str(x.device), bias is not None)
     if fewest is None:
@@ -101,7 +101,7 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or not fuses_gelu():
         return None
     fewest: int | None = 1
-    if rows_are_kept_stable():
+    if is_batch_invariant():
         fewest = stable_rows_gelu(weight.shape[1], weight.shape[0], bias is not None)
     if fewest is None:
         return None
@@ -127,7 +127,7 @@ def add_linear(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None
     In one pass over ``out``, which takes half the time of a product that is added afterwards.
     """
     rows, fewest = x.shape[0], 1
-    if rows_are_kept_stable():
+    if is_batch_invariant():
         found = stable_rows_added(weight.shape[1], weight.shape[0], x.dtype, str(x.device))
         if found is None:
             out.add_(linear(x, weight))

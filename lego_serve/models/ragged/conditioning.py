@@ -21,7 +21,7 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPrompt:
     """A conditioning as a backbone wants it at every step, its own projections done once: tokens and pooled.
 
     ``key`` names its content where a ControlNet elsewhere is to remember it.
@@ -34,7 +34,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class ImageLatents:
-    """An encoded picture as a distribution: ``mean`` and ``std``, both (channels, height, width), scaled."""
+    """An encoded image as a distribution: ``mean`` and ``std``, both (channels, height, width), scaled."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -42,16 +42,16 @@ class ImageLatents:
 
 @dataclass(frozen=True, slots=True)
 class LatentShape:
-    """How a family's latents relate to pictures: channels, pixels per latent, and per token."""
+    """How a family's latents relate to images: channels, pixels per latent, and per token."""
 
     channels: int
     pixels_per_latent: int
     pixels_per_token: int
 
     def of(self, width: int, height: int) -> tuple[int, int, int]:
-        """The latent shape (channels, height, width) of a picture."""
+        """The latent shape (channels, height, width) of an image."""
         return self.channels, height // self.pixels_per_latent, width // self.pixels_per_latent
 
     def tokens(self, width: int, height: int) -> int:
-        """Image tokens of a picture."""
+        """Image tokens of an image."""
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)

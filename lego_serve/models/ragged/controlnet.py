@@ -1,6 +1,6 @@
 """ControlNets as a backbone meets them: where residuals come from, and where they are added.
 
-A ControlNet runs beside the backbone over the same lanes and a picture each; what its blocks say is
+A ControlNet runs beside the backbone over the same lanes and an image each; what its blocks say is
 added to the image rows after the backbone's blocks (Zhang et al., 2023).  A source is asked for a
 step before the backbone starts, and waited for only where a residual is added, so that ControlNets
 elsewhere run at the same time as each other and as the backbone's first blocks.  A lane's uses are
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from lego_serve.models.ragged.controlnet_source import (
-    ControlAway,
-    ControlFailed,
-    ControlForm,
-    ControlInput,
-    ControlLane,
+    ActiveControlNet,
+    ControlNetFailed,
+    ControlNetLane,
+    ControlNetSpec,
+    ControlNetUnavailable,
     ResidualOf,
     Residuals,
     repeated_residual,
@@ -37,10 +37,10 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class PendingResiduals:
     """One ControlNet's residuals of a step, and where its rows go: in image rows, and in joint rows."""
 
-    form: ControlForm
+    spec: ControlNetSpec
     residuals: Residuals
     image: tuple[Segment, ...]
     joint: tuple[Segment, ...]
@@ -49,10 +49,10 @@ class Started:
         """Add residual ``index`` to rows, in place."""
         try:
             residual = self.residuals.block(index)
-        except ControlAway:
+        except ControlNetUnavailable:
             raise
         except Exception as error:
-            raise ControlFailed.of(self.form.name, error) from error
+            raise ControlNetFailed.of(self.spec.name, error) from error
         if residual is None:
             return
         residual = residual.to(rows)
@@ -62,53 +62,55 @@ class Started:
             rows[segment.to : segment.to + segment.count] += part if segment.weight == 1 else part * segment.weight
 
 
-class Controls:
+class ResidualAdder:
     """The ControlNets of one step of a backbone."""
 
     def __init__(self, lanes: Sequence[LaneInput], image_rows: Sequence[int], packing: Packing) -> None:
         """Begin the step of every ControlNet of every lane, before the backbone's own first block."""
         if not any(lane.controls for lane in lanes):
-            self._started: list[Started] = []
+            self._started: list[PendingResiduals] = []
             return
         # By source and not by name alone: while one takes another's place, lanes of both are in the batch.
-        uses: dict[tuple[str, int], list[tuple[int, ControlInput]]] = {}
+        uses: dict[tuple[str, int], list[tuple[int, ActiveControlNet]]] = {}
         for index, lane in enumerate(lanes):
             for use in lane.controls:
-                uses.setdefault((use.source.form.name, id(use.source)), []).append((index, use))
+                uses.setdefault((use.source.spec.name, id(use.source)), []).append((index, use))
         places = _places(packing)
         self._started = [_start(uses[source], lanes, image_rows, places) for source in sorted(uses)]
 
     def add(self, image: torch.Tensor, block: int, blocks: int, residual_of: ResidualOf) -> None:
         """After double block ``block`` of ``blocks`` (or any of SD3's): add what belongs to it to the image rows."""
         for started in self._started:
-            if count := started.form.doubles:
-                of = repeated_residual if started.form.repeats else residual_of
+            if count := started.spec.doubles:
+                of = repeated_residual if started.spec.repeats else residual_of
                 started.add(of(block, blocks, count), image, started.image)
 
     def add_joint(self, joint: torch.Tensor, block: int, blocks: int, residual_of: ResidualOf) -> None:
         """After single block ``block`` of ``blocks``: the same for rows of text and image."""
         for started in self._started:
-            if count := started.form.singles:
-                started.add(started.form.doubles + residual_of(block, blocks, count), joint, started.joint)
+            if count := started.spec.singles:
+                started.add(started.spec.doubles + residual_of(block, blocks, count), joint, started.joint)
 
 
 def _start(
-    uses: Sequence[tuple[int, ControlInput]],
+    uses: Sequence[tuple[int, ActiveControlNet]],
     lanes: Sequence[LaneInput],
     image_rows: Sequence[int],
     places: dict[tuple[int, bool], tuple[int, int]],
-) -> Started:
+) -> PendingResiduals:
     source = uses[0][1].source
     asked = [
-        ControlLane(lanes[i].latents, lanes[i].time, lanes[i].guidance, use.picture, use.cond, use.negative, use.ran)
+        ControlNetLane(
+            lanes[i].latents, lanes[i].time, lanes[i].guidance, use.image, use.cond, use.negative, use.on_pass
+        )
         for i, use in uses
     ]
     try:
         residuals = source.start(asked)
-    except ControlAway:
+    except ControlNetUnavailable:
         raise
     except Exception as error:
-        raise ControlFailed.of(source.form.name, error) from error
+        raise ControlNetFailed.of(source.spec.name, error) from error
     image, joint, at = [], [], 0
     for branch in branches_of(asked, [image_rows[i] for i, _ in uses]):
         index, use = uses[branch.lane]
@@ -116,7 +118,7 @@ def _start(
         image.append(Segment(to, at, branch.image_rows, use.weight))
         joint.append(Segment(to_joint, at, branch.image_rows, use.weight))
         at += branch.image_rows
-    return Started(source.form, residuals, tuple(_merged(image)), tuple(_merged(joint)))
+    return PendingResiduals(source.spec, residuals, tuple(_merged(image)), tuple(_merged(joint)))
 
 
 def _places(packing: Packing) -> dict[tuple[int, bool], tuple[int, int]]:

@@ -7,13 +7,15 @@ from typing import Protocol
 import torch
 
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.models.ragged.conditioning import Conditioning, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 
 ResidualOf = Callable[[int, int, int], int]  # (block, blocks, residuals) to the residual added after the block
-Ran = Callable[[float, float], None]  # told when a pass of a ControlNet began and ended, in seconds of the wall clock
+OnPass = Callable[
+    [float, float], None
+]  # told when a pass of a ControlNet began and ended, in seconds of the wall clock
 
 
-class ControlFailed(NodeError):
+class ControlNetFailed(NodeError):
     """A ControlNet failed; the lanes that use it in this step fail, and no others.  Its cause says why."""
 
     def __init__(self, message: str, name: str = "") -> None:
@@ -21,13 +23,13 @@ class ControlFailed(NodeError):
         self.name = name
 
     @classmethod
-    def of(cls, name: str, error: Exception) -> "ControlFailed":
+    def of(cls, name: str, error: Exception) -> "ControlNetFailed":
         """For what a ControlNet raised; words of our own are told on."""
         said = error.message if isinstance(error, LegoError) else f"{type(error).__name__}."
         return cls(f"ControlNet {name} failed: {said}", name)
 
 
-class ControlAway(NodeError):
+class ControlNetUnavailable(NodeError):
     """A ControlNet elsewhere cannot be reached now; lanes that use it may go on when it answers again."""
 
     def __init__(self, message: str, name: str = "") -> None:
@@ -36,11 +38,11 @@ class ControlAway(NodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class ControlForm:
+class ControlNetSpec:
     """What a ControlNet takes and answers.
 
     ``width`` of a residual row; residuals for ``doubles`` (all of SD3's blocks) and ``singles``;
-    ``channels`` of its control latents, or of a picture where it ``reads_pixels``; ``modes`` of a union
+    ``channels`` of its control latents, or of an image where it ``reads_pixels``; ``modes`` of a union
     ControlNet; ``repeats``: residuals are added in turn rather than spread evenly.  ``share`` is what
     one row costs here relative to a row of the backbone: 0 where it is computed elsewhere.
     """
@@ -62,7 +64,7 @@ class ControlForm:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPicture:
+class ControlImage:
     """Control latents (channels, height, width), prepared by their source, and a key that names their content."""
 
     latents: torch.Tensor
@@ -70,19 +72,19 @@ class ControlPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlLane:
+class ControlNetLane:
     """What one use of a ControlNet by one lane brings to a step; ``negative`` is None where it is one branch.
 
-    ``ran`` hears of the pass, from any thread, before its last residual is handed over.
+    ``on_pass`` hears of the pass, from any thread, before its last residual is handed over.
     """
 
     latents: torch.Tensor
     time: float
     guidance: float
-    picture: ControlPicture
-    cond: Prepared
-    negative: Prepared | None
-    ran: Ran | None = None
+    image: ControlImage
+    cond: PreparedPrompt
+    negative: PreparedPrompt | None
+    on_pass: OnPass | None = None
 
 
 class Residuals(Protocol):
@@ -97,34 +99,34 @@ class Residuals(Protocol):
         ...
 
 
-class ControlSource(Protocol):
+class ControlNetSource(Protocol):
     """A ControlNet, here or elsewhere.  Called by the compute thread alone."""
 
-    form: ControlForm
+    spec: ControlNetSpec
 
-    def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
+    def prepare(self, cond: Conditioning, mode: int | None = None) -> PreparedPrompt:
         """What of a conditioning (and a union ControlNet's mode) is the same at every step."""
         ...
 
-    def picture(self, latents: torch.Tensor, key: str = "") -> ControlPicture:
-        """Control latents as the VAE node encodes a picture (their mean), or the pixels, made ready for all steps."""
+    def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
+        """Control latents as the VAE node encodes an image (their mean), or the pixels, made ready for all steps."""
         ...
 
-    def start(self, lanes: Sequence[ControlLane]) -> Residuals:
+    def start(self, lanes: Sequence[ControlNetLane]) -> Residuals:
         """Begin a step; returns without waiting for its end.  Raises ControlAway."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class ControlInput:
-    """A ControlNet that is active in a lane's step: its source, the lane's picture and prompts there, the weight."""
+class ActiveControlNet:
+    """A ControlNet that is active in a lane's step: its source, the lane's image and prompts there, the weight."""
 
-    source: ControlSource
-    picture: ControlPicture
+    source: ControlNetSource
+    image: ControlImage
     weight: float
-    cond: Prepared
-    negative: Prepared | None
-    ran: Ran | None = None
+    cond: PreparedPrompt
+    negative: PreparedPrompt | None
+    on_pass: OnPass | None = None
 
 
 def sd3_residual(block: int, blocks: int, residuals: int) -> int:

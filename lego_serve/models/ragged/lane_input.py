@@ -8,8 +8,8 @@ import torch
 
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import Activations, Reuse
-from lego_serve.models.ragged.conditioning import Prepared
-from lego_serve.models.ragged.controlnet_source import ControlInput
+from lego_serve.models.ragged.conditioning import PreparedPrompt
+from lego_serve.models.ragged.controlnet_source import ActiveControlNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +17,22 @@ class LaneInput:
     """What one lane brings to a step: latents (channels, height, width), time in 0..1, guidance, prompts.
 
     ``negative`` is None where the step is not guided; ``controls`` are the ControlNets active in it and
-    ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the picture are computed;
+    ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the image are computed;
     ``capture`` is filled with what this lane, of one branch, leaves for those of others.
     """
 
     latents: torch.Tensor
     time: float
     guidance: float
-    cond: Prepared
-    negative: Prepared | None
-    controls: tuple[ControlInput, ...] = ()
+    cond: PreparedPrompt
+    negative: PreparedPrompt | None
+    controls: tuple[ActiveControlNet, ...] = ()
     adapters: Uses = ()
     reuse: Reuse | None = None
     capture: Activations | None = None
 
     def rows(self, of: int) -> int:
-        """How many of its picture's ``of`` rows are computed."""
+        """How many of its image's ``of`` rows are computed."""
         return of if self.reuse is None else len(self.reuse.active)
 
     def chosen(self, rows: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.nn import functional as F
 
-from lego_kernels import gated_residual, norm_modulate, qk_norm_rope
-from lego_serve.models.ragged.activations import Completion
+from lego_kernels import gated_residual as gated_residual_kernel
+from lego_kernels import norm_modulate, qk_norm_rope
+from lego_serve.models.ragged.activations import KvAssembler
 from lego_serve.models.ragged.batch_invariant import linear, linear_gelu
 from lego_serve.models.ragged.packing import Packing
 
@@ -31,7 +32,7 @@ class Part:
     stop: int
 
 
-class Added(Protocol):
+class LoraDelta(Protocol):
     """What a step's adapters add to some of a layer's rows, in place."""
 
     @property
@@ -54,7 +55,7 @@ class Linear:
     weight: torch.Tensor
     bias: torch.Tensor | None
     parts: tuple[Part, ...] = ()
-    added: Added | None = None
+    added: LoraDelta | None = None
 
     @classmethod
     def of(cls, *modules: Any) -> "Linear":
@@ -174,14 +175,14 @@ def take_blocks(modules: Any, take: Callable[[Any], Block], *, release: bool) ->
     return blocks
 
 
-def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+def adaln_modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     """Layer norm, then ``* (1 + scale) + shift`` with each row's own branch's vectors (Peebles and Xie, 2023)."""
     return norm_modulate(x, shift, scale, of, eps=NORM_EPSILON)
 
 
-def gated(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+def gated_residual(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     """``x + gate * update`` with each row's own branch's gate."""
-    return gated_residual(x, update, gate, of)
+    return gated_residual_kernel(x, update, gate, of)
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -211,14 +212,14 @@ def embed_numbers(
 
 
 def joint_attention(
-    image: torch.Tensor, text: torch.Tensor, packing: Packing, tap: str = ""
+    image: torch.Tensor, text: torch.Tensor, packing: Packing, attention_id: str = ""
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over image and text rows of each branch; both (rows, 3, heads, head width) to (rows, width).
 
-    ``tap`` names this attention where rows are kept, or kept ones used.
+    ``attention_id`` names this attention where rows are kept, or kept ones used.
     """
-    packing.capture(tap, image, text)
-    completion = Completion(tap)
+    packing.capture(attention_id, image, text)
+    completion = KvAssembler(attention_id)
     image_parts, text_parts = [], []
     for group in packing.groups:
         own, of_text = image[group.image_slice], text[group.text_slice]
@@ -234,10 +235,10 @@ def joint_attention(
     return packing.rows_of(image_parts, packing.image_branch), packing.rows_of(text_parts, packing.text_branch)
 
 
-def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
+def sequence_attention(joint: torch.Tensor, packing: Packing, attention_id: str = "") -> torch.Tensor:
     """The same where text and image are one sequence: (rows, 3, heads, head width) to (rows, width)."""
-    packing.capture_joint(tap, joint)
-    completion = Completion(tap)
+    packing.capture_joint(attention_id, joint)
+    completion = KvAssembler(attention_id)
     parts = []
     for group in packing.groups:
         own = joint[group.joint_slice]
@@ -249,10 +250,10 @@ def sequence_attention(joint: torch.Tensor, packing: Packing, tap: str = "") -> 
     return packing.rows_of(parts, packing.joint_branch)
 
 
-def self_attention(image: torch.Tensor, packing: Packing, tap: str = "") -> torch.Tensor:
+def self_attention(image: torch.Tensor, packing: Packing, attention_id: str = "") -> torch.Tensor:
     """Attention over the image rows of each branch alone."""
-    packing.capture(tap, image)
-    completion = Completion(tap)
+    packing.capture(attention_id, image)
+    completion = KvAssembler(attention_id)
     parts = []
     for group in packing.groups:
         own = image[group.image_slice]

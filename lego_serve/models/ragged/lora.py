@@ -23,11 +23,11 @@ from lego_serve.models.lora.adapter import Adapter, SetKey, Uses, in_order, key_
 from lego_serve.models.lora.targets import StreamOf
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.layers import Linear, Part
-from lego_serve.models.ragged.lora_products import Product, RowProducts, Stack, stack_of
+from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, pack_lora
 from lego_serve.models.ragged.packing import Packing
 
 MAX_STACK_BYTES = 1 << 30
-Stacks = dict[int, Stack]  # by the layer's number
+Stacks = dict[int, PackedLora]  # by the layer's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Place:
     part: Part
 
 
-class AdaptedLayers:
+class LoraLayers:
     """The layers of one model that adapters may change.
 
     ``layers`` are whatever has a ``weight`` and, where products are to be grouped, a place ``added``;
@@ -58,16 +58,16 @@ class AdaptedLayers:
         self._pristine: dict[int, torch.Tensor] = {}
         self._patched: SetKey = ()
         self._stacks: OrderedDict[SetKey, tuple[Stacks, int]] = OrderedDict()
-        self._composed: tuple[object, dict[int, RowProducts]] | None = None
+        self._composed: tuple[object, dict[int, GroupedLora]] | None = None
         self._max_stack_bytes = max_stack_bytes
 
     @classmethod
-    def of(cls, layers: Iterable[Linear], stream_of: StreamOf) -> "AdaptedLayers":
+    def of(cls, layers: Iterable[Linear], stream_of: StreamOf) -> "LoraLayers":
         """A backbone's layers, each with the parts it remembers, and which rows they see."""
         return cls([(layer, layer.parts) for layer in layers if layer.parts], stream_of)
 
     @classmethod
-    def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "AdaptedLayers":
+    def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "LoraLayers":
         """The linear layers of modules by component, which can be patched but not grouped."""
         named = ((f"{name}.{path}", layer) for name, m in modules.items() for path, layer in m.named_modules())
         own = [(path, layer) for path, layer in named if isinstance(layer, torch.nn.Linear)]
@@ -183,7 +183,7 @@ class AdaptedLayers:
                 touched.setdefault(place.layer, []).append((place.part, pair.down, pair.up, scale))
         return touched
 
-    def _products(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, RowProducts]:
+    def _products(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, GroupedLora]:
         """What is added in each touched layer; kept while batches are composed alike, as from step to step they are."""
         of_branch = [keys[branch.lane] for branch in packing.branches]
         composition = (tuple(of_branch), tuple(tuple(packing.bounds(s)) for s in ("image", "text")))
@@ -195,7 +195,7 @@ class AdaptedLayers:
             having = [key for key, stacks in sets.items() if number in stacks]
             bounds = packing.bounds(self._streams[number])
             segments = Segments(tuple(_segments(bounds, of_branch, having)))
-            products[number] = RowProducts.of([sets[key][number] for key in having], segments)
+            products[number] = GroupedLora.of([sets[key][number] for key in having], segments)
         self._composed = (composition, products)
         return products
 
@@ -206,7 +206,7 @@ class AdaptedLayers:
             self._stacks.move_to_end(key)
             return self._stacks[key][0]
         stacks = {
-            number: stack_of(products, self._layers[number].weight)
+            number: pack_lora(products, self._layers[number].weight)
             for number, products in self._touched(in_order(uses)).items()
         }
         self._stacks[key] = (stacks, sum(stack.size_bytes for stack in stacks.values()))

@@ -15,7 +15,7 @@ Product = tuple[Part, torch.Tensor, torch.Tensor, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class PackedLora:
     """One set in one layer: all ``down`` weights as one (ranks, inputs), and for each part of the outputs its ``up``.
 
     ``ups`` by part: (outputs, ranks of the part) and the first of its hidden columns; scales are folded in.
@@ -30,7 +30,7 @@ class Stack:
         return self.down.nbytes + sum(up.nbytes for up, _ in self.ups.values())
 
 
-def stack_of(products: Sequence[Product], like: torch.Tensor) -> Stack:
+def pack_lora(products: Sequence[Product], like: torch.Tensor) -> PackedLora:
     """Stack a set's products of one layer, in a weight's dtype and on its device."""
     downs, ups, at = [], {}, 0
     for part in sorted({part for part, *_ in products}, key=lambda part: part.start):
@@ -41,11 +41,11 @@ def stack_of(products: Sequence[Product], like: torch.Tensor) -> Stack:
         downs.append(down)
         ups[part] = (up, at)
         at += len(down)
-    return Stack(torch.cat(downs), ups)
+    return PackedLora(torch.cat(downs), ups)
 
 
 @dataclass(frozen=True, slots=True)
-class RowProducts:
+class GroupedLora:
     """The products of one layer in one composition of a batch."""
 
     down: Factors
@@ -53,7 +53,7 @@ class RowProducts:
     parts: tuple[tuple[int, int, Factors, Segments], ...]  # outputs from and up to, what they get, and whose rows
 
     @classmethod
-    def of(cls, stacks: Sequence[Stack], segments: Segments) -> "RowProducts":
+    def of(cls, stacks: Sequence[PackedLora], segments: Segments) -> "GroupedLora":
         """The products of several sets, whose numbers the segments name."""
         parts = []
         for part in sorted({part for stack in stacks for part in stack.ups}, key=lambda part: part.start):

@@ -4,7 +4,7 @@ Branches of one shape lie side by side, so that a group is a slice of the rows a
 it needs no copy.  Nothing is padded, unless buckets are asked for: then zero rows that belong to no
 group fill the last bucket, so that a compiled or captured forward pass sees few shapes.  Lengths
 are built on the CPU.  A guided lane brings two branches, unconditional first.  A branch that computes some rows of
-its picture alone attends to kept ones besides, and is a group by itself.
+its image alone attends to kept ones besides, and is a group by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from lego_serve.models.ragged.activations import Activations, Kept, Reuse
-from lego_serve.models.ragged.conditioning import Prepared
+from lego_serve.models.ragged.activations import Activations, BranchReuse, Reuse
+from lego_serve.models.ragged.conditioning import PreparedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Branch:
     """A lane's conditional or unconditional half."""
 
     lane: int
-    cond: Prepared
+    cond: PreparedPrompt
     image_rows: int
     is_negative: bool = False
-    kept: Kept | None = None
+    kept: BranchReuse | None = None
 
     @property
     def text(self) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Group:
     image_rows: int
     text_start: int
     text_rows: int
-    kept: Kept | None = None
+    kept: BranchReuse | None = None
 
     @property
     def joint_rows(self) -> int:
@@ -79,7 +79,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class CaptureSlices:
     """A branch whose rows are kept for others: its image rows, its text rows, and both in one sequence, text first."""
 
     image: slice
@@ -98,17 +98,17 @@ class Packing:
     image_branch: torch.Tensor  # (image rows and fill,)
     text_branch: torch.Tensor  # (text rows and fill,)
     joint_branch: torch.Tensor  # (image and text rows and fill,)
-    captured: tuple[Captured, ...] = ()
+    captured: tuple[CaptureSlices, ...] = ()
 
-    def capture(self, tap: str, image: torch.Tensor, text: torch.Tensor | None = None) -> None:
+    def capture(self, attention_id: str, image: torch.Tensor, text: torch.Tensor | None = None) -> None:
         """Keep what is to be kept of an attention's (image rows, 3, heads, head width), and of its text rows."""
         for one in self.captured:
-            one.into.put(tap, image[one.image, 1:], image[:0, 1:] if text is None else text[one.text, 1:])
+            one.into.put(attention_id, image[one.image, 1:], image[:0, 1:] if text is None else text[one.text, 1:])
 
-    def capture_joint(self, tap: str, joint: torch.Tensor) -> None:
+    def capture_joint(self, attention_id: str, joint: torch.Tensor) -> None:
         """The same of rows of text and image."""
         for one in self.captured:
-            one.into.put(tap, joint[one.joint_image, 1:], joint[one.joint_text, 1:])
+            one.into.put(attention_id, joint[one.joint_image, 1:], joint[one.joint_text, 1:])
 
     @property
     def image_lengths(self) -> list[int]:
@@ -150,36 +150,36 @@ class Packing:
         return self.rows_of(parts, self.image_branch)
 
 
-class Branching(Protocol):
+class BranchedLane(Protocol):
     """A lane as far as its branches go: LaneInput, or a lane as a ControlNet sees it."""
 
     @property
-    def cond(self) -> Prepared:
+    def cond(self) -> PreparedPrompt:
         """The prompt."""
         ...
 
     @property
-    def negative(self) -> Prepared | None:
+    def negative(self) -> PreparedPrompt | None:
         """The other prompt, where the step is guided by one."""
         ...
 
 
 def pack(
-    lanes: Sequence[Branching],
+    lanes: Sequence[BranchedLane],
     image_rows: Sequence[int],
     device: torch.device,
     *,
-    classifier_free: bool = True,
+    uses_cfg: bool = True,
     bucket_rows: int = 1,
     reuses: Mapping[int, Reuse] | None = None,
     captures: Mapping[int, Activations] | None = None,
 ) -> Packing:
     """Lay out the branches of the lanes, whose images have so many rows each (to be computed, of those that reuse).
 
-    Without ``classifier_free`` guidance (the model is told the guidance instead) a lane is one
+    Without ``uses_cfg`` guidance (the model is told the guidance instead) a lane is one
     branch.  Image rows and text rows are filled up to a multiple of ``bucket_rows``.
     """
-    branches = branches_of(lanes, image_rows, classifier_free=classifier_free)
+    branches = branches_of(lanes, image_rows, uses_cfg=uses_cfg)
     if reuses:
         branches = sorted((_kept(b, reuses.get(b.lane), device) for b in branches), key=lambda branch: branch.shape)
     groups = tuple(_groups(branches))
@@ -197,10 +197,10 @@ def _kept(branch: Branch, reuse: Reuse | None, device: torch.device) -> Branch:
     rows = reuse.negative if branch.is_negative else reuse.cond
     if rows is None:
         raise ValueError("a guided lane that reuses needs rows for both branches")
-    return replace(branch, kept=Kept(reuse.active.to(device), rows, reuse.reads_text and branch.is_negative))
+    return replace(branch, kept=BranchReuse(reuse.active.to(device), rows, reuse.reads_text and branch.is_negative))
 
 
-def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[Captured]:
+def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[CaptureSlices]:
     image = text = 0
     for branch in branches:
         image_end, text_end = image + branch.image_rows, text + branch.text_rows
@@ -208,15 +208,15 @@ def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -
             middle = image + text_end
             own = slice(image, image_end), slice(text, text_end)
             joint = slice(image + text, middle), slice(middle, image_end + text_end)
-            yield Captured(*own, *joint, captures[branch.lane])
+            yield CaptureSlices(*own, *joint, captures[branch.lane])
         image, text = image_end, text_end
 
 
-def branches_of(lanes: Sequence[Branching], image_rows: Sequence[int], *, classifier_free: bool = True) -> list[Branch]:
+def branches_of(lanes: Sequence[BranchedLane], image_rows: Sequence[int], *, uses_cfg: bool = True) -> list[Branch]:
     """The branches of lanes in memory order: by shape, then as given, unconditional first."""
     branches = []
     for index, lane in enumerate(lanes):
-        if classifier_free and lane.negative is not None:
+        if uses_cfg and lane.negative is not None:
             branches.append(Branch(index, lane.negative, image_rows[index], is_negative=True))
         branches.append(Branch(index, lane.cond, image_rows[index]))
     return sorted(branches, key=lambda branch: (branch.image_rows, branch.text_rows))

@@ -7,7 +7,7 @@ import numpy as np
 Conditioning = dict[str, np.ndarray]
 
 
-class EmbeddingCache:
+class ByteLru:
     """Conditionings by prompt; never holds more than ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -12,13 +12,13 @@ from functools import partial
 
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.model_files import model_folder
-from lego_serve.models.ragged.controlnet_source import ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.loading_cache import LoadingCache
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalControlNet:
     """A ControlNet that is loaded here; ``storage_s`` is added to every load, to try a slower storage."""
 
     spec: ModelSpec
@@ -26,7 +26,7 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ControlNetLease:
     """A ControlNet in hand, to be given back to the shelf; whether it was at hand, else how long its load took."""
 
     name: str
@@ -36,19 +36,19 @@ class Held:
     load_s: float = 0.0
 
 
-class ControlShelf:
+class ControlNetCache:
     """ControlNets by name for one base model; ``sources`` is where lanes look for them."""
 
     def __init__(
         self,
         base: ModelSpec,
-        local: Mapping[str, Local],
+        local: Mapping[str, LocalControlNet],
         max_bytes: int,
-        sources: dict[str, ControlSource],
-        load: Callable[[ModelSpec, ModelSpec], ControlSource] = load_controlnet,
+        sources: dict[str, ControlNetSource],
+        load: Callable[[ModelSpec, ModelSpec], ControlNetSource] = load_controlnet,
     ) -> None:
         self._base, self._local, self._sources, self._load = base, dict(local), sources, load
-        self._cache: LoadingCache[ControlSource] = LoadingCache(max_bytes)
+        self._cache: LoadingCache[ControlNetSource] = LoadingCache(max_bytes)
         self._users: Counter[str] = Counter()
         self._sizes = {name: _size(one.spec) for name, one in local.items()}
 
@@ -56,12 +56,12 @@ class ControlShelf:
         """Whether it is kept here, used or not."""
         return name in self._cache
 
-    async def take(self, names: Sequence[str]) -> list[Held]:
+    async def take(self, names: Sequence[str]) -> list[ControlNetLease]:
         """Have all of them in ``sources``, loaded side by side where they are not here.
 
         Raises CheckpointError, with none taken.  Names of ControlNets elsewhere are passed over.
         """
-        held: list[Held] = []
+        held: list[ControlNetLease] = []
         loads = [asyncio.ensure_future(self._one(name, held)) for name in names if name in self._local]
         try:
             await asyncio.gather(*loads)
@@ -69,12 +69,12 @@ class ControlShelf:
             for load in loads:
                 load.cancel()
             await asyncio.gather(*loads, return_exceptions=True)
-            self.give_back(held)
+            self.release(held)
             raise
         self._prewarm()
         return held
 
-    def give_back(self, held: Sequence[Held]) -> None:
+    def release(self, held: Sequence[ControlNetLease]) -> None:
         """They are no longer in use."""
         for one in held:
             if one.is_pinned:
@@ -83,7 +83,7 @@ class ControlShelf:
             if self._users[one.name] == 0:
                 del self._users[one.name], self._sources[one.name]
 
-    async def _one(self, name: str, held: list[Held]) -> None:
+    async def _one(self, name: str, held: list[ControlNetLease]) -> None:
         hit, load_s = True, 0.0
         if name in self._sources:  # in use, so it is here, kept or not
             self._cache.touch(name)
@@ -92,17 +92,17 @@ class ControlShelf:
             self._sources.setdefault(name, found.value)
             hit, load_s = found.hit, found.load_s
         self._users[name] += 1
-        held.append(Held(name, self._cache.pin(name), self._sizes[name], hit, load_s))
+        held.append(ControlNetLease(name, self._cache.pin(name), self._sizes[name], hit, load_s))
 
-    async def _loaded(self, name: str) -> ControlSource:
+    async def _loaded(self, name: str) -> ControlNetSource:
         one = self._local[name]
         await asyncio.sleep(one.storage_s)
         return await asyncio.to_thread(self._load, one.spec, self._base)
 
     def _prewarm(self) -> None:
         """Load what is likely to be asked for soon."""
-        if (name := self._cache.ahead()) is not None:
-            self._cache.begin(name, self._sizes[name], partial(self._loaded, name), wanted=False)
+        if (name := self._cache.next_prefetch()) is not None:
+            self._cache.start_load(name, self._sizes[name], partial(self._loaded, name), wanted=False)
 
 
 def _size(spec: ModelSpec) -> int:

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lego_serve.core.caching.ledger import CacheLedger, Decision
+from lego_serve.core.caching.ledger import CacheLedger, Reservation
 
 Value = TypeVar("Value")
 FIRST_GUESS_S = 0.1  # what a load takes, before one has been seen
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[Value]):
+class CacheResult(Generic[Value]):
     """A value, whether it was here when it was asked for, and what its load took where it was not."""
 
     value: Value
@@ -54,18 +54,18 @@ class LoadingCache(Generic[Value]):
         """The keys of the values that are here."""
         return tuple(self._values)
 
-    async def get(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> Found[Value]:
+    async def get(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> CacheResult[Value]:
         """A value, loaded if it is not here.  Raises what its load raised; giving up the wait does not stop a load."""
         if self._ledger.touch(key, self._clock()):
-            return Found(self._values[key], hit=True)
-        value, load_s = await asyncio.shield(self.begin(key, size, load, wanted=False))
-        return Found(value, hit=False, load_s=load_s)
+            return CacheResult(self._values[key], hit=True)
+        value, load_s = await asyncio.shield(self.start_load(key, size, load, wanted=False))
+        return CacheResult(value, hit=False, load_s=load_s)
 
     def touch(self, key: str) -> bool:
         """Count a request for a key whose value is asked for later; answers whether it is here."""
         return self._ledger.touch(key, self._clock())
 
-    def begin(
+    def start_load(
         self,
         key: str,
         size: int,
@@ -87,13 +87,13 @@ class LoadingCache(Generic[Value]):
             task.add_done_callback(lambda done: self._loaded(key, done))
         return self._loads[key]
 
-    def ahead(self) -> str | None:
+    def next_prefetch(self) -> str | None:
         """What is likely to be asked for soon and is not here; nothing while anything is being loaded."""
         if not all(load.done() for load in self._loads.values()):
             return None
-        return next((wanted.key for wanted in self._ledger.prewarm(self._clock(), limit=1)), None)
+        return next((wanted.key for wanted in self._ledger.prefetch_candidates(self._clock(), limit=1)), None)
 
-    def collected(self, key: str) -> None:
+    def release_waiter(self, key: str) -> None:
         """One of those who began a load has its value; what nobody else waits for and is not kept is let go."""
         if self._wanted[key] > 1:
             self._wanted[key] -= 1
@@ -124,8 +124,8 @@ class LoadingCache(Generic[Value]):
         if key in self._ledger:  # it came between the look and the asking
             return self._values[key], 0.0
         decision = self._ledger.reserve(key, size, self._load_s, optional=True)
-        is_kept = isinstance(decision, Decision)
-        if isinstance(decision, Decision):
+        is_kept = isinstance(decision, Reservation)
+        if isinstance(decision, Reservation):
             for gone in decision.evict:
                 del self._values[gone]
         started = self._clock()

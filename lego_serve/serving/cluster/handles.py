@@ -14,7 +14,7 @@ from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
-from lego_serve.core.jobs.messages import Accepted, Answer, Call, Leaving, Message
+from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.errors import NodeError
 from lego_serve.serving.cluster.routing_state import leave, outstanding
 from lego_serve.serving.errors import NodeLost
@@ -38,11 +38,11 @@ class RayNode:
         await self._handle.check_health.remote()
         self._ready = True
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Make a call; cancelling the await cancels it in the replica too."""
         response = self._handle.run.remote(call)
         try:
-            answer: Answer = await response
+            answer: NodeResult = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -53,7 +53,7 @@ class RayNode:
         self._ready = True
         return answer
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
         call = call if call.key else replace(call, key=secrets.token_hex(8))
         response = self._streaming.stream.remote(call)
@@ -61,9 +61,9 @@ class RayNode:
         try:
             replica = ""
             async for message in response:
-                if isinstance(message, Accepted):
+                if isinstance(message, CallAccepted):
                     replica = message.replica
-                elif isinstance(message, Leaving):
+                elif isinstance(message, ReplicaDraining):
                     leave(replica)
                 yield message
             ended = True
@@ -79,7 +79,7 @@ class RayNode:
                 response.cancel()
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or a picture to every replica; one that has died says nothing.
+        """Say something about a replica, a call or an image to every replica; one that has died says nothing.
 
         Raises NodeLost where one that may live, or nobody, answers.
         """
@@ -122,11 +122,11 @@ class LazyNode:
         self._app = app
         self._node: RayNode | None = None
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Make a call.  Raises NodeLost, also while the deployment is not there."""
         return await (await self._found()).run(call)
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """The same, answered with messages."""
         async for message in (await self._found()).stream(call):
             yield message

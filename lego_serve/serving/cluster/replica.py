@@ -5,7 +5,7 @@ from typing import Any
 
 from ray import serve
 
-from lego_serve.core.jobs.messages import Accepted, Answer, Call, Message
+from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
 from lego_serve.models.registry import ModelSpec
 
 
@@ -20,14 +20,14 @@ class NodeReplica:
         self._node: Any = NODES[component](spec, **_with_nodes(arguments))
         self._id = serve.get_replica_context().replica_id.unique_id
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Run one task."""
-        answer: Answer = await self._node.run(call)
+        answer: NodeResult = await self._node.run(call)
         return answer
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """Run one task that says how it gets on."""
-        yield Accepted(self._id)
+        yield CallAccepted(self._id)
         async for message in self._node.stream(call):
             yield message
 
@@ -66,7 +66,7 @@ def _with_nodes(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     found = dict(arguments)
     if (app := found.pop("adapters_app", None)) is not None:
-        found["patcher"] = LazyNode(app)
+        found["LoRA node"] = LazyNode(app)
     if "controlnets" in found:
         found["control_nodes"] = {plan.spec.name: LazyNode(plan.app) for plan in found["controlnets"]}
     return found

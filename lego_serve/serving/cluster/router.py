@@ -15,8 +15,8 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
-from lego_serve.core.jobs.messages import Call
-from lego_serve.core.scheduling.routing import allowed, denoising_work, entries_read, priming_by_replica, quieter
+from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.core.scheduling.routing import denoising_work, entries_read, exclude, priming_by_replica, quarantine
 from lego_serve.serving.cluster import routing_state  # by its name alone: see there
 
 
@@ -34,9 +34,9 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
             pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ids: Sequence[str] = list(by_id)
-        call = next((a for a in pending_request.args if isinstance(a, Call)), None) if pending_request else None
+        call = next((a for a in pending_request.args if isinstance(a, NodeCall)), None) if pending_request else None
         if call is not None:
-            ids = quieter(allowed(ids, call.avoid | routing_state.draining), call.suspect_steps > 0)
+            ids = quarantine(exclude(ids, call.avoid | routing_state.draining), call.suspect_steps > 0)
         if call is None or not call.key or not ids:
             return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
         first = _cheapest(call, ids, by_id)
@@ -69,7 +69,7 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         routing_state.said(self._deployment_id.app_name, [replica.routing_stats for replica in replicas])
 
 
-def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
+def _cheapest(call: NodeCall, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
     """The replica expected to end a denoising call first; the call is placed there."""
     now = time.monotonic()
     reported = {replica: by_id[replica].routing_stats.get("templates", ()) for replica in ids}
@@ -77,5 +77,5 @@ def _cheapest(call: Call, ids: Sequence[str], by_id: Mapping[str, RunningReplica
     first = random.choice(routing_state.outstanding.least(ids, besides))
     routing_state.outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
     for label in entries_read(call.inputs):
-        routing_state.residency.sent(first, label, now)
+        routing_state.residency.record_sent(first, label, now)
     return first

@@ -1,12 +1,12 @@
-"""What operators want of a model's adapters, brought to its patcher; and which replicas have an adapter at hand."""
+"""What operators want of a model's adapters, brought to its LoRA node; and which replicas have an adapter at hand."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from lego_serve.core.addons import AdapterOrder
-from lego_serve.core.jobs.messages import Answer, Call
-from lego_serve.core.suggest import unknown
+from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import NotFound, RequestError
 from lego_serve.serving.errors import NodeLost
 
@@ -15,7 +15,7 @@ HOLDERS = ("backbone", "text_encoder")  # components whose replicas keep adapter
 Held = dict[str, list[str]]
 
 
-class Holder(Protocol):
+class AdapterHolder(Protocol):
     """A deployment that can be asked what of adapters it has."""
 
     async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -23,18 +23,18 @@ class Holder(Protocol):
         ...
 
 
-async def obey(
-    order: AdapterOrder,
-    nodes: Mapping[tuple[str, str], Holder],
-    ask: Callable[[str, Call], Awaitable[Answer]],
+async def run_adapter_command(
+    order: AdapterCommand,
+    nodes: Mapping[tuple[str, str], AdapterHolder],
+    ask: Callable[[str, NodeCall], Awaitable[NodeResult]],
 ) -> Mapping[str, Any]:
-    """Have a model's patcher do it; ``ask`` makes a call of the patcher of a model.
+    """Have a model's LoRA node do it; ``ask`` makes a call of the LoRA node of a model.
 
     Raises NotFound for a model that is not here or has no adapters, RequestError where it must be said which, and what
-    the patcher raises.
+    the LoRA node raises.
     """
     model = _model(order.model, nodes)
-    answer = await ask(model, Call(f"{order.verb}_adapter", {"name": order.name, "path": order.path}))
+    answer = await ask(model, NodeCall(f"{order.verb}_adapter", {"name": order.name, "path": order.path}))
     if answer.error is not None:
         raise answer.error
     value: Any = answer.value
@@ -53,7 +53,7 @@ def _model(wanted: str | None, nodes: Mapping[tuple[str, str], object]) -> str:
         if any(model == wanted for model, _ in nodes):
             said = f"Model {wanted} has no adapters; there are some for: {', '.join(having) or 'none'}."
         else:
-            said = unknown("model", wanted, sorted({model for model, _ in nodes}))
+            said = did_you_mean("model", wanted, sorted({model for model, _ in nodes}))
         raise NotFound(said, param="model", code="model_not_found")
     if not having:
         raise NotFound("No model here has adapters.", param="model", code="model_not_found")
@@ -63,7 +63,7 @@ def _model(wanted: str | None, nodes: Mapping[tuple[str, str], object]) -> str:
     return having[0]
 
 
-async def _held(holders: Mapping[str, Holder]) -> Held | None:
+async def _held(holders: Mapping[str, AdapterHolder]) -> Held | None:
     """The replicas that have an adapter, by its hash; None where they do not say so soon."""
     try:
         async with asyncio.timeout(RESIDENT_S):
@@ -81,7 +81,7 @@ async def _held(holders: Mapping[str, Holder]) -> Held | None:
 def _with_places(card: dict[str, Any], held: Held | None) -> dict[str, Any]:
     """An adapter's card with where it is resident; None where that is not known."""
     about = dict(card)
-    patcher = ["patcher"] if about.pop("in_patcher", False) else []
-    sha256 = about.get("sha256")  # of those that have been read since the patcher began
-    about["resident"] = None if held is None or sha256 is None else patcher + sorted(held.get(sha256, []))
+    lora_node = ["LoRA node"] if about.pop("in_patcher", False) else []
+    sha256 = about.get("sha256")  # of those that have been read since the LoRA node began
+    about["resident"] = None if held is None or sha256 is None else lora_node + sorted(held.get(sha256, []))
     return about

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from itertools import chain, repeat
 from typing import Protocol
 
-from lego_serve.core.editing.templates import TemplateOrder
+from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.errors import NodeLost
 
 
-class Ordered(Protocol):
+class ControllableNode(Protocol):
     """A deployment whose replicas take orders."""
 
     async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or a picture to every replica; answers what each says.
+        """Say something about a replica, a call or an image to every replica; answers what each says.
 
         One that has died says nothing.  Raises NodeLost where one that may live, or nobody, answers.
         """
@@ -27,7 +27,7 @@ class Ordered(Protocol):
 
 log = logging.getLogger("lego_serve.coordinator")
 
-Nodes = Mapping[tuple[str, str], Ordered]  # by model and component
+Nodes = Mapping[tuple[str, str], ControllableNode]  # by model and component
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # the last of them from then on
 PATIENCE_S = 20.0  # on a busy machine Ray takes its time to find out who has died, the more the more did
 
@@ -47,7 +47,7 @@ async def drain(nodes: Nodes, replica: str, patience_s: float = PATIENCE_S) -> i
     raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
 
 
-async def order_template(nodes: Nodes, order: TemplateOrder, patience_s: float = PATIENCE_S) -> dict[str, int]:
+async def ask_template(nodes: Nodes, order: TemplateCommand, patience_s: float = PATIENCE_S) -> dict[str, int]:
     """What each backbone replica of a model says; its autoencoders are told to forget as well.
 
     Raises NodeUnavailable.
@@ -56,7 +56,7 @@ async def order_template(nodes: Nodes, order: TemplateOrder, patience_s: float =
     if order.verb == "forget":
         told += [node for (_, component), node in nodes.items() if component == "vae"]
     verb = f"template_{order.verb}"
-    answers = await asyncio.gather(*(said_by_all(node, verb, order.name, patience_s) for node in told))
+    answers = await asyncio.gather(*(broadcast(node, verb, order.name, patience_s) for node in told))
     return {replica: said for replica, said in answers[0] if said is not None} if answers else {}
 
 
@@ -65,12 +65,12 @@ async def _said_by_backbones(
 ) -> dict[str, list[tuple[str, int | None]]]:
     """What every backbone replica says, by the node it belongs to."""
     asked = {f"{model}.{component}": node for (model, component), node in nodes.items() if component == "backbone"}
-    answers = await asyncio.gather(*(said_by_all(node, order, name, patience_s) for node in asked.values()))
+    answers = await asyncio.gather(*(broadcast(node, order, name, patience_s) for node in asked.values()))
     return dict(zip(asked, answers, strict=True))
 
 
-async def said_by_all(
-    node: Ordered, order: str, name: str, patience_s: float = PATIENCE_S
+async def broadcast(
+    node: ControllableNode, order: str, name: str, patience_s: float = PATIENCE_S
 ) -> list[tuple[str, int | None]]:
     """What every replica of a node says to an order, which may be given twice.
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from lego_serve.core.addons import AdapterOrder
-from lego_serve.core.costs import Tails
-from lego_serve.core.editing.templates import TemplateOrder
+from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.costs import PostDenoiseTime
+from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.core.jobs.dataflow import Dataflow
 from lego_serve.core.jobs.events import (
     CancelRequested,
@@ -30,12 +30,12 @@ from lego_serve.core.jobs.events import (
     TaskFailed,
 )
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState, Ref, Task
-from lego_serve.core.jobs.messages import Answer, Call, Progress
+from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.workflow.graph import KINDS, Workflow
 from lego_serve.errors import LegoError, NodeError
-from lego_serve.serving.coordinator.adapter_admin import obey
-from lego_serve.serving.coordinator.broadcast import Ordered, drain, list_replicas, order_template
-from lego_serve.serving.coordinator.denoise_calls import DenoiseCalls, StreamingNode
+from lego_serve.serving.coordinator.adapter_admin import run_adapter_command
+from lego_serve.serving.coordinator.broadcast import ControllableNode, ask_template, drain, list_replicas
+from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams, StreamingNode
 from lego_serve.serving.coordinator.previews import Previews
 from lego_serve.serving.coordinator.results import result_of
 from lego_serve.serving.errors import NodeLost
@@ -43,14 +43,14 @@ from lego_serve.serving.errors import NodeLost
 ATTEMPTS = 20
 RETRY_PAUSE_S = 0.5
 ORDER_ATTEMPTS, ORDER_PAUSE_S = 50, 0.1
-Tell = Callable[[JobProgress], None]
+OnProgress = Callable[[JobProgress], None]
 log = logging.getLogger("lego_serve.coordinator")
 
 
-class NodeHandle(StreamingNode, Ordered, Protocol):
+class NodeHandle(StreamingNode, ControllableNode, Protocol):
     """One deployment, as the coordinator sees it."""
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
         ...
 
@@ -70,7 +70,7 @@ class _Client:
 
     job: Job
     future: asyncio.Future[JobResult]
-    tell: Tell | None = None
+    tell: OnProgress | None = None
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
@@ -90,8 +90,8 @@ class Coordinator:
     ) -> None:
         self._nodes, self._workflows, self._clock = nodes, workflows, clock
         self._dataflow = Dataflow()
-        self._denoise = DenoiseCalls()
-        self._tails = Tails()
+        self._denoise = DenoiseStreams()
+        self._tails = PostDenoiseTime()
         self._previews = Previews(nodes)
         self._clients: dict[str, _Client] = {}
 
@@ -114,7 +114,7 @@ class Coordinator:
         """Seconds on this coordinator's clock."""
         return self._clock()
 
-    async def run(self, job: Job, tell: Tell | None = None) -> JobResult:
+    async def run(self, job: Job, tell: OnProgress | None = None) -> JobResult:
         """Run a job to its end.  Raises LegoError; cancelling the await cancels the job.
 
         ValueError where its id is in flight: nothing is touched then, since it is another's.
@@ -180,17 +180,17 @@ class Coordinator:
         """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
         return await drain(self._nodes, replica)
 
-    async def templates(self, order: TemplateOrder) -> Mapping[str, int]:
+    async def templates(self, order: TemplateCommand) -> Mapping[str, int]:
         """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
-        return await order_template(self._nodes, order)
+        return await ask_template(self._nodes, order)
 
-    async def adapters(self, order: AdapterOrder) -> Mapping[str, Any]:
+    async def adapters(self, order: AdapterCommand) -> Mapping[str, Any]:
         """Do what an operator wants of a model's adapters.  Raises LegoError, NotFound where the model has none."""
 
-        def ask(model: str, call: Call) -> Awaitable[Answer]:
+        def ask(model: str, call: NodeCall) -> Awaitable[NodeResult]:
             return self._called(self._nodes[model, "adapters"], lambda: call, f"{order.verb} adapters")
 
-        return await obey(order, self._nodes, ask)
+        return await run_adapter_command(order, self._nodes, ask)
 
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""
@@ -234,21 +234,21 @@ class Coordinator:
             else:
                 self._feed(TaskDone(task.job_id, task.node, Ref(answer.value), answer.stats))
 
-    async def _ask(self, task: Task) -> Answer:
+    async def _ask(self, task: Task) -> NodeResult:
         """A node's answer to a task, asked again where its replica was lost.  Raises LegoError."""
         component = KINDS[task.kind].component
         node = self._nodes[task.model, component]
         inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
         client = self._clients[task.job_id]
-        listen, key = client.job.listen, secrets.token_hex(8)
+        stream, key = client.job.stream, secrets.token_hex(8)
         tail_s = self._tails.of(client.job.workflow) if component == "backbone" else 0.0
 
-        def call() -> Call:
+        def call() -> NodeCall:
             left = None if task.deadline_s is None else task.deadline_s - self.now() - tail_s
-            return Call(task.kind, inputs, left, task.weight, listen, is_paused=client.is_paused, key=key)
+            return NodeCall(task.kind, inputs, left, task.weight, stream, is_paused=client.is_paused, key=key)
 
         if component == "backbone":
-            if listen.previews:
+            if stream.previews:
                 self._previews.expect(task.model)
             client.denoising[key] = node
             try:
@@ -258,7 +258,7 @@ class Coordinator:
                 client.denoised_s = self.now()
         return await self._called(node, call, task.node)
 
-    async def _called(self, node: NodeHandle, call: Callable[[], Call], name: str) -> Answer:
+    async def _called(self, node: NodeHandle, call: Callable[[], NodeCall], name: str) -> NodeResult:
         for _ in range(ATTEMPTS):
             try:
                 return await node.run(call())
@@ -266,29 +266,29 @@ class Coordinator:
                 await asyncio.sleep(RETRY_PAUSE_S)
         raise NodeError(f"Node {name} lost its replica {ATTEMPTS} times; the call was given up.")
 
-    def _told(self, task: Task, progress: Progress) -> None:
+    def _told(self, task: Task, progress: LaneProgress) -> None:
         """Pass a lane's progress on to the job's client, if it listens."""
         client = self._clients.get(task.job_id)
         if client is None or client.tell is None or progress.is_starting or not progress.is_report:
             return
         tell = client.tell
         said = JobProgress(progress.lane, progress.step, progress.steps, progress.eta_s)
-        if progress.preview is None or client.previews.get(progress.lane, 0) >= client.job.listen.previews:
-            if client.job.listen.steps:
+        if progress.preview is None or client.previews.get(progress.lane, 0) >= client.job.stream.previews:
+            if client.job.stream.steps:
                 tell(said)
             return
         # A lane that went on elsewhere may show a step again; nobody gets more previews than asked for.
         client.previews[progress.lane] = client.previews.get(progress.lane, 0) + 1
 
-        async def with_picture() -> None:
+        async def with_image() -> None:
             try:
-                picture = await self._previews.picture(task.model, progress.preview)
+                image = await self._previews.image(task.model, progress.preview)
             except Exception:
                 log.warning("a preview of job %s could not be made", task.job_id, exc_info=True)
             else:
-                tell(replace(said, preview=picture))
+                tell(replace(said, preview=image))
 
-        client.calls[f"preview {progress.lane} {progress.step}"] = asyncio.ensure_future(with_picture())
+        client.calls[f"preview {progress.lane} {progress.step}"] = asyncio.ensure_future(with_image())
 
 
 def _resolve(future: asyncio.Future[JobResult], outcome: JobResult | LegoError) -> None:

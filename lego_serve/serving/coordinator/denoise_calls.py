@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
-from lego_serve.core.jobs.messages import Accepted, Answer, Call, Leaving, Message, Progress
+from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.jobs.progress import PREPARING
-from lego_serve.core.jobs.recovery import Again, GiveUp, Poison, Recovery
+from lego_serve.core.jobs.recovery import GiveUp, PoisonRequest, Recovery, Retry
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.serving.errors import NodeLost
 
@@ -20,13 +20,13 @@ CHECKPOINT_EVERY_STEPS = 5  # as replicas do unless told otherwise; only the len
 RETRY_PAUSE_S = 0.2
 MOVE_PAUSE_S = 0.05  # the router hears of a drained replica a little later than we do
 LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[LaneProgress], None]
 
 
 class StreamingNode(Protocol):
     """A deployment that answers a call with messages."""
 
-    def stream(self, call: Call) -> AsyncIterator[Message]:
+    def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """Make a call.  Raises NodeLost; closing the iterator cancels the call."""
         ...
 
@@ -36,7 +36,7 @@ class _Attempt:
 
     def __init__(self, recovery: Recovery) -> None:
         self.recovery = recovery
-        self.task: asyncio.Task[Answer | None] | None = None
+        self.task: asyncio.Task[NodeResult | None] | None = None
         self.is_leaving = False
 
     def leave(self) -> None:
@@ -46,7 +46,7 @@ class _Attempt:
             self.task.cancel()
 
 
-class DenoiseCalls:
+class DenoiseStreams:
     """The denoising calls of one coordinator."""
 
     def __init__(self) -> None:
@@ -59,19 +59,19 @@ class DenoiseCalls:
             if attempt.recovery.replica in replicas:
                 loop.call_later(LAST_WORDS_S, attempt.leave)
 
-    async def run(self, node: StreamingNode, make: Callable[[], Call], tell: Tell) -> Answer:
+    async def run(self, node: StreamingNode, make: Callable[[], NodeCall], tell: OnProgress) -> NodeResult:
         """Make a call (anew with each attempt, for the time left) until it is answered.
 
         Raises RequestError for a call that kills replicas, NodeError when too many died around it.
         """
         recovery, started = Recovery(CHECKPOINT_EVERY_STEPS), time.monotonic()
-        again = Again({}, 0, frozenset())
+        again = Retry({}, 0, frozenset())
         while True:
             call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
             try:
                 answer = await self._attempt(node, call, recovery, tell)
             except NodeLost:
-                decision = recovery.lost()
+                decision = recovery.after_loss()
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 if answer is not None:
@@ -79,19 +79,21 @@ class DenoiseCalls:
                     if recovery.attempts:  # the replica knows of the last attempt alone
                         stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
                     return replace(answer, stats=stats)
-                decision = recovery.moved()
+                decision = recovery.after_move()
                 await asyncio.sleep(MOVE_PAUSE_S)
             match decision:
-                case Poison(step=step):
+                case PoisonRequest(step=step):
                     when = "while it was made ready" if step == PREPARING else f"at step {step}"
                     said = f"This request made the model server fail {when} each time it ran alone."
                     raise RequestError(said, code="poison_request")
                 case GiveUp(attempts=attempts):
                     raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
-                case Again():
+                case Retry():
                     again = decision
 
-    async def _attempt(self, node: StreamingNode, call: Call, recovery: Recovery, tell: Tell) -> Answer | None:
+    async def _attempt(
+        self, node: StreamingNode, call: NodeCall, recovery: Recovery, tell: OnProgress
+    ) -> NodeResult | None:
         """One replica's answer; None when it is to be left.  Raises NodeLost."""
         attempt = _Attempt(recovery)
         attempt.task = asyncio.ensure_future(_consume(node, call, recovery, tell))
@@ -109,17 +111,19 @@ class DenoiseCalls:
             self._attempts.discard(attempt)
 
 
-async def _consume(node: StreamingNode, call: Call, recovery: Recovery, tell: Tell) -> Answer | None:
+async def _consume(node: StreamingNode, call: NodeCall, recovery: Recovery, tell: OnProgress) -> NodeResult | None:
     async with contextlib.aclosing(node.stream(call)) as messages:  # type: ignore[type-var]
         async for message in messages:
             match message:
-                case Accepted(replica=replica):
-                    recovery.accepted(replica)
-                case Progress():
-                    recovery.progressed(message.lane, message.step, message.checkpoint, is_starting=message.is_starting)
+                case CallAccepted(replica=replica):
+                    recovery.note_accepted(replica)
+                case LaneProgress():
+                    recovery.note_progress(
+                        message.lane, message.step, message.checkpoint, is_starting=message.is_starting
+                    )
                     tell(message)
-                case Leaving():
+                case ReplicaDraining():
                     return None
-                case Answer():
+                case NodeResult():
                     return message
     raise NodeLost

@@ -1,4 +1,4 @@
-"""Latents to small pictures, cheaply: one matrix a VAE, asked of its node once."""
+"""Latents to small images, cheaply: one matrix a VAE, asked of its node once."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lego_serve.core.jobs.job import Picture
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.jobs.job import GeneratedImage
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 
 
 class VaeHandle(Protocol):
     """The deployment that knows a VAE's projection."""
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Make a call."""
         ...
 
@@ -30,8 +30,8 @@ class Previews:
         if model not in self._asked:
             self._asked[model] = asyncio.ensure_future(self._ask(model))
 
-    async def picture(self, model: str, latents: Any) -> Picture:
-        """A picture of a pixel a latent; its seed is not told.  Raises what asking for the projection raised."""
+    async def image(self, model: str, latents: Any) -> GeneratedImage:
+        """An image of a pixel a latent; its seed is not told.  Raises what asking for the projection raised."""
         self.expect(model)
         try:
             matrix = await asyncio.shield(self._asked[model])
@@ -43,16 +43,16 @@ class Previews:
         return project(latents, matrix)
 
     async def _ask(self, model: str) -> np.ndarray:
-        answer = await self._nodes[model, "vae"].run(Call("preview_fit", {}))
+        answer = await self._nodes[model, "vae"].run(NodeCall("preview_fit", {}))
         value: Any = answer.value
         return np.array(value["matrix"])
 
 
-def project(latents: np.ndarray, matrix: np.ndarray) -> Picture:
+def project(latents: np.ndarray, matrix: np.ndarray) -> GeneratedImage:
     """Latents (channels, height, width) to 8-bit RGB, by a matrix (9 * channels + 1, 3) of ``models/previews``."""
     padded = np.pad(latents, ((0, 0), (1, 1), (1, 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     rows = windows.transpose(1, 2, 0, 3, 4).reshape(*latents.shape[1:], -1)
     rgb = rows @ matrix[:-1] + matrix[-1]
     pixels = (rgb.clip(0, 1) * 255).round().astype(np.uint8)
-    return Picture(pixels.shape[1], pixels.shape[0], pixels.tobytes(), 0)
+    return GeneratedImage(pixels.shape[1], pixels.shape[0], pixels.tobytes(), 0)

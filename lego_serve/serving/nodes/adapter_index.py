@@ -1,4 +1,4 @@
-"""What a patcher knows of its adapters' files: what a header tells at once, the rest when a file has been read.
+"""What a LoRA node knows of its adapters' files: what a header tells at once, the rest when a file has been read.
 
 A file is read whole, checked and hashed once for all who ask meanwhile, beside whatever else goes on.  What came of it
 holds for as long as the file is the same, a fault too.
@@ -17,14 +17,14 @@ from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import load_adapter
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 
-KNOWN = 4096  # adapters of which something is remembered
+MAX_REMEMBERED = 4096  # adapters of which something is remembered
 FAULT_S = 30.0  # a fault is believed for so long: it may have been the storage's
 TEXT = ("text_encoder", "text_encoder_2")
 Signature = tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class AdapterInfo:
     """What is remembered of an adapter's file, as long as the file is the same."""
 
     signature: Signature
@@ -36,7 +36,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class LoadFailure:
     """Why a file cannot be used, and until when that is believed."""
 
     signature: Signature
@@ -45,17 +45,17 @@ class _Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AdapterRead:
     """An adapter that has just been read: what is known of it, and the seconds that took."""
 
     name: str
-    known: Known
+    known: AdapterInfo
     adapter: Adapter
     spent_s: float
 
 
 class AdapterIndex:
-    """The adapters of one patcher; ``was_read`` is told of each whenever its file has been read to get to know it.
+    """The adapters of one LoRA node; ``was_read`` is told of each whenever its file has been read to get to know it.
 
     ``storage_s`` is added to every reading, to try a slower storage.
     """
@@ -65,36 +65,36 @@ class AdapterIndex:
         registry: AdapterRegistry,
         base: BaseLayers,
         ratio: Callable[[str, str], float],
-        was_read: Callable[[Reading], None],
+        was_read: Callable[[AdapterRead], None],
         storage_s: float,
     ) -> None:
         self._registry, self._base, self._ratio, self._was_read = registry, base, ratio, was_read
         self._storage_s = storage_s
-        self._known: OrderedDict[str, Known | _Fault] = OrderedDict()
+        self._known: OrderedDict[str, AdapterInfo | LoadFailure] = OrderedDict()
         self._name_of: dict[str, str] = {}  # by hash
-        self._readings: dict[tuple[str, Signature], asyncio.Task[Known]] = {}
+        self._readings: dict[tuple[str, Signature], asyncio.Task[AdapterInfo]] = {}
 
-    def remembered(self) -> dict[str, Known]:
+    def remembered(self) -> dict[str, AdapterInfo]:
         """What is known of those that have been read, by name."""
-        return {name: known for name, known in self._known.items() if isinstance(known, Known)}
+        return {name: known for name, known in self._known.items() if isinstance(known, AdapterInfo)}
 
-    def named(self, sha256: str | None) -> tuple[str, Known] | None:
+    def named(self, sha256: str | None) -> tuple[str, AdapterInfo] | None:
         """The adapter of a hash; None where its name is not remembered."""
         name = self._name_of.get(sha256 or "", "")
         known = self._known.get(name)
-        return (name, known) if isinstance(known, Known) and known.sha256 == sha256 else None
+        return (name, known) if isinstance(known, AdapterInfo) and known.sha256 == sha256 else None
 
-    async def look(self, name: str) -> Known | Signature:
+    async def look(self, name: str) -> AdapterInfo | Signature:
         """What is known of an adapter whose file has been read, else the signature of its file.
 
         Raises InvalidAdapter for one whose fault is known.
         """
         signature = await asyncio.to_thread(self._registry.signature, name)
         known = self._known.get(name)
-        if isinstance(known, Known) and known.signature == signature:
+        if isinstance(known, AdapterInfo) and known.signature == signature:
             self._known.move_to_end(name)
             return known
-        if isinstance(known, _Fault) and known.signature == signature and time.monotonic() < known.until_s:
+        if isinstance(known, LoadFailure) and known.signature == signature and time.monotonic() < known.until_s:
             raise InvalidAdapter(known.error.message, param=known.error.param)
         return signature
 
@@ -106,7 +106,7 @@ class AdapterIndex:
         adapter = await asyncio.to_thread(lambda: load_adapter(name, self._registry.peek(name), self._base))
         return _changes(adapter)
 
-    def reading(self, name: str, signature: Signature) -> "asyncio.Task[Known]":
+    def reading(self, name: str, signature: Signature) -> "asyncio.Task[AdapterInfo]":
         """The reading of a file, begun if it is not under way; raises NotFound or InvalidAdapter."""
         key = name, signature
         if key not in self._readings:
@@ -115,10 +115,10 @@ class AdapterIndex:
             task.add_done_callback(lambda done: self._done(key, done))
         return self._readings[key]
 
-    async def get(self, name: str) -> Known:
+    async def get(self, name: str) -> AdapterInfo:
         """What is known of an adapter, read if it has not been.  Raises NotFound or InvalidAdapter."""
         found = await self.look(name)
-        return found if isinstance(found, Known) else await asyncio.shield(self.reading(name, found))
+        return found if isinstance(found, AdapterInfo) else await asyncio.shield(self.reading(name, found))
 
     async def load(self, name: str, sha256: str) -> Adapter:
         """An adapter that is known.  Raises NotFound, or InvalidAdapter where it is no longer the same."""
@@ -133,35 +133,35 @@ class AdapterIndex:
         """An adapter, its file read whole and checked.  Raises NotFound or InvalidAdapter."""
         return load_adapter(name, self._registry.read(name), self._base)
 
-    async def _learn(self, name: str, signature: Signature) -> Known:
+    async def _learn(self, name: str, signature: Signature) -> AdapterInfo:
         started = time.monotonic()
         await asyncio.sleep(self._storage_s)
         adapter = await asyncio.to_thread(self.read, name)
         ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
         if await asyncio.to_thread(self._registry.signature, name) != signature:
             raise refusal(name, "was changed while it was read")
-        known = Known(signature, adapter.sha256, adapter.size_bytes, *_changes(adapter), ratio)
+        known = AdapterInfo(signature, adapter.sha256, adapter.size_bytes, *_changes(adapter), ratio)
         self._remember(name, known)
-        self._was_read(Reading(name, known, adapter, time.monotonic() - started))
+        self._was_read(AdapterRead(name, known, adapter, time.monotonic() - started))
         return known
 
-    def _done(self, key: tuple[str, Signature], done: "asyncio.Task[Known]") -> None:
+    def _done(self, key: tuple[str, Signature], done: "asyncio.Task[AdapterInfo]") -> None:
         del self._readings[key]
         fault = None if done.cancelled() else done.exception()  # asked for here, so that none is reported as unheard
         if isinstance(fault, InvalidAdapter):
-            self._remember(key[0], _Fault(key[1], fault, time.monotonic() + FAULT_S))
+            self._remember(key[0], LoadFailure(key[1], fault, time.monotonic() + FAULT_S))
 
-    def _remember(self, name: str, what: Known | _Fault) -> None:
+    def _remember(self, name: str, what: AdapterInfo | LoadFailure) -> None:
         self._forget(name)
         self._known[name] = what
-        if isinstance(what, Known):
+        if isinstance(what, AdapterInfo):
             self._name_of[what.sha256] = name
-        while len(self._known) > KNOWN:
+        while len(self._known) > MAX_REMEMBERED:
             self._forget(next(iter(self._known)))
 
     def _forget(self, name: str) -> None:
         old = self._known.pop(name, None)
-        if isinstance(old, Known) and self._name_of.get(old.sha256) == name:
+        if isinstance(old, AdapterInfo) and self._name_of.get(old.sha256) == name:
             del self._name_of[old.sha256]
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lego_serve.core.suggest import unknown
+from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import CapacityError, CheckpointError, InvalidAdapter, NodeError, NotFound, RequestError
 from lego_serve.models.lora.checkpoint import (
     ADAPTER_ID,
@@ -25,7 +25,7 @@ from lego_serve.models.lora.checkpoint import (
 from lego_serve.models.lora.loading import summary_of
 
 
-class Registrations:
+class RegistrationFile:
     """Names and the paths they stand for; in memory alone where there is no file."""
 
     def __init__(self, file: Path | None) -> None:
@@ -64,12 +64,12 @@ MAX_PARTS = 8
 
 
 class AdapterRegistry:
-    """The adapters of one patcher; what is registered is kept in a file, where one is given."""
+    """The adapters of one LoRA node; what is registered is kept in a file, where one is given."""
 
     def __init__(self, roots: Sequence[Path], limit: int, file: Path | None = None) -> None:
         """Raises CheckpointError for a file that holds something else."""
         self._roots, self._limit = tuple(roots), limit
-        self._kept = Registrations(file)
+        self._kept = RegistrationFile(file)
         self._registered = self._kept.read()
 
     def read(self, name: str) -> AdapterFile:
@@ -135,7 +135,7 @@ class AdapterRegistry:
     def remove(self, name: str) -> None:
         """Forget a name that was registered.  Raises NotFound, and NodeError where that cannot be kept."""
         if name not in self._registered:
-            said = unknown("registered adapter", name, self._registered)
+            said = did_you_mean("registered adapter", name, self._registered)
             raise NotFound(said, param="id", code="adapter_not_found")
         self._keep({other: path for other, path in self._registered.items() if other != name})
 

@@ -7,23 +7,23 @@ from typing import Protocol
 TICK_S = 1.0
 
 
-class Presence(Protocol):
+class ControlNetListener(Protocol):
     """Who has lanes that may wait for a ControlNet."""
 
     def controlnet_back(self, name: str) -> None:
         """It answers again: its lanes go on."""
         ...
 
-    def controlnet_away(self, name: str, longest_s: float) -> None:
+    def controlnet_unavailable(self, name: str, longest_s: float) -> None:
         """It is still away: lanes that have waited longer than this fail."""
         ...
 
 
-class Watch:
+class AvailabilityWatch:
     """Waits for one node to answer again; used on one event loop, and ``is_away`` from any thread."""
 
     def __init__(
-        self, name: str, answers: Callable[[], Awaitable[None]], longest_s: float, presence: Presence | None
+        self, name: str, answers: Callable[[], Awaitable[None]], longest_s: float, presence: ControlNetListener | None
     ) -> None:
         self._name, self._answers, self._longest_s, self._presence = name, answers, longest_s, presence
         self._task: asyncio.Task[None] | None = None
@@ -40,7 +40,7 @@ class Watch:
         while not answered.done():
             await asyncio.wait({answered}, timeout=TICK_S)
             if not answered.done() and self._presence is not None:
-                self._presence.controlnet_away(self._name, self._longest_s)
+                self._presence.controlnet_unavailable(self._name, self._longest_s)
         self._task, self.is_away = None, False
         if self._presence is not None:
             self._presence.controlnet_back(self._name)

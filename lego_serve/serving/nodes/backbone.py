@@ -5,33 +5,32 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from lego_serve.core.addons import AdapterStats, ControlLatents, ControlStats, LoadedAdapter, early_steps
+from lego_serve.core.addons import AdapterStats, ControlNetInput, ControlNetStats, LoadedAdapter, steps_without_adapter
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.jobs.messages import Answer, Call, Leaving, Message, Progress
+from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
-from lego_serve.core.scheduling.lora_mode import AdapterMode, allowed
-from lego_serve.core.scheduling.ordering import ORDERS
-from lego_serve.engine.batch_invariance import apply_fidelity
+from lego_serve.core.scheduling.lora_mode import LoraMode, allowed_mode
+from lego_serve.core.scheduling.ordering import LANE_POLICIES
+from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.engine.calibration import calibrate, calibrate_adapters
-from lego_serve.engine.lane_state import AdapterUse, LaneProgress, LaneResult
+from lego_serve.engine.lane_state import AdapterUse, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
-from lego_serve.engine.thread import EngineThread, Watch
+from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.lora.targets import adaptable_of
+from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.caches.adapter_cache import AdapterShelf, Patcher, Taken
-from lego_serve.serving.nodes.controlnet_sources import ControlPlan, ControlSources
-from lego_serve.serving.nodes.kept_templates import answer_about
+from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease, LoraNodeHandle
+from lego_serve.serving.nodes.controlnet_sources import ControlNetPlan, ControlNetSources
+from lego_serve.serving.nodes.kept_templates import template_info
 from lego_serve.serving.nodes.lane_requests import lane_requests
-from lego_serve.serving.nodes.remote_controlnet import ControlNode
+from lego_serve.serving.nodes.remote_controlnet import ControlNetHandle
 
 log = logging.getLogger("lego_serve.nodes")
 
@@ -42,41 +41,41 @@ class BackboneNode:
     def __init__(
         self,
         spec: ModelSpec,
-        order: str,
+        lane_policy: str,
         max_step_s: float | str,
         max_rows: int | str,
         checkpoint_every_steps: int,
-        fidelity: str,
+        batch_invariant: bool,
         bucket_rows: int,
-        patcher: Patcher | None = None,
+        lora_node: LoraNodeHandle | None = None,
         adapter_bytes: int = 0,
         adapter_mode: str = "grouped",
-        controlnets: Sequence[ControlPlan] = (),
+        controlnets: Sequence[ControlNetPlan] = (),
         controlnet_bytes: int | None = None,
-        control_nodes: Mapping[str, ControlNode] | None = None,
+        control_nodes: Mapping[str, ControlNetHandle] | None = None,
         template_bytes: int = 0,
         template_coding: str = "bfloat16",
         tenant_pinned_bytes: int | None = None,
     ) -> None:
         torch.set_num_threads(1)
-        if patcher is not None:
-            adaptable_of(spec)
+        if lora_node is not None:
+            lora_targets_of(spec)
         backbone, tables = load_backbone(spec)
         backbone.bucket_rows = bucket_rows
-        log.info("fidelity of %s: %s", spec.name, apply_fidelity(backbone, fidelity))
+        log.info("batch invariance of %s: %s", spec.name, ensure_batch_invariance(backbone, required=batch_invariant))
         limits = StepLimits(
             None if max_step_s == "auto" else float(max_step_s), None if max_rows == "auto" else int(max_rows)
         )
         rates = calibrate(backbone)
         batcher = StepBatcher(
-            ORDERS[order],
+            LANE_POLICIES[lane_policy],
             limits,
             rates,
-            allowed(AdapterMode(adapter_mode), strict=fidelity == "strict"),
-            None if patcher is None else calibrate_adapters(backbone),
+            allowed_mode(LoraMode(adapter_mode), batch_invariant=batch_invariant),
+            None if lora_node is None else calibrate_adapters(backbone),
         )
-        self._shelf = None if patcher is None else AdapterShelf(patcher, ("transformer",), adapter_bytes)
-        self._controls = ControlSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
+        self._shelf = None if lora_node is None else AdapterCache(lora_node, ("transformer",), adapter_bytes)
+        self._controls = ControlNetSources(spec, controlnets, control_nodes or {}, rates, controlnet_bytes)
         templates = TemplateStore(template_bytes, time.monotonic, template_coding, tenant_pinned_bytes)
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controls.sources, templates)
         self._every = checkpoint_every_steps
@@ -86,10 +85,10 @@ class BackboneNode:
         self._calls: dict[str, list[str]] = {}  # the lanes of each call, by its key
         self._is_draining = False
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """Denoise ``n`` images with seeds seed, seed + 1, ...; closing the stream drops its lanes."""
         if self._is_draining:
-            yield Leaving()
+            yield ReplicaDraining()
             return
         if self._thread is None:
             self._thread = EngineThread(self._engine)
@@ -100,7 +99,7 @@ class BackboneNode:
             while True:
                 message = await queue.get()
                 yield message
-                if isinstance(message, Answer | Leaving):
+                if isinstance(message, NodeResult | ReplicaDraining):
                     return
         finally:
             self._streams.discard(queue)
@@ -113,7 +112,7 @@ class BackboneNode:
             await self._thread.drain()
         streams = list(self._streams)
         for queue in streams:
-            queue.put_nowait(Leaving())
+            queue.put_nowait(ReplicaDraining())
         return len(streams)
 
     def templates(self) -> tuple[str, ...]:
@@ -126,8 +125,8 @@ class BackboneNode:
         return asdict(TemplateUse(store.entries, store.used_bytes, store.budget_bytes))
 
     async def template(self, verb: str, name: str) -> int:
-        """What `answer_about` says of a template here."""
-        return answer_about(self._engine, self._thread, verb, name)
+        """What `template_info` says of a template here."""
+        return template_info(self._engine, self._thread, verb, name)
 
     def pause(self, call: str, paused: bool) -> int:
         """Let a call's lanes wait from the next step on, or go on; answers how many of them are here."""
@@ -148,18 +147,18 @@ class BackboneNode:
         if self._is_draining and not self._streams:
             raise NodeError("This replica has been drained.")
 
-    async def _denoise(self, call: Call, queue: asyncio.Queue[Message]) -> None:
+    async def _denoise(self, call: NodeCall, queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its answer."""
         try:
             answer = await self._answer(call, queue)
         except LegoError as error:
-            answer = Answer(error=error)
+            answer = NodeResult(error=error)
         except Exception as error:
             log.exception("a denoising call failed")
-            answer = Answer(error=NodeError(f"A model node failed: {type(error).__name__}."))
+            answer = NodeResult(error=NodeError(f"A model node failed: {type(error).__name__}."))
         queue.put_nowait(answer)
 
-    async def _answer(self, call: Call, queue: asyncio.Queue[Message]) -> Answer:
+    async def _answer(self, call: NodeCall, queue: asyncio.Queue[Message]) -> NodeResult:
         assert self._thread is not None
         adapters = _adapters(call)
         if adapters and self._shelf is None:
@@ -167,22 +166,22 @@ class BackboneNode:
         controls = _controls(call)
         await self._controls.connect(controls, self._thread)
         held = await self._controls.take(controls)
-        taken: list[Taken] = []
+        taken: list[AdapterLease] = []
         tasks: list[asyncio.Future[Any]] = []
         try:
-            held_from = None
+            wait_for_adapters_at = None
             if self._shelf is not None and adapters:
                 if self._shelf.has(adapters):
                     taken = await self._shelf.take(adapters)
                 else:  # lanes take their place in the order now, and wait there
-                    held_from = early_steps(adapters, _steps(call))
-            requests = lane_requests(call, self._lanes + 1, _uses(taken), held_from)
+                    wait_for_adapters_at = steps_without_adapter(adapters, _steps(call))
+            requests = lane_requests(call, self._lanes + 1, _uses(taken), wait_for_adapters_at)
             self._lanes += len(requests)
             self._calls[call.key] = [request.key for request in requests]
             for index, request in enumerate(requests):
-                watch = Watch(partial(_tell, queue, index), call.listen, self._every)
+                watch = LaneListener(queue.put_nowait, call.stream, self._every, index)
                 tasks.append(asyncio.ensure_future(self._thread.submit(request, watch)))
-            if held_from is not None:  # after the lanes, for what adapts them must find them
+            if wait_for_adapters_at is not None:  # after the lanes, for what adapts them must find them
                 keys = [request.key for request in requests]
                 tasks.append(asyncio.ensure_future(self._adapt(keys, adapters, taken)))
             results = [result for result in await asyncio.gather(*tasks) if isinstance(result, LaneResult)]
@@ -193,14 +192,14 @@ class BackboneNode:
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
-                self._controls.give_back(held)
+                self._controls.release(held)
                 if self._shelf is not None:
-                    self._shelf.give_back(taken)
+                    self._shelf.release(taken)
         longest = max(results, key=lambda result: result.queue_s + result.run_s)
         stats = _stats(results, longest, taken, self._controls.stats(longest.controls, held))
-        return Answer({"latents": torch.stack([r.latents for r in results]).numpy()}, stats)
+        return NodeResult({"latents": torch.stack([r.latents for r in results]).numpy()}, stats)
 
-    async def _adapt(self, keys: Sequence[str], adapters: Sequence[LoadedAdapter], taken: list[Taken]) -> None:
+    async def _adapt(self, keys: Sequence[str], adapters: Sequence[LoadedAdapter], taken: list[AdapterLease]) -> None:
         """Give lanes their adapters once they have come; ``taken`` is filled with what must be given back."""
         assert self._thread is not None
         assert self._shelf is not None
@@ -209,34 +208,37 @@ class BackboneNode:
             self._thread.adapt(key, _uses(taken))
 
 
-def _adapters(call: Call) -> tuple[LoadedAdapter, ...]:
+def _adapters(call: NodeCall) -> tuple[LoadedAdapter, ...]:
     given: Any = call.inputs.get("adapters")
     return () if given is None else given["adapters"]
 
 
-def _controls(call: Call) -> tuple[ControlLatents, ...]:
+def _controls(call: NodeCall) -> tuple[ControlNetInput, ...]:
     given: Any = call.inputs.get("controls")
     return () if given is None else given["controls"]
 
 
-def _steps(call: Call) -> int:
-    """Steps that a lane will run: fewer than the request's where it starts from a picture."""
+def _steps(call: NodeCall) -> int:
+    """Steps that a lane will run: fewer than the request's where it starts from an image."""
     given: Any = call.inputs
     steps = int(given["steps"])
     is_whole = given.get("init") is None and given.get("edit") is None
     return steps if is_whole else max(1, int(steps * float(given.get("strength", 1.0))))
 
 
-def _uses(taken: Sequence[Taken]) -> tuple[AdapterUse, ...]:
+def _uses(taken: Sequence[AdapterLease]) -> tuple[AdapterUse, ...]:
     return tuple(
         AdapterUse(one.adapter, one.loaded.ask.scale, one.loaded.ask.start, one.loaded.ask.end) for one in taken
     )
 
 
 def _stats(
-    results: Sequence[LaneResult], longest: LaneResult, taken: Sequence[Taken], controlnets: tuple[ControlStats, ...]
+    results: Sequence[LaneResult],
+    longest: LaneResult,
+    taken: Sequence[AdapterLease],
+    controlnets: tuple[ControlNetStats, ...],
 ) -> TaskStats:
-    early = max(result.early_steps for result in results)
+    early = max(result.steps_without_adapter for result in results)
     active = dict(longest.adapter_steps)
     adapters = tuple(
         AdapterStats(
@@ -265,12 +267,3 @@ def _reuse(results: Sequence[LaneResult], longest: LaneResult) -> ReuseStats | N
         return None
     primed, evicted = sum(one.primed for one in all_of_them), sum(one.evicted for one in all_of_them)
     return replace(longest.reuse, primed=primed, evicted=evicted)
-
-
-def _tell(queue: asyncio.Queue[Message], lane: int, progress: LaneProgress) -> None:
-    queue.put_nowait(
-        Progress(
-            lane, progress.step, progress.steps, progress.eta_s, progress.preview, progress.checkpoint,
-            progress.is_starting, progress.is_report,
-        )
-    )  # fmt: skip

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.jobs.messages import Answer, Call, Message, Residual
+from lego_serve.core.jobs.messages import ControlNetResidual, Message, NodeCall, NodeResult
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.controlnet.common import run_together
 from lego_serve.models.controlnet.loading import load_controlnet
-from lego_serve.models.controlnet.messages import PictureMessage, PromptMessage, Shelf, StepMessage, to_array
+from lego_serve.models.controlnet.messages import ImageMessage, PromptImageCache, PromptMessage, StepMessage, to_array
 from lego_serve.models.dtypes import resolve_dtype
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes.microbatch import MicroBatcher
@@ -34,7 +34,7 @@ class _Step:
     """A step to run: what it is about, what was sent with it, and who hears of its residuals one by one."""
 
     message: StepMessage
-    content: tuple[PictureMessage | PromptMessage, ...]
+    content: tuple[ImageMessage | PromptMessage, ...]
     emit: Emit | None = None
 
 
@@ -48,21 +48,21 @@ class ControlNetNode:
         torch.set_num_threads(1)
         self._net = load_controlnet(spec, base)
         self._dtype = str(resolve_dtype(spec)).removeprefix("torch.")
-        self._shelf = Shelf(self._net)
+        self._shelf = PromptImageCache(self._net)
         self._batcher: MicroBatcher[_Step, Said] = MicroBatcher(self._compute, MAX_STEPS)
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Say what the ControlNet takes and answers, or compute a step's residuals."""
         if call.kind == "control_form":
-            return Answer({"form": self._net.form, "dtype": self._dtype})
+            return NodeResult({"form": self._net.spec, "dtype": self._dtype})
         return await self._answer(_step(call))
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """Compute a step, telling each residual as it is made; the answer holds none of them."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Message]()
 
         def emit(index: int, residual: np.ndarray, began_s: float, made_s: float) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, Residual(index, residual, began_s, made_s))
+            loop.call_soon_threadsafe(queue.put_nowait, ControlNetResidual(index, residual, began_s, made_s))
 
         async def run() -> None:
             queue.put_nowait(await self._answer(_step(call, emit)))
@@ -72,7 +72,7 @@ class ControlNetNode:
             while True:
                 message = await queue.get()
                 yield message
-                if isinstance(message, Answer):
+                if isinstance(message, NodeResult):
                     return
         finally:
             task.cancel()
@@ -80,18 +80,16 @@ class ControlNetNode:
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
-    async def _answer(self, step: _Step) -> Answer:
+    async def _answer(self, step: _Step) -> NodeResult:
         started = time.monotonic()
         said = await self._batcher.run(step)
         if isinstance(said, LegoError):
-            return Answer(error=said)
-        return Answer(said, TaskStats(run_s=time.monotonic() - started))
+            return NodeResult(error=said)
+        return NodeResult(said, TaskStats(run_s=time.monotonic() - started))
 
     def _compute(self, steps: Sequence[_Step]) -> list[Said]:
         torch.set_num_threads(1)
-        keep = {
-            key for step in steps for lane in step.message for key in (lane.picture, lane.cond, lane.negative or "")
-        }
+        keep = {key for step in steps for lane in step.message for key in (lane.image, lane.cond, lane.negative or "")}
         said: dict[int, Said] = {}
         with torch.inference_mode():
             for number, step in enumerate(steps):
@@ -101,7 +99,7 @@ class ControlNetNode:
                 except Exception as error:
                     said[number] = _failure(error)
                     if not isinstance(error, LegoError):
-                        log.exception("a prompt or picture could not be prepared")
+                        log.exception("a prompt or image could not be prepared")
                     continue
                 if missing := self._shelf.missing(step.message):
                     said[number] = {"missing": tuple(sorted(missing))}
@@ -139,6 +137,6 @@ def _failure(error: Exception) -> LegoError:
     return NodeError(f"A ControlNet failed: {type(error).__name__}.")
 
 
-def _step(call: Call, emit: Emit | None = None) -> _Step:
+def _step(call: NodeCall, emit: Emit | None = None) -> _Step:
     inputs: Any = call.inputs
     return _Step(inputs["step"], tuple(inputs["content"]), emit)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lego_serve.core.addons import ControlLatents
+from lego_serve.core.addons import ControlNetInput
 from lego_serve.core.editing.edit import EditLatents
-from lego_serve.core.jobs.messages import Call
-from lego_serve.engine.controlnets import ControlUse
+from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest
 from lego_serve.engine.template_store import Template
@@ -18,9 +18,9 @@ from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents
 
 
 def lane_requests(
-    call: Call, first: int, adapters: tuple[AdapterUse, ...] = (), held_from: int | None = None
+    call: NodeCall, first: int, adapters: tuple[AdapterUse, ...] = (), wait_for_adapters_at: int | None = None
 ) -> list[LaneRequest]:
-    """The lanes of a call, named from number ``first`` on; ``held_from`` where adapters are still to come."""
+    """The lanes of a call, named from number ``first`` on; ``wait_for_adapters_at``: its adapters are still to come."""
     inputs: Any = call.inputs
     init = inputs.get("init")
     latents = None
@@ -54,23 +54,23 @@ def lane_requests(
                 is_paused=call.is_paused,
                 controls=controls,
                 adapters=adapters,
-                held_from=held_from,
+                wait_for_adapters_at=wait_for_adapters_at,
                 edit=edit,
             )
         )
     return requests
 
 
-def _control(given: ControlLatents) -> ControlUse:
+def _control(given: ControlNetInput) -> ControlNetUse:
     latents = torch.from_numpy(np.array(given.latents))
-    return ControlUse(given.name, latents, given.weight, given.start, given.end, key=given.key)
+    return ControlNetUse(given.name, latents, given.weight, given.start, given.end, key=given.key)
 
 
 def _edit(
     given: EditLatents, prime: Mapping[str, np.ndarray] | None, cond: Conditioning, negative: Conditioning | None
 ) -> Edit:
     """An edit of a template, primed with the words the workflow gives for it, or else with the request's own."""
-    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed, given.picture)
+    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed, given.image)
     other = negative if negative is not None else cond
     primes = (cond, other) if prime is None else (_conditioning(prime), other)
     is_described = prime is None or given.is_described

@@ -1,4 +1,4 @@
-"""The LoRA patcher: finds adapters, checks and converts them, keeps them, and hands them out by content hash.
+"""The LoRA LoRA node: finds adapters, checks and converts them, keeps them, and hands them out by content hash.
 
 Asked which adapters a request means, it answers as soon as it knows what of a model they change, and begins their
 loads, so that these go on while prompts are encoded and lanes wait.  For one whose file it has not read yet it takes
@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter, check_contents
+from lego_serve.core.addons import AdapterRequest, LoadedAdapter, check_contents
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.jobs.messages import Answer, Call
-from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError, about
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, RequestError, with_param
 from lego_serve.models.lora.checkpoint import refusal
 from lego_serve.models.lora.loading import base_layers, card_of, load_adapter
 from lego_serve.models.registry import ModelSpec, profile_folder
 from lego_serve.serving.caches.loading_cache import LoadingCache
-from lego_serve.serving.nodes.adapter_index import AdapterIndex, Known, Reading, Signature
+from lego_serve.serving.nodes.adapter_index import AdapterIndex, AdapterInfo, AdapterRead, Signature
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 
 log = logging.getLogger("lego_serve.nodes")
@@ -40,7 +40,7 @@ class _Bytes:
     load_s: float
 
 
-class AdaptersNode:
+class LoraNode:
     """The adapters of one base model."""
 
     def __init__(
@@ -67,7 +67,7 @@ class AdaptersNode:
         self._profiles = None if profiles is None else Path(profiles).expanduser()
         self._own_profiles = None if own_profiles is None else Path(own_profiles)
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Resolve a request's adapters, hand out the hash or bytes of one, or do what an operator wants of them."""
         started = time.monotonic()
         inputs: Any = call.inputs
@@ -92,25 +92,25 @@ class AdaptersNode:
                     self._registry.remove(inputs["name"])
                     value = {}
                 case _:
-                    raise RequestError(f"The patcher does not know {call.kind}.")
+                    raise RequestError(f"The LoRA node does not know {call.kind}.")
         except LegoError as error:
-            return Answer(error=error)
-        return Answer(value, TaskStats(run_s=time.monotonic() - started))
+            return NodeResult(error=error)
+        return NodeResult(value, TaskStats(run_s=time.monotonic() - started))
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
-    async def _all(self, asks: Sequence[AdapterAsk]) -> tuple[LoadedAdapter, ...]:
+    async def _all(self, asks: Sequence[AdapterRequest]) -> tuple[LoadedAdapter, ...]:
         """What the adapters of a request are.  Raises NotFound, InvalidAdapter, or RequestError for one named twice."""
         once = {ask.name: ask for ask in reversed(asks)}
         found = await _side_by_side(self._resolve(ask) for ask in asks if once[ask.name] is ask)
         check_contents(found)
         return tuple(found)
 
-    async def _resolve(self, ask: AdapterAsk) -> LoadedAdapter:
+    async def _resolve(self, ask: AdapterRequest) -> LoadedAdapter:
         """What an adapter is; its load is begun if it is not here.  Raises NotFound or InvalidAdapter."""
         known = await self._index.look(ask.name)
-        if isinstance(known, Known):
+        if isinstance(known, AdapterInfo):
             is_warm = self._asked(ask.name, known)
             ratio = known.early_ratio if self._early_start else 0.0
             parts = known.has_text, ratio, is_warm, known.has_denoiser
@@ -121,25 +121,25 @@ class AdaptersNode:
         # Nothing of its content is vouched for until it has been read: no step may run before.
         return LoadedAdapter(ask, "", 0, has_text, has_denoiser=has_denoiser, version=_version(known))
 
-    def _asked(self, name: str, known: Known) -> bool:
+    def _asked(self, name: str, known: AdapterInfo) -> bool:
         """Count a request for an adapter, and begin its load; answers whether it is here."""
         is_warm = self._cache.touch(known.sha256)
         if not is_warm:
             self._begin(name, known, wanted=True)
         return is_warm
 
-    def _asked_before(self, name: str, done: "asyncio.Task[Known]") -> None:
+    def _asked_before(self, name: str, done: "asyncio.Task[AdapterInfo]") -> None:
         """The same for a request that came before its file was read."""
         if not done.cancelled() and done.exception() is None:
             self._asked(name, done.result())
 
-    def _was_read(self, reading: Reading) -> None:
+    def _was_read(self, reading: AdapterRead) -> None:
         """An adapter has been read to get to know it: that was the longer part of its first load."""
         if reading.known.sha256 not in self._cache:
             self._begin(reading.name, reading.known, reading)
 
     def _begin(
-        self, name: str, known: Known, reading: Reading | None = None, *, wanted: bool = False
+        self, name: str, known: AdapterInfo, reading: AdapterRead | None = None, *, wanted: bool = False
     ) -> "asyncio.Task[Any]":
         spent_s = 0.0 if reading is None else reading.spent_s
 
@@ -149,7 +149,7 @@ class AdaptersNode:
             data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
             return _Bytes(data, spent_s + time.monotonic() - started)
 
-        return self._cache.begin(known.sha256, known.size_bytes, load, wanted=wanted, spent_s=spent_s)
+        return self._cache.start_load(known.sha256, known.size_bytes, load, wanted=wanted, spent_s=spent_s)
 
     async def _identify(self, name: str, version: Sequence[int]) -> dict[str, object]:
         """The hash and bytes of a file that was being read, or that a replica read that is gone."""
@@ -170,12 +170,12 @@ class AdaptersNode:
                 raise refusal(name, "was changed while it was used")
             kept, _ = await asyncio.shield(self._begin(name, known))
         if LAST in components:
-            self._cache.collected(sha256)
+            self._cache.release_waiter(sha256)
         return {"data": kept.data, "load_s": kept.load_s}
 
     def _prewarm(self) -> None:
         """Load what is likely to be asked for soon, if its name is remembered."""
-        if (found := self._index.named(self._cache.ahead())) is not None:
+        if (found := self._index.named(self._cache.next_prefetch())) is not None:
             self._begin(*found)
 
     def _ratio(self, name: str, sha256: str) -> float:
@@ -198,7 +198,7 @@ class AdaptersNode:
             file = await asyncio.to_thread(self._registry.read_path, name, path)
             adapter = await asyncio.to_thread(load_adapter, name, file, self._base)
         except InvalidAdapter as error:
-            raise about(error, "path") from None
+            raise with_param(error, "path") from None
         self._registry.add(name, path)
         return card_of(adapter) | {"bytes": file.size_bytes}
 
@@ -216,7 +216,7 @@ class AdaptersNode:
             file = self._registry.read(name)
             adapter = load_adapter(name, file, self._base)
         except (NotFound, InvalidAdapter) as error:
-            raise about(error, "id") from None
+            raise with_param(error, "id") from None
         late = {"early_ratio": self._ratio(name, adapter.sha256)}
         return self._registry.card(name) | card_of(adapter) | late | self._here(adapter.sha256)
 

@@ -14,19 +14,19 @@ import torch
 
 from lego_serve.core.addons import LoadedAdapter
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.engine.calibration import best_batch
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_text_encoder
 from lego_serve.models.lora.adapter import Uses, key_of
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.text import text_parts
-from lego_serve.serving.caches.adapter_cache import AdapterShelf, Patcher, Taken
-from lego_serve.serving.caches.byte_lru import EmbeddingCache
+from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease, LoraNodeHandle
+from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.adapter_index import TEXT
 from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.controlnet import ControlNetNode
-from lego_serve.serving.nodes.lora import AdaptersNode
+from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.microbatch import MicroBatcher
 from lego_serve.serving.nodes.vae import VaeNode
 
@@ -46,7 +46,7 @@ class TextEncoderNode:
         spec: ModelSpec,
         max_batch: int | str,
         cache_bytes: int,
-        patcher: Patcher | None = None,
+        lora_node: LoraNodeHandle | None = None,
         adapter_bytes: int = 0,
     ) -> None:
         _one_thread()
@@ -55,32 +55,32 @@ class TextEncoderNode:
         self._batcher: MicroBatcher[Wanted, tuple[Arrays, float] | LegoError] = MicroBatcher(
             self._encode, self._encoder.max_batch
         )
-        self._cache = EmbeddingCache(cache_bytes)
-        self._shelf = None if patcher is None else AdapterShelf(patcher, TEXT, adapter_bytes)
+        self._cache = ByteLru(cache_bytes)
+        self._shelf = None if lora_node is None else AdapterCache(lora_node, TEXT, adapter_bytes)
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """Encode ``prompt``, with what ``adapters`` change in the encoder."""
         arrived = time.monotonic()
         prompt = str(call.inputs["prompt"])
-        taken: list[Taken] = []
+        taken: list[AdapterLease] = []
         try:
             taken = await self._take(call)
             uses = text_parts(tuple((one.adapter, one.loaded.ask.scale) for one in taken))
             key = _cache_key(prompt, uses)
             if (kept := self._cache.get(key)) is not None:
-                return Answer(kept, TaskStats(cache_hit=True))
+                return NodeResult(kept, TaskStats(cache_hit=True))
             self._encoder.check(prompt)
             said = await self._batcher.run((prompt, uses))
             if isinstance(said, LegoError):
                 raise said
         except LegoError as error:
-            return Answer(error=error)
+            return NodeResult(error=error)
         finally:
             if self._shelf is not None:
-                self._shelf.give_back(taken)
+                self._shelf.release(taken)
         value, run_s = said
         self._cache.put(key, value)
-        return Answer(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
+        return NodeResult(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
     def resident(self) -> tuple[str, ...]:
         """The adapters that are here, by their hashes."""
@@ -89,7 +89,7 @@ class TextEncoderNode:
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
-    async def _take(self, call: Call) -> list[Taken]:
+    async def _take(self, call: NodeCall) -> list[AdapterLease]:
         """The adapters of a call that change text encoders; those that do not are not waited for."""
         given: Any = call.inputs.get("adapters")
         adapters: tuple[LoadedAdapter, ...] = () if given is None else given["adapters"]
@@ -131,6 +131,6 @@ NODES: dict[str, Any] = {
     "text_encoder": TextEncoderNode,
     "vae": VaeNode,
     "backbone": BackboneNode,
-    "adapters": AdaptersNode,
+    "adapters": LoraNode,
     "controlnet": ControlNetNode,
 }

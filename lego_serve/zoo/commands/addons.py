@@ -107,7 +107,7 @@ def judge_style_command(
     base: Base = WEIGHTS,
     sheet: Sheet = None,
 ) -> None:
-    """Count the pictures whose style is told right, with each adapter and with none."""
+    """Count the images whose style is told right, with each adapter and with none."""
     from lego_serve.zoo.world.generators import styled
 
     sides = side or [128]
@@ -120,7 +120,7 @@ def judge_style_command(
 
 
 def grid_control_command(file: Path, base: Base = WEIGHTS, side: int = 128, count: int = 9) -> None:
-    """Draw held-out outline maps, each beside the picture that follows it."""
+    """Draw held-out outline maps, each beside the image that follows it."""
     from lego_serve.zoo.world.generators import controlled
 
     _write_maps(list(judge_controlnet(controlled(base, with_net=True), [side], count)), file)
@@ -185,9 +185,9 @@ def _write_maps(follows: Sequence[Follow], sheet: Path) -> None:
     from lego_serve.zoo.judge.grids import write_grid
 
     if follows:
-        pictures = [picture for f in follows for picture in (f.control, f.pixels)]
+        images = [image for f in follows for image in (f.control, f.pixels)]
         captions = [text for f in follows for text in (f"map, overlap {f.overlap:.2f}", f.text)]
-        write_grid(pictures, captions, sheet)
+        write_grid(images, captions, sheet)
 
 
 def _write_mistaken(verdicts: Sequence[StyleVerdict], sheet: Path) -> None:

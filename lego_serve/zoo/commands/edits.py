@@ -82,24 +82,30 @@ def _write_sheet(verdicts: Sequence[EditVerdict], sheet: Path) -> None:
     """
     from lego_serve.zoo.judge.grids import write_grid
 
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     captions: list[str] = []
     by_task: dict[int, dict[Way, EditVerdict]] = {}
     for verdict in verdicts:
         by_task.setdefault(id(verdict.task), {})[verdict.way] = verdict
     for ways in list(by_task.values())[:SHOWN]:
-        full, blind, read = ways[FULL], ways[BLIND], ways[TOLD]
+        full, uncaptioned_first, read = ways[FULL], ways[BLIND], ways[TOLD]
         task = full.task
         mask = np.repeat(task.mask.numpy()[..., None].astype(np.uint8) * 255, 3, axis=2)
         apart = np.abs(full.pixels.numpy().astype(int) - read.pixels.numpy()) * 8
-        pictures += [task.template.numpy(), mask, full.pixels.numpy(), blind.pixels.numpy(), read.pixels.numpy()]
-        pictures.append(np.clip(apart, 0, 255).astype(np.uint8))
+        images += [
+            task.template.numpy(),
+            mask,
+            full.pixels.numpy(),
+            uncaptioned_first.pixels.numpy(),
+            read.pixels.numpy(),
+        ]
+        images.append(np.clip(apart, 0, 255).astype(np.uint8))
         captions += [
             task.before.text,
             "mask",
             f"in full: {task.after.text}",
-            f"read, SSIM {blind.ssim:.3f}",
+            f"read, SSIM {uncaptioned_first.ssim:.3f}",
             f"with a caption, SSIM {read.ssim:.3f}",
             "apart, x8",
         ]
-    write_grid(pictures, captions, sheet, columns=6)
+    write_grid(images, captions, sheet, columns=6)

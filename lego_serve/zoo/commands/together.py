@@ -1,4 +1,4 @@
-"""The command that judges adapters and the ControlNet at work in the same pictures."""
+"""The command that judges adapters and the ControlNet at work in the same images."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from lego_serve.zoo.judge.style import PLAIN
 from lego_serve.zoo.judge.together import Both, Setting, both_table, judge_together
 from lego_serve.zoo.world.styles import STYLES
 
-SHOWN = 3  # pictures of each kind of map in a sheet
+SHOWN = 3  # images of each kind of map in a sheet
 out, err = Console(), Console(stderr=True)
 
 
@@ -28,7 +28,7 @@ def judge_together_command(
     side: Annotated[int, typer.Option(help="Width and height.")] = 128,
     count: Annotated[int, typer.Option(help="Maps for each setting.")] = 50,
     base: Annotated[Path, typer.Option(help="Model folder of the family; the shipped one if none.")] = WEIGHTS,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of some pictures of each setting here.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of some images of each setting here.")] = None,
 ) -> None:
     """Count the held-out maps that are followed, and in the right style, with an adapter beside the ControlNet."""
     from lego_serve.zoo.world.generators import together

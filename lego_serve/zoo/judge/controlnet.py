@@ -1,7 +1,7 @@
 """Counts how many held-out outline maps the ControlNet follows: do the shapes stand where the map has them?
 
 The prompts name colours, shapes and the ground but neither places nor sizes, so that only the map can tell.  Whether
-the shapes are of the right kind and colour is counted beside it, by the judge of plain pictures.
+the shapes are of the right kind and colour is counted beside it, by the judge of plain images.
 """
 
 import random
@@ -20,7 +20,7 @@ from lego_serve.zoo.world.scenes import sample_scenes
 from lego_serve.zoo.world.styles import outline_maps
 
 MIN_OVERLAP = 0.6
-# Prompts, maps (prompts, 3, side, side) in -1..1 and seeds to pictures (prompts, side, side, 3) of 8 bits.
+# Prompts, maps (prompts, 3, side, side) in -1..1 and seeds to images (prompts, side, side, 3) of 8 bits.
 GenerateControlled = Callable[[Sequence[str], torch.Tensor, Sequence[int]], np.ndarray]
 
 
@@ -35,14 +35,14 @@ class MapSet:
 
     @property
     def shown(self) -> np.ndarray:
-        """The maps as pictures (maps, side, side, 3) of 8 bits."""
-        pictures: np.ndarray = ((self.maps + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        return pictures
+        """The maps as images (maps, side, side, 3) of 8 bits."""
+        images: np.ndarray = ((self.maps + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        return images
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """One map's picture and how far it follows: intersection over union of their shapes' areas."""
+    """One map's image and how far it follows: intersection over union of their shapes' areas."""
 
     side: int
     kind: str
@@ -73,7 +73,7 @@ def map_sets(side: int, count: int) -> Iterator[MapSet]:
 
 
 def shapes_mask(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels of a picture (height, width, 3) of 8 bits are not of its ground, the commonest colour."""
+    """Which pixels of an image (height, width, 3) of 8 bits are not of its ground, the commonest colour."""
     image = pixels.astype(np.float32)
     nearest = np.linalg.norm(image[:, :, None] - PALETTE, axis=-1).argmin(-1)
     ground = PALETTE[np.bincount(nearest.ravel(), minlength=len(PALETTE)).argmax()]
@@ -91,7 +91,7 @@ def map_mask(control: np.ndarray) -> np.ndarray:
 
 
 def overlap_of(pixels: np.ndarray, control: np.ndarray) -> float:
-    """Intersection over union of a picture's shapes and a map's."""
+    """Intersection over union of an image's shapes and a map's."""
     return shared_ratio(shapes_mask(pixels), map_mask(control))
 
 
@@ -107,8 +107,8 @@ def judge_controlnet(generate: GenerateControlled, sides: Sequence[int], count: 
             for at in range(0, len(some.prompts), BATCH):
                 prompts, shown = some.prompts[at : at + BATCH], some.shown[at : at + BATCH]
                 seeds = range(at, at + len(prompts))
-                pictures = generate([p.text for p in prompts], some.maps[at : at + BATCH], seeds)
-                for prompt, asked, pixels in zip(prompts, shown, pictures, strict=True):
+                images = generate([p.text for p in prompts], some.maps[at : at + BATCH], seeds)
+                for prompt, asked, pixels in zip(prompts, shown, images, strict=True):
                     wrong = tuple(scene_faults(prompt.scene, pixels))
                     yield Follow(side, some.kind, prompt.text, asked, pixels, overlap_of(pixels, asked), wrong)
 

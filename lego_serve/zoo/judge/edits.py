@@ -11,7 +11,7 @@ from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import LegoError
@@ -24,7 +24,7 @@ from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits, latent_mas
 
 BATCH = 8
 STEPS, GUIDANCE = 20, 4.0
-ALIKE = 0.95  # the SSIM from which a picture is as good as the one computed in full
+ALIKE = 0.95  # the SSIM from which an image is as good as the one computed in full
 TEMPLATE_SEED = 2**31
 STORE_BYTES = 2**30
 PRIMES = ("empty", "another", "caption", "prompt")  # words that prime: none, of another edit, a caption, the edit's own
@@ -33,7 +33,7 @@ PRIMES = ("empty", "another", "caption", "prompt")  # words that prime: none, of
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way to compute edits: how much is read, under which prompt templates are primed, how rows are kept, and
-    whether less than the whole picture may be decoded.
+    whether less than the whole image may be decoded.
     """
 
     quality: Quality
@@ -52,7 +52,7 @@ FULL = Way(Quality.EXACT, is_cropped=False)  # what all others are compared with
 
 @dataclass(frozen=True, slots=True)
 class EditVerdict:
-    """One edit, one way: its picture, whether it is what was asked for, and how like the full computation's it is."""
+    """One edit, one way: its image, whether it is what was asked for, and how like the full computation's it is."""
 
     way: Way
     task: EditTask
@@ -70,8 +70,8 @@ def judge_edits(path: str, side: int, count: int, ways: Sequence[Way]) -> Iterat
     for at in range(0, count, BATCH):
         some = tasks[at : at + BATCH]
         made = {way: _edited(families[way.coding], some, at, way) for way in (FULL, *ways)}
-        for way, pictures in made.items():
-            for task, pixels, reference in zip(some, pictures, made[FULL], strict=True):
+        for way, images in made.items():
+            for task, pixels, reference in zip(some, images, made[FULL], strict=True):
                 yield _verdict(way, task, pixels, reference)
 
 
@@ -101,17 +101,19 @@ def _verdict(way: Way, task: EditTask, pixels: torch.Tensor, reference: torch.Te
     return EditVerdict(way, task, pixels, not faults(task.after, made), *alike, is_equal_outside)
 
 
-def _family(path: str, coding: str) -> LocalFamily:
+def _family(path: str, coding: str) -> OfflinePipeline:
     spec = ModelSpec("judged", path, max_sequence_length=0)
     backbone, tables = load_backbone(spec)
     store = TemplateStore(STORE_BYTES, time.monotonic, coding)
     batcher = StepBatcher(fifo, StepLimits(max_rows=8192))
-    family = LocalFamily.load(spec)
-    return LocalFamily(family.text, StepEngine(backbone, tables, batcher, time.monotonic, templates=store), family.vae)
+    family = OfflinePipeline.load(spec)
+    return OfflinePipeline(
+        family.text, StepEngine(backbone, tables, batcher, time.monotonic, templates=store), family.vae
+    )
 
 
-def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way) -> list[torch.Tensor]:
-    """Pictures of edits, the template's own pixels outside the masks."""
+def _edited(family: OfflinePipeline, tasks: Sequence[EditTask], first: int, way: Way) -> list[torch.Tensor]:
+    """Images of edits, the template's own pixels outside the masks."""
     side = tasks[0].template.shape[0]
     latents = [encoded.mean for encoded in family.vae.encode(torch.stack([task.template for task in tasks]))]
     scale = side // latents[0].shape[-1]
@@ -138,9 +140,9 @@ def _edited(family: LocalFamily, tasks: Sequence[EditTask], first: int, way: Way
 
 
 def _decoded(
-    family: LocalFamily, way: Way, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
+    family: OfflinePipeline, way: Way, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """One picture: all of it decoded, or what the mask touches."""
+    """One image: all of it decoded, or what the mask touches."""
     if not way.is_cropped:
         return family.vae.decode(latents[None])[0]
     return family.vae.decode_within(latents[None], mask, lambda: family.vae.statistics(template))[0]

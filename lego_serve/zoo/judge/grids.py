@@ -1,4 +1,4 @@
-"""Sheets of pictures with their captions, for people to look at."""
+"""Sheets of images with their captions, for people to look at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,18 @@ from PIL import Image, ImageDraw
 MARGIN, LINE, COLUMNS = 8, 12, 6
 
 
-def write_grid(pictures: Sequence[np.ndarray], captions: Sequence[str], path: Path, columns: int = COLUMNS) -> None:
-    """Write a PNG of pictures (height, width, 3) of one size, each above its caption."""
-    height, width = pictures[0].shape[:2]
+def write_grid(images: Sequence[np.ndarray], captions: Sequence[str], path: Path, columns: int = COLUMNS) -> None:
+    """Write a PNG of images (height, width, 3) of one size, each above its caption."""
+    height, width = images[0].shape[:2]
     letters = max(8, width // 6)
     lines = max(len(_wrapped(c, letters)) for c in captions)
     cell_w, cell_h = width + MARGIN, height + MARGIN + LINE * lines
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell_w + MARGIN, rows * cell_h + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = MARGIN + index % columns * cell_w, MARGIN + index // columns * cell_h
-        sheet.paste(Image.fromarray(picture), (x, y))
+        sheet.paste(Image.fromarray(image), (x, y))
         for number, line in enumerate(_wrapped(caption, letters)):
             draw.text((x, y + height + LINE * number), line, fill="black")
     sheet.save(path)

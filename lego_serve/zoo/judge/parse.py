@@ -1,4 +1,4 @@
-"""Reads a picture back into a scene by geometry and colour; no network, nothing learned.
+"""Reads an image back into a scene by geometry and colour; no network, nothing learned.
 
 The ground is the commonest colour.  What differs from it falls into connected components; each
 must be of one colour and cover, to a fair degree, one of the four shapes drawn at its own box.
@@ -33,14 +33,14 @@ MIN_PURITY = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a picture shows; ``is_clear`` is False where a component is no clean thing."""
+    """What an image shows; ``is_clear`` is False where a component is no clean thing."""
 
     scene: Scene
     is_clear: bool
 
 
-def read_picture(pixels: np.ndarray) -> Reading:
-    """Parse a picture (height, width, 3) of 8 bits."""
+def read_image(pixels: np.ndarray) -> Reading:
+    """Parse an image (height, width, 3) of 8 bits."""
     image = pixels.astype(np.float32)
     nearest = np.linalg.norm(image[:, :, None] - PALETTE, axis=-1).argmin(-1)
     ground = int(np.bincount(nearest.ravel(), minlength=len(PALETTE)).argmax())

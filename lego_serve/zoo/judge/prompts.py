@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lego_serve.zoo.judge.parse import read_picture
+from lego_serve.zoo.judge.parse import read_image
 from lego_serve.zoo.world.captions import RELATIONS, caption, relation_of, says
 from lego_serve.zoo.world.scenes import Scene, Thing, sample_scenes
 
 BATCH = 16
 KINDS = {"one_object": 1, "two_objects": 2}
-# Prompts, their seeds and the side in pixels to pictures (prompts, side, side, 3) of 8 bits.
+# Prompts, their seeds and the side in pixels to images (prompts, side, side, 3) of 8 bits.
 Generate = Callable[[Sequence[str], Sequence[int], int], np.ndarray]
 
 
@@ -32,13 +32,13 @@ def held_out_prompts(things: int, count: int) -> list[Prompt]:
 
 
 def faults(prompt: Prompt, pixels: np.ndarray) -> list[str]:
-    """What a picture has wrong: names of attributes; nothing when it is right."""
+    """What an image has wrong: names of attributes; nothing when it is right."""
     return scene_faults(prompt.scene, pixels, by_relation="place" not in says(prompt.text))
 
 
 def scene_faults(wanted: Scene, pixels: np.ndarray, *, by_relation: bool = False) -> list[str]:
-    """What a picture of a scene has wrong; ``by_relation`` where only that of its things' places was told."""
-    reading = read_picture(pixels)
+    """What an image of a scene has wrong; ``by_relation`` where only that of its things' places was told."""
+    reading = read_image(pixels)
     found = reading.scene
     wrong = [] if wanted.ground == found.ground else ["ground"]
     if len(found.things) != len(wanted.things):
@@ -64,7 +64,7 @@ def _thing_faults(wanted: Sequence[Thing], found: Sequence[Thing], by_relation: 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One prompt's picture, judged."""
+    """One prompt's image, judged."""
 
     side: int
     kind: str
@@ -80,8 +80,8 @@ def judge(generate: Generate, sides: Sequence[int], count: int) -> Iterator[Verd
             prompts = held_out_prompts(things, count)
             for at in range(0, count, BATCH):
                 some = prompts[at : at + BATCH]
-                pictures = generate([p.text for p in some], range(at, at + len(some)), side)
-                for prompt, pixels in zip(some, pictures, strict=True):
+                images = generate([p.text for p in some], range(at, at + len(some)), side)
+                for prompt, pixels in zip(some, images, strict=True):
                     yield Verdict(side, kind, prompt, pixels, tuple(faults(prompt, pixels)))
 
 

@@ -1,4 +1,4 @@
-"""Tells in which style a picture is drawn, by colour and geometry; no network, nothing learned."""
+"""Tells in which style an image is drawn, by colour and geometry; no network, nothing learned."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,13 @@ MIN_STRIPE_AMPLITUDE = 30.0  # in RGB; stripes' own is 70 and more, that of bare
 MIN_FRAME_SHARE = 0.8  # of the pixels along each side
 MIN_HOLE_RATIO = 0.08  # of things' filled area
 MIN_HOLLOW_SHARE = 0.5
-# Names of one adapter (or none, for the family alone), prompts, seeds and a side to pictures of 8 bits.
+# Names of one adapter (or none, for the family alone), prompts, seeds and a side to images of 8 bits.
 GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class StyleVerdict:
-    """One picture: what was to be drawn, and the style it was taken for."""
+    """One image: what was to be drawn, and the style it was taken for."""
 
     side: int
     wanted: str
@@ -34,7 +34,7 @@ class StyleVerdict:
 
 
 def read_style(pixels: np.ndarray) -> str:
-    """One of STYLES, or "base" for a picture (height, width, 3) of 8 bits in none of them."""
+    """One of STYLES, or "base" for an image (height, width, 3) of 8 bits in none of them."""
     image = pixels.astype(np.float32)
     if frame_share(image) > MIN_FRAME_SHARE:
         return "frame"
@@ -53,7 +53,7 @@ def stripe_amplitude(image: np.ndarray) -> float:
 
 
 def frame_share(image: np.ndarray) -> float:
-    """Which part of the pixels along the picture's edge differs from the ground within."""
+    """Which part of the pixels along the image's edge differs from the ground within."""
     apart = _away(image) > DIFFERENT
     depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
     return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
@@ -109,7 +109,7 @@ def judge_styles(
 
 
 def style_table(verdicts: Sequence[StyleVerdict]) -> dict[str, dict[str, dict[str, int]]]:
-    """How many pictures drawn in a style were taken for which, by side and wanted style."""
+    """How many images drawn in a style were taken for which, by side and wanted style."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for verdict in verdicts:
         cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.wanted, dict.fromkeys((PLAIN, *STYLES), 0))

@@ -1,6 +1,6 @@
-"""Counts how many pictures keep their style and follow their map where an adapter and the ControlNet work together.
+"""Counts how many images keep their style and follow their map where an adapter and the ControlNet work together.
 
-A style paints over things or hides them (white ones on white stripes) and adds what is no thing.  So a picture is held
+A style paints over things or hides them (white ones on white stripes) and adds what is no thing.  So an image is held
 against its own scene rendered in that style: what differs there from the bare styled ground is what the map asks for.
 """
 
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """One picture, judged: the style it was taken for, how its things overlap, and the least share in their colour."""
+    """One image, judged: the style it was taken for, how its things overlap, and the least share in their colour."""
 
     setting: Setting
     text: str
@@ -80,7 +80,7 @@ class Reference:
         return float(min(shares, default=1.0))
 
 
-# A setting, prompts, maps (prompts, 3, side, side) in -1..1 and seeds to pictures of 8 bits.
+# A setting, prompts, maps (prompts, 3, side, side) in -1..1 and seeds to images of 8 bits.
 GenerateBoth = Callable[[Setting, Sequence[str], torch.Tensor, Sequence[int]], np.ndarray]
 
 
@@ -108,9 +108,9 @@ def judge_together(generate: GenerateBoth, settings: Sequence[Setting], side: in
             wanted = references(some, setting.style)
             for at in range(0, len(some.prompts), BATCH):
                 texts, asked = [p.text for p in some.prompts[at : at + BATCH]], some.maps[at : at + BATCH]
-                pictures = generate(setting, texts, asked, range(at, at + len(texts)))
+                images = generate(setting, texts, asked, range(at, at + len(texts)))
                 for text, shown, want, pixels in zip(
-                    texts, some.shown[at : at + BATCH], wanted[at : at + BATCH], pictures, strict=True
+                    texts, some.shown[at : at + BATCH], wanted[at : at + BATCH], images, strict=True
                 ):
                     seen, coloured = read_style(pixels), want.coloured_ratio_of(pixels)
                     yield Both(setting, text, shown, pixels, seen, want.overlap_of(pixels), coloured)

@@ -21,7 +21,7 @@ ROWS = 16 * 96  # image and text tokens in a batch, about
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Scenes of one picture size; ``control`` is empty where none is learnt."""
+    """Scenes of one image size; ``control`` is empty where none is learnt."""
 
     scenes: list[Scene]
     latents: torch.Tensor

@@ -91,7 +91,7 @@ def stratified_times(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def _batches(chunks: Sequence[Chunk], tokenizer: CLIPTokenizer, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Batches of about BATCH x 64 image tokens, each of one picture size; step i is always the same."""
+    """Batches of about BATCH x 64 image tokens, each of one image size; step i is always the same."""
     weights = [c.latents[:, 0].numel() for c in chunks]
     step = start
     while True:

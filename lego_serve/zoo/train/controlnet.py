@@ -103,9 +103,9 @@ def _loss(base: Frozen, net: SD3ControlNetModel, batch: Batch) -> torch.Tensor:
 
 def _encode_with_maps(base: Frozen) -> Encode:
     def encode(scenes: list[Scene], side: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        seed = rng.getrandbits(32)  # both are drawn from it, so that the map shows the picture's own jitter
-        pictures = render(scenes, side, side, random.Random(seed))
-        return base.encode(pictures), base.encode_maps(outline_maps(scenes, side, side, random.Random(seed)))
+        seed = rng.getrandbits(32)  # both are drawn from it, so that the map shows the image's own jitter
+        images = render(scenes, side, side, random.Random(seed))
+        return base.encode(images), base.encode_maps(outline_maps(scenes, side, side, random.Random(seed)))
 
     return encode
 

@@ -50,22 +50,22 @@ class Frozen:
         return torch.cat([o.hidden_states[-2] for o in outs], -1), torch.cat([o.text_embeds for o in outs], -1)
 
     @torch.no_grad()
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Scaled latents of pictures in -1..1."""
-        return (self._means(pictures) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents of images in -1..1."""
+        return (self._means(images) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_maps(self, maps: torch.Tensor) -> torch.Tensor:
-        """Latents of control pictures as StableDiffusion3ControlNetPipeline makes them: scaled, not shifted."""
+        """Latents of control images as StableDiffusion3ControlNetPipeline makes them: scaled, not shifted."""
         return self._means(maps) * self.vae.config.scaling_factor
 
-    def _means(self, pictures: torch.Tensor) -> torch.Tensor:
-        parts = pictures.to(self.vae.device).split(8)
+    def _means(self, images: torch.Tensor) -> torch.Tensor:
+        parts = images.to(self.vae.device).split(8)
         return torch.cat([self.vae.encode(part).latent_dist.mode() for part in parts])
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures (pictures, height, width, 3) of 8 bits from scaled latents."""
+        """Images (images, height, width, 3) of 8 bits from scaled latents."""
         plain = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         drawn = torch.cat([self.vae.decode(part).sample for part in plain.split(8)])
         return ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()

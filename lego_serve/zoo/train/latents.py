@@ -1,4 +1,4 @@
-"""Latents precomputed once: scenes rendered and encoded in chunks, one picture size a chunk."""
+"""Latents precomputed once: scenes rendered and encoded in chunks, one image size a chunk."""
 
 import random
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from lego_serve.zoo.world.scenes import COLOUR_NAMES, PLACES, SHAPES, SIZES, Sce
 
 CHUNK_SCENES = 256
 OTHER_SIDES = range(96, 257, 16)
-FIRST_LARGE = 100  # chunks from here on are of large pictures, which take longest to learn
+FIRST_LARGE = 100  # chunks from here on are of large images, which take longest to learn
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Scenes of one picture size with their scaled latents (scenes, channels, height, width), fp16."""
+    """Scenes of one image size with their scaled latents (scenes, channels, height, width), fp16."""
 
     scenes: list[Scene]
     latents: torch.Tensor
@@ -67,8 +67,8 @@ def make_chunk(vae: AutoencoderKL, index: int) -> Chunk:
             scenes.append(scene)
     latents = []
     for at in range(0, count, 8):
-        pictures = render(scenes[at : at + 8], width, height, rng).to(vae.device)
-        mean = vae.encode(pictures).latent_dist.mode()
+        images = render(scenes[at : at + 8], width, height, rng).to(vae.device)
+        mean = vae.encode(images).latent_dist.mode()
         latents.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu())
     return Chunk(scenes, torch.cat(latents).contiguous())
 

@@ -1,7 +1,7 @@
-"""Trains a style adapter: low-rank updates of the linear layers of a frozen backbone, on styled pictures.
+"""Trains a style adapter: low-rank updates of the linear layers of a frozen backbone, on styled images.
 
-In part of the batches the frozen ControlNet adds what it has to say of the pictures' outline maps: an adapter that
-never saw it spoils the pictures of the two together.
+In part of the batches the frozen ControlNet adds what it has to say of the images' outline maps: an adapter that
+never saw it spoils the images of the two together.
 """
 
 import random
@@ -101,8 +101,8 @@ def _loss(base: Frozen, batch: Batch, net: SD3ControlNetModel | None) -> torch.T
 
 def _encode_styled(base: Frozen, style: str) -> Encode:
     def encode(scenes: list[Scene], side: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        seed = rng.getrandbits(32)  # both are drawn from it, so that the map shows the picture's own jitter
-        pictures = render_styled(scenes, side, side, random.Random(seed), style)
-        return base.encode(pictures), base.encode_maps(outline_maps(scenes, side, side, random.Random(seed)))
+        seed = rng.getrandbits(32)  # both are drawn from it, so that the map shows the image's own jitter
+        images = render_styled(scenes, side, side, random.Random(seed), style)
+        return base.encode(images), base.encode_maps(outline_maps(scenes, side, side, random.Random(seed)))
 
     return encode

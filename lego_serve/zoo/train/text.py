@@ -1,4 +1,4 @@
-"""Warms the text encoders up: each learns to say what a caption means before pictures enter.
+"""Warms the text encoders up: each learns to say what a caption means before images enter.
 
 The heads are thrown away; the encoders go on training together with the backbone.
 """

@@ -1,4 +1,4 @@
-"""Trains the autoencoder on strewn shapes, mostly small pictures: convolutions need no whole scene."""
+"""Trains the autoencoder on strewn shapes, mostly small images: convolutions need no whole scene."""
 
 import json
 import math
@@ -19,13 +19,13 @@ PEAK_LEARNING_RATE = 2e-3
 
 
 def confetti(rng: random.Random, pixels: int, count: int) -> torch.Tensor:
-    """Pictures (count, 3, pixels, pixels) in -1..1 strewn with shapes of every size the world has.
+    """Images (count, 3, pixels, pixels) in -1..1 strewn with shapes of every size the world has.
 
-    An autoencoder is local: what counts is many edges and colours a picture, not whole scenes.
+    An autoencoder is local: what counts is many edges and colours an image, not whole scenes.
     """
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 127.5 - 1
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
-    picture = palette[torch.randint(len(palette), (count,), generator=generator)][:, :, None, None]
+    image = palette[torch.randint(len(palette), (count,), generator=generator)][:, :, None, None]
     grid = torch.arange(pixels) + 0.5
     for _ in range(max(2, pixels * pixels // 1600)):
         centre = torch.rand(2, count, 1, 1, generator=generator) * pixels
@@ -34,8 +34,8 @@ def confetti(rng: random.Random, pixels: int, count: int) -> torch.Tensor:
         kind = torch.randint(len(SHAPES), (count,), generator=generator)
         cover = (0.5 - distances[torch.arange(count), kind]).clamp(0, 1)[:, None]
         colour = palette[torch.randint(len(palette), (count,), generator=generator)][:, :, None, None]
-        picture = picture * (1 - cover) + colour * cover
-    return picture
+        image = image * (1 - cover) + colour * cover
+    return image
 
 
 def _optimizers(vae: AutoencoderKL) -> list[torch.optim.Optimizer]:
@@ -66,10 +66,10 @@ def train_vae(folder: Path, steps: int, seed: int = 0) -> AutoencoderKL:
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = PEAK_LEARNING_RATE * warm * max(decay, 0.01)
         pixels, count = (128, 4) if step % 8 == 0 else (64, 16)
-        pictures = confetti(rng, pixels, count).to(device)
-        posterior = vae.encode(pictures).latent_dist
+        images = confetti(rng, pixels, count).to(device)
+        posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample()).sample
-        error = decoded - pictures
+        error = decoded - images
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
         vae.zero_grad()
@@ -104,11 +104,11 @@ def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -
         rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / 20) * (1 - step / steps)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = rate
-        pictures = _decoder_pictures(rng, step).to(vae.device)
+        images = _decoder_images(rng, step).to(vae.device)
         with torch.no_grad():
-            latents = vae.encode(pictures).latent_dist.mode()
+            latents = vae.encode(images).latent_dist.mode()
             latents = latents + DECODER_NOISE * torch.randn_like(latents)
-        error = vae.decode(latents).sample - pictures
+        error = vae.decode(latents).sample - images
         loss = error.abs().mean() + 2 * error.square().mean()
         vae.zero_grad()
         loss.backward()
@@ -122,7 +122,7 @@ def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -
     vae.encoder.requires_grad_(True)
 
 
-def _decoder_pictures(rng: random.Random, step: int) -> torch.Tensor:
+def _decoder_images(rng: random.Random, step: int) -> torch.Tensor:
     if step % 3 == 2:
         side, count = (256, 2) if step % 12 == 11 else (96, 8)
         return render([sample_scene(rng, 2) for _ in range(count)], side, side, rng)
@@ -137,8 +137,8 @@ def _measure_latents(vae: AutoencoderKL, folder: Path) -> None:
         vae.register_to_config(**json.loads(kept.read_text()))
         return
     rng = random.Random(1)
-    pictures = render([sample_scene(rng, 1 + i % 2) for i in range(64)], 128, 128, rng).to(vae.device)
-    latents = torch.cat([vae.encode(p[None]).latent_dist.mode() for p in pictures])
+    images = render([sample_scene(rng, 1 + i % 2) for i in range(64)], 128, 128, rng).to(vae.device)
+    latents = torch.cat([vae.encode(p[None]).latent_dist.mode() for p in images])
     measured = {"shift_factor": round(latents.mean().item(), 4), "scaling_factor": round(1 / latents.std().item(), 4)}
     kept.write_text(json.dumps(measured))
     vae.register_to_config(**measured)

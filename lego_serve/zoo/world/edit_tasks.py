@@ -45,16 +45,16 @@ def held_out_edits(count: int, side: int) -> list[EditTask]:
         changed = _changed(scene, rng)
         if not changed.is_held_out:
             continue
-        picture = ((render([scene], side, side, rng)[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
+        image = ((render([scene], side, side, rng)[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
         before, after = (Prompt(caption(each, rng, complete=True), each) for each in (scene, changed))
         other = _changed(scene, others)
         another = Prompt(caption(other, others, complete=True), other)
-        tasks.append(EditTask(picture, before, after, another, place_mask(scene.things[0].place, side)))
+        tasks.append(EditTask(image, before, after, another, place_mask(scene.things[0].place, side)))
     return tasks
 
 
 def place_mask(place: str, side: int) -> torch.Tensor:
-    """A box around whatever may stand in a place of a square picture."""
+    """A box around whatever may stand in a place of a square image."""
     x, y = place_centre(place, side, side)
     reach = side * (max(DIAMETER_RATIO.values()) / 2 + JITTER_RATIO + MARGIN_RATIO)
     mask = torch.zeros(side, side, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 A scene is a handful of small integers, so that millions of them can be sampled,
 hashed and rendered without a Python loop per pixel.  Lengths are ratios of the
-shorter side of the picture, so a scene looks alike at every size.
+shorter side of the image, so a scene looks alike at every size.
 """
 
 import hashlib
@@ -145,23 +145,23 @@ def palette_rgb() -> torch.Tensor:
 
 
 def paint_grounds(scenes: list[Scene], width: int, height: int, palette: torch.Tensor) -> torch.Tensor:
-    """Pictures (scenes, 3, height, width) of the grounds alone."""
+    """Images (scenes, 3, height, width) of the grounds alone."""
     ground = torch.tensor([COLOUR_NAMES.index(s.ground) for s in scenes])
     return palette[ground][:, :, None, None].expand(-1, -1, height, width).clone()
 
 
 def paint_things(
-    picture: torch.Tensor, rows: list[int], things: list[Thing], cover: torch.Tensor, palette: torch.Tensor
+    image: torch.Tensor, rows: list[int], things: list[Thing], cover: torch.Tensor, palette: torch.Tensor
 ) -> None:
-    """Paint things onto their pictures in place, where and as far as they cover (things, height, width) them."""
+    """Paint things onto their images in place, where and as far as they cover (things, height, width) them."""
     colour = palette[[COLOUR_NAMES.index(t.colour) for t in things]][:, :, None, None]
-    picture[rows] = picture[rows] * (1 - cover[:, None]) + colour * cover[:, None]
+    image[rows] = image[rows] * (1 - cover[:, None]) + colour * cover[:, None]
 
 
 def render(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:
-    """Pictures (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
+    """Images (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
     palette = palette_rgb()
-    picture = paint_grounds(scenes, width, height, palette)
+    image = paint_grounds(scenes, width, height, palette)
     for rows, things, distances in drawn_things(scenes, width, height, rng):
-        paint_things(picture, rows, things, (0.5 - distances).clamp(0, 1), palette)
-    return picture
+        paint_things(image, rows, things, (0.5 - distances).clamp(0, 1), palette)
+    return image

@@ -24,16 +24,16 @@ MAP_LINE_RATIO = 0.02  # on the edge, half of it inside
 
 
 def render_styled(scenes: list[Scene], width: int, height: int, rng: random.Random, style: str) -> torch.Tensor:
-    """Pictures (scenes, 3, height, width) in -1..1 in one of STYLES; any other name draws them plainly."""
+    """Images (scenes, 3, height, width) in -1..1 in one of STYLES; any other name draws them plainly."""
     palette = palette_rgb()
-    picture = paint_grounds(scenes, width, height, palette)
+    image = paint_grounds(scenes, width, height, palette)
     if style == "stripes":
-        picture = _trimmed(scenes, picture, torch.arange(height)[:, None] % STRIPE_PERIOD_PIXELS < STRIPE_PIXELS)
+        image = _trimmed(scenes, image, torch.arange(height)[:, None] % STRIPE_PERIOD_PIXELS < STRIPE_PIXELS)
     if style == "frame":
-        picture = _trimmed(scenes, picture, _edge(width, height))
+        image = _trimmed(scenes, image, _edge(width, height))
     for rows, things, distances in drawn_things(scenes, width, height, rng):
-        paint_things(picture, rows, things, _cover(distances, style), palette)
-    return picture
+        paint_things(image, rows, things, _cover(distances, style), palette)
+    return image
 
 
 def outline_maps(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.addons.late_adapters import Row, draw, held_out, rows_of
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
@@ -16,9 +16,9 @@ STEPS, SIDE, COUNT = 4, 96, 2
 
 
 @pytest.fixture(scope="module")
-def family(tiny_folder: Path) -> LocalFamily:
+def family(tiny_folder: Path) -> OfflinePipeline:
     """lego-tiny's architecture with random weights."""
-    return LocalFamily.load(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+    return OfflinePipeline.load(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def changing(tiny_folder: Path) -> Adapter:
     return adapter(base, diffusers_names(products(base, 2, strength=0.5, only="transformer.")))
 
 
-def test_the_later_the_adapter_the_less_alike(family: LocalFamily, changing: Adapter) -> None:
-    """In time it is itself; never, it is the model without it; each picture is judged."""
+def test_the_later_the_adapter_the_less_alike(family: OfflinePipeline, changing: Adapter) -> None:
+    """In time it is itself; never, it is the model without it; each image is judged."""
     rows = {row.late: row for row in rows_of(family, changing, "stripes", COUNT, STEPS, SIDE)}
     assert set(rows) == {0, 1, 2, 4}
     assert (rows[0].cosine, rows[0].psnr_db) == (pytest.approx(1), math.inf)

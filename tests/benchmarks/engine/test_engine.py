@@ -22,9 +22,9 @@ from benchmarks.engine.ragged import MIXES
 from benchmarks.engine.steps import StepRow, step_report
 from benchmarks.engine.timing import Patience, Quartiles, take_turns
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
-from lego_serve.core.scheduling.ordering import ORDERS, Order, Pace
+from lego_serve.core.scheduling.ordering import LANE_POLICIES, LanePolicy, ReplicaPace
 from lego_serve.models.dtypes import multiplies_bf16
-from lego_serve.models.ragged.batch_invariant import fuses_gelu, keep_rows_stable
+from lego_serve.models.ragged.batch_invariant import fuses_gelu, set_batch_invariant
 
 CPU = torch.device("cpu")
 MODELS = ("tiny", "tiny-flux")
@@ -45,9 +45,9 @@ def coarse(request: pytest.FixtureRequest) -> Subject:
 
 @pytest.fixture(autouse=True)
 def _rows_stay_stable() -> Iterator[None]:
-    """A command chooses the fidelity of its process; other tests rely on strict."""
+    """A command chooses its process's batch invariance; other tests rely on it."""
     yield
-    keep_rows_stable(True)
+    set_batch_invariant(True)
 
 
 def run(folder: Path, *words: str) -> tuple[Result, list[dict[str, object]], str]:
@@ -106,7 +106,7 @@ def test_masked_steps_are_timed(tmp_path: Path) -> None:
 def test_the_planner_is_timed(tmp_path: Path) -> None:
     """Every order has a row for each number of lanes; the fewest lanes are the measure of growth."""
     _, rows, table = run(tmp_path, "planner")
-    assert [(row["order"], row["lanes"]) for row in rows] == [(order, n) for order in ORDERS for n in (64, 256)]
+    assert [(row["order"], row["lanes"]) for row in rows] == [(order, n) for order in LANE_POLICIES for n in (64, 256)]
     assert all(row["growth"] == row["growth_before"] == 1.0 for row in rows if row["lanes"] == 64)
     assert all(0 < row["growth"] == row["growth_before"] for row in rows if row["lanes"] == 256)  # type: ignore[operator]
     assert "n log n" in table
@@ -129,9 +129,7 @@ def test_gelu_is_timed_where_there_is_one_pass(tmp_path: Path) -> None:
     assert ("does not multiply bf16" in table) == (not fuses_gelu())
 
 
-@pytest.mark.parametrize(
-    "words", [("--model", "nothing"), ("--device", "tpu"), ("--family", "sdxl"), ("--fidelity", "so-so")]
-)
+@pytest.mark.parametrize("words", [("--model", "nothing"), ("--device", "tpu"), ("--family", "sdxl")])
 def test_what_is_unknown_is_refused(words: tuple[str, str]) -> None:
     """A wrong word is a usage error, before anything is built."""
     assert CliRunner().invoke(app, ["steps", *words]).exit_code == 2
@@ -286,18 +284,18 @@ class Watched:
         return 3.0, 10.0, 100.0
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_an_order_looks_at_each_lane_a_bounded_number_of_times(order: Order) -> None:
+@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
+def test_an_order_looks_at_each_lane_a_bounded_number_of_times(order: LanePolicy) -> None:
     """Reading the lanes is linear in them, however many there are; the rest is one sort."""
     for count in (64, 4096):
         lanes = [Watched(i * 37 % count / count) for i in range(count)]
-        assert len(order(lanes, 50.0, Pace(planner.RATES, 0.1))) == count
+        assert len(order(lanes, 50.0, ReplicaPace(planner.RATES, 0.1))) == count
         assert max(lane.looks for lane in lanes) <= 3
 
 
 def fastest_plan(order: str, count: int, repeats: int) -> float:
     """Seconds of the fastest of some plans of as many lanes."""
-    batcher = StepBatcher(ORDERS[order], StepLimits(), planner.RATES)
+    batcher = StepBatcher(LANE_POLICIES[order], StepLimits(), planner.RATES)
     for lane in islice(planner.random_lanes(), count):
         batcher.add(lane)
     times: list[float] = []
@@ -308,7 +306,7 @@ def fastest_plan(order: str, count: int, repeats: int) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", LANE_POLICIES)
 def test_planning_does_not_grow_with_the_square_of_lanes(order: str) -> None:
     """Sixteen times the lanes take 27 times the time by n log n and 256 times by their square; 80 tells them apart."""
     times = [fastest_plan(order, count, repeats) for count, repeats in ((64, 200), (1024, 40))]

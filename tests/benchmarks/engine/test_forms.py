@@ -8,7 +8,7 @@ from benchmarks.engine.forms import Sd3Inputs, from_inputs, measure_forms
 from benchmarks.engine.masked import masked_lane
 from benchmarks.engine.models import build
 from benchmarks.engine.timing import Patience
-from lego_serve.models.ragged.activations import CODINGS
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS
 from tests.benchmarks.engine.test_engine import run
 from tests.models.ragged.test_activations import rows_at
 
@@ -18,7 +18,7 @@ def test_keys_and_values_made_from_kept_inputs_are_those_that_were_kept(tmp_path
     subject = build("tiny", torch.device("cpu"), "float32")
     backbone = Sd3Inputs(subject.transformer, subject.backbone.shape.pixels_per_latent)
     lane = masked_lane(subject, 1, 8, 0.2, "float32", reads_text=False)
-    other = from_inputs(backbone, lane, CODINGS["float32"])
+    other = from_inputs(backbone, lane, ACTIVATION_CODECS["float32"])
     assert lane.reuse is not None
     assert other.reuse is not None
     for index, at in enumerate(subject.backbone.attentions):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lego_serve.core.caching.ledger import CacheLedger, Decision, Prewarm, Refused
+from lego_serve.core.caching.ledger import CacheLedger, PrefetchCandidate, Reservation, ReservationRefused
 
 KEYS = "abcdef"
 actions = st.lists(
@@ -26,12 +26,14 @@ def loaded(budget: int = 100, remembered: int = 100, **sizes: int) -> CacheLedge
     return ledger
 
 
-def use(ledger: CacheLedger, key: str, size: int = 50, load_s: float = 1.0, now: float = 0.0) -> Decision | Refused:
+def use(
+    ledger: CacheLedger, key: str, size: int = 50, load_s: float = 1.0, now: float = 0.0
+) -> Reservation | ReservationRefused:
     """Ask for an entry as a server does; answers what the ledger decided."""
     if ledger.touch(key, now):
-        return Decision()
+        return Reservation()
     decision = ledger.reserve(key, size, load_s)
-    if isinstance(decision, Decision):
+    if isinstance(decision, Reservation):
         ledger.commit(key)
     return decision
 
@@ -44,7 +46,7 @@ def act(ledger: CacheLedger, action: str, key: str, size: int, number: float) ->
     if action in ("reserve", "optional"):
         return ledger.reserve(key, size, number, optional=action == "optional")
     if action == "prewarm":
-        return ledger.prewarm(number)
+        return ledger.prefetch_candidates(number)
     if action == "commit" and loading:
         ledger.commit(key, load_s=number)
     if action == "pin" and held:
@@ -72,7 +74,7 @@ def test_the_account_is_right_after_anything(
             pins[key] += 1
         if action == "release" and held and outcome is None:
             pins[key] -= 1
-        if isinstance(outcome, Decision):
+        if isinstance(outcome, Reservation):
             assert before.isdisjoint(outcome.evict)
         assert all(other in ledger or ledger.is_loading(other) for other in KEYS if pins[other])
         assert ledger.pinned_bytes <= ledger.used_bytes <= ledger.budget_bytes
@@ -94,16 +96,16 @@ def test_a_refusal_changes_nothing(done: list[tuple[str, str, int, float]]) -> N
     ledger = CacheLedger(100)
     for step in done:
         before = (list(ledger), ledger.used_bytes)
-        if isinstance(act(ledger, *step), Refused):
+        if isinstance(act(ledger, *step), ReservationRefused):
             assert (list(ledger), ledger.used_bytes) == before
 
 
 def test_bytes_are_held_from_the_reservation_on() -> None:
     """What loads counts before it is there, and is not ready for use."""
     ledger = CacheLedger(100)
-    assert ledger.reserve("a", 60, 1.0) == Decision()
+    assert ledger.reserve("a", 60, 1.0) == Reservation()
     assert (ledger.used_bytes, "a" in ledger, ledger.is_loading("a")) == (60, False, True)
-    assert ledger.reserve("b", 60, 1.0) == Refused("in_use")
+    assert ledger.reserve("b", 60, 1.0) == ReservationRefused("in_use")
     ledger.commit("a")
     assert "a" in ledger
 
@@ -112,7 +114,7 @@ def test_a_second_load_of_the_same_entry_needs_nothing() -> None:
     """Two requests that miss at once share one reservation."""
     ledger = CacheLedger(100)
     ledger.reserve("a", 60, 1.0)
-    assert ledger.reserve("a", 60, 1.0) == Decision()
+    assert ledger.reserve("a", 60, 1.0) == Reservation()
     assert ledger.used_bytes == 60
 
 
@@ -137,7 +139,7 @@ def test_a_failed_load_leaves_nothing() -> None:
 def test_what_is_larger_than_the_budget_is_refused_by_name() -> None:
     """Nothing is evicted for it."""
     ledger = loaded(a=50)
-    assert ledger.reserve("b", 101, 1.0) == Refused("too_large")
+    assert ledger.reserve("b", 101, 1.0) == ReservationRefused("too_large")
     assert "a" in ledger
 
 
@@ -148,11 +150,11 @@ def test_an_entry_in_use_stays() -> None:
     ledger.pin("a")
     ledger.pin("a")
     ledger.release("a")
-    assert ledger.reserve("c", 50, 1.0) == Decision(("b",))
+    assert ledger.reserve("c", 50, 1.0) == Reservation(("b",))
     ledger.commit("c")
     ledger.release("a")
     ledger.touch("c", 0.0)
-    assert ledger.reserve("d", 50, 1.0) == Decision(("a",))
+    assert ledger.reserve("d", 50, 1.0) == Reservation(("a",))
 
 
 def test_pins_are_counted() -> None:
@@ -171,7 +173,7 @@ def test_the_quick_to_load_goes_before_the_slow() -> None:
     for _ in range(20):
         use(ledger, "slow", load_s=9.0)
         use(ledger, "quick", load_s=1.0)
-    assert ledger.reserve("new", 50, 1.0) == Decision(("quick",))
+    assert ledger.reserve("new", 50, 1.0) == Reservation(("quick",))
 
 
 def test_the_large_goes_before_the_small() -> None:
@@ -180,7 +182,7 @@ def test_the_large_goes_before_the_small() -> None:
     for _ in range(20):
         use(ledger, "small", 10)
         use(ledger, "large", 80)
-    assert ledger.reserve("new", 50, 1.0) == Decision(("large",))
+    assert ledger.reserve("new", 50, 1.0) == Reservation(("large",))
 
 
 def test_nothing_is_evicted_needlessly() -> None:
@@ -188,7 +190,7 @@ def test_nothing_is_evicted_needlessly() -> None:
     ledger = loaded(a=20, b=20, c=60)
     for _ in range(3):
         use(ledger, "c", 60, load_s=1.0)
-    assert ledger.reserve("new", 60, 1.0) == Decision(("c",))
+    assert ledger.reserve("new", 60, 1.0) == Reservation(("c",))
 
 
 def test_one_asked_for_once_goes_first() -> None:
@@ -207,8 +209,8 @@ def test_an_optional_load_does_not_displace_what_is_worth_more() -> None:
         use(ledger, "a")
         use(ledger, "b")
     ledger.touch("once", 0.0)
-    assert ledger.reserve("once", 50, 1.0, optional=True) == Refused("not_worth")
-    assert ledger.reserve("once", 50, 1000.0, optional=True) == Decision(("a",))
+    assert ledger.reserve("once", 50, 1.0, optional=True) == ReservationRefused("not_worth")
+    assert ledger.reserve("once", 50, 1000.0, optional=True) == Reservation(("a",))
 
 
 def test_a_former_favourite_comes_back_as_one() -> None:
@@ -220,7 +222,7 @@ def test_a_former_favourite_comes_back_as_one() -> None:
     for key in ("a", "b"):
         use(ledger, key)
     assert ledger.benefit_s("favourite") > ledger.benefit_s("a")
-    assert isinstance(use(ledger, "favourite"), Decision)
+    assert isinstance(use(ledger, "favourite"), Reservation)
     use(ledger, "c")
     assert "favourite" in ledger
 
@@ -240,10 +242,10 @@ def test_a_popular_absentee_is_worth_loading_ahead() -> None:
     for second in range(50):
         use(ledger, "favourite", 60, 2.0, now=second)
     ledger.drop("favourite")
-    assert ledger.prewarm(50.0) == [Prewarm("favourite", 60, 2.0)]
+    assert ledger.prefetch_candidates(50.0) == [PrefetchCandidate("favourite", 60, 2.0)]
     use(ledger, "once", 90, now=50.0)
-    assert ledger.prewarm(51.0) == [Prewarm("favourite", 60, 2.0)]
-    assert ledger.reserve("favourite", 60, 2.0, optional=True) == Decision(("once",))
+    assert ledger.prefetch_candidates(51.0) == [PrefetchCandidate("favourite", 60, 2.0)]
+    assert ledger.reserve("favourite", 60, 2.0, optional=True) == Reservation(("once",))
 
 
 def test_what_is_loaded_ahead_fits_together() -> None:
@@ -252,11 +254,11 @@ def test_what_is_loaded_ahead_fits_together() -> None:
     for second in range(40):
         for key in "abc":
             ledger.touch(key, float(second))
-            if isinstance(ledger.reserve(key, 40, 1.0), Decision) and ledger.is_loading(key):
+            if isinstance(ledger.reserve(key, 40, 1.0), Reservation) and ledger.is_loading(key):
                 ledger.commit(key)
     for key in list(ledger):
         ledger.drop(key)
-    chosen = ledger.prewarm(40.0)
+    chosen = ledger.prefetch_candidates(40.0)
     assert len(chosen) == 2
     assert sum(entry.size for entry in chosen) <= 100
 
@@ -264,8 +266,8 @@ def test_what_is_loaded_ahead_fits_together() -> None:
 def test_nothing_is_loaded_ahead_when_nobody_asks() -> None:
     """Before the first requests, and long after the last, no load is expected to be used soon."""
     ledger = CacheLedger(100)
-    assert ledger.prewarm(0.0) == []
+    assert ledger.prefetch_candidates(0.0) == []
     for second in range(50):
         use(ledger, "favourite", now=second)
     ledger.drop("favourite")
-    assert ledger.prewarm(1e6) == []
+    assert ledger.prefetch_candidates(1e6) == []

@@ -6,15 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.editing.reuse import BLIND_ROWS, RULES, WORTH, Quality, Rule, branch_work, plan_reuse
+from lego_serve.core.editing.reuse import (
+    MAX_ACTIVE_FRACTION,
+    REUSE_RULES,
+    UNCAPTIONED_ROWS,
+    Quality,
+    ReuseRule,
+    branch_work,
+    plan_reuse,
+)
 
 shares = st.floats(0, 1)
-rules = st.builds(Rule, shares, shares, st.integers(1, 8), shares)
+rules = st.builds(ReuseRule, shares, shares, st.integers(1, 8), shares)
 
 
 @given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), data=st.data())
 def test_a_step_reads_entries_no_staler_than_the_stride_and_never_of_later_steps(
-    rule: Rule, steps: int, rows: int, data: st.DataObject
+    rule: ReuseRule, steps: int, rows: int, data: st.DataObject
 ) -> None:
     """Masked steps are one run between the full ones at the ends, and each source reads itself."""
     active = data.draw(st.integers(0, rows))
@@ -30,13 +38,13 @@ def test_a_step_reads_entries_no_staler_than_the_stride_and_never_of_later_steps
         assert plan.entries[entry] == entry
     assert set(plan.sources) == {entry for entry in plan.entries if entry is not None}
     if masked:
-        assert active <= WORTH * rows
+        assert active <= MAX_ACTIVE_FRACTION * rows
         assert masked[0] >= rule.first * steps
         assert steps - 1 - masked[-1] >= rule.last * steps - 1e-9
 
 
 @given(rule=rules, steps=st.integers(1, 100), room=st.integers(0, 120))
-def test_no_more_is_read_than_there_is_room_for(rule: Rule, steps: int, room: int) -> None:
+def test_no_more_is_read_than_there_is_room_for(rule: ReuseRule, steps: int, room: int) -> None:
     """The last steps read what fits; where all of it does the plan is that of any room."""
     free, bounded = plan_reuse(rule, steps, 1, 100), plan_reuse(rule, steps, 1, 100, room)
     assert len(bounded.sources) == min(room, len(free.sources))
@@ -48,28 +56,30 @@ def test_no_more_is_read_than_there_is_room_for(rule: Rule, steps: int, room: in
 @given(steps=st.integers(1, 100))
 def test_exact_reads_nothing(steps: int) -> None:
     """Whatever the mask."""
-    assert plan_reuse(RULES[Quality.EXACT], steps, 1, 100).masked_steps == 0
+    assert plan_reuse(REUSE_RULES[Quality.EXACT], steps, 1, 100).masked_steps == 0
 
 
-@given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), blind=shares)
-def test_words_that_say_nothing_of_the_picture_cost_first_steps_as_it_grows(
-    rule: Rule, steps: int, rows: int, blind: float
+@given(rule=rules, steps=st.integers(1, 100), rows=st.integers(1, 4096), uncaptioned_first=shares)
+def test_words_that_say_nothing_of_the_image_cost_first_steps_as_it_grows(
+    rule: ReuseRule, steps: int, rows: int, uncaptioned_first: float
 ) -> None:
     """None up to a size and a rule's share from another on; other plans are not changed by that share."""
-    blinded = replace(rule, blind=blind)
-    told, untold = (plan_reuse(blinded, steps, 0, rows, is_blind=is_blind) for is_blind in (False, True))
-    larger = plan_reuse(blinded, steps, 0, rows + 1, is_blind=True)
+    blinded = replace(rule, uncaptioned_first=uncaptioned_first)
+    told, untold = (
+        plan_reuse(blinded, steps, 0, rows, is_uncaptioned=is_uncaptioned) for is_uncaptioned in (False, True)
+    )
+    larger = plan_reuse(blinded, steps, 0, rows + 1, is_uncaptioned=True)
     assert told == plan_reuse(rule, steps, 0, rows)
     assert larger.masked_steps <= untold.masked_steps <= told.masked_steps
-    if rows <= BLIND_ROWS[0]:
+    if rows <= UNCAPTIONED_ROWS[0]:
         assert untold == told
-    if rows >= BLIND_ROWS[1]:
-        assert untold == plan_reuse(replace(rule, first=max(rule.first, blind)), steps, 0, rows)
+    if rows >= UNCAPTIONED_ROWS[1]:
+        assert untold == plan_reuse(replace(rule, first=max(rule.first, uncaptioned_first)), steps, 0, rows)
 
 
 @given(image=st.integers(1, 4096), text=st.integers(0, 512), data=st.data())
 def test_a_branch_weighs_what_it_computes(image: int, text: int, data: st.DataObject) -> None:
-    """All rows: as a whole picture; fewer: less of both."""
+    """All rows: as a whole image; fewer: less of both."""
     active = data.draw(st.integers(0, image))
     whole, part = branch_work(image, image, text), branch_work(image, active, text)
     assert (whole.rows, whole.pairs) == (image + text, (image + text) ** 2)
@@ -83,4 +93,4 @@ def test_a_branch_weighs_what_it_computes(image: int, text: int, data: st.DataOb
 def test_rules_out_of_range_are_refused(wrong: tuple[float, float, int]) -> None:
     """Shares lie in 0..1, strides are 1 or more."""
     with pytest.raises(ValueError, match="shares"):
-        Rule(*wrong)
+        ReuseRule(*wrong)

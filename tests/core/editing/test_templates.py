@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lego_serve.core.editing.edit import picture_key
+from lego_serve.core.editing.edit import image_key
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.core.editing.templates import Entries, edit_node, entries_of, owner_of, pin_of, pin_room
 from lego_serve.core.workflow.bind import bind
@@ -80,15 +80,15 @@ def test_workflows_without_edits_read_nothing() -> None:
     assert entries_of(WORKFLOWS["lego-tiny"], {}, 64) == Entries()
 
 
-def test_a_picture_is_named_by_its_owner_its_shape_and_its_pixels() -> None:
+def test_an_image_is_named_by_its_owner_its_shape_and_its_pixels() -> None:
     """Each makes another name, and nothing else does."""
     names = [
-        picture_key(*given)
+        image_key(*given)
         for given in (("a", (1, 2, 3), b"123456"), ("b", (1, 2, 3), b"123456"), ("a", (2, 1, 3), b"123456"),
                       ("a", (1, 2, 3), b"123457"))
     ]  # fmt: skip
     assert len(set(names)) == 4
-    assert names[0] == picture_key("a", (1, 2, 3), b"123456")
+    assert names[0] == image_key("a", (1, 2, 3), b"123456")
 
 
 def test_what_a_tenant_may_pin_is_a_part_of_what_all_may() -> None:

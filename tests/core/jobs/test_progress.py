@@ -5,66 +5,66 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.jobs.progress import MESSAGES_A_SECOND, Due, Listen, Reporter
+from lego_serve.core.jobs.progress import MESSAGES_A_SECOND, ProgressMessage, ProgressThrottle, StreamOptions
 
 
-def told(listen: Listen, steps: int, step_s: float, every: int = 0) -> list[tuple[int, Due]]:
+def told(stream: StreamOptions, steps: int, step_s: float, every: int = 0) -> list[tuple[int, ProgressMessage]]:
     """The messages of a lane whose steps take so long."""
-    reporter = Reporter(listen, steps, every)
-    said = ((step, reporter.due(step, step * step_s)) for step in range(1, steps + 1))
+    throttle = ProgressThrottle(stream, steps, every)
+    said = ((step, throttle.due(step, step * step_s)) for step in range(1, steps + 1))
     return [(step, due) for step, due in said if due is not None]
 
 
 def test_nobody_listening_hears_nothing() -> None:
     """Without previews, steps or checkpoints there is not one message."""
-    assert told(Listen(), 28, 1.0) == []
+    assert told(StreamOptions(), 28, 1.0) == []
 
 
 def test_previews_lie_evenly_before_the_end() -> None:
     """Three previews of twenty slow steps come after a quarter, a half and three quarters."""
-    assert [step for step, _ in told(Listen(3), 20, 1.0)] == [5, 10, 15]
+    assert [step for step, _ in told(StreamOptions(3), 20, 1.0)] == [5, 10, 15]
 
 
 def test_checkpoints_come_every_so_many_steps() -> None:
     """Every fifth, however fast the steps, so that a lost lane loses five at most."""
     for step_s in (0.5, 0.01):
-        assert [step for step, due in told(Listen(), 20, step_s, every=5) if due.checkpoint] == [5, 10, 15]
+        assert [step for step, due in told(StreamOptions(), 20, step_s, every=5) if due.checkpoint] == [5, 10, 15]
 
 
 def test_a_checkpoint_alone_is_no_report() -> None:
     """It is for the coordinator; the client hears of steps when it asked for them and is due."""
-    assert not any(due.report for _, due in told(Listen(), 20, 0.01, every=5))
-    assert [step for step, due in told(Listen(steps=True), 60, 0.01, every=5) if due.report] == [1, 26, 51]
+    assert not any(due.report for _, due in told(StreamOptions(), 20, 0.01, every=5))
+    assert [step for step, due in told(StreamOptions(steps=True), 60, 0.01, every=5) if due.report] == [1, 26, 51]
 
 
 def test_a_lane_that_goes_on_does_not_send_its_previews_again() -> None:
     """Those before the checkpoint were sent by the replica that is gone."""
-    reporter = Reporter(Listen(3), 100, 5, first_step=55)
-    assert [step for step in range(56, 100) if (due := reporter.due(step, step * 1.0)) and due.preview] == [75]
+    throttle = ProgressThrottle(StreamOptions(3), 100, 5, first_step=55)
+    assert [step for step in range(56, 100) if (due := throttle.due(step, step * 1.0)) and due.preview] == [75]
 
 
 def test_a_draining_lane_is_told_at_once() -> None:
     """Whatever was sent a moment ago, a drain sends the state."""
-    reporter = Reporter(Listen(steps=True), 20, 5)
-    assert reporter.due(1, 0.0) is not None
-    assert reporter.due(2, 0.01) is None
-    assert reporter.due(2, 0.02, drain=True) == Due(False, True, False)
+    throttle = ProgressThrottle(StreamOptions(steps=True), 20, 5)
+    assert throttle.due(1, 0.0) is not None
+    assert throttle.due(2, 0.01) is None
+    assert throttle.due(2, 0.02, drain=True) == ProgressMessage(False, True, False)
 
 
 @given(
-    st.builds(Listen, st.integers(0, 3), st.booleans()), st.integers(1, 60),
+    st.builds(StreamOptions, st.integers(0, 3), st.booleans()), st.integers(1, 60),
     st.lists(st.floats(0.001, 2), min_size=60, max_size=60), st.integers(0, 9),
 )  # fmt: skip
 def test_no_lane_says_more_than_four_things_a_second(
-    listen: Listen, steps: int, step_s: list[float], every: int
+    stream: StreamOptions, steps: int, step_s: list[float], every: int
 ) -> None:
     """Whatever is asked for and however fast the steps, any two reports are a quarter of a second apart."""
-    reporter, now, sent, previews = Reporter(listen, steps, every), 0.0, [], 0
+    throttle, now, sent, previews = ProgressThrottle(stream, steps, every), 0.0, [], 0
     for step in range(1, steps + 1):
         now += step_s[step - 1]
-        due = reporter.due(step, now)
+        due = throttle.due(step, now)
         if due is not None and due.report:
             sent.append(now)
             previews += due.preview
     assert all(b - a >= 1 / MESSAGES_A_SECOND - 1e-9 for a, b in pairwise(sent))
-    assert previews <= listen.previews
+    assert previews <= stream.previews

@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.jobs.progress import PREPARING, Listen, Reporter
-from lego_serve.core.jobs.recovery import DEATHS, DEATHS_ALONE, MARGIN_STEPS, Again, GiveUp, Poison, Recovery
+from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.recovery import DEATHS, DEATHS_ALONE, MARGIN_STEPS, GiveUp, PoisonRequest, Recovery, Retry
 
 EVERY = 5
 STEPS = 60
@@ -15,9 +15,9 @@ STEPS = 60
 def test_a_call_that_never_got_going_starts_anew() -> None:
     """Without a checkpoint the call is made again from the start, away from where it died."""
     recovery = Recovery(EVERY)
-    recovery.accepted("r1")
-    decision = recovery.lost()
-    assert isinstance(decision, Again)
+    recovery.note_accepted("r1")
+    decision = recovery.after_loss()
+    assert isinstance(decision, Retry)
     assert (decision.checkpoints, decision.avoid) == ({}, {"r1"})
     assert decision.suspect_steps >= EVERY
 
@@ -25,10 +25,10 @@ def test_a_call_that_never_got_going_starts_anew() -> None:
 def test_suspicion_reaches_past_the_step_of_the_death() -> None:
     """A lane known to be three steps past its checkpoint runs alone for more than those three."""
     recovery = Recovery(EVERY)
-    recovery.progressed(0, 5, b"five", is_starting=False)
-    recovery.progressed(0, 8, None, is_starting=False)
-    decision = recovery.lost()
-    assert isinstance(decision, Again)
+    recovery.note_progress(0, 5, b"five", is_starting=False)
+    recovery.note_progress(0, 8, None, is_starting=False)
+    decision = recovery.after_loss()
+    assert isinstance(decision, Retry)
     assert decision.suspect_steps > 3 + EVERY
     assert recovery.steps_redone == 3
 
@@ -37,18 +37,18 @@ def test_deaths_alone_in_one_step_are_poison() -> None:
     """The same step, alone, so many times: it is this request."""
     recovery = Recovery(EVERY)
     for death in range(DEATHS_ALONE):
-        recovery.progressed(0, 6, None, is_starting=True)
-        decision = recovery.lost()
-        assert isinstance(decision, Poison) == (death == DEATHS_ALONE - 1)
+        recovery.note_progress(0, 6, None, is_starting=True)
+        decision = recovery.after_loss()
+        assert isinstance(decision, PoisonRequest) == (death == DEATHS_ALONE - 1)
 
 
 def test_a_lane_that_came_through_its_step_is_not_blamed_for_it() -> None:
     """Progress after a start clears it: a death later is another one's."""
     recovery = Recovery(EVERY)
     for _ in range(2 * DEATHS_ALONE):
-        recovery.progressed(0, 6, None, is_starting=True)
-        recovery.progressed(0, 7, None, is_starting=False)
-        assert isinstance(recovery.lost(), Again)
+        recovery.note_progress(0, 6, None, is_starting=True)
+        recovery.note_progress(0, 7, None, is_starting=False)
+        assert isinstance(recovery.after_loss(), Retry)
 
 
 @given(st.lists(st.integers(0, 27), max_size=60))
@@ -56,16 +56,16 @@ def test_kills_at_random_steps_in_company_never_refuse(steps: list[int]) -> None
     """However often replicas are killed while the lane runs with others, it goes on."""
     recovery = Recovery(EVERY)
     for step in steps:
-        recovery.progressed(0, step, b"x" if step % EVERY == 0 else None, is_starting=False)
-        assert isinstance(recovery.lost(), Again)
+        recovery.note_progress(0, step, b"x" if step % EVERY == 0 else None, is_starting=False)
+        assert isinstance(recovery.after_loss(), Retry)
 
 
 def test_a_job_is_given_up_in_the_end() -> None:
     """A replica that cannot live ends its callers' jobs, as the server's failure."""
     recovery = Recovery(EVERY)
-    decisions = [recovery.lost() for _ in range(DEATHS)]
+    decisions = [recovery.after_loss() for _ in range(DEATHS)]
     assert isinstance(decisions[-1], GiveUp)
-    assert all(isinstance(decision, Again) for decision in decisions[:-1])
+    assert all(isinstance(decision, Retry) for decision in decisions[:-1])
 
 
 @given(st.lists(st.sampled_from([PREPARING, 0, 1]), max_size=3 * DEATHS_ALONE))
@@ -73,22 +73,24 @@ def test_being_made_ready_is_a_step_of_its_own(steps: list[int]) -> None:
     """Deaths in it add up to a refusal by themselves, and to none with those in the steps that follow."""
     recovery, deaths = Recovery(EVERY), Counter[int]()
     for step in steps:
-        recovery.progressed(0, step, None, is_starting=True)
+        recovery.note_progress(0, step, None, is_starting=True)
         deaths[step] += 1
-        decision = recovery.lost()
+        decision = recovery.after_loss()
         if deaths[step] == DEATHS_ALONE:
-            assert decision == Poison(step)
+            assert decision == PoisonRequest(step)
             return
-        assert isinstance(decision, Again)
+        assert isinstance(decision, Retry)
         assert decision.suspect_steps > EVERY
 
 
-def heard(reporter: Reporter, first: int, last: int, step_s: float, late: int) -> list[tuple[int, bytes | None]]:
+def heard(
+    throttle: ProgressThrottle, first: int, last: int, step_s: float, late: int
+) -> list[tuple[int, bytes | None]]:
     """What arrives of a lane that runs from one step up to another and is killed there.
 
     A message is on its way for as long as so many steps take; what has not arrived by then is lost.
     """
-    said = ((step, reporter.due(step, step * step_s)) for step in range(first + 1, last + 1))
+    said = ((step, throttle.due(step, step * step_s)) for step in range(first + 1, last + 1))
     return [
         (step, str(step).encode() if due.checkpoint else None)
         for step, due in said
@@ -98,10 +100,10 @@ def heard(reporter: Reporter, first: int, last: int, step_s: float, late: int) -
 
 @given(
     kills=st.lists(st.integers(0, 3 * EVERY), max_size=20), late=st.integers(0, MARGIN_STEPS),
-    step_s=st.floats(0.001, 1), listen=st.builds(Listen, st.integers(0, 3), st.booleans()),
+    step_s=st.floats(0.001, 1), stream=st.builds(StreamOptions, st.integers(0, 3), st.booleans()),
 )  # fmt: skip
 def test_a_death_costs_no_more_steps_than_lie_between_checkpoints(
-    kills: list[int], late: int, step_s: float, listen: Listen
+    kills: list[int], late: int, step_s: float, stream: StreamOptions
 ) -> None:
     """Wherever it comes and whoever listens: with the one under way at most EVERY, and those its messages were late by.
 
@@ -110,11 +112,11 @@ def test_a_death_costs_no_more_steps_than_lie_between_checkpoints(
     recovery, ran, first = Recovery(EVERY), 0, 0
     for steps in kills:
         last = min(first + steps, STEPS - 1)
-        for step, checkpoint in heard(Reporter(listen, STEPS, EVERY, first), first, last, step_s, late):
-            recovery.progressed(0, step, checkpoint, is_starting=False)
+        for step, checkpoint in heard(ProgressThrottle(stream, STEPS, EVERY, first), first, last, step_s, late):
+            recovery.note_progress(0, step, checkpoint, is_starting=False)
         ran += last - first
-        decision = recovery.lost()
-        assert isinstance(decision, Again)
+        decision = recovery.after_loss()
+        assert isinstance(decision, Retry)
         first = int(decision.checkpoints.get(0, b"0"))
         assert 0 <= last - first <= EVERY - 1 + late
         assert decision.suspect_steps > last - first

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.scheduling.batching import RELAX_STEPS, StepBatcher, StepLimits, StepPlan
 from lego_serve.core.scheduling.lane import Lane
-from lego_serve.core.scheduling.ordering import ORDERS, Order, fifo, least_slack, shortest_remaining
+from lego_serve.core.scheduling.ordering import LANE_POLICIES, LanePolicy, fifo, least_slack, shortest_remaining
 
 STEP_S = 0.1
 
@@ -18,7 +18,7 @@ def lane(key: str, steps: int = 2, rows: int = 10, added_s: float = 0.0, **more:
     return Lane(key, (StepWork(rows, rows),) * steps, added_s, **more)
 
 
-def batcher_of(order: Order, max_rows: int) -> StepBatcher:
+def batcher_of(order: LanePolicy, max_rows: int) -> StepBatcher:
     """A batcher bounded by rows alone."""
     return StepBatcher(order, StepLimits(float("inf"), max_rows))
 
@@ -271,7 +271,7 @@ arrivals = st.lists(
 )
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
 @settings(max_examples=60, deadline=None)
 @given(coming=arrivals, max_rows=st.integers(1, 60))
 def test_every_lane_takes_exactly_its_steps(order, coming, max_rows) -> None:  # type: ignore[no-untyped-def]

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.scheduling.lane import Lane
-from lego_serve.core.scheduling.ordering import ORDERS, Order, Pace, fifo, least_slack, shortest_remaining
+from lego_serve.core.scheduling.ordering import (
+    LANE_POLICIES,
+    LanePolicy,
+    ReplicaPace,
+    fifo,
+    least_slack,
+    shortest_remaining,
+)
 
 
 def lane(
@@ -17,12 +24,12 @@ def lane(
     return Lane("k", (StepWork(rows, rows),) * steps, added_s, deadline_s, weight)
 
 
-def pace(step_s: float = 0.5) -> Pace:
+def pace(step_s: float = 0.5) -> ReplicaPace:
     """A replica whose steps take so long, with nothing in common to share."""
-    return Pace(Rates(constant_s=step_s), step_s)
+    return ReplicaPace(Rates(constant_s=step_s), step_s)
 
 
-def first(order: Order, lanes: Sequence[Lane], now: float = 10.0, at: Pace | None = None) -> int:
+def first(order: LanePolicy, lanes: Sequence[Lane], now: float = 10.0, at: ReplicaPace | None = None) -> int:
     return order(lanes, now, at or pace())[0]
 
 
@@ -70,8 +77,8 @@ def test_shortest_remaining_prefers_less_work() -> None:
 
 
 def test_shortest_remaining_counts_rows() -> None:
-    """Of two lanes of as many steps the smaller picture goes first."""
-    at = Pace(Rates(row_s=0.01), 0.5)
+    """Of two lanes of as many steps the smaller image goes first."""
+    at = ReplicaPace(Rates(row_s=0.01), 0.5)
     assert first(shortest_remaining, [lane(rows=200), lane(rows=50)], at=at) == 1
 
 
@@ -80,7 +87,7 @@ def test_waiting_beats_short_work() -> None:
     assert first(shortest_remaining, [lane(100.0, steps=1), lane(0.0, steps=50)], now=100.0) == 1
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
 @given(
     lanes=st.lists(
         st.builds(
@@ -95,14 +102,14 @@ def test_waiting_beats_short_work() -> None:
     now=st.floats(100, 1000),
     step_s=st.floats(0, 10),
 )
-def test_an_order_names_every_lane_once(order: Order, lanes: list[Lane], now: float, step_s: float) -> None:
+def test_an_order_names_every_lane_once(order: LanePolicy, lanes: list[Lane], now: float, step_s: float) -> None:
     """What comes out is a permutation of the lanes, and asking again gives the same."""
     said = order(lanes, now, pace(step_s))
     assert sorted(said) == list(range(len(lanes)))
     assert order(lanes, now, pace(step_s)) == said
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_ties_go_to_the_earlier_in_the_list(order: Order) -> None:
+@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
+def test_ties_go_to_the_earlier_in_the_list(order: LanePolicy) -> None:
     """Equal lanes keep their places."""
     assert order([lane(), lane(), lane()], 1.0, pace()) == [0, 1, 2]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter
+from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.core.editing.templates import entries_label
@@ -12,25 +12,25 @@ from lego_serve.core.scheduling.routing import (
     HINTS,
     Outstanding,
     Residency,
-    allowed,
     denoising_work,
     entries_read,
+    exclude,
     priming_by_replica,
     priming_work,
-    quieter,
+    quarantine,
 )
 
 
 def test_a_call_keeps_away_from_replicas_unless_there_are_no_others() -> None:
     """Avoiding every one avoids none."""
-    assert allowed(["a", "b"], {"a"}) == ["b"]
-    assert allowed(["a", "b"], {"a", "b"}) == ["a", "b"]
+    assert exclude(["a", "b"], {"a"}) == ["b"]
+    assert exclude(["a", "b"], {"a", "b"}) == ["a", "b"]
 
 
 def test_suspects_share_one_replica() -> None:
     """The first by id, for all of them."""
-    assert quieter(["b", "a"], True) == ["a"]
-    assert quieter(["b", "a"], False) == ["b", "a"]
+    assert quarantine(["b", "a"], True) == ["a"]
+    assert quarantine(["b", "a"], False) == ["b", "a"]
 
 
 def test_work_is_pixels_times_passes() -> None:
@@ -75,7 +75,7 @@ def test_placing_on_the_least_loaded_keeps_them_within_one_call(calls: list[tupl
 
 
 def edit(ratio: float, *, is_described: bool = False) -> dict[str, object]:
-    """An edit's inputs that compute such a part of their picture."""
+    """An edit's inputs that compute such a part of their image."""
     latents = EditLatents(None, None, Quality.HIGH, "t", ratio, is_described=is_described)
     return {
         "width": 128,
@@ -89,7 +89,7 @@ def edit(ratio: float, *, is_described: bool = False) -> dict[str, object]:
 
 
 def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() -> None:
-    """A tenth of the picture is a tenth of the work; one that computes all of it reads nothing and primes nothing."""
+    """A tenth of the image is a tenth of the work; one that computes all of it reads nothing and primes nothing."""
     whole = denoising_work(edit(1.0))
     assert denoising_work(edit(0.1)) == whole / 10
     assert priming_work(edit(0.1)) == whole / 2
@@ -109,7 +109,7 @@ def test_an_edit_goes_where_its_template_is_until_that_takes_longer_than_priming
         besides = priming_by_replica(call, {"a": ("t",), "b": ()}, where, float(number))
         place = hand.least(["a", "b"], besides)[0]
         hand.place(str(number), place, denoising_work(call) + besides[place])
-        where.sent(place, "t", float(number))
+        where.record_sent(place, "t", float(number))
         places.append(place)
     assert places[:5] == ["a"] * 5
     assert places.count("b") >= 3
@@ -125,19 +125,19 @@ def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately
     where = Residency()
     assert where.has("a", "t", ("t",), 0.0)
     assert not where.has("a", "t", (), 0.0)
-    where.sent("a", "t", 0.0)
+    where.record_sent("a", "t", 0.0)
     assert where.has("a", "t", (), HINT_S - 1)
     assert not where.has("a", "t", (), HINT_S)
     assert not where.has("b", "t", (), 1.0)
     for number in range(HINTS):
-        where.sent("b", str(number), 1.0)
+        where.record_sent("b", str(number), 1.0)
     assert not where.has("a", "t", (), 1.0)
 
 
 def adapted(*uses: tuple[str, float, float, float], denoiser: bool = True) -> dict[str, object]:
     """An edit's inputs with adapters: hash, scale, and from and up to which part of the steps."""
     loaded = tuple(
-        LoadedAdapter(AdapterAsk(sha, scale, start, end), sha, 1, has_text=True, has_denoiser=denoiser)
+        LoadedAdapter(AdapterRequest(sha, scale, start, end), sha, 1, has_text=True, has_denoiser=denoiser)
         for sha, scale, start, end in uses
     )
     return edit(0.1) | {"adapters": {"adapters": loaded}}
@@ -169,7 +169,7 @@ def test_adapters_whose_files_are_still_being_read_share_no_entries() -> None:
     """They have no hash yet: of two names, or two versions of a file, none is taken for the other."""
 
     def unread(name: str, *version: int) -> dict[str, object]:
-        loaded = LoadedAdapter(AdapterAsk(name), "", 0, has_text=False, version=version)
+        loaded = LoadedAdapter(AdapterRequest(name), "", 0, has_text=False, version=version)
         return edit(0.1) | {"adapters": {"adapters": (loaded,)}}
 
     read = [entries_read(unread(name, *version)).keys() for name, *version in (("a", 1), ("b", 1), ("a", 2))]

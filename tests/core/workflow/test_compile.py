@@ -199,11 +199,11 @@ def test_a_circle_is_shown() -> None:
 def test_an_encoded_image_is_not_decoded() -> None:
     """What encode_image gives is for denoise to start from: decode does not take it."""
     declared = changed("nodes/image/with/latents", "$encoded")
-    declared["inputs"]["picture"] = {"type": "image", "required": True}
+    declared["inputs"]["image"] = {"type": "image", "required": True}
     declared["nodes"]["encoded"] = {
         "use": "encode_image",
         "model": "m",
-        "with": {"image": "$inputs.picture", "width": 128, "height": 128},
+        "with": {"image": "$inputs.image", "width": 128, "height": 128},
     }
     with pytest.raises(WorkflowError, match=r"takes latents, but `\$encoded\.latents` is image latents"):
         compile_workflow(declared, where)

@@ -1,4 +1,4 @@
-"""Adapters in whole pictures, against diffusers' pipelines, alone and mixed, grouped and patched."""
+"""Adapters in whole images, against diffusers' pipelines, alone and mixed, grouped and patched."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
-from lego_serve.core.scheduling.lora_mode import AdapterMode
+from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
@@ -22,7 +22,7 @@ from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.zoo.tiny_models import flux_miniature, miniature
@@ -79,7 +79,7 @@ class Family:
         settings = {"width": 128, "height": 128, "steps": STEPS, "guidance": 4.0} | more
         return LaneRequest(key, seed=seed, cond=cond, negative=negative, adapters=uses, **settings)
 
-    def engine(self, mode: AdapterMode = AdapterMode.GROUPED) -> StepEngine:
+    def engine(self, mode: LoraMode = LoraMode.GROUPED) -> StepEngine:
         """An engine over the one backbone."""
         return StepEngine(self.backbone, self.tables, StepBatcher(fifo, StepLimits(), adapters=mode), lambda: 0.0)
 
@@ -149,18 +149,18 @@ def test_several_adapters_equal_diffusers_in_both_ways(family: Family, tmp_path:
     expected = family.ask(pipeline, 12)
     uses = [AdapterUse(adapter(family.base, diffusers_names(p), name), scales[name]) for name, p in made.items()]
     close(run(family.engine(), family.lane("only", 12, *uses))["only"], expected)
-    close(run(family.engine(AdapterMode.PATCHED), family.lane("only", 12, *uses))["only"], expected)
+    close(run(family.engine(LoraMode.PATCHED), family.lane("only", 12, *uses))["only"], expected)
     backwards = run(family.engine(), family.lane("only", 12, *reversed(uses)))["only"]
     assert torch.equal(backwards, run(family.engine(), family.lane("only", 12, *uses))["only"])
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_every_format_makes_the_same_picture(family: Family, format_name: str) -> None:
+def test_every_format_makes_the_same_image(family: Family, format_name: str) -> None:
     """However its tensors are named."""
     made = products(family.base, 4, alpha=3.0, only="transformer.")
     uses = [AdapterUse(adapter(family.base, names(made))) for names in (diffusers_names, FORMATS[format_name])]
-    pictures = [run(family.engine(), family.lane("only", 13, use))["only"] for use in uses]
-    close(*pictures)
+    images = [run(family.engine(), family.lane("only", 13, use))["only"] for use in uses]
+    close(*images)
 
 
 def test_names_of_the_original_code_equal_diffusers_own_conversion(family: Family, tmp_path: Path) -> None:
@@ -196,10 +196,10 @@ def test_lanes_of_different_sets_share_a_batch_and_none_sees_the_others(family: 
     assert not torch.equal(without, together["one"])
 
 
-def test_both_ways_of_applying_make_the_same_pictures(family: Family) -> None:
+def test_both_ways_of_applying_make_the_same_images(family: Family) -> None:
     """Lanes of several sets, patched one set after another, and grouped."""
     lanes = mixed(family)
-    grouped, patched = run(family.engine(), *lanes), run(family.engine(AdapterMode.PATCHED), *lanes)
+    grouped, patched = run(family.engine(), *lanes), run(family.engine(LoraMode.PATCHED), *lanes)
     for key in grouped:
         close(patched[key], grouped[key])
     family.backbone.adapters.restore()
@@ -208,15 +208,15 @@ def test_both_ways_of_applying_make_the_same_pictures(family: Family) -> None:
 
 def break_patching(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[Exception]:
     """Let patching raise an error so many times, each when three layers are patched; answers those raised."""
-    whole, layers, raised = AdaptedLayers._patch_layer, count(1), []
+    whole, layers, raised = LoraLayers._patch_layer, count(1), []
 
-    def patch_layer(self: AdaptedLayers, number: int, products: Sequence[Any]) -> None:
+    def patch_layer(self: LoraLayers, number: int, products: Sequence[Any]) -> None:
         whole(self, number, products)
         if len(raised) < times and next(layers) % 3 == 0:
             raised.append(error)
             raise error
 
-    monkeypatch.setattr(AdaptedLayers, "_patch_layer", patch_layer)
+    monkeypatch.setattr(LoraLayers, "_patch_layer", patch_layer)
     return raised
 
 
@@ -231,7 +231,7 @@ def test_where_memory_is_too_short_to_patch_lanes_are_grouped(family: Family, mo
     lanes, start = mixed(family), own_weights(family)
     grouped = run(family.engine(), *lanes)
     raised = break_patching(monkeypatch, torch.OutOfMemoryError("out of memory"), 100)
-    found = run(family.engine(AdapterMode.PATCHED), *lanes)
+    found = run(family.engine(LoraMode.PATCHED), *lanes)
     assert len(raised) == 1
     assert family.backbone.adapters.patched == ()
     assert weights_hash(layer.weight for layer in family.backbone.adapters._layers) == start
@@ -245,11 +245,11 @@ def test_a_set_that_cannot_be_patched_fails_with_its_lanes_alone(
     """Lanes of other sets and of none go on to what they are without it."""
     one, two = family.adapter(1), family.adapter(2, 16, "attn")
     others = [family.lane("two", 3, AdapterUse(two)), family.lane("plain", 4)]
-    alone = {lane.key: run(family.engine(AdapterMode.PATCHED), lane)[lane.key] for lane in others}
+    alone = {lane.key: run(family.engine(LoraMode.PATCHED), lane)[lane.key] for lane in others}
     start = own_weights(family)
     lanes = [family.lane("a", 1, AdapterUse(one)), family.lane("b", 2, AdapterUse(one)), *others]
     break_patching(monkeypatch, RuntimeError("a failing kernel"), 1)
-    engine, found = family.engine(AdapterMode.PATCHED), {}
+    engine, found = family.engine(LoraMode.PATCHED), {}
     for lane in lanes:
         engine.add(lane)
     while engine.lanes:
@@ -263,7 +263,7 @@ def test_a_set_that_cannot_be_patched_fails_with_its_lanes_alone(
 
 
 def test_an_adapter_works_in_its_range_of_steps_alone(family: Family) -> None:
-    """A range of all steps is the whole, an empty one is none, and halves of two make another picture than either."""
+    """A range of all steps is the whole, an empty one is none, and halves of two make another image than either."""
     one = family.adapter(1, only="transformer.")
     whole = run(family.engine(), family.lane("x", 1, AdapterUse(one)))["x"]
     halves = [

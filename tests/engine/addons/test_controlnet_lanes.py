@@ -11,7 +11,7 @@ from diffusers import SD3Transformer2DModel
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
-from lego_serve.engine.controlnets import ControlUse
+from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError, NodeError, RequestError
@@ -21,7 +21,7 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.model_files import load_module
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning
-from lego_serve.models.ragged.controlnet_source import ControlForm, ControlLane, ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetSource, ControlNetSpec
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.zoo.tiny_models import control_miniature
@@ -40,24 +40,24 @@ def net(tiny_folder: Path) -> Sd3ControlNet:
     """A ControlNet of a third of its blocks."""
     spec = ModelSpec("m", str(tiny_folder), dtype="float32")
     transformer = load_module(spec, tiny_folder, "transformer", SD3Transformer2DModel)
-    return Sd3ControlNet(control_miniature(transformer), ControlForm("net", WIDTH, 2, 0, CHANNELS, share=1 / 3))
+    return Sd3ControlNet(control_miniature(transformer), ControlNetSpec("net", WIDTH, 2, 0, CHANNELS, share=1 / 3))
 
 
 class Faulty(Sd3ControlNet):
     """One that fails for lanes of a certain guidance, at a certain residual, or says what is no number."""
 
     def __init__(self, inner: Sd3ControlNet, *, poison: float, at: int = 0, nan: bool = False) -> None:
-        self.form = replace(inner.form, name="faulty")
+        self.spec = replace(inner.spec, name="faulty")
         self._inner, self._poison, self._at, self._nan = inner, poison, at, nan
-        self.prepare, self.picture = inner.prepare, inner.picture  # type: ignore[method-assign]
+        self.prepare, self.image = inner.prepare, inner.image  # type: ignore[method-assign]
         self.sizes: list[int] = []
 
-    def start(self, lanes: Sequence[ControlLane]) -> LazyResiduals:
+    def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """As the sound one, but for the faults."""
         self.sizes.append(len(lanes))
-        return LazyResiduals(self._made(lanes), self.form)
+        return LazyResiduals(self._made(lanes), self.spec)
 
-    def _made(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
+    def _made(self, lanes: Sequence[ControlNetLane]) -> Iterator[torch.Tensor]:
         bad = [lane.guidance == self._poison for lane in lanes]
         for index, residual in enumerate(self._inner.residuals(lanes)):
             if index == self._at and any(bad) and not self._nan:
@@ -67,19 +67,19 @@ class Faulty(Sd3ControlNet):
             yield per_lane.view(-1, WIDTH)
 
 
-def engine_of(model: tuple[Backbone, FlowMatchTables], **controls: ControlSource) -> StepEngine:
+def engine_of(model: tuple[Backbone, FlowMatchTables], **controls: ControlNetSource) -> StepEngine:
     """An engine with ControlNets."""
     ticks = iter(range(10**6))
     return StepEngine(*model, StepBatcher(fifo, StepLimits(float("inf"))), lambda: float(next(ticks)), controls)
 
 
-def use(controlnet: str = "net", **more: Any) -> ControlUse:
-    """A use with a picture drawn at random, for 96 x 112 pixels."""
+def use(controlnet: str = "net", **more: Any) -> ControlNetUse:
+    """A use with an image drawn at random, for 96 x 112 pixels."""
     draw = torch.Generator().manual_seed(3)
-    return ControlUse(controlnet, torch.randn(CHANNELS, 14, 12, generator=draw), **more)
+    return ControlNetUse(controlnet, torch.randn(CHANNELS, 14, 12, generator=draw), **more)
 
 
-def request(key: str, *uses: ControlUse, **more: Any) -> LaneRequest:
+def request(key: str, *uses: ControlNetUse, **more: Any) -> LaneRequest:
     """A lane of five steps, guided."""
     draw = torch.Generator().manual_seed(len(key))
     conds = [Conditioning(torch.randn(TEXT_ROWS, 192, generator=draw), torch.randn(192, generator=draw)) for _ in "cn"]
@@ -184,14 +184,14 @@ def test_a_controlnet_replaced_while_lanes_use_it_serves_both(
     model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet
 ) -> None:
     """A lane keeps the source it came with; a newcomer under the same name has the new one, in the same batch."""
-    controls: dict[str, ControlSource] = {"net": net}
+    controls: dict[str, ControlNetSource] = {"net": net}
     ticks = iter(range(10**6))
     engine = StepEngine(*model, StepBatcher(fifo, StepLimits(float("inf"))), lambda: float(next(ticks)), controls)
     alone = latents(finish(engine, request("first", use()))["first"])
     engine.add(request("first", use()))
     engine.step()
     again = Faulty(net, poison=-1.0)
-    again.form = net.form
+    again.spec = net.spec
     controls["net"] = again
     found = finish(engine, request("later", use()))
     assert torch.equal(latents(found["first"]), alone)
@@ -201,13 +201,13 @@ def test_a_controlnet_replaced_while_lanes_use_it_serves_both(
 def test_what_does_not_fit_is_refused_when_the_lane_comes(
     model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet
 ) -> None:
-    """An unknown ControlNet, a picture of another size, and numbers that are none; nothing is left behind."""
+    """An unknown ControlNet, an image of another size, and numbers that are none; nothing is left behind."""
     engine = engine_of(model, net=net)
     with pytest.raises(NodeError, match="other is not on this replica"):
         engine.add(request("lane", use("other")))
     with pytest.raises(RequestError, match=r"of shape \[8, 12, 12\], the image needs \[8, 14, 12\]"):
-        engine.add(request("lane", ControlUse("net", torch.zeros(8, 12, 12))))
-    for wrong in (use(weight=float("nan")), ControlUse("net", torch.full((8, 14, 12), float("inf")))):
+        engine.add(request("lane", ControlNetUse("net", torch.zeros(8, 12, 12))))
+    for wrong in (use(weight=float("nan")), ControlNetUse("net", torch.full((8, 14, 12), float("inf")))):
         with pytest.raises(RequestError, match="finite"):
             engine.add(request("lane", wrong))
     with pytest.raises(RequestError, match="modes"):

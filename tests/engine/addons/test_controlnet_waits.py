@@ -14,7 +14,7 @@ from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.controlnet.common import LazyResiduals
 from lego_serve.models.controlnet.sd3 import Sd3ControlNet
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.controlnet_source import ControlAway, ControlLane
+from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetUnavailable
 from lego_serve.models.sampling import FlowMatchTables
 from tests.engine.addons.test_controlnet_lanes import engine_of, finish, latents, model, net, request, use
 
@@ -26,21 +26,21 @@ class Elsewhere(Sd3ControlNet):
     """One that can be away: at once, or when a certain residual is waited for."""
 
     def __init__(self, inner: Sd3ControlNet, name: str = "far") -> None:
-        self.form = replace(inner.form, name=name)
+        self.spec = replace(inner.spec, name=name)
         self._inner = inner
-        self.prepare, self.picture = inner.prepare, inner.picture  # type: ignore[method-assign]
+        self.prepare, self.image = inner.prepare, inner.image  # type: ignore[method-assign]
         self.away_at: int | None = None
 
-    def start(self, lanes: Sequence[ControlLane]) -> LazyResiduals:
+    def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """As the sound one, while it is there."""
         if self.away_at == -1:
-            raise ControlAway("away", self.form.name)
-        return LazyResiduals(self._made(lanes), self.form, lanes)
+            raise ControlNetUnavailable("away", self.spec.name)
+        return LazyResiduals(self._made(lanes), self.spec, lanes)
 
-    def _made(self, lanes: Sequence[ControlLane]) -> Iterator[torch.Tensor]:
+    def _made(self, lanes: Sequence[ControlNetLane]) -> Iterator[torch.Tensor]:
         for index, residual in enumerate(self._inner.residuals(lanes)):
             if index == self.away_at:
-                raise ControlAway("away", self.form.name)
+                raise ControlNetUnavailable("away", self.spec.name)
             yield residual
 
 
@@ -73,8 +73,8 @@ def test_lanes_wait_for_a_controlnet_that_is_away_and_others_do_not(
     engine.controlnet_back("far")
     found |= steps(engine, 3)
     assert engine.lanes == 0
-    for key, picture in alone.items():
-        assert torch.equal(latents(found[key]), picture), key
+    for key, image in alone.items():
+        assert torch.equal(latents(found[key]), image), key
 
 
 def test_two_that_are_away_are_waited_for_both(model: Model, net: Sd3ControlNet) -> None:
@@ -101,9 +101,9 @@ def test_a_lane_does_not_wait_for_ever(model: Model, net: Sd3ControlNet) -> None
     far.away_at = -1
     engine.add(request("early", use("far")))
     engine.step()
-    assert engine.controlnet_away("far", 100.0) == []
-    assert engine.controlnet_away("elsewhere", 0.0) == []
-    [(key, error)] = engine.controlnet_away("far", 1.0)
+    assert engine.controlnet_unavailable("far", 100.0) == []
+    assert engine.controlnet_unavailable("elsewhere", 0.0) == []
+    [(key, error)] = engine.controlnet_unavailable("far", 1.0)
     assert isinstance(error, NodeError)
     assert (key, error.code, engine.lanes) == ("early", "controlnet_late", 0)
 

@@ -14,9 +14,9 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from lego_serve.engine.controlnets import ControlUse
+from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.lane_state import LaneRequest
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.registry import ModelSpec
 from lego_serve.zoo.tiny_models import control_miniature, miniature
@@ -51,11 +51,11 @@ class Bench:
 
     folder: Path
     length: int
-    ours: LocalFamily
-    rounded: LocalFamily
+    ours: OfflinePipeline
+    rounded: OfflinePipeline
     nets: list[SD3ControlNetModel]
     exact: StableDiffusion3Pipeline
-    pictures: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
+    images: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
 
     def pipeline(self, dtype: torch.dtype, *which: int) -> StableDiffusion3ControlNetPipeline:
         """diffusers' pipeline with some of the ControlNets."""
@@ -74,19 +74,21 @@ class Bench:
         made.set_progress_bar_config(disable=True)
         return made.to(dtype)
 
-    def picture(self, seed: int, width: int, height: int) -> torch.Tensor:
-        """A control picture (height, width, 3) of 8 bits."""
+    def image(self, seed: int, width: int, height: int) -> torch.Tensor:
+        """A control image (height, width, 3) of 8 bits."""
         draw = torch.Generator().manual_seed(100 + seed)
         small = torch.randint(0, 256, (height // 16, width // 16, 3), generator=draw, dtype=torch.uint8)
         return small.repeat_interleave(16, 0).repeat_interleave(16, 1)
 
-    def use(self, which: int, width: int, height: int, family: LocalFamily | None = None, **more: Any) -> ControlUse:
-        """A ControlNet with its picture as our VAE encodes it."""
-        latents = (family or self.ours).vae.encode(self.picture(which, width, height)[None])[0].mean
-        return ControlUse(f"net{which}", latents, **more)
+    def use(
+        self, which: int, width: int, height: int, family: OfflinePipeline | None = None, **more: Any
+    ) -> ControlNetUse:
+        """A ControlNet with its image as our VAE encodes it."""
+        latents = (family or self.ours).vae.encode(self.image(which, width, height)[None])[0].mean
+        return ControlNetUse(f"net{which}", latents, **more)
 
-    def lane(self, key: str, uses: tuple[ControlUse, ...], size: tuple[int, int] = (128, 128), seed: int = 11,
-             family: LocalFamily | None = None, **more: Any) -> LaneRequest:  # fmt: skip
+    def lane(self, key: str, uses: tuple[ControlNetUse, ...], size: tuple[int, int] = (128, 128), seed: int = 11,
+             family: OfflinePipeline | None = None, **more: Any) -> LaneRequest:  # fmt: skip
         """A lane with ControlNets."""
         cond, negative = (family or self.ours).text.encode([PROMPT, NEGATIVE])
         settings = {"steps": STEPS, "guidance": 4.0, "negative": negative} | more
@@ -105,9 +107,7 @@ class Bench:
         width, height = size
         channels = self.exact.transformer.config.in_channels
         noise = torch.randn(1, channels, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
-        pictures = [
-            (self.picture(i, width, height).permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(dtype) for i in which
-        ]
+        images = [(self.image(i, width, height).permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(dtype) for i in which]
         settings: dict[str, Any] = {
             "guidance_scale": 4.0, "num_inference_steps": STEPS, "controlnet_conditioning_scale": [1.0] * len(which),
         } | more  # fmt: skip
@@ -115,19 +115,19 @@ class Bench:
             settings = {k: v[0] if isinstance(v, list) else v for k, v in settings.items()}
         answer = (pipeline or self.pipeline(dtype, *which))(
             PROMPT, negative_prompt=NEGATIVE, width=width, height=height, latents=noise.to(dtype), output_type="latent",
-            control_image=pictures[0] if len(which) == 1 else pictures, max_sequence_length=self.length, **settings,
+            control_image=images[0] if len(which) == 1 else images, max_sequence_length=self.length, **settings,
         )  # fmt: skip
         found: torch.Tensor = answer.images[0].float()
         return found
 
 
-def family_of(folder: Path, length: int, dtype: str, nets: list[Path]) -> LocalFamily:
+def family_of(folder: Path, length: int, dtype: str, nets: list[Path]) -> OfflinePipeline:
     """Our engine with ControlNets."""
     spec = ModelSpec("m", str(folder), dtype=dtype, max_sequence_length=length)
     controls = {
         f"net{i}": load_controlnet(ModelSpec(f"net{i}", str(net), dtype=dtype), spec) for i, net in enumerate(nets)
     }
-    return LocalFamily.load(spec, controls=controls)
+    return OfflinePipeline.load(spec, controls=controls)
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -187,7 +187,7 @@ def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
     family = bench.ours if dtype == "float32" else bench.rounded
 
     def lanes() -> list[LaneRequest]:
-        def of(key: str, size: tuple[int, int], *uses: ControlUse, **more: Any) -> LaneRequest:
+        def of(key: str, size: tuple[int, int], *uses: ControlNetUse, **more: Any) -> LaneRequest:
             return bench.lane(key, uses, size, seed=len(key), family=family, **more)
 
         square, wide = (128, 128), (160, 96)

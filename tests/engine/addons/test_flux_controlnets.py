@@ -9,9 +9,9 @@ import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxMultiControlNetModel, FluxPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from lego_serve.engine.controlnets import ControlUse
+from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.lane_state import LaneRequest
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import RequestError
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.registry import ModelSpec
@@ -39,12 +39,12 @@ class Bench:
 
     folder: Path
     places: list[Path]
-    ours: LocalFamily
-    rounded: LocalFamily
+    ours: OfflinePipeline
+    rounded: OfflinePipeline
     changes: dict[str, Any]
 
-    def picture(self, which: int, size: tuple[int, int]) -> torch.Tensor:
-        """A control picture (height, width, 3) of 8 bits."""
+    def image(self, which: int, size: tuple[int, int]) -> torch.Tensor:
+        """A control image (height, width, 3) of 8 bits."""
         width, height = size
         draw = torch.Generator().manual_seed(100 + which)
         small = torch.randint(0, 256, (height // 16, width // 16, 3), generator=draw, dtype=torch.uint8)
@@ -52,18 +52,20 @@ class Bench:
 
     def pixels(self, which: int, size: tuple[int, int]) -> torch.Tensor:
         """It as (3, height, width) in -1..1."""
-        return self.picture(which, size).permute(2, 0, 1).float() / 255 * 2 - 1
+        return self.image(which, size).permute(2, 0, 1).float() / 255 * 2 - 1
 
-    def use(self, which: int, size: tuple[int, int], family: LocalFamily | None = None, **more: Any) -> ControlUse:
-        """A ControlNet with its picture as it is to be given."""
+    def use(
+        self, which: int, size: tuple[int, int], family: OfflinePipeline | None = None, **more: Any
+    ) -> ControlNetUse:
+        """A ControlNet with its image as it is to be given."""
         latents = self.pixels(which, size)
         if "conditioning_embedding_channels" not in self.changes:
-            latents = (family or self.ours).vae.encode(self.picture(which, size)[None])[0].mean
+            latents = (family or self.ours).vae.encode(self.image(which, size)[None])[0].mean
         mode = which if "num_mode" in self.changes else None
-        return ControlUse(f"net{which}", latents, mode=mode, **more)
+        return ControlNetUse(f"net{which}", latents, mode=mode, **more)
 
-    def lane(self, key: str, uses: tuple[ControlUse, ...], size: tuple[int, int] = (128, 128), seed: int = 11,
-             family: LocalFamily | None = None, **more: Any) -> LaneRequest:  # fmt: skip
+    def lane(self, key: str, uses: tuple[ControlNetUse, ...], size: tuple[int, int] = (128, 128), seed: int = 11,
+             family: OfflinePipeline | None = None, **more: Any) -> LaneRequest:  # fmt: skip
         """A lane with ControlNets."""
         cond = (family or self.ours).text.encode([PROMPT])[0]
         settings = {"steps": STEPS, "guidance": 3.5} | more
@@ -89,14 +91,14 @@ class Bench:
         settings: dict[str, Any] = {"controlnet_conditioning_scale": [1.0] * len(which)} | more
         if "num_mode" in self.changes:
             settings["control_mode"] = which
-        pictures = [self.pixels(i, size)[None].to(pipeline.dtype) for i in which]
+        images = [self.pixels(i, size)[None].to(pipeline.dtype) for i in which]
         if len(which) == 1:
             settings = {k: v[0] if isinstance(v, list) else v for k, v in settings.items()}
         if "num_mode" in self.changes and len(which) == 1:
             settings["control_mode"] = which[0]
         answer = pipeline(
             PROMPT, width=width, height=height, latents=packed, num_inference_steps=STEPS, guidance_scale=3.5,
-            control_image=pictures[0] if len(which) == 1 else pictures, max_sequence_length=LENGTH,
+            control_image=images[0] if len(which) == 1 else images, max_sequence_length=LENGTH,
             output_type="latent", **settings,
         )  # fmt: skip
         found: torch.Tensor = FluxPipeline._unpack_latents(answer.images, height, width, 8)[0].float()
@@ -114,13 +116,13 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for seed, place in enumerate(places):
         flux_control_miniature(pipeline.transformer, 7 + seed, **changes).save_pretrained(place)
 
-    def family(dtype: str) -> LocalFamily:
+    def family(dtype: str) -> OfflinePipeline:
         spec = ModelSpec("m", str(folder), family="flux", dtype=dtype, max_sequence_length=LENGTH)
         nets = {
             f"net{i}": load_controlnet(ModelSpec(f"net{i}", str(place), dtype=dtype), spec)
             for i, place in enumerate(places)
         }
-        return LocalFamily.load(spec, controls=nets)
+        return OfflinePipeline.load(spec, controls=nets)
 
     return Bench(folder, places, family("float32"), family("bfloat16"), changes)
 
@@ -160,7 +162,7 @@ def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
     square, wide = (128, 128), (160, 96)
 
     def lanes() -> list[LaneRequest]:
-        def of(key: str, size: tuple[int, int], *uses: ControlUse, **more: Any) -> LaneRequest:
+        def of(key: str, size: tuple[int, int], *uses: ControlNetUse, **more: Any) -> LaneRequest:
             return bench.lane(key, uses, size, seed=len(key), family=family, **more)
 
         return [
@@ -194,7 +196,7 @@ def test_a_mode_is_asked_of_a_union_and_of_no_other(bench: Bench) -> None:
     is_union = "num_mode" in bench.changes
     use = bench.use(0, (128, 128))
     for mode in (None, 3, -1) if is_union else (0,):
-        wrong = ControlUse(use.controlnet, use.latents, mode=mode)
+        wrong = ControlNetUse(use.controlnet, use.latents, mode=mode)
         with pytest.raises(RequestError, match="mode"):
             bench.ours.engine.add(bench.lane("wrong", (wrong,)))
     assert bench.ours.engine.lanes == 0

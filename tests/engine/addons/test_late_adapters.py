@@ -10,7 +10,7 @@ import torch
 
 from lego_serve.engine.adapter_profile import Profile, profile
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.thread import EngineThread
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Adapter, Pair
@@ -27,9 +27,9 @@ def spec(tiny_folder: Path) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def family(spec: ModelSpec) -> LocalFamily:
+def family(spec: ModelSpec) -> OfflinePipeline:
     """All of it in this process."""
-    return LocalFamily.load(spec)
+    return OfflinePipeline.load(spec)
 
 
 @pytest.fixture(scope="module")
@@ -39,49 +39,49 @@ def mine(spec: ModelSpec) -> Adapter:
     return adapter(base, diffusers_names(products(base, 1, only="transformer.")))
 
 
-def lane(family: LocalFamily, key: str, steps: int = 4) -> LaneRequest:
+def lane(family: OfflinePipeline, key: str, steps: int = 4) -> LaneRequest:
     """A guided lane."""
     cond, negative = family.text.encode(["a red circle", ""])
     return LaneRequest(key, 96, 96, steps, 4.0, 7, cond, negative)
 
 
-def test_a_held_lane_waits_and_then_has_the_bits_it_would_have_had(family: LocalFamily, mine: Adapter) -> None:
+def test_a_held_lane_waits_and_then_has_the_bits_it_would_have_had(family: OfflinePipeline, mine: Adapter) -> None:
     """Lanes beside it run on meanwhile; it began with no step lost."""
     adapted = replace(lane(family, "a"), adapters=(AdapterUse(mine),))
     wanted = run_lanes(family, adapted)["a"]
-    family.engine.add(replace(lane(family, "late"), held_from=0))
+    family.engine.add(replace(lane(family, "late"), wait_for_adapters_at=0))
     beside = run_until(family, lane(family, "mate"))
     assert family.engine.state("late").step == 0
     assert family.engine.plan() is None
     family.engine.adapt("late", adapted.adapters)
     [late] = run_until(family)
     assert torch.equal(late.latents, wanted)
-    assert (late.early_steps, len(beside)) == (0, 1)
+    assert (late.steps_without_adapter, len(beside)) == (0, 1)
 
 
-def test_a_lane_that_starts_early_runs_its_steps_and_no_more(family: LocalFamily, mine: Adapter) -> None:
+def test_a_lane_that_starts_early_runs_its_steps_and_no_more(family: OfflinePipeline, mine: Adapter) -> None:
     """Then it waits; from there on it has its adapter, and says how many steps it ran without."""
-    family.engine.add(replace(lane(family, "early"), held_from=2))
+    family.engine.add(replace(lane(family, "early"), wait_for_adapters_at=2))
     for _ in range(5):
         family.engine.step()
     assert family.engine.state("early").step == 2
     family.engine.adapt("early", (AdapterUse(mine),))
     [early] = run_until(family)
-    assert early.early_steps == 2
+    assert early.steps_without_adapter == 2
     use = replace(lane(family, "range"), adapters=(AdapterUse(mine, start=0.5),))
     assert torch.equal(early.latents, run_lanes(family, use)["range"])
 
 
-def test_an_adapter_that_comes_in_time_costs_an_early_lane_nothing(family: LocalFamily, mine: Adapter) -> None:
+def test_an_adapter_that_comes_in_time_costs_an_early_lane_nothing(family: OfflinePipeline, mine: Adapter) -> None:
     """It is at work from the very next step."""
-    family.engine.add(replace(lane(family, "early"), held_from=3))
+    family.engine.add(replace(lane(family, "early"), wait_for_adapters_at=3))
     family.engine.step()
     family.engine.adapt("early", (AdapterUse(mine),))
     [early] = run_until(family)
-    assert early.early_steps == 1
+    assert early.steps_without_adapter == 1
 
 
-def moved(family: LocalFamily, key: str) -> bytes:
+def moved(family: OfflinePipeline, key: str) -> bytes:
     """The checkpoint of a lane whose replica is gone."""
     checkpoint = family.engine.checkpoint(key)
     assert family.engine.cancel(key)
@@ -90,10 +90,10 @@ def moved(family: LocalFamily, key: str) -> bytes:
 
 @pytest.mark.parametrize(("steps", "bound"), [(1, 3), (2, 3), (3, 3)])
 def test_an_early_lane_that_goes_on_elsewhere_runs_early_only_as_far_as_it_might_have(
-    family: LocalFamily, mine: Adapter, steps: int, bound: int
+    family: OfflinePipeline, mine: Adapter, steps: int, bound: int
 ) -> None:
     """It counts the steps of both replicas, waits where its bound is, and has the bits of a lane that was not moved."""
-    early = replace(lane(family, "early"), held_from=bound)
+    early = replace(lane(family, "early"), wait_for_adapters_at=bound)
     family.engine.add(early)
     for _ in range(steps):
         family.engine.step()
@@ -103,17 +103,17 @@ def test_an_early_lane_that_goes_on_elsewhere_runs_early_only_as_far_as_it_might
     assert family.engine.state("early").step == bound
     family.engine.adapt("early", (AdapterUse(mine),))
     [found] = run_until(family)
-    assert (found.early_steps, found.adapter_steps) == (bound, ((mine.sha256, 4 - bound),))
+    assert (found.steps_without_adapter, found.adapter_steps) == (bound, ((mine.sha256, 4 - bound),))
     use = replace(lane(family, "range"), adapters=(AdapterUse(mine, start=bound / 4),))
     assert torch.equal(found.latents, run_lanes(family, use)["range"])
 
 
 @pytest.mark.parametrize("at_hand", [True, False], ids=["at hand", "late again"])
 def test_a_lane_that_has_had_its_adapter_goes_on_elsewhere_with_it(
-    family: LocalFamily, mine: Adapter, at_hand: bool
+    family: OfflinePipeline, mine: Adapter, at_hand: bool
 ) -> None:
     """It waits where the adapter is still to come, however many steps it might have begun with, and tells of both."""
-    early, use = replace(lane(family, "early"), held_from=3), AdapterUse(mine)
+    early, use = replace(lane(family, "early"), wait_for_adapters_at=3), AdapterUse(mine)
     family.engine.add(early)
     family.engine.step()
     family.engine.adapt("early", (use,))
@@ -125,12 +125,12 @@ def test_a_lane_that_has_had_its_adapter_goes_on_elsewhere_with_it(
         assert family.engine.plan() is None
         family.engine.adapt("early", (use,))
     [found] = run_until(family)
-    assert (found.early_steps, found.adapter_steps) == (1, ((mine.sha256, 3),))
+    assert (found.steps_without_adapter, found.adapter_steps) == (1, ((mine.sha256, 3),))
     late = replace(lane(family, "range"), adapters=(AdapterUse(mine, start=0.25),))
     assert torch.equal(found.latents, run_lanes(family, late)["range"])
 
 
-def run_until(family: LocalFamily, *lanes: LaneRequest) -> list[LaneResult]:
+def run_until(family: OfflinePipeline, *lanes: LaneRequest) -> list[LaneResult]:
     """What ends before nothing can run any more."""
     for request in lanes:
         family.engine.add(request)
@@ -140,12 +140,15 @@ def run_until(family: LocalFamily, *lanes: LaneRequest) -> list[LaneResult]:
     return found
 
 
-async def test_the_thread_passes_adapters_on_and_a_bad_one_ends_its_lane(family: LocalFamily, mine: Adapter) -> None:
+async def test_the_thread_passes_adapters_on_and_a_bad_one_ends_its_lane(
+    family: OfflinePipeline, mine: Adapter
+) -> None:
     """With its error; orders for lanes that have gone are passed over."""
     thread = EngineThread(family.engine)
     try:
         good, bad = (
-            asyncio.ensure_future(thread.submit(replace(lane(family, key), held_from=0))) for key in ("good", "bad")
+            asyncio.ensure_future(thread.submit(replace(lane(family, key), wait_for_adapters_at=0)))
+            for key in ("good", "bad")
         )
         await asyncio.sleep(0.05)
         thread.adapt("good", (AdapterUse(mine),))
@@ -154,12 +157,12 @@ async def test_the_thread_passes_adapters_on_and_a_bad_one_ends_its_lane(family:
         thread.adapt("gone", (AdapterUse(mine),))
         with pytest.raises(InvalidAdapter):
             await bad
-        assert (await good).early_steps == 0
+        assert (await good).steps_without_adapter == 0
     finally:
         thread.close()
 
 
-def test_a_profile_tells_the_first_step_at_which_an_adapter_is_missed(family: LocalFamily, mine: Adapter) -> None:
+def test_a_profile_tells_the_first_step_at_which_an_adapter_is_missed(family: OfflinePipeline, mine: Adapter) -> None:
     """A strong adapter is missed at once, one of no effect never."""
     none = Adapter("none", "n", {path: Pair(pair.down, pair.up * 0) for path, pair in mine.pairs.items()})
     assert profile(family, none, ["a"], [1], steps=3, size=96).first_step is None

@@ -11,7 +11,7 @@ from diffusers import StableDiffusion3InpaintPipeline, StableDiffusion3Pipeline
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.template_store import Template
 from lego_serve.errors import RequestError
 from lego_serve.models.registry import ModelSpec
@@ -22,22 +22,22 @@ SIZE, STEPS = 128, 5
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
 
 
-def with_store(folder: Path, budget_bytes: int, coding: str = "bfloat16") -> LocalFamily:
+def with_store(folder: Path, budget_bytes: int, coding: str = "bfloat16") -> OfflinePipeline:
     """The model with so many bytes for templates."""
     return edits.with_store(ModelSpec("m", str(folder), dtype="float32", max_sequence_length=0), budget_bytes, coding)
 
 
 @pytest.fixture(scope="module")
-def family(tiny_folder: Path) -> LocalFamily:
+def family(tiny_folder: Path) -> OfflinePipeline:
     """lego-tiny's architecture with random weights and room for a few templates."""
     return with_store(tiny_folder, 64 * 2**20)
 
 
 @pytest.fixture(scope="module")
-def template(family: LocalFamily) -> Template:
-    """A picture of noise, encoded, with noise of its own."""
-    picture = torch.randint(0, 256, (1, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return Template.of(family.vae.encode(picture)[0].mean, 77)
+def template(family: OfflinePipeline) -> Template:
+    """An image of noise, encoded, with noise of its own."""
+    image = torch.randint(0, 256, (1, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return Template.of(family.vae.encode(image)[0].mean, 77)
 
 
 def mask_of(template: Template, *box: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ def mask_of(template: Template, *box: int) -> torch.Tensor:
 
 
 def lane(
-    family: LocalFamily,
+    family: OfflinePipeline,
     template: Template,
     quality: Quality,
     key: str = "edit",
@@ -66,7 +66,7 @@ def lane(
 def inpainted(
     folder: Path, template: Template, request: LaneRequest, dtype: torch.dtype, patch: pytest.MonkeyPatch
 ) -> torch.Tensor:
-    """diffusers' picture, in numbers up to 255, from the template's latents and its noise outside the mask."""
+    """diffusers' image, in numbers up to 255, from the template's latents and its noise outside the mask."""
     assert request.edit is not None
     mask = request.edit.mask
     inside = torch.randn((1, *template.latents.shape), generator=torch.Generator().manual_seed(request.seed))
@@ -92,7 +92,7 @@ def inpainted(
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_the_full_path_is_diffusers_inpainting(
-    family: LocalFamily, template: Template, tiny_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
+    family: OfflinePipeline, template: Template, tiny_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
     request = lane(family, template, Quality.EXACT, strength=strength)
@@ -105,7 +105,7 @@ def test_in_bf16_our_error_is_no_larger_than_diffusers(
     template: Template, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an edit in full, against the same in fp32."""
-    rounded = LocalFamily.load(ModelSpec("m", str(tiny_folder), dtype="bfloat16", max_sequence_length=0))
+    rounded = OfflinePipeline.load(ModelSpec("m", str(tiny_folder), dtype="bfloat16", max_sequence_length=0))
     request = lane(rounded, template, Quality.EXACT)
     mine = rounded.vae.decode(run_lanes(rounded, request)["edit"][None]).float()
     theirs = inpainted(tiny_folder, template, request, torch.bfloat16, monkeypatch)
@@ -115,7 +115,7 @@ def test_in_bf16_our_error_is_no_larger_than_diffusers(
 
 @pytest.mark.parametrize("quality", Quality)
 def test_outside_the_mask_the_latents_are_the_templates(
-    family: LocalFamily, template: Template, quality: Quality
+    family: OfflinePipeline, template: Template, quality: Quality
 ) -> None:
     """Bit for bit, whatever is read and whatever computed."""
     latents = run_lanes(family, lane(family, template, quality))["edit"]
@@ -142,7 +142,7 @@ def test_an_edit_is_the_same_whether_its_template_was_known(tiny_folder: Path, t
     assert all(torch.equal(other, first) for other in (again, among, alone))
 
 
-def test_a_mask_of_everything_is_the_full_path(family: LocalFamily, template: Template) -> None:
+def test_a_mask_of_everything_is_the_full_path(family: OfflinePipeline, template: Template) -> None:
     """There is nothing to read: the bits are those of ``exact``, and nothing is kept."""
     before = set(family.engine.templates)
     whole = torch.ones(template.latents.shape[1:], dtype=torch.bool)
@@ -182,7 +182,7 @@ def test_a_resumed_edit_has_the_bits_of_one_that_was_not(tiny_folder: Path, temp
     assert torch.equal(found, wanted)
 
 
-def test_sizes_that_do_not_fit_are_refused(family: LocalFamily, template: Template) -> None:
+def test_sizes_that_do_not_fit_are_refused(family: OfflinePipeline, template: Template) -> None:
     """A mask or a template of another size, and a mask of nothing; no lane is left behind."""
     good = lane(family, template, Quality.HIGH)
     assert good.edit is not None
@@ -197,7 +197,7 @@ def test_sizes_that_do_not_fit_are_refused(family: LocalFamily, template: Templa
     assert family.engine.lanes == 0
 
 
-def test_less_is_computed_and_the_plan_says_so(family: LocalFamily, template: Template) -> None:
+def test_less_is_computed_and_the_plan_says_so(family: OfflinePipeline, template: Template) -> None:
     """A lane of a known template weighs its masked rows; one of an unknown template its priming besides."""
     known = lane(family, template, Quality.HIGH)
     run_lanes(family, known)
@@ -241,7 +241,7 @@ def with_own_negative(request: LaneRequest, *, is_described: bool = True) -> Lan
 
 
 def test_the_text_of_the_unconditional_branch_is_read_as_well(tiny_folder: Path, template: Template) -> None:
-    """Where words describe the picture that primed: fewer rows, other bits, and the same whoever primed."""
+    """Where words describe the image that primed: fewer rows, other bits, and the same whoever primed."""
     family = with_store(tiny_folder, 64 * 2**20)
     request = with_own_negative(lane(family, template, Quality.HIGH))
     first = run_lanes(family, request)["edit"]
@@ -255,9 +255,9 @@ def test_the_text_of_the_unconditional_branch_is_read_as_well(tiny_folder: Path,
         family.engine.cancel("edit")
     assert rows == {"read": 2 * active(template) + text, "computed": 2 * active(template) + 2 * text}
     assert torch.equal(run_lanes(family, request)["edit"], first)
-    blind = run_lanes(family, with_own_negative(request, is_described=False))["edit"]
-    assert not torch.equal(blind, first)
-    torch.testing.assert_close(blind, first, rtol=0, atol=0.5)
+    uncaptioned_first = run_lanes(family, with_own_negative(request, is_described=False))["edit"]
+    assert not torch.equal(uncaptioned_first, first)
+    torch.testing.assert_close(uncaptioned_first, first, rtol=0, atol=0.5)
 
 
 def test_a_described_edit_and_one_that_is_not_share_what_the_negative_prompt_primed(
@@ -270,11 +270,11 @@ def test_a_described_edit_and_one_that_is_not_share_what_the_negative_prompt_pri
     plain, whole = size.plain_bytes, size.plain_bytes + size.text_bytes
     assert size.rows == 64
     assert plain < whole
-    blind = with_own_negative(lane(family, template, Quality.HIGH), is_described=False)
-    assert blind.edit is not None
-    _, negative = blind.edit.primes
-    blind = replace(blind, edit=replace(blind.edit, primes=(negative, negative)))
-    run_lanes(family, blind)
+    uncaptioned_first = with_own_negative(lane(family, template, Quality.HIGH), is_described=False)
+    assert uncaptioned_first.edit is not None
+    _, negative = uncaptioned_first.edit.primes
+    uncaptioned_first = replace(uncaptioned_first, edit=replace(uncaptioned_first.edit, primes=(negative, negative)))
+    run_lanes(family, uncaptioned_first)
     assert store.used_bytes == STEPS * whole  # both branches are primed alike
     run_lanes(family, with_own_negative(lane(family, template, Quality.HIGH)))
     assert store.used_bytes == STEPS * (whole + plain)

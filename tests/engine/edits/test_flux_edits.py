@@ -10,7 +10,7 @@ from diffusers import FluxInpaintPipeline, FluxPipeline
 
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.engine.lane_state import LaneRequest
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.template_store import Template
 from lego_serve.models.registry import ModelSpec
 from tests.support.builders import run_results
@@ -26,34 +26,34 @@ def spec(flux_folder: Path) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def family(spec: ModelSpec) -> LocalFamily:
+def family(spec: ModelSpec) -> OfflinePipeline:
     """It with room for a few templates."""
     return with_store(spec)
 
 
 @pytest.fixture(scope="module")
-def picture(family: LocalFamily) -> Template:
-    """A picture of noise."""
+def image(family: OfflinePipeline) -> Template:
+    """An image of noise."""
     return template(family)
 
 
-def lane(family: LocalFamily, of: Template, quality: Quality, **changes: object) -> LaneRequest:
+def lane(family: OfflinePipeline, of: Template, quality: Quality, **changes: object) -> LaneRequest:
     """An edit; FLUX takes no negative prompt."""
     return edit_lane(family, of, quality, (PROMPT, None), **changes)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_the_full_path_is_diffusers_inpainting(
-    family: LocalFamily, picture: Template, flux_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
+    family: OfflinePipeline, image: Template, flux_folder: Path, strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same noise, composed of the template's and the request's, every 8-bit value is within 2."""
-    mine = family.vae.decode(made(family, lane(family, picture, Quality.EXACT, strength=strength))[None])
-    mask = uneven(picture)
-    inside = torch.randn((1, *picture.latents.shape), generator=torch.Generator().manual_seed(5))
-    composed = torch.where(mask, inside, picture.noise[None])
+    mine = family.vae.decode(made(family, lane(family, image, Quality.EXACT, strength=strength))[None])
+    mask = uneven(image)
+    inside = torch.randn((1, *image.latents.shape), generator=torch.Generator().manual_seed(5))
+    composed = torch.where(mask, inside, image.noise[None])
     inpaint = FluxInpaintPipeline(**FluxPipeline.from_pretrained(flux_folder, dtype=torch.float32).components)
     inpaint.set_progress_bar_config(disable=True)
-    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: picture.latents[None])
+    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda _, generator: image.latents[None])
     monkeypatch.setattr(
         "diffusers.pipelines.flux.pipeline_flux_inpaint.randn_tensor", lambda *a, **k: composed,
     )  # fmt: skip
@@ -67,15 +67,15 @@ def test_the_full_path_is_diffusers_inpainting(
     assert int(off) <= 2
 
 
-def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec, picture: Template) -> None:
+def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec, image: Template) -> None:
     """There the lane is its noised template, so that what it reads is what it would compute: nothing is lost."""
     exactly = with_store(spec, coding="float32")
     alike = {"seed": 77, "steps": 1}
-    primed = lane(exactly, picture, Quality.HIGH, **alike)
+    primed = lane(exactly, image, Quality.HIGH, **alike)
     assert primed.edit is not None
     own = replace(primed.edit, primes=(primed.cond, primed.cond))
     found = run_results(exactly, replace(primed, edit=own))["edit"]
-    whole = made(exactly, lane(exactly, picture, Quality.EXACT, **alike))
+    whole = made(exactly, lane(exactly, image, Quality.EXACT, **alike))
     torch.testing.assert_close(found.latents, whole, atol=2e-4, rtol=2e-4)
     assert read(found).masked_steps == read(found).primed == 1
     other = made(exactly, primed)  # under another prompt something is
@@ -84,57 +84,57 @@ def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec,
 
 @pytest.mark.parametrize("quality", Quality)
 def test_outside_the_mask_the_latents_are_the_templates(
-    family: LocalFamily, picture: Template, quality: Quality
+    family: OfflinePipeline, image: Template, quality: Quality
 ) -> None:
     """Bit for bit, whatever is read and whatever computed."""
-    latents, mask = made(family, lane(family, picture, quality)), uneven(picture)
-    assert torch.equal(latents[:, ~mask], picture.latents[:, ~mask])
-    assert not torch.equal(latents[:, mask], picture.latents[:, mask])
+    latents, mask = made(family, lane(family, image, quality)), uneven(image)
+    assert torch.equal(latents[:, ~mask], image.latents[:, ~mask])
+    assert not torch.equal(latents[:, mask], image.latents[:, mask])
 
 
-def test_a_mask_of_everything_is_the_full_path_and_a_generation(family: LocalFamily, picture: Template) -> None:
+def test_a_mask_of_everything_is_the_full_path_and_a_generation(family: OfflinePipeline, image: Template) -> None:
     """There is nothing to read, and of the template nothing is left."""
     before = set(family.engine.templates)
-    whole = torch.ones_like(uneven(picture))
+    whole = torch.ones_like(uneven(image))
     found = []
     for quality in (Quality.HIGH, Quality.EXACT):
-        request = lane(family, picture, quality)
+        request = lane(family, image, quality)
         assert request.edit is not None
         found.append(made(family, replace(request, edit=replace(request.edit, mask=whole))))
-    found.append(made(family, replace(lane(family, picture, Quality.EXACT), edit=None)))
+    found.append(made(family, replace(lane(family, image, Quality.EXACT), edit=None)))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert set(family.engine.templates) == before
 
 
-def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: ModelSpec, picture: Template) -> None:
+def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: ModelSpec, image: Template) -> None:
     """With room for two of five steps the first three compute in full; with none all do, and nothing is primed."""
     size = with_store(spec).engine.entry_size(WIDTH, HEIGHT)
     each = size.plain_bytes
     assert size.text_bytes == 0
     for room, fits in ((0, 0), (each - 1, 0), (3 * each - 1, 2), (STEPS * each, STEPS)):
         family = with_store(spec, room)
-        stats = [read(run_results(family, lane(family, picture, Quality.HIGH))["edit"]) for _ in range(2)]
+        stats = [read(run_results(family, lane(family, image, Quality.HIGH))["edit"]) for _ in range(2)]
         assert [said.masked_steps for said in stats] == [fits, fits]
         assert [said.primed for said in stats] == [fits, 0]
         assert family.engine.templates.used_bytes == fits * each
 
 
-def test_guidance_names_entries_of_a_model_that_is_told_it(flux_form: str, spec: ModelSpec, picture: Template) -> None:
+def test_guidance_names_entries_of_a_model_that_is_told_it(flux_form: str, spec: ModelSpec, image: Template) -> None:
     """Of dev another guidance needs its own; schnell does not read it, and they are shared."""
     family = with_store(spec)
-    run_results(family, lane(family, picture, Quality.HIGH))
-    again = read(run_results(family, lane(family, picture, Quality.HIGH, guidance=2.0))["edit"])
+    run_results(family, lane(family, image, Quality.HIGH))
+    again = read(run_results(family, lane(family, image, Quality.HIGH, guidance=2.0))["edit"])
     assert again.primed == (STEPS if flux_form == "flux-dev" else 0)
 
 
-def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, picture: Template) -> None:
+def test_less_is_computed_and_what_is_known_is_read(spec: ModelSpec, image: Template) -> None:
     """A lane of a known template weighs its masked rows and its text."""
     family = with_store(spec)
-    first, again = (run_results(family, lane(family, picture, Quality.HIGH))["edit"] for _ in "ab")
+    first, again = (run_results(family, lane(family, image, Quality.HIGH))["edit"] for _ in "ab")
     assert (read(first).primed, read(again).primed) == (STEPS, 0)
     assert torch.equal(first.latents, again.latents)
-    family.engine.add(lane(family, picture, Quality.HIGH))
+    family.engine.add(lane(family, image, Quality.HIGH))
     plan = family.engine.plan()
     assert plan is not None
-    assert plan.work.rows == rows_of(uneven(picture)) + LENGTH == read(again).active_rows + LENGTH
+    assert plan.work.rows == rows_of(uneven(image)) + LENGTH == read(again).active_rows + LENGTH

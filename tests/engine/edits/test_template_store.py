@@ -13,13 +13,13 @@ EACH = 2 * ROWS * 4 * 2  # bytes of an entry of one attention: keys and values, 
 BUDGET = 6 * EACH
 
 
-def used(store: TemplateStore, picture: str, level: int, pin: str = "") -> None:
+def used(store: TemplateStore, image: str, level: int, pin: str = "") -> None:
     """One step of an edit that reads an entry."""
-    key = f"{picture}.z/{level}"
-    entry, is_new = store.wanted(key, EACH, 1.0)
+    key = f"{image}.z/{level}"
+    entry, is_new = store.acquire(key, EACH, 1.0)
     if is_new:
         entry.put("a", torch.zeros(ROWS, 2, 1, 4), torch.zeros(0, 2, 1, 4))
-        store.done(key, entry)
+        store.commit(key, entry)
     if pin:
         store.pin(key, pin)
 
@@ -34,19 +34,19 @@ def test_pinned_entries_stay_within_their_share_until_they_are_forgotten(orders)
     store = TemplateStore(BUDGET, lambda: 0.0)
     held: dict[str, set[str]] = {}
     released: set[str] = set()
-    for picture, level, pin in orders:
+    for image, level, pin in orders:
         if level is None:
-            store.forget(picture, pin)
+            store.forget(image, pin)
             released.add(pin)
-            for key in [key for key in held if key.startswith(f"{picture}.")]:
+            for key in [key for key in held if key.startswith(f"{image}.")]:
                 held[key].discard(pin)
                 if not held[key]:
                     del held[key]
-            assert store.bytes_of(picture) == EACH * sum(key.startswith(f"{picture}.") for key in held)
+            assert store.bytes_of(image) == EACH * sum(key.startswith(f"{image}.") for key in held)
         else:
             before = store.pinned_bytes
-            used(store, picture, level, pin)
-            key = f"{picture}.z/{level}"
+            used(store, image, level, pin)
+            key = f"{image}.z/{level}"
             if store.pinned_bytes > before:
                 assert pin not in released
                 held[key] = {pin}
@@ -71,7 +71,7 @@ def test_a_pin_is_taken_as_far_as_there_is_room() -> None:
 
 
 def test_what_two_pins_hold_stays_until_both_are_released() -> None:
-    """One picture registered twice."""
+    """One image registered twice."""
     store = TemplateStore(BUDGET, lambda: 0.0)
     used(store, "a", 0, "p")
     used(store, "a", 0, "q")
@@ -85,9 +85,9 @@ def test_what_two_pins_hold_stays_until_both_are_released() -> None:
 def test_a_failed_pass_leaves_no_pin() -> None:
     """And what is pinned without being there is nothing."""
     store = TemplateStore(BUDGET, lambda: 0.0)
-    entry, is_new = store.wanted("a.z/0", EACH, 1.0)
+    entry, is_new = store.acquire("a.z/0", EACH, 1.0)
     assert (is_new, isinstance(entry, Activations)) == (True, True)
-    store.failed("a.z/0")
+    store.abort("a.z/0")
     store.pin("a.z/0", "p")
     assert (store.pinned_bytes, store.used_bytes) == (0, 0)
 
@@ -119,6 +119,6 @@ def test_no_tenant_pins_more_than_its_part() -> None:
     used(store, "b", 1, more)
     used(store, "b", 2, more)
     assert (store.pinned_bytes, store.bytes_of("a")) == (3 * EACH, 0)
-    for picture, pin in (("b", more), ("c", theirs)):
-        store.forget(picture, pin)
+    for image, pin in (("b", more), ("c", theirs)):
+        store.forget(image, pin)
     assert (store.pinned_bytes, store._pinned) == (0, {})

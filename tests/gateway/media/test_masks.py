@@ -19,15 +19,15 @@ any_masks = arrays.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)
 sides = st.integers(1, 40)
 
 
-def file_of(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    """A picture as a file."""
+def file_of(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """An image as a file."""
     out = io.BytesIO()
-    picture.save(out, form, **options)
+    image.save(out, form, **options)
     return out.getvalue()
 
 
 def rgba(mask: np.ndarray) -> Image.Image:
-    """A picture transparent where a mask says."""
+    """An image transparent where a mask says."""
     alpha = np.where(mask, 0, 255).astype(np.uint8)
     return Image.fromarray(np.dstack([np.zeros((*mask.shape, 3), np.uint8), alpha]))
 
@@ -36,9 +36,9 @@ def rgba(mask: np.ndarray) -> Image.Image:
 @given(mask=masks)
 def test_what_is_wholly_transparent_is_edited(mask: np.ndarray) -> None:
     """Alpha 0, and nothing else."""
-    picture = rgba(mask)
-    assert np.array_equal(decode_mask(file_of(picture), SIZE, 10_000), mask)
-    half = np.asarray(picture).copy()
+    image = rgba(mask)
+    assert np.array_equal(decode_mask(file_of(image), SIZE, 10_000), mask)
+    half = np.asarray(image).copy()
     half[..., 3] = np.where(mask, 1, 255)
     assert not decode_mask(file_of(Image.fromarray(half)), SIZE, 10_000).any()
 
@@ -97,7 +97,7 @@ def test_an_edge_fades_step_by_step() -> None:
 @settings(max_examples=80, deadline=None)
 @given(mask=any_masks, dilation=st.integers(0, 12), feather=st.integers(0, 12))
 def test_masks_grow_as_by_a_window_around_every_pixel(mask: np.ndarray, dilation: int, feather: int) -> None:
-    """To the bit, at borders too, and where the window is larger than the picture."""
+    """To the bit, at borders too, and where the window is larger than the image."""
     height, width = mask.shape
     assert np.array_equal(weights_of(mask, (width, height), dilation, feather), by_windows(mask, dilation, feather))
 

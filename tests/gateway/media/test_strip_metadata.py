@@ -1,4 +1,4 @@
-"""Pictures that carry more than pixels: taken for what they show, at the cost of pixels and of one look at the file."""
+"""Images that carry more than pixels: taken for what they show, at the cost of pixels and of one look at the file."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from lego_serve.gateway.media.codec import decode_upload
 from lego_serve.gateway.media.masks import decode_mask
-from lego_serve.gateway.media.strip_metadata import TooManyParts, bare, turn_of
+from lego_serve.gateway.media.strip_metadata import TooManyParts, strip_metadata, turn_of
 from lego_serve.gateway.settings import GatewaySettings
 from tests.support.images import NEITHER, NOISE, SIZE, chunk, file_of, good, laden_jpeg
 from tests.support.laden import LADEN, LADEN_PNG, exif_segment, laden_png, overlapping
@@ -31,21 +31,21 @@ def settings() -> GatewaySettings:
 
 
 @pytest.mark.parametrize("name", LADEN)
-def test_what_a_picture_carries_is_neither_unpacked_nor_kept(name: str) -> None:
+def test_what_an_image_carries_is_neither_unpacked_nor_kept(name: str) -> None:
     """However much it claims to be; nor does Pillow warn of it, which would fill the log, and memory with each."""
     data = LADEN[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracemalloc.start()
         try:
-            picture = decode_upload(data, MOST)
+            image = decode_upload(data, MOST)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
         started = time.process_time()  # by itself: tracing takes ten times as long
         decode_upload(data, MOST)
         took_s = time.process_time() - started
-    assert (picture.size, picture.mode, picture.getextrema()) == (SIZE, "RGB", ((0, 0),) * 3)
+    assert (image.size, image.mode, image.getextrema()) == (SIZE, "RGB", ((0, 0),) * 3)
     assert peak < 3 * len(data) + ROOM_BYTES
     assert took_s < 2
 
@@ -57,7 +57,7 @@ def test_a_mask_that_carries_more_is_a_mask(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["iTXt of 40 MB in 40 kB", "Exif data that overlaps", "sixty texts of a megabyte"])
-async def test_an_edit_of_such_a_picture_by_such_a_mask(client, runner, name: str) -> None:
+async def test_an_edit_of_such_an_image_by_such_a_mask(client, runner, name: str) -> None:
     """Over HTTP; nothing of it goes on to the job."""
     files = {"image": LADEN_PNG[name], "mask": LADEN_PNG[name]}
     answer = await client.post("/v1/images/edits", files=files, data={"prompt": "a"})
@@ -72,7 +72,7 @@ def test_a_file_of_too_many_parts_is_refused_soon(name: str) -> None:
     """Before any of them is looked into."""
     started = time.process_time()
     with pytest.raises(TooManyParts):
-        bare(NEITHER[name])
+        strip_metadata(NEITHER[name])
     assert time.process_time() - started < 1
 
 
@@ -86,7 +86,7 @@ def held(turn: int, order: str = "<", kind: int = 3) -> bytes:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("turn", range(10))
-def test_pictures_are_turned_as_pillow_turns_them(turn: int, order: str) -> None:
+def test_images_are_turned_as_pillow_turns_them(turn: int, order: str) -> None:
     """In every format and byte order, and not at all by numbers that say nothing."""
     exif = held(turn, order)
     made = (
@@ -106,8 +106,8 @@ def test_pictures_are_turned_as_pillow_turns_them(turn: int, order: str) -> None
 def test_only_the_first_exif_data_counts() -> None:
     """As with whoever else reads the file."""
     two = exif_segment(held(6)) + exif_segment(held(3))
-    assert bare(laden_jpeg(two)).turn == 6
-    assert bare(laden_png(chunk(b"eXIf", held(8)) + chunk(b"eXIf", held(3)))).turn == 8
+    assert strip_metadata(laden_jpeg(two)).turn == 6
+    assert strip_metadata(laden_png(chunk(b"eXIf", held(8)) + chunk(b"eXIf", held(3)))).turn == 8
 
 
 @given(st.binary(max_size=200), st.integers(0, 70))
@@ -125,7 +125,7 @@ def test_damage_anywhere_is_left_to_the_decoder(form: str, data: st.DataObject) 
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     changed = bytes(whole[: data.draw(st.integers(1, len(whole)))])
-    found = bare(changed)
+    found = strip_metadata(changed)
     assert len(found.data) <= len(changed)
     assert 1 <= found.turn <= 8
 

@@ -1,4 +1,4 @@
-"""Pictures nobody should send, as the image and as the mask of an edit: what is refused, how, and what stays behind."""
+"""Images nobody should send, as the image and as the mask of an edit: what is refused, how, and what stays behind."""
 
 import os
 import tempfile
@@ -66,13 +66,13 @@ async def test_a_progressive_jpeg_is_an_image(client, runner) -> None:
 @pytest.mark.parametrize("stream", ["false", "true"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", NEITHER)
-async def test_what_is_no_picture_is_no_image(refused, name: str, masked: bool, stream: str) -> None:
+async def test_what_is_no_image_is_no_image(refused, name: str, masked: bool, stream: str) -> None:
     """With a sound mask or none, streamed or not: 400, in words of ours, and nothing is left behind."""
     await refused("image", {"image": NEITHER[name]} | ({"mask": good()} if masked else {}), stream=stream)
 
 
 @pytest.mark.parametrize("name", NEITHER | NO_MASK)
-async def test_what_is_no_picture_or_has_no_alpha_is_no_mask(refused, name: str) -> None:
+async def test_what_is_no_image_or_has_no_alpha_is_no_mask(refused, name: str) -> None:
     """However sound its image is."""
     await refused("mask", {"image": good("RGB"), "mask": (NEITHER | NO_MASK)[name]})
 
@@ -129,7 +129,7 @@ async def test_a_mask_of_another_size_hears_both_sizes(refused) -> None:
         "junk for profile and dates",
     ],
 )  # fmt: skip
-async def test_odd_pictures_become_plain_ones(client, runner, data: bytes, colour: tuple[int, int, int]) -> None:
+async def test_odd_images_become_plain_ones(client, runner, data: bytes, colour: tuple[int, int, int]) -> None:
     """What can be shown is taken, 8 bits of red, green and blue; all else in the file is dropped."""
     answer = await client.post(URL, files={"image": data}, data={"prompt": "a"})
     assert answer.status_code == 200, answer.text
@@ -139,7 +139,7 @@ async def test_odd_pictures_become_plain_ones(client, runner, data: bytes, colou
     assert b"script" not in answer.content
 
 
-async def test_a_picture_and_its_mask_are_turned_as_their_camera_says(client, runner) -> None:
+async def test_an_image_and_its_mask_are_turned_as_their_camera_says(client, runner) -> None:
     """Both, so that they lie on each other as they do where they are looked at."""
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.addons import AdapterAsk, AdapterOrder, AdapterStats, ControlAsk, ControlStats
+from lego_serve.core.addons import AdapterCommand, AdapterRequest, AdapterStats, ControlNetRequest, ControlNetStats
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.errors import InvalidAdapter
 from tests.gateway.routes.test_images import URL, refused
 
 
-def picture(width: int = 20, height: int = 10, colour: str = "red") -> str:
-    """A picture as base64 of a PNG."""
+def image(width: int = 20, height: int = 10, colour: str = "red") -> str:
+    """An image as base64 of a PNG."""
     out = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 
-NET = {"name": "edges", "image": picture()}
+NET = {"name": "edges", "image": image()}
 LORA = {"name": "stripes"}
 
 
@@ -44,17 +44,17 @@ async def test_a_request_goes_to_the_workflow_that_takes_what_it_adds(client, ru
     assert runner.jobs[0].workflow == workflow
 
 
-async def test_the_job_gets_adapters_and_decoded_pictures(client, runner) -> None:
-    """Pictures come at the size of the image, whether it is given or the workflow's own."""
+async def test_the_job_gets_adapters_and_decoded_images(client, runner) -> None:
+    """Images come at the size of the image, whether it is given or the workflow's own."""
     lora = [LORA | {"scale": -0.5, "start": 0.25}, {"name": "pastel-r32", "end": 0.5}]
-    nets = [NET | {"weight": 0.5}, {"name": "depth", "image": "data:image/png;base64," + picture(colour="blue")}]
+    nets = [NET | {"weight": 0.5}, {"name": "depth", "image": "data:image/png;base64," + image(colour="blue")}]
     for size in ({"size": "96x160"}, {}):
         body = {"prompt": "a", "lora": lora, "controlnet": nets} | size
         assert (await client.post(URL, json=body)).status_code == 200
     inputs = runner.jobs[0].inputs
-    assert inputs["lora"] == (AdapterAsk("stripes", -0.5, 0.25), AdapterAsk("pastel-r32", 1.0, 0.0, 0.5))
+    assert inputs["lora"] == (AdapterRequest("stripes", -0.5, 0.25), AdapterRequest("pastel-r32", 1.0, 0.0, 0.5))
     edges, depth = inputs["controlnet"]
-    assert isinstance(edges, ControlAsk)
+    assert isinstance(edges, ControlNetRequest)
     assert (edges.name, edges.weight, edges.start, edges.end) == ("edges", 0.5, 0.0, 1.0)
     assert (np.asarray(depth.pixels).shape, np.asarray(depth.pixels)[0, 0].tolist()) == ((160, 96, 3), [0, 0, 255])
     assert np.asarray(runner.jobs[1].inputs["controlnet"][0].pixels).shape == (128, 128, 3)
@@ -191,7 +191,7 @@ async def test_a_nodes_complaint_about_one_of_several_says_which(client, runner,
 async def test_the_answer_says_in_how_many_steps_each_was_at_work(client, runner) -> None:
     """None where a range covers no step, which is no error."""
     idle = AdapterStats("stripes", 1.0, hit=True, steps_active=0)
-    net = ControlStats("edges", "colocated", ((1.0, 2.0),), 1, hit=False, load_s=0.25, bytes=100)
+    net = ControlNetStats("edges", "colocated", ((1.0, 2.0),), 1, hit=False, load_s=0.25, bytes=100)
     runner.stats = {"latents": TaskStats(adapters=(idle,), controlnets=(net,))}
     lora = [LORA | {"start": 0.98}]
     lego = (await client.post(URL, json={"prompt": "a", "lora": lora, "controlnet": [NET]})).json()["lego"]
@@ -212,9 +212,9 @@ async def test_an_operator_looks_at_one_adapter(client, runner) -> None:
     card = (await client.get(f"{ADMIN}/b", params={"model": "lego-tiny"})).json()
     assert card == {
         "id": "b", "object": "adapter", "model": "lego-tiny", "registered": True, "rank": 4, "bytes": 1000,
-        "resident": ["patcher", "backbone:r1"],
+        "resident": ["LoRA node", "backbone:r1"],
     }  # fmt: skip
-    assert runner.adapter_orders == [AdapterOrder("show", "lego-tiny", "b")]
+    assert runner.adapter_orders == [AdapterCommand("show", "lego-tiny", "b")]
     assert (await client.get(f"{ADMIN}/nobody")).json()["error"]["code"] == "adapter_not_found"
 
 
@@ -229,10 +229,10 @@ async def test_an_operator_lists_registers_and_removes_adapters(client, runner) 
     assert (await client.post(ADMIN, json={"id": "taken", "path": "a"})).status_code == 429
     assert (await client.delete(f"{ADMIN}/a", params={"model": "m"})).json()["status"] == "removed"
     assert runner.adapter_orders == [
-        AdapterOrder("list"),
-        AdapterOrder("register", None, "a", "x/a.safetensors"),
-        AdapterOrder("register", None, "taken", "a"),
-        AdapterOrder("remove", "m", "a"),
+        AdapterCommand("list"),
+        AdapterCommand("register", None, "a", "x/a.safetensors"),
+        AdapterCommand("register", None, "taken", "a"),
+        AdapterCommand("remove", "m", "a"),
     ]
 
 
@@ -254,7 +254,7 @@ async def test_a_field_that_is_given_twice_registers_nothing(client, runner, tex
 
 @pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": 1, "path": "a"}, {"id": "a", "path": "a", "url": "b"}, []])
 async def test_a_body_that_registers_nothing_is_refused(client, runner, body) -> None:
-    """Before the patcher is asked; so is a body of another type, such as an upload."""
+    """Before the LoRA node is asked; so is a body of another type, such as an upload."""
     assert (await client.post(ADMIN, json=body)).status_code == 400
     answer = await client.post(ADMIN, files={"file": ("a.zip", b"PK")}, data={"id": "a"})
     assert answer.status_code == 415

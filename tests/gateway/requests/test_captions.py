@@ -1,4 +1,4 @@
-"""`caption`: what a picture shows, said by an edit or kept with a template; what primes, and what that takes."""
+"""`caption`: what an image shows, said by an edit or kept with a template; what primes, and what that takes."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ BLANK = ["", "  \n"]
 
 
 def without_captions(workflow: Workflow) -> Workflow:
-    """The same, priming with the empty prompt whatever a picture shows."""
+    """The same, priming with the empty prompt whatever an image shows."""
     inputs = {name: declared for name, declared in workflow.inputs.items() if name != "caption"}
     arguments = dict(workflow.nodes["prime"].arguments) | {"prompt": ""}
     nodes = dict(workflow.nodes) | {"prime": replace(workflow.nodes["prime"], arguments=arguments)}
@@ -77,7 +77,7 @@ async def test_a_blank_caption_is_none_wherever_none_is_taken(client, runner) ->
 
 
 async def test_a_generation_has_no_caption(client) -> None:
-    """It has no picture yet."""
+    """It has no image yet."""
     answer = await client.post("/v1/images/generations", json={"prompt": "a", "caption": WORDS})
     assert error_of(answer) == (400, "unsupported_parameter", "caption")
 
@@ -112,7 +112,7 @@ async def test_a_templates_caption_is_that_of_its_edits(client, runner) -> None:
     assert (runner.jobs[-1].inputs["caption"], runner.jobs[-1].inputs["edit"].is_described) == ("", False)
 
 
-async def test_a_known_picture_keeps_its_caption(client) -> None:
+async def test_a_known_image_keeps_its_caption(client) -> None:
     """Another is refused; the same, a blank one or none is answered, and one cannot be added either."""
     await registered(client, caption=WORDS)
     await registered(client, 5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.addons import AdapterAsk
+from lego_serve.core.addons import AdapterRequest
 from tests.support.images import file_of, good
 
 URL = "/v1/images/edits"
@@ -27,7 +27,7 @@ async def test_an_edit_goes_to_the_workflow_that_takes_what_it_adds(client, runn
     assert answer.status_code == 200, answer.text
     job = runner.jobs[0]
     assert job.workflow == f"lego-tiny-{kind}-lora"
-    assert job.inputs["lora"] == (AdapterAsk("stripes", -0.5, 0.25), AdapterAsk("pastel-r32", 1.0, 0.0, 0.5))
+    assert job.inputs["lora"] == (AdapterRequest("stripes", -0.5, 0.25), AdapterRequest("pastel-r32", 1.0, 0.0, 0.5))
 
 
 @pytest.mark.parametrize("nothing", ["[]", "null", " [ ] "])
@@ -92,7 +92,7 @@ async def test_adapters_twice_or_as_a_file_are_refused(client, runner) -> None:
     ],
 )
 async def test_what_no_workflow_takes_is_refused_by_name(client, runner, monkeypatch, served, files, param) -> None:
-    """The picture first, then what is added to it."""
+    """The image first, then what is added to it."""
     known = {name: workflow for name, workflow in runner.workflows.items() if name in served}
     monkeypatch.setattr(type(runner), "workflows", known)
     answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([LORA])})
@@ -101,7 +101,7 @@ async def test_what_no_workflow_takes_is_refused_by_name(client, runner, monkeyp
 
 
 async def test_a_mask_of_nothing_needs_no_adapters(client, runner) -> None:
-    """The picture comes back as it is."""
+    """The image comes back as it is."""
     opaque = file_of(Image.fromarray(np.full((96, 128, 4), 255, np.uint8)))
     files = IMAGE | {"mask": opaque}
     answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([LORA])})
@@ -111,7 +111,7 @@ async def test_a_mask_of_nothing_needs_no_adapters(client, runner) -> None:
 
 @pytest.mark.parametrize("model", [None, "lego-tiny", "lego-tiny-edit"])
 async def test_a_registered_template_is_edited_with_adapters(client, runner, model) -> None:
-    """Whether the edit says which model it is for or leaves that to the template; as the edit of the picture is."""
+    """Whether the edit says which model it is for or leaves that to the template; as the edit of the image is."""
     known = await client.post("/v1/templates", files=IMAGE)
     assert known.status_code == 201, known.text
     fields = {"prompt": "a", "lora": json.dumps([LORA])} | ({} if model is None else {"model": model})
@@ -119,7 +119,7 @@ async def test_a_registered_template_is_edited_with_adapters(client, runner, mod
     assert named.status_code == 200, named.text
     assert (await client.post(URL, files=MASKED, data=fields)).status_code == 200
     assert [job.workflow for job in runner.jobs] == ["lego-tiny-edit-lora"] * 2
-    assert len({job.inputs["edit"].picture for job in runner.jobs}) == 1
+    assert len({job.inputs["edit"].image for job in runner.jobs}) == 1
 
 
 async def test_a_template_of_another_model_is_refused_with_adapters_too(client, runner) -> None:

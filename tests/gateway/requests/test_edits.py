@@ -105,7 +105,7 @@ async def test_a_form_over_a_limit_hears_which(client, files, fields, code, word
         (["mask"], "missing", "image", "Exactly one `image`"),
     ],
 )
-async def test_an_edit_has_one_picture_and_one_mask_at_most(client, runner, names, code, param, words) -> None:
+async def test_an_edit_has_one_image_and_one_mask_at_most(client, runner, names, code, param, words) -> None:
     """Under whichever name; more of either, or a mask alone, is refused before any is decoded, and no job is made."""
     files = [("prompt", (None, "a")), *((name, ("a.png", png(mode="RGBA"))) for name in names)]
     answer = await client.post(URL, files=files)
@@ -130,7 +130,7 @@ async def test_a_stroke_thinner_than_a_pixel_of_the_edit_is_edited(client, runne
 
 
 async def test_seeds_wrap_where_nothing_is_edited(client, runner) -> None:
-    """The pictures an opaque mask gives back are numbered as any others."""
+    """The images an opaque mask gives back are numbered as any others."""
     mask = file_of(Image.new("RGBA", (128, 96), "black"))
     fields = {"prompt": "a", "seed": str(2**32 - 1), "n": "2"}
     answer = await client.post(URL, files={"image": png(), "mask": mask}, data=fields)
@@ -142,7 +142,7 @@ async def test_seeds_wrap_where_nothing_is_edited(client, runner) -> None:
     assert runner.jobs == []
 
 
-async def test_a_picture_given_back_without_a_seed_has_one_by_chance(client) -> None:
+async def test_an_image_given_back_without_a_seed_has_one_by_chance(client) -> None:
     """As any answer has."""
     mask = file_of(Image.new("RGBA", (128, 96), "black"))
     seeds = set()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lego_serve.core.editing.reuse import ReuseStats
-from lego_serve.core.editing.templates import TemplateOrder, owner_of
+from lego_serve.core.editing.templates import TemplateCommand, owner_of
 from lego_serve.errors import NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import ApiKey, GatewaySettings, TemplateSettings
@@ -24,7 +24,7 @@ TENANTS = ("anna", "otto")
 
 
 def file_of(shade: int = 0, size: tuple[int, int] = (128, 96), form: str = "PNG", mode: str = "RGB") -> bytes:
-    """A picture, told from others by its shade."""
+    """An image, told from others by its shade."""
     out = io.BytesIO()
     Image.new(mode, size, shade).save(out, form)
     return out.getvalue()
@@ -40,7 +40,7 @@ def mask_of(size: tuple[int, int] = (128, 96)) -> bytes:
 
 
 async def registered(client: httpx2.AsyncClient, shade: int = 0, **fields: str) -> dict[str, Any]:
-    """What is said of a picture that is registered now."""
+    """What is said of an image that is registered now."""
     answer = await client.post(URL, files={"image": file_of(shade)}, data=fields)
     assert answer.status_code == 201, answer.text
     said: dict[str, Any] = answer.json()
@@ -59,7 +59,7 @@ def files_in(settings: GatewaySettings) -> list[str]:
     return sorted(path.name for path in settings.templates.folder.glob("*/*") if path.name != "lock")
 
 
-async def test_a_picture_is_registered_once(client, settings) -> None:
+async def test_an_image_is_registered_once(client, settings) -> None:
     """With its size, what its activations will take, and the same id the second time, whatever its file's format."""
     said = await registered(client, name="a-1")
     assert said["id"].startswith("tmpl_")
@@ -221,7 +221,7 @@ async def test_parts_that_are_larger_than_what_there_is_together_end_at_half(run
     assert answer.json()["error"]["message"].startswith("All tenants' pinned templates of this model take 96000")
 
 
-async def test_a_known_picture_is_not_quietly_changed(client) -> None:
+async def test_a_known_image_is_not_quietly_changed(client) -> None:
     """Another name or pin is refused; the same, or none, is answered."""
     await registered(client, name="a")
     for fields, param in (({"name": "b"}, "name"), ({"pin": "true"}, "pin")):
@@ -238,7 +238,7 @@ async def test_a_template_too_large_for_a_replica_says_so(client) -> None:
 
 
 async def test_an_edit_names_a_template_in_place_of_its_image(client, runner) -> None:
-    """It has the template's pixels and size, its pin, and the key that an edit of the uploaded picture has."""
+    """It has the template's pixels and size, its pin, and the key that an edit of the uploaded image has."""
     said = await registered(client, 3, pin="true")
     data = {"prompt": "a", "template": said["id"]}
     assert (await client.post(EDITS, files={"mask": mask_of()}, data=data)).status_code == 200
@@ -246,7 +246,7 @@ async def test_an_edit_names_a_template_in_place_of_its_image(client, runner) ->
     assert (await client.post(EDITS, files=uploaded, data={"prompt": "a"})).status_code == 200
     mine, theirs = (job.inputs["edit"] for job in runner.jobs)
     assert (mine.pixels.shape, int(mine.pixels[0, 0, 0])) == ((96, 128, 3), 3)
-    assert mine.picture == theirs.picture
+    assert mine.image == theirs.image
     assert (bool(mine.pin), theirs.pin) == (True, "")
     form = {name: (None, value) for name, value in data.items()}
     assert (await client.post(EDITS, files=form)).status_code == 200
@@ -291,7 +291,7 @@ def another(runner, settings: GatewaySettings, token: str = "") -> httpx2.AsyncC
 
 
 async def test_tenants_see_their_own_alone(runner, settings) -> None:
-    """Another's id is answered as one that nobody has; the same picture is two templates, with activations apart."""
+    """Another's id is answered as one that nobody has; the same image is two templates, with activations apart."""
     keys = tuple(ApiKey(sha256(name.encode()).hexdigest(), name, False) for name in TENANTS)
     closed = replace(settings, keys=keys)
     async with another(runner, closed, "anna") as anna, another(runner, closed, "otto") as otto:
@@ -313,7 +313,7 @@ async def test_tenants_see_their_own_alone(runner, settings) -> None:
         for client, card in ((anna, hers), (otto, his)):
             data = {"prompt": "a", "template": card["id"]}
             assert (await client.post(EDITS, files={"mask": mask_of()}, data=data)).status_code == 200
-        assert len({job.inputs["edit"].picture for job in runner.jobs}) == 2
+        assert len({job.inputs["edit"].image for job in runner.jobs}) == 2
         assert (await otto.delete(f"{URL}/{his['id']}")).status_code == 204
         assert (await anna.get(f"{URL}/{hers['id']}")).status_code == 200
         async with another(runner, closed) as nobody:
@@ -396,7 +396,7 @@ async def test_what_cannot_be_warmed_for_is_refused(client, runner, body, code, 
 
 
 async def test_a_damaged_file_is_as_none_and_is_replaced(client, settings) -> None:
-    """It is not listed, and the picture can be registered anew; what a dead process left is cleared away."""
+    """It is not listed, and the image can be registered anew; what a dead process left is cleared away."""
     said = await registered(client)
     folder: Path = settings.templates.folder / "default"
     (folder / f"{said['id']}.json").write_text("{")
@@ -431,5 +431,5 @@ async def test_replicas_are_asked_once_for_each_size(client, runner) -> None:
     for shade in range(3):
         await registered(client, shade)
     await client.get(URL)
-    wanted = [TemplateOrder(verb, "lego-tiny", "128x96") for verb in ("rows", "entry", "text")]
+    wanted = [TemplateCommand(verb, "lego-tiny", "128x96") for verb in ("rows", "entry", "text")]
     assert runner.template_orders == wanted

@@ -12,7 +12,7 @@ from loadgen.mixed.rounds import measure
 from loadgen.mixed.sides import Bench
 from loadgen.traffic import Arrivals, Closed, ImageRequest
 from tests.support.pools import workload
-from tests.support.simulated import World, cost_s, picture, world
+from tests.support.simulated import World, cost_s, image, world
 
 
 class SlowStorage:
@@ -58,7 +58,7 @@ def test_requests_of_the_rounds_have_addons() -> None:
 
 
 class Painter:
-    """Paints a request's add-ons into its picture; ``noise`` makes pictures differ from time to time."""
+    """Paints a request's add-ons into its image; ``noise`` makes images differ from time to time."""
 
     dtype = "float32"
     ready_s = 1.0
@@ -75,7 +75,7 @@ class Painter:
 
     def _paint(self, request: ImageRequest) -> bytes:
         self._made += 1
-        return picture(10 + self._strength * sum(request.addons) + self._noise * self._made)
+        return image(10 + self._strength * sum(request.addons) + self._noise * self._made)
 
 
 def rated(painter: Painter) -> Timed:
@@ -83,22 +83,22 @@ def rated(painter: Painter) -> Timed:
     return Timed(requests, painter.run(requests, Closed(40, 1), random.Random(0)))
 
 
-def test_pictures_with_their_addons_pass() -> None:
-    """The same picture alone, another one without add-ons."""
+def test_images_with_their_addons_pass() -> None:
+    """The same image alone, another one without add-ons."""
     painter = Painter()
     found = inspect_applied(painter, rated(painter), 6)
     assert found["made_again_alone"] == found["made_without_addons"] == found["visibly_changed_by_addons"] == 6
     assert found["made_again_max_difference_255"] == 0
 
 
-def test_pictures_without_their_addons_are_found_out() -> None:
-    """A server that leaves add-ons away makes the same picture without them."""
+def test_images_without_their_addons_are_found_out() -> None:
+    """A server that leaves add-ons away makes the same image without them."""
     painter = Painter(strength=0)
     assert inspect_applied(painter, rated(painter), 6)["visibly_changed_by_addons"] == 0
 
 
-def test_pictures_that_depend_on_company_are_found_out() -> None:
-    """A picture that comes out otherwise the second time shows."""
+def test_images_that_depend_on_company_are_found_out() -> None:
+    """An image that comes out otherwise the second time shows."""
     painter = Painter(noise=1)
     found = inspect_applied(painter, rated(painter), 6)
     assert isinstance(found["made_again_max_difference_255"], int)
@@ -106,7 +106,7 @@ def test_pictures_that_depend_on_company_are_found_out() -> None:
 
 
 def test_nothing_answered() -> None:
-    """Without a picture there is nothing to compare, and the summary says so."""
+    """Without an image there is nothing to compare, and the summary says so."""
     requests = [AddonsRequest("a circle", 128, 128, 8, 4.0, 1, ("x",))]
     found = inspect_applied(Painter(), Timed(requests, [Sample(0, 0, 1, Reply(None, "504"))]), 6)
     assert found["made_again_alone"] == 0

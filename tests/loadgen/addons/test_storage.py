@@ -28,7 +28,7 @@ def test_both_sides_keep_the_same_bytes_and_wait_as_long(tmp_path: Path) -> None
     assert theirs["adapter_load_s"] == ours["adapters"]["storage_s"] == pytest.approx(0.4)
     nets = ours["controlnets"].values()
     assert {net["storage_s"] for net in nets} == {theirs["controlnet_load_s"]} == {0.05}
-    # Two backbones and the patcher there, two replicas here.
+    # Two backbones and the LoRA node there, two replicas here.
     kept = ours["adapters"]["cache_bytes"] + 2 * ours["adapters"]["replica_cache_bytes"]
     assert kept == pytest.approx(2 * theirs["adapter_bytes"], abs=3)
     assert 2 * ours["controlnet_cache_bytes"] == 2 * theirs["controlnet_bytes"] == ADDONS_PLAN.controlnet_places * 1000

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from loadgen.addons.pictures import outlines
+from loadgen.addons.images import outlines
 from loadgen.addons.plan import ADDONS_PLAN
 from loadgen.addons.request import AddonsRequest
 from loadgen.addons.workload import dealt

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lego_serve.zoo.train.controlnet import build_controlnet
-from loadgen.addons.pictures import outlines
+from loadgen.addons.images import outlines
 from loadgen.baselines.addons import Addons, Control, Lora
 from loadgen.baselines.sd3_loading import load_pipeline, make_image
 
@@ -47,14 +47,14 @@ def addons(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Addon
 
 
 def made(addons: Addons, adapters: tuple[str, ...] = (), nets: tuple[str, ...] = ()) -> np.ndarray:
-    """One picture with these."""
+    """One image with these."""
     controls = [Control(name, outlines(96, 96, 0), 0.8) for name in nets]
     pipeline, more = addons.ready([Lora(name, 1.0) for name in adapters], controls)
     return np.asarray(make_image(pipeline, "a red circle", **SIZE, **more), dtype=np.int16)  # type: ignore[arg-type]
 
 
-def test_pictures_have_what_their_request_asks_for(addons: Addons) -> None:
-    """Each set of add-ons draws another picture, the same one again after others have displaced it."""
+def test_images_have_what_their_request_asks_for(addons: Addons) -> None:
+    """Each set of add-ons draws another image, the same one again after others have displaced it."""
     asked = [((), ()), (("a0",), ()), (("a0", "a1"), ()), ((), ("c0",)), (("a2",), ("c0", "c1"))]
     first = [made(addons, *each) for each in asked]
     for index, one in enumerate(first):
@@ -72,8 +72,8 @@ def test_adapters_are_diffusers_own(addons: Addons, tiny_folder: Path) -> None:
     assert np.abs(made(addons, ("a0",)) - alone).max() <= 1
 
 
-def test_control_pictures_are_read(addons: Addons) -> None:
-    """Base64 of a PNG arrives as the picture it is."""
+def test_control_images_are_read(addons: Addons) -> None:
+    """Base64 of a PNG arrives as the image it is."""
     _, more = addons.ready([], [Control("c0", outlines(96, 96, 0), 0.8)])
     wanted = Image.open(io.BytesIO(base64.b64decode(outlines(96, 96, 0))))
     assert np.array_equal(np.asarray(more["control_image"]), np.asarray(wanted))

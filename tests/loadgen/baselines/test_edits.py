@@ -23,14 +23,14 @@ def pipeline(tiny_folder: Path) -> Any:
 
 
 def edited(pipeline: Any, ratio: float, prompt: str = "a red circle") -> tuple[np.ndarray, np.ndarray]:
-    """A picture and the mask it was edited in."""
+    """An image and the mask it was edited in."""
     mask = draw_mask(ratio, 96, 96, np.random.default_rng(1))
     made = make_image(pipeline, prompt, **SIZE, **edit_of(template_file(96, 96, 0), mask_file(mask)))
     return np.asarray(made, dtype=np.int16), mask
 
 
 def test_it_is_diffusers_inpainting_blending_in_every_step(pipeline: Any, tiny_folder: Path) -> None:
-    """The picture is the one a script gets from the same classes."""
+    """The image is the one a script gets from the same classes."""
     assert isinstance(pipeline, StableDiffusion3InpaintPipeline)
     made, mask = edited(pipeline, 0.3)
     own = load_pipeline(tiny_folder)
@@ -59,12 +59,12 @@ def test_prompts_and_masks_matter(pipeline: Any) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_masks_of_nothing_and_of_everything_are_answered(pipeline: Any, ratio: float) -> None:
-    """With a picture of the size asked for; of nothing, one that no prompt changes."""
+    """With an image of the size asked for; of nothing, one that no prompt changes."""
     one, other = edited(pipeline, ratio)[0], edited(pipeline, ratio, "a blue square")[0]
     assert one.shape == (96, 96, 3)
     assert np.array_equal(one, other) is (ratio == 0.0)
 
 
 def test_it_warms_up_without_a_template(pipeline: Any) -> None:
-    """On a grey picture, all of which is edited."""
+    """On a grey image, all of which is edited."""
     assert make_image(pipeline, "warm up", **SIZE, **blank_edit(96, 96)).size == (96, 96)

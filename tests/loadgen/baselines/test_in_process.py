@@ -12,7 +12,7 @@ from loadgen.traffic import ImageRequest
 
 
 def test_pipeline_answers_in_order(tmp_path: Path) -> None:
-    """The baseline makes each picture asked for, one after the other, all due at the start."""
+    """The baseline makes each image asked for, one after the other, all due at the start."""
     export(untrained(), tmp_path / "weights")
     requests = [ImageRequest(prompt, 96, 128, 2, 4.0, 1) for prompt in ("a red circle", "a blue square")]
     with InProcessPipeline(tmp_path / "weights", 0, tmp_path / "log") as baseline:
@@ -20,8 +20,8 @@ def test_pipeline_answers_in_order(tmp_path: Path) -> None:
     assert samples[0].due_s == samples[1].due_s == 0.0
     assert samples[0].done_s == samples[1].sent_s < samples[1].done_s
     for sample in samples:
-        assert sample.reply.picture is not None
-        assert Image.open(io.BytesIO(sample.reply.picture)).size == (96, 128)
+        assert sample.reply.image is not None
+        assert Image.open(io.BytesIO(sample.reply.image)).size == (96, 128)
 
 
 def test_failing_pipeline_is_told(tmp_path: Path) -> None:

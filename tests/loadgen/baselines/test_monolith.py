@@ -20,12 +20,12 @@ REQUESTS = [ImageRequest(prompt, 96, 128, 2, 4.0, 3) for prompt in ("a red circl
 
 
 def pixels(sample: Sample) -> np.ndarray:
-    assert sample.reply.picture is not None, sample.reply.error
-    return np.asarray(Image.open(io.BytesIO(sample.reply.picture)), dtype=np.int16)
+    assert sample.reply.image is not None, sample.reply.error
+    return np.asarray(Image.open(io.BytesIO(sample.reply.image)), dtype=np.int16)
 
 
-def test_monolith_serves_diffusers_pictures(tiny_folder: Path, tmp_path: Path) -> None:
-    """The monolith answers the client's body with diffusers' own picture and leaves no process behind."""
+def test_monolith_serves_diffusers_images(tiny_folder: Path, tmp_path: Path) -> None:
+    """The monolith answers the client's body with diffusers' own image and leaves no process behind."""
     before = set(descendants(os.getpid()))
     server = monolith(tiny_folder, 0, tmp_path / "log", replicas=1, threads=1, compiled=False)
     with server:

@@ -19,10 +19,10 @@ def mask_over(place: str, ratio: float, seed: int = 0) -> np.ndarray:
     return draw_mask(ratio, SIDE, SIDE, np.random.default_rng(seed), middle_of(place))
 
 
-def whole(picture_ratio: float) -> np.ndarray:
-    """The left part of a picture."""
+def whole(image_ratio: float) -> np.ndarray:
+    """The left part of an image."""
     mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[:, : round(picture_ratio * SIDE)] = True
+    mask[:, : round(image_ratio * SIDE)] = True
     return mask
 
 

@@ -55,7 +55,7 @@ def test_a_server_takes_larger_edits(tmp_path: Path, tiny_folder: Path) -> None:
     assert model.nodes.backbone.replicas.max == 1
 
 
-def test_stretched_weights_make_larger_pictures(tmp_path: Path, tiny_folder: Path) -> None:
+def test_stretched_weights_make_larger_images(tmp_path: Path, tiny_folder: Path) -> None:
     """The transformer takes 1,024 tokens, stands next to what it did before, and its own folder is as it was."""
     from diffusers import SD3Transformer2DModel
     from safetensors.torch import load_file
@@ -86,7 +86,7 @@ def test_stretched_weights_make_larger_pictures(tmp_path: Path, tiny_folder: Pat
 def test_room_is_for_all_templates(name: str) -> None:
     """Every entry of every template: keys and values of six layers, 4 heads of 32 numbers and a scale, at 20 sigmas.
 
-    With captions there is one for either branch of guidance; 32 rows of text are beside the picture's.
+    With captions there is one for either branch of guidance; 32 rows of text are beside the image's.
     """
     chosen = plan(name)
     rows, branches = (chosen.side // 16) ** 2 + 32, 2 if chosen.captioned else 1

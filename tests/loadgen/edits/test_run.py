@@ -35,7 +35,7 @@ Paint = Callable[[EditRequest], np.ndarray]
 
 def edited(request: EditRequest, noise: int = 0) -> np.ndarray:
     """The template with its mask painted over by the seed, a little otherwise where asked."""
-    made = pixels(request.picture).copy()
+    made = pixels(request.image).copy()
     mask = mask_pixels(request.mask)
     made[mask] = (made[mask] // 4 + 100 + request.seed % 50 + noise).astype(np.uint8)
     return made
@@ -55,7 +55,7 @@ class Painter(SimulatedServer):
         rng: random.Random,
         deadline_s: Deadline | None = None,
     ) -> list[Sample]:
-        """As the simulation says, with pictures."""
+        """As the simulation says, with images."""
         samples = super().run(requests, arrivals, rng, deadline_s)
         return [
             replace(sample, reply=Reply(self._file(request))) if sample.is_ok else sample
@@ -116,7 +116,7 @@ def test_lego_is_measured_with_and_without_reuse(written: Path) -> None:
 
 
 def test_alone_is_measured_too(written: Path) -> None:
-    """The same pictures one after the other, for whoever has but one request."""
+    """The same images one after the other, for whoever has but one request."""
     alone = json.loads((written / "summary.json").read_text())["details"]["alone"]
     assert alone["requests"] == 2 * 4
     assert alone["baseline_s"] == pytest.approx(0.6)
@@ -139,7 +139,7 @@ def test_the_summary_tells_of_masks_and_templates(written: Path) -> None:
     assert 0.15 < about_it["most_popular_template_share"] < 0.45
 
 
-def test_the_pictures_are_looked_at(written: Path) -> None:
+def test_the_images_are_looked_at(written: Path) -> None:
     """How like the full computation's they are, and whether every side edited where it should and nowhere else."""
     quality = found(written)["quality"]
     assert quality["edits_looked_at"] == quality["equal_outside"] == quality["visibly_edited_by_lego"]
@@ -179,14 +179,14 @@ def looked_at(lego: Paint, baseline: Paint) -> dict[str, object]:
 
 
 def test_a_server_that_edits_nothing_is_found_out() -> None:
-    """Either side's pictures are held against the template where the mask says."""
-    quality = looked_at(lambda request: pixels(request.picture), lambda request: pixels(request.picture))
+    """Either side's images are held against the template where the mask says."""
+    quality = looked_at(lambda request: pixels(request.image), lambda request: pixels(request.image))
     assert quality["visibly_edited_by_lego"] == quality["visibly_edited_by_baseline"] == 0
 
 
 def test_a_server_that_ignores_the_mask_is_found_out() -> None:
     """What it changes elsewhere shows, on either side."""
-    quality = looked_at(lambda request: 255 - pixels(request.picture), lambda request: 255 - pixels(request.picture))
+    quality = looked_at(lambda request: 255 - pixels(request.image), lambda request: 255 - pixels(request.image))
     assert quality["equal_outside"] == 0
     assert quality["baseline_outside_mean_255"] > 20  # type: ignore[operator]
 
@@ -196,7 +196,7 @@ def test_an_empty_mask_that_changes_something_is_found_out() -> None:
     request = EditsWorkload(SUITE, SMALL, 0).sample(0.0)
     assert request.mask_ratio == 0
     for level, is_same in ((0, True), (1, False)):
-        server = Painter(FakeClock(), lambda _: 0.1, 1, lambda each: pixels(each.picture) ^ level)  # noqa: B023
+        server = Painter(FakeClock(), lambda _: 0.1, 1, lambda each: pixels(each.image) ^ level)  # noqa: B023
         assert inspect_empty(server, request)["empty_mask_returns_the_template"] is is_same
 
 

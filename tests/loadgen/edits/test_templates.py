@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.zoo.judge.parse import read_picture
+from lego_serve.zoo.judge.parse import read_image
 from lego_serve.zoo.world import captions
 from lego_serve.zoo.world import scenes as world
 from loadgen.edits import drawing, scenes, wording
@@ -57,7 +57,7 @@ def test_captions_are_sentences_of_the_models_language() -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_templates_are_the_worlds_pictures(number: int) -> None:
+def test_templates_are_the_worlds_images(number: int) -> None:
     """To a pixel's last bit, as the world draws the scene where nothing is out of its place."""
     world_scene = as_the_world_has_it(scene_of(number))
     drawn = (world.render([world_scene], 128, 128, NoJitter())[0].permute(1, 2, 0) + 1) * 127.5
@@ -66,17 +66,17 @@ def test_templates_are_the_worlds_pictures(number: int) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_captions_are_true(number: int) -> None:
-    """The colour that is said is at the place that is said, and whoever reads the picture finds the scene."""
-    scene, picture = scene_of(number), pixels(template_file(256, 256, number))
+    """The colour that is said is at the place that is said, and whoever reads the image finds the scene."""
+    scene, image = scene_of(number), pixels(template_file(256, 256, number))
     for thing in scene.things:
         x, y = middle_of(thing.place)
-        assert tuple(picture[int(256 * y), int(256 * x)]) == scenes.COLOURS[thing.colour]
+        assert tuple(image[int(256 * y), int(256 * x)]) == scenes.COLOURS[thing.colour]
         assert any(word in template_caption(number) for word in wording.PLACE_WORDS[thing.place])
         assert any(
             f" {word} " in template_caption(number) for word in wording.COLOUR_WORDS.get(thing.colour, (thing.colour,))
         )
-    assert tuple(picture[0, 0]) == scenes.COLOURS[scene.ground]
-    reading = read_picture(picture)
+    assert tuple(image[0, 0]) == scenes.COLOURS[scene.ground]
+    reading = read_image(image)
     assert reading.is_clear
     assert set(reading.scene.things) == set(as_the_world_has_it(scene).things)
     assert reading.scene.ground == scene.ground
@@ -92,7 +92,7 @@ def test_captions_say_everything_and_stay() -> None:
 
 
 def test_templates_differ_and_stay() -> None:
-    """Twenty different pictures of one thing or two, the same at every size."""
+    """Twenty different images of one thing or two, the same at every size."""
     files = [template_file(256, 256, number) for number in NUMBERS]
     assert len(set(files)) == 20
     assert {len(scene_of(number).things) for number in NUMBERS} == {1, 2}

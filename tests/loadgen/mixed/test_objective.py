@@ -3,13 +3,13 @@ import pytest
 from loadgen.client import Reply, Sample
 from loadgen.mixed.objective import Attainment, Objective, Tally, Timed, attainment, fit, latencies_s, solo_grid
 from loadgen.mixed.plan import MIXED
-from loadgen.summary import NoPicturesError
+from loadgen.summary import NoImagesError
 from loadgen.traffic import ImageRequest
-from tests.support.simulated import PICTURE, cost_s
+from tests.support.simulated import IMAGE, cost_s
 
 
 def alone(speed: float = 1.0) -> list[Sample]:
-    return [Sample(0.0, 1.0, 1.0 + cost_s(request) / speed, Reply(PICTURE)) for request in solo_grid(MIXED)]
+    return [Sample(0.0, 1.0, 1.0 + cost_s(request) / speed, Reply(IMAGE)) for request in solo_grid(MIXED)]
 
 
 def fitted(repeats: list[list[Sample]]) -> Objective:
@@ -23,7 +23,7 @@ def request(width: int, height: int, steps: int = 17, guidance: float = 4.0) -> 
 def timed(size: int, seconds: list[float | None]) -> Timed:
     """Requests due one second apart, answered after so many seconds, or refused at once."""
     samples = [
-        Sample(i, i, i + (0.0 if each is None else each), Reply(None if each is None else PICTURE, "429"))
+        Sample(i, i, i + (0.0 if each is None else each), Reply(None if each is None else IMAGE, "429"))
         for i, each in enumerate(seconds)
     ]
     return Timed([request(size, size)] * len(samples), samples)
@@ -54,10 +54,10 @@ def test_slow_repeat_does_not_relax() -> None:
     assert fitted([alone(0.5), alone(), alone(2.0)]).slo_s(asked) == pytest.approx(calm.slo_s(asked))
 
 
-def test_no_solo_picture() -> None:
-    """A baseline that cannot make a picture alone is an error that quotes it."""
+def test_no_solo_image() -> None:
+    """A baseline that cannot make an image alone is an error that quotes it."""
     refused = [Sample(0.0, 0.0, 0.1, Reply(None, "500: broken")) for _ in solo_grid(MIXED)]
-    with pytest.raises(NoPicturesError, match="broken"):
+    with pytest.raises(NoImagesError, match="broken"):
         fitted([refused])
 
 
@@ -71,7 +71,7 @@ def test_misses_count() -> None:
 
 def test_latency_counts_from_due() -> None:
     """A request that the client sent late is as late as it was for its user."""
-    late = Timed([request(128, 128)], [Sample(1.0, 3.0, 4.0, Reply(PICTURE))])
+    late = Timed([request(128, 128)], [Sample(1.0, 3.0, 4.0, Reply(IMAGE))])
     assert attainment(late, lambda _: 2.0, MIXED).ratio == 0.0
     assert latencies_s(late, lambda _: 2.0) == [3.0]
 

@@ -7,7 +7,7 @@ from loadgen.mixed.rounds import Seen, measure
 from loadgen.mixed.sides import best
 from loadgen.mixed.summarise import figures
 from loadgen.mixed.workload import CLOSED
-from loadgen.summary import NoPicturesError, ratios
+from loadgen.summary import NoImagesError, ratios
 from loadgen.traffic import Closed, Poisson
 from tests.support.simulated import World, cost_s, world
 
@@ -121,5 +121,5 @@ def test_time_ends_the_rounds() -> None:
 def test_baseline_without_a_rate() -> None:
     """A baseline that meets its objective at no rate ends the run with a reason."""
     strict = world(suite=replace(MIXED, slo_scale=0.5))
-    with pytest.raises(NoPicturesError, match="at no rate"):
+    with pytest.raises(NoImagesError, match="at no rate"):
         measure(strict.bench)

@@ -50,7 +50,7 @@ def test_summary_has_every_key(written: Path) -> None:
     assert found["slo"] == "5x solo"
     assert found["baseline"]["name"] == "diffusers-monolith"
     assert found["quality"]["max_difference_255"] == 0
-    assert 1 < found["quality"]["pictures_compared"] <= 12
+    assert 1 < found["quality"]["images_compared"] <= 12
 
 
 def test_ratios_are_lego_over_baseline(written: Path) -> None:
@@ -82,7 +82,7 @@ def test_dropped_jobs_are_failures(written: Path) -> None:
 
 
 def test_report_stands_alone(written: Path) -> None:
-    """The report shows three charts, the classes and the pictures of both sides, and needs no other file."""
+    """The report shows three charts, the classes and the images of both sides, and needs no other file."""
     text = (written / "report.html").read_text()
     page = Page()
     page.feed(text)

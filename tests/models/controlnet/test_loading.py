@@ -53,7 +53,7 @@ def test_a_sound_folder_loads(folder: Path, tiny_folder: Path) -> None:
     assert form.share == pytest.approx(2 * (13 / 12) / 6)
 
 
-def test_extra_channels_are_part_of_the_picture(
+def test_extra_channels_are_part_of_the_image(
     folder: Path, transformer: SD3Transformer2DModel, tiny_folder: Path
 ) -> None:
     """An inpainting ControlNet reads latents and a mask."""

@@ -13,11 +13,11 @@ from lego_serve.core.scheduling.controlnet_placement import residual_bytes
 from lego_serve.errors import NodeError
 from lego_serve.models.controlnet.common import run_together
 from lego_serve.models.controlnet.messages import (
-    Mailbox,
-    Shelf,
+    PromptImageCache,
+    ResidualBuffer,
     StepMessage,
     content_key,
-    picture_message,
+    image_message,
     prompt_message,
     step_message,
     to_array,
@@ -26,13 +26,13 @@ from lego_serve.models.controlnet.messages import (
 from lego_serve.models.controlnet.sd3 import Sd3ControlNet
 from lego_serve.models.families.sd3 import Sd3Backbone
 from lego_serve.models.model_files import load_module
-from lego_serve.models.ragged.conditioning import Conditioning, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import (
-    ControlForm,
-    ControlInput,
-    ControlLane,
-    ControlPicture,
-    ControlSource,
+    ActiveControlNet,
+    ControlImage,
+    ControlNetLane,
+    ControlNetSource,
+    ControlNetSpec,
 )
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
@@ -58,7 +58,7 @@ def transformer(dtype: str, tiny_folder: Path) -> SD3Transformer2DModel:
 def net(transformer: SD3Transformer2DModel, name: str, seed: int) -> Sd3ControlNet:
     """A ControlNet of two blocks."""
     module = control_miniature(transformer, seed).to(transformer.dtype)
-    return Sd3ControlNet(module, ControlForm(name, WIDTH, 2, 0, CHANNELS))
+    return Sd3ControlNet(module, ControlNetSpec(name, WIDTH, 2, 0, CHANNELS))
 
 
 class Wired:
@@ -67,26 +67,26 @@ class Wired:
     def __init__(self, net: Sd3ControlNet, dtype: torch.dtype, *, fails: bool = False) -> None:
         self.form, self._net, self._dtype = net.form, net, dtype
         self._fails = fails
-        self.shelf = Shelf(net)
+        self.shelf = PromptImageCache(net)
         self.spans: list[tuple[float, float]] = []
         self.meet: threading.Barrier | None = None
 
-    def prepare(self, cond: Conditioning, mode: int | None = None) -> Prepared:
+    def prepare(self, cond: Conditioning, mode: int | None = None) -> PreparedPrompt:
         """Keeps it, and sends what is to be remembered."""
         message = prompt_message(cond, mode)
         self.shelf.put(message)
-        return Prepared(cond.tokens, cond.pooled, message.key)
+        return PreparedPrompt(cond.tokens, cond.pooled, message.key)
 
-    def picture(self, latents: torch.Tensor, key: str = "") -> ControlPicture:
+    def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
         """Likewise."""
-        message = picture_message(latents, key)
+        message = image_message(latents, key)
         self.shelf.put(message)
-        return ControlPicture(latents, message.key)
+        return ControlImage(latents, message.key)
 
-    def start(self, lanes: Sequence[ControlLane]) -> Mailbox:
+    def start(self, lanes: Sequence[ControlNetLane]) -> ResidualBuffer:
         """Ask the thread."""
         step = step_message(lanes)
-        box = Mailbox(self.form.residuals, self._dtype, timeout_s=20)
+        box = ResidualBuffer(self.form.residuals, self._dtype, timeout_s=20)
 
         def work() -> None:
             started = time.perf_counter()
@@ -105,14 +105,14 @@ class Wired:
         return box
 
 
-def lanes(backbone: Sd3Backbone, *sources: ControlSource) -> list[LaneInput]:
+def lanes(backbone: Sd3Backbone, *sources: ControlNetSource) -> list[LaneInput]:
     """Guided lanes of two sizes with ControlNets, and one without."""
     made = []
     for seed, (height, width) in enumerate([(8, 8), (12, 8), (8, 8)]):
-        picture = torch.randn(CHANNELS, height, width, generator=torch.Generator().manual_seed(9))
+        image = torch.randn(CHANNELS, height, width, generator=torch.Generator().manual_seed(9))
         raw = raw_lane(seed, height, width, text_rows=9, channels=CHANNELS, text_width=192, pooled_width=192)
         uses = tuple(
-            ControlInput(source, source.picture(picture), 0.8, source.prepare(raw.cond), source.prepare(raw.negative))
+            ActiveControlNet(source, source.image(image), 0.8, source.prepare(raw.cond), source.prepare(raw.negative))
             for source in sources
         )
         plain = raw.for_model(backbone)
@@ -148,7 +148,7 @@ def test_steps_of_several_backbones_in_one_pass_keep_their_bits(transformer: SD3
     backbone, shared = Sd3Backbone(transformer, 8), net(transformer, "a", 7)
     steps = [
         [
-            ControlLane(lane.latents, lane.time, lane.guidance, use.picture, use.cond, use.negative)
+            ControlNetLane(lane.latents, lane.time, lane.guidance, use.image, use.cond, use.negative)
             for lane in lanes(backbone, shared)[first:last]
             for use in lane.controls
         ]
@@ -182,23 +182,23 @@ def test_keys_name_content() -> None:
 
 def test_the_shelf_forgets_what_was_used_longest_ago(transformer: SD3Transformer2DModel) -> None:
     """Within its bytes, and nothing the step to run needs."""
-    shelf = Shelf(net(transformer, "a", 7), max_bytes=3 * CHANNELS * 16 * 4)
-    pictures = [picture_message(torch.full((CHANNELS, 4, 4), float(i)), f"p{i}") for i in range(5)]
-    for message in pictures[:4]:
+    shelf = PromptImageCache(net(transformer, "a", 7), max_bytes=3 * CHANNELS * 16 * 4)
+    images = [image_message(torch.full((CHANNELS, 4, 4), float(i)), f"p{i}") for i in range(5)]
+    for message in images[:4]:
         shelf.put(message)
     assert shelf.missing(asking("p0")) == {"p0", "prompt"}
-    shelf.put(pictures[4], keep={"p1"})
+    shelf.put(images[4], keep={"p1"})
     kept = [key for key in ("p0", "p1", "p2", "p3", "p4") if key not in shelf.missing(asking(key))]
     assert kept == ["p1", "p3", "p4"]
 
 
-def asking(picture: str) -> StepMessage:
-    """A step that names a picture, and a prompt that no shelf has."""
-    cond = Prepared(torch.zeros(1, 1), torch.zeros(1), "prompt")
-    return step_message([ControlLane(torch.zeros(1), 0.5, 1.0, ControlPicture(torch.zeros(1), picture), cond, None)])
+def asking(image: str) -> StepMessage:
+    """A step that names an image, and a prompt that no shelf has."""
+    cond = PreparedPrompt(torch.zeros(1, 1), torch.zeros(1), "prompt")
+    return step_message([ControlNetLane(torch.zeros(1), 0.5, 1.0, ControlImage(torch.zeros(1), image), cond, None)])
 
 
 def test_a_residual_that_does_not_come_is_not_waited_for_for_ever() -> None:
     """The wait ends with an error of its own."""
     with pytest.raises(NodeError, match="in time"):
-        Mailbox(1, torch.float32, timeout_s=0.01).block(0)
+        ResidualBuffer(1, torch.float32, timeout_s=0.01).block(0)

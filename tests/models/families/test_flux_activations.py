@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lego_serve.models.families.flux import FluxBackbone
-from lego_serve.models.ragged.activations import CODINGS, Activations, Reuse, entry_bytes
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse, entry_bytes
 from lego_serve.models.ragged.lane_input import LaneInput
 from tests.models.families.test_flux import FORMS, transformer
 from tests.models.ragged.test_activations import tokens_of
@@ -17,7 +17,7 @@ ACTIVE = torch.tensor([3, 4, 17, 40, 59])
 
 def captured(model: FluxBackbone, lane: LaneInput, coding: str = "float32") -> tuple[torch.Tensor, Activations]:
     """A lane's velocity, and what it leaves behind."""
-    kept = Activations(CODINGS[coding])
+    kept = Activations(ACTIVATION_CODECS[coding])
     return model.velocity([replace(lane, capture=kept)])[0], kept
 
 
@@ -25,12 +25,12 @@ def captured(model: FluxBackbone, lane: LaneInput, coding: str = "float32") -> t
 def test_rows_computed_from_ones_own_activations_are_those_of_the_whole(form: str) -> None:
     """In double blocks and single ones: with what the lane itself left, any part of it comes out as in the full pass.
 
-    The picture is no square, so that rows taken from wrong places would show in their rotations.
+    The image is no square, so that rows taken from wrong places would show in their rotations.
     """
     model = FluxBackbone(transformer(form), 8)
     lane = raw_lane(1, 12, 20).for_model(model)
     whole, kept = captured(model, lane)
-    assert kept.taps.keys() == {"0", "1", "single.0", "single.1", "single.2"}
+    assert kept.by_attention.keys() == {"0", "1", "single.0", "single.1", "single.2"}
     part = model.velocity([replace(lane, reuse=Reuse(ACTIVE, kept))])[0]
     torch.testing.assert_close(tokens_of(part)[ACTIVE], tokens_of(whole)[ACTIVE], rtol=1e-4, atol=2e-5)
     outside = torch.ones(60, dtype=torch.bool)
@@ -42,7 +42,7 @@ def test_rows_computed_from_ones_own_activations_are_those_of_the_whole(form: st
 def test_an_entry_takes_the_bytes_that_were_predicted() -> None:
     """For all attentions, by heads and their width."""
     model = FluxBackbone(transformer("FLUX.1-dev"), 8)
-    for coding in CODINGS.values():
+    for coding in ACTIVATION_CODECS.values():
         _, kept = captured(model, raw_lane(1, 12, 20).for_model(model), coding.name)
         assert kept.size_bytes == entry_bytes(coding, model.attentions, 60, 0)
 
@@ -62,7 +62,7 @@ def test_a_masked_lane_has_the_same_bits_alone_and_among_others(bucket: int) -> 
         replace(lane, reuse=Reuse(torch.arange(30), kept)),
     ]
     assert torch.equal(model.velocity([other, *mates, masked, lane])[3], alone)
-    fresh = Activations(CODINGS["int8"])
+    fresh = Activations(ACTIVATION_CODECS["int8"])
     primer = replace(lane, capture=fresh)
     together = replace(lane, reuse=Reuse(ACTIVE, fresh))
     assert torch.equal(model.velocity([together, primer, other])[0], alone)

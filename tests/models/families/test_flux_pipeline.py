@@ -1,4 +1,4 @@
-"""FLUX as a whole: folders loaded by family, pictures against diffusers' pipelines, faults of a folder named."""
+"""FLUX as a whole: folders loaded by family, images against diffusers' pipelines, faults of a folder named."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from safetensors.torch import load_file, save_file
 
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.engine.lane_state import LaneRequest
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import CheckpointError, LegoError, RequestError, UnsupportedParameter
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.registry import ModelSpec
@@ -33,9 +33,9 @@ def spec(folder: Path, dtype: str = "float32") -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def ours(flux_folder: Path) -> LocalFamily:
+def ours(flux_folder: Path) -> OfflinePipeline:
     """It in our own engine."""
-    return LocalFamily.load(spec(flux_folder))
+    return OfflinePipeline.load(spec(flux_folder))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def pipeline(folder: Path, dtype: torch.dtype) -> FluxPipeline:
 
 @dataclass(frozen=True)
 class Wish:
-    """One picture to ask both sides for."""
+    """One image to ask both sides for."""
 
     width: int = 128
     height: int = 128
@@ -62,7 +62,7 @@ class Wish:
     seed: int = 11
     prompt: str = PROMPT
 
-    def lane(self, ours: LocalFamily, key: str = "only") -> LaneRequest:
+    def lane(self, ours: OfflinePipeline, key: str = "only") -> LaneRequest:
         """For our engine."""
         cond = ours.text.encode([self.prompt])[0]
         return LaneRequest(key, self.width, self.height, self.steps, self.guidance, self.seed, cond, None)
@@ -91,7 +91,7 @@ def off_by(mine: torch.Tensor, reference: np.ndarray) -> int:
     return int((mine.int() - torch.from_numpy((reference * 255).round()).int()).abs().max())
 
 
-def test_the_text_encoding_equals_diffusers(ours: LocalFamily, theirs: FluxPipeline) -> None:
+def test_the_text_encoding_equals_diffusers(ours: OfflinePipeline, theirs: FluxPipeline) -> None:
     """T5's tokens and CLIP's pooled vector equal the pipeline's."""
     tokens, pooled, _ = theirs.encode_prompt(PROMPT, None, max_sequence_length=LENGTH)
     mine = ours.text.encode([PROMPT])[0]
@@ -100,14 +100,14 @@ def test_the_text_encoding_equals_diffusers(ours: LocalFamily, theirs: FluxPipel
 
 
 @pytest.mark.parametrize("wish", WISHES[:4], ids=str)
-def test_a_picture_equals_diffusers_with_its_own_noise(ours: LocalFamily, theirs: FluxPipeline, wish: Wish) -> None:
-    """From the seed alone the latents are the pipeline's, and every 8-bit value of the picture is within 2 of its."""
+def test_an_image_equals_diffusers_with_its_own_noise(ours: OfflinePipeline, theirs: FluxPipeline, wish: Wish) -> None:
+    """From the seed alone the latents are the pipeline's, and every 8-bit value of the image is within 2 of its."""
     latents = run_results(ours, wish.lane(ours))["only"].latents
     torch.testing.assert_close(latents, wish.latents(theirs), atol=1e-4, rtol=1e-4)
     assert off_by(ours.vae.decode(latents[None]), wish.ask(theirs, "np")) <= 2
 
 
-def test_lanes_of_one_batch_equal_diffusers_one_by_one(ours: LocalFamily, theirs: FluxPipeline) -> None:
+def test_lanes_of_one_batch_equal_diffusers_one_by_one(ours: OfflinePipeline, theirs: FluxPipeline) -> None:
     """Other sizes, steps, guidances, prompts and seeds in one batch: each lane is its own pipeline's."""
     lanes = [wish.lane(ours, str(i)) for i, wish in enumerate(WISHES)]
     together = run_results(ours, *lanes)
@@ -119,22 +119,22 @@ def test_lanes_of_one_batch_equal_diffusers_one_by_one(ours: LocalFamily, theirs
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
-def test_pixels_do_not_change_with_batch_mates(ours: LocalFamily, sampler: str) -> None:
+def test_pixels_do_not_change_with_batch_mates(ours: OfflinePipeline, sampler: str) -> None:
     """A lane has the same bits alone and in a mixed batch, with either sampler."""
     mine = replace(WISHES[1].lane(ours), sampler=sampler)
     mates = [wish.lane(ours, str(i)) for i, wish in enumerate(WISHES)]
     assert torch.equal(run_results(ours, mine, *mates)["only"].latents, run_results(ours, mine)["only"].latents)
 
 
-def test_guidance_is_told_to_dev_and_not_to_schnell(flux_form: str, ours: LocalFamily) -> None:
-    """What a model is not told makes no difference to its picture."""
+def test_guidance_is_told_to_dev_and_not_to_schnell(flux_form: str, ours: OfflinePipeline) -> None:
+    """What a model is not told makes no difference to its image."""
     little, much = (run_results(ours, Wish(guidance=g).lane(ours))["only"].latents for g in (1.0, 8.0))
     assert torch.equal(little, much) == (flux_form == "flux-schnell")
 
 
 @pytest.mark.parametrize("strength", [0.35, 0.6, 1.0])
-def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: FluxPipeline, strength: float) -> None:
-    """Encoding, noising by strength and denoising give the image-to-image pipeline's picture."""
+def test_image_to_image_equals_diffusers(ours: OfflinePipeline, theirs: FluxPipeline, strength: float) -> None:
+    """Encoding, noising by strength and denoising give the image-to-image pipeline's image."""
     image = torch.randint(0, 256, (1, 96, 128, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     lane = replace(Wish(128, 96, 10, seed=5).lane(ours), init=ours.vae.encode(image)[0], strength=strength)
     latents = run_results(ours, lane)["only"].latents
@@ -150,7 +150,7 @@ def test_image_to_image_equals_diffusers(ours: LocalFamily, theirs: FluxPipeline
 
 def test_in_bf16_our_error_is_no_larger_than_diffusers(flux_folder: Path, theirs: FluxPipeline) -> None:
     """The distance to the fp32 latents is at most 1.1 times that of diffusers' own bf16, in the median and at p95."""
-    rounded, other = LocalFamily.load(spec(flux_folder, "bfloat16")), pipeline(flux_folder, torch.bfloat16)
+    rounded, other = OfflinePipeline.load(spec(flux_folder, "bfloat16")), pipeline(flux_folder, torch.bfloat16)
     mine, others = [], []
     for seed in range(6):
         wish = Wish(seed=seed)
@@ -161,7 +161,7 @@ def test_in_bf16_our_error_is_no_larger_than_diffusers(flux_folder: Path, theirs
         assert torch.stack(mine).quantile(part) <= 1.1 * torch.stack(others).quantile(part)
 
 
-def test_a_negative_prompt_is_refused(ours: LocalFamily) -> None:
+def test_a_negative_prompt_is_refused(ours: OfflinePipeline) -> None:
     """The model would not read it."""
     lane = Wish().lane(ours)
     with pytest.raises(UnsupportedParameter, match="takes no negative prompt"):
@@ -169,24 +169,24 @@ def test_a_negative_prompt_is_refused(ours: LocalFamily) -> None:
     assert ours.engine.lanes == 0
 
 
-async def test_the_backbone_node_denoises_without_a_negative_prompt(flux_folder: Path, ours: LocalFamily) -> None:
+async def test_the_backbone_node_denoises_without_a_negative_prompt(flux_folder: Path, ours: OfflinePipeline) -> None:
     """The node knows no family: a call without `negative` gives the latents the engine gives."""
-    node = BackboneNode(spec(flux_folder), "least_slack", "auto", "auto", 5, "strict", 1)
+    node = BackboneNode(spec(flux_folder), "least_slack", "auto", "auto", 5, True, 1)
     wish = Wish()
     cond = wish.lane(ours).cond
     inputs = {
         "cond": {"tokens": cond.tokens.numpy(), "pooled": cond.pooled.numpy()}, "width": wish.width,
         "height": wish.height, "steps": wish.steps, "guidance": wish.guidance, "seed": wish.seed, "n": 1,
     }  # fmt: skip
-    said = [message async for message in node.stream(Call("denoise", inputs))]
-    assert isinstance(said[-1], Answer)
+    said = [message async for message in node.stream(NodeCall("denoise", inputs))]
+    assert isinstance(said[-1], NodeResult)
     assert isinstance(said[-1].value, dict)
     assert torch.equal(
         torch.from_numpy(said[-1].value["latents"])[0], run_results(ours, wish.lane(ours))["only"].latents
     )
 
 
-def test_a_prompt_t5_cannot_read_whole_is_refused(ours: LocalFamily) -> None:
+def test_a_prompt_t5_cannot_read_whole_is_refused(ours: OfflinePipeline) -> None:
     """T5 is given so many tokens, its end mark among them; CLIP's window cuts off what only T5 reads."""
     ours.text.check(" ".join(["a"] * (LENGTH - 1)))
     with pytest.raises(RequestError, match=f"has {LENGTH + 1} tokens; this model reads at most {LENGTH}"):

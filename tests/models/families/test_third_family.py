@@ -15,13 +15,13 @@ from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from lego_serve import config
-from lego_serve.core.addons import AdapterAsk
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.addons import AdapterRequest
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
-from lego_serve.core.scheduling.lora_mode import AdapterMode
+from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
-from lego_serve.engine.offline import LocalFamily
+from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import CheckpointError, InvalidAdapter
 from lego_serve.models import families as family_files
@@ -30,10 +30,10 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
-from lego_serve.models.ragged.activations import CODINGS, Activations, Reuse
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse
 from lego_serve.models.registry import ModelSpec, families
 from lego_serve.serving.nodes.backbone import BackboneNode
-from lego_serve.serving.nodes.lora import AdaptersNode
+from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.text_encoder import TextEncoderNode
 from lego_serve.zoo.architecture import build_scheduler, build_vae
 from lego_serve.zoo.tiny_models import WORDS, _word_tokenizer
@@ -93,9 +93,9 @@ def spec(pipeline: AuraFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def family(spec: ModelSpec) -> LocalFamily:
+def family(spec: ModelSpec) -> OfflinePipeline:
     """All its nodes' models, loaded as any family's are."""
-    return LocalFamily.load(spec)
+    return OfflinePipeline.load(spec)
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +104,14 @@ def base(spec: ModelSpec) -> BaseLayers:
     return base_layers(spec)
 
 
-def lane(family: LocalFamily, key: str, seed: int, *uses: AdapterUse, **more: Any) -> LaneRequest:
+def lane(family: OfflinePipeline, key: str, seed: int, *uses: AdapterUse, **more: Any) -> LaneRequest:
     """A guided lane."""
     cond, negative = family.text.encode([PROMPT, NEGATIVE])
     given = {"width": 128, "height": 128, "steps": STEPS, "guidance": 4.0} | more
     return LaneRequest(key, seed=seed, cond=cond, negative=negative, adapters=uses, **given)
 
 
-def run(spec: ModelSpec, *lanes: LaneRequest, mode: AdapterMode = AdapterMode.GROUPED) -> dict[str, torch.Tensor]:
+def run(spec: ModelSpec, *lanes: LaneRequest, mode: LoraMode = LoraMode.GROUPED) -> dict[str, torch.Tensor]:
     """The latents of lanes that run together in an engine of their own."""
     engine = StepEngine(*load_backbone(spec), StepBatcher(fifo, StepLimits(), adapters=mode), lambda: 0.0)
     for each in lanes:
@@ -138,7 +138,7 @@ def close(mine: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(mine, other, atol=3e-4, rtol=3e-4)
 
 
-def mixed(family: LocalFamily, base: BaseLayers) -> list[LaneRequest]:
+def mixed(family: OfflinePipeline, base: BaseLayers) -> list[LaneRequest]:
     """Lanes of several sizes, steps, guidances and sets of adapters."""
     one = adapter(base, diffusers_names(products(base, 1)), "one")
     two = adapter(base, diffusers_names(products(base, 2, 16, only="attn")), "two")
@@ -160,17 +160,17 @@ def test_the_configuration_takes_its_name(spec: ModelSpec, tmp_path: Path) -> No
         config.load(file)
 
 
-def test_its_pictures_are_those_of_diffusers_pipeline(
-    family: LocalFamily, spec: ModelSpec, pipeline: AuraFlowPipeline
+def test_its_images_are_those_of_diffusers_pipeline(
+    family: OfflinePipeline, spec: ModelSpec, pipeline: AuraFlowPipeline
 ) -> None:
-    """From the prompt to the latents; and decoded they are pictures."""
+    """From the prompt to the latents; and decoded they are images."""
     expected = ask(pipeline, 11)
     close(run(spec, lane(family, "only", 11))["only"], expected)
-    picture = family.generate([PROMPT], seeds=[11], steps=STEPS, negative=NEGATIVE)
-    assert torch.equal(picture, family.vae.decode(run(spec, lane(family, "only", 11))["only"][None]))
+    image = family.generate([PROMPT], seeds=[11], steps=STEPS, negative=NEGATIVE)
+    assert torch.equal(image, family.vae.decode(run(spec, lane(family, "only", 11))["only"][None]))
 
 
-def test_its_lanes_have_the_bits_they_have_alone(family: LocalFamily, spec: ModelSpec, base: BaseLayers) -> None:
+def test_its_lanes_have_the_bits_they_have_alone(family: OfflinePipeline, spec: ModelSpec, base: BaseLayers) -> None:
     """Among others of any size, guidance and adapters, in one pass."""
     lanes = mixed(family, base)
     together = run(spec, *lanes)
@@ -178,10 +178,10 @@ def test_its_lanes_have_the_bits_they_have_alone(family: LocalFamily, spec: Mode
         assert torch.equal(run(spec, each)[each.key], together[each.key]), each.key
 
 
-def test_its_adapters_are_patched_and_grouped_alike(family: LocalFamily, spec: ModelSpec, base: BaseLayers) -> None:
-    """Those of every layer, of image rows, text rows, both and modulation; without them the picture is another."""
+def test_its_adapters_are_patched_and_grouped_alike(family: OfflinePipeline, spec: ModelSpec, base: BaseLayers) -> None:
+    """Those of every layer, of image rows, text rows, both and modulation; without them the image is another."""
     lanes = mixed(family, base)
-    grouped, patched = run(spec, *lanes), run(spec, *lanes, mode=AdapterMode.PATCHED)
+    grouped, patched = run(spec, *lanes), run(spec, *lanes, mode=LoraMode.PATCHED)
     for each in lanes:
         close(patched[each.key], grouped[each.key])
     without = run(spec, replace(lanes[1], adapters=()))["one"]
@@ -189,9 +189,9 @@ def test_its_adapters_are_patched_and_grouped_alike(family: LocalFamily, spec: M
 
 
 def test_its_adapters_are_diffusers_own(
-    family: LocalFamily, spec: ModelSpec, base: BaseLayers, pipeline: AuraFlowPipeline, tmp_path: Path
+    family: OfflinePipeline, spec: ModelSpec, base: BaseLayers, pipeline: AuraFlowPipeline, tmp_path: Path
 ) -> None:
-    """A file that diffusers loads makes the picture it makes there."""
+    """A file that diffusers loads makes the image it makes there."""
     tensors = diffusers_names(products(base, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -221,19 +221,19 @@ def test_adapters_of_other_families_are_refused_by_name(base: BaseLayers, tiny_f
 
 
 async def test_its_nodes_are_the_nodes_of_every_family(
-    family: LocalFamily, spec: ModelSpec, base: BaseLayers, tmp_path: Path
+    family: OfflinePipeline, spec: ModelSpec, base: BaseLayers, tmp_path: Path
 ) -> None:
-    """Prompt, adapter and denoising through the three nodes, held to strict: the picture the engine makes by itself."""
+    """Prompt, adapter and denoising through the three nodes, held to strict: the image the engine makes by itself."""
     saved(diffusers_names(products(base, 4)), tmp_path, "style")
-    patcher = AdaptersNode(spec, [tmp_path], BYTES)
-    text = TextEncoderNode(spec, 1, BYTES, patcher, BYTES)
-    backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, patcher, BYTES, "auto")
-    asked: Any = (await patcher.run(Call("load_adapters", {"lora": (AdapterAsk("style", 0.7),)}))).value
-    cond, negative = [(await text.run(Call("text_encode", {"prompt": p}))).value for p in (PROMPT, NEGATIVE)]
+    lora_node = LoraNode(spec, [tmp_path], BYTES)
+    text = TextEncoderNode(spec, 1, BYTES, lora_node, BYTES)
+    backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, lora_node, BYTES, "auto")
+    asked: Any = (await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("style", 0.7),)}))).value
+    cond, negative = [(await text.run(NodeCall("text_encode", {"prompt": p}))).value for p in (PROMPT, NEGATIVE)]
     given = {"width": 128, "height": 128, "steps": STEPS, "guidance": 4.0, "seed": 5, "n": 1}
-    call = Call("denoise", given | {"cond": cond, "negative": negative, "adapters": asked})
+    call = NodeCall("denoise", given | {"cond": cond, "negative": negative, "adapters": asked})
     answer = [message async for message in backbone.stream(call)][-1]
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, NodeResult)
     assert answer.error is None, answer.error
     value: Any = answer.value
     style: Adapter = adapter(base, diffusers_names(products(base, 4)))
@@ -245,11 +245,11 @@ def test_its_edits_compute_the_rows_they_need(spec: ModelSpec) -> None:
     """With what a whole pass left behind, some rows come out as in that pass."""
     backbone, _ = load_backbone(spec)
     one = raw_lane(1, 12, 20, channels=8, text_width=WIDTH, guidance=1.0).for_model(backbone)
-    kept, active = Activations(CODINGS["float32"]), torch.tensor([3, 4, 17, 40, 59])
+    kept, active = Activations(ACTIVATION_CODECS["float32"]), torch.tensor([3, 4, 17, 40, 59])
     whole = backbone.velocity([replace(one, capture=kept)])[0]
     part = backbone.velocity([replace(one, reuse=Reuse(active, kept))])[0]
     torch.testing.assert_close(tokens_of(part)[active], tokens_of(whole)[active], rtol=1e-4, atol=2e-5)
-    assert len(kept.taps) == len(backbone.attentions)
+    assert len(kept.by_attention) == len(backbone.attentions)
 
 
 def test_its_edits_may_read_the_text_of_their_unconditional_branch(spec: ModelSpec) -> None:
@@ -269,9 +269,9 @@ def test_what_its_file_does_not_say_it_does_not_take(
     for name in (FAMILY, "common"):  # a file of that name is there, but no family
         with pytest.raises(CheckpointError, match=f"model edges: family '{name}' has no ControlNets"):
             load_controlnet(replace(spec, name="edges"), replace(spec, family=name))
-    patcher = AdaptersNode(spec, [tmp_path], BYTES)
+    lora_node = LoraNode(spec, [tmp_path], BYTES)
     monkeypatch.delattr(sys.modules[f"{family_files.__name__}.{FAMILY}"], "ADAPTABLE")
     with pytest.raises(CheckpointError, match="model aura: family 'auraflow' takes no adapters"):
         base_layers(spec)
     with pytest.raises(CheckpointError, match="takes no adapters"):
-        BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, patcher, BYTES)
+        BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, lora_node, BYTES)

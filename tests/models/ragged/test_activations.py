@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_serve.models.families.sd3 import Sd3Backbone
-from lego_serve.models.ragged.activations import CODINGS, Activations, Reuse, Rows, entry_bytes
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse, Rows, entry_bytes
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.lane_input import LaneInput
 from tests.models.families.test_sd3 import FORMS, transformer
@@ -25,7 +25,7 @@ def captured(
 ) -> tuple[torch.Tensor, Activations, Activations]:
     """A guided lane's velocity, and what both its branches leave behind."""
     assert lane.negative is not None
-    kept = [Activations(CODINGS[coding], keeps_text=True) for _ in "cn"]
+    kept = [Activations(ACTIVATION_CODECS[coding], keeps_text=True) for _ in "cn"]
     halves = [
         replace(lane, negative=None, capture=kept[0]),
         replace(lane, cond=lane.negative, negative=None, capture=kept[1]),
@@ -34,11 +34,11 @@ def captured(
     return said, kept[0], kept[1]
 
 
-def rows_at(rows: Rows, tap: str, heads: int = 3, width: int = 16) -> torch.Tensor:
+def rows_at(rows: Rows, attention_id: str, heads: int = 3, width: int = 16) -> torch.Tensor:
     """The image rows at an attention."""
-    image_rows, _ = rows.lengths(tap)
+    image_rows, _ = rows.lengths(attention_id)
     into = torch.empty(image_rows, 2, heads, width)
-    rows.read(tap, into)
+    rows.read(attention_id, into)
     return into
 
 
@@ -77,7 +77,7 @@ def test_a_masked_lane_has_the_same_bits_alone_and_among_others(reads_text: bool
     _, cond_2, negative_2 = captured(model, other, "bfloat16")
     mate = replace(other, reuse=Reuse(torch.tensor([0, 59]), cond_2, negative_2))
     assert torch.equal(model.velocity([other, mate, masked, lane])[2], alone)
-    fresh = [Activations(CODINGS["bfloat16"], keeps_text=True) for _ in "cn"]
+    fresh = [Activations(ACTIVATION_CODECS["bfloat16"], keeps_text=True) for _ in "cn"]
     assert lane.negative is not None
     primers = [
         replace(lane, negative=None, capture=fresh[0]),
@@ -103,12 +103,12 @@ def test_what_is_read_is_the_text_that_primed() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("coding", sorted(CODINGS))
+@pytest.mark.parametrize("coding", sorted(ACTIVATION_CODECS))
 def test_an_entry_takes_the_bytes_that_were_predicted(form: str, coding: str) -> None:
     """For all attentions: image rows in each, text rows where they take part."""
     model = backbone(form)
     _, cond, _ = captured(model, raw_lane(1).for_model(model), coding)
-    assert cond.size_bytes == entry_bytes(CODINGS[coding], model.attentions, 64, 7)
+    assert cond.size_bytes == entry_bytes(ACTIVATION_CODECS[coding], model.attentions, 64, 7)
 
 
 def test_a_guided_lane_needs_rows_for_both_branches() -> None:
@@ -121,12 +121,12 @@ def test_a_guided_lane_needs_rows_for_both_branches() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3), coding=st.sampled_from(sorted(CODINGS)))
+@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3), coding=st.sampled_from(sorted(ACTIVATION_CODECS)))
 def test_a_coding_is_as_close_as_its_bits_allow(seed: int, scale: float, coding: str) -> None:
     """fp32 exactly, bf16 to 1 in 256, int8 to a 250th of the row's largest; and what was kept stays as it was."""
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randn(5, 2, 3, 16, generator=draw) * scale
-    kept = Activations(CODINGS[coding])
+    kept = Activations(ACTIVATION_CODECS[coding])
     kept.put("0", rows, rows[:0])
     largest = rows.abs().amax(dim=-1, keepdim=True)
     allowed = {"float32": 0.0 * largest, "bfloat16": rows.abs() / 250, "int8": largest / 200}[coding]
@@ -142,7 +142,7 @@ def test_entries_know_their_bytes() -> None:
     """Four, two and about one for a number."""
     rows = torch.randn(64, 2, 4, 32)
     sizes = {}
-    for name, coding in CODINGS.items():
+    for name, coding in ACTIVATION_CODECS.items():
         kept = Activations(coding)
         kept.put("0", rows, rows[:3])
         sizes[name] = kept.size_bytes / rows.numel()

@@ -8,7 +8,7 @@ from lego_kernels import Factors, Segments
 from lego_serve.models.ragged import batch_invariant
 from lego_serve.models.ragged.batch_invariant import linear_gelu
 from lego_serve.models.ragged.layers import Linear, gelu_tanh
-from lego_serve.models.ragged.lora_products import RowProducts
+from lego_serve.models.ragged.lora_products import GroupedLora
 
 FUSED = pytest.mark.skipif(not batch_invariant.fuses_gelu(), reason="this CPU does not multiply bf16")
 ROWS = 70
@@ -21,12 +21,12 @@ def layer(inputs: int, outputs: int) -> tuple[torch.Tensor, Linear]:
     return x.bfloat16(), Linear((weight * inputs**-0.5).bfloat16(), bias.bfloat16())
 
 
-def added(inputs: int, outputs: int, runs: list[tuple[int, int]]) -> RowProducts:
+def added(inputs: int, outputs: int, runs: list[tuple[int, int]]) -> GroupedLora:
     """A product of rank 4 that is added to these rows."""
     draw = torch.Generator().manual_seed(1)
     down, up = (torch.randn(shape, generator=draw).bfloat16() for shape in ((4, inputs), (outputs, 4)))
     segments = Segments(tuple((start, stop, 0) for start, stop in runs))
-    return RowProducts(Factors.down(down), segments, ((0, outputs, Factors.up(up, columns=(0,)), segments),))
+    return GroupedLora(Factors.down(down), segments, ((0, outputs, Factors.up(up, columns=(0,)), segments),))
 
 
 @FUSED

@@ -17,7 +17,7 @@ from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.batch_invariant import add_linear
 from lego_serve.models.ragged.layers import Linear, Part
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.zoo.tiny_models import miniature
 from tests.support.adapters import adapter, diffusers_names, products, weights_hash
@@ -95,14 +95,14 @@ def test_weights_are_pristine_after_patching_fails_half_way(
 ) -> None:
     """Memory may run out in the middle of it."""
     start = weights_hash(weights(backbone))
-    whole, count = AdaptedLayers._patch_layer, iter(range(100))
+    whole, count = LoraLayers._patch_layer, iter(range(100))
 
-    def breaking(self: AdaptedLayers, number: int, products: Sequence[object]) -> None:
+    def breaking(self: LoraLayers, number: int, products: Sequence[object]) -> None:
         whole(self, number, products)
         if next(count) == 3:
             raise MemoryError
 
-    monkeypatch.setattr(AdaptedLayers, "_patch_layer", breaking)
+    monkeypatch.setattr(LoraLayers, "_patch_layer", breaking)
     with pytest.raises(MemoryError):
         backbone.adapters.patch(((adapters(backbone, 1)[0], 1.0),))
     assert weights_hash(weights(backbone)) == start
@@ -148,7 +148,7 @@ def test_a_failing_step_leaves_no_products_behind(backbone: Backbone, monkeypatc
 def test_only_so_many_bytes_of_stacked_weights_are_kept() -> None:
     """The sets used last stay, and a dropped one comes back with the same result."""
     layer = Linear(torch.zeros(8, 8), None, (Part("transformer.x", 0, 8),))
-    layers = AdaptedLayers([(layer, layer.parts)], max_stack_bytes=3000)
+    layers = LoraLayers([(layer, layer.parts)], max_stack_bytes=3000)
     for seed in range(20):
         layers._stacks_of(
             ((Adapter(str(seed), str(seed), {"transformer.x": Pair(torch.ones(8, 8), torch.ones(8, 8))}), 1.0),)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models.ragged.controlnet_source import ControlSource
+from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.caches.controlnet_cache import ControlShelf, Local
+from lego_serve.serving.caches.controlnet_cache import ControlNetCache, LocalControlNet
 
 BYTES = 100
 
@@ -35,30 +35,30 @@ def loads() -> Loads:
 
 
 def shelf(
-    folder: Path, places: int, sources: dict[str, ControlSource], loads: Loads, storage_s: float = 0.0
-) -> ControlShelf:
+    folder: Path, places: int, sources: dict[str, ControlNetSource], loads: Loads, storage_s: float = 0.0
+) -> ControlNetCache:
     local = {}
     for name in ("a", "b", "c", "bad"):
         place = folder / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         (place / "diffusion_pytorch_model.safetensors").write_bytes(b"0" * BYTES)
-        local[name] = Local(ModelSpec(name, str(place)), storage_s)
-    return ControlShelf(ModelSpec("base", str(folder)), local, places * BYTES, sources, loads)
+        local[name] = LocalControlNet(ModelSpec(name, str(place)), storage_s)
+    return ControlNetCache(ModelSpec("base", str(folder)), local, places * BYTES, sources, loads)
 
 
 async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path, loads: Loads) -> None:
     """It is there from the taking until all who took it have given it back, and kept for the next."""
-    sources: dict[str, ControlSource] = {}
+    sources: dict[str, ControlNetSource] = {}
     nets = shelf(tmp_path, 2, sources, loads)
     first, second = await nets.take(["a"]), await nets.take(["a", "elsewhere"])
     assert list(sources) == ["a"]
-    nets.give_back(first)
+    nets.release(first)
     assert list(sources) == ["a"]
-    nets.give_back(second)
+    nets.release(second)
     assert not sources
     again = await nets.take(["a"])
-    nets.give_back(again)
+    nets.release(again)
     assert loads.names == ["a"]
     assert [(one.hit, one.size_bytes) for one in (*first, *second, *again)] == [
         (False, BYTES), (True, BYTES), (True, BYTES),
@@ -70,53 +70,53 @@ async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(tmp_path: P
     nets = shelf(tmp_path, 1, {}, loads, storage_s=0.02)
     held = await nets.take(["a"])
     for _ in range(6):
-        nets.give_back(await nets.take(["b"]))
+        nets.release(await nets.take(["b"]))
     assert "b" not in nets
-    nets.give_back(held)
-    nets.give_back(await nets.take(["elsewhere"]))  # whoever comes next
+    nets.release(held)
+    nets.release(await nets.take(["elsewhere"]))  # whoever comes next
     for _ in range(200):
         if "b" in nets:
             break
         await asyncio.sleep(0.01)
     again = await nets.take(["b"])
     assert [one.hit for one in again] == [True]
-    nets.give_back(again)
+    nets.release(again)
 
 
 async def test_what_is_used_without_room_is_not_kept(tmp_path: Path, loads: Loads) -> None:
     """Those in use stay whatever the budget; one that had no room is loaded anew the next time."""
-    sources: dict[str, ControlSource] = {}
+    sources: dict[str, ControlNetSource] = {}
     nets = shelf(tmp_path, 1, sources, loads)
     held = await nets.take(["a", "b"])
     assert set(sources) == {"a", "b"}
-    nets.give_back(held)
+    nets.release(held)
     assert ("a" in nets) + ("b" in nets) == 1
     kept, other = ("a", "b") if "a" in nets else ("b", "a")
-    nets.give_back(await nets.take([kept]))
-    nets.give_back(await nets.take([other]))
+    nets.release(await nets.take([kept]))
+    nets.release(await nets.take([other]))
     assert loads.names[2:] == [other]
 
 
 async def test_one_in_use_is_not_loaded_twice(tmp_path: Path, loads: Loads) -> None:
     """Requests at the same time share a load, and later ones what is in use though it is not kept."""
-    sources: dict[str, ControlSource] = {}
+    sources: dict[str, ControlNetSource] = {}
     nets = shelf(tmp_path, 0, sources, loads)
     both = await asyncio.gather(nets.take(["a"]), nets.take(["a"]))
     third = await nets.take(["a"])
     assert loads.names == ["a"]
     for held in (*both, third):
-        nets.give_back(held)
+        nets.release(held)
     assert not sources
 
 
 async def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, loads: Loads) -> None:
     """What was loaded beside it is given back."""
-    sources: dict[str, ControlSource] = {}
+    sources: dict[str, ControlNetSource] = {}
     nets = shelf(tmp_path, 2, sources, loads)
     with pytest.raises(CheckpointError, match="damaged"):
         await nets.take(["a", "bad"])
     assert not sources
-    nets.give_back(await nets.take(["b", "c"]))
+    nets.release(await nets.take(["b", "c"]))
     assert "b" in nets
     assert "c" in nets
 
@@ -126,6 +126,6 @@ async def test_slow_loads_go_side_by_side(tmp_path: Path, loads: Loads) -> None:
     nets = shelf(tmp_path, 2, {}, loads, storage_s=0.2)
     started = asyncio.get_running_loop().time()
     held = await nets.take(["a", "b"])
-    nets.give_back(held)
+    nets.release(held)
     assert all(one.load_s >= 0.2 for one in held)
     assert 0.2 <= asyncio.get_running_loop().time() - started < 0.35

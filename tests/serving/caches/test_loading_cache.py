@@ -76,7 +76,7 @@ async def test_what_is_in_use_is_not_evicted_and_what_does_not_fit_is_handed_ove
 async def test_a_value_loaded_ahead_can_be_asked_for_a_while_even_where_it_is_not_kept() -> None:
     """What was begun before it was asked for is not begun again."""
     storage, cache = Storage(), LoadingCache[str](1, linger_s=0.1)
-    cache.begin("a", 5, storage.of("a"))
+    cache.start_load("a", 5, storage.of("a"))
     await asyncio.sleep(0.04)
     assert (await cache.get("a", 5, storage.of("a"))).value == "A"
     assert storage.loads == ["a"]
@@ -89,11 +89,11 @@ async def test_what_is_not_kept_goes_once_those_who_began_it_have_it() -> None:
     """Two began a load and the second may still ask after the first has; then it is loaded anew."""
     storage, cache = Storage(), LoadingCache[str](1, linger_s=10.0)
     for _ in range(2):
-        cache.begin("a", 5, storage.of("a"))
+        cache.start_load("a", 5, storage.of("a"))
     await asyncio.sleep(0.04)
     for _ in range(2):
         assert (await cache.get("a", 5, storage.of("a"))).value == "A"
-        cache.collected("a")
+        cache.release_waiter("a")
     assert storage.loads == ["a"]
     await cache.get("a", 5, storage.of("a"))
     assert storage.loads == ["a", "a"]
@@ -102,7 +102,7 @@ async def test_what_is_not_kept_goes_once_those_who_began_it_have_it() -> None:
 async def test_what_nobody_waits_for_does_not_stay() -> None:
     """A value loaded on suspicion that could not be kept is let go at once."""
     storage, cache = Storage(), LoadingCache[str](1, linger_s=10.0)
-    cache.begin("a", 5, storage.of("a"), wanted=False)
+    cache.start_load("a", 5, storage.of("a"), wanted=False)
     await asyncio.sleep(0.04)
     await cache.get("a", 5, storage.of("a"))
     assert storage.loads == ["a", "a"]
@@ -112,6 +112,6 @@ async def test_a_load_begun_for_what_has_come_meanwhile_is_none() -> None:
     """The value that is here is handed over."""
     storage, cache = Storage(), LoadingCache[str](10)
     await cache.get("a", 5, storage.of("a"))
-    assert await cache.begin("a", 5, storage.of("a")) == ("A", 0.0)
+    assert await cache.start_load("a", 5, storage.of("a")) == ("A", 0.0)
     assert storage.loads == ["a"]
     cache.ledger.check()

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from lego_serve.core.editing.templates import TemplateOrder
+from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.errors import NodeUnavailable, NotFound
-from lego_serve.serving.coordinator.broadcast import drain, list_replicas, order_template, said_by_all
+from lego_serve.serving.coordinator.broadcast import ask_template, broadcast, drain, list_replicas
 from lego_serve.serving.errors import NodeLost
 
 
@@ -53,10 +53,10 @@ async def test_patience_ends_as_a_503_that_says_when_to_come_back(patience_s: fl
     node = Replicas(60.0)
     started = time.monotonic()
     with pytest.raises(NodeUnavailable, match="Ask again") as late:
-        await said_by_all(node, "list", "", patience_s)
+        await broadcast(node, "list", "", patience_s)
     assert (late.value.status, late.value.code, late.value.retryable) == (503, "replica_lost", True)
     assert late.value.retry_after_s
     assert patience_s <= time.monotonic() - started < patience_s + 1
     assert node.asked in ((3, 4) if patience_s else (1, 2))
     with pytest.raises(NodeUnavailable):
-        await order_template({("m", "backbone"): node}, TemplateOrder("bytes", "m", "p"), patience_s)
+        await ask_template({("m", "backbone"): node}, TemplateCommand("bytes", "m", "p"), patience_s)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lego_serve.core.jobs.job import Job, JobProgress, TaskStats
-from lego_serve.core.jobs.messages import Accepted, Answer, Call, Leaving, Message, Progress
-from lego_serve.core.jobs.progress import PREPARING, Listen
+from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.progress import PREPARING, StreamOptions
 from lego_serve.core.workflow.bind import bind
 from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, NotFound, RequestError
 from lego_serve.serving.coordinator.coordinator import Coordinator
@@ -26,21 +26,21 @@ class FakeNode:
 
     is_ready = True
 
-    def __init__(self, behave: Callable[[Call, int], object]) -> None:
+    def __init__(self, behave: Callable[[NodeCall, int], object]) -> None:
         self.behave = behave
-        self.calls: list[Call] = []
+        self.calls: list[NodeCall] = []
         self.running = self.most_running = 0
         self.cancelled = 0
         self.orders: list[tuple[str, str]] = []
         self.says: dict[int, list[Message]] = {}  # by the number of the call
         self.has: tuple[str, ...] | None = ()
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """One call, a little later."""
         self.calls.append(call)
         return await self._answer(call)
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: NodeCall) -> NodeResult:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -51,18 +51,18 @@ class FakeNode:
                 said = {}
             if isinstance(said, Exception) and not isinstance(said, RequestError):
                 raise said
-            return Answer(error=said) if isinstance(said, RequestError) else Answer(said, TaskStats(0.1, 0.2))
+            return NodeResult(error=said) if isinstance(said, RequestError) else NodeResult(said, TaskStats(0.1, 0.2))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         finally:
             self.running -= 1
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """The same as messages: accepted by replica r1, r2, ..., whatever is in ``says``, and the answer."""
         self.calls.append(call)
         number = len(self.calls)
-        yield Accepted(f"r{number}")
+        yield CallAccepted(f"r{number}")
         for message in self.says.get(number, ()):
             yield message
             await asyncio.sleep(0.001)
@@ -102,12 +102,12 @@ def coordinator(some: dict[tuple[str, str], FakeNode]) -> Coordinator:
     return Coordinator(some, WORKFLOWS, time.monotonic)
 
 
-async def test_a_job_runs_its_branches_at_the_same_time_and_answers_pictures() -> None:
-    """Both prompts are encoded at once; pictures carry their seeds, which wrap."""
+async def test_a_job_runs_its_branches_at_the_same_time_and_answers_images() -> None:
+    """Both prompts are encoded at once; images carry their seeds, which wrap."""
     some = nodes()
     result = await coordinator(some).run(job())
     assert some["lego-tiny", "text_encoder"].most_running == 2
-    assert [(p.width, p.height, p.seed) for p in result.pictures] == [(6, 4, 2**32 - 1), (6, 4, 0)]
+    assert [(p.width, p.height, p.seed) for p in result.images] == [(6, 4, 2**32 - 1), (6, 4, 0)]
     assert set(result.node_s) == {"cond", "negative", "latents", "image"}
     assert result.queue_s == pytest.approx(0.4)
 
@@ -153,7 +153,7 @@ async def test_an_id_that_is_in_flight_is_refused_and_harms_nobody() -> None:
     with pytest.raises(ValueError, match="already in flight"):
         await mine.run(job(time.monotonic() + 0.01))
     assert [state.id for state in mine.states()] == ["job-1"]
-    assert len((await asyncio.wait_for(first, 5)).pictures) == 2
+    assert len((await asyncio.wait_for(first, 5)).images) == 2
     assert mine.in_flight == 0
     await mine.run(job())
 
@@ -170,7 +170,11 @@ async def test_a_lane_goes_on_from_its_last_checkpoint_and_alone() -> None:
     """After a replica was lost the call is made again elsewhere, from the state last heard of, under suspicion."""
     some = nodes()
     backbone = some["lego-tiny", "backbone"]
-    backbone.says[1] = [Progress(0, 5, 20, checkpoint=b"five"), Progress(0, 7, 20), Progress(1, 5, 20, checkpoint=b"x")]
+    backbone.says[1] = [
+        LaneProgress(0, 5, 20, checkpoint=b"five"),
+        LaneProgress(0, 7, 20),
+        LaneProgress(1, 5, 20, checkpoint=b"x"),
+    ]
     backbone.behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2}
     result = await coordinator(some).run(job())
     again = backbone.calls[1]
@@ -184,7 +188,7 @@ async def test_a_draining_replicas_lanes_move_without_suspicion() -> None:
     """A replica that says it is to be left has its call made again elsewhere, from the fresh checkpoint."""
     some = nodes()
     backbone = some["lego-tiny", "backbone"]
-    backbone.says[1] = [Progress(0, 9, 20, checkpoint=b"nine"), Leaving()]
+    backbone.says[1] = [LaneProgress(0, 9, 20, checkpoint=b"nine"), ReplicaDraining()]
     await coordinator(some).run(job())
     assert (backbone.calls[-1].checkpoints, backbone.calls[-1].suspect_steps) == ({0: b"nine"}, 0)
     assert backbone.calls[-1].avoid == {"r1"}
@@ -215,7 +219,7 @@ async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
     backbone.calls.clear()
     backbone.behave = lambda call, count: NodeLost()
     for number in (2, 3, 4):
-        backbone.says[number] = [Progress(0, 3, 20, is_starting=True)]
+        backbone.says[number] = [LaneProgress(0, 3, 20, is_starting=True)]
     with pytest.raises(RequestError) as refused:
         await coordinator(some).run(job())
     assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
@@ -227,7 +231,7 @@ async def test_a_request_that_kills_while_it_is_made_ready_is_refused() -> None:
     backbone = some["lego-tiny", "backbone"]
     backbone.behave = lambda call, count: NodeLost()
     for number in (2, 3, 4):
-        backbone.says[number] = [Progress(0, PREPARING, 20, is_starting=True)]
+        backbone.says[number] = [LaneProgress(0, PREPARING, 20, is_starting=True)]
     with pytest.raises(RequestError, match="while it was made ready") as refused:
         await coordinator(some).run(job())
     assert (refused.value.code, len(backbone.calls)) == ("poison_request", 4)
@@ -237,24 +241,24 @@ async def test_a_preview_that_cannot_be_made_does_not_end_its_job(caplog: pytest
     """It is left out, and the log says why."""
     some = nodes()
     preview = np.ones((2, 3, 4), np.float32)
-    some["lego-tiny", "backbone"].says[1] = [Progress(0, 10, 20, preview=preview)]
+    some["lego-tiny", "backbone"].says[1] = [LaneProgress(0, 10, 20, preview=preview)]
     some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": 1} if call.kind == "preview_fit" else PIXELS
     told: list[JobProgress] = []
-    result = await coordinator(some).run(replace(job(), listen=Listen(1)), told.append)
-    assert (len(result.pictures), told) == (2, [])
+    result = await coordinator(some).run(replace(job(), stream=StreamOptions(1)), told.append)
+    assert (len(result.images), told) == (2, [])
     assert "preview" in caplog.text
 
 
 async def test_progress_reaches_who_listens_with_previews_projected() -> None:
-    """Steps are told as they are; a preview's latents become a picture by the VAE's own matrix."""
+    """Steps are told as they are; a preview's latents become an image by the VAE's own matrix."""
     some = nodes()
     latents = np.ones((2, 3, 4), np.float32)
-    some["lego-tiny", "backbone"].says[1] = [Progress(0, 5, 20, 1.5), Progress(1, 10, 20, 1.0, preview=latents)]
+    some["lego-tiny", "backbone"].says[1] = [LaneProgress(0, 5, 20, 1.5), LaneProgress(1, 10, 20, 1.0, preview=latents)]
     matrix = np.zeros((19, 3), np.float32)
     matrix[4], matrix[13], matrix[18] = [0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]  # the latents' own places
     some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
     told: list[JobProgress] = []
-    await coordinator(some).run(replace(job(), listen=Listen(1, steps=True)), told.append)
+    await coordinator(some).run(replace(job(), stream=StreamOptions(1, steps=True)), told.append)
     assert (told[0].index, told[0].step, told[0].preview) == (0, 5, None)
     assert told[1].preview is not None
     assert (told[1].preview.width, told[1].preview.height, told[1].preview.rgb[:3]) == (4, 3, bytes((255, 128, 0)))
@@ -313,7 +317,7 @@ async def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() ->
     """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
 
     class SlowNode(FakeNode):
-        async def run(self, call: Call) -> Answer:
+        async def run(self, call: NodeCall) -> NodeResult:
             await asyncio.sleep(0.2)
             return await super().run(call)
 
@@ -346,17 +350,17 @@ async def test_cancelling_by_an_operator_and_by_leaving() -> None:
 
 
 async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> None:
-    """Prompts and lanes get what the patcher said, and its complaint is about the request's field."""
+    """Prompts and lanes get what the LoRA node said, and its complaint is about the request's field."""
     some = nodes()
-    patcher = FakeNode(lambda call, count: {"adapters": ("loaded",)})
-    some["lego-tiny", "adapters"] = patcher
+    lora_node = FakeNode(lambda call, count: {"adapters": ("loaded",)})
+    some["lego-tiny", "adapters"] = lora_node
     inputs = bind(WORKFLOWS["lego-tiny-lora"], {"prompt": "a", "seed": 1, "lora": ("ask",)})
     wanted = replace(job(), workflow="lego-tiny-lora", inputs=inputs)
     await coordinator(some).run(wanted)
-    assert patcher.calls[0].inputs == {"lora": ("ask",)}
+    assert lora_node.calls[0].inputs == {"lora": ("ask",)}
     for component in ("text_encoder", "backbone"):
         assert some["lego-tiny", component].calls[0].inputs["adapters"] == {"adapters": ("loaded",)}
-    patcher.behave = lambda call, count: NotFound("none", param="lora", code="adapter_not_found")
+    lora_node.behave = lambda call, count: NotFound("none", param="lora", code="adapter_not_found")
     with pytest.raises(NotFound) as missing:
         await coordinator(some).run(wanted)
     assert missing.value.param == "lora"

@@ -1,4 +1,4 @@
-"""Previews: the projection that is fitted is the one that is applied, and it shows what the picture shows."""
+"""Previews: the projection that is fitted is the one that is applied, and it shows what the image shows."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.models import previews as fits
 from lego_serve.models.loading import load_vae
 from lego_serve.models.registry import ModelSpec
@@ -24,9 +24,9 @@ def test_the_projection_is_a_convolution() -> None:
     latents, matrix = torch.randn(4, 6, 10, generator=draw), torch.randn(37, 3, generator=draw) * 0.1
     columns = F.unfold(F.pad(latents[None], (1, 1, 1, 1), mode="replicate"), 3)[0].T
     wanted = ((columns @ matrix[:-1] + matrix[-1]).clamp(0, 1) * 255).round().view(6, 10, 3)
-    picture = project(latents.numpy(), matrix.numpy())
-    made = np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
-    assert (picture.width, picture.height) == (10, 6)
+    image = project(latents.numpy(), matrix.numpy())
+    made = np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
+    assert (image.width, image.height) == (10, 6)
     assert np.abs(made.astype(int) - wanted.numpy()).max() <= 1
 
 
@@ -47,8 +47,8 @@ def test_the_shipped_fit_shows_colours_and_places(ground: str) -> None:
     matrix = fits.shipped(WEIGHTS / "vae")
     assert matrix is not None
     scene = Scene((Thing("black", "circle", "left", "large"),), ground)
-    picture = ((render([scene], 128, 128, random.Random(0)) / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1)
-    said = project(vae.encode(picture)[0].mean.numpy(), matrix.numpy())
+    image = ((render([scene], 128, 128, random.Random(0)) / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1)
+    said = project(vae.encode(image)[0].mean.numpy(), matrix.numpy())
     rgb = np.frombuffer(said.rgb, np.uint8).reshape(16, 16, 3).astype(float)
     own, other = np.array(COLOURS[ground]), np.array(COLOURS["black"])
     right = rgb[2:-2, 10:14].mean((0, 1))
@@ -63,13 +63,13 @@ class FakeVae:
     def __init__(self, refusals: int) -> None:
         self.refusals, self.asked = refusals, 0
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """One call."""
         self.asked += 1
         await asyncio.sleep(0)
         if self.asked <= self.refusals:
             raise RuntimeError("not now")
-        return Answer({"matrix": np.zeros((37, 3))})
+        return NodeResult({"matrix": np.zeros((37, 3))})
 
 
 async def test_the_projection_is_asked_for_once_and_again_after_a_failure() -> None:
@@ -77,6 +77,6 @@ async def test_the_projection_is_asked_for_once_and_again_after_a_failure() -> N
     vae = FakeVae(refusals=1)
     mine = Previews({("m", "vae"): vae})
     with pytest.raises(RuntimeError):
-        await mine.picture("m", np.zeros((4, 2, 2)))
-    await asyncio.gather(*(mine.picture("m", np.zeros((4, 2, 2))) for _ in range(3)))
+        await mine.image("m", np.zeros((4, 2, 2)))
+    await asyncio.gather(*(mine.image("m", np.zeros((4, 2, 2))) for _ in range(3)))
     assert vae.asked == 2

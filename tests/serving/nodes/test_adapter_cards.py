@@ -1,4 +1,4 @@
-"""What the patcher tells of the adapters there are: to who looks for one, and to operators."""
+"""What the LoRA node tells of the adapters there are: to who looks for one, and to operators."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ import pytest
 from lego_serve.errors import InvalidAdapter, NotFound, RequestError
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.registry import ModelSpec, built_in_folder, profile_folder
-from lego_serve.serving.caches.adapter_cache import AdapterShelf
-from lego_serve.serving.nodes.lora import AdaptersNode
+from lego_serve.serving.caches.adapter_cache import AdapterCache
+from lego_serve.serving.nodes.lora import LoraNode
 from tests.serving.nodes.test_lora import BYTES, load, order
 from tests.support.adapters import diffusers_names, kohya_names, products, saved
 
@@ -30,7 +30,7 @@ def root(base: BaseLayers, tmp_path: Path) -> Path:
 
 async def test_an_unknown_adapter_is_told_with_the_nearest(spec: ModelSpec, root: Path) -> None:
     """Among files and names given at run time."""
-    node = AdaptersNode(spec, [root], BYTES, registry_limit=1)
+    node = LoraNode(spec, [root], BYTES, registry_limit=1)
     await order(node, "register", "pastel", "sub/other.safetensors")
     for name, said in (
         ("imag", "There is no adapter imag; did you mean image?"),
@@ -44,7 +44,7 @@ async def test_an_unknown_adapter_is_told_with_the_nearest(spec: ModelSpec, root
 
 async def test_one_content_under_two_names_is_told_by_both(spec: ModelSpec, root: Path) -> None:
     """A request that asks for both would add the same products twice; for either it is served."""
-    node = AdaptersNode(spec, [root], BYTES, registry_limit=1)
+    node = LoraNode(spec, [root], BYTES, registry_limit=1)
     await order(node, "register", "copy", "sub/other.safetensors")
     with pytest.raises(RequestError) as twice:
         await load(node, "image", "both", "copy")
@@ -55,9 +55,9 @@ async def test_one_content_under_two_names_is_told_by_both(spec: ModelSpec, root
 
 async def test_a_list_tells_rank_and_bytes_by_the_files_headers(spec: ModelSpec, root: Path) -> None:
     """And what is wrong with a header; hashes are told of those that have been read."""
-    node = AdaptersNode(spec, [root], BYTES, registry_limit=1)
+    node = LoraNode(spec, [root], BYTES, registry_limit=1)
     [image] = await load(node, "image")
-    await AdapterShelf(node, ("transformer",), BYTES).take([image])
+    await AdapterCache(node, ("transformer",), BYTES).take([image])
     cards = (await order(node, "list"))["adapters"]
     size = (root / "image.safetensors").stat().st_size
     assert cards["image"] == {
@@ -73,7 +73,7 @@ async def test_a_list_tells_rank_and_bytes_by_the_files_headers(spec: ModelSpec,
 
 async def test_one_adapter_is_read_and_checked_to_be_shown(spec: ModelSpec, base: BaseLayers, root: Path) -> None:
     """What it changes, where it was registered to, and how late it may come; nothing is kept for that."""
-    node = AdaptersNode(spec, [root], BYTES, registry_limit=1)
+    node = LoraNode(spec, [root], BYTES, registry_limit=1)
     await order(node, "register", "mine", "sub/other.safetensors")
     card = (await order(node, "show", "both"))["adapters"]["both"]
     assert (card["rank"], card["ranks"], card["layers"]) == (8, [8], len(base.shapes))
@@ -92,11 +92,11 @@ async def test_one_adapter_is_read_and_checked_to_be_shown(spec: ModelSpec, base
 
 async def test_a_shelf_tells_what_it_has(spec: ModelSpec, root: Path) -> None:
     """By the hashes of the files."""
-    node = AdaptersNode(spec, [root], BYTES)
-    shelf = AdapterShelf(node, ("transformer",), 16 * BYTES)
+    node = LoraNode(spec, [root], BYTES)
+    shelf = AdapterCache(node, ("transformer",), 16 * BYTES)
     taken = await shelf.take(await load(node, "image", "both"))
     assert set(shelf.kept) == {one.adapter.sha256 for one in taken}
-    shelf.give_back(taken)
+    shelf.release(taken)
     await asyncio.sleep(0)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter, early_steps
+from lego_serve.core.addons import AdapterRequest, LoadedAdapter, steps_without_adapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality, TemplateUse
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.nodes.backbone import BackboneNode, _steps
@@ -22,11 +22,11 @@ STEPS = 4
 def node(tiny_folder: Path) -> BackboneNode:
     """A replica with room for templates."""
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
-    return BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=ROOM)
+    return BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=ROOM)
 
 
 def inputs(seed: int, **more: object) -> dict[str, object]:
-    """An edit of a picture drawn from a seed, at 96 x 96 pixels."""
+    """An edit of an image drawn from a seed, at 96 x 96 pixels."""
     draw = np.random.default_rng(seed)
     mask = np.zeros((12, 12), dtype=bool)
     mask[2:5, 3:6] = True
@@ -40,10 +40,10 @@ def inputs(seed: int, **more: object) -> dict[str, object]:
     } | more  # fmt: skip
 
 
-async def answered(node: BackboneNode, given: dict[str, object]) -> Answer:
+async def answered(node: BackboneNode, given: dict[str, object]) -> NodeResult:
     """The answer to a call that ends well."""
-    said = [message async for message in node.stream(Call("denoise", given))]
-    assert isinstance(said[-1], Answer)
+    said = [message async for message in node.stream(NodeCall("denoise", given))]
+    assert isinstance(said[-1], NodeResult)
     assert said[-1].error is None
     return said[-1]
 
@@ -71,7 +71,7 @@ async def test_entries_that_go_for_others_are_counted(tiny_folder: Path, node: B
     await answered(node, alike(1))
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
     room = node.template_use()["used_bytes"]
-    poor = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=room)
+    poor = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=room)
     counts = []
     for seed in (1, 2):
         said = (await answered(poor, alike(seed))).stats.reuse
@@ -94,7 +94,7 @@ def test_replicas_without_templates_say_nothing_of_any(node: BackboneNode) -> No
 @pytest.mark.parametrize(("strength", "steps"), [(1.0, 40), (0.5, 20), (0.01, 1)])
 def test_early_steps_are_a_share_of_those_an_edit_runs(strength: float, steps: int) -> None:
     """Not of those its strength leaves out."""
-    call = Call("denoise", inputs(1, steps=40, strength=strength))
+    call = NodeCall("denoise", inputs(1, steps=40, strength=strength))
     assert _steps(call) == steps
-    loaded = LoadedAdapter(AdapterAsk("a", 1.0), "0" * 64, 1, has_text=False, early_ratio=0.5)
-    assert early_steps([loaded], _steps(call)) == steps // 2
+    loaded = LoadedAdapter(AdapterRequest("a", 1.0), "0" * 64, 1, has_text=False, early_ratio=0.5)
+    assert steps_without_adapter([loaded], _steps(call)) == steps // 2

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.addons import AdapterAsk, LoadedAdapter
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.addons import AdapterRequest, LoadedAdapter
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora.checkpoint import AdapterFile
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.caches.adapter_cache import AdapterShelf
+from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes import adapter_index
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.backbone import BackboneNode
-from lego_serve.serving.nodes.lora import AdaptersNode
+from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.text_encoder import TextEncoderNode
 from tests.support.adapters import diffusers_names, products, saved
 
@@ -65,10 +65,10 @@ def root(spec: ModelSpec, tmp_path: Path) -> Path:
 class Family:
     """The nodes of one request."""
 
-    def __init__(self, spec: ModelSpec, root: Path, cache_bytes: int = BYTES, shelf_bytes: int = BYTES) -> None:
-        self.patcher = AdaptersNode(spec, [root], cache_bytes)
-        self.text = TextEncoderNode(spec, 4, BYTES, self.patcher, shelf_bytes)
-        self.backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, self.patcher, shelf_bytes)
+    def __init__(self, spec: ModelSpec, root: Path, node_bytes: int = BYTES, cache_bytes: int = BYTES) -> None:
+        self.lora_node = LoraNode(spec, [root], node_bytes)
+        self.text = TextEncoderNode(spec, 4, BYTES, self.lora_node, cache_bytes)
+        self.backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, self.lora_node, cache_bytes)
         self.steps, step = 0, self.backbone._engine.step
 
         def counted(*plan: Any) -> Any:
@@ -79,7 +79,7 @@ class Family:
 
     async def resolved(self, *names: str) -> Adapters:
         """What `load_adapters` answers, which it does soon.  Raises its error."""
-        asked = self.patcher.run(Call("load_adapters", {"lora": tuple(AdapterAsk(name) for name in names)}))
+        asked = self.lora_node.run(NodeCall("load_adapters", {"lora": tuple(AdapterRequest(name) for name in names)}))
         answer = await asyncio.wait_for(asked, 10)
         if answer.error is not None:
             raise answer.error
@@ -89,15 +89,15 @@ class Family:
     async def encoded(self, adapters: Adapters) -> tuple[object, object]:
         """A prompt and the empty one."""
         said = [{"prompt": prompt, "adapters": adapters} for prompt in ("a red circle", "")]
-        one, other = await asyncio.gather(*(self.text.run(Call("text_encode", each)) for each in said))
+        one, other = await asyncio.gather(*(self.text.run(NodeCall("text_encode", each)) for each in said))
         return one.value, other.value
 
-    async def denoised(self, adapters: Adapters, conds: tuple[object, object]) -> Answer:
-        """Two pictures."""
+    async def denoised(self, adapters: Adapters, conds: tuple[object, object]) -> NodeResult:
+        """Two images."""
         inputs = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 2}
         more = {"cond": conds[0], "negative": conds[1], "adapters": adapters}
-        answer = [message async for message in self.backbone.stream(Call("denoise", inputs | more))][-1]
-        assert isinstance(answer, Answer)
+        answer = [message async for message in self.backbone.stream(NodeCall("denoise", inputs | more))][-1]
+        assert isinstance(answer, NodeResult)
         return answer
 
     async def emptied(self) -> None:
@@ -106,7 +106,7 @@ class Family:
             while self.backbone._engine.lanes:
                 await asyncio.sleep(0.01)
 
-    async def picture(self, *names: str) -> np.ndarray:
+    async def image(self, *names: str) -> np.ndarray:
         """The latents of a request."""
         adapters = await self.resolved(*names)
         answer = await self.denoised(adapters, await self.encoded(adapters))
@@ -118,7 +118,7 @@ class Family:
 async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_first_time(
     spec: ModelSpec, root: Path, storage: Storage
 ) -> None:
-    """No step runs before it is known to be sound; the picture is that of an adapter that is at hand."""
+    """No step runs before it is known to be sound; the image is that of an adapter that is at hand."""
     family = Family(spec, root)
     storage.gate.clear()
     adapters = await family.resolved("image")
@@ -130,9 +130,9 @@ async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_
     storage.gate.set()
     answer: Any = await waiting
     [used] = answer.stats.adapters
-    assert (used.hit, used.early_steps, used.steps_active) == (False, 0, STEPS)
+    assert (used.hit, used.steps_without_adapter, used.steps_active) == (False, 0, STEPS)
     assert used.load_s >= 0.3
-    assert np.array_equal(answer.value["latents"], await family.picture("image"))
+    assert np.array_equal(answer.value["latents"], await family.image("image"))
     assert storage.reads == ["image"]
 
 
@@ -174,7 +174,7 @@ async def test_what_is_wrong_with_a_files_values_ends_the_request_before_a_step_
     with pytest.raises(InvalidAdapter, match="ends within its tensors"):
         await family.resolved("nan")
     (root / "nan.safetensors").write_bytes((root / "both.safetensors").read_bytes())
-    assert (await family.picture("nan")).shape[0] == 2
+    assert (await family.image("nan")).shape[0] == 2
 
 
 async def test_what_a_header_tells_is_refused_before_anything_is_read(
@@ -195,15 +195,15 @@ async def test_what_a_header_tells_is_refused_before_anything_is_read(
 async def test_a_file_that_changes_before_it_has_been_read_is_refused(
     spec: ModelSpec, root: Path, storage: Storage
 ) -> None:
-    """Rather than that prompts are encoded with one content and pictures made with another."""
-    patcher = AdaptersNode(spec, [root], BYTES)
+    """Rather than that prompts are encoded with one content and images made with another."""
+    lora_node = LoraNode(spec, [root], BYTES)
     storage.gate.clear()
-    answer: Any = await patcher.run(Call("load_adapters", {"lora": (AdapterAsk("image"),)}))
+    answer: Any = await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("image"),)}))
     (root / "image.safetensors").write_bytes((root / "both.safetensors").read_bytes())
     storage.gate.set()
     with pytest.raises(InvalidAdapter, match="changed"):
-        await AdapterShelf(patcher, ("transformer",), BYTES).take(answer.value["adapters"])
-    answer = await patcher.run(Call("load_adapters", {"lora": (AdapterAsk("image"),)}))
+        await AdapterCache(lora_node, ("transformer",), BYTES).take(answer.value["adapters"])
+    answer = await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("image"),)}))
     assert answer.value["adapters"][0].has_text
 
 
@@ -211,21 +211,21 @@ async def test_all_who_ask_for_an_adapter_first_share_its_reading(
     spec: ModelSpec, root: Path, storage: Storage
 ) -> None:
     """Also where nothing is kept."""
-    family = Family(spec, root, cache_bytes=0)
+    family = Family(spec, root, node_bytes=0)
     storage.gate.clear()
-    waiting = asyncio.gather(*(family.picture("image") for _ in range(3)))
+    waiting = asyncio.gather(*(family.image("image") for _ in range(3)))
     await asyncio.sleep(0.2)
     storage.gate.set()
     await waiting
     assert storage.reads == ["image"]
 
 
-async def test_an_adapter_of_prompts_and_pictures_is_loaded_once_a_request_where_it_is_not_kept(
+async def test_an_adapter_of_prompts_and_images_is_loaded_once_a_request_where_it_is_not_kept(
     spec: ModelSpec, root: Path, storage: Storage
 ) -> None:
     """It is held until both have it, and no longer."""
-    family = Family(spec, root, cache_bytes=0, shelf_bytes=0)
+    family = Family(spec, root, node_bytes=0, cache_bytes=0)
     for count in (1, 2):
-        await family.picture("both")
+        await family.image("both")
         assert storage.reads == ["both"] * count
-        assert family.patcher._cache._loads == {}
+        assert family.lora_node._cache._loads == {}

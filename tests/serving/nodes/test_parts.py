@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.serving.caches.byte_lru import EmbeddingCache
+from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 40))), st.integers(0, 400))
 def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], bound: int) -> None:
     """Whatever is put, the bytes stay within the bound and what is kept is what was put last."""
-    cache = EmbeddingCache(bound)
+    cache = ByteLru(bound)
     last: dict[str, np.ndarray] = {}
     for prompt, size in puts:
         last[prompt] = np.zeros(size, np.uint8)
@@ -27,7 +27,7 @@ def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], 
 
 def test_the_least_recently_used_prompt_goes_first() -> None:
     """Asking for a prompt keeps it."""
-    cache = EmbeddingCache(30)
+    cache = ByteLru(30)
     for prompt in ("a", "b"):
         cache.put(prompt, {"tokens": np.zeros(10, np.uint8)})
     cache.get("a")

@@ -10,21 +10,26 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from lego_serve.core.addons import ControlLatents
+from lego_serve.core.addons import ControlNetInput
 from lego_serve.core.costs import Rates
-from lego_serve.core.jobs.messages import Accepted, Answer, Call, Message
+from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
 from lego_serve.core.scheduling.controlnet_placement import Link, Placement
 from lego_serve.errors import NodeError
 from lego_serve.models.controlnet.loading import load_controlnet
-from lego_serve.models.controlnet.messages import Shelf
+from lego_serve.models.controlnet.messages import PromptImageCache
 from lego_serve.models.ragged.conditioning import Conditioning
-from lego_serve.models.ragged.controlnet_source import ControlAway, ControlForm, ControlLane, ControlSource
+from lego_serve.models.ragged.controlnet_source import (
+    ControlNetLane,
+    ControlNetSource,
+    ControlNetSpec,
+    ControlNetUnavailable,
+)
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.errors import NodeLost
 from lego_serve.serving.nodes import availability, remote_controlnet
 from lego_serve.serving.nodes.controlnet import ControlNetNode
-from lego_serve.serving.nodes.controlnet_sources import ControlPlan, ControlSources, placement_of
-from lego_serve.serving.nodes.remote_controlnet import RemoteControl
+from lego_serve.serving.nodes.controlnet_sources import ControlNetPlan, ControlNetSources, placement_of
+from lego_serve.serving.nodes.remote_controlnet import RemoteControlNet
 from lego_serve.zoo.tiny_models import control_miniature
 
 RATES = Rates(1e-6, 1e-9, 1e-3)
@@ -53,7 +58,7 @@ class Wire:
         self.sent: list[int] = []
         self.running = self.most_running = 0
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """One call."""
         self._note(call)
         self.running += 1
@@ -64,17 +69,17 @@ class Wire:
         finally:
             self.running -= 1
 
-    async def stream(self, call: Call) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
         """One call, whose replica dies after the first residual where it is to be lost."""
         self.sent.append(len(call.inputs["content"]))  # type: ignore[arg-type]
-        yield Accepted("r1")
+        yield CallAccepted("r1")
         async for message in self.node.stream(call):
             yield message
             if self.lost > 0:
                 self.lost -= 1
                 raise NodeLost
 
-    def _note(self, call: Call) -> None:
+    def _note(self, call: NodeCall) -> None:
         if call.kind == "control_step":
             self.sent.append(len(call.inputs["content"]))  # type: ignore[arg-type]
         self.lost -= 1
@@ -82,29 +87,29 @@ class Wire:
             raise NodeLost
 
 
-def lane(source: ControlSource, seed: int, size: int = 16) -> ControlLane:
+def lane(source: ControlNetSource, seed: int, size: int = 16) -> ControlNetLane:
     """A guided lane as a source prepared it."""
     draw = torch.Generator().manual_seed(seed)
     conds = [
         source.prepare(Conditioning(torch.randn(7, 192, generator=draw), torch.randn(192, generator=draw)))
         for _ in "ab"
     ]
-    picture = source.picture(torch.randn(8, size, size, generator=draw))
-    return ControlLane(torch.randn(8, size, size, generator=draw), 0.5, 4.0, picture, conds[0], conds[1])
+    image = source.image(torch.randn(8, size, size, generator=draw))
+    return ControlNetLane(torch.randn(8, size, size, generator=draw), 0.5, 4.0, image, conds[0], conds[1])
 
 
-async def step(source: ControlSource, *lanes: ControlLane) -> list[torch.Tensor]:
+async def step(source: ControlNetSource, *lanes: ControlNetLane) -> list[torch.Tensor]:
     """All residuals of a step, waited for as the compute thread does."""
     residuals = source.start(lanes)
-    return [(await asyncio.to_thread(residuals.block, i)).clone() for i in range(source.form.residuals)]  # type: ignore[union-attr]
+    return [(await asyncio.to_thread(residuals.block, i)).clone() for i in range(source.spec.residuals)]  # type: ignore[union-attr]
 
 
-def remote(wire: Wire, form: ControlForm, *, per_block: bool = False, timeout_s: float = 20.0) -> RemoteControl:
+def remote(wire: Wire, spec: ControlNetSpec, *, per_block: bool = False, timeout_s: float = 20.0) -> RemoteControlNet:
     """The source on the backbone's side."""
-    return RemoteControl(wire, form, torch.float32, timeout_s, per_block=per_block)
+    return RemoteControlNet(wire, spec, torch.float32, timeout_s, per_block=per_block)
 
 
-def widths(base: ModelSpec, spec: ModelSpec) -> ControlSource:
+def widths(base: ModelSpec, spec: ModelSpec) -> ControlNetSource:
     """The ControlNet in this process."""
     return load_controlnet(spec, base)
 
@@ -113,11 +118,11 @@ def widths(base: ModelSpec, spec: ModelSpec) -> ControlSource:
 async def test_a_lost_call_is_made_again_to_the_same_bits(
     base: ModelSpec, spec: ModelSpec, per_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the pictures and prompts that whoever answers next has not seen; else these are sent once."""
+    """With the images and prompts that whoever answers next has not seen; else these are sent once."""
     monkeypatch.setattr(remote_controlnet, "RETRY_PAUSE_S", 0.01)
     here = widths(base, spec)
     wire = Wire(ControlNetNode(spec, base), lost=2)
-    there = remote(wire, here.form, per_block=per_block)
+    there = remote(wire, here.spec, per_block=per_block)
     wanted = await step(here, lane(here, 1), lane(here, 2, 12))
     lanes = [lane(there, 1), lane(there, 2, 12)]
     for _ in range(2):
@@ -129,35 +134,35 @@ async def test_what_a_replica_has_forgotten_is_sent_again(base: ModelSpec, spec:
     """One that took another's place without a call being lost says what it lacks."""
     here = widths(base, spec)
     wire = Wire(ControlNetNode(spec, base))
-    there = remote(wire, here.form)
+    there = remote(wire, here.spec)
     wanted = await step(here, lane(here, 1))
     mine = lane(there, 1)
     await step(there, mine)
-    wire.node._shelf = Shelf(wire.node._net)
+    wire.node._shelf = PromptImageCache(wire.node._net)
     assert all(map(torch.equal, await step(there, mine), wanted))
     assert wire.sent == [3, 0, 3]
 
 
 async def test_replicas_that_answer_by_turns_get_what_each_of_them_lacks(base: ModelSpec, spec: ModelSpec) -> None:
-    """One knows the prompts, the other the new picture; what either lacks is sent until somebody has both."""
+    """One knows the prompts, the other the new image; what either lacks is sent until somebody has both."""
 
     class Turns(Wire):
-        async def run(self, call: Call) -> Answer:
+        async def run(self, call: NodeCall) -> NodeResult:
             self.node, self.other = self.other, self.node
             return await super().run(call)
 
     here, wire = widths(base, spec), Turns(ControlNetNode(spec, base))
     wire.other = ControlNetNode(spec, base)
-    there = remote(wire, here.form)
+    there = remote(wire, here.spec)
     await step(there, lane(there, 1))
-    pictures = [replace(lane(source, 1), picture=lane(source, 2).picture) for source in (there, here)]
-    torch.testing.assert_close(await step(there, pictures[0]), await step(here, pictures[1]), rtol=0, atol=0)
+    images = [replace(lane(source, 1), image=lane(source, 2).image) for source in (there, here)]
+    torch.testing.assert_close(await step(there, images[0]), await step(here, images[1]), rtol=0, atol=0)
 
 
 async def test_controlnets_of_a_step_run_at_the_same_time(base: ModelSpec, spec: ModelSpec) -> None:
     """Both are begun before either is waited for."""
     wire = Wire(ControlNetNode(spec, base), delay_s=0.3)
-    sources = [remote(wire, widths(base, spec).form) for _ in range(2)]
+    sources = [remote(wire, widths(base, spec).spec) for _ in range(2)]
     mailboxes = [source.start([lane(source, 1)]) for source in sources]
     started = time.monotonic()
     for mailbox in mailboxes:
@@ -170,7 +175,7 @@ async def test_steps_of_several_backbones_run_in_one_pass_to_the_bits_of_each(ba
     """One of them bad, which fails alone."""
     here = widths(base, spec)
     node = ControlNetNode(spec, base)
-    sources = [remote(Wire(node), here.form) for _ in range(4)]
+    sources = [remote(Wire(node), here.spec) for _ in range(4)]
     lanes = [lane(source, seed, 12 + 4 * (seed % 2)) for seed, source in enumerate(sources)]
     lanes[3] = replace(lanes[3], latents=torch.zeros(3, 16, 16))
     said = await asyncio.gather(
@@ -184,7 +189,7 @@ async def test_steps_of_several_backbones_run_in_one_pass_to_the_bits_of_each(ba
 
 async def test_one_that_does_not_answer_fails_its_lanes_in_time(base: ModelSpec, spec: ModelSpec) -> None:
     """Nobody waits for ever."""
-    there = remote(Wire(ControlNetNode(spec, base), delay_s=9), widths(base, spec).form, timeout_s=0.2)
+    there = remote(Wire(ControlNetNode(spec, base), delay_s=9), widths(base, spec).spec, timeout_s=0.2)
     with pytest.raises(NodeError) as late:
         await step(there, lane(there, 1))
     assert late.value.code == "controlnet_late"
@@ -200,7 +205,7 @@ class Told:
         """It answers."""
         self.back.set()
 
-    def controlnet_away(self, name: str, longest_s: float) -> None:
+    def controlnet_unavailable(self, name: str, longest_s: float) -> None:
         """It does not yet."""
         self.away.set()
 
@@ -213,7 +218,7 @@ class Gone(Wire):
         self.replaced = asyncio.Event()
         self.is_lost = False
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: NodeCall) -> NodeResult:
         """One call."""
         if call.kind == "control_step" and not self.is_lost:
             self.is_lost = True
@@ -228,13 +233,13 @@ async def test_one_without_a_replica_is_away_until_it_answers(
     """The step hears of it soon, later ones at once; who has lanes that wait is told so, and when it is back."""
     monkeypatch.setattr(availability, "TICK_S", 0.05)
     here, wire, told = widths(base, spec), Gone(ControlNetNode(spec, base)), Told()
-    there = RemoteControl(wire, here.form, torch.float32, 20.0, presence=told)
+    there = RemoteControlNet(wire, here.spec, torch.float32, 20.0, presence=told)
     started = time.monotonic()
-    with pytest.raises(ControlAway) as away:
+    with pytest.raises(ControlNetUnavailable) as away:
         await step(there, lane(there, 1))
     assert time.monotonic() - started < 2
     assert away.value.name == "edges"
-    with pytest.raises(ControlAway):
+    with pytest.raises(ControlNetUnavailable):
         there.start([lane(there, 1)])
     await asyncio.wait_for(told.away.wait(), 5)
     assert not told.back.is_set()
@@ -249,14 +254,14 @@ async def test_one_that_is_slow_is_given_more_time_until_it_is_in_time(
     """Lanes are set aside for it and taken up again, and none is for ever."""
     monkeypatch.setattr(remote_controlnet, "PATIENCE_S", 0.05)
     here, wire = widths(base, spec), Wire(ControlNetNode(spec, base), delay_s=0.3)
-    there, tries = RemoteControl(wire, here.form, torch.float32, 20.0, presence=(told := Told())), 0
+    there, tries = RemoteControlNet(wire, here.spec, torch.float32, 20.0, presence=(told := Told())), 0
     while True:
         tries += 1
         assert tries < 9
         told.back.clear()
         try:
             said = await step(there, lane(there, 1))
-        except ControlAway:
+        except ControlNetUnavailable:
             await asyncio.wait_for(told.back.wait(), 5)
         else:
             break
@@ -268,9 +273,9 @@ async def test_one_that_is_slow_is_given_more_time_until_it_is_in_time(
 @pytest.mark.parametrize("per_block", [False, True])
 async def test_lanes_hear_when_a_pass_elsewhere_ran(base: ModelSpec, spec: ModelSpec, per_block: bool) -> None:
     """By the time they have its last residual, and it lies within the time they waited."""
-    there = remote(Wire(ControlNetNode(spec, base)), widths(base, spec).form, per_block=per_block)
+    there = remote(Wire(ControlNetNode(spec, base)), widths(base, spec).spec, per_block=per_block)
     heard: list[tuple[float, float]] = []
-    one, other = (replace(lane(there, seed), ran=lambda *ran: heard.append(ran)) for seed in (1, 2))
+    one, other = (replace(lane(there, seed), on_pass=lambda *ran: heard.append(ran)) for seed in (1, 2))
     asked = time.time()
     await step(there, one, other)
     assert len(heard) == 2
@@ -285,13 +290,13 @@ async def test_a_backbone_has_its_controlnets_here_or_elsewhere_as_planned(base:
     """Those elsewhere join when they are first needed; their rows cost nothing here."""
     far = replace(spec, name="far")
     wire = Handle(ControlNetNode(far, base), lost=1)
-    plans = [ControlPlan(spec, "colocated", ""), ControlPlan(far, "remote", "far.controlnet")]
-    sources = ControlSources(base, plans, {"far": wire}, RATES)
+    plans = [ControlNetPlan(spec, "colocated", ""), ControlNetPlan(far, "remote", "far.controlnet")]
+    sources = ControlNetSources(base, plans, {"far": wire}, RATES)
     assert set(sources.sources) == {"edges"}
-    asked = [ControlLatents(name, None, "") for name in ("edges", "far", "unknown")]
+    asked = [ControlNetInput(name, None, "") for name in ("edges", "far", "unknown")]
     await asyncio.gather(*(sources.connect(asked) for _ in range(3)))
     assert set(sources.sources) == {"edges", "far"}
-    assert sources.sources["far"].form == replace(sources.sources["edges"].form, name="far", share=0.0)
+    assert sources.sources["far"].spec == replace(sources.sources["edges"].spec, name="far", share=0.0)
 
 
 FAST, SLOW = Link(1e12, 0.0), Link(1e3, 1.0)
@@ -311,6 +316,6 @@ def test_a_placement_is_what_the_plan_says_or_what_is_predicted_to_be_fast(
     spec: ModelSpec, placement: str, link: Link | None, blocks: bool | str, wanted: Sequence[Placement]
 ) -> None:
     """By sizes, rates and the link."""
-    form = ControlForm("edges", 128, 2, 0, 8, share=2 * (13 / 12) / 6)
-    plan = ControlPlan(spec, placement, "", link, blocks)  # type: ignore[arg-type]
-    assert placement_of(plan, form, torch.float32, Rates(1e-3, 1e-6, 1e-2)) in wanted
+    spec = ControlNetSpec("edges", 128, 2, 0, 8, share=2 * (13 / 12) / 6)
+    plan = ControlNetPlan(spec, placement, "", link, blocks)  # type: ignore[arg-type]
+    assert placement_of(plan, spec, torch.float32, Rates(1e-3, 1e-6, 1e-2)) in wanted

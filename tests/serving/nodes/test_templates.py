@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.editing.edit import EditAsk, EditLatents, picture_key
-from lego_serve.core.editing.templates import TemplateOrder
-from lego_serve.core.jobs.messages import Answer, Call
+from lego_serve.core.editing.edit import EditInput, EditLatents, image_key
+from lego_serve.core.editing.templates import TemplateCommand
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.errors import NodeError, NotFound
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.coordinator import broadcast
-from lego_serve.serving.coordinator.broadcast import order_template
+from lego_serve.serving.coordinator.broadcast import ask_template
 from lego_serve.serving.errors import NodeLost
 from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.text_encoder import TextEncoderNode, VaeNode
@@ -20,36 +20,36 @@ from lego_serve.serving.nodes.text_encoder import TextEncoderNode, VaeNode
 BYTES, STEPS, SIZE = 1 << 24, 4, 96
 
 
-def asked(tenant: str, pin: str = "") -> EditAsk:
-    """An edit of one token of a picture."""
+def asked(tenant: str, pin: str = "") -> EditInput:
+    """An edit of one token of an image."""
     pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     weight = np.zeros((SIZE, SIZE), np.uint8)
     weight[:16, :16] = 255
-    return EditAsk(pixels, weight, picture=picture_key(tenant, pixels.shape, pixels.tobytes()), pin=pin)
+    return EditInput(pixels, weight, image=image_key(tenant, pixels.shape, pixels.tobytes()), pin=pin)
 
 
-async def encoded(vae: VaeNode, ask: EditAsk) -> EditLatents:
+async def encoded(vae: VaeNode, ask: EditInput) -> EditLatents:
     """As a backbone is given it."""
-    value: Any = (await vae.run(Call("encode_edit", {"edit": ask}))).value
+    value: Any = (await vae.run(NodeCall("encode_edit", {"edit": ask}))).value
     found: EditLatents = value["edit"]
     return found
 
 
 async def test_a_tenants_template_is_kept_and_forgotten_apart_from_anothers(spec: ModelSpec) -> None:
-    """The same picture of two tenants: each primes for itself, to the same bits, and one can go without the other."""
+    """The same image of two tenants: each primes for itself, to the same bits, and one can go without the other."""
     vae, text = VaeNode(spec, 1), TextEncoderNode(spec, 1, BYTES)
-    node = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=BYTES, template_coding="int8")
-    cond, empty = [(await text.run(Call("text_encode", {"prompt": p}))).value for p in ("a red circle", "")]
+    node = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=BYTES, template_coding="int8")
+    cond, empty = [(await text.run(NodeCall("text_encode", {"prompt": p}))).value for p in ("a red circle", "")]
 
-    async def run(ask: EditAsk) -> Answer:
+    async def run(ask: EditInput) -> NodeResult:
         inputs = {"width": SIZE, "height": SIZE, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 1}
         inputs |= {"cond": cond, "negative": empty, "prime": empty, "edit": {"edit": await encoded(vae, ask)}}
-        answer = [message async for message in node.stream(Call("denoise", inputs))][-1]
-        assert isinstance(answer, Answer)
+        answer = [message async for message in node.stream(NodeCall("denoise", inputs))][-1]
+        assert isinstance(answer, NodeResult)
         assert answer.error is None
         return answer
 
-    async def primed(ask: EditAsk) -> int:
+    async def primed(ask: EditInput) -> int:
         answer = await run(ask)
         assert answer.stats.reuse is not None
         return answer.stats.reuse.primed
@@ -61,11 +61,11 @@ async def test_a_tenants_template_is_kept_and_forgotten_apart_from_anothers(spec
     rows, plain, text = [await node.template(verb, f"{SIZE}x{SIZE}") for verb in ("rows", "entry", "text")]
     assert rows == (SIZE // 16) ** 2
     each = plain + text  # all branches are primed alike
-    assert await node.template("bytes", hers.picture) == pytest.approx(STEPS * each, rel=0.05)
+    assert await node.template("bytes", hers.image) == pytest.approx(STEPS * each, rel=0.05)
     assert node._engine.templates.pinned_bytes == STEPS * each
-    assert await node.template("forget", f"{hers.picture} {hers.pin}") == STEPS * each
+    assert await node.template("forget", f"{hers.image} {hers.pin}") == STEPS * each
     assert await primed(his) == 0
-    assert await node.template("bytes", hers.picture) == 0
+    assert await node.template("bytes", hers.image) == 0
     assert node._engine.templates.pinned_bytes == 0
     assert await primed(hers) == STEPS
     assert node._engine.templates.pinned_bytes == 0, "an edit that was on its way does not pin what was removed"
@@ -73,20 +73,20 @@ async def test_a_tenants_template_is_kept_and_forgotten_apart_from_anothers(spec
     assert np.array_equal(values[0]["latents"], values[1]["latents"])
 
 
-async def test_edits_of_a_picture_share_what_their_caption_primed(spec: ModelSpec) -> None:
+async def test_edits_of_an_image_share_what_their_caption_primed(spec: ModelSpec) -> None:
     """Entries are told apart by the words; the branch without the prompt reads those of the negative one."""
     vae, text = VaeNode(spec, 1), TextEncoderNode(spec, 1, BYTES)
-    node = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1, template_bytes=BYTES, template_coding="int8")
+    node = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=BYTES, template_coding="int8")
     made: dict[str, Any] = {}
 
     async def primed(caption: str, prompt: str) -> int:
         words = (("cond", prompt), ("negative", ""), ("prime", caption))
-        inputs = {name: (await text.run(Call("text_encode", {"prompt": said}))).value for name, said in words}
+        inputs = {name: (await text.run(NodeCall("text_encode", {"prompt": said}))).value for name, said in words}
         edit = await encoded(vae, replace(asked("anna"), is_described=bool(caption)))
         assert edit.is_described == bool(caption)
         inputs |= {"width": SIZE, "height": SIZE, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 1}
-        answer = [said async for said in node.stream(Call("denoise", inputs | {"edit": {"edit": edit}}))][-1]
-        assert isinstance(answer, Answer)
+        answer = [said async for said in node.stream(NodeCall("denoise", inputs | {"edit": {"edit": edit}}))][-1]
+        assert isinstance(answer, NodeResult)
         assert answer.stats.reuse is not None
         made[caption] = answer.value
         return answer.stats.reuse.primed
@@ -100,12 +100,12 @@ async def test_edits_of_a_picture_share_what_their_caption_primed(spec: ModelSpe
 
 async def test_nothing_is_kept_where_nothing_ran(spec: ModelSpec) -> None:
     """A replica that has not computed yet answers, and forgets, all the same."""
-    node = BackboneNode(spec, "fifo", "auto", "auto", 5, "strict", 1)
+    node = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1)
     assert await node.template("bytes", "a") == 0
     assert await node.template("forget", "a p") == 0
 
 
-async def test_an_autoencoder_forgets_how_a_picture_is_encoded(spec: ModelSpec) -> None:
+async def test_an_autoencoder_forgets_how_an_image_is_encoded(spec: ModelSpec) -> None:
     """Its owner's, and to other questions it has no answer."""
     vae = VaeNode(spec, 1)
     hers, his = asked("anna"), asked("otto")
@@ -113,11 +113,11 @@ async def test_an_autoencoder_forgets_how_a_picture_is_encoded(spec: ModelSpec) 
     assert np.array_equal(np.asarray(first.latents), np.asarray(other.latents))
     assert first.key != other.key
     before = vae._templates.bytes
-    await vae.template("bytes", hers.picture)
+    await vae.template("bytes", hers.image)
     assert vae._templates.bytes == before
-    await vae.template("forget", f"{hers.picture} pin")
+    await vae.template("forget", f"{hers.image} pin")
     assert vae._templates.bytes == before // 2
-    await vae.template("forget", hers.picture)
+    await vae.template("forget", hers.image)
     assert vae._templates.bytes == before // 2
     assert np.array_equal(np.asarray((await encoded(vae, hers)).latents), np.asarray(first.latents))
 
@@ -141,15 +141,15 @@ class Replicas:
 async def test_an_order_goes_to_the_backbone_of_its_model_and_to_all_autoencoders_where_one_forgets() -> None:
     """Replicas without an answer are left out; a lost one is an error of ours."""
     nodes = {("m", "backbone"): Replicas(7), ("m", "vae"): Replicas(None), ("o", "backbone"): Replicas(9)}
-    assert await order_template(nodes, TemplateOrder("bytes", "m", "p")) == {"r1": 7}
+    assert await ask_template(nodes, TemplateCommand("bytes", "m", "p")) == {"r1": 7}
     assert nodes["m", "vae"].orders == []
-    assert await order_template(nodes, TemplateOrder("forget", "m", "p q")) == {"r1": 7}
+    assert await ask_template(nodes, TemplateCommand("forget", "m", "p q")) == {"r1": 7}
     assert nodes["m", "vae"].orders == [("template_forget", "p q")]
     assert nodes["o", "backbone"].orders == []
-    assert await order_template(nodes, TemplateOrder("bytes", "gone", "p")) == {}
+    assert await ask_template(nodes, TemplateCommand("bytes", "gone", "p")) == {}
     nodes["m", "backbone"].lost = 100
     with pytest.raises(NodeError):
-        await order_template(nodes, TemplateOrder("bytes", "m", "p"), 0.02)
+        await ask_template(nodes, TemplateCommand("bytes", "m", "p"), 0.02)
 
 
 async def test_a_replica_that_has_just_died_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ async def test_a_replica_that_has_just_died_is_waited_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(broadcast, "PAUSES_S", (0.01, 0.01, 0.01))
     nodes = {("m", "backbone"): Replicas(7)}
     for ask in (
-        lambda: order_template(nodes, TemplateOrder("bytes", "m", "p")),
+        lambda: ask_template(nodes, TemplateCommand("bytes", "m", "p")),
         lambda: broadcast.list_replicas(nodes),
         lambda: broadcast.drain(nodes, "r1"),
     ):

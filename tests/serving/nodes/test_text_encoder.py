@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from lego_serve.core.jobs.messages import Call
+from lego_serve.core.jobs.messages import NodeCall
 from lego_serve.errors import RequestError
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.conditioning import Conditioning
@@ -43,7 +43,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> TextEncoderNode:
 
 async def test_waiting_for_ones_turn_is_not_running(node: TextEncoderNode) -> None:
     """Of two prompts at once each ran as long, and the second waited for the first."""
-    said = await asyncio.gather(*(node.run(Call("text_encode", {"prompt": p})) for p in "ab"))
+    said = await asyncio.gather(*(node.run(NodeCall("text_encode", {"prompt": p})) for p in "ab"))
     first, second = (answer.stats for answer in said)
     assert first.queue_s < TAKES_S / 2
     assert second.queue_s > TAKES_S / 2
@@ -53,7 +53,7 @@ async def test_waiting_for_ones_turn_is_not_running(node: TextEncoderNode) -> No
 
 async def test_a_known_prompt_costs_nothing(node: TextEncoderNode) -> None:
     """It comes from the cache, as it was."""
-    call = Call("text_encode", {"prompt": "a"})
+    call = NodeCall("text_encode", {"prompt": "a"})
     made, kept = await node.run(call), await node.run(call)
     assert kept.value is made.value
     assert set(made.value) == {"tokens", "pooled"}
@@ -62,5 +62,5 @@ async def test_a_known_prompt_costs_nothing(node: TextEncoderNode) -> None:
 
 async def test_a_refusal_is_an_answer(node: TextEncoderNode) -> None:
     """It crosses to the coordinator as what it is."""
-    answer = await node.run(Call("text_encode", {"prompt": "a" * 11}))
+    answer = await node.run(NodeCall("text_encode", {"prompt": "a" * 11}))
     assert isinstance(answer.error, RequestError)

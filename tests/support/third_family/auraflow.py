@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from lego_kernels import norm_modulate
 from lego_serve.models import model_files
 from lego_serve.models.lora.adapter import Uses
-from lego_serve.models.lora.targets import Adaptable
+from lego_serve.models.lora.targets import LoraTargets
 from lego_serve.models.ragged import layers
 from lego_serve.models.ragged.activations import AttentionShape
-from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Prepared
+from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
-from lego_serve.models.ragged.layers import Linear, gated
-from lego_serve.models.ragged.lora import AdaptedLayers
+from lego_serve.models.ragged.layers import Linear, gated_residual
+from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
@@ -40,7 +40,7 @@ def stream_of(path: str) -> str:
     return "text" if re.search(r"add_[qkv]_proj|to_add_out|ff_context", path) else "image"
 
 
-ADAPTABLE = Adaptable(
+ADAPTABLE = LoraTargets(
     transformer="AuraFlowTransformer2DModel",
     stream_of=stream_of,
     said=re.compile(r"aura[-_ ]?flow", re.I),
@@ -110,16 +110,16 @@ class Stream:
 
     def rest(self, x: torch.Tensor, said: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
         """Rows after the block, given what their attention said."""
-        normed = norm_modulate(gated(x, self.out(said), table[2], of), table[3], table[4], of, eps=EPSILON)
+        normed = norm_modulate(gated_residual(x, self.out(said), table[2], of), table[3], table[4], of, eps=EPSILON)
         gate, value = self.first(normed).chunk(2, dim=1)
-        return gated(x, self.second(F.silu(gate) * value), table[5], of)
+        return gated_residual(x, self.second(F.silu(gate) * value), table[5], of)
 
 
 class AuraFlowBackbone:
     """An AuraFlow transformer that denoises any lanes in one pass."""
 
-    classifier_free = True
-    is_told_guidance = False
+    uses_cfg = True
+    guidance_embeds = False
     text_rows = 0
     pooled_width = 0
 
@@ -143,13 +143,13 @@ class AuraFlowBackbone:
         self._joint = [(_image_stream(block), _text_stream(block)) for block in joint]
         self._single = [_image_stream(block) for block in single]
         own = [self._joint, self._single, self._modulation, self._patch_in, self._out]
-        self.adapters = AdaptedLayers.of(layers.linears(own), ADAPTABLE.stream_of)
+        self.adapters = LoraLayers.of(layers.linears(own), ADAPTABLE.stream_of)
 
     @torch.inference_mode()
-    def prepare(self, cond: Conditioning) -> Prepared:
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """Text tokens projected to the model's width, its own before them."""
         tokens = torch.cat([self._registers, self._text_in(cond.tokens.to(self._weight))])
-        return Prepared(tokens, tokens.new_zeros(0))
+        return PreparedPrompt(tokens, tokens.new_zeros(0))
 
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:

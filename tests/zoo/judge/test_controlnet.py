@@ -24,9 +24,9 @@ def maps_of(count: int, side: int) -> torch.Tensor:
     return outline_maps([sample_scene(rng, 1 + i % 2) for i in range(count)], side, side, rng)
 
 
-def eight_bit(pictures: torch.Tensor) -> np.ndarray:
-    """Pictures (count, 3, height, width) in -1..1 as 8-bit ones, channels last."""
-    return ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+def eight_bit(images: torch.Tensor) -> np.ndarray:
+    """Images (count, 3, height, width) in -1..1 as 8-bit ones, channels last."""
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ def test_we_draw_what_diffusers_controlnet_pipeline_draws(base: Frozen) -> None:
 
 @pytest.mark.parametrize("side", [96, 128, 256])
 def test_a_map_is_followed_by_its_own_scene_and_by_no_other(side: int) -> None:
-    """Rendered pictures overlap their own maps by 0.75 and more, and those of others hardly ever by 0.6."""
+    """Rendered images overlap their own maps by 0.75 and more, and those of others hardly ever by 0.6."""
     rng = random.Random(4)
     scenes = [sample_scene(rng, 1 + i % 2) for i in range(60)]
     shown = eight_bit(outline_maps(scenes, side, side, random.Random(5)))
-    pictures = eight_bit(render(scenes, side, side, random.Random(5)))
-    assert min(overlap_of(p, m) for p, m in zip(pictures, shown, strict=True)) > 0.75
-    moved = [overlap_of(p, m) for p, m in zip(np.roll(pictures, 2, axis=0), shown, strict=True)]
+    images = eight_bit(render(scenes, side, side, random.Random(5)))
+    assert min(overlap_of(p, m) for p, m in zip(images, shown, strict=True)) > 0.75
+    moved = [overlap_of(p, m) for p, m in zip(np.roll(images, 2, axis=0), shown, strict=True)]
     assert sum(overlap >= 0.6 for overlap in moved) <= 3
 
 
@@ -107,8 +107,8 @@ def test_the_table_counts_followed_maps_by_kind() -> None:
     assert {c["followed"] for c in none.values()} == {0}
 
 
-def test_pictures_of_the_scenes_themselves_are_right_and_those_of_one_colour_are_not() -> None:
-    """The judge of plain pictures counts shapes and colours beside the overlap."""
+def test_images_of_the_scenes_themselves_are_right_and_those_of_one_colour_are_not() -> None:
+    """The judge of plain images counts shapes and colours beside the overlap."""
     one, two = map_sets(128, 40)
 
     def rendered(texts: list[str], maps: torch.Tensor, seeds: range) -> np.ndarray:
@@ -118,8 +118,8 @@ def test_pictures_of_the_scenes_themselves_are_right_and_those_of_one_colour_are
         return eight_bit(render([p.scene for p in some.prompts], 128, 128, rng))[list(seeds)]
 
     def grey(texts: list[str], maps: torch.Tensor, seeds: range) -> np.ndarray:
-        pictures = rendered(texts, maps, seeds)
-        white = np.abs(pictures.astype(int) - pictures[:, :1, :1]).max(-1, keepdims=True) > 60
+        images = rendered(texts, maps, seeds)
+        white = np.abs(images.astype(int) - images[:, :1, :1]).max(-1, keepdims=True) > 60
         return np.where(white, 245, 25).astype(np.uint8).repeat(3, axis=-1)
 
     right = follow_table(list(judge_controlnet(rendered, [128], 40)))["128"]  # type: ignore[arg-type]

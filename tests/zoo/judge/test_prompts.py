@@ -1,4 +1,4 @@
-"""The judge is itself judged: on pictures whose content is known."""
+"""The judge is itself judged: on images whose content is known."""
 
 import random
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lego_serve.models.loading import load_vae
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.vae import KlVae
-from lego_serve.zoo.judge.parse import read_picture
+from lego_serve.zoo.judge.parse import read_image
 from lego_serve.zoo.judge.prompts import Prompt, faults, held_out_prompts
 from lego_serve.zoo.world.captions import caption
 from lego_serve.zoo.world.scenes import render, sample_scene
@@ -19,8 +19,8 @@ from lego_serve.zoo.world.scenes import render, sample_scene
 SIZES = [(96, 96), (128, 128), (256, 256), (192, 112)]
 
 
-def pictures(prompts: list[Prompt], width: int, height: int) -> np.ndarray:
-    """The scenes drawn, as 8-bit pictures."""
+def images(prompts: list[Prompt], width: int, height: int) -> np.ndarray:
+    """The scenes drawn, as 8-bit images."""
     drawn = render([p.scene for p in prompts], width, height, random.Random(3))
     return ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
@@ -38,14 +38,14 @@ def test_a_rendered_scene_reads_back_as_itself(seed: int, size: tuple[int, int])
     rng = random.Random(seed)
     scene = sample_scene(rng, 1 + seed % 2)
     prompt = Prompt(caption(scene, rng, complete=True), scene)
-    assert read_picture(pictures([prompt], *size)[0]).scene.key == scene.key
+    assert read_image(images([prompt], *size)[0]).scene.key == scene.key
 
 
 @pytest.mark.parametrize("size", [SIZES[0], SIZES[3], *(pytest.param(s, marks=pytest.mark.long) for s in SIZES[1:3])])
 def test_round_trips_through_the_autoencoder_are_judged_right(vae: KlVae, size: tuple[int, int]) -> None:
     """At least 99 % of drawn scenes, encoded and decoded, are counted right."""
     prompts = held_out_prompts(1, 100) + held_out_prompts(2, 100)
-    drawn = torch.from_numpy(pictures(prompts, *size))
+    drawn = torch.from_numpy(images(prompts, *size))
     seen = vae.decode(torch.stack([encoded.mean for encoded in vae.encode(drawn)])).numpy()
     wrong = [(p.text, faults(p, s)) for p, s in zip(prompts, seen, strict=True) if faults(p, s)]
     assert len(wrong) <= 0.01 * len(prompts), wrong
@@ -53,14 +53,14 @@ def test_round_trips_through_the_autoencoder_are_judged_right(vae: KlVae, size: 
 
 @pytest.mark.parametrize("things", [1, 2])
 def test_mismatched_prompts_are_judged_wrong(things: int) -> None:
-    """At most 5 % of pictures pass for another prompt."""
+    """At most 5 % of images pass for another prompt."""
     prompts = held_out_prompts(things, 200)
-    seen = pictures(prompts, 128, 128)
+    seen = images(prompts, 128, 128)
     passed = sum(not faults(p, s) for p, s in zip(prompts[1:] + prompts[:1], seen, strict=True))
     assert passed <= 0.05 * len(prompts)
 
 
-def test_noise_and_empty_pictures_are_judged_wrong() -> None:
+def test_noise_and_empty_images_are_judged_wrong() -> None:
     """A plain ground and random pixels are no scene."""
     prompt = held_out_prompts(1, 1)[0]
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The judge of adapters beside the ControlNet: on pictures whose content is known."""
+"""The judge of adapters beside the ControlNet: on images whose content is known."""
 
 import random
 from collections.abc import Sequence
@@ -19,22 +19,22 @@ COUNT = 40
 
 
 def drawn(some: MapSet, style: str, scenes: list[Scene] | None = None) -> np.ndarray:
-    """The scenes of maps, or others at their places, as 8-bit pictures in a style."""
+    """The scenes of maps, or others at their places, as 8-bit images in a style."""
     rng = random.Random()
     rng.setstate(some.jitter)
     side = some.maps.shape[-1]
-    pictures = render_styled(scenes or [p.scene for p in some.prompts], side, side, rng, style)
-    return ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    images = render_styled(scenes or [p.scene for p in some.prompts], side, side, rng, style)
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def renderer(side: int, count: int, style: str | None = None, shift: int = 0) -> GenerateBoth:
-    """Draws what is asked for, in another style if one is given, each map getting the picture of one ``shift`` on."""
+    """Draws what is asked for, in another style if one is given, each map getting the image of one ``shift`` on."""
     sets = {some.kind: some for some in map_sets(side, count)}
 
     def generate(setting: Setting, texts: Sequence[str], maps: torch.Tensor, seeds: Sequence[int]) -> np.ndarray:
         kind = "two_objects" if " and " in texts[0] else "one_object"
-        pictures = np.roll(drawn(sets[kind], style or setting.style), -shift, axis=0)
-        return pictures[list(seeds)]
+        images = np.roll(drawn(sets[kind], style or setting.style), -shift, axis=0)
+        return images[list(seeds)]
 
     return generate
 
@@ -57,7 +57,7 @@ def test_the_scene_of_another_map_does_not_follow(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_plain_picture_is_in_no_style(style: str) -> None:
+def test_a_plain_image_is_in_no_style(style: str) -> None:
     """It may follow its map all the same."""
     found = judge_together(renderer(128, COUNT, style=PLAIN), [Setting(style, 1, 1)], 128, COUNT)
     assert not any(v.is_styled for v in found)

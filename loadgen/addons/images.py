@@ -1,4 +1,4 @@
-"""Pictures for ControlNets to follow: white outlines of shapes on black."""
+"""Images for ControlNets to follow: white outlines of shapes on black."""
 
 import base64
 import io
@@ -7,12 +7,12 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-PICTURES = 32  # of each size
+IMAGES = 32  # of each size
 
 
 @lru_cache(maxsize=1024)
 def outlines(width: int, height: int, number: int) -> str:
-    """A picture as base64 of a PNG file; the same for the same size and number."""
+    """An image as base64 of a PNG file; the same for the same size and number."""
     rng = random.Random(f"{width}x{height}/{number}")
     image = Image.new("RGB", (width, height))
     drawing = ImageDraw.Draw(image)
