@@ -53,10 +53,9 @@ def test_the_full_path_is_diffusers_inpainting(
     composed = torch.where(mask, inside, image.noise[None])
     inpaint = FluxInpaintPipeline(**FluxPipeline.from_pretrained(flux_folder, dtype=torch.float32).components)
     inpaint.set_progress_bar_config(disable=True)
-    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda _, generator: image.latents[None])
-    monkeypatch.setattr(
-        "diffusers.pipelines.flux.pipeline_flux_inpaint.randn_tensor", lambda *a, **k: composed,
-    )  # fmt: skip
+    latents = image.latents[None]
+    monkeypatch.setattr(inpaint, "_encode_vae_image", lambda image, generator: latents)
+    monkeypatch.setattr("diffusers.pipelines.flux.pipeline_flux_inpaint.randn_tensor", lambda *a, **k: composed)
     pixels = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).float()[None, None]
     reference = inpaint(
         PROMPT, image=np.zeros((1, HEIGHT, WIDTH, 3), np.float32), mask_image=pixels, strength=strength,
@@ -73,7 +72,7 @@ def test_one_step_from_the_templates_own_noise_is_the_full_path(spec: ModelSpec,
     alike = {"seed": 77, "steps": 1}
     primed = lane(exactly, image, Quality.HIGH, **alike)
     assert primed.edit is not None
-    own = replace(primed.edit, primes=(primed.cond, primed.cond))
+    own = replace(primed.edit, priming_prompts=(primed.cond, primed.cond))
     found = run_results(exactly, replace(primed, edit=own))["edit"]
     whole = made(exactly, lane(exactly, image, Quality.EXACT, **alike))
     torch.testing.assert_close(found.latents, whole, atol=2e-4, rtol=2e-4)
@@ -115,8 +114,8 @@ def test_a_template_too_large_for_the_replica_is_read_as_far_as_it_fits(spec: Mo
     for room, fits in ((0, 0), (each - 1, 0), (3 * each - 1, 2), (STEPS * each, STEPS)):
         family = with_store(spec, room)
         stats = [read(run_results(family, lane(family, image, Quality.HIGH))["edit"]) for _ in range(2)]
-        assert [said.masked_steps for said in stats] == [fits, fits]
-        assert [said.primed for said in stats] == [fits, 0]
+        assert [each.masked_steps for each in stats] == [fits, fits]
+        assert [each.primed for each in stats] == [fits, 0]
         assert family.engine.templates.used_bytes == fits * each
 
 

@@ -2,45 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.controlnets import ControlNetUse
-from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.errors import LegoError, NodeError, RequestError
+from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.controlnet.common import LazyResiduals
 from lego_serve.models.controlnet.sd3 import Sd3ControlNet
-from lego_serve.models.loading import load_backbone
-from lego_serve.models.model_files import load_module
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.conditioning import Conditioning
-from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetSource, ControlNetSpec
-from lego_serve.models.registry import ModelSpec
+from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetSource
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.zoo.tiny_models import control_miniature
-
-WIDTH, CHANNELS, TEXT_ROWS, TOKENS = 128, 8, 9, 42
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
-    """lego-tiny's architecture with random weights."""
-    return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
-
-
-@pytest.fixture(scope="module")
-def net(tiny_folder: Path) -> Sd3ControlNet:
-    """A ControlNet of a third of its blocks."""
-    spec = ModelSpec("m", str(tiny_folder), dtype="float32")
-    transformer = load_module(spec, tiny_folder, "transformer", SD3Transformer2DModel)
-    return Sd3ControlNet(control_miniature(transformer), ControlNetSpec("net", WIDTH, 2, 0, CHANNELS, share=1 / 3))
+from tests.support.control_lanes import TEXT_ROWS, TOKENS, WIDTH, engine_of, finish, latents, request, use
 
 
 class Faulty(Sd3ControlNet):
@@ -65,42 +41,6 @@ class Faulty(Sd3ControlNet):
             per_lane = residual.view(len(lanes), -1, WIDTH).clone()  # all lanes here are of one shape
             per_lane[torch.tensor(bad)] *= float("nan") if self._nan else 1.0
             yield per_lane.view(-1, WIDTH)
-
-
-def engine_of(model: tuple[Backbone, FlowMatchTables], **controls: ControlNetSource) -> StepEngine:
-    """An engine with ControlNets."""
-    ticks = iter(range(10**6))
-    return StepEngine(*model, StepBatcher(fifo, StepLimits(float("inf"))), lambda: float(next(ticks)), controls)
-
-
-def use(controlnet: str = "net", **more: Any) -> ControlNetUse:
-    """A use with an image drawn at random, for 96 x 112 pixels."""
-    draw = torch.Generator().manual_seed(3)
-    return ControlNetUse(controlnet, torch.randn(CHANNELS, 14, 12, generator=draw), **more)
-
-
-def request(key: str, *uses: ControlNetUse, **more: Any) -> LaneRequest:
-    """A lane of five steps, guided."""
-    draw = torch.Generator().manual_seed(len(key))
-    conds = [Conditioning(torch.randn(TEXT_ROWS, 192, generator=draw), torch.randn(192, generator=draw)) for _ in "cn"]
-    settings = {"width": 96, "height": 112, "steps": 5, "guidance": 4.0, "seed": 1} | more
-    return LaneRequest(key=key, cond=conds[0], negative=conds[1], controls=uses, **settings)
-
-
-def finish(engine: StepEngine, *requests: LaneRequest) -> dict[str, LaneResult | LegoError]:
-    """What becomes of lanes."""
-    for one in requests:
-        engine.add(one)
-    found: dict[str, LaneResult | LegoError] = {}
-    while engine.lanes:
-        found |= dict(engine.step())
-    return found
-
-
-def latents(outcome: LaneResult | LegoError) -> torch.Tensor:
-    """Of a lane that ended well."""
-    assert isinstance(outcome, LaneResult), outcome
-    return outcome.latents
 
 
 @pytest.mark.parametrize(

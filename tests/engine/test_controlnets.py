@@ -19,8 +19,8 @@ from lego_serve.engine.lane_state import LaneRequest
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import control_miniature, miniature
 from tests.support.builders import run_lanes
+from tests.support.tiny_models import control_miniature, miniature
 
 STEPS = 5
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
@@ -109,8 +109,10 @@ class Bench:
         noise = torch.randn(1, channels, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
         images = [(self.image(i, width, height).permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(dtype) for i in which]
         settings: dict[str, Any] = {
-            "guidance_scale": 4.0, "num_inference_steps": STEPS, "controlnet_conditioning_scale": [1.0] * len(which),
-        } | more  # fmt: skip
+            "guidance_scale": 4.0,
+            "num_inference_steps": STEPS,
+            "controlnet_conditioning_scale": [1.0] * len(which),
+        } | more
         if len(which) == 1:
             settings = {k: v[0] if isinstance(v, list) else v for k, v in settings.items()}
         answer = (pipeline or self.pipeline(dtype, *which))(
@@ -192,12 +194,14 @@ def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
 
         square, wide = (128, 128), (160, 96)
         return [
-            of("plain", square), of("one", square, bench.use(0, *square, family)),
+            of("plain", square),
+            of("one", square, bench.use(0, *square, family)),
             of("both", wide, bench.use(0, *wide, family, weight=0.7), bench.use(1, *wide, family, start=0.4)),
             of("turned round", square, bench.use(1, *square, family), bench.use(0, *square, family, end=0.6)),
-            of("unguided", wide, bench.use(1, *wide, family), guidance=1.0), of("plain wide", wide, steps=3),
+            of("unguided", wide, bench.use(1, *wide, family), guidance=1.0),
+            of("plain wide", wide, steps=3),
             of("twice", square, bench.use(0, *square, family), bench.use(0, *square, family, weight=-0.5), steps=4),
-        ]  # fmt: skip
+        ]
 
     together = run_lanes(family, *lanes())
     for lane in lanes():

@@ -1,4 +1,4 @@
-"""Lanes whose ControlNet elsewhere is away: they wait, the others do not, and none of their bits change."""
+"""Lanes whose remote ControlNet is unavailable: they wait, the others do not, and none of their bits change."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,14 +16,13 @@ from lego_serve.models.controlnet.sd3 import Sd3ControlNet
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetUnavailable
 from lego_serve.models.sampling import FlowMatchTables
-from tests.engine.addons.test_controlnet_lanes import engine_of, finish, latents, model, net, request, use
+from tests.support.control_lanes import engine_of, finish, latents, request, use
 
-__all__ = ["model", "net"]
 Model = tuple[Backbone, FlowMatchTables]
 
 
 class Elsewhere(Sd3ControlNet):
-    """One that can be away: at once, or when a certain residual is waited for."""
+    """One that can be unavailable: at once, or when a certain residual is waited for."""
 
     def __init__(self, inner: Sd3ControlNet, name: str = "far") -> None:
         self.spec = replace(inner.spec, name=name)
@@ -34,13 +33,13 @@ class Elsewhere(Sd3ControlNet):
     def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """As the sound one, while it is there."""
         if self.away_at == -1:
-            raise ControlNetUnavailable("away", self.spec.name)
+            raise ControlNetUnavailable("unavailable", self.spec.name)
         return LazyResiduals(self._made(lanes), self.spec, lanes)
 
     def _made(self, lanes: Sequence[ControlNetLane]) -> Iterator[torch.Tensor]:
         for index, residual in enumerate(self._inner.residuals(lanes)):
             if index == self.away_at:
-                raise ControlNetUnavailable("away", self.spec.name)
+                raise ControlNetUnavailable("unavailable", self.spec.name)
             yield residual
 
 
@@ -55,9 +54,12 @@ def test_lanes_wait_for_a_controlnet_that_is_away_and_others_do_not(
 ) -> None:
     """Whether it is known before the step or found out in the middle of it; all get the bits they have alone."""
     requests = [
-        request("plain"), request("with", use("far")), request("near", use("net")),
-        request("both", use("net"), use("far", weight=0.5)), request("later", use("far", start=0.6)),
-    ]  # fmt: skip
+        request("plain"),
+        request("with", use("far")),
+        request("near", use("net")),
+        request("both", use("net"), use("far", weight=0.5)),
+        request("later", use("far", start=0.6)),
+    ]
     far = Elsewhere(net)
     alone = {one.key: latents(finish(engine_of(model, net=net, far=far), one)[one.key]) for one in requests}
     engine = engine_of(model, net=net, far=far)
@@ -95,7 +97,7 @@ def test_two_that_are_away_are_waited_for_both(model: Model, net: Sd3ControlNet)
 
 
 def test_a_lane_does_not_wait_for_ever(model: Model, net: Sd3ControlNet) -> None:
-    """It ends when it has waited for longer than is said, and tells for what; newcomers wait their own time."""
+    """It ends when it has waited for longer than the limit, with an error that names it; later lanes wait anew."""
     far = Elsewhere(net)
     engine = engine_of(model, far=far)  # whose clock counts how often it is asked
     far.away_at = -1

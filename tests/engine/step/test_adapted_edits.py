@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
@@ -10,6 +11,7 @@ from diffusers import SD3Transformer2DModel
 from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality
+from lego_serve.core.nodes.messages import DenoiseInput, EncodeEditOutput, LoadAdaptersOutput, TextEncodeOutput
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.core.scheduling.ordering import fifo
@@ -26,10 +28,10 @@ from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.model_files import load_module
 from lego_serve.models.ragged.controlnet_source import ControlNetSpec
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import control_miniature, flux_miniature, miniature
 from tests.support.adapters import adapter, diffusers_names, products
 from tests.support.builders import run_results
 from tests.support.edits import HEIGHT, ROOM, STEPS, WIDTH, edit_lane, made, read, template, uneven, with_store
+from tests.support.tiny_models import control_miniature, flux_miniature, miniature
 
 PROMPT, NEGATIVE, LENGTH = "a red circle on the left", "a blue square", 8
 
@@ -99,6 +101,7 @@ def test_what_a_replica_says_it_has_is_what_routers_look_for(
 ) -> None:
     """The same names for a lane's adapters and for those that its call brings, in whatever steps they take part."""
     one, other = use(base, 1), use(base, 2, start=0.4)
+    cond = TextEncodeOutput(np.zeros((1, 1)), np.zeros(1))
     for uses in ((), (one,), (other, one), (replace(one, scale=0.0),)):
         family = with_store(spec)
         run_results(family, lane(family, image, *uses))
@@ -107,7 +110,11 @@ def test_what_a_replica_says_it_has_is_what_routers_look_for(
             LoadedAdapter(AdapterRequest("a", u.scale, u.start, u.end), u.adapter.sha256, 1, has_text=False)
             for u in uses
         )
-        read = entries_read({"edit": {"edit": edit}, "adapters": {"adapters": loaded}})
+        request = DenoiseInput(
+            cond, WIDTH, HEIGHT, STEPS, guidance=4.0, seed=0, n=1, edit=EncodeEditOutput(edit),
+            adapters=LoadAdaptersOutput(loaded),
+        )  # fmt: skip
+        read = entries_read(request)
         assert family.engine.templates.templates == set(read)
     assert len(read) == 1
 
@@ -144,7 +151,7 @@ def test_edits_with_adapters_are_near_the_full_path(spec: ModelSpec, base: BaseL
     alike = {"seed": 77, "steps": 1}
     request = lane(family, image, use(base, 1), **alike)
     assert request.edit is not None
-    own = replace(request, edit=replace(request.edit, primes=(request.cond, request.negative or request.cond)))
+    own = replace(request, edit=replace(request.edit, priming_prompts=(request.cond, request.negative or request.cond)))
     whole = made(family, replace(own, edit=replace(request.edit, quality=Quality.EXACT)))
     plain = made(family, replace(own, adapters=()))
     torch.testing.assert_close(made(family, own), whole, atol=2e-4, rtol=2e-4)

@@ -15,8 +15,8 @@ from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import RequestError
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import flux_control_miniature, flux_miniature
 from tests.support.builders import run_lanes
+from tests.support.tiny_models import flux_control_miniature, flux_miniature
 
 STEPS, LENGTH, PROMPT = 5, 8, "a red circle on the left"
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -166,11 +166,12 @@ def test_no_lane_notices_its_batch_mates(bench: Bench, dtype: str) -> None:
             return bench.lane(key, uses, size, seed=len(key), family=family, **more)
 
         return [
-            of("plain", square), of("one", square, bench.use(0, square, family)),
+            of("plain", square),
+            of("one", square, bench.use(0, square, family)),
             of("both", wide, bench.use(0, wide, family, weight=0.7), bench.use(1, wide, family, start=0.4)),
             of("turned round", square, bench.use(1, square, family), bench.use(0, square, family, end=0.6)),
             of("plain wide", wide, steps=3),
-        ]  # fmt: skip
+        ]
 
     together = run_lanes(family, *lanes())
     for lane in lanes():

@@ -119,7 +119,10 @@ def test_a_lane_that_has_had_its_adapter_goes_on_elsewhere_with_it(
     family.engine.adapt("early", (use,))
     family.engine.step()
     checkpoint = moved(family, "early")
-    more: dict[str, Any] = {"adapters": (use,), "held_from": None} if at_hand else {"held_from": 3}
+    if at_hand:
+        more: dict[str, Any] = {"adapters": (use,), "wait_for_adapters_at": None}
+    else:
+        more = {"wait_for_adapters_at": 3}
     family.engine.add(replace(early, checkpoint=checkpoint, **more))
     if not at_hand:
         assert family.engine.plan() is None

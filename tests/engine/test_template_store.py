@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.editing.templates import PINNED_RATIO, pin_of
-from lego_serve.engine.template_store import RELEASED, TemplateStore
+from lego_serve.engine.template_store import MAX_RELEASED_PINS, TemplateStore
 from lego_serve.models.ragged.activations import Activations
 
 ROWS = 8
@@ -95,9 +95,9 @@ def test_a_failed_pass_leaves_no_pin() -> None:
 def test_released_pins_are_remembered_within_bounds() -> None:
     """For edits on their way, not for ever."""
     store = TemplateStore(BUDGET, lambda: 0.0)
-    for number in range(RELEASED + 1):
+    for number in range(MAX_RELEASED_PINS + 1):
         store.forget("a", f"pin {number}")
-    used(store, "a", 0, f"pin {RELEASED}")
+    used(store, "a", 0, f"pin {MAX_RELEASED_PINS}")
     assert store.pinned_bytes == 0
     used(store, "a", 0, "pin 0")
     assert store.pinned_bytes == EACH
@@ -121,4 +121,4 @@ def test_no_tenant_pins_more_than_its_part() -> None:
     assert (store.pinned_bytes, store.bytes_of("a")) == (3 * EACH, 0)
     for image, pin in (("b", more), ("c", theirs)):
         store.forget(image, pin)
-    assert (store.pinned_bytes, store._pinned) == (0, {})
+    assert (store.pinned_bytes, store._pinned_bytes) == (0, {})
