@@ -1,4 +1,4 @@
-"""A finished family from which add-ons learn: loaded in fp32, frozen, with what training and judging ask of it."""
+"""A trained family in fp32 with frozen weights, which add-ons are trained and judged with."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from lego_serve.zoo.architecture import PROMPT_TOKENS
 from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.train.progress import pick_device
+from lego_serve.zoo.world.scenes import to_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
-    """The parts of a family, none of which is trained."""
+class FrozenFamily:
+    """The components of a family, none of which is trained."""
 
     transformer: SD3Transformer2DModel
     vae: AutoencoderKL
@@ -24,8 +25,8 @@ class Frozen:
     tokenizer: CLIPTokenizer
 
     @classmethod
-    def load(cls, folder: Path = WEIGHTS) -> "Frozen":
-        """Read a model folder; the shipped one if none is named."""
+    def load(cls, folder: Path = WEIGHTS) -> "FrozenFamily":
+        """Load a model folder, by default the shipped one."""
         return cls.of(
             StableDiffusion3Pipeline.from_pretrained(
                 folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
@@ -33,8 +34,8 @@ class Frozen:
         )
 
     @classmethod
-    def of(cls, family: StableDiffusion3Pipeline) -> "Frozen":
-        """Take a pipeline's parts, frozen."""
+    def of(cls, family: StableDiffusion3Pipeline) -> "FrozenFamily":
+        """Freeze a pipeline's components."""
         device = pick_device()
         parts = [family.transformer, family.vae, family.text_encoder, family.text_encoder_2]
         for part in parts:
@@ -43,20 +44,20 @@ class Frozen:
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text tokens (texts, 32, 192) and pooled vectors (texts, 192), as SD3's pipeline joins them."""
-        asked = {"padding": "max_length", "max_length": PROMPT_TOKENS, "truncation": True, "return_tensors": "pt"}
-        ids = self.tokenizer(list(texts), **asked).input_ids.to(self.transformer.device)
+        """Return text tokens (texts, 32, 192) and pooled vectors (texts, 192), as SD3's pipeline joins them."""
+        options = {"padding": "max_length", "max_length": PROMPT_TOKENS, "truncation": True, "return_tensors": "pt"}
+        ids = self.tokenizer(list(texts), **options).input_ids.to(self.transformer.device)
         outs = [encoder(ids, output_hidden_states=True) for encoder in self.encoders]
         return torch.cat([o.hidden_states[-2] for o in outs], -1), torch.cat([o.text_embeds for o in outs], -1)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents of images in -1..1."""
+        """Return scaled latents of images in -1..1."""
         return (self._means(images) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_maps(self, maps: torch.Tensor) -> torch.Tensor:
-        """Latents of control images as StableDiffusion3ControlNetPipeline makes them: scaled, not shifted."""
+        """Return latents of control images as StableDiffusion3ControlNetPipeline makes them: scaled, not shifted."""
         return self._means(maps) * self.vae.config.scaling_factor
 
     def _means(self, images: torch.Tensor) -> torch.Tensor:
@@ -65,10 +66,10 @@ class Frozen:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (images, height, width, 3) of 8 bits from scaled latents."""
+        """Return images (images, height, width, 3) of 8 bits from scaled latents."""
         plain = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         drawn = torch.cat([self.vae.decode(part).sample for part in plain.split(8)])
-        return ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
+        return to_bytes(drawn.clamp(-1, 1)).cpu()
 
     @torch.no_grad()
     def generate(
@@ -83,7 +84,7 @@ class Frozen:
         steps: int = 20,
         guidance: float = 4.0,
     ) -> torch.Tensor:
-        """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1 at a weight.
+        """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1.
 
         The steps are those of StableDiffusion3Pipeline and its ControlNet sibling, sigmas 1 to 1/1000 of
         flow matching without shift.
@@ -95,9 +96,9 @@ class Frozen:
         sigmas = [*torch.linspace(1, 1 / 1000, steps).tolist(), 0.0]
         control = None if maps is None else self.encode_maps(maps).repeat(2, 1, 1, 1)
         for now, after in itertools.pairwise(sigmas):
-            said = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control, weight)
-            without, with_text = said.chunk(2)
-            x = x + (after - now) * (without + guidance * (with_text - without))
+            velocity = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control, weight)
+            unconditional, conditional = velocity.chunk(2)
+            x = x + (after - now) * (unconditional + guidance * (conditional - unconditional))
         return self.decode(x)
 
     def velocity(
@@ -110,15 +111,24 @@ class Frozen:
         control: torch.Tensor | None = None,
         weight: float = 1.0,
     ) -> torch.Tensor:
-        """What the transformer says of noisy latents, with the ControlNet's residuals if there is one."""
+        """Return the velocity that the transformer predicts, with the ControlNet's residuals if there is one."""
         times = torch.as_tensor(sigma, device=x.device).expand(len(x)) * 1000
         residuals = None
         if controlnet is not None:
             residuals = controlnet(
-                hidden_states=x, controlnet_cond=control, conditioning_scale=weight, encoder_hidden_states=text,
-                pooled_projections=torch.zeros_like(pooled), timestep=times, return_dict=False,
-            )[0]  # fmt: skip
+                hidden_states=x,
+                controlnet_cond=control,
+                conditioning_scale=weight,
+                encoder_hidden_states=text,
+                pooled_projections=torch.zeros_like(pooled),
+                timestep=times,
+                return_dict=False,
+            )[0]
         return self.transformer(
-            hidden_states=x, encoder_hidden_states=text, pooled_projections=pooled, timestep=times,
-            block_controlnet_hidden_states=residuals, return_dict=False,
-        )[0]  # fmt: skip
+            hidden_states=x,
+            encoder_hidden_states=text,
+            pooled_projections=pooled,
+            timestep=times,
+            block_controlnet_hidden_states=residuals,
+            return_dict=False,
+        )[0]

@@ -1,4 +1,4 @@
-"""Trains lego-tiny from nothing, stage by stage; every stage resumes from the folder it writes to."""
+"""Trains lego-tiny from scratch, stage by stage; every stage resumes from the folder it writes to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from lego_serve.zoo.train.vae import train_decoder, train_vae
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long each stage runs: optimiser steps, and chunks of latents made beforehand."""
+class TrainingPlan:
+    """How long each stage runs: optimiser steps, and precomputed chunks of latents."""
 
     vae_steps: int = 900
     decoder_steps: int = 4000
@@ -26,8 +26,8 @@ class Plan:
     threads: int = 1
 
 
-def train(folder: Path, plan: Plan) -> Family:
-    """Run all stages (or what is left of them) and answer the trained backbone and encoders."""
+def train(folder: Path, plan: TrainingPlan) -> Family:
+    """Run all stages (or what is left of them) and return the trained backbone and encoders."""
     torch.set_num_threads(plan.threads)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(folder / "tokenizer")
