@@ -9,10 +9,10 @@ from types import TracebackType
 import pytest
 from PIL import Image
 
-from loadgen import compare as module
+from loadgen.bursts import run as module
+from loadgen.bursts.plan import FIRST
+from loadgen.bursts.run import Systems, compare_bursts
 from loadgen.client import Reply, Sample
-from loadgen.compare import Sides, compare
-from loadgen.suites import FIRST
 from loadgen.traffic import Arrivals, ImageRequest
 
 KEYS = {"suite", "machine", "versions", "seed", "rate_rps", "slo", "baseline", "lego", "ratio", "quality", "details"}
@@ -26,7 +26,7 @@ def png() -> bytes:
 
 
 class FakeSide:
-    """Plays both sides: one image a second with one thread, slower with two, all at once as a server."""
+    """Plays both systems: one image a second with one thread, slower with two, all at once as a server."""
 
     dtype = "float32"
     ready_s = 1.5
@@ -71,8 +71,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(out: Path, log: list[str]) -> dict[str, object]:
-    sides = Sides(lambda: FakeSide(log, "baseline"), lambda: FakeSide(log, "server"))
-    return compare(FIRST, sides, out, quick=True, tell=lambda line: None)
+    systems = Systems(lambda: FakeSide(log, "baseline"), lambda: FakeSide(log, "server"))
+    return compare_bursts(FIRST, systems, out, quick=True, on_line=lambda line: None)
 
 
 def test_summary_has_every_key(tmp_path: Path, log: list[str]) -> None:
@@ -88,8 +88,8 @@ def test_summary_has_every_key(tmp_path: Path, log: list[str]) -> None:
     assert written["quality"]["max_difference_255"] == 0
 
 
-def test_sides_take_turns(tmp_path: Path, log: list[str]) -> None:
-    """Each side is started anew for every round, never beside the other."""
+def test_systems_take_turns(tmp_path: Path, log: list[str]) -> None:
+    """Each system is started anew for every round, never beside the other."""
     run(tmp_path, log)
     turn = ["baseline", "end baseline", "server", "end server"]
     assert log == ["baseline", "end baseline", *turn * 3]
@@ -104,7 +104,7 @@ def test_baseline_runs_at_its_best(tmp_path: Path, log: list[str]) -> None:
 
 
 def test_report_stands_alone(tmp_path: Path, log: list[str]) -> None:
-    """The report shows charts and the images of both sides, and needs no other file."""
+    """The report shows charts and the images of both systems, and needs no other file."""
     run(tmp_path, log)
     page = Page()
     page.feed((tmp_path / "report.html").read_text())

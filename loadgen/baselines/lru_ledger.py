@@ -1,11 +1,11 @@
-"""What of adapters or ControlNets one replica of the monolith keeps: the least recently used go first."""
+"""An account of the adapters or ControlNets that one replica of the monolith keeps, by least recent use."""
 
 from collections import OrderedDict
 from collections.abc import Collection
 
 
-class Residents:
-    """An account of entries by name and bytes; whoever owns the entries frees what it names."""
+class LruLedger:
+    """Counts entries by name and bytes; their owner frees the entries that it names."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -16,23 +16,23 @@ class Residents:
 
     @property
     def used_bytes(self) -> int:
-        """What the entries take."""
+        """The bytes of all entries."""
         return sum(self._sizes.values())
 
     def use(self, name: str) -> bool:
-        """Whether an entry is resident; it then is the most recently used."""
+        """Return whether an entry is resident, and make it the most recently used."""
         if name in self._sizes:
             self._sizes.move_to_end(name)
         return name in self._sizes
 
     def admit(self, name: str, size: int, needed: Collection[str]) -> list[str]:
-        """Make an entry resident and answer whom it displaces, none of those that the request at hand needs.
+        """Make an entry resident and return the names it displaces, none of which the current request needs.
 
-        What one request needs is loaded even where it takes more than there is.
+        The entries of one request are admitted even where they exceed the limit.
         """
         self._sizes[name] = size
         displaced = []
-        for other in [each for each in self._sizes if each != name and each not in needed]:
+        for other in [entry for entry in self._sizes if entry != name and entry not in needed]:
             if self.used_bytes <= self._max_bytes:
                 break
             del self._sizes[other]

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loadgen.masks import INPAINT, SHAPES, TRY_ON, Ratios, draw_mask, mask_file
+from loadgen.edits.masks import INPAINT, SHAPES, TRY_ON, MaskRatios, draw_mask, mask_file
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIDES = st.sampled_from([64, 96, 130, 256])
 
 
-def drawn(ratios: Ratios, seed: int, count: int) -> np.ndarray:
+def drawn(ratios: MaskRatios, seed: int, count: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.array([ratios.draw(rng) for _ in range(count)])
 
@@ -25,7 +25,7 @@ def test_means_are_productions() -> None:
 
 @given(SEEDS, st.sampled_from([TRY_ON, INPAINT]))
 @settings(max_examples=20)
-def test_what_is_drawn_has_the_mean(seed: int, ratios: Ratios) -> None:
+def test_what_is_drawn_has_the_mean(seed: int, ratios: MaskRatios) -> None:
     """Within five standard errors, whatever the seed."""
     found = drawn(ratios, seed, 2000)
     assert abs(found.mean() - ratios.mean) < 5 * found.std() / len(found) ** 0.5
@@ -43,7 +43,7 @@ def test_what_is_drawn_has_the_quantiles(seed: int) -> None:
 
 
 def test_empty_masks_occur() -> None:
-    """As often as they are said to."""
+    """At the configured frequency."""
     for ratios in (TRY_ON, INPAINT):
         share = (drawn(ratios, 1, 40_000) == 0).mean()
         assert share == pytest.approx(ratios.empty_share, abs=0.0008)

@@ -1,12 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.baselines.residents import Residents
+from loadgen.baselines.lru_ledger import LruLedger
 
 
 def test_least_recently_used_goes_first() -> None:
     """A use makes an entry young again."""
-    kept = Residents(20)
+    kept = LruLedger(20)
     assert kept.admit("a", 10, ["a"]) == kept.admit("b", 10, ["b"]) == []
     assert kept.use("a")
     assert kept.admit("c", 10, ["c"]) == ["b"]
@@ -15,7 +15,7 @@ def test_least_recently_used_goes_first() -> None:
 
 def test_what_a_request_needs_stays() -> None:
     """Two that are used together do not displace each other, whatever they take."""
-    kept = Residents(10)
+    kept = LruLedger(10)
     assert kept.admit("a", 10, ["a", "b"]) == []
     assert kept.admit("b", 10, ["a", "b"]) == []
     assert kept.used_bytes == 20
@@ -25,7 +25,7 @@ def test_what_a_request_needs_stays() -> None:
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=60), st.integers(1, 30))
 def test_never_above_its_bytes_without_need(asked: list[tuple[int, int]], max_bytes: int) -> None:
     """After each request there are at most so many bytes, or only what that request needs."""
-    kept = Residents(max_bytes)
+    kept = LruLedger(max_bytes)
     for number, size in asked:
         name = str(number)
         if not kept.use(name):

@@ -5,10 +5,10 @@ import pytest
 import torch
 import yaml
 
-from lego_serve.deployment import configured
-from loadgen.edits.layout import edits_config, edits_weights
+from lego_serve.served_workflows import configured
 from loadgen.edits.plan import EDITS, EditsPlan
-from loadgen.mixed.lego_layout import with_backbones
+from loadgen.edits.server_config import edits_config, edits_weights
+from loadgen.server_config import with_backbones
 
 CONFIG = """
 models:
@@ -34,9 +34,9 @@ def plan(name: str) -> EditsPlan:
 def test_room_for_templates_is_all_that_changes(tmp_path: Path) -> None:
     """At the sizes the shipped model makes, the configuration is the user's but for that."""
     derived = edits_config(config_file(tmp_path), "lego-tiny", tmp_path, plan("edits-tryon"), tmp_path)
-    said, before = (yaml.safe_load(each.read_text()) for each in (derived, tmp_path / "tiny.yaml"))
-    assert said["models"]["lego-tiny"]["nodes"]["backbone"].pop("template_bytes") == 512 * 2**20
-    assert said == before
+    derived_config, before = (yaml.safe_load(each.read_text()) for each in (derived, tmp_path / "tiny.yaml"))
+    assert derived_config["models"]["lego-tiny"]["nodes"]["backbone"].pop("template_bytes") == 512 * 2**20
+    assert derived_config == before
     assert edits_weights(tmp_path, plan("edits-inpaint"), tmp_path) == tmp_path
 
 
@@ -75,9 +75,12 @@ def test_stretched_weights_make_larger_images(tmp_path: Path, tiny_folder: Path)
     wide, pooled = config["joint_attention_dim"], config["pooled_projection_dim"]
     with torch.inference_mode():
         made = model(
-            torch.zeros(1, config["in_channels"], 64, 64), torch.zeros(1, 8, wide), torch.zeros(1, pooled),
-            torch.tensor([500.0]), return_dict=False,
-        )[0]  # fmt: skip
+            torch.zeros(1, config["in_channels"], 64, 64),
+            torch.zeros(1, 8, wide),
+            torch.zeros(1, pooled),
+            torch.tensor([500.0]),
+            return_dict=False,
+        )[0]
     assert made.shape[-2:] == (64, 64)
     assert (tiny_folder / "transformer" / "config.json").read_text() == before
 

@@ -1,26 +1,27 @@
-"""Masks of edits as in production: how much of an image is edited, and shapes that cover so much of one.
+"""Masks of edits as in production: the distribution of mask ratios, and shapes that cover a given ratio.
 
 The quantiles are those of two samples published with FlashPS (InstGenIE, EuroSys 2026): 970 masks of a try-on service,
 one for each of its templates, and 1,918 masks of ControlNet inpainting.  Three of the latter are empty and none of
 the former; of those one in a thousand is left empty here, which a sample of that size need not show.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-CENTRES = (0.3, 0.7)  # between which shares of a side a shape's middle lies
-STRETCH = 0.5  # how far a shape's width over height may be from 1, as a logarithm of its root
-LOBES = range(2, 6)  # of a free shape's outline, and how deep the shallowest number of them may be
-LOBE_DEPTH = 0.3
+from loadgen.images import png_bytes
+
+CENTRES = (0.3, 0.7)  # the range of a shape's middle, in shares of a side
+STRETCH = 0.5  # a shape's largest aspect ratio, as the logarithm of its root
+LOBES = range(2, 6)  # waves around a blob's outline
+LOBE_DEPTH = 0.3  # of the two-lobed wave; waves of more lobes are shallower
 
 
 @dataclass(frozen=True, slots=True)
-class Ratios:
-    """How often which part of an image is edited.
+class MaskRatios:
+    """The distribution of mask ratios, the part of an image that a mask covers.
 
     ``quantiles``: (share of the masks that are not empty, ratio that so many do not exceed), ascending from 0 to 1.
     """
@@ -30,25 +31,25 @@ class Ratios:
 
     @property
     def mean(self) -> float:
-        """Of all masks, those of nothing included."""
+        """The mean ratio of all masks, empty ones included."""
         shares, ratios = zip(*self.quantiles, strict=True)
         return (1.0 - self.empty_share) * float(np.trapezoid(ratios, shares))
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One mask's."""
-        is_empty, place = rng.random() < self.empty_share, rng.random()
+        """Return the ratio of one random mask."""
+        is_empty, share = rng.random() < self.empty_share, rng.random()
         shares, ratios = zip(*self.quantiles, strict=True)
-        return 0.0 if is_empty else float(np.interp(place, shares, ratios))
+        return 0.0 if is_empty else float(np.interp(share, shares, ratios))
 
 
-TRY_ON = Ratios(
+TRY_ON = MaskRatios(
     (
         (0.0, 0.0157), (0.01, 0.0208), (0.05, 0.0376), (0.1, 0.0484), (0.25, 0.0673), (0.5, 0.0952), (0.6, 0.1103),
         (0.7, 0.1278), (0.8, 0.1545), (0.9, 0.2082), (0.95, 0.2446), (0.99, 0.3203), (1.0, 0.4209),
     ),
     empty_share=0.001,
 )  # fmt: skip
-INPAINT = Ratios(
+INPAINT = MaskRatios(
     (
         (0.0, 0.0001), (0.005, 0.0021), (0.02, 0.0067), (0.05, 0.0183), (0.1, 0.0599), (0.15, 0.1295), (0.25, 0.1644),
         (0.5, 0.2206), (0.6, 0.2514), (0.7, 0.3425), (0.75, 0.6121), (0.8, 0.7572), (0.85, 0.8259), (0.9, 0.8729),
@@ -61,60 +62,59 @@ INPAINT = Ratios(
 def draw_mask(
     ratio: float, width: int, height: int, rng: np.random.Generator, middle: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """A box, an ellipse or a free shape that covers the ratio to the pixel: (height, width), true where it edits.
+    """Return a box, an ellipse or a blob that covers the ratio to the pixel: (height, width), true where it edits.
 
-    Its middle lies at the shares (x, y) of the sides, or where chance has it.  What would stand out of the image is
-    made up for by growing elsewhere.  ValueError for ratios outside 0..1.
+    Its middle lies at ``middle``, (x, y) in shares of the sides, or at random.  A shape that would reach beyond the
+    image grows elsewhere instead.  Raises ValueError for ratios outside 0..1.
     """
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"a mask covers 0 to 1 of an image, not {ratio}")
     count = round(ratio * width * height)
     mask = np.zeros(width * height, dtype=bool)
     distance = SHAPES[int(rng.integers(len(SHAPES)))]
-    far = distance(*_offsets(width, height, rng, middle), rng).ravel()
+    x, y = _offsets(width, height, rng, middle)
+    distances = distance(x, y, rng).ravel()
     if count:
-        mask[np.argpartition(far, count - 1)[:count]] = True
+        mask[np.argpartition(distances, count - 1)[:count]] = True
     return mask.reshape(height, width)
 
 
 def mask_file(mask: np.ndarray) -> bytes:
-    """The mask as a PNG file of OpenAI's kind: transparent where the image is to change."""
+    """Return the mask as a PNG file of OpenAI's kind: transparent where the image is to change."""
     alpha = np.where(mask, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(np.dstack([np.zeros_like(alpha), alpha]), "LA").save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray(np.dstack([np.zeros_like(alpha), alpha]), "LA"))
 
 
 def _offsets(
     width: int, height: int, rng: np.random.Generator, middle: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel's way from a middle, stretched: two of (height, width)."""
+    """Return each pixel's offset from a middle, stretched: x and y, each (height, width)."""
     middle_x, middle_y = middle or rng.uniform(*CENTRES, size=2)
     stretch = float(np.exp(rng.uniform(-STRETCH, STRETCH)))
     x = (np.arange(width) - middle_x * width) * stretch
     y = (np.arange(height) - middle_y * height) / stretch
-    across, down = np.meshgrid(x, y)
-    return across, down
+    grid_x, grid_y = np.meshgrid(x, y)
+    return grid_x, grid_y
 
 
 def _box(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    far: np.ndarray = np.maximum(np.abs(x), np.abs(y))
-    return far
+    distances: np.ndarray = np.maximum(np.abs(x), np.abs(y))
+    return distances
 
 
 def _ellipse(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    far: np.ndarray = np.hypot(x, y)
-    return far
+    distances: np.ndarray = np.hypot(x, y)
+    return distances
 
 
-def _free(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _blob(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     angle = np.arctan2(y, x)
     reach = np.ones_like(angle)
     for lobes in LOBES:
         depth, turn = rng.uniform(0.0, LOBE_DEPTH / (lobes - 1)), rng.uniform(0.0, 2 * np.pi)
         reach += depth * np.cos(lobes * angle + turn)
-    far: np.ndarray = np.hypot(x, y) / reach
-    return far
+    distances: np.ndarray = np.hypot(x, y) / reach
+    return distances
 
 
-SHAPES: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray], ...] = (_box, _ellipse, _free)
+SHAPES: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray], ...] = (_box, _ellipse, _blob)

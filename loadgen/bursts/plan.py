@@ -1,21 +1,21 @@
-"""The comparisons that can be run, as values."""
+"""The suites of bursts, as values."""
 
 import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loadgen.traffic import Closed, ImageRequest, prompts
+from loadgen.traffic import ClosedLoop, ImageRequest, prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One comparison: who plays the baseline, what is asked, how often it is repeated."""
+    """One comparison: its requests, the baseline's thread counts, and how often it is repeated."""
 
     name: str
     title: str
     model: str
-    arrivals: Closed
+    arrivals: ClosedLoop
     width: int
     height: int
     steps: int
@@ -27,7 +27,7 @@ class Suite:
     slo_scale: float
 
     def traffic(self, seed: int) -> Iterator[list[ImageRequest]]:
-        """The requests of one run after the other; no prompt and no seed occurs twice."""
+        """Yield the requests of one burst after the other; no prompt and no seed occurs twice."""
         rng = random.Random(seed)
         scenes = prompts(rng)
         seeds = itertools.count(rng.randrange(2**31))
@@ -42,7 +42,7 @@ FIRST = Suite(
     name="first",
     title="Eight images at once",
     model="lego-tiny",
-    arrivals=Closed(requests=8, outstanding=8),
+    arrivals=ClosedLoop(requests=8, outstanding=8),
     width=128,
     height=128,
     steps=20,

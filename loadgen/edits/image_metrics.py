@@ -1,4 +1,4 @@
-"""How alike two images are where a mask says: PSNR, and SSIM (Wang et al., 2004)."""
+"""PSNR and SSIM (Wang et al., 2004) of two images within a mask."""
 
 import math
 
@@ -10,13 +10,13 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal to noise in decibels of images (height, width, 3) within a mask; infinite for equal ones."""
+    """Return the peak signal-to-noise ratio in decibels of images (height, width, 3); infinite for equal ones."""
     error = float(np.square(one.astype(float) - other.astype(float))[mask].mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def ssim(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
-    """Mean structural similarity over the mask's pixels, windows of 7 x 7, channels averaged."""
+    """Return the mean structural similarity over the mask's pixels, windows of 7 x 7, channels averaged."""
     x, y = one.astype(float), other.astype(float)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -24,8 +24,8 @@ def ssim(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> float:
         return smooth
 
     mean_x, mean_y = mean(x), mean(y)
-    spread_x, spread_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
-    shared = mean(x * y) - mean_x * mean_y
-    top = (2 * mean_x * mean_y + C1) * (2 * shared + C2)
-    score = top / ((mean_x**2 + mean_y**2 + C1) * (spread_x + spread_y + C2))
+    variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    numerator = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
+    score = numerator / ((mean_x**2 + mean_y**2 + C1) * (variance_x + variance_y + C2))
     return float(score[mask].mean())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lego_serve import image_metrics as other
-from loadgen.edits.likeness import psnr, ssim
+from loadgen.edits.image_metrics import psnr, ssim
 
 
 def images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
