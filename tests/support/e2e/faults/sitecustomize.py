@@ -4,6 +4,7 @@ It stands for a request that crashes a kernel: no exception, no word, always in 
 lane begins is written down as it begins, which a replica that is killed cannot do afterwards.
 """
 
+import asyncio
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -14,6 +15,7 @@ from types import ModuleType
 
 DEADLY_GUIDANCE = 6.66
 DEADLY_TIME = 0.7
+HOLD_READS = "LEGO_TEST_HOLD_READS"  # names a file: while it exists, lanes do not read their inputs
 STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
 
 
@@ -34,20 +36,37 @@ def note_steps(module: ModuleType) -> None:
     path = os.environ.get(STEPS_LOG)
     if path is None:
         return
-    together = module.StepEngine._together
+    forward = module.BatchRunner._forward
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def noted(engine, states):
+    def noted(runner, states):
         lines = (f"{state.request.seed} {state.skipped + state.step}\n" for state in states)
         os.write(file, "".join(lines).encode())  # in one call: the lines of two replicas do not mix
-        return together(engine, states)
+        return forward(runner, states)
 
-    module.StepEngine._together = noted
+    module.BatchRunner._forward = noted
+
+
+def hold_reads(module: ModuleType) -> None:
+    """Have every array travel as a reference, and lanes not read theirs while the file that is named exists."""
+    path = os.environ.get(HOLD_READS)
+    if path is None:
+        return
+    read_arrays = module.read_arrays
+    module.keep_arrays.__defaults__ = (1,)  # bytes
+
+    async def held(call):
+        while type(call.request).__name__ == "DenoiseInput" and os.path.exists(path):
+            await asyncio.sleep(0.05)
+        return await read_arrays(call)
+
+    module.read_arrays = held
 
 
 WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
     "lego_serve.models.families.sd3": poison,
-    "lego_serve.engine.step_engine": note_steps,
+    "lego_serve.engine.step.batch_runner": note_steps,
+    "lego_serve.serving.cluster.references": hold_reads,
 }
 
 

@@ -6,7 +6,7 @@ A decoder that reads these spends memory and time far beyond the size of the fil
 import struct
 import zlib
 
-from tests.support.images import SIZE, chunk, good, laden_jpeg, png
+from tests.support.gateway.images import SIZE, chunk, good, laden_jpeg, png
 
 SOUND = (b"\0" + bytes(4 * SIZE[0])) * SIZE[1]  # transparent everywhere
 PACKED = zlib.compress(bytes(40_000_000), 9)

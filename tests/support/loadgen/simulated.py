@@ -10,10 +10,11 @@ from types import TracebackType
 from PIL import Image
 
 from loadgen.client import Deadline, Reply, Sample
+from loadgen.mixed.bench import Bench
 from loadgen.mixed.plan import MIXED, Effort, Layout, MixedSuite, SearchPlan
-from loadgen.mixed.sides import Bench, MixedSides
+from loadgen.mixed.systems import MixedSystems
 from loadgen.mixed.workload import Workload
-from loadgen.traffic import Arrivals, Closed, ImageRequest
+from loadgen.traffic import Arrivals, ClosedLoop, ImageRequest
 
 Cost = Callable[[ImageRequest], float]
 
@@ -83,7 +84,7 @@ class SimulatedServer:
         return samples
 
     def _due(self, index: int, done: list[float], arrivals: Arrivals, rng: random.Random) -> float:
-        if not isinstance(arrivals, Closed):
+        if not isinstance(arrivals, ClosedLoop):
             if index == 0:
                 self._times = arrivals.times_s(rng)
             return self._times[index]
@@ -115,7 +116,7 @@ EFFORT = Effort(
 
 @dataclass
 class World:
-    """Both sides simulated: two baseline workers or one, and a server ``speed`` times as fast."""
+    """Both systems simulated: two baseline workers or one, and a server ``speed`` times as fast."""
 
     clock: FakeClock
     servers: list[tuple[str, SimulatedServer]]
@@ -123,7 +124,7 @@ class World:
     bench: Bench
 
     def runs_of(self, name: str) -> list[tuple[list[ImageRequest], Arrivals, bool]]:
-        return [run for side, server in self.servers if side == name for run in server.runs]
+        return [run for system, server in self.servers if system == name for run in server.runs]
 
 
 def world(speed: float = 2.0, suite: MixedSuite = MIXED, **effort: object) -> World:
@@ -149,7 +150,7 @@ def world(speed: float = 2.0, suite: MixedSuite = MIXED, **effort: object) -> Wo
         suite,
         replace(EFFORT, **effort),  # type: ignore[arg-type]
         Workload(suite, 0),
-        MixedSides(baseline, lego),
+        MixedSystems(baseline, lego),
         lines.append,
         clock,
         clock.now,

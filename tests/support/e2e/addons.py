@@ -15,15 +15,16 @@ from diffusers import SD3Transformer2DModel
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from lego_serve.cli.demo import descendants
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
+from lego_serve.process.tree import descendants
 from lego_serve.zoo.export import WEIGHTS
-from lego_serve.zoo.tiny_models import control_miniature
-from tests.e2e.test_server import PROMPT, pixels
+from loadgen.addons.storage import SLOW_STORAGE
 from tests.support.adapters import Tensors, diffusers_names, kohya_names, products
-from tests.support.servers import Server, running
+from tests.support.e2e.images import PROMPT, pixels
+from tests.support.e2e.servers import Server, running
+from tests.support.tiny_models import control_miniature
 
 STEPS = 12
 STORAGE_S = 0.3
@@ -39,7 +40,7 @@ models:
       text_encoder: {{cpus: 0.1}}
       backbone: {{cpus: 0.4}}
       vae: {{cpus: 0.1}}
-    adapters: {{roots: ["{roots}"], storage_s: {storage_s}, registry_limit: 1}}
+    adapters: {{roots: ["{roots}"], registry_limit: 1}}
     controlnet_cache_bytes: 1  # the one here is loaded for each request that finds it unused
     controlnets:
       near: {{path: "{folder}/net"}}
@@ -67,8 +68,9 @@ def server(folder: Path) -> Iterator[Server]:
         assert f"{before}lego-tiny" in text
         text = text.replace(f"{before}lego-tiny", f"{before}patched")
     (folder / "patched.yaml").write_text(text)
-    config = CONFIG.format(roots=folder / "adapters", folder=folder, storage_s=STORAGE_S)
-    with running(folder, 1, text=config) as started:
+    config = CONFIG.format(roots=folder / "adapters", folder=folder)
+    slow = {"LOADGEN_ADAPTER_LOAD_S": str(STORAGE_S)}
+    with running(folder, 1, faults=SLOW_STORAGE, text=config, variables=slow) as started:
         yield started
 
 
@@ -115,12 +117,12 @@ def outline(width: int = 128, height: int = 128) -> str:
 
 def ask(server: Server, **body: object) -> httpx2.Response:
     """One generation, however it ends."""
-    said = {"prompt": PROMPT, "num_inference_steps": STEPS, "seed": 1} | body
-    return httpx2.post(f"{server.url}/v1/images/generations", json=said, timeout=300)
+    request = {"prompt": PROMPT, "num_inference_steps": STEPS, "seed": 1} | body
+    return httpx2.post(f"{server.url}/v1/images/generations", json=request, timeout=300)
 
 
 def made(server: Server, **body: object) -> tuple[np.ndarray, dict]:
-    """The image of one that ends well, and what is said of it."""
+    """The image of one that ends well, and its entry in the response."""
     answer = ask(server, **body)
     assert answer.status_code == 200, answer.text
     return pixels(answer.json()["data"][0]), answer.json()["lego"]

@@ -78,7 +78,7 @@ def laden_jpeg(segments: bytes) -> bytes:
 
 
 def scanned(times: int) -> bytes:
-    """A progressive JPEG whose last scan is said so many times over."""
+    """A progressive JPEG whose last scan is repeated so many times."""
     whole = file_of(Image.fromarray(NOISE[..., :3]), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * times + whole[-2:]
