@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PYTEST := $(BIN)/python -m pytest
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test test-units test-servers test-long long chaos check
+.PHONY: demo serve test test-others test-shared-servers test-long long chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -15,27 +17,32 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/lego-serve serve
 
-# What starts servers runs beside all else; each says what it has to say when it is done.
+# The tests that share servers run beside all others, which takes about as long; each half then prints its report.
+# `make test ONLY=core` runs the tests under tests/core alone; any path under tests/ will do, or several.
 test: $(STAMP)
-	$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-units test-servers
+ifdef ONLY
+	@$(call timed,$(PYTEST) -m "not long" $(addprefix tests/,$(patsubst tests/%,%,$(ONLY))))
+else
+	@$(call timed,$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-others test-shared-servers)
+endif
 
-test-units: $(STAMP)
-	$(BIN)/python -m pytest -m "not ray and not long"
+test-others: $(STAMP)
+	$(PYTEST) -m "not shared_server and not long"
 
-test-servers: $(STAMP)
-	$(BIN)/python -m pytest -m "ray and not long"
+test-shared-servers: $(STAMP)
+	$(PYTEST) -m "shared_server and not long"
 
 # Those that say the same as a quick one of more sizes, kinds or repetitions.
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 
 # Every test, with more examples of each property.
 long: $(STAMP)
-	LEGO_EXAMPLES=200 $(BIN)/python -m pytest
+	LEGO_EXAMPLES=200 $(PYTEST)
 
 # Kills twenty backbone replicas under load; minutes.
 chaos: $(STAMP)
-	LEGO_CHAOS_KILLS=20 $(BIN)/python -m pytest tests/e2e/test_recovery.py
+	LEGO_CHAOS_KILLS=20 $(PYTEST) tests/e2e/test_recovery.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """What serving costs: ``python -m benchmarks.serving overhead | deployment [--json FILE]``.
 
 ``overhead`` compares one request over HTTP with the same engine called in this process, turn by turn.
-``deployment`` starts a server as a user does and weighs all of its processes.
+``deployment`` starts a server as a user does and measures the memory of all its processes.
 """
 
 import base64
@@ -46,8 +46,8 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the number
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server that is up: its address, its process, and how long it took from the command to ready."""
+class RunningServer:
+    """A server that is up: its address, its process, and the seconds from the command until it was ready."""
 
     url: str
     pid: int
@@ -55,17 +55,17 @@ class Running:
 
 
 @contextmanager
-def running_server(config: Path) -> Iterator[Running]:
-    """``lego-serve serve`` on a free port while the block runs.  RuntimeError if it does not get ready."""
+def running_server(config: Path) -> Iterator[RunningServer]:
+    """Run ``lego-serve serve`` on a free port for a ``with`` block.  Raises RuntimeError if it does not get ready."""
     command = [sys.executable, "-m", "lego_serve.cli.main", "serve", str(config), "--port", "0"]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             url = _wait_for_url(process, log)
-            yield Running(url, process.pid, time.monotonic() - started)
+            yield RunningServer(url, process.pid, time.monotonic() - started)
         except BaseException:
-            console.print(_written(log), markup=False)
+            console.print(_read_log(log), markup=False)
             raise
         finally:
             process.send_signal(signal.SIGINT)
@@ -77,17 +77,17 @@ def running_server(config: Path) -> Iterator[Running]:
 
 
 def _wait_for_url(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
-    """The address the server prints once it is ready."""
-    limit = time.monotonic() + READY_S
-    while time.monotonic() < limit and process.poll() is None:
-        if found := re.search(r"(http://\S+?)/v1/", _written(log)):
-            return found[1]
+    """Return the address that the server prints once it is ready."""
+    deadline_s = time.monotonic() + READY_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if match := re.search(r"(http://\S+?)/v1/", _read_log(log)):
+            return match[1]
         time.sleep(0.05)
     raise RuntimeError("the server did not get ready")
 
 
-def _written(log: IO[str]) -> str:
-    """What the server wrote so far; it shares the open file, so read without moving its place."""
+def _read_log(log: IO[str]) -> str:
+    """Return what the server has written; it shares the open file, whose position must not move."""
     return os.pread(log.fileno(), 2**20, 0).decode(errors="replace")
 
 
@@ -98,32 +98,32 @@ def overhead(
     pairs: Annotated[int, typer.Option(min=1, help="How many times each way is timed.")] = 30,
     to: Json = None,
 ) -> None:
-    """Time one warm 128 x 128 request over HTTP and in-process, in turn; the difference is what serving costs."""
+    """Time one warm 128 x 128 request over HTTP and in-process, in turn; the difference is the cost of serving."""
     torch.set_num_threads(1)
     local = OfflinePipeline.load(ModelSpec("lego-tiny", weights, max_sequence_length=0))
     http_s: list[float] = []
     local_s: list[float] = []
-    furthest = 0
+    max_difference = 0
     with running_server(config) as server, httpx2.Client(base_url=server.url, timeout=READY_S) as http:
         for number, (prompt, negative) in enumerate(itertools.islice(_prompts(), pairs + WARM_UPS)):
-            begun = time.perf_counter()
-            answer = _ask(http, prompt, negative, seed=number)
-            between = time.perf_counter()
-            made = _make(local, prompt, negative, seed=number)
-            done = time.perf_counter()
-            furthest = max(furthest, int(np.abs(_pixels(answer) - made).max()))
+            started = time.perf_counter()
+            response = _request_image(http, prompt, negative, seed=number)
+            received = time.perf_counter()
+            image = _generate_locally(local, prompt, negative, seed=number)
+            ended = time.perf_counter()
+            max_difference = max(max_difference, int(np.abs(_pixels(response) - image).max()))
             if number >= WARM_UPS:
-                http_s.append(between - begun)
-                local_s.append(done - between)
-    extra_ms = [(over - alone) * 1000 for over, alone in zip(http_s, local_s, strict=True)]
-    _tell(
+                http_s.append(received - started)
+                local_s.append(ended - received)
+    extra_ms = [(over_http - in_process) * 1000 for over_http, in_process in zip(http_s, local_s, strict=True)]
+    _report(
         {
             "pairs": pairs,
             "http_median_s": round(statistics.median(http_s), 4),
             "in_process_median_s": round(statistics.median(local_s), 4),
             "overhead_median_ms": round(statistics.median(extra_ms), 1),
             "overhead_quartiles_ms": [round(q, 1) for q in statistics.quantiles(extra_ms, n=4)],
-            "images_max_difference_255": furthest,
+            "images_max_difference_255": max_difference,
             "load_1min": round(os.getloadavg()[0], 2),
         },
         to,
@@ -132,14 +132,14 @@ def overhead(
 
 @app.command()
 def deployment(config: Config = Path("configs/tiny.yaml"), to: Json = None) -> None:
-    """Time a server's start and weigh all of its processes, idle and after a burst of requests."""
+    """Time a server's start, and measure the memory of all its processes, idle and after a burst of requests."""
     with running_server(config) as server, httpx2.Client(base_url=server.url, timeout=READY_S) as http:
         idle = memory_bytes(server.pid)
         with ThreadPoolExecutor(BURST) as pool:
-            asked = itertools.islice(_prompts(), BURST)
-            list(pool.map(lambda pair: _ask(http, pair[0], pair[1], seed=0), asked))
+            prompts = itertools.islice(_prompts(), BURST)
+            list(pool.map(lambda pair: _request_image(http, pair[0], pair[1], seed=0), prompts))
         after = memory_bytes(server.pid)
-        _tell(
+        _report(
             {
                 "ready_s": round(server.ready_s, 1),
                 "processes": len(after),
@@ -155,13 +155,14 @@ def deployment(config: Config = Path("configs/tiny.yaml"), to: Json = None) -> N
 
 
 def memory_bytes(root: int) -> dict[int, int]:
-    """The proportional set size of a process and of each of its descendants, by process id."""
+    """Return the proportional set size of a process and of each of its descendants, by process id."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-        except OSError:  # it ended while we looked
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended meanwhile
             continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
     tree = [root]
     for pid in tree:
         tree.extend(children.get(pid, ()))
@@ -171,48 +172,48 @@ def memory_bytes(root: int) -> dict[int, int]:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        if found := re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE):
-            sizes[pid] = int(found[1]) * 1024
+        if match := re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE):
+            sizes[pid] = int(match[1]) * 1024
     return sizes
 
 
 def _title(pid: int) -> str:
-    """A process's command, short enough for a table."""
+    """Return a process's command, short enough for a table."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
     names = [Path(word).name for word in words if not word.startswith("-")][:3]
     return " ".join(names)[:60]
 
 
 def _prompts() -> Iterator[tuple[str, str]]:
-    """Pairs of a prompt and a negative prompt that never repeat, so that no cache shortens the work."""
+    """Yield pairs of a prompt and a negative prompt that never repeat, so that no cache shortens the work."""
     colours, places = ("red", "green", "blue", "yellow", "purple", "orange"), ("left", "right", "top", "bottom")
     for size, place, colour, ground in itertools.product(("small", "large"), places, colours, colours):
         yield f"a {size} {colour} circle on the {place}, {ground} background", f"{size} {ground} {colour} {place}"
 
 
-def _ask(http: httpx2.Client, prompt: str, negative: str, seed: int) -> dict[str, Any]:
+def _request_image(http: httpx2.Client, prompt: str, negative: str, seed: int) -> dict[str, Any]:
     body = {"prompt": prompt, "negative_prompt": negative, "size": f"{SIZE}x{SIZE}", "seed": seed}
     body |= {"model": "lego-tiny", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-    answer = http.post("/v1/images/generations", json=body)
-    if answer.status_code != httpx2.codes.OK:
-        raise RuntimeError(f"the server answered {answer.status_code}: {answer.text[:300]}")
-    content: dict[str, Any] = answer.json()
+    response = http.post("/v1/images/generations", json=body)
+    if response.status_code != httpx2.codes.OK:
+        raise RuntimeError(f"the server answered {response.status_code}: {response.text[:300]}")
+    content: dict[str, Any] = response.json()
     return content
 
 
-def _make(local: OfflinePipeline, prompt: str, negative: str, seed: int) -> "np.ndarray[Any, Any]":
-    made = local.generate(
+def _generate_locally(local: OfflinePipeline, prompt: str, negative: str, seed: int) -> "np.ndarray[Any, Any]":
+    images = local.generate(
         [prompt], width=SIZE, height=SIZE, steps=STEPS, guidance=GUIDANCE, seeds=[seed], negative=negative
     )
-    return made[0].numpy().astype(np.int16)  # (height, width, 3)
+    return images[0].numpy().astype(np.int16)  # (height, width, 3)
 
 
-def _pixels(answer: dict[str, Any]) -> "np.ndarray[Any, Any]":
-    with Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))) as image:
+def _pixels(response: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    with Image.open(io.BytesIO(base64.b64decode(response["data"][0]["b64_json"]))) as image:
         return np.asarray(image.convert("RGB"), dtype=np.int16)
 
 
-def _tell(numbers: dict[str, Any], to: Path | None) -> None:
+def _report(numbers: dict[str, Any], to: Path | None) -> None:
     console.print_json(json.dumps(numbers))
     if to is not None:
         to.write_text(json.dumps(numbers, indent=2) + "\n")

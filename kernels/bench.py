@@ -1,7 +1,7 @@
 """What each op costs next to its reference: ``python kernels/bench.py [--device cpu|cuda] [--json FILE]``.
 
-Every case is first held against the reference in float64, so that no time is reported of a wrong result.
-GB/s counts each argument read once and the result written once: the least that any implementation moves.
+Every case is first compared with the reference in float64, so that no wrong result is timed.  GB/s counts each argument
+read once and the result written once: the least that any implementation moves.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from lego_kernels import examples, reference
 # Half precision rounds terms of order four before they are added, and some of those cancel; in float32 the terms
 # carry the error of approximate roots and of sums in another order (64 ulps are 8e-6).
 BUDGET_ULPS = {torch.float32: 64.0, torch.bfloat16: 16.0}
-LEAST_RUNS = 5
+MIN_RUNS = 5
 # (T, D, B): lego-tiny's batch of eight, SD3.5-medium at 512 px, FLUX at 1024 px with its text
 ROWS = {"cpu": ((512, 128, 16), (2048, 256, 16), (1024, 1536, 2)), "cuda": ((2048, 256, 16), (4608, 3072, 2))}
-# (T, heads, head width) of the same
+# (T, heads, head width) of these
 HEADS = {"cpu": ((512, 4, 32), (2048, 4, 64), (1024, 24, 64)), "cuda": ((2048, 4, 64), (4608, 24, 128))}
-# (lanes, rows a lane, width, rank): eight lanes of adapters of their own
+# (lanes, rows a lane, width, rank): each lane with an adapter of its own
 LOW_RANK = {"cpu": ((8, 96, 256, 16), (8, 288, 256, 16)), "cuda": ((8, 544, 1536, 16), (2, 4608, 3072, 16))}
 
 
@@ -65,13 +65,13 @@ def main() -> None:
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, one thread"
     print(f"{name}, torch {torch.__version__}")
     print(f"{'op':16}{'size':>16}{'dtype':>10}{'eager us':>12}{'op us':>12}{'speedup':>9}{'GB/s':>9}{'ulps':>7}")
-    for r in results:
+    for row in results:
         print(
-            f"{r.op:16}{r.size:>16}{r.dtype:>10}{r.eager_us:12.1f}{r.op_us:12.1f}{r.eager_us / r.op_us:9.2f}"
-            f"{r.op_gb_per_s:9.1f}{r.error_ulps:7.2f}"
+            f"{row.op:16}{row.size:>16}{row.dtype:>10}{row.eager_us:12.1f}{row.op_us:12.1f}"
+            f"{row.eager_us / row.op_us:9.2f}{row.op_gb_per_s:9.1f}{row.error_ulps:7.2f}"
         )
     if options.json:
-        rows = {"device": name, "torch": torch.__version__, "rows": [asdict(r) for r in results]}
+        rows = {"device": name, "torch": torch.__version__, "rows": [asdict(row) for row in results]}
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -91,7 +91,7 @@ def _cases(device: str) -> Iterator[Case]:
 
 
 def _measure(case: Case, least_s: float) -> Result:
-    """Check the case, then time it; raises SystemExit where the op is further from float64 than the budget."""
+    """Check a case, then time it.  Raises SystemExit where the op is further from float64 than the budget."""
     name, size = case.op.__name__, "x".join(map(str, case.size))
     exact = case.reference(**examples.widened(case.arguments))  # first: an op may work in place
     result = case.op(**case.arguments)
@@ -106,11 +106,19 @@ def _measure(case: Case, least_s: float) -> Result:
     )
     moved_bytes = result.nbytes + sum(value.nbytes for value in case.arguments.values() if torch.is_tensor(value))
     dtype = str(result.dtype).removeprefix("torch.")
-    return Result(name, size, dtype, eager_s * 1e6, op_s * 1e6, moved_bytes / op_s / 1e9, error_ulps)
+    return Result(
+        op=name,
+        size=size,
+        dtype=dtype,
+        eager_us=eager_s * 1e6,
+        op_us=op_s * 1e6,
+        op_gb_per_s=moved_bytes / op_s / 1e9,
+        error_ulps=error_ulps,
+    )
 
 
 def _medians_s(runs: Sequence[Callable[[], torch.Tensor]], device: torch.device, least_s: float) -> list[float]:
-    """The median time of each; on a CPU turn by turn, so that what else the machine does falls on all of them."""
+    """Return the median time of each run; on a CPU they take turns, so that other load slows all of them alike."""
     if device.type == "cuda":
         from triton.testing import do_bench  # empties the L2 cache between runs
 
@@ -118,7 +126,7 @@ def _medians_s(runs: Sequence[Callable[[], torch.Tensor]], device: torch.device,
     for run in runs:
         run()
     times_s: list[list[float]] = [[] for _ in runs]
-    while len(times_s[0]) < LEAST_RUNS or sum(map(sum, times_s)) < least_s:
+    while len(times_s[0]) < MIN_RUNS or sum(map(sum, times_s)) < least_s:
         for run, times in zip(runs, times_s, strict=True):
             started = time.perf_counter()
             run()

@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import configured, node_plans
+from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
+from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from lego_serve.serving.cluster.deploy import NodePlan
-
+from lego_serve.process.threads import THREAD_ENVIRONMENT
+from lego_serve.served_workflows import configured
+from lego_serve.serving.nodes.options import NodePlan
 
 REMOVALS = 50
+PRELOADED = "lego_serve.serving.cluster.preloaded"
 Report = Callable[[str], None]
 
 
@@ -59,15 +59,17 @@ def _serve(
         metrics.mkdir()
         gateways.mkdir()
         stopping.check()
+        launcher = _start_fork_server(settings, folder / "fork.sock", undo)
         plans = node_plans(settings, workflows, folder)
-        address = _start_nodes(settings, plans, folder / "ray", stopping, report, undo)
+        address = _start_nodes(settings, plans, folder / "ray", launcher, stopping, report, undo)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways)]
         supervisor = Supervisor(
             [sys.executable, "-m", "lego_serve.gateway_process", *words], server.gateways, partial(_forget, gateways)
         )
         undo.callback(supervisor.shut_down)
-        supervisor.start()
+        supervisor.start()  # gateways get ready while the nodes load
+        _wait_for_nodes(plans, stopping, report)
         _wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping, supervisor.check)
         report(f"ready in {time.monotonic() - started:.1f} s")
         report(f"{url}/v1/images/generations  {url}/metrics")
@@ -90,15 +92,29 @@ def _temporary_folder() -> Iterator[Path]:
             time.sleep(0.1)
 
 
+def _start_fork_server(settings: config.Settings, path: Path, undo: contextlib.ExitStack) -> str | None:
+    """Have libraries imported while Ray starts, once for all replicas; answers what starts a replica's process.
+
+    None where replicas may be on other machines, or all are on GPUs, whose driver does not work in forks.
+    """
+    if settings.server.ray_address is not None or all(model.device != "cpu" for model in settings.models.values()):
+        return None
+    os.environ.update(THREAD_ENVIRONMENT)
+    fork_server = ForkServer(path, [PRELOADED])
+    undo.callback(fork_server.stop)
+    return fork_server.launcher
+
+
 def _start_nodes(
     settings: config.Settings,
-    plans: "Sequence[NodePlan]",
+    plans: Sequence[NodePlan],
     ray_folder: Path,
+    launcher: str | None,
     stopping: StopSignal,
     report: Report,
     undo: contextlib.ExitStack,
 ) -> str:
-    """Start or join Ray and deploy the nodes; answers Ray's address.  ``undo`` takes them down again."""
+    """Start or join Ray and have it start the nodes; answers Ray's address.  ``undo`` takes them down again."""
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
     from lego_serve.serving.cluster.deploy import deploy, start_ray, stop
 
@@ -108,8 +124,14 @@ def _start_nodes(
     stopping.check()
     for plan in plans:
         report(f"loading {plan.app}")
-    deploy(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
+    deploy(plans, launcher)
     return address
+
+
+def _wait_for_nodes(plans: Sequence[NodePlan], stopping: StopSignal, report: Report) -> None:
+    from lego_serve.serving.cluster.deploy import wait_until_up
+
+    wait_until_up(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
 
 
 def _wait_ready(

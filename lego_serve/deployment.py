@@ -2,77 +2,38 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
 from lego_serve.core.editing.templates import pin_room
-from lego_serve.core.workflow.compile import nearest
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.controlnet_placement import Link
 from lego_serve.core.workflow.graph import KINDS, Workflow
 from lego_serve.errors import ConfigError
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
-from lego_serve.workflow_files import built_in_workflows, read_workflow
+from lego_serve.serving.nodes.options import (
+    AdapterOptions,
+    BackboneOptions,
+    ControlNetOptions,
+    ControlNetPlan,
+    LoraOptions,
+    NodeOptions,
+    NodePlan,
+    TemplateOptions,
+    TextEncoderOptions,
+    VaeOptions,
+)
 
 if TYPE_CHECKING:
     from lego_serve.gateway.settings import TemplateSettings
-    from lego_serve.serving.cluster.deploy import NodePlan
 
 
 DATA = "data:"
+
+
 log = logging.getLogger("lego_serve")
-
-
-def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
-    """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
-    settings = config.load(path)
-    try:
-        return settings, load_workflows(settings, path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from None
-
-
-def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflow]:
-    """The workflows a configuration serves: those it names, or the built-in ones its models allow.
-
-    Raises ConfigError or WorkflowError.
-    """
-    built_in = built_in_workflows()
-    found: dict[str, Workflow] = {}
-    if settings.workflows is None:
-        found = {name: w for name, w in built_in.items() if missing_requirement(settings, w) is None}
-    for name in settings.workflows or ():
-        workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
-        if workflow.name in found:
-            raise ConfigError(f"`workflows`: {name} is a second workflow of the name {workflow.name}")
-        found[workflow.name] = workflow
-    if not found:
-        raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
-    for workflow in found.values():
-        if missing := missing_requirement(settings, workflow):
-            raise ConfigError(f"workflow {workflow.name} needs {missing}")
-    default = settings.default_workflow
-    if default is not None and default not in found:
-        raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")
-    return found
-
-
-def _workflow_file(name: str, folder: Path, built_in: Mapping[str, Workflow]) -> Workflow:
-    """The workflow of a file named in a configuration; a word that names no file was to be a built-in one's name."""
-    path = folder / name
-    if not path.exists():
-        is_file = path.suffix in (".yaml", ".yml", ".py")
-        missing = f"there is no file {path}" if is_file else f"no built-in workflow `{name}`{nearest(name, built_in)}"
-        raise ConfigError(f"`workflows`: {missing}")
-    return read_workflow(path)
-
-
-def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow]) -> str:
-    """What requests without a model get: what the file says, or the first by name, text to image before others."""
-
-    def asks_more(name: str) -> bool:
-        return any(given.type in ("image", "adapters", "controls", "edit") for given in workflows[name].inputs.values())
-
-    return settings.default_workflow or min(workflows, key=lambda name: (asks_more(name), name))
 
 
 def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
@@ -93,13 +54,13 @@ def missing_requirement(settings: config.Settings, workflow: Workflow) -> str | 
     return None
 
 
-def resolve_path(settings: config.Settings, said: str) -> Path:
+def resolve_path(settings: config.Settings, path: str) -> Path:
     """Where a path of a configuration leads: `builtin:` into this package, `data:` into the server's own folder."""
-    if said.startswith(BUILT_IN):
-        return built_in_folder(said)
-    if said.startswith(DATA):
-        return data_folder(settings) / said.removeprefix(DATA)
-    return Path(said).expanduser()
+    if path.startswith(BUILT_IN):
+        return built_in_folder(path)
+    if path.startswith(DATA):
+        return data_folder(settings) / path.removeprefix(DATA)
+    return Path(path).expanduser()
 
 
 def data_folder(settings: config.Settings) -> Path:
@@ -118,9 +79,9 @@ def own_profiles(settings: config.Settings) -> Path:
 def adapter_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
     """The folders with a model's adapters; a built-in one that does not come with this package is left out."""
     adapters = settings.models[model].adapters
-    said = () if adapters is None else adapters.roots
-    found = (resolve_path(settings, root) for root in said)
-    return tuple(folder for root, folder in zip(said, found, strict=True) if _is_there(root, folder))
+    roots = () if adapters is None else adapters.roots
+    found = (resolve_path(settings, root) for root in roots)
+    return tuple(folder for root, folder in zip(roots, found, strict=True) if _is_there(root, folder))
 
 
 def controlnets(model: config.Model) -> dict[str, config.ControlNet]:
@@ -132,7 +93,7 @@ def controlnets(model: config.Model) -> dict[str, config.ControlNet]:
     }
 
 
-def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], state: Path) -> list["NodePlan"]:
+def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], state: Path) -> list[NodePlan]:
     """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone.
 
     ``state``: a folder for what outlives a node's process.
@@ -152,85 +113,108 @@ def may_be_remote(net: config.ControlNet) -> bool:
     return net.placement == "remote" or (net.placement == "auto" and net.link is not None)
 
 
-def _is_there(said: str, folder: Path) -> bool:
-    return not said.startswith(BUILT_IN) or folder.is_dir()
+def _is_there(path: str, folder: Path) -> bool:
+    return not path.startswith(BUILT_IN) or folder.is_dir()
 
 
 def template_settings(settings: config.Settings, beside: Path, state: Path) -> "TemplateSettings":
     """Where gateways keep templates: below the configuration's folder, or else with the server's state."""
     from lego_serve.gateway.settings import TemplateSettings
 
-    said = settings.templates
-    folder = state / "templates" if said.folder is None else beside / Path(said.folder).expanduser()
+    templates = settings.templates
+    folder = state / "templates" if templates.folder is None else beside / Path(templates.folder).expanduser()
     budgets = {name: model.nodes.backbone.template_bytes for name, model in settings.models.items()}
     rooms = {name: tenant_pin_room(settings, name) for name in settings.models}
-    return TemplateSettings(folder, said.per_tenant, said.tenant_bytes, budgets, rooms)
+    return TemplateSettings(folder, templates.per_tenant, templates.tenant_bytes, budgets, rooms)
 
 
 def tenant_pin_room(settings: config.Settings, model: str) -> int:
-    """What the pins of one tenant may take of each replica of a model's backbone."""
-    said, tenants = settings.templates.tenant_pinned_bytes, {key.tenant for key in settings.keys}
+    """Return the bytes one tenant may pin per replica of a model's backbone."""
+    pinned_bytes, tenants = settings.templates.tenant_pinned_bytes, {key.tenant for key in settings.keys}
     budget = settings.models[model].nodes.backbone.template_bytes
-    return pin_room(budget, len(tenants), None if said == "fair" else said)
+    return pin_room(budget, len(tenants), None if pinned_bytes == "fair" else pinned_bytes)
 
 
 def model_spec(settings: config.Settings, model: str) -> ModelSpec:
-    """How a model is loaded."""
-    said = settings.models[model]
+    """Return a model's spec."""
+    chosen = settings.models[model]
     return ModelSpec(
-        model, said.path, said.family, said.revision, said.dtype, said.device, said.max_sequence_length, said.fetch
+        name=model,
+        path=chosen.path,
+        family=chosen.family,
+        revision=chosen.revision,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        max_sequence_length=chosen.max_sequence_length,
+        fetch=chosen.fetch,
     )
 
 
-def _plan(settings: config.Settings, model: str, component: str, state: Path) -> "NodePlan":
-    from lego_serve.serving.cluster.deploy import NodePlan
-
-    spec = model_spec(settings, model)
-    if component == "adapters":
-        return _patcher_plan(settings, spec, state)
-    node: config.Node = getattr(settings.models[model].nodes, component)
-    arguments: dict[str, object] = {"max_batch": node.max_batch}
-    if isinstance(node, config.TextEncoderNode):
-        arguments |= {"cache_bytes": node.cache_bytes} | _adapter_arguments(settings, model)
-    if isinstance(node, config.BackboneNode):
-        names = (
-            "lane_policy", "max_step_s", "max_rows", "checkpoint_every_steps", "batch_invariant", "bucket_rows",
-            "template_bytes", "template_coding",
-        )  # fmt: skip
-        arguments = {name: getattr(node, name) for name in names} | _adapter_arguments(settings, model)
-        arguments |= {"tenant_pinned_bytes": tenant_pin_room(settings, model)}
-        arguments |= {"controlnets": _control_plans(settings, model)}
-        arguments |= {"controlnet_bytes": settings.models[model].controlnet_cache_bytes}
-        adapters = settings.models[model].adapters
-        arguments |= {"adapter_mode": "grouped" if adapters is None else adapters.mode}
-    return NodePlan(spec, component, arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
+def _plan(settings: config.Settings, model: str, component: str, state: Path) -> NodePlan:
+    spec, nodes = model_spec(settings, model), settings.models[model].nodes
+    match component:
+        case "adapters":
+            return _lora_plan(settings, spec, state)
+        case "text_encoder":
+            encoder = nodes.text_encoder
+            options: NodeOptions = TextEncoderOptions(
+                encoder.max_batch, encoder.cache_bytes, _adapter_options(settings, model)
+            )
+            return _node_plan(spec, component, options, encoder)
+        case "vae":
+            return _node_plan(spec, component, VaeOptions(nodes.vae.max_batch), nodes.vae)
+        case "backbone":
+            return _node_plan(spec, component, _backbone_options(settings, model), nodes.backbone)
+    raise ValueError(f"no component {component}")
 
 
-def _adapter_arguments(settings: config.Settings, model: str) -> dict[str, object]:
-    said = settings.models[model]
-    if said.adapters is None or not adapter_roots(settings, model):
-        return {}
-    return {"adapters_app": f"{model}.adapters", "adapter_bytes": said.adapters.replica_cache_bytes}
+def _node_plan(spec: ModelSpec, component: str, options: NodeOptions, node: config.Node | config.SideNode) -> NodePlan:
+    return NodePlan(spec, component, options, ReplicaBounds(node.replicas.min, node.replicas.max), node.cpus, node.gpus)
 
 
-def _patcher_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> "NodePlan":
-    from lego_serve.serving.cluster.deploy import NodePlan
+def _backbone_options(settings: config.Settings, model: str) -> BackboneOptions:
+    chosen = settings.models[model]
+    node = chosen.nodes.backbone
+    return BackboneOptions(
+        lane_policy=node.lane_policy,
+        max_step_s=None if node.max_step_s == "auto" else float(node.max_step_s),
+        max_rows=None if node.max_rows == "auto" else int(node.max_rows),
+        checkpoint_every_steps=node.checkpoint_every_steps,
+        batch_invariant=node.batch_invariant,
+        bucket_rows=node.bucket_rows,
+        adapters=_adapter_options(settings, model),
+        adapter_mode="grouped" if chosen.adapters is None else chosen.adapters.mode,
+        controlnets=_controlnet_plans(settings, model),
+        controlnet_bytes=chosen.controlnet_cache_bytes,
+        templates=TemplateOptions(node.template_bytes, node.template_coding, tenant_pin_room(settings, model)),
+    )
 
+
+def _adapter_options(settings: config.Settings, model: str) -> AdapterOptions | None:
+    adapters = settings.models[model].adapters
+    if adapters is None or not adapter_roots(settings, model):
+        return None
+    return AdapterOptions(f"{model}.adapters", adapters.replica_cache_bytes)
+
+
+def _lora_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> NodePlan:
     adapters = settings.models[spec.name].adapters
     assert adapters is not None
-    registry = str(state / f"{spec.name}.adapters.json")
-    arguments = {
-        "roots": _usable_roots(settings, spec.name),
-        "cache_bytes": adapters.cache_bytes,
-        "registry_limit": adapters.registry_limit,
-        "storage_s": adapters.storage_s,
-        "profiles": None if adapters.profiles is None else str(resolve_path(settings, adapters.profiles)),
-        "own_profiles": str(own_profiles(settings)),
-        "early_start": adapters.early_start,
-        "registry": registry if adapters.registry is None else str(resolve_path(settings, adapters.registry)),
-    }
+    options = LoraOptions(
+        roots=_usable_roots(settings, spec.name),
+        cache_bytes=adapters.cache_bytes,
+        registry_limit=adapters.registry_limit,
+        profiles=None if adapters.profiles is None else resolve_path(settings, adapters.profiles),
+        early_start=adapters.early_start,
+        registry=(
+            state / f"{spec.name}.adapters.json"
+            if adapters.registry is None
+            else resolve_path(settings, adapters.registry)
+        ),
+        own_profiles=own_profiles(settings),
+    )
     # One replica: what is registered at run time has one owner.
-    return NodePlan(spec, "adapters", arguments, 1, 1, adapters.cpus, 0)
+    return NodePlan(spec, "adapters", options, ReplicaBounds(1, 1), adapters.cpus, 0)
 
 
 def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
@@ -252,19 +236,15 @@ def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
     return tuple(usable)
 
 
-def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
-    from lego_serve.core.scheduling.controlnet_placement import Link
-    from lego_serve.serving.nodes.controlnet_sources import ControlNetPlan
-
+def _controlnet_plans(settings: config.Settings, model: str) -> tuple[ControlNetPlan, ...]:
     return tuple(
         ControlNetPlan(
-            controlnet_spec(settings, model, name, net),
-            net.placement if may_be_remote(net) else "colocated",
-            f"{name}.controlnet",
-            None if net.link is None else Link(net.link.bytes_per_s, net.link.latency_s),
-            net.stream_blocks,
-            net.timeout_s,
-            net.storage_s,
+            spec=controlnet_spec(settings, model, name, net),
+            placement=net.placement if may_be_remote(net) else "colocated",
+            app=f"{name}.controlnet",
+            link=None if net.link is None else Link(net.link.bytes_per_s, net.link.latency_s),
+            stream_blocks=net.stream_blocks,
+            timeout_s=net.timeout_s,
         )
         for name, net in controlnets(settings.models[model]).items()
     )
@@ -273,12 +253,9 @@ def _control_plans(settings: config.Settings, model: str) -> tuple[object, ...]:
 def controlnet_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
     """How a ControlNet is loaded: on its model's device and in its dtype."""
     base = model_spec(settings, model)
-    return ModelSpec(name, net.path, base.family, None, base.dtype, base.device, base.max_sequence_length, base.fetch)
+    return replace(base, name=name, path=net.path, revision=None)
 
 
-def _controlnet_plan(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> "NodePlan":
-    from lego_serve.serving.cluster.deploy import NodePlan
-
-    arguments = {"base": model_spec(settings, model)}
-    spec, node = controlnet_spec(settings, model, name, net), net.node
-    return NodePlan(spec, "controlnet", arguments, node.replicas.min, node.replicas.max, node.cpus, node.gpus)
+def _controlnet_plan(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> NodePlan:
+    options = ControlNetOptions(model_spec(settings, model))
+    return _node_plan(controlnet_spec(settings, model, name, net), "controlnet", options, net.node)

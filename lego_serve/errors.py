@@ -1,27 +1,27 @@
-"""Every error lego_serve raises on purpose; each says whose fault it is and what to do.
+"""Every error that lego_serve raises on purpose; each says whose fault it is and what to do.
 
     LegoError
     |- RequestError            the caller's: the request can never succeed as it is
-    |  |- UnsupportedParameter   a known field this server does not honour (400)
+    |  |- UnsupportedParameter   a known field that this server does not support (400)
     |  |- NotFound               an unknown model, job or route (404)
     |  |- InvalidAdapter         an adapter's file is damaged, hostile or made for another model (400)
     |- CapacityError           ours, for now: try again later (429)
     |- JobCancelled            the job was cancelled by its caller or an operator (409)
     |- DeadlineExceeded        the job could not end before its deadline (504)
     |- NodeError               ours: a model node failed (500)
-    |  |- NodeUnavailable        ours, for now: not all replicas of a node can be asked; try again later (503)
+    |  |- NodeUnavailable        ours, for now: not all replicas of a node can be reached; try again later (503)
     |- ConfigError             the operator's: a configuration file is wrong
     |- WorkflowError           the workflow author's: a graph is wrong
     |- CheckpointError         the operator's: a model folder is incomplete or of another kind
 
 ``status`` is the HTTP status, ``code`` the machine-readable word and ``kind`` OpenAI's ``type``.
-Errors cross process boundaries whole: a subclass that takes more than a message keeps it in an
-attribute and lets everything but the message default, and pickle does the rest.
+Errors survive pickling between processes: a subclass with further arguments gives them defaults and
+stores them in attributes, which pickle restores.
 """
 
 
 class LegoError(Exception):
-    """Something lego_serve expected could go wrong; the message is fit for the caller to read."""
+    """An expected error; the message is fit for the caller to read."""
 
     status = 500
     code = "internal_error"
@@ -38,7 +38,7 @@ class LegoError(Exception):
 
 
 class RequestError(LegoError):
-    """The request is wrong and will stay so."""
+    """The request is wrong and cannot succeed as it is."""
 
     status = 400
     code = "invalid_value"
@@ -46,19 +46,19 @@ class RequestError(LegoError):
 
 
 def with_param(error: RequestError, param: str | None) -> RequestError:
-    """The same error about a parameter of another name."""
+    """Return a copy of an error that names the parameter differently."""
     message = error.message.replace(f"`{error.param}`", f"`{param}`") if param else error.message
     return type(error)(message, param=param, code=error.code)
 
 
 class UnsupportedParameter(RequestError):
-    """A field the OpenAI API knows and this workflow does not honour."""
+    """A field of the OpenAI API that this workflow does not support."""
 
     code = "unsupported_parameter"
 
 
 class NotFound(RequestError):
-    """The request names something that is not here."""
+    """The request names something that does not exist here."""
 
     status = 404
     code = "not_found"
@@ -71,7 +71,7 @@ class InvalidAdapter(RequestError):
 
 
 class CapacityError(LegoError):
-    """There is no room now; ``retry_after_s`` says when to come back."""
+    """The server has no capacity now; ``retry_after_s`` says when to try again."""
 
     status = 429
     code = "over_capacity"
@@ -101,13 +101,13 @@ class DeadlineExceeded(LegoError):
 
 
 class NodeError(LegoError):
-    """A model node failed; its batch-mates did not."""
+    """A model node failed on one call; other calls of its batch may have succeeded."""
 
     code = "node_failed"
 
 
 class NodeUnavailable(NodeError):
-    """Replicas of a node cannot be reached now: they have died, and others are on their way."""
+    """Replicas of a node cannot be reached now: they have died and are being replaced."""
 
     status = 503
     code = "node_unavailable"
@@ -116,7 +116,7 @@ class NodeUnavailable(NodeError):
 
 
 class ConfigError(LegoError):
-    """A configuration file says something it cannot mean."""
+    """A configuration file has a wrong key or value."""
 
     code = "bad_config"
 

@@ -1,66 +1,100 @@
 """One gateway process: joins Ray, serves HTTP, and ends when told to."""
 
 import asyncio
+import logging
 import os
+import signal
+import socket
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lego_serve.deployment import configured, controlnets, default_workflow, needed_nodes, template_settings
+from lego_serve import config
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.deployment import controlnets, needed_nodes, template_settings
 from lego_serve.errors import LegoError
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import shared_socket, unix_socket
+from lego_serve.served_workflows import configured, default_workflow
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from lego_serve.gateway.settings import GatewaySettings
+    from lego_serve.metrics import Metrics
+    from lego_serve.serving.cluster.handles import RayNode
+    from lego_serve.serving.coordinator.coordinator import Coordinator
 
 
 def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None:
-    """One gateway process: joins Ray at the address and serves HTTP until told to stop.
+    """Join Ray at the address and serve HTTP until a signal ends the process.
 
-    It listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
+    The gateway listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
     """
-    import uvicorn
-
     from lego_serve.gateway.app import create_app
     from lego_serve.gateway.peers import Peers
-    from lego_serve.gateway.settings import ApiKey, GatewaySettings
     from lego_serve.metrics import Metrics
     from lego_serve.serving.cluster.connect import connect
-    from lego_serve.serving.cluster.routing_state import on_departure, on_template_use
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
     settings, workflows = configured(config_path)
     nodes = connect(address, needed_nodes(settings, workflows))
-    coordinator = Coordinator(nodes, workflows, time.monotonic)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves; Ray's own handler prints where each thread was
+    every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
+    metrics = Metrics()
+    coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
+    gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
+    own = peers / f"{os.getpid()}.sock"
+    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own))
+    bound = [shared_socket(settings.server.host, port), unix_socket(own)]
+    asyncio.run(_serve(app, bound, nodes.values(), coordinator, metrics))
+
+
+def _gateway_settings(
+    settings: config.Settings, workflows: Mapping[str, Workflow], beside: Path, state: Path
+) -> "GatewaySettings":
+    from lego_serve.gateway.settings import ApiKey, GatewaySettings
+
     server = settings.server
-    keys = tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
-    gateway = GatewaySettings(
+    return GatewaySettings(
         default_workflow(settings, workflows),
-        keys,
+        tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys),
         server.max_pending_jobs,
         server.max_body_bytes,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         quality_check_fraction=server.quality_check_fraction,
-        templates=template_settings(settings, config_path.parent, peers.parent),
+        templates=template_settings(settings, beside, state),
     )
-    own = peers / f"{os.getpid()}.sock"
-    metrics = Metrics()
-    app = create_app(coordinator, gateway, metrics, Peers(peers, own))
-    bound = [shared_socket(server.host, port), unix_socket(own)]
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
 
-        def departed(replicas: frozenset[str]) -> None:
-            loop.call_soon_threadsafe(coordinator.departed, replicas)
+async def _serve(
+    app: "FastAPI",
+    bound: list[socket.socket],
+    nodes: Iterable["RayNode"],
+    coordinator: "Coordinator",
+    metrics: "Metrics",
+) -> None:
+    """Wait until all nodes answer, then serve on the bound sockets."""
+    import uvicorn
 
-        on_departure(departed)
-        on_template_use(metrics.set_template_use)
-        await asyncio.gather(*(node.probe() for node in nodes.values()))
-        options = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False
-        )
-        await uvicorn.Server(options).serve(bound)
+    from lego_serve.serving.cluster.routing_state import on_departure, on_template_use
 
-    asyncio.run(main())
+    loop = asyncio.get_running_loop()
+
+    def departed(replicas: frozenset[str]) -> None:
+        loop.call_soon_threadsafe(coordinator.departed, replicas)
+
+    on_departure(departed)
+    on_template_use(metrics.set_template_use)
+    serve_log = logging.getLogger("ray.serve")
+    level = serve_log.level
+    serve_log.setLevel(logging.ERROR)  # it warns of replicas that answer slowly, which they do while others load
+    await asyncio.gather(*(node.probe() for node in nodes))
+    serve_log.setLevel(level)
+    options = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False)
+    await uvicorn.Server(options).serve(bound)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Workflows from files: YAML, with the line of everything in it, or Python; and those in the package."""
+"""Reads workflows from YAML and Python files, and those of the package."""
 
 import runpy
 import traceback
@@ -14,13 +14,13 @@ MAX_BYTES = 1 << 20
 
 
 def load_workflow(text: str, filename: str) -> Workflow:
-    """Compile YAML text.  Raises WorkflowError whose message starts with ``filename:line:``."""
+    """Compile YAML text.  Raises WorkflowError, whose message starts with ``filename:line:``."""
     reader = YamlReader(filename, "workflow", WorkflowError)
     return compile_workflow(reader.read(text), reader.where)
 
 
 def read_workflow(path: Path) -> Workflow:
-    """Compile the workflow of a file: YAML, or Python (which is run) where the name ends in ``.py``.
+    """Compile the workflow of a file: Python (which is run) if the name ends in ``.py``, else YAML.
 
     Raises WorkflowError.
     """
@@ -37,11 +37,11 @@ def read_workflow(path: Path) -> Workflow:
 
 
 def built_in_workflows() -> dict[str, Workflow]:
-    """The workflows in the package, by name."""
+    """Return the workflows of the package, by name."""
     folder = resources.files("lego_serve") / "workflows"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    found = [load_workflow(file.read_text(encoding="utf-8"), file.name) for file in files]
-    return {workflow.name: workflow for workflow in found}
+    workflows = [load_workflow(file.read_text(encoding="utf-8"), file.name) for file in files]
+    return {workflow.name: workflow for workflow in workflows}
 
 
 def _run_python(path: Path) -> Workflow:
@@ -53,8 +53,8 @@ def _run_python(path: Path) -> Workflow:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
         raise WorkflowError(f"{path}:{line}: {type(error).__name__}: {error}") from error
-    found = {id(value): value for value in names.values() if isinstance(value, Workflow)}
-    if len(found) != 1:
-        listed = ", ".join(sorted(w.name for w in found.values()))
+    workflows = {id(value): value for value in names.values() if isinstance(value, Workflow)}
+    if len(workflows) != 1:
+        listed = ", ".join(sorted(workflow.name for workflow in workflows.values()))
         raise WorkflowError(f"{path}:1: a file declares one workflow, this one {listed or 'none'}")
-    return next(iter(found.values()))
+    return next(iter(workflows.values()))

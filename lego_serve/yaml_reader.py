@@ -1,4 +1,4 @@
-"""YAML text as plain values, with the line of every key in it; what could surprise is refused."""
+"""Reads YAML as plain values with the line of every key, and refuses whatever could surprise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool
 
 
 class YamlReader:
-    """One YAML text, of a kind of file (``what``) whose faults are errors of one class.
+    """Reads one YAML text; ``what`` is the kind of file, ``error`` the class of its errors.
 
-    Such files may come from strangers: aliases (which can grow without bound or contain themselves),
-    tags, keys given twice and depth are refused instead of followed.
+    The text may come from strangers: aliases (which can grow without bound or contain themselves), tags, duplicate keys
+    and deep nesting are errors.
     """
 
     def __init__(self, filename: str, what: str, error: type[LegoError]) -> None:
@@ -24,13 +24,13 @@ class YamlReader:
         self._construct: Callable[[Any], Any] = yaml.SafeLoader("").construct_object
 
     def where(self, path: tuple[str, ...]) -> str:
-        """File and line of a path, or of the nearest thing that holds it; items of a list go by their number."""
+        """Return file and line of a path, or of its nearest known parent; items of a list are numbered."""
         while path not in self._lines:
             path = path[:-1]
         return f"{self._filename}:{self._lines[path]}"
 
     def read(self, text: str) -> dict[str, Any]:
-        """The text's one mapping.  Raises the class of errors given."""
+        """Return the mapping that the text is.  Raises an error of the reader's class."""
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
@@ -66,14 +66,14 @@ class YamlReader:
             raise self._fail(line, f"`{node.value[:40]}` is not what it claims to be") from None
 
     def _mapping(self, node: Any, path: tuple[str, ...]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._fail(line, "a key is a word")
             key = str(key_node.value)
-            if key in found:
+            if key in mapping:
                 raise self._fail(line, f"key `{key}` is given twice")
             self._lines[(*path, key)] = line + 1
-            found[key] = self._plain(value_node, (*path, key))
-        return found
+            mapping[key] = self._plain(value_node, (*path, key))
+        return mapping

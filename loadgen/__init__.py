@@ -1,4 +1,4 @@
-"""Load tests and honest comparisons: what a server is asked, how fast it answers, next to a baseline.
+"""Load tests and comparisons: sends requests to a server, measures how fast it answers, and compares a baseline.
 
-Stands alone: it knows a server by its HTTP API and imports nothing of ``lego_serve``.
+It knows a server by its HTTP API alone and imports nothing of ``lego_serve``.
 """

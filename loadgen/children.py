@@ -1,4 +1,4 @@
-"""Child processes under measurement: started, awaited, and ended with everything they started."""
+"""Child processes under measurement; each ends together with everything it started."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ class ChildError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
+    """Return a TCP port of the loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def descendants(pid: int) -> list[int]:
-    """The live process ``pid`` and all that descend from it, parents first."""
+    """Return the live process ``pid`` and all that descend from it, parents first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -36,16 +36,21 @@ def descendants(pid: int) -> list[int]:
             except OSError:  # it ended while we looked
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [pid]
-    for parent in found:
-        found.extend(children.get(parent, ()))
-    return found
+    tree = [pid]
+    for parent in tree:  # grows while it is walked
+        tree.extend(children.get(parent, ()))
+    return tree
+
+
+def last_lines(log: Path, count: int = 20) -> str:
+    """Return the end of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
 
 
 class Child:
     """A command that runs while the ``with`` block does; its output goes to a file.
 
-    On leaving it is asked to stop as Ctrl-C would, and what is left of its tree after ``STOP_S`` is killed.
+    The end of the block sends it Ctrl-C, and kills what is left of its process tree after ``STOP_S``.
     """
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -72,28 +77,24 @@ class Child:
             self._process.kill()
             self._process.wait()
         deadline = time.monotonic() + STOP_S / 3
-        while (left := [pid for pid in tree if _is_alive(pid)]) and time.monotonic() < deadline:
+        while (survivors := [pid for pid in tree if _is_alive(pid)]) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        for pid in left:
+        for pid in survivors:
             os.kill(pid, signal.SIGKILL)
 
     def wait_until_ready(self, url: str, timeout_s: float) -> float:
-        """Poll ``url`` until it answers 200 and return the seconds that took; ChildError if it does not."""
+        """Poll ``url`` until it answers 200 and return the seconds that took.  Raises ChildError if it does not."""
         start = time.monotonic()
         while time.monotonic() - start < timeout_s:
             if self._process.poll() is not None:
-                raise ChildError(f"{self._command[0]} ended with {self._process.returncode}:\n{self.last_lines()}")
+                raise ChildError(f"{self._command[0]} ended with {self._process.returncode}:\n{last_lines(self._log)}")
             try:
                 if httpx2.get(url, timeout=2.0).status_code == httpx2.codes.OK:
                     return time.monotonic() - start
             except httpx2.HTTPError:
                 pass  # nobody listens yet
             time.sleep(POLL_S)
-        raise ChildError(f"{url} was not ready after {timeout_s:.0f} s:\n{self.last_lines()}")
-
-    def last_lines(self, count: int = 20) -> str:
-        """The end of what the command wrote."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-count:])
+        raise ChildError(f"{url} was not ready after {timeout_s:.0f} s:\n{last_lines(self._log)}")
 
 
 def _is_alive(pid: int) -> bool:

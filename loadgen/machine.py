@@ -1,4 +1,4 @@
-"""Where a measurement was made: the machine, the versions, the commit."""
+"""Describes where a measurement was made: the machine, the versions, the commit."""
 
 import datetime
 import os
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-CORES = 2  # both sides of a comparison run on the same so many
+CORES = 2  # both systems of a comparison run on the same two
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "fastapi", "numpy", "lego-serve")
 
 
 def pin(cores: int) -> list[int]:
-    """Keep this process and all its children on the first ``cores`` cores it may use; which ones they are."""
+    """Restrict this process and its children to the first ``cores`` cores it may use, and return those."""
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     os.sched_setaffinity(0, chosen)
     return chosen
 
 
 def describe_machine() -> dict[str, object]:
-    """The CPU, its cores, the memory, and how busy it is before we begin."""
+    """Return the CPU, its cores, the memory, and the load before the measurement."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
@@ -35,7 +35,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def describe_versions() -> dict[str, str]:
-    """The interpreter and the packages whose speed is measured; those not installed are left out."""
+    """Return the versions of the interpreter and of the installed packages whose speed is measured."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_commit(folder: Path) -> str:
-    """The commit checked out in ``folder``, marked when files differ from it; "unknown" outside git."""
+    """Return the commit checked out in ``folder``, marked when files differ from it; "unknown" outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -59,7 +59,7 @@ def describe_commit(folder: Path) -> str:
 
 
 def describe_run(pinned: Sequence[int], *, quick: bool) -> dict[str, object]:
-    """All that a summary says of where, when and how it was made."""
+    """Return the facts of a summary on where, when and how it was made."""
     return {
         "command": shlex.join(["python", "-m", "loadgen", *sys.argv[1:]]),
         "commit": describe_commit(Path(__file__).parent),

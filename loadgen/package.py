@@ -1,11 +1,11 @@
-"""Where the package ``lego_serve`` keeps what ships with it; looked up on disk, not imported."""
+"""Paths inside the package ``lego_serve``, looked up on disk without importing it."""
 
 from importlib import util
 from pathlib import Path
 
 
-def shipped(*parts: str) -> Path:
-    """A file or folder inside the package."""
+def package_path(*parts: str) -> Path:
+    """Return the path of a file or folder that ships inside the package."""
     spec = util.find_spec("lego_serve")
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     return Path(roots[0] if roots else "lego_serve").joinpath(*parts)

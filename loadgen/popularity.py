@@ -1,4 +1,4 @@
-"""Who asks for which ControlNet or LoRA: popularity curves, sizes, load times and requests drawn from them.
+"""Popularity curves of ControlNets and LoRAs, their sizes and load times, and requests drawn from them.
 
 The control points are read off the popularity figures of Katz (SwiftDiffusion, two production services A and B over
 20 days): the share of all invocations that goes to the k most popular.  The catalogues' lengths are that paper's
@@ -32,13 +32,13 @@ CURVES: Mapping[str, Points] = {
     "lora_A": ((3, 9.3), (9, 19.3), (24, 30.1), (60, 39.5), (146, 49.8), (520, 65.8), (1529, 80.2), (4500, 95.7)),
     "lora_B": ((2, 26.6), (6, 40.4), (13, 52.5), (24, 60.1), (61, 68.5), (152, 74.9), (643, 84.8), (4500, 97.8)),
 }
-CATALOGUE = {"controlnet": 75, "lora": 7250}  # how many there are at a service, by what they are
+CATALOGUE = {"controlnet": 75, "lora": 7250}  # add-ons of one service, by kind
 MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something that has to be loaded before it is used."""
+    """An add-on that has to be loaded before it is used: its bytes and seconds a load."""
 
     size: int
     load_s: float
@@ -46,9 +46,9 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Locality:
-    """How requests cluster: with probability ``share`` one asks again for what was asked for shortly before.
+    """How requests cluster: with probability ``share`` a request repeats a recent one.
 
-    How far back it looks is geometric with mean ``reach``.  A share of 0 is the independent reference model.
+    The distance back to that one is geometric with mean ``reach``.  A share of 0 is the independent reference model.
     """
 
     share: float = 0.0
@@ -66,13 +66,17 @@ CLUSTERING: Mapping[str, Locality] = {
 
 
 def read_curves(path: Path) -> dict[str, Points]:
-    """Curves from a JSON file with keys ``controlnet_topk_cum_pct_A`` and so on, under the names of `CURVES`."""
-    found = json.loads(path.read_text())
-    return {name: [(k, share) for k, share in found["{}_topk_cum_pct_{}".format(*name.split("_"))]] for name in CURVES}
+    """Read curves from a JSON file with keys ``controlnet_topk_cum_pct_A`` and so on, under the names of `CURVES`."""
+    content = json.loads(path.read_text())
+    curves: dict[str, Points] = {}
+    for name in CURVES:
+        kind, service = name.split("_")
+        curves[name] = [(k, share) for k, share in content[f"{kind}_topk_cum_pct_{service}"]]
+    return curves
 
 
 def shares(points: Points, count: int) -> list[float]:
-    """What part of the requests goes to each of ``count`` things, most popular first; they add up to 1.
+    """Return the share of the requests for each of ``count`` add-ons, most popular first; they add up to 1.
 
     The cumulative curve is interpolated in log(k + 1), where popularity curves are nearly straight; a catalogue
     longer than the curve goes on to 100 %, a shorter one is cut off and scaled up.
@@ -81,20 +85,20 @@ def shares(points: Points, count: int) -> list[float]:
     if count > max(known):
         known[count] = 100.0
     ks = sorted(known)
-    total = [_interpolated(ks, known, k) for k in range(count + 1)]
+    total = [_interpolate(ks, known, k) for k in range(count + 1)]
     steps = sorted((after - before for before, after in itertools.pairwise(total)), reverse=True)
     return [step / total[-1] for step in steps]
 
 
-def _interpolated(ks: Sequence[float], known: Mapping[float, float], k: float) -> float:
-    at = max(1, bisect.bisect_left(ks, k))
-    low, high = ks[at - 1], ks[at]
-    place = (math.log1p(k) - math.log1p(low)) / (math.log1p(high) - math.log1p(low))
-    return known[low] + place * (known[high] - known[low])
+def _interpolate(ks: Sequence[float], known: Mapping[float, float], k: float) -> float:
+    index = max(1, bisect.bisect_left(ks, k))
+    low, high = ks[index - 1], ks[index]
+    position = (math.log1p(k) - math.log1p(low)) / (math.log1p(high) - math.log1p(low))
+    return known[low] + position * (known[high] - known[low])
 
 
 def catalogue(kind: str, count: int, rng: random.Random) -> list[Thing]:
-    """Things as different as those at a service, in no relation to their popularity.
+    """Return ``count`` add-ons as different as those of a service, in no relation to their popularity.
 
     A LoRA has a rank of 4 to 128 (341 MiB at rank 64, Katz's example), a ControlNet 0.7 to 4.3 GiB.  A load takes a
     round trip to the storage and then a time in proportion to the bytes; one in four comes from a storage that is four
@@ -111,15 +115,15 @@ def catalogue(kind: str, count: int, rng: random.Random) -> list[Thing]:
 
 
 def alike(count: int) -> list[Thing]:
-    """Things of one size and one load time."""
+    """Return ``count`` add-ons of one size and one load time."""
     return [Thing(341 * MIB, 1.0)] * count
 
 
 def stream(
     popularity: Sequence[float], rng: random.Random, locality: Locality | None = None, shift_after: int | None = None
 ) -> Iterator[int]:
-    """Requests without end, each the number of a thing; after ``shift_after`` of them the ranks are dealt anew."""
-    reach = locality or Locality()
+    """Yield requests without end, each the index of an add-on; ``shift_after`` of them shuffle the ranks anew."""
+    locality = locality or Locality()
     owner = list(range(len(popularity)))
     cumulative = list(itertools.accumulate(popularity))
     past: list[int] = []
@@ -127,8 +131,8 @@ def stream(
         if number == shift_after:
             rng.shuffle(owner)
             past.clear()
-        back = int(rng.expovariate(1 / reach.reach)) + 1 if rng.random() < reach.share else 0
+        back = int(rng.expovariate(1 / locality.reach)) + 1 if rng.random() < locality.share else 0
         rank = bisect.bisect_left(cumulative, rng.random() * cumulative[-1])
-        asked = past[-back] if 0 < back <= len(past) else owner[min(rank, len(owner) - 1)]
-        past.append(asked)
-        yield asked
+        index = past[-back] if 0 < back <= len(past) else owner[min(rank, len(owner) - 1)]
+        past.append(index)
+        yield index

@@ -1,12 +1,13 @@
-"""The servers under test, each started as a user starts it, on a free port."""
+"""The servers under test, each started on a free port as a user starts it."""
 
 import asyncio
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import httpx2
 
@@ -17,16 +18,37 @@ from loadgen.traffic import Arrivals, ImageRequest
 READY_S = 180.0
 
 
-class HttpServer:
-    """A running server while the ``with`` block does; ``ready_s`` says how long its start took."""
+class Server(Protocol):
+    """A running server that answers over HTTP; ``ready_s`` is how many seconds its start took."""
 
-    def __init__(self, command: Sequence[str], model: str, log: Path) -> None:
+    ready_s: float
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the server reports to compute in."""
+        ...
+
+    def run(
+        self,
+        requests: Sequence[ImageRequest],
+        arrivals: Arrivals,
+        rng: random.Random,
+        deadline_s: Deadline | None = None,
+    ) -> list[Sample]:
+        """Send the requests as the arrivals say and return when all are answered."""
+        ...
+
+
+class HttpServer:
+    """A server that runs as a child process while the ``with`` block does."""
+
+    def __init__(self, command: Sequence[str], model: str, log: Path, env: Mapping[str, str] | None = None) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.ready_s = 0.0
         self._ready_url = f"{self.url}/health/ready"
         self._model = model
-        self._child = Child([*command, "--port", str(port)], log, os.environ)
+        self._child = Child([*command, "--port", str(port)], log, {**os.environ, **(env or {})})
 
     def __enter__(self) -> "HttpServer":
         self._child.__enter__()
@@ -44,9 +66,9 @@ class HttpServer:
 
     @property
     def dtype(self) -> str:
-        """The dtype it says it computes in, or "unknown"."""
-        said = httpx2.get(self._ready_url, timeout=10.0).json()
-        return str(said.get("dtype", "unknown"))
+        """The dtype that the server reports to compute in, or "unknown"."""
+        status = httpx2.get(self._ready_url, timeout=10.0).json()
+        return str(status.get("dtype", "unknown"))
 
     def run(
         self,
@@ -65,9 +87,9 @@ class HttpServer:
             return await drive(ImagesClient(http, self._model, deadline_s).send, requests, arrivals, rng)
 
 
-def lego_server(config: Path, model: str, log: Path) -> HttpServer:
-    """``lego-serve serve CONFIG``."""
-    return HttpServer([sys.executable, "-m", "lego_serve.cli.main", "serve", str(config)], model, log)
+def lego_server(config: Path, model: str, log: Path, env: Mapping[str, str] | None = None) -> HttpServer:
+    """Return ``lego-serve serve CONFIG``; ``env`` is added to the environment of its processes."""
+    return HttpServer([sys.executable, "-m", "lego_serve.cli.main", "serve", str(config)], model, log, env)
 
 
 def monolith(
@@ -81,13 +103,17 @@ def monolith(
     addons: Path | None = None,
     edits: bool = False,
 ) -> HttpServer:
-    """diffusers' pipeline behind FastAPI on Ray Serve: so many replicas of so many threads.
+    """Return diffusers' pipeline behind FastAPI on Ray Serve, with ``threads`` torch threads in each replica.
 
-    ``addons`` names the file that says where adapters and ControlNets lie; with ``edits`` it edits images alone.
+    ``addons`` is the file that says where adapters and ControlNets lie; with ``edits`` the server only edits images.
     """
     command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
     command += ["--max-sequence-length", str(max_sequence_length)]
-    command += ["--replicas", str(replicas), "--threads", str(threads), *(["--compile"] if compiled else [])]
-    command += [] if addons is None else ["--addons", str(addons)]
-    command += ["--edits"] if edits else []
+    command += ["--replicas", str(replicas), "--threads", str(threads)]
+    if compiled:
+        command.append("--compile")
+    if addons is not None:
+        command += ["--addons", str(addons)]
+    if edits:
+        command.append("--edits")
     return HttpServer(command, weights.name, log)

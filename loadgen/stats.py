@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """The value below which a share ``q`` (0..1) of the values lies; ValueError when there are none."""
+    """Return the value below which a share ``q`` (0..1) of the values lies.  Raises ValueError for no values."""
     if not values:
         raise ValueError("no values to take a percentile of")
     ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
+    rank = q * (len(ordered) - 1)
+    low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; ValueError when there are none."""
+    """Return the middle value.  Raises ValueError for no values."""
     return percentile(values, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One quantity over repeated runs: its median and extremes."""
+    """The median and the extremes of one quantity over repeated runs."""
 
     median: float
     low: float
@@ -31,5 +31,5 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of at least one value."""
+        """Return the spread of at least one value."""
         return cls(median(values), min(values), max(values))

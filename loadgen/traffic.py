@@ -1,4 +1,4 @@
-"""What is asked and when: image requests and the arrivals that carry them; chance comes in as ``rng``."""
+"""Image requests, and the arrival processes that say when each is due; randomness comes in as ``rng``."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ PLACES = ("in the centre", "on the left", "on the right", "at the top", "at the 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One image to be made, the same for every side of a comparison."""
+    """One image to make, the same for both systems of a comparison."""
 
     prompt: str
     width: int
@@ -25,21 +25,21 @@ class ImageRequest:
 
     @property
     def addons(self) -> tuple[int, int]:
-        """How many ControlNets and adapters it has, which decide its cost too."""
+        """How many ControlNets and adapters the request has; they add to its cost."""
         return 0, 0
 
     @property
     def path(self) -> str:
-        """Where it is posted."""
+        """The path that the request is posted to."""
         return "/v1/images/generations"
 
     @property
     def files(self) -> Mapping[str, tuple[str, bytes, str]]:
-        """Files by field, each a name, its content and its type; with any the request is a form, else JSON."""
+        """Files by field, each a name, content and media type; a request with files is a form, else it is JSON."""
         return {}
 
     def body(self, model: str) -> dict[str, object]:
-        """The fields of the request, but for its files."""
+        """Return the fields of the request, without its files."""
         return {
             "model": model,
             "prompt": self.prompt,
@@ -51,8 +51,8 @@ class ImageRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """A closed loop: ``outstanding`` requests at a time, the next is due when one is answered.
+class ClosedLoop:
+    """Arrivals that keep ``outstanding`` requests in flight: the next is due when one is answered.
 
     With as many outstanding as there are requests it is a burst.
     """
@@ -63,9 +63,9 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Poisson:
-    """An open loop: requests fall due at random and independently, so many in exactly the time the rate says.
+    """Open-loop arrivals: requests fall due at random and independently, ``requests`` of them at a fixed mean rate.
 
-    A Poisson process told how many came: what is offered is the rate itself, not a draw around it, so that two
+    It is a Poisson process conditioned on its count: the offered rate is exact, not a draw around it, so that two
     servers probed at one rate with different numbers of requests bear the same load.
     """
 
@@ -73,17 +73,17 @@ class Poisson:
     rate_rps: float
 
     def times_s(self, rng: random.Random) -> list[float]:
-        """When each request is due, in seconds from the start, ascending."""
+        """Return when each request is due, in seconds from the start, ascending."""
         gaps = [rng.expovariate(1.0) for _ in range(self.requests + 1)]
         scale = self.requests / self.rate_rps / sum(gaps)
-        return [scale * reached for reached in itertools.accumulate(gaps[:-1])]
+        return [scale * time for time in itertools.accumulate(gaps[:-1])]
 
 
-Arrivals = Closed | Poisson
+Arrivals = ClosedLoop | Poisson
 
 
 def prompts(rng: random.Random) -> Iterator[str]:
-    """Prompts of coloured shapes in random order, each at most once, so that no cache sees one twice."""
+    """Yield prompts of coloured shapes in random order, each at most once, so that no cache sees one twice."""
     scenes = [
         f"a {size} {colour} {shape} {place}, {ground} background"
         for size in SIZES
@@ -98,16 +98,16 @@ def prompts(rng: random.Random) -> Iterator[str]:
 
 
 def pair_prompts(rng: random.Random) -> list[str]:
-    """Tens of thousands of prompts of two shapes in random order, each once: enough for a search over rates."""
+    """Return tens of thousands of prompts of two shapes in random order, each once: enough for a search over rates."""
     colours, shapes = (*COLOURS, "white", "black"), (*SHAPES, "cross")
     things = [(colour, f"a {size} {colour} {shape}") for size in SIZES for colour in colours for shape in shapes]
     scenes = [
-        f"{one} {relation} {other}, {ground} background"
-        for first, one in things
-        for second, other in things
+        f"{first} {relation} {second}, {ground} background"
+        for first_colour, first in things
+        for second_colour, second in things
         for relation in RELATIONS
         for ground in colours
-        if ground not in (first, second)
+        if ground not in (first_colour, second_colour)
     ]
     rng.shuffle(scenes)
     return scenes

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
-from lego_serve.zoo.tiny_models import FLUX_MINIATURES, flux_miniature
-from tests.support.servers import Server, running
+from tests.support.e2e.servers import OneServer, Server, running
 
-torch.set_num_threads(1)
+SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(
     "busy",
@@ -27,17 +25,44 @@ settings.register_profile(
 settings.load_profile("busy")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that need a shared server."""
+    if any(_uses(item)):
+        item.add_marker("shared_server")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of each shared server side by side, so that it starts once and stops before the next."""
+    items.sort(key=_uses)
+
+
+def _uses(item: pytest.Item) -> list[bool]:
+    """Which of the shared servers a test needs."""
+    needs_server = item.get_closest_marker("ray") is not None
+    return [needs_server and name in getattr(item, "fixturenames", ()) for name in SERVERS]
+
+
+def pytest_collection_finish() -> None:
+    """Compute on one thread, so that a sum has the same bits on every machine; tests/core never imports torch."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lego-tiny's architecture with random weights, in fp32, as a diffusers folder."""
-    from lego_serve.zoo.export import export, untrained
+    import torch
+
+    from lego_serve.zoo.export import export
+    from tests.support.tiny_models import untrained
 
     folder = tmp_path_factory.mktemp("tiny")
     export(untrained(), folder, torch.float32, max_bytes=64_000_000)
     return folder
 
 
-@pytest.fixture(scope="session", params=FLUX_MINIATURES)
+@pytest.fixture(scope="session", params=("flux-dev", "flux-schnell"))
 def flux_form(request: pytest.FixtureRequest) -> str:
     """A miniature FLUX: with guidance told and the shift by size (dev), or with neither (schnell)."""
     return str(request.param)
@@ -46,16 +71,25 @@ def flux_form(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def flux_folder(flux_form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It in diffusers' format."""
+    from tests.support.tiny_models import flux_miniature
+
     place = tmp_path_factory.mktemp(flux_form)
     flux_miniature(flux_form).save_pretrained(place)
     return place
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The default deployment with two gateways, started once for all tests that need a real one."""
-    with running(tmp_path_factory.mktemp("server"), gateways=2) as started:
-        yield started
+def one_server() -> Iterator[OneServer]:
+    """What starts and stops the servers that tests share, one at a time."""
+    running_now = OneServer()
+    yield running_now
+    running_now.stop()
+
+
+@pytest.fixture(scope="module")
+def server(one_server: OneServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The default deployment with two gateways."""
+    return one_server.get("default", lambda: running(tmp_path_factory.mktemp("server"), gateways=2))
 
 
 @pytest.fixture
@@ -69,7 +103,7 @@ def command(
         monkeypatch.setattr(sys, "argv", ["lego-serve", *words])
         with pytest.raises(SystemExit) as ended:
             main.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
 
     return run

@@ -4,12 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from lego_serve.models.registry import families
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [file for room in ("lego_serve", "loadgen", "benchmarks") for file in ROOT.glob(f"{room}/**/*.py")]
+TESTS = list(ROOT.glob("tests/**/*.py"))
 
 
 def test_layers_hold() -> None:
@@ -20,9 +22,26 @@ def test_layers_hold() -> None:
 
 
 def test_no_file_is_longer_than_300_lines() -> None:
-    """A file that needs a table of contents is two files."""
-    long = {str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text().splitlines())) > 300}
+    """A file that needs a table of contents is two files; tests are read like sources."""
+    long = {str(f.relative_to(ROOT)): n for f in SOURCES + TESTS if (n := len(f.read_text().splitlines())) > 300}
     assert not long
+
+
+def test_no_test_module_imports_another() -> None:
+    """Helpers and fixtures that several test files use live in tests/support or in a conftest.py."""
+    imports = [(str(file.relative_to(ROOT)), module) for file in TESTS for module in _imported_modules(file)]
+    assert not [place for place in imports if re.match(r"tests\b(?!\.support\b)", place[1])]
+
+
+def _imported_modules(file: Path) -> Iterator[str]:
+    """The modules that a file imports, also those that it takes as names from their package."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            folder = ROOT.joinpath(*node.module.split("."))
+            modules = [f"{node.module}.{name.name}" for name in node.names if folder.is_dir()]
+            yield from modules or [node.module]
 
 
 def test_kernels_is_no_package() -> None:
@@ -39,13 +58,12 @@ def test_every_module_says_what_it_is() -> None:
 
 
 MAY_NAME_FAMILIES = {  # everything else asks a family what it wants to know of it
-    "lego_serve/config.py": "the default of a key",
+    "lego_serve/config_models.py": "the default of a key",
     "lego_serve/models/registry.py": "the same default",
     "lego_serve/models/families/": "a family",
     "lego_serve/models/lora/targets_": "a family's table of names",
     "lego_serve/models/controlnet/sd3.py": "a family's ControlNets",
     "lego_serve/models/controlnet/flux.py": "a family's ControlNets",
-    "lego_serve/zoo/": "makes lego-tiny, which is of one family",
 }
 
 
@@ -82,6 +100,26 @@ def test_no_folder_has_more_than_14_modules() -> None:
     ]
     full = {str(room.relative_to(ROOT)): n for room in rooms if (n := len(_modules(room))) > 14}
     assert not full
+
+
+MIRRORED = {  # the folders of tests that mirror a folder of sources; e2e and support mirror none
+    **{f"tests/{name}": f"lego_serve/{name}" for name in ("core", "models", "engine", "serving", "gateway")},
+    **{f"tests/{name}": f"lego_serve/{name}" for name in ("zoo", "process", "cli")},
+    **{f"tests/{name}": name for name in ("loadgen", "benchmarks")},
+    "tests/kernels": "kernels/lego_kernels",
+}
+
+
+def test_every_folder_of_tests_mirrors_a_folder_of_sources() -> None:
+    """Who knows where code lives knows where its tests do."""
+    folders = {
+        test_folder.relative_to(ROOT): ROOT / sources / test_folder.relative_to(ROOT / tests)
+        for tests, sources in MIRRORED.items()
+        for test_folder in (ROOT / tests).glob("**/")
+        if any(test_folder.glob("*.py"))
+    }
+    assert len(folders) > len(MIRRORED)
+    assert not [str(tests) for tests, sources in folders.items() if not sources.is_dir()]
 
 
 def _modules(room: Path) -> list[Path]:

@@ -1,13 +1,16 @@
 """The configuration file and its complaints."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from lego_serve import workflow_files
+from lego_serve import config, workflow_files
 from lego_serve.config import load
-from lego_serve.deployment import configured, load_workflows, needed_nodes, node_plans, template_settings
+from lego_serve.deployment import needed_nodes, node_plans, template_settings
 from lego_serve.errors import ConfigError, LegoError
+from lego_serve.served_workflows import configured, load_workflows
+from lego_serve.serving.nodes.options import BackboneOptions, LoraOptions
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
@@ -43,8 +46,11 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
     assert {f"lego-tiny{name}" for name in more} < set(workflows)
     plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
     assert {"lego-tiny.adapters", "edges.controlnet"} < set(plans)
-    assert plans["lego-tiny.adapters"].arguments["roots"] == (tmp_path,)
-    assert plans["lego-tiny.backbone"].arguments["controlnets"][0].app == "edges.controlnet"
+    lora, backbone = plans["lego-tiny.adapters"].options, plans["lego-tiny.backbone"].options
+    assert isinstance(lora, LoraOptions)
+    assert isinstance(backbone, BackboneOptions)
+    assert lora.roots == (tmp_path,)
+    assert backbone.controlnets[0].app == "edges.controlnet"
     path.write_text(MODEL.replace("path", added.replace("ROOT", "'builtin:none'").replace("/nets/edges", "builtin:no")))
     assert set(load_workflows(load(path), tmp_path)) == {"lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"}
 
@@ -85,6 +91,38 @@ def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, 
     assert "Value error" not in message
     for word in words:
         assert word in message
+
+
+OLD_KEYS = {  # where each stood, and what the complaint must say
+    "nodes: {backbone: {order: fifo}}": "it is now `lane_policy`",
+    "nodes: {backbone: {fidelity: strict}}": "it is now `batch_invariant: true (strict) or false (fast)`",
+    "controlnets: {edges: {path: x, link: {bytes_s: 1, latency_s: 0}}}": "it is now `bytes_per_s`",
+    "adapters: {roots: [a], storage_s: 1}": "`models.lego-tiny.adapters.storage_s`; it is no longer a setting",
+    "controlnets: {edges: {path: x, storage_s: 1}}": "controlnets.edges.storage_s`; it is no longer a setting",
+}
+
+
+@pytest.mark.parametrize("old", OLD_KEYS)
+def test_an_old_key_of_a_model_is_refused_with_what_took_its_place(tmp_path: Path, old: str) -> None:
+    """The complaint names the new key, or says that there is none."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL.replace("path", f"{old}, path", 1))
+    with pytest.raises(ConfigError, match=re.escape(OLD_KEYS[old])):
+        load(path)
+
+
+def test_an_old_key_of_the_server_is_refused_with_the_new_one(tmp_path: Path) -> None:
+    """The complaint names the new key."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL + "server: {edit_check_share: 0.1}\n")
+    with pytest.raises(ConfigError, match="it is now `quality_check_fraction`"):
+        load(path)
+
+
+def test_every_old_key_is_tried_above() -> None:
+    """None of the renamed and removed keys is forgotten here."""
+    tested = " ".join((*OLD_KEYS, "edit_check_share"))
+    assert all(re.search(rf"\b{key}\b", tested) for key in (*config.RENAMED, *config.REMOVED))
 
 
 @pytest.mark.parametrize(
@@ -131,11 +169,12 @@ def test_the_default_has_a_folder_for_adapters_of_ones_own(tmp_path: Path) -> No
     path, own = tmp_path / "tiny.yaml", tmp_path / "own"
     path.write_text(text.replace("gateways: 1", f"gateways: 1, data: {own}"))
     settings, workflows = configured(path)
-    lora_node = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}["lego-tiny.adapters"].arguments
-    assert lora_node["roots"][-1] == own / "adapters"
+    options = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}["lego-tiny.adapters"].options
+    assert isinstance(options, LoraOptions)
+    assert options.roots[-1] == own / "adapters"
     assert (own / "adapters").is_dir()
-    assert lora_node["registry"] == str(own / "lego-tiny.adapters.json")
-    assert lora_node["own_profiles"] == str(own / "profiles")
+    assert options.registry == own / "lego-tiny.adapters.json"
+    assert options.own_profiles == own / "profiles"
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,13 +182,14 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: py
     (tmp_path / "own").write_text("in the way")
     path = tmp_path / "config.yaml"
 
-    def roots(said: str) -> tuple[Path, ...]:
-        model = MODEL.replace("path", f"adapters: {{roots: {said}}}, path")
+    def roots(folders: str) -> tuple[Path, ...]:
+        model = MODEL.replace("path", f"adapters: {{roots: {folders}}}, path")
         path.write_text(f"server: {{data: {tmp_path}/own}}\n{model}")
         settings, workflows = configured(path)
         plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
-        found: tuple[Path, ...] = plans["lego-tiny.adapters"].arguments["roots"]
-        return found
+        options = plans["lego-tiny.adapters"].options
+        assert isinstance(options, LoraOptions)
+        return options.roots
 
     assert roots(f"['data:mine', {tmp_path}]") == (tmp_path,)
     assert "server.data" in caplog.text
@@ -168,7 +208,10 @@ def test_what_can_be_pinned_is_shared_out_among_tenants(tmp_path: Path) -> None:
         path.write_text(f"{MODEL}{line}\n" + (f"keys:\n{tenants}" if keys else ""))
         settings, workflows = configured(path)
         plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
-        found = plans["lego-tiny.backbone"].arguments["tenant_pinned_bytes"]
+        options = plans["lego-tiny.backbone"].options
+        assert isinstance(options, BackboneOptions)
+        found = options.templates.tenant_pinned_bytes
+        assert found is not None
         assert template_settings(settings, tmp_path, tmp_path).tenant_pins == {"lego-tiny": found}
         return int(found)
 

@@ -21,7 +21,7 @@ COPIED = [source for word, rest in STEPS if word == "COPY" for source in rest.sp
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def said(word: str) -> str:
+def argument_of(word: str) -> str:
     """What follows an instruction that stands there once."""
     [rest] = [rest for instruction, rest in STEPS if instruction == word]
     return rest
@@ -29,7 +29,7 @@ def said(word: str) -> str:
 
 def health_check() -> list[str]:
     """The command of the health check."""
-    command: list[str] = json.loads(said("HEALTHCHECK").partition("CMD ")[2])
+    command: list[str] = json.loads(argument_of("HEALTHCHECK").partition("CMD ")[2])
     return command
 
 
@@ -86,20 +86,20 @@ def test_the_health_check_is_python_that_tells_ready_from_not(status: list[int])
 
 def test_it_runs_the_packages_command_with_a_copied_file() -> None:
     """The entry point is a script of the project, its default argument a configuration on the exposed port."""
-    [entry] = json.loads(said("ENTRYPOINT"))
+    [entry] = json.loads(argument_of("ENTRYPOINT"))
     assert entry in PROJECT["project"]["scripts"]
-    subcommand, path = json.loads(said("CMD"))
+    subcommand, path = json.loads(argument_of("CMD"))
     first = next(rest for word, rest in STEPS if word == "WORKDIR")
     settings = load(ROOT / PurePosixPath(path).relative_to(first))
     assert subcommand == "serve"
-    assert said("EXPOSE") == str(settings.server.port)
+    assert argument_of("EXPOSE") == str(settings.server.port)
     assert f":{settings.server.port}/" in health_check()[2]
 
 
 def test_it_runs_as_nobody_special_with_a_home() -> None:
     """A user of its own is made and taken before the command."""
     words = [word for word, _ in STEPS]
-    user = said("USER")
+    user = argument_of("USER")
     [made] = [rest for word, rest in STEPS if word == "RUN" and "useradd" in rest]
     assert made.endswith(f" {user}")
     assert "--create-home" in made

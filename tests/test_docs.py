@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code says: no key, default or metric is missing, and none is invented."""
+"""The pages in docs say what the code says: no key, default or metric is missing, and none is invented."""
 
 import hashlib
 import re
@@ -11,14 +11,16 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lego_serve import config
+from lego_serve import config, config_docs
 from lego_serve.core import addons
-from lego_serve.deployment import load_workflows
 from lego_serve.metrics import Metrics
 from lego_serve.models.lora import checkpoint
 from lego_serve.models.lora import loading as adapter_loading
+from lego_serve.served_workflows import load_workflows
 
-PAGE = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
+OPERATIONS = (DOCS / "operations.md").read_text()
+CONFIGURATION = (DOCS / "configuration.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Settings,
     "`server`": config.Server,
@@ -28,26 +30,33 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`models.NAME.controlnets.ID.link`": config.Link,
     "`models.NAME.controlnets.ID.node`": config.SideNode,
     "`models.NAME.nodes`": config.Nodes,
-    "`models.NAME.nodes.COMPONENT`": config.Node,
+    "`models.NAME.nodes.vae`": config.Node,
     "`models.NAME.nodes.text_encoder`": config.TextEncoderNode,
     "`models.NAME.nodes.backbone`": config.BackboneNode,
-    "`models.NAME.nodes.COMPONENT.replicas`": config.Replicas,
+    "`models.NAME.nodes.text_encoder.replicas`": config.Replicas,
     "`templates`": config.Templates,
     "`keys`": config.Key,
 }
 
 
-def rows(title: str) -> dict[str, list[str]]:
+def rows(page: str, title: str) -> dict[str, list[str]]:
     """The table below a heading: the word in its first column, and the other columns."""
-    [section] = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", PAGE, re.M | re.S)
+    [section] = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", page, re.M | re.S)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return {cells[0].strip("`"): cells[1:] for cells in lines[2:]}
 
 
-def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """A model's fields without those it inherits."""
-    inherited = {name for base in model.__bases__ if issubclass(base, BaseModel) for name in base.model_fields}
-    return {name: field for name, field in model.model_fields.items() if name not in inherited}
+def test_the_configuration_page_is_the_generated_one() -> None:
+    """After a change of the schema: ``python -m lego_serve.config_docs > docs/configuration.md``."""
+    assert config_docs.page() == CONFIGURATION
+
+
+def test_every_key_is_described_in_short_sentences() -> None:
+    """A description starts with a capital or a value, ends with a full stop, and has 420 characters at most."""
+    for section in SECTIONS.values():
+        for name, field in section.model_fields.items():
+            assert field.description, name
+            assert re.fullmatch(r"[A-Z0-9`].{5,420}\.", field.description), name
 
 
 def words(annotation: object) -> list[str]:
@@ -60,28 +69,28 @@ def words(annotation: object) -> list[str]:
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_key_stands_in_its_table_with_its_default(title: str) -> None:
     """Tables and schema have the same keys, defaults and words."""
-    fields, said = own_fields(SECTIONS[title]), rows(title)
-    assert set(said) == set(fields)
+    fields, table = SECTIONS[title].model_fields, rows(CONFIGURATION, title)
+    assert list(table) == list(fields)
     for name, field in fields.items():
-        _, bound, default = said[name]
+        _, bound, default = table[name]
         assert all(f"`{word}`" in bound for word in words(field.annotation)), name
         if field.is_required():
             assert default == "required", name
         elif isinstance(field.default, BaseModel):
             assert default == "its keys'", name
         elif field.default in (None, (), {}):
-            assert not default.startswith("`"), name
+            assert default == "none", name
         else:
-            assert default == f"`{str(field.default).lower()}`", name
+            assert re.fullmatch(rf"`{re.escape(str(field.default).lower())}`( \(\d+ MiB\))?", default), name
 
 
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_bound_stands_beside_its_key(title: str) -> None:
     """A number in the schema's bounds is in the table too."""
-    for name, field in own_fields(SECTIONS[title]).items():
+    for name, field in SECTIONS[title].model_fields.items():
         limits = [getattr(rule, side) for rule in bounds(field) for side in ("ge", "gt", "le") if hasattr(rule, side)]
         for limit in limits:
-            assert re.search(rf"\b{limit}\b", rows(title)[name][1]), name
+            assert re.search(rf"\b{limit}\b", rows(CONFIGURATION, title)[name][1]), name
 
 
 def bounds(field: FieldInfo) -> list[object]:
@@ -105,12 +114,12 @@ def test_every_metric_stands_in_the_table_with_its_type_and_labels() -> None:
         [family] = metric.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found[name] = [family.type, ", ".join(f"`{label}`" for label in metric._labelnames) or "none"]
-    assert {name: cells[:2] for name, cells in rows("Metrics").items()} == found
+    assert {name: cells[:2] for name, cells in rows(OPERATIONS, "Metrics").items()} == found
 
 
 def test_the_command_for_keys_makes_a_key_and_its_digest() -> None:
     """What the page tells to type prints both, and they belong together."""
-    [command] = re.findall(r"^python3 -c .*$", PAGE, re.M)
+    [command] = re.findall(r"^python3 -c .*$", OPERATIONS, re.M)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     key, digest = (line.split()[-1] for line in done.stdout.splitlines())
     assert hashlib.sha256(key.encode()).hexdigest() == digest
@@ -118,7 +127,7 @@ def test_the_command_for_keys_makes_a_key_and_its_digest() -> None:
 
 def test_the_configuration_for_a_container_loads(tmp_path: Path) -> None:
     """With a digest in its place it listens to others and serves workflows."""
-    [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    [block] = re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.S)
     path = tmp_path / "config.yaml"
     path.write_text(block.replace("PUT-THE-DIGEST-HERE", "0" * 64))
     settings = config.load(path)
@@ -128,7 +137,8 @@ def test_the_configuration_for_a_container_loads(tmp_path: Path) -> None:
 
 def test_the_limits_of_adapter_files_are_those_that_are_kept() -> None:
     """Every number of the code stands in the table."""
-    said = " ".join(cell for cells in rows("Adapter files").values() for cell in cells)
+    page = (DOCS / "adapters.md").read_text()
+    limits = " ".join(cell for cells in rows(page, "Adapter files").values() for cell in cells)
     for limit in (
         f"{checkpoint.MAX_FILE_BYTES >> 20} MiB",
         f"{checkpoint.MAX_HEADER_BYTES >> 20} MiB of JSON",
@@ -138,7 +148,7 @@ def test_the_limits_of_adapter_files_are_those_that_are_kept() -> None:
         f"1 to {adapter_loading.MAX_RANK}",
         f"from -{addons.MAX_SCALE:g} to {addons.MAX_SCALE:g}",
     ):
-        assert limit in said
+        assert limit in limits
     assert adapter_loading.MAX_DELTA == checkpoint.MAX_WEIGHT
-    assert all(name in said for name in checkpoint.DTYPES)
+    assert all(name in limits for name in checkpoint.DTYPES)
     assert addons.MAX_ADDONS == 4

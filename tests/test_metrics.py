@@ -53,6 +53,8 @@ def observed() -> Metrics:
     metrics.record_comparison(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
     metrics.record_outcome(workflow.name, "ok", 0.5)
     metrics.count_rejected("over_capacity")
+    metrics.record_dataflow_check(True)
+    metrics.record_dataflow_check(False)
     return metrics
 
 
@@ -112,8 +114,8 @@ def test_adapters_and_controlnets_are_counted_by_whether_they_had_to_be_loaded()
     """One of each here was at hand and one was not."""
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     for kind, seconds in (("adapter", 0.2), ("controlnet", 0.3)):
-        said = {"hits_total": 1.0, "loads_total": 1.0, "loaded_bytes_total": 100.0, "load_seconds_sum": seconds}
-        for name, value in said.items():
+        values = {"hits_total": 1.0, "loads_total": 1.0, "loaded_bytes_total": 100.0, "load_seconds_sum": seconds}
+        for name, value in values.items():
             assert f'lego_serve_{kind}_{name}{{model="lego-tiny"}} {value}' in page
 
 
@@ -122,15 +124,22 @@ def test_labels_come_from_small_fixed_sets() -> None:
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {
-        "computed", "le", "model", "node", "outcome", "quality", "reason", "workflow",
+        "computed", "le", "model", "node", "outcome", "quality", "reason", "result", "workflow",
     }  # fmt: skip
+
+
+def test_checks_of_the_dataflow_are_counted_by_result() -> None:
+    """One here was in order and one was not."""
+    page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    for result in ("ok", "broken"):
+        assert f'lego_serve_dataflow_checks_total{{result="{result}"}} 1.0' in page
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_edits_count_steps_and_templates_say_what_they_take(shared: bool, tmp_path: Path) -> None:
     """Steps of every image of a job, passes and evictions of the job, and the last that was heard of all replicas."""
     page = shared_page(tmp_path) if shared else observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
-    for said in (
+    for sample in (
         'edit_steps_total{computed="masked",model="lego-tiny"} 30.0',
         'edit_steps_total{computed="whole",model="lego-tiny"} 10.0',
         'template_primings_total{model="lego-tiny"} 30.0',
@@ -139,11 +148,11 @@ def test_edits_count_steps_and_templates_say_what_they_take(shared: bool, tmp_pa
         'template_used_bytes{model="lego-tiny"} 1500.0',
         'template_budget_bytes{model="lego-tiny"} 8000.0',
     ):
-        assert f"\nlego_serve_{said}\n" in page, said
+        assert f"\nlego_serve_{sample}\n" in page, sample
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "labels", "said"),
+    ("name", "kind", "labels", "message"),
     [
         ("x_jobs", "counter", "", "a counter ends in _total"),
         ("x_jobs_total", "gauge", "", "only a counter"),
@@ -158,12 +167,12 @@ def test_edits_count_steps_and_templates_say_what_they_take(shared: bool, tmp_pa
         ("x_lanes", "gauge", '{le="1"}', "label le"),
     ],
 )
-def test_each_rule_is_checked(name: str, kind: str, labels: str, said: str) -> None:
+def test_each_rule_is_checked(name: str, kind: str, labels: str, message: str) -> None:
     """A metric that breaks a rule is complained of; the check is no empty one."""
     sample = f"{name}_bucket" if kind == "histogram" else name
     where = '{le="+Inf"}' if kind == "histogram" else labels
     page = f"# HELP {name} Words.\n# TYPE {name} {kind}\n{sample}{where} 1\n"
-    assert any(said in complaint for complaint in complaints(page)), complaints(page)
+    assert any(message in complaint for complaint in complaints(page)), complaints(page)
 
 
 def test_a_metric_without_help_or_type_is_complained_of() -> None:

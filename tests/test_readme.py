@@ -1,4 +1,4 @@
-"""The blocks of the README and of docs/workflows.md are run as they stand."""
+"""The blocks of the README, of docs/guide.md and of docs/workflows.md are run as they stand."""
 
 import os
 import re
@@ -10,13 +10,15 @@ import pytest
 
 from lego_serve.config import load
 from lego_serve.core.workflow.graph import INPUT_TYPES, KINDS
-from lego_serve.deployment import load_workflows
+from lego_serve.served_workflows import load_workflows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
-COMMANDS = [line for line in SHELL if line.startswith("lego-serve") and " serve" not in line]
+USE = README + (ROOT / "docs" / "guide.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", USE, re.S)
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", USE, re.S) for line in block.splitlines()]
+COMMANDS = sorted({line for line in SHELL if line.startswith("lego-serve") and " serve" not in line})
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text()
 BLOCKS = re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE, re.S)
@@ -73,9 +75,9 @@ def test_python_blocks_of_the_workflow_page_run(block: str, page_files: Path) ->
 @pytest.mark.parametrize("block", CONSOLE, ids=range(len(CONSOLE)))
 def test_commands_of_the_workflow_page_print_what_it_says(block: str, page_files: Path) -> None:
     """Every command's output, errors included, is the text below it."""
-    said = re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", block, re.M)
-    assert "".join(f"$ {command}\n{output}" for command, output in said) == block
-    for command, output in said:
+    outputs = re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", block, re.M)
+    assert "".join(f"$ {command}\n{output}" for command, output in outputs) == block
+    for command, output in outputs:
         assert run(f"{{ {command}; }} 2>&1 || true", page_files, "") == output, command
 
 
@@ -94,8 +96,32 @@ def test_the_workflow_page_knows_every_kind_and_type() -> None:
     assert {*KINDS, *arguments, *INPUT_TYPES} <= words
 
 
-@pytest.mark.parametrize("page", sorted(["README.md", *(f"docs/{f.name}" for f in ROOT.glob("docs/*.md"))]))
-def test_links_lead_somewhere(page: str) -> None:
-    """Every relative link names a file of the repository."""
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-    assert not [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+def test_the_readme_stays_short_and_its_examples_are_in_the_guide() -> None:
+    """140 lines at most; the tests above find the four examples in Python and the five commands."""
+    assert len(README.splitlines()) <= 140
+    assert len(PYTHON) == 4
+    assert len(COMMANDS) == 5
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that Markdown viewers give the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file of the repository, and a heading of that page where it has one."""
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    places = [(page.parent.joinpath(file) if file else page, heading) for file, _, heading in links]
+    assert not [str(file) for file, _ in places if not file.exists()]
+    assert not [f"{file}#{heading}" for file, heading in places if heading and heading not in anchors(file)]
+
+
+def test_modules_that_pages_run_exist() -> None:
+    """Every ``python -m`` names a module that can be run; the changelog has old names too."""
+    text = "".join(page.read_text() for page in PAGES if page.name != "CHANGELOG.md")
+    modules = set(re.findall(r"python -m ((?:lego_serve|loadgen|benchmarks)[\w.]*)", text))
+    paths = [ROOT / module.replace(".", "/") for module in modules]
+    assert not [path for path in paths if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()]

@@ -1,4 +1,4 @@
-"""Workflow files: what is read from them, and where their faults are said to be."""
+"""Workflow files: what is read from them, and where their faults are reported."""
 
 import re
 from contextlib import suppress
@@ -126,7 +126,7 @@ def test_what_is_missing_is_said_of_what_lacks_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("nodes: {a: [", "w.yaml:1: not YAML: "),
         ("a: 1\na: 2\n", "w.yaml:2: key `a` is given twice"),
@@ -145,10 +145,10 @@ def test_what_is_missing_is_said_of_what_lacks_it() -> None:
     ],
     ids=range(14),
 )
-def test_what_is_no_workflow_is_refused_in_a_line(text: str, said: str) -> None:
+def test_what_is_no_workflow_is_refused_in_a_line(text: str, expected: str) -> None:
     """Broken, hostile or odd YAML is one line of complaint with a line number, and nothing is executed."""
     message = complaint(text)
-    assert said in message
+    assert expected in message
     assert "\n" not in message
 
 
@@ -173,7 +173,7 @@ def test_a_python_file_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("x = 1\n", "w.py:1: a file declares one workflow, this one none"),
         (PYTHON + PYTHON.replace("declared", "other"), "this one in-python, in-python"),
@@ -182,18 +182,18 @@ def test_a_python_file_is_run(tmp_path: Path) -> None:
         (PYTHON.replace("prompt=prompt", "promt=prompt"), "w.py:6: node text_encode: `text_encode` takes no `promt`"),
     ],
 )
-def test_a_python_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_python_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     """Errors of a Python file name the file and the line, like those of YAML."""
     (tmp_path / "w.py").write_text(text)
     with pytest.raises(WorkflowError) as caught:
         read_workflow(tmp_path / "w.py")
-    assert said in caught.value.message
+    assert expected in caught.value.message
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     """A missing, binary or huge file is one line that names it."""
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "huge.yaml").write_bytes(b"#" * (2 << 20))
-    for name, said in (("no.yaml", "No such file"), ("binary.yaml", "not UTF-8"), ("huge.yaml", "more than")):
-        with pytest.raises(WorkflowError, match=f"{name}: .*{said}"):
+    for name, message in (("no.yaml", "No such file"), ("binary.yaml", "not UTF-8"), ("huge.yaml", "more than")):
+        with pytest.raises(WorkflowError, match=f"{name}: .*{message}"):
             read_workflow(tmp_path / name)

@@ -1,10 +1,11 @@
 """What adapters cost: ``python -m benchmarks.addons.adapter_steps [--model builtin:lego-tiny] [--side 256]``.
 
-Eight lanes with eight adapters against the same eight without, grouped; and what patching one set in
-for another takes, next to a step.
+Eight lanes with an adapter each, grouped, against the same eight without; and the time of patching one adapter set in
+for another, in steps.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ TARGET_SWAP_STEPS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One rank and choice of layers: seconds of a step without, with, and of a swap."""
+    """One rank and choice of layers: seconds of a step without adapters and grouped, of a swap and of a restoration."""
 
     layers: str
     rank: int
@@ -38,28 +39,28 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The grouped step over the plain one."""
+        """The time of the grouped step over that of the plain one."""
         return self.grouped_s / self.plain_s
 
     @property
     def swap_steps(self) -> float:
-        """A swap in steps of the plain batch."""
+        """The time of a swap in steps of the plain batch."""
         return self.swap_s / self.plain_s
 
 
 def measure(backbone: Backbone, side: int, repeats: int = 7, ranks: Sequence[int] = RANKS) -> list[Row]:
-    """Rows for every choice; ``side`` tokens a side, guided lanes."""
+    """Measure guided lanes of ``side`` x ``side`` tokens with adapters of every choice of layers and every rank."""
     lanes = [sample_lane(backbone, side, seed) for seed in range(LANES)]
     return [_row(backbone, lanes, layers, rank, repeats) for layers in PARTS for rank in ranks]
 
 
 def _row(backbone: Backbone, lanes: Sequence[LaneInput], layers: str, rank: int, repeats: int) -> Row:
     adapters = [sample_adapter(backbone, rank, seed, PARTS[layers]) for seed in range(len(lanes))]
-    adapted = [replace(lane, adapters=((a, 0.8),)) for lane, a in zip(lanes, adapters, strict=True)]
-    turn = iter(range(1_000_000))
+    adapted = [replace(lane, adapters=((adapter, 0.8),)) for lane, adapter in zip(lanes, adapters, strict=True)]
+    next_adapter = itertools.cycle(adapters)
     swap_s, restore_s, plain_s, grouped_s = _medians_s(
         [
-            lambda: backbone.adapters.patch(((adapters[next(turn) % len(adapters)], 0.8),)),
+            lambda: backbone.adapters.patch(((next(next_adapter), 0.8),)),
             backbone.adapters.restore,
             lambda: backbone.velocity(lanes),
             lambda: backbone.velocity(adapted),
@@ -70,18 +71,18 @@ def _row(backbone: Backbone, lanes: Sequence[LaneInput], layers: str, rank: int,
 
 
 def _medians_s(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """The median time of each, turn by turn, after one turn to warm up."""
+    """Return the median time of each run, turn by turn, after one turn to warm up."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats + 1):
-        for run, taken in zip(runs, times, strict=True):
+        for run, run_times in zip(runs, times, strict=True):
             started = time.perf_counter()
             run()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken[1:]) for taken in times]
+            run_times.append(time.perf_counter() - started)
+    return [statistics.median(run_times[1:]) for run_times in times]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text, with the targets."""
+    """Return the rows as text, with the targets."""
     lines = [
         f"{'layers':12}{'rank':>5}{'plain ms':>10}{'grouped ms':>12}{'ratio':>7}{'target':>8}{'swap ms':>9}{'steps':>7}"
     ]

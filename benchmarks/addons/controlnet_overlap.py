@@ -1,8 +1,7 @@
-"""When two ControlNets of one request run, each in a deployment of its own.
+"""When two remote ControlNets of one request run: ``python -m benchmarks.addons.controlnet_overlap``.
 
-Run it as ``python -m benchmarks.addons.controlnet_overlap``.
-
-A server with both is started as a user would, and the answer to one request says of every step when each of them ran.
+A server with both, each in a deployment of its own, is started as a user starts it; the response to one request says
+for every step when each of them ran.
 """
 
 import base64
@@ -35,12 +34,12 @@ models:
       second: {path: "builtin:lego-tiny-outline", placement: remote}
 """
 console = Console(width=120)
-Pass = Sequence[float]  # beginning and end, in seconds by the wall clock
+Pass = Sequence[float]  # beginning and end, in seconds of the wall clock
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step: when each ran, in ms since the first of the request began, and for how long both did at once."""
+    """One step: when each ControlNet ran, in ms since the request's first pass began, and for how long both did."""
 
     step: int
     first: tuple[float, float]
@@ -49,23 +48,23 @@ class Row:
 
     @property
     def share(self) -> float:
-        """The part of the shorter pass in which the other ran too."""
+        """The part of the shorter pass during which the other ran too."""
         return self.together_ms / min(end - begin for begin, end in (self.first, self.second))
 
 
 def rows_of(first: Sequence[Pass], second: Sequence[Pass]) -> list[Row]:
-    """The steps of a request by the passes of its two ControlNets."""
+    """Return the steps of a request, from the passes of its two ControlNets."""
     start = min(first[0][0], second[0][0])
     rows = []
     for step, passes in enumerate(zip(first, second, strict=True)):
-        mine, theirs = (((begin - start) * 1000, (end - start) * 1000) for begin, end in passes)
-        together = max(0.0, min(mine[1], theirs[1]) - max(mine[0], theirs[0]))
-        rows.append(Row(step, mine, theirs, together))
+        first_ms, second_ms = (((begin - start) * 1000, (end - start) * 1000) for begin, end in passes)
+        together_ms = max(0.0, min(first_ms[1], second_ms[1]) - max(first_ms[0], second_ms[0]))
+        rows.append(Row(step, first_ms, second_ms, together_ms))
     return rows
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table, with the medians below."""
+    """Return the rows as a table, with the median share below."""
     lines = ["| step | first, ms | second, ms | both at once, ms | of the shorter |", "|---|---|---|---|---|"]
     for row in rows:
         spans = [f"{begin:.1f} to {end:.1f}" for begin, end in (row.first, row.second)]
@@ -77,7 +76,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def outline(side: int) -> str:
-    """A control image as base64."""
+    """Return a control image, the outline of a circle, as base64."""
     image = Image.new("RGB", (side, side))
     inner = (round(0.36 * side), round(0.36 * side), round(0.64 * side), round(0.64 * side))
     ImageDraw.Draw(image).ellipse(inner, outline="white", width=3)
@@ -86,8 +85,8 @@ def outline(side: int) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def traced(url: str, steps: int, side: int) -> list[Row]:
-    """The trace of a warm request."""
+def trace(url: str, steps: int, side: int) -> list[Row]:
+    """Return the trace of a warm request."""
     image = outline(side)
     body: dict[str, Any] = {
         "prompt": "a large red circle in the centre, blue background",
@@ -97,12 +96,12 @@ def traced(url: str, steps: int, side: int) -> list[Row]:
         "seed": 1,
         "controlnet": [{"name": name, "image": image, "weight": 0.5} for name in NETS],
     }
-    for _ in range(3):  # the last is the one that counts
-        answer = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=READY_S)
-        if answer.status_code != httpx2.codes.OK:
-            raise RuntimeError(f"the server answered {answer.status_code}: {answer.text[:300]}")
-    used = {net["name"]: net for net in answer.json()["lego"]["controlnets"]}
-    return rows_of(*(used[name]["ran"] for name in NETS))
+    for _ in range(3):  # the last one counts
+        response = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=READY_S)
+        if response.status_code != httpx2.codes.OK:
+            raise RuntimeError(f"the server answered {response.status_code}: {response.text[:300]}")
+    passes = {net["name"]: net["ran"] for net in response.json()["lego"]["controlnets"]}
+    return rows_of(passes["first"], passes["second"])
 
 
 def main(
@@ -115,7 +114,7 @@ def main(
         config = Path(folder) / "config.yaml"
         config.write_text(CONFIG)
         with running_server(config) as server:
-            rows = traced(server.url, steps, side)
+            rows = trace(server.url, steps, side)
     console.print(markdown(rows), highlight=False, soft_wrap=True, markup=False)
     if to is not None:
         to.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What an early start costs in quality: ``python -m benchmarks.addons.late_adapters [--count 20]``.
 
-The images of an adapter that was waited for, against those begun without it: by its profile's bound, and by a
-quarter, half and all of the steps.  The judge of styles says of how many the style still shows.
+Images whose adapter was waited for, against images whose first steps ran without it: as many steps as its profile
+allows, a quarter, half and all of them.  The judge of styles counts the images that still show the style.
 """
 
 import json
@@ -30,17 +30,20 @@ from lego_serve.zoo.world.captions import caption
 from lego_serve.zoo.world.scenes import sample_scenes
 from lego_serve.zoo.world.styles import STYLES
 
+PROFILE_PROMPTS, PROFILE_SEEDS = 3, (0, 1)
+console = Console(width=120)
+
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """Images of one adapter that came so many steps late: latents, and pixels (count, height, width, 3) of 8 bits."""
+class Drawing:
+    """Images of one adapter and lateness: latents, and pixels (count, height, width, 3) of 8 bits."""
 
     latents: torch.Tensor
     pixels: torch.Tensor
 
 
 def draw(
-    family: OfflinePipeline,
+    pipeline: OfflinePipeline,
     adapter: Adapter,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -49,53 +52,52 @@ def draw(
     steps: int = 20,
     side: int = 128,
     guidance: float = 4.0,
-) -> Drawn:
-    """Draw with an adapter that has come after ``late`` steps: 0 is waiting for it, all of them is without it.
+) -> Drawing:
+    """Draw with an adapter that takes part from step ``late`` on: 0 is in time, ``steps`` is never.
 
     Raises LegoError.
     """
-    # What it changes in text encoders is waited for in either case.
+    # Text encoding has the adapter in every case, for it always waits.
     uses = ((adapter, 1.0),)
-    conds = family.text.encode(prompts, uses)
-    negative = family.text.encode([""], uses)[0] if family.engine.uses_cfg else None
+    conds = pipeline.text.encode(prompts, uses)
+    negative = pipeline.text.encode([""], uses)[0] if pipeline.engine.uses_cfg else None
     keys = [str(index) for index in range(len(prompts))]
     for key, cond, seed in zip(keys, conds, seeds, strict=True):
-        held = late if late < steps else None
-        family.engine.add(
-            LaneRequest(key, side, side, steps, guidance, seed, cond, negative, wait_for_adapters_at=held)
+        wait_at = late if late < steps else None
+        pipeline.engine.add(
+            LaneRequest(key, side, side, steps, guidance, seed, cond, negative, wait_for_adapters_at=wait_at)
         )
     results: dict[str, LaneResult] = {}
-    while family.engine.lanes:
-        if family.engine.plan() is None:  # all of them wait for it
+    while pipeline.engine.lanes:
+        if pipeline.engine.plan() is None:  # all lanes wait for the adapter
             for key in keys:
-                family.engine.adapt(key, (AdapterUse(adapter),))
-        for key, outcome in family.engine.step():
+                pipeline.engine.adapt(key, (AdapterUse(adapter),))
+        for key, outcome in pipeline.engine.step():
             if isinstance(outcome, LegoError):
                 raise outcome
             results[key] = outcome
     latents = torch.stack([results[key].latents for key in keys])
-    return Drawn(latents, family.vae.decode(latents))
+    return Drawing(latents, pipeline.vae.decode(latents))
 
 
 def cosines(a: torch.Tensor, b: torch.Tensor) -> list[float]:
-    """The similarity of each pair of latents."""
-    found = torch.nn.functional.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
-    return [float(value) for value in found]
+    """Return the cosine similarity of each pair of latents."""
+    similarities = torch.nn.functional.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
+    return [float(value) for value in similarities]
 
 
 def psnrs_db(a: torch.Tensor, b: torch.Tensor) -> list[float]:
-    """The peak signal-to-noise ratio of each pair of 8-bit images; infinite for equal ones."""
+    """Return the peak signal-to-noise ratio of each pair of 8-bit images; infinite for equal ones."""
     errors = (a.double() - b.double()).flatten(1).square().mean(dim=1)
     return [float(value) for value in 10 * torch.log10(255.0**2 / errors)]
 
 
-PROFILE_PROMPTS, PROFILE_SEEDS = 3, (0, 1)
-console = Console(width=120)
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One adapter, so many steps late, against itself in time; ``styled`` of ``count`` images show its style."""
+    """One adapter, ``late`` steps late, against itself in time: medians and least values over ``count`` images.
+
+    ``is_bound``: its profile allows so many steps and no more.  ``styled``: the images that show its style.
+    """
 
     adapter: str
     late: int
@@ -109,28 +111,38 @@ class Row:
 
 
 def held_out(count: int) -> list[str]:
-    """Captions of one and two things that nothing was trained on; the same every time."""
+    """Return captions of scenes with one and two things that nothing was trained on; the same ones every time."""
     rng = random.Random("early starts")
     scenes = sample_scenes(rng, count // 2, 1, held_out=True)
     scenes += sample_scenes(rng, count - count // 2, 2, held_out=True)
     return [caption(scene, rng, complete=True) for scene in scenes]
 
 
-def rows_of(family: OfflinePipeline, adapter: Adapter, style: str, count: int, steps: int, side: int) -> Iterator[Row]:
-    """Measure one adapter."""
+def rows_of(
+    pipeline: OfflinePipeline, adapter: Adapter, style: str, count: int, steps: int, side: int
+) -> Iterator[Row]:
+    """Yield the rows of one adapter."""
     prompts = held_out(count)
-    found = profile(family, adapter, prompts[:PROFILE_PROMPTS], PROFILE_SEEDS, steps=steps, size=side)
-    bound = (found.first_step or steps) - 1
-    waited = draw(family, adapter, prompts, range(count), late=0, steps=steps, side=side)
+    measured = profile(pipeline, adapter, prompts[:PROFILE_PROMPTS], PROFILE_SEEDS, steps=steps, size=side)
+    bound = (measured.first_step or steps) - 1
+    in_time = draw(pipeline, adapter, prompts, range(count), late=0, steps=steps, side=side)
     for late in sorted({0, bound, steps // 4, steps // 2, steps}):
-        drawn = waited if late == 0 else draw(family, adapter, prompts, range(count), late=late, steps=steps, side=side)
-        yield _row(adapter.adapter_id, late, late == bound, waited, drawn, style)
-
-
-def _row(name: str, late: int, is_bound: bool, waited: Drawn, drawn: Drawn, style: str) -> Row:
-    alike, noise = cosines(waited.latents, drawn.latents), psnrs_db(waited.pixels, drawn.pixels)
-    styled = sum(read_style(pixels.numpy()) == style for pixels in drawn.pixels)
-    return Row(name, late, is_bound, median(alike), min(alike), median(noise), min(noise), styled, len(alike))
+        drawing = in_time
+        if late > 0:
+            drawing = draw(pipeline, adapter, prompts, range(count), late=late, steps=steps, side=side)
+        similarities = cosines(in_time.latents, drawing.latents)
+        psnrs = psnrs_db(in_time.pixels, drawing.pixels)
+        yield Row(
+            adapter=adapter.adapter_id,
+            late=late,
+            is_bound=late == bound,
+            cosine=median(similarities),
+            least_cosine=min(similarities),
+            psnr_db=median(psnrs),
+            least_psnr_db=min(psnrs),
+            styled=sum(read_style(pixels.numpy()) == style for pixels in drawing.pixels),
+            count=count,
+        )
 
 
 def main(
@@ -142,13 +154,13 @@ def main(
     """Measure the early start of the adapters that come with lego-tiny."""
     torch.set_num_threads(1)
     spec = ModelSpec("lego-tiny", "builtin:lego-tiny", max_sequence_length=0)
-    root, family, base = built_in_folder("builtin:adapters"), OfflinePipeline.load(spec), base_layers(spec)
+    root, pipeline, base = built_in_folder("builtin:adapters"), OfflinePipeline.load(spec), base_layers(spec)
     rows: list[Row] = []
     for folder in sorted(root.iterdir()):
         style = folder.name.partition("-")[0]
         if style in STYLES:
             adapter = load_adapter(folder.name, find_adapter(folder.name, [root]), base)
-            rows += rows_of(family, adapter, style, count, steps, side)
+            rows += rows_of(pipeline, adapter, style, count, steps, side)
     console.print(_table(rows, steps))
     if to is not None:
         to.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -157,10 +169,10 @@ def main(
 def _table(rows: Sequence[Row], steps: int) -> Table:
     table = Table("adapter", f"steps late, of {steps}", "cosine (least)", "PSNR dB (least)", "in its style")
     for row in rows:
-        late = "0, waited for" if row.late == 0 else f"{row.late}, without it" if row.late == steps else str(row.late)
+        late = {0: "0, waited for", steps: f"{steps}, without it"}.get(row.late, str(row.late))
         table.add_row(
             row.adapter,
-            late + (" (its bound)" if row.is_bound else ""),
+            f"{late} (its bound)" if row.is_bound else late,
             f"{row.cosine:.4f} ({row.least_cosine:.4f})",
             f"{row.psnr_db:.1f} ({row.least_psnr_db:.1f})",
             f"{row.styled} of {row.count}",

@@ -1,8 +1,9 @@
-"""The caches that the ledger is compared with: each is asked for a thing and says whether it was there.
+"""The cache policies that the ledger is compared with; no program of its own, see benchmarks.cache.replay.
 
-LRU and LRU-2 look at when, LFU-DA at how often, GDSF at how often x cost / bytes, W-TinyLFU lets a newcomer in only
-if it was asked for more often than what it displaces.  All but the last, and the ledger if told to, keep everything
-that is asked for at least until the next load, as a server must that runs adapters from its cache.
+LRU and LRU-2 go by when a thing was requested, LFU-DA by how often, GDSF by how often x load time / bytes; W-TinyLFU
+admits a newcomer only if it was requested more often than the things it displaces.  All but W-TinyLFU, and the ledger
+where it may pass, keep everything requested at least until the next load, as a server must that runs adapters from its
+cache.
 """
 
 import bisect
@@ -12,106 +13,109 @@ from collections.abc import Callable, Mapping, Sequence
 from lego_serve.core.caching.ledger import CacheLedger, ReservationRefused
 from loadgen.popularity import Thing
 
-Cache = Callable[[int], bool]
-Policy = Callable[[Sequence[Thing], int], Cache]  # from the things there are and the bytes to keep them in
+Cache = Callable[[int], bool]  # request a thing by its number; returns whether it was there
+Policy = Callable[[Sequence[Thing], int], Cache]  # makes a cache, from all things and its budget of bytes
 
 
 class Lru:
-    """The least recently asked for goes first."""
+    """Evicts the thing that was requested least recently."""
 
     def __init__(self, things: Sequence[Thing], budget: int) -> None:
         self._things, self._budget = things, budget
-        self._kept: OrderedDict[int, None] = OrderedDict()
+        self._entries: OrderedDict[int, None] = OrderedDict()
         self._free = budget
 
-    def __call__(self, asked: int) -> bool:
-        """Ask for a thing."""
-        if asked in self._kept:
-            self._kept.move_to_end(asked)
+    def __call__(self, thing_id: int) -> bool:
+        """Request a thing."""
+        if thing_id in self._entries:
+            self._entries.move_to_end(thing_id)
             return True
-        size = self._things[asked].size
+        size = self._things[thing_id].size
         if size <= self._budget:
             while size > self._free:
-                self._free += self._things[self._kept.popitem(last=False)[0]].size
-            self._kept[asked] = None
+                self._free += self._things[self._entries.popitem(last=False)[0]].size
+            self._entries[thing_id] = None
             self._free -= size
         return False
 
 
 class Scored:
-    """The lowest score goes first; the scores are set when a thing is asked for, and kept in order."""
+    """Evicts the thing of the lowest score; a thing is scored when it is requested."""
 
     def __init__(self, things: Sequence[Thing], budget: int) -> None:
         self._things, self._budget = things, budget
-        self._kept: dict[int, tuple[float, int]] = {}
+        self._entries: dict[int, tuple[float, int]] = {}
         self._order: list[tuple[float, int]] = []
         self._free = budget
         self._uses: Counter[int] = Counter()
         self._clock = 0
         self._age = 0.0
 
-    def score(self, asked: int) -> float:
-        """What keeping a thing is worth, now that it is asked for."""
+    def score(self, thing_id: int) -> float:
+        """Return the worth of keeping a thing that is requested now."""
         raise NotImplementedError
 
-    def __call__(self, asked: int) -> bool:
-        """Ask for a thing."""
+    def __call__(self, thing_id: int) -> bool:
+        """Request a thing."""
         self._clock += 1
-        size = self._things[asked].size
-        known = self._kept.pop(asked, None)
+        size = self._things[thing_id].size
+        known = self._entries.pop(thing_id, None)
         if known is not None:
             del self._order[bisect.bisect_left(self._order, known)]
             self._free += size
         while size > self._free and self._order:
             self._age, victim = self._order.pop(0)
-            del self._kept[victim]
+            del self._entries[victim]
             self._free += self._things[victim].size
             self.forget(victim)
         if size <= self._free:
-            self._uses[asked] += 1
-            placed = self._kept[asked] = (self.score(asked), asked)
-            bisect.insort(self._order, placed)
+            self._uses[thing_id] += 1
+            scored = self._entries[thing_id] = (self.score(thing_id), thing_id)
+            bisect.insort(self._order, scored)
             self._free -= size
         return known is not None
 
     def forget(self, victim: int) -> None:
-        """A thing was evicted: its uses start anew."""
+        """Forget the uses of a thing that was evicted."""
         del self._uses[victim]
 
 
 class LfuDa(Scored):
-    """Uses while kept, plus the score of the last one evicted, so that former favourites age."""
+    """Scores uses while kept, plus the score of the last thing evicted, so that former favourites age."""
 
-    def score(self, asked: int) -> float:
-        """Uses and age."""
-        return self._age + self._uses[asked]
+    def score(self, thing_id: int) -> float:
+        """Return uses plus age."""
+        return self._age + self._uses[thing_id]
 
 
 class Gdsf(Scored):
-    """As LFU-DA, with uses weighed by load time per byte."""
+    """Scores as LFU-DA does, with uses weighted by load time per byte."""
 
-    def score(self, asked: int) -> float:
-        """Worth and age."""
-        thing = self._things[asked]
-        return self._age + self._uses[asked] * thing.load_s / thing.size * 2**20
+    def score(self, thing_id: int) -> float:
+        """Return weighted uses plus age."""
+        thing = self._things[thing_id]
+        return self._age + self._uses[thing_id] * thing.load_s / thing.size * 2**20
 
 
 class Lru2(Scored):
-    """The one whose last use but one lies furthest back goes first; uses of what is evicted are remembered."""
+    """Evicts the thing whose last use but one lies furthest back; the uses of evicted things are remembered."""
 
     def __init__(self, things: Sequence[Thing], budget: int) -> None:
         super().__init__(things, budget)
         self._last: dict[int, int] = {}
 
-    def score(self, asked: int) -> float:
-        """When it was asked for before this time."""
-        before = self._last.get(asked, 0)
-        self._last[asked] = self._clock
-        return before
+    def score(self, thing_id: int) -> float:
+        """Return when the thing was requested before."""
+        previous = self._last.get(thing_id, 0)
+        self._last[thing_id] = self._clock
+        return previous
 
 
 class TinyLfu:
-    """W-TinyLFU: a small LRU for newcomers; what leaves it must beat the main LRU's oldest by uses, halved at times."""
+    """W-TinyLFU: a small LRU for newcomers, and a main one for those that leave it with more uses than its oldest.
+
+    Uses are halved every HALVED_EVERY requests.
+    """
 
     HALVED_EVERY = 5000
 
@@ -124,18 +128,18 @@ class TinyLfu:
         self._uses: dict[int, float] = {}
         self._clock = 0
 
-    def __call__(self, asked: int) -> bool:
-        """Ask for a thing."""
+    def __call__(self, thing_id: int) -> bool:
+        """Request a thing."""
         self._clock += 1
-        self._uses[asked] = self._uses.get(asked, 0.0) + 1
+        self._uses[thing_id] = self._uses.get(thing_id, 0.0) + 1
         if self._clock % self.HALVED_EVERY == 0:
             self._uses = {key: uses / 2 for key, uses in self._uses.items()}
         for part in (self._window, self._main):
-            if asked in part:
-                part.move_to_end(asked)
+            if thing_id in part:
+                part.move_to_end(thing_id)
                 return True
-        self._window[asked] = None
-        self._window_free -= self._things[asked].size
+        self._window[thing_id] = None
+        self._window_free -= self._things[thing_id].size
         while self._window_free < 0:
             candidate = self._window.popitem(last=False)[0]
             self._window_free += self._things[candidate].size
@@ -158,17 +162,17 @@ class TinyLfu:
 
 
 class Ledger:
-    """The ledger; with ``may_pass`` a thing that is not worth its place is used once and not kept."""
+    """The cache ledger; with ``may_pass`` a thing that is not worth its place is used once and not kept."""
 
     def __init__(self, things: Sequence[Thing], budget: int, may_pass: bool = False) -> None:
         self._things, self._may_pass = things, may_pass
         self._ledger = CacheLedger(budget)
         self._clock = 0.0
 
-    def __call__(self, asked: int) -> bool:
-        """Ask for a thing."""
+    def __call__(self, thing_id: int) -> bool:
+        """Request a thing."""
         self._clock += 1.0
-        key, thing = str(asked), self._things[asked]
+        key, thing = str(thing_id), self._things[thing_id]
         if self._ledger.touch(key, self._clock):
             return True
         decision = self._ledger.reserve(key, thing.size, thing.load_s, optional=self._may_pass)
@@ -178,7 +182,7 @@ class Ledger:
 
 
 def passing_ledger(things: Sequence[Thing], budget: int) -> Ledger:
-    """The ledger, for servers that can use a thing once without keeping it."""
+    """Return the ledger for servers that can use a thing once without keeping it."""
     return Ledger(things, budget, may_pass=True)
 
 

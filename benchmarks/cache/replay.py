@@ -1,7 +1,7 @@
-"""What the ledger saves: ``python -m benchmarks.cache.replay [--curves FILE]``.
+"""What the cache ledger saves: ``python -m benchmarks.cache.replay [--curves FILE]``.
 
-Load-seconds of several policies over LRU's, on requests drawn from production popularity curves: in a steady state,
-and right after all ranks of popularity are dealt anew.  Every policy sees the same requests.
+The load-seconds of several policies over those of LRU, on requests drawn from production popularity curves: in a steady
+state, and right after all ranks of popularity are shuffled.  Every policy sees the same requests.
 """
 
 import itertools
@@ -43,7 +43,7 @@ console = Console(width=150)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row: whose popularity, what the things and requests are like, and how much is kept."""
+    """One row: a popularity curve, the kind of things and requests, and the cache's size."""
 
     curve: str
     setting: str  # alike, mixed (sizes and load times), clustered (mixed, and requests come in bursts)
@@ -51,61 +51,63 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """What is asked for."""
+        """The kind of thing that is requested."""
         return self.curve.partition("_")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The things there are, how popular each is, and who asked for what."""
+    """All things, the popularity of each, the requests (numbers of things) and the cache's budget of bytes."""
 
     things: Sequence[Thing]
     popularity: Sequence[float]
-    asked: Sequence[int]
+    requests: Sequence[int]
     budget: int
 
 
 def scene(case: Case, points: Points, seed: int, requests: int, shift_after: int | None = None) -> Scene:
-    """Draw a scene; the same seed draws the same."""
+    """Draw a scene; the same seed draws the same one."""
     rng = random.Random(seed)
     count = CATALOGUE[case.kind]
     things = alike(count) if case.setting == "alike" else catalogue(case.kind, count, rng)
     popularity = shares(points, count)
     locality = CLUSTERING[case.curve] if case.setting == "clustered" else None
-    asked = list(itertools.islice(stream(popularity, rng, locality, shift_after), requests))
-    return Scene(things, popularity, asked, case.slots * sum(thing.size for thing in things) // count)
+    drawn = list(itertools.islice(stream(popularity, rng, locality, shift_after), requests))
+    return Scene(things, popularity, drawn, case.slots * sum(thing.size for thing in things) // count)
 
 
 def loads_s(played: Scene, policy: Policy) -> list[float]:
-    """What each request waited for loading."""
+    """Return the seconds that each request waited for a load."""
     cache = policy(played.things, played.budget)
-    return [0.0 if cache(asked) else played.things[asked].load_s for asked in played.asked]
+    return [0.0 if cache(thing_id) else played.things[thing_id].load_s for thing_id in played.requests]
 
 
 def bound_s(played: Scene, start: int) -> float:
-    """Load-seconds from ``start`` on that no policy can do without, if requests are independent.
+    """Return the least load-seconds of any policy from request ``start`` on, if requests are independent.
 
-    Even who knows the popularity keeps no more than the best by benefit per byte (the last one in part), and what
-    was never asked for before has to be loaded.
+    A policy that knows the popularity keeps the things of most benefit per byte (the last one in part), and a thing
+    that was never requested before has to be loaded.
     """
-    order = sorted(
-        range(len(played.things)), key=lambda i: -played.popularity[i] * played.things[i].load_s / played.things[i].size
-    )
-    kept, room = dict[int, float](), played.budget
-    for i in order:
-        kept[i] = min(1.0, room / played.things[i].size)
-        room -= round(kept[i] * played.things[i].size)
+    things, requests = played.things, played.requests[start:]
+
+    def benefit(thing_id: int) -> float:
+        return played.popularity[thing_id] * things[thing_id].load_s / things[thing_id].size
+
+    kept_parts, room = dict[int, float](), played.budget
+    for thing_id in sorted(range(len(things)), key=benefit, reverse=True):
+        kept_parts[thing_id] = min(1.0, room / things[thing_id].size)
+        room -= round(kept_parts[thing_id] * things[thing_id].size)
         if room <= 0:
             break
-    missed = sum((1.0 - kept.get(asked, 0.0)) * played.things[asked].load_s for asked in played.asked[start:])
-    new = set(played.asked[start:]) - set(played.asked[:start])
-    return max(missed, sum(played.things[asked].load_s for asked in new))
+    missed_s = sum((1.0 - kept_parts.get(thing_id, 0.0)) * things[thing_id].load_s for thing_id in requests)
+    new = set(requests) - set(played.requests[:start])
+    return max(missed_s, sum(things[thing_id].load_s for thing_id in new))
 
 
 def steady(
     case: Case, points: Points, seed: int, requests: int, policies: Mapping[str, Policy] = POLICIES
 ) -> dict[str, float]:
-    """Load-seconds over LRU's after a warm-up, by policy, with the bound where requests are independent."""
+    """Return load-seconds over LRU's after a warm-up, by policy, with the bound where requests are independent."""
     played = scene(case, points, seed, WARM_UP + requests)
     totals = {name: sum(loads_s(played, policy)[WARM_UP:]) for name, policy in policies.items()}
     if case.setting != "clustered":
@@ -116,14 +118,14 @@ def steady(
 def after_shift(
     case: Case, points: Points, seeds: Iterable[int], policies: Mapping[str, Policy] = POLICIES
 ) -> dict[int, dict[str, float]]:
-    """Load-seconds over LRU's in windows right after a shift, by window and policy, over several shifts."""
+    """Return load-seconds over LRU's right after a shift, by window of requests and policy, over several shifts."""
     totals = {window: dict.fromkeys(policies, 0.0) for window in WINDOWS}
     for seed in seeds:
         played = scene(case, points, seed, WARM_UP + max(WINDOWS), shift_after=WARM_UP)
         for name, policy in policies.items():
-            waited = loads_s(played, policy)[WARM_UP:]
+            waits_s = loads_s(played, policy)[WARM_UP:]
             for window in WINDOWS:
-                totals[window][name] += sum(waited[:window])
+                totals[window][name] += sum(waits_s[:window])
     return {
         window: {name: _ratio(total, by_policy["LRU"]) for name, total in by_policy.items()}
         for window, by_policy in totals.items()
@@ -148,19 +150,24 @@ def main(
     for name, setting, slots in itertools.product(known, SETTINGS[:2], SLOTS[:3]):
         case = Case(name, setting, slots)
         seeds = range(seed, seed + SHIFT_SEEDS[case.kind])
-        rows.extend((AFTER.format(w), case, found) for w, found in after_shift(case, known[name], seeds).items())
-    for title in dict.fromkeys(row[0] for row in rows):
-        _print(title, [(case, found) for when, case, found in rows if when == title])
+        by_window = after_shift(case, known[name], seeds)
+        rows.extend((AFTER.format(window), case, by_policy) for window, by_policy in by_window.items())
+    for title in dict.fromkeys(when for when, _, _ in rows):
+        _print(title, [(case, by_policy) for when, case, by_policy in rows if when == title])
     if to is not None:
-        found = [{"when": w, "curve": c.curve, "setting": c.setting, "slots": c.slots, **f} for w, c, f in rows]
-        to.write_text(json.dumps(found, indent=2) + "\n")
+        records = [
+            {"when": when, "curve": case.curve, "setting": case.setting, "slots": case.slots, **by_policy}
+            for when, case, by_policy in rows
+        ]
+        to.write_text(json.dumps(records, indent=2) + "\n")
 
 
 def _print(title: str, rows: Sequence[tuple[Case, Mapping[str, float]]]) -> None:
-    names = [*POLICIES, "bound"] if any("bound" in found for _, found in rows) else [*POLICIES]
+    has_bound = any("bound" in by_policy for _, by_policy in rows)
+    names = [*POLICIES, "bound"] if has_bound else [*POLICIES]
     table = Table("curve", "things", "slots", *names, title=f"load-seconds over LRU's: {title}")
-    for case, found in rows:
-        cells = [f"{found[name]:.3f}" if name in found else "" for name in names]
+    for case, by_policy in rows:
+        cells = [f"{by_policy[name]:.3f}" if name in by_policy else "" for name in names]
         table.add_row(case.curve, case.setting, str(case.slots), *cells)
     console.print(table)
 

@@ -1,1 +1,1 @@
-"""How fast a step is, in this process and without Ray: against diffusers, against uniform batches, and its planning."""
+"""The speed of a step in this process, without Ray: against diffusers, against uniform batches, and its planning."""

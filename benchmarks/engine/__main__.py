@@ -1,8 +1,8 @@
 """What a step costs, without Ray: ``python -m benchmarks.engine COMMAND``.
 
-All but ``planner``, ``prepacked`` and ``gelu`` first hold the kernels against their references and the model's
-velocities against diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX; with
-``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
+All commands but ``planner``, ``prepacked`` and ``gelu`` first compare the kernels with their references and the
+model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX;
+with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
-from benchmarks.engine.report import Report, hand_over, machine_of
+from benchmarks.engine.report import Report, machine_info, write_reports
 from benchmarks.engine.timing import Patience
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.errors import ConfigError
@@ -24,7 +24,7 @@ from lego_serve.models.ragged.activations import ACTIVATION_CODECS
 
 LANES = (1, 2, 4, 8)
 QUICK = Patience(rounds=3, least_s=0.0)
-REQUIRED = {"cpu": True, "cuda": False}  # batch invariance, as the configurations that ship have it
+REQUIRES_INVARIANCE = {"cpu": True, "cuda": False}  # as in the configurations that ship
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console()
@@ -33,7 +33,7 @@ Model = Annotated[list[str] | None, typer.Option(help=f"Models instead, of: {', 
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seconds = Annotated[float, typer.Option(min=0, help="Measure each case for at least so long.")]
 BatchInvariant = Annotated[
-    bool | None, typer.Option(help="Demand equal bits beside any batch-mates; default: on a CPU.")
+    bool | None, typer.Option(help="Require batch invariance: equal bits in any batch; default: on a CPU.")
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds, to see that it runs.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
@@ -59,11 +59,11 @@ def steps_command(
     patience = QUICK if quick else Patience(least_s=seconds)
     sides, counts = (side or (6,), lanes or (1, 2)) if quick else (side or (), lanes or LANES)
     plan = steps.StepPlan(sides, counts, is_compiled, patience)
-    rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, batch_invariant):
+    rows, models = [], {}
+    for subject, checks in _subjects(family, model, device, batch_invariant):
         rows += steps.measure_steps(subject, plan)
-        about[subject.name] = checked
-    _end(steps.step_report(rows), torch.device(device), about, to_json, to_markdown)
+        models[subject.name] = checks
+    _finish(steps.step_report(rows), torch.device(device), models, to_json, to_markdown)
 
 
 @app.command("ragged")
@@ -79,11 +79,11 @@ def ragged_command(
 ) -> None:
     """Time batches of mixed sizes against uniform batches of as many lanes and tokens."""
     mixes = ragged.MIXES[:2] if quick else ragged.MIXES
-    rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, batch_invariant):
+    rows, models = [], {}
+    for subject, checks in _subjects(family, model, device, batch_invariant):
         rows += ragged.measure_ragged(subject, mixes, QUICK if quick else Patience(least_s=seconds))
-        about[subject.name] = checked
-    _end(ragged.ragged_report(rows), torch.device(device), about, to_json, to_markdown)
+        models[subject.name] = checks
+    _finish(ragged.ragged_report(rows), torch.device(device), models, to_json, to_markdown)
 
 
 @app.command("masked")
@@ -104,13 +104,13 @@ def masked_command(
 ) -> None:
     """Time steps that compute a part of the image and read the rest, next to those that compute all of it."""
     patience = QUICK if quick else Patience(least_s=seconds)
-    rows, about = [], {}
-    for subject, checked in _subjects(family, model, device, batch_invariant):
+    rows, models = [], {}
+    for subject, checks in _subjects(family, model, device, batch_invariant):
         sides = _sides(subject, side, quick=quick)
-        counts, codings = lanes or ((1,) if quick else (1, 8)), coding or ("bfloat16",)
-        rows += masked.measure_masked(subject, sides, counts, codings, patience)
-        about[subject.name] = checked
-    _end(masked.masked_report(rows), torch.device(device), about, to_json, to_markdown)
+        counts = lanes or ((1,) if quick else (1, 8))
+        rows += masked.measure_masked(subject, sides, counts, coding or ("bfloat16",), patience)
+        models[subject.name] = checks
+    _finish(masked.masked_report(rows), torch.device(device), models, to_json, to_markdown)
 
 
 @app.command("forms")
@@ -125,21 +125,21 @@ def forms_command(
     to_json: Json = None,
     to_markdown: Markdown = None,
 ) -> None:
-    """Time masked steps that read kept keys and values against those that make them from kept inputs of blocks."""
+    """Time masked steps that read kept keys and values against those that compute them from kept block inputs."""
     patience = QUICK if quick else Patience(least_s=seconds)
-    rows, about = [], {}
-    for subject, checked in _subjects("sd3", model, device, batch_invariant):
+    rows, models = [], {}
+    for subject, checks in _subjects("sd3", model, device, batch_invariant):
         sides = _sides(subject, side, quick=quick)
         rows += forms.measure_forms(subject, sides, 1 if quick else lanes, patience)
-        about[subject.name] = checked
-    _end(forms.forms_report(rows), torch.device(device), about, to_json, to_markdown)
+        models[subject.name] = checks
+    _finish(forms.forms_report(rows), torch.device(device), models, to_json, to_markdown)
 
 
 @app.command("planner")
 def planner_command(quick: Quick = False, to_json: Json = None, to_markdown: Markdown = None) -> None:
     """Time the planning of a step over numbers of lanes, for every order."""
     rows = planner.measure_planner(planner.LANES[:2], 20) if quick else planner.measure_planner()
-    _end(planner.planner_report(rows), torch.device("cpu"), {}, to_json, to_markdown)
+    _finish(planner.planner_report(rows), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 @app.command("prepacked")
@@ -149,8 +149,8 @@ def prepacked_command(
     """Time linear layers with weights as they are and laid out ahead of time, on the CPU."""
     torch.set_num_threads(1)
     layers, rows = (prepacked.LAYERS[:1], prepacked.ROWS[:1]) if quick else (prepacked.LAYERS, prepacked.ROWS)
-    found = prepacked.measure_prepacked(layers, rows, QUICK if quick else Patience(least_s=seconds))
-    _end(prepacked.prepacked_report(found), torch.device("cpu"), {}, to_json, to_markdown)
+    results = prepacked.measure_prepacked(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _finish(prepacked.prepacked_report(results), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 @app.command("gelu")
@@ -160,58 +160,60 @@ def gelu_command(
     """Time linear layers and their GELU in two passes and in one, in bf16 on the CPU."""
     torch.set_num_threads(1)
     layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
-    found = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
-    _end(gelu.gelu_report(found), torch.device("cpu"), {}, to_json, to_markdown)
+    results = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
+    _finish(gelu.gelu_report(results), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 def _subjects(
     family: str | None, models: list[str] | None, device: str, batch_invariant: bool | None
 ) -> Iterator[tuple[Subject, dict[str, Any]]]:
-    """The models asked for, one at a time, each checked; ends the program where a check fails."""
+    """Yield the chosen models with the results of their checks, one at a time; exit where a check fails."""
     if device not in DEFAULTS:
         raise typer.BadParameter("the device is cpu or cuda")
     if unknown := sorted(set(models or ()) - set(ARCHITECTURES)):
         raise typer.BadParameter(f"no model {unknown[0]}; there are {', '.join(ARCHITECTURES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no GPU here")
-    names = [n for n in models or DEFAULTS[device] if family in (None, ARCHITECTURES[n].family)]
+    names = [name for name in models or DEFAULTS[device] if family in (None, ARCHITECTURES[name].family)]
     if not names:
         raise typer.BadParameter(f"none of these models is of the family {family}")
     torch.set_num_threads(1)
+    required = REQUIRES_INVARIANCE[device] if batch_invariant is None else batch_invariant
     for name in names:
         subject = build(name, torch.device(device))
         try:
-            yield subject, _checked(subject, REQUIRED[device] if batch_invariant is None else batch_invariant)
+            yield subject, _check(subject, required)
         except (Disagreement, ConfigError) as error:
             console.print(f"Nothing was timed: {error}")
             raise typer.Exit(1) from None
         del subject  # so that the next model finds its memory free
 
 
-def _sides(subject: Subject, asked: list[int] | None, *, quick: bool) -> Sequence[int]:
-    """The sides asked for, or the model's largest; its smallest where it is to be quick."""
+def _sides(subject: Subject, chosen: list[int] | None, *, quick: bool) -> Sequence[int]:
+    """Return the chosen sides; without any the model's largest, or its smallest in a quick run."""
     sides = subject.architecture.sides
-    return asked or (sides[:1] if quick else sides[-1:])
+    return chosen or (sides[:1] if quick else sides[-1:])
 
 
-def _checked(subject: Subject, batch_invariant: bool) -> dict[str, Any]:
+def _check(subject: Subject, batch_invariant: bool) -> dict[str, Any]:
     kernels = check_kernels(subject)
-    held = ensure_batch_invariance(subject.backbone, required=batch_invariant)
+    invariance = ensure_batch_invariance(subject.backbone, required=batch_invariant)
     error = check_velocities(subject, min(subject.architecture.sides))
-    console.print(f"{subject.name}: kernels within {max(kernels.values()):.1f} ulps of their references; {held}")
+    console.print(f"{subject.name}: kernels within {max(kernels.values()):.1f} ulps of their references; {invariance}")
     return {
         "dtype": str(subject.dtype).removeprefix("torch."),
         "text_rows": subject.architecture.text_rows,
         "kernel_error_ulps": kernels,
         "velocity_error_ratio": error,
-        "batch_invariance": held,
+        "batch_invariance": invariance,
     }
 
 
-def _end(report: Report, device: torch.device, models: dict[str, Any], *files: Path | None) -> None:
-    told = machine_of(device) | {"models": models}
-    report.about.update(told)
-    hand_over([report], console, *files)
+def _finish(
+    report: Report, device: torch.device, models: dict[str, Any], to_json: Path | None, to_markdown: Path | None
+) -> None:
+    report.metadata.update(machine_info(device) | {"models": models})
+    write_reports([report], console, to_json, to_markdown)
 
 
 if __name__ == "__main__":

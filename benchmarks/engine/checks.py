@@ -1,4 +1,4 @@
-"""What must hold before anything is timed: kernels equal their references, and both sides say the same."""
+"""What must hold before anything is timed: kernels equal their references, and our velocities diffusers'."""
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -24,26 +24,29 @@ class Disagreement(Exception):
 
 
 def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dict[str, float]:
-    """The error of every op at the model's widths, in ulps.  Raises Disagreement above the budget."""
+    """Return the error of every op at the model's widths, in ulps.  Raises Disagreement above the budget."""
     config = subject.transformer.config
     heads, head_width = int(config.num_attention_heads), int(config.attention_head_dim)
     device, dtype = str(subject.device), subject.dtype
-    rows = (ROWS, heads * head_width, BRANCHES, dtype, device)
-    arguments = {
-        "norm_modulate": examples.norm_modulate(*rows),
-        "gated_residual": examples.gated_residual(*rows),
+    width = heads * head_width
+    arguments_of = {
+        "norm_modulate": examples.norm_modulate(ROWS, width, BRANCHES, dtype, device),
+        "gated_residual": examples.gated_residual(ROWS, width, BRANCHES, dtype, device),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
-        "lora_shrink": examples.lora_shrink((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
-        "lora_expand": examples.lora_expand((ROWS, ROWS), heads * head_width, RANKS, dtype, device),
+        "lora_shrink": examples.lora_shrink((ROWS, ROWS), width, RANKS, dtype, device),
+        "lora_expand": examples.lora_expand((ROWS, ROWS), width, RANKS, dtype, device),
     }
-    return {name: _error(name, getattr(ops, name), given, dtype) for name, given in arguments.items()}
+    return {name: _error(name, getattr(ops, name), arguments, dtype) for name, arguments in arguments_of.items()}
 
 
 def check_velocities(subject: Subject, side: int, seeds: Sequence[int] = (1, 2)) -> float:
-    """How far our velocities are from diffusers', relative to their length.  Raises Disagreement above the budget."""
+    """Return the distance of our velocities from diffusers', relative to their length.
+
+    Raises Disagreement above the budget.
+    """
     theirs = uniform_call(subject, subject.transformer, seeds, side, side)()
-    mine = torch.stack(subject.backbone.velocity([subject.lane(seed, side, side) for seed in seeds]))
-    error = float((mine - theirs).norm() / theirs.norm())
+    ours = torch.stack(subject.backbone.velocity([subject.lane(seed, side, side) for seed in seeds]))
+    error = float((ours - theirs).norm() / theirs.norm())
     if not error <= BUDGET_VELOCITY[subject.dtype]:  # not `>`: NaN must fail too
         raise Disagreement(f"{subject.name} is {error:.2g} from diffusers' velocity: its time would say nothing")
     return error

@@ -1,4 +1,4 @@
-"""The other side: diffusers' own transformer on a uniform batch, as its pipelines call it; eager or compiled."""
+"""The side we compare with: diffusers' transformer on a uniform batch, as its pipelines call it; eager or compiled."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -10,23 +10,23 @@ from benchmarks.engine.models import GUIDANCE, Subject, time_of
 
 Call = Callable[[], torch.Tensor]
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
-VARIANTS = 64  # shapes times kinds of blocks that stay compiled
+MAX_COMPILED = 64  # shapes times kinds of blocks that stay compiled
 
 
 def uniform_call(subject: Subject, transformer: Any, seeds: Sequence[int], rows: int, columns: int) -> Call:
-    """A call of the transformer on lanes of these seeds, all of one size; answers their guided velocities."""
+    """Return a call of the transformer on lanes of these seeds, all of one size, that gives their guided velocities."""
     make = {"sd3": _sd3_call, "flux": _flux_call}[subject.architecture.family]
     call = make(subject, transformer, seeds, rows, columns)
     return torch.inference_mode()(call)
 
 
 def compiled(transformer: Any) -> Any:
-    """The transformer with its blocks compiled, over the same weights; the original stays eager.
+    """Return a copy of the transformer with compiled blocks, over the same weights; the original stays eager.
 
-    Blocks one by one, as diffusers advises: blocks of a kind share what is compiled, so that it takes
-    minutes less than the whole and runs nearly as fast.
+    Blocks are compiled one by one, as diffusers advises: blocks of a kind share the result, so that it takes minutes
+    less than for the whole transformer and runs nearly as fast.
     """
-    torch._dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.recompile_limit = MAX_COMPILED
     twin = copy.copy(transformer)
     twin._modules = dict(transformer._modules)
     for name in BLOCKS:
@@ -49,14 +49,14 @@ def _sd3_call(subject: Subject, transformer: Any, seeds: Sequence[int], rows: in
     times = torch.tensor([time_of(seed) * 1000 for seed in [*seeds, *seeds]], device=subject.device)
 
     def call() -> torch.Tensor:
-        said = transformer(
+        out = transformer(
             hidden_states=torch.cat([latents, latents]),
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
             timestep=times,
             return_dict=False,
         )[0].float()
-        unguided, guided = said.chunk(2)
+        unguided, guided = out.chunk(2)
         return unguided + GUIDANCE * (guided - unguided)
 
     return call
@@ -66,26 +66,27 @@ def _flux_call(subject: Subject, transformer: Any, seeds: Sequence[int], rows: i
     tokens, pooled = _texts(subject, [2 * seed for seed in seeds])
     latents = torch.stack([subject.latents(seed, rows, columns) for seed in seeds]).to(subject.dtype)
     count, channels = latents.shape[:2]
-    split = latents.view(count, channels, rows, 2, columns, 2)
-    packed = split.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, channels * 4)
-    places = torch.zeros(rows, columns, 3)
-    places[..., 1], places[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)[None]
-    image_ids, text_ids = places.view(-1, 3).to(subject.device), torch.zeros(tokens.shape[1], 3, device=subject.device)
+    patches = latents.view(count, channels, rows, 2, columns, 2)
+    packed = patches.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, channels * 4)
+    positions = torch.zeros(rows, columns, 3)
+    positions[..., 1], positions[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)[None]
+    image_ids = positions.view(-1, 3).to(subject.device)
+    text_ids = torch.zeros(tokens.shape[1], 3, device=subject.device)
     times = torch.tensor([time_of(seed) for seed in seeds], device=subject.device)
-    told = torch.full((count,), GUIDANCE, device=subject.device) if transformer.config.guidance_embeds else None
+    guidance = torch.full((count,), GUIDANCE, device=subject.device) if transformer.config.guidance_embeds else None
 
     def call() -> torch.Tensor:
-        said = transformer(
+        out = transformer(
             hidden_states=packed,
             encoder_hidden_states=tokens,
             pooled_projections=pooled,
             timestep=times,
             img_ids=image_ids,
             txt_ids=text_ids,
-            guidance=told,
+            guidance=guidance,
             return_dict=False,
         )[0].float()
-        whole = said.view(count, rows, columns, channels, 2, 2)
-        return whole.permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)
+        unpacked = out.view(count, rows, columns, channels, 2, 2)
+        return unpacked.permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)
 
     return call

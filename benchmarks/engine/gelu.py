@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 from benchmarks.engine.report import Report
 from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
-from lego_serve.models.ragged.batch_invariant import linear_gelu
+from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.layers import gelu_tanh
 
 ROWS = (32, 96, 384, 768, 2304)  # a text of lego-tiny, an edit's rows, those of four and eight, four images of 256
 LAYERS = ((128, 512), (1536, 6144))  # lego-tiny's and SD3 medium's
-COLUMNS = ("layer", "rows", "product, ms", "then GELU, ms", "in one pass, ms", "over two", "off, of two")
+COLUMNS = ("layer", "rows", "product, ms", "then GELU, ms", "in one pass, ms", "over two", "error over two")
 
 
 @dataclass(frozen=True, slots=True)
 class GeluRow:
     """One layer and number of rows: seconds of the product alone, of both in turn, and of both in one pass.
 
-    ``off``: how far one pass is from float64 at most, over how far two are.
+    ``error_ratio``: the largest error of one pass against float64, over that of two.
     """
 
     inputs: int
@@ -30,23 +30,23 @@ class GeluRow:
     two_s: Quartiles
     one_s: Quartiles
     over_two: Quartiles
-    off: float
+    error_ratio: float
 
     def cells(self) -> list[str]:
-        """As strings, in the order of COLUMNS."""
-        times = [each.told(1e3, 2) for each in (self.product_s, self.two_s, self.one_s)]
+        """Return the row of the table, in the order of COLUMNS."""
+        times = [side.text(1e3, 2) for side in (self.product_s, self.two_s, self.one_s)]
         layer = f"{self.inputs} to {self.outputs}"
-        return [layer, str(self.rows), *times, self.over_two.told(1, 2), f"{self.off:.2f}"]
+        return [layer, str(self.rows), *times, self.over_two.text(1, 2), f"{self.error_ratio:.2f}"]
 
 
 def measure_gelu(layers: Sequence[tuple[int, int]], rows: Sequence[int], patience: Patience) -> list[GeluRow]:
-    """Every layer over every number of rows, the sides taking turns; nothing where there is no one pass."""
-    found = [_measured(inputs, outputs, count, patience) for inputs, outputs in layers for count in rows]
-    return [row for row in found if row is not None]
+    """Measure every layer with every number of rows, the sides in turn; skip those where one pass is impossible."""
+    results = [_measure(inputs, outputs, count, patience) for inputs, outputs in layers for count in rows]
+    return [row for row in results if row is not None]
 
 
 def gelu_report(rows: Sequence[GeluRow]) -> Report:
-    """The table."""
+    """Return the table, and the layers where one pass is slower."""
     slower = [f"{row.inputs} to {row.outputs} over {row.rows} rows" for row in rows if row.over_two.low > 1]
     remark = "One pass is nowhere slower, beyond its quartiles." if not slower else f"Slower: {'; '.join(slower)}."
     if not rows:
@@ -55,23 +55,31 @@ def gelu_report(rows: Sequence[GeluRow]) -> Report:
 
 
 @torch.inference_mode()
-def _measured(inputs: int, outputs: int, rows: int, patience: Patience) -> GeluRow | None:
+def _measure(inputs: int, outputs: int, rows: int, patience: Patience) -> GeluRow | None:
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(shape, generator=draw).mul_(scale).bfloat16()
         for shape, scale in (((rows, inputs), 1.0), ((outputs, inputs), inputs**-0.5), (outputs, 0.1))
     )
-    one = linear_gelu(x, weight, bias)
-    if one is None:
+    ops = LinearOps()
+    fused = ops.linear_gelu(x, weight, bias)
+    if fused is None:
         return None
     exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate="tanh")
     runs: dict[str, Callable[[], object]] = {
         "product": lambda: F.linear(x, weight, bias),
         "two": lambda: gelu_tanh(F.linear(x, weight, bias)),
-        "one": lambda: linear_gelu(x, weight, bias),
+        "one": lambda: ops.linear_gelu(x, weight, bias),
     }
-    off = (one - exact).abs().max() / (gelu_tanh(F.linear(x, weight, bias)) - exact).abs().max()
+    two_passes = gelu_tanh(F.linear(x, weight, bias))
     times = take_turns(runs, torch.device("cpu"), patience)
-    seconds = {name: Quartiles.of(each) for name, each in times.items()}
-    over = ratios(times["one"], times["two"])
-    return GeluRow(inputs, outputs, rows, seconds["product"], seconds["two"], seconds["one"], over, float(off))
+    return GeluRow(
+        inputs=inputs,
+        outputs=outputs,
+        rows=rows,
+        product_s=Quartiles.of(times["product"]),
+        two_s=Quartiles.of(times["two"]),
+        one_s=Quartiles.of(times["one"]),
+        over_two=ratios(times["one"], times["two"]),
+        error_ratio=float((fused - exact).abs().max() / (two_passes - exact).abs().max()),
+    )

@@ -1,7 +1,7 @@
 """Models to measure: lego-tiny as it ships, all others at their real sizes with random weights.
 
-Speed does not depend on the weights' values, so nothing is downloaded: a transformer is built without
-memory, given it on its device, and filled there.
+Speed does not depend on the values of weights, so nothing is downloaded: a transformer is built on the meta device
+and then allocated and filled on its own.
 """
 
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ TIMES = (1.0, 0.5, 0.25, 0.125)
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A transformer's shape (without one: the weights that ship), the text rows it is served with, and what to run.
+    """A transformer's configuration (None: the weights that ship), the text rows it is served with, and what to run.
 
-    ``sides``: token rows and columns of the square images measured; ``scale``: by how much the mixes of
-    sizes are larger than lego-tiny's.
+    ``sides``: token rows and columns of the square images measured.  ``scale``: how many times as wide and high as
+    lego-tiny's the images of ragged mixes are.
     """
 
     family: str
@@ -41,9 +41,16 @@ class Architecture:
 _SD3: dict[str, Any] = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536}
 _SD35: dict[str, Any] = {"pos_embed_max_size": 384, "qk_norm": "rms_norm", "dual_attention_layers": tuple(range(13))}
 _SMALL_FLUX: dict[str, Any] = {
-    "in_channels": 32, "num_layers": 2, "num_single_layers": 4, "attention_head_dim": 32, "num_attention_heads": 4,
-    "joint_attention_dim": 192, "pooled_projection_dim": 192, "guidance_embeds": True, "axes_dims_rope": (8, 12, 12),
-}  # fmt: skip
+    "in_channels": 32,
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 192,
+    "pooled_projection_dim": 192,
+    "guidance_embeds": True,
+    "axes_dims_rope": (8, 12, 12),
+}
 LARGE_SIDES = (16, 32, 64)  # 256, 512 and 1024 pixels
 
 ARCHITECTURES = {
@@ -59,7 +66,7 @@ DEFAULTS = {"cpu": ("tiny", "tiny-flux"), "cuda": ("sd35-medium", "flux-dev")}
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under measurement: diffusers' transformer and our backbone over the same weights."""
+    """A model that is measured: diffusers' transformer and our backbone over the same weights."""
 
     name: str
     architecture: Architecture
@@ -69,51 +76,54 @@ class Subject:
     dtype: torch.dtype
 
     def conditioning(self, seed: int) -> Conditioning:
-        """Made-up text of the length the model is served with."""
+        """Return made-up text of the length the model is served with."""
         draw = torch.Generator().manual_seed(seed)
         tokens = torch.randn(self.architecture.text_rows, self.backbone.text_width, generator=draw)
         pooled = torch.randn(self.backbone.pooled_width, generator=draw)
         return Conditioning(tokens.to(self.device), pooled.to(self.device))
 
     def latents(self, seed: int, rows: int, columns: int) -> torch.Tensor:
-        """Noise for an image of so many token rows and columns, on the device."""
+        """Return noise for an image of so many token rows and columns, on the device."""
         pixels = self.backbone.shape.pixels_per_token
         shape = self.backbone.shape.of(columns * pixels, rows * pixels)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
     def lane(self, seed: int, rows: int, columns: int) -> LaneInput:
-        """A lane, guided as its family guides; every lane at a time of its own."""
+        """Return a lane, guided as its family is; lanes of neighbouring seeds stand at different times."""
         cond = self.backbone.prepare(self.conditioning(2 * seed))
         negative = self.backbone.prepare(self.conditioning(2 * seed + 1)) if self.backbone.uses_cfg else None
         return LaneInput(self.latents(seed, rows, columns), time_of(seed), GUIDANCE, cond, negative)
 
 
 def time_of(seed: int) -> float:
-    """The time, in 0..1, at which a lane of this seed stands."""
+    """Return the time, in 0..1, at which a lane of this seed stands."""
     return TIMES[seed % len(TIMES)]
 
 
 def build(name: str, device: torch.device, dtype_name: str = "auto") -> Subject:
-    """A model of ARCHITECTURES on a device, in the dtype it is served in or another.  KeyError for any other name."""
+    """Build a model of ARCHITECTURES on a device, in the dtype it is served in or another.
+
+    Raises KeyError for any other name.
+    """
     architecture = ARCHITECTURES[name]
     dtype = resolve_dtype(ModelSpec(name, "", dtype=dtype_name, device=device.type))
     if architecture.config is None:
         transformer, pixels = _shipped(device, dtype_name)
     else:
-        cls = _class(architecture.family)
-        transformer, pixels = random_module(cls, architecture.config, device, dtype), PIXELS_PER_LATENT
-    backbone = _backbone(architecture.family)(transformer, pixels)
+        transformer = random_module(_transformer_class(architecture.family), architecture.config, device, dtype)
+        pixels = PIXELS_PER_LATENT
+    backbone = _backbone_class(architecture.family)(transformer, pixels)
     return Subject(name, architecture, transformer, backbone, device, dtype)
 
 
-def _backbone(family: str) -> Any:
+def _backbone_class(family: str) -> Any:
     from lego_serve.models.families.flux import FluxBackbone
     from lego_serve.models.families.sd3 import Sd3Backbone
 
     return {"sd3": Sd3Backbone, "flux": FluxBackbone}[family]
 
 
-def _class(family: str) -> Any:
+def _transformer_class(family: str) -> Any:
     from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 
     return {"sd3": SD3Transformer2DModel, "flux": FluxTransformer2DModel}[family]
@@ -122,11 +132,11 @@ def _class(family: str) -> Any:
 def _shipped(device: torch.device, dtype_name: str) -> tuple[Any, int]:
     spec = ModelSpec(BUILT_IN, f"builtin:{BUILT_IN}", max_sequence_length=0, dtype=dtype_name, device=device.type)
     folder = model_folder(spec)
-    return load_module(spec, folder, "transformer", _class("sd3")), pixels_per_latent(spec, folder)
+    return load_module(spec, folder, "transformer", _transformer_class("sd3")), pixels_per_latent(spec, folder)
 
 
 def random_module(cls: Any, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
-    """A module of diffusers with random weights, built where it is to run."""
+    """Build a module of diffusers with random weights on the device where it runs."""
     with torch.device("meta"):
         module = cls(**config)
     module = module.to(dtype).to_empty(device=device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Whether weights laid out ahead of time, as oneDNN and MKL offer it, make linear layers faster on this CPU."""
+"""Whether weights packed ahead of time, as oneDNN and MKL offer it, make linear layers faster on this CPU."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ COLUMNS = ("layer", "rows", "ms", "GFLOP/s", "oneDNN's layout", "MKL's layout")
 
 @dataclass(frozen=True, slots=True)
 class PrepackedRow:
-    """One layer and number of rows: its seconds as it is, and what others take of that (None: there is no such)."""
+    """One layer and number of rows: seconds with plain weights, and the ratio to that of each library that is there."""
 
     inputs: int
     outputs: int
@@ -26,40 +26,49 @@ class PrepackedRow:
     mkl: Quartiles | None
 
     def cells(self) -> list[str]:
-        """As strings, in the order of COLUMNS."""
+        """Return the row of the table, in the order of COLUMNS."""
         speed = 2e-9 * self.rows * self.inputs * self.outputs / self.plain_s.median
-        told = ["-" if each is None else each.told(1, 2) for each in (self.one_dnn, self.mkl)]
-        return [f"{self.inputs} to {self.outputs}", str(self.rows), self.plain_s.told(1e3, 2), f"{speed:.0f}", *told]
+        ratio_cells = ["-" if ratio is None else ratio.text(1, 2) for ratio in (self.one_dnn, self.mkl)]
+        layer = f"{self.inputs} to {self.outputs}"
+        return [layer, str(self.rows), self.plain_s.text(1e3, 2), f"{speed:.0f}", *ratio_cells]
 
 
 def measure_prepacked(layers: Sequence[tuple[int, int]], rows: Sequence[int], patience: Patience) -> list[PrepackedRow]:
-    """Every layer over every number of rows, the sides taking turns."""
-    return [_measured(inputs, outputs, count, patience) for inputs, outputs in layers for count in rows]
+    """Measure every layer with every number of rows, the sides in turn."""
+    return [_measure(inputs, outputs, count, patience) for inputs, outputs in layers for count in rows]
 
 
 def prepacked_report(rows: Sequence[PrepackedRow]) -> Report:
-    """The table."""
-    faster = [row for row in rows for each in (row.one_dnn, row.mkl) if each is not None and each.high < 0.95]
-    told = "nowhere" if not faster else f"in {len(faster)} of {2 * len(rows)} cases"
-    remark = f"Laid out ahead of time a layer is faster by a twentieth or more, beyond its quartiles, {told}."
+    """Return the table, and in how many cases a library is faster."""
+    library_ratios = [ratio for row in rows for ratio in (row.one_dnn, row.mkl) if ratio is not None]
+    faster = sum(ratio.high < 0.95 for ratio in library_ratios)
+    where = f"in {faster} of {2 * len(rows)} cases" if faster else "nowhere"
+    remark = f"Laid out ahead of time a layer is faster by a twentieth or more, beyond its quartiles, {where}."
     return Report("ms a linear layer, fp32", COLUMNS, [row.cells() for row in rows], rows, [remark])
 
 
 @torch.inference_mode()
-def _measured(inputs: int, outputs: int, rows: int, patience: Patience) -> PrepackedRow:
+def _measure(inputs: int, outputs: int, rows: int, patience: Patience) -> PrepackedRow:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(shape, generator=generator) for shape in ((rows, inputs), (outputs, inputs), outputs)
     )
     runs: dict[str, Callable[[], torch.Tensor]] = {"plain": lambda: F.linear(x, weight, bias)}
     if torch.backends.mkldnn.is_available():
-        ours = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        runs["one_dnn"] = lambda: torch.ops.mkldnn._linear_pointwise(x, ours, bias, "none", [], "")
+        reordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        runs["one_dnn"] = lambda: torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
     if torch.backends.mkl.is_available():
         packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
         runs["mkl"] = lambda: torch.ops.mkl._mkl_linear(x, packed, weight, bias, rows)
     for run in runs.values():
         torch.testing.assert_close(run(), runs["plain"](), atol=1e-2, rtol=1e-3)
     times = take_turns(runs, torch.device("cpu"), patience)
-    others = {name: ratios(times[name], times["plain"]) for name in runs if name != "plain"}
-    return PrepackedRow(inputs, outputs, rows, Quartiles.of(times["plain"]), others.get("one_dnn"), others.get("mkl"))
+    library_ratios = {name: ratios(times[name], times["plain"]) for name in runs if name != "plain"}
+    return PrepackedRow(
+        inputs=inputs,
+        outputs=outputs,
+        rows=rows,
+        plain_s=Quartiles.of(times["plain"]),
+        one_dnn=library_ratios.get("one_dnn"),
+        mkl=library_ratios.get("mkl"),
+    )

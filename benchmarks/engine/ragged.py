@@ -1,8 +1,8 @@
-"""What it costs that the lanes of a step differ in size: a mix against as many tokens in lanes all alike.
+"""The cost of lanes of different sizes in one step: a mix against as many tokens in lanes of one size.
 
-Every mix has the mean size, and so the linear layers' rows, of its uniform batch.  Its attention has
-more query-key pairs, since they grow with the square of a lane's rows; what that explains is the ratio
-that the engine's own cost model predicts, and the rest is the price of being ragged.
+Every mix has the mean size of its uniform batch, and so the rows of its linear layers.  Its attention has more
+query-key pairs, since they grow with the square of a lane's rows.  The engine's cost model predicts the ratio that this
+explains; the rest is the price of a ragged batch.
 """
 
 from collections.abc import Sequence
@@ -17,23 +17,32 @@ from lego_serve.engine.calibration import calibrate, work_of
 TARGET = 1.10
 Size = tuple[int, int]  # token rows and columns
 COLUMNS = (
-    "model", "mix", "shapes", "lanes", "tokens", "ms, uniform", "ms, ragged",
-    "ragged over uniform", "pairs", "pairs explain", "left",
-)  # fmt: skip
+    "model",
+    "mix",
+    "shapes",
+    "lanes",
+    "tokens",
+    "ms, uniform",
+    "ms, ragged",
+    "ragged over uniform",
+    "pairs",
+    "pairs explain",
+    "left",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Lanes of many sizes, and the size all lanes of its uniform batch have."""
+    """Lanes of many sizes, and the one size of all lanes of its uniform batch."""
 
     name: str
     sizes: tuple[Size, ...]
     uniform: Size
 
-    def scaled(self, by: int) -> "Mix":
-        """The same in images so many times as wide and high."""
-        sizes = tuple((rows * by, columns * by) for rows, columns in self.sizes)
-        return Mix(self.name, sizes, (self.uniform[0] * by, self.uniform[1] * by))
+    def scaled(self, factor: int) -> "Mix":
+        """Return the mix with images so many times as wide and high."""
+        sizes = tuple((rows * factor, columns * factor) for rows, columns in self.sizes)
+        return Mix(self.name, sizes, (self.uniform[0] * factor, self.uniform[1] * factor))
 
 
 MIXES = (
@@ -46,8 +55,11 @@ MIXES = (
 
 @dataclass(frozen=True, slots=True)
 class RaggedRow:
-    """One mix.  ``pairs_ratio``: query-key pairs over the uniform batch's; ``explained``: what the cost model says
-    that they make of the time; ``left``: the ratio measured over the ratio explained."""
+    """One mix.
+
+    ``pairs_ratio``: query-key pairs over those of the uniform batch.  ``explained``: the ratio of times that the cost
+    model predicts for them.  ``left``: the measured ratio over the explained one.
+    """
 
     model: str
     mix: str
@@ -62,26 +74,30 @@ class RaggedRow:
     left: float
 
     def cells(self) -> list[str]:
-        """The row of the table."""
-        counts = [str(number) for number in (self.shapes, self.lanes, self.tokens)]
-        times = [self.uniform_s.told(1000), self.ragged_s.told(1000), self.ratio.told(digits=3)]
+        """Return the row of the table, in the order of COLUMNS."""
         return [
             self.model,
             self.mix,
-            *counts,
-            *times,
-            *(f"{n:.2f}" for n in (self.pairs_ratio, self.explained, self.left)),
+            str(self.shapes),
+            str(self.lanes),
+            str(self.tokens),
+            self.uniform_s.text(1000),
+            self.ragged_s.text(1000),
+            self.ratio.text(digits=3),
+            f"{self.pairs_ratio:.2f}",
+            f"{self.explained:.2f}",
+            f"{self.left:.2f}",
         ]
 
 
 def measure_ragged(subject: Subject, mixes: Sequence[Mix], patience: Patience) -> list[RaggedRow]:
-    """Every mix against its uniform batch."""
+    """Measure every mix against its uniform batch."""
     rates = calibrate(subject.backbone)
     return [_measure(subject, mix.scaled(subject.architecture.scale), rates, patience) for mix in mixes]
 
 
 def ragged_report(rows: Sequence[RaggedRow]) -> Report:
-    """The table, and how it stands to the target."""
+    """Return the table, and which mixes miss the target."""
     over = [f"{row.model}, {row.mix} ({row.ratio.median:.2f})" for row in rows if row.ratio.median > TARGET]
     if over:
         remark = f"Over the target of {TARGET:.2f}: {'; '.join(over)}."
@@ -96,19 +112,20 @@ def _measure(subject: Subject, mix: Mix, rates: Rates, patience: Patience) -> Ra
     velocity = subject.backbone.velocity
     runs = {"uniform": lambda: velocity(uniform), "ragged": lambda: velocity(ragged)}
     times = take_turns(runs, subject.device, patience)
-    ours, even = work_of(subject.backbone, ragged), work_of(subject.backbone, uniform)
+    ragged_work, uniform_work = work_of(subject.backbone, ragged), work_of(subject.backbone, uniform)
     ratio = ratios(times["ragged"], times["uniform"])
-    explained = rates.seconds(ours.rows, ours.pairs) / rates.seconds(even.rows, even.pairs)
+    uniform_s = rates.seconds(uniform_work.rows, uniform_work.pairs)
+    explained = rates.seconds(ragged_work.rows, ragged_work.pairs) / uniform_s
     return RaggedRow(
-        subject.name,
-        mix.name,
-        len(set(mix.sizes)),
-        len(mix.sizes),
-        sum(rows * columns for rows, columns in mix.sizes),
-        Quartiles.of(times["uniform"]),
-        Quartiles.of(times["ragged"]),
-        ratio,
-        ours.pairs / even.pairs,
-        explained,
-        ratio.median / explained,
+        model=subject.name,
+        mix=mix.name,
+        shapes=len(set(mix.sizes)),
+        lanes=len(mix.sizes),
+        tokens=sum(rows * columns for rows, columns in mix.sizes),
+        uniform_s=Quartiles.of(times["uniform"]),
+        ragged_s=Quartiles.of(times["ragged"]),
+        ratio=ratio,
+        pairs_ratio=ragged_work.pairs / uniform_work.pairs,
+        explained=explained,
+        left=ratio.median / explained,
     )

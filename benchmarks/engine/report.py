@@ -1,4 +1,4 @@
-"""A table once on the terminal, once as markdown, and its numbers as JSON."""
+"""A benchmark's table on the terminal and as markdown, and its numbers as JSON."""
 
 import json
 import platform
@@ -14,14 +14,14 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured: a table for people, the records behind it, and what to say of it."""
+    """The result of a benchmark: a table for people, the records behind it, and remarks on both."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     records: Sequence[Any]  # dataclasses
     remarks: Sequence[str] = ()
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def show(self, console: Console) -> None:
         """Print the table and the remarks."""
@@ -35,19 +35,19 @@ class Report:
             console.print(f"- {remark}")
 
     def markdown(self) -> str:
-        """The same as a markdown table."""
+        """Return the table and the remarks as markdown."""
         lines = [f"**{self.title}**", "", _line(self.columns), _line(["---"] * len(self.columns))]
         lines += [_line(row) for row in self.rows]
         return "\n".join([*lines, "", *(f"- {remark}" for remark in self.remarks)]) + "\n"
 
     def content(self) -> dict[str, Any]:
-        """What goes into a JSON file."""
+        """Return the numbers as JSON values."""
         rows = [asdict(record) for record in self.records]
-        return {"title": self.title, **self.about, "rows": rows, "remarks": list(self.remarks)}
+        return {"title": self.title, **self.metadata, "rows": rows, "remarks": list(self.remarks)}
 
 
-def hand_over(reports: Sequence[Report], console: Console, to_json: Path | None, to_markdown: Path | None) -> None:
-    """Print all reports and write them where asked."""
+def write_reports(reports: Sequence[Report], console: Console, to_json: Path | None, to_markdown: Path | None) -> None:
+    """Print all reports, and write them to the files given."""
     for report in reports:
         report.show(console)
     if to_markdown is not None:
@@ -56,10 +56,9 @@ def hand_over(reports: Sequence[Report], console: Console, to_json: Path | None,
         to_json.write_text(json.dumps([report.content() for report in reports], indent=1) + "\n")
 
 
-def machine_of(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
+def machine_info(device: torch.device) -> dict[str, Any]:
+    """Return the device that is measured on, the number of threads and torch's version."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 

@@ -1,4 +1,4 @@
-"""Times of several sides taken in turn, so that whatever else the machine does falls on all of them."""
+"""Times of several sides measured in turn, so that whatever else the machine does slows all of them alike."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ Runs = Mapping[str, Callable[[], Any]]
 
 @dataclass(frozen=True, slots=True)
 class Quartiles:
-    """The middle of some numbers and its spread."""
+    """The median of some numbers and the range of their middle half."""
 
     median: float
     low: float
@@ -21,44 +21,44 @@ class Quartiles:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Quartiles":
-        """Of two numbers or more."""
+        """Return the quartiles of two numbers or more."""
         low, median, high = statistics.quantiles(numbers, n=4, method="inclusive")
         return cls(median, low, high)
 
-    def told(self, scale: float = 1.0, digits: int = 1) -> str:
-        """``median (low to high)``."""
+    def text(self, scale: float = 1.0, digits: int = 1) -> str:
+        """Return ``median (low to high)``, each times ``scale``."""
         median, low, high = (f"{number * scale:.{digits}f}" for number in (self.median, self.low, self.high))
         return f"{median} ({low} to {high})"
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to measure: at least so many rounds, and on until so many seconds are over."""
+    """How long to measure: at least so many rounds, and at least so many seconds."""
 
     rounds: int = 7
     least_s: float = 1.0
 
 
 def take_turns(runs: Runs, device: torch.device, patience: Patience) -> dict[str, list[float]]:
-    """Seconds of every run in every round, after one round to warm up."""
+    """Return the seconds of every run in every round, after one round to warm up."""
     for run in runs.values():
         run()
     _wait(device)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    ends = time.perf_counter() + patience.least_s
-    done = 0
-    while done < patience.rounds or time.perf_counter() < ends:
+    end_s = time.perf_counter() + patience.least_s
+    rounds = 0
+    while rounds < patience.rounds or time.perf_counter() < end_s:
         for name, run in runs.items():
             started = time.perf_counter()
             run()
             _wait(device)
             times[name].append(time.perf_counter() - started)
-        done += 1
+        rounds += 1
     return times
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> Quartiles:
-    """The ratio of two sides, round by round."""
+    """Return the ratio of two sides, taken round by round."""
     return Quartiles.of([a / b for a, b in zip(over, under, strict=True)])
 
 

@@ -1,7 +1,7 @@
 """The elementwise passes of a diffusion transformer over ragged batches, fused: Triton on a GPU, torch elsewhere.
 
-A ragged batch packs the rows of many images into ``x[T, D]``; ``branch[T]`` names the row of the modulation
-tables that each of them takes.  :mod:`lego_kernels.reference` says what every op computes.
+A ragged batch packs the rows of many images into ``x[T, D]``; ``branch[T]`` is the row of the modulation tables that
+each of them takes.  :mod:`lego_kernels.reference` specifies every op.
 """
 
 from lego_kernels.gated_residual import gated_residual

@@ -1,6 +1,6 @@
-"""What every op asks of its arguments: shapes, dtypes and devices, never values, so that nothing waits for a GPU.
+"""Checks of an op's arguments: shapes, dtypes and devices, never values, so that nothing waits for a GPU.
 
-They run at every call, of which a step makes hundreds: a few microseconds, no more.
+They run at every call, of which a step makes hundreds, and must take a few microseconds at most.
 """
 
 import torch

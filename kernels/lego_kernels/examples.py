@@ -1,4 +1,4 @@
-"""Random arguments for every op, in the sizes asked for: what the tests and the benchmark feed."""
+"""Random arguments of given sizes for every op, for the tests and the benchmark."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ Arguments = dict[str, Any]
 
 
 def norm_modulate(rows: int, width: int, branches: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
-    """Arguments of norm_modulate, its branches in no order."""
+    """Return arguments of norm_modulate, with branches in random order."""
     draw = _Draw(dtype, device)
     x, shift, scale = draw(rows, width), draw(branches, width), draw(branches, width)
     return {"x": x, "shift": shift, "scale": scale, "branch": draw.branch(rows, branches)}
 
 
 def gated_residual(rows: int, width: int, branches: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
-    """Arguments of gated_residual, its branches in no order."""
+    """Return arguments of gated_residual, with branches in random order."""
     draw = _Draw(dtype, device)
     x, update, gate = draw(rows, width), draw(rows, width), draw(branches, width)
     return {"x": x, "update": update, "gate": gate, "branch": draw.branch(rows, branches)}
@@ -27,7 +27,7 @@ def gated_residual(rows: int, width: int, branches: int, dtype: torch.dtype, dev
 def qk_norm_rope(
     tokens: int, heads: int, width: int, dtype: torch.dtype, device: str = "cpu", *, parts: str = "q k rope"
 ) -> Arguments:
-    """Arguments of qk_norm_rope: the weights and the angles named in parts, None for the rest."""
+    """Return arguments of qk_norm_rope: the weights and the angles named in ``parts``, None for the rest."""
     draw = _Draw(dtype, device)
     arguments: Arguments = {"qkv": draw(tokens, 3, heads, width), "eps": 1e-6}
     for name in ("q", "k"):
@@ -41,7 +41,7 @@ def qk_norm_rope(
 def lora_shrink(
     lengths: Sequence[int], width: int, ranks: Sequence[int], dtype: torch.dtype, device: str = "cpu"
 ) -> Arguments:
-    """Arguments of lora_shrink: segments of these lengths with a gap of three rows before each, factors in turn."""
+    """Return arguments of lora_shrink: segments of these lengths, three rows before each, that take factors in turn."""
     draw, segments = _Draw(dtype, device), _segments(lengths, len(ranks))
     x = draw(segments.end + 3, width)
     return {"x": x, "down": Factors.down(*(draw(rank, width) / width**0.5 for rank in ranks)), "segments": segments}
@@ -50,7 +50,7 @@ def lora_shrink(
 def lora_expand(
     lengths: Sequence[int], width: int, ranks: Sequence[int], dtype: torch.dtype, device: str = "cpu"
 ) -> Arguments:
-    """Arguments of lora_expand, likewise; each factor's hidden values begin at a column of its own."""
+    """Return arguments of lora_expand for such segments; factor i's hidden values begin at column i."""
     draw, segments = _Draw(dtype, device), _segments(lengths, len(ranks))
     ups = [draw(width, rank) / rank**0.5 for rank in ranks]
     factors = Factors.up(*ups, columns=tuple(range(len(ranks))))
@@ -59,26 +59,27 @@ def lora_expand(
 
 
 def _segments(lengths: Sequence[int], factors: int) -> Segments:
-    at, rows = 0, []
+    rows, end = [], 0
     for index, length in enumerate(lengths):
-        rows.append((at + 3, at + 3 + length, index % factors))
-        at += 3 + length
+        start = end + 3
+        end = start + length
+        rows.append((start, end, index % factors))
     return Segments(tuple(rows))
 
 
 def widened(arguments: Arguments) -> Arguments:
-    """The same arguments with floats in float64, in which a reference is exact enough to judge by."""
+    """Return the arguments with floats in float64, in which a reference is exact enough to judge by."""
     return {name: _wide(value) for name, value in arguments.items()}
 
 
 def _wide(value: Any) -> Any:
     if isinstance(value, Factors):
-        return Factors(tuple(w.double() for w in value.weights), value.columns, value.ranks, value.side)
+        return Factors(tuple(weight.double() for weight in value.weights), value.columns, value.ranks, value.side)
     return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
 
 
 class _Draw:
-    """Normal values from one seed, drawn on the CPU so that every device gets the same."""
+    """Draws normal values from one seed, on the CPU, so that every device gets the same."""
 
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         self._generator = torch.Generator().manual_seed(0)

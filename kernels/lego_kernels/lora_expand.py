@@ -1,4 +1,4 @@
-"""The second half of many adapters' products in one ragged batch, added to what the layer itself answered."""
+"""The second half of many adapters' products in one ragged batch, added to the layer's own output."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def lora_expand(
 
     Takes out (T, N), hidden (T, H) and weights (N, rank), all of one dtype; returns out.  Rows of out and hidden
     may lie apart in memory, so that out can be the columns of one of several layers that were computed as one.
-    On a CPU ``add`` does it for a segment.
+    ``add`` computes one segment on a CPU.
 
     Raises ValueError, naming the argument and the shapes, where a shape, dtype or device does not fit.
     """

@@ -1,4 +1,4 @@
-"""The first half of many adapters' products in one ragged batch: rows to their own few hidden values."""
+"""The first half of many adapters' products in one ragged batch: each row to a few hidden values."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def lora_shrink(x: torch.Tensor, down: Factors, segments: Segments, *, product: 
 
     Takes x (T, D) and weights (rank, D) of its dtype; returns (T, hidden), where hidden is the largest rank:
     a row's hidden values stand first and zeros follow.  Rows of x may lie apart in memory.  A row's result
-    depends on that row and its factors alone where ``product``, which multiplies on a CPU, sees to it.
+    depends on that row and its factors alone where ``product``, which multiplies on a CPU, guarantees that.
 
     Raises ValueError, naming the argument and the shapes, where a shape, dtype or device does not fit.
     """

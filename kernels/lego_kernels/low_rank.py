@@ -1,7 +1,7 @@
-"""Whose rows take which low-rank factors: the arguments that lora_shrink and lora_expand share.
+"""The arguments that lora_shrink and lora_expand share: low-rank factors, and the rows that take them.
 
-Both are made once for a batch's composition and used in every layer and step for as long as it lasts; a GPU
-reads them from tables of integers that are sent to it once.
+Both are made once for a composition of the batch and used in every layer and step while it lasts; a GPU reads them from
+tables of integers that are sent to it once.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from lego_kernels.checks import check_float
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Rows [start, stop) and the number of the factors they take, in order; rows of no segment take none.
+    """Rows [start, stop) and the index of the factors they take, in order; rows of no segment take none.
 
     Raises ValueError where segments overlap, are out of order or end before they start; an empty one is allowed.
     """
@@ -22,11 +22,11 @@ class Segments:
     _tables: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        at = 0
+        end = 0
         for start, stop, which in self.rows:
-            if start < at or stop < start or which < 0:
-                raise ValueError(f"segment {(start, stop, which)} does not follow rows up to {at}")
-            at = stop
+            if start < end or stop < start or which < 0:
+                raise ValueError(f"segment {(start, stop, which)} does not follow rows up to {end}")
+            end = stop
 
     @property
     def end(self) -> int:
@@ -35,24 +35,24 @@ class Segments:
 
     @property
     def longest(self) -> int:
-        """Rows of the longest segment."""
+        """The rows of the longest segment."""
         return max((stop - start for start, stop, _ in self.rows), default=0)
 
     @property
     def factors(self) -> int:
-        """How many factors they need: the largest number and one."""
+        """The number of factors they need: the largest index plus one."""
         return 1 + max((which for _, _, which in self.rows), default=-1)
 
     def table(self, device: torch.device) -> torch.Tensor:
-        """``rows`` (n, 3) of int64 on a device."""
-        return _kept(self._tables, device, list(self.rows))
+        """Return ``rows`` (n, 3) of int64 on a device."""
+        return _cached_table(self._tables, device, list(self.rows))
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Weights of different ranks, and the first column of the hidden values that each of them owns.
+    """Weights of different ranks; ``columns``: the first of the hidden values that each of them writes or reads.
 
-    ``down`` weights are (rank, inputs), ``up`` weights (outputs, rank); ``ranks`` says which side that is.
+    ``down`` weights are (rank, inputs), ``up`` weights (outputs, rank).
     Raises ValueError where weights differ in dtype, device or inner side, or one is not contiguous.
     """
 
@@ -64,20 +64,22 @@ class Factors:
 
     @classmethod
     def down(cls, *weights: torch.Tensor) -> "Factors":
-        """Weights (rank, inputs), whose hidden values all begin at column 0."""
-        return cls(weights, (0,) * len(weights), _checked(weights, 0), int(weights[0].shape[1]) if weights else 0)
+        """Take weights (rank, inputs), whose hidden values all begin at column 0."""
+        ranks = _checked_ranks(weights, rank_side=0)
+        return cls(weights, (0,) * len(weights), ranks, int(weights[0].shape[1]) if weights else 0)
 
     @classmethod
     def up(cls, *weights: torch.Tensor, columns: tuple[int, ...] = ()) -> "Factors":
-        """Weights (outputs, rank); ``columns`` of the hidden values they read from, 0 without."""
+        """Take weights (outputs, rank); each reads hidden values from its column on, from 0 without ``columns``."""
         columns = columns or (0,) * len(weights)
         if len(columns) != len(weights) or min(columns, default=0) < 0:
             raise ValueError(f"{len(weights)} weights have columns {columns}")
-        return cls(weights, columns, _checked(weights, 1), int(weights[0].shape[0]) if weights else 0)
+        ranks = _checked_ranks(weights, rank_side=1)
+        return cls(weights, columns, ranks, int(weights[0].shape[0]) if weights else 0)
 
     @property
     def hidden(self) -> int:
-        """Columns of hidden values they reach."""
+        """The number of columns of hidden values that they need."""
         return max((column + rank for column, rank in zip(self.columns, self.ranks, strict=True)), default=0)
 
     @property
@@ -86,9 +88,10 @@ class Factors:
         return max(self.ranks, default=0)
 
     def table(self, device: torch.device) -> torch.Tensor:
-        """Address, rank and column of each weight: (n, 3) of int64 on a device."""
-        rows = [(w.data_ptr(), r, c) for w, r, c in zip(self.weights, self.ranks, self.columns, strict=True)]
-        return _kept(self._tables, device, rows)
+        """Return the address, rank and column of each weight: (n, 3) of int64 on a device."""
+        factors = zip(self.weights, self.ranks, self.columns, strict=True)
+        rows = [(weight.data_ptr(), rank, column) for weight, rank, column in factors]
+        return _cached_table(self._tables, device, rows)
 
 
 def check_low_rank(name: str, x: torch.Tensor, factors: Factors, segments: Segments) -> None:
@@ -105,22 +108,22 @@ def check_low_rank(name: str, x: torch.Tensor, factors: Factors, segments: Segme
         raise ValueError(f"factors are {first.dtype} on {first.device}, {name} is {x.dtype} on {x.device}")
 
 
-def _checked(weights: tuple[torch.Tensor, ...], side: int) -> tuple[int, ...]:
-    """The rank of each weight."""
+def _checked_ranks(weights: tuple[torch.Tensor, ...], rank_side: int) -> tuple[int, ...]:
+    """Return the rank of each weight.  Raises ValueError where weights do not go together."""
     for weight in weights:
-        if weight.ndim != 2 or not weight.shape[side] or not weight.is_contiguous():
+        if weight.ndim != 2 or not weight.shape[rank_side] or not weight.is_contiguous():
             raise ValueError(
                 f"a factor has shape {list(weight.shape)}, must be contiguous of two dimensions, rank >= 1"
             )
         first = weights[0]
-        if weight.shape[1 - side] != first.shape[1 - side] or weight.dtype is not first.dtype:
+        if weight.shape[1 - rank_side] != first.shape[1 - rank_side] or weight.dtype is not first.dtype:
             raise ValueError(f"factors of shape {list(weight.shape)} and {list(first.shape)} do not go together")
         if weight.device != first.device:
             raise ValueError(f"factors lie on {weight.device} and {first.device}")
-    return tuple(int(weight.shape[side]) for weight in weights)
+    return tuple(int(weight.shape[rank_side]) for weight in weights)
 
 
-def _kept(
+def _cached_table(
     tables: dict[torch.device, torch.Tensor], device: torch.device, rows: list[tuple[int, int, int]]
 ) -> torch.Tensor:
     if device not in tables:

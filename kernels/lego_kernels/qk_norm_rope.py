@@ -4,7 +4,7 @@ import torch
 
 from lego_kernels.checks import check_float, check_tensor
 
-CPU_ROWS = 256  # at a time: what is made of more in float32 on the way leaves a core's cache
+CPU_ROWS = 256  # at a time: the float32 intermediates of more rows do not fit into a core's cache
 
 
 def qk_norm_rope(
@@ -16,7 +16,7 @@ def qk_norm_rope(
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """q and k RMS-normed where they have a weight, then rotated where there are angles; v as it is.
+    """Return qkv with q and k RMS-normed where they have a weight, then rotated where there are angles; v as it is.
 
     Takes qkv (T, 3, heads, head width), weights (head width,) of its dtype, cos and sin (T, head width) of
     float32, each angle standing twice in a row as FLUX has it; returns qkv's shape.  The mean is taken in
@@ -34,16 +34,16 @@ def qk_norm_rope(
 
         return qk_norm_rope_triton(qkv, q_weight, k_weight, eps=eps, cos=cos, sin=sin)
     if len(qkv) <= CPU_ROWS:
-        return _said(qkv, q_weight, k_weight, eps, cos, sin)
+        return _norm_and_rotate(qkv, q_weight, k_weight, eps, cos, sin)
     out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     for start in range(0, len(qkv), CPU_ROWS):
         rows = slice(start, start + CPU_ROWS)
-        angles = (None, None) if cos is None or sin is None else (cos[rows], sin[rows])
-        out[rows] = _said(qkv[rows], q_weight, k_weight, eps, *angles)
+        row_cos, row_sin = (None, None) if cos is None or sin is None else (cos[rows], sin[rows])
+        out[rows] = _norm_and_rotate(qkv[rows], q_weight, k_weight, eps, row_cos, row_sin)
     return out
 
 
-def _said(
+def _norm_and_rotate(
     qkv: torch.Tensor,
     q_weight: torch.Tensor | None,
     k_weight: torch.Tensor | None,
@@ -51,7 +51,7 @@ def _said(
     cos: torch.Tensor | None,
     sin: torch.Tensor | None,
 ) -> torch.Tensor:
-    qk = _normed(qkv[:, :2], q_weight, k_weight, eps)
+    qk = _norm(qkv[:, :2], q_weight, k_weight, eps)
     if cos is not None and sin is not None:
         qk = _rotate(qk, cos, sin)
     return torch.cat([qk, qkv[:, 2:]], dim=1)
@@ -80,14 +80,14 @@ def _check(
         check_tensor("sin", sin, (tokens, width), torch.float32, qkv.device)
 
 
-def _normed(qk: torch.Tensor, q_weight: torch.Tensor | None, k_weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """Both in one go where both are normed, as nearly always: half the calls, of which a small step is made."""
+def _norm(qk: torch.Tensor, q_weight: torch.Tensor | None, k_weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """Norm q and k, in one product where both have a weight: calls are most of the time of a small step."""
     if q_weight is None and k_weight is None:
         return qk
     if q_weight is not None and k_weight is not None:
         return _rms_norm(qk, torch.stack([q_weight, k_weight])[:, None], eps)
-    both = zip(qk.unbind(1), (q_weight, k_weight), strict=True)
-    return torch.stack([x if weight is None else _rms_norm(x, weight, eps) for x, weight in both], dim=1)
+    parts = zip(qk.unbind(1), (q_weight, k_weight), strict=True)
+    return torch.stack([x if weight is None else _rms_norm(x, weight, eps) for x, weight in parts], dim=1)
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -97,7 +97,7 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """(T, 2, heads, head width): the reference's bits without its rotated copy, which took most of the time."""
+    """Rotate (T, 2, heads, head width): the reference's bits without its rotated copy, which took most of the time."""
     wide = x.float()
     cos, sin = cos[:, None, None], sin[:, None, None]
     out = wide * cos

@@ -1,7 +1,7 @@
-"""The specification: every op in plain torch, and how far from it an implementation is.
+"""The specification: every op in plain torch, and the error of an implementation against it.
 
-In float64 a reference is exact enough to judge all other dtypes by; in each other dtype it rounds where
-an implementation on a CPU rounds.
+In float64 a reference is exact enough to judge all other dtypes by; in each other dtype it rounds where the
+implementation on a CPU rounds.
 """
 
 import torch
@@ -49,17 +49,17 @@ def lora_shrink(x: torch.Tensor, down: Factors, segments: Segments) -> torch.Ten
 
 def lora_expand(out: torch.Tensor, hidden: torch.Tensor, up: Factors, segments: Segments) -> torch.Tensor:
     """``out[row] + hidden[row, column : column + rank] @ up[which].T`` in the rows of each segment, a new tensor."""
-    added = out.clone()
+    total = out.clone()
     for start, stop, which in segments.rows:
         values = hidden[start:stop, up.columns[which] : up.columns[which] + up.ranks[which]]
-        added[start:stop] += values @ up.weights[which].to(out.dtype).T
-    return added
+        total[start:stop] += values @ up.weights[which].to(out.dtype).T
+    return total
 
 
 def ulps(actual: torch.Tensor, exact: torch.Tensor) -> float:
-    """The largest error in units of the last place of ``max(1, |exact|)``, in the dtype of the result.
+    """Return the largest error in units of the last place of ``max(1, |exact|)``, in the dtype of the result.
 
-    What these ops add up is of order one, so that an error relative to a sum that happens to cancel says nothing.
+    The terms that these ops add are of order one, so an error relative to a sum that happens to cancel says nothing.
     """
     if not actual.numel():
         return 0.0
@@ -73,7 +73,7 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Each pair of neighbours turned by its angle: diffusers' ``apply_rotary_emb`` as FLUX calls it."""
+    """Rotate each pair of neighbours by its angle: diffusers' ``apply_rotary_emb`` as FLUX calls it."""
     real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([-imaginary, real], dim=-1).flatten(-2)
     return (_wide(x) * cos[:, None] + _wide(rotated) * sin[:, None]).to(x.dtype)

@@ -1,4 +1,4 @@
-"""How the command line asks a running server, and how it shows what comes back."""
+"""Sends the requests of the command line to a running server, and prints the answers."""
 
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,24 +11,24 @@ from rich.table import Table
 from lego_serve.errors import LegoError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-PIPE_WIDTH = 10_000  # a program that reads a table wants each row in one line
-Url = Annotated[str, typer.Option(envvar="LEGO_SERVE_URL", help="Where the server answers.")]
-KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API key, where the server asks for one.")]
+PIPE_WIDTH = 10_000  # a program that reads a table needs each row in one line
+Url = Annotated[str, typer.Option(envvar="LEGO_SERVE_URL", help="The URL of the server.")]
+KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API key, if the server needs one.")]
 out = Console()
 
 
-def ask(
+def request(
     method: str, url: str, key: str, body: dict[str, Any] | None = None, files: dict[str, bytes] | None = None
 ) -> Any:
-    """What a server answers to a JSON body, or with ``files`` to a form.  Raises LegoError, one line."""
+    """Return the server's answer to a JSON body, or to a form if there are ``files``.  Raises LegoError, one line."""
     for word in (url, key, *(body or {}).values()):
-        text(str(word))
+        as_text(str(word))
     if not key.isascii():
         raise LegoError("an API key has no such letters")
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    sent: dict[str, Any] = {"json": body} if files is None else {"data": body, "files": files}
+    content: dict[str, Any] = {"json": body} if files is None else {"data": body, "files": files}
     try:
-        answer = httpx2.request(method, url, headers=headers, timeout=600, **sent)
+        answer = httpx2.request(method, url, headers=headers, timeout=600, **content)
     except httpx2.ConnectError:
         raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -36,21 +36,21 @@ def ask(
     if answer.status_code == 204:
         return None
     try:
-        content = answer.json()
+        answer_body = answer.json()
     except ValueError:
         raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
     if not 200 <= answer.status_code < 300:
-        raise LegoError(content.get("error", {}).get("message", f"the server answered {answer.status_code}"))
-    return content
+        raise LegoError(answer_body.get("error", {}).get("message", f"the server answered {answer.status_code}"))
+    return answer_body
 
 
-def quoted(word: str) -> str:
-    """One part of a URL's path."""
-    return quote(text(word), safe="")
+def url_part(word: str) -> str:
+    """Return a word quoted as one part of a URL's path."""
+    return quote(as_text(word), safe="")
 
 
-def text(word: str) -> str:
-    """A word of the command line.  Raises LegoError when it is no text in the terminal's encoding."""
+def as_text(word: str) -> str:
+    """Return a word of the command line.  Raises LegoError if it is not text in the terminal's encoding."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -58,11 +58,11 @@ def text(word: str) -> str:
     return word
 
 
-def say(line: str) -> None:
-    """Print a line as it is."""
+def print_line(line: str) -> None:
+    """Print a line without markup or wrapping."""
     out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def show(table: Table) -> None:
-    """Print a table: fitted to a terminal, one line a row for a program."""
+def print_table(table: Table) -> None:
+    """Print a table: fitted to a terminal, or one line per row for a program."""
     (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(table)

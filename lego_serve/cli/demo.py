@@ -1,7 +1,6 @@
-"""``make demo``: start a server, make one image over HTTP, stop, and leave nothing behind."""
+"""``make demo``: starts a server, makes one image over HTTP, stops, and leaves no process behind."""
 
 import base64
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 import httpx2
 from rich.console import Console
 
+from lego_serve.process.tree import descendants, is_alive
+
 PROMPT = "a large red circle on the left and a small yellow triangle on the right, blue background"
 SEED = 7
 START_TIMEOUT_S = 180
@@ -19,7 +20,7 @@ out = Console()
 
 
 def main() -> int:
-    """Run the demonstration; answers the exit status."""
+    """Run the demonstration and return the exit status."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "lego_serve.cli.main", "serve", "--port", str(port)]
@@ -29,7 +30,7 @@ def main() -> int:
         started = time.monotonic()
         body = {"prompt": PROMPT, "size": "128x128", "seed": SEED}
         answer = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=120)
-        took = time.monotonic() - started
+        took_s = time.monotonic() - started
         content = answer.json()
         if answer.status_code != 200:
             out.print(f"the server refused: {content['error']['message']}")
@@ -38,7 +39,7 @@ def main() -> int:
         out.print(f"prompt: {PROMPT}")
         for node, seconds in content["lego"]["nodes"].items():
             out.print(f"  {node:<10} {seconds:.3f} s", highlight=False)
-        out.print(f"wrote demo.png in {took:.2f} s", highlight=False)
+        out.print(f"wrote demo.png in {took_s:.2f} s", highlight=False)
     finally:
         left = stop(server)
     if left:
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -56,8 +57,8 @@ def free_port() -> int:
 
 
 def _wait_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < limit:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
         if server.poll() is not None:
             raise SystemExit(f"the server ended with status {server.returncode}")
         try:
@@ -69,42 +70,17 @@ def _wait_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> list[int]:
-    """Stop the server; answers the process ids of its that are still there a little later."""
-    before = descendants(server.pid)
+    """Stop the server and return the ids of those of its processes that still run 10 s later."""
+    started = descendants(server.pid)
     server.send_signal(signal.SIGTERM)
     try:
         server.wait(60)
     except subprocess.TimeoutExpired:
         server.kill()
-    limit = time.monotonic() + 10
-    while (left := [pid for pid in before if _alive(pid)]) and time.monotonic() < limit:
+    deadline_s = time.monotonic() + 10
+    while (left := [pid for pid in started if is_alive(pid)]) and time.monotonic() < deadline_s:
         time.sleep(0.2)
     return left
-
-
-def descendants(root: int) -> list[int]:
-    """The processes started by a process, directly or not."""
-    parents: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path("/proc", entry, "stat").read_text()
-            except OSError:
-                continue
-            parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
-    found: list[int] = []
-    frontier = [root]
-    while frontier:
-        frontier = [pid for pid, parent in parents.items() if parent in frontier]
-        found += frontier
-    return found
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``lego-serve workflows validate|graph FILE``: checks and drawings of workflow files, without a server."""
+"""``lego-serve workflows validate | graph FILE``: checks and draws workflow files, without a server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ File = Annotated[Path, typer.Argument(help="A YAML file, or a Python file (which
 
 @app.command()
 def validate(file: File) -> None:
-    """Check a workflow file; says what is wrong, where, and the nearest right name."""
-    found = _read(file)
-    typer.echo(f"{file}: workflow {found.name} {found.version} is right, hash {found.content_hash}")
-    typer.echo(f"inputs: {', '.join(found.inputs)}")
-    typer.echo(f"models: {', '.join(sorted(found.models))}")
+    """Check a workflow file; errors name the line and the nearest right name."""
+    workflow = _read(file)
+    typer.echo(f"{file}: workflow {workflow.name} {workflow.version} is right, hash {workflow.content_hash}")
+    typer.echo(f"inputs: {', '.join(workflow.inputs)}")
+    typer.echo(f"models: {', '.join(sorted(workflow.models))}")
 
 
 @app.command()
@@ -31,19 +31,19 @@ def graph(
     file: File, mermaid: Annotated[bool, typer.Option(help="Write a Mermaid flowchart instead of a tree.")] = False
 ) -> None:
     """Draw a workflow's graph, from its outputs back to its inputs."""
-    found = _read(file)
+    workflow = _read(file)
     if mermaid:
-        typer.echo("\n".join(_mermaid(found)))
+        typer.echo("\n".join(_mermaid(workflow)))
         return
-    root = Tree(Text(f"{found.name} {found.version}"))
+    root = Tree(Text(f"{workflow.name} {workflow.version}"))
     drawn: set[str] = set()
-    for name, source in found.outputs.items():
-        _grow(root, name, source, found, drawn)
+    for name, source in workflow.outputs.items():
+        _grow(root, name, source, workflow, drawn)
     Console(soft_wrap=True).print(root)
 
 
 def _read(file: Path) -> Workflow:
-    """The workflow of a file; what is wrong with it goes to stderr as one line, with exit status 1."""
+    """Return the workflow of a file; an error is one line on stderr and exit status 1."""
     try:
         return read_workflow(file)
     except WorkflowError as error:
@@ -52,17 +52,17 @@ def _read(file: Path) -> Workflow:
 
 
 def _grow(tree: Tree, label: str, value: object, workflow: Workflow, drawn: set[str]) -> None:
-    """Add what an argument or output is made of; a node that several share is drawn once in full."""
+    """Add the source of an argument or output to a tree; a node with several users is drawn once in full."""
     if not isinstance(value, Source) or value.node == "inputs":
         tree.add(Text(f"{label} = {value if isinstance(value, Source) else repr(value)}"))
         return
     node = workflow.nodes[value.node]
-    seen = node.name in drawn
-    leaf = tree.add(Text(f"{label} = {value}: {_title(node)}{' (drawn above)' if seen else ''}"))
+    is_drawn = node.name in drawn
+    branch = tree.add(Text(f"{label} = {value}: {_title(node)}{' (drawn above)' if is_drawn else ''}"))
     drawn.add(node.name)
-    if not seen:
+    if not is_drawn:
         for name, argument in node.arguments.items():
-            _grow(leaf, name, argument, workflow, drawn)
+            _grow(branch, name, argument, workflow, drawn)
 
 
 def _title(node: Node) -> str:
@@ -70,7 +70,7 @@ def _title(node: Node) -> str:
 
 
 def _mermaid(workflow: Workflow) -> Iterator[str]:
-    """A flowchart from inputs to outputs; ids are prefixed, for `end` and others mean something to Mermaid."""
+    """Yield the lines of a flowchart from inputs to outputs; ids are prefixed, since `end` and others are keywords."""
     yield "flowchart LR"
     yield from (f'  in_{name}(["{name}: {declared.type}"])' for name, declared in workflow.inputs.items())
     for node in workflow.nodes.values():

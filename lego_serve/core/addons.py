@@ -1,21 +1,22 @@
-"""What a request adds to a model, as values: adapters (LoRA) and ControlNets, asked for, resolved and used."""
+"""Values for what a request adds to a model: adapters (LoRA) and ControlNets, as requested, as loaded, as used."""
 
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
+from lego_serve.core.values import Array, Tensor
 from lego_serve.errors import RequestError
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
-MAX_ADDONS = 4  # adapters of a request, and ControlNets of a request
+MAX_ADDONS = 4  # per request: of adapters, and of ControlNets
 MAX_SCALE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterRequest:
-    """An adapter a request asks for, with its scale, in the steps i of n where start <= i / n < end."""
+    """One entry of a request's `lora`: an adapter and its scale, active in steps i of n with start <= i / n < end."""
 
     name: str
     scale: float = 1.0
@@ -25,14 +26,15 @@ class AdapterRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter as the LoRA node found it: by the hash of its file, whoever needs its bytes asks for these.
+    """A requested adapter, resolved by the LoRA node to a file; other nodes fetch the weights by the file's hash.
 
-    It is empty while the file is being read for the first time: who needs it then asks for that of this ``version`` of
-    the file.  ``early_ratio`` is the part of the steps that may run without it while it loads, as its profile measured;
-    ``is_warm``: the LoRA node had it already.  ``has_text`` and ``has_denoiser``: what it changes, which may be both.
+    ``sha256`` is empty while the file is read for the first time; nodes then ask for the hash of this ``version`` of
+    the file.  ``early_ratio``: the fraction of the steps that may run without the adapter while it loads, from its
+    measured profile.  ``is_warm``: the LoRA node had the weights in memory already.  ``has_text`` and
+    ``has_denoiser``: whether the adapter changes the text encoder, the denoiser, or both.
     """
 
-    ask: AdapterRequest
+    request: AdapterRequest
     sha256: str
     size_bytes: int
     has_text: bool
@@ -44,9 +46,9 @@ class LoadedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterStats:
-    """What became of an adapter in a lane: whether it was at hand, else how long its load took, and of how much.
+    """How a lane used an adapter: ``hit`` if it was in memory, else the seconds and bytes of its load.
 
-    It took part in ``steps_active`` of the lane's steps; ``steps_without_adapter`` were denoised before it had come.
+    The adapter was active in ``steps_active`` of the lane's steps; ``steps_without_adapter`` ran before it arrived.
     """
 
     name: str
@@ -60,9 +62,10 @@ class AdapterStats:
 
 @dataclass(frozen=True, slots=True)
 class ControlNetStats:
-    """Where a lane's ControlNet ran, and when in each of its steps: beginning and end, by the wall clock.
+    """How a lane used a ControlNet: where it ran, and the wall-clock start and end of each of its passes (``ran``).
 
-    It took part in ``steps_active`` of them.  ``hit``: it was at hand, else its load took so long, and of so much.
+    The ControlNet was active in ``steps_active`` of the lane's steps.  ``hit``: it was in memory; if not, ``load_s``
+    and ``bytes`` are the seconds and bytes of its load.
     """
 
     name: str
@@ -74,26 +77,31 @@ class ControlNetStats:
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterCommand:
-    """What an operator wants of a model's adapters; of the only model that has any where it is not said which.
+class AdapterFacts(TypedDict, total=False):
+    """What an operator may learn of an adapter: keys are absent where the file has not been read far enough.
 
-    ``names`` are told without what is in the files.  ``path`` leads from a configured root to the file of an adapter to
-    be registered.
+    ``resident`` lists the places that have the adapter in memory; None if that is unknown.
     """
 
-    verb: Literal["names", "list", "show", "register", "remove"]
-    model: str | None = None
-    name: str = ""
-    path: str = ""
+    registered: bool
+    path: str
+    bytes: int | None
+    rank: int | None
+    ranks: list[int]
+    layers: int
+    components: list[str]
+    sha256: str
+    early_ratio: float
+    resident: list[str] | None
+    fault: str
 
 
 @dataclass(frozen=True, slots=True)
 class ControlNetRequest:
-    """A ControlNet a request asks for: its image as 8-bit pixels (height, width, 3), weight and part of the steps."""
+    """One entry of a request's `controlnet`: 8-bit pixels (height, width, 3), a weight, and the range of the steps."""
 
     name: str
-    pixels: object
+    pixels: Array
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -101,10 +109,10 @@ class ControlNetRequest:
 
 @dataclass(frozen=True, slots=True)
 class ControlNetInput:
-    """The same with its image encoded: latents (channels, height, width), and a key that tells their content."""
+    """A ControlNet request with its image encoded: latents (channels, height, width), and a key of their content."""
 
     name: str
-    latents: object
+    latents: Tensor
     key: str
     weight: float = 1.0
     start: float = 0.0
@@ -112,49 +120,49 @@ class ControlNetInput:
 
 
 def entry_param(field: str, name: str) -> str:
-    """What an error is about that lies with one entry of a request's `lora` or `controlnet`, told by the entry's name.
+    """Return the ``param`` of an error about one entry of a request's `lora` or `controlnet`, by the entry's name.
 
-    Who has the request turns it into the entry's place.
+    The gateway, which has the request, replaces the name with the entry's index.
     """
     return f"{field}[{name}]" if NAME.fullmatch(name) else field
 
 
-def check_requests(field: str, what: str, asks: Sequence[tuple[str, float, float, float]]) -> None:
-    """Raise RequestError about a field for names, amounts or ranges (name, amount, start, end) that are none."""
+def check_requests(field: str, what: str, entries: Sequence[tuple[str, float, float, float]]) -> None:
+    """Check the entries (name, amount, start, end) of a request's `lora` or `controlnet`.  Raises RequestError."""
     amount = "scale" if field == "lora" else "weight"
-    if len(asks) > MAX_ADDONS:
+    if len(entries) > MAX_ADDONS:
         raise RequestError(f"`{field}` has more than {MAX_ADDONS} entries.", param=field, code="too_many")
-    for index, (name, value, start, end) in enumerate(asks):
+    for index, (name, value, start, end) in enumerate(entries):
         place = f"{field}[{index}]"
         if NAME.fullmatch(name) is None:
-            said = f"`{place}.name` must be 1 to 64 of a-z, 0-9, _ and -."
-            raise RequestError(said, param=f"{place}.name")
+            message = f"`{place}.name` must be 1 to 64 of a-z, 0-9, _ and -."
+            raise RequestError(message, param=f"{place}.name")
         if not abs(value) <= MAX_SCALE:  # not `>`: NaN must fail too
-            said = f"`{place}.{amount}` must lie between -{MAX_SCALE:g} and {MAX_SCALE:g}."
-            raise RequestError(said, param=f"{place}.{amount}", code="out_of_range")
+            message = f"`{place}.{amount}` must lie between -{MAX_SCALE:g} and {MAX_SCALE:g}."
+            raise RequestError(message, param=f"{place}.{amount}", code="out_of_range")
         if not 0 <= start < end <= 1:
-            said = f"`{place}.start` must be less than its `end`, both from 0 to 1."
-            raise RequestError(said, param=f"{place}.start", code="out_of_range")
-    names = [ask[0] for ask in asks]
+            message = f"`{place}.start` must be less than its `end`, both from 0 to 1."
+            raise RequestError(message, param=f"{place}.start", code="out_of_range")
+    names = [entry[0] for entry in entries]
     for index, name in enumerate(names):
         if name in names[:index]:
-            said = f"`{field}` names {what} twice: {name}."
-            raise RequestError(said, param=f"{field}[{index}].name", code="duplicate_name")
+            message = f"`{field}` names {what} twice: {name}."
+            raise RequestError(message, param=f"{field}[{index}].name", code="duplicate_name")
 
 
 def check_contents(adapters: Iterable[LoadedAdapter]) -> None:
-    """Raise RequestError where two names have the same content, as far as their contents are known."""
-    found: dict[str, str] = {}
+    """Raise RequestError if two adapters, of those whose hash is known, have the same content."""
+    name_by_hash: dict[str, str] = {}
     for adapter in adapters:
-        name = adapter.ask.name
-        other = found.setdefault(adapter.sha256, name) if adapter.sha256 else name
+        name = adapter.request.name
+        other = name_by_hash.setdefault(adapter.sha256, name) if adapter.sha256 else name
         if other != name:
-            said = f"Adapters {other} and {name} have the same content; name one, with the sum of their scales."
-            raise RequestError(said, param=entry_param("lora", name), code="duplicate_content")
+            message = f"Adapters {other} and {name} have the same content; name one, with the sum of their scales."
+            raise RequestError(message, param=entry_param("lora", name), code="duplicate_content")
 
 
 def steps_without_adapter(adapters: Sequence[LoadedAdapter], steps: int) -> int:
-    """How many of a lane's steps may run before its adapters have come: fewer than all, and none without a profile."""
-    # A profile is measured at scale 1, and nothing is known of what a stronger use changes when.
-    ratios = [a.early_ratio if abs(a.ask.scale) <= 1 else 0.0 for a in adapters if a.ask.scale != 0]
+    """Return how many of a lane's steps may run before its adapters arrive: not all, and none without a profile."""
+    # A profile is measured at scale 1 and says nothing about larger scales, which may change an image sooner.
+    ratios = [a.early_ratio if abs(a.request.scale) <= 1 else 0.0 for a in adapters if a.request.scale != 0]
     return max(0, min(math.floor(min(ratios, default=0.0) * steps), steps - 1))

@@ -1,4 +1,4 @@
-"""Suggests the known name that an unknown one was probably meant to be."""
+"""Suggestions of known names for an unknown one."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -6,26 +6,26 @@ from difflib import get_close_matches
 from itertools import islice
 
 PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
-COMPARED = 1000  # known names, so that asking for an unknown one stays cheap
-LISTED = 6
+COMPARED = 1000  # known names that an unknown one is compared with at most, to bound the cost
+LISTED = 6  # known names that a message lists at most
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name most like a word; None where none is much like it."""
+    """Return the known name closest to a word, or None if none is close."""
     return next(iter(get_close_matches(word, list(known), 1)), None)
 
 
 def did_you_mean(what: str, name: str, known: Collection[str], hint: str = "") -> str:
-    """The complaint about an unknown name, with the closest known one, or else all of a few, or a hint.
+    """Return an error message for an unknown name: it ends in the closest known name, else all of a few, else a hint.
 
-    The name is repeated only where it is a plain word.
+    The message repeats the name only if it is a plain word.
     """
     if PLAIN.fullmatch(name) is None:
         near = None
         message = f"There is no {what} of this name"
     else:
-        alike = sorted(known, key=lambda other: (other[:1] != name[:1], other))
-        near = closest(name, islice(alike, COMPARED))
+        same_initial_first = sorted(known, key=lambda other: (other[:1] != name[:1], other))
+        near = closest(name, islice(same_initial_first, COMPARED))
         message = f"There is no {what} {name}"
     if near:
         return f"{message}; did you mean {near}?"

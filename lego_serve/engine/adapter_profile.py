@@ -1,7 +1,7 @@
-"""How late an adapter may come: how many steps on the base alone leave the latents nearly what they would be with it.
+"""Measures how many steps without an adapter leave the latents nearly as they are with it.
 
-A lane with the adapter and one without start from the same noise.  Their latents drift apart step by step, and the
-first step after which their cosine similarity is under a limit bounds how long an image may be begun without it.
+A lane with the adapter and one without start from the same noise.  Their latents drift apart step by step; the first
+step after which their cosine similarity is under a limit bounds how many steps may run before the adapter has loaded.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,7 @@ LIMIT = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What was measured of an adapter; ``similarity`` by step, the least over all prompts and seeds.
-
-    ``first_step`` is the first (from 1) after which it is under ``limit``; None where it never is.  ``ratio`` is the
-    part of the steps before that one.
-    """
+    """The measured profile of an adapter; ``similarity`` by step, the least over all prompts and seeds."""
 
     adapter: str
     sha256: str
@@ -33,16 +29,16 @@ class Profile:
 
     @property
     def first_step(self) -> int | None:
-        """The first step after which latents differ too much."""
+        """The first step, from 1, after which the similarity is under ``limit``; None where it never is."""
         return next((i for i, value in enumerate(self.similarity, 1) if not value >= self.limit), None)
 
     @property
     def ratio(self) -> float:
-        """The part of the steps that may pass without the adapter."""
+        """The part of the steps that may run without the adapter: those before ``first_step``."""
         return ((self.first_step or self.steps) - 1) / self.steps
 
     def content(self) -> dict[str, object]:
-        """The profile as JSON values."""
+        """Return the profile as JSON values."""
         return {
             "adapter": self.adapter,
             "sha256": self.sha256,
@@ -55,7 +51,7 @@ class Profile:
 
 
 def profile(
-    family: OfflinePipeline,
+    pipeline: OfflinePipeline,
     adapter: Adapter,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -68,34 +64,34 @@ def profile(
     worst = [1.0] * steps
     for prompt in prompts:
         for seed in seeds:
-            found = _similarities(family, adapter, prompt, seed, steps, size, guidance)
-            worst = [min(pair) for pair in zip(worst, found, strict=True)]
+            similarities = _similarities(pipeline, adapter, prompt, seed, steps, size, guidance)
+            worst = [min(pair) for pair in zip(worst, similarities, strict=True)]
     return Profile(adapter.adapter_id, adapter.sha256, steps, LIMIT, tuple(worst))
 
 
 def _similarities(
-    family: OfflinePipeline, adapter: Adapter, prompt: str, seed: int, steps: int, size: int, guidance: float
+    pipeline: OfflinePipeline, adapter: Adapter, prompt: str, seed: int, steps: int, size: int, guidance: float
 ) -> list[float]:
-    # Prompts are encoded with the adapter in both: an early start waits for what it changes there.
+    # Both prompts are encoded with the adapter: text encoding always waits for it, only denoising does not.
     uses = ((adapter, 1.0),)
-    cond = family.text.encode([prompt], uses)[0]
-    is_guided = family.engine.uses_cfg and guidance > 1
-    negative = family.text.encode([""], uses)[0] if is_guided else None
+    cond = pipeline.text.encode([prompt], uses)[0]
+    is_guided = pipeline.engine.uses_cfg and guidance > 1
+    negative = pipeline.text.encode([""], uses)[0] if is_guided else None
     lane = LaneRequest("profile", size, size, steps, guidance, seed, cond, negative)
-    without, adapted = (_latents(family, replace(lane, adapters=uses)) for uses in ((), (AdapterUse(adapter),)))
+    without, adapted = (_latents(pipeline, replace(lane, adapters=uses)) for uses in ((), (AdapterUse(adapter),)))
     return list(map(_cosine, without, adapted))
 
 
-def _latents(family: OfflinePipeline, lane: LaneRequest) -> list[torch.Tensor]:
-    """A lane's latents after each of its steps."""
-    state = family.engine.add(lane)
-    found: list[torch.Tensor] = []
-    while family.engine.lanes:
-        for _, outcome in family.engine.step():
+def _latents(pipeline: OfflinePipeline, lane: LaneRequest) -> list[torch.Tensor]:
+    """Run a lane; return its latents after each step."""
+    state = pipeline.engine.add(lane)
+    latents: list[torch.Tensor] = []
+    while pipeline.engine.lanes:
+        for _, outcome in pipeline.engine.step():
             if isinstance(outcome, LegoError):
                 raise outcome
-        found.append(state.latents)
-    return found
+        latents.append(state.latents)
+    return latents
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:

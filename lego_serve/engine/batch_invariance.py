@@ -1,7 +1,8 @@
-"""Whether a lane's pixels depend on its batch-mates: never where it is demanded, else weighed against time.
+"""Decides whether a backbone is batch invariant, so that a lane's bits do not depend on its batch-mates.
 
-The rules are kept by construction (row-stable products, attention by branch, fp32 latents).  The
-probe runs one lane alone and among others of other shapes and compares the bits.
+Invariance holds by construction (batch-invariant products, attention by branch, fp32 latents).  The probe
+runs one lane alone and among others of other shapes and compares the bits.  Where invariance is not
+required, batch-invariant products are dropped if they cost too much time.
 """
 
 import torch
@@ -9,32 +10,32 @@ import torch
 from lego_serve.engine.calibration import fastest, sample_lane
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.batch_invariant import set_batch_invariant
 from lego_serve.models.ragged.lane_input import LaneInput
 
-LIMIT = 1.05  # what a rule may cost, in step time, before it is dropped where invariance is not demanded
-SIDES = (4, 6, 8)
+MAX_COST = 1.05  # the step time that batch-invariant products may take, over that without, where they are not required
+SIDES = (4, 6, 8)  # of the probe's images, in tokens
 
 
 def ensure_batch_invariance(backbone: Backbone, *, required: bool) -> str:
-    """Hold the backbone to its rules, or drop what costs too much, and say in words what that means here.
+    """Set whether this backbone's products are batch-invariant; return a sentence for the log.
 
-    Raises ConfigError where invariance is required and cannot be held on this device.
+    No other model in the process is affected.  Raises ConfigError where invariance is required and this device
+    does not give it.
     """
-    set_batch_invariant(True)
+    backbone.linear_ops.batch_invariant = True
     if required:
         if not is_batch_invariant(backbone):
-            raise ConfigError("`batch_invariant: true` cannot be held on this device; choose `false`")
-        return "held: a lane's bits are the same alone and among batch-mates"
+            raise ConfigError("`batch_invariant: true` is not possible on this device; choose `false`")
+        return "required and checked: a lane's bits are the same alone and among batch-mates"
     cost = row_rule_cost(backbone)
-    if cost <= LIMIT:
-        return f"not required; no rule dropped, row-stable products cost {100 * (cost - 1):.1f} %"
-    set_batch_invariant(False)
-    return f"not required; row-stable products dropped, they cost {100 * (cost - 1):.1f} %"
+    if cost <= MAX_COST:
+        return f"not required; no rule dropped, batch-invariant products cost {100 * (cost - 1):.1f} %"
+    backbone.linear_ops.batch_invariant = False
+    return f"not required; batch-invariant products dropped, they cost {100 * (cost - 1):.1f} %"
 
 
 def is_batch_invariant(backbone: Backbone) -> bool:
-    """Whether one lane's velocity has the same bits alone and among lanes of other shapes."""
+    """Check that one lane's velocity has the same bits alone and among lanes of other shapes."""
     mates = [sample_lane(backbone, side, seed=side) for side in SIDES]
     first = sample_lane(backbone, SIDES[0], seed=99)
     alone = backbone.velocity([first])[0]
@@ -43,14 +44,17 @@ def is_batch_invariant(backbone: Backbone) -> bool:
         ([*mates, first], len(mates)),
         ([first] * 4, 3),
     ]
-    return all(torch.equal(backbone.velocity(batch)[place], alone) for batch, place in batches)
+    return all(torch.equal(backbone.velocity(batch)[index], alone) for batch, index in batches)
 
 
 def row_rule_cost(backbone: Backbone) -> float:
-    """Step time with row-stable products over step time without, for a few lanes."""
+    """Measure the step time with batch-invariant products over that without, for a few lanes.
+
+    Leaves batch-invariant products on.
+    """
     lanes = [sample_lane(backbone, SIDES[-1])] * 4
-    kept_s = fastest(lambda: backbone.velocity(lanes), 3)
-    set_batch_invariant(False)
-    dropped_s = fastest(lambda: backbone.velocity(lanes), 3)
-    set_batch_invariant(True)
-    return kept_s / dropped_s
+    stable_s = fastest(lambda: backbone.velocity(lanes), 3)
+    backbone.linear_ops.batch_invariant = False
+    plain_s = fastest(lambda: backbone.velocity(lanes), 3)
+    backbone.linear_ops.batch_invariant = True
+    return stable_s / plain_s

@@ -15,17 +15,17 @@ from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.ragged.lane_input import LaneInput
 
 BATCHES = (2, 4, 8)
-GAIN = 0.95  # a larger batch must cut the time an item takes by at least a twentieth
+GAIN = 0.95  # a larger batch must cut the time of an item by at least a twentieth
 TOKENS_A_SIDE = (8, 16)
 LANES = (1, 2, 4, 8)
 SAMPLE_TEXT_ROWS = 32
 
 
 def best_batch(run: Callable[[int], torch.Tensor], repeats: int = 3) -> int:
-    """The batch size with the least time an item, ties going to the smaller.
+    """Return the batch size with the least time an item, the smaller one where times are about equal.
 
-    ``run(n)`` answers the results of the first n of some sample items.  A size at which an item's
-    bits differ from those it has alone is passed over: results must not depend on batch-mates.
+    ``run(n)`` returns the results of the first n of some sample items.  A size at which an item's bits differ from
+    those it has alone is passed over: results must not depend on batch-mates.
     """
     best, best_s = 1, fastest(lambda: run(1), repeats)
     alone = run(1)[0]
@@ -40,41 +40,48 @@ def best_batch(run: Callable[[int], torch.Tensor], repeats: int = 3) -> int:
 
 def calibrate(backbone: Backbone, repeats: int = 2) -> Rates:
     """Measure guided steps of one to eight lanes in two sizes and fit the rates."""
-    cost, seen = StepCost(), []
+    measurements = []
     for side in TOKENS_A_SIDE:
         lane = sample_lane(backbone, side)
         for count in LANES:
             work = work_of(backbone, [lane] * count)
             took_s = fastest(lambda: backbone.velocity([lane] * count), repeats)  # noqa: B023
-            seen.append((work, took_s))
-    for work, took_s in seen * 4:  # several times, so that the order they are seen in hardly matters
+            measurements.append((work, took_s))
+    cost = StepCost()
+    for work, took_s in measurements * 4:  # several times, so that their order hardly matters
         cost.observe(work, took_s)
     return cost.rates
 
 
 def calibrate_adapters(backbone: Backbone, repeats: int = 2) -> AdapterRates:
-    """Measure what grouped products add to a step, in two ranks and one and four sets, and what a swap takes."""
+    """Measure what grouped products add to a step, in two ranks and with one and four sets, and the time of a swap."""
     lane = sample_lane(backbone, TOKENS_A_SIDE[0])
     rows = work_of(backbone, [lane]).rows
-    seen = []  # (multiplications of rows, sets, seconds)
+    measurements = []  # (multiplications of rows, sets, seconds)
     for rank, count in ((4, 1), (32, 1), (4, 4), (32, 4)):
         adapters = [sample_adapter(backbone, rank, seed) for seed in range(count)]
         weight = backbone.adapters.weigh(((adapters[0], 1.0),))
         adapted = [replace(lane, adapters=((adapter, 1.0),)) for adapter in adapters]
         plain_s = fastest(lambda: backbone.velocity([lane] * count), repeats)  # noqa: B023
         took_s = fastest(lambda: backbone.velocity(adapted), repeats)  # noqa: B023
-        seen.append((weight.row_products * rows * count, count, took_s - plain_s))
-    uses = [((adapter, 1.0),) for adapter in adapters[:2]]
-    both = [lambda of=of: backbone.adapters.patch(of) for of in uses]  # type: ignore[misc]
-    swap_s = fastest(lambda: [patch() for patch in both], repeats) / len(both)
+        measurements.append((weight.row_products * rows * count, count, took_s - plain_s))
+    first, second = (((adapter, 1.0),) for adapter in adapters[:2])
+
+    def swap_twice() -> None:
+        backbone.adapters.patch(first)
+        backbone.adapters.patch(second)
+
+    swap_s = fastest(swap_twice, repeats) / 2
     backbone.adapters.restore()
-    return AdapterRates(*_two_rates(seen), swap_s / weight.touched)
+    product_s, set_s = _fit_two_rates(measurements)
+    return AdapterRates(product_s, set_s, swap_s / weight.touched)
 
 
-def _two_rates(seen: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Least squares of ``a x + b y = seconds``; what comes out below nothing is nothing, the other made anew."""
-    xx, xy, yy = sum(x * x for x, _, _ in seen), sum(x * y for x, y, _ in seen), sum(y * y for _, y, _ in seen)
-    xt, yt = sum(x * t for x, _, t in seen), sum(y * t for _, y, t in seen)
+def _fit_two_rates(measurements: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Fit ``a x + b y = t`` to rows (x, y, t) by least squares; a negative rate becomes 0, the other is fitted anew."""
+    xx, yy = sum(x * x for x, _, _ in measurements), sum(y * y for _, y, _ in measurements)
+    xy = sum(x * y for x, y, _ in measurements)
+    xt, yt = sum(x * t for x, _, t in measurements), sum(y * t for _, y, t in measurements)
     determinant = xx * yy - xy * xy
     a, b = (xt * yy - yt * xy) / determinant, (yt * xx - xt * xy) / determinant
     if a < 0:
@@ -83,7 +90,7 @@ def _two_rates(seen: Sequence[tuple[float, float, float]]) -> tuple[float, float
 
 
 def sample_adapter(backbone: Backbone, rank: int, seed: int = 0, only: str = "") -> Adapter:
-    """A made-up adapter of the layers whose path has ``only`` in it, all layers without."""
+    """Return a made-up adapter of the layers whose path contains ``only``; of all layers without."""
     draw = torch.Generator().manual_seed(seed)
     pairs = {
         path: Pair(torch.randn(rank, inputs, generator=draw) * 0.01, torch.randn(outputs, rank, generator=draw) * 0.01)
@@ -94,7 +101,7 @@ def sample_adapter(backbone: Backbone, rank: int, seed: int = 0, only: str = "")
 
 
 def sample_lane(backbone: Backbone, side: int, seed: int = 0, text_rows: int = SAMPLE_TEXT_ROWS) -> LaneInput:
-    """A guided lane of ``side`` x ``side`` tokens with made-up contents."""
+    """Return a guided lane of ``side`` x ``side`` tokens with made-up contents."""
     pixels = backbone.shape.pixels_per_token * side
     draw = torch.Generator().manual_seed(seed)
     latents = torch.randn(backbone.shape.of(pixels, pixels), generator=draw).to(backbone.device)
@@ -104,7 +111,7 @@ def sample_lane(backbone: Backbone, side: int, seed: int = 0, text_rows: int = S
 
 
 def work_of(backbone: Backbone, lanes: Sequence[LaneInput]) -> StepWork:
-    """Rows and pairs of a step over these lanes."""
+    """Return the rows and pairs of a step over these lanes."""
     lengths = []
     for lane in lanes:
         height, width = lane.latents.shape[-2:]
@@ -116,7 +123,7 @@ def work_of(backbone: Backbone, lanes: Sequence[LaneInput]) -> StepWork:
 
 
 def fastest(run: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one to warm up."""
+    """Return the seconds of the fastest of some runs, after one to warm up."""
     run()
     times = []
     for _ in range(repeats):

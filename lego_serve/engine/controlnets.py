@@ -1,4 +1,4 @@
-"""The ControlNets of a lane: which are active in a step, what they bring to it, and what they weigh."""
+"""The ControlNets of a lane: which are active in a step, their inputs, and what they cost."""
 
 import math
 from collections.abc import Mapping
@@ -32,12 +32,15 @@ class ControlNetUse:
 
     def is_active(self, step: int, steps: int) -> bool:
         """Whether it takes part in a step."""
-        return self.weight != 0 and not (step / steps < self.start or (step + 1) / steps > self.end)
+        return self.weight != 0 and self.start <= step / steps and (step + 1) / steps <= self.end
 
 
 @dataclass(frozen=True, slots=True)
 class LaneControlNet:
-    """A use as its source prepared it, once for all steps; ``passes`` tells when it ran, by step."""
+    """A use as its source prepared it, once for all steps.
+
+    ``passes``: when it ran, by step, beginning and end by the wall clock.
+    """
 
     use: ControlNetUse
     source: ControlNetSource
@@ -46,17 +49,17 @@ class LaneControlNet:
     negative: PreparedPrompt | None
     passes: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def input(self, step: int, *, guided: bool) -> ActiveControlNet:
-        """What it brings to a step."""
+    def step_input(self, step: int, *, guided: bool) -> ActiveControlNet:
+        """Return what it brings to a step."""
 
-        def ran(began_s: float, ended_s: float) -> None:
+        def record_pass(began_s: float, ended_s: float) -> None:
             self.passes[step] = began_s, ended_s
 
         negative = self.negative if guided else None
-        return ActiveControlNet(self.source, self.image, self.use.weight, self.cond, negative, ran)
+        return ActiveControlNet(self.source, self.image, self.use.weight, self.cond, negative, record_pass)
 
     def work(self, tokens: int, *, guided: bool) -> StepWork:
-        """Rows and pairs of its branches, as what they cost next to the backbone's."""
+        """Return the rows and pairs of its branches, as their cost relative to the backbone's."""
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
         share = self.source.spec.share
@@ -71,7 +74,7 @@ def prepare_controlnets(
     cond: Conditioning,
     negative: Conditioning | None,
 ) -> tuple[LaneControlNet, ...]:
-    """The ControlNets of a lane of so many pixels (width, height).
+    """Prepare the ControlNets of a lane of so many pixels (width, height).
 
     Raises NodeError for one that is not here, RequestError for an image of another size.
     """
@@ -81,22 +84,28 @@ def prepare_controlnets(
         if source is None:
             raise NodeError(f"ControlNet {use.controlnet} is not on this replica.", code="no_controlnet")
         _check(use, source, size, shape)
-        ready = source.prepare(cond, use.mode)
-        other = None if negative is None else source.prepare(negative, use.mode)
-        prepared.append(LaneControlNet(use, source, source.image(use.latents, use.key), ready, other))
+        prepared.append(
+            LaneControlNet(
+                use=use,
+                source=source,
+                image=source.image(use.latents, use.key),
+                cond=source.prepare(cond, use.mode),
+                negative=None if negative is None else source.prepare(negative, use.mode),
+            )
+        )
     return tuple(prepared)
 
 
 def _check(use: ControlNetUse, source: ControlNetSource, size: tuple[int, int], shape: LatentShape) -> None:
     width, height = size
-    form = source.spec
-    needed = (form.channels, height, width) if form.reads_pixels else (form.channels, *shape.of(width, height)[1:])
-    found = tuple(use.latents.shape)
-    if found != needed:
+    spec = source.spec
+    needed = (spec.channels, height, width) if spec.reads_pixels else (spec.channels, *shape.of(width, height)[1:])
+    actual = tuple(use.latents.shape)
+    if actual != needed:
         raise RequestError(
-            f"The control image of {form.name} is of shape {list(found)}, the image needs {list(needed)}.",
-            param=entry_param("controlnet", form.name) + ".image",
+            f"The control image of {spec.name} is of shape {list(actual)}, the image needs {list(needed)}.",
+            param=entry_param("controlnet", spec.name) + ".image",
         )
     if not math.isfinite(use.weight) or not bool(torch.isfinite(use.latents).all()):
-        said = f"The weight and image of {form.name} must be finite numbers."
-        raise RequestError(said, param=entry_param("controlnet", form.name))
+        message = f"The weight and image of {spec.name} must be finite numbers."
+        raise RequestError(message, param=entry_param("controlnet", spec.name))

@@ -1,4 +1,4 @@
-"""Why a forward pass failed, in words for whoever waits for its lane."""
+"""The errors of lanes that fail, in words for whoever waits for the image."""
 
 import torch
 
@@ -8,15 +8,17 @@ from lego_serve.models.ragged.controlnet_source import ControlNetFailed
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def is_memory(error: BaseException) -> bool:
-    """Whether memory ran out, here or in a ControlNet."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, here or in a ControlNet."""
     error = error.__cause__ if isinstance(error, ControlNetFailed) and error.__cause__ else error
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in MEMORY_WORDS)
 
 
 def failure_of(error: Exception) -> LegoError:
-    """What a lane that failed alone is told: the error itself where it was meant to be read."""
-    if is_memory(error):
+    """Return the error of a lane that failed alone: the one raised where that is meant to be read."""
+    if is_out_of_memory(error):
         failure = NodeError("The image needs more memory than this replica has.", code="out_of_memory")
     elif isinstance(error, LegoError):
         return error
@@ -27,5 +29,5 @@ def failure_of(error: Exception) -> LegoError:
 
 
 def not_finite() -> NodeError:
-    """What a lane is told whose latents can come to nothing."""
+    """Return the error of a lane whose latents hold infinities or NaNs."""
     return NodeError("The image's latents are not finite numbers.", code="not_finite")

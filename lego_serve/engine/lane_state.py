@@ -1,4 +1,4 @@
-"""A lane in the engine: what was asked for, where it stands, what came of it, and its checkpoint."""
+"""A lane in the engine: its request, its state between two steps, its result and its checkpoint."""
 
 import json
 import math
@@ -39,12 +39,12 @@ class AdapterUse:
 class LaneRequest:
     """One image to denoise; times are on the engine's clock.
 
-    ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et
-    al., 2024): step i of n is guided where from <= i / n < up to.  ``checkpoint`` says where to go
-    on; ``suspect_steps`` how many steps from there the lane runs alone.  A lane may come ``is_paused``.
-    Several ``controls`` add up, and so do ``adapters``.  ``wait_for_adapters_at``: its adapters are still on their
-    way, and from this step of its schedule on it waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from
-    its template instead of ``init``.
+    ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et al., 2024): step i
+    of n is guided where from <= i / n < up to.  A ``checkpoint`` is the state to go on from; from there the lane runs
+    ``suspect_steps`` steps alone.  A lane may be added paused.  The effects of several ``controls`` add up, and those
+    of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this step of the
+    schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of
+    ``init``.
     """
 
     key: str
@@ -75,17 +75,17 @@ class LaneRequest:
         return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
 
     def check_negative(self, *, uses_cfg: bool) -> None:
-        """Raise RequestError for guidance that would have no effect, or a negative prompt that would have none."""
+        """Raise RequestError where guidance, or a negative prompt, would have no effect."""
         if uses_cfg and self.negative is None and self.guidance > 1:
-            said = "This model is guided by a negative prompt, and the workflow gives it none."
-            raise RequestError(said, param="guidance_scale")
+            message = "This model is guided by a negative prompt, and the workflow gives it none."
+            raise RequestError(message, param="guidance_scale")
         if not uses_cfg and self.negative is not None:
             raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
 
 
 @dataclass(frozen=True, slots=True)
 class ControlNetRun:
-    """A ControlNet of a lane: the number of steps it took part in, and when its passes began and ended by the clock."""
+    """A ControlNet's part in a lane: in how many steps, and when its passes began and ended by the wall clock."""
 
     name: str
     steps_active: int
@@ -94,10 +94,10 @@ class ControlNetRun:
 
 @dataclass(frozen=True, slots=True)
 class LaneResult:
-    """Denoised latents (channels, height, width), fp32, and what each step took and shared.
+    """Denoised latents (channels, height, width), fp32, with the seconds of each step and the lanes that shared it.
 
-    ``steps_without_adapter`` were run before its adapters had come.  ``adapter_steps``: of each adapter, by its hash,
-    the number of steps it took part in, those that were run elsewhere too.
+    ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
+    number of steps it took part in, steps on other replicas included.
     """
 
     latents: torch.Tensor
@@ -113,7 +113,7 @@ class LaneResult:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint holds of a lane."""
+    """The part of a lane's state that a checkpoint holds."""
 
     step: int
     latents: torch.Tensor
@@ -121,13 +121,18 @@ class Checkpoint:
     steps_without_adapter: int
 
     def on(self, device: torch.device) -> "Checkpoint":
-        """The same with its tensors on a device."""
-        return replace(self, latents=self.latents.to(device), history=tuple(each.to(device) for each in self.history))
+        """Return a copy with its tensors on a device."""
+        history = tuple(tensor.to(device) for tensor in self.history)
+        return replace(self, latents=self.latents.to(device), history=history)
 
 
 @dataclass(slots=True)
 class LaneState:
-    """A lane's tensors and record; ``skipped`` steps of the request's lie before its schedule (image to image)."""
+    """A lane's tensors and record.
+
+    ``skipped``: steps of the request that lie before the schedule (image to image).  ``predicted``: the last step's
+    estimate of the finished latents, for previews.
+    """
 
     request: LaneRequest
     cond: PreparedPrompt
@@ -146,38 +151,37 @@ class LaneState:
     adapters: tuple[AdapterUse, ...] = ()
     wait_for_adapters_at: int | None = None
     is_paused: bool = False  # by an operator
-    steps_without_adapter: int = 0  # its first ones, run before its adapters had come, here or where it was before
+    steps_without_adapter: int = 0  # run before its adapters had loaded, here or on another replica
     unavailable: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
-    primed: int = 0  # passes over its template that ran for it
-    evicted: int = 0  # entries of others that went for what those left
+    primed_passes: int = 0  # passes over its template that ran for it
+    evicted_entries: int = 0  # entries of other templates that were dropped for those
 
-    def resume(self, kept: Checkpoint) -> None:
-        """Stand where a checkpoint was written."""
-        self.step, self.latents, self.history = kept.step, kept.latents, kept.history
-        self.steps_without_adapter = kept.steps_without_adapter
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to where a checkpoint was written."""
+        self.step, self.latents, self.history = checkpoint.step, checkpoint.latents, checkpoint.history
+        self.steps_without_adapter = checkpoint.steps_without_adapter
 
-    def hold(self, wait_for_adapters_at: int | None) -> None:
-        """Wait for adapters from a step on; from where it stands if it has run with them already, somewhere else."""
-        has_had_them = self.steps_without_adapter < self.step
-        self.wait_for_adapters_at = (
-            self.step if wait_for_adapters_at is not None and has_had_them else wait_for_adapters_at
-        )
+    def expect_adapters(self, at_step: int | None) -> None:
+        """Wait for adapters from a step on, or for none; at once where earlier steps, on another replica, had them."""
+        has_run_with_them = self.steps_without_adapter < self.step
+        self.wait_for_adapters_at = self.step if at_step is not None and has_run_with_them else at_step
 
-    def stepped(self) -> None:
-        """One more step is done."""
+    def count_step(self) -> None:
+        """Count a finished step."""
         self.step += 1
-        self.steps_without_adapter += self.wait_for_adapters_at is not None
+        if self.wait_for_adapters_at is not None:
+            self.steps_without_adapter += 1
 
     @property
-    def is_held(self) -> bool:
-        """Whether it must wait for its adapters now."""
+    def is_waiting_for_adapters(self) -> bool:
+        """Whether it can take no step before its adapters have loaded."""
         return self.wait_for_adapters_at is not None and self.step >= self.wait_for_adapters_at
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is not to run now, for any reason."""
-        return self.is_paused or self.is_held or bool(self.unavailable)
+        """Whether it must not run now, for any reason."""
+        return self.is_paused or self.is_waiting_for_adapters or bool(self.unavailable)
 
     @property
     def eta_s(self) -> float:
@@ -186,16 +190,15 @@ class LaneState:
         return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
 
     def controls_at(self, step: int) -> tuple[LaneControlNet, ...]:
-        """The ControlNets active in a step of the schedule."""
+        """Return the ControlNets active in a step of the schedule."""
         return tuple(control for control in self.controls if control.use.is_active(step, self.schedule.steps))
 
     def adapters_at(self, step: int) -> Uses:
-        """The adapters active in a step of the schedule, each with its scale."""
-        at, of = self.skipped + step, self.request.steps
-        return in_order([(use.adapter, use.scale) for use in self.adapters if use.is_active(at, of)])
+        """Return the adapters active in a step of the schedule, each with its scale."""
+        return in_order([(use.adapter, use.scale) for use in self.adapters if self._is_active(use, step)])
 
     def work(self, step: int, tokens: int, *, uses_cfg: bool) -> StepWork:
-        """What it brings to one of its steps, both branches where it is guided there."""
+        """Return the rows and pairs of one of its steps, of both branches where that is guided."""
         guided = uses_cfg and self.request.is_guided(self.skipped + step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
@@ -203,48 +206,59 @@ class LaneState:
         return sum((control.work(tokens, guided=guided) for control in self.controls_at(step)), own)
 
     def result(self, now: float) -> LaneResult:
-        """What came of it.  Raises NodeError when the latents are no finite numbers."""
+        """Return the finished lane.  Raises NodeError when its latents are no finite numbers."""
         latents = self.latents.cpu()
         if not bool(torch.isfinite(latents).all()):
             raise not_finite()
-        started = self.added_s if math.isnan(self.started_s) else self.started_s
-        adapters = tuple((use.adapter.sha256, self._steps_of(use)) for use in self.adapters)
-        controls = tuple(self._run_of(control) for control in self.controls)
-        queue_s, run_s = started - self.added_s, now - started
-        steps = tuple(self.step_s), tuple(self.step_lanes)
+        started_s = self.added_s if math.isnan(self.started_s) else self.started_s
         return LaneResult(
-            latents, queue_s, run_s, *steps, self.steps_without_adapter, adapters, controls, self._reuse()
+            latents=latents,
+            queue_s=started_s - self.added_s,
+            run_s=now - started_s,
+            step_s=tuple(self.step_s),
+            step_lanes=tuple(self.step_lanes),
+            steps_without_adapter=self.steps_without_adapter,
+            adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),
+            controls=tuple(self._controlnet_run(control) for control in self.controls),
+            reuse=self._reuse_stats(),
         )
 
-    def _steps_of(self, use: AdapterUse) -> int:
-        steps = range(self.steps_without_adapter, self.schedule.steps)
-        return sum(use.is_active(self.skipped + step, self.request.steps) for step in steps)
+    def _is_active(self, use: AdapterUse, step: int) -> bool:
+        return use.is_active(self.skipped + step, self.request.steps)
 
-    def _run_of(self, control: LaneControlNet) -> ControlNetRun:
+    def _active_steps(self, use: AdapterUse) -> int:
+        return sum(self._is_active(use, step) for step in range(self.steps_without_adapter, self.schedule.steps))
+
+    def _controlnet_run(self, control: LaneControlNet) -> ControlNetRun:
         steps = self.schedule.steps
         active = sum(control.use.is_active(step, steps) for step in range(steps))
-        passes = tuple(ran for _, ran in sorted(control.passes.copy().items()))
-        return ControlNetRun(control.use.controlnet, active, passes)
+        passes = control.passes.copy()  # a pass elsewhere may still be written down, by another thread
+        return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
 
-    def _reuse(self) -> ReuseStats | None:
+    def _reuse_stats(self) -> ReuseStats | None:
         if self.edit is None:
             return None
         entries = enumerate(self.edit.plan.entries)
-        masked = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
-        return self.edit.stats(masked, self.primed, self.evicted)
+        masked_steps = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
+        return self.edit.stats(masked_steps, self.primed_passes, self.evicted_entries)
 
 
 def write_checkpoint(state: LaneState) -> bytes:
-    """The whole state of a lane between two steps, as bytes."""
+    """Return the whole state of a lane between two steps, as bytes."""
+    head = {
+        "step": state.step,
+        "shape": list(state.latents.shape),
+        "history": len(state.history),
+        "early_steps": state.steps_without_adapter,
+    }
+    text = json.dumps(head).encode()
     tensors = [state.latents, *state.history]
-    head = {"step": state.step, "shape": list(state.latents.shape), "history": len(state.history)}
-    text = json.dumps(head | {"early_steps": state.steps_without_adapter}).encode()
-    body = b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tensors)
+    body = b"".join(tensor.detach().float().cpu().contiguous().numpy().tobytes() for tensor in tensors)
     return MAGIC + struct.pack("<I", len(text)) + text + body
 
 
 def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> Checkpoint:
-    """What a checkpoint holds.  Raises NodeError when it is of another shape or damaged."""
+    """Return the content of a checkpoint.  Raises NodeError where it is damaged or of another shape."""
     try:
         if not data.startswith(MAGIC):
             raise ValueError("it does not begin as one")

@@ -1,6 +1,6 @@
 """A whole model in one process, without Ray, for judging and measuring.
 
-The engine and the models are those of the nodes; the nodes' caches, calibrated batches and step bounds are not here.
+It uses the engine and the models of the nodes, but not the nodes' caches, calibrated batches and step limits.
 """
 
 import time
@@ -35,7 +35,7 @@ class OfflinePipeline:
     def load(
         cls, spec: ModelSpec, max_rows: int = DEFAULT_MAX_ROWS, controls: Mapping[str, ControlNetSource] | None = None
     ) -> "OfflinePipeline":
-        """Load all nodes of a model, with ControlNets by name.  Raises CheckpointError."""
+        """Load the components of a model, and take its ControlNets by name.  Raises CheckpointError."""
         backbone, tables = load_backbone(spec)
         batcher = StepBatcher(fifo, StepLimits(max_rows=max_rows))
         engine = StepEngine(backbone, tables, batcher, time.monotonic, controls)
@@ -52,9 +52,9 @@ class OfflinePipeline:
         seeds: Sequence[int],
         negative: str | None = None,
     ) -> torch.Tensor:
-        """Images (prompts, height, width, 3) of 8 bits.  Raises the first lane's error.
+        """Return images (prompts, height, width, 3) of 8 bits.  Raises the error of the first lane that fails.
 
-        Without ``negative`` a model that is guided by one is given the empty prompt.
+        Without ``negative`` a model whose guidance needs one gets the empty prompt.
         """
         conds = self.text.encode(prompts)
         if negative is None and self.engine.uses_cfg:

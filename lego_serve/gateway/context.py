@@ -1,45 +1,22 @@
-"""What every route is handed: who runs jobs, limits, metrics; and the caller of a request."""
+"""The parts of the gateway that every route uses, and look-ups on behalf of a request's caller."""
 
 import asyncio
-import logging
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
 from PIL import Image
 
-from lego_serve.core.jobs.ports import JobRunner
+from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import NotFound
+from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
+from lego_serve.gateway.job_ids import JobIds
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
 from lego_serve.metrics import Metrics
-
-log = logging.getLogger("lego_serve.gateway")
-
-
-class JobIds:
-    """The ids of the jobs of this process, so that no two in flight have the same."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-
-    @contextmanager
-    def taken(self, request: Request) -> Iterator[str]:
-        """The id of a request's job: the request's own, unless its caller has given it to another one too."""
-        name = f"job_{request.state.request_id}"
-        if name in self._taken:
-            name += f"-{uuid.uuid4().hex[:8]}"
-        self._taken.add(name)
-        try:
-            yield name
-        finally:
-            self._taken.discard(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +24,16 @@ class Context:
     """The gateway's parts, the same for every request."""
 
     runner: JobRunner
+    admin: ClusterAdmin
     settings: GatewaySettings
     metrics: Metrics
+    admission: Admission
     quality_checks: QualityChecks
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
-        """Who calls.  Raises Unauthorized or Forbidden."""
+        """Return who calls.  Raises Unauthorized or Forbidden."""
         if not self.settings.keys:
             return Caller()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -66,21 +45,21 @@ class Context:
         return caller
 
     def workflow(self, name: str | None) -> Workflow:
-        """The workflow of a name, or else the default one.  Raises NotFound."""
+        """Return the workflow of a name, the default one without a name.  Raises NotFound."""
         workflow = self.runner.workflows.get(name or self.settings.default_workflow)
         if workflow is None:
-            said = did_you_mean("model", str(name), self.runner.workflows, "GET /v1/models lists them")
-            raise NotFound(said, param="model", code="model_not_found")
+            message = did_you_mean("model", str(name), self.runner.workflows, "GET /v1/models lists them")
+            raise NotFound(message, param="model", code="model_not_found")
         return workflow
 
-    async def template(self, caller: Caller, name: str) -> Template:
-        """A template of the caller's.  Raises NotFound."""
+    async def template(self, caller: Caller, template_id: str) -> Template:
+        """Return one of the caller's templates.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
-        return await asyncio.to_thread(self.templates.get, caller.tenant, name)
+        return await asyncio.to_thread(self.templates.get, caller.tenant, template_id)
 
     async def template_image(self, caller: Caller, template: Template) -> Image.Image:
-        """Its image.  Raises NotFound."""
+        """Return the image of one of the caller's templates.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
         return await asyncio.to_thread(self.templates.image, caller.tenant, template)

@@ -1,4 +1,7 @@
-"""Errors as OpenAI's clients expect them; no value of the request and no library's words come back."""
+"""Errors in the shape that OpenAI's clients expect.
+
+An answer repeats no value of the request and no message of a library.
+"""
 
 import json
 import logging
@@ -25,7 +28,7 @@ log = logging.getLogger("lego_serve.gateway")
 
 
 class Unauthorized(RequestError):
-    """No key, or one nobody holds."""
+    """The request has no key, or an unknown one."""
 
     status = 401
     code = "invalid_api_key"
@@ -33,7 +36,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """A key that may not do this."""
+    """The key may not do this."""
 
     status = 403
     code = "insufficient_scope"
@@ -41,21 +44,21 @@ class Forbidden(RequestError):
 
 
 class Conflict(RequestError):
-    """What is asked for does not go with what is there; it will not until something is removed."""
+    """The request does not fit what is stored already, until something is removed."""
 
     status = 409
     code = "conflict"
 
 
 class TooLarge(RequestError):
-    """A body above the limit."""
+    """The body is larger than the limit."""
 
     status = 413
     code = "body_too_large"
 
 
 class WrongMediaType(RequestError):
-    """A body of a type this route does not read."""
+    """The body is of a type this route does not read."""
 
     status = 415
     code = "unsupported_media_type"
@@ -65,8 +68,9 @@ ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),
 }
-CLIENT_LEFT = 499  # nobody reads it; servers log it so since nginx
-OUTCOMES = (CapacityError, DeadlineExceeded, JobCancelled)
+CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
+ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled)
+BOUND_PHRASES = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 TYPE_WORDS = {
     "int": "an integer",
     "float": "a number",
@@ -79,7 +83,7 @@ TYPE_WORDS = {
 
 
 def error_response(error: LegoError) -> Response:
-    """The HTTP answer to an error."""
+    """Return the HTTP answer to an error."""
     headers = {} if error.retryable else {"x-should-retry": "false"}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
@@ -89,51 +93,65 @@ def error_response(error: LegoError) -> Response:
 
 
 def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
-    """An error as OpenAI writes it."""
+    """Return an error as OpenAI writes it."""
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def shown_name(name: str) -> str | None:
-    """A field's name as the caller wrote it, where it is a plain word; what else it may be is not sent back."""
+def printable_name(name: str) -> str | None:
+    """Return a field's name as the caller wrote it if it is a plain word; anything else is not sent back."""
     return name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
 
 
 def validation_error(error: ValidationError) -> RequestError:
-    """A pydantic complaint in our own words, naming the field."""
+    """Return the first of pydantic's complaints in our own words, naming the field."""
     first = error.errors(include_input=False, include_url=False, include_context=True)[0]
-    kind = str(first["type"])
-    if not first["loc"]:
+    kind, path = str(first["type"]), first["loc"]
+    if not path:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
-    name = place_of(first["loc"])
+    if kind == "extra_forbidden":
+        return _unknown_field(path)
+    name = field_path(path)
     if kind.startswith("json_"):  # a text field of a form
         return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
-    if kind == "extra_forbidden":
-        known = shown_name(str(first["loc"][-1]))
-        place = known and place_of((*first["loc"][:-1], known))
-        what = f"`{place}` is no field of this request." if place else "The request has a field that it cannot have."
-        return UnsupportedParameter(what, param=place)
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
-    if kind == "finite_number":
-        return RequestError(f"`{name}` must be a finite number.", param=name)
-    bounds: Mapping[str, object] = first.get("ctx", {})
-    for word, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
-        if word in bounds:
-            return RequestError(f"`{name}` must be {phrase} {bounds[word]}.", param=name, code="out_of_range")
-    if kind == "string_too_short":
-        return RequestError(f"`{name}` must not be empty.", param=name)
-    if kind == "string_too_long":
-        return RequestError(f"`{name}` is longer than {bounds.get('max_length')} characters.", param=name)
-    if kind == "literal_error":
-        known_words = re.findall(r"'([^']*)'", str(bounds.get("expected")))
-        taken = [word for word in known_words if word not in REFUSED_WORDS.get(name, ())]
-        return RequestError(f"`{name}` must be {' or '.join(taken)}.", param=name)
+    context: Mapping[str, object] = first.get("ctx", {})
+    for bound, phrase in BOUND_PHRASES.items():
+        if bound in context:
+            return RequestError(f"`{name}` must be {phrase} {context[bound]}.", param=name, code="out_of_range")
+    if (rule := _value_rule(kind, name, context)) is not None:
+        return RequestError(f"`{name}` {rule}.", param=name)
     words = next((text for prefix, text in TYPE_WORDS.items() if kind.startswith(prefix)), "of another form")
     return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
 
 
-def place_of(parts: Sequence[int | str]) -> str:
-    """A field within the body, as in `lora[0].scale`."""
+def _unknown_field(path: Sequence[int | str]) -> UnsupportedParameter:
+    """Return the complaint about a field that a request does not have, named where its name may be sent back."""
+    name = printable_name(str(path[-1]))
+    if name is None:
+        return UnsupportedParameter("The request has a field that it cannot have.")
+    param = field_path((*path[:-1], name))
+    return UnsupportedParameter(f"`{param}` is no field of this request.", param=param)
+
+
+def _value_rule(kind: str, name: str, context: Mapping[str, object]) -> str | None:
+    """Return the rule that a value of the right type breaks; None for other complaints."""
+    match kind:
+        case "finite_number":
+            return "must be a finite number"
+        case "string_too_short":
+            return "must not be empty"
+        case "string_too_long":
+            return f"is longer than {context.get('max_length')} characters"
+        case "literal_error":
+            known_words = re.findall(r"'([^']*)'", str(context.get("expected")))
+            accepted = [word for word in known_words if word not in REFUSED_WORDS.get(name, ())]
+            return f"must be {' or '.join(accepted)}"
+    return None
+
+
+def field_path(parts: Sequence[int | str]) -> str:
+    """Return the path of a field within the body, as in `lora[0].scale`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
@@ -143,23 +161,23 @@ def require_type(request: Request, expected: str) -> None:
         raise WrongMediaType(f"The body must be of type {expected}.")
 
 
-def note(error: LegoError) -> None:
-    """Log an error that ended a request: with its traceback where it is ours, one line where it is an outcome."""
-    if isinstance(error, OUTCOMES):
+def log_error(error: LegoError) -> None:
+    """Log an error that ended a request: one line for an ordinary end, a traceback where the server failed."""
+    if isinstance(error, ORDINARY_ENDS):
         log.info("request ended: %s", error.code)
     elif error.status >= 500:
         log.error("request failed: %s", error.code, exc_info=error)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error in OpenAI's shape."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Make an application answer every error in OpenAI's shape."""
 
-    async def on_lego(request: Request, error: Exception) -> Response:
+    async def answer_lego_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LegoError)
-        note(error)
+        log_error(error)
         return error_response(error)
 
-    async def on_http(request: Request, error: Exception) -> Response:
+    async def answer_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message, code = ROUTE_ERRORS.get(error.status_code, ("The request cannot be read.", "bad_request"))
         known = RequestError(message, code=code)
@@ -169,10 +187,10 @@ def install(app: FastAPI) -> None:
             answer.headers["allow"] = allowed
         return answer
 
-    async def on_departure(request: Request, error: Exception) -> Response:
+    async def log_departure(request: Request, error: Exception) -> Response:
         log.info("the client left before its request had come in whole")
         return Response(status_code=CLIENT_LEFT)
 
-    app.add_exception_handler(LegoError, on_lego)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(ClientDisconnect, on_departure)
+    app.add_exception_handler(LegoError, answer_lego_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(ClientDisconnect, log_departure)

@@ -1,6 +1,6 @@
-"""The other gateway processes of the server, each behind a socket of its own in one folder.
+"""Asks the other gateway processes of this server, each behind a socket of its own in one folder.
 
-Jobs live in the process that accepted them; what concerns a job of another one is asked of all.
+A job lives in the process that accepted it; what concerns a job of another process is asked of all of them.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 from fastapi import Request
 
-HEADER = "x-lego-peer"  # marks what a peer asks, which is answered for oneself alone
+HEADER = "x-lego-peer"  # marks a peer's request, which a gateway answers for itself alone
 TIMEOUT_S = 5.0
 log = logging.getLogger("lego_serve.gateway")
 
@@ -23,10 +23,12 @@ class Peers:
         self._folder, self._own = folder, own
 
     async def ask(self, request: Request, method: str, path: str) -> list[Any]:
-        """What the others answer with 200 to the same caller; nothing where a peer asks already."""
+        """Return the others' answers of status 200 to the same caller; none where the request is a peer's."""
         if HEADER in request.headers:
             return []
-        headers = {HEADER: "1"} | {k: v for k, v in request.headers.items() if k == "authorization"}
+        headers = {HEADER: "1"}
+        if "authorization" in request.headers:
+            headers["authorization"] = request.headers["authorization"]
         sockets = [socket for socket in sorted(self._folder.glob("*.sock")) if socket != self._own]
         answers = await asyncio.gather(*(_ask(socket, method, path, headers) for socket in sockets))
         return [answer for answer in answers if answer is not None]
@@ -38,7 +40,7 @@ async def _ask(socket: Path, method: str, path: str, headers: dict[str, str]) ->
         async with httpx2.AsyncClient(transport=transport, base_url="http://gateway", timeout=TIMEOUT_S) as client:
             answer = await client.request(method, path, headers=headers)
             return answer.json() if answer.status_code == 200 else None
-    except httpx2.ConnectError:  # it has ended, and its socket is not cleared away yet
+    except httpx2.ConnectError:  # the process has ended, and its socket is not cleared away yet
         return None
     except (httpx2.HTTPError, ValueError):
         log.warning("a gateway did not answer for its jobs", exc_info=True)

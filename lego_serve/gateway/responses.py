@@ -1,23 +1,32 @@
-"""What an answer says: its images as files, and the facts about how they were made."""
+"""The body of an answer: its images as files, and how they were made."""
 
 import asyncio
+import time
 from dataclasses import asdict
 from typing import Any
 
+from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.gateway.media.codec import encode
 from lego_serve.gateway.requests.schemas import ImageRequest
 
 
+async def images_response(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
+    """Return the answer of the Images API to a request that does not stream."""
+    files = await encode_images(body, result)
+    data = [{"b64_json": file, "seed": image.seed} for file, image in zip(files, result.images, strict=True)]
+    return {"created": int(time.time()), "data": data} | response_metadata(body, job, result)
+
+
 async def encode_images(body: ImageRequest, result: JobResult) -> list[str]:
-    """The images as base64 of files."""
+    """Return each image as base64 of a file in the requested format."""
     return await asyncio.gather(
-        *(asyncio.to_thread(encode, p, body.output_format, body.output_compression) for p in result.images)
+        *(asyncio.to_thread(encode, image, body.output_format, body.output_compression) for image in result.images)
     )
 
 
 def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
-    """What an answer says besides its images."""
+    """Return the fields of an answer besides its images."""
     first = result.images[0]
     return {
         "background": "opaque",
@@ -37,35 +46,36 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
 
 
 def addon_usage(result: JobResult) -> dict[str, Any]:
-    """What was added to the model, where anything was: each adapter with its load, each ControlNet with its passes; and
-    what an edit read of its template.
-    """
-    adapters = [
-        {
-            "name": used.name,
-            "scale": used.scale,
-            "cache": "hit" if used.hit else "miss",
-            "load_s": round(used.load_s, 6),
-            "bytes": used.bytes,
-            "steps_without_adapter": used.steps_without_adapter,
-            "steps_active": used.steps_active,
-        }
-        for stats in result.stats.values()
-        for used in stats.adapters
-    ]
-    nets = [
-        {
-            "name": used.name,
-            "placement": used.placement,
-            "cache": "hit" if used.hit else "miss",
-            "load_s": round(used.load_s, 6),
-            "bytes": used.bytes,
-            "steps_active": used.steps_active,
-            "ran": [[round(began, 6), round(ended, 6)] for began, ended in used.ran],
-        }
-        for stats in result.stats.values()
-        for used in stats.controlnets
-    ]
-    reuse = [asdict(stats.reuse) for stats in result.stats.values() if stats.reuse is not None]
-    said = {"adapters": adapters, "controlnets": nets, "reuse": reuse[0] if reuse else None}
-    return {name: value for name, value in said.items() if value}
+    """Return the adapters and ControlNets a job used and what its edit read of a template; no key for unused ones."""
+    all_stats = result.stats.values()
+    reuse = [asdict(stats.reuse) for stats in all_stats if stats.reuse is not None]
+    usage = {
+        "adapters": [_adapter_usage(adapter) for stats in all_stats for adapter in stats.adapters],
+        "controlnets": [_controlnet_usage(net) for stats in all_stats for net in stats.controlnets],
+        "reuse": reuse[0] if reuse else None,
+    }
+    return {name: value for name, value in usage.items() if value}
+
+
+def _adapter_usage(adapter: AdapterStats) -> dict[str, Any]:
+    return {
+        "name": adapter.name,
+        "scale": adapter.scale,
+        "cache": "hit" if adapter.hit else "miss",
+        "load_s": round(adapter.load_s, 6),
+        "bytes": adapter.bytes,
+        "steps_without_adapter": adapter.steps_without_adapter,
+        "steps_active": adapter.steps_active,
+    }
+
+
+def _controlnet_usage(net: ControlNetStats) -> dict[str, Any]:
+    return {
+        "name": net.name,
+        "placement": net.placement,
+        "cache": "hit" if net.hit else "miss",
+        "load_s": round(net.load_s, 6),
+        "bytes": net.bytes,
+        "steps_active": net.steps_active,
+        "ran": [[round(start, 6), round(end, 6)] for start, end in net.ran],
+    }

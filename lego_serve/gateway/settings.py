@@ -1,4 +1,4 @@
-"""What the gateway needs to know, as a frozen value."""
+"""The gateway's settings, as frozen values."""
 
 import hmac
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key by its digest, and who comes with it."""
+    """An API key by its digest, and whose it is."""
 
     sha256: str
     tenant: str
@@ -19,7 +19,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request."""
+    """Who makes a request: a tenant, and the weight of its jobs."""
 
     tenant: str = "default"
     is_admin: bool = True
@@ -28,9 +28,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class TemplateSettings:
-    """Where templates are kept and how many; ``budgets`` are the bytes of activations of each model's replicas.
+    """Where templates are stored and how many.
 
-    ``tenant_pins``: what the pins of one tenant may take of these; where nothing is said, all that may be pinned.
+    ``budgets``: by model, the bytes of activations that each of its replicas keeps.  ``tenant_pins``: by model, how
+    many of these the pins of one tenant may take; without an entry, all that may be pinned.
     """
 
     folder: Path
@@ -42,10 +43,10 @@ class TemplateSettings:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """Limits and keys; without keys everyone is the default tenant's admin.
+    """The gateway's limits and keys; without keys everyone is the default tenant's admin.
 
-    ``controlnets`` are the ids of each model's; comparing edits that read activations with their full computation takes
-    ``quality_check_fraction`` of the time at most; without ``templates`` none can be registered.
+    ``controlnets``: by model, the ids of its ControlNets.  ``quality_check_fraction``: the largest part of the time
+    that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     """
 
     default_workflow: str
@@ -59,10 +60,10 @@ class GatewaySettings:
     templates: TemplateSettings | None = None
 
     def caller(self, token: str) -> Caller | None:
-        """Who holds this token; None when nobody does."""
+        """Return who holds this token; None where nobody does."""
         digest = sha256(token.encode(errors="replace")).hexdigest()
-        found = None
-        for key in self.keys:  # all are compared, so that time tells nothing
+        caller = None
+        for key in self.keys:  # all are compared, so that the time it takes reveals nothing
             if hmac.compare_digest(key.sha256, digest):
-                found = Caller(key.tenant, key.is_admin, key.weight)
-        return found
+                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight)
+        return caller

@@ -1,7 +1,7 @@
-"""Registered templates, kept as files that outlive a process and that all gateways share.
+"""Stores registered templates as files, which outlive a process and which all gateways share.
 
-A template of a tenant is two files in the tenant's folder: ``ID.png``, its image, and ``ID.json``, what it is
-called.  The second is written last and removed first: what has none is not there.
+A template is two files in its tenant's folder: ``ID.png``, its image, and ``ID.json``, all else.  The second is written
+last and removed first: a template without it does not exist.
 """
 
 import fcntl
@@ -27,8 +27,8 @@ TEMPLATE_ID = re.compile(r"tmpl_[0-9a-f]{24}")
 class Template:
     """An image registered for edits of a workflow, at one size; ``model`` is the workflow its request named.
 
-    ``image`` names its pixels, ``pin`` what holds its activations; ``steps`` those it is warmed for, if not the
-    workflow's own; ``caption`` says what it shows.
+    ``image`` is the key of its pixels and ``pin`` the name under which its activations stay; ``steps`` are those it is
+    warmed for, None for the workflow's own; ``caption`` says what it shows.
     """
 
     id: str
@@ -45,25 +45,25 @@ class Template:
 
 
 def no_template() -> NotFound:
-    """The same for an id that nobody has and for another tenant's."""
+    """Return the error for an unknown id; another tenant's id gets no other answer."""
     return NotFound("There is no template of this id.", param="template", code="template_not_found")
 
 
 class TemplateFiles:
-    """The templates of all tenants below one folder; every call waits for the disk."""
+    """Reads and writes the templates of all tenants below one folder; every call waits for the disk."""
 
     def __init__(self, folder: Path, per_tenant: int, tenant_bytes: int) -> None:
         self._folder, self._per_tenant, self._tenant_bytes = folder, per_tenant, tenant_bytes
 
-    def get(self, tenant: str, name: str) -> Template:
-        """A tenant's template by its id.  Raises NotFound."""
-        found = _read(self._folder / tenant, name) if TEMPLATE_ID.fullmatch(name) else None
-        if found is None:
+    def get(self, tenant: str, template_id: str) -> Template:
+        """Return a tenant's template by its id.  Raises NotFound."""
+        template = _read(self._folder / tenant, template_id) if TEMPLATE_ID.fullmatch(template_id) else None
+        if template is None:
             raise no_template()
-        return found
+        return template
 
     def image(self, tenant: str, template: Template) -> Image.Image:
-        """A template's image.  Raises NotFound where it was removed meanwhile."""
+        """Return a template's image.  Raises NotFound where it was removed meanwhile."""
         try:
             with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as image:
                 return image.convert("RGB")
@@ -71,47 +71,50 @@ class TemplateFiles:
             raise no_template() from None
 
     def listed(self, tenant: str) -> list[Template]:
-        """A tenant's templates, the oldest first."""
+        """Return a tenant's templates, the oldest first."""
         return _all(self._folder / tenant)
 
     def pinned(self) -> dict[str, list[Template]]:
-        """The pinned templates of each tenant."""
+        """Return the pinned templates of each tenant."""
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         return {folder.name: [template for template in _all(folder) if template.pin] for folder in folders}
 
     def add(self, tenant: str, template: Template, png: bytes) -> Template:
-        """Keep a template; answers the one that is there where its id is known.  Raises Conflict or NodeError."""
+        """Store a template, or return the stored one where its id is known.  Raises Conflict or NodeError."""
         try:
             with self._locked(tenant) as folder:
                 return _read(folder, template.id) or self._add(folder, template, png)
         except OSError as error:
-            said = "The template could not be written; nothing was changed."
-            raise NodeError(said, code="template_not_written") from error
+            message = "The template could not be written; nothing was changed."
+            raise NodeError(message, code="template_not_written") from error
 
-    def remove(self, tenant: str, name: str) -> Template:
-        """Forget a template.  Raises NotFound."""
-        self.get(tenant, name)  # before a folder is made for whoever asks
+    def remove(self, tenant: str, template_id: str) -> Template:
+        """Remove a template and return it.  Raises NotFound."""
+        self.get(tenant, template_id)  # before a folder is made for a tenant that has none
         with self._locked(tenant) as folder:
-            found = self.get(tenant, name)
-            for kind in ("json", "png"):
-                (folder / f"{name}.{kind}").unlink(missing_ok=True)
-            return found
+            template = self.get(tenant, template_id)
+            for extension in ("json", "png"):
+                (folder / f"{template_id}.{extension}").unlink(missing_ok=True)
+            return template
 
     def _add(self, folder: Path, template: Template, png: bytes) -> Template:
-        there = _all(folder)
-        if len(there) >= self._per_tenant:
-            said = f"You have {len(there)} templates, and no more than {self._per_tenant} are kept; remove one first."
-            raise Conflict(said, code="too_many_templates")
-        used = sum((folder / f"{one.id}.png").stat().st_size for one in there)
+        """Write the two files of a new template.  Raises Conflict above a tenant's limits, or OSError."""
+        stored = _all(folder)
+        if len(stored) >= self._per_tenant:
+            message = (
+                f"You have {len(stored)} templates, and no more than {self._per_tenant} are kept; remove one first."
+            )
+            raise Conflict(message, code="too_many_templates")
+        used = sum((folder / f"{other.id}.png").stat().st_size for other in stored)
         if used + len(png) > self._tenant_bytes:
-            said = (
+            message = (
                 f"Your templates take {used} bytes and this one {len(png)}, and no more than {self._tenant_bytes} are "
                 "kept; remove one first."
             )
-            raise Conflict(said, code="templates_too_large")
+            raise Conflict(message, code="templates_too_large")
         try:
-            _put(folder / f"{template.id}.png", png)
-            _put(folder / f"{template.id}.json", json.dumps(asdict(template), indent=1).encode())
+            _write_whole(folder / f"{template.id}.png", png)
+            _write_whole(folder / f"{template.id}.json", json.dumps(asdict(template), indent=1).encode())
         except OSError:
             (folder / f"{template.id}.png").unlink(missing_ok=True)
             raise
@@ -119,7 +122,7 @@ class TemplateFiles:
 
     @contextmanager
     def _locked(self, tenant: str) -> Iterator[Path]:
-        """A tenant's folder while nobody else changes it, rid of what a process that died there left."""
+        """Lock a tenant's folder and remove what a process that died there left half written."""
         folder = self._folder / tenant
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "wb") as lock:
@@ -131,15 +134,15 @@ class TemplateFiles:
 
 
 def _all(folder: Path) -> list[Template]:
-    names = [path.stem for path in folder.glob("tmpl_*.json")]
-    found = [template for name in names if (template := _read(folder, name)) is not None]
-    return sorted(found, key=lambda template: (template.created, template.id))
+    ids = [path.stem for path in folder.glob("tmpl_*.json")]
+    templates = [template for template_id in ids if (template := _read(folder, template_id)) is not None]
+    return sorted(templates, key=lambda template: (template.created, template.id))
 
 
-def _read(folder: Path, name: str) -> Template | None:
-    """What is registered by an id; nothing where the file is damaged, so that it can be registered anew."""
+def _read(folder: Path, template_id: str) -> Template | None:
+    """Return the template of an id; None also where its file is damaged, so that it can be registered anew."""
     try:
-        return Template(**json.loads((folder / f"{name}.json").read_bytes()))
+        return Template(**json.loads((folder / f"{template_id}.json").read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):
@@ -147,8 +150,8 @@ def _read(folder: Path, name: str) -> Template | None:
         return None
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Write a file; whoever reads gets the old or the new whole."""
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file; readers get the old content or the new, never a part."""
     new = path.with_name(f"{path.name}.new")
     try:
         new.write_bytes(data)

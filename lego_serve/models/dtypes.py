@@ -20,5 +20,5 @@ def resolve_dtype(spec: ModelSpec) -> torch.dtype:
 
 @cache
 def multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware."""
+    """Return whether this CPU multiplies bf16 in hardware."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -1,7 +1,7 @@
 """Loads one component of a model, whichever its family.
 
 A family is one file in ``families`` with a ``load_backbone`` and a ``load_text_encoder`` built from the pieces of
-``model_files``, and an ``ADAPTABLE`` where it takes adapters.
+``model_files``, the ``PATCH`` of its tokens, and ``LORA_TARGETS`` where it takes adapters.
 """
 
 from types import ModuleType
@@ -15,26 +15,31 @@ from lego_serve.models.vae import KlVae
 
 
 def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
-    """The denoiser of a model and its sigma tables.  Raises CheckpointError."""
+    """Load the denoiser of a model and its sigma tables.  Raises CheckpointError."""
     backbone, tables = _family(spec).load_backbone(spec)
     return backbone, tables
 
 
 def load_text_encoder(spec: ModelSpec) -> TextEncoder:
-    """The text encoders and tokenizers of a model.  Raises CheckpointError."""
+    """Load the text encoders and tokenizers of a model.  Raises CheckpointError."""
     encoder: TextEncoder = _family(spec).load_text_encoder(spec)
     return encoder
 
 
 def load_vae(spec: ModelSpec) -> KlVae:
-    """The autoencoder of a model; every family has the same."""
+    """Load the autoencoder of a model; every family has the same."""
     from diffusers import AutoencoderKL
 
     return KlVae(load_module(spec, model_folder(spec, "vae"), "vae", AutoencoderKL))
 
 
+def latent_patch(spec: ModelSpec) -> int:
+    """Return the latent pixels per side of a token in a model's family."""
+    return int(_family(spec).PATCH)
+
+
 def _family(spec: ModelSpec) -> ModuleType:
-    """The module of a model's family: one file in ``families``, found by its name."""
+    """Return the module of a model's family: one file in ``families``, found by its name."""
     if spec.family not in families():
         known = ", ".join(families())
         raise CheckpointError(f"model {spec.name}: no family {spec.family!r}; there is {known}")

@@ -1,4 +1,4 @@
-"""From a model's place on disk to its modules, one component at a time.
+"""Loads a model's modules from disk, one component at a time.
 
 A node reads its own component's folders and nothing else; safetensors only; no remote code; the
 network is touched only when the spec says ``fetch``.  What is missing, of another class or of
@@ -23,7 +23,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def model_folder(spec: ModelSpec, *components: str) -> Path:
-    """The local folder of a model, fetched first if it is a hub id and the spec allows it.
+    """Return a model's local folder, fetched first if it is a hub id and the spec allows it.
 
     An empty component is a folder that is one module itself, such as a ControlNet's.
     """
@@ -52,7 +52,7 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
 
 
 def load_scheduler(spec: ModelSpec, folder: Path) -> Any:
-    """A model's flow-match scheduler, from its config alone."""
+    """Return a model's flow-match scheduler, from its config alone."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     config = read_json(spec, folder / "scheduler" / "scheduler_config.json")
@@ -65,13 +65,13 @@ def load_scheduler(spec: ModelSpec, folder: Path) -> Any:
 
 
 def pixels_per_latent(spec: ModelSpec, folder: Path) -> int:
-    """How many pixels a side of a latent stands for, as the autoencoder's config says."""
+    """Return the pixels per side of a latent, from the VAE's config."""
     blocks = setting(spec, folder / "vae" / "config.json", "block_out_channels", list)
     return int(2 ** (len(blocks) - 1))
 
 
 def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
-    """A JSON object from a file.  Raises CheckpointError."""
+    """Read a JSON object from a file.  Raises CheckpointError."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
 
 
 def setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
-    """One value of a JSON file, which must be there and of this type."""
+    """Return one value of a JSON file.  Raises CheckpointError if it is missing or of another type."""
     value = read_json(spec, path).get(key)
     if not isinstance(value, kind):
         raise CheckpointError(f"model {spec.name}: {path} lacks `{key}`, of type {kind.__name__}")
@@ -94,12 +94,12 @@ def setting(spec: ModelSpec, path: Path, key: str, kind: type) -> Any:
 
 
 def _short(error: Exception) -> str:
-    """A library's words as one line of bounded length."""
+    """Return a library's error message as one line of bounded length."""
     return " ".join(str(error).split())[:300]
 
 
 def _check_files(spec: ModelSpec, folder: Path) -> None:
-    """Raise CheckpointError for a folder without safetensors, or with one that is cut off or none at all."""
+    """Raise CheckpointError for a folder without safetensors, or with a truncated or invalid one."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"model {spec.name}: {folder} holds no .safetensors file")
@@ -112,7 +112,7 @@ def _check_files(spec: ModelSpec, folder: Path) -> None:
 
 
 def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
-    """One component's module on its device; every weight comes from a safetensors file."""
+    """Load one component's module onto its device; every weight comes from a safetensors file."""
     dtype = resolve_dtype(spec)
     config = read_json(spec, folder / name / "config.json")
     found = config.get("_class_name") or (config.get("architectures") or ["an unnamed class"])[0]
@@ -121,9 +121,13 @@ def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
     _check_files(spec, folder / name)
     try:
         module, info = cls.from_pretrained(
-            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told by `info`, and refused below in our own words
-        )  # fmt: skip
+            folder / name,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed in `info`, and refused below in our own words
+        )
     except UNREADABLE as error:
         raise CheckpointError(f"model {spec.name}: {folder / name} does not load: {_short(error)}") from None
     for weight, has, needed in sorted(info["mismatched_keys"]):
@@ -136,7 +140,7 @@ def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
 
 
 def load_tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:
-    """One component's tokenizer."""
+    """Load one component's tokenizer."""
     from transformers import AutoTokenizer
 
     if not (folder / name).is_dir():

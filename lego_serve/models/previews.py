@@ -1,8 +1,8 @@
-"""The projection from latents to colours that previews use: a linear fit for each VAE.
+"""Fits the projection from latents to colours that previews use, one for each VAE.
 
 A pixel's colour is close to an affine function of the 3 x 3 latents around it.  The fit ships with a
-model as ``vae/latent_rgb.json``; a model without one is fitted when a preview is first asked for, on
-patches of all colours.
+model as ``vae/latent_rgb.json``; a model without one is fitted at its first preview, on patches of all
+colours.
 """
 
 import json
@@ -18,10 +18,10 @@ IMAGES, SIDE = 24, 96
 
 
 def fit(vae: KlVae, images: torch.Tensor | None = None) -> torch.Tensor:
-    """The least-squares matrix (9 * latent channels + 1, 3) from latents to colours in 0..1; its last row: the offset.
+    """Fit the least-squares matrix (9 * latent channels + 1, 3) from latents to colours in 0..1.
 
-    ``images`` (n, height, width, 3) of 8 bits are what it is fitted to; patches of all colours if none are given.
-    Rows are channel by channel, each with its 3 x 3 neighbours in reading order; beyond the edge the edge goes on.
+    It is fitted to ``images`` (n, height, width, 3) of 8 bits, by default patches of all colours.  Its rows are channel
+    by channel, each with its 3 x 3 neighbours in reading order, then the offset; edge latents repeat beyond the edge.
     """
     images = _sample_images() if images is None else images
     latents = torch.stack([encoded.mean for encoded in vae.encode(images)])
@@ -34,19 +34,19 @@ def fit(vae: KlVae, images: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def write(matrix: torch.Tensor, vae_folder: Path) -> None:
-    """Keep a fit with its model."""
+    """Write a fit into its model's VAE folder."""
     rows = [json.dumps([round(value, 4) for value in row]) for row in matrix.tolist()]
     (vae_folder / FILE).write_text("[\n" + ",\n".join(rows) + "\n]\n")
 
 
 def shipped(vae_folder: Path) -> torch.Tensor | None:
-    """The fit a model folder brings, or None."""
+    """Read the fit that ships with a model; None where there is none."""
     file = vae_folder / FILE
     return torch.tensor(json.loads(file.read_text())) if file.is_file() else None
 
 
 def _sample_images() -> torch.Tensor:
-    """Patches of all colours, sharp and blurred: (IMAGES, SIDE, SIDE, 3) of 8 bits."""
+    """Draw patches of all colours, sharp and blurred: (IMAGES, SIDE, SIDE, 3) of 8 bits."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(IMAGES, 3, 6, 6, generator=draw)
     sharp = F.interpolate(coarse, (SIDE, SIDE), mode="nearest")

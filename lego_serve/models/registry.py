@@ -1,4 +1,4 @@
-"""Which model to load and how, as a value that processes without torch can hold."""
+"""Model specifications and families, importable without torch."""
 
 from dataclasses import dataclass
 from importlib import import_module, resources
@@ -12,7 +12,7 @@ _FAMILIES = "lego_serve.models.families"  # found by name: nothing here depends 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Where a model lies and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
+    """A model's location and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
 
     name: str
     path: str
@@ -25,17 +25,17 @@ class ModelSpec:
 
 
 def families() -> tuple[str, ...]:
-    """The model families there are: one file each."""
+    """Return the names of the model families: one file each."""
     return tuple(sorted(file.name for file in iter_modules(import_module(_FAMILIES).__path__)))
 
 
 def built_in_folder(path: str) -> Path:
-    """Where ``builtin:NAME`` lies in this package, whether or not it is there."""
+    """Return the folder of ``builtin:NAME`` in this package, existing or not."""
     return Path(str(resources.files("lego_serve") / "zoo" / "weights" / path.removeprefix(BUILT_IN)))
 
 
 def profile_folder(beside: Path, chosen: Path | None, own: Path | None) -> Path:
-    """Where an adapter's profile lies: where it was chosen to, or beside the adapter, but never in this package.
+    """Return the folder of an adapter's profile: the chosen one, or beside the adapter, but never in this package.
 
     ``own`` has those of the package's adapters.
     """
@@ -45,5 +45,5 @@ def profile_folder(beside: Path, chosen: Path | None, own: Path | None) -> Path:
 
 
 def family_module(family: str) -> ModuleType:
-    """The file of one of ``spec.families()``."""
+    """Return the module of one of ``families()``."""
     return import_module(f"{_FAMILIES}.{family}")

@@ -1,6 +1,6 @@
 """Noise, sigma tables and samplers: pure tensor functions, equal to diffusers' schedulers.
 
-Flow matching (Esser et al., 2024): x = (1 - sigma) z + sigma e, and the model says v = dx / dsigma,
+Flow matching (Esser et al., 2024): x = (1 - sigma) z + sigma e, and the model predicts v = dx / dsigma,
 so that z = x - sigma v.  A sampler keeps no state between lanes; what it needs of earlier steps is
 the lane's ``history``, a tuple of tensors that travels with it.
 """
@@ -8,7 +8,7 @@ the lane's ``history``, a tuple of tensors that travels with it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,25 +24,25 @@ History = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The sigma of each step and a final 0 (steps + 1 numbers), and the time in 0..1 the model is told (steps)."""
+    """The sigma of each step and a final 0 (steps + 1 numbers), and the time in 0..1 the model is given (steps)."""
 
     sigmas: tuple[float, ...]
     times: tuple[float, ...]
 
     @property
     def steps(self) -> int:
-        """Forward passes from here to the image."""
+        """Number of forward passes."""
         return len(self.times)
 
     def shortened(self, strength: float) -> "Schedule":
-        """The schedule without the first ``1 - strength`` of its steps, as in diffusers."""
+        """Return the schedule without the first ``1 - strength`` of its steps, as in diffusers."""
         first = int(max(self.steps - min(self.steps * strength, self.steps), 0))
         return Schedule(self.sigmas[first:], self.times[first:])
 
 
 @dataclass(frozen=True, slots=True)
 class LaneStart:
-    """Where a lane begins: its latents (channels, height, width) and the steps left."""
+    """The start of a lane: its latents (channels, height, width) and the schedule of its steps."""
 
     latents: torch.Tensor
     schedule: Schedule
@@ -51,8 +51,8 @@ class LaneStart:
 def euler(
     latents: torch.Tensor, velocity: torch.Tensor, schedule: Schedule, step: int, history: History
 ) -> tuple[torch.Tensor, History]:
-    """Euler's method, in fp32: one step along the velocity."""
-    # Subtracted in fp32, as in diffusers; a number on the CPU goes to whatever device as an argument, not as a copy.
+    """Take one step of Euler's method, in fp32.  Returns the latents and the history."""
+    # Subtracted in fp32, as in diffusers; a scalar tensor on the CPU reaches any device without a copy.
     dt = torch.tensor(schedule.sigmas[step + 1]) - torch.tensor(schedule.sigmas[step])
     return latents + dt * velocity, ()
 
@@ -60,21 +60,22 @@ def euler(
 def dpmpp_2m(
     latents: torch.Tensor, velocity: torch.Tensor, schedule: Schedule, step: int, history: History
 ) -> tuple[torch.Tensor, History]:
-    """DPM-Solver++(2M) (Lu et al., 2022) for flow matching: second order from the step before, in fp32.
+    """Take one step of DPM-Solver++(2M) (Lu et al., 2022) for flow matching, in fp32.
 
     With alpha = 1 - sigma and lambda = log(alpha / sigma) it extrapolates the predicted image to
-    the middle of the step.  The first step and the last, where lambda is infinite, are of first order.
+    the middle of the step, from the prediction of the step before.  The first step and the last, where
+    lambda is infinite, are of first order.
     """
-    sigma, after = schedule.sigmas[step], schedule.sigmas[step + 1]
+    sigma, next_sigma = schedule.sigmas[step], schedule.sigmas[step + 1]
     image = latents - sigma * velocity
-    if after == 0:
+    if next_sigma == 0:
         return image, ()
-    h = _log_snr(after) - _log_snr(sigma)
-    toward = image
+    h = _log_snr(next_sigma) - _log_snr(sigma)
+    extrapolated = image
     if history:
-        before = _log_snr(sigma) - _log_snr(schedule.sigmas[step - 1])
-        toward = image + (0.5 * h / before) * (image - history[0])
-    return (after / sigma) * latents + (1 - after) * -math.expm1(-h) * toward, (image,)
+        previous_h = _log_snr(sigma) - _log_snr(schedule.sigmas[step - 1])
+        extrapolated = image + (0.5 * h / previous_h) * (image - history[0])
+    return (next_sigma / sigma) * latents + (1 - next_sigma) * -math.expm1(-h) * extrapolated, (image,)
 
 
 def _log_snr(sigma: float) -> float:
@@ -86,17 +87,17 @@ SAMPLERS: Mapping[str, Advance] = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 
 
 class FlowMatchTables:
-    """A checkpoint's scheduler, read as tables for any number of steps, image size and sampler.
+    """Makes the sigma tables of a checkpoint's scheduler, for any number of steps, image size and sampler.
 
-    ``explicit_sigmas`` says that the family's pipeline hands the scheduler its own evenly spaced
-    sigmas (FLUX) rather than a number of steps (SD3).
+    With ``explicit_sigmas`` the family's pipeline gives the scheduler evenly spaced sigmas of its own
+    (FLUX) rather than a number of steps (SD3).
     """
 
     def __init__(self, scheduler: "FlowMatchEulerDiscreteScheduler", *, explicit_sigmas: bool = False) -> None:
         self._scheduler, self._explicit_sigmas = scheduler, explicit_sigmas
 
     def schedule(self, sampler: str, steps: int, tokens: int) -> Schedule:
-        """The table of a sampler for an image of so many tokens.  RequestError for an unknown sampler."""
+        """Return the table of a sampler for an image of so many tokens.  Raises RequestError for an unknown sampler."""
         build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m}.get(sampler)
         if build is None:
             raise RequestError(f"`sampler` must be one of {', '.join(SAMPLERS)}.", param="sampler")
@@ -110,7 +111,7 @@ class FlowMatchTables:
         init: ImageLatents | None = None,
         strength: float = 1.0,
     ) -> LaneStart:
-        """Noise for a lane, or an encoded image noised as far as ``strength`` (0..1) says.
+        """Draw a lane's noise, or noise an encoded image as far as ``strength`` (0..1) says.
 
         As in diffusers' image-to-image pipeline one generator draws the image's posterior sample
         first and the noise second, and the first ``1 - strength`` of the steps is left out.
@@ -118,24 +119,24 @@ class FlowMatchTables:
         generator = torch.Generator().manual_seed(seed)
         if init is None:
             return LaneStart(noise(shape, generator), schedule)
-        left = schedule.shortened(strength)
+        remaining = schedule.shortened(strength)
         latents = init.mean + init.std * noise(shape, generator)
-        sigma = left.sigmas[0]
-        return LaneStart(sigma * noise(shape, generator) + (1.0 - sigma) * latents, left)
+        sigma = remaining.sigmas[0]
+        return LaneStart(sigma * noise(shape, generator) + (1.0 - sigma) * latents, remaining)
 
     def _shift(self, tokens: int) -> float | None:
-        """``mu``, linear in the number of image tokens between the two the config names; None where it is fixed."""
+        """Return ``mu``, linear in the image tokens between the config's two numbers; None where the shift is fixed."""
         config = self._scheduler.config
         if not config.use_dynamic_shifting:
             return None
-        few, many = config.base_image_seq_len, config.max_image_seq_len
-        return float(config.base_shift + (tokens - few) / (many - few) * (config.max_shift - config.base_shift))
+        low, high = config.base_image_seq_len, config.max_image_seq_len
+        return float(config.base_shift + (tokens - low) / (high - low) * (config.max_shift - config.base_shift))
 
     def _euler(self, steps: int, mu: float | None) -> Schedule:
-        given: dict[str, Any] = {"num_inference_steps": steps}
         if self._explicit_sigmas:
-            given = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
-        self._scheduler.set_timesteps(**given, mu=mu)
+            self._scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        else:
+            self._scheduler.set_timesteps(num_inference_steps=steps, mu=mu)
         sigmas = tuple(self._scheduler.sigmas.tolist())
         return Schedule(sigmas, sigmas[:-1])
 
@@ -151,11 +152,11 @@ class FlowMatchTables:
             flow_shift=shift,
         )
         solver.set_timesteps(steps)
-        # The solver tells the model whole timesteps, a little below those of its sigmas.
+        # The solver gives the model whole timesteps, a little below those of its sigmas.
         times = tuple(t / config.num_train_timesteps for t in solver.timesteps.tolist())
         return Schedule(tuple(solver.sigmas.tolist()), times)
 
 
 def noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Standard normal noise, drawn on the CPU in fp32 as diffusers draws it for one image."""
+    """Draw standard normal noise on the CPU in fp32, as diffusers draws it for one image."""
     return torch.randn((1, *shape), generator=generator)[0]

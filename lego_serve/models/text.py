@@ -1,11 +1,11 @@
-"""Prompts to conditionings exactly as SD3's pipeline makes them, and what other families share of it.
+"""Encodes prompts exactly as the SD3 and FLUX pipelines do.
 
 Prompts are encoded one by one unless a larger batch is measured to give the same bits, faster.
 """
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -14,9 +14,6 @@ from lego_serve.errors import RequestError
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.ragged.lora import LoraLayers
-
-if TYPE_CHECKING:
-    pass
 
 
 class PromptTokenizer:
@@ -49,7 +46,7 @@ class PromptTokenizer:
 
 
 def text_parts(adapters: Uses) -> Uses:
-    """What of adapters is for text encoders; those without such a part are left out."""
+    """Return the text-encoder parts of adapters; adapters without one are left out."""
     parts = ((adapter.part("text_encoder", "text_encoder_2"), scale) for adapter, scale in adapters)
     return tuple((part, scale) for part, scale in parts if part.pairs)
 
@@ -92,7 +89,7 @@ class Sd3TextEncoder:
 
     @torch.inference_mode()
     def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
+        """Encode prompts in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
         with self._computing:
             self.adapters.patch(text_parts(adapters))
             return self._encode(prompts)
@@ -101,9 +98,9 @@ class Sd3TextEncoder:
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
             ids = tokenizer.ids(prompts, self._tokenizers[0].window, clip.device)
-            said = clip(ids, output_hidden_states=True)
-            hidden.append(said.hidden_states[-2])
-            pooled.append(said[0])
+            out = clip(ids, output_hidden_states=True)
+            hidden.append(out.hidden_states[-2])
+            pooled.append(out[0])
         tokens = torch.cat(hidden, dim=-1)
         tokens = F.pad(tokens, (0, self._width - tokens.shape[-1]))
         tokens = torch.cat([tokens, self._t5_rows(prompts, tokens)], dim=1)
@@ -140,7 +137,7 @@ class FluxTextEncoder:
 
     @torch.inference_mode()
     def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """The same in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
+        """Encode prompts in one pass.  Raises InvalidAdapter for an adapter of other text encoders."""
         with self._computing:
             self.adapters.patch(text_parts(adapters))
             return self._encode(prompts)

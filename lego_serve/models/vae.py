@@ -1,4 +1,4 @@
-"""Latents to 8-bit images and back, one image at a time unless a larger batch is measured to pay."""
+"""Encodes 8-bit images to latents and decodes them, one at a time unless a larger batch is measured to be faster."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class KlVae:
-    """diffusers' AutoencoderKL, channels last, with the model's own shift and scale applied."""
+    """diffusers' AutoencoderKL, channels last, with the model's shift and scale applied to latents."""
 
     def __init__(self, vae: "AutoencoderKL") -> None:
         self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -26,17 +26,17 @@ class KlVae:
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> list[ImageLatents]:
-        """Images (n, height, width, 3) of 8 bits to scaled latents, as distributions."""
+        """Encode images (n, height, width, 3) of 8 bits to scaled latents, as distributions."""
         encoded = []
         for image in pixels:
             x = (image.permute(2, 0, 1)[None].float() / 255) * 2 - 1
-            posterior = self._vae.encode(self._placed(x)).latent_dist
+            posterior = self._vae.encode(self._to_device(x)).latent_dist
             mean = (posterior.mean[0].float() - self._shift) * self._scale
             encoded.append(ImageLatents(mean.cpu(), (posterior.std[0].float() * self._scale).cpu()))
         return encoded
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (n, channels, height, width) to images (n, height, width, 3) of 8 bits.
+        """Decode scaled latents (n, channels, height, width) to images (n, height, width, 3) of 8 bits.
 
         ``max_batch`` at a time: on a CPU batching decodes is slower, so calibration leaves it at 1.
         """
@@ -44,19 +44,19 @@ class KlVae:
 
     @torch.inference_mode()
     def decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
-        """The same in one pass."""
+        """Decode scaled latents in one pass."""
         return _images(self._vae.decode(self._unscaled(latents)).sample)
 
     @torch.inference_mode()
     def statistics(self, latents: torch.Tensor) -> torch.Tensor:
-        """What the decoder's norms find in a template (channels, height, width), for ``decode_box``."""
+        """Compute the sums that the decoder's norms see in a template (channels, height, width), for ``decode_box``."""
         return self._crops.statistics(self._decodable(latents[None])).cpu()
 
     @torch.inference_mode()
     def decode_box(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor | None:
-        """The part of an image that is a box of latents (channels, height, width): (height, width, 3) of 8 bits.
+        """Decode a box of latents (channels, height, width): (height, width, 3) of 8 bits.
 
-        None where it takes a decoding of all of it.
+        Returns None where the whole image has to be decoded.
         """
         decoded = self._crops.decode(self._decodable(latents[None]), box, statistics.to(self._vae.device))
         return None if decoded is None else _images(decoded)[0]
@@ -64,40 +64,40 @@ class KlVae:
     def decode_within(
         self, latents: torch.Tensor, mask: torch.Tensor, statistics: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """Images of latents (n, channels, height, width), right where a mask (height, width) of them is true.
+        """Decode latents (n, channels, height, width) to images that are right where a mask (height, width) is true.
 
-        ``statistics`` of the template are asked for where less than all is decoded.
+        ``statistics`` gives those of the template; it is called only where less than the whole is decoded.
         """
         height, width = latents.shape[-2:]
         box = Box.around(mask)
         if not pays(box, height, width):
             return self.decode(latents)
-        scale, known = self.pixels_per_latent, statistics()
-        made = torch.zeros(len(latents), scale * height, scale * width, 3, dtype=torch.uint8)
-        for image, own in zip(made, latents, strict=True):
-            part = self.decode_box(own, box, known)
-            if part is None:
-                image.copy_(self.decode(own[None])[0])
+        scale, template_sums = self.pixels_per_latent, statistics()
+        images = torch.zeros(len(latents), scale * height, scale * width, 3, dtype=torch.uint8)
+        for image, image_latents in zip(images, latents, strict=True):
+            crop = self.decode_box(image_latents, box, template_sums)
+            if crop is None:
+                image.copy_(self.decode(image_latents[None])[0])
             else:
-                image[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right] = part
-        return made
+                image[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right] = crop
+        return images
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
-        return self._placed(latents / self._scale + self._shift)
+        return self._to_device(latents / self._scale + self._shift)
 
     def _decodable(self, latents: torch.Tensor) -> torch.Tensor:
-        """What the decoder itself is given."""
+        """Map scaled latents to the decoder's own input."""
         x = self._unscaled(latents)
         if self._vae.post_quant_conv is None:
             return x
         decodable: torch.Tensor = self._vae.post_quant_conv(x)
         return decodable
 
-    def _placed(self, x: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._vae.device, self._vae.dtype, memory_format=torch.channels_last)
 
 
 def _images(decoded: torch.Tensor) -> torch.Tensor:
-    """Images (n, height, width, 3) of 8 bits, of a decoder's -1 to 1."""
+    """Map a decoder's output (n, 3, height, width) in -1 to 1 to images (n, height, width, 3) of 8 bits."""
     images = (decoded.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     return (images * 255).round().to(torch.uint8).cpu()

@@ -1,10 +1,10 @@
-"""Decoding a part of an image: what an edit changed, knowing what the decoder finds in the template it changed.
+"""Decodes the part of an image that an edit changed, with statistics of the template that it edits.
 
 A decoder's convolutions see a neighbourhood, its group norms the whole image.  So a crop is decoded with a margin of
-latent pixels around it, and each norm is given the sums of the whole: those of the template, kept by cells, with the
-crop's own in place of the template's there.  The first blocks, at the latents' own size, see all latents, and tell how
-far the edit changes what lies outside: beyond ``TOLERANCE`` the sums would not hold.  What comes out is close to the
-whole decoding, not equal; it depends on nothing but the latents, the template and the box.
+latent pixels around it, and each norm uses the sums of the whole: those of the template, stored by cells, with the
+crop's own in place of the template's there.  The first blocks, at the latents' own size, run over all latents and show
+how far the edit changes what lies outside: beyond ``TOLERANCE`` the sums would not hold.  The result is close to that
+of decoding the whole, not equal; it depends on nothing but the latents, the template and the box.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 MARGIN = 2  # latent pixels
-WORTH = 0.6  # share of the image above which a crop with its margin saves too little
-CELLS = 32  # a side, at most, by which sums are kept
+MAX_SHARE = 0.6  # share of the image above which a crop with its margin saves too little
+CELLS = 32  # at most, a side, by which sums are stored
 TOLERANCE = 0.2  # by how much any group's square sum outside may differ from the template's
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Latent pixels [top, bottom) x [left, right)."""
+    """A box of latent pixels: rows [top, bottom), columns [left, right)."""
 
     top: int
     bottom: int
@@ -34,44 +34,51 @@ class Box:
 
     @classmethod
     def around(cls, mask: torch.Tensor) -> "Box":
-        """The least box that holds all of a mask (height, width) that is true somewhere."""
+        """Return the smallest box around a mask (height, width) that is true somewhere."""
         rows, columns = (torch.nonzero(mask.any(dim=d)).flatten().tolist() for d in (1, 0))
         return cls(rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
 
-    def grown(self, by: int, height: int, width: int) -> "Box":
-        """With a margin, as far as the image goes."""
+    def grown(self, margin: int, height: int, width: int) -> "Box":
+        """Return the box with a margin, as far as the image goes."""
         return Box(
-            max(0, self.top - by), min(height, self.bottom + by), max(0, self.left - by), min(width, self.right + by)
+            top=max(0, self.top - margin),
+            bottom=min(height, self.bottom + margin),
+            left=max(0, self.left - margin),
+            right=min(width, self.right + margin),
         )
 
-    def snapped(self, to: int, height: int, width: int) -> "Box":
-        """Grown to multiples of a number of latent pixels, or the image's end."""
-        end = min(height, -(-self.bottom // to) * to), min(width, -(-self.right // to) * to)
-        return Box(self.top // to * to, end[0], self.left // to * to, end[1])
+    def snapped(self, cell: int, height: int, width: int) -> "Box":
+        """Return the box grown to whole cells of so many latent pixels a side, or the image's end."""
+        return Box(
+            top=self.top // cell * cell,
+            bottom=min(height, -(-self.bottom // cell) * cell),
+            left=self.left // cell * cell,
+            right=min(width, -(-self.right // cell) * cell),
+        )
 
     @property
     def area(self) -> int:
-        """Its latent pixels."""
+        """Number of latent pixels."""
         return (self.bottom - self.top) * (self.right - self.left)
 
 
 def pays(box: Box, height: int, width: int) -> bool:
-    """Whether decoding a box alone is cheaper than all of an image's latents."""
-    return _wide(box, height, width).area <= WORTH * height * width
+    """Return whether decoding a box alone is cheaper than all of an image's latents."""
+    return _widened(box, height, width).area <= MAX_SHARE * height * width
 
 
-def _wide(box: Box, height: int, width: int) -> Box:
-    """What is decoded for a box: its margin, and whole cells."""
+def _widened(box: Box, height: int, width: int) -> Box:
+    """Return what is decoded for a box: it with its margin, in whole cells."""
     return box.grown(MARGIN, height, width).snapped(_cell(height, width), height, width)
 
 
 def _cell(height: int, width: int) -> int:
-    """Latent pixels a side of the cells by which sums are kept."""
+    """Return the side, in latent pixels, of the cells by which sums are stored."""
     return -(-max(height, width) // CELLS)
 
 
 class CropDecoder:
-    """diffusers' decoder in two parts: what sees all latents, and what may see a crop of them."""
+    """diffusers' decoder in two parts: the first blocks see all latents, the rest may see a crop of them."""
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
@@ -79,37 +86,37 @@ class CropDecoder:
         self._norms = [m for part in parts for m in part.modules() if isinstance(m, nn.GroupNorm)]
 
     def statistics(self, latents: torch.Tensor) -> torch.Tensor:
-        """Sums of what each norm is given of a template (1, channels, height, width), and of its squares, by cells.
+        """Compute the sums of each norm's input, and of its squares, by cells, for a template.
 
-        (norms, 2, groups, rows, columns), fp32.
+        ``latents`` (1, channels, height, width) to (norms, 2, groups, rows, columns), fp32.
         """
         height, width = latents.shape[-2:]
-        found: list[torch.Tensor] = []
+        sums: list[torch.Tensor] = []
 
-        def recorded(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
-            found.append(_by_cells(x, norm.num_groups, _cell(height, width) * (x.shape[-1] // width)))
+        def recording(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+            sums.append(_sum_by_cells(x, norm.num_groups, _cell(height, width) * (x.shape[-1] // width)))
             return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
-        with self._using(recorded):
+        with self._norms_as(recording):
             self._last(self._first(latents))
-        return torch.stack(found)
+        return torch.stack(sums)
 
     def decode(self, latents: torch.Tensor, box: Box, statistics: torch.Tensor) -> torch.Tensor | None:
-        """The decoded box of latents (1, channels, height, width), of a template of those statistics.
+        """Decode a box of latents (1, channels, height, width), given its template's statistics.
 
-        None where the edit changes too much outside of it.
+        Returns None where the edit changes too much outside of the box.
         """
         height, width = latents.shape[-2:]
-        wide, cell = _wide(box, height, width), _cell(height, width)
-        outside = _outside(statistics, wide, cell)
+        wide, cell = _widened(box, height, width), _cell(height, width)
+        outside = _sum_outside(statistics, wide, cell)
         whole = self._first(latents)
-        found = _outside(_by_cells(whole, self._norms[0].num_groups, cell)[None], wide, cell)[0]
-        if bool(((found[1] - outside[0, 1]).abs() > TOLERANCE * outside[0, 1]).any()):
+        own_outside = _sum_outside(_sum_by_cells(whole, self._norms[0].num_groups, cell)[None], wide, cell)[0]
+        if bool(((own_outside[1] - outside[0, 1]).abs() > TOLERANCE * outside[0, 1]).any()):
             return None
         share = wide.area / (height * width)
         features = whole[..., wide.top : wide.bottom, wide.left : wide.right]
-        rest = iter(outside)
-        with self._using(lambda norm, x: _normed(norm, x, next(rest), share)):
+        sums_of_norms = iter(outside)
+        with self._norms_as(lambda norm, x: _norm_crop(norm, x, next(sums_of_norms), share)):
             decoded = self._last(features.contiguous(memory_format=torch.channels_last))
         scale = decoded.shape[-1] // features.shape[-1]
         top, left = (box.top - wide.top) * scale, (box.left - wide.left) * scale
@@ -122,12 +129,13 @@ class CropDecoder:
     def _last(self, features: torch.Tensor) -> torch.Tensor:
         for block in self._decoder.up_blocks:
             features = block(features)
-        said: torch.Tensor = self._decoder.conv_out(self._decoder.conv_act(self._decoder.conv_norm_out(features)))
-        return said
+        normed = self._decoder.conv_norm_out(features)
+        decoded: torch.Tensor = self._decoder.conv_out(self._decoder.conv_act(normed))
+        return decoded
 
     @contextmanager
-    def _using(self, forward: Callable[[nn.GroupNorm, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """Let norms do something else for a while; one thread alone decodes."""
+    def _norms_as(self, forward: Callable[[nn.GroupNorm, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """Replace the norms' forward function within the context; only one thread decodes."""
         for norm in self._norms:
             norm.forward = partial(forward, norm)  # type: ignore[method-assign]
         try:
@@ -137,8 +145,8 @@ class CropDecoder:
                 del norm.forward
 
 
-def _by_cells(x: torch.Tensor, groups: int, cell: int) -> torch.Tensor:
-    """Sums of (1, channels, height, width) and of its squares by group and cell: (2, groups, rows, columns)."""
+def _sum_by_cells(x: torch.Tensor, groups: int, cell: int) -> torch.Tensor:
+    """Sum x (1, channels, height, width) and its squares by group and cell: (2, groups, rows, columns)."""
     exact = x[0].float()
     both = torch.stack([exact, exact * exact])
     down, right = -both.shape[-2] % cell, -both.shape[-1] % cell
@@ -146,15 +154,15 @@ def _by_cells(x: torch.Tensor, groups: int, cell: int) -> torch.Tensor:
     return both.unflatten(1, (groups, -1)).sum(dim=2)
 
 
-def _outside(statistics: torch.Tensor, wide: Box, cell: int) -> torch.Tensor:
-    """The sums over all cells but those of a box of whole cells: (norms, 2, groups)."""
+def _sum_outside(statistics: torch.Tensor, wide: Box, cell: int) -> torch.Tensor:
+    """Sum over all cells but those of a box of whole cells: (norms, 2, groups)."""
     rows, columns = slice(wide.top // cell, -(-wide.bottom // cell)), slice(wide.left // cell, -(-wide.right // cell))
     exact = statistics.double()
     return exact.sum(dim=(-2, -1)) - exact[..., rows, columns].sum(dim=(-2, -1))
 
 
-def _normed(norm: nn.GroupNorm, x: torch.Tensor, outside: torch.Tensor, share: float) -> torch.Tensor:
-    """A group norm of a part, ``share`` of the whole, with the sums of what is outside."""
+def _norm_crop(norm: nn.GroupNorm, x: torch.Tensor, outside: torch.Tensor, share: float) -> torch.Tensor:
+    """Apply a group norm to a crop, ``share`` of the whole, given the sums of what lies outside."""
     exact = x[0].float()  # squares in half precision would leave nothing of a small variance beside a large mean
     own = torch.stack([exact.sum(dim=(1, 2)), (exact * exact).sum(dim=(1, 2))])
     sums = own.double().unflatten(1, (norm.num_groups, -1)).sum(dim=2) + outside

@@ -1,4 +1,4 @@
-"""Logs as lines of JSON: time, level, logger, message, and the traceback where there is one."""
+"""Writes log records as lines of JSON: time, level, logger, message, and the traceback if there is one."""
 
 import json
 import logging
@@ -8,24 +8,24 @@ from typing import TextIO
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line, whatever is in it."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a JSON object."""
+        """Return the record as a JSON object."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        said = {
+        fields = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def install(stream: TextIO | None = None) -> None:
-    """Have this process log so: our own loggers from INFO on, everybody else's from WARNING on."""
+    """Log JSON in this process: lego_serve from INFO on, all other loggers from WARNING on."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -1,6 +1,6 @@
-"""How a server is told to stop: a signal sets a flag, and whoever works looks at it between two things.
+"""Stops a server by a flag: a signal sets it, and the server's work checks it between two steps.
 
-Nothing is interrupted in the middle, so whatever has been started is known and can be taken down.
+Nothing is interrupted in the middle, so everything that was started is known and can be shut down.
 """
 
 import signal
@@ -8,32 +8,32 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-REINSTALL_S = 0.05
+REINSTALL_S = 0.05  # between two installations of the handlers
 Result = TypeVar("Result")
 
 
 class Stopped(SystemExit):
-    """The server was told to stop before it served; the exit status is the shell's for that signal."""
+    """A signal stopped the server before it served; the exit status is the shell's for that signal."""
 
 
 class StopSignal:
-    """Whether SIGINT or SIGTERM has come."""
+    """A flag that SIGINT and SIGTERM set."""
 
     def __init__(self) -> None:
         self._number: int | None = None
 
     def install(self) -> None:
-        """Take both signals from now on; to be called on the main thread."""
+        """Handle both signals from now on; call it on the main thread."""
         signal.signal(signal.SIGINT, self._note)
         signal.signal(signal.SIGTERM, self._note)
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self._number is not None
 
     def check(self) -> None:
-        """Raise Stopped when a signal has come."""
+        """Raise Stopped if a signal has arrived."""
         if self._number is not None:
             raise Stopped(128 + self._number)
 
@@ -41,7 +41,7 @@ class StopSignal:
         self._number = self._number or number
 
 
-class _Beside(threading.Thread, Generic[Result]):
+class _WorkThread(threading.Thread, Generic[Result]):
     def __init__(self, work: Callable[[], Result]) -> None:
         super().__init__(name="server")
         self._work = work
@@ -49,7 +49,7 @@ class _Beside(threading.Thread, Generic[Result]):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Do the work and keep what came of it."""
+        """Do the work and store its result or error."""
         try:
             self.result = self._work()
         except BaseException as error:  # noqa: BLE001  (raised again on the thread that waits)
@@ -57,15 +57,15 @@ class _Beside(threading.Thread, Generic[Result]):
 
 
 def run_off_main_thread(work: Callable[[], Result], stopping: StopSignal) -> Result:
-    """Do something on a thread of its own while this one, the main one, takes signals.
+    """Run ``work`` on a thread of its own, while the calling main thread handles signals; return or raise its outcome.
 
-    Ray started on the main thread puts a Python handler in place of ours, and what it starts dies
-    with the thread that started it; so one thread has all of a server's life.
+    Ray replaces our handlers if it is started on the main thread, and the processes that it starts die with the thread
+    that started it; so one other thread runs the server from start to end.
     """
-    thread = _Beside(work)
+    thread = _WorkThread(work)
     thread.start()
     while thread.is_alive():
-        stopping.install()  # again and again: Ray's C++ part puts a handler of its own in place, one that aborts
+        stopping.install()  # again and again: Ray's C++ part installs a handler that aborts
         thread.join(REINSTALL_S)
     if thread.error is not None:
         raise thread.error

@@ -15,13 +15,13 @@ STOP_TIMEOUT_S = 25.0
 class Supervisor:
     """The gateway processes of one server."""
 
-    def __init__(self, command: Sequence[str], count: int, ended: Callable[[int], None]) -> None:
-        self._command, self._count, self._ended = list(command), count, ended
+    def __init__(self, command: Sequence[str], count: int, on_end: Callable[[int], None]) -> None:
+        self._command, self._count, self._on_end = list(command), count, on_end
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the gateways as they are now."""
+        """The process ids of the current gateways."""
         return [process.pid for process in self._processes]
 
     def start(self) -> None:
@@ -29,32 +29,30 @@ class Supervisor:
         self._processes = [self._spawn() for _ in range(self._count)]
 
     def check(self) -> None:
-        """Raise LegoError where a gateway has ended: while none has served yet another would end as well."""
+        """Raise LegoError if a gateway has ended: before one has served, a replacement would end as well."""
         for process in self._processes:
             if (status := process.poll()) is not None:
-                said = (
-                    f"a gateway process {_ended(status)} before it was ready; what it said, if anything, stands above"
-                )
-                raise LegoError(said, code="gateway_failed")
+                ending = f"a gateway process {_ending(status)} before it was ready"
+                raise LegoError(f"{ending}; what it said, if anything, stands above", code="gateway_failed")
 
     def watch(self, is_over: Callable[[], bool]) -> None:
-        """Replace gateways that end until it is over."""
+        """Replace gateways that end, until ``is_over``."""
         while not is_over():
             time.sleep(RESTART_PAUSE_S)
             for index, process in enumerate(self._processes):
                 if process.poll() is not None and not is_over():
-                    self._ended(process.pid)
+                    self._on_end(process.pid)
                     self._processes[index] = self._spawn()
 
     def shut_down(self) -> None:
-        """Ask all gateways to finish what they have, then end those that do not."""
+        """Let all gateways finish their requests, then kill those that take too long."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        limit = time.monotonic() + STOP_TIMEOUT_S
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
         for process in self._processes:
             try:
-                process.wait(max(0.1, limit - time.monotonic()))
+                process.wait(max(0.1, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -63,12 +61,12 @@ class Supervisor:
         return subprocess.Popen(self._command, env=dict(os.environ), start_new_session=True)
 
 
-def _ended(status: int) -> str:
-    """How a process ended, by what ``Popen`` says."""
+def _ending(status: int) -> str:
+    """Return how a process ended, by the status of ``Popen``."""
     if status >= 0:
         return f"ended with exit status {status}"
     try:
         name = signal.Signals(-status).name
-    except ValueError:  # a real-time one
+    except ValueError:  # a real-time signal
         name = str(-status)
     return f"was ended by signal {name}"

@@ -1,6 +1,5 @@
 """``python -m lego_serve.zoo --help``: make lego-tiny and its add-ons, and see how good they are."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +14,13 @@ from rich.table import Table
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.commands import addons as commands_addons
-from lego_serve.zoo.commands import edits as commands_edits
+from lego_serve.zoo.commands import addons, edits
+from lego_serve.zoo.commands.output import write_json
 from lego_serve.zoo.judge.prompts import KINDS, Generate, Verdict, held_out_prompts, judge, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make lego-tiny, and see how good it is.")
-commands_addons.add_to(app)
-commands_edits.add_to(app)
+addons.add_to(app)
+edits.add_to(app)
 out = Console()
 Weights = Annotated[str, typer.Option(help="A model folder, or builtin:lego-tiny.")]
 STEPS, GUIDANCE = 20, 4.0
@@ -36,11 +35,11 @@ def train_command(
 ) -> None:
     """Train every stage that is not done yet, then write the model folder."""
     from lego_serve.zoo.export import WEIGHTS, export, trained
-    from lego_serve.zoo.train.train import Plan, train
+    from lego_serve.zoo.train.stages import TrainingPlan, train
 
-    train(folder, Plan(backbone_steps=steps, compiled=compiled))
-    place = export_to or WEIGHTS
-    out.print(f"{place}: {export(trained(folder), place) / 1e6:.1f} MB")
+    train(folder, TrainingPlan(backbone_steps=steps, compiled=compiled))
+    target = export_to or WEIGHTS
+    out.print(f"{target}: {export(trained(folder), target) / 1e6:.1f} MB")
 
 
 @app.command("judge")
@@ -55,10 +54,8 @@ def judge_command(
     sides = side or [128, 256]
     total = len(sides) * len(KINDS) * count
     verdicts = list(track(judge(_generator(path), sides, count), "judging", total=total, console=Console(stderr=True)))
-    counts = table(verdicts)
     _show(verdicts)
-    if json_file is not None:
-        json_file.write_text(json.dumps(counts) + "\n")
+    write_json(table(verdicts), json_file)
     if sheet is not None:
         _write_faults(verdicts, sheet)
 

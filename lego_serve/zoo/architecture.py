@@ -21,7 +21,7 @@ SAMPLE_SIZE = 16  # latent pixels a side at the native 128 x 128
 
 
 def build_tokenizer(captions: int = 6000) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's format whose merges come from the caption grammar."""
+    """Return a byte-pair tokenizer in CLIP's format whose merges come from the caption grammar."""
     rng = random.Random(0)
     corpus = [caption(sample_scene(rng, 1 + i % 2), rng) for i in range(captions)]
     vocab, merges = _learn_merges(corpus)
@@ -38,7 +38,7 @@ def build_tokenizer(captions: int = 6000) -> CLIPTokenizer:
 
 
 def _learn_merges(corpus: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-pair merges until every word of the corpus is one token; CLIP marks a word's end."""
+    """Learn byte-pair merges until every word of the corpus is one token; CLIP marks a word's end."""
     words = sorted({w for line in corpus for w in line.replace(",", " , ").split()})
     pieces = {w: [*w[:-1], w[-1] + "</w>"] for w in words}
     merges: list[tuple[str, str]] = []
@@ -52,14 +52,14 @@ def _learn_merges(corpus: list[str]) -> tuple[dict[str, int], list[tuple[str, st
         best = max(counts, key=lambda p: (counts[p], p))
         merges.append(best)
         for word, parts in pieces.items():
-            pieces[word] = _merged(parts, best)
+            pieces[word] = _merge(parts, best)
     alphabet = [chr(c) for c in _byte_alphabet()]
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
-def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     merged: list[str] = []
     for part in parts:
         if merged and (merged[-1], part) == pair:
@@ -70,14 +70,14 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def _byte_alphabet() -> list[int]:
-    """The printable stand-ins for the 256 bytes, as GPT-2 and CLIP order them."""
+    """Return the printable stand-ins for the 256 bytes, as GPT-2 and CLIP order them."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     shifted = range(256, 256 + 256 - len(printable))
     return [*printable, *shifted]
 
 
 def build_text_encoder(vocab_size: int, end_token: int, seed: int) -> CLIPTextModelWithProjection:
-    """One of the two CLIP text encoders, randomly initialised."""
+    """Return one of the two CLIP text encoders, randomly initialised."""
     torch.manual_seed(seed)
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -97,7 +97,7 @@ def build_text_encoder(vocab_size: int, end_token: int, seed: int) -> CLIPTextMo
 
 
 def build_vae() -> AutoencoderKL:
-    """The autoencoder: 8x downsampling, 8 latent channels, narrow where images are large."""
+    """Return the autoencoder: 8x downsampling, 8 latent channels, narrow where images are large."""
     torch.manual_seed(2)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -116,7 +116,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_transformer() -> SD3Transformer2DModel:
-    """The MMDiT: width 128, six joint blocks, QK norm, patches of 2 x 2 latent pixels."""
+    """Return the MMDiT: width 128, six joint blocks, QK norm, patches of 2 x 2 latent pixels."""
     torch.manual_seed(3)
     return SD3Transformer2DModel(
         sample_size=SAMPLE_SIZE,
@@ -135,5 +135,5 @@ def build_transformer() -> SD3Transformer2DModel:
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The flow-match Euler scheduler, without the shift that large images want."""
+    """Return the flow-match Euler scheduler, without the shift that large images want."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)

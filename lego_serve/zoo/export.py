@@ -18,50 +18,42 @@ MAX_BYTES = 22_000_000
 PREVIEW_SCENES = 96
 
 
-def untrained() -> StableDiffusion3Pipeline:
-    """The family's architecture with random weights from fixed seeds; quick to make, for tests."""
-    from lego_serve.zoo.architecture import build_tokenizer
-
-    tokenizer = build_tokenizer(captions=300)
-    end = tokenizer.eos_token_id
-    encoders = [build_text_encoder(len(tokenizer), end, seed) for seed in (0, 1)]
-    transformer = build_transformer()
-    generator = torch.Generator().manual_seed(4)
-    for weight in transformer.parameters():  # adaLN starts at zero, which would hide mistakes
-        weight.data.add_(torch.randn(weight.shape, generator=generator) * 0.02)
-    return pipeline(tokenizer, encoders, build_vae(), transformer)
-
-
 def pipeline(
     tokenizer: CLIPTokenizer,
     encoders: list[CLIPTextModelWithProjection],
     vae: AutoencoderKL,
     transformer: torch.nn.Module,
 ) -> StableDiffusion3Pipeline:
-    """The parts put together as diffusers' own pipeline, without T5."""
+    """Return diffusers' own pipeline of these components, without T5."""
     return StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=build_scheduler(), vae=vae,
-        text_encoder=encoders[0], tokenizer=tokenizer, text_encoder_2=encoders[1], tokenizer_2=tokenizer,
-        text_encoder_3=None, tokenizer_3=None,
-    )  # fmt: skip
+        transformer=transformer,
+        scheduler=build_scheduler(),
+        vae=vae,
+        text_encoder=encoders[0],
+        tokenizer=tokenizer,
+        text_encoder_2=encoders[1],
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
 
 
 def trained(states: Path) -> StableDiffusion3Pipeline:
-    """The family as the training folder's states have it; the moving average where there is one."""
+    """Return the family with the weights of a training folder; moving averages where there are any."""
     tokenizer = CLIPTokenizer.from_pretrained(states / "tokenizer")
     encoders = [build_text_encoder(len(tokenizer), tokenizer.eos_token_id, seed) for seed in (0, 1)]
     transformer, vae = build_transformer(), build_vae()
     average = torch.load(states / "backbone.pt", map_location="cpu", weights_only=True)["average"]
-    transformer.load_state_dict(_part(average, "transformer."))
+    transformer.load_state_dict(_with_prefix(average, "transformer."))
     for index, encoder in enumerate(encoders):
-        encoder.load_state_dict(_part(average, f"encoders.{index}."))
+        encoder.load_state_dict(_with_prefix(average, f"encoders.{index}."))
     state = torch.load(states / "decoder.pt", map_location="cpu", weights_only=True)
     vae.load_state_dict(state["model"])
     vae.register_to_config(**json.loads((states / "latents.json").read_text()))
     return pipeline(tokenizer, encoders, vae, transformer)
 
 
-def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _with_prefix(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
@@ -71,7 +63,7 @@ def export(
     dtype: torch.dtype = torch.bfloat16,
     max_bytes: int = MAX_BYTES,
 ) -> int:
-    """Write the folder and answer its size in bytes; raises ValueError above ``max_bytes``."""
+    """Write the folder and return its size in bytes.  Raises ValueError above ``max_bytes``."""
     family.to(dtype).save_pretrained(folder, safe_serialization=True)
     write_preview_fit(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -81,7 +73,7 @@ def export(
 
 
 def write_preview_fit(folder: Path = WEIGHTS) -> None:
-    """Fit the projection that previews are made by to the family's own world and keep it beside the VAE."""
+    """Fit the projection of latents to previews on the family's own world, and write it beside the VAE."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     rng = random.Random(0)
     scenes = [sample_scene(rng, 1 + index % 2) for index in range(PREVIEW_SCENES)]

@@ -1,18 +1,18 @@
-"""What suite ``addons`` asks, as values; the rest of it is suite ``mixed``'s.
+"""Suite ``addons`` as values: the add-ons of its requests; the rest is derived from suite ``mixed``.
 
-Katz's two services are asked for equally often, each by its own popularity curves and with adapters and ControlNets of
-its own.  How many of them a request carries is Katz's too: 98 % have a ControlNet and 70 % two, 95 % a LoRA; service
+Requests go equally often to Katz's two services, each with popularity curves, adapters and ControlNets of its own.
+How many add-ons a request has is Katz's too: 98 % have a ControlNet and 70 % two, 95 % a LoRA; service
 A's LRU of one place loads 1.88 LoRAs a request, so hardly any of its requests has fewer than two, service B's 0.89.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from loadgen.mixed.plan import Effort, Layout, MixedSuite, SearchPlan, SizeClass
+from loadgen.mixed.plan import MIXED, SearchPlan, SizeClass
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What one service's requests carry; ``*_counts`` are the shares of requests with none, one and two."""
+    """The add-ons of one service's requests; ``*_counts`` are the shares of requests with none, one and two."""
 
     name: str  # of its curves
     adapters: int
@@ -23,10 +23,10 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class AddonsPlan:
-    """The add-ons, their storage, and how much of them each side may keep.
+    """The add-ons, their storage, and how much of them each system may keep.
 
     A load's share is of the baseline's warm solo latency of a plain image; a LoRA's and a ControlNet's are Katz's,
-    2.3 and 0.28 of 2.9 seconds.  Places count things of average size, on the machine, all processes together.
+    2.3 and 0.28 of 2.9 seconds.  Places count add-ons of average size in all processes together.
     """
 
     services: tuple[Service, ...]
@@ -40,12 +40,12 @@ class AddonsPlan:
 
     @property
     def adapters(self) -> int:
-        """How many there are."""
+        """How many adapters all services have."""
         return sum(service.adapters for service in self.services)
 
     @property
     def controlnets(self) -> int:
-        """How many there are."""
+        """How many ControlNets all services have."""
         return sum(service.controlnets for service in self.services)
 
 
@@ -67,50 +67,32 @@ ADDONS_PLAN = AddonsPlan(
     checked=6,
 )
 
-ADDONS = MixedSuite(
+ADDONS = replace(
+    MIXED,
     name="addons",
     title="Adapters and ControlNets",
-    model="lego-tiny",
     classes=(
         SizeClass("small", ((96, 96),)),
         SizeClass("middle", ((128, 128),)),
         SizeClass("large", ((160, 160),)),
     ),
-    fewest_steps=8,
     most_steps=16,
-    guidance=4.0,
     without_guidance_every=0,
-    outstanding=16,
-    slo_scale=5.0,
-    attainment=0.9,
-    class_attainment=0.75,
-    sends_deadline=True,
-    rate_factor=1.0,
-    layouts=(Layout(1, 2), Layout(2, 1)),
-    full=Effort(
-        rounds=3,
+    full=replace(
+        MIXED.full,
         ends_after_s=3000.0,
         trial_requests=48,
-        solo_repeats=3,
-        closed_requests=90,
         probe_s=45.0,
-        fewest_requests=45,
         rated_s=80.0,
         search=SearchPlan(step=1.35, resolution=1.09, budget_s=200.0, most_probes=8),
         compiled_s=None,  # a compiled transformer is compiled anew for every adapter that is loaded
-        lego_backbones=(1, 2),
     ),
-    quick=Effort(
-        rounds=1,
-        ends_after_s=860.0,
+    quick=replace(
+        MIXED.quick,
         trial_requests=16,
-        solo_repeats=1,
         closed_requests=40,
         probe_s=20.0,
         fewest_requests=36,
-        rated_s=30.0,
         search=SearchPlan(step=1.35, resolution=1.17, budget_s=150.0, most_probes=6),
-        compiled_s=None,
-        lego_backbones=(),
     ),
 )

@@ -8,7 +8,7 @@ from loadgen.traffic import ImageRequest
 
 @dataclass(frozen=True, slots=True)
 class AddonsRequest(ImageRequest):
-    """Adapters by name, ControlNets by name with the number of the image each is to follow."""
+    """A request with adapters by name, and with ControlNets by name and the number of the image each follows."""
 
     adapters: tuple[str, ...] = ()
     adapter_scale: float = 1.0
@@ -17,16 +17,16 @@ class AddonsRequest(ImageRequest):
 
     @property
     def addons(self) -> tuple[int, int]:
-        """How many ControlNets and adapters."""
+        """How many ControlNets and adapters the request has."""
         return len(self.controlnets), len(self.adapters)
 
     @property
-    def without(self) -> "AddonsRequest":
-        """The same image without any."""
+    def without_addons(self) -> "AddonsRequest":
+        """Return the request without adapters and ControlNets."""
         return replace(self, adapters=(), controlnets=())
 
     def body(self, model: str) -> dict[str, object]:
-        """The body of ``POST /v1/images/generations``."""
+        """Return the body of ``POST /v1/images/generations``."""
         # Not super(): the decorator makes a new class for the slots, which the old one's cell does not know.
         body = ImageRequest.body(self, model)
         if self.adapters:

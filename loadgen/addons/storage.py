@@ -1,20 +1,22 @@
-"""What both sides load adapters and ControlNets from: the same files, the same seconds a load, the same bytes kept."""
+"""The storage of both systems' adapters and ControlNets: the same files, seconds a load, and bytes kept."""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from loadgen.addons.plan import AddonsPlan
+from loadgen.server_config import Settings, derive_config
 from loadgen.traffic import ImageRequest
 
-SHELF_SHARE = 1 / 8  # of all adapters' bytes, kept ready by each backbone replica; the LoRA node has the rest
+REPLICA_CACHE_SHARE = 1 / 8  # of all adapters' bytes, for each backbone replica; the LoRA node gets the rest
 NET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SLOW_STORAGE = Path(__file__).parent / "slow_storage"  # its sitecustomize slows the server's loads down
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class AddonPool:
     """Folders of derived adapters (files) and ControlNets (folders)."""
 
     adapters: Path
@@ -22,19 +24,19 @@ class Pool:
 
     @property
     def adapter_sizes(self) -> dict[str, int]:
-        """Bytes by name."""
+        """Bytes of each adapter by its name."""
         return {file.stem: file.stat().st_size for file in sorted(self.adapters.glob("*.safetensors"))}
 
     @property
     def controlnet_sizes(self) -> dict[str, int]:
-        """Bytes of the weights by name."""
+        """Bytes of each ControlNet's weights by its name."""
         return {file.parent.name: file.stat().st_size for file in sorted(self.controlnets.glob(f"*/{NET_WEIGHTS}"))}
 
 
 class SimulatedStorage:
-    """The storage as slow as it is set; ``out`` takes the files the sides are told of it by."""
+    """A storage whose load times can be set; ``out`` takes the files that configure both systems for it."""
 
-    def __init__(self, plan: AddonsPlan, pool: Pool, plain_request: ImageRequest, out: Path) -> None:
+    def __init__(self, plan: AddonsPlan, pool: AddonPool, plain_request: ImageRequest, out: Path) -> None:
         self._plan, self._pool, self._out = plan, pool, out
         self._request = plain_request
         self._plain_s = 0.0
@@ -45,32 +47,31 @@ class SimulatedStorage:
 
     @property
     def plain_request(self) -> ImageRequest:
-        """The request by whose solo time the storage's is set."""
+        """The request whose solo time sets the load times."""
         return self._request
 
     @property
     def adapter_load_s(self) -> float:
-        """Seconds a load of an adapter takes longer."""
+        """Seconds that are added to a load of an adapter."""
         return round(self._plan.adapter_load_share * self._plain_s, 4)
 
     @property
     def controlnet_load_s(self) -> float:
-        """Seconds a load of a ControlNet takes longer."""
+        """Seconds that are added to a load of a ControlNet."""
         return round(self._plan.controlnet_load_share * self._plain_s, 4)
 
     def set(self, plain_s: float) -> None:
-        """Make loads take their shares of these seconds: of a running baseline at once, of lego from its next start."""
+        """Make loads take their shares of ``plain_s``: of a running baseline at once, of lego from its next start."""
         self._plain_s = plain_s
-        self._write()
+        self._write_baseline_file()
 
     def baseline_file(self, replicas: int) -> Path:
-        """What the baseline's replicas read, each of which keeps its part of the bytes."""
+        """Write the file that the baseline's replicas read, each of which keeps its part of the bytes."""
         self._replicas = replicas
-        return self._write()
+        return self._write_baseline_file()
 
-    def _write(self) -> Path:
-        file = self._out / "baseline-addons.json"
-        said = {
+    def _write_baseline_file(self) -> Path:
+        settings = {
             "adapters": str(self._pool.adapters.absolute()),
             "controlnets": str(self._pool.controlnets.absolute()),
             "adapter_bytes": self.adapter_bytes // self._replicas,
@@ -78,38 +79,43 @@ class SimulatedStorage:
             "adapter_load_s": self.adapter_load_s,
             "controlnet_load_s": self.controlnet_load_s,
         }
-        # Replaced at once: a replica may be reading.
-        written = file.with_suffix(".new")
-        written.write_text(json.dumps(said, indent=2) + "\n")
-        return written.replace(file)
+        # Replaced in one step: a replica may be reading.
+        file = self._out / "baseline-addons.json"
+        partial = file.with_suffix(".new")
+        partial.write_text(json.dumps(settings, indent=2) + "\n")
+        return partial.replace(file)
+
+    def lego_environment(self) -> Mapping[str, str]:
+        """Return the variables that slow down the loads of a server that starts now."""
+        path = [str(SLOW_STORAGE), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        return {
+            "PYTHONPATH": os.pathsep.join(path),
+            "LOADGEN_ADAPTER_LOAD_S": str(self.adapter_load_s),
+            "LOADGEN_CONTROLNET_LOAD_S": str(self.controlnet_load_s),
+        }
 
     def lego_config(self, config: Path, model: str) -> Path:
-        """The server's configuration with these adapters and ControlNets, written beside the results.
+        """Derive the server's configuration with these adapters and ControlNets.
 
-        The LoRA node, which storage is behind, keeps most of the adapters, every backbone replica some of them and its
-        part of the ControlNets.
+        The LoRA node, which reads from the storage, keeps most of the adapters; every backbone replica keeps some of
+        them and its part of the ControlNets.
         """
-        settings = yaml.safe_load(config.read_text())
-        said = settings["models"][model]
-        backbones = int(said.get("nodes", {}).get("backbone", {}).get("replicas", {}).get("max", 1))
-        cache_bytes = int(SHELF_SHARE * self.adapter_bytes)
-        said["adapters"] = {
-            **(said.get("adapters") or {}),
-            "roots": [str(self._pool.adapters.absolute())],
-            "cache_bytes": self.adapter_bytes - backbones * cache_bytes,
-            "replica_cache_bytes": cache_bytes,
-            "storage_s": self.adapter_load_s,
-            "early_start": False,
-        }
-        said["controlnet_cache_bytes"] = self.controlnet_bytes // backbones
-        said["controlnets"] = {
-            name: {
-                "path": str((self._pool.controlnets / name).absolute()),
-                "placement": "colocated",
-                "storage_s": self.controlnet_load_s,
+
+        def change(settings: Settings) -> None:
+            entry = settings["models"][model]
+            backbones = int(entry.get("nodes", {}).get("backbone", {}).get("replicas", {}).get("max", 1))
+            replica_bytes = int(REPLICA_CACHE_SHARE * self.adapter_bytes)
+            entry["adapters"] = {
+                **(entry.get("adapters") or {}),
+                "roots": [str(self._pool.adapters.absolute())],
+                "cache_bytes": self.adapter_bytes - backbones * replica_bytes,
+                "replica_cache_bytes": replica_bytes,
+                "early_start": False,
             }
-            for name in self._pool.controlnet_sizes
-        }
-        derived = self._out / f"{config.stem}-addons.yaml"
-        derived.write_text(yaml.safe_dump(settings, sort_keys=False))
-        return derived
+            entry["controlnet_cache_bytes"] = self.controlnet_bytes // backbones
+            entry["controlnets"] = {
+                name: {"path": str((self._pool.controlnets / name).absolute()), "placement": "colocated"}
+                for name in self._pool.controlnet_sizes
+            }
+
+        return derive_config(config, self._out, "addons", change)

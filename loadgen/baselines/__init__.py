@@ -1,1 +1,1 @@
-"""What a competent user would run today, measured beside the server."""
+"""The baselines: diffusers as a competent user runs it today, measured beside the server."""

@@ -1,4 +1,4 @@
-"""A diffusers pipeline in a process of its own: no server, no HTTP, requests one after the other."""
+"""A diffusers pipeline in a child process, without server or HTTP: it makes one image after the other."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loadgen.children import STOP_S, ChildError
+from loadgen.children import STOP_S, ChildError, last_lines
 from loadgen.client import Reply, Sample
 from loadgen.traffic import ImageRequest
 
@@ -19,7 +19,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
 
 
 class InProcessPipeline:
-    """The pipeline process while the ``with`` block runs; it answers bursts with any number of threads."""
+    """A pipeline process that runs while the ``with`` block does and answers bursts with any number of threads."""
 
     def __init__(self, weights: Path, max_sequence_length: int, log: Path) -> None:
         self._command = [sys.executable, "-m", "loadgen.baselines.sd3_pipeline", "--weights", str(weights)]
@@ -28,14 +28,14 @@ class InProcessPipeline:
         self.dtype = ""
 
     def __enter__(self) -> "InProcessPipeline":
-        # The threads are chosen for each burst; what the caller's shell says must not cap or slow them.
+        # Each burst chooses its threads; variables of the caller's shell must not cap or slow them.
         env = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
         with self._log.open("ab") as sink:
             self._process = subprocess.Popen(
                 self._command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True
             )
         try:
-            self.dtype = str(self._answer()["dtype"])
+            self.dtype = str(self._read_answer()["dtype"])
         except BaseException:
             self._process.kill()
             self._process.communicate()
@@ -50,15 +50,15 @@ class InProcessPipeline:
         self._process.communicate()
 
     def burst(self, requests: Sequence[ImageRequest], threads: int) -> list[Sample]:
-        """Make the images one after the other, all due at the start; ChildError if the process ends."""
-        order = {"threads": threads, "requests": [asdict(request) for request in requests]}
+        """Make the images one after the other, all due at the start.  Raises ChildError if the process ends."""
+        job = {"threads": threads, "requests": [asdict(request) for request in requests]}
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer's absence says it better
-        answer = self._answer()
+            pass  # the missing answer below raises with the log's last lines
+        answer = self._read_answer()
         done, images = answer["done_s"], answer["images"]
         begun = [0.0, *done[:-1]]
         return [
@@ -66,11 +66,10 @@ class InProcessPipeline:
             for sent, end, image in zip(begun, done, images, strict=True)
         ]
 
-    def _answer(self) -> dict[str, Any]:
+    def _read_answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-            raise ChildError(f"the baseline ended with {self._process.wait(STOP_S)}:\n{tail}")
+            raise ChildError(f"the baseline ended with {self._process.wait(STOP_S)}:\n{last_lines(self._log)}")
         answer: dict[str, Any] = json.loads(line)
         return answer

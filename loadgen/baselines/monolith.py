@@ -1,8 +1,8 @@
-"""The server a competent user would put up today: diffusers' pipeline behind FastAPI on Ray Serve.
+"""The server that a competent user would run today: diffusers' pipeline behind FastAPI on Ray Serve.
 
 ``python -m loadgen.baselines.monolith --weights DIR --port N --replicas R --threads T`` runs until Ctrl-C.
-Every replica holds the whole pipeline and makes one image after the other, first come, first served; Serve's
-own HTTP proxy stands in front.  Ray is private to this process and lives in a temporary folder of its own.
+Every replica holds the whole pipeline and makes one image after the other, first come, first served, behind Serve's
+own HTTP proxy.  Ray is private to this process and lives in a temporary folder of its own.
 """
 
 import argparse
@@ -15,16 +15,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
-APP = "monolith"
-# Measured with two replicas under load: 1 keeps replicas idle a third of the time (the proxy asks them anew only
-# every so often), 2 costs 7 %; from 3 on none is idle.  A replica runs its requests in their order in any case.
+# Measured with two replicas under load: 1 leaves replicas idle a third of the time (the proxy polls them only every
+# so often), 2 costs 7 %; from 3 on none is idle.  A replica runs its requests in their order in any case.
 MAX_ONGOING_REQUESTS = 1000
 OBJECT_STORE_BYTES = 128 * 2**20
-RAY_CPUS = 8  # places for actors; what limits the work is the cores this process is pinned to
+RAY_CPUS = 8  # slots for actors; the cores that this process is pinned to limit the work
 
 
 def main() -> None:
-    """Serve until told to stop; nothing is left behind."""
+    """Serve until a signal, then remove the temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--max-sequence-length", type=int, required=True)
@@ -46,7 +45,7 @@ def main() -> None:
 
 
 def _environment(threads: int, folder: Path) -> dict[str, str]:
-    """Inherited by every process of this Ray; passive waiting, so that idle threads leave the cores alone."""
+    """Return the variables for every process of this Ray; threads wait passively, so that idle ones free the cores."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -55,7 +54,7 @@ def _environment(threads: int, folder: Path) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # compiled anew and left nowhere
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # removed at the end: every run compiles anew
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
 
@@ -63,6 +62,8 @@ def _environment(threads: int, folder: Path) -> dict[str, str]:
 def _serve(arguments: argparse.Namespace, folder: Path) -> None:
     import ray
     from ray import serve
+
+    from loadgen.baselines.monolith_app import APP
 
     ray.init(
         address="local",

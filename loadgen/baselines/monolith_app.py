@@ -1,4 +1,4 @@
-"""One replica of the monolith: a whole pipeline and its HTTP interface, which is OpenAI's for images."""
+"""One replica of the monolith: a whole pipeline behind OpenAI's HTTP interface for images."""
 
 import asyncio
 import base64
@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from loadgen.baselines.monolith import APP
-
+APP = "monolith"  # its name in Serve
 WARM_UP = {"width": 128, "height": 128, "steps": 4, "seed": 0}
 
 api = FastAPI()
@@ -36,7 +35,7 @@ class ControlBody(BaseModel):
 
 
 class ImageBody(BaseModel):
-    """What the client sends; ``model`` is accepted without effect, for there is but one."""
+    """The client's request; ``model`` is accepted without effect, for there is only one."""
 
     model: str
     prompt: str
@@ -51,7 +50,7 @@ class ImageBody(BaseModel):
 # At import, so that the replica's process binds the routes to the class as this one does.
 @serve.ingress(api)
 class Monolith:
-    """The pipeline and its one thread, which makes the images in the order in which they were asked for."""
+    """The pipeline and its single thread, which makes the images in the order of the requests."""
 
     def __init__(
         self, weights: str, max_sequence_length: int, threads: int, compiled: bool, addons: str | None, edits: bool
@@ -68,9 +67,9 @@ class Monolith:
         self._addons = None
         self._edits = edits
         if edits:
-            from loadgen.baselines.edits import inpainting
+            from loadgen.baselines.edits import inpaint_pipeline
 
-            self._pipeline = inpainting(self._pipeline)
+            self._pipeline = inpaint_pipeline(self._pipeline)
         if addons is not None:
             from loadgen.baselines.addons import Addons
 
@@ -83,11 +82,11 @@ class Monolith:
     def _warm_up(self) -> None:
         from loadgen.baselines.sd3_loading import make_image
 
-        more: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if self._edits:
             from loadgen.baselines.edits import blank_edit
 
-            more = blank_edit(WARM_UP["width"], WARM_UP["height"])
+            arguments = blank_edit(WARM_UP["width"], WARM_UP["height"])
         for guidance in (1.0, 4.0):
             make_image(
                 self._pipeline,
@@ -95,12 +94,12 @@ class Monolith:
                 guidance=guidance,
                 max_sequence_length=self._max_sequence_length,
                 **WARM_UP,
-                **more,
+                **arguments,
             )
 
     @api.get("/health/ready")
     def ready(self) -> dict[str, str]:
-        """Answers 200 once every replica is loaded and warm."""
+        """Answer 200 once every replica is loaded and warm."""
         application = serve.status().applications.get(APP)
         if application is None or application.status != ApplicationStatus.RUNNING:
             raise HTTPException(503, "some replicas are still loading")
@@ -110,8 +109,8 @@ class Monolith:
     async def generate(self, body: ImageBody) -> dict[str, Any]:
         """Make one image and answer as OpenAI does."""
         if self._edits:
-            raise HTTPException(404, "this one edits images")
-        return await self._answered(lambda: self._make(body, *self._ready(body)))
+            raise HTTPException(404, "this server only edits images")
+        return await self._run(lambda: self._generate(body))
 
     @api.post("/v1/images/edits")
     async def edit(
@@ -125,25 +124,35 @@ class Monolith:
         guidance_scale: Annotated[float, Form()],
         seed: Annotated[int, Form()],
     ) -> dict[str, Any]:
-        """Edit one image; fields of the form that are not named here are accepted without effect."""
+        """Edit one image; other fields of the form are accepted without effect."""
         if not self._edits:
-            raise HTTPException(404, "this one edits no images")
+            raise HTTPException(404, "this server edits no images")
         body = ImageBody(
-            model=model, prompt=prompt, size=size, num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale, seed=seed,
-        )  # fmt: skip
-        return await self._answered(partial(self._edited, body, await image.read(), await mask.read()))
+            model=model,
+            prompt=prompt,
+            size=size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+        )
+        return await self._run(partial(self._edit, body, await image.read(), await mask.read()))
 
-    async def _answered(self, make: Callable[[], str]) -> dict[str, Any]:
-        return {"data": [{"b64_json": await asyncio.get_running_loop().run_in_executor(self._thread, make)}]}
+    async def _run(self, make: Callable[[], str]) -> dict[str, Any]:
+        image = await asyncio.get_running_loop().run_in_executor(self._thread, make)
+        return {"data": [{"b64_json": image}]}
 
-    def _edited(self, body: ImageBody, image: bytes, mask: bytes) -> str:
-        from loadgen.baselines.edits import edit_of
+    def _generate(self, body: ImageBody) -> str:
+        pipeline, arguments = self._prepare_addons(body)
+        return self._make(body, pipeline, arguments)
 
-        return self._make(body, self._pipeline, edit_of(image, mask))
+    def _edit(self, body: ImageBody, image: bytes, mask: bytes) -> str:
+        from loadgen.baselines.edits import edit_inputs
 
-    def _make(self, body: ImageBody, pipeline: Any, more: dict[str, Any]) -> str:
-        from loadgen.baselines.sd3_loading import make_image, png
+        return self._make(body, self._pipeline, edit_inputs(image, mask))
+
+    def _make(self, body: ImageBody, pipeline: Any, arguments: dict[str, Any]) -> str:
+        from loadgen.baselines.sd3_loading import make_image
+        from loadgen.images import png_bytes
 
         width, _, height = body.size.partition("x")
         image = make_image(
@@ -155,15 +164,16 @@ class Monolith:
             guidance=body.guidance_scale,
             seed=body.seed,
             max_sequence_length=self._max_sequence_length,
-            **more,
+            **arguments,
         )
-        return base64.b64encode(png(image)).decode()
+        return base64.b64encode(png_bytes(image)).decode()
 
-    def _ready(self, body: ImageBody) -> tuple[Any, dict[str, Any]]:
-        """The pipeline with what the request adds to it."""
+    def _prepare_addons(self, body: ImageBody) -> tuple[Any, dict[str, Any]]:
+        """Return the pipeline with the request's add-ons, and its further arguments."""
         if self._addons is None:
             return self._pipeline, {}
         from loadgen.baselines.addons import Control, Lora
 
-        loras = [Lora(each.name, each.scale) for each in body.lora]
-        return self._addons.ready(loras, [Control(each.name, each.image, each.weight) for each in body.controlnet])
+        loras = [Lora(lora.name, lora.scale) for lora in body.lora]
+        controls = [Control(net.name, net.image, net.weight) for net in body.controlnet]
+        return self._addons.prepare(loras, controls)

@@ -1,6 +1,6 @@
-"""diffusers' own StableDiffusion3Pipeline in this process, fed by JSON lines on stdin.
+"""Runs diffusers' own StableDiffusion3Pipeline on bursts that come as JSON lines on stdin.
 
-One request after the other, as a script does it.  Each line in is
+It makes one image after the other, as a script does.  Each line in is
 ``{"threads": n, "requests": [{prompt, width, height, steps, guidance, seed}]}``; the line out is
 ``{"done_s": [seconds since the burst began], "images": [base64 PNG]}``.  Encoding PNGs is not timed.
 """
@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image, png
+from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image
+from loadgen.images import png_bytes
 
 
 def main() -> None:
-    """Load, say ``{"ready": true, "dtype": ...}``, then answer each line until stdin closes."""
+    """Load the pipeline, write ``{"ready": true, "dtype": ...}``, then answer each line until stdin closes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--max-sequence-length", type=int, required=True)
@@ -30,20 +31,20 @@ def main() -> None:
     pipeline = load_pipeline(arguments.weights)
     print(json.dumps({"ready": True, "dtype": dtype_name(pipeline)}), file=answers, flush=True)
     for line in sys.stdin:
-        order = json.loads(line)
-        torch.set_num_threads(order["threads"])
-        answer = _burst(pipeline, order["requests"], arguments.max_sequence_length)
+        job = json.loads(line)
+        torch.set_num_threads(job["threads"])
+        answer = _make_burst(pipeline, job["requests"], arguments.max_sequence_length)
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _burst(pipeline: Any, requests: list[dict[str, Any]], max_sequence_length: int) -> dict[str, Any]:
+def _make_burst(pipeline: Any, requests: list[dict[str, Any]], max_sequence_length: int) -> dict[str, Any]:
     start = perf_counter()
     done_s: list[float] = []
     images: list[Image.Image] = []
     for request in requests:
         images.append(make_image(pipeline, **request, max_sequence_length=max_sequence_length))
         done_s.append(perf_counter() - start)
-    return {"done_s": done_s, "images": [base64.b64encode(png(image)).decode() for image in images]}
+    return {"done_s": done_s, "images": [base64.b64encode(png_bytes(image)).decode() for image in images]}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an edit asks for: another thing where its mask lies, beside what the mask leaves of the template."""
+"""Draws the target scenes of edits: another thing where the mask lies, the rest of the template as it is."""
 
 import random
 from collections.abc import Callable
@@ -10,22 +10,22 @@ import numpy as np
 from loadgen.edits.drawing import share_covered
 from loadgen.edits.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 
-FITS = 0.9  # from so much of a thing within the mask on, it can be asked for there
-STAYS = 0.5  # up to so much of another thing within the mask, it is still seen and named
-TRIES = 4000  # for a prompt that has not come yet; one of the slot's 64th part takes 64 on average
+FITS = 0.9  # share of a thing within the mask from which the thing can be drawn there
+STAYS = 0.5  # share of another thing within the mask up to which it stays visible and is named
+TRIES = 4000  # for a new prompt; one of the slot's own 64th takes 64 on average
 
 
-def changed(scene: Scene, place: str, mask: np.ndarray, rng: random.Random) -> Callable[[], Scene]:
-    """Draws scenes that an edit of a thing's place may end in: shape and colour are never those of before."""
+def scene_changes(scene: Scene, place: str, mask: np.ndarray, rng: random.Random) -> Callable[[], Scene]:
+    """Return a function that draws results of an edit at ``place``: shape and colour differ from those of before."""
     [own] = [thing for thing in scene.things if thing.place == place]
-    kept = [thing for thing in scene.things if thing is not own and share_covered(thing, mask) <= STAYS]
+    others = [thing for thing in scene.things if thing is not own and share_covered(thing, mask) <= STAYS]
     colours = [colour for colour in COLOURS if colour not in (scene.ground, own.colour)]
     shapes = [shape for shape in SHAPES if shape != own.shape]
-    sizes = {shape: _sizes(replace(own, shape=shape), mask) for shape in shapes}
+    sizes = {shape: _fitting_sizes(replace(own, shape=shape), mask) for shape in shapes}
 
     def draw() -> Scene:
         shape = rng.choice(shapes)
-        things = [Thing(rng.choice(colours), shape, place, rng.choice(sizes[shape])), *kept]
+        things = [Thing(rng.choice(colours), shape, place, rng.choice(sizes[shape])), *others]
         rng.shuffle(things)
         return replace(scene, things=tuple(things))
 
@@ -33,16 +33,16 @@ def changed(scene: Scene, place: str, mask: np.ndarray, rng: random.Random) -> C
 
 
 class FreshPrompts:
-    """The prompts of one of so many slots: none comes twice in it, and slots share none as long as words allow."""
+    """The prompts of one of ``slots`` slots; none repeats in it, and slots share none as long as the words suffice."""
 
     def __init__(self, slot: int, slots: int) -> None:
         self._slot, self._slots = slot, slots
         self._seen: set[str] = set()
 
     def fresh(self, draw: Callable[[], str]) -> str:
-        """The first drawn that is new; ValueError where none is.
+        """Return the first new prompt that ``draw`` yields.  Raises ValueError where there is none.
 
-        Each slot has prompts of its own; one in need of more takes those of others.
+        Each slot has prompts of its own; a slot that needs more takes those of others.
         """
         for is_own in (True, False):
             for _ in range(TRIES):
@@ -53,7 +53,7 @@ class FreshPrompts:
         raise ValueError(f"no fresh prompt after {len(self._seen)}, only such as '{draw()}'")
 
 
-def _sizes(thing: Thing, mask: np.ndarray) -> list[str]:
-    """The sizes in which a thing lies in the mask; the smallest where none does."""
+def _fitting_sizes(thing: Thing, mask: np.ndarray) -> list[str]:
+    """Return the sizes in which a thing lies in the mask; the smallest where none does."""
     fitting = [size for size in SIZES if share_covered(replace(thing, size=size), mask) >= FITS]
     return fitting or [SIZES[0]]

@@ -1,4 +1,4 @@
-"""An image of images: a row for each edit, a column for what was given and for what each side made of it."""
+"""A grid of edits: a row for each edit, columns for its inputs and for the images that each system made."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from loadgen.edits.looked_at import Edited
+from loadgen.edits.image_quality import EditImages
 
 COLUMNS = ("template", "mask", "lego_serve, full", "lego_serve, reused", "their difference x 8", "diffusers")
-STRONGER = 8
+GAIN = 8  # of the difference column
 CELL, GAP, LINE = 192, 6, 18  # pixels
 
 
-def write_grid(edits: Sequence[Edited], path: Path) -> Path:
+def write_grid(edits: Sequence[EditImages], path: Path) -> Path:
     """Write the rows as one PNG file, each with its prompt beneath."""
     row = CELL + LINE + GAP
     sheet = Image.new("RGB", (GAP + len(COLUMNS) * (CELL + GAP), LINE + len(edits) * row), "white")
@@ -31,8 +31,8 @@ def write_grid(edits: Sequence[Edited], path: Path) -> Path:
     return path
 
 
-def _cells(edit: Edited) -> tuple[np.ndarray, ...]:
+def _cells(edit: EditImages) -> tuple[np.ndarray, ...]:
     difference = np.abs(edit.full.astype(int) - edit.reused.astype(int))
     mask = np.repeat(np.where(edit.mask, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
-    stronger = np.minimum(STRONGER * difference, 255).astype(np.uint8)
-    return edit.template, mask, edit.full, edit.reused, stronger, edit.baseline
+    amplified = np.minimum(GAIN * difference, 255).astype(np.uint8)
+    return edit.template, mask, edit.full, edit.reused, amplified, edit.baseline

@@ -1,9 +1,9 @@
-"""What the suites of edits ask, as values; the rest of them is suite ``mixed``'s."""
+"""The suites of edits as values: their templates and masks; the rest is derived from suite ``mixed``."""
 
 from dataclasses import dataclass, replace
 
-from loadgen.masks import INPAINT, TRY_ON, Ratios
-from loadgen.mixed.plan import Effort, Layout, MixedSuite, SearchPlan, SizeClass
+from loadgen.edits.masks import INPAINT, TRY_ON, MaskRatios
+from loadgen.mixed.plan import MIXED, Effort, MixedSuite, SearchPlan, SizeClass
 
 MIB = 2**20
 
@@ -16,16 +16,16 @@ class EditsPlan:
     as the baseline's have none.
     """
 
-    ratios: Ratios
+    ratios: MaskRatios
     side: int
-    trained_side: int  # the largest that the shipped model makes; beyond it the suite is for speed alone
+    trained_side: int  # the largest that the shipped model makes; larger suites measure speed alone
     templates: int
     zipf: float
     mask_feather: int
     template_bytes: int
-    captioned: bool  # whether a request says what its template shows
-    compared: int  # edits whose images are looked at
-    shown: int  # of them in the grid
+    captioned: bool  # requests carry a caption of their template
+    compared: int  # edits whose images are compared
+    shown: int  # of those in the grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +43,37 @@ PLAN = EditsPlan(
     templates=20,
     zipf=1.0,
     mask_feather=0,
-    template_bytes=512 * MIB,  # all templates take 360: two entries for each of 20 steps, as there are captions
+    template_bytes=512 * MIB,  # 20 templates take 360: two entries for each of 20 steps, as there are captions
     captioned=True,
     compared=24,
     shown=6,
 )
 
-FULL = Effort(
-    rounds=3,
+FULL = replace(
+    MIXED.full,
     ends_after_s=2900.0,
     trial_requests=40,
     solo_repeats=7,
     closed_requests=80,
-    probe_s=40.0,
-    fewest_requests=45,
     rated_s=70.0,
     search=SearchPlan(step=1.35, resolution=1.09, budget_s=160.0, most_probes=8),
-    compiled_s=150.0,
-    lego_backbones=(1, 2),
     warm_ups=8,
     lego_warm_ups=20,  # one for each template
     alone_requests=10,
 )
-QUICK = Effort(
-    rounds=1,
+QUICK = replace(
+    MIXED.quick,
     ends_after_s=740.0,
     trial_requests=16,
     solo_repeats=3,
     closed_requests=48,
-    probe_s=22.0,
-    fewest_requests=40,
     rated_s=35.0,
     search=SearchPlan(step=1.35, resolution=1.17, budget_s=110.0, most_probes=6),
-    compiled_s=None,
-    lego_backbones=(),
     warm_ups=8,
     lego_warm_ups=20,
     alone_requests=6,
 )
-# An image of 512 x 512 takes several times as long: fewer of them, and rates judged by fewer.
+# An image of 512 x 512 takes several times as long, so fewer requests judge a rate.
 FULL_512 = replace(
     FULL,
     trial_requests=16,
@@ -108,34 +100,27 @@ QUICK_512 = replace(
 
 
 def _suite(name: str, title: str, plan: EditsPlan, full: Effort, quick: Effort) -> EditsSuite:
-    mixed = MixedSuite(
+    suite = replace(
+        MIXED,
         name=name,
         title=title,
-        model="lego-tiny",
         classes=(SizeClass("edits", ((plan.side, plan.side),)),),
         fewest_steps=20,  # one number, as a workflow in production has: entries are of the steps of one schedule
         most_steps=20,
-        guidance=4.0,
         without_guidance_every=0,
-        outstanding=16,
-        slo_scale=5.0,
-        attainment=0.9,
-        class_attainment=0.75,
-        sends_deadline=True,
         rate_factor=0.8,
-        layouts=(Layout(1, 2), Layout(2, 1)),
         full=full,
         quick=quick,
     )
-    return EditsSuite(mixed, plan)
+    return EditsSuite(suite, plan)
 
 
-LARGE = replace(PLAN, side=512, template_bytes=1536 * MIB)  # all templates take 1,315
-PLAIN = replace(PLAN, template_bytes=256 * MIB, captioned=False)  # they take 180: one entry for each step
+LARGE = replace(PLAN, side=512, template_bytes=1536 * MIB)  # 20 templates take 1,315
+PLAIN = replace(PLAN, template_bytes=256 * MIB, captioned=False)  # 20 templates take 180: one entry for each step
 
 EDITS = {
-    each.suite.name: each
-    for each in (
+    chosen.suite.name: chosen
+    for chosen in (
         _suite("edits-tryon", "Edits, masks as in try-on", PLAN, FULL, QUICK),
         _suite("edits-tryon-plain", "Edits, masks as in try-on, templates without captions", PLAIN, FULL, QUICK),
         _suite("edits-inpaint", "Edits, masks as in inpainting", replace(PLAN, ratios=INPAINT), FULL, QUICK),

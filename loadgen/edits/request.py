@@ -1,4 +1,4 @@
-"""A request to edit a template where a mask says."""
+"""A request to edit a template within a mask."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from loadgen.traffic import ImageRequest
 
 @dataclass(frozen=True, slots=True)
 class EditRequest(ImageRequest):
-    """A template by its number, a mask as a file, and how it is computed.
+    """An edit of a template, given by its number, within a mask, given as a file.
 
-    ``mask_ratio`` is the part of the image that the mask covers; ``reuse``, ``mask_feather`` and ``caption``, what
-    the template shows as it is, are fields of lego_serve's interface that others ignore.
+    ``mask_ratio`` is the part of the image that the mask covers.  ``reuse``, ``mask_feather`` and ``caption`` (of the
+    unedited template) are fields of lego_serve's interface that the baseline ignores.
     """
 
     template: int = 0
@@ -24,7 +24,7 @@ class EditRequest(ImageRequest):
 
     @property
     def path(self) -> str:
-        """Where it is posted."""
+        """The path that the request is posted to."""
         return "/v1/images/edits"
 
     @property
@@ -34,13 +34,13 @@ class EditRequest(ImageRequest):
 
     @property
     def files(self) -> Mapping[str, tuple[str, bytes, str]]:
-        """The template and the mask, as a form has them."""
+        """The form's files: the template and the mask."""
         return {"image": ("image.png", self.image, "image/png"), "mask": ("mask.png", self.mask, "image/png")}
 
     def body(self, model: str) -> dict[str, object]:
-        """The other fields of the form."""
+        """Return the other fields of the form."""
         # Not super(): the decorator makes a new class for the slots, which the old one's cell does not know.
-        ours: dict[str, object] = {"reuse": self.reuse, "mask_feather": self.mask_feather}
+        fields: dict[str, object] = {"reuse": self.reuse, "mask_feather": self.mask_feather}
         if self.caption:
-            ours["caption"] = self.caption
-        return ImageRequest.body(self, model) | ours
+            fields["caption"] = self.caption
+        return ImageRequest.body(self, model) | fields

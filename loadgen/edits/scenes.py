@@ -1,6 +1,6 @@
-"""What templates show: one or two things on a plain ground, of the world in which the shipped model was trained.
+"""Scenes of templates: one or two things on a plain ground, of the kind the shipped model was trained on.
 
-Its values stand here again, for loadgen imports nothing of what it measures; a test holds them equal.
+The values repeat those of lego_serve.zoo, for loadgen imports nothing of what it measures; a test holds them equal.
 """
 
 import random
@@ -23,8 +23,8 @@ PLACES = (
     "left", "centre", "right",
     "bottom left", "bottom", "bottom right",
 )  # fmt: skip
-LARGE_SHARE = 0.25  # of templates' things: masks as in try-on cover most small ones but cut every other large one
-STRIDE = 4  # from the first thing's place in one template to the next's
+LARGE_SHARE = 0.25  # of templates' things: try-on masks cover most small things but cut every other large one
+STRIDE = 4  # between the places of the first things of consecutive templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +45,23 @@ class Scene:
     ground: str
 
 
-def middle_of(place: str) -> tuple[float, float]:
-    """Where a place lies: (x, y), as shares of the width and the height."""
+def place_centre(place: str) -> tuple[float, float]:
+    """Return the centre (x, y) of a place, in shares of the width and the height."""
     row, column = divmod(PLACES.index(place), 3)
     return (2 * column + 1) / 6, (2 * row + 1) / 6
 
 
-def scene_of(number: int) -> Scene:
-    """A template's scene; even numbers show two things and odd ones one, and no two of the first 72 are the same.
+def template_scene(number: int) -> Scene:
+    """Return the scene of a template: two things for even numbers, one for odd; the first 72 all differ.
 
-    The most popular has two, for they can be told in many more ways than one, and none is told twice.
+    The most popular template, number 0, has two things, for these allow many more prompts, and no prompt repeats.
     """
     rng = random.Random(f"template {number}")
     ground, first = list(COLOURS)[number % len(COLOURS)], PLACES[number * STRIDE % len(PLACES)]
     places = [first, *rng.sample([place for place in PLACES if place != first], 1 - number % 2)]
-    others = rng.sample([colour for colour in COLOURS if colour != ground], len(places))
+    colours = rng.sample([colour for colour in COLOURS if colour != ground], len(places))
     things = [
         Thing(colour, rng.choice(SHAPES), place, "large" if rng.random() < LARGE_SHARE else "small")
-        for colour, place in zip(others, places, strict=True)
+        for colour, place in zip(colours, places, strict=True)
     ]
     return Scene(tuple(things), ground)

@@ -1,4 +1,4 @@
-"""Says scenes in the words that the shipped model was trained on, with all its synonyms and word orders."""
+"""Writes captions of scenes in the words the shipped model was trained on, with all synonyms and word orders."""
 
 import random
 
@@ -25,23 +25,27 @@ PLACE_WORDS = {
 }
 BETWEEN = (" and ", ", ")
 FORMS = (
-    "{} on a {g} background", "{}, {g} background", "{} on a {g} ground", "{} against a {g} background",
-    "on a {g} background, {}", "{g} background, {}",
-)  # fmt: skip
+    "{} on a {g} background",
+    "{}, {g} background",
+    "{} on a {g} ground",
+    "{} against a {g} background",
+    "on a {g} background, {}",
+    "{g} background, {}",
+)
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """All there is to say of a scene: every thing with size, colour, shape and place, and the ground."""
-    body = rng.choice(BETWEEN).join(_said(thing, rng) for thing in scene.things)
-    return rng.choice(FORMS).format(body, g=_colour(scene.ground, rng))
+    """Return a complete caption: every thing with size, colour, shape and place, and the ground."""
+    body = rng.choice(BETWEEN).join(_phrase(thing, rng) for thing in scene.things)
+    return rng.choice(FORMS).format(body, g=_colour_word(scene.ground, rng))
 
 
-def _said(thing: Thing, rng: random.Random) -> str:
-    size, shape, place = (
-        rng.choice(words) for words in (SIZE_WORDS[thing.size], SHAPE_WORDS[thing.shape], PLACE_WORDS[thing.place])
-    )
-    return f"a {size} {_colour(thing.colour, rng)} {shape} {place}"
+def _phrase(thing: Thing, rng: random.Random) -> str:
+    size = rng.choice(SIZE_WORDS[thing.size])
+    shape = rng.choice(SHAPE_WORDS[thing.shape])
+    place = rng.choice(PLACE_WORDS[thing.place])
+    return f"a {size} {_colour_word(thing.colour, rng)} {shape} {place}"
 
 
-def _colour(name: str, rng: random.Random) -> str:
+def _colour_word(name: str, rng: random.Random) -> str:
     return rng.choice(COLOUR_WORDS.get(name, (name,)))

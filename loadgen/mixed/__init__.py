@@ -1,1 +1,1 @@
-"""Suite ``mixed``: many sizes, step counts and guidances at once, and the highest rate each side bears."""
+"""Suite ``mixed``: many sizes, step counts and guidances at once, and the highest rate each system bears."""

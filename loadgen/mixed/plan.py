@@ -1,4 +1,4 @@
-"""What suite ``mixed`` asks and how long it measures, as values; suites like it are values of the same types."""
+"""Suite ``mixed`` as values: its requests, its objective, how much it measures.  Suites like it have the same types."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ Size = tuple[int, int]  # width, height
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
-    """Sizes whose attainment is told together; each is asked for as often as its sisters."""
+    """Sizes whose attainment is reported together; each is requested equally often."""
 
     name: str
     sizes: tuple[Size, ...]
@@ -15,7 +15,7 @@ class SizeClass:
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """How the highest rate is looked for: by factors of ``step`` to a bracket no wider than ``resolution``."""
+    """How the highest rate is searched: by factors of ``step`` to a bracket no wider than ``resolution``."""
 
     step: float
     resolution: float
@@ -25,10 +25,10 @@ class SearchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """The size of a run."""
 
     rounds: int
-    ends_after_s: float  # later rounds are left out, and the last search cut short, for want of time
+    ends_after_s: float  # later rounds are left out and the last search is cut short to meet it
     trial_requests: int
     solo_repeats: int
     closed_requests: int
@@ -37,28 +37,32 @@ class Effort:
     rated_s: float
     search: SearchPlan
     compiled_s: float | None  # time for torch.compile to warm up; None leaves the variant out
-    lego_backbones: tuple[int, ...]  # numbers of backbone replicas tried; none leaves the configuration as it is
+    lego_backbones: tuple[int, ...]  # numbers of backbone replicas to try; empty keeps the configuration's
     warm_ups: int = 16  # requests before anything of the baseline is timed
     lego_warm_ups: int = 16
-    alone_requests: int = 0  # of each round, sent one after the other to either side
+    alone_requests: int = 0  # in each round, sent one after the other to either system
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Processes of the baseline and torch's threads in each."""
+    """The baseline's replica processes and the torch threads in each."""
 
     replicas: int
     threads: int
 
     @property
     def name(self) -> str:
-        """In words."""
-        return f"{self.replicas} replica{'s' * (self.replicas > 1)} x {self.threads} thread{'s' * (self.threads > 1)}"
+        """The layout in words, such as "2 replicas x 1 thread"."""
+        return f"{_count(self.replicas, 'replica')} x {_count(self.threads, 'thread')}"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
 class MixedSuite:
-    """The mix, the objective and the efforts."""
+    """The mix of requests, the objective, and how much a full and a quick run measure."""
 
     name: str
     title: str
@@ -72,15 +76,15 @@ class MixedSuite:
     slo_scale: float
     attainment: float
     class_attainment: float
-    sends_deadline: bool  # tell lego_serve the objective as `deadline_ms`; the baseline has no such field
+    sends_deadline: bool  # the objective goes to lego_serve as `deadline_ms`; the baseline has no such field
     rate_factor: float  # the offered rate over the baseline's highest
     layouts: tuple[Layout, ...]
     full: Effort
     quick: Effort
 
     def class_of(self, width: int, height: int) -> str:
-        """The name of the class a size belongs to."""
-        return next(each.name for each in self.classes if (width, height) in each.sizes)
+        """Return the name of the class that a size belongs to."""
+        return next(kind.name for kind in self.classes if (width, height) in kind.sizes)
 
 
 MIXED = MixedSuite(

@@ -1,4 +1,4 @@
-"""The highest rate a server bears: bracket, then bisect; pure, the clock is an argument."""
+"""Searches the highest rate a server bears: bracket, then bisect; pure, the clock is an argument."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from loadgen.mixed.objective import Attainment
 from loadgen.mixed.plan import SearchPlan
 
 Clock = Callable[[], float]
-Try = Callable[[float, int], tuple[Attainment, bool]]  # rate and number of the probe to what came of it
+Attempt = Callable[[float, int], tuple[Attainment, bool]]  # a probe's rate and number to its result
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One rate tried."""
+    """One rate that was tried, and its attainment."""
 
     rate_rps: float
     attainment: Attainment
@@ -22,7 +22,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """All rates tried, in order."""
+    """All probes of one search, in order."""
 
     probes: tuple[Probe, ...]
 
@@ -34,32 +34,32 @@ class Search:
 
     @property
     def lowest_failed_rps(self) -> float:
-        """The lowest rate that failed, infinite when none did: then the search ended before it met a limit."""
+        """The lowest rate that failed; infinite when the search ended before it met a limit."""
         return min((p.rate_rps for p in self.probes if not p.is_passed), default=math.inf)
 
 
-def search(attempt: Try, start_rps: float, plan: SearchPlan, clock: Clock) -> Search:
+def search(attempt: Attempt, start_rps: float, plan: SearchPlan, clock: Clock) -> Search:
     """Probe until the bracket is narrow enough or the next probe would outlast the budget.
 
-    Until one rate passed the budget does not count: a search that knows only what is too much has found nothing.
+    The budget counts once a rate has passed: a search that knows only rates that are too high has no result.
     """
-    found = Search(())
+    result = Search(())
     begun = clock()
     longest_s = 0.0
     rate: float | None = start_rps
-    while rate is not None and len(found.probes) < plan.most_probes:
+    while rate is not None and len(result.probes) < plan.most_probes:
         before = clock()
-        if found.highest_rps and before - begun + longest_s > plan.budget_s:
+        if result.highest_rps and before - begun + longest_s > plan.budget_s:
             break
-        reached, is_passed = attempt(rate, len(found.probes))
+        reached, is_passed = attempt(rate, len(result.probes))
         longest_s = max(longest_s, clock() - before)
-        found = Search((*found.probes, Probe(rate, reached, is_passed)))
-        rate = _next_rate(found, plan)
-    return found
+        result = Search((*result.probes, Probe(rate, reached, is_passed)))
+        rate = _next_rate(result, plan)
+    return result
 
 
-def _next_rate(found: Search, plan: SearchPlan) -> float | None:
-    low, high = found.highest_rps, found.lowest_failed_rps
+def _next_rate(result: Search, plan: SearchPlan) -> float | None:
+    low, high = result.highest_rps, result.lowest_failed_rps
     if low == 0.0:
         return high / plan.step
     if math.isinf(high):

@@ -1,4 +1,4 @@
-"""The requests of every phase, the same for both sides, whatever the one before took.
+"""Deals the requests of every phase, the same for both systems, however long the phase before took.
 
 A *pattern* fixes sizes, steps, guidances and the gaps between requests; a *slot* fixes prompts and seeds.  All
 probes of one round share a pattern, so that rates are compared under the same mix; each has a slot of its own,
@@ -23,7 +23,7 @@ ALONE = PHASES - 1
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides a request's cost."""
+    """The fields of a request that decide its cost."""
 
     width: int
     height: int
@@ -31,24 +31,24 @@ class Shape:
     guidance: float
 
 
-class Dealer(Protocol):
-    """Deals a suite's requests."""
+class RequestSource(Protocol):
+    """The source of a suite's requests."""
 
     def requests(self, round_number: int, phase: int, count: int) -> list[ImageRequest]:
-        """The first ``count`` requests of a phase."""
+        """Return the first ``count`` requests of a phase."""
         ...
 
-    def gaps(self, round_number: int, phase: int) -> random.Random:
-        """The chance by which a phase's requests fall due."""
+    def arrival_rng(self, round_number: int, phase: int) -> random.Random:
+        """Return the generator that times a phase's arrivals."""
         ...
 
     def solo_grid(self) -> list[ImageRequest]:
-        """One request of each kind at the fewest and at the most steps, for the objective."""
+        """Return one request of each kind at the fewest and at the most steps, for the objective."""
         ...
 
 
 class Workload:
-    """Deals the requests of suite ``mixed``."""
+    """The requests of suite ``mixed``."""
 
     def __init__(self, suite: MixedSuite, seed: int) -> None:
         self._suite = suite
@@ -56,7 +56,7 @@ class Workload:
         self._prompts = pair_prompts(random.Random(seed))
 
     def requests(self, round_number: int, phase: int, count: int) -> list[ImageRequest]:
-        """The first ``count`` requests of a phase; ValueError for more prompts than there are."""
+        """Return the first ``count`` requests of a phase.  Raises ValueError where there are not so many prompts."""
         slot = round_number * PHASES + phase
         prompts = self._prompts[slot::SLOTS]
         if slot >= SLOTS or count > len(prompts):
@@ -68,31 +68,31 @@ class Workload:
             for prompt, shape, seed in itertools.islice(drawn, count)
         ]
 
-    def gaps(self, round_number: int, phase: int) -> random.Random:
-        """The chance by which a phase's requests fall due."""
+    def arrival_rng(self, round_number: int, phase: int) -> random.Random:
+        """Return the generator that times a phase's arrivals."""
         return random.Random(f"{self.pattern(round_number, phase)}/gaps")
 
     def solo_grid(self) -> list[ImageRequest]:
-        """Every size, with and without guidance, at the fewest and the most steps."""
+        """Return every size, with and without guidance, at the fewest and the most steps."""
         return solo_grid(self._suite)
 
     def shapes(self, round_number: int, phase: int) -> Iterator[Shape]:
-        """Sizes, steps and guidances without end; in every hand all classes come equally often."""
+        """Yield sizes, steps and guidances without end; every batch has all classes equally often."""
         rng = random.Random(self.pattern(round_number, phase))
         every = self._suite.without_guidance_every
         while True:
-            hand = [
+            batch = [
                 Shape(
-                    *rng.choice(kind.sizes),
+                    *rng.choice(kind.sizes),  # width and height
                     rng.randint(self._suite.fewest_steps, self._suite.most_steps),
-                    1.0 if every and place == 0 else self._suite.guidance,
+                    1.0 if every and index == 0 else self._suite.guidance,
                 )
                 for kind in self._suite.classes
-                for place in range(every or 1)
+                for index in range(every or 1)
             ]
-            rng.shuffle(hand)
-            yield from hand
+            rng.shuffle(batch)
+            yield from batch
 
     def pattern(self, round_number: int, phase: int) -> str:
-        """What the chance of costs and gaps derives from: the same for all probes of a round."""
+        """Return the seed of costs and arrivals, which all probes of a round share."""
         return f"{self._seed}/{round_number}/{min(phase, FIRST_PROBE)}"

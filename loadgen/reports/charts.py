@@ -1,4 +1,4 @@
-"""Charts as inline SVG; colours come from the page's style sheet (classes ``lego`` and ``baseline``)."""
+"""Draws charts as inline SVG; colours come from the page's style sheet (classes ``lego`` and ``baseline``)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Bar:
 
 
 def bar_chart(bars: Sequence[Bar], title: str) -> str:
-    """Horizontal bars on one scale that begins at zero; ``title`` is what a screen reader says."""
+    """Return horizontal bars on one scale that begins at zero; ``title`` is what a screen reader says."""
     reach = max([max(bar.end, bar.high or 0.0) for bar in bars] + [1e-9])
     scale = (WIDTH - LABEL - VALUE) / reach
     height = ROW * len(bars) + 8
@@ -61,7 +61,7 @@ TICKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points (x, y) of one kind, joined by a line, or shown each by itself with ``dots``."""
+    """Points (x, y) of one kind, joined by a line; with ``dots`` each is shown by itself."""
 
     kind: str
     points: Sequence[tuple[float, float]]
@@ -69,7 +69,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], title: str, x_name: str, mark: float | None = None) -> str:
-    """Shares (0 to 1, upwards) over a quantity that begins at zero; ``mark`` is a share to draw a line at."""
+    """Return shares (0 to 1, upwards) over a quantity that begins at zero; ``mark`` is a share to draw a line at."""
     reach = max([x for curve in curves for x, _ in curve.points] + [1e-9])
     drawn = "".join(_curve(curve, reach) for curve in curves)
     line = "" if mark is None else f'<path class="mark" d="M{PLOT_LEFT} {_y(mark):.1f}H{PLOT_RIGHT}"/>'
@@ -88,23 +88,23 @@ def _y(share: float) -> float:
 
 
 def _curve(curve: Curve, reach: float) -> str:
-    places = [(_x(x, reach), _y(y)) for x, y in curve.points]
+    points = [(_x(x, reach), _y(y)) for x, y in curve.points]
     if curve.dots:
-        return "".join(f'<circle class="{escape(curve.kind)}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>' for x, y in places)
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        return "".join(f'<circle class="{escape(curve.kind)}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>' for x, y in points)
+    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline class="curve {escape(curve.kind)}" points="{joined}"/>'
 
 
 def _frame(reach: float, x_name: str) -> str:
-    across = [index / TICKS for index in range(TICKS + 1)]
+    ticks = [index / TICKS for index in range(TICKS + 1)]
     rows = "".join(
         f'<path class="grid" d="M{PLOT_LEFT} {_y(share):.1f}H{PLOT_RIGHT}"/>'
         f'<text class="label" x="{PLOT_LEFT - 8}" y="{_y(share):.1f}">{share:.0%}</text>'
-        for share in across
+        for share in ticks
     )
     columns = "".join(
         f'<text class="tick" x="{_x(part * reach, reach):.1f}" y="{PLOT_BOTTOM + 16}">{part * reach:.3g}</text>'
-        for part in across
+        for part in ticks
     )
     name = f'<text class="tick" x="{(PLOT_LEFT + PLOT_RIGHT) / 2}" y="{PLOT_BOTTOM + 36}">{escape(x_name)}</text>'
     return rows + columns + name

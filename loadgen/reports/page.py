@@ -1,4 +1,4 @@
-"""The frame of ``report.html``: style sheet and skeleton, filled in by each suite; needs nothing from outside."""
+"""The style sheet and the skeleton of ``report.html``, which loads nothing from outside."""
 
 from string import Template
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.nodes.requests import ListAdapters, RegisterAdapter, RemoveAdapter, ShowAdapter
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec, built_in_folder
-from tests.gateway.conftest import FakeRunner
-from tests.gateway.test_app import Live
 from tests.support.adapters import diffusers_names, products, saved
+from tests.support.gateway.client import Live
+from tests.support.gateway.runner import FakeRunner
 
 CONFIG = """
 models:
@@ -41,17 +41,17 @@ def config(tmp_path: Path, tiny_folder: Path) -> Path:
 def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
     """A row each with what is known of it; a server that is not there is one line."""
     runner = FakeRunner()
-    with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
+    with Live(create_app(runner, runner, GatewaySettings("lego-tiny"), Metrics())) as url:
         code, out, _ = command("adapters", "list", "--url", url)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "lego-tiny" in line]
     assert (code, rows) == (
         0,
         [
             ["a", "lego-tiny", "no", "32", "2000", "unknown"],
-            ["b", "lego-tiny", "yes", "4", "1000", "LoRA node, backbone:r1"],
+            ["b", "lego-tiny", "yes", "4", "1000", "lora, backbone:r1"],
         ],
     )
-    assert runner.adapter_orders == [AdapterCommand("list")]
+    assert runner.adapter_requests == [(None, ListAdapters())]
     code, _, error = command("adapters", "list", "--url", "http://127.0.0.1:1")
     assert (code, error.count("\n")) == (1, 1)
     assert "nothing answers" in error
@@ -60,20 +60,20 @@ def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
 def test_an_operator_registers_shows_and_removes_an_adapter(command) -> None:
     """Each an order of the server, for the model that is named."""
     runner = FakeRunner()
-    with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
+    with Live(create_app(runner, runner, GatewaySettings("lego-tiny"), Metrics())) as url:
         code, out, error = command("adapters", "register", "b", "more/b.safetensors", "--url", url)
         assert (code, out) == (0, "b: registered for lego-tiny, rank 4, 1000 bytes\n"), error
         code, out, _ = command("adapters", "show", "b", "--model", "lego-tiny", "--url", url)
         assert code == 0
-        assert {"id: b", "registered: yes", "rank: 4", "resident: LoRA node, backbone:r1"} <= set(out.splitlines())
+        assert {"id: b", "registered: yes", "rank: 4", "resident: lora, backbone:r1"} <= set(out.splitlines())
         assert command("adapters", "remove", "b", "--url", url)[:2] == (0, "b: removed\n")
         code, _, error = command("adapters", "show", "nobody", "--url", url)
         assert (code, error) == (1, "error: There is no adapter of this name.\n")
-    assert runner.adapter_orders == [
-        AdapterCommand("register", None, "b", "more/b.safetensors"),
-        AdapterCommand("show", "lego-tiny", "b"),
-        AdapterCommand("remove", None, "b"),
-        AdapterCommand("show", None, "nobody"),
+    assert runner.adapter_requests == [
+        (None, RegisterAdapter("b", "more/b.safetensors")),
+        ("lego-tiny", ShowAdapter("b")),
+        (None, RemoveAdapter("b")),
+        (None, ShowAdapter("nobody")),
     ]
 
 
@@ -94,7 +94,7 @@ def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, conf
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["nobody"], "There is no adapter nobody; there is damaged, faint, strong."),
         (["fant"], "There is no adapter fant; did you mean faint?"),
@@ -104,12 +104,12 @@ def test_a_profile_says_how_many_steps_may_pass_without_an_adapter(command, conf
         (["damaged"], "Adapter damaged is an empty file."),
     ],
 )
-def test_what_cannot_be_profiled_is_one_line(command, config: Path, words: list[str], said: str) -> None:
+def test_what_cannot_be_profiled_is_one_line(command, config: Path, words: list[str], message: str) -> None:
     """Exit status 1, and no profile."""
     (config.parent / "root" / "damaged.safetensors").write_bytes(b"")
     code, _, error = command("adapters", "profile", *words, "--config", str(config))
     assert (code, error.count("\n")) == (1, 1)
-    assert said in error
+    assert message in error
     assert not (config.parent / "profiles").exists()
 
 

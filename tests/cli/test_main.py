@@ -17,14 +17,14 @@ from lego_serve.core.jobs.job import TaskStats
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
-from tests.gateway.conftest import FakeRunner
-from tests.gateway.test_app import Live
+from tests.support.gateway.client import Live
+from tests.support.gateway.runner import FakeRunner
 
 NOT_TEXT = os.fsdecode(b"a\xff")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["generate", "a", "--out", "/nonexistent/x.png"], "there is no folder /nonexistent"),
         (["generate", "a", "--out", "/"], "must end in .png"),
@@ -48,17 +48,17 @@ NOT_TEXT = os.fsdecode(b"a\xff")
     ],
 )
 def test_a_wrong_command_is_one_line(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No traceback, exit status 1, and what is wrong."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lego-serve", *words])
-    monkeypatch.setattr("lego_serve.process.signals.Stopping.install", lambda self: None)
+    monkeypatch.setattr("lego_serve.process.signals.StopSignal.install", lambda self: None)
     with pytest.raises(SystemExit) as ended:
         main.main()
     error = capsys.readouterr().err
     assert (ended.value.code, error.count("\n")) == (1, 1)
-    assert said in error
+    assert message in error
 
 
 def test_an_operator_sees_a_job_and_cancels_it(
@@ -75,7 +75,7 @@ def test_an_operator_sees_a_job_and_cancels_it(
         assert ended.value.code == 0
         return capsys.readouterr().out
 
-    with Live(create_app(runner, GatewaySettings("lego-tiny"), Metrics())) as url:
+    with Live(create_app(runner, runner, GatewaySettings("lego-tiny"), Metrics())) as url:
         request_id = "x" * 100
         ask = {"json": {"prompt": "a"}, "headers": {"x-request-id": request_id}, "timeout": 30}
         asking = threading.Thread(target=httpx2.post, args=(f"{url}/v1/images/generations",), kwargs=ask)
@@ -104,13 +104,13 @@ def test_an_image_is_asked_for_with_adapters_and_controlnets(
     settings = GatewaySettings("lego-tiny", controlnets={"lego-tiny": frozenset({"edges", "depth", "lines"})})
     words = ["--lora", "stripes:0.5", "--lora", "pastel", "--controlnet", "edges:map.png:0.25"]
     words += ["--controlnet", "depth:map.png", "--controlnet", "lines:a:2"]
-    with Live(create_app(runner, settings, Metrics())) as url:
+    with Live(create_app(runner, runner, settings, Metrics())) as url:
         monkeypatch.setattr(sys, "argv", ["lego-serve", "generate", "a", "--url", url, *words])
         with pytest.raises(SystemExit) as ended:
             main.main()
-    said = capsys.readouterr()
-    assert ended.value.code == 0, said.err
+    output = capsys.readouterr()
+    assert ended.value.code == 0, output.err
     inputs: Any = runner.jobs[0].inputs
     assert inputs["lora"] == (AdapterRequest("stripes", 0.5), AdapterRequest("pastel"))
     assert [(ask.name, ask.weight) for ask in inputs["controlnet"]] == [("edges", 0.25), ("depth", 1.0), ("lines", 1.0)]
-    assert "stripes took part in none of the steps" in said.out
+    assert "stripes took part in none of the steps" in output.out

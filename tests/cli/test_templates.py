@@ -9,8 +9,8 @@ from PIL import Image
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
-from tests.gateway.conftest import FakeRunner
-from tests.gateway.test_app import Live
+from tests.support.gateway.client import Live
+from tests.support.gateway.runner import FakeRunner
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_template_is_added_listed_warmed_and_removed(command, image: str, tmp_
     """Each says what it did, in one line or a row."""
     runner = FakeRunner()
     kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
-    with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
+    with Live(create_app(runner, runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
         code, out, _ = command("templates", "add", image, "--name", "mine", "--pin", "--url", url)
         name = out.partition(":")[0]
         assert (code, out) == (0, f"{name}: mine, 128x96, 96000 bytes of activations\n")
@@ -46,25 +46,25 @@ def test_a_template_is_added_listed_warmed_and_removed(command, image: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["add", "/nonexistent.png"], "cannot be read"),
         (["list", "--url", "http://127.0.0.1:1"], "nothing answers"),
         (["rm", "tmpl_0", "--key", "\u00e9"], "no such letters"),
     ],
 )
-def test_what_goes_wrong_is_one_line(command, words: list[str], said: str) -> None:
+def test_what_goes_wrong_is_one_line(command, words: list[str], message: str) -> None:
     """And exit status 1."""
     code, _, error = command("templates", *words)
     assert (code, error.count("\n")) == (1, 1)
-    assert said in error
+    assert message in error
 
 
 def test_a_template_is_added_with_a_caption(command, image: str, tmp_path: Path) -> None:
     """Which primes what is warmed: another entry a step, of the image's rows alone."""
     runner = FakeRunner()
     kept = TemplateSettings(tmp_path / "templates", 2, 100_000, {"lego-tiny": 300_000})
-    with Live(create_app(runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
+    with Live(create_app(runner, runner, GatewaySettings("lego-tiny", templates=kept), Metrics())) as url:
         code, out, _ = command("templates", "add", image, "--caption", "a black wall", "--warm", "--url", url)
         assert (code, out.partition(", ")[2]) == (0, "128x96, 172800 bytes of activations\n")
     assert [job.inputs["caption"] for job in runner.jobs] == ["a black wall"]

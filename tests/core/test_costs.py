@@ -1,10 +1,10 @@
-"""StepCost: what it predicts from what it saw."""
+"""StepCost and PostDenoiseTime: what they predict from what they saw."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.costs import Rates, StepCost, StepWork
+from lego_serve.core.costs import PostDenoiseTime, Rates, StepCost, StepWork
 
 TRUE = Rates(row_s=5e-5, pair_s=1e-7, constant_s=6e-3)
 SHAPES = [(136, 9_000), (272, 18_000), (1536, 150_000), (576, 166_000), (2304, 660_000)]
@@ -59,3 +59,29 @@ def test_a_prediction_is_never_negative(steps: list[tuple[int, int, float]], row
     """Whatever was seen, no step is promised to take less than no time, and more work never takes less."""
     cost = seen(*steps)
     assert 0 <= cost.seconds(StepWork(rows, rows)) <= cost.seconds(StepWork(rows + 1, rows + 1))
+
+
+def test_nothing_is_expected_of_an_unknown_workflow() -> None:
+    """Zero, so that a lane has all the time there is."""
+    assert PostDenoiseTime().of("text-to-image") == 0.0
+
+
+def test_what_is_expected_follows_what_jobs_take() -> None:
+    """The first job says all; each later one moves it, by workflow."""
+    times = PostDenoiseTime()
+    times.learn("a", 0.4)
+    assert times.of("a") == pytest.approx(0.4)
+    for _ in range(50):
+        times.learn("a", 1.0)
+    assert times.of("a") == pytest.approx(1.0, abs=1e-3)
+    assert times.of("b") == 0.0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30))
+def test_what_is_expected_lies_between_what_jobs_took(seconds: list[float]) -> None:
+    """Whatever the order of the jobs."""
+    times = PostDenoiseTime()
+    for took_s in seconds:
+        times.learn("a", took_s)
+    assert min(seconds) <= times.of("a") * (1 + 1e-9)
+    assert times.of("a") <= max(seconds) * (1 + 1e-9)

@@ -4,28 +4,18 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 
 import httpx2
 import numpy as np
 import pytest
 
-from tests.support import addons as parts
-from tests.support.addons import STORAGE_S, Together, ask, made, net, style
-from tests.support.servers import Server
+from tests.support.e2e import addons as parts
+from tests.support.e2e.addons import STORAGE_S, Together, ask, made, net, style
+from tests.support.e2e.servers import Server
 
 pytestmark = pytest.mark.ray
 LONG = 60  # steps of requests in whose middle something dies
 NEAR_BITS = 3  # of 255: products of weights merged and weights with products added are rounded differently
-
-
-@pytest.fixture(scope="module")
-def addons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all of it."""
-    folder = tmp_path_factory.mktemp("addons")
-    parts.fill(folder)
-    with parts.server(folder) as started:
-        yield started
 
 
 def test_an_adapter_changes_the_image_and_is_at_hand_the_second_time(addons: Server) -> None:
@@ -167,9 +157,12 @@ def registered(server: Server, method: str, tail: str = "", **body: str) -> http
 def test_an_operator_registers_an_adapter_under_a_root(addons: Server) -> None:
     """It serves at once; the registry is bounded, and what was registered can be removed."""
     for path, status in (
-        ("../late.safetensors", 400), ("/etc/passwd", 400), ("more/none.safetensors", 404),
-        ("nan.safetensors", 400), ("other-model.safetensors", 400),
-    ):  # fmt: skip
+        ("../late.safetensors", 400),
+        ("/etc/passwd", 400),
+        ("more/none.safetensors", 404),
+        ("nan.safetensors", 400),
+        ("other-model.safetensors", 400),
+    ):
         assert registered(addons, "POST", id="late", path=path).status_code == status, path
     assert registered(addons, "POST", id="late", path="more/late.safetensors").status_code == 200
     full = registered(addons, "POST", id="later", path="more/late.safetensors")
@@ -187,7 +180,7 @@ def test_an_operator_sees_what_an_adapter_is_and_where(addons: Server) -> None:
     made(addons, lora=style(9))
     card = registered(addons, "GET", "/style-9").json()
     assert (card["id"], card["model"], card["rank"], card["components"]) == ("style-9", "lego-tiny", 3, ["transformer"])
-    assert "LoRA node" in card["resident"]
+    assert "lora" in card["resident"]
     assert any(place.startswith("backbone:") for place in card["resident"])
     listed = {one["id"]: one for one in registered(addons, "GET").json()["data"]}
     assert listed["style-9"]["resident"] == card["resident"]

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,34 +13,13 @@ import pytest
 
 from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
 from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
-from tests.e2e.test_edits import SIDE, mask_file, pixels, png
-from tests.e2e.test_recovery import backbones, wait_for_two
-from tests.support.servers import Server, running
+from tests.support.e2e.images import mask_file, pixels, png
+from tests.support.e2e.servers import TEMPLATE_BYTES, Server, backbones, wait_for_two
 
 pytestmark = pytest.mark.ray
-STEPS, SEEDS = 60, range(2)
-TEMPLATE_BYTES = 1_500_000  # a few entries, where each of four templates has sixty
+SIDE, STEPS, SEEDS = 128, 60, range(2)
 KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "1"))
-CONFIG = f"""
-server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
-models:
-  lego-tiny:
-    path: builtin:lego-tiny
-    max_sequence_length: 0
-    nodes:
-      text_encoder: {{cpus: 0.1}}
-      backbone: {{replicas: {{min: 2, max: 2}}, cpus: 0.4, template_bytes: {TEMPLATE_BYTES}}}
-      vae: {{cpus: 0.1}}
-    adapters: {{roots: ["builtin:adapters"]}}
-"""
 Asked = tuple[EditTask, int]
-
-
-@pytest.fixture(scope="module")
-def poor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two backbone replicas with room for a few entries each."""
-    with running(tmp_path_factory.mktemp("poor"), 1, text=CONFIG) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +29,9 @@ def asked() -> list[Asked]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(poor: Server, asked: list[Asked]) -> list[np.ndarray]:
+def undisturbed(crashes: Server, asked: list[Asked]) -> list[np.ndarray]:
     """Their images, one after the other."""
-    return [pixels(edited(poor, each).json()["data"][0]["b64_json"]) for each in asked]
+    return [pixels(edited(crashes, each).json()["data"][0]) for each in asked]
 
 
 def edited(server: Server, asked: Asked, **fields: str) -> httpx2.Response:
@@ -68,7 +46,7 @@ def check(answers: list[httpx2.Response], wanted: list[np.ndarray]) -> None:
     """Each is the image it always is."""
     for answer, image in zip(answers, wanted, strict=True):
         assert answer.status_code == 200, answer.text
-        assert np.array_equal(pixels(answer.json()["data"][0]["b64_json"]), image)
+        assert np.array_equal(pixels(answer.json()["data"][0]), image)
 
 
 def worked(pid: int) -> int:
@@ -91,54 +69,54 @@ def metric(server: Server, name: str) -> float:
 
 
 def test_entries_that_go_in_the_middle_of_edits_change_nothing(
-    poor: Server, asked: list[Asked], undisturbed: list[np.ndarray]
+    crashes: Server, asked: list[Asked], undisturbed: list[np.ndarray]
 ) -> None:
-    """Edits of more templates than there is room for, all at once: computed again, and said to be."""
-    before = metric(poor, "template_evictions_total")
+    """Edits of more templates than there is room for, all at once: computed again, and counted."""
+    before = metric(crashes, "template_evictions_total")
     with ThreadPoolExecutor(len(asked)) as pool:
-        answers = list(pool.map(lambda each: edited(poor, each), asked))
+        answers = list(pool.map(lambda each: edited(crashes, each), asked))
     check(answers, undisturbed)
     assert sum(answer.json()["lego"]["reuse"]["evicted"] for answer in answers) > STEPS
-    assert metric(poor, "template_evictions_total") - before > STEPS
+    assert metric(crashes, "template_evictions_total") - before > STEPS
     time.sleep(3 * STATS_PERIOD_S)
-    assert metric(poor, "template_budget_bytes") == 2 * TEMPLATE_BYTES
-    assert 0 < metric(poor, "template_used_bytes") <= 2 * TEMPLATE_BYTES
-    assert metric(poor, "template_entries") >= 2
+    assert metric(crashes, "template_budget_bytes") == 2 * TEMPLATE_BYTES
+    assert 0 < metric(crashes, "template_used_bytes") <= 2 * TEMPLATE_BYTES
+    assert metric(crashes, "template_entries") >= 2
 
 
 def test_a_replica_killed_in_the_middle_of_edits_costs_no_edit_and_no_bit(
-    poor: Server, asked: list[Asked], undisturbed: list[np.ndarray]
+    crashes: Server, asked: list[Asked], undisturbed: list[np.ndarray]
 ) -> None:
     """kill -9 of the one that works hardest, again and again; and later edits find all as it was."""
     for _ in range(KILLS):
-        wait_for_two(poor)
+        wait_for_two(crashes)
         with ThreadPoolExecutor(len(asked)) as pool:
-            running_now = [pool.submit(edited, poor, each) for each in asked]
+            running_now = [pool.submit(edited, crashes, each) for each in asked]
             time.sleep(0.7)
-            victim = busiest(poor)
+            victim = busiest(crashes)
             os.kill(victim, signal.SIGKILL)
             ended = sum(future.done() for future in running_now)
             answers = [future.result() for future in running_now]
         assert ended < len(asked) / 2  # it was in the middle
         check(answers, undisturbed)
-    wait_for_two(poor)
-    check([edited(poor, each) for each in asked[:4]], undisturbed[:4])
-    assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{poor.url}/metrics", timeout=30).text
+    wait_for_two(crashes)
+    check([edited(crashes, each) for each in asked[:4]], undisturbed[:4])
+    assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{crashes.url}/metrics", timeout=30).text
 
 
-def test_an_edit_with_an_adapter_reads_what_was_primed_with_it(poor: Server, asked: list[Asked]) -> None:
+def test_an_edit_with_an_adapter_reads_what_was_primed_with_it(crashes: Server, asked: list[Asked]) -> None:
     """The pixels outside are the template's; the image is another than without, and the same each time."""
     lora = '[{"name": "stripes-r4"}]'
-    first, again = [edited(poor, asked[0], lora=lora, num_inference_steps="12", mask_feather="0") for _ in "ab"]
+    first, again = [edited(crashes, asked[0], lora=lora, num_inference_steps="12", mask_feather="0") for _ in "ab"]
     assert first.status_code == 200, first.text
     assert first.json()["data"] == again.json()["data"]
-    said = first.json()["lego"]
-    assert [used["name"] for used in said["adapters"]] == ["stripes-r4"]
-    assert said["reuse"]["masked_steps"] == 12
-    assert said["reuse"]["primed"] >= 12
+    usage = first.json()["lego"]
+    assert [used["name"] for used in usage["adapters"]] == ["stripes-r4"]
+    assert usage["reuse"]["masked_steps"] == 12
+    assert usage["reuse"]["primed"] >= 12
     task = asked[0][0]
-    made = pixels(first.json()["data"][0]["b64_json"])
+    made = pixels(first.json()["data"][0])
     outside = ~task.mask.numpy()
     assert np.array_equal(made[outside], task.template.numpy()[outside])
-    plain = pixels(edited(poor, asked[0], num_inference_steps="12", mask_feather="0").json()["data"][0]["b64_json"])
+    plain = pixels(edited(crashes, asked[0], num_inference_steps="12", mask_feather="0").json()["data"][0])
     assert not np.array_equal(made, plain)

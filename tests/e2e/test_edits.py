@@ -1,7 +1,5 @@
 """Edits where a mask says, from a real server: what changes, what stays, and what was read in place of computing it."""
 
-import base64
-import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,32 +8,15 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from PIL import Image
 
 from lego_serve.image_metrics import ssim
 from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
 from lego_serve.zoo.judge.prompts import faults
 from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
+from tests.support.e2e.images import mask_file, pixels, png
 
 pytestmark = pytest.mark.ray
 SIDE = 128
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """An image as a file."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def mask_file(mask: np.ndarray) -> bytes:
-    """A mask as OpenAI wants it: transparent where the image is to change."""
-    return png(np.dstack([np.zeros((*mask.shape, 3), np.uint8), np.where(mask, 0, 255).astype(np.uint8)]))
-
-
-def pixels(b64_json: str) -> np.ndarray:
-    """The pixels of a file in base64."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64_json))).convert("RGB"))
 
 
 def edited(server, task: EditTask, **fields: str) -> dict[str, Any]:
@@ -44,8 +25,8 @@ def edited(server, task: EditTask, **fields: str) -> dict[str, Any]:
     data = {"prompt": task.after.text, "seed": "5", "mask_feather": "0"} | fields
     answer = httpx2.post(f"{server.url}/v1/images/edits", files=files, data=data, timeout=120)
     assert answer.status_code == 200, answer.text
-    said: dict[str, Any] = answer.json()
-    return said
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def settle(server) -> None:
@@ -68,7 +49,7 @@ def test_a_masked_edit_changes_what_it_is_asked_to_and_nothing_else(server, task
     for reuse in ("exact", "high", "balanced"):
         right = 0
         for task in tasks:
-            made = pixels(edited(server, task, reuse=reuse)["data"][0]["b64_json"])
+            made = pixels(edited(server, task, reuse=reuse)["data"][0])
             outside = ~task.mask.numpy()
             assert np.array_equal(made[outside], task.template.numpy()[outside])
             right += not faults(task.after, made)
@@ -84,9 +65,9 @@ def test_a_known_template_is_read_and_not_primed_again(server, tasks) -> None:
     settle(server)
     again = edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9")
     assert first["data"] == again["data"]
-    said = again["lego"]["reuse"]
-    assert (said["quality"], said["masked_steps"], said["steps"], said["primed"]) == ("high", 12, 12, 0)
-    assert 0 < said["active_rows"] < said["rows"] / 2 == 32
+    reuse = again["lego"]["reuse"]
+    assert (reuse["quality"], reuse["masked_steps"], reuse["steps"], reuse["primed"]) == ("high", 12, 12, 0)
+    assert 0 < reuse["active_rows"] < reuse["rows"] / 2 == 32
 
 
 def test_edits_of_templates_known_and_not_share_batches_with_other_lanes(server, tasks) -> None:
@@ -109,7 +90,7 @@ def test_a_mask_of_nothing_returns_the_image_and_one_of_everything_makes_a_new_o
         data={"prompt": "a red circle", "n": "2", "output_format": "webp"},
         timeout=30,
     ).json()
-    assert [np.array_equal(pixels(each["b64_json"]), template) for each in nothing["data"]] == [True, True]
+    assert [np.array_equal(pixels(each), template) for each in nothing["data"]] == [True, True]
     assert nothing["lego"]["nodes"] == {}
     whole = httpx2.post(
         f"{server.url}/v1/images/edits",
@@ -135,12 +116,12 @@ def test_the_openai_client_edits_with_a_mask_and_streams(server, tasks) -> None:
 
 
 def registered(server, task: EditTask, **fields: str) -> dict[str, Any]:
-    """What is said of a template."""
+    """The card of a template that is registered now."""
     files = {"image": png(task.template.numpy())}
     answer = httpx2.post(f"{server.url}/v1/templates", files=files, data=fields, timeout=60)
     assert answer.status_code in (200, 201), answer.text
-    said: dict[str, Any] = answer.json()
-    return said
+    card: dict[str, Any] = answer.json()
+    return card
 
 
 def of_template(server, task: EditTask, name: str, **fields: str) -> httpx2.Response:
@@ -187,15 +168,15 @@ def test_a_templates_caption_primes_what_its_edits_read(server) -> None:
     assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
     assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
     settle(server)
-    said = of_template(server, task, card["id"], num_inference_steps="10").json()
+    named = of_template(server, task, card["id"], num_inference_steps="10").json()
     settle(server)  # an edit that is compared with its full computation keeps its replica busy
     same = edited(server, task, num_inference_steps="10", caption=task.before.text)
     settle(server)
     bare = edited(server, task, num_inference_steps="10")  # which reads what the negative prompt's branch has
-    assert [each["lego"]["reuse"]["primed"] for each in (said, same, bare)] == [0, 0, 0]
-    assert said["data"] == same["data"] != bare["data"]
+    assert [each["lego"]["reuse"]["primed"] for each in (named, same, bare)] == [0, 0, 0]
+    assert named["data"] == same["data"] != bare["data"]
     full = edited(server, task, num_inference_steps="10", reuse="exact")
-    whole, *read = (pixels(each["data"][0]["b64_json"]) for each in (full, said, bare))
+    whole, *read = (pixels(each["data"][0]) for each in (full, named, bare))
     described, not_described = (ssim(each, whole, task.mask.numpy()) for each in read)
     assert described > 0.95
     assert described > not_described

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.cli.demo import _alive, descendants
+from lego_serve.process.tree import descendants, is_alive
 
 pytestmark = pytest.mark.ray
 
@@ -37,7 +37,7 @@ def test_a_signal_while_ray_starts(number: signal.Signals, status: int, delay_s:
     assert process.wait(90) == status
     process.stdout.close()
     limit = time.monotonic() + 10
-    while (left := [pid for pid in started if _alive(pid)]) and time.monotonic() < limit:
+    while (left := [pid for pid in started if is_alive(pid)]) and time.monotonic() < limit:
         time.sleep(0.2)
     assert not left
     assert not [folder for folder in made if folder.exists()]

@@ -43,28 +43,31 @@ def test_edits_stream_under_their_own_names(server) -> None:
     made = client.images.generate(model="lego-tiny", prompt=PROMPT, size="128x128", extra_body={"seed": 1})
     source = base64.b64decode(made.data[0].b64_json)
     stream = client.images.edit(
-        image=("a.png", source), prompt="a green square", stream=True, partial_images=1,
+        image=("a.png", source),
+        prompt="a green square",
+        stream=True,
+        partial_images=1,
         extra_body={"seed": 1, "num_inference_steps": 50},
-    )  # fmt: skip
+    )
     assert [e.type for e in stream] == ["image_edit.partial_image", "image_edit.completed"]
 
 
 def test_progress_is_told_to_those_who_ask(server) -> None:
     """Steps count up with an estimate of what is left; there are at most four a second and a lane."""
     body = {"prompt": PROMPT, "stream": True, "stream_progress": True, "num_inference_steps": 100}
-    said = []
+    events = []
     with httpx2.stream("POST", f"{server.url}/v1/images/generations", json=body, timeout=60) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        said = [json.loads(line.partition(": ")[2]) for line in answer.iter_lines() if line.startswith("data")]
-    steps = [e["step"] for e in said[:-1]]
-    assert {e["type"] for e in said[:-1]} == {"image_generation.progress"}
+        events = [json.loads(line.partition(": ")[2]) for line in answer.iter_lines() if line.startswith("data")]
+    steps = [e["step"] for e in events[:-1]]
+    assert {e["type"] for e in events[:-1]} == {"image_generation.progress"}
     assert steps == sorted(set(steps))
-    assert said[-1]["type"] == "image_generation.completed"
-    assert len(steps) <= 1 + 4 * said[-1]["lego"]["nodes"]["latents"]
+    assert events[-1]["type"] == "image_generation.completed"
+    assert len(steps) <= 1 + 4 * events[-1]["lego"]["nodes"]["latents"]
 
 
 def test_a_refusal_of_a_stream_is_an_ordinary_error(server) -> None:
-    """What is wrong with the request is said with a status, not in an event."""
+    """What is wrong with the request is answered with a status, not in an event."""
     body = {"prompt": "word " * 60, "stream": True}
     answer = httpx2.post(f"{server.url}/v1/images/generations", json=body, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "prompt_too_long")

@@ -6,8 +6,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.e2e.test_edits import mask_file, png
-from tests.support.servers import running
+from tests.support.e2e.images import mask_file, png
+from tests.support.e2e.servers import running
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 SMALL = """

@@ -7,7 +7,7 @@ import torch
 
 from lego_serve.engine import batch_invariance
 from lego_serve.errors import ConfigError
-from lego_serve.models.ragged import batch_invariant
+from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
 
@@ -24,6 +24,7 @@ class FakeBackbone:
 
     def __init__(self, leak: float) -> None:
         self.leak = leak
+        self.linear_ops = LinearOps()
 
     def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """As given."""
@@ -37,7 +38,7 @@ class FakeBackbone:
 
 def test_a_backbone_that_keeps_lanes_apart_is_batch_invariant() -> None:
     """Equal bits alone and among others."""
-    assert batch_invariance.ensure_batch_invariance(FakeBackbone(0.0), required=True).startswith("held")
+    assert batch_invariance.ensure_batch_invariance(FakeBackbone(0.0), required=True).startswith("required and checked")
 
 
 def test_a_backbone_whose_lanes_leak_is_refused_where_that_is_required() -> None:
@@ -50,11 +51,10 @@ def test_a_backbone_whose_lanes_leak_is_refused_where_that_is_required() -> None
 def test_a_rule_that_costs_over_a_twentieth_is_dropped_where_none_is_required(
     cost: float, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And says what it cost."""
+    """For that backbone and no other; the message says what it cost."""
     monkeypatch.setattr(batch_invariance, "row_rule_cost", lambda backbone: cost)
-    try:
-        said = batch_invariance.ensure_batch_invariance(FakeBackbone(0.0), required=False)
-        assert batch_invariant.is_batch_invariant() == kept
-        assert f"{100 * (cost - 1):.1f} %" in said
-    finally:
-        batch_invariant.set_batch_invariant(True)
+    backbone, other = FakeBackbone(0.0), FakeBackbone(0.0)
+    message = batch_invariance.ensure_batch_invariance(backbone, required=False)
+    assert backbone.linear_ops.batch_invariant == kept
+    assert other.linear_ops.batch_invariant
+    assert f"{100 * (cost - 1):.1f} %" in message

@@ -4,12 +4,10 @@ A tensor on torch's ``meta`` device has a shape and no contents.  Whatever would
 holds, raises: ``item``, ``nonzero``, a branch on a value, a copy to the CPU.  What goes the other way is counted.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,7 +21,6 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.errors import NodeError
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.ragged.batch_invariant import set_batch_invariant
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.registry import ModelSpec
 
@@ -38,21 +35,13 @@ class Crossings(TorchDispatchMode):
         self.up: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and look at what it was given and made."""
-        said = func(*args, **(kwargs or {}))
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        made = [each for each in tree_leaves(said) if isinstance(each, torch.Tensor)]
-        if any(each.device == META for each in made):
-            self.up += [each for each in given if each.device.type == "cpu" and each.dim() > 0]
-        return said
-
-
-@pytest.fixture(autouse=True)
-def without_probes() -> Iterator[None]:
-    """The probe of products compares values, before the first step of a process."""
-    set_batch_invariant(False)
-    yield
-    set_batch_invariant(True)
+        """Run an operator, and look at its inputs and outputs."""
+        out = func(*args, **(kwargs or {}))
+        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        outputs = [each for each in tree_leaves(out) if isinstance(each, torch.Tensor)]
+        if any(each.device == META for each in outputs):
+            self.up += [each for each in inputs if each.device.type == "cpu" and each.dim() > 0]
+        return out
 
 
 def engine_on_meta(folder: Path, family: str) -> StepEngine:
@@ -60,6 +49,7 @@ def engine_on_meta(folder: Path, family: str) -> StepEngine:
     length = 8 if family == "flux" else 0
     spec = ModelSpec("m", str(folder), family, dtype="float32", device="meta", max_sequence_length=length)
     backbone, tables = load_backbone(spec)
+    backbone.linear_ops.batch_invariant = False  # the probe of products compares values
     store = TemplateStore(64 * 2**20, lambda: 0.0)
     return StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=4096)), lambda: 0.0, templates=store)
 
@@ -67,7 +57,7 @@ def engine_on_meta(folder: Path, family: str) -> StepEngine:
 def lanes(engine: StepEngine, count: int) -> list[LaneRequest]:
     """Of several sizes and both samplers, guided where the model knows it; the odd ones edit a template each."""
     backbone = engine._backbone
-    made = []
+    requests = []
     for index in range(count):
         draw = torch.Generator().manual_seed(index)
         cond, negative = (
@@ -85,8 +75,8 @@ def lanes(engine: StepEngine, count: int) -> list[LaneRequest]:
             mask = torch.zeros(template.latents.shape[1:], dtype=torch.bool)
             mask[2:7, 1:4] = True
             lane = replace(lane, edit=Edit(template, mask, Quality.HIGH, (cond, other or cond)))
-        made.append(lane)
-    return made
+        requests.append(lane)
+    return requests
 
 
 def crossings(engine: StepEngine, count: int) -> list[torch.Tensor]:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.editing.reuse import Quality
-from lego_serve.engine.advance import CHECK_EVERY_STEPS, NanCheck
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.offline import OfflinePipeline
+from lego_serve.engine.step.advance import CHECK_EVERY_STEPS, NanCheck
 from lego_serve.engine.template_store import Template
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
@@ -21,9 +21,9 @@ from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from tests.engine.test_step_engine import Faulty, alone, engine_of, latents, request
 from tests.support import edits
 from tests.support.builders import run_results
+from tests.support.engines import Faulty, alone, engine_of, latents, request
 
 STEPS, SPOILED_AT, POISON = 6, 2, 5.0
 
@@ -60,11 +60,11 @@ class Spoiling(Faulty):
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """As the real one, but for that."""
-        said = [velocity.clone() for velocity in super().velocity(lanes)]
-        for lane, velocity in zip(lanes, said, strict=True):
+        velocities = [velocity.clone() for velocity in super().velocity(lanes)]
+        for lane, velocity in zip(lanes, velocities, strict=True):
             if lane.guidance == POISON and lane.time <= self.from_time:
                 velocity[1, 3, 2] = self.bad
-        return said
+        return velocities
 
 
 @pytest.mark.parametrize("others", [0, 3])

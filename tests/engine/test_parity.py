@@ -11,8 +11,8 @@ from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.ragged.conditioning import ImageLatents
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import MINIATURES, miniature
-from tests.models.test_sampling import solver
+from tests.support.tiny_models import MINIATURES, miniature
+from tests.support.transformers import solver
 
 STEPS = 4
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"

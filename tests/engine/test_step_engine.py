@@ -1,6 +1,5 @@
 """The step engine: lanes that come, pause, move and fail, and that none of it changes an image."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,94 +11,20 @@ from hypothesis import strategies as st
 from lego_serve.core.costs import Rates
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import LANE_POLICIES, fifo
-from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.lane_state import LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError, NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.batch_invariant import set_batch_invariant
-from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
+from tests.support.engines import Clock, Faulty, alone, engine_of, latents, request, run
 
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
     """lego-tiny's architecture with random weights."""
     return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
-
-
-class Clock:
-    """Time that moves a tenth of a second whenever it is asked."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """The time."""
-        self.now += 0.1
-        return self.now
-
-
-class Faulty:
-    """A backbone that fails as told: for lanes of a certain guidance, or above so many lanes."""
-
-    def __init__(self, inner: Backbone, *, poison: float | None = None, most: int | None = None, nan: bool = False):
-        self._inner, self._poison, self._most, self._nan = inner, poison, most, nan
-        self.shape, self.uses_cfg, self.bucket_rows = inner.shape, inner.uses_cfg, 1
-        self.text_width, self.pooled_width, self.device = inner.text_width, inner.pooled_width, inner.device
-        self.sizes: list[int] = []
-
-    def prepare(self, cond: Conditioning) -> PreparedPrompt:
-        """As the real one."""
-        return self._inner.prepare(cond)
-
-    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
-        """As the real one, but for the faults."""
-        self.sizes.append(len(lanes))
-        if self._most is not None and len(lanes) > self._most:
-            raise torch.OutOfMemoryError("out of memory")
-        guilty = [lane.guidance == self._poison for lane in lanes]
-        if any(guilty) and not self._nan:
-            raise RuntimeError("a failing module")
-        said = self._inner.velocity(lanes)
-        return [v * float("nan") if bad else v for v, bad in zip(said, guilty, strict=True)]
-
-
-def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:
-    """An engine over a backbone."""
-    batcher = StepBatcher(LANE_POLICIES[order], StepLimits(float("inf"), max_rows))
-    return StepEngine(model[0], model[1], batcher, Clock())
-
-
-def request(key: str, seed: int = 1, **more: object) -> LaneRequest:
-    """A lane drawn from a seed; small, four steps, guided."""
-    draw = torch.Generator().manual_seed(seed)
-    conds = [Conditioning(torch.randn(9, 192, generator=draw), torch.randn(192, generator=draw)) for _ in range(2)]
-    given = {"width": 96, "height": 112, "steps": 4, "guidance": 4.0} | more
-    return LaneRequest(key=key, seed=seed, cond=conds[0], negative=conds[1], **given)  # type: ignore[arg-type]
-
-
-def run(engine: StepEngine) -> dict[str, LaneResult | LegoError]:
-    """All outcomes until no lane is left."""
-    found: dict[str, LaneResult | LegoError] = {}
-    while engine.lanes:
-        found |= dict(engine.step())
-    return found
-
-
-def latents(outcome: LaneResult | LegoError) -> torch.Tensor:
-    """A good outcome's latents."""
-    assert isinstance(outcome, LaneResult), outcome
-    return outcome.latents
-
-
-def alone(model: tuple[Backbone, FlowMatchTables], of: LaneRequest) -> torch.Tensor:
-    """What a lane comes to by itself."""
-    engine = engine_of(model)
-    engine.add(of)
-    return latents(run(engine)[of.key])
 
 
 def test_guidance_without_a_negative_prompt_is_refused(model: tuple[Backbone, FlowMatchTables]) -> None:
@@ -122,9 +47,12 @@ MATE = st.tuples(
 @settings(max_examples=12)
 @given(mates=st.lists(MATE, max_size=15), sampler=SAMPLERS, seed=st.integers(0, 99), pauses=st.lists(st.integers(0, 5)))
 def test_pixels_are_the_same_with_any_mates_and_pauses(
-    model: tuple[Backbone, FlowMatchTables], mates: list[tuple[int, int, int, float, str, int]], sampler: str,
-    seed: int, pauses: list[int],
-) -> None:  # fmt: skip
+    model: tuple[Backbone, FlowMatchTables],
+    mates: list[tuple[int, int, int, float, str, int]],
+    sampler: str,
+    seed: int,
+    pauses: list[int],
+) -> None:
     """With up to 15 others of any shape coming at any step, paused and resumed, a lane's bits stay what they were."""
     mine = request("mine", seed, sampler=sampler)
     expected = alone(model, mine)
@@ -278,8 +206,9 @@ def test_a_cancelled_lane_is_gone_at_once(model: tuple[Backbone, FlowMatchTables
 
 
 def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone, FlowMatchTables]) -> None:
-    """The negative control: with row-stable products dropped, some small lane's bits change in company."""
-    set_batch_invariant(False)
+    """The negative control: with batch-invariant products dropped, some small lane's bits change in company."""
+    linear_ops = model[0].linear_ops
+    linear_ops.batch_invariant = False
     try:
         changed = False
         for seed in range(4):
@@ -290,7 +219,7 @@ def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone
                 engine.add(request(f"mate {index}", 50 + index, width=16 * (1 + index % 3), height=16, steps=2))
             changed |= not torch.equal(latents(run(engine)["mine"]), alone(model, mine))
     finally:
-        set_batch_invariant(True)
+        linear_ops.batch_invariant = True
     assert changed
 
 

@@ -1,4 +1,4 @@
-"""The crossing between asyncio and the compute thread: orders in, outcomes and progress out, failures at once."""
+"""The crossing between asyncio and the compute thread: commands in, outcomes and progress out, failures at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,8 +12,9 @@ import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.jobs.progress import PREPARING, StreamOptions
-from lego_serve.core.jobs.recovery import DEATHS_ALONE, Recovery, Retry
+from lego_serve.core.jobs.recovery import Recovery, Retry
 from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
+from lego_serve.core.scheduling.retry import DENOISE_DEATHS_ALONE
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, LaneListener
@@ -21,7 +22,7 @@ from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.registry import ModelSpec
-from tests.engine.test_step_engine import Clock, Faulty, engine_of, latents, request, run
+from tests.support.engines import Clock, Faulty, engine_of, latents, request, run
 
 PATIENCE_S = 20.0
 
@@ -69,7 +70,7 @@ class Noting:
         return getattr(self._inner, name)
 
     def add(self, request: LaneRequest) -> LaneState:
-        """Take it, having said so."""
+        """Record it, then take it."""
         self._note()
         return self._inner.add(request)
 
@@ -121,29 +122,29 @@ async def test_a_paused_lane_waits_until_it_is_resumed(thread: EngineThread) -> 
 
 async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThread) -> None:
     """The first message comes after the first step that owes one; a preview has the latents' shape."""
-    told: list[LaneProgress] = []
-    watch = LaneListener(told.append, StreamOptions(previews=1, steps=True), checkpoint_every_steps=1)
-    await within(thread.submit(request("a", steps=60), watch))
+    messages: list[LaneProgress] = []
+    listener = LaneListener(messages.append, StreamOptions(previews=1, steps=True), checkpoint_every_steps=1)
+    await within(thread.submit(request("a", steps=60), listener))
     await asyncio.sleep(0)
-    assert told[0].step >= 1
-    assert [progress.step for progress in told] == sorted(progress.step for progress in told)
-    assert any(progress.checkpoint for progress in told)
-    previews = [progress.preview for progress in told if progress.preview is not None]
+    assert messages[0].step >= 1
+    assert [progress.step for progress in messages] == sorted(progress.step for progress in messages)
+    assert any(progress.checkpoint for progress in messages)
+    previews = [progress.preview for progress in messages if progress.preview is not None]
     assert [preview.shape[1:] for preview in previews] == [(14, 12)]
-    assert all(progress.steps == 60 for progress in told)
+    assert all(progress.steps == 60 for progress in messages)
 
 
 async def test_draining_tells_fresh_checkpoints_that_another_engine_goes_on_from(thread: EngineThread, model) -> None:
     """When ``drain`` returns every watcher has the lane's state; it ends elsewhere in the same bits."""
-    told: list[LaneProgress] = []
-    long = asyncio.ensure_future(thread.submit(request("a", steps=60), LaneListener(told.append)))
-    while not told:
+    messages: list[LaneProgress] = []
+    long = asyncio.ensure_future(thread.submit(request("a", steps=60), LaneListener(messages.append)))
+    while not messages:
         await asyncio.sleep(0.05)
         await within(thread.drain())
         await asyncio.sleep(0)
     here = await within(long)
     engine = engine_of(model)
-    engine.add(request("a", steps=60, checkpoint=told[0].checkpoint))
+    engine.add(request("a", steps=60, checkpoint=messages[0].checkpoint))
     assert torch.equal(latents(run(engine)["a"]), here.latents)
 
 
@@ -174,77 +175,81 @@ async def test_closing_ends_what_is_in_hand(model) -> None:
 
 
 async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> None:
-    """Two suspects take turns, alone: when the second is said to be next, the first has been said to have come through.
+    """Two suspects take turns, alone: when the second is reported as next, the first has been reported as passed.
 
     However often the second then takes the replica down, the first is not refused for it.
     """
-    told: list[tuple[str, LaneProgress]] = []
+    messages: list[tuple[str, LaneProgress]] = []
     thread = EngineThread(StepEngine(*model, StepBatcher(by_turns, StepLimits(float("inf"))), Clock()))
     try:
         both = [
-            thread.submit(request(key, suspect_steps=3), LaneListener(lambda said, key=key: told.append((key, said))))
+            thread.submit(
+                request(key, suspect_steps=3), LaneListener(lambda message, key=key: messages.append((key, message)))
+            )
             for key in "ab"
         ]
         await within(asyncio.gather(*both))
     finally:
         thread.close()
-    starts = [(at, key) for at, (key, said) in enumerate(told) if said.is_starting and said.step != PREPARING]
+    starts = [
+        (at, key) for at, (key, message) in enumerate(messages) if message.is_starting and message.step != PREPARING
+    ]
     assert any(one[1] != other[1] for one, other in pairwise(starts)), "they took no turns"
     for at, key in starts:
         recovery = Recovery(5)
-        for _ in range(DEATHS_ALONE):
-            for other, said in told[:at]:
+        for _ in range(DENOISE_DEATHS_ALONE):
+            for other, message in messages[:at]:
                 if other != key:
-                    recovery.note_progress(0, said.step, said.checkpoint, is_starting=said.is_starting)
+                    recovery.note_progress(0, message.step, message.checkpoint, is_starting=message.is_starting)
             assert isinstance(recovery.after_loss(), Retry)
 
 
 async def test_a_suspect_is_announced_before_it_is_made_ready(model) -> None:
-    """For that, too, may take the replica down; nothing is said of a lane that is no suspect."""
-    told: list[LaneProgress | None] = []
+    """For that, too, may take the replica down; nothing is reported of a lane that is no suspect."""
+    messages: list[LaneProgress | None] = []
     loop = asyncio.get_running_loop()
 
     def note() -> None:
-        loop.call_soon_threadsafe(told.append, None)
+        loop.call_soon_threadsafe(messages.append, None)
 
     thread = EngineThread(Noting(engine_of(model), note))  # type: ignore[arg-type]
     try:
-        await within(thread.submit(request("a"), LaneListener(told.append)))
-        assert told == [None]
-        told.clear()
-        await within(thread.submit(request("b", suspect_steps=1), LaneListener(told.append)))
+        await within(thread.submit(request("a"), LaneListener(messages.append)))
+        assert messages == [None]
+        messages.clear()
+        await within(thread.submit(request("b", suspect_steps=1), LaneListener(messages.append)))
     finally:
         thread.close()
-    ready, added, through, *steps = told
+    ready, added, through, *steps = messages
     assert ready == LaneProgress(0, PREPARING, 4, is_starting=True)
     assert added is None
     assert through == LaneProgress(0, 0, 4, is_report=False)
-    assert [(said.step, said.is_starting) for said in steps if said is not None] == [(0, True), (1, False)]
+    assert [(message.step, message.is_starting) for message in steps if message is not None] == [(0, True), (1, False)]
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fails: bool) -> None:
     """With its image or its own error; it is not left as one that is about to run, and the thread goes on."""
-    told: list[LaneProgress] = []
+    messages: list[LaneProgress] = []
     thread = EngineThread(engine_of((Faulty(model[0], poison=5.0), model[1])))
     mine = request("a", suspect_steps=9, guidance=5.0 if fails else 4.0)
     try:
         if fails:
             with pytest.raises(NodeError, match="RuntimeError"):
-                await within(thread.submit(mine, LaneListener(told.append)))
+                await within(thread.submit(mine, LaneListener(messages.append)))
         else:
-            await within(thread.submit(mine, LaneListener(told.append)))
-        assert (told[-1].is_starting, told[-1].step) == (False, 0 if fails else 4)
+            await within(thread.submit(mine, LaneListener(messages.append)))
+        assert (messages[-1].is_starting, messages[-1].step) == (False, 0 if fails else 4)
         await within(thread.submit(request("b")))
     finally:
         thread.close()
 
 
 async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThread) -> None:
-    """Its adapters were wrong, and the drain was ordered before anybody was told."""
-    long = asyncio.ensure_future(thread.submit(request("a", steps=200), LaneListener(lambda said: None)))
+    """Its adapters were wrong, and the drain was ordered before its end was reported."""
+    long = asyncio.ensure_future(thread.submit(request("a", steps=200), LaneListener(lambda message: None)))
     await asyncio.sleep(0.05)
-    with thread._wake:  # so that both orders are taken at once
+    with thread._wake:  # so that both commands are taken at once
         thread.adapt("a", (AdapterUse(Adapter("x", "0" * 64, {}), float("nan")),))
         draining = asyncio.ensure_future(thread.drain())
         await asyncio.sleep(0)

@@ -1,20 +1,19 @@
 """The routes around the images: models, health, metrics, keys, cancelling."""
 
 import asyncio
-import socket
 import threading
 from hashlib import sha256
 
 import httpx2
 import pytest
-import uvicorn
 
-from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.nodes.requests import ListAdapterNames
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.routes import models
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
+from tests.support.gateway.client import Live
 
 ADDED = ("controlnet", "controlnet-lora", "edit", "edit-lora", "img2img", "img2img-lora", "lora")
 TINY = ["lego-tiny", *(f"lego-tiny-{name}" for name in ADDED)]
@@ -37,7 +36,7 @@ async def test_a_model_says_what_it_may_be_asked_with(client, runner) -> None:
         assert lego[name]["controlnets"] == ["depth", "edges"]
     for name in ("lego-tiny-img2img", "lego-tiny-edit"):
         assert (lego[name]["adapters"], lego[name]["controlnets"]) == (["a", "b"], [])
-    assert runner.adapter_orders == [AdapterCommand("names", "lego-tiny")]
+    assert runner.adapter_requests == [("lego-tiny", ListAdapterNames())]
 
 
 async def test_models_are_listed_while_nobody_names_their_adapters(client, runner, monkeypatch) -> None:
@@ -118,11 +117,11 @@ async def test_an_ordinary_outcome_is_one_line_of_the_log(client, runner, caplog
 async def test_a_client_that_hangs_up_in_its_body_is_no_error(app, caplog, path: str) -> None:
     """Its request ends without a traceback."""
     media = b"application/json" if "generations" in path else b"multipart/form-data; boundary=x"
-    said = iter([{"type": "http.request", "body": b"--x", "more_body": True}, {"type": "http.disconnect"}])
+    messages = iter([{"type": "http.request", "body": b"--x", "more_body": True}, {"type": "http.disconnect"}])
     sent: list[dict[str, object]] = []
 
     async def receive() -> dict[str, object]:
-        return next(said)
+        return next(messages)
 
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
@@ -189,7 +188,7 @@ async def test_keys_open_what_their_scope_allows(runner) -> None:
         ApiKey(sha256(b"user-key").hexdigest(), "shop", is_admin=False, weight=2.0),
         ApiKey(sha256(b"admin-key").hexdigest(), "ops", is_admin=True),
     )
-    app = create_app(runner, GatewaySettings("lego-tiny", keys), Metrics())
+    app = create_app(runner, runner, GatewaySettings("lego-tiny", keys), Metrics())
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
         user, admin = ({"authorization": f"Bearer {k}"} for k in ("user-key", "admin-key"))
@@ -212,27 +211,6 @@ async def test_an_operator_pauses_and_resumes_a_job(client, runner) -> None:
     missing = await client.post("/v1/admin/jobs/job_other/pause")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "job_not_found")
     assert runner.asked_to_pause == [("job_known", True), ("job_known", False), ("job_other", True)]
-
-
-class Live:
-    """The application on a real socket, in a thread."""
-
-    def __init__(self, app) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-
-    def __enter__(self) -> str:
-        self.thread.start()
-        while not self.server.started:
-            pass
-        return f"http://127.0.0.1:{self.port}"
-
-    def __exit__(self, *error: object) -> None:
-        self.server.should_exit = True
-        self.thread.join()
 
 
 def test_the_unmodified_openai_client_works(app) -> None:

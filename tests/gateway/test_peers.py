@@ -15,7 +15,7 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import HEADER, Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
-from tests.gateway.conftest import FakeRunner
+from tests.support.gateway.runner import FakeRunner
 
 KEYS = (ApiKey(sha256(b"admin-key").hexdigest(), "ops", is_admin=True),)
 ADMIN = {"authorization": "Bearer admin-key"}
@@ -25,7 +25,7 @@ ADMIN = {"authorization": "Bearer admin-key"}
 async def gateway(folder: Path, name: str, runner: FakeRunner) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a gateway that listens on a socket in the folder."""
     own = folder / f"{name}.sock"
-    app = create_app(runner, GatewaySettings("lego-tiny", KEYS), Metrics(), Peers(folder, own))
+    app = create_app(runner, runner, GatewaySettings("lego-tiny", KEYS), Metrics(), Peers(folder, own))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(str(own))
@@ -76,6 +76,16 @@ async def test_a_job_is_cancelled_through_whichever_gateway_is_asked(two) -> Non
     assert (answer.status_code, runners[1].asked_to_cancel) == (200, ["job_known"])
     assert (await clients[0].delete("/v1/admin/jobs/job_other")).status_code == 404
     assert runners[1].asked_to_cancel == ["job_known", "job_other"]
+
+
+async def test_a_jobs_story_is_told_through_whichever_gateway_is_asked(two) -> None:
+    """The one that has it answers; a job nobody has is 404."""
+    runners, clients = two
+    runners[0].story = lambda job_id: ()
+    runners[1].story = lambda job_id: ("0.000000 submitted",) if job_id == "job_known" else ()
+    answer = await clients[0].get("/v1/admin/jobs/job_known")
+    assert (answer.status_code, answer.json()["story"]) == (200, ["0.000000 submitted"])
+    assert (await clients[0].get("/v1/admin/jobs/job_other")).status_code == 404
 
 
 async def test_a_peers_question_is_answered_for_oneself_alone(two) -> None:

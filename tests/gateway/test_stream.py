@@ -29,13 +29,13 @@ async def test_previews_come_before_the_image(client, runner) -> None:
     runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW), JobProgress(0, 10, 20, 1.0, PREVIEW)]
     answer = await client.post(URL, json={"prompt": "a", "seed": 3, "stream": True, "partial_images": 2})
     assert answer.headers["content-type"].startswith("text/event-stream")
-    said = events(answer.text)
-    assert [name for name, _ in said] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
-    assert [data["type"] for _, data in said] == [name for name, _ in said]
-    assert [data["partial_image_index"] for _, data in said[:2]] == [0, 1]
-    assert Image.open(io.BytesIO(base64.b64decode(said[0][1]["b64_json"]))).size == (128, 128)
-    assert said[2][1]["lego"]["seed"] == 3
-    assert said[2][1]["usage"]["total_tokens"] == 0
+    received = events(answer.text)
+    assert [name for name, _ in received] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [data["type"] for _, data in received] == [name for name, _ in received]
+    assert [data["partial_image_index"] for _, data in received[:2]] == [0, 1]
+    assert Image.open(io.BytesIO(base64.b64decode(received[0][1]["b64_json"]))).size == (128, 128)
+    assert received[2][1]["lego"]["seed"] == 3
+    assert received[2][1]["usage"]["total_tokens"] == 0
 
 
 async def test_a_streams_job_is_known_from_its_headers_on(client, runner) -> None:
@@ -51,8 +51,8 @@ async def test_progress_events_come_only_when_asked_for(client, runner) -> None:
     """The job says what is listened to; its steps become events of our own."""
     runner.progress = [JobProgress(0, 5, 20, 1.5)]
     body = {"prompt": "a", "stream": True, "stream_progress": True}
-    said = events((await client.post(URL, json=body)).text)
-    assert said[0] == (
+    received = events((await client.post(URL, json=body)).text)
+    assert received[0] == (
         "image_generation.progress",
         {"type": "image_generation.progress", "image_index": 0, "step": 5, "steps": 20, "eta_s": 1.5},
     )
@@ -64,8 +64,10 @@ async def test_progress_events_come_only_when_asked_for(client, runner) -> None:
 async def test_every_image_of_several_is_an_event(client) -> None:
     """Three images, three completed events, each with its seed."""
     body = {"prompt": "a", "stream": True, "n": 3, "seed": 7}
-    said = events((await client.post(URL, json=body)).text)
-    assert [(name, data["seed"]) for name, data in said] == [("image_generation.completed", 7 + i) for i in range(3)]
+    received = events((await client.post(URL, json=body)).text)
+    assert [(name, data["seed"]) for name, data in received] == [
+        ("image_generation.completed", 7 + i) for i in range(3)
+    ]
 
 
 async def test_an_early_error_has_its_own_status(client, runner) -> None:
@@ -80,18 +82,18 @@ async def test_a_late_error_is_an_event(client, runner) -> None:
     """What fails after the first event is told in OpenAI's shape, and the stream ends."""
     runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW)]
     runner.error = NodeError("The denoising step failed.")
-    said = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
-    assert [name for name, _ in said] == ["image_generation.partial_image", "error"]
-    assert said[1][1]["error"]["code"] == "node_failed"
+    received = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
+    assert [name for name, _ in received] == ["image_generation.partial_image", "error"]
+    assert received[1][1]["error"]["code"] == "node_failed"
 
 
 async def test_what_nobody_expected_ends_a_stream_too(client, runner, caplog) -> None:
     """It is logged and told as an event; the client does not wait for ever."""
     runner.progress = [JobProgress(0, 5, 20, 1.5, PREVIEW)]
     runner.error = ZeroDivisionError("secret")
-    said = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
-    assert said[-1][1]["error"]["code"] == "internal_error"
-    assert "secret" not in str(said)
+    received = events((await client.post(URL, json={"prompt": "a", "stream": True, "partial_images": 1})).text)
+    assert received[-1][1]["error"]["code"] == "internal_error"
+    assert "secret" not in str(received)
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -2,5 +2,5 @@
 
 import os
 
-# Run by test_interpreter.py, or by hand: TRITON_INTERPRET=1 pytest tests/kernels/interpreted
-collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
+# Run by test_interpreter.py, or by hand: TRITON_INTERPRET=1 pytest tests/kernels/triton_kernels
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["triton_kernels"]

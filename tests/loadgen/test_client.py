@@ -8,9 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from loadgen.bursts.plan import FIRST
 from loadgen.client import ImagesClient, Reply, Sample, drive
-from loadgen.suites import FIRST
-from loadgen.traffic import Arrivals, Closed, ImageRequest, Poisson
+from loadgen.traffic import Arrivals, ClosedLoop, ImageRequest, Poisson
 
 REQUESTS = next(FIRST.traffic(0))
 
@@ -43,7 +43,7 @@ def drive_slowly(arrivals: Arrivals, seconds: float) -> tuple[list[Sample], Slow
 
 def test_burst_is_due_at_once() -> None:
     """In a burst every request is due at zero, so its latency includes waiting for its mates."""
-    samples, server = drive_slowly(Closed(requests=8, outstanding=8), 0.02)
+    samples, server = drive_slowly(ClosedLoop(requests=8, outstanding=8), 0.02)
     assert server.most_waiting == 8
     assert [s.due_s for s in samples] == [0.0] * 8
     assert max(s.latency_s for s in samples) >= 8 * 0.02
@@ -51,7 +51,7 @@ def test_burst_is_due_at_once() -> None:
 
 def test_closed_loop_keeps_its_bound() -> None:
     """A closed loop never has more than its number outstanding, and a request is due when a slot frees."""
-    samples, server = drive_slowly(Closed(requests=8, outstanding=2), 0.01)
+    samples, server = drive_slowly(ClosedLoop(requests=8, outstanding=2), 0.01)
     assert server.most_waiting == 2
     assert samples[0].due_s == samples[1].due_s == 0.0
     assert all(s.due_s > 0 for s in samples[2:])
@@ -69,7 +69,7 @@ def test_open_loop_does_not_wait() -> None:
 
 def test_samples_keep_their_order() -> None:
     """Samples come in the order of the requests, whoever is answered first."""
-    samples, _ = drive_slowly(Closed(requests=8, outstanding=3), 0.001)
+    samples, _ = drive_slowly(ClosedLoop(requests=8, outstanding=3), 0.001)
     assert [s.reply.image for s in samples] == [r.prompt.encode() for r in REQUESTS]
 
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from loadgen.suites import FIRST, SUITES, Suite
+from loadgen.bursts.plan import FIRST, SUITES, Suite
 from loadgen.traffic import Poisson, pair_prompts, prompts
 
 

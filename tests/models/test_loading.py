@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lego_serve.errors import CheckpointError
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import miniature
+from tests.support.tiny_models import miniature
 
 LOADERS: dict[str, Callable[[ModelSpec], Any]] = {
     "text_encoder": load_text_encoder,
@@ -118,18 +118,18 @@ def test_pickled_weights_are_refused(name: str, folder: Path) -> None:
 def test_another_class_is_named_with_the_one_needed(name: str, folder: Path) -> None:
     """config.json says what the weights belong to."""
     config = folder / name / "config.json"
-    said = {"architectures": ["Other"]} if name.startswith("text") else {"_class_name": "Other"}
-    set_keys(config, **said)
+    message = {"architectures": ["Other"]} if name.startswith("text") else {"_class_name": "Other"}
+    set_keys(config, **message)
     assert complaint(LOADERS[name], folder) == f"{folder / name} holds Other, {CLASSES[name]} is needed"
-    set_keys(config, **dict.fromkeys(said))
+    set_keys(config, **dict.fromkeys(message))
     assert complaint(LOADERS[name], folder) == f"{folder / name} holds an unnamed class, {CLASSES[name]} is needed"
 
 
 def test_another_scheduler_is_named(folder: Path) -> None:
     """The sampler is flow matching's and no other."""
     set_keys(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
-    said = complaint(load_backbone, folder)
-    assert said == f"{folder / 'scheduler'} holds DDIMScheduler, FlowMatchEulerDiscreteScheduler is needed"
+    message = complaint(load_backbone, folder)
+    assert message == f"{folder / 'scheduler'} holds DDIMScheduler, FlowMatchEulerDiscreteScheduler is needed"
 
 
 @components
@@ -204,6 +204,6 @@ def test_a_key_read_from_a_neighbour_is_named(
 def test_a_hub_id_is_fetched_only_when_the_spec_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `fetch: true` an id that is not in the local cache is refused, and the network is left alone."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    said = complaint(load_vae, "nobody/no-model")
-    assert said == "nobody/no-model is not on this machine; set `fetch: true` to download it"
+    message = complaint(load_vae, "nobody/no-model")
+    assert message == "nobody/no-model is not on this machine; set `fetch: true` to download it"
     assert complaint(load_vae, "no id/at/all") == "no id/at/all is neither a folder nor a hub id"

@@ -5,16 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from lego_serve.errors import RequestError
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule
+from tests.support.transformers import solver
 
 FIXED = {"shift": 3.0}
 DYNAMIC = {
-    "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
-}  # fmt: skip
+}
 TOKENS = 400
 
 
@@ -26,16 +30,8 @@ def shift_of(config: dict[str, Any]) -> float | None:
     return TOKENS * slope + config["base_shift"] - slope * 256
 
 
-def solver(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
-    """DPM++ 2M as a user of diffusers sets it up for flow matching."""
-    return DPMSolverMultistepScheduler(
-        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.get("shift", 1.0),
-        use_dynamic_shifting=config.get("use_dynamic_shifting", False), time_shift_type="exponential",
-    )  # fmt: skip
-
-
 def ours(sampler: str, schedule: Schedule, velocities: list[torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
-    """Our latents after all steps, given what a model would have said."""
+    """Our latents after all steps, given a model's outputs."""
     history: tuple[torch.Tensor, ...] = ()
     for step, velocity in enumerate(velocities):
         latents, history = SAMPLERS[sampler](latents, velocity, schedule, step, history)

@@ -89,9 +89,9 @@ def test_norms_of_a_part_hold_in_half_precision() -> None:
     norm = torch.nn.GroupNorm(2, 8).bfloat16()
     x = (30 + torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(2))).bfloat16()
     box = Box(4, 8, 4, 8)
-    outside = vae_crops._outside(vae_crops._by_cells(x, 2, 1)[None], box, 1)[0]
+    outside = vae_crops._sum_outside(vae_crops._sum_by_cells(x, 2, 1)[None], box, 1)[0]
     with torch.no_grad():
-        part = vae_crops._normed(norm, x[..., 4:8, 4:8], outside, 1 / 16)
+        part = vae_crops._norm_crop(norm, x[..., 4:8, 4:8], outside, 1 / 16)
         whole = torch.nn.functional.group_norm(x.float(), 2)
     assert (part.float() - whole[..., 4:8, 4:8]).abs().max() < 0.3  # of values up to 4, at a step of 0.125 around 30
 

@@ -31,12 +31,12 @@ def test_quotes_line_ends_and_tracebacks_stay_within_one_line(stream: io.StringI
     try:
         raise ValueError('a "quoted"\nthing')
     except ValueError:
-        logging.getLogger("lego_serve.test").exception('it said "%s"\n', "no")
+        logging.getLogger("lego_serve.test").exception('a word in "%s"\n', "no")
     [line] = stream.getvalue().splitlines()
-    said = json.loads(line)
-    assert (said["level"], said["logger"], said["message"]) == ("ERROR", "lego_serve.test", 'it said "no"\n')
-    assert said["exception"].startswith("Traceback")
-    assert said["time"].endswith("Z")
+    record = json.loads(line)
+    assert (record["level"], record["logger"], record["message"]) == ("ERROR", "lego_serve.test", 'a word in "no"\n')
+    assert record["exception"].startswith("Traceback")
+    assert record["time"].endswith("Z")
 
 
 def test_our_own_information_is_logged_and_that_of_libraries_is_not(stream: io.StringIO) -> None:

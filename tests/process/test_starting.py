@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from lego_serve import app
-from lego_serve.deployment import configured
 from lego_serve.errors import ConfigError, LegoError
 from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import shared_socket
 from lego_serve.process.supervisor import Supervisor
+from lego_serve.served_workflows import configured
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 DIES = """import os, sys
@@ -31,20 +31,20 @@ def supervisor(*words: str, count: int = 2) -> Supervisor:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("raise SystemExit(3)", "ended with exit status 3"),
         ("import os; os.kill(os.getpid(), 9)", "was ended by signal SIGKILL"),
         ("pass", "ended with exit status 0"),
     ],
 )
-def test_a_gateway_that_ends_before_it_is_ready_is_told_with_its_status(code: str, said: str) -> None:
+def test_a_gateway_that_ends_before_it_is_ready_is_told_with_its_status(code: str, message: str) -> None:
     """Whatever the reason; while they run there is nothing to tell."""
     gateways = supervisor(code)
     gateways.start()
     for pid in gateways.pids:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(LegoError, match=said):
+    with pytest.raises(LegoError, match=message):
         gateways.check()
     gateways.shut_down()
     alive = supervisor("import time; time.sleep(60)")
@@ -72,10 +72,12 @@ def test_waiting_for_gateways_ends_with_the_first_that_dies(tmp_path: Path) -> N
 def test_a_server_whose_gateways_die_ends_at_once_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """From the configuration on, but for the nodes; what the gateway said stands above the line that names its end."""
+    """From the configuration on, but for the nodes; its output stands above the line that names its end."""
     (tmp_path / "sitecustomize.py").write_text(DIES)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # it is set for the gateways, and put back here
+    monkeypatch.setattr(app, "_start_fork_server", lambda *given: None)
+    monkeypatch.setattr(app, "_wait_for_nodes", lambda *given: None)
     monkeypatch.setattr(app, "_start_nodes", lambda *given: "127.0.0.1:1")
     config, (settings, workflows) = tmp_path / "config.yaml", configured(TINY)
     config.write_text(TINY.read_text())
@@ -101,8 +103,10 @@ def test_a_gateway_that_cannot_listen_says_so_in_one_line() -> None:
             shared_socket("127.0.0.1", port)
     done = subprocess.run(
         [sys.executable, "-m", "lego_serve.gateway_process", "none.yaml", "127.0.0.1:1", "0", "."],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr.strip().splitlines()) == (1, [done.stderr.strip()])
     assert done.stderr.startswith("error: none.yaml: cannot be read")
 

@@ -10,13 +10,13 @@ import torch
 from diffusers import SD3ControlNetModel, StableDiffusion3Pipeline
 
 from lego_serve.zoo.export import WEIGHTS
+from lego_serve.zoo.judge.combined import CombinedSetting, judge_combined
 from lego_serve.zoo.judge.controlnet import judge_controlnet
+from lego_serve.zoo.judge.generators import combined, controlled, styled
 from lego_serve.zoo.judge.style import PLAIN, judge_styles
-from lego_serve.zoo.judge.together import Setting, judge_together
 from lego_serve.zoo.train.controlnet import CONTROLNET
 from lego_serve.zoo.train.lora import ADAPTERS, RANKS, adapter_file, adapter_id
 from lego_serve.zoo.train.lora_modules import load_adapter
-from lego_serve.zoo.world.generators import controlled, styled, together
 
 MAX_BYTES = 16_000_000
 
@@ -68,20 +68,29 @@ def test_from_pretrained_reads_the_shipped_controlnet() -> None:
 
 
 def test_shipped_adapters_draw_their_styles() -> None:
-    """Of six held-out prompts at least four are told from the plain image, of which none is taken for a style."""
+    """Of six held-out prompts at least four are told from the plain image, of which none is taken for a style.
+
+    Slow: 24 images are made.
+    """
     seen = Counter((v.wanted, v.seen == PLAIN) for v in judge_styles(styled(WEIGHTS), [128], 6))
     assert seen[(PLAIN, True)] == 6
     assert all(seen[(style, False)] >= 4 for style in RANKS), seen
 
 
 def test_the_shipped_controlnet_places_shapes() -> None:
-    """Of eight held-out maps at least five are followed; without it at most one is."""
+    """Of eight held-out maps at least five are followed; without it at most one is.
+
+    Slow: 16 images are made.
+    """
     assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=True), [128], 8)) >= 5
     assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=False), [128], 8)) <= 1
 
 
 def test_shipped_adapters_and_the_controlnet_work_in_the_same_image() -> None:
-    """Of 24 held-out maps at full strength at least eight are followed in the style, which nearly all show."""
-    found = list(judge_together(together(WEIGHTS), [Setting(style, 1, 1) for style in RANKS], 128, 8))
+    """Of 24 held-out maps at full strength at least eight are followed in the style, which nearly all show.
+
+    Slow: as many images are made.
+    """
+    found = list(judge_combined(combined(WEIGHTS), [CombinedSetting(style, 1, 1) for style in RANKS], 128, 8))
     assert sum(v.is_styled for v in found) >= 18
     assert sum(v.is_followed and v.is_styled for v in found) >= 8, [(v.setting.style, v.overlap) for v in found]

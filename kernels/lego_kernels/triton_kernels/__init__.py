@@ -1,1 +1,1 @@
-"""The Triton twins of the operations, one a file; imported where a GPU runs them."""
+"""The Triton kernels of the ops, one a file; imported only where a GPU runs them."""

@@ -18,17 +18,17 @@ def _kernel(
     row = tl.program_id(0).to(tl.int64)  # T * D may pass 2**31
     columns = tl.arange(0, block)
     inside = columns < width
-    of = tl.load(branch + row)
+    table_row = tl.load(branch + row)
     residual = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    change = tl.load(update + row * update_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    opening = tl.load(gate + of * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + columns, residual + opening * change, mask=inside)
+    delta = tl.load(update + row * update_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(gate + table_row * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + columns, residual + factor * delta, mask=inside)
 
 
 def gated_residual_triton(
     x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, branch: torch.Tensor
 ) -> torch.Tensor:
-    """Launch the kernel on arguments that gated_residual has checked; raises ValueError where D passes MAX_WIDTH."""
+    """Launch the kernel on arguments that gated_residual has checked.  Raises ValueError where D exceeds MAX_WIDTH."""
     rows, width = x.shape
     block = block_of("x", width)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -33,15 +33,15 @@ def _kernel(
         columns = tl.program_id(2) * block_columns + tl.arange(0, block_columns)
         has_row, has_column = (rows < stop)[:, None], columns < width
         total = tl.zeros((block_rows, block_columns), dtype=tl.float32)
-        for tile in range(tiles):  # beyond the rank of a segment of its own they add zeros, and no bits
+        for tile in range(tiles):  # tiles beyond a segment's own rank add zeros, which change no bits
             ranks = tile * block_ranks + tl.arange(0, block_ranks)
             inside = (ranks < rank)[None, :]
             places = hidden + rows[:, None] * hidden_stride + (column + ranks)[None, :] * hidden_column_stride
             values = tl.load(places, mask=has_row & inside, other=0.0)
-            taken = tl.load(
+            factor = tl.load(
                 weight + columns[:, None] * rank + ranks[None, :], mask=has_column[:, None] & inside, other=0.0
             )
-            total = tl.dot(values, tl.trans(taken), total, input_precision="ieee")
+            total = tl.dot(values, tl.trans(factor), total, input_precision="ieee")
         places = out + rows[:, None] * out_stride + columns[None, :] * out_column_stride
         mask = has_row & has_column[None, :]
         before = tl.load(places, mask=mask, other=0.0).to(tl.float32)

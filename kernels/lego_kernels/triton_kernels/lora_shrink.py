@@ -1,6 +1,6 @@
 """The kernel of lora_shrink: one program a tile of a segment's rows, over all columns of x and all ranks.
 
-x is read once.  Tiles are the same whatever else is in the batch, so that a row's sums are taken in one order.
+x is read once.  Tiles do not depend on what else is in the batch, so that a row's sums are taken in one order.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton.language as tl
 from lego_kernels.launching import device_of, power_of_two, unit_columns
 from lego_kernels.low_rank import Factors, Segments
 
-ROWS, COLUMNS, LEAST_RANKS = 32, 64, 16  # tl.dot wants 16 on every side
+ROWS, COLUMNS, MIN_RANKS = 32, 64, 16  # tl.dot wants 16 on every side
 
 
 @triton.jit
@@ -35,8 +35,8 @@ def _kernel(
             columns = tile * block_columns + tl.arange(0, block_columns)
             inside = (columns < width)[None, :]
             values = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=has_row & inside, other=0.0)
-            taken = tl.load(weight + ranks[:, None] * width + columns[None, :], mask=has_rank & inside, other=0.0)
-            total = tl.dot(values, tl.trans(taken), total, input_precision="ieee")
+            factor = tl.load(weight + ranks[:, None] * width + columns[None, :], mask=has_rank & inside, other=0.0)
+            total = tl.dot(values, tl.trans(factor), total, input_precision="ieee")
         places = hidden + rows[:, None] * hidden_stride + ranks[None, :]
         tl.store(places, total.to(hidden.dtype.element_ty), mask=has_row & (ranks < rank)[None, :])
 
@@ -51,6 +51,6 @@ def lora_shrink_triton(x: torch.Tensor, down: Factors, segments: Segments) -> to
     with device_of(x):
         _kernel[grid](
             x, hidden, down.table(x.device), segments.table(x.device), x.stride(0), hidden.stride(0), x.shape[1],
-            ROWS, COLUMNS, max(power_of_two(down.widest), LEAST_RANKS), triton.cdiv(x.shape[1], COLUMNS),
+            ROWS, COLUMNS, max(power_of_two(down.widest), MIN_RANKS), triton.cdiv(x.shape[1], COLUMNS),
         )  # fmt: skip
     return hidden

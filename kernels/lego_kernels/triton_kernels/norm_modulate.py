@@ -25,16 +25,16 @@ def _kernel(
     # The second pass is over registers, and keeps the digits that E[x^2] - E[x]^2 loses.
     variance = tl.sum(centred * centred, axis=0) / width
     normed = centred * tl.rsqrt(variance + eps)
-    of = tl.load(branch + row)
-    gain = tl.load(scale + of * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    offset = tl.load(shift + of * shift_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    table_row = tl.load(branch + row)
+    gain = tl.load(scale + table_row * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    offset = tl.load(shift + table_row * shift_stride + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + columns, normed * (1.0 + gain) + offset, mask=inside)
 
 
 def norm_modulate_triton(
     x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, branch: torch.Tensor, *, eps: float = 1e-6
 ) -> torch.Tensor:
-    """Launch the kernel on arguments that norm_modulate has checked; raises ValueError where D passes MAX_WIDTH."""
+    """Launch the kernel on arguments that norm_modulate has checked.  Raises ValueError where D exceeds MAX_WIDTH."""
     rows, width = x.shape
     block = block_of("x", width)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)

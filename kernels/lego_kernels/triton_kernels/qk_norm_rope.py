@@ -13,10 +13,10 @@ TILE = 1024  # values a program: 24 heads of 128 are three programs of eight, no
 
 
 @triton.jit
-def _normed(
+def _norm(
     values: tl.tensor, weight: tl.tensor, columns: tl.tensor, within: tl.tensor, width: tl.tensor, eps: tl.tensor
 ) -> tl.tensor:
-    """Each head by its norm, rounded to the dtype before and after the weight as the reference rounds."""
+    """Norm each head, rounding to the dtype before and after the weight as the reference does."""
     dtype = weight.dtype.element_ty
     factor = tl.rsqrt(tl.sum(values * values, axis=1, keep_dims=True) / width + eps)
     gain = tl.load(weight + columns, mask=within, other=0.0).to(tl.float32)
@@ -25,16 +25,16 @@ def _normed(
 
 
 @triton.jit
-def _rotated(
+def _rotate(
     values: tl.tensor, cos: tl.tensor, sin: tl.tensor, columns: tl.tensor, within: tl.tensor,
     block_heads: tl.constexpr, block: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Each pair of neighbours turned by its angle; a pair sits in one thread, so that nothing is passed around."""
+    """Rotate each pair of neighbours by its angle; a pair lies in one thread, so no values are exchanged."""
     real, imaginary = tl.split(tl.reshape(values, (block_heads, block // 2, 2)))
-    turned = tl.reshape(tl.join(-imaginary, real), (block_heads, block))
-    along = tl.load(cos + columns, mask=within, other=0.0)
-    across = tl.load(sin + columns, mask=within, other=0.0)
-    return values * along + turned * across
+    swapped = tl.reshape(tl.join(-imaginary, real), (block_heads, block))
+    cosine = tl.load(cos + columns, mask=within, other=0.0)
+    sine = tl.load(sin + columns, mask=within, other=0.0)
+    return values * cosine + swapped * sine
 
 
 @triton.jit
@@ -53,12 +53,12 @@ def _kernel(
     values = tl.load(source + columns, mask=inside, other=0.0).to(tl.float32)
     # An argument that is None leaves its branch out of the compiled kernel.
     if q_weight is not None and part == 0:
-        values = _normed(values, q_weight, columns, within, width, eps)
+        values = _norm(values, q_weight, columns, within, width, eps)
     if k_weight is not None and part == 1:
-        values = _normed(values, k_weight, columns, within, width, eps)
+        values = _norm(values, k_weight, columns, within, width, eps)
     if cos is not None and part < 2:
         start = token * width
-        values = _rotated(values, cos + start, sin + start, columns, within, block_heads, block)
+        values = _rotate(values, cos + start, sin + start, columns, within, block_heads, block)
     tl.store(out + ((token * 3 + part) * heads + head) * width + columns, values, mask=inside)
 
 
@@ -71,7 +71,7 @@ def qk_norm_rope_triton(
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Launch the kernel on arguments that qk_norm_rope has checked; raises ValueError where a head is too wide."""
+    """Launch the kernel on arguments that qk_norm_rope has checked.  Raises ValueError where a head is too wide."""
     tokens, _, heads, width = qkv.shape
     block = block_of("qkv", width)
     block_heads = min(power_of_two(heads), max(TILE // block, 1))

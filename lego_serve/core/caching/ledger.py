@@ -1,7 +1,7 @@
-"""Which loaded things stay in memory: bytes accounted for, entries kept by the load time they are expected to save.
+"""Decides which loaded entries stay in memory: keeps account of their bytes and of the load time they may save.
 
 An entry is an adapter, a ControlNet, a template's activations: anything with a size and a time to load.  The ledger
-holds no tensors.  It says before bytes are spent what has to go for them, and whoever owns the tensors obeys:
+holds no tensors.  Before bytes are spent it names the entries to evict for them; the owner of the tensors frees those:
 
     if not ledger.touch(key, now):                      # a request asks for it
         decision = ledger.reserve(key, size, load_s)
@@ -9,7 +9,7 @@ holds no tensors.  It says before bytes are spent what has to go for them, and w
         ledger.commit(key)
     ledger.pin(key) ... ledger.release(key)             # while a lane uses it
 
-What is worth least goes first: the chance that the next request asks for it x seconds to load it / bytes.
+It evicts the entry of least value first: probability that the next request asks for it x seconds to load it / bytes.
 """
 
 from collections.abc import Iterator
@@ -18,32 +18,32 @@ from typing import Literal
 
 from lego_serve.core.caching.popularity import REMEMBERED, Popularity
 
-HYSTERESIS = 1.5  # how much better an entry loaded ahead must be than what it displaces, so that the two do not swap
-SOON_S = 600.0  # an entry is loaded ahead only if it is expected to be asked for within so many seconds
-GAP_MEMORY = 0.98  # weight of the mean gap between requests against the latest
+HYSTERESIS = 1.5  # a prefetched entry must be so much better than those it displaces, so that they do not swap forever
+SOON_S = 600.0  # an entry is prefetched only if a request for it is expected within so many seconds
+GAP_MEMORY = 0.98  # weight of the running mean gap between requests against the latest gap
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The bytes are held for the entry; these keys are no longer accounted for and must be freed first."""
+    """The bytes are reserved for the entry; the owner must free the evicted keys before it loads."""
 
     evict: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReservationRefused:
-    """Nothing has changed.
+    """The bytes are not reserved and the ledger is unchanged.
 
-    ``too_large``: more than the whole budget.  ``in_use``: pins and loads hold the bytes for now.
-    ``not_worth``: what would have to go is expected to save more time than the entry.
+    ``too_large``: the entry exceeds the whole budget.  ``in_use``: pinned and loading entries hold the bytes for now.
+    ``not_worth``: the entries that would be evicted are expected to save more time than this one.
     """
 
-    why: Literal["too_large", "in_use", "not_worth"]
+    reason: Literal["too_large", "in_use", "not_worth"]
 
 
 @dataclass(frozen=True, slots=True)
 class PrefetchCandidate:
-    """An absent entry worth loading before it is asked for; pass it to `CacheLedger.reserve` with ``optional=True``."""
+    """An absent entry worth loading before a request asks for it; reserve its bytes with ``optional=True``."""
 
     key: str
     size: int
@@ -52,7 +52,7 @@ class PrefetchCandidate:
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of a key; kept without its bytes while its popularity is remembered."""
+    """The record of a key; it outlives its bytes for as long as its popularity is remembered."""
 
     size: int
     load_s: float
@@ -61,9 +61,9 @@ class _Entry:
 
 
 class CacheLedger:
-    """The account of one memory; not thread-safe, deterministic, never above its budget.
+    """The account of one memory: deterministic, never above its budget, not thread-safe.
 
-    It remembers ``remembered`` keys beyond those it holds, so that what was popular comes back as popular.
+    It remembers the popularity of ``remembered`` keys, so that an evicted entry that was popular returns as popular.
     """
 
     def __init__(self, budget_bytes: int, remembered: int = REMEMBERED) -> None:
@@ -72,13 +72,13 @@ class CacheLedger:
         self._budget = budget_bytes
         self._popularity = Popularity(remembered)
         self._entries: dict[str, _Entry] = {}
-        self._held: dict[str, _Entry] = {}  # those loading or resident, in order of arrival
+        self._held: dict[str, _Entry] = {}  # loading or resident, in order of arrival
         self._used = 0
         self._gap_s: float | None = None
-        self._asked_s: float | None = None
+        self._last_touch_s: float | None = None
 
     def __contains__(self, key: object) -> bool:
-        """Whether the entry is resident, ready for use."""
+        """Whether the entry is resident."""
         return key in self._held and self._held[str(key)].state == "resident"
 
     def __iter__(self) -> Iterator[str]:
@@ -87,47 +87,47 @@ class CacheLedger:
 
     @property
     def budget_bytes(self) -> int:
-        """What may be used."""
+        """The bytes that may be used."""
         return self._budget
 
     @property
     def used_bytes(self) -> int:
-        """What resident entries take and loading ones will."""
+        """The bytes of resident entries and those reserved for loading ones."""
         return self._used
 
     @property
     def pinned_bytes(self) -> int:
-        """What cannot be freed now: entries in use and entries loading."""
-        return sum(entry.size for entry in self._held.values() if not _may_go(entry))
+        """The bytes that cannot be freed now, of pinned and loading entries."""
+        return sum(entry.size for entry in self._held.values() if not _is_evictable(entry))
 
     def is_loading(self, key: str) -> bool:
-        """Whether bytes are reserved for the entry and it is not there yet."""
+        """Whether bytes are reserved for the entry and its load has not ended."""
         return key in self._held and self._held[key].state == "loading"
 
     def touch(self, key: str, now: float) -> bool:
-        """A request asks for the key: counts it and answers whether it is resident.  Call it once a request."""
-        if self._asked_s is not None:
-            gap_s = max(0.0, now - self._asked_s)
+        """Count a request for the key and return whether the key is resident.  Call it once per request."""
+        if self._last_touch_s is not None:
+            gap_s = max(0.0, now - self._last_touch_s)
             self._gap_s = gap_s if self._gap_s is None else GAP_MEMORY * self._gap_s + (1 - GAP_MEMORY) * gap_s
-        self._asked_s = now
+        self._last_touch_s = now
         for forgotten in self._popularity.count(key):
             if forgotten not in self._held:
                 self._entries.pop(forgotten, None)
         return key in self
 
     def benefit_s(self, key: str) -> float:
-        """Seconds of loading that the next request is expected to save if the entry is resident then."""
+        """Return the seconds of loading that the entry, if resident, is expected to save the next request."""
         entry = self._entries.get(key)
         return 0.0 if entry is None else self._popularity.chance(key) * entry.load_s
 
     def reserve(
         self, key: str, size: int, load_s: float, *, optional: bool = False
     ) -> Reservation | ReservationRefused:
-        """Hold bytes for an entry about to be loaded.
+        """Reserve bytes for an entry about to be loaded.
 
-        With ``optional`` the entry is refused rather than that it evicts what is worth more: for loads ahead of need,
-        and for callers that can use it once without keeping it.  An entry that loads or is resident already gets an
-        empty decision.
+        With ``optional`` the entry is refused if it would evict entries of more value: for prefetches, and for callers
+        that can use the entry once without keeping it.  An entry already loading or resident gets a reservation that
+        evicts nothing.  Raises ValueError for a negative size or load time.
         """
         if size < 0 or load_s < 0:
             raise ValueError("sizes and load times are not negative")
@@ -140,18 +140,21 @@ class CacheLedger:
             self._remember(key, _Entry(size, load_s))
             return ReservationRefused("in_use")
         entry = _Entry(size, load_s, "loading")
-        worth = self._popularity.chance(key) * load_s
-        if optional and victims and sum(self.benefit_s(victim) for victim in victims) >= worth:
+        own_benefit_s = self._popularity.chance(key) * load_s
+        if optional and victims and sum(self.benefit_s(victim) for victim in victims) >= own_benefit_s:
             self._remember(key, _Entry(size, load_s))
             return ReservationRefused("not_worth")
         for victim in victims:
-            self._let_go(victim)
+            self._drop(victim)
         self._entries[key] = self._held[key] = entry
         self._used += size
         return Reservation(tuple(victims))
 
     def commit(self, key: str, size: int | None = None, load_s: float | None = None) -> None:
-        """The entry is there; what it really took replaces what was predicted, and may not be larger in bytes."""
+        """Mark a loading entry resident, with its real size and load time in place of the predicted ones.
+
+        Raises ValueError for an entry that is not loading, or a size above the reserved one.
+        """
         entry = self._held[key]
         if entry.state != "loading":
             raise ValueError("only an entry that is loading can be committed")
@@ -164,40 +167,40 @@ class CacheLedger:
         entry.state = "resident"
 
     def pin(self, key: str) -> None:
-        """Keep a held entry until as many calls of `release`."""
+        """Protect a loading or resident entry from eviction until it is released as often as pinned."""
         self._held[key].pins += 1
 
     def release(self, key: str) -> None:
-        """Take back one pin."""
+        """Take back one pin.  Raises ValueError for an entry without pins."""
         entry = self._held[key]
         if entry.pins == 0:
             raise ValueError("the entry is not pinned")
         entry.pins -= 1
 
     def drop(self, key: str) -> None:
-        """The entry is gone: its load failed, or its owner removed it.  Its popularity stays known."""
+        """Remove an entry whose load failed or that its owner freed; it stays popular.  Raises ValueError if pinned."""
         if self._held[key].pins:
             raise ValueError("an entry in use cannot be dropped")
-        self._let_go(key)
+        self._drop(key)
 
     def prefetch_candidates(self, now: float, limit: int = 4) -> list[PrefetchCandidate]:
-        """The absent entries most worth loading now, best first.
+        """Return the absent entries most worth loading now, best first.
 
-        Each is expected to be asked for soon at the pace requests come, and fits into free space or saves clearly
-        more than what it displaces.
+        A request for each is expected soon at the current rate of requests, and each fits into free space or saves
+        clearly more time than the entries it displaces.
         """
-        if self._gap_s is None or self._asked_s is None:
+        if self._gap_s is None or self._last_touch_s is None:
             return []
-        requests = SOON_S / max(self._gap_s, now - self._asked_s, 1e-9)
+        requests = SOON_S / max(self._gap_s, now - self._last_touch_s, 1e-9)
         absent = [(key, entry) for key, entry in self._entries.items() if entry.state == "absent"]
-        hopeful = [(key, entry) for key, entry in absent if self._popularity.chance(key) * requests >= 1]
-        hopeful.sort(key=lambda pair: -self._density(*pair))
+        expected = [(key, entry) for key, entry in absent if self._popularity.chance(key) * requests >= 1]
+        expected.sort(key=lambda pair: -self._density(*pair))
         room, chosen = self._budget - self._used, list[PrefetchCandidate]()
-        for key, entry in hopeful:
+        for key, entry in expected:
             if len(chosen) == limit:
                 break
             if entry.size > room:
-                # What frees the space is decided when it is reserved; one swap at a time keeps that decision true.
+                # `reserve` will choose the victims anew; with one swap at a time it finds the same ones.
                 victims = None if chosen else self._victims(entry.size - room)
                 if victims is None or HYSTERESIS * sum(map(self.benefit_s, victims)) >= self.benefit_s(key):
                     continue
@@ -207,7 +210,7 @@ class CacheLedger:
         return chosen
 
     def check(self) -> None:
-        """Raise AssertionError unless the account is right; for tests and for operators in doubt."""
+        """Raise AssertionError if an invariant of the account is broken."""
         problems = {
             "bytes add up": self._used == sum(entry.size for entry in self._held.values()),
             "bytes are within the budget": 0 <= self._used <= self._budget,
@@ -228,12 +231,12 @@ class CacheLedger:
         return self._popularity.chance(key) * entry.load_s / max(entry.size, 1)
 
     def _victims(self, needed: int) -> list[str] | None:
-        """Whom to evict for so many bytes, least benefit per byte first; None if pins and loads hold too much."""
+        """Return the keys to evict for so many bytes, least benefit per byte first; None if too few are evictable."""
         if needed <= 0:
             return []
-        # Sorting is stable and held entries stand in order of arrival: of equals the older one goes.
+        # Sorting is stable and held entries are in order of arrival: of two equals the older one is evicted.
         order = sorted(
-            ((self._density(key, entry), key, entry) for key, entry in self._held.items() if _may_go(entry)),
+            ((self._density(key, entry), key, entry) for key, entry in self._held.items() if _is_evictable(entry)),
             key=lambda item: item[0],
         )
         chosen, freed = [], 0
@@ -244,14 +247,14 @@ class CacheLedger:
             freed += entry.size
         if freed < needed:
             return None
-        kept = set()
-        for key, size in reversed(chosen):  # a large one chosen last may have made better ones before it needless
+        spared = set()
+        for key, size in reversed(chosen):  # a large entry chosen last may make the eviction of better ones needless
             if freed - size >= needed:
                 freed -= size
-                kept.add(key)
-        return [key for key, _ in chosen if key not in kept]
+                spared.add(key)
+        return [key for key, _ in chosen if key not in spared]
 
-    def _let_go(self, key: str) -> None:
+    def _drop(self, key: str) -> None:
         entry = self._held.pop(key)
         self._used -= entry.size
         del self._entries[key]
@@ -262,5 +265,5 @@ class CacheLedger:
             self._entries[key] = entry
 
 
-def _may_go(entry: _Entry) -> bool:
+def _is_evictable(entry: _Entry) -> bool:
     return entry.state == "resident" and entry.pins == 0

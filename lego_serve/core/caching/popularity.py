@@ -1,24 +1,24 @@
-"""How likely the next request is to ask for a key: decayed counts over several horizons, mixed as they prove right.
+"""Estimates how likely the next request asks for a key: decayed counts over several horizons, mixed by their success.
 
-A long memory tells the popular from the lucky, a short one follows a shift and sees bursts.  No one of them is best,
-so two things are learnt from every request: what share of the requests each horizon explains, which moves slowly, and
-which horizon rules now, by Bayes' rule with a small chance of change.  After a shift the long memory cannot explain
-what comes; a handful of surprises takes the rule from it, and it has it back when it has learnt.
+A long memory tells popular keys from lucky ones; a short memory follows shifts and sees bursts.  Neither is always
+best, so every request updates two weights of each horizon: the share of requests it explains, which moves slowly, and
+the probability that it rules now, by Bayes' rule with a small chance of change.  After a shift the long memory cannot
+explain the requests; a few surprises move the rule to shorter horizons, until the long one has learnt the new keys.
 """
 
 from collections.abc import Iterator, Sequence
 from operator import mul
 
 HALF_LIVES = (2.0, 8.0, 32.0, 256.0, 8192.0)  # requests until a request counts half
-LEARNING = 0.3  # how much of the shares a single request decides
-LEAST_SHARE = 1e-3  # so that a horizon that was wrong for long comes back quickly
-CHANGE = 0.1  # the chance that another horizon rules from the next request on
+LEARNING = 0.3  # weight of one request in the shares
+MIN_SHARE = 1e-3  # lets a horizon that was wrong for long return quickly
+CHANGE = 0.1  # probability that another horizon rules from the next request on
 REMEMBERED = 4096  # keys whose counts are kept, resident or not
-RESCALE_AT = 1e100
+RESCALE_AT = 1e100  # a unit above it is divided out, long before floats overflow
 
 
 class Popularity:
-    """Counts of at most ``remembered`` keys; the least likely eighth is forgotten when there are more."""
+    """Counts of at most ``remembered`` keys; when there are more, the least likely eighth is forgotten."""
 
     def __init__(self, remembered: int = REMEMBERED, half_lives: Sequence[float] = HALF_LIVES) -> None:
         if remembered < 1 or not half_lives or min(half_lives) <= 0:
@@ -26,13 +26,13 @@ class Popularity:
         horizons = len(half_lives)
         self._remembered = remembered
         self._counts: dict[str, list[float]] = {}
-        # Instead of letting every count decay, a new request counts more than the one before it.
+        # Instead of decaying every count, each new request adds more than the one before it.
         self._growth = [2.0 ** (1.0 / half_life) for half_life in half_lives]
         self._unit = [1.0] * horizons
         self._total = [0.0] * horizons
         self._share = [1.0 / horizons] * horizons
         self._rule = [1.0 / horizons] * horizons
-        self._factor = [0.0] * horizons  # what a count is worth: its horizon's weight / total
+        self._factor = [0.0] * horizons  # by horizon: weight / total count
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -44,7 +44,7 @@ class Popularity:
         return iter(self._counts)
 
     def chance(self, key: str) -> float:
-        """The probability that the next request asks for the key; 0 for one that is not remembered."""
+        """Return the probability that the next request asks for the key; 0 for a key not remembered."""
         counts = self._counts.get(key)
         if counts is None:
             return 0.0
@@ -52,13 +52,13 @@ class Popularity:
         return chance
 
     def count(self, key: str) -> list[str]:
-        """Take note of a request; answers the keys that were forgotten to make room."""
+        """Count a request for the key; return the keys forgotten to make room."""
         counts = self._counts.get(key)
-        if counts is None:  # foreseen by none of the horizons: it speaks for none
+        if counts is None:  # no horizon foresaw a new key, so it teaches nothing about them
             counts = self._counts[key] = [0.0] * len(self._unit)
         else:
             self._learn(counts)
-        weights = _normal([share * rule for share, rule in zip(self._share, self._rule, strict=True)])
+        weights = _normalized([share * rule for share, rule in zip(self._share, self._rule, strict=True)])
         for i, growth in enumerate(self._growth):
             unit = self._unit[i] = self._unit[i] * growth
             counts[i] += unit
@@ -69,18 +69,18 @@ class Popularity:
         return self._forget(key) if len(self._counts) > self._remembered else []
 
     def _learn(self, counts: Sequence[float]) -> None:
-        """Give each horizon more say the better it foresaw this request."""
-        # Every horizon has seen each key a little: otherwise the long one would get the credit for whatever is rare.
-        little = 1.0 / len(self._counts)
+        """Increase the weight of each horizon by how well it foresaw this request."""
+        # Every horizon gets a small count of each key: otherwise the long one would get the credit for every rare key.
+        smoothing = 1.0 / len(self._counts)
         foreseen = [
-            (count + little * unit) / (total + unit)
+            (count + smoothing * unit) / (total + unit)
             for count, total, unit in zip(counts, self._total, self._unit, strict=True)
         ]
-        rule = _normal([before * seen for before, seen in zip(self._rule, foreseen, strict=True)])
-        self._rule = [(1.0 - CHANGE) * part + CHANGE / len(rule) for part in rule]
-        explained = _normal([share * seen for share, seen in zip(self._share, foreseen, strict=True)])
+        posterior = _normalized([prior * seen for prior, seen in zip(self._rule, foreseen, strict=True)])
+        self._rule = [(1.0 - CHANGE) * part + CHANGE / len(posterior) for part in posterior]
+        explained = _normalized([share * seen for share, seen in zip(self._share, foreseen, strict=True)])
         self._share = [
-            max(LEAST_SHARE, (1.0 - LEARNING) * share + LEARNING * part)
+            max(MIN_SHARE, (1.0 - LEARNING) * share + LEARNING * part)
             for share, part in zip(self._share, explained, strict=True)
         ]
 
@@ -93,14 +93,14 @@ class Popularity:
             counts[i] /= scale
 
     def _forget(self, newest: str) -> list[str]:
-        """Drop the least likely keys, an eighth at a time so that the sorting is paid for rarely."""
+        """Drop the least likely keys, an eighth at a time so that sorting is rare."""
         order = sorted((key for key in self._counts if key != newest), key=self.chance)
-        gone = order[: max(1, self._remembered // 8)]
-        for key in gone:
+        forgotten = order[: max(1, self._remembered // 8)]
+        for key in forgotten:
             del self._counts[key]
-        return gone
+        return forgotten
 
 
-def _normal(parts: Sequence[float]) -> list[float]:
-    whole = sum(parts)
-    return [part / whole for part in parts]
+def _normalized(parts: Sequence[float]) -> list[float]:
+    total = sum(parts)
+    return [part / total for part in parts]

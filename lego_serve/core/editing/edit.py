@@ -1,25 +1,26 @@
-"""Edits of images where a mask says, as values: asked for, and encoded."""
+"""Values for an edit of an image inside a mask: as requested, and encoded."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lego_serve.core.editing.reuse import Quality
+from lego_serve.core.values import Array, Tensor
 
-TEMPLATE_SEED = 0x1E60  # of the noise outside masks: one for all templates, so that equal images are one template
+TEMPLATE_SEED = 0x1E60  # seeds the noise outside masks; one seed for all, so that equal images share one template
 
 
 @dataclass(frozen=True, slots=True)
 class EditInput:
-    """What a request changes: 8-bit pixels (height, width, 3), and how much of each pixel is new.
+    """A requested edit: the image's 8-bit pixels (height, width, 3), and how much of each pixel changes.
 
-    ``weight`` (height, width) of 8 bits is 0 where the image stays as it is, 255 where all of it is new, and
-    between the two where one fades into the other.  ``image`` names the pixels and whose they are; ``pin`` is that of
-    a template whose activations are to stay.  ``is_described``: the request says in words what the image shows.
+    ``weight`` (height, width), 8 bits, is 0 where the image stays, 255 where it is replaced, and between the two where
+    old and new are blended.  ``image`` is the name of the tenant's image (see ``image_key``); ``pin`` is the pin of a
+    template whose activations must stay in memory.  ``is_described``: the request has a caption of the image.
     """
 
-    pixels: object
-    weight: object
+    pixels: Array
+    weight: Array
     quality: Quality = Quality.HIGH
     image: str = ""
     pin: str = ""
@@ -28,14 +29,14 @@ class EditInput:
 
 @dataclass(frozen=True, slots=True)
 class EditLatents:
-    """The same encoded: latents (channels, height, width) and which of their pixels (height, width) change.
+    """An encoded edit: latents (channels, height, width) of the image, and the mask (height, width) of those to change.
 
-    ``key`` names the template; ``active_ratio`` is the part of the image's tokens a step computes, 1 where it
-    computes all of them; ``is_described`` as in ``EditInput``.
+    ``key`` names the template; ``active_ratio`` is the fraction of the image's tokens that a step computes, 1 if it
+    computes all.  The other fields are those of ``EditInput``.
     """
 
-    latents: object
-    mask: object
+    latents: Tensor
+    mask: Tensor
     quality: Quality
     key: str = ""
     active_ratio: float = 1.0
@@ -46,13 +47,13 @@ class EditLatents:
 
 
 def image_key(tenant: str, shape: tuple[int, ...], pixels: bytes) -> str:
-    """The name of a tenant's image by its content; the same image of another tenant has another."""
+    """Return the name of a tenant's image, a hash of tenant, shape and content: tenants share no names."""
     digest = hashlib.sha256(f"{tenant} {shape} ".encode())
     digest.update(pixels)
     return digest.hexdigest()[:32]
 
 
 def is_described(inputs: Mapping[str, object]) -> bool:
-    """Whether values of a workflow's inputs say what the image of an edit shows."""
-    said = inputs.get("caption")
-    return isinstance(said, str) and bool(said.strip())
+    """Return whether the values of a workflow's inputs have a caption of the edited image."""
+    caption = inputs.get("caption")
+    return isinstance(caption, str) and bool(caption.strip())

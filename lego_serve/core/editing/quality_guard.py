@@ -1,9 +1,9 @@
-"""How like edits that read activations are to the same edits computed in full, by class, and what follows from it.
+"""Guards the quality of edits that reuse activations, by comparing some of them with their full computation.
 
-Some edits are computed a second time, in full, and compared.  A cohort of edits whose mean SSIM is under its
-workflow's floor is computed one rung up the ladder from then on.  Invariants: nothing is judged by fewer than
-``MIN_SAMPLES`` comparisons; what is older than the window counts no more, so that a cohort gets another chance; nobody
-is ever given less than they asked for; comparing takes no more than its share of the time.
+Some edits are computed a second time, in full, and compared.  A cohort of edits whose mean SSIM is below its
+workflow's floor runs one rung up the ladder of qualities from then on.  Invariants: a cohort is judged by at least
+``MIN_SAMPLES`` comparisons; comparisons older than the window do not count, so that a cohort gets another chance; no
+edit runs at less than the requested quality; comparisons take at most their share of the time.
 """
 
 import math
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from lego_serve.core.editing.reuse import Quality
 
 LADDER = (Quality.BALANCED, Quality.HIGH, Quality.CAREFUL, Quality.EXACT)
-SHARES = (0.1, 0.2, 0.4, 1.0)  # classes of masks, by the part of the image they touch at most
-AREAS = (128 * 128, 256 * 256, 512 * 512, 1024 * 1024)  # and of images, by pixels at most
+SHARES = (0.1, 0.2, 0.4, 1.0)  # upper bounds of the classes of masks, as fractions of the image
+AREAS = (128 * 128, 256 * 256, 512 * 512, 1024 * 1024)  # upper bounds of the classes of images, in pixels
 MIN_SAMPLES, MAX_SAMPLES = 3, 20
 
 
 @dataclass(frozen=True, slots=True)
 class EditCohort:
-    """Edits that are judged together: a workflow's, of about one share of about one size of image.
+    """Edits that are judged together: one workflow, one class of mask share, one class of image size.
 
-    Those whose request says what the image shows are much more like their full computation, and are by themselves.
+    Edits with a caption form cohorts of their own, since they are much closer to their full computation.
     """
 
     workflow: str
@@ -33,53 +33,53 @@ class EditCohort:
 
     @classmethod
     def of(cls, workflow: str, share: float, pixels: int, is_described: bool = False) -> "EditCohort":
-        """The class of an edit that touches a share of an image of so many pixels."""
-        wide = next((bound for bound in SHARES if share <= bound), SHARES[-1])
-        large = next((bound for bound in AREAS if pixels <= bound), 2 * AREAS[-1])
-        return cls(workflow, wide, large, is_described)
+        """Return the cohort of an edit whose mask covers a share of an image of so many pixels."""
+        max_share = next((bound for bound in SHARES if share <= bound), SHARES[-1])
+        max_pixels = next((bound for bound in AREAS if pixels <= bound), 2 * AREAS[-1])
+        return cls(workflow, max_share, max_pixels, is_described)
 
 
 @dataclass(slots=True)
 class _Record:
-    """What was found of one class at one quality, newest last."""
+    """Comparisons of one cohort at one quality as (time, SSIM), newest last."""
 
-    found: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
 
 class QualityGuard:
-    """The comparisons of one process, for which it has a share of the time; none where that is 0."""
+    """The comparisons of one process, which may take a share of its time; a share of 0 means none."""
 
     def __init__(self, share: float, window_s: float = 3600.0) -> None:
         self._share, self._window_s = share, window_s
-        self._free_s = -math.inf
+        self._next_comparison_s = -math.inf
         self._records: dict[tuple[EditCohort, Quality], _Record] = {}
 
-    def quality(self, of: EditCohort, asked: Quality, floor: float | None, now: float) -> Quality:
-        """At which quality to run an edit: as asked, or further up the ladder where that was found wanting."""
-        rungs = LADDER[LADDER.index(asked) :]
-        if floor is None:
-            return asked
-        return next((rung for rung in rungs if not self._is_under(of, rung, floor, now)), Quality.EXACT)
+    def quality(self, cohort: EditCohort, requested: Quality, min_ssim: float | None, now: float) -> Quality:
+        """Return the quality to run an edit at: the requested one, or the next rung not below ``min_ssim``."""
+        if min_ssim is None:
+            return requested
+        rungs = LADDER[LADDER.index(requested) :]
+        return next((rung for rung in rungs if not self._is_below(cohort, rung, min_ssim, now)), Quality.EXACT)
 
-    def is_due(self, of: EditCohort, quality: Quality, now: float) -> bool:
-        """Whether an edit is to be compared: time is left for it, and not enough is known of its class."""
-        if not self._share or quality is Quality.EXACT or now < self._free_s:
+    def is_due(self, cohort: EditCohort, quality: Quality, now: float) -> bool:
+        """Return whether to compare an edit now: the time share allows it and its cohort has too few samples."""
+        if not self._share or quality is Quality.EXACT or now < self._next_comparison_s:
             return False
-        record = self._records.setdefault((of, quality), _Record())
+        record = self._records.setdefault((cohort, quality), _Record())
         return sum(1 for _ in self._recent(record, now)) < MAX_SAMPLES
 
-    def spent(self, seconds: float, now: float) -> None:
-        """A comparison has taken so long, whatever came of it."""
-        self._free_s = now + seconds / self._share
+    def record_time(self, seconds: float, now: float) -> None:
+        """Count the seconds of a comparison, whether it succeeded or failed, against the time share."""
+        self._next_comparison_s = now + seconds / self._share
 
-    def observe(self, of: EditCohort, quality: Quality, likeness: float, now: float) -> None:
-        """An edit was compared: its SSIM within the mask."""
-        self._records.setdefault((of, quality), _Record()).found.append((now, likeness))
+    def observe(self, cohort: EditCohort, quality: Quality, ssim: float, now: float) -> None:
+        """Add a comparison: the SSIM within the mask."""
+        self._records.setdefault((cohort, quality), _Record()).samples.append((now, ssim))
 
-    def _is_under(self, of: EditCohort, quality: Quality, floor: float, now: float) -> bool:
-        record = self._records.get((of, quality))
+    def _is_below(self, cohort: EditCohort, quality: Quality, min_ssim: float, now: float) -> bool:
+        record = self._records.get((cohort, quality))
         recent = [] if record is None or quality is Quality.EXACT else list(self._recent(record, now))
-        return len(recent) >= MIN_SAMPLES and sum(recent) / len(recent) < floor
+        return len(recent) >= MIN_SAMPLES and sum(recent) / len(recent) < min_ssim
 
     def _recent(self, record: _Record, now: float) -> Iterator[float]:
-        return (likeness for at, likeness in record.found if now - at <= self._window_s)
+        return (ssim for time_s, ssim in record.samples if now - time_s <= self._window_s)

@@ -1,9 +1,8 @@
-"""Which steps of an edit compute the whole image and which its masked rows alone: decided before the run.
+"""Plans an edit before it runs: which steps compute the whole image, and which only the rows inside the mask.
 
-What a step does not compute it reads from the template's activations at that step's sigma, or at that of a
-step up to ``stride - 1`` before it, so that fewer of them need to be there.  Invariants: an entry is never of a step
-after the one that reads it; ``exact`` reads none; a plan never reads where that would not save rows; what one
-plan reads never takes more room than there is.
+A masked step reads the other rows from the template's activations at its own sigma, or at that of a step up to
+``stride - 1`` before it, so that fewer entries are needed.  Invariants: a step never reads an entry of a later step;
+``exact`` reads none; a plan reads nothing if that saves no rows; a plan never reads more entries than fit.
 """
 
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from lego_serve.core.costs import StepWork
 
 
 class Quality(StrEnum):
-    """What a request asks for: the full computation, or how much may be read in its place.
+    """How much of an edit may be read from a template instead of computed, which a request chooses.
 
-    Nobody asks for ``careful``: it is what is tried where ``high`` was found wanting.
+    CAREFUL cannot be requested: it is used when HIGH falls below the SSIM floor.
     """
 
     EXACT = "exact"
@@ -27,11 +26,11 @@ class Quality(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReuseRule:
-    """The share of an edit's first and last steps that are computed in full, and how stale entries may be.
+    """The shares of an edit's first and last steps that are computed in full, and the stride of the entries read.
 
-    ``uncaptioned_first``: the share of first steps where the words that primed say nothing of the image and it has
-    enough rows (see ``UNCAPTIONED_ROWS``): what those words tint weighs the more the larger an image is.
-    ``reads_text``: where they do say it, the text rows of the unconditional branch are read like those outside a mask.
+    ``uncaptioned_first``: the share of first steps computed in full if the priming prompt does not describe the image
+    and the image has enough rows (see ``UNCAPTIONED_ROWS``): such a prompt tints larger images more.  ``reads_text``:
+    if the prompt does describe it, the text rows of the unconditional branch are read too.
     """
 
     first: float
@@ -45,16 +44,14 @@ class ReuseRule:
             raise ValueError("shares lie in 0..1 and a stride is 1 or more")
 
     def first_share(self, rows: int, *, is_uncaptioned: bool) -> float:
-        """The share of first steps in full for an image of so many rows."""
+        """Return the share of first steps that are computed in full for an image of so many rows."""
         low, high = UNCAPTIONED_ROWS
-        grown = min(1.0, max(0.0, (rows - low) / (high - low)))
-        return max(self.first, self.uncaptioned_first * grown) if is_uncaptioned else self.first
+        growth = min(1.0, max(0.0, (rows - low) / (high - low)))
+        return max(self.first, self.uncaptioned_first * growth) if is_uncaptioned else self.first
 
 
-UNCAPTIONED_ROWS = (
-    64,
-    256,
-)  # token rows of an image up to which nothing is needed, and from which all of ``uncaptioned_first`` is
+# Up to the first number of an image's token rows ``uncaptioned_first`` counts as 0, from the second on in full.
+UNCAPTIONED_ROWS = (64, 256)
 REUSE_RULES: Mapping[Quality, ReuseRule] = {
     Quality.EXACT: ReuseRule(1.0, 0.0, 1),
     Quality.CAREFUL: ReuseRule(0.4, 0.0, 1),
@@ -65,8 +62,10 @@ REUSE_RULES: Mapping[Quality, ReuseRule] = {
 
 @dataclass(frozen=True, slots=True)
 class ReuseStats:
-    """What an edit read of its template: in how many steps, how many token rows of an image's it computed there, how
-    many passes over the template it had to run first, and how many entries of others had to go for what they left.
+    """What an edit read from its template: in ``masked_steps`` of its steps it computed ``active_rows`` of the rows.
+
+    ``primed``: the passes over the template that had to run first.  ``evicted``: the entries of others evicted for
+    theirs.
     """
 
     quality: str
@@ -80,7 +79,7 @@ class ReuseStats:
 
 @dataclass(frozen=True, slots=True)
 class TemplateUse:
-    """How much one replica keeps of templates, and how many bytes it may."""
+    """The memory one replica uses for templates, and its budget."""
 
     entries: int = 0
     used_bytes: int = 0
@@ -92,14 +91,14 @@ class TemplateUse:
         )
 
 
-MAX_ACTIVE_FRACTION = 0.8  # share of the rows above which computing some of them saves nothing worth its trouble
+MAX_ACTIVE_FRACTION = 0.8  # above this fraction of active rows a masked step saves too little
 
 
 @dataclass(frozen=True, slots=True)
 class ReusePlan:
-    """For each step: the step whose entries it reads, or None where it computes everything.
+    """For each step, the step whose entries it reads, or None if it computes everything.
 
-    ``reads_text``: a step that reads reads the text rows of its unconditional branch as well.
+    ``reads_text``: masked steps read the text rows of the unconditional branch as well.
     """
 
     entries: tuple[int | None, ...]
@@ -107,26 +106,26 @@ class ReusePlan:
 
     @property
     def masked_steps(self) -> int:
-        """Steps that compute the masked rows alone."""
+        """The number of steps that compute only the masked rows."""
         return sum(entry is not None for entry in self.entries)
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """The steps whose entries are read, each once."""
+        """The steps whose entries are read, each once, in order."""
         return tuple(sorted({entry for entry in self.entries if entry is not None}))
 
 
 def plan_reuse(
     rule: ReuseRule, steps: int, active_rows: int, rows: int, room: int | None = None, *, is_uncaptioned: bool = False
 ) -> ReusePlan:
-    """The plan of an edit whose mask touches ``active_rows`` of its image's ``rows``.
+    """Return the plan of an edit whose mask covers ``active_rows`` of its image's ``rows``.
 
-    ``room``: the steps whose entries can be kept at once; the first are computed in full where that is too few.
-    ``is_uncaptioned``: the words that primed say nothing of the image.
+    ``room``: how many steps' entries fit into memory at once; if too few, more of the first steps run in full.
+    ``is_uncaptioned``: the priming prompt does not describe the image.  Raises ValueError for impossible numbers.
     """
     if steps < 1 or not 0 <= active_rows <= rows:
         raise ValueError(f"{steps} steps of {active_rows} in {rows} rows")
-    first, last = _share(rule.first_share(rows, is_uncaptioned=is_uncaptioned), steps), _share(rule.last, steps)
+    first, last = _steps_of(rule.first_share(rows, is_uncaptioned=is_uncaptioned), steps), _steps_of(rule.last, steps)
     if room is not None:
         first = max(first, steps - last - room * rule.stride)
     if active_rows > MAX_ACTIVE_FRACTION * rows:
@@ -139,16 +138,16 @@ def plan_reuse(
 
 
 def active_fraction(active_rows: int, rows: int) -> float:
-    """The part of an image's rows that a step which may read the others computes."""
+    """Return the fraction of an image's rows that a masked step computes."""
     return 1.0 if active_rows > MAX_ACTIVE_FRACTION * rows else active_rows / rows
 
 
 def branch_work(image_rows: int, active_rows: int, text_rows: int, *, reads_text: bool = False) -> StepWork:
-    """Rows and pairs of one branch that computes ``active_rows`` of its image's rows, and its text's unless read."""
-    own = active_rows if reads_text else active_rows + text_rows
-    return StepWork(own, own * (image_rows + text_rows))
+    """Return the work of a branch that computes ``active_rows`` of its image's rows, and its text rows unless read."""
+    computed_rows = active_rows if reads_text else active_rows + text_rows
+    return StepWork(computed_rows, computed_rows * (image_rows + text_rows))
 
 
-def _share(share: float, steps: int) -> int:
-    """Steps of a share, rounded up."""
+def _steps_of(share: float, steps: int) -> int:
+    """Return a share of the steps, rounded up."""
     return min(steps, -int(-share * steps // 1))

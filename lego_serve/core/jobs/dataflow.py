@@ -1,9 +1,9 @@
 """The state machine of the jobs in flight at one coordinator: events in, commands out, no clock.
 
-Rules.  A task is dispatched exactly once, and only when every node it names is done.  Nodes that
-wait for nothing are dispatched together.  A job ends exactly once, with Finish or with Fail; before
-Fail every task still out is cancelled.  Events about jobs or tasks that have ended are late
-answers and change nothing.
+Rules.  A task is dispatched only when every node it names is done, and exactly once, unless an output is lost
+before it was used: then the node that made it runs again, and after it the one that missed it.  Nodes that wait
+for nothing are dispatched together.  A job ends exactly once, with Finish or with Fail; before Fail every task
+still out is cancelled.  Events about jobs or tasks that have ended are late answers and change nothing.
 """
 
 from collections import deque
@@ -19,13 +19,15 @@ from lego_serve.core.jobs.events import (
     Event,
     Fail,
     Finish,
+    InputsLost,
     JobSubmitted,
     TaskDone,
     TaskFailed,
 )
-from lego_serve.core.jobs.job import Job, JobState, Ref, Task, TaskStats
+from lego_serve.core.jobs.job import Job, JobState, Task, TaskStats, Value
+from lego_serve.core.scheduling.retry import JOB_RERUNS
 from lego_serve.core.workflow.graph import Node, Source, Workflow
-from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError, RequestError, with_param
+from lego_serve.errors import DeadlineExceeded, JobCancelled, LegoError, NodeError, RequestError, with_param
 
 STORIES_KEPT = 256
 
@@ -38,12 +40,13 @@ class _Running:
     workflow: Workflow
     waiting: dict[str, set[str]]  # node -> the nodes it still waits for
     out: set[str] = field(default_factory=set)
-    values: dict[str, Ref] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
     stats: dict[str, TaskStats] = field(default_factory=dict)
+    reruns: int = 0
 
     @property
     def nodes(self) -> dict[str, str]:
-        """Of each node, in the workflow's order, how it stands."""
+        """State of each node, in workflow order."""
         return {
             name: "running" if name in self.out else "done" if name in self.values else "waiting"
             for name in self.workflow.nodes
@@ -77,6 +80,8 @@ class Dataflow:
             case TaskFailed(node=node, error=error) if node in running.out:
                 running.out.discard(node)
                 return self._fail(running, _about_input(error, running.workflow.nodes[node]), now)
+            case InputsLost(node=node) if node in running.out:
+                return self._run_again(running, event, now)
             case CancelRequested(reason=reason):
                 return self._fail(running, JobCancelled(f"The job was cancelled: {reason}."), now)
             case DeadlinePassed():
@@ -90,14 +95,14 @@ class Dataflow:
             for job_id, running in self._jobs.items()
         ]
 
-    def story(self, job_id: str) -> str:
-        """What happened to a job, one line each; kept for a while after its end."""
-        return "\n".join(self._stories.get(job_id, [f"nothing is known of job {job_id}"]))
+    def story(self, job_id: str) -> tuple[str, ...]:
+        """What happened to a job, one line each; kept for a while after its end, empty for an unknown job."""
+        return tuple(self._stories.get(job_id, ()))
 
     def check(self) -> None:
         """Raise AssertionError, with the story, when an invariant is broken."""
         for job_id, running in self._jobs.items():
-            story = self.story(job_id)
+            story = "\n".join(self.story(job_id))
             nodes = set(running.workflow.nodes)
             states = [set(running.waiting), running.out, set(running.values)]
             assert set.union(*states) == nodes, f"{job_id}: nodes lost\n{story}"
@@ -140,6 +145,23 @@ class Dataflow:
         self._end(running, now, "finished")
         return [Finish(running.job.id, outputs, dict(running.stats))]
 
+    def _run_again(self, running: _Running, event: InputsLost, now: float) -> list[Command]:
+        """Run the nodes again whose outputs were lost; who waits for them, or missed them, waits anew."""
+        running.reruns += 1
+        if running.reruns > JOB_RERUNS:
+            running.out.discard(event.node)
+            lost = ", ".join(sorted(event.producers))
+            return self._fail(running, NodeError(f"Outputs of {lost} were lost too often; the job was given up."), now)
+        lost_now = {node for node in event.producers if node in running.values}
+        for node in lost_now:
+            del running.values[node], running.stats[node]
+            running.waiting[node] = set()
+        running.out.discard(event.node)
+        running.waiting[event.node] = set()
+        for node, missing in running.waiting.items():
+            missing |= running.workflow.nodes[node].needs - set(running.values)
+        return self._dispatch_ready(running, now)
+
     def _fail(self, running: _Running, error: LegoError, now: float) -> list[Command]:
         commands: list[Command] = [CancelTask(running.job.id, node) for node in sorted(running.out)]
         self._end(running, now, f"failed: {error.code}")
@@ -173,6 +195,8 @@ def _words(event: Event) -> str:
             return f"done {node}"
         case TaskFailed(node=node, error=error):
             return f"failed {node}: {error.code}"
+        case InputsLost(node=node, producers=producers):
+            return f"{node} lost its inputs from {', '.join(sorted(producers))}"
         case CancelRequested(reason=reason):
             return f"cancel requested: {reason}"
     return type(event).__name__

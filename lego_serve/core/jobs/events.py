@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lego_serve.core.jobs.job import Job, Ref, Task, TaskStats
+from lego_serve.core.jobs.job import Job, Task, TaskStats, Value
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError
 
@@ -19,11 +19,11 @@ class JobSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class TaskDone:
-    """A task ended well and its value lies behind the Ref."""
+    """A task ended well; its output may hold references to arrays elsewhere."""
 
     job_id: str
     node: str
-    value: Ref
+    value: Value
     stats: TaskStats
 
 
@@ -34,6 +34,15 @@ class TaskFailed:
     job_id: str
     node: str
     error: LegoError
+
+
+@dataclass(frozen=True, slots=True)
+class InputsLost:
+    """A task could not read outputs of these nodes: who held them has died."""
+
+    job_id: str
+    node: str
+    producers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class DeadlinePassed:
     job_id: str
 
 
-Event: TypeAlias = JobSubmitted | TaskDone | TaskFailed | CancelRequested | DeadlinePassed
+Event: TypeAlias = JobSubmitted | TaskDone | TaskFailed | InputsLost | CancelRequested | DeadlinePassed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +80,10 @@ class CancelTask:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The job is done; its outputs lie behind the Refs."""
+    """The job is done; these are its outputs."""
 
     job_id: str
-    outputs: Mapping[str, Ref]
+    outputs: Mapping[str, Value]
     stats: Mapping[str, TaskStats]
 
 

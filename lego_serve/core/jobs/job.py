@@ -1,4 +1,4 @@
-"""The values that travel: a job, a task of it, a reference to a value elsewhere, and a result.
+"""The values that travel: a job, a task of it, and a result.
 
 All times are seconds on the clock of the coordinator that owns the job.
 """
@@ -12,13 +12,6 @@ from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.progress import StreamOptions
 
 Value: TypeAlias = object
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """An opaque handle to a value living elsewhere; the core passes it on and never looks inside."""
-
-    handle: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A node of a job whose inputs are all known: plain values and Refs."""
+    """A node of a job whose inputs are all known: values of the job, and outputs of the nodes before it."""
 
     job_id: str
     node: str

@@ -1,27 +1,34 @@
-"""What crosses between a coordinator and a node: a call and its answer, as plain values."""
+"""What crosses between a coordinator and a replica: a call with its request, progress, and a result with its reply."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from lego_serve.core.jobs.job import TaskStats, Value
+from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.values import Array, NodeRequest
 from lego_serve.errors import LegoError
+
+ReplyT = TypeVar("ReplyT")
 
 
 @dataclass(frozen=True, slots=True)
-class NodeCall:
-    """One task: what kind, its inputs by name, the seconds it has left and its tenant's weight.
+class NodeCall(Generic[ReplyT]):
+    """One request to a node, with the seconds it has left and its tenant's weight.
+
+    ``reads_refs``: the request holds references to arrays, which the replica reads first.  ``keeps_arrays``: large
+    arrays of the reply stay in the object store, and references to them come back.
 
     A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
     lane), how many steps they run alone, which replicas to keep away from, whether they wait for an operator,
-    and the key under which its work is counted and orders reach it.
+    and the key under which its work is counted and commands reach it.
     """
 
-    kind: str
-    inputs: Mapping[str, Value]
+    request: NodeRequest[ReplyT]
     time_left_s: float | None = None
     weight: float = 1.0
+    reads_refs: bool = False
+    keeps_arrays: bool = False
     stream: StreamOptions = field(default_factory=StreamOptions)
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     suspect_steps: int = 0
@@ -49,7 +56,7 @@ class LaneProgress:
     step: int
     steps: int
     eta_s: float = 0.0
-    preview: Value = None
+    preview: Array | None = None
     checkpoint: bytes | None = None
     is_starting: bool = False
     is_report: bool = True
@@ -61,12 +68,21 @@ class ReplicaDraining:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeResult:
-    """A task's value and cost, or the error it met."""
+class NodeResult(Generic[ReplyT]):
+    """The reply to a request and what it cost, or the error it met, or the ids of references that could not be read."""
 
-    value: Value = None
+    value: ReplyT | None = None
     stats: TaskStats = field(default_factory=TaskStats)
     error: LegoError | None = None
+    lost_refs: frozenset[str] = frozenset()
+
+    @property
+    def reply(self) -> ReplyT:
+        """The reply.  Raises the error where there is one."""
+        if self.error is not None:
+            raise self.error
+        assert self.value is not None
+        return self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +90,9 @@ class ControlNetResidual:
     """One residual of a ControlNet's step, an array; when the pass began and this was made, by the wall clock."""
 
     index: int
-    value: Any
+    value: Array
     began_s: float = 0.0
     made_s: float = 0.0
 
 
-Message: TypeAlias = CallAccepted | LaneProgress | ReplicaDraining | ControlNetResidual | NodeResult
+Message: TypeAlias = CallAccepted | LaneProgress | ReplicaDraining | ControlNetResidual | NodeResult[Any]

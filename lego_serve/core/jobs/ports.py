@@ -1,12 +1,14 @@
-"""The seams: what the gateway asks of whoever runs jobs."""
+"""The interfaces between the gateway and whoever runs jobs and the cluster behind them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
-from lego_serve.core.addons import AdapterCommand
-from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
+from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, TemplateCommand
 from lego_serve.core.workflow.graph import Workflow
+
+ReplyT = TypeVar("ReplyT")
+OnProgress: TypeAlias = Callable[[JobProgress], None]
 
 
 class JobRunner(Protocol):
@@ -24,44 +26,55 @@ class JobRunner(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Jobs accepted and not ended."""
+        """How many jobs it runs."""
         ...
 
     def now(self) -> float:
-        """Seconds on the clock that job times are given in."""
+        """Return the seconds on the clock that job times are given in."""
         ...
 
-    async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
-        """Run a job whose inputs are bound, telling how it gets on as ``job.stream`` asks.
+    async def run(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
+        """Run a job whose inputs are bound, and report its progress as ``job.stream`` asks.
 
         Raises LegoError; cancelling the await cancels the job.
         """
         ...
 
-    async def replicas(self) -> Mapping[str, str]:
-        """The backbone replicas there are: id to the node they belong to."""
-        ...
-
-    async def drain(self, replica: str) -> int:
-        """Move a replica's lanes elsewhere and have it replaced; answers how many calls moved.  Raises NotFound."""
-        ...
-
-    async def adapters(self, order: AdapterCommand) -> Mapping[str, Any]:
-        """Do what is wanted of the adapters of a model.  Raises LegoError, NotFound where the model has none."""
-        ...
-
-    async def templates(self, order: TemplateCommand) -> Mapping[str, int]:
-        """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
-        ...
-
-    def states(self) -> Sequence[JobState]:
-        """The jobs in flight here."""
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job; False when it is not in flight here."""
         ...
 
     async def pause(self, job_id: str, paused: bool) -> bool:
-        """Let a job's lanes wait, or go on, from the next step on; False when it is not in flight here."""
+        """Pause or resume a job's lanes from the next step on; False when it is not in flight here."""
         ...
 
-    def cancel(self, job_id: str) -> bool:
-        """Cancel a job; False when it is not in flight here."""
+    def states(self) -> Sequence[JobState]:
+        """Return the state of every job in flight here."""
+        ...
+
+    def story(self, job_id: str) -> tuple[str, ...]:
+        """Return what happened to a job here, one line an event, kept a while after its end; empty if unknown."""
+        ...
+
+
+class ClusterAdmin(Protocol):
+    """Carries out what operators, and the routes of templates, want of the replicas of model nodes."""
+
+    async def replicas(self) -> Mapping[str, str]:
+        """Return the backbone replicas: id to the node they belong to."""
+        ...
+
+    async def drain(self, replica: str) -> int:
+        """Move a replica's lanes elsewhere and replace it; return how many calls moved.  Raises NotFound."""
+        ...
+
+    async def adapters(self, model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
+        """Carry out a request about a model's adapters; None is the only model that has any.
+
+        Raises LegoError, NotFound if the model has no adapters.
+        """
+        ...
+
+    async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:
+        """Return the reply of each backbone replica of a model to a request.  Raises NodeUnavailable."""
         ...

@@ -1,8 +1,8 @@
-"""What becomes of a denoising call whose replica goes away: go on elsewhere, alone for a while, or refuse.
+"""Decides how a denoising call continues when its replica goes: elsewhere, alone for a while, or not at all.
 
 When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
 runs alone past the step at which the replica died; if it gets there it was innocent.  A lane that
-has taken a replica down DEATHS_ALONE times while it ran alone, each time in the same step, is
+has taken a replica down DENOISE_DEATHS_ALONE times while it ran alone, each time in the same step, is
 refused; being made ready for its first step counts as a step of its own.  A kill from outside
 hits a random step of a random lane, so that it adds up to that hardly ever; a lane of a single
 step has only that one to be hit in.
@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-DEATHS_ALONE = 3
-DEATHS = 100  # in all, before a job is given up as the server's failure
-MOVES = 1000  # likewise; a call may be turned away many times while the only replica is being replaced
+from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE, DENOISE_MOVES
+
 MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
 
 
@@ -101,7 +100,7 @@ class Recovery:
             if state.starting is not None:
                 deaths = state.deaths.get(state.starting, 0) + 1
                 state.deaths[state.starting] = deaths
-                if deaths >= DEATHS_ALONE:
+                if deaths >= DENOISE_DEATHS_ALONE:
                     return PoisonRequest(state.starting)
         return self._again(self._suspect_steps)
 
@@ -112,7 +111,7 @@ class Recovery:
         return ahead + self._every + MARGIN_STEPS
 
     def _again(self, suspect_steps: int) -> RecoveryAction:
-        if self._deaths >= DEATHS or self._moves >= MOVES:
+        if self._deaths >= DENOISE_DEATHS or self._moves >= DENOISE_MOVES:
             return GiveUp(self.attempts)
         for state in self._lanes.values():
             self.steps_redone += state.step - state.checkpoint_step

@@ -1,4 +1,4 @@
-"""A lane as planners see it: where it stands and what its steps weigh."""
+"""A lane as the scheduler sees it: its next step and the work of its steps."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +10,12 @@ from lego_serve.core.scheduling.lora_mode import AdapterSet
 
 @dataclass(slots=True)
 class Lane:
-    """One image being denoised: where it stands and what each of its steps weighs; its tensors live in the engine.
+    """One image being denoised: its next step and the work of each step; its tensors live in the engine.
 
-    ``suspect_until``: before this step it runs alone, since a replica died while it was there.  ``adapters`` are
-    its sets by step, none where empty.  ``shared``: by step, what else must run in it unless it is kept from before or
-    runs for another lane of the same pass.  ``expected`` weighs steps where deadlines are concerned, if not ``work``.
+    ``suspect_until``: the lane runs alone before this step, since a replica died while running it.  ``adapters``: its
+    adapter set by step; empty for none.  ``shared``: by step, the priming work it needs, by cache key; the step skips
+    what is cached already or runs for another lane of the same pass.  ``expected``: the work of the steps for deadlines
+    and ordering, if not ``work``.
     """
 
     key: str
@@ -29,32 +30,32 @@ class Lane:
     adapters: tuple[AdapterSet | None, ...] = ()
     shared: tuple[Mapping[str, StepWork], ...] = ()
     expected: tuple[StepWork, ...] = field(default=(), repr=False)
-    _left: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
+    _remaining: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        # What is left from each step on: sums from the end.
+        # Steps, rows and pairs that remain from each step on: sums from the end.
         work = (self.expected or self.work)[::-1]
         rows, pairs = accumulate(float(step.rows) for step in work), accumulate(float(step.pairs) for step in work)
-        self._left = tuple(zip(map(float, range(1, len(work) + 1)), rows, pairs, strict=True))[::-1]
+        self._remaining = tuple(zip(map(float, range(1, len(work) + 1)), rows, pairs, strict=True))[::-1]
 
     @property
     def steps(self) -> int:
-        """Forward passes it takes in all."""
+        """The number of its steps, each a forward pass."""
         return len(self.work)
 
     @property
     def steps_left(self) -> int:
-        """Forward passes it still needs."""
+        """The number of steps still to run."""
         return len(self.work) - self.next_step
 
     @property
     def left(self) -> tuple[float, float, float]:
-        """The steps, rows and pairs it still needs; floats, as they are only ever multiplied by rates."""
-        return self._left[self.next_step]
+        """The steps, rows and pairs still to run; floats, since they are only multiplied by rates."""
+        return self._remaining[self.next_step]
 
     @property
     def adapter_set(self) -> AdapterSet | None:
-        """The adapters of its next step."""
+        """The adapter set of its next step."""
         return self.adapters[self.next_step] if self.adapters else None
 
     @property
@@ -64,13 +65,13 @@ class Lane:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it must run alone."""
+        """Whether its next step must run alone."""
         return self.next_step < self.suspect_until
 
 
 def with_missing(
-    work: Sequence[StepWork], shared: Sequence[Mapping[str, StepWork]], kept: Container[str]
+    work: Sequence[StepWork], shared: Sequence[Mapping[str, StepWork]], cached: Container[str]
 ) -> tuple[StepWork, ...]:
-    """The work of a lane's steps if it were alone, and what is shared and not kept all fell to it."""
+    """Return the work of a lane's steps with all shared work that is not cached, as if the lane ran alone."""
     steps = zip(work, shared, strict=False)
-    return tuple(sum((more for key, more in fill.items() if key not in kept), own) for own, fill in steps)
+    return tuple(sum((extra for key, extra in fill.items() if key not in cached), own) for own, fill in steps)

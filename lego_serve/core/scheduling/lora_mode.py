@@ -1,9 +1,9 @@
-"""How a step applies adapters: all sets grouped in one batch, or the weights patched with one set at a time.
+"""Chooses how a step applies adapters: all sets grouped in one batch, or the weights patched with one set.
 
-Grouped, every lane runs in every step and pays for low-rank products of its own; patched, a step holds
-the lanes of one set, which run as fast as without, and the others wait for a swap.  The cheaper way to bring
-all lanes forward by a step is taken.  Which it is depends on what else is in the batch, and the two differ in
-the last bits: where a lane's bits must not depend on its batch-mates, one way is fixed for all.
+Grouped, the lanes of all sets run in one step and each pays for its own low-rank products.  Patched, a step has the
+lanes of one set, at the speed of lanes without adapters, and the other lanes wait for a swap.  The choice is the one
+that advances all lanes by a step in less time.  It depends on the other lanes of the batch, and the two modes differ
+in the last bits; if a lane's bits must not depend on its batch-mates, the mode is fixed instead.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,7 +14,7 @@ from lego_serve.core.costs import Rates, StepWork
 
 
 class LoraMode(Enum):
-    """Which way is taken; AUTO by predicted cost, and not where bits must be the same in every batch."""
+    """How adapters are applied; AUTO chooses by predicted cost and is not batch-invariant."""
 
     GROUPED = "grouped"
     PATCHED = "patched"
@@ -22,15 +22,15 @@ class LoraMode(Enum):
 
 
 def allowed_mode(mode: LoraMode, *, batch_invariant: bool) -> LoraMode:
-    """The mode to run in: where bits must not depend on batch-mates, a choice by cost becomes a fixed one."""
+    """Return the mode to run in: with ``batch_invariant``, AUTO becomes GROUPED."""
     return LoraMode.GROUPED if batch_invariant and mode is LoraMode.AUTO else mode
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSet:
-    """A lane's set of adapters in a step: its name, and what it weighs.
+    """The adapters of a lane in a step, with their costs.
 
-    ``row_products``: multiplications a row pays when grouped; ``touched``: weights rewritten when patched.
+    ``row_products``: multiplications per row if grouped; ``touched``: weights rewritten if patched.
     """
 
     key: Hashable
@@ -40,24 +40,24 @@ class AdapterSet:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRates:
-    """Seconds a multiplication of a row, a set in a step, and a weight rewritten."""
+    """Seconds per multiplication, per set in a step, and per weight rewritten."""
 
     product_s: float = 0.0
     set_s: float = 0.0
     touch_s: float = 0.0
 
-    def grouped_s(self, of: AdapterSet, rows: int) -> float:
-        """What a set's rows add to a step when grouped."""
-        return self.set_s + of.row_products * rows * self.product_s
+    def grouped_s(self, adapters: AdapterSet, rows: int) -> float:
+        """Return the seconds that a set with so many rows adds to a grouped step."""
+        return self.set_s + adapters.row_products * rows * self.product_s
 
-    def swap_s(self, of: AdapterSet) -> float:
-        """What patching a set in, and the one before it out, takes."""
-        return of.touched * self.touch_s
+    def swap_s(self, adapters: AdapterSet) -> float:
+        """Return the seconds of patching a set in, and the one before it out."""
+        return adapters.touched * self.touch_s
 
 
 @dataclass(frozen=True, slots=True)
 class LoraLane:
-    """A lane as the choice sees it: its set, if any, what its step weighs, and the steps it has left."""
+    """A lane as the choice of a mode sees it: its set, the work of its step, and its remaining steps."""
 
     adapters: AdapterSet | None
     work: StepWork
@@ -65,29 +65,29 @@ class LoraLane:
 
 
 def grouped_extra_s(lanes: Sequence[LoraLane], costs: AdapterRates) -> float:
-    """Predicted seconds that grouped products add to a step of these lanes."""
+    """Return the predicted seconds that grouped adapters add to a step of these lanes."""
     rows: dict[AdapterSet, int] = {}
     for lane in lanes:
         if lane.adapters is not None:
             rows[lane.adapters] = rows.get(lane.adapters, 0) + lane.work.rows
-    return sum(costs.grouped_s(of, count) for of, count in rows.items())
+    return sum(costs.grouped_s(adapters, count) for adapters, count in rows.items())
 
 
 def patching_pays(lanes: Sequence[LoraLane], patched: Hashable, rates: Rates, costs: AdapterRates) -> bool:
-    """Whether one set after another, patched, brings these lanes forward by a step sooner than all at once, grouped.
+    """Return whether patching one set after another advances these lanes by a step sooner than grouping them all.
 
-    A set stays for as long as its lanes have steps left, over which its swap is spread; one that is ``patched``
-    already costs no swap as long as it is the only one.
+    A swap is spread over the remaining steps of the set's lanes, for which the set stays patched in.  The set that is
+    ``patched`` already needs no swap if it is the only one.
     """
     by_set: dict[AdapterSet | None, list[LoraLane]] = {}
     for lane in lanes:
         by_set.setdefault(lane.adapters, []).append(lane)
     patched_s = 0.0
-    for of, group in by_set.items():
+    for adapters, group in by_set.items():
         patched_s += _seconds(group, rates)
-        is_there = len(by_set) == 1 and of is not None and of.key == patched
-        if of is not None and not is_there:
-            patched_s += costs.swap_s(of) / max(lane.steps_left for lane in group)
+        is_patched = len(by_set) == 1 and adapters is not None and adapters.key == patched
+        if adapters is not None and not is_patched:
+            patched_s += costs.swap_s(adapters) / max(lane.steps_left for lane in group)
     return patched_s < _seconds(lanes, rates) + grouped_extra_s(lanes, costs)
 
 

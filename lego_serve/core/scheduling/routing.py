@@ -2,11 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 from lego_serve.core.addons import LoadedAdapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.templates import entries_label
+from lego_serve.core.nodes.messages import DenoiseInput
 
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
@@ -24,68 +27,62 @@ def quarantine(replicas: Sequence[str], suspects: bool) -> list[str]:
     return sorted(replicas)[:1] if suspects else list(replicas)
 
 
-def denoising_work(inputs: Mapping[str, object]) -> float:
-    """What a denoising call weighs against another: its pixels times the passes over them, of both branches."""
-    factors = (inputs.get(name, 1) for name in ("n", "width", "height", "steps"))
-    whole = float(_branches(inputs))
-    for factor in factors:
-        whole *= min(factor, MAX_FACTOR) if isinstance(factor, int | float) else 1
-    edit = edit_of(inputs)
+def denoising_work(request: DenoiseInput) -> float:
+    """Weigh a denoising call against another: its pixels times the passes over them, of both branches."""
+    whole = float(_branches(request))
+    for factor in (request.n, request.width, request.height, request.steps):
+        whole *= min(factor, MAX_FACTOR)
+    edit = edit_of(request)
     return whole if edit is None else whole * edit.active_ratio
 
 
-def edit_of(inputs: Mapping[str, object]) -> EditLatents | None:
+def edit_of(request: DenoiseInput) -> EditLatents | None:
     """The edit of a denoising call that reads its template's activations; None for any other."""
-    given = inputs.get("edit")
-    edit = given.get("edit") if isinstance(given, Mapping) else None
-    return edit if isinstance(edit, EditLatents) and edit.active_ratio < 1 else None
+    edit = None if request.edit is None else request.edit.edit
+    return edit if edit is not None and edit.active_ratio < 1 else None
 
 
-def priming_work(inputs: Mapping[str, object]) -> float:
-    """What an edit's call weighs besides where its template's activations are not: one pass over all of it a step.
+def priming_work(request: DenoiseInput) -> float:
+    """Weigh what an edit's call does where its template's activations are missing: one pass over all of it a step.
 
     One for each branch where a caption primes the first; else all are mostly primed alike.
     """
-    edit = edit_of(inputs)
+    edit = edit_of(request)
     if edit is None:
         return 0.0
-    n = inputs.get("n", 1)
-    images = min(n, MAX_FACTOR) if isinstance(n, int) else 1  # which share one priming
-    shared = 1 if edit.is_described else _branches(inputs)
-    return denoising_work(inputs) / edit.active_ratio / images / shared
+    images = min(request.n, MAX_FACTOR)  # which share one priming
+    shared = 1 if edit.is_described else _branches(request)
+    return denoising_work(request) / edit.active_ratio / images / shared
 
 
-def entries_read(inputs: Mapping[str, object]) -> dict[str, float]:
+def entries_read(request: DenoiseInput) -> dict[str, float]:
     """What an edit's call reads of its template, by ``entries_label``, and for which part of its steps.
 
     An adapter takes part in some of them, and entries are those of the adapters of their step.
     """
-    edit = edit_of(inputs)
+    edit = edit_of(request)
     if edit is None:
         return {}
-    given = inputs.get("adapters")
-    adapters: Sequence[LoadedAdapter] = given.get("adapters", ()) if isinstance(given, Mapping) else ()
-    active = [adapter for adapter in adapters if adapter.has_denoiser and adapter.ask.scale != 0]
-    strength = inputs.get("strength", 1.0)
-    first = 1.0 - max(strength, MIN_STRENGTH) if isinstance(strength, int | float) and 0 < strength <= 1 else 0.0
-    turns = {min(max(turn, first), 1.0) for a in active for turn in (a.ask.start, a.ask.end)}
-    found: dict[str, float] = {}
+    active = [a for a in request.loaded_adapters if a.has_denoiser and a.request.scale != 0]
+    strength = request.strength
+    first = 1.0 - max(strength, MIN_STRENGTH) if 0 < strength <= 1 else 0.0
+    turns = {min(max(turn, first), 1.0) for a in active for turn in (a.request.start, a.request.end)}
+    shares: dict[str, float] = {}
     for start, end in pairwise(sorted(turns | {first, 1.0})):
-        mine = [(_named(a), a.ask.scale) for a in active if a.ask.start <= start < a.ask.end]
-        label = entries_label(edit.key, mine)
-        found[label] = found.get(label, 0.0) + (end - start) / (1.0 - first)
-    return found
+        in_use = [(_adapter_key(a), a.request.scale) for a in active if a.request.start <= start < a.request.end]
+        label = entries_label(edit.key, in_use)
+        shares[label] = shares.get(label, 0.0) + (end - start) / (1.0 - first)
+    return shares
 
 
-def _named(adapter: LoadedAdapter) -> str:
+def _adapter_key(adapter: LoadedAdapter) -> str:
     """What an adapter's entries go by; one whose file is still being read has none, and shares no name with others."""
-    return adapter.sha256 or f"{adapter.ask.name} {adapter.version}"
+    return adapter.sha256 or f"{adapter.request.name} {adapter.version}"
 
 
-def _branches(inputs: Mapping[str, object]) -> int:
+def _branches(request: DenoiseInput) -> int:
     """Passes over an image in a step: with and without the prompt, or one where a model is told the guidance."""
-    guidance = inputs.get("guidance", 1)
-    return 2 if isinstance(guidance, int | float) and guidance > 1 and "negative" in inputs else 1
+    return 2 if request.guidance > 1 and request.negative is not None else 1
 
 
 class Residency:
@@ -110,15 +107,15 @@ class Residency:
 
 
 def priming_by_replica(
-    inputs: Mapping[str, object], reported: Mapping[str, Collection[str]], where: Residency, now: float
+    request: DenoiseInput, reported: Mapping[str, Collection[str]], residency: Residency, now: float
 ) -> dict[str, float]:
     """What a denoising call weighs more on each replica, by the templates each reports; nothing but for edits."""
-    read, priming = entries_read(inputs), priming_work(inputs)
+    read, priming = entries_read(request), priming_work(request)
     if not read:
         return {}
     return {
-        replica: priming * sum(share for label, share in read.items() if not where.has(replica, label, told, now))
-        for replica, told in reported.items()
+        replica: priming * sum(part for label, part in read.items() if not residency.has(replica, label, has, now))
+        for replica, has in reported.items()
     }
 
 
@@ -148,3 +145,45 @@ class Outstanding:
     def end(self, call: str) -> None:
         """A call has ended, wherever it was."""
         self._calls.pop(call, None)
+
+
+@dataclass(frozen=True, slots=True)
+class CallHints:
+    """What a call says that its replica is chosen by; ``denoise`` where it is a denoising call with a ``key``."""
+
+    denoise: DenoiseInput | None = None
+    key: str = ""
+    avoid: frozenset[str] = frozenset()
+    is_suspect: bool = False
+
+
+class ReplicaChoice:
+    """Chooses replicas for the calls of one process, and keeps account of what they have in hand there."""
+
+    def __init__(self) -> None:
+        self.outstanding = Outstanding()
+        self.residency = Residency()
+        self.draining: set[str] = set()  # replicas that turned a call away and are not gone yet
+
+    def ranked(
+        self, call: CallHints, templates: Mapping[str, Collection[str]], now: float, rng: Random
+    ) -> list[list[str]]:
+        """Rank the replicas (each with the templates it reports) that may take a call: the first group is tried first.
+
+        A denoising call is placed at the replica expected to end it first, and the others follow; of any other call
+        two replicas at random are tried, of which the caller takes the one with the shorter queue.
+        """
+        ids = quarantine(exclude(list(templates), call.avoid | self.draining), call.is_suspect)
+        if call.denoise is None or not ids:
+            return [rng.sample(ids, min(2, len(ids)))]
+        extra = priming_by_replica(call.denoise, {i: templates[i] for i in ids}, self.residency, now)
+        first = rng.choice(self.outstanding.least(ids, extra))
+        self.outstanding.place(call.key, first, denoising_work(call.denoise) + extra.get(first, 0.0))
+        for label in entries_read(call.denoise):
+            self.residency.record_sent(first, label, now)
+        rest = [replica for replica in ids if replica != first]
+        return [[first], rest] if rest else [[first]]
+
+    def forget(self, replicas: Collection[str]) -> None:
+        """Replicas are gone."""
+        self.draining.difference_update(replicas)

@@ -1,4 +1,4 @@
-"""Request values against a workflow's declared inputs: names, types, bounds, defaults."""
+"""Binds the values of a request to a workflow's declared inputs: checks names, types and bounds, adds defaults."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.core.workflow.types import as_type
 from lego_serve.errors import RequestError, UnsupportedParameter
 
-OPAQUE = ("image", "adapters", "controls", "edit")  # who made the value of them knows that it is one
+OPAQUE = ("image", "adapters", "controls", "edit")  # types of values that the gateway builds, not checked here
 
 
-def bind(workflow: Workflow, given: Mapping[str, object]) -> dict[str, object]:
-    """The values of every input; one that is absent or None has its default, or None.
+def bind(workflow: Workflow, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the value of every input; an input that is absent or None gets its default, or None.
 
-    Raises UnsupportedParameter for a name the workflow does not declare and RequestError for a value
-    that is missing, of another type, or out of bounds; ``param`` names the input.
+    Raises UnsupportedParameter for a name that the workflow does not declare, and RequestError for a value that is
+    missing, of another type, or out of bounds; ``param`` names the input.
     """
-    for name in given:
+    for name in values:
         if name not in workflow.inputs:
             near = closest(name, workflow.inputs)
             hint = f" Did you mean `{near}`?" if near else ""
             raise UnsupportedParameter(f"Workflow {workflow.name} takes no input of this name.{hint}", param=name)
-    return {name: _bound(workflow, name, declared, given.get(name)) for name, declared in workflow.inputs.items()}
+    return {name: _bound(workflow, name, declared, values.get(name)) for name, declared in workflow.inputs.items()}
 
 
 def _bound(workflow: Workflow, name: str, declared: Input, value: object) -> object:
@@ -36,14 +36,12 @@ def _checked(name: str, declared: Input, value: object) -> object:
     if declared.type in OPAQUE:
         return value
     try:
-        fitting = as_type(value, declared.type)
+        typed = as_type(value, declared.type)
     except TypeError as error:
         raise RequestError(f"`{name}` {error}.", param=name, code="invalid_type") from None
     except ValueError as error:
         raise RequestError(f"`{name}` {error}.", param=name) from None
     low, high = declared.min, declared.max
-    if isinstance(fitting, int | float) and (
-        (low is not None and fitting < low) or (high is not None and fitting > high)
-    ):
+    if isinstance(typed, int | float) and ((low is not None and typed < low) or (high is not None and typed > high)):
         raise RequestError(f"`{name}` must lie between {low} and {high}.", param=name, code="out_of_range")
-    return fitting
+    return typed

@@ -1,7 +1,7 @@
-"""From a declaration (plain dicts) to a checked Workflow; every complaint names line, place and nearest name.
+"""Compiles a declaration (plain dicts) to a checked Workflow; every error names line, place and nearest name.
 
-What is checked: known keys, names and types everywhere; every argument of the type its node takes,
-the required ones there and never absent; no circle; no input or node that nothing uses.
+Checked are: keys, names and types everywhere; the type of every argument; that required arguments are present and have
+a value; that the graph has no cycle; that every input and node is used.
 """
 
 import re
@@ -18,11 +18,12 @@ Path = tuple[str, ...]
 Where = Callable[[Path], str]
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-INPUTS = "inputs"  # `$inputs.name` is no node's output
+RENAMED = {"reuse_floor": "min_ssim"}  # keys of earlier versions, and their new names
+INPUTS = "inputs"  # `$inputs.name` refers to an input, not to a node
 
 
 def compile_workflow(declared: Mapping[str, Any], where: Where) -> Workflow:
-    """Check a declaration and build its Workflow.  ``where`` tells file and line of a path into it.
+    """Check a declaration and build its Workflow; ``where`` returns the file and line of a path.
 
     Raises WorkflowError.
     """
@@ -30,7 +31,7 @@ def compile_workflow(declared: Mapping[str, Any], where: Where) -> Workflow:
 
 
 def nearest(word: object, known: Collection[str]) -> str:
-    """The end of a complaint about an unknown word: the nearest known one, or all of them."""
+    """Return the end of an error message about an unknown word: the nearest known one, or all of them."""
     near = closest(str(word), known)
     if near:
         return f"; did you mean `{near}`?"
@@ -38,7 +39,7 @@ def nearest(word: object, known: Collection[str]) -> str:
 
 
 class _Compiler:
-    """One declaration being checked: inputs first, then kinds of nodes, then what refers to them."""
+    """The compilation of one declaration: first inputs, then the kinds of nodes, then the references to both."""
 
     def __init__(self, where: Where) -> None:
         self._where = where
@@ -51,7 +52,7 @@ class _Compiler:
         for key, expected in (("apiVersion", API_VERSION), ("kind", "Workflow")):
             if declared.get(key, expected) != expected:
                 raise self._fail((key,), f"`{key}` must be `{expected}`")
-        name, version, floor = self._metadata(declared["metadata"])
+        name, version, min_ssim = self._metadata(declared["metadata"])
         for key, value in self._mapping((INPUTS,), declared.get(INPUTS, {})).items():
             self._inputs[self._name((INPUTS, key))] = self._input((INPUTS, key), value)
         raw_nodes = self._mapping(("nodes",), declared["nodes"])
@@ -61,7 +62,7 @@ class _Compiler:
         outputs = self._outputs(declared["outputs"])
         self._acyclic(nodes)
         self._all_used(nodes, outputs)
-        return Workflow(name, version, self._inputs, nodes, outputs, floor)
+        return Workflow(name, version, self._inputs, nodes, outputs, min_ssim)
 
     def _fail(self, path: Path, message: str) -> WorkflowError:
         place = f"{path[0].removesuffix('s')} {path[1]}: " if len(path) > 1 else ""
@@ -75,7 +76,9 @@ class _Compiler:
     def _keys(self, path: Path, value: Mapping[str, Any], known: Collection[str], required: Collection[str]) -> None:
         for key in value:
             if key not in known:
-                raise self._fail((*path, key), f"unknown key `{key}`{nearest(key, known)}")
+                new = RENAMED.get(key)
+                hint = f"; it is now `{new}`" if new in known else nearest(key, known)
+                raise self._fail((*path, key), f"unknown key `{key}`{hint}")
         for key in sorted(required):
             if key not in value:
                 raise self._fail(path, f"key `{key}` is missing")
@@ -98,21 +101,21 @@ class _Compiler:
             raise self._fail(("metadata", "name"), "a workflow's name is text of letters, digits, `.`, `_` and `-`")
         if isinstance(version, bool) or not isinstance(version, str | int | float) or not is_unicode(str(version)):
             raise self._fail(("metadata", "version"), "a version is text")
-        floor = metadata.get("min_ssim")
-        is_number = isinstance(floor, int | float) and not isinstance(floor, bool)
-        if floor is not None and not (is_number and 0 <= floor <= 1):
+        min_ssim = metadata.get("min_ssim")
+        is_number = isinstance(min_ssim, int | float) and not isinstance(min_ssim, bool)
+        if min_ssim is not None and not (is_number and 0 <= min_ssim <= 1):
             raise self._fail(("metadata", "min_ssim"), "`min_ssim` is a number from 0 to 1")
-        return name, str(version), None if floor is None else float(floor)
+        return name, str(version), None if min_ssim is None else float(min_ssim)
 
     def _input(self, path: Path, value: Any) -> Input:
-        said = self._mapping(path, value)
-        self._keys(path, said, {"type", "required", "default", "min", "max"}, {"type"})
-        kind = self._one_of((*path, "type"), said["type"], INPUT_TYPES, "type")
-        required = said.get("required", False)
+        fields = self._mapping(path, value)
+        self._keys(path, fields, {"type", "required", "default", "min", "max"}, {"type"})
+        kind = self._one_of((*path, "type"), fields["type"], INPUT_TYPES, "type")
+        required = fields.get("required", False)
         if not isinstance(required, bool):
             raise self._fail((*path, "required"), "`required` must be true or false")
-        low, high = self._bounds(path, said, kind)
-        default = said.get("default")
+        low, high = self._bounds(path, fields, kind)
+        default = fields.get("default")
         if default is None:
             return Input(kind, required, None, low, high)
         if required:
@@ -122,14 +125,14 @@ class _Compiler:
             raise self._fail((*path, "default"), f"the default {default} lies outside {low} to {high}")
         return Input(kind, required, default, low, high)
 
-    def _bounds(self, path: Path, said: Mapping[str, Any], kind: str) -> tuple[float | None, float | None]:
-        if "min" not in said and "max" not in said:
+    def _bounds(self, path: Path, fields: Mapping[str, Any], kind: str) -> tuple[float | None, float | None]:
+        if "min" not in fields and "max" not in fields:
             return None, None
         if kind not in ("int", "float"):
             raise self._fail(path, f"`min` and `max` are for numbers, not for {kind}")
-        if "min" not in said or "max" not in said:
+        if "min" not in fields or "max" not in fields:
             raise self._fail(path, "`min` and `max` come together")
-        low, high = (self._literal((*path, key), said[key], kind) for key in ("min", "max"))
+        low, high = (self._literal((*path, key), fields[key], kind) for key in ("min", "max"))
         if low > high:
             raise self._fail((*path, "min"), f"`min` {low} is more than `max` {high}")
         return low, high
@@ -141,16 +144,16 @@ class _Compiler:
             raise self._fail(path, f"`{path[-1]}` {error}") from None
 
     def _kind(self, path: Path, value: Any) -> Kind:
-        said = self._mapping(path, value)
-        self._keys(path, said, {"use", "model", "with"}, {"use", "model"})
-        return KINDS[self._one_of((*path, "use"), said["use"], KINDS, "kind of node")]
+        fields = self._mapping(path, value)
+        self._keys(path, fields, {"use", "model", "with"}, {"use", "model"})
+        return KINDS[self._one_of((*path, "use"), fields["use"], KINDS, "kind of node")]
 
-    def _node(self, path: Path, said: Mapping[str, Any]) -> Node:
-        use, model, kind = said["use"], said["model"], self._kinds[path[-1]]
+    def _node(self, path: Path, fields: Mapping[str, Any]) -> Node:
+        use, model, kind = fields["use"], fields["model"], self._kinds[path[-1]]
         if not isinstance(model, str) or not WORKFLOW_NAME.fullmatch(model):
             raise self._fail((*path, "model"), "`model` must be the name of a model")
         arguments: dict[str, object] = {}
-        for name, value in self._mapping((*path, "with"), said.get("with", {})).items():
+        for name, value in self._mapping((*path, "with"), fields.get("with", {})).items():
             if name not in kind.arguments:
                 raise self._fail((*path, "with", name), f"`{use}` takes no `{name}`{nearest(name, kind.arguments)}")
             arguments[name] = self._argument((*path, "with", name), value, kind, use)
@@ -167,12 +170,12 @@ class _Compiler:
         if value.startswith("$$"):  # a text that begins with a dollar
             return self._literal(path, value[1:], expected)
         source = self._source(path, value)
-        found = self._type(source)
-        if found != expected and (found, expected) != ("int", "float"):
-            raise self._fail(path, f"`{name}` takes {article(expected)}, but `{source}` is {article(found)}")
+        actual = self._type(source)
+        if actual != expected and (actual, expected) != ("int", "float"):
+            raise self._fail(path, f"`{name}` takes {article(expected)}, but `{source}` is {article(actual)}")
         if source.node == INPUTS and name in kind.required:
-            given = self._inputs[source.output]
-            if not given.required and given.default is None:
+            declared = self._inputs[source.output]
+            if not declared.required and declared.default is None:
                 raise self._fail(path, f"`{use}` needs `{name}`, but `{source}` is neither required nor has a default")
         return source
 
@@ -196,25 +199,23 @@ class _Compiler:
         return self._kinds[source.node].outputs[source.output]
 
     def _outputs(self, value: Any) -> dict[str, Source]:
-        said = self._mapping(("outputs",), value)
-        self._keys(("outputs",), said, OUTPUTS, OUTPUTS)
-        found = {name: self._source(("outputs", name), text) for name, text in said.items()}
-        for name, source in found.items():
+        fields = self._mapping(("outputs",), value)
+        self._keys(("outputs",), fields, OUTPUTS, OUTPUTS)
+        outputs = {name: self._source(("outputs", name), text) for name, text in fields.items()}
+        for name, source in outputs.items():
             if source.node == INPUTS:
                 raise self._fail(("outputs", name), "an output must come from a node")
             if self._type(source) != OUTPUTS[name]:
-                is_a = article(self._type(source))
-                raise self._fail(
-                    ("outputs", name), f"`{name}` must be {article(OUTPUTS[name])}, but `{source}` is {is_a}"
-                )
-        return found
+                expected, actual = article(OUTPUTS[name]), article(self._type(source))
+                raise self._fail(("outputs", name), f"`{name}` must be {expected}, but `{source}` is {actual}")
+        return outputs
 
     def _acyclic(self, nodes: Mapping[str, Node]) -> None:
         try:
             TopologicalSorter({name: node.needs for name, node in nodes.items()}).prepare()
         except CycleError as error:
-            circle = error.args[1]
-            raise self._fail(("nodes", circle[0]), f"nodes wait for each other: {' -> '.join(circle)}") from None
+            cycle = error.args[1]
+            raise self._fail(("nodes", cycle[0]), f"nodes wait for each other: {' -> '.join(cycle)}") from None
 
     def _all_used(self, nodes: Mapping[str, Node], outputs: Mapping[str, Source]) -> None:
         used = {a for n in nodes.values() for a in n.arguments.values() if isinstance(a, Source)} | {*outputs.values()}

@@ -1,6 +1,6 @@
-"""Workflows declared in Python: a decorated function is called once with stand-ins and becomes a graph.
+"""Declares workflows in Python: a decorated function is called once with placeholders and becomes a graph.
 
-What is written::
+For example::
 
     @workflow("portrait")
     def portrait(prompt: Text, steps: Int(1, 50) = 20, seed: Int = 0):
@@ -12,8 +12,8 @@ What is written::
         )
         return decode("lego-tiny", latents=latents)
 
-The name then stands for a Workflow.  A node's name is its kind, numbered from the second on, unless
-``name=`` says another; nodes of the same names make the same content hash as a YAML file's.
+``portrait`` then is a Workflow.  A node is named by its kind, numbered from the second on, unless ``name=`` names it; a
+YAML file with the same names has the same content hash.
 """
 
 import inspect
@@ -30,7 +30,7 @@ from lego_serve.errors import WorkflowError
 
 @dataclass(frozen=True, slots=True)
 class DeclaredInput:
-    """The type of an input, used as an annotation; called with two numbers, the same type within these bounds."""
+    """The type of an input, used as an annotation; a call with two numbers returns the type within these bounds."""
 
     type: str
     min: float | None = None
@@ -45,7 +45,7 @@ Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (DeclaredInpu
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Stands for an input or a node's value while a function is traced."""
+    """A placeholder for an input or a node's output while a function is traced."""
 
     reference: str
 
@@ -68,17 +68,17 @@ def text_encode(model: str, *, name: str | None = None, **arguments: Argument) -
 
 
 def encode_image(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that turns ``image`` into something a denoising can start from."""
+    """A node that encodes ``image`` for a denoising to start from."""
     return _add("encode_image", model, name, arguments)
 
 
 def load_adapters(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that finds the adapters a request names (``lora``) and begins to load them."""
+    """A node that identifies the adapters of a request (``lora``) and starts to load them."""
     return _add("load_adapters", model, name, arguments)
 
 
 def encode_controls(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that encodes the images of the ControlNets a request names (``controlnet``)."""
+    """A node that encodes the images of a request's ControlNets (``controlnet``)."""
     return _add("encode_controls", model, name, arguments)
 
 
@@ -88,17 +88,17 @@ def encode_edit(model: str, *, name: str | None = None, **arguments: Argument) -
 
 
 def denoise(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that makes latents out of noise, or out of an encoded image (``init``, ``strength``)."""
+    """A node that denoises latents, from noise or from an encoded image (``init``, ``strength``)."""
     return _add("denoise", model, name, arguments)
 
 
 def decode(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that turns ``latents`` into an image."""
+    """A node that decodes ``latents`` to an image."""
     return _add("decode", model, name, arguments)
 
 
 def decode_edit(model: str, *, name: str | None = None, **arguments: Argument) -> Value:
-    """A node that turns ``latents`` into the changed part of an ``edit``'s image; the rest stays what it was."""
+    """A node that decodes ``latents`` to the changed part of an ``edit``'s image; the other pixels stay."""
     return _add("decode_edit", model, name, arguments)
 
 
@@ -135,24 +135,24 @@ def _add(kind: str, model: str, name: str | None, arguments: dict[str, Argument]
     if trace is None:
         raise WorkflowError(f"{place}: {kind}() is called outside a @workflow function")
     numbered = (kind if i == 1 else f"{kind}_{i}" for i in count(1))
-    chosen = name or next(n for n in numbered if n not in trace.nodes)
-    if chosen in trace.nodes:
-        raise WorkflowError(f"{place}: node {chosen}: another node has this name")
-    trace.nodes[chosen] = {"use": kind, "model": model, "with": {key: _plain(a) for key, a in arguments.items()}}
-    trace.places[chosen] = place
-    return Value(f"${chosen}.{next(iter(KINDS[kind].outputs))}")
+    node = name or next(n for n in numbered if n not in trace.nodes)
+    if node in trace.nodes:
+        raise WorkflowError(f"{place}: node {node}: another node has this name")
+    trace.nodes[node] = {"use": kind, "model": model, "with": {key: _plain(a) for key, a in arguments.items()}}
+    trace.places[node] = place
+    return Value(f"${node}.{next(iter(KINDS[kind].outputs))}")
 
 
 def _plain(argument: Argument) -> object:
     if isinstance(argument, Value):
         return argument.reference
     if isinstance(argument, str) and argument.startswith("$"):
-        return f"${argument}"  # in Python a text is a text, whatever it begins with
+        return f"${argument}"  # escapes the dollar: in Python a string is never a reference
     return argument
 
 
 def _place_of_call() -> str:
-    """File and line of the author's call: two frames above ``_add``."""
+    """Return file and line of the author's call: two frames above ``_add``."""
     frame = inspect.currentframe()
     for _ in range(3):
         frame = frame.f_back if frame is not None else None
@@ -168,17 +168,17 @@ def _inputs(function: Callable[..., Value], place: str) -> dict[str, dict[str, A
 
 
 def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
-    said = parameter.annotation
-    if not isinstance(said, DeclaredInput):
+    annotation = parameter.annotation
+    if not isinstance(annotation, DeclaredInput):
         raise WorkflowError(
             f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, "
             "Adapters or Controls"
         )
-    found: dict[str, Any] = {"type": said.type}
+    declaration: dict[str, Any] = {"type": annotation.type}
     if parameter.default is inspect.Parameter.empty:
-        found["required"] = True
+        declaration["required"] = True
     elif parameter.default is not None:
-        found["default"] = parameter.default
-    if said.min is not None:
-        found |= {"min": said.min, "max": said.max}
-    return found
+        declaration["default"] = parameter.default
+    if annotation.min is not None:
+        declaration |= {"min": annotation.min, "max": annotation.max}
+    return declaration

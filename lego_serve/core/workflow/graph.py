@@ -1,7 +1,7 @@
 """Workflows: typed graphs of model calls, as values.
 
-A workflow has one canonical form (plain dicts, keys sorted) and a hash of it; Python and YAML
-declarations both compile to it, through `workflow_check.py`.
+A workflow has one canonical form (plain dicts, keys sorted) and a hash of it; Python and YAML declarations both compile
+to it, through `compile.py`.
 """
 
 import hashlib
@@ -10,14 +10,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lego_serve.core.nodes.messages import (
+    DecodeEditInput,
+    DecodeInput,
+    DenoiseInput,
+    EncodeControlsInput,
+    EncodeEditInput,
+    EncodeImageInput,
+    LoadAdaptersInput,
+    TextEncodeInput,
+)
+from lego_serve.core.values import NodeRequest
+
 API_VERSION = "lego.dev/v1"
 INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "adapters", "controls", "edit")
-OUTPUTS: Mapping[str, str] = {"image": "image"}  # what a workflow gives its client, by name, and of which type
+OUTPUTS: Mapping[str, str] = {"image": "image"}  # name and type of what a client receives
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A value the request may or must carry; bounds are inclusive and belong to numbers."""
+    """A declared input, which a request may or must give; bounds are inclusive and only for numbers."""
 
     type: str
     required: bool = False
@@ -28,7 +40,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an argument comes from: ``$inputs.name`` (node "inputs") or ``$node.output``."""
+    """The source of an argument: ``$inputs.name`` (node "inputs") or ``$node.output``."""
 
     node: str
     output: str
@@ -39,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One model call: what kind, of which model, with which arguments (a Source or a literal)."""
+    """One model call: its kind, its model and its arguments, each a Source or a literal."""
 
     name: str
     kind: str
@@ -48,16 +60,17 @@ class Node:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The nodes whose values it takes."""
+        """The nodes whose outputs it takes."""
         sources = (value for value in self.arguments.values() if isinstance(value, Source))
         return frozenset(source.node for source in sources if source.node != "inputs")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The signature of a kind of node: argument types (required ones marked) and output types."""
+    """The signature of a kind of node: its input class, argument types (required ones marked) and output types."""
 
     component: str
+    input: type[NodeRequest[Any]]
     arguments: Mapping[str, str]
     required: frozenset[str]
     outputs: Mapping[str, str]
@@ -66,27 +79,33 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "text_encode": Kind(
         "text_encoder",
+        TextEncodeInput,
         {"prompt": "text", "adapters": "loaded_adapters"},
         frozenset({"prompt"}),
         {"cond": "conditioning"},
     ),
-    # Answers as soon as it is known which adapters they are; whoever uses them waits for their weights.
-    "load_adapters": Kind("adapters", {"lora": "adapters"}, frozenset({"lora"}), {"adapters": "loaded_adapters"}),
+    # Returns as soon as the adapters are identified; the nodes that use them wait for the weights.
+    "load_adapters": Kind(
+        "adapters", LoadAdaptersInput, {"lora": "adapters"}, frozenset({"lora"}), {"adapters": "loaded_adapters"}
+    ),
     "encode_image": Kind(
         "vae",
+        EncodeImageInput,
         {"image": "image", "width": "int", "height": "int"},
         frozenset({"image", "width", "height"}),
-        {"latents": "image_latents"},  # an image's posterior: something to start from, nothing to decode
+        {"latents": "image_latents"},  # an image's posterior, to start denoising from; it cannot be decoded
     ),
     "encode_controls": Kind(
         "vae",
+        EncodeControlsInput,
         {"controlnet": "controls", "width": "int", "height": "int"},
         frozenset({"controlnet", "width", "height"}),
         {"controls": "control_latents"},
     ),
-    "encode_edit": Kind("vae", {"edit": "edit"}, frozenset({"edit"}), {"edit": "edit_latents"}),
+    "encode_edit": Kind("vae", EncodeEditInput, {"edit": "edit"}, frozenset({"edit"}), {"edit": "edit_latents"}),
     "denoise": Kind(
         "backbone",
+        DenoiseInput,
         {
             "cond": "conditioning",
             "negative": "conditioning",
@@ -109,19 +128,23 @@ KINDS: Mapping[str, Kind] = {
         frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},
     ),
-    "decode": Kind("vae", {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),
+    "decode": Kind("vae", DecodeInput, {"latents": "latents"}, frozenset({"latents"}), {"image": "image"}),
     "decode_edit": Kind(
-        "vae", {"latents": "latents", "edit": "edit"}, frozenset({"latents", "edit"}), {"image": "image"}
+        "vae",
+        DecodeEditInput,
+        {"latents": "latents", "edit": "edit"},
+        frozenset({"latents", "edit"}),
+        {"image": "image"},
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A validated graph; ``outputs`` names what the client gets.
+    """A validated graph; ``outputs`` names what the client receives.
 
-    ``min_ssim`` is the least likeness (SSIM in the mask) that edits which read activations must have, on average, to
-    those computed in full; None asks nothing of them.
+    ``min_ssim``: the least mean SSIM, inside the mask, between edits that reuse activations and the same edits computed
+    in full; None sets no minimum.
     """
 
     name: str
@@ -137,12 +160,12 @@ class Workflow:
         return frozenset(node.model for node in self.nodes.values())
 
     def canonical(self) -> dict[str, Any]:
-        """The one canonical form, in plain JSON values."""
-        floor = {} if self.min_ssim is None else {"min_ssim": self.min_ssim}
+        """Return the canonical form, in plain JSON values."""
+        ssim_entry = {} if self.min_ssim is None else {"min_ssim": self.min_ssim}
         return {
             "apiVersion": API_VERSION,
             "kind": "Workflow",
-            "metadata": {"name": self.name, "version": self.version} | floor,
+            "metadata": {"name": self.name, "version": self.version} | ssim_entry,
             "inputs": {name: _input(value) for name, value in sorted(self.inputs.items())},
             "nodes": {
                 name: {"use": n.kind, "model": n.model, "with": {k: _plain(v) for k, v in sorted(n.arguments.items())}}
@@ -165,8 +188,8 @@ def _plain(value: object) -> object:
 
 
 def _input(value: Input) -> dict[str, object]:
-    found: dict[str, object] = {"type": value.type}
+    fields: dict[str, object] = {"type": value.type}
     if value.required:
-        found["required"] = True
+        fields["required"] = True
     optional = {"default": value.default, "min": value.min, "max": value.max}
-    return found | {key: said for key, said in optional.items() if said is not None}
+    return fields | {key: content for key, content in optional.items() if content is not None}

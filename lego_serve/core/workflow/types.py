@@ -1,15 +1,15 @@
-"""Plain values and the types a workflow knows: which value is of which type."""
+"""Checks plain values against the types of a workflow."""
 
 import math
 
-CHOICES = {"sampler": ("euler", "dpmpp_2m")}  # types whose values are a few names
+CHOICES = {"sampler": ("euler", "dpmpp_2m")}  # types with a fixed set of values
 
 
 def as_type(value: object, kind: str) -> object:
-    """The value as this type has it (an int is a float where one is wanted).
+    """Return the value as this type; an int becomes a float if the type is float.
 
-    Raises TypeError when it is of another type and ValueError when it is no good one; the messages
-    follow the name of what was given.
+    Raises TypeError for a value of another type and ValueError for an invalid one; the messages are written to follow
+    the name of the value.
     """
     if kind == "float" and type(value) is int:
         try:
@@ -17,7 +17,7 @@ def as_type(value: object, kind: str) -> object:
         except OverflowError:
             value = math.inf
     expected = {"text": str, "int": int, "float": float, "bool": bool, **dict.fromkeys(CHOICES, str)}.get(kind)
-    if type(value) is not expected:  # type(), for a bool is an int to isinstance()
+    if type(value) is not expected:  # not isinstance(), to which a bool is an int
         raise TypeError(f"must be {article(kind)}, not {article(_kind_of(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -29,12 +29,12 @@ def as_type(value: object, kind: str) -> object:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written down: a lone surrogate cannot."""
+    """Return whether a text can be encoded; one with a lone surrogate cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def article(kind: str) -> str:
-    """A type with its article, for a sentence."""
+    """Return the name of a type with its article, for a sentence."""
     name = kind.replace("_", " ")
     if name in ("text", "conditioning", "nothing") or name.endswith(("latents", "adapters", "controls")):
         return name

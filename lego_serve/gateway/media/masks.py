@@ -1,65 +1,66 @@
-"""Masks of edits: read safely, and spread into how much of each pixel is new."""
+"""Reads the masks of edits safely, and turns them into how much of each pixel is new."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lego_serve.gateway.media.uploads import bad, decoded, opened
+from lego_serve.gateway.media.uploads import bad_image, decode_pixels, open_upload
 
-MAX_SPREAD = 64
+MAX_SPREAD = 64  # pixels, of a mask's dilation and of its feather
 
 
 def decode_mask(data: bytes, size: tuple[int, int], max_pixels: int) -> np.ndarray:
-    """Where an image of so many pixels (width, height) is to change: true where the mask's alpha is 0.
+    """Return where an image of a size (width, height) is to change: true (height, width) where the mask's alpha is 0.
 
-    Raises RequestError; the pixel cap is checked before any pixel is decoded.
+    Raises RequestError; ``max_pixels`` is checked before any pixel is decoded.
     """
-    mask = opened(data, "mask", ("PNG",), max_pixels)
+    mask = open_upload(data, "mask", ("PNG",), max_pixels)
     if not mask.image.has_transparency_data:
-        raise bad("mask", "must have an alpha channel; what is transparent is edited")
-    alpha = decoded(mask, "RGBA", "mask").getchannel("A")
+        raise bad_image("mask", "must have an alpha channel; what is transparent is edited")
+    alpha = decode_pixels(mask, "RGBA", "mask").getchannel("A")
     if alpha.size != size:
-        raise bad("mask", f"is {alpha.width}x{alpha.height}, the image {size[0]}x{size[1]}; they must be of one size")
+        sizes = f"is {alpha.width}x{alpha.height}, the image {size[0]}x{size[1]}; they must be of one size"
+        raise bad_image("mask", sizes)
     edited: np.ndarray = np.asarray(alpha) == 0
     return edited
 
 
-def weights_of(mask: np.ndarray, size: tuple[int, int], dilation: int, feather: int) -> np.ndarray:
-    """How much of each pixel is new, 0 to 255, at a size (width, height): the mask grown, its edge faded outwards.
+def edit_weights(mask: np.ndarray, size: tuple[int, int], dilation: int, feather: int) -> np.ndarray:
+    """Return how much of each pixel (height, width) is new, 0 to 255, at a size (width, height).
 
-    All of the mask and of the ``dilation`` pixels around it is new; over the next ``feather`` pixels the new fades.
+    The mask and the ``dilation`` pixels around it are all new; over the next ``feather`` pixels the weight falls to 0.
     """
-    given = _sized(mask, size)
-    core = _grown(given, dilation)
+    resized = _resize(mask, size)
+    core = _dilate(resized, dilation)
     if not feather:
         return core
     half = feather // 2
-    faded = Image.fromarray(_grown(given, dilation + half)).filter(ImageFilter.BoxBlur(feather - half))
-    spread: np.ndarray = np.maximum(core, np.asarray(faded))
-    return spread
+    blurred = Image.fromarray(_dilate(resized, dilation + half)).filter(ImageFilter.BoxBlur(feather - half))
+    weight: np.ndarray = np.maximum(core, np.asarray(blurred))
+    return weight
 
 
-def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask as 0 and 255 at a size; a side that shrinks keeps all that was touched, so that no thin stroke is lost."""
+def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask as 0 and 255 at a size (width, height); no stroke is lost, however thin, where it shrinks."""
     for axis, side in ((1, size[0]), (0, size[1])):
         if side < mask.shape[axis]:
-            mask = _shrunk(mask, axis, side)
+            mask = _shrink(mask, axis, side)
     return np.array(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST))
 
 
-def _shrunk(mask: np.ndarray, axis: int, side: int) -> np.ndarray:
-    """True where any of what comes to be one pixel is, be it a part of a pixel that two share."""
+def _shrink(mask: np.ndarray, axis: int, side: int) -> np.ndarray:
+    """Return a mask with a shorter axis: a new pixel is true where any old one that it covers, even in part, is."""
     full = mask.shape[axis]
     first = np.arange(side) * full // side
-    last = (np.arange(1, side + 1) * full - 1) // side  # the next one's first where the two share it
+    last = (np.arange(1, side + 1) * full - 1) // side  # also the first of the next, where the two share a pixel
     touched: np.ndarray = np.logical_or.reduceat(mask, first, axis=axis) | mask.take(last, axis=axis)
     return touched
 
 
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The greatest within so many pixels of each: along rows and then columns, at the same cost for any number."""
+def _dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Return the maximum within ``pixels`` of each pixel, along both axes; the cost is the same for any number."""
     if not pixels:
         return mask
-    from scipy.ndimage import maximum_filter1d  # only a gateway that is asked for edits needs it
+    from scipy.ndimage import maximum_filter1d  # imported late: only a gateway that serves edits needs it
 
     for axis in (0, 1):
         mask = maximum_filter1d(mask, 2 * pixels + 1, axis=axis, mode="nearest")

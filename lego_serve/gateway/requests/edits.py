@@ -1,8 +1,8 @@
-"""A form that asks for an edit, read into what a workflow takes: a whole image, or an image where a mask says."""
+"""Edits: reads the form, then binds the workflow's inputs and decodes the image and the mask."""
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from fastapi import Request
@@ -12,19 +12,18 @@ from pydantic import ValidationError
 from lego_serve.core.editing.edit import EditInput, image_key, is_described
 from lego_serve.core.editing.reuse import Quality, ReuseStats
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
+from lego_serve.core.nodes.messages import SourceImage
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.errors import RequestError, UnsupportedParameter
+from lego_serve.errors import RequestError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import validation_error
+from lego_serve.gateway.errors import require_type, validation_error
 from lego_serve.gateway.media.codec import decode_upload, fit_size, to_array
-from lego_serve.gateway.media.masks import decode_mask, weights_of
+from lego_serve.gateway.media.masks import decode_mask, edit_weights
+from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
 from lego_serve.gateway.requests.multipart import read_form, split_form
 from lego_serve.gateway.requests.schemas import EditRequest
-from lego_serve.gateway.run_job import ImageJobRequest, bind_request
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
-
-SUFFIXES = {"image": "-img2img", "edit": "-edit"}  # of the built-in workflow that takes such an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,11 @@ class EditForm:
     body: EditRequest
     image: bytes | None
     mask: bytes | None
+
+    @property
+    def input_name(self) -> str:
+        """The workflow's input that takes the image: as a whole, or where a mask says."""
+        return "image" if self.mask is None else "edit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class EditSource:
 
 
 async def read_edit(request: Request) -> EditForm:
-    """The form of a request.  Raises RequestError."""
+    """Return the form of a request.  Raises WrongMediaType or RequestError."""
+    require_type(request, "multipart/form-data")
     form = await read_form(request)
     try:
         fields, files = split_form(form, ("image", "mask"))
@@ -59,122 +64,110 @@ async def read_edit(request: Request) -> EditForm:
             raise validation_error(error) from None
         body.refuse_unsupported()
         body.refuse_without_mask("mask" in files)
-        read = {kind: await file.read() for kind, file in files.items()}
-        return EditForm(body, read.get("image"), read.get("mask"))
+        contents = {name: await file.read() for name, file in files.items()}
+        return EditForm(body, image=contents.get("image"), mask=contents.get("mask"))
     finally:
         await form.close()
 
 
-async def edit_order(context: Context, form: EditForm, caller: Caller) -> ImageJobRequest:
-    """What a form asks of the workflow it names.  Raises RequestError."""
-    body, most = form.body, context.settings.max_image_pixels
-    template = None if body.template is None else await context.template(caller, body.template)
-    named = context.workflow(body.model or (None if template is None else template.model))
-    taken = "image" if form.mask is None else "edit"
-    plain = workflow_taking(context, named, taken)
-    _check_template(plain, template)
-    workflow = _adapted(context, plain, body)
-    subject = await _subject(context, form, caller, template)
-    size = _size(context, body, workflow, subject)
-    sized: dict[str, object] = {"width": size[0], "height": size[1]}
-    if form.mask is not None:
-        sized |= caption_of(workflow, body.caption, template)
-    inputs = bind_request(workflow, body.inputs() | sized | {taken: b""})  # bounds first, then the work of resizing
+async def find_template(context: Context, caller: Caller, body: EditRequest) -> Template | None:
+    """Return the template that an edit names; None where it brings its own image.  Raises NotFound."""
+    return None if body.template is None else await context.template(caller, body.template)
+
+
+async def prepare_edit(
+    context: Context, caller: Caller, form: EditForm, *, workflow: Workflow, template: Template | None
+) -> ImageJobRequest:
+    """Bind an edit's inputs and decode its image and mask.  Raises RequestError."""
+    body, settings = form.body, context.settings
+    source = await _decode_source(context, caller, form, template)
+    size = _edit_size(body, workflow, source, settings.size_multiple)
+    extra = size_inputs(size) | {form.input_name: UNDECODED}
     if form.mask is None:
-        pixels = await asyncio.to_thread(to_array, subject.image, *size)
-        return ImageJobRequest(workflow, body, sized | {"image": {"pixels": pixels}}, caller)
-    mask = await asyncio.to_thread(decode_mask, form.mask, subject.image.size, most)
-    asked = await asyncio.to_thread(_ask, subject, mask, size, body, caller)
-    ask = context.quality_checks.planned(workflow, replace(asked, is_described=is_described(inputs)))
-    nothing = None
-    if not np.any(np.asarray(ask.weight)):
-        nothing = _unchanged(np.asarray(ask.pixels), body, context.settings.size_multiple)
-    return ImageJobRequest(workflow, body, sized | {"edit": ask}, caller, nothing)
+        inputs = bind_inputs(workflow, body, extra)
+        inputs["image"] = SourceImage(await asyncio.to_thread(to_array, source.image, *size))
+        return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
+    inputs = bind_inputs(workflow, body, extra | caption_input(workflow, body.caption, template))
+    edit = await asyncio.to_thread(
+        _decode_edit,
+        form,
+        source,
+        size,
+        tenant=caller.tenant,
+        max_pixels=settings.max_image_pixels,
+        is_captioned=is_described(inputs),
+    )
+    inputs["edit"] = context.quality_checks.plan(workflow, edit)
+    result = None
+    if not np.any(np.asarray(edit.weight)):
+        result = _unchanged_result(np.asarray(edit.pixels), inputs.get("seed"), body, settings.size_multiple)
+    return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller, result=result)
 
 
-def workflow_taking(context: Context, workflow: Workflow, taken: str, param: str | None = None) -> Workflow:
-    """The workflow for such an input: the one named, or else the one of that name with the input's suffix.
-
-    Raises UnsupportedParameter, about the field that asks for it unless another is given.
-    """
-    if taken in workflow.inputs:
-        return workflow
-    sibling = context.runner.workflows.get(workflow.name + SUFFIXES[taken])
-    if sibling is None or taken not in sibling.inputs:
-        param = param or ("image" if taken == "image" else "mask")
-        what = "edit images" if taken == "image" else "edit parts of images"
-        raise UnsupportedParameter(f"This model does not {what}.", param=param)
-    return sibling
-
-
-def own_size(context: Context, workflow: Workflow, image: Image.Image) -> tuple[int, int]:
-    """The size of an image as a workflow can have it."""
+def own_size(workflow: Workflow, image: Image.Image, multiple: int) -> tuple[int, int]:
+    """Return an image's size (width, height) as near as the workflow can have it."""
     bounds = workflow.inputs["width"]
-    return fit_size(image, context.settings.size_multiple, int(bounds.min or 16), int(bounds.max or 4096))
+    return fit_size(image, multiple, low=int(bounds.min or 16), high=int(bounds.max or 4096))
 
 
-async def _subject(context: Context, form: EditForm, caller: Caller, template: Template | None) -> EditSource:
+def caption_input(workflow: Workflow, caption: str | None, template: Template | None) -> dict[str, object]:
+    """Return the workflow's input of an edit's caption: the request's, or else its template's; empty without either.
+
+    A workflow that takes no caption is given the request's all the same, and refuses it; a template's is left out.
+    """
+    if caption is not None:
+        return {"caption": caption}
+    if template is None or template.caption is None or "caption" not in workflow.inputs:
+        return {}
+    return {"caption": template.caption}
+
+
+async def _decode_source(context: Context, caller: Caller, form: EditForm, template: Template | None) -> EditSource:
+    if template is not None:
+        return EditSource(await context.template_image(caller, template), template)
+    assert form.image is not None, "a form without an image has a template"
+    return EditSource(await asyncio.to_thread(decode_upload, form.image, context.settings.max_image_pixels))
+
+
+def _edit_size(body: EditRequest, workflow: Workflow, source: EditSource, multiple: int) -> tuple[int, int]:
+    """Return the size (width, height) of an edit.  Raises RequestError where it is not that of the template."""
+    size, template = body.dimensions(multiple), source.template
     if template is None:
-        assert form.image is not None
-        return EditSource(await asyncio.to_thread(decode_upload, form.image, context.settings.max_image_pixels))
-    return EditSource(await context.template_image(caller, template), template)
-
-
-def _size(context: Context, body: EditRequest, workflow: Workflow, subject: EditSource) -> tuple[int, int]:
-    """The size an edit has.  Raises RequestError where it does not go with its template."""
-    size, template = body.dimensions(context.settings.size_multiple), subject.template
-    if template is None:
-        return size or own_size(context, workflow, subject.image)
+        return size or own_size(workflow, source.image, multiple)
     if size not in (None, (template.width, template.height)):
         raise RequestError(f"The template is {template.width}x{template.height}; leave `size` out.", param="size")
     return template.width, template.height
 
 
-def _check_template(workflow: Workflow, template: Template | None) -> None:
-    """Raise RequestError where a template is of another workflow than the one named.
+def _decode_edit(
+    form: EditForm, source: EditSource, size: tuple[int, int], *, tenant: str, max_pixels: int, is_captioned: bool
+) -> EditInput:
+    """Decode the mask, and bring it and the image to a size (width, height).  Raises RequestError."""
+    assert form.mask is not None, "an edit of a whole image has no mask to decode"
+    body, template = form.body, source.template
+    mask = decode_mask(form.mask, source.image.size, max_pixels)
+    pixels = to_array(source.image, *size)
+    return EditInput(
+        pixels=pixels,
+        weight=edit_weights(mask, size, dilation=body.mask_dilation, feather=body.mask_feather),
+        quality=Quality(body.reuse),
+        image=image_key(tenant, pixels.shape, pixels.tobytes()),
+        pin="" if template is None else template.pin,
+        is_described=is_captioned,
+    )
 
-    What it reads is the same for the sibling that adapters lead to, so that one is not asked about.
-    """
-    if template is not None and "edit" in workflow.inputs and workflow.name != template.workflow:
-        raise RequestError("The template was registered for another model; leave `model` out.", param="model")
 
+def _unchanged_result(pixels: np.ndarray, seed: object, body: EditRequest, token_pixels: int) -> JobResult:
+    """Return the result of a mask that changes nothing: the image as it is, with no model's help.
 
-def _ask(subject: EditSource, mask: np.ndarray, size: tuple[int, int], body: EditRequest, caller: Caller) -> EditInput:
-    pixels = to_array(subject.image, *size)
-    weight = weights_of(mask, size, body.mask_dilation, body.mask_feather)
-    image = image_key(caller.tenant, pixels.shape, pixels.tobytes())
-    return EditInput(pixels, weight, Quality(body.reuse), image, subject.template.pin if subject.template else "")
-
-
-def _unchanged(pixels: np.ndarray, body: EditRequest, token_pixels: int) -> JobResult:
-    """What comes of a mask that changes nothing: the image as it is, without a model's help.
-
-    Its answer has what that of any edit has: a seed, by chance where none was asked for, and what was computed.
+    It has a seed and statistics, as any edit's result has.
     """
     height, width, _ = pixels.shape
-    first = secrets.randbelow(2**32) if body.seed is None else body.seed
-    seeds = [(first + i) % 2**32 for i in range(body.n or 1)]
+    first_seed = secrets.randbelow(2**32) if seed is None else int(str(seed))
+    images = [
+        GeneratedImage(width, height, pixels.tobytes(), seed=(first_seed + index) % 2**32)
+        for index in range(body.n or 1)
+    ]
     rows = (height // token_pixels) * (width // token_pixels)
-    stats = {"edit": TaskStats(reuse=ReuseStats(body.reuse, 0, 0, 0, rows, 0))}
-    return JobResult(tuple(GeneratedImage(width, height, pixels.tobytes(), seed) for seed in seeds), 0.0, stats=stats)
-
-
-def _adapted(context: Context, workflow: Workflow, body: EditRequest) -> Workflow:
-    """The workflow for what an edit adds: the one that takes its image, or else the one of that name with `-lora`."""
-    if not body.lora or "lora" in workflow.inputs:
-        return workflow
-    sibling = context.runner.workflows.get(f"{workflow.name}-lora")
-    if sibling is None or not {"lora", *workflow.inputs} <= set(sibling.inputs):
-        raise UnsupportedParameter("This model takes no `lora`.", param="lora")
-    return sibling
-
-
-def caption_of(workflow: Workflow, said: str | None, template: Template | None) -> dict[str, object]:
-    """The workflow's input of an edit's caption: what its request says, or else its template's; none without either.
-
-    Where the workflow takes none, one that is said is given all the same, to be refused; a template's is left out.
-    """
-    if said is not None:
-        return {"caption": said}
-    kept = None if template is None else template.caption
-    return {} if kept is None or "caption" not in workflow.inputs else {"caption": kept}
+    reuse = ReuseStats(body.reuse, masked_steps=0, steps=0, active_rows=0, rows=rows, primed=0)
+    return JobResult(tuple(images), 0.0, stats={"edit": TaskStats(reuse=reuse)})

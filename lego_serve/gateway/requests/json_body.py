@@ -1,7 +1,7 @@
-"""JSON bodies: every field known, of its type, and given once.
+"""Reads JSON bodies: every field is known, of its type, and given once.
 
-The library that reads them keeps the last of two fields of one name, and others keep the first: what one part of a
-system has looked at another might not do.
+Of two fields of one name the library that reads bodies keeps the last and others keep the first: one part of a system
+would act on a value that another part has not checked.
 """
 
 import json
@@ -13,20 +13,20 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import place_of, require_type, shown_name, validation_error
+from lego_serve.gateway.errors import field_path, printable_name, require_type, validation_error
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class _Twice:
-    """What stands in place of an object that has a field twice."""
+class _RepeatedField:
+    """Stands in place of an object that has a field twice."""
 
     name: str
 
 
 async def read_body(request: Request, model: type[Body]) -> Body:
-    """The JSON body of a request.  Raises WrongMediaType, or RequestError that names the field."""
+    """Return the JSON body of a request.  Raises WrongMediaType, or RequestError that names the field."""
     require_type(request, "application/json")
     raw = await request.body()
     try:
@@ -38,29 +38,39 @@ async def read_body(request: Request, model: type[Body]) -> Body:
 
 
 def refuse_repeated(raw: bytes) -> None:
-    """Raise RequestError for a JSON text in which a field is given twice, wherever it stands."""
+    """Raise RequestError for a JSON text in which an object, at any depth, has a field twice."""
     try:
-        found = json.loads(raw.decode(), object_pairs_hook=_unique)
+        value = json.loads(raw.decode(), object_pairs_hook=_object_or_repeated)
     except (ValueError, RecursionError):
         raise RequestError("The body is not a valid JSON object.", code="invalid_json") from None
-    if (place := _place(found, ())) is not None:
-        shown = [part if isinstance(part, int) else shown_name(part) for part in place]
-        known = [part for part in shown if part is not None]
-        param = place_of(known) if len(known) == len(place) else None
-        raise RequestError("A field is given twice.", param=param, code="duplicate_field")
+    path = _find_repeated(value, ())
+    if path is None:
+        return
+    printable = [part if isinstance(part, int) else printable_name(part) for part in path]
+    shown = [part for part in printable if part is not None]
+    param = field_path(shown) if len(shown) == len(path) else None
+    raise RequestError("A field is given twice.", param=param, code="duplicate_field")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
+def _object_or_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedField:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
     names = [name for name, _ in pairs]
-    return _Twice(next(name for index, name in enumerate(names) if name in names[:index]))
+    return _RepeatedField(next(name for index, name in enumerate(names) if name in names[:index]))
 
 
-def _place(value: Any, at: Sequence[int | str]) -> Sequence[int | str] | None:
-    """Where the first field that is given twice stands; None where there is none."""
-    if isinstance(value, _Twice):
-        return (*at, value.name)
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next((place for key, part in parts if (place := _place(part, (*at, key))) is not None), None)
+def _find_repeated(value: Any, path: Sequence[int | str]) -> Sequence[int | str] | None:
+    """Return the path of the first field that is given twice; None where there is none."""
+    if isinstance(value, _RepeatedField):
+        return (*path, value.name)
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    for key, part in parts:
+        repeated = _find_repeated(part, (*path, key))
+        if repeated is not None:
+            return repeated
+    return None

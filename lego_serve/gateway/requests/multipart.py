@@ -1,4 +1,4 @@
-"""Multipart forms, read within limits and split into fields and files."""
+"""Reads multipart forms within limits and splits them into fields and files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from lego_serve.errors import RequestError, UnsupportedParameter
-from lego_serve.gateway.errors import shown_name
+from lego_serve.gateway.errors import printable_name
 
 MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
-FORM_COMPLAINTS = {  # by how the form's parser begins its own
+FORM_COMPLAINTS = {  # by how the parser's own message begins
     "Too many files": f"The form has more than {MAX_FILES} files.",
     "Too many fields": f"The form has more than {MAX_FIELDS} fields.",
     "Part exceeded": f"A text field of the form is longer than {MAX_TEXT_BYTES} bytes.",
@@ -19,37 +19,42 @@ FORM_COMPLAINTS = {  # by how the form's parser begins its own
 
 
 async def read_form(request: Request) -> FormData:
-    """The form of a request.  Raises RequestError that names the limit it goes over."""
+    """Return the form of a request.  Raises RequestError that names the exceeded limit."""
     try:
         return await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES)
-    except HTTPException as error:  # whose words are the parser's, and the only sign of what is wrong
-        said = str(error.detail)
-    for sign, message in FORM_COMPLAINTS.items():
-        if said.startswith(sign):
+    except HTTPException as error:  # the parser's message is the only sign of what is wrong
+        detail = str(error.detail)
+    for beginning, message in FORM_COMPLAINTS.items():
+        if detail.startswith(beginning):
             raise RequestError(message, code="form_too_large")
     raise RequestError("The form cannot be read.", code="bad_request")
 
 
-def split_form(form: FormData, kinds: Sequence[str]) -> tuple[dict[str, Any], dict[str, UploadFile]]:
-    """The text fields, each given once, and the files of these kinds, one each at most.  Raises RequestError.
+def split_form(form: FormData, file_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, UploadFile]]:
+    """Return the text fields and the files of these names, each given at most once.  Raises RequestError.
 
-    ``image[]`` is what OpenAI's SDK calls the files of a list.
+    ``image[]`` is how OpenAI's SDK names the files of a list.
     """
     fields: dict[str, Any] = {}
     files: dict[str, UploadFile] = {}
-    for name, value in form.multi_items():
-        kind = "image" if name == "image[]" else name
-        if kind in kinds:
-            if not isinstance(value, UploadFile):
-                raise RequestError(f"`{kind}` must be a file.", param=kind, code="invalid_type")
-            if kind in files:
-                code = "duplicate_field" if kind == "mask" else None
-                raise RequestError(f"At most one `{kind}` can be given.", param=kind, code=code)
-            files[kind] = value
+    for form_name, value in form.multi_items():
+        name = "image" if form_name == "image[]" else form_name
+        if name in file_names:
+            _add_file(files, name, value)
         elif isinstance(value, UploadFile):
-            raise UnsupportedParameter("The form has a file this server does not know.", param=shown_name(name))
-        elif name in fields:
-            raise RequestError("A field is given twice.", param=shown_name(name), code="duplicate_field")
+            param = printable_name(form_name)
+            raise UnsupportedParameter("The form has a file this server does not know.", param=param)
+        elif form_name in fields:
+            raise RequestError("A field is given twice.", param=printable_name(form_name), code="duplicate_field")
         else:
-            fields[name] = value
+            fields[form_name] = value
     return fields, files
+
+
+def _add_file(files: dict[str, UploadFile], name: str, value: UploadFile | str) -> None:
+    if not isinstance(value, UploadFile):
+        raise RequestError(f"`{name}` must be a file.", param=name, code="invalid_type")
+    if name in files:
+        code = "duplicate_field" if name == "mask" else None
+        raise RequestError(f"At most one `{name}` can be given.", param=name, code=code)
+    files[name] = value

@@ -1,4 +1,4 @@
-"""The bodies of the Images API: every field the OpenAI SDK can send, and ours."""
+"""The bodies of the Images API: every field that the OpenAI SDK can send, and our own fields."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -14,13 +14,14 @@ QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
 # Known to the SDK, not honoured here; refused by name rather than ignored.
 REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
 REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
-ADDONS = ("controlnet", "lora")  # in the order they stand in the names of built-in workflows
+ADDONS = ("controlnet", "lora")  # in the order of the suffixes of built-in workflows
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
-ENTRY = re.compile(r"(?P<field>lora|controlnet)\[(?P<name>[a-z0-9_-]{1,64})\](?P<part>\.[a-z]+)?")  # by `entry_param`
+# One entry, as `entry_param` writes it.
+ENTRY = re.compile(r"(?P<field>lora|controlnet)\[(?P<name>[a-z0-9_-]{1,64})\](?P<part>\.[a-z]+)?")
 
 
 def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
-    """Width and height of a `size`, or None for ``auto``.  Raises RequestError."""
+    """Return width and height of a `size`; None for ``auto``.  Raises RequestError."""
     if size is None or size == "auto":
         return None
     match = SIZE.fullmatch(size)
@@ -32,12 +33,12 @@ def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
     return width, height
 
 
-def _words(said: str | None) -> str | None:
-    return said if said is not None and said.strip() else None
+def _none_if_blank(text: str | None) -> str | None:
+    return text if text is not None and text.strip() else None
 
 
-# What an image shows; a blank one is none.
-Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_words)]
+# What an image shows; a blank caption is none.
+Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_none_if_blank)]
 
 
 class ImageRequest(BaseModel):
@@ -98,11 +99,11 @@ class ImageRequest(BaseModel):
             raise RequestError("`prompt` must not be empty.", param="prompt")
 
     def dimensions(self, multiple: int) -> tuple[int, int] | None:
-        """Width and height, or None for ``auto``.  Raises RequestError."""
+        """Return width and height; None for ``auto``.  Raises RequestError."""
         return dimensions(self.size, multiple)
 
     def field_of(self, param: str | None) -> str | None:
-        """The field of the request behind what an error is about."""
+        """Return the request's field that gives the workflow's input ``param``."""
         return REQUEST_NAMES.get(param or "", param)
 
     def _check_guidance_interval(self) -> None:
@@ -111,10 +112,10 @@ class ImageRequest(BaseModel):
             raise RequestError("`guidance_start` must be below `guidance_end`.", param="guidance_start")
 
     def inputs(self) -> dict[str, object]:
-        """The workflow inputs the body gives, by the workflow's names.  Raises RequestError."""
+        """Return the workflow inputs that the body gives, by the workflow's names.  Raises RequestError."""
         self._check_guidance_interval()
         steps = self.num_inference_steps or QUALITY_STEPS.get(self.quality or "")
-        given = {
+        values = {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
             "steps": steps,
@@ -125,7 +126,7 @@ class ImageRequest(BaseModel):
             "guidance_start": self.guidance_start,
             "guidance_end": self.guidance_end,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class LoraUse(BaseModel):
@@ -159,29 +160,29 @@ class GenerationRequest(ImageRequest):
 
     @property
     def addons(self) -> frozenset[str]:
-        """The fields that need a workflow that takes them."""
+        """The given fields that only some workflows take."""
         return frozenset(name for name in ADDONS if getattr(self, name))
 
     def refuse_unsupported(self) -> None:
-        """Also raise RequestError for adapters and ControlNets that cannot be."""
+        """Also raise RequestError for adapters and ControlNets with wrong names, amounts or ranges."""
         super().refuse_unsupported()
         _check_adapters(self.lora)
         nets = [(use.name, use.weight, use.start, use.end) for use in self.controlnet or ()]
         check_requests("controlnet", "a ControlNet", nets)
 
     def inputs(self) -> dict[str, object]:
-        """The workflow inputs the body gives; control images are decoded by who knows their size."""
-        return super().inputs() | _adapters(self.lora)
+        """Return the workflow inputs that the body gives, without control images, which must be decoded first."""
+        return super().inputs() | _adapter_inputs(self.lora)
 
     def field_of(self, param: str | None) -> str | None:
-        """The same; of an entry that an error tells by its name, its place."""
-        told = ENTRY.fullmatch(param or "")
-        if told is None:
+        """Return the request's field behind ``param``; an entry that it names, as in `lora[NAME]`, by its index."""
+        entry = ENTRY.fullmatch(param or "")
+        if entry is None:
             return super().field_of(param)
-        names = [use.name for use in getattr(self, told["field"]) or ()]
-        if told["name"] not in names:
-            return told["field"]
-        return f"{told['field']}[{names.index(told['name'])}]{told['part'] or '.name'}"
+        names = [use.name for use in getattr(self, entry["field"]) or ()]
+        if entry["name"] not in names:
+            return entry["field"]
+        return f"{entry['field']}[{names.index(entry['name'])}]{entry['part'] or '.name'}"
 
 
 class EditRequest(ImageRequest):
@@ -198,32 +199,33 @@ class EditRequest(ImageRequest):
     reuse: Literal["exact", "high", "balanced"] = "high"
 
     def refuse_unsupported(self) -> None:
-        """Also raise RequestError for adapters that cannot be."""
+        """Also raise RequestError for adapters with wrong names, amounts or ranges."""
         super().refuse_unsupported()
         _check_adapters(self.lora)
 
     def refuse_without_mask(self, is_masked: bool) -> None:
-        """Raise RequestError for fields that only a mask gives a meaning."""
-        given = {name for name in self.model_fields_set if getattr(self, name) is not None}  # a blank caption is none
+        """Raise RequestError for a field that means nothing without a mask."""
+        present = {name for name in self.model_fields_set if getattr(self, name) is not None}  # a blank caption is None
         for name in ("mask_dilation", "mask_feather", "reuse", "caption"):
-            if name in given and not is_masked:
+            if name in present and not is_masked:
                 raise RequestError(f"`{name}` needs a `mask`.", param=name)
 
     def inputs(self) -> dict[str, object]:
-        """The workflow inputs the form gives."""
-        own = {"strength": self.strength, "caption": self.caption}
-        given = {name: value for name, value in own.items() if value is not None}
-        return super().inputs() | given | _adapters(self.lora)
+        """Return the workflow inputs that the form gives."""
+        optional = {"strength": self.strength, "caption": self.caption}
+        values = {name: value for name, value in optional.items() if value is not None}
+        return super().inputs() | values | _adapter_inputs(self.lora)
 
 
 def _check_adapters(uses: tuple[LoraUse, ...] | None) -> None:
     check_requests("lora", "an adapter", [(use.name, use.scale, use.start, use.end) for use in uses or ()])
 
 
-def _adapters(uses: tuple[LoraUse, ...] | None) -> dict[str, object]:
-    """The workflow's input of adapters, where there are any."""
-    asks = tuple(AdapterRequest(use.name, use.scale, use.start, use.end) for use in uses or ())
-    return {"lora": asks} if asks else {}
+def _adapter_inputs(uses: tuple[LoraUse, ...] | None) -> dict[str, object]:
+    """Return the workflow's input of adapters; empty without any."""
+    requests = tuple(AdapterRequest(use.name, use.scale, use.start, use.end) for use in uses or ())
+    return {"lora": requests} if requests else {}
 
 
+# The request's fields by the workflow's inputs, where the names differ.
 REQUEST_NAMES = {"steps": "num_inference_steps", "guidance": "guidance_scale", "width": "size", "height": "size"}

@@ -1,4 +1,4 @@
-"""Requests about templates: an image to be registered, and what to warm it for."""
+"""The bodies of requests about templates: an image to register, and the edits to warm it for."""
 
 import re
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class TemplateRequest(BaseModel):
     warm: str | None = None
 
     def check(self) -> None:
-        """Raise RequestError for a name that is none, and for a `warm` that is neither said nor a number of steps."""
+        """Raise RequestError for a wrong name, and for a `warm` that is neither a truth value nor a number of steps."""
         if self.name is not None and NAME.fullmatch(self.name) is None:
             raise RequestError("`name` must be 1 to 64 of a-z, 0-9, _ and -.", param="name")
         is_number = self.steps is not None and 1 <= self.steps <= MAX_STEPS
@@ -52,26 +52,26 @@ class TemplateRequest(BaseModel):
 
     @property
     def is_warm(self) -> bool:
-        """Whether it is to be warmed at once."""
+        """Whether the template is to be warmed at once."""
         return self.warm not in (None, "false")
 
     @property
     def steps(self) -> int | None:
-        """The steps of the edits it is to be warm for, where they are said."""
-        said = self.warm or ""
-        return int(said) if said.isascii() and said.isdigit() and len(said) <= 3 else None
+        """The number of steps in `warm`; None where it has none."""
+        digits = self.warm or ""
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 3 else None
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateForm:
-    """The fields and the image of a template to be registered."""
+    """The fields and the image of a template to register."""
 
     body: TemplateRequest
     image: bytes
 
 
 async def read_template(request: Request) -> TemplateForm:
-    """The form of a request.  Raises RequestError."""
+    """Return the form of a request.  Raises WrongMediaType or RequestError."""
     require_type(request, "multipart/form-data")
     form = await read_form(request)
     try:
@@ -89,7 +89,7 @@ async def read_template(request: Request) -> TemplateForm:
 
 
 async def read_warm(request: Request) -> WarmRequest:
-    """What to warm for; an empty body asks for what the workflow does by itself.  Raises RequestError."""
+    """Return what to warm for; an empty body leaves all to the workflow.  Raises WrongMediaType or RequestError."""
     data = await request.body()
     if not data:
         return WarmRequest()

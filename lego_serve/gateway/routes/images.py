@@ -1,54 +1,69 @@
-"""The Images API: generations and edits, each one job."""
+"""The Images API: generations and edits, each one job.
 
+A request goes one way: parse the body, choose the workflow, bind its inputs once, decode media, run the job, answer.
+"""
+
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import require_type
-from lego_serve.gateway.requests.addons import addon_workflow, control_input
-from lego_serve.gateway.requests.edits import edit_order, read_edit
-from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
+from lego_serve.gateway.requests.generations import prepare_generation, read_generation
+from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, ImageRequest
-from lego_serve.gateway.run_job import ImageJobRequest, answer
+from lego_serve.gateway.requests.workflows import edit_workflow, generation_workflow
+from lego_serve.gateway.responses import images_response
+from lego_serve.gateway.run_job import record_outcome, run_job
 from lego_serve.gateway.stream import stream
 
 
 def create_router(context: Context) -> APIRouter:
-    """The routes of the Images API."""
+    """Build the routes of the Images API."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
 
-    @router.post("/generations", openapi_extra=_body("application/json", GenerationRequest))
+    @router.post("/generations", openapi_extra=_body_schema("application/json", GenerationRequest))
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         caller = context.authenticate(request)
-        body = await read_body(request, GenerationRequest)
-        body.refuse_unsupported()
-        workflow = addon_workflow(context, context.workflow(body.model), body)
-        sized = _sized(context, body)
-        order = ImageJobRequest(workflow, body, sized | await control_input(context, workflow, body, sized), caller)
-        return await (stream(context, request, order) if body.stream else answer(context, request, order))
+        body = await read_generation(request)
+        workflow = generation_workflow(context, body)
+        with ExitStack() as scope:
+            scope.enter_context(record_outcome(context.metrics, workflow.name))
+            job_request = await prepare_generation(context, caller, body, workflow)
+            return await _run_and_respond(context, request, job_request, scope)
 
-    @router.post("/edits", openapi_extra=_body("multipart/form-data", EditRequest))
+    @router.post("/edits", openapi_extra=_body_schema("multipart/form-data", EditRequest))
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
         caller = context.authenticate(request)
-        require_type(request, "multipart/form-data")
         form = await read_edit(request)
-        order = await edit_order(context, form, caller)
-        return await (stream(context, request, order) if form.body.stream else answer(context, request, order))
+        template = await find_template(context, caller, form.body)
+        workflow = edit_workflow(context, form.body, form.input_name, template)
+        with ExitStack() as scope:
+            scope.enter_context(record_outcome(context.metrics, workflow.name))
+            job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+            return await _run_and_respond(context, request, job_request, scope)
 
     return router
 
 
-def _body(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
+async def _run_and_respond(
+    context: Context, request: Request, job_request: ImageJobRequest, scope: ExitStack
+) -> Response:
+    """Run a prepared request as a job; ``scope`` ends with the request, or with its stream."""
+    job_id = scope.enter_context(context.job_ids.reserve(request.state.request_id))
+    job = job_request.to_job(job_id, context.runner.now())
+    if job_request.body.stream:
+        return await stream(context, request, job_request, job=job, scope=scope.pop_all())
+    result = await run_job(context, request, job_request, job)
+    return JSONResponse(await images_response(job_request.body, job, result))
+
+
+def _body_schema(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
     schema = model.model_json_schema()
     if media_type.startswith("multipart"):
         schema["properties"] |= {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
-
-
-def _sized(context: Context, body: ImageRequest) -> dict[str, object]:
-    size = body.dimensions(context.settings.size_multiple)
-    return {} if size is None else {"width": size[0], "height": size[1]}

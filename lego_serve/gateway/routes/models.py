@@ -1,4 +1,4 @@
-"""What a request's ``model`` may name, and which adapters and ControlNets it may be asked with."""
+"""Routes of models: what a request's ``model`` may name, and the adapters and ControlNets that go with it."""
 
 import asyncio
 from typing import Any
@@ -6,26 +6,27 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.nodes.requests import ListAdapterNames
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.requests.addons import controlnets_of, sibling_workflow
+from lego_serve.gateway.requests.addons import known_controlnets
+from lego_serve.gateway.requests.workflows import sibling_workflow
 
 PATIENCE_S = 2.0  # for LoRA nodes to name their adapters; models are listed without them then
 
 
 def create_router(context: Context) -> APIRouter:
-    """The routes of models."""
+    """Build the routes of models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
     @router.get("")
     async def list_models(request: Request) -> JSONResponse:
         """The workflows a request's ``model`` may name."""
         context.authenticate(request)
-        workflows = [w for _, w in sorted(context.runner.workflows.items())]
-        return JSONResponse({"object": "list", "data": await _cards(context, workflows)})
+        workflows = [workflow for _, workflow in sorted(context.runner.workflows.items())]
+        return JSONResponse({"object": "list", "data": await _model_cards(context, workflows)})
 
     @router.get("/{name}")
     async def show_model(request: Request, name: str) -> JSONResponse:
@@ -33,51 +34,67 @@ def create_router(context: Context) -> APIRouter:
         context.authenticate(request)
         workflow = context.runner.workflows.get(name)
         if workflow is None:
-            said = did_you_mean("model", name, context.runner.workflows, "GET /v1/models lists them")
-            raise NotFound(said, param="model", code="model_not_found")
-        [card] = await _cards(context, [workflow])
+            message = did_you_mean("model", name, context.runner.workflows, "GET /v1/models lists them")
+            raise NotFound(message, param="model", code="model_not_found")
+        [card] = await _model_cards(context, [workflow])
         return JSONResponse(card)
 
     return router
 
 
-async def _cards(context: Context, workflows: list[Workflow]) -> list[dict[str, Any]]:
-    styled = {w.name: sibling_workflow(context.runner.workflows, w, ("lora",)) for w in workflows}
-    models = sorted({model for found in styled.values() if found is not None for model in _patched(found)})
-    named = dict(zip(models, await asyncio.gather(*(_adapters(context, model) for model in models)), strict=True))
-    return [_card(w) | {"lego": _lego(context, w, styled[w.name], named)} for w in workflows]
+async def _model_cards(context: Context, workflows: list[Workflow]) -> list[dict[str, Any]]:
+    """Return the answer about each workflow, asking every LoRA node once."""
+    lora_models = {workflow.name: _lora_models(context, workflow) for workflow in workflows}
+    models = sorted({model for names in lora_models.values() for model in names})
+    adapter_names = await asyncio.gather(*(_adapter_names(context, model) for model in models))
+    names_by_model = dict(zip(models, adapter_names, strict=True))
+    return [
+        {
+            "id": workflow.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "lego_serve",
+            "lego": {
+                "version": workflow.version,
+                "hash": workflow.content_hash,
+                "inputs": workflow.canonical()["inputs"],
+                "adapters": _joined([names_by_model[model] for model in lora_models[workflow.name]]),
+                "controlnets": _controlnet_names(context, workflow),
+            },
+        }
+        for workflow in workflows
+    ]
 
 
-def _card(workflow: Workflow) -> dict[str, Any]:
-    return {"id": workflow.name, "object": "model", "created": 0, "owned_by": "lego_serve"}
+def _lora_models(context: Context, workflow: Workflow) -> list[str]:
+    """Return the models whose adapters a workflow, or its sibling that takes adapters, loads."""
+    sibling = sibling_workflow(context.runner.workflows, workflow, ("lora",))
+    if sibling is None:
+        return []
+    return sorted({node.model for node in sibling.nodes.values() if node.kind == "load_adapters"})
 
 
-def _lego(
-    context: Context, workflow: Workflow, styled: Workflow | None, named: dict[str, list[str] | None]
-) -> dict[str, Any]:
-    """What OpenAI's API has no place for; ``adapters`` is None where their node does not answer."""
-    controlled = sibling_workflow(context.runner.workflows, workflow, ("controlnet",))
-    lists = [named[model] for model in (_patched(styled) if styled is not None else ())]
-    adapters = None if None in lists else sorted({name for names in lists for name in names or ()})
-    return {
-        "version": workflow.version,
-        "hash": workflow.content_hash,
-        "inputs": workflow.canonical()["inputs"],
-        "adapters": adapters,
-        "controlnets": [] if controlled is None else sorted(controlnets_of(context, controlled)),
-    }
+def _controlnet_names(context: Context, workflow: Workflow) -> list[str]:
+    """Return the ControlNets that a workflow, or its sibling that takes ControlNets, may be asked with."""
+    sibling = sibling_workflow(context.runner.workflows, workflow, ("controlnet",))
+    return [] if sibling is None else sorted(known_controlnets(context.settings, sibling))
 
 
-def _patched(workflow: Workflow) -> list[str]:
-    """The models whose adapters a workflow loads."""
-    return sorted({node.model for node in workflow.nodes.values() if node.kind == "load_adapters"})
+def _joined(lists: list[list[str] | None]) -> list[str] | None:
+    """Return all names, each once; None where one of the lists is not known."""
+    names: set[str] = set()
+    for entries in lists:
+        if entries is None:
+            return None
+        names.update(entries)
+    return sorted(names)
 
 
-async def _adapters(context: Context, model: str) -> list[str] | None:
-    """The names of a model's adapters; None where they cannot be had soon."""
+async def _adapter_names(context: Context, model: str) -> list[str] | None:
+    """Return the names of a model's adapters; None where its LoRA node does not answer soon."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            found = await context.runner.adapters(AdapterCommand("names", model))
+            answer = await context.admin.adapters(model, ListAdapterNames())
     except (TimeoutError, LegoError):
         return None
-    return sorted(found["adapters"])
+    return sorted(answer.adapters)

@@ -1,115 +1,121 @@
-"""What templates take of a replica's memory, said before it is spent."""
+"""Predicts what templates take of a replica's memory, before it is spent."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from lego_serve.core.editing.templates import TemplateCommand, edit_node, entries_of, pin_room
-from lego_serve.core.jobs.ports import JobRunner
+from lego_serve.core.editing.templates import pin_room
+from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
+from lego_serve.core.nodes.requests import MeasureTemplate, TemplateSize
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.template_entries import edit_node, entries_of
 from lego_serve.errors import NodeUnavailable, RequestError, with_param
 from lego_serve.gateway.errors import Conflict
-from lego_serve.gateway.requests.edits import caption_of
+from lego_serve.gateway.requests.edits import caption_input
 from lego_serve.gateway.requests.template_schemas import WarmRequest
+from lego_serve.gateway.settings import TemplateSettings
 from lego_serve.gateway.template_store import Template
+
+OPTIONAL_FIELDS = ("steps", "guidance", "sampler", "negative_prompt", "caption")  # of a request for warming
 
 
 class TemplateCosts:
-    """Predictions: bytes of one entry, as replicas compute them, times the entries that an edit reads."""
+    """Predicts bytes: those of one entry, which replicas compute, times the entries that an edit reads."""
 
-    def __init__(self, runner: JobRunner, budgets: Mapping[str, int], tenant_pins: Mapping[str, int]) -> None:
-        self._runner, self._budgets, self._tenant_pins = runner, budgets, tenant_pins
-        self._said: dict[tuple[str, str, str], int] = {}  # what replicas answered, by verb, model and size
+    def __init__(self, runner: JobRunner, admin: ClusterAdmin, settings: TemplateSettings) -> None:
+        self._runner, self._admin = runner, admin
+        self._budgets, self._tenant_pins = settings.budgets, settings.tenant_pins
+        self._sizes: dict[tuple[str, int, int], TemplateSize] = {}  # as replicas answered, by model, width and height
 
-    async def predicted(self, template: Template, ask: WarmRequest | None = None) -> int | None:
-        """Bytes of all that edits like this read; None where the template's workflow is served no more."""
+    async def predicted(self, template: Template, warm: WarmRequest | None = None) -> int | None:
+        """Return the bytes of all that such edits of a template read; None where its workflow is not served any more.
+
+        Raises RequestError where the workflow does not take such an edit, NodeUnavailable.
+        """
         workflow = self._runner.workflows.get(template.workflow)
         if workflow is None:
             return None
-        inputs = template_inputs(workflow, template, ask or WarmRequest(steps=template.steps))
-        about_size = backbone_of(workflow), f"{template.width}x{template.height}"
-        rows, each, text = [await self._answer(verb, *about_size) for verb in ("rows", "entry", "text")]
-        entries = entries_of(workflow, inputs, rows)
-        return entries.plain * each + entries.with_text * (each + text)
+        inputs = template_inputs(workflow, template, warm or WarmRequest(steps=template.steps))
+        size = await self._size(backbone_of(workflow), template.width, template.height)
+        entries = entries_of(workflow, inputs, size.rows)
+        return entries.plain * size.entry_bytes + entries.with_text * (size.entry_bytes + size.text_bytes)
 
     def budget(self, template: Template) -> int:
-        """The bytes that each replica of a template's backbone keeps."""
-        workflow = self._runner.workflows.get(template.workflow)
-        return 0 if workflow is None else self._budgets.get(backbone_of(workflow), 0)
+        """Return the bytes of activations that each replica of a template's backbone keeps."""
+        return self._budgets.get(self._model(template) or "", 0)
 
     async def check_pin(self, tenant: str, template: Template, pinned: Mapping[str, Sequence[Template]]) -> None:
-        """Raise Conflict where there is no room for one more pin of a tenant beside these, which are by tenant.
+        """Raise Conflict where there is no room for one more pin of a tenant beside the ``pinned`` of each tenant.
 
         Two that are pinned at once by two gateways may both find room; replicas hold pins to their share anyway.
         """
-        taken = {owner: await self._taken(template, theirs) for owner, theirs in pinned.items()}
-        own, budget = await self.predicted(template) or 0, self.budget(template)
-        room = pin_room(budget, 1)
-        mine = pin_room(budget, 1, self._tenant_pins.get(_model(self._runner, template) or ""))
-        for whose, used, most in (("Your", taken.get(tenant, 0), mine), ("All tenants'", sum(taken.values()), room)):
-            if used + own > most:
+        used = {owner: await self._pinned_bytes(template, templates) for owner, templates in pinned.items()}
+        needed, budget = await self.predicted(template) or 0, self.budget(template)
+        tenant_room = pin_room(budget, 1, self._tenant_pins.get(self._model(template) or ""))
+        checks = (
+            ("Your", used.get(tenant, 0), tenant_room),
+            ("All tenants'", sum(used.values()), pin_room(budget, 1)),
+        )
+        for whose, used_bytes, room in checks:
+            if used_bytes + needed > room:
                 raise Conflict(
-                    f"{whose} pinned templates of this model take {used} bytes and this one {own}, and no more than "
-                    f"{most} of a replica's {budget} can be theirs; remove one first, or register it without a pin.",
+                    f"{whose} pinned templates of this model take {used_bytes} bytes and this one {needed}, and no "
+                    f"more than {room} of a replica's {budget} can be theirs; remove one first, or register it without "
+                    "a pin.",
                     param="pin",
                     code="pins_full",
                 )
 
-    async def _taken(self, template: Template, pinned: Sequence[Template]) -> int:
-        """What pinned templates take of the replicas that have a template, beside itself."""
-        model = _model(self._runner, template)
-        others = [one for one in pinned if one.id != template.id and _model(self._runner, one) == model]
-        return sum([await self.predicted(one) or 0 for one in others])
+    async def _pinned_bytes(self, template: Template, pinned: Sequence[Template]) -> int:
+        """Return what pinned templates, without this one, take of the replicas that have it."""
+        model = self._model(template)
+        others = [other for other in pinned if other.id != template.id and self._model(other) == model]
+        return sum([await self.predicted(other) or 0 for other in others])
 
-    async def _answer(self, verb: Literal["rows", "entry", "text"], model: str, size: str) -> int:
-        key = verb, model, size
-        if key not in self._said:
-            said = await self._runner.templates(TemplateCommand(verb, model, size))
-            if not said:
+    async def _size(self, model: str, width: int, height: int) -> TemplateSize:
+        """Return the largest answer of a model's replicas, which does not change.  Raises NodeUnavailable."""
+        key = model, width, height
+        if key not in self._sizes:
+            sizes = await self._admin.templates(model, MeasureTemplate(width, height))
+            if not sizes:
                 raise NodeUnavailable("No replica says how large a template's activations are.", code="replica_lost")
-            self._said[key] = max(said.values())
-        return self._said[key]
+            self._sizes[key] = max(sizes.values(), key=lambda size: size.entry_bytes)
+        return self._sizes[key]
+
+    def _model(self, template: Template) -> str | None:
+        workflow = self._runner.workflows.get(template.workflow)
+        return None if workflow is None else backbone_of(workflow)
 
 
-def template_inputs(workflow: Workflow, template: Template, ask: WarmRequest) -> dict[str, object]:
-    """The inputs of such an edit of a template, which may say its caption.  Raises RequestError."""
-    described = ask.model_copy(update=caption_of(workflow, ask.caption, template))
-    return edit_inputs(workflow, (template.width, template.height), described)
+def template_inputs(workflow: Workflow, template: Template, warm: WarmRequest) -> dict[str, object]:
+    """Return the inputs of an edit of a template, with its caption where the request has none.  Raises RequestError."""
+    captioned = warm.model_copy(update=caption_input(workflow, warm.caption, template))
+    return edit_inputs(workflow, (template.width, template.height), captioned)
 
 
-def edit_inputs(workflow: Workflow, size: tuple[int, int], ask: WarmRequest) -> dict[str, object]:
-    """The inputs of an edit at a size that goes through all noise levels.  Raises RequestError."""
-    given: dict[str, object | None] = {
+def edit_inputs(workflow: Workflow, size: tuple[int, int], warm: WarmRequest) -> dict[str, object]:
+    """Return the inputs of an edit at a size (width, height) that goes through all noise levels.
+
+    Raises RequestError, also for a field of the request that the workflow does not take.
+    """
+    standard: dict[str, object] = {
         "prompt": "",
         "edit": b"",
         "width": size[0],
         "height": size[1],
-        "steps": ask.steps,
-        "guidance": ask.guidance,
-        "sampler": ask.sampler,
-        "negative_prompt": ask.negative_prompt,
-        "caption": ask.caption,
         "strength": 1.0,
         "seed": 0,
         "n": 1,
     }
-    asked = {"steps", "guidance", "sampler", "negative_prompt", "caption"}  # refused where the workflow takes none
-    taken = {
-        name: value for name, value in given.items() if value is not None and (name in workflow.inputs or name in asked)
-    }
+    values = {name: value for name, value in standard.items() if name in workflow.inputs}
+    values |= {name: value for name in OPTIONAL_FIELDS if (value := getattr(warm, name)) is not None}
     try:
-        return bind(workflow, taken)
+        return bind(workflow, values)
     except RequestError as error:
         raise with_param(error, "size" if error.param in ("width", "height") else error.param) from None
 
 
 def backbone_of(workflow: Workflow) -> str:
-    """The model that a workflow's edits are denoised by."""
+    """Return the model that denoises a workflow's edits."""
     node = edit_node(workflow)
     assert node is not None, "a workflow with an input `edit` uses it"
     return node.model
-
-
-def _model(runner: JobRunner, template: Template) -> str | None:
-    workflow = runner.workflows.get(template.workflow)
-    return None if workflow is None else backbone_of(workflow)

@@ -1,4 +1,4 @@
-"""Templates over HTTP: images registered for many edits, made ready for them, and forgotten."""
+"""Routes of templates: images registered for many edits, made ready for them, and forgotten."""
 
 import asyncio
 import hashlib
@@ -6,6 +6,7 @@ import io
 import logging
 import secrets
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,12 +14,13 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from lego_serve.core.editing.edit import image_key
-from lego_serve.core.editing.templates import TemplateCommand, pin_of
+from lego_serve.core.editing.templates import pin_of
+from lego_serve.core.nodes.requests import CountTemplateBytes, ForgetTemplate, TemplateCommand
 from lego_serve.errors import LegoError, NotFound, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.media.codec import decode_upload, to_array
-from lego_serve.gateway.requests.edits import own_size, workflow_taking
+from lego_serve.gateway.requests.edits import own_size
 from lego_serve.gateway.requests.schemas import dimensions
 from lego_serve.gateway.requests.template_schemas import (
     TemplateForm,
@@ -27,6 +29,7 @@ from lego_serve.gateway.requests.template_schemas import (
     read_template,
     read_warm,
 )
+from lego_serve.gateway.requests.workflows import image_workflow
 from lego_serve.gateway.routes.template_costs import TemplateCosts, backbone_of, edit_inputs
 from lego_serve.gateway.routes.template_warmup import TemplateWarmup
 from lego_serve.gateway.settings import Caller, TemplateSettings
@@ -36,150 +39,166 @@ log = logging.getLogger("lego_serve.gateway")
 
 
 def create_router(context: Context, files: TemplateFiles, settings: TemplateSettings) -> APIRouter:
-    """The routes of templates; each caller sees those of their own tenant."""
+    """Build the routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    costs, warming = TemplateCosts(context.runner, settings.budgets, settings.tenant_pins), TemplateWarmup(context)
-
-    @router.post("", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}})
-    async def register(request: Request) -> JSONResponse:
-        """Register an image; one that is registered is answered as it is."""
-        caller = context.authenticate(request)
-        form = await read_template(request)
-        wanted, png = await _wanted(context, form, caller)
-        if form.body.is_warm:
-            warming.check_room()
-        known = await _known(context, caller, wanted)
-        if known is None:
-            if wanted.pin:
-                await costs.check_pin(caller.tenant, wanted, await asyncio.to_thread(files.pinned))
-            await costs.predicted(wanted)  # asked of replicas now, so that nothing is kept where they do not answer
-            known = await asyncio.to_thread(files.add, caller.tenant, wanted, png)
-        _check_same(form.body, known)
-        if form.body.is_warm:
-            await warming.start(caller, known, WarmRequest(steps=form.body.steps))
-        return JSONResponse(await _card(costs, known), 201 if known is wanted else 200)
-
-    @router.get("")
-    async def list_templates(request: Request) -> JSONResponse:
-        """The caller's templates, oldest first."""
-        caller = context.authenticate(request)
-        found = await asyncio.to_thread(files.listed, caller.tenant)
-        return JSONResponse({"object": "list", "data": [await _card(costs, template) for template in found]})
-
-    @router.get("/{template_id}")
-    async def show_template(request: Request, template_id: str) -> JSONResponse:
-        """One template, and the replicas that keep activations of it."""
-        caller = context.authenticate(request)
-        template = await context.template(caller, template_id)
-        said = await _ask(context, template, "bytes", template.image)
-        places = [{"id": replica, "bytes": kept} for replica, kept in sorted(said.items()) if kept]
-        return JSONResponse(await _card(costs, template) | {"replicas": places})
-
-    @router.delete("/{template_id}")
-    async def remove_template(request: Request, template_id: str) -> Response:
-        """Forget a template, with all that replicas keep of it."""
-        caller = context.authenticate(request)
-        template = await context.template(caller, template_id)
-        template = await asyncio.to_thread(files.remove, caller.tenant, template.id)
-        try:
-            await _ask(context, template, "forget", f"{template.image} {template.pin}".strip())
-        except LegoError as error:  # it is gone for whoever asks; what a replica still has goes when it needs the room
-            log.warning("a template's activations were not let go of everywhere: %s", error.code)
-        return Response(status_code=204)
-
-    @router.post(
-        "/{template_id}/warm",
-        openapi_extra={"requestBody": {"content": {"application/json": {"schema": WarmRequest.model_json_schema()}}}},
-    )
-    async def warm_template(request: Request, template_id: str) -> JSONResponse:
-        """Compute what edits of a template will read."""
-        caller = context.authenticate(request)
-        ask = await read_warm(request)
-        template = await context.template(caller, template_id)
-        warming.check_room()
-        predicted = await costs.predicted(template, ask)
-        task = await warming.start(caller, template, ask)
-        said = {"id": template.id, "object": "template.warming", "bytes_predicted": predicted}
-        if not ask.wait:
-            return JSONResponse(said | {"status": "started"}, 202)
-        return JSONResponse(said | {"status": "done", "primed": await asyncio.shield(task)})
-
+    handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings))
+    form = {"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}}
+    body = {"requestBody": {"content": {"application/json": {"schema": WarmRequest.model_json_schema()}}}}
+    router.add_api_route("", handlers.register, methods=["POST"], openapi_extra=form)
+    router.add_api_route("", handlers.list_templates, methods=["GET"])
+    router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"])
+    router.add_api_route("/{template_id}", handlers.remove_template, methods=["DELETE"])
+    router.add_api_route("/{template_id}/warm", handlers.warm_template, methods=["POST"], openapi_extra=body)
     return router
 
 
-async def _wanted(context: Context, form: TemplateForm, caller: Caller) -> tuple[Template, bytes]:
-    """The template of a form, and its image as a file.  Raises RequestError."""
+class TemplateHandlers:
+    """Answers requests about templates; a method's docstring is its description in the API's schema."""
+
+    def __init__(self, context: Context, files: TemplateFiles, costs: TemplateCosts) -> None:
+        self._context, self._files, self._costs = context, files, costs
+        self._warmup = TemplateWarmup(context)
+
+    async def register(self, request: Request) -> JSONResponse:
+        """Register an image; one that is registered is answered as it is."""
+        caller = self._context.authenticate(request)
+        form = await read_template(request)
+        wanted, png = await _decode_template(self._context, form, caller)
+        with ExitStack() as scope:
+            if form.body.is_warm:  # without room to warm it nothing is registered
+                scope.enter_context(self._context.admission.reserve())
+            template = await self._find_or_add(caller, wanted, png)
+            _check_same(form.body, template)
+            if form.body.is_warm:
+                job = await self._warmup.prepare(caller, template, WarmRequest(steps=form.body.steps))
+                self._warmup.start(job, template, scope.pop_all())
+        return JSONResponse(await self._card(template), 201 if template is wanted else 200)
+
+    async def list_templates(self, request: Request) -> JSONResponse:
+        """The caller's templates, oldest first."""
+        caller = self._context.authenticate(request)
+        templates = await asyncio.to_thread(self._files.listed, caller.tenant)
+        return JSONResponse({"object": "list", "data": [await self._card(template) for template in templates]})
+
+    async def show_template(self, request: Request, template_id: str) -> JSONResponse:
+        """One template, and the replicas that keep activations of it."""
+        caller = self._context.authenticate(request)
+        template = await self._context.template(caller, template_id)
+        stored_bytes = await self._ask_replicas(template, CountTemplateBytes(template.image))
+        replicas = [{"id": replica, "bytes": stored} for replica, stored in sorted(stored_bytes.items()) if stored]
+        return JSONResponse(await self._card(template) | {"replicas": replicas})
+
+    async def remove_template(self, request: Request, template_id: str) -> Response:
+        """Forget a template, with all that replicas keep of it."""
+        caller = self._context.authenticate(request)
+        template = await self._context.template(caller, template_id)
+        template = await asyncio.to_thread(self._files.remove, caller.tenant, template.id)
+        try:
+            await self._ask_replicas(template, ForgetTemplate(template.image, template.pin or ""))
+        except LegoError as error:  # it is gone for its owner; a replica drops its entries when it needs the room
+            log.warning("a template's activations were not let go of everywhere: %s", error.code)
+        return Response(status_code=204)
+
+    async def warm_template(self, request: Request, template_id: str) -> JSONResponse:
+        """Compute what edits of a template will read."""
+        caller = self._context.authenticate(request)
+        warm = await read_warm(request)
+        template = await self._context.template(caller, template_id)
+        with ExitStack() as scope:
+            scope.enter_context(self._context.admission.reserve())
+            predicted = await self._costs.predicted(template, warm)
+            job = await self._warmup.prepare(caller, template, warm)
+            task = self._warmup.start(job, template, scope.pop_all())
+        answer = {"id": template.id, "object": "template.warming", "bytes_predicted": predicted}
+        if not warm.wait:
+            return JSONResponse(answer | {"status": "started"}, 202)
+        return JSONResponse(answer | {"status": "done", "primed": await asyncio.shield(task)})
+
+    async def _find_or_add(self, caller: Caller, wanted: Template, png: bytes) -> Template:
+        """Return the registered template of an image, else register it.  Raises Conflict or NodeError."""
+        try:
+            return await self._context.template(caller, wanted.id)
+        except NotFound:
+            pass
+        if wanted.pin:
+            await self._costs.check_pin(caller.tenant, wanted, await asyncio.to_thread(self._files.pinned))
+        await self._costs.predicted(wanted)  # replicas are asked now, so that nothing is kept where they do not answer
+        return await asyncio.to_thread(self._files.add, caller.tenant, wanted, png)
+
+    async def _ask_replicas(self, template: Template, request: TemplateCommand[int]) -> dict[str, int]:
+        """Return the answers of the replicas of a template's backbone; none where its workflow is not served."""
+        workflow = self._context.runner.workflows.get(template.workflow)
+        if workflow is None:
+            return {}
+        return dict(await self._context.admin.templates(backbone_of(workflow), request))
+
+    async def _card(self, template: Template) -> dict[str, Any]:
+        try:
+            predicted = await self._costs.predicted(template)
+        except RequestError:  # its workflow no longer takes what it was registered for
+            predicted = None
+        return {
+            "id": template.id,
+            "object": "template",
+            "name": template.name,
+            "caption": template.caption,
+            "created": template.created,
+            "width": template.width,
+            "height": template.height,
+            "model": template.model,
+            "pinned": bool(template.pin),
+            "bytes_predicted": predicted,
+            "fits": predicted is not None and predicted <= self._costs.budget(template),
+        }
+
+
+async def _decode_template(context: Context, form: TemplateForm, caller: Caller) -> tuple[Template, bytes]:
+    """Return the template of a form, and its image as a PNG file.  Raises RequestError."""
     body, settings = form.body, context.settings
-    workflow = workflow_taking(context, context.workflow(body.model), "edit", "model")
+    workflow = image_workflow(context, context.workflow(body.model), "edit", "model")
     image = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
-    size = dimensions(body.size, settings.size_multiple) or own_size(context, workflow, image)
-    ask = WarmRequest(steps=body.steps, caption=body.caption)
-    try:
-        edit_inputs(workflow, size, ask)  # bounds first, then the work of resizing
+    size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
+    try:  # bounds first, then the work of resizing
+        edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
     except RequestError as error:
         raise with_param(error, "warm" if error.param == "steps" else error.param) from None
-    key, png = await asyncio.to_thread(_prepared, image, size, caller.tenant)
-    name = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
-    model = body.model or settings.default_workflow
-    pin = pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else ""
-    called = body.name or f"template-{name[-8:]}"
-    made = int(time.time())
-    return Template(name, called, made, *size, model, workflow.name, key, pin, body.steps, body.caption), png
-
-
-def _prepared(image: Image.Image, size: tuple[int, int], tenant: str) -> tuple[str, bytes]:
-    pixels = to_array(image, *size)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return image_key(tenant, pixels.shape, pixels.tobytes()), out.getvalue()
-
-
-async def _known(context: Context, caller: Caller, wanted: Template) -> Template | None:
-    try:
-        return await context.template(caller, wanted.id)
-    except NotFound:
-        return None
-
-
-def _check_same(body: TemplateRequest, known: Template) -> None:
-    """Raise Conflict where an image is registered otherwise than a request has it."""
-    pairs = (
-        ("name", body.name, known.name),
-        ("caption", body.caption, known.caption),
-        ("pin", body.pin, bool(known.pin)),
+    key, png = await asyncio.to_thread(_resize_to_png, image, size, caller.tenant)
+    template_id = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
+    template = Template(
+        id=template_id,
+        name=body.name or f"template-{template_id[-8:]}",
+        created=int(time.time()),
+        width=size[0],
+        height=size[1],
+        model=body.model or settings.default_workflow,
+        workflow=workflow.name,
+        image=key,
+        pin=pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else "",
+        steps=body.steps,
+        caption=body.caption,
     )
-    for field, asked, is_so in pairs:
-        if asked is not None and asked != is_so:
-            said = f"This image is registered with another `{field}`; remove the template to register it anew."
-            raise Conflict(said, param=field, code="template_exists")
+    return template, png
 
 
-async def _ask(context: Context, template: Template, verb: Any, name: str) -> dict[str, int]:
-    """What the replicas of a template's backbone answer; nothing where its workflow is served no more."""
-    workflow = context.runner.workflows.get(template.workflow)
-    if workflow is None:
-        return {}
-    return dict(await context.runner.templates(TemplateCommand(verb, backbone_of(workflow), name)))
+def _resize_to_png(image: Image.Image, size: tuple[int, int], tenant: str) -> tuple[str, bytes]:
+    """Return the key of an image at a size (width, height), and its PNG file."""
+    pixels = to_array(image, *size)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return image_key(tenant, pixels.shape, pixels.tobytes()), file.getvalue()
 
 
-async def _card(costs: TemplateCosts, template: Template) -> dict[str, Any]:
-    try:
-        predicted = await costs.predicted(template)
-    except RequestError:  # its workflow no longer takes what it was registered for
-        predicted = None
-    return {
-        "id": template.id,
-        "object": "template",
-        "name": template.name,
-        "caption": template.caption,
-        "created": template.created,
-        "width": template.width,
-        "height": template.height,
-        "model": template.model,
-        "pinned": bool(template.pin),
-        "bytes_predicted": predicted,
-        "fits": predicted is not None and predicted <= costs.budget(template),
-    }
+def _check_same(body: TemplateRequest, template: Template) -> None:
+    """Raise Conflict where an image is registered otherwise than a request wants it."""
+    fields = (
+        ("name", body.name, template.name),
+        ("caption", body.caption, template.caption),
+        ("pin", body.pin, bool(template.pin)),
+    )
+    for field, requested, registered in fields:
+        if requested is not None and requested != registered:
+            message = f"This image is registered with another `{field}`; remove the template to register it anew."
+            raise Conflict(message, param=field, code="template_exists")
 
 
 def _form_schema() -> dict[str, Any]:

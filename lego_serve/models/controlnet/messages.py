@@ -1,8 +1,8 @@
-"""A ControlNet's step as numpy arrays, for a ControlNet that runs in another process.
+"""The messages of a ControlNet's step as numpy arrays, for a ControlNet that runs in another process.
 
-What is the same at every step (control latents, prompts) is sent once and named by a key that tells
-its content; a step's request is the lanes' latents and those keys, and its answer one array a
-residual.  bf16, which numpy does not have, travels as 16-bit integers.  Nothing here sends anything.
+What is the same at every step (control latents, prompts) is sent once, under a key of its content.
+A step's request holds the lanes' latents and those keys; its answer is one array a residual.  bf16,
+which numpy does not have, travels as 16-bit integers.  Nothing here sends anything.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ DEFAULT_CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class LaneMessage:
-    """One lane of a step: fp32 latents (channels, height, width), and keys of what the ControlNet remembers."""
+    """One lane of a step: fp32 latents (channels, height, width), and keys of what the ControlNet has cached."""
 
     latents: np.ndarray
     time: float
@@ -35,7 +35,7 @@ class LaneMessage:
 
 @dataclass(frozen=True, slots=True)
 class ImageMessage:
-    """Control latents, or pixels, as a request brings them."""
+    """Control latents (channels, height, width), or pixels, in fp32."""
 
     key: str
     latents: np.ndarray
@@ -48,7 +48,7 @@ class ImageMessage:
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
-    """A conditioning in fp32, and the mode a union ControlNet is to read it with."""
+    """A conditioning in fp32, and the mode a union ControlNet prepares it with."""
 
     key: str
     tokens: np.ndarray
@@ -65,7 +65,7 @@ StepMessage = tuple[LaneMessage, ...]
 
 
 def content_key(*tensors: torch.Tensor, mode: int | None = None) -> str:
-    """A name for the content of tensors."""
+    """Return a key for the content of tensors."""
     digest = hashlib.blake2b(repr((mode, [(tuple(t.shape), str(t.dtype)) for t in tensors])).encode(), digest_size=16)
     for tensor in tensors:
         digest.update(to_array(tensor).tobytes())
@@ -73,107 +73,115 @@ def content_key(*tensors: torch.Tensor, mode: int | None = None) -> str:
 
 
 def image_message(latents: torch.Tensor, key: str = "") -> ImageMessage:
-    """Control latents to be remembered under their key, or one of their content."""
+    """Make the message of control latents, under ``key`` or one of their content."""
     return ImageMessage(key or content_key(latents), to_array(latents.float()))
 
 
 def prompt_message(cond: Conditioning, mode: int | None = None) -> PromptMessage:
-    """A conditioning to be remembered under the key of its content."""
+    """Make the message of a conditioning, under a key of its content."""
     key = content_key(cond.tokens, cond.pooled, mode=mode)
     return PromptMessage(key, to_array(cond.tokens.float()), to_array(cond.pooled.float()), mode)
 
 
 def step_message(lanes: Sequence[ControlNetLane]) -> StepMessage:
-    """A step's request; images and prompts must have keys."""
+    """Make a step's request; images and prompts must have keys."""
     return tuple(
         LaneMessage(
-            to_array(lane.latents.float()), lane.time, lane.guidance, lane.image.key, lane.cond.key,
-            None if lane.negative is None else lane.negative.key,
+            latents=to_array(lane.latents.float()),
+            time=lane.time,
+            guidance=lane.guidance,
+            image=lane.image.key,
+            cond=lane.cond.key,
+            negative=None if lane.negative is None else lane.negative.key,
         )
         for lane in lanes
-    )  # fmt: skip
+    )
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor's bytes as an array."""
+    """Return a tensor as an array; bf16 as int16 of the same bits."""
     tensor = tensor.detach().cpu().contiguous()
     array: np.ndarray = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
 
 
 def to_tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor of an array that ``to_array`` made, sharing its memory where it may be written."""
+    """Return the tensor of an array that ``to_array`` made, sharing its memory where that is writeable."""
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor.view(dtype) if dtype == torch.bfloat16 else tensor
 
 
 class PromptImageCache:
-    """Images and prompts a ControlNet remembers, prepared, the latest used within so many bytes."""
+    """Caches a ControlNet's prepared images and prompts, those used last, up to ``max_bytes``."""
 
     def __init__(self, source: ControlNetSource, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._source, self._max_bytes = source, max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[str, tuple[ControlImage | PreparedPrompt, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[ControlImage | PreparedPrompt, int]] = OrderedDict()  # with their bytes
 
     def missing(self, step: StepMessage) -> set[str]:
-        """The keys of a step that are not here and must be sent again."""
-        wanted = {key for lane in step for key in (lane.image, lane.cond, lane.negative) if key is not None}
-        return wanted - self._kept.keys()
+        """Return the keys of a step that are not cached and must be sent again."""
+        keys = {key for lane in step for key in (lane.image, lane.cond, lane.negative) if key is not None}
+        return keys - self._entries.keys()
 
     def put(self, message: ImageMessage | PromptMessage, keep: Collection[str] = ()) -> None:
-        """Remember an image or a prompt, forgetting none of ``keep``: what the step needs that is to run.
+        """Prepare and cache an image or a prompt, evicting none of ``keep``, which the coming step needs.
 
         Raises RequestError for a mode the ControlNet lacks.
         """
-        if message.key in self._kept:
-            self._kept.move_to_end(message.key)
+        if message.key in self._entries:
+            self._entries.move_to_end(message.key)
             return
-        kept: ControlImage | PreparedPrompt
+        prepared: ControlImage | PreparedPrompt
         if isinstance(message, ImageMessage):
-            kept = self._source.image(torch.from_numpy(message.latents.copy()), message.key)
-            numbers = [kept.latents]
+            prepared = self._source.image(torch.from_numpy(message.latents.copy()), message.key)
+            tensors = [prepared.latents]
         else:
             cond = Conditioning(torch.from_numpy(message.tokens.copy()), torch.from_numpy(message.pooled.copy()))
-            kept = self._source.prepare(cond, message.mode)
-            numbers = [kept.tokens, kept.pooled]
-        size = sum(tensor.nbytes for tensor in numbers)
-        self._kept[message.key] = kept, size
+            prepared = self._source.prepare(cond, message.mode)
+            tensors = [prepared.tokens, prepared.pooled]
+        size = sum(tensor.nbytes for tensor in tensors)
+        self._entries[message.key] = prepared, size
         self._bytes += size
-        for key in list(self._kept):
+        for key in list(self._entries):
             if self._bytes <= self._max_bytes:
                 break
             if key != message.key and key not in keep:
-                self._bytes -= self._kept.pop(key)[1]
+                self._bytes -= self._entries.pop(key)[1]
 
     def lanes(self, step: StepMessage) -> list[ControlNetLane]:
-        """A step as the ControlNet takes it.  KeyError for one with missing keys."""
+        """Return a step's lanes with the images and prompts of their keys.  Raises KeyError for missing keys."""
         return [
             ControlNetLane(
-                torch.from_numpy(lane.latents.copy()), lane.time, lane.guidance, self._image(lane.image),
-                self._prompt(lane.cond), None if lane.negative is None else self._prompt(lane.negative),
+                latents=torch.from_numpy(lane.latents.copy()),
+                time=lane.time,
+                guidance=lane.guidance,
+                image=self._image(lane.image),
+                cond=self._prompt(lane.cond),
+                negative=None if lane.negative is None else self._prompt(lane.negative),
             )
             for lane in step
-        ]  # fmt: skip
+        ]
 
     def _image(self, key: str) -> ControlImage:
-        kept = self._found(key)
-        if not isinstance(kept, ControlImage):
+        entry = self._entry(key)
+        if not isinstance(entry, ControlImage):
             raise KeyError(key)
-        return kept
+        return entry
 
     def _prompt(self, key: str) -> PreparedPrompt:
-        kept = self._found(key)
-        if not isinstance(kept, PreparedPrompt):
+        entry = self._entry(key)
+        if not isinstance(entry, PreparedPrompt):
             raise KeyError(key)
-        return kept
+        return entry
 
-    def _found(self, key: str) -> ControlImage | PreparedPrompt:
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
+    def _entry(self, key: str) -> ControlImage | PreparedPrompt:
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
 
 
 class ResidualBuffer:
-    """Residuals that arrive from elsewhere, in any order; the compute thread waits where it needs one.
+    """Buffers residuals that arrive from another process, in any order, until the compute thread needs them.
 
     A wait ends with NodeError after ``timeout_s``.
     """
@@ -185,23 +193,23 @@ class ResidualBuffer:
         self._arrival = threading.Condition()
 
     def put(self, index: int, residual: np.ndarray) -> None:
-        """Residual ``index`` has come; one that has come before is passed over (a call may be made again)."""
+        """Store residual ``index``; ignore one that is there already (a call may be retried)."""
         with self._arrival:
             if self._slots[index] is None:
                 self._slots[index] = residual
                 self._arrival.notify_all()
 
     def fail(self, error: Exception) -> None:
-        """No more will come."""
+        """End all waits with an error: no more residuals will arrive."""
         with self._arrival:
             self._error = error
             self._arrival.notify_all()
 
     def block(self, index: int) -> torch.Tensor:
-        """Residual ``index``, waited for.  Raises the error it failed with, or NodeError when it takes too long."""
+        """Wait for residual ``index``.  Raises the error given to ``fail``, or NodeError after ``timeout_s``."""
         with self._arrival:
             self._arrival.wait_for(lambda: self._slots[index] is not None or self._error is not None, self._timeout_s)
-            found = self._slots[index]
-            if found is not None:
-                return to_tensor(found, self._dtype)
+            residual = self._slots[index]
+            if residual is not None:
+                return to_tensor(residual, self._dtype)
             raise self._error or NodeError("A ControlNet's residual did not come in time.", code="controlnet_late")

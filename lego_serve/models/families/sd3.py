@@ -1,7 +1,7 @@
 """The SD3 family (SD3 medium, SD3.5, lego-tiny): its own forward pass over diffusers' weights.
 
 One pass carries any lanes: linear layers run once over the rows of all of them, modulation is
-gathered by branch, attention sees one branch at a time.  The modulation of all blocks is one product.
+gathered by branch, attention is within each branch.  The modulation of all blocks is one product.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from lego_serve.errors import CheckpointError
 from lego_serve.models import model_files
 from lego_serve.models.lora.targets_sd3 import LORA_TARGETS
-from lego_serve.models.ragged import layers
+from lego_serve.models.ragged import attention, layers
 from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
-from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
+from lego_serve.models.ragged.lane_input import LaneInput, captures_of, reuses_of
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -30,6 +31,7 @@ from lego_serve.models.text import Sd3TextEncoder
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
 
+PATCH = 2  # latent pixels a side of a token
 SIZES_KEPT = 16  # image sizes whose position embeddings are kept
 
 
@@ -40,6 +42,8 @@ def load_backbone(spec: ModelSpec) -> tuple["Sd3Backbone", FlowMatchTables]:
     folder = model_files.model_folder(spec, "transformer", "scheduler", "vae", "tokenizer")
     tables = FlowMatchTables(model_files.load_scheduler(spec, folder))
     transformer = model_files.load_module(spec, folder, "transformer", SD3Transformer2DModel)
+    if (patch := transformer.config.patch_size) != PATCH:
+        raise CheckpointError(f"model {spec.name}: {folder / 'transformer'} has patch_size {patch}, {PATCH} is needed")
     window = model_files.setting(spec, folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int)
     text_rows = window + spec.max_sequence_length  # CLIP's, and T5's or zeros in their place
     scale = model_files.pixels_per_latent(spec, folder)
@@ -65,12 +69,12 @@ def load_text_encoder(spec: ModelSpec) -> Sd3TextEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream (image or text) of a block: projections, output and MLP; the last block's text has no output."""
+    """One stream (image or text) of a block; the last block's text has no output and no MLP."""
 
     projection: Projection
     out: Linear | None
     mlp: Mlp | None
-    chunks: int  # modulation vectors it takes: 6, 9 with dual attention, 2 when only its keys are used
+    chunks: int  # modulation vectors it takes: 6, 9 with dual attention, 2 where it has no output
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,45 +105,53 @@ class Sd3Backbone:
         layers.name_layers(transformer, "transformer")
         config = transformer.config
         self.bucket_rows = 1
-        self._embed, self._place = transformer.time_text_embed, transformer.pos_embed
-        self._patch = int(config.patch_size)
-        heads = int(config.num_attention_heads), int(config.attention_head_dim)
-        second = (AttentionShape(*heads, is_joint=False),) * len(config.dual_attention_layers or ())
-        self.attentions = (AttentionShape(*heads),) * int(config.num_layers) + second
+        self._position_embedding, self._patch = transformer.pos_embed, int(config.patch_size)
+        heads, head_width = int(config.num_attention_heads), int(config.attention_head_dim)
+        second = (AttentionShape(heads, head_width, is_joint=False),) * len(config.dual_attention_layers or ())
+        self.attentions = (AttentionShape(heads, head_width),) * int(config.num_layers) + second
         self.text_rows = text_rows
-        self._width = int(config.num_attention_heads * config.attention_head_dim)
+        self._width = heads * head_width
         self.device, self._dtype = transformer.device, transformer.dtype
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
         self.text_width, self.pooled_width = int(config.joint_attention_dim), int(config.pooled_projection_dim)
         self._patch_in = Linear(transformer.pos_embed.proj.weight.flatten(1), transformer.pos_embed.proj.bias)
         self._text_in = Linear.of(transformer.context_embedder)
+        embed = transformer.time_text_embed
+        self._time = layers.NumberEmbedding.of(embed.time_proj, embed.timestep_embedder)
+        self._pooled_in = layers.EmbeddingMlp.of(embed.text_embedder)
         self._out = Linear.of(transformer.proj_out)
-        modulations = [m for b in transformer.transformer_blocks for m in (b.norm1.linear, b.norm1_context.linear)]
+        modulations = modulations_of(transformer.transformer_blocks)
         self._modulation = Linear.of(*modulations, transformer.norm_out.linear)
-        self._blocks = layers.take_blocks(transformer.transformer_blocks, _block, release=release)
+        self._blocks = layers.take_blocks(transformer.transformer_blocks, block_of, release=release)
         self.adapters = LoraLayers.of(
             layers.linears([self._blocks, self._modulation, self._out]), LORA_TARGETS.stream_of
         )
+        self.linear_ops = layers.share_ops(vars(self))
         self._position = lru_cache(maxsize=SIZES_KEPT)(self._position_of)
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning) -> PreparedPrompt:
-        """Text tokens projected to the model's width, and the pooled text's share of the modulation."""
-        embed = self._embed.text_embedder
+        """Project text tokens to the model's width, and the pooled text to its share of the modulation."""
         tokens = self._text_in(cond.tokens.to(self.device, self._dtype))
         pooled = cond.pooled.to(self.device, self._dtype)[None]
-        return PreparedPrompt(tokens, layers.embed_mlp(pooled, embed.linear_1, embed.linear_2)[0])
+        return PreparedPrompt(tokens, self._pooled_in(pooled)[0])
 
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
-        """The guided velocity of each lane, fp32."""
+        """Return the guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
-        counts = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
-        packing = pack(lanes, counts, self.device, bucket_rows=self.bucket_rows, **kept_rows(lanes))
+        packing = pack(
+            lanes,
+            [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)],
+            self.device,
+            bucket_rows=self.bucket_rows,
+            reuses=reuses_of(lanes),
+            captures=captures_of(lanes),
+        )
         with self.adapters.applied(lanes, packing):
-            said = self._forward(lanes, sizes, packing)
-        said = said[: sum(packing.image_lengths)].float()
-        parts = zip(packing.branches, said.split(packing.image_lengths), strict=True)
+            out = self._forward(lanes, sizes, packing)
+        out = out[: sum(packing.image_lengths)].float()
+        parts = zip(packing.branches, out.split(packing.image_lengths), strict=True)
         rows = {(branch.lane, branch.is_negative): part for branch, part in parts}
         return [self._guided(lane, rows[i, False], rows.get((i, True)), sizes[i]) for i, lane in enumerate(lanes)]
 
@@ -148,49 +160,56 @@ class Sd3Backbone:
     ) -> torch.Tensor:
         combined = cond if negative is None else negative + lane.guidance * (cond - negative)
         h, w, p = *size, self._patch
-        patches = lane.placed(combined, h * w).view(h, w, p, p, -1)
+        patches = lane.scatter_active(combined, h * w).view(h, w, p, p, -1)
         return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
-        controls = ResidualAdder(lanes, [h * w for h, w in sizes], packing)  # lanes with any compute all their rows
+        # Lanes with ControlNets compute all their rows.
+        controls = ResidualAdder(lanes, [h * w for h, w in sizes], packing)
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
         text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
         tables = self._modulations(lanes, packing)
         for index, block in enumerate(self._blocks):
-            image_table, text_table = (
-                [next(tables) for _ in range(stream.chunks)] for stream in (block.image, block.text)
-            )
+            image_table = layers.take_tables(tables, block.image.chunks)
+            text_table = layers.take_tables(tables, block.text.chunks)
             image, text = run_block(block, image, text, image_table, text_table, packing, str(index))
             if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
                 controls.add(image, index, len(self._blocks), sd3_residual)
-        scale, shift = next(tables), next(tables)
+        scale, shift = layers.take_tables(tables, 2)
         return self._out(adaln_modulate(image, shift, scale, packing.image_branch))
 
     def _patches(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
-        """Each lane's patches projected, with their places added: (image rows, width)."""
+        """Project each lane's patches and add their position embeddings: (image rows, width)."""
         p = self._patch
         patches = []
         for lane, (h, w) in zip(lanes, sizes, strict=True):
             latents = lane.latents.to(self.device, self._dtype)
-            patches.append(lane.chosen(latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1)))
-        rows = self._patch_in(torch.cat(patches)).split([len(part) for part in patches])
-        places = [lane.chosen(self._position(size)) for lane, size in zip(lanes, sizes, strict=True)]
-        return [(r + place).to(self._dtype) for r, place in zip(rows, places, strict=True)]
+            tokens = latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1)
+            patches.append(lane.select_active(tokens))
+        projected = self._patch_in(torch.cat(patches)).split([len(part) for part in patches])
+        positions = [lane.select_active(self._position(size)) for lane, size in zip(lanes, sizes, strict=True)]
+        return [(rows + position).to(self._dtype) for rows, position in zip(projected, positions, strict=True)]
 
     def _position_of(self, size: tuple[int, int]) -> torch.Tensor:
-        position: torch.Tensor = self._place.cropped_pos_embed(size[0] * self._patch, size[1] * self._patch)[0]
+        height, width = size[0] * self._patch, size[1] * self._patch
+        position: torch.Tensor = self._position_embedding.cropped_pos_embed(height, width)[0]
         return position
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
-        """The modulation tables (branches, width) in the order blocks use them."""
-        times = [lanes[b.lane].time for b in packing.branches]
-        time = layers.embed_numbers(self._embed, self._embed.timestep_embedder, times, self.device, self._dtype)
-        text = torch.stack([b.cond.pooled for b in packing.branches])
+        """Yield the modulation tables (branches, width) in the order blocks use them."""
+        time = self._time([lanes[branch.lane].time for branch in packing.branches])
+        text = torch.stack([branch.prompt.pooled for branch in packing.branches])
         return iter(self._modulation(F.silu(time + text)).split(self._width, dim=1))
 
 
-def _block(module: Any) -> Block:
+def modulations_of(blocks: Any) -> list[Any]:
+    """Return the modulation layers of diffusers' joint blocks, in the order blocks use their outputs."""
+    return [linear for block in blocks for linear in (block.norm1.linear, block.norm1_context.linear)]
+
+
+def block_of(module: Any) -> Block:
+    """Take the layers of diffusers' JointTransformerBlock."""
     attn = module.attn
     image = Stream(
         Projection.of(attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k, attn.heads),
@@ -207,9 +226,9 @@ def _block(module: Any) -> Block:
         text = Stream(added, Linear.of(attn.to_add_out), Mlp.of(module.ff_context), 6)
     if not module.use_dual_attention:
         return Block(image, text, None, None)
-    own = module.attn2
-    second = Projection.of(own.to_q, own.to_k, own.to_v, own.norm_q, own.norm_k, own.heads)
-    return Block(image, text, second, Linear.of(own.to_out[0]))
+    attn2 = module.attn2
+    second = Projection.of(attn2.to_q, attn2.to_k, attn2.to_v, attn2.norm_q, attn2.norm_k, attn2.heads)
+    return Block(image, text, second, Linear.of(attn2.to_out[0]))
 
 
 def run_block(
@@ -221,29 +240,29 @@ def run_block(
     packing: Packing,
     attention_id: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image and text rows after a block, given those before it and its modulation tables."""
-    of_image, of_text = packing.image_branch, packing.text_branch
-    image_in = adaln_modulate(image, image_table[0], image_table[1], of_image)
+    """Return the image and text rows after a block, given those before it and its modulation tables."""
+    image_branch, text_branch = packing.image_branch, packing.text_branch
+    image_in = adaln_modulate(image, image_table[0], image_table[1], image_branch)
     # The last block's text norm is diffusers' AdaLayerNormContinuous: scale first, then shift.
     shift, scale = (text_table[1], text_table[0]) if block.text.out is None else (text_table[0], text_table[1])
-    text_in = adaln_modulate(text, shift, scale, of_text)
-    image_out, text_out = layers.joint_attention(
+    text_in = adaln_modulate(text, shift, scale, text_branch)
+    image_out, text_out = attention.joint_attention(
         block.image.projection(image_in), block.text.projection(text_in), packing, attention_id
     )
     assert block.image.out is not None
     before = image
-    image = gated_residual(image, block.image.out(image_out), image_table[2], of_image)
+    image = gated_residual(image, block.image.out(image_out), image_table[2], image_branch)
     if block.second is not None and block.second_out is not None:
-        second_in = adaln_modulate(before, image_table[6], image_table[7], of_image)
-        second = block.second_out(layers.self_attention(block.second(second_in), packing, f"{attention_id}.second"))
-        image = gated_residual(image, second, image_table[8], of_image)
-    image = _mlp_residual(block.image, image, image_table, of_image)
+        second_in = adaln_modulate(before, image_table[6], image_table[7], image_branch)
+        second_out = attention.self_attention(block.second(second_in), packing, f"{attention_id}.second")
+        image = gated_residual(image, block.second_out(second_out), image_table[8], image_branch)
+    image = _mlp_residual(block.image, image, image_table, image_branch)
     if block.text.out is None:
         return image, text
-    text = gated_residual(text, block.text.out(text_out), text_table[2], of_text)
-    return image, _mlp_residual(block.text, text, text_table, of_text)
+    text = gated_residual(text, block.text.out(text_out), text_table[2], text_branch)
+    return image, _mlp_residual(block.text, text, text_table, text_branch)
 
 
-def _mlp_residual(stream: Stream, x: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
+def _mlp_residual(stream: Stream, x: torch.Tensor, table: list[torch.Tensor], row_branch: torch.Tensor) -> torch.Tensor:
     assert stream.mlp is not None
-    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], of)), table[5], of)
+    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], row_branch)), table[5], row_branch)

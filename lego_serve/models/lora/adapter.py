@@ -1,8 +1,8 @@
 """An adapter as the models use it: low-rank pairs by the canonical path of the layer each belongs to.
 
 ``down`` (rank, inputs) and ``up`` (outputs, rank), with alpha / rank folded into ``up``: a layer with an
-adapter of scale s answers ``x W' + s (x down') up'``.  Adapters are immutable, and made of checked files only
-(``adapter_loading``), so that what reaches a layer is finite by construction.
+adapter of scale s computes ``x W' + s (x down') up'``.  Adapters are immutable and made of checked files only
+(``loading``), so that what reaches a layer is finite by construction.
 """
 
 import json
@@ -27,7 +27,7 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """The width between them."""
+        """The inner width of the product."""
         return int(self.down.shape[0])
 
 
@@ -41,16 +41,16 @@ class Adapter:
 
     @cached_property
     def size_bytes(self) -> int:
-        """What its weights take."""
+        """Bytes of its weights."""
         return sum(pair.down.nbytes + pair.up.nbytes for pair in self.pairs.values())
 
     def part(self, *components: str) -> "Adapter":
-        """What of it belongs to these components (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
-        own = {path: pair for path, pair in self.pairs.items() if path.partition(".")[0] in components}
-        return Adapter(self.adapter_id, self.sha256, own)
+        """Return its part for these components (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
+        pairs = {path: pair for path, pair in self.pairs.items() if path.partition(".")[0] in components}
+        return Adapter(self.adapter_id, self.sha256, pairs)
 
     def to_bytes(self) -> bytes:
-        """It as one safetensors file of canonical names, to be handed to another process."""
+        """Write it as one safetensors file of canonical names, for another process of this server."""
         tensors = {}
         for path, pair in self.pairs.items():
             # Copies: a product of several layers side by side shares its down weight, which the format refuses.
@@ -59,7 +59,7 @@ class Adapter:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Adapter":
-        """What ``to_bytes`` wrote, in a process of ours: it is not checked again."""
+        """Read what ``to_bytes`` wrote; it is not checked again."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         adapter_id, sha256 = json.loads(header["__metadata__"]["adapter"])
         tensors = load(data)
@@ -67,22 +67,22 @@ class Adapter:
         return cls(adapter_id, sha256, {p: Pair(tensors[f"{p}.down"], tensors[f"{p}.up"]) for p in paths})
 
 
-Uses: TypeAlias = tuple[tuple[Adapter, float], ...]
-SetKey: TypeAlias = tuple[tuple[str, float], ...]
+Uses: TypeAlias = tuple[tuple[Adapter, float], ...]  # a set of adapters, each with its scale
+SetKey: TypeAlias = tuple[tuple[str, float], ...]  # sha256 and scale of each
 
 
 def in_order(uses: Sequence[tuple[Adapter, float]]) -> Uses:
-    """A set of adapters with their scales in the one order sums are taken in, without those of no effect."""
+    """Return a set of adapters with their scales in the order sums are taken in, without those of scale 0."""
     return tuple(sorted(((a, float(s)) for a, s in uses if s != 0), key=lambda use: use[0].sha256))
 
 
 def key_of(uses: Sequence[tuple[Adapter, float]]) -> SetKey:
-    """What tells one set of adapters from another: hashes and scales, in order."""
+    """Return the key of a set of adapters: hashes and scales, in order."""
     return tuple((adapter.sha256, scale) for adapter, scale in in_order(uses))
 
 
 def check_uses(uses: Sequence[tuple[str, float]]) -> None:
-    """Raise RequestError for more than MAX_ADDONS, one twice, or a scale that is none; ids with scales."""
+    """Raise RequestError for more than MAX_ADDONS ids with scales, one that repeats, or a scale out of range."""
     if len(uses) > MAX_ADDONS:
         raise RequestError(f"At most {MAX_ADDONS} adapters can be used at once.", param="lora")
     ids = [adapter_id for adapter_id, _ in uses]
@@ -90,5 +90,5 @@ def check_uses(uses: Sequence[tuple[str, float]]) -> None:
         if adapter_id in ids[:index]:
             raise RequestError(f"Adapter {adapter_id} is named twice.", param=entry_param("lora", adapter_id))
         if not abs(scale) <= MAX_SCALE:  # NaN is not <= anything
-            said = f"The scale of adapter {adapter_id} must be a number from -{MAX_SCALE:g} to {MAX_SCALE:g}."
-            raise RequestError(said, param=entry_param("lora", adapter_id))
+            message = f"The scale of adapter {adapter_id} must be a number from -{MAX_SCALE:g} to {MAX_SCALE:g}."
+            raise RequestError(message, param=entry_param("lora", adapter_id))

@@ -1,8 +1,9 @@
-"""An adapter's file, opened once and believed in nothing: what is checked, hashed and used are the same bytes.
+"""Reads and checks an adapter's file without trusting any of it.
 
-The file is read whole from one descriptor, so that nothing that happens to its path later matters.
-Then its header is read here rather than by a library, which would accept duplicate keys and
-headers of any size.  A fault is one line with the adapter's id and never a path or a value.
+The file is read whole from one descriptor, so that the bytes that are checked, hashed and used are the
+same whatever happens to its path.  Its header is parsed here rather than by a library, which would
+accept duplicate keys and headers of any size.  A fault is one line with the adapter's id and never a
+path or a value.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ MAX_WEIGHT = 1e4
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 METADATA = "__metadata__"
 FOLDER_FILE = "pytorch_lora_weights.safetensors"
-STRANGERS = {  # how files begin that are something else
+OTHER_FORMATS = {  # by a file's first bytes
     b"PK\x03\x04": "a zip archive (a pickled checkpoint is one)",
     b"PK\x05\x06": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
@@ -41,14 +42,14 @@ STRANGERS = {  # how files begin that are something else
     b"GGUF": "a GGUF file",
     **{bytes([0x80, protocol]): "a Python pickle" for protocol in range(2, 6)},
 }
-TAR_MAGIC, TAR_AT = b"ustar", 257
+TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFile:
     """A checked safetensors file: its hash, its size and its tensors, on the CPU, each finite and small.
 
-    Of a file whose header alone was read there is no hash, and tensors have no values.
+    Where only the header was read the hash is empty and tensors have no values (``meta``).
     """
 
     sha256: str
@@ -72,13 +73,13 @@ def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
 
 
 def peek_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
-    """What a file's header tells, checked as far as that goes: no hash, and tensors without values (``meta``).
+    """Read and check a file's header only: the result has no hash, and tensors without values (``meta``).
 
     Raises as ``read_adapter_file`` does.
     """
     head, size_bytes = read_head(adapter_id, path)
     _, metadata, entries = _layout(adapter_id, head, size_bytes)
-    tensors = {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in entries.items()}
+    tensors = {name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()}
     return AdapterFile("", size_bytes, tensors, metadata)
 
 
@@ -88,9 +89,9 @@ def find_adapter(
     others: Collection[str] = (),
     read: Callable[[str, Path], AdapterFile] = read_adapter_file,
 ) -> AdapterFile:
-    """The adapter ``<root>/<adapter_id>.safetensors`` of the first root that has it, or diffusers' folder of that name.
+    """Read ``<root>/<adapter_id>.safetensors``, or diffusers' folder of that name, of the first root that has it.
 
-    Raises NotFound for an id that is none or that no root has, naming the nearest there is, ``others`` among them;
+    Raises NotFound for a malformed id and for one that no root has, suggesting the nearest, also of ``others``;
     InvalidAdapter for a file that must not be used.  A link is not followed, wherever it points.
     """
     if ADAPTER_ID.fullmatch(adapter_id) is None:
@@ -105,15 +106,15 @@ def find_adapter(
 
 
 def adapter_ids(roots: Iterable[Path]) -> list[str]:
-    """The ids that roots have files for, sound or not; a root that is not there has none."""
-    found = set()
+    """List the ids that roots have files for, sound or not; a root that does not exist has none."""
+    ids = set()
     for root in roots:
-        for place in root.iterdir() if root.is_dir() else ():
-            name = place.name.removesuffix(".safetensors")
-            is_one = (place / FOLDER_FILE).is_file() if place.is_dir() else place.name != name and place.is_file()
-            if is_one and ADAPTER_ID.fullmatch(name) and not place.is_symlink():
-                found.add(name)
-    return sorted(found)
+        for path in root.iterdir() if root.is_dir() else ():
+            name = path.name.removesuffix(".safetensors")
+            is_adapter = (path / FOLDER_FILE).is_file() if path.is_dir() else path.name != name and path.is_file()
+            if is_adapter and ADAPTER_ID.fullmatch(name) and not path.is_symlink():
+                ids.add(name)
+    return sorted(ids)
 
 
 def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
@@ -126,39 +127,39 @@ def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
 
 
 def _layout(adapter_id: str, data: bytes, size_bytes: int) -> tuple[int, dict[str, str], dict[str, _Entry]]:
-    """Where the tensors' bytes begin, the metadata and the tensors of a file of so many bytes, by its header."""
+    """Return where the tensors' bytes begin, the metadata and the tensors, by the header of a file of so many bytes."""
     start, header = header_of(adapter_id, data)
     metadata = _metadata(adapter_id, header.pop(METADATA, {}))
     if not header:
         raise refusal(adapter_id, "holds no tensors")
-    entries = {name: _entry(adapter_id, name, said) for name, said in header.items()}
+    entries = {name: _entry(adapter_id, name, fields) for name, fields in header.items()}
     _check_tiling(adapter_id, entries.values(), size_bytes - start)
     return start, metadata, entries
 
 
 def refusal(adapter_id: str, fault: str) -> InvalidAdapter:
-    """The error for an adapter with this fault."""
+    """Make the error for an adapter with this fault."""
     return InvalidAdapter(f"Adapter {adapter_id} {fault}.", param=entry_param("lora", adapter_id))
 
 
-def no_adapter(said: str, adapter_id: str) -> NotFound:
-    """The error for an adapter that is not there."""
-    return NotFound(said, param=entry_param("lora", adapter_id), code="adapter_not_found")
+def no_adapter(message: str, adapter_id: str) -> NotFound:
+    """Make the error for an adapter that does not exist."""
+    return NotFound(message, param=entry_param("lora", adapter_id), code="adapter_not_found")
 
 
 def pattern(key: str) -> str:
-    """A tensor's name made fit to be told: numbers as N, other than plain characters as ?, of bounded length."""
+    """Make a tensor's name safe to repeat: numbers as N, other than plain characters as ?, of bounded length."""
     plain = re.sub(r"[^A-Za-z0-9_.]", "?", key[:200])
     return re.sub(r"\d+", "N", plain)[:100]
 
 
 def read_head(adapter_id: str, path: Path) -> tuple[bytes, int]:
-    """The beginning of a file, its header whole where it is as short as it must be, and the file's bytes."""
+    """Read the beginning of a file, up to the longest header allowed, and the file's size in bytes."""
     return _read(adapter_id, path, 8 + MAX_HEADER_BYTES)
 
 
-def _read(adapter_id: str, path: Path, at_most: int) -> tuple[bytes, int]:
-    """So many bytes of a regular file, through one descriptor, and how many it has."""
+def _read(adapter_id: str, path: Path, max_bytes: int) -> tuple[bytes, int]:
+    """Read at most so many bytes of a regular file through one descriptor; return them and the file's size."""
     try:
         # No waiting for a FIFO's writer, and no link followed.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -167,13 +168,13 @@ def _read(adapter_id: str, path: Path, at_most: int) -> tuple[bytes, int]:
     except OSError:
         raise refusal(adapter_id, "cannot be opened, or is a link") from None
     try:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise refusal(adapter_id, "is no regular file")
-        if about.st_size > MAX_FILE_BYTES:
+        if status.st_size > MAX_FILE_BYTES:
             raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(at_most), about.st_size
+            return file.read(max_bytes), status.st_size
     except OSError:
         raise refusal(adapter_id, "cannot be read") from None
     finally:
@@ -183,15 +184,15 @@ def _read(adapter_id: str, path: Path, at_most: int) -> tuple[bytes, int]:
 def _check_kind(adapter_id: str, data: bytes) -> None:
     if not data:
         raise refusal(adapter_id, "is an empty file")
-    for magic, kind in STRANGERS.items():
+    for magic, kind in OTHER_FORMATS.items():
         if data.startswith(magic):
             raise refusal(adapter_id, f"is {kind}, not safetensors")
-    if data[TAR_AT : TAR_AT + len(TAR_MAGIC)] == TAR_MAGIC:
+    if data[TAR_OFFSET : TAR_OFFSET + len(TAR_MAGIC)] == TAR_MAGIC:
         raise refusal(adapter_id, "is a tar archive, not safetensors")
 
 
 def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin, and what the header says of them.  Raises InvalidAdapter."""
+    """Return where the tensors' bytes begin, and the header.  Raises InvalidAdapter."""
     _check_kind(adapter_id, data)
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length == 0:
@@ -202,7 +203,7 @@ def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
         raise refusal(adapter_id, "ends within its header")
     try:
         header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except _Twice:
+    except _DuplicateKey:
         raise refusal(adapter_id, "has a header that names something twice") from None
     except (ValueError, RecursionError):
         raise refusal(adapter_id, "has a header that is no JSON") from None
@@ -213,38 +214,38 @@ def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
-class _Twice(Exception):
+class _DuplicateKey(Exception):
     pass
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _Twice
-    return found
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise _DuplicateKey
+    return unique
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _metadata(adapter_id: str, said: Any) -> dict[str, str]:
-    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+def _metadata(adapter_id: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise refusal(adapter_id, "has metadata that is not text by name")
-    return said
+    return value
 
 
-def _entry(adapter_id: str, name: str, said: Any) -> _Entry:
-    """What the header says of one tensor, which must be of a shape and dtype a weight or an alpha can have."""
+def _entry(adapter_id: str, name: str, fields: Any) -> _Entry:
+    """Check a tensor's header entry, which must have a shape and dtype that a weight or an alpha can have."""
     which = f"tensor {pattern(name)}"
-    if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise refusal(adapter_id, f"has a header that does not describe {which}")
-    dtype = DTYPES.get(said["dtype"]) if isinstance(said["dtype"], str) else None
-    if said["dtype"] == "I64" and said["shape"] == []:
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if fields["dtype"] == "I64" and fields["shape"] == []:
         dtype = torch.int64  # an alpha, as some trainers write it
     if dtype is None:
         raise refusal(adapter_id, f"has {which} of a dtype other than {', '.join(DTYPES)}")
-    shape, offsets = said["shape"], said["data_offsets"]
+    shape, offsets = fields["shape"], fields["data_offsets"]
     if not _are_counts(shape) or len(shape) > 4 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise refusal(adapter_id, f"has {which} of an impossible shape")
     if not _are_counts(offsets) or len(offsets) != 2:
@@ -255,27 +256,27 @@ def _entry(adapter_id: str, name: str, said: Any) -> _Entry:
     return _Entry(dtype, tuple(shape), begin, end)
 
 
-def _are_counts(said: Any) -> bool:
-    return isinstance(said, list) and all(type(number) is int and number >= 0 for number in said)
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
 
 def _check_tiling(adapter_id: str, entries: Iterable[_Entry], size: int) -> None:
-    """Every byte belongs to one tensor: nothing overlaps, nothing hides in a hole or at the end."""
-    at = 0
+    """Check that every byte belongs to one tensor: none overlap, and nothing hides in a hole or at the end."""
+    end = 0
     for entry in sorted(entries, key=lambda entry: entry.begin):
-        if entry.begin != at:
+        if entry.begin != end:
             raise refusal(adapter_id, "has tensors that overlap or leave a hole")
-        at = entry.end
-    if at > size:
+        end = entry.end
+    if end > size:
         raise refusal(adapter_id, "ends within its tensors")
-    if at < size:
+    if end < size:
         raise refusal(adapter_id, "has bytes after its last tensor")
 
 
 def _tensor(adapter_id: str, name: str, entry: _Entry, data: bytes, start: int) -> torch.Tensor:
     raw = bytearray(data[start + entry.begin : start + entry.end])  # a copy: aligned, and writable as torch wants it
     tensor = torch.frombuffer(raw, dtype=entry.dtype).view(entry.shape)
-    largest = abs(float(tensor.abs().max()))  # twice: the least whole number has no opposite
+    largest = abs(float(tensor.abs().max()))  # abs before and after: the least int64 has no opposite
     if not largest <= MAX_WEIGHT:  # not `>`: NaN must fail too
         fault = f"a value over {MAX_WEIGHT:g}" if math.isfinite(largest) else "values that are no finite numbers"
         raise refusal(adapter_id, f"has {fault} in tensor {pattern(name)}")

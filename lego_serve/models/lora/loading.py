@@ -1,7 +1,7 @@
-"""From an adapter's checked file to an adapter that fits a model, and which layers of a model may be adapted.
+"""Makes an adapter for a model from a checked file, and lists the layers of a model that adapters may change.
 
-Every pair is held against the layer it is for.  One whose product could pass MAX_DELTA is refused here, before
-any weight is touched.
+Every pair is checked against its layer.  A pair whose product could exceed MAX_DELTA is refused here, before any
+weight is touched.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lego_serve.core.addons import AdapterFacts
 from lego_serve.models import model_files
 from lego_serve.models.lora.adapter import Adapter, Pair
 from lego_serve.models.lora.checkpoint import AdapterFile, header_of, pattern, read_head, refusal
@@ -22,9 +23,9 @@ MAX_DELTA = 1e4
 
 
 def load_adapter(adapter_id: str, file: AdapterFile, base: BaseLayers) -> Adapter:
-    """The adapter a checked file holds, for a model.  Raises InvalidAdapter, naming both where they do not fit.
+    """Make the adapter of a checked file for a model.  Raises InvalidAdapter, naming both where they do not fit.
 
-    Of a file whose header alone was read: as far as that tells, without values.
+    Where only the file's header was read, its pairs have no values.
     """
     pairs = read_pairs(adapter_id, file, base)
     for path, pair in pairs.items():
@@ -44,25 +45,25 @@ def _check_pair(adapter_id: str, path: str, pair: Pair) -> None:
 
 
 def base_layers(spec: ModelSpec) -> BaseLayers:
-    """The layers of a model that adapters may change, from its configs alone; no weight is read.
+    """List the layers of a model that adapters may change, from its configs alone; no weight is read.
 
     Raises CheckpointError, also for a family that takes no adapters.
     """
     import diffusers
     import transformers
 
-    adaptable = lora_targets_of(spec)
-    folder = model_files.model_folder(spec, "transformer", *adaptable.texts)
+    targets = lora_targets_of(spec)
+    folder = model_files.model_folder(spec, "transformer", *targets.texts)
     shapes: dict[str, tuple[int, int]] = {}
     with torch.device("meta"):
         config = model_files.read_json(spec, folder / "transformer" / "config.json")
-        shapes |= _shapes("transformer", getattr(diffusers, adaptable.transformer).from_config(config))
-        for name, class_name in adaptable.texts.items():
+        shapes |= _shapes("transformer", getattr(diffusers, targets.transformer).from_config(config))
+        for name, class_name in targets.texts.items():
             settings = model_files.read_json(spec, folder / name / "config.json")
             cls = getattr(transformers, class_name)
             shapes |= _shapes(name, cls(cls.config_class(**settings)))
-    free = {path: shape for path, shape in shapes.items() if not path.startswith(adaptable.fixed)}
-    return BaseLayers(spec.name, spec.family, free)
+    adaptable = {path: shape for path, shape in shapes.items() if not path.startswith(targets.fixed)}
+    return BaseLayers(spec.name, spec.family, adaptable)
 
 
 def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
@@ -75,35 +76,35 @@ def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSummary:
-    """Bytes of the file and the largest rank in it; 0 where it has no product."""
+    """The size of a file and the largest rank in it; 0 where it has no product."""
 
     size_bytes: int
     rank: int
 
 
 def summary_of(adapter_id: str, path: Path) -> AdapterSummary:
-    """What the header of a file says; nothing of its weights is read or vouched for.
+    """Summarise a file by its header; its weights are neither read nor checked.
 
-    Raises InvalidAdapter for what is no safetensors file, and NotFound.
+    Raises InvalidAdapter for a file that is not safetensors, and NotFound.
     """
     head, size_bytes = read_head(adapter_id, path)
     _, header = header_of(adapter_id, head)
-    return AdapterSummary(size_bytes, max((_rank(name, said) for name, said in header.items()), default=0))
+    return AdapterSummary(size_bytes, max((_rank(name, fields) for name, fields in header.items()), default=0))
 
 
-def _rank(name: str, said: object) -> int:
-    """The rank of the product whose inner half this tensor is; 0 for any other."""
-    found = WEIGHT.fullmatch(name)
-    shape = said.get("shape") if isinstance(said, dict) else None
-    if found is None or (found["peft"] or found["kohya"] or found["old"]) not in ("A", "down"):
+def _rank(name: str, fields: object) -> int:
+    """Return the rank of a product by its down weight's header entry; 0 for any other tensor."""
+    match = WEIGHT.fullmatch(name)
+    shape = fields.get("shape") if isinstance(fields, dict) else None
+    if match is None or (match["peft"] or match["kohya"] or match["old"]) not in ("A", "down"):
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or type(shape[0]) is not int:
         return 0
     return int(shape[0])
 
 
-def card_of(adapter: Adapter) -> dict[str, object]:
-    """A checked adapter as an operator sees it."""
+def card_of(adapter: Adapter) -> AdapterFacts:
+    """Describe a checked adapter for an operator."""
     ranks = sorted({pair.rank for pair in adapter.pairs.values()})
     components = sorted({path.partition(".")[0] for path in adapter.pairs})
     return {

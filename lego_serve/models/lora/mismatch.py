@@ -1,6 +1,6 @@
-"""An adapter of the right family that was made for another of its models: which one, as far as it tells, and ours.
+"""Says which model an adapter was made for, where that is not the model it is loaded for.
 
-A file may say what it was made for in words of its trainer, of which only plain and short ones are repeated.  Its
+A file's metadata may name its base model in the trainer's words, of which only plain and short ones are repeated.  Its
 layers tell the width of that model, and at least how many blocks it has.
 """
 
@@ -14,12 +14,12 @@ from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.checkpoint import refusal
 from lego_serve.models.lora.targets import lora_targets
 
-_SAID_OF_OTHERS = (  # patterns of what trainers write of base models that are no family here, most particular first
+_OTHER_MODELS = (  # patterns of names trainers give base models that are no family here, most particular first
     (re.compile(r"sdxl|stable-diffusion-xl|sd[-_ ]?xl", re.I), "Stable Diffusion XL"),
     (re.compile(r"^sd_?v?[12]|stable-diffusion-v[12]", re.I), "Stable Diffusion 1 or 2"),
     (re.compile(r"wan|hunyuan|qwen|lumina|cogvideo|ltx|z[-_]?image", re.I), "another kind of model"),
 )
-_LOOKS_OF_OTHERS = (
+_OTHER_LAYERS = (  # patterns of such models' layer names
     (
         re.compile(r"down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block"),
         "Stable Diffusion 1, 2 or XL",
@@ -29,21 +29,21 @@ BASE_KEYS = ("modelspec.architecture", "ss_base_model_version")
 
 
 def made_for(metadata: Mapping[str, str]) -> str | None:
-    """The family an adapter says it was made for; None where it does not say, or not in words known here."""
-    patterns = [*((said.said, family) for family, said in lora_targets().items()), *_SAID_OF_OTHERS]
+    """Return the family that a file's metadata names; None where it names none, or none known here."""
+    patterns = [*((targets.base_model_pattern, family) for family, targets in lora_targets().items()), *_OTHER_MODELS]
     for key in BASE_KEYS:
-        said = metadata.get(key, "")
-        for words, family in patterns:
-            if words.search(said):
+        base_model = metadata.get(key, "")
+        for name_pattern, family in patterns:
+            if name_pattern.search(base_model):
                 return family
     return None
 
 
 def resembles(keys: Iterable[str]) -> str | None:
-    """The family whose layer names these look like, the first of several; None where they look like none."""
-    patterns = [*((said.looks, family) for family, said in lora_targets().items()), *_LOOKS_OF_OTHERS]
+    """Return the first family whose layer names these resemble; None where there is none."""
+    patterns = [*((targets.layer_pattern, family) for family, targets in lora_targets().items()), *_OTHER_LAYERS]
     names = list(keys)
-    return next((family for words, family in patterns if any(words.search(name) for name in names)), None)
+    return next((family for layers, family in patterns if any(layers.search(name) for name in names)), None)
 
 
 PEFT_METADATA = "lora_adapter_metadata"
@@ -55,25 +55,25 @@ Shapes = Mapping[str, tuple[int, int]]  # by canonical path: outputs, inputs
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """A layer that an adapter changes: the path of one like it in our model, the block it names, and its inputs."""
+    """A layer that an adapter changes: the path of the corresponding one in our model, its block, and its inputs."""
 
     path: str
     block: int | None
     inputs: int
 
 
-def says(metadata: Mapping[str, str]) -> str | None:
-    """The model a file says it was made for, fit to be told; None where it does not say."""
-    told = (
+def base_model_named(metadata: Mapping[str, str]) -> str | None:
+    """Return the base model that a file's metadata names, safe to repeat; None where it names none."""
+    names = (
         *_peft_names(metadata.get(PEFT_METADATA, "")),
         _last(metadata.get(BASE_NAME, "")),
         _last(metadata.get("ss_sd_model_name", "")),
         metadata.get("ss_base_model_version", ""),
-        metadata.get("modelspec.architecture", "").partition("/")[0],  # what follows says what is adapted of it
+        metadata.get("modelspec.architecture", "").partition("/")[0],  # the rest says what of the model is adapted
         metadata.get("modelspec.title", ""),
     )
-    plain = (STRANGE.sub("?", words[:200]).strip()[:60] for words in told)
-    return next((words for words in plain if words.strip(" ?")), None)
+    plain = (STRANGE.sub("?", name[:200]).strip()[:60] for name in names)
+    return next((name for name in plain if name.strip(" ?")), None)
 
 
 def other_model(
@@ -81,24 +81,27 @@ def other_model(
     model: str,
     shapes: Shapes,
     metadata: Mapping[str, str],
-    likes: Sequence[LayerShape],
-    at: LayerShape,
+    layers: Sequence[LayerShape],
+    misfit: LayerShape,
     why: str,
 ) -> InvalidAdapter:
-    """The refusal of an adapter for one of its layers, naming the model it was made for and ours."""
-    component = at.path.partition(".")[0]
+    """Make the refusal of an adapter for one of its ``layers``, naming the model it was made for and ours."""
+    component = misfit.path.partition(".")[0]
     blocks = _stacks(shapes)
-    stack = _stack(at.path) or next((name for name in blocks if name.startswith(f"{component}.")), "")
+    stack = _stack(misfit.path) or next((name for name in blocks if name.startswith(f"{component}.")), "")
     width = _most_common(inputs for path, (_, inputs) in shapes.items() if path.startswith(f"{component}."))
-    own = [like for like in likes if like.path.startswith(f"{component}.")]
-    theirs = _most_common(like.inputs for like in own if shapes[like.path][1] == width)
-    count = max((1 + like.block for like in own if like.block is not None and _stack(like.path) == stack), default=0)
-    told = [] if theirs is None else [f"width {theirs}"]
-    told += [f"{_blocks(count)} or more"] if count else []
-    said, form = says(metadata), " and ".join(told)
-    name = f"{said}, as it says" + (f" ({form})" if form else "") if said else f"a model of {form or 'another form'}"
+    of_component = [layer for layer in layers if layer.path.startswith(f"{component}.")]
+    in_stack = [layer.block for layer in of_component if layer.block is not None and _stack(layer.path) == stack]
+    their_width = _most_common(layer.inputs for layer in of_component if shapes[layer.path][1] == width)
+    theirs = [] if their_width is None else [f"width {their_width}"]
+    theirs += [f"{_blocks(1 + max(in_stack))} or more"] if in_stack else []
+    form, name = " and ".join(theirs), base_model_named(metadata)
+    if name is None:
+        other = f"a model of {form or 'another form'}"
+    else:
+        other = f"{name}, as it says" + (f" ({form})" if form else "")
     ours = f"{model} has width {width} and {_blocks(blocks.get(stack, 0))}"
-    return refusal(adapter_id, f"was made for another model than {model}: for {name}, while {ours}; {why}")
+    return refusal(adapter_id, f"was made for another model than {model}: for {other}, while {ours}; {why}")
 
 
 def _blocks(count: int) -> str:
@@ -106,17 +109,17 @@ def _blocks(count: int) -> str:
 
 
 def _stack(path: str) -> str | None:
-    """The path of the blocks a layer is in one of."""
-    found = STACK.match(path)
-    return found[1] if found else None
+    """Return the path of the stack of blocks that a layer is in."""
+    match = STACK.match(path)
+    return match[1] if match else None
 
 
 def _stacks(shapes: Shapes) -> dict[str, int]:
-    """The number of blocks by the path of each such row of them."""
+    """Count the blocks of each stack, by its path."""
     counts: dict[str, int] = {}
-    for found in map(STACK.match, shapes):
-        if found:
-            counts[found[1]] = max(counts.get(found[1], 0), 1 + int(found[2]))
+    for match in map(STACK.match, shapes):
+        if match:
+            counts[match[1]] = max(counts.get(match[1], 0), 1 + int(match[2]))
     return counts
 
 
@@ -125,15 +128,15 @@ def _most_common(numbers: Iterable[int]) -> int | None:
 
 
 def _last(name_or_path: str) -> str:
-    """The last part of a path or of a hub's name: no more of a path is repeated."""
+    """Return the last part of a path or of a hub's name: no more of a path is repeated."""
     return re.split(r"[/\\]", name_or_path.rstrip("/\\"))[-1]
 
 
 def _peft_names(settings: str) -> list[str]:
-    """What PEFT's settings, as diffusers writes them into the metadata, call the base model."""
+    """Return the names of the base model in PEFT's settings, as diffusers writes them into the metadata."""
     try:
-        said = json.loads(settings)
+        parsed = json.loads(settings)
     except (ValueError, RecursionError):
         return []
-    given = said.items() if isinstance(said, dict) else ()
-    return [_last(value) for key, value in given if key.endswith(BASE_NAME) and isinstance(value, str)]
+    entries = parsed.items() if isinstance(parsed, dict) else ()
+    return [_last(value) for key, value in entries if key.endswith(BASE_NAME) and isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""What adapters may change of a family's models, as the family itself says in its ``ADAPTABLE``.
+"""The layers of a family's models that adapters may change, as the family declares in its ``LORA_TARGETS``.
 
 A family without one takes no adapters.
 """
@@ -12,15 +12,15 @@ from lego_serve.errors import CheckpointError
 from lego_serve.models.registry import ModelSpec, families, family_module
 
 StreamOf = Callable[[str], str]  # a layer's path to the rows it sees: image, text, joint, or branch (one row each)
-_ATTRIBUTE = "ADAPTABLE"
+_ATTRIBUTE = "LORA_TARGETS"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointAlias:
-    """A layer of the model's original code: its name, dots as underscores and N a block's number.
+    """The name of a layer in the model's original code, dots as underscores and N for a block's number.
 
-    ``paths`` are diffusers' layers that it is side by side.  ``swapped``: whether its halves lie in the other order
-    (diffusers has scale before shift where the original has shift before scale), in the last block alone or in any.
+    ``paths`` are the layers in diffusers that it holds side by side.  ``swapped`` says in which blocks its halves lie
+    in the other order (diffusers has scale before shift where the original has shift before scale).
     """
 
     name: str
@@ -33,22 +33,23 @@ class LoraTargets:
     """Which layers adapters may change, which rows those see, and how trainers name the family and its layers.
 
     ``transformer`` is diffusers' class of the denoiser, ``texts`` are transformers' classes of text encoders by
-    component.  ``stream_of`` is asked for the denoiser's layers.  ``said`` is looked for in what metadata says of
-    the base model, ``looks`` in the names of tensors.  ``fixed`` are beginnings of the paths of layers that no adapter
-    changes, as they are used once a request and not in every step.
+    component.  ``stream_of`` maps the denoiser's layers to the rows they see.  ``base_model_pattern`` matches
+    names of its models in metadata, ``layer_pattern`` the names of tensors.  ``fixed`` are beginnings of the paths of
+    layers that no adapter changes, as they run once a request and not in every step.  ``aliases`` are the layers' names
+    in the original code.
     """
 
     transformer: str
     stream_of: StreamOf
-    said: re.Pattern[str]
-    looks: re.Pattern[str]
+    base_model_pattern: re.Pattern[str]
+    layer_pattern: re.Pattern[str]
     texts: Mapping[str, str] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
-    originals: tuple[CheckpointAlias, ...] = ()
+    aliases: tuple[CheckpointAlias, ...] = ()
 
 
 def stream_by_name(path: str) -> str:
-    """The rows a layer sees, where a family has diffusers' usual names: modulation, single blocks, added text."""
+    """Return the rows a layer sees, where a family uses diffusers' usual names."""
     if re.search(r"norm\w*\.linear$", path):
         return "branch"
     if ".single_transformer_blocks." in path:
@@ -57,14 +58,14 @@ def stream_by_name(path: str) -> str:
 
 
 def lora_targets() -> dict[str, LoraTargets]:
-    """What each family says that takes adapters."""
-    said = {family: getattr(family_module(family), _ATTRIBUTE, None) for family in families()}
-    return {family: adaptable for family, adaptable in said.items() if adaptable is not None}
+    """Return the targets of each family that takes adapters."""
+    declared = {family: getattr(family_module(family), _ATTRIBUTE, None) for family in families()}
+    return {family: targets for family, targets in declared.items() if targets is not None}
 
 
 def lora_targets_of(spec: ModelSpec) -> LoraTargets:
-    """What a model's family says.  Raises CheckpointError for one that takes no adapters."""
-    known = lora_targets()
-    if spec.family not in known:
+    """Return the targets of a model's family.  Raises CheckpointError for one that takes no adapters."""
+    targets = lora_targets()
+    if spec.family not in targets:
         raise CheckpointError(f"model {spec.name}: family {spec.family!r} takes no adapters")
-    return known[spec.family]
+    return targets[spec.family]

@@ -1,4 +1,4 @@
-"""What adapters may change of FLUX, and what its layers are called in the original code."""
+"""The layers of FLUX that adapters may change, and their names in the original code."""
 
 import re
 
@@ -14,9 +14,9 @@ LORA_TARGETS = LoraTargets(
     texts={"text_encoder": "CLIPTextModel"},
     stream_of=stream_by_name,
     fixed=("transformer.time_text_embed.", "transformer.context_embedder"),
-    said=re.compile(r"flux", re.I),
-    looks=re.compile(r"single_transformer_blocks|double_blocks|single_blocks"),
-    originals=(
+    base_model_pattern=re.compile(r"flux", re.I),
+    layer_pattern=re.compile(r"single_transformer_blocks|double_blocks|single_blocks"),
+    aliases=(
         CheckpointAlias("double_blocks_N_img_attn_qkv", _QKV),
         CheckpointAlias("double_blocks_N_txt_attn_qkv", _ADDED),
         CheckpointAlias("double_blocks_N_img_attn_proj", (f"{_DOUBLE}.attn.to_out.0",)),

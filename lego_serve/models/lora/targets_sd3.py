@@ -1,4 +1,4 @@
-"""What adapters may change of SD3, and what its layers are called in the original code."""
+"""The layers of SD3 that adapters may change, and their names in the original code."""
 
 import re
 
@@ -15,12 +15,14 @@ LORA_TARGETS = LoraTargets(
     texts={"text_encoder": _CLIP, "text_encoder_2": _CLIP},
     stream_of=stream_by_name,
     fixed=(
-        "transformer.time_text_embed.", "transformer.context_embedder", "text_encoder.text_projection",
+        "transformer.time_text_embed.",
+        "transformer.context_embedder",
+        "text_encoder.text_projection",
         "text_encoder_2.text_projection",
     ),
-    said=re.compile(r"sd[-_ ]?3|stable-diffusion-(v)?3", re.I),
-    looks=re.compile(r"joint_blocks|attn2?[._]add_[qkv]_proj|norm1_context"),
-    originals=(
+    base_model_pattern=re.compile(r"sd[-_ ]?3|stable-diffusion-(v)?3", re.I),
+    layer_pattern=re.compile(r"joint_blocks|attn2?[._]add_[qkv]_proj|norm1_context"),
+    aliases=(
         CheckpointAlias("joint_blocks_N_x_block_attn_qkv", _QKV),
         CheckpointAlias("joint_blocks_N_context_block_attn_qkv", _ADDED),
         CheckpointAlias("joint_blocks_N_x_block_attn2_qkv", _SECOND_QKV),
@@ -36,4 +38,4 @@ LORA_TARGETS = LoraTargets(
         CheckpointAlias("final_layer_linear", ("proj_out",)),
         CheckpointAlias("final_layer_adaLN_modulation_1", ("norm_out.linear",), "always"),
     ),
-)  # fmt: skip
+)

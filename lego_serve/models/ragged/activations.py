@@ -1,10 +1,10 @@
-"""Kept activations: the keys and values of a template's image rows, so that an edit computes its own rows alone.
+"""Kept activations: the keys and values of a template's image rows, so that an edit computes only its own rows.
 
-InstGenIE (FlashPS, EuroSys 2026): what stands outside a mask hardly changes from edit to edit.  One forward pass
-over the noised template, a *priming* pass, keeps what each attention needs of its image rows, after norm and
-rotation; an edit's rows attend to those and to its own.  The text's rows are kept beside them where it is the text of
-an edit's unconditional branch, which then computes none.  What is read back never depends on when it was written:
-entries are coded as they are put down, also where the same step reads them.
+InstGenIE (FlashPS, EuroSys 2026): what lies outside a mask hardly changes from edit to edit.  One forward pass
+over the noised template, a *priming* pass, keeps the keys and values of its image rows at each attention, after norm
+and rotation; an edit's rows attend to those and to its own.  The text rows are kept as well where an edit's
+unconditional branch has the same text, which then computes none.  What is read back never depends on when it was
+written: entries are coded when they are written, even where the same step reads them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,28 +18,28 @@ Parts = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class ActivationCodec:
-    """How rows are kept: ``pack`` to tensors, and ``unpack`` into rows of any dtype."""
+    """A coding of kept rows: ``pack`` codes them as tensors, ``unpack`` decodes these into rows of any dtype."""
 
     name: str
-    bytes_a_number: int
-    bytes_a_head: int
+    bytes_per_number: int
+    bytes_per_head: int
     pack: Callable[[torch.Tensor], Parts]
     unpack: Callable[[Parts, torch.Tensor], torch.Tensor]
 
     def size_bytes(self, rows: int, heads: int, head_width: int) -> int:
-        """What keys and values of so many rows take."""
-        return 2 * rows * heads * (head_width * self.bytes_a_number + self.bytes_a_head)
+        """Return the bytes of the keys and values of so many rows."""
+        return 2 * rows * heads * (head_width * self.bytes_per_number + self.bytes_per_head)
 
 
 def _int8(rows: torch.Tensor) -> Parts:
-    """Symmetric, with a scale for each row and head: of (rows, 2, heads, head width) the last is one block.
+    """Code rows (rows, 2, heads, head width) symmetrically, with one scale for each row and head.
 
-    Numbers are divided by the scale as it is kept, rounded up so that none grows beyond 127: where it is so small
-    that fp16 has few bits for it, the one that was not rounded would be off by more than half a step.
+    Numbers are divided by the scale as it is stored in fp16, rounded up so that none exceeds 127.  Dividing by the
+    unrounded scale would be off by more than half a step where the scale is so small that fp16 has few bits for it.
     """
-    wanted = rows.abs().amax(dim=-1, keepdim=True).float() / 127
-    scale = wanted.to(torch.float16)
-    scale = torch.where(scale.float() < wanted, torch.nextafter(scale, scale.new_tensor(torch.inf)), scale)
+    exact_scale = rows.abs().amax(dim=-1, keepdim=True).float() / 127
+    scale = exact_scale.to(torch.float16)
+    scale = torch.where(scale.float() < exact_scale, torch.nextafter(scale, scale.new_tensor(torch.inf)), scale)
     scale = scale.clamp_min(6e-8)
     return torch.round(rows.float() / scale.float()).to(torch.int8), scale
 
@@ -72,25 +72,28 @@ class AttentionShape:
 
 
 def entry_bytes(coding: ActivationCodec, attentions: Sequence[AttentionShape], image_rows: int, text_rows: int) -> int:
-    """What an image's rows, and those of a text beside them, take at all attentions of a model."""
-    return sum(coding.size_bytes(image_rows + text_rows * at.is_joint, at.heads, at.width) for at in attentions)
+    """Return the bytes of an entry of so many image and text rows at all attentions of a model."""
+    return sum(
+        coding.size_bytes(image_rows + text_rows * attention.is_joint, attention.heads, attention.width)
+        for attention in attentions
+    )
 
 
 class Rows(Protocol):
-    """What stands for the rows that an edit does not compute."""
+    """Kept rows that stand for those an edit does not compute."""
 
     def lengths(self, attention_id: str) -> tuple[int, int]:
-        """How many image rows there are at an attention, and how many of the text's are kept."""
+        """Return how many image rows and how many text rows are kept at an attention."""
         ...
 
     def read(self, attention_id: str, into: torch.Tensor) -> None:
-        """Put keys and values into (rows, 2, heads, head width): the image rows, then the text's if there is room."""
+        """Read keys and values into (rows, 2, heads, head width): image rows, then text rows if there is room."""
         ...
 
 
 @dataclass(slots=True)
 class Activations:
-    """One branch's entry for one sigma: by attention, coded rows.  Filled by one pass and read by any after it."""
+    """One branch's entry for one sigma: coded rows by attention.  One pass fills it and any later one reads it."""
 
     coding: ActivationCodec
     keeps_text: bool = False
@@ -99,28 +102,31 @@ class Activations:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes."""
+        """Bytes of its tensors."""
         return sum(part.nbytes for parts in self.by_attention.values() for part in parts)
 
     def put(self, attention_id: str, image: torch.Tensor, text: torch.Tensor) -> None:
-        """Keep (image rows, 2, heads, head width) of an attention, and the text's if that is wanted."""
+        """Keep keys and values (rows, 2, heads, head width) of an attention; the text's only with ``keeps_text``."""
         self.image_rows = image.shape[0]
         self.by_attention[attention_id] = self.coding.pack(torch.cat([image, text]) if self.keeps_text else image)
 
     def lengths(self, attention_id: str) -> tuple[int, int]:
-        """Image rows and text rows at an attention.  KeyError where the pass that fills it has not come so far."""
+        """Return the image rows and text rows at an attention.
+
+        Raises KeyError where the pass that fills the entry has not come so far.
+        """
         return self.image_rows, self.by_attention[attention_id][0].shape[0] - self.image_rows
 
     def read(self, attention_id: str, into: torch.Tensor) -> None:
-        """What was kept, as many rows of it as there is room for.  KeyError likewise."""
+        """Read as many kept rows as there is room for.  Raises KeyError as ``lengths`` does."""
         self.coding.unpack(tuple(part[: into.shape[0]] for part in self.by_attention[attention_id]), into)
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """An edit's step: the image rows it computes (ascending), and what stands for all others in each branch.
+    """The reuse of an edit's step: the ``active`` image rows it computes (ascending), and each branch's kept rows.
 
-    ``reads_text``: the text's rows of the unconditional branch are read too; its entry was made with the same text.
+    With ``reads_text`` the unconditional branch's text rows are read too; its entry was made with the same text.
     """
 
     active: torch.Tensor
@@ -131,7 +137,7 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True)
 class BranchReuse:
-    """The same of one branch."""
+    """The reuse of one branch: the active image rows it computes, and the kept rows."""
 
     active: torch.Tensor
     rows: Rows
@@ -139,32 +145,36 @@ class BranchReuse:
 
 
 class KvAssembler:
-    """Keys and values of one attention for branches that keep some, one after the other.
+    """Assembles the keys and values of one attention for branches that reuse some, one after the other.
 
-    The two branches of a lane lie side by side and often read the same entry: it is decoded once for both.
+    The two branches of a lane lie side by side and often read the same entry, which is then decoded once.
     """
 
     def __init__(self, attention_id: str) -> None:
         self._attention_id = attention_id
         self._last: tuple[BranchReuse, torch.Tensor] | None = None
 
-    def of(self, kept: BranchReuse, own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """All rows of a branch, (image and text rows, 2, heads, head width): its own among the kept, and its text's."""
-        image_rows, kept_text = kept.rows.lengths(self._attention_id)
-        rows = image_rows + (kept_text if kept.reads_text else text.shape[0])
-        whole = own.new_empty(rows, *own.shape[1:])
-        if kept.reads_text:
-            kept.rows.read(self._attention_id, whole)
-        else:
-            self._read(kept, whole[:image_rows])
-            whole[image_rows:] = text
-        self._last = kept, whole
-        return whole.index_copy_(0, kept.active, own)
+    def assemble(self, reuse: BranchReuse, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Return all rows of a branch (image and text rows, 2, heads, head width), computed ones among the kept.
 
-    def _read(self, kept: BranchReuse, image: torch.Tensor) -> None:
-        """The image rows: decoded, or those of the branch before, which differ from them in the active ones alone."""
-        before = self._last
-        if before is not None and before[0].rows is kept.rows and before[0].active is kept.active:
-            image.copy_(before[1][: image.shape[0]])
+        ``image`` are the active image rows and ``text`` the text rows that the branch computed.
+        """
+        image_rows, kept_text = reuse.rows.lengths(self._attention_id)
+        rows = image_rows + (kept_text if reuse.reads_text else text.shape[0])
+        whole = image.new_empty(rows, *image.shape[1:])
+        if reuse.reads_text:
+            reuse.rows.read(self._attention_id, whole)
         else:
-            kept.rows.read(self._attention_id, image)
+            self._read_image(reuse, whole[:image_rows])
+            whole[image_rows:] = text
+        self._last = reuse, whole
+        return whole.index_copy_(0, reuse.active, image)
+
+    def _read_image(self, reuse: BranchReuse, into: torch.Tensor) -> None:
+        """Decode the image rows, or copy those of the branch before, which differ in the active rows alone."""
+        if self._last is not None:
+            last, whole = self._last
+            if last.rows is reuse.rows and last.active is reuse.active:
+                into.copy_(whole[: into.shape[0]])
+                return
+        reuse.rows.read(self._attention_id, into)

@@ -1,4 +1,4 @@
-"""What a model node is to the engine: two small protocols."""
+"""The protocols of the models the engine runs: a denoising backbone and a text encoder."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,6 +7,7 @@ import torch
 
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import AttentionShape
+from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.lora import LoraLayers
@@ -15,10 +16,11 @@ from lego_serve.models.ragged.lora import LoraLayers
 class Backbone(Protocol):
     """A denoising model: one forward pass over any lanes.
 
-    With ``uses_cfg`` guidance a guided lane is two branches; of a distilled model every lane is one, and
-    some are told the guidance.  ``bucket_rows``: rows are filled up to a multiple.  ``adapters`` are the layers
-    that adapters change, ``attentions`` those over image rows.  ``text_rows``: the tokens of any prompt, where a
-    template's entries keep those rows too; 0 where they do not.  What is kept of a lane lies on its ``device``.
+    With ``uses_cfg`` (classifier-free guidance) a guided lane is two branches; in a distilled model every lane is one,
+    and with ``guidance_embeds`` the model takes the guidance as an input.  Rows are filled up to a multiple of
+    ``bucket_rows``.  All linear layers share ``linear_ops``.  ``adapters`` are the layers that adapters change,
+    ``attentions`` those over image rows.  ``text_rows`` is the number of tokens of any prompt where a template's
+    activations include the text rows, else 0.  A lane's state lies on ``device``.
     """
 
     shape: LatentShape
@@ -28,21 +30,22 @@ class Backbone(Protocol):
     guidance_embeds: bool
     bucket_rows: int
     device: torch.device
+    linear_ops: LinearOps
     adapters: LoraLayers
     attentions: tuple[AttentionShape, ...]
     text_rows: int
 
     def prepare(self, cond: Conditioning) -> PreparedPrompt:
-        """What of a conditioning is the same at every step."""
+        """Compute what is the same at every step for a conditioning."""
         ...
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
-        """The guided velocity of each lane, fp32, shaped like its latents."""
+        """Return the guided velocity of each lane, fp32, shaped like its latents."""
         ...
 
 
 class TextEncoder(Protocol):
-    """Prompts to conditionings, one each, independent of their neighbours."""
+    """Encodes prompts, each independently of the others in its batch."""
 
     max_batch: int
 
@@ -51,9 +54,9 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """Encode prompts, ``max_batch`` at a time, with what of adapters is for text encoders."""
+        """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for text encoders."""
         ...
 
     def encode_batch(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
-        """The same in one pass."""
+        """Encode prompts in one pass."""
         ...

@@ -4,12 +4,8 @@ Latents are fp32 and in the model's own scaled space; images are 8-bit RGB.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +18,10 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """A conditioning as a backbone wants it at every step, its own projections done once: tokens and pooled.
+    """A conditioning after the backbone's own projections, which are the same at every step.
 
-    ``key`` names its content where a ControlNet elsewhere is to remember it.
+    ``tokens`` (text tokens, width) and ``pooled`` (width).  ``key`` names the content for a ControlNet in another
+    process, which caches it.
     """
 
     tokens: torch.Tensor
@@ -42,16 +39,16 @@ class ImageLatents:
 
 @dataclass(frozen=True, slots=True)
 class LatentShape:
-    """How a family's latents relate to images: channels, pixels per latent, and per token."""
+    """A family's latent geometry: channels, pixels per latent and pixels per token along a side."""
 
     channels: int
     pixels_per_latent: int
     pixels_per_token: int
 
     def of(self, width: int, height: int) -> tuple[int, int, int]:
-        """The latent shape (channels, height, width) of an image."""
+        """Return the latent shape (channels, height, width) of an image of so many pixels."""
         return self.channels, height // self.pixels_per_latent, width // self.pixels_per_latent
 
     def tokens(self, width: int, height: int) -> int:
-        """Image tokens of an image."""
+        """Return the number of image tokens of an image of so many pixels."""
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)

@@ -1,10 +1,10 @@
-"""ControlNets as a backbone meets them: where residuals come from, and where they are added.
+"""Adds the residuals of ControlNets to a backbone's rows.
 
-A ControlNet runs beside the backbone over the same lanes and an image each; what its blocks say is
-added to the image rows after the backbone's blocks (Zhang et al., 2023).  A source is asked for a
-step before the backbone starts, and waited for only where a residual is added, so that ControlNets
-elsewhere run at the same time as each other and as the backbone's first blocks.  A lane's uses are
-added in the order of their ControlNets' names, so that no bit of it depends on its batch-mates.
+A ControlNet runs beside the backbone over the same lanes and an image each; its blocks' outputs are
+added to the image rows after the backbone's blocks (Zhang et al., 2023).  A source begins a step
+before the backbone does and is waited for only where a residual is added, so that ControlNets in
+other processes run at the same time as each other and as the backbone's first blocks.  A lane's uses
+are added in the order of their ControlNets' names, so that no bit of it depends on its batch-mates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,17 +28,17 @@ from lego_serve.models.ragged.packing import Packing, branches_of
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows [at, at + count) of residuals, times a weight, for rows [to, to + count) of the image."""
+    """Adds residual rows [source, source + count), times a weight, to rows [target, target + count)."""
 
-    to: int
-    at: int
+    target: int
+    source: int
     count: int
     weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class PendingResiduals:
-    """One ControlNet's residuals of a step, and where its rows go: in image rows, and in joint rows."""
+    """One ControlNet's residuals of a step, and the segments that add them to image rows and to joint rows."""
 
     spec: ControlNetSpec
     residuals: Residuals
@@ -57,39 +57,40 @@ class PendingResiduals:
             return
         residual = residual.to(rows)
         for segment in segments:
-            part = residual[segment.at : segment.at + segment.count]
+            part = residual[segment.source : segment.source + segment.count]
             # Two roundings as in diffusers, and the same ones wherever a row lies.
-            rows[segment.to : segment.to + segment.count] += part if segment.weight == 1 else part * segment.weight
+            target = slice(segment.target, segment.target + segment.count)
+            rows[target] += part if segment.weight == 1 else part * segment.weight
 
 
 class ResidualAdder:
-    """The ControlNets of one step of a backbone."""
+    """Adds the residuals of one step's ControlNets."""
 
     def __init__(self, lanes: Sequence[LaneInput], image_rows: Sequence[int], packing: Packing) -> None:
         """Begin the step of every ControlNet of every lane, before the backbone's own first block."""
         if not any(lane.controls for lane in lanes):
-            self._started: list[PendingResiduals] = []
+            self._pending: list[PendingResiduals] = []
             return
-        # By source and not by name alone: while one takes another's place, lanes of both are in the batch.
+        # By source and not by name alone: while one is replaced by another, lanes of both are in the batch.
         uses: dict[tuple[str, int], list[tuple[int, ActiveControlNet]]] = {}
         for index, lane in enumerate(lanes):
             for use in lane.controls:
                 uses.setdefault((use.source.spec.name, id(use.source)), []).append((index, use))
         places = _places(packing)
-        self._started = [_start(uses[source], lanes, image_rows, places) for source in sorted(uses)]
+        self._pending = [_start(uses[source], lanes, image_rows, places) for source in sorted(uses)]
 
     def add(self, image: torch.Tensor, block: int, blocks: int, residual_of: ResidualOf) -> None:
-        """After double block ``block`` of ``blocks`` (or any of SD3's): add what belongs to it to the image rows."""
-        for started in self._started:
-            if count := started.spec.doubles:
-                of = repeated_residual if started.spec.repeats else residual_of
-                started.add(of(block, blocks, count), image, started.image)
+        """Add the residuals of double block ``block`` of ``blocks`` (or any of SD3's) to the image rows, in place."""
+        for pending in self._pending:
+            if count := pending.spec.doubles:
+                index_of = repeated_residual if pending.spec.repeats else residual_of
+                pending.add(index_of(block, blocks, count), image, pending.image)
 
     def add_joint(self, joint: torch.Tensor, block: int, blocks: int, residual_of: ResidualOf) -> None:
-        """After single block ``block`` of ``blocks``: the same for rows of text and image."""
-        for started in self._started:
-            if count := started.spec.singles:
-                started.add(started.spec.doubles + residual_of(block, blocks, count), joint, started.joint)
+        """Add the residuals of single block ``block`` of ``blocks`` to the joint rows, in place."""
+        for pending in self._pending:
+            if count := pending.spec.singles:
+                pending.add(pending.spec.doubles + residual_of(block, blocks, count), joint, pending.joint)
 
 
 def _start(
@@ -99,30 +100,37 @@ def _start(
     places: dict[tuple[int, bool], tuple[int, int]],
 ) -> PendingResiduals:
     source = uses[0][1].source
-    asked = [
-        ControlNetLane(
-            lanes[i].latents, lanes[i].time, lanes[i].guidance, use.image, use.cond, use.negative, use.on_pass
-        )
-        for i, use in uses
-    ]
+    net_lanes = [_net_lane(lanes[index], use) for index, use in uses]
     try:
-        residuals = source.start(asked)
+        residuals = source.start(net_lanes)
     except ControlNetUnavailable:
         raise
     except Exception as error:
         raise ControlNetFailed.of(source.spec.name, error) from error
-    image, joint, at = [], [], 0
-    for branch in branches_of(asked, [image_rows[i] for i, _ in uses]):
+    image, joint, source_row = [], [], 0
+    for branch in branches_of(net_lanes, [image_rows[index] for index, _ in uses]):
         index, use = uses[branch.lane]
-        to, to_joint = places[index, branch.is_negative]
-        image.append(Segment(to, at, branch.image_rows, use.weight))
-        joint.append(Segment(to_joint, at, branch.image_rows, use.weight))
-        at += branch.image_rows
+        image_row, joint_row = places[index, branch.is_negative]
+        image.append(Segment(image_row, source_row, branch.image_rows, use.weight))
+        joint.append(Segment(joint_row, source_row, branch.image_rows, use.weight))
+        source_row += branch.image_rows
     return PendingResiduals(source.spec, residuals, tuple(_merged(image)), tuple(_merged(joint)))
 
 
+def _net_lane(lane: LaneInput, use: ActiveControlNet) -> ControlNetLane:
+    return ControlNetLane(
+        latents=lane.latents,
+        time=lane.time,
+        guidance=lane.guidance,
+        image=use.image,
+        cond=use.cond,
+        negative=use.negative,
+        on_pass=use.on_pass,
+    )
+
+
 def _places(packing: Packing) -> dict[tuple[int, bool], tuple[int, int]]:
-    """Where the image rows of each lane's branch start, among image rows and among joint rows."""
+    """Find where each branch's image rows start among image rows and among joint rows, by lane and is_negative."""
     places, image, joint = {}, 0, 0
     for branch in packing.branches:
         places[branch.lane, branch.is_negative] = (image, joint + branch.text_rows)
@@ -132,11 +140,11 @@ def _places(packing: Packing) -> dict[tuple[int, bool], tuple[int, int]]:
 
 
 def _merged(segments: Sequence[Segment]) -> Iterator[Segment]:
-    """Neighbours on both sides with one weight as one."""
+    """Merge segments of one weight that are neighbours on both sides."""
     last: Segment | None = None
     for segment in segments:
-        if last is not None and segment.weight == last.weight and segment.to == last.to + last.count:
-            last = Segment(last.to, last.at, last.count + segment.count, last.weight)
+        if last is not None and segment.weight == last.weight and segment.target == last.target + last.count:
+            last = Segment(last.target, last.source, last.count + segment.count, last.weight)
             continue
         if last is not None:
             yield last

@@ -1,4 +1,4 @@
-"""What a ControlNet is to a backbone: the values it takes, and where its residuals come from, here or elsewhere."""
+"""A ControlNet as a backbone sees it: its inputs, and the source of its residuals, in this process or another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,11 @@ from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 
 ResidualOf = Callable[[int, int, int], int]  # (block, blocks, residuals) to the residual added after the block
-OnPass = Callable[
-    [float, float], None
-]  # told when a pass of a ControlNet began and ended, in seconds of the wall clock
+OnPass = Callable[[float, float], None]  # takes when a ControlNet's pass began and ended, in seconds of the wall clock
 
 
 class ControlNetFailed(NodeError):
-    """A ControlNet failed; the lanes that use it in this step fail, and no others.  Its cause says why."""
+    """A ControlNet failed; the lanes that use it in this step fail, and no others.  ``__cause__`` says why."""
 
     def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message, code="controlnet_failed")
@@ -24,27 +22,27 @@ class ControlNetFailed(NodeError):
 
     @classmethod
     def of(cls, name: str, error: Exception) -> "ControlNetFailed":
-        """For what a ControlNet raised; words of our own are told on."""
-        said = error.message if isinstance(error, LegoError) else f"{type(error).__name__}."
-        return cls(f"ControlNet {name} failed: {said}", name)
+        """Wrap what a ControlNet raised; only messages of our own errors are repeated."""
+        reason = error.message if isinstance(error, LegoError) else f"{type(error).__name__}."
+        return cls(f"ControlNet {name} failed: {reason}", name)
 
 
 class ControlNetUnavailable(NodeError):
-    """A ControlNet elsewhere cannot be reached now; lanes that use it may go on when it answers again."""
+    """A ControlNet in another process cannot be reached now; lanes that use it may go on when it answers again."""
 
     def __init__(self, message: str, name: str = "") -> None:
-        super().__init__(message, code="controlnet_away")
+        super().__init__(message, code="controlnet_unavailable")
         self.name = name
 
 
 @dataclass(frozen=True, slots=True)
 class ControlNetSpec:
-    """What a ControlNet takes and answers.
+    """The inputs and outputs of a ControlNet.
 
-    ``width`` of a residual row; residuals for ``doubles`` (all of SD3's blocks) and ``singles``;
+    ``width`` of a residual row; the numbers of residuals for double blocks (all of SD3's) and single blocks;
     ``channels`` of its control latents, or of an image where it ``reads_pixels``; ``modes`` of a union
-    ControlNet; ``repeats``: residuals are added in turn rather than spread evenly.  ``share`` is what
-    one row costs here relative to a row of the backbone: 0 where it is computed elsewhere.
+    ControlNet; with ``repeats`` residuals are added in turn rather than spread evenly.  ``share`` is what
+    one row costs in this process relative to a row of the backbone: 0 where another process computes it.
     """
 
     name: str
@@ -73,9 +71,9 @@ class ControlImage:
 
 @dataclass(frozen=True, slots=True)
 class ControlNetLane:
-    """What one use of a ControlNet by one lane brings to a step; ``negative`` is None where it is one branch.
+    """One lane's use of a ControlNet in a step; ``negative`` is None where the lane is one branch.
 
-    ``on_pass`` hears of the pass, from any thread, before its last residual is handed over.
+    ``on_pass`` is called when the pass ended, from any thread, before its last residual is returned.
     """
 
     latents: torch.Tensor
@@ -88,38 +86,38 @@ class ControlNetLane:
 
 
 class Residuals(Protocol):
-    """The residuals of one step, on their way."""
+    """The residuals of one step that has been started."""
 
     def block(self, index: int) -> torch.Tensor | None:
-        """Residual ``index`` (rows of all branches, width), waited for; None where there is nothing to add.
+        """Wait for residual ``index`` (rows of all branches, width); None where there is nothing to add.
 
-        Rows lie in the order of ``packing.branches_of``.  Indices are asked for in rising order, unless the form
-        ``repeats``; those no block adds are never asked for.  Raises whatever made the ControlNet fail.
+        Rows lie in the order of ``packing.branches_of``.  Callers pass rising indices, unless the spec ``repeats``, and
+        skip those that no block adds.  Raises whatever made the ControlNet fail.
         """
         ...
 
 
 class ControlNetSource(Protocol):
-    """A ControlNet, here or elsewhere.  Called by the compute thread alone."""
+    """A ControlNet in this process or another.  Only the compute thread calls it."""
 
     spec: ControlNetSpec
 
     def prepare(self, cond: Conditioning, mode: int | None = None) -> PreparedPrompt:
-        """What of a conditioning (and a union ControlNet's mode) is the same at every step."""
+        """Compute what is the same at every step for a conditioning (and a union ControlNet's mode)."""
         ...
 
     def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
-        """Control latents as the VAE node encodes an image (their mean), or the pixels, made ready for all steps."""
+        """Prepare control latents (the mean of an encoded image), or pixels, once for all steps."""
         ...
 
     def start(self, lanes: Sequence[ControlNetLane]) -> Residuals:
-        """Begin a step; returns without waiting for its end.  Raises ControlAway."""
+        """Begin a step; return without waiting for its end.  Raises ControlNetUnavailable."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveControlNet:
-    """A ControlNet that is active in a lane's step: its source, the lane's image and prompts there, the weight."""
+    """A ControlNet that is active in a lane's step: its source, and the image, weight and prompts the lane gives it."""
 
     source: ControlNetSource
     image: ControlImage
@@ -130,15 +128,15 @@ class ActiveControlNet:
 
 
 def sd3_residual(block: int, blocks: int, residuals: int) -> int:
-    """The residual diffusers' SD3 adds after a block."""
+    """Return the index of the residual that diffusers' SD3 adds after a block."""
     return int(block / (blocks / residuals))
 
 
 def flux_residual(block: int, blocks: int, residuals: int) -> int:
-    """The residual diffusers' FLUX adds after a block of a kind."""
+    """Return the index of the residual that diffusers' FLUX adds after a double or single block."""
     return block // -(-blocks // residuals)
 
 
 def repeated_residual(block: int, blocks: int, residuals: int) -> int:
-    """The residual FLUX adds where a ControlNet ``repeats``."""
+    """Return the index of the residual that FLUX adds after a block where the ControlNet ``repeats``."""
     return block % residuals

@@ -3,7 +3,7 @@
 *Patched*: the weights themselves become ``W + s up down``; a pristine copy of each touched weight is kept and
 put back bit for bit.  *Grouped*: the weights stay, and the rows of each lane that has adapters get
 its own low-rank products added, lanes of different sets side by side.  While layers are patched with a set,
-lanes of just that set may run; for any others the layers are restored first.
+only lanes of that set may run; before any others run the layers are restored.
 """
 
 from collections import OrderedDict
@@ -26,13 +26,13 @@ from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, pack_lora
 from lego_serve.models.ragged.packing import Packing
 
-MAX_STACK_BYTES = 1 << 30
-Stacks = dict[int, PackedLora]  # by the layer's number
+MAX_PACKED_BYTES = 1 << 30
+PackedSet = dict[int, PackedLora]  # one set's products, by the index of the layer
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model's layer is: the number of our layer and the part of its outputs."""
+class Location:
+    """The place of one of the model's own layers: the index of our layer and the part of its outputs."""
 
     layer: int
     part: Part
@@ -41,45 +41,46 @@ class Place:
 class LoraLayers:
     """The layers of one model that adapters may change.
 
-    ``layers`` are whatever has a ``weight`` and, where products are to be grouped, a place ``added``;
-    ``stream_of`` says which rows each sees, and is None where nothing is grouped.
+    ``layers`` are Linears, or torch's modules where the weights are patched only.  ``stream_of`` says which rows a
+    layer sees; it is None where products are never grouped.  The packed weights of the sets used last are cached up to
+    ``max_packed_bytes``.  One thread uses the layers: a step's products are set on them while the step runs.
     """
 
     def __init__(
         self,
         layers: Iterable[tuple[Any, Sequence[Part]]],
         stream_of: StreamOf | None = None,
-        max_stack_bytes: int = MAX_STACK_BYTES,
+        max_packed_bytes: int = MAX_PACKED_BYTES,
     ) -> None:
-        known = list(layers)
-        self._layers = [layer for layer, _ in known]
-        self._places = {part.path: Place(i, part) for i, (_, parts) in enumerate(known) for part in parts}
-        self._streams = [stream_of(parts[0].path) if stream_of and parts else "" for _, parts in known]
+        entries = list(layers)
+        self._layers = [layer for layer, _ in entries]
+        self._locations = {part.path: Location(i, part) for i, (_, parts) in enumerate(entries) for part in parts}
+        self._streams = [stream_of(parts[0].path) if stream_of and parts else "" for _, parts in entries]
         self._pristine: dict[int, torch.Tensor] = {}
         self._patched: SetKey = ()
-        self._stacks: OrderedDict[SetKey, tuple[Stacks, int]] = OrderedDict()
-        self._composed: tuple[object, dict[int, GroupedLora]] | None = None
-        self._max_stack_bytes = max_stack_bytes
+        self._packed: OrderedDict[SetKey, tuple[PackedSet, int]] = OrderedDict()  # with its bytes, latest used last
+        self._last_grouped: tuple[object, dict[int, GroupedLora]] | None = None  # and the composition it is for
+        self._max_packed_bytes = max_packed_bytes
 
     @classmethod
     def of(cls, layers: Iterable[Linear], stream_of: StreamOf) -> "LoraLayers":
-        """A backbone's layers, each with the parts it remembers, and which rows they see."""
+        """Take a backbone's layers; ``stream_of`` says which rows each sees."""
         return cls([(layer, layer.parts) for layer in layers if layer.parts], stream_of)
 
     @classmethod
     def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "LoraLayers":
-        """The linear layers of modules by component, which can be patched but not grouped."""
-        named = ((f"{name}.{path}", layer) for name, m in modules.items() for path, layer in m.named_modules())
-        own = [(path, layer) for path, layer in named if isinstance(layer, torch.nn.Linear)]
-        return cls([(layer, (Part(path, 0, layer.out_features),)) for path, layer in own])
+        """Take the linear layers of modules by component, which can be patched but not grouped."""
+        return cls(
+            (layer, (Part(f"{component}.{path}", 0, layer.out_features),))
+            for component, module in modules.items()
+            for path, layer in module.named_modules()
+            if isinstance(layer, torch.nn.Linear)
+        )
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Canonical path to (outputs, inputs) of every layer an adapter may change."""
-        return {
-            path: (place.part.stop - place.part.start, int(self._layers[place.layer].weight.shape[1]))
-            for path, place in self._places.items()
-        }
+        return {path: self._shape(location) for path, location in self._locations.items()}
 
     @property
     def patched(self) -> SetKey:
@@ -87,43 +88,42 @@ class LoraLayers:
         return self._patched
 
     def check(self, adapter: Adapter) -> None:
-        """Raise InvalidAdapter for an adapter of layers that are not here, or of other shapes."""
+        """Raise InvalidAdapter for an adapter whose layers this model lacks, or has in other shapes."""
         param = entry_param("lora", adapter.adapter_id)
         for path, pair in adapter.pairs.items():
-            place = self._places.get(path)
-            if place is None:
+            location = self._locations.get(path)
+            if location is None:
                 raise InvalidAdapter(f"Adapter {adapter.adapter_id} changes a layer this model lacks.", param=param)
-            weight = self._layers[place.layer].weight
-            needed = (place.part.stop - place.part.start, int(weight.shape[1]))
-            if (pair.up.shape[0], pair.down.shape[1]) != needed or pair.down.shape[0] != pair.up.shape[1]:
+            shape = (pair.up.shape[0], pair.down.shape[1])
+            if shape != self._shape(location) or pair.down.shape[0] != pair.up.shape[1]:
                 raise InvalidAdapter(f"Adapter {adapter.adapter_id} was made for another model.", param=param)
 
     def weigh(self, uses: Uses) -> AdapterSet:
-        """A set's name, the multiplications a row pays for it when grouped, and the weights patching rewrites."""
-        touched = self._touched(in_order(uses))
+        """Weigh a set: the multiplications a row pays for it when grouped, and the weights that patching rewrites."""
+        touched = self._products_by_layer(in_order(uses))
         grouped = sum(
             down.numel() + up.numel()
-            for number, products in touched.items()
-            if self._streams[number] != "branch"
+            for index, products in touched.items()
+            if self._streams[index] != "branch"
             for _, down, up, _ in products
         )
-        return AdapterSet(key_of(uses), grouped, sum(self._layers[number].weight.numel() for number in touched))
+        return AdapterSet(key_of(uses), grouped, sum(self._layers[index].weight.numel() for index in touched))
 
     @torch.inference_mode()
     def patch(self, uses: Uses) -> None:
-        """Make the weights those of the model with this set (none: the model's own), from pristine copies.
+        """Patch the weights with this set, or with none, from pristine copies.
 
-        Raises InvalidAdapter before anything is touched.  Whatever else goes wrong, the weights are pristine after.
+        Raises InvalidAdapter before anything is touched.  After any other error the weights are pristine.
         """
         uses = in_order(uses)
         if key_of(uses) == self._patched:
             return
-        touched = self._touched(uses)
+        touched = self._products_by_layer(uses)
         try:
-            for number in [n for n in self._pristine if n not in touched]:
-                self._restore_layer(number)
-            for number, products in touched.items():
-                self._patch_layer(number, products)
+            for index in [index for index in self._pristine if index not in touched]:
+                self._restore_layer(index)
+            for index, products in touched.items():
+                self._patch_layer(index, products)
         except BaseException:
             self.restore()
             raise
@@ -132,13 +132,13 @@ class LoraLayers:
     @torch.inference_mode()
     def restore(self) -> None:
         """Put the pristine weights back, bit for bit."""
-        for number in list(self._pristine):
-            self._restore_layer(number)
+        for index in list(self._pristine):
+            self._restore_layer(index)
         self._patched = ()
 
     @contextmanager
     def applied(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[None]:
-        """Each lane's adapters at work in its own rows: as the weights are patched, or grouped."""
+        """Apply each lane's adapters to its own rows within the context: as the weights are patched, or grouped."""
         keys = [key_of(lane.adapters) for lane in lanes] if any(lane.adapters for lane in lanes) else []
         if not any(keys):
             if self._patched:
@@ -150,76 +150,80 @@ class LoraLayers:
                 yield
                 return
             self.restore()
-        products = self._products(lanes, keys, packing)
-        for number, product in products.items():
-            self._layers[number].added = product
+        products = self._grouped(lanes, keys, packing)
+        for index, product in products.items():
+            self._layers[index].lora = product
         try:
             yield
         finally:
-            for number in products:
-                self._layers[number].added = None
+            for index in products:
+                self._layers[index].lora = None
 
-    def _patch_layer(self, number: int, products: Sequence[Product]) -> None:
-        weight = self._layers[number].weight
-        if number in self._pristine:
-            weight.copy_(self._pristine[number])
+    def _shape(self, location: Location) -> tuple[int, int]:
+        part = location.part
+        return part.stop - part.start, int(self._layers[location.layer].weight.shape[1])
+
+    def _patch_layer(self, index: int, products: Sequence[Product]) -> None:
+        weight = self._layers[index].weight
+        if index in self._pristine:
+            weight.copy_(self._pristine[index])
         else:
-            self._pristine[number] = weight.detach().clone()
+            self._pristine[index] = weight.detach().clone()
         for part, down, up, scale in products:
             weight[part.start : part.stop].addmm_(up.to(weight), down.to(weight), alpha=scale)
 
-    def _restore_layer(self, number: int) -> None:
-        self._layers[number].weight.copy_(self._pristine[number])
-        del self._pristine[number]
+    def _restore_layer(self, index: int) -> None:
+        self._layers[index].weight.copy_(self._pristine[index])
+        del self._pristine[index]
 
-    def _touched(self, uses: Uses) -> dict[int, list[Product]]:
-        """What a set adds to each layer it touches; every adapter is checked before anything is."""
+    def _products_by_layer(self, uses: Uses) -> dict[int, list[Product]]:
+        """Return a set's additions by the index of the layer.  Raises InvalidAdapter."""
         for adapter, _ in uses:
             self.check(adapter)
         touched: dict[int, list[Product]] = {}
         for adapter, scale in uses:
             for path, pair in adapter.pairs.items():
-                place = self._places[path]
-                touched.setdefault(place.layer, []).append((place.part, pair.down, pair.up, scale))
+                location = self._locations[path]
+                touched.setdefault(location.layer, []).append((location.part, pair.down, pair.up, scale))
         return touched
 
-    def _products(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, GroupedLora]:
-        """What is added in each touched layer; kept while batches are composed alike, as from step to step they are."""
-        of_branch = [keys[branch.lane] for branch in packing.branches]
-        composition = (tuple(of_branch), tuple(tuple(packing.bounds(s)) for s in ("image", "text")))
-        if self._composed is not None and self._composed[0] == composition:
-            return self._composed[1]
-        sets = {key: self._stacks_of(lane.adapters) for lane, key in zip(lanes, keys, strict=True) if key}
-        products = {}
-        for number in sorted({n for stacks in sets.values() for n in stacks}):
-            having = [key for key, stacks in sets.items() if number in stacks]
-            bounds = packing.bounds(self._streams[number])
-            segments = Segments(tuple(_segments(bounds, of_branch, having)))
-            products[number] = GroupedLora.of([sets[key][number] for key in having], segments)
-        self._composed = (composition, products)
-        return products
+    def _grouped(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, GroupedLora]:
+        """Return the addition to each changed layer; cached while the batch keeps its composition."""
+        branch_keys = [keys[branch.lane] for branch in packing.branches]
+        composition = (tuple(branch_keys), tuple(tuple(packing.bounds(stream)) for stream in ("image", "text")))
+        if self._last_grouped is not None and self._last_grouped[0] == composition:
+            return self._last_grouped[1]
+        sets = {key: self._packed_set(lane.adapters) for lane, key in zip(lanes, keys, strict=True) if key}
+        grouped = {}
+        for index in sorted({index for packed in sets.values() for index in packed}):
+            touching = [key for key, packed in sets.items() if index in packed]
+            bounds = packing.bounds(self._streams[index])
+            segments = Segments(tuple(_segments(bounds, branch_keys, touching)))
+            grouped[index] = GroupedLora.of([sets[key][index] for key in touching], segments)
+        self._last_grouped = (composition, grouped)
+        return grouped
 
-    def _stacks_of(self, uses: Uses) -> Stacks:
-        """A set's weights as products use them, in the model's dtype and on its device; the latest used are kept."""
+    def _packed_set(self, uses: Uses) -> PackedSet:
+        """A set's packed weights, in the model's dtype and on its device, from the cache of those used last."""
         key = key_of(uses)
-        if key in self._stacks:
-            self._stacks.move_to_end(key)
-            return self._stacks[key][0]
-        stacks = {
-            number: pack_lora(products, self._layers[number].weight)
-            for number, products in self._touched(in_order(uses)).items()
+        if key in self._packed:
+            self._packed.move_to_end(key)
+            return self._packed[key][0]
+        packed = {
+            index: pack_lora(products, self._layers[index].weight)
+            for index, products in self._products_by_layer(in_order(uses)).items()
         }
-        self._stacks[key] = (stacks, sum(stack.size_bytes for stack in stacks.values()))
-        while sum(size for _, size in self._stacks.values()) > self._max_stack_bytes and len(self._stacks) > 1:
-            self._stacks.popitem(last=False)
-        return stacks
+        self._packed[key] = (packed, sum(lora.size_bytes for lora in packed.values()))
+        while sum(size for _, size in self._packed.values()) > self._max_packed_bytes and len(self._packed) > 1:
+            self._packed.popitem(last=False)
+        return packed
 
 
 def _segments(
-    bounds: Sequence[tuple[int, int]], of_branch: Sequence[SetKey], having: Sequence[SetKey]
+    bounds: Sequence[tuple[int, int]], branch_keys: Sequence[SetKey], touching: Sequence[SetKey]
 ) -> Iterator[tuple[int, int, int]]:
-    """Runs of rows of one set, as (start, stop, the set's number among those that touch the layer)."""
-    for key, run in groupby(zip(bounds, of_branch, strict=True), key=lambda each: each[1]):
-        if key in having:
-            rows = [bound for bound, _ in run]
-            yield rows[0][0], rows[-1][1], having.index(key)
+    """Yield runs of rows of one set that touches the layer: (start, stop, the set's index in ``touching``)."""
+    for key, run in groupby(zip(bounds, branch_keys, strict=True), key=lambda branch: branch[1]):
+        if key in touching:
+            rows = [branch_bounds for branch_bounds, _ in run]
+            yield rows[0][0], rows[-1][1], touching.index(key)

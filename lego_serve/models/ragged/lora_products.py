@@ -1,4 +1,4 @@
-"""What one set of adapters, or several, add to one layer's rows."""
+"""The low-rank products that sets of adapters add to one layer's rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ import torch
 from torch.nn import functional as F
 
 from lego_kernels import Factors, Segments, lora_expand, lora_shrink
-from lego_serve.models.ragged.batch_invariant import add_linear, linear
+from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.layers import Part
 
 RANK_STEP = 16  # ranks are filled up to a multiple, so that few shapes of product have to be probed
-Product = tuple[Part, torch.Tensor, torch.Tensor, float]
+Product = tuple[Part, torch.Tensor, torch.Tensor, float]  # the part of the layer, down, up, and the scale
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLora:
-    """One set in one layer: all ``down`` weights as one (ranks, inputs), and for each part of the outputs its ``up``.
+    """The products of one set of adapters in one layer.
 
-    ``ups`` by part: (outputs, ranks of the part) and the first of its hidden columns; scales are folded in.
+    ``down`` holds all down weights as one (ranks, inputs).  ``ups`` holds for each part of the outputs its up weight
+    (outputs, ranks of the part), scales folded in, and the first of its hidden columns.
     """
 
     down: torch.Tensor
@@ -26,51 +27,51 @@ class PackedLora:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes."""
+        """Bytes of its weights."""
         return self.down.nbytes + sum(up.nbytes for up, _ in self.ups.values())
 
 
-def pack_lora(products: Sequence[Product], like: torch.Tensor) -> PackedLora:
-    """Stack a set's products of one layer, in a weight's dtype and on its device."""
-    downs, ups, at = [], {}, 0
+def pack_lora(products: Sequence[Product], weight: torch.Tensor) -> PackedLora:
+    """Pack a set's products of one layer, in the dtype and on the device of the layer's weight."""
+    downs, ups, column = [], {}, 0
     for part in sorted({part for part, *_ in products}, key=lambda part: part.start):
-        own = [(down, up.float() * scale) for of, down, up, scale in products if of == part]
-        down, up = torch.cat([d.to(like) for d, _ in own]), torch.cat([u.to(like) for _, u in own], dim=1)
+        pairs = [(down, up.float() * scale) for owner, down, up, scale in products if owner == part]
+        down = torch.cat([down.to(weight) for down, _ in pairs])
+        up = torch.cat([up.to(weight) for _, up in pairs], dim=1)
         fill = -len(down) % RANK_STEP
-        down, up = F.pad(down, (0, 0, 0, fill)), F.pad(up, (0, fill)).contiguous()
-        downs.append(down)
-        ups[part] = (up, at)
-        at += len(down)
+        downs.append(F.pad(down, (0, 0, 0, fill)))
+        ups[part] = (F.pad(up, (0, fill)).contiguous(), column)
+        column += len(down) + fill
     return PackedLora(torch.cat(downs), ups)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupedLora:
-    """The products of one layer in one composition of a batch."""
+    """The products of one layer for one batch: a LoraDelta that gives each segment of rows its own set's products."""
 
     down: Factors
     segments: Segments
-    parts: tuple[tuple[int, int, Factors, Segments], ...]  # outputs from and up to, what they get, and whose rows
+    parts: tuple[tuple[int, int, Factors, Segments], ...]  # outputs [start, stop), their up weights, and the rows
 
     @classmethod
-    def of(cls, stacks: Sequence[PackedLora], segments: Segments) -> "GroupedLora":
-        """The products of several sets, whose numbers the segments name."""
+    def of(cls, sets: Sequence[PackedLora], segments: Segments) -> "GroupedLora":
+        """Group the products of several sets; segments name a set by its index."""
         parts = []
-        for part in sorted({part for stack in stacks for part in stack.ups}, key=lambda part: part.start):
-            having = [index for index, stack in enumerate(stacks) if part in stack.ups]
-            ups, columns = zip(*(stacks[index].ups[part] for index in having), strict=True)
-            rows = tuple((start, stop, having.index(w)) for start, stop, w in segments.rows if w in having)
+        for part in sorted({part for packed in sets for part in packed.ups}, key=lambda part: part.start):
+            owners = [index for index, packed in enumerate(sets) if part in packed.ups]
+            ups, columns = zip(*(sets[index].ups[part] for index in owners), strict=True)
+            rows = tuple((start, stop, owners.index(index)) for start, stop, index in segments.rows if index in owners)
             parts.append((part.start, part.stop, Factors.up(*ups, columns=columns), Segments(rows)))
-        return cls(Factors.down(*(stack.down for stack in stacks)), segments, tuple(parts))
+        return cls(Factors.down(*(packed.down for packed in sets)), segments, tuple(parts))
 
     @property
     def runs(self) -> Sequence[tuple[int, int]]:
-        """The rows that get something."""
+        """The rows that are added to."""
         return [(start, stop) for start, stop, _ in self.segments.rows]
 
-    def __call__(self, x: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        """Add to what the layer said of rows x, in place."""
-        hidden = lora_shrink(x, self.down, self.segments, product=linear)
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, ops: LinearOps) -> torch.Tensor:
+        """Add to ``out``, the layer's output for rows x, in place; return it."""
+        hidden = lora_shrink(x, self.down, self.segments, product=ops.linear)
         for start, stop, up, segments in self.parts:
-            lora_expand(said[:, start:stop], hidden, up, segments, add=add_linear)
-        return said
+            lora_expand(out[:, start:stop], hidden, up, segments, add=ops.add_linear)
+        return out

@@ -1,10 +1,10 @@
-"""How the branches of a step lie in memory: all image rows together, all text rows together.
+"""The memory layout of a step's branches: all image rows together, all text rows together.
 
 Branches of one shape lie side by side, so that a group is a slice of the rows and attention over
 it needs no copy.  Nothing is padded, unless buckets are asked for: then zero rows that belong to no
 group fill the last bucket, so that a compiled or captured forward pass sees few shapes.  Lengths
-are built on the CPU.  A guided lane brings two branches, unconditional first.  A branch that computes some rows of
-its image alone attends to kept ones besides, and is a group by itself.
+are built on the CPU.  A guided lane brings two branches, unconditional first.  A branch that reuses
+activations computes only some rows of its image, attends to kept rows as well, and is a group by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,28 +21,28 @@ from lego_serve.models.ragged.conditioning import PreparedPrompt
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A lane's conditional or unconditional half."""
+    """A lane's conditional or unconditional half; ``lane`` is its index in the batch."""
 
     lane: int
-    cond: PreparedPrompt
+    prompt: PreparedPrompt
     image_rows: int
     is_negative: bool = False
-    kept: BranchReuse | None = None
+    reuse: BranchReuse | None = None
 
     @property
     def text(self) -> torch.Tensor:
-        """The text rows it computes: its prompt's tokens, none where they are read."""
-        return self.cond.tokens[:0] if self.kept is not None and self.kept.reads_text else self.cond.tokens
+        """The text rows to compute: the prompt's tokens, or none where kept ones are read."""
+        return self.prompt.tokens[:0] if self.reuse is not None and self.reuse.reads_text else self.prompt.tokens
 
     @property
     def text_rows(self) -> int:
-        """How many those are."""
+        """The number of text rows to compute."""
         return int(self.text.shape[0])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """What branches of one group have in common: image rows, text rows, and nothing kept (else its own lane)."""
-        return self.image_rows, self.text_rows, -1 if self.kept is None else 2 * self.lane + self.is_negative
+    def group_key(self) -> tuple[int, int, int]:
+        """The key that branches of one group share: image rows, text rows, and -1; unique for a branch that reuses."""
+        return self.image_rows, self.text_rows, -1 if self.reuse is None else 2 * self.lane + self.is_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Group:
     image_rows: int
     text_start: int
     text_rows: int
-    kept: BranchReuse | None = None
+    reuse: BranchReuse | None = None
 
     @property
     def joint_rows(self) -> int:
@@ -63,24 +63,24 @@ class Group:
 
     @property
     def joint_slice(self) -> slice:
-        """Its rows in such a sequence."""
+        """The group's rows where text and image are one sequence."""
         start = self.image_start + self.text_start
         return slice(start, start + self.count * self.joint_rows)
 
     @property
     def image_slice(self) -> slice:
-        """Its image rows."""
+        """The group's image rows."""
         return slice(self.image_start, self.image_start + self.count * self.image_rows)
 
     @property
     def text_slice(self) -> slice:
-        """Its text rows."""
+        """The group's text rows."""
         return slice(self.text_start, self.text_start + self.count * self.text_rows)
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSlices:
-    """A branch whose rows are kept for others: its image rows, its text rows, and both in one sequence, text first."""
+    """The rows of a branch whose activations are captured ``into`` an entry, apart and in the joint sequence."""
 
     image: slice
     text: slice
@@ -98,51 +98,57 @@ class Packing:
     image_branch: torch.Tensor  # (image rows and fill,)
     text_branch: torch.Tensor  # (text rows and fill,)
     joint_branch: torch.Tensor  # (image and text rows and fill,)
-    captured: tuple[CaptureSlices, ...] = ()
+    captures: tuple[CaptureSlices, ...] = ()
 
     def capture(self, attention_id: str, image: torch.Tensor, text: torch.Tensor | None = None) -> None:
-        """Keep what is to be kept of an attention's (image rows, 3, heads, head width), and of its text rows."""
-        for one in self.captured:
-            one.into.put(attention_id, image[one.image, 1:], image[:0, 1:] if text is None else text[one.text, 1:])
+        """Capture keys and values of an attention over image and text rows, both (rows, 3, heads, head width)."""
+        for rows in self.captures:
+            text_kv = image[:0, 1:] if text is None else text[rows.text, 1:]
+            rows.into.put(attention_id, image[rows.image, 1:], text_kv)
 
     def capture_joint(self, attention_id: str, joint: torch.Tensor) -> None:
-        """The same of rows of text and image."""
-        for one in self.captured:
-            one.into.put(attention_id, joint[one.joint_image, 1:], joint[one.joint_text, 1:])
+        """Capture keys and values of an attention over joint rows (rows, 3, heads, head width)."""
+        for rows in self.captures:
+            rows.into.put(attention_id, joint[rows.joint_image, 1:], joint[rows.joint_text, 1:])
 
     @property
     def image_lengths(self) -> list[int]:
         """Image rows of each branch, in memory order."""
         return [branch.image_rows for branch in self.branches]
 
-    def rows_of(self, parts: Sequence[torch.Tensor], filled: torch.Tensor) -> torch.Tensor:
-        """One tensor of the branches' rows and as many zeros as ``filled`` (rows and fill,) asks for."""
-        missing = filled.shape[0] - sum(part.shape[0] for part in parts)
+    @property
+    def text_lengths(self) -> list[int]:
+        """Text rows of each branch, in memory order."""
+        return [branch.text_rows for branch in self.branches]
+
+    def rows_of(self, parts: Sequence[torch.Tensor], row_branch: torch.Tensor) -> torch.Tensor:
+        """Concatenate the branches' rows, and zero rows up to the length of ``row_branch`` (rows and fill,)."""
+        missing = row_branch.shape[0] - sum(part.shape[0] for part in parts)
         return torch.cat([*parts, parts[0].new_zeros(missing, parts[0].shape[1])] if missing else list(parts))
 
     def bounds(self, stream: str) -> list[tuple[int, int]]:
-        """Rows [start, stop) of each branch in a stream: ``image``, ``text``, ``joint`` or ``branch`` (one each)."""
-        image, text = self.image_lengths, [b.text_rows for b in self.branches]
+        """Return rows [start, stop) of each branch in ``image``, ``text``, ``joint`` or ``branch`` (one row each)."""
+        image, text = self.image_lengths, self.text_lengths
         lengths = {
-            "image": image, "text": text, "joint": [i + t for i, t in zip(image, text, strict=True)],
-            "branch": [1] * len(text),
-        }[stream]  # fmt: skip
+            "image": image,
+            "text": text,
+            "joint": [image_rows + text_rows for image_rows, text_rows in zip(image, text, strict=True)],
+            "branch": [1] * len(self.branches),
+        }[stream]
         ends = list(accumulate(lengths))
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def join(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Image and text rows as one sequence a branch, text first."""
+        """Merge image and text rows into joint rows: one sequence a branch, text first."""
         parts = []
         for group in self.groups:
-            rows = [
-                text[group.text_slice].unflatten(0, (group.count, group.text_rows)),
-                image[group.image_slice].unflatten(0, (group.count, group.image_rows)),
-            ]
-            parts.append(torch.cat(rows, dim=1).flatten(0, 1))
+            text_rows = text[group.text_slice].unflatten(0, (group.count, group.text_rows))
+            image_rows = image[group.image_slice].unflatten(0, (group.count, group.image_rows))
+            parts.append(torch.cat([text_rows, image_rows], dim=1).flatten(0, 1))
         return self.rows_of(parts, self.joint_branch)
 
     def image_part(self, joint: torch.Tensor) -> torch.Tensor:
-        """The image rows of such sequences."""
+        """Return the image rows of joint rows."""
         parts = []
         for group in self.groups:
             rows = joint[group.joint_slice].unflatten(0, (group.count, group.joint_rows))
@@ -151,7 +157,7 @@ class Packing:
 
 
 class BranchedLane(Protocol):
-    """A lane as far as its branches go: LaneInput, or a lane as a ControlNet sees it."""
+    """The prompts of a lane, which decide its branches: a LaneInput, or a lane as a ControlNet sees it."""
 
     @property
     def cond(self) -> PreparedPrompt:
@@ -160,7 +166,7 @@ class BranchedLane(Protocol):
 
     @property
     def negative(self) -> PreparedPrompt | None:
-        """The other prompt, where the step is guided by one."""
+        """The unconditional branch's prompt, where the step is guided by one."""
         ...
 
 
@@ -174,46 +180,55 @@ def pack(
     reuses: Mapping[int, Reuse] | None = None,
     captures: Mapping[int, Activations] | None = None,
 ) -> Packing:
-    """Lay out the branches of the lanes, whose images have so many rows each (to be computed, of those that reuse).
+    """Lay out the branches of the lanes; ``image_rows`` are those each lane computes.
 
-    Without ``uses_cfg`` guidance (the model is told the guidance instead) a lane is one
-    branch.  Image rows and text rows are filled up to a multiple of ``bucket_rows``.
+    Without ``uses_cfg`` (the model embeds the guidance instead) a lane is one branch.  Image rows and text rows are
+    filled up to a multiple of ``bucket_rows``.  ``reuses`` and ``captures`` are by the lane's index.  Raises ValueError
+    for a guided lane that reuses activations for one branch alone.
     """
     branches = branches_of(lanes, image_rows, uses_cfg=uses_cfg)
     if reuses:
-        branches = sorted((_kept(b, reuses.get(b.lane), device) for b in branches), key=lambda branch: branch.shape)
-    groups = tuple(_groups(branches))
+        branches = [_with_reuse(branch, reuses.get(branch.lane), device) for branch in branches]
+        branches.sort(key=lambda branch: branch.group_key)
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
-    joint_lengths = [i + t for i, t in zip(image_lengths, text_lengths, strict=True)]
-    lengths = image_lengths, text_lengths, joint_lengths
-    of_image, of_text, of_joint = (_index(of, bucket_rows).to(device) for of in lengths)
-    captured = tuple(_captured(branches, captures)) if captures else ()
-    return Packing(tuple(branches), groups, of_image, of_text, of_joint, captured)
+    joint_lengths = [image + text for image, text in zip(image_lengths, text_lengths, strict=True)]
+    return Packing(
+        branches=tuple(branches),
+        groups=tuple(_groups(branches)),
+        image_branch=_row_branch(image_lengths, bucket_rows).to(device),
+        text_branch=_row_branch(text_lengths, bucket_rows).to(device),
+        joint_branch=_row_branch(joint_lengths, bucket_rows).to(device),
+        captures=tuple(_capture_slices(branches, captures)) if captures else (),
+    )
 
 
-def _kept(branch: Branch, reuse: Reuse | None, device: torch.device) -> Branch:
+def _with_reuse(branch: Branch, reuse: Reuse | None, device: torch.device) -> Branch:
     if reuse is None:
         return branch
     rows = reuse.negative if branch.is_negative else reuse.cond
     if rows is None:
         raise ValueError("a guided lane that reuses needs rows for both branches")
-    return replace(branch, kept=BranchReuse(reuse.active.to(device), rows, reuse.reads_text and branch.is_negative))
+    reads_text = reuse.reads_text and branch.is_negative
+    return replace(branch, reuse=BranchReuse(reuse.active.to(device), rows, reads_text))
 
 
-def _captured(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[CaptureSlices]:
-    image = text = 0
+def _capture_slices(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[CaptureSlices]:
+    image = text = 0  # rows before the branch
     for branch in branches:
         image_end, text_end = image + branch.image_rows, text + branch.text_rows
         if branch.lane in captures and not branch.is_negative:
-            middle = image + text_end
-            own = slice(image, image_end), slice(text, text_end)
-            joint = slice(image + text, middle), slice(middle, image_end + text_end)
-            yield CaptureSlices(*own, *joint, captures[branch.lane])
+            yield CaptureSlices(
+                image=slice(image, image_end),
+                text=slice(text, text_end),
+                joint_text=slice(image + text, image + text_end),
+                joint_image=slice(image + text_end, image_end + text_end),
+                into=captures[branch.lane],
+            )
         image, text = image_end, text_end
 
 
 def branches_of(lanes: Sequence[BranchedLane], image_rows: Sequence[int], *, uses_cfg: bool = True) -> list[Branch]:
-    """The branches of lanes in memory order: by shape, then as given, unconditional first."""
+    """Return the branches of lanes in memory order: by shape, then in the lanes' order, unconditional first."""
     branches = []
     for index, lane in enumerate(lanes):
         if uses_cfg and lane.negative is not None:
@@ -224,15 +239,21 @@ def branches_of(lanes: Sequence[BranchedLane], image_rows: Sequence[int], *, use
 
 def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
     image_start = text_start = 0
-    for (image_rows, text_rows, _), same in groupby(branches, key=lambda branch: branch.shape):
-        alike = list(same)
-        count = len(alike)
-        yield Group(count, image_start, image_rows, text_start, text_rows, alike[0].kept)
-        image_start += count * image_rows
-        text_start += count * text_rows
+    for (image_rows, text_rows, _), members in groupby(branches, key=lambda branch: branch.group_key):
+        group = list(members)
+        yield Group(
+            count=len(group),
+            image_start=image_start,
+            image_rows=image_rows,
+            text_start=text_start,
+            text_rows=text_rows,
+            reuse=group[0].reuse,
+        )
+        image_start += len(group) * image_rows
+        text_start += len(group) * text_rows
 
 
-def _index(lengths: Sequence[int], bucket_rows: int) -> torch.Tensor:
-    """For each row the branch it belongs to; fill rows name branch 0, whose modulation does them no harm."""
-    index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    return F.pad(index, (0, -len(index) % bucket_rows))
+def _row_branch(lengths: Sequence[int], bucket_rows: int) -> torch.Tensor:
+    """Number each row by its branch; fill rows are numbered 0, whose modulation does them no harm."""
+    row_branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return F.pad(row_branch, (0, -len(row_branch) % bucket_rows))

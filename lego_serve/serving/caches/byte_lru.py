@@ -1,49 +1,49 @@
-"""Encoded prompts kept by least recent use, bounded in bytes."""
+"""Values kept by least recent use, bounded in bytes."""
 
 from collections import OrderedDict
+from typing import Generic, TypeVar
 
-import numpy as np
+from lego_serve.core.values import bytes_of
 
-Conditioning = dict[str, np.ndarray]
+Value = TypeVar("Value")
 
 
-class ByteLru:
-    """Conditionings by prompt; never holds more than ``max_bytes``."""
+class ByteLru(Generic[Value]):
+    """Values by key; their arrays and keys never take more than ``max_bytes`` together."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+        self._values: OrderedDict[str, Value] = OrderedDict()
         self._bytes = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes held now."""
+        """The bytes of the kept values."""
         return self._bytes
 
-    def get(self, prompt: str) -> Conditioning | None:
-        """The conditioning of a prompt, now the most recently used; None when it is not kept."""
-        if prompt in self._kept:
-            self._kept.move_to_end(prompt)
-        return self._kept.get(prompt)
+    def get(self, key: str) -> Value | None:
+        """Return the value of a key, now the most recently used; None when it is not kept."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
 
-    def put(self, prompt: str, value: Conditioning) -> None:
-        """Keep a conditioning, dropping the least recently used ones; one larger than the bound is not kept."""
-        size = _size(prompt, value)
-        if prompt in self._kept:
-            self._bytes -= _size(prompt, self._kept.pop(prompt))
+    def put(self, key: str, value: Value) -> None:
+        """Keep a value, dropping the least recently used ones; one larger than the bound is not kept."""
+        self.drop(key)
+        size = _size(key, value)
         if size > self._max_bytes:
             return
-        self._kept[prompt] = value
+        self._values[key] = value
         self._bytes += size
         while self._bytes > self._max_bytes:
-            old, dropped = self._kept.popitem(last=False)
-            self._bytes -= _size(old, dropped)
+            oldest, dropped = self._values.popitem(last=False)
+            self._bytes -= _size(oldest, dropped)
 
-    def drop(self, prompt: str) -> None:
-        """Keep it no longer, where it is kept."""
-        if (value := self._kept.pop(prompt, None)) is not None:
-            self._bytes -= _size(prompt, value)
+    def drop(self, key: str) -> None:
+        """Drop a value, if it is kept."""
+        if (value := self._values.pop(key, None)) is not None:
+            self._bytes -= _size(key, value)
 
 
-def _size(prompt: str, value: Conditioning) -> int:
-    return len(prompt.encode(errors="replace")) + sum(array.nbytes for array in value.values())
+def _size(key: str, value: object) -> int:
+    return len(key.encode(errors="replace")) + bytes_of(value)

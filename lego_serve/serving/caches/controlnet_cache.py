@@ -1,7 +1,7 @@
-"""The ControlNets in a backbone replica's own process, loaded when they are asked for and kept while they are worth it.
+"""Caches the ControlNets in a backbone replica's process.
 
-Lanes find a ControlNet by its name in ``sources``, where it is from before they are made until they have ended, kept or
-not; so many bytes are kept beyond that.
+Lanes find a ControlNet by its name in ``sources``, which has it from before they are made until they have ended.  The
+cache keeps ``max_bytes`` of ControlNets beyond those in use.
 """
 
 import asyncio
@@ -18,16 +18,8 @@ from lego_serve.serving.caches.loading_cache import LoadingCache
 
 
 @dataclass(frozen=True, slots=True)
-class LocalControlNet:
-    """A ControlNet that is loaded here; ``storage_s`` is added to every load, to try a slower storage."""
-
-    spec: ModelSpec
-    storage_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class ControlNetLease:
-    """A ControlNet in hand, to be given back to the shelf; whether it was at hand, else how long its load took."""
+    """A lease on a ControlNet; ``load_s`` is 0 on a cache hit."""
 
     name: str
     is_pinned: bool
@@ -37,12 +29,12 @@ class ControlNetLease:
 
 
 class ControlNetCache:
-    """ControlNets by name for one base model; ``sources`` is where lanes look for them."""
+    """Caches ControlNets of one base model by name; lanes look them up in ``sources``."""
 
     def __init__(
         self,
         base: ModelSpec,
-        local: Mapping[str, LocalControlNet],
+        local: Mapping[str, ModelSpec],
         max_bytes: int,
         sources: dict[str, ControlNetSource],
         load: Callable[[ModelSpec, ModelSpec], ControlNetSource] = load_controlnet,
@@ -50,61 +42,59 @@ class ControlNetCache:
         self._base, self._local, self._sources, self._load = base, dict(local), sources, load
         self._cache: LoadingCache[ControlNetSource] = LoadingCache(max_bytes)
         self._users: Counter[str] = Counter()
-        self._sizes = {name: _size(one.spec) for name, one in local.items()}
+        self._sizes = {name: _size(spec) for name, spec in local.items()}
 
     def __contains__(self, name: object) -> bool:
-        """Whether it is kept here, used or not."""
+        """Return whether a ControlNet is cached, in use or not."""
         return name in self._cache
 
     async def take(self, names: Sequence[str]) -> list[ControlNetLease]:
-        """Have all of them in ``sources``, loaded side by side where they are not here.
+        """Put all ControlNets into ``sources``, loading the missing ones side by side, and return their leases.
 
-        Raises CheckpointError, with none taken.  Names of ControlNets elsewhere are passed over.
+        Raises CheckpointError and then keeps no lease.  Names of remote ControlNets are skipped.
         """
-        held: list[ControlNetLease] = []
-        loads = [asyncio.ensure_future(self._one(name, held)) for name in names if name in self._local]
+        leases: list[ControlNetLease] = []
+        loads = [asyncio.ensure_future(self._lease(name, leases)) for name in names if name in self._local]
         try:
             await asyncio.gather(*loads)
         except BaseException:
             for load in loads:
                 load.cancel()
             await asyncio.gather(*loads, return_exceptions=True)
-            self.release(held)
+            self.release(leases)
             raise
-        self._prewarm()
-        return held
+        self._prefetch()
+        return leases
 
-    def release(self, held: Sequence[ControlNetLease]) -> None:
-        """They are no longer in use."""
-        for one in held:
-            if one.is_pinned:
-                self._cache.release(one.name)
-            self._users[one.name] -= 1
-            if self._users[one.name] == 0:
-                del self._users[one.name], self._sources[one.name]
+    def release(self, leases: Sequence[ControlNetLease]) -> None:
+        """Release the leases."""
+        for lease in leases:
+            if lease.is_pinned:
+                self._cache.release(lease.name)
+            self._users[lease.name] -= 1
+            if self._users[lease.name] == 0:
+                del self._users[lease.name], self._sources[lease.name]
 
-    async def _one(self, name: str, held: list[ControlNetLease]) -> None:
+    async def _lease(self, name: str, leases: list[ControlNetLease]) -> None:
         hit, load_s = True, 0.0
-        if name in self._sources:  # in use, so it is here, kept or not
+        if name in self._sources:  # in use, and so loaded, cached or not
             self._cache.touch(name)
         else:
-            found = await self._cache.get(name, self._sizes[name], partial(self._loaded, name))
+            found = await self._cache.get(name, self._sizes[name], partial(self._load_source, name))
             self._sources.setdefault(name, found.value)
             hit, load_s = found.hit, found.load_s
         self._users[name] += 1
-        held.append(ControlNetLease(name, self._cache.pin(name), self._sizes[name], hit, load_s))
+        leases.append(ControlNetLease(name, self._cache.pin(name), self._sizes[name], hit, load_s))
 
-    async def _loaded(self, name: str) -> ControlNetSource:
-        one = self._local[name]
-        await asyncio.sleep(one.storage_s)
-        return await asyncio.to_thread(self._load, one.spec, self._base)
+    async def _load_source(self, name: str) -> ControlNetSource:
+        return await asyncio.to_thread(self._load, self._local[name], self._base)
 
-    def _prewarm(self) -> None:
-        """Load what is likely to be asked for soon."""
+    def _prefetch(self) -> None:
+        """Load the ControlNet that is likely to be requested next."""
         if (name := self._cache.next_prefetch()) is not None:
-            self._cache.start_load(name, self._sizes[name], partial(self._loaded, name), wanted=False)
+            self._cache.start_load(name, self._sizes[name], partial(self._load_source, name), wanted=False)
 
 
 def _size(spec: ModelSpec) -> int:
-    """Bytes of its weights' files."""
+    """Return the bytes of a ControlNet's weight files."""
     return sum(file.stat().st_size for file in model_folder(spec, "").glob("*.safetensors"))

@@ -1,7 +1,7 @@
-"""Loaded things kept by expected benefit: one load at a time for a key, shared by all who ask meanwhile.
+"""Caches loaded values by expected benefit, with one load per key shared by all its waiters.
 
-``core/ledger`` decides what is kept; here are the values and their loads.  What is not worth keeping is loaded all
-the same, and handed to those who asked.
+``core.caching.ledger`` decides what is kept; this module has the values and their loads.  A value that is not worth
+keeping is loaded all the same, and returned to its waiters.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 from lego_serve.core.caching.ledger import CacheLedger, Reservation
 
 Value = TypeVar("Value")
-FIRST_GUESS_S = 0.1  # what a load takes, before one has been seen
+FIRST_GUESS_S = 0.1  # the expected seconds of a load, before one was measured
 
 
 @dataclass(frozen=True, slots=True)
 class CacheResult(Generic[Value]):
-    """A value, whether it was here when it was asked for, and what its load took where it was not."""
+    """A value; whether it was cached, and the seconds of its load where it was not."""
 
     value: Value
     hit: bool
@@ -27,42 +27,42 @@ class CacheResult(Generic[Value]):
 
 
 class LoadingCache(Generic[Value]):
-    """The values of one memory of so many bytes; used from one event loop.
+    """Caches values of at most ``max_bytes`` together; used from one event loop.
 
-    A value that is not kept and was begun for somebody who asks later waits until they have, ``linger_s`` at most.
+    A value that is not kept but has waiters stays until they have it, for ``linger_s`` at most.
     """
 
     def __init__(self, max_bytes: int, linger_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = CacheLedger(max_bytes)
         self._values: dict[str, Value] = {}
         self._loads: dict[str, asyncio.Task[tuple[Value, float]]] = {}
-        self._wanted: Counter[str] = Counter()  # how many have begun a load and not yet asked for its value
+        self._wanted: Counter[str] = Counter()  # waiters that started a load and have not fetched its value
         self._linger_s, self._clock = linger_s, clock
         self._load_s = FIRST_GUESS_S
 
     @property
     def ledger(self) -> CacheLedger:
-        """The account; to be looked at."""
+        """The ledger, for inspection."""
         return self._ledger
 
     def __contains__(self, key: object) -> bool:
-        """Whether a value is here."""
+        """Return whether a value is cached."""
         return key in self._ledger
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The keys of the values that are here."""
+        """The keys of the cached values."""
         return tuple(self._values)
 
     async def get(self, key: str, size: int, load: Callable[[], Awaitable[Value]]) -> CacheResult[Value]:
-        """A value, loaded if it is not here.  Raises what its load raised; giving up the wait does not stop a load."""
+        """Return a value, loading it if it is missing.  Raises its load's error; cancelling the wait stops no load."""
         if self._ledger.touch(key, self._clock()):
             return CacheResult(self._values[key], hit=True)
         value, load_s = await asyncio.shield(self.start_load(key, size, load, wanted=False))
         return CacheResult(value, hit=False, load_s=load_s)
 
     def touch(self, key: str) -> bool:
-        """Count a request for a key whose value is asked for later; answers whether it is here."""
+        """Count a request for a key whose value is fetched later; return whether it is cached."""
         return self._ledger.touch(key, self._clock())
 
     def start_load(
@@ -74,27 +74,27 @@ class LoadingCache(Generic[Value]):
         wanted: bool = True,
         spent_s: float = 0.0,
     ) -> "asyncio.Task[tuple[Value, float]]":
-        """Load a value that is not here, or join the load that is going on; counts no request.
+        """Load a missing value, or join its load in progress; counts no request.
 
-        ``wanted``: whoever begins it is to ask for it later, and then to say so by `collected`.  ``spent_s`` were taken
-        by a part of the load that was done before.
+        ``wanted``: the caller will fetch the value later and then call ``release_waiter``.  ``spent_s``: the time of
+        a part of the load that was done before.
         """
         if wanted:
             self._wanted[key] += 1
         if key not in self._loads:
             task = asyncio.ensure_future(self._load(key, size, load, spent_s))
             self._loads[key] = task
-            task.add_done_callback(lambda done: self._loaded(key, done))
+            task.add_done_callback(lambda done: self._end_load(key, done))
         return self._loads[key]
 
     def next_prefetch(self) -> str | None:
-        """What is likely to be asked for soon and is not here; nothing while anything is being loaded."""
+        """Return the next key to prefetch; None while a load runs."""
         if not all(load.done() for load in self._loads.values()):
             return None
         return next((wanted.key for wanted in self._ledger.prefetch_candidates(self._clock(), limit=1)), None)
 
     def release_waiter(self, key: str) -> None:
-        """One of those who began a load has its value; what nobody else waits for and is not kept is let go."""
+        """Record that one waiter has the value; drop it if it is not kept and nobody waits."""
         if self._wanted[key] > 1:
             self._wanted[key] -= 1
             return
@@ -104,24 +104,24 @@ class LoadingCache(Generic[Value]):
             del self._loads[key]
 
     def peek(self, key: str) -> Value | None:
-        """A value that is here; None for one that is not."""
+        """Return a cached value; None for one that is missing."""
         return self._values.get(key) if key in self._ledger else None
 
     def pin(self, key: str) -> bool:
-        """Keep a value while it is used; False where it is not kept here, and whoever has it has it alone."""
+        """Pin a value; return False if it is not cached."""
         if key not in self._ledger:
             return False
         self._ledger.pin(key)
         return True
 
     def release(self, key: str) -> None:
-        """Take back a pin."""
+        """Remove a pin."""
         self._ledger.release(key)
 
     async def _load(
         self, key: str, size: int, load: Callable[[], Awaitable[Value]], spent_s: float
     ) -> tuple[Value, float]:
-        if key in self._ledger:  # it came between the look and the asking
+        if key in self._ledger:  # another load ended meanwhile
             return self._values[key], 0.0
         decision = self._ledger.reserve(key, size, self._load_s, optional=True)
         is_kept = isinstance(decision, Reservation)
@@ -141,8 +141,10 @@ class LoadingCache(Generic[Value]):
             self._ledger.commit(key, load_s=self._load_s)
         return value, self._load_s
 
-    def _loaded(self, key: str, done: "asyncio.Task[tuple[Value, float]]") -> None:
-        failed = done.cancelled() or done.exception() is not None  # asked for here, so that none is reported as unheard
+    def _end_load(self, key: str, done: "asyncio.Task[tuple[Value, float]]") -> None:
+        failed = (
+            done.cancelled() or done.exception() is not None
+        )  # read here, so that asyncio does not report it as never retrieved
         if failed or key in self._ledger or self._linger_s == 0 or not self._wanted[key]:
             self._forget(key, done)
         else:

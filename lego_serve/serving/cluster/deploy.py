@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
 from lego_serve.errors import CheckpointError, LegoError, NodeError
-from lego_serve.models.registry import ModelSpec
+from lego_serve.process.threads import THREAD_ENVIRONMENT
+from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE
 from lego_serve.serving.cluster.replica import NodeReplica
+from lego_serve.serving.nodes.options import NodePlan
 
 OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
@@ -30,31 +31,6 @@ PATIENCE_S = 60.0
 # busy processors were seen to take more than a minute.  Where there is room for all, it can only be the second.
 ROOMY_PATIENCE_S = 300.0
 UNPLACED = "to be scheduled"
-THREAD_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class NodePlan:
-    """One deployment: its model and component, its class's arguments, replicas and resources."""
-
-    spec: ModelSpec
-    component: str
-    arguments: Mapping[str, Any]
-    min_replicas: int
-    max_replicas: int
-    cpus: float
-    gpus: float
-
-    @property
-    def app(self) -> str:
-        """The name of its Serve application."""
-        return f"{self.spec.name}.{self.component}"
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:
@@ -80,19 +56,23 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
     return gcs_address
 
 
-def deploy(
+def deploy(plans: Sequence[NodePlan], launcher: str | None = None) -> None:
+    """Have Serve start all nodes at once.  ``launcher`` starts Python processes in place of ``python``."""
+    targets = [serve.RunTarget(_application(plan, launcher), name=plan.app, route_prefix=None) for plan in plans]
+    serve.run_many(targets, wait_for_applications_running=False)
+
+
+def wait_until_up(
     plans: Sequence[NodePlan],
     ready: Callable[[NodePlan], None],
     check: Callable[[], None] = lambda: None,
     patience_s: tuple[float, float] = (PATIENCE_S, ROOMY_PATIENCE_S),
 ) -> None:
-    """Deploy all nodes at once; ``ready`` is told of each as it comes up, ``check`` is called all the while.
+    """Wait until all nodes run; ``ready`` is told of each as it comes up, ``check`` is called all the while.
 
     Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` while a node has no place: the
     first where Ray is too small for all of them, the second where it is not.
     """
-    targets = [serve.RunTarget(_application(plan), name=plan.app, route_prefix=None) for plan in plans]
-    serve.run_many(targets, wait_for_applications_running=False)
     waiting = list(plans)
     progress = time.monotonic()
     while waiting:
@@ -116,8 +96,8 @@ def deploy(
 
 def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
     """Whether all of Ray has what the nodes ask for together."""
-    cpus = sum(plan.min_replicas * plan.cpus for plan in plans)
-    gpus = sum(plan.min_replicas * plan.gpus for plan in plans)
+    cpus = sum(plan.replicas.min * plan.cpus for plan in plans)
+    gpus = sum(plan.replicas.min * plan.gpus for plan in plans)
     return cpus <= there_is.get("CPU", 0) and gpus <= there_is.get("GPU", 0)
 
 
@@ -127,7 +107,7 @@ def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
     wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items() if value)
     has = " and ".join(f"{there_is.get(name, 0):g} {name}" for name, value in asked.items() if value)
     return (
-        f"each of its {plan.min_replicas} replicas asks for {wanted}, and Ray has {has} for all nodes together; "
+        f"each of its {plan.replicas.min} replicas asks for {wanted}, and Ray has {has} for all nodes together; "
         "see `cpus`, `gpus` and `replicas` in the configuration"
     )
 
@@ -150,7 +130,10 @@ def stop(apps: Sequence[str], *, owned: bool) -> None:
     ray.shutdown()
 
 
-def _application(plan: NodePlan) -> Any:
+def _application(plan: NodePlan, launcher: str | None) -> Any:
+    runtime_env: dict[str, Any] = {"env_vars": THREAD_ENVIRONMENT}
+    if launcher is not None and not plan.gpus and plan.spec.device == "cpu":  # a fork may not use CUDA
+        runtime_env["py_executable"] = launcher
     deployment = serve.deployment(
         NodeReplica,
         name=plan.component,
@@ -162,16 +145,11 @@ def _application(plan: NodePlan) -> Any:
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),
-        autoscaling_config={
-            "min_replicas": plan.min_replicas,
-            "initial_replicas": plan.min_replicas,
-            "max_replicas": plan.max_replicas,
-            "target_ongoing_requests": 8,
-        },
+        autoscaling_config=autoscaling_config(plan.replicas),
         ray_actor_options={
             "num_cpus": plan.cpus,
             "num_gpus": plan.gpus,
-            "runtime_env": {"env_vars": THREAD_ENVIRONMENT},
+            "runtime_env": runtime_env,
         },
     )
-    return deployment.bind(plan.component, plan.spec, dict(plan.arguments))
+    return deployment.bind(plan.spec, plan.options)

@@ -1,23 +1,26 @@
 """How calls reach deployments: Ray Serve handles behind the coordinator's NodeHandle.
 
-Values go through Ray's object store where they are large (Ray moves results above 100 KB there and
-maps arrays from shared memory without a copy); small ones ride in the message.
+Small values travel in the message; ``references`` keeps large arrays in Ray's object store.  Ray itself moves any
+argument or result above 100 KB there for the one transfer, and maps its arrays from shared memory without a copy.
 """
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.nodes.requests import ReplicaCommand
 from lego_serve.errors import NodeError
-from lego_serve.serving.cluster.routing_state import leave, outstanding
+from lego_serve.serving.cluster.routing_state import choice, leave
 from lego_serve.serving.errors import NodeLost
+
+ReplyT = TypeVar("ReplyT")
 
 
 class RayNode:
@@ -38,11 +41,11 @@ class RayNode:
         await self._handle.check_health.remote()
         self._ready = True
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[ReplyT]) -> NodeResult[ReplyT]:
         """Make a call; cancelling the await cancels it in the replica too."""
         response = self._handle.run.remote(call)
         try:
-            answer: NodeResult = await response
+            answer: NodeResult[ReplyT] = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -53,8 +56,8 @@ class RayNode:
         self._ready = True
         return answer
 
-    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
-        """Make a call that says how it gets on; closing the iterator cancels it in the replica too."""
+    async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
+        """Make a call and yield its messages; closing the iterator cancels it in the replica too."""
         call = call if call.key else replace(call, key=secrets.token_hex(8))
         response = self._streaming.stream.remote(call)
         ended = False
@@ -74,35 +77,22 @@ class RayNode:
             ended = True
             raise NodeError(f"A model node failed: {type(error.cause).__name__}.") from error
         finally:
-            outstanding.end(call.key)
+            choice.outstanding.end(call.key)
             if not ended:
                 response.cancel()
 
-    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or an image to every replica; one that has died says nothing.
-
-        Raises NodeLost where one that may live, or nobody, answers.
-        """
-        return await self._said_by_all("control", order, name)
-
-    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The adapters each replica has at hand, by their hashes.  Raises NodeLost."""
-        try:
-            return await self._said_by_all("resident")
-        except NodeError:
-            raise NodeLost from None
-
-    async def _said_by_all(self, method: str, *arguments: object) -> list[Any]:
-        """What the replicas that have not died answer.  Raises NodeLost, or NodeError where one failed.
+    async def control(self, command: ReplicaCommand[ReplyT]) -> list[tuple[str, ReplyT | None]]:
+        """Send a command to every replica; dead ones are skipped.
 
         Serve keeps asking the dead until its controller has noticed, which takes the longer the more have died; of
-        those Ray itself knows already.
+        those Ray itself knows already.  Raises NodeLost where one that may live, or nobody, answers, and NodeError
+        where one failed.
         """
         try:
-            said = await self._handle.broadcast(method, *arguments).results_async(return_exceptions=True)
+            replies = await self._handle.broadcast("control", command).results_async(return_exceptions=True)
         except (RayActorError, RayServeException) as error:
             raise NodeLost(type(error).__name__) from error
-        answers = [each for each in said if not isinstance(each, ActorDiedError)]
+        answers = [each for each in replies if not isinstance(each, ActorDiedError)]
         for each in answers:
             if isinstance(each, RayTaskError):
                 raise NodeError(f"A model node failed: {type(each.cause).__name__}.") from each
@@ -122,12 +112,12 @@ class LazyNode:
         self._app = app
         self._node: RayNode | None = None
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[ReplyT]) -> NodeResult[ReplyT]:
         """Make a call.  Raises NodeLost, also while the deployment is not there."""
         return await (await self._found()).run(call)
 
-    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
-        """The same, answered with messages."""
+    async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
+        """Make a streaming call.  Raises NodeLost."""
         async for message in (await self._found()).stream(call):
             yield message
 

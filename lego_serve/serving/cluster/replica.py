@@ -1,72 +1,136 @@
 """The class that Ray Serve runs: one node of a model in a replica's process."""
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from ray import serve
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
+from lego_serve.core.nodes.requests import (
+    CountTemplateBytes,
+    Done,
+    DrainReplica,
+    ForgetTemplate,
+    Identify,
+    ListResidentAdapters,
+    MeasureTemplate,
+    PauseCall,
+    ReplicaCommand,
+)
 from lego_serve.models.registry import ModelSpec
+from lego_serve.serving.cluster.handles import LazyNode
+from lego_serve.serving.cluster.references import RefsLost, keep_arrays, read_arrays
+from lego_serve.serving.nodes.options import (
+    AdapterOptions,
+    BackboneOptions,
+    ControlNetOptions,
+    LoraOptions,
+    NodeOptions,
+    TextEncoderOptions,
+    VaeOptions,
+)
+
+ReplyT = TypeVar("ReplyT")
 
 
 class NodeReplica:
-    """What Ray Serve runs: one node, whose libraries are imported in the replica's process alone."""
+    """Runs one node, whose libraries are imported in the replica's process alone."""
 
-    def __init__(self, component: str, spec: ModelSpec, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, options: NodeOptions) -> None:
         from lego_serve.process import json_logging
-        from lego_serve.serving.nodes.text_encoder import NODES
 
         json_logging.install()
-        self._node: Any = NODES[component](spec, **_with_nodes(arguments))
+        self._options = options
+        self._node = make_node(spec, options)
         self._id = serve.get_replica_context().replica_id.unique_id
 
-    async def run(self, call: NodeCall) -> NodeResult:
-        """Run one task."""
-        answer: NodeResult = await self._node.run(call)
-        return answer
+    async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
+        """Answer one request."""
+        try:
+            call = await _readable(call)
+        except RefsLost as lost:
+            return NodeResult(lost_refs=lost.ids)
+        result: NodeResult[Any] = await self._node.run(call)
+        return await keep_arrays(result) if call.keeps_arrays else result
 
-    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
-        """Run one task that says how it gets on."""
+    async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
+        """Answer one request with progress, and with the result as the last message."""
         yield CallAccepted(self._id)
+        try:
+            call = await _readable(call)
+        except RefsLost as lost:
+            unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
+            yield unread
+            return
         async for message in self._node.stream(call):
-            yield message
+            yield await keep_arrays(message) if call.keeps_arrays and isinstance(message, NodeResult) else message
 
-    async def control(self, order: str, name: str) -> tuple[str, int | None]:
-        """Broadcast: ``list`` answers this replica's id; ``drain`` moves its lanes away if it is the one named.
+    async def control(self, command: ReplicaCommand[ReplyT]) -> tuple[str, ReplyT | None]:
+        """Run a broadcast command; return this replica's id and reply, None if the command is for another."""
+        return self._id, await self._run_command(command)
 
-        ``pause`` and ``resume`` say how many lanes of the call named are here; ``template_VERB`` asks what a
-        `TemplateOrder` does.
-        """
-        if order == "drain" and name == self._id:
-            return self._id, await self._node.drain()
-        if order in ("pause", "resume"):
-            return self._id, self._node.pause(name, order == "pause")
-        if order.startswith("template_") and hasattr(self._node, "template"):
-            return self._id, await self._node.template(order.removeprefix("template_"), name)
-        return self._id, None
+    async def _run_command(self, command: ReplicaCommand[Any]) -> Any:
+        node = self._node
+        match command:
+            case Identify():
+                return Done()
+            case DrainReplica(replica=replica):
+                return await node.drain() if replica == self._id else None
+            case PauseCall():
+                return node.pause(command)
+            case MeasureTemplate():
+                return node.template_size(command)
+            case CountTemplateBytes():
+                return node.template_bytes(command)
+            case ForgetTemplate():
+                return await node.forget_template(command)
+            case ListResidentAdapters():
+                return node.resident()
+        raise TypeError(f"no replica knows {type(command).__name__}")
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What Serve tells routers of this replica now and then: what of templates it has, and how much."""
-        if not hasattr(self._node, "templates"):
+        """Return the templates cached here, for Serve's routers; nothing unless this is a backbone."""
+        if not isinstance(self._options, BackboneOptions):
             return {}
-        return {"templates": self._node.templates(), "template_use": self._node.template_use()}
-
-    async def resident(self) -> tuple[str, tuple[str, ...]]:
-        """Broadcast: this replica's id, and the adapters it has at hand, by their hashes."""
-        return self._id, self._node.resident()
+        stats: dict[str, Any] = self._node.routing_stats()
+        return stats
 
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()
 
 
-def _with_nodes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's arguments, with handles where the plan names other deployments."""
-    from lego_serve.serving.cluster.handles import LazyNode
+async def _readable(call: NodeCall[Any]) -> NodeCall[Any]:
+    return await read_arrays(call) if call.reads_refs else call
 
-    found = dict(arguments)
-    if (app := found.pop("adapters_app", None)) is not None:
-        found["LoRA node"] = LazyNode(app)
-    if "controlnets" in found:
-        found["control_nodes"] = {plan.spec.name: LazyNode(plan.app) for plan in found["controlnets"]}
-    return found
+
+def _lora_node(adapters: AdapterOptions | None) -> LazyNode | None:
+    return None if adapters is None else LazyNode(adapters.lora_app)
+
+
+def make_node(spec: ModelSpec, options: NodeOptions) -> Any:
+    """Make the node that options are for, with handles of the deployments that they name."""
+    from lego_serve.serving.nodes.peers import NodePeers
+
+    match options:
+        case TextEncoderOptions():
+            from lego_serve.serving.nodes.text_encoder import TextEncoderNode
+
+            return TextEncoderNode(spec, options, NodePeers(_lora_node(options.adapters)))
+        case VaeOptions():
+            from lego_serve.serving.nodes.vae import VaeNode
+
+            return VaeNode(spec, options)
+        case LoraOptions():
+            from lego_serve.serving.nodes.lora import LoraNode
+
+            return LoraNode(spec, options)
+        case ControlNetOptions():
+            from lego_serve.serving.nodes.controlnets.node import ControlNetNode
+
+            return ControlNetNode(spec, options)
+        case BackboneOptions():
+            from lego_serve.serving.nodes.backbone import BackboneNode
+
+            controlnets = {plan.spec.name: LazyNode(plan.app) for plan in options.controlnets}
+            return BackboneNode(spec, options, NodePeers(_lora_node(options.adapters), controlnets))

@@ -1,23 +1,19 @@
 """Ray Serve's request router for our nodes: denoising goes to the replica with the least work in hand.
 
 It also tells whoever listens in this process which replicas have left, so that lanes streamed from
-there can be moved.  Ray's interface is alpha: nothing else of ours touches it.
+there can be moved.  Ray's interface is alpha: nothing else of ours touches it, and what is private of it is named in
+``ray_internals``.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray.serve._private.common import RequestMetadata
-from ray.serve._private.request_router.common import PendingRequest
-from ray.serve._private.request_router.replica_wrapper import RunningReplica
-from ray.serve._private.request_router.request_router import RequestRouter
-
 from lego_serve.core.jobs.messages import NodeCall
-from lego_serve.core.scheduling.routing import denoising_work, entries_read, exclude, priming_by_replica, quarantine
+from lego_serve.core.nodes.messages import DenoiseInput
+from lego_serve.core.scheduling.routing import CallHints
 from lego_serve.serving.cluster import routing_state  # by its name alone: see there
+from lego_serve.serving.cluster.ray_internals import PendingRequest, RequestMetadata, RequestRouter, RunningReplica
 
 
 class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
@@ -33,15 +29,10 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:  # whoever finds all full waits a while: there is no other choice to try at once
             pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ids: Sequence[str] = list(by_id)
         call = next((a for a in pending_request.args if isinstance(a, NodeCall)), None) if pending_request else None
-        if call is not None:
-            ids = quarantine(exclude(ids, call.avoid | routing_state.draining), call.suspect_steps > 0)
-        if call is None or not call.key or not ids:
-            return [[by_id[replica] for replica in random.sample(ids, min(2, len(ids)))]]
-        first = _cheapest(call, ids, by_id)
-        rest = [by_id[replica] for replica in ids if replica != first]
-        return [[by_id[first]], rest] if rest else [[by_id[first]]]
+        templates = {name: replica.routing_stats.get("templates", ()) for name, replica in by_id.items()}
+        ranked = routing_state.choice.ranked(_hints(call), templates, time.monotonic(), routing_state.rng)
+        return [[by_id[name] for name in group] for group in ranked]
 
     def _fulfill_next_pending_request(
         self, replica: RunningReplica, request_metadata: RequestMetadata | None = None
@@ -66,16 +57,12 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         left: Any = before - {replica.unique_id for replica in self._replica_id_set}
         if left:
             routing_state.left(left)
-        routing_state.said(self._deployment_id.app_name, [replica.routing_stats for replica in replicas])
+        routing_state.record_stats(self._deployment_id.app_name, [replica.routing_stats for replica in replicas])
 
 
-def _cheapest(call: NodeCall, ids: Sequence[str], by_id: Mapping[str, RunningReplica]) -> str:
-    """The replica expected to end a denoising call first; the call is placed there."""
-    now = time.monotonic()
-    reported = {replica: by_id[replica].routing_stats.get("templates", ()) for replica in ids}
-    besides = priming_by_replica(call.inputs, reported, routing_state.residency, now)
-    first = random.choice(routing_state.outstanding.least(ids, besides))
-    routing_state.outstanding.place(call.key, first, denoising_work(call.inputs) + besides.get(first, 0.0))
-    for label in entries_read(call.inputs):
-        routing_state.residency.record_sent(first, label, now)
-    return first
+def _hints(call: NodeCall[Any] | None) -> CallHints:
+    """Return the routing hints of a call."""
+    if call is None:
+        return CallHints()
+    denoise = call.request if isinstance(call.request, DenoiseInput) and call.key else None
+    return CallHints(denoise, call.key, call.avoid, call.suspect_steps > 0)

@@ -1,91 +1,94 @@
-"""What is asked of all replicas of a node at once: who is there, to leave, and about templates.
-
-Imports no torch, for it is the coordinator's.
-"""
+"""Sends commands to all replicas of a node.  Imports no torch: gateway processes use it."""
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from itertools import chain, repeat
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from lego_serve.core.editing.templates import TemplateCommand
+from lego_serve.core.nodes.requests import (
+    DrainReplica,
+    ForgetTemplate,
+    Identify,
+    ReplicaCommand,
+    TemplateCommand,
+)
+from lego_serve.core.scheduling.retry import BROADCAST, RetryPolicy
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.errors import NodeLost
 
+ReplyT = TypeVar("ReplyT")
+log = logging.getLogger("lego_serve.coordinator")
+
 
 class ControllableNode(Protocol):
-    """A deployment whose replicas take orders."""
+    """A deployment whose replicas take commands."""
 
-    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Say something about a replica, a call or an image to every replica; answers what each says.
+    async def control(self, command: ReplicaCommand[ReplyT]) -> list[tuple[str, ReplyT | None]]:
+        """Send a command to every replica; return each id and reply, None from a replica it is not for.
 
-        One that has died says nothing.  Raises NodeLost where one that may live, or nobody, answers.
+        Dead replicas are skipped.  Raises NodeLost if a replica that may live does not answer, or if none answers.
         """
         ...
 
 
-log = logging.getLogger("lego_serve.coordinator")
-
 Nodes = Mapping[tuple[str, str], ControllableNode]  # by model and component
-PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # the last of them from then on
-PATIENCE_S = 20.0  # on a busy machine Ray takes its time to find out who has died, the more the more did
 
 
-async def list_replicas(nodes: Nodes, patience_s: float = PATIENCE_S) -> dict[str, str]:
-    """The backbone replicas there are: id to the node they belong to.  Raises NodeUnavailable."""
-    said = await _said_by_backbones(nodes, "list", "", patience_s)
-    return {replica: node for node, answers in said.items() for replica, _ in answers}
+async def list_replicas(nodes: Nodes, retry: RetryPolicy = BROADCAST) -> dict[str, str]:
+    """Return the backbone replicas: id to the node they belong to.  Raises NodeUnavailable."""
+    replies = await _ask_backbones(nodes, Identify(), retry)
+    return {replica: node for node, answers in replies.items() for replica, _ in answers}
 
 
-async def drain(nodes: Nodes, replica: str, patience_s: float = PATIENCE_S) -> int:
-    """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound or NodeUnavailable."""
-    for answers in (await _said_by_backbones(nodes, "drain", replica, patience_s)).values():
-        for said, moved in answers:
-            if said == replica and moved is not None:
+async def drain(nodes: Nodes, replica: str, retry: RetryPolicy = BROADCAST) -> int:
+    """Move a replica's lanes elsewhere, replace it; return how many calls moved.  Raises NotFound, NodeUnavailable."""
+    for answers in (await _ask_backbones(nodes, DrainReplica(replica), retry)).values():
+        for answering, moved in answers:
+            if answering == replica and moved is not None:
                 return moved
     raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
 
 
-async def ask_template(nodes: Nodes, order: TemplateCommand, patience_s: float = PATIENCE_S) -> dict[str, int]:
-    """What each backbone replica of a model says; its autoencoders are told to forget as well.
+async def ask_about_template(
+    nodes: Nodes, model: str, command: TemplateCommand[ReplyT], retry: RetryPolicy = BROADCAST
+) -> dict[str, ReplyT]:
+    """Return the reply of each backbone replica of a model; ForgetTemplate goes to the VAEs as well.
 
     Raises NodeUnavailable.
     """
-    told = [node for (model, component), node in nodes.items() if (model, component) == (order.model, "backbone")]
-    if order.verb == "forget":
-        told += [node for (_, component), node in nodes.items() if component == "vae"]
-    verb = f"template_{order.verb}"
-    answers = await asyncio.gather(*(broadcast(node, verb, order.name, patience_s) for node in told))
-    return {replica: said for replica, said in answers[0] if said is not None} if answers else {}
+    receivers = [node for key, node in nodes.items() if key == (model, "backbone")]
+    if isinstance(command, ForgetTemplate):
+        receivers += [node for (_, component), node in nodes.items() if component == "vae"]
+    replies = await asyncio.gather(*(broadcast(node, command, retry) for node in receivers))
+    return {replica: reply for replica, reply in replies[0] if reply is not None} if replies else {}
 
 
-async def _said_by_backbones(
-    nodes: Nodes, order: str, name: str, patience_s: float
-) -> dict[str, list[tuple[str, int | None]]]:
-    """What every backbone replica says, by the node it belongs to."""
-    asked = {f"{model}.{component}": node for (model, component), node in nodes.items() if component == "backbone"}
-    answers = await asyncio.gather(*(broadcast(node, order, name, patience_s) for node in asked.values()))
-    return dict(zip(asked, answers, strict=True))
+async def _ask_backbones(
+    nodes: Nodes, command: ReplicaCommand[ReplyT], retry: RetryPolicy
+) -> dict[str, list[tuple[str, ReplyT | None]]]:
+    """Return the reply of every backbone replica, by the node it belongs to."""
+    backbones = {f"{model}.{component}": node for (model, component), node in nodes.items() if component == "backbone"}
+    replies = await asyncio.gather(*(broadcast(node, command, retry) for node in backbones.values()))
+    return dict(zip(backbones, replies, strict=True))
 
 
 async def broadcast(
-    node: ControllableNode, order: str, name: str, patience_s: float = PATIENCE_S
-) -> list[tuple[str, int | None]]:
-    """What every replica of a node says to an order, which may be given twice.
+    node: ControllableNode, command: ReplicaCommand[ReplyT], retry: RetryPolicy = BROADCAST
+) -> list[tuple[str, ReplyT | None]]:
+    """Return the reply of every replica of a node to a command, which some may receive twice.
 
-    Raises NodeUnavailable where not all of them can be asked for so long.
+    Raises NodeUnavailable if the policy's attempts, or the sum of its pauses, do not suffice to reach all of them.
     """
-    clock = asyncio.get_running_loop().time
-    limit = clock() + patience_s
-    for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
+    name, clock = type(command).__name__, asyncio.get_running_loop().time
+    limit = clock() + retry.longest_s
+    for pause_s in (*retry.pauses(), None):
         try:
-            return await node.control(order, name)
+            return await node.control(command)
         except NodeLost as lost:
-            why, left = lost, limit - clock()
-        if left <= 0:
+            why, left_s = lost, limit - clock()
+        if pause_s is None or left_s <= 0:
             break
-        await asyncio.sleep(min(pause_s, left))
-    log.warning("replicas could not be reached for %g s (%s): %s", patience_s, order, why, exc_info=why)
-    said = f"Replicas could not be reached for {patience_s:g} s ({order}); they are being replaced. Ask again."
-    raise NodeUnavailable(said, code="replica_lost")
+        await asyncio.sleep(min(pause_s, left_s))
+    log.warning("replicas could not be reached for %g s (%s): %s", retry.longest_s, name, why, exc_info=why)
+    message = f"Replicas could not be reached for {retry.longest_s:g} s ({name}); they are being replaced. Ask again."
+    raise NodeUnavailable(message, code="replica_lost")

@@ -7,14 +7,10 @@ only its awaiting client, its timer and the calls that are out.
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from lego_serve.core.addons import AdapterCommand
-from lego_serve.core.costs import PostDenoiseTime
-from lego_serve.core.editing.templates import TemplateCommand
 from lego_serve.core.jobs.dataflow import Dataflow
 from lego_serve.core.jobs.events import (
     CancelRequested,
@@ -26,57 +22,33 @@ from lego_serve.core.jobs.events import (
     Fail,
     Finish,
     JobSubmitted,
-    TaskDone,
-    TaskFailed,
 )
-from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState, Ref, Task
-from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
-from lego_serve.core.workflow.graph import KINDS, Workflow
-from lego_serve.errors import LegoError, NodeError
-from lego_serve.serving.coordinator.adapter_admin import run_adapter_command
-from lego_serve.serving.coordinator.broadcast import ControllableNode, ask_template, drain, list_replicas
-from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams, StreamingNode
-from lego_serve.serving.coordinator.previews import Previews
+from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
+from lego_serve.core.jobs.ports import OnProgress
+from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, TemplateCommand
+from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.serving.coordinator.adapter_admin import run_adapter_request
+from lego_serve.serving.coordinator.broadcast import (
+    ask_about_template,
+    drain,
+    list_replicas,
+)
+from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
 from lego_serve.serving.coordinator.results import result_of
+from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
 
-ATTEMPTS = 20
-RETRY_PAUSE_S = 0.5
-ORDER_ATTEMPTS, ORDER_PAUSE_S = 50, 0.1
-OnProgress = Callable[[JobProgress], None]
+ReplyT = TypeVar("ReplyT")
 log = logging.getLogger("lego_serve.coordinator")
 
 
-class NodeHandle(StreamingNode, ControllableNode, Protocol):
-    """One deployment, as the coordinator sees it."""
+@dataclass(frozen=True, slots=True)
+class CheckTimes:
+    """When to check the dataflow: ``idle_s`` after the last event, ``at_most_s`` after the first unchecked one."""
 
-    async def run(self, call: NodeCall) -> NodeResult:
-        """Make a call.  Raises NodeLost; cancelling the await cancels the call."""
-        ...
-
-    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The adapters each replica has at hand, by their hashes.  Raises NodeLost."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a replica has answered."""
-        ...
-
-
-@dataclass(slots=True)
-class _Client:
-    """Who waits for a job."""
-
-    job: Job
-    future: asyncio.Future[JobResult]
-    tell: OnProgress | None = None
-    timer: asyncio.TimerHandle | None = None
-    calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
-    is_paused: bool = False
-    denoising: dict[str, NodeHandle] = field(default_factory=dict)  # by the call's key
-    denoised_s: float | None = None  # when the last of it ended
+    idle_s: float = 1.0
+    at_most_s: float = 30.0
 
 
 class Coordinator:
@@ -87,13 +59,19 @@ class Coordinator:
         nodes: Mapping[tuple[str, str], NodeHandle],
         workflows: Mapping[str, Workflow],
         clock: Callable[[], float],
+        checkpoint_every_steps: Mapping[str, int],
+        on_check: Callable[[bool], None] = lambda is_sound: None,
+        retry: RetryPolicy = NODE_CALL,
+        checks: CheckTimes = CheckTimes(),
     ) -> None:
-        self._nodes, self._workflows, self._clock = nodes, workflows, clock
+        """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow."""
+        self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
+        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry)
+        self._checks = checks
+        self._next_check: asyncio.TimerHandle | None = None
+        self._check_due_s: float | None = None  # by the loop's clock; None while no event came since the last check
         self._dataflow = Dataflow()
-        self._denoise = DenoiseStreams()
-        self._tails = PostDenoiseTime()
-        self._previews = Previews(nodes)
-        self._clients: dict[str, _Client] = {}
+        self._clients: dict[str, JobClient] = {}
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -114,7 +92,7 @@ class Coordinator:
         """Seconds on this coordinator's clock."""
         return self._clock()
 
-    async def run(self, job: Job, tell: OnProgress | None = None) -> JobResult:
+    async def run(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
         """Run a job to its end.  Raises LegoError; cancelling the await cancels the job.
 
         ValueError where its id is in flight: nothing is touched then, since it is another's.
@@ -122,7 +100,7 @@ class Coordinator:
         if job.id in self._clients:
             raise ValueError(f"job {job.id} is already in flight")
         loop = asyncio.get_running_loop()
-        client = _Client(job, loop.create_future(), tell)
+        client = JobClient(job, loop.create_future(), on_progress)
         self._clients[job.id] = client
         if job.deadline_s is not None:
             left = max(0.0, job.deadline_s - self.now())
@@ -146,24 +124,23 @@ class Coordinator:
         return [replace(state, is_paused=self._clients[state.id].is_paused) for state in states]
 
     async def pause(self, job_id: str, paused: bool) -> bool:
-        """Let a job's lanes wait, or go on, wherever they are; False when it is not in flight here."""
+        """Pause or resume a job's lanes; False when it is not in flight here."""
         if (client := self._clients.get(job_id)) is None:
             return False
         client.is_paused = paused
-        order = "pause" if paused else "resume"
-        await asyncio.gather(*(self._order(client, order, key, node) for key, node in client.denoising.items()))
+        await asyncio.gather(*(self._pause_call(client, key, node) for key, node in client.denoising.items()))
         return True
 
-    async def _order(self, client: _Client, order: str, key: str, node: NodeHandle) -> None:
-        """Give an order about a call to whichever replica has it, or is just getting it."""
-        paused = client.is_paused
-        for _ in range(ORDER_ATTEMPTS):
-            if client.is_paused != paused or key not in client.denoising:
+    async def _pause_call(self, client: JobClient, key: str, node: NodeHandle) -> None:
+        """Pause or resume a call at whichever replica has it, or is just getting it."""
+        command = PauseCall(key, client.is_paused)
+        for pause_s in CALL_COMMAND.pauses():
+            if client.is_paused != command.is_paused or key not in client.denoising:
                 return
             with contextlib.suppress(NodeLost):  # a replica has just died; its calls go elsewhere
-                if any(lanes for _, lanes in await node.control(order, key)):
+                if any(lanes for _, lanes in await node.control(command)):
                     return
-            await asyncio.sleep(ORDER_PAUSE_S)  # a call that goes elsewhere from here on brings the order along
+            await asyncio.sleep(pause_s)  # a call that goes elsewhere from here on brings the command along
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
@@ -180,31 +157,45 @@ class Coordinator:
         """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
         return await drain(self._nodes, replica)
 
-    async def templates(self, order: TemplateCommand) -> Mapping[str, int]:
-        """What each backbone replica of a model answers about a template.  Raises NodeUnavailable."""
-        return await ask_template(self._nodes, order)
+    async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:
+        """Return the reply of each backbone replica of a model.  Raises NodeUnavailable."""
+        return await ask_about_template(self._nodes, model, request)
 
-    async def adapters(self, order: AdapterCommand) -> Mapping[str, Any]:
-        """Do what an operator wants of a model's adapters.  Raises LegoError, NotFound where the model has none."""
-
-        def ask(model: str, call: NodeCall) -> Awaitable[NodeResult]:
-            return self._called(self._nodes[model, "adapters"], lambda: call, f"{order.verb} adapters")
-
-        return await run_adapter_command(order, self._nodes, ask)
+    async def adapters(self, model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
+        """Carry out a request about a model's adapters.  Raises LegoError, NotFound if the model has none."""
+        return await run_adapter_request(model, request, self._nodes, self._calls.ask)
 
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""
-        self._denoise.departed(replicas)
+        self._calls.departed(replicas)
 
-    def story(self, job_id: str) -> str:
-        """What happened to a job."""
+    def story(self, job_id: str) -> tuple[str, ...]:
+        """What happened to a job, one line each; empty for one that is not known, or no longer."""
         return self._dataflow.story(job_id)
 
     def _feed(self, event: Event) -> None:
         for command in self._dataflow.handle(event, self.now()):
-            self._obey(command)
+            self._carry_out(command)
+        loop = asyncio.get_running_loop()
+        if self._next_check is not None:
+            self._next_check.cancel()
+        if self._check_due_s is None:
+            self._check_due_s = loop.time() + self._checks.at_most_s
+        due_s = min(loop.time() + self._checks.idle_s, self._check_due_s)
+        self._next_check = loop.call_at(due_s, self._check)
 
-    def _obey(self, command: Command) -> None:
+    def _check(self) -> None:
+        """Check the dataflow's invariants: while idle, and under steady load now and then."""
+        self._next_check = self._check_due_s = None
+        try:
+            self._dataflow.check()
+        except AssertionError:
+            log.exception("the dataflow is not as it should be")
+            self._on_check(False)
+        else:
+            self._on_check(True)
+
+    def _carry_out(self, command: Command) -> None:
         match command:
             case Dispatch(task=task):
                 client = self._clients[task.job_id]
@@ -213,88 +204,11 @@ class Coordinator:
                 self._clients[job_id].calls[node].cancel()
             case Finish(job_id=job_id, outputs=outputs, stats=stats):
                 client = self._clients[job_id]
-                if client.denoised_s is not None:
-                    self._tails.learn(client.job.workflow, self.now() - client.denoised_s)
-                _resolve(client.future, result_of(client.job, outputs, stats))
+                self._calls.job_finished(client)
+                client.resolve(result_of(client.job, outputs, stats))
             case Fail(job_id=job_id, error=error):
-                _resolve(self._clients[job_id].future, error)
+                self._clients[job_id].resolve(error)
 
     async def _run_task(self, task: Task) -> None:
-        try:
-            answer = await self._ask(task)
-        except LegoError as error:
-            self._feed(TaskFailed(task.job_id, task.node, error))
-        except Exception as error:
-            failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
-            failure.__cause__ = error
-            self._feed(TaskFailed(task.job_id, task.node, failure))
-        else:
-            if answer.error is not None:
-                self._feed(TaskFailed(task.job_id, task.node, answer.error))
-            else:
-                self._feed(TaskDone(task.job_id, task.node, Ref(answer.value), answer.stats))
-
-    async def _ask(self, task: Task) -> NodeResult:
-        """A node's answer to a task, asked again where its replica was lost.  Raises LegoError."""
-        component = KINDS[task.kind].component
-        node = self._nodes[task.model, component]
-        inputs = {name: value.handle if isinstance(value, Ref) else value for name, value in task.inputs.items()}
         client = self._clients[task.job_id]
-        stream, key = client.job.stream, secrets.token_hex(8)
-        tail_s = self._tails.of(client.job.workflow) if component == "backbone" else 0.0
-
-        def call() -> NodeCall:
-            left = None if task.deadline_s is None else task.deadline_s - self.now() - tail_s
-            return NodeCall(task.kind, inputs, left, task.weight, stream, is_paused=client.is_paused, key=key)
-
-        if component == "backbone":
-            if stream.previews:
-                self._previews.expect(task.model)
-            client.denoising[key] = node
-            try:
-                return await self._denoise.run(node, call, lambda progress: self._told(task, progress))
-            finally:
-                del client.denoising[key]
-                client.denoised_s = self.now()
-        return await self._called(node, call, task.node)
-
-    async def _called(self, node: NodeHandle, call: Callable[[], NodeCall], name: str) -> NodeResult:
-        for _ in range(ATTEMPTS):
-            try:
-                return await node.run(call())
-            except NodeLost:
-                await asyncio.sleep(RETRY_PAUSE_S)
-        raise NodeError(f"Node {name} lost its replica {ATTEMPTS} times; the call was given up.")
-
-    def _told(self, task: Task, progress: LaneProgress) -> None:
-        """Pass a lane's progress on to the job's client, if it listens."""
-        client = self._clients.get(task.job_id)
-        if client is None or client.tell is None or progress.is_starting or not progress.is_report:
-            return
-        tell = client.tell
-        said = JobProgress(progress.lane, progress.step, progress.steps, progress.eta_s)
-        if progress.preview is None or client.previews.get(progress.lane, 0) >= client.job.stream.previews:
-            if client.job.stream.steps:
-                tell(said)
-            return
-        # A lane that went on elsewhere may show a step again; nobody gets more previews than asked for.
-        client.previews[progress.lane] = client.previews.get(progress.lane, 0) + 1
-
-        async def with_image() -> None:
-            try:
-                image = await self._previews.image(task.model, progress.preview)
-            except Exception:
-                log.warning("a preview of job %s could not be made", task.job_id, exc_info=True)
-            else:
-                tell(replace(said, preview=image))
-
-        client.calls[f"preview {progress.lane} {progress.step}"] = asyncio.ensure_future(with_image())
-
-
-def _resolve(future: asyncio.Future[JobResult], outcome: JobResult | LegoError) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, LegoError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+        self._feed(await self._calls.run(task, client, self._workflows[client.job.workflow]))

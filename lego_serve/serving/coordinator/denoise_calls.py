@@ -1,6 +1,6 @@
 """Denoising calls: streamed from a replica, and gone on with elsewhere when it dies, drains or leaves.
 
-What to do is decided by ``core/recovery``; here are only the streams.
+What to do is decided by ``core/jobs/recovery``; here are only the streams.
 """
 
 import asyncio
@@ -13,20 +13,19 @@ from typing import Protocol
 from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.jobs.progress import PREPARING
 from lego_serve.core.jobs.recovery import GiveUp, PoisonRequest, Recovery, Retry
+from lego_serve.core.nodes.messages import DenoiseOutput
+from lego_serve.core.scheduling.retry import DENOISE_LOST_PAUSE_S, DENOISE_MOVED_PAUSE_S
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.serving.errors import NodeLost
 
-CHECKPOINT_EVERY_STEPS = 5  # as replicas do unless told otherwise; only the length of suspicion depends on it
-RETRY_PAUSE_S = 0.2
-MOVE_PAUSE_S = 0.05  # the router hears of a drained replica a little later than we do
 LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
-OnProgress = Callable[[LaneProgress], None]
+OnLaneProgress = Callable[[LaneProgress], None]
 
 
 class StreamingNode(Protocol):
     """A deployment that answers a call with messages."""
 
-    def stream(self, call: NodeCall) -> AsyncIterator[Message]:
+    def stream(self, call: NodeCall[DenoiseOutput]) -> AsyncIterator[Message]:
         """Make a call.  Raises NodeLost; closing the iterator cancels the call."""
         ...
 
@@ -36,7 +35,7 @@ class _Attempt:
 
     def __init__(self, recovery: Recovery) -> None:
         self.recovery = recovery
-        self.task: asyncio.Task[NodeResult | None] | None = None
+        self.task: asyncio.Task[NodeResult[DenoiseOutput] | None] | None = None
         self.is_leaving = False
 
     def leave(self) -> None:
@@ -59,20 +58,28 @@ class DenoiseStreams:
             if attempt.recovery.replica in replicas:
                 loop.call_later(LAST_WORDS_S, attempt.leave)
 
-    async def run(self, node: StreamingNode, make: Callable[[], NodeCall], tell: OnProgress) -> NodeResult:
+    async def run(
+        self,
+        node: StreamingNode,
+        make: Callable[[], NodeCall[DenoiseOutput]],
+        on_progress: OnLaneProgress,
+        checkpoint_every_steps: int,
+    ) -> NodeResult[DenoiseOutput]:
         """Make a call (anew with each attempt, for the time left) until it is answered.
+
+        ``checkpoint_every_steps``: how often its replicas send checkpoints; suspicion lasts the longer the rarer.
 
         Raises RequestError for a call that kills replicas, NodeError when too many died around it.
         """
-        recovery, started = Recovery(CHECKPOINT_EVERY_STEPS), time.monotonic()
+        recovery, started = Recovery(checkpoint_every_steps), time.monotonic()
         again = Retry({}, 0, frozenset())
         while True:
             call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
             try:
-                answer = await self._attempt(node, call, recovery, tell)
+                answer = await self._attempt(node, call, recovery, on_progress)
             except NodeLost:
                 decision = recovery.after_loss()
-                await asyncio.sleep(RETRY_PAUSE_S)
+                await asyncio.sleep(DENOISE_LOST_PAUSE_S)
             else:
                 if answer is not None:
                     stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
@@ -80,23 +87,23 @@ class DenoiseStreams:
                         stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
                     return replace(answer, stats=stats)
                 decision = recovery.after_move()
-                await asyncio.sleep(MOVE_PAUSE_S)
+                await asyncio.sleep(DENOISE_MOVED_PAUSE_S)
             match decision:
                 case PoisonRequest(step=step):
                     when = "while it was made ready" if step == PREPARING else f"at step {step}"
-                    said = f"This request made the model server fail {when} each time it ran alone."
-                    raise RequestError(said, code="poison_request")
+                    message = f"This request made the model server fail {when} each time it ran alone."
+                    raise RequestError(message, code="poison_request")
                 case GiveUp(attempts=attempts):
                     raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
                 case Retry():
                     again = decision
 
     async def _attempt(
-        self, node: StreamingNode, call: NodeCall, recovery: Recovery, tell: OnProgress
-    ) -> NodeResult | None:
+        self, node: StreamingNode, call: NodeCall[DenoiseOutput], recovery: Recovery, on_progress: OnLaneProgress
+    ) -> NodeResult[DenoiseOutput] | None:
         """One replica's answer; None when it is to be left.  Raises NodeLost."""
         attempt = _Attempt(recovery)
-        attempt.task = asyncio.ensure_future(_consume(node, call, recovery, tell))
+        attempt.task = asyncio.ensure_future(_consume(node, call, recovery, on_progress))
         self._attempts.add(attempt)
         try:
             return await attempt.task
@@ -111,7 +118,9 @@ class DenoiseStreams:
             self._attempts.discard(attempt)
 
 
-async def _consume(node: StreamingNode, call: NodeCall, recovery: Recovery, tell: OnProgress) -> NodeResult | None:
+async def _consume(
+    node: StreamingNode, call: NodeCall[DenoiseOutput], recovery: Recovery, on_progress: OnLaneProgress
+) -> NodeResult[DenoiseOutput] | None:
     async with contextlib.aclosing(node.stream(call)) as messages:  # type: ignore[type-var]
         async for message in messages:
             match message:
@@ -121,7 +130,7 @@ async def _consume(node: StreamingNode, call: NodeCall, recovery: Recovery, tell
                     recovery.note_progress(
                         message.lane, message.step, message.checkpoint, is_starting=message.is_starting
                     )
-                    tell(message)
+                    on_progress(message)
                 case ReplicaDraining():
                     return None
                 case NodeResult():

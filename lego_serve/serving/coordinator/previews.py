@@ -1,4 +1,4 @@
-"""Latents to small images, cheaply: one matrix a VAE, asked of its node once."""
+"""Makes previews from latents with one matrix per VAE."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ import numpy as np
 
 from lego_serve.core.jobs.job import GeneratedImage
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.requests import FitPreview, PreviewMatrix
 
 
 class VaeHandle(Protocol):
     """The deployment that knows a VAE's projection."""
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[PreviewMatrix]) -> NodeResult[PreviewMatrix]:
         """Make a call."""
         ...
 
@@ -43,9 +44,8 @@ class Previews:
         return project(latents, matrix)
 
     async def _ask(self, model: str) -> np.ndarray:
-        answer = await self._nodes[model, "vae"].run(NodeCall("preview_fit", {}))
-        value: Any = answer.value
-        return np.array(value["matrix"])
+        result = await self._nodes[model, "vae"].run(NodeCall(FitPreview()))
+        return np.array(result.reply.matrix)
 
 
 def project(latents: np.ndarray, matrix: np.ndarray) -> GeneratedImage:

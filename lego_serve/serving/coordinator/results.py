@@ -1,18 +1,22 @@
-"""What a job's outputs and costs come to for its client."""
+"""Builds a job's result from outputs and statistics."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult, Ref, TaskStats
+import numpy as np
+
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult, TaskStats, Value
+from lego_serve.core.nodes.messages import DecodeOutput
 
 
-def result_of(job: Job, outputs: Mapping[str, Ref], stats: Mapping[str, TaskStats]) -> JobResult:
+def result_of(job: Job, outputs: Mapping[str, Value], stats: Mapping[str, TaskStats]) -> JobResult:
     """Images with the seeds they were made from, and where the time went."""
-    value: Any = outputs["image"].handle
+    decoded = outputs["image"]
+    assert isinstance(decoded, DecodeOutput)
     first = job.inputs.get("seed")
     seed = first if isinstance(first, int) else 0
     images = tuple(
-        GeneratedImage(p.shape[1], p.shape[0], p.tobytes(), (seed + i) % 2**32) for i, p in enumerate(value["pixels"])
+        GeneratedImage(p.shape[1], p.shape[0], p.tobytes(), (seed + i) % 2**32)
+        for i, p in enumerate(np.asarray(decoded.pixels))
     )
     return JobResult(
         images,

@@ -1,7 +1,7 @@
-"""What a LoRA node knows of its adapters' files: what a header tells at once, the rest when a file has been read.
+"""Facts about adapter files: from the header at once, the rest after reading.
 
-A file is read whole, checked and hashed once for all who ask meanwhile, beside whatever else goes on.  What came of it
-holds for as long as the file is the same, a fault too.
+A file is read, checked and hashed once for all concurrent requests.  Its facts, or its fault, stay valid until the file
+changes.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import load_adapter
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 
-MAX_REMEMBERED = 4096  # adapters of which something is remembered
-FAULT_S = 30.0  # a fault is believed for so long: it may have been the storage's
+MAX_REMEMBERED = 4096  # adapters whose facts are remembered
+FAULT_S = 30.0  # seconds before a faulty file is read again: the storage may have been at fault
 TEXT = ("text_encoder", "text_encoder_2")
 Signature = tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """What is remembered of an adapter's file, as long as the file is the same."""
+    """Facts about one version of an adapter's file."""
 
     signature: Signature
     sha256: str
@@ -37,7 +37,7 @@ class AdapterInfo:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a file cannot be used, and until when that is believed."""
+    """Why a file cannot be used, and when to check it again."""
 
     signature: Signature
     error: InvalidAdapter
@@ -46,7 +46,7 @@ class LoadFailure:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRead:
-    """An adapter that has just been read: what is known of it, and the seconds that took."""
+    """An adapter that has just been read, its facts, and the seconds of the read."""
 
     name: str
     known: AdapterInfo
@@ -55,39 +55,34 @@ class AdapterRead:
 
 
 class AdapterIndex:
-    """The adapters of one LoRA node; ``was_read`` is told of each whenever its file has been read to get to know it.
-
-    ``storage_s`` is added to every reading, to try a slower storage.
-    """
+    """Remembers facts about one LoRA node's adapters; ``on_read`` is called after each first read of a file."""
 
     def __init__(
         self,
         registry: AdapterRegistry,
         base: BaseLayers,
         ratio: Callable[[str, str], float],
-        was_read: Callable[[AdapterRead], None],
-        storage_s: float,
+        on_read: Callable[[AdapterRead], None],
     ) -> None:
-        self._registry, self._base, self._ratio, self._was_read = registry, base, ratio, was_read
-        self._storage_s = storage_s
+        self._registry, self._base, self._ratio, self._on_read = registry, base, ratio, on_read
         self._known: OrderedDict[str, AdapterInfo | LoadFailure] = OrderedDict()
         self._name_of: dict[str, str] = {}  # by hash
         self._readings: dict[tuple[str, Signature], asyncio.Task[AdapterInfo]] = {}
 
     def remembered(self) -> dict[str, AdapterInfo]:
-        """What is known of those that have been read, by name."""
+        """Return the facts of all read adapters, by name."""
         return {name: known for name, known in self._known.items() if isinstance(known, AdapterInfo)}
 
     def named(self, sha256: str | None) -> tuple[str, AdapterInfo] | None:
-        """The adapter of a hash; None where its name is not remembered."""
+        """Return the name and facts of an adapter by its hash; None if it is not remembered."""
         name = self._name_of.get(sha256 or "", "")
         known = self._known.get(name)
         return (name, known) if isinstance(known, AdapterInfo) and known.sha256 == sha256 else None
 
     async def look(self, name: str) -> AdapterInfo | Signature:
-        """What is known of an adapter whose file has been read, else the signature of its file.
+        """Return an adapter's facts, or its file's signature if it is unread.
 
-        Raises InvalidAdapter for one whose fault is known.
+        Raises InvalidAdapter for a file whose fault is remembered.
         """
         signature = await asyncio.to_thread(self._registry.signature, name)
         known = self._known.get(name)
@@ -99,30 +94,29 @@ class AdapterIndex:
         return signature
 
     async def changes(self, name: str) -> tuple[bool, bool]:
-        """Whether an adapter changes text encoders, and whether the denoiser, by the header of its file.
+        """Return whether an adapter changes text encoders, and whether the denoiser, by its file's header.
 
-        Raises NotFound, and InvalidAdapter for what the header tells to be unfit.
+        Raises NotFound, or InvalidAdapter where the header does not fit the model.
         """
         adapter = await asyncio.to_thread(lambda: load_adapter(name, self._registry.peek(name), self._base))
-        return _changes(adapter)
+        return _changed_parts(adapter)
 
     def reading(self, name: str, signature: Signature) -> "asyncio.Task[AdapterInfo]":
-        """The reading of a file, begun if it is not under way; raises NotFound or InvalidAdapter."""
+        """Return the task that reads a file, started if there is none; it raises NotFound or InvalidAdapter."""
         key = name, signature
         if key not in self._readings:
             task = asyncio.ensure_future(self._learn(name, signature))
             self._readings[key] = task
-            task.add_done_callback(lambda done: self._done(key, done))
+            task.add_done_callback(lambda done: self._end_reading(key, done))
         return self._readings[key]
 
     async def get(self, name: str) -> AdapterInfo:
-        """What is known of an adapter, read if it has not been.  Raises NotFound or InvalidAdapter."""
+        """Return an adapter's facts, after reading its file if needed.  Raises NotFound or InvalidAdapter."""
         found = await self.look(name)
         return found if isinstance(found, AdapterInfo) else await asyncio.shield(self.reading(name, found))
 
     async def load(self, name: str, sha256: str) -> Adapter:
-        """An adapter that is known.  Raises NotFound, or InvalidAdapter where it is no longer the same."""
-        await asyncio.sleep(self._storage_s)
+        """Load a known adapter.  Raises NotFound, or InvalidAdapter where its file has changed."""
         adapter = await asyncio.to_thread(self.read, name)
         if adapter.sha256 != sha256:
             self._forget(name)
@@ -130,24 +124,25 @@ class AdapterIndex:
         return adapter
 
     def read(self, name: str) -> Adapter:
-        """An adapter, its file read whole and checked.  Raises NotFound or InvalidAdapter."""
+        """Read and check an adapter's whole file.  Raises NotFound or InvalidAdapter."""
         return load_adapter(name, self._registry.read(name), self._base)
 
     async def _learn(self, name: str, signature: Signature) -> AdapterInfo:
         started = time.monotonic()
-        await asyncio.sleep(self._storage_s)
         adapter = await asyncio.to_thread(self.read, name)
         ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
         if await asyncio.to_thread(self._registry.signature, name) != signature:
             raise refusal(name, "was changed while it was read")
-        known = AdapterInfo(signature, adapter.sha256, adapter.size_bytes, *_changes(adapter), ratio)
+        known = AdapterInfo(signature, adapter.sha256, adapter.size_bytes, *_changed_parts(adapter), ratio)
         self._remember(name, known)
-        self._was_read(AdapterRead(name, known, adapter, time.monotonic() - started))
+        self._on_read(AdapterRead(name, known, adapter, time.monotonic() - started))
         return known
 
-    def _done(self, key: tuple[str, Signature], done: "asyncio.Task[AdapterInfo]") -> None:
+    def _end_reading(self, key: tuple[str, Signature], done: "asyncio.Task[AdapterInfo]") -> None:
         del self._readings[key]
-        fault = None if done.cancelled() else done.exception()  # asked for here, so that none is reported as unheard
+        fault = (
+            None if done.cancelled() else done.exception()
+        )  # read here, so that asyncio does not report it as never retrieved
         if isinstance(fault, InvalidAdapter):
             self._remember(key[0], LoadFailure(key[1], fault, time.monotonic() + FAULT_S))
 
@@ -165,6 +160,6 @@ class AdapterIndex:
             del self._name_of[old.sha256]
 
 
-def _changes(adapter: Adapter) -> tuple[bool, bool]:
+def _changed_parts(adapter: Adapter) -> tuple[bool, bool]:
     of_text = [path.startswith(TEXT) for path in adapter.pairs]
     return any(of_text), not all(of_text)

@@ -1,81 +1,153 @@
-"""From a denoising call to the engine's lanes."""
+"""Maps a denoising call to the engine's lanes, and their results to the call's statistics."""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-import torch
-
-from lego_serve.core.addons import ControlNetInput
+from lego_serve.core.addons import AdapterStats, ControlNetInput, ControlNetStats
 from lego_serve.core.editing.edit import EditLatents
+from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, EncodeImageOutput, TextEncodeOutput
 from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.template_store import Template
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents
+from lego_serve.serving.caches.adapter_cache import AdapterLease
+from lego_serve.serving.nodes.tensors import tensor_of
 
 
 def lane_requests(
-    call: NodeCall, first: int, adapters: tuple[AdapterUse, ...] = (), wait_for_adapters_at: int | None = None
+    call: NodeCall[DenoiseOutput],
+    request: DenoiseInput,
+    first: int,
+    adapters: tuple[AdapterUse, ...] = (),
+    wait_for_adapters_at: int | None = None,
 ) -> list[LaneRequest]:
-    """The lanes of a call, named from number ``first`` on; ``wait_for_adapters_at``: its adapters are still to come."""
-    inputs: Any = call.inputs
-    init = inputs.get("init")
-    latents = None
-    if init is not None:
-        latents = ImageLatents(torch.from_numpy(np.array(init["mean"])), torch.from_numpy(np.array(init["std"])))
-    deadline = None if call.time_left_s is None else time.monotonic() + call.time_left_s
-    controls = tuple(map(_control, (inputs.get("controls") or {"controls": ()})["controls"]))
-    cond = _conditioning(inputs["cond"])
-    negative = None if inputs.get("negative") is None else _conditioning(inputs["negative"])
-    edit = _edit(inputs["edit"]["edit"], inputs.get("prime"), cond, negative) if inputs.get("edit") else None
-    requests = []
-    for index in range(int(inputs["n"])):
-        requests.append(
-            LaneRequest(
-                key=f"lane-{first + index}",
-                width=int(inputs["width"]),
-                height=int(inputs["height"]),
-                steps=int(inputs["steps"]),
-                guidance=float(inputs["guidance"]),
-                seed=(int(inputs["seed"]) + index) % 2**32,
-                cond=cond,
-                negative=negative,
-                init=latents,
-                strength=float(inputs.get("strength", 1.0)),
-                sampler=str(inputs.get("sampler", "euler")),
-                guided=(float(inputs.get("guidance_start", 0.0)), float(inputs.get("guidance_end", 1.0))),
-                deadline_s=deadline,
-                weight=call.weight,
-                checkpoint=call.checkpoints.get(index),
-                suspect_steps=call.suspect_steps,
-                is_paused=call.is_paused,
-                controls=controls,
-                adapters=adapters,
-                wait_for_adapters_at=wait_for_adapters_at,
-                edit=edit,
-            )
+    """Return a call's lanes, numbered from ``first``.
+
+    ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
+    """
+    lane = _shared_request(call, request, adapters, wait_for_adapters_at)
+    return [
+        replace(
+            lane,
+            key=f"lane-{first + index}",
+            seed=(request.seed + index) % 2**32,
+            checkpoint=call.checkpoints.get(index),
         )
-    return requests
+        for index in range(request.n)
+    ]
 
 
-def _control(given: ControlNetInput) -> ControlNetUse:
-    latents = torch.from_numpy(np.array(given.latents))
-    return ControlNetUse(given.name, latents, given.weight, given.start, given.end, key=given.key)
+def _shared_request(
+    call: NodeCall[DenoiseOutput],
+    request: DenoiseInput,
+    adapters: tuple[AdapterUse, ...],
+    wait_for_adapters_at: int | None,
+) -> LaneRequest:
+    """Return what all lanes of a call have in common."""
+    cond = _conditioning(request.cond)
+    negative = None if request.negative is None else _conditioning(request.negative)
+    prime = None if request.prime is None else _conditioning(request.prime)
+    return LaneRequest(
+        key="",  # like the seed, set for each lane
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance=float(request.guidance),
+        seed=0,
+        cond=cond,
+        negative=negative,
+        init=None if request.init is None else _image_latents(request.init),
+        strength=float(request.strength),
+        sampler=request.sampler,
+        guided=(float(request.guidance_start), float(request.guidance_end)),
+        deadline_s=None if call.time_left_s is None else time.monotonic() + call.time_left_s,
+        weight=call.weight,
+        suspect_steps=call.suspect_steps,
+        is_paused=call.is_paused,
+        controls=tuple(map(_controlnet_use, request.controlnets)),
+        adapters=adapters,
+        wait_for_adapters_at=wait_for_adapters_at,
+        edit=None if request.edit is None else _edit(request.edit.edit, prime, cond, negative),
+    )
 
 
-def _edit(
-    given: EditLatents, prime: Mapping[str, np.ndarray] | None, cond: Conditioning, negative: Conditioning | None
-) -> Edit:
-    """An edit of a template, primed with the words the workflow gives for it, or else with the request's own."""
-    template = Template.of(torch.from_numpy(np.array(given.latents)), given.seed, given.image)
-    other = negative if negative is not None else cond
-    primes = (cond, other) if prime is None else (_conditioning(prime), other)
+def steps_of(request: DenoiseInput) -> int:
+    """Return the steps that the lanes of a call run."""
+    is_whole = request.init is None and request.edit is None
+    return request.steps if is_whole else max(1, int(request.steps * float(request.strength)))
+
+
+def adapter_uses(leases: Sequence[AdapterLease]) -> tuple[AdapterUse, ...]:
+    """Return the uses of leased adapters by lanes."""
+    return tuple(
+        AdapterUse(lease.adapter, lease.loaded.request.scale, lease.loaded.request.start, lease.loaded.request.end)
+        for lease in leases
+    )
+
+
+def task_stats(
+    results: Sequence[LaneResult],
+    longest: LaneResult,
+    leases: Sequence[AdapterLease],
+    controlnets: tuple[ControlNetStats, ...],
+) -> TaskStats:
+    """Return a call's statistics, those of its longest lane."""
+    late_steps = max(result.steps_without_adapter for result in results)
+    active = dict(longest.adapter_steps)
+    adapters = tuple(
+        AdapterStats(
+            name=lease.loaded.request.name,
+            scale=lease.loaded.request.scale,
+            # Late on the replica where the lane began counts as late, even if cached where it went on.
+            hit=lease.hit and late_steps == 0,
+            load_s=lease.load_s,
+            bytes=lease.loaded.size_bytes,
+            steps_without_adapter=late_steps,
+            steps_active=active.get(lease.loaded.sha256, 0),
+        )
+        for lease in leases
+    )
+    return TaskStats(
+        longest.queue_s,
+        longest.run_s,
+        step_s=longest.step_s,
+        step_lanes=longest.step_lanes,
+        batch_size=max(longest.step_lanes, default=1),
+        adapters=adapters,
+        controlnets=controlnets,
+        reuse=_reuse(results, longest),
+    )
+
+
+def _reuse(results: Sequence[LaneResult], longest: LaneResult) -> ReuseStats | None:
+    """Return the reuse of an edit's lanes, priming counted once."""
+    if longest.reuse is None:
+        return None
+    reuses = [result.reuse for result in results if result.reuse is not None]
+    primed, evicted = sum(reuse.primed for reuse in reuses), sum(reuse.evicted for reuse in reuses)
+    return replace(longest.reuse, primed=primed, evicted=evicted)
+
+
+def _controlnet_use(given: ControlNetInput) -> ControlNetUse:
+    return ControlNetUse(given.name, tensor_of(given.latents), given.weight, given.start, given.end, key=given.key)
+
+
+def _edit(given: EditLatents, prime: Conditioning | None, cond: Conditioning, negative: Conditioning | None) -> Edit:
+    """Return an edit of a template, primed with the workflow's prompt for it, or else with the request's own."""
+    template = Template.of(tensor_of(given.latents), given.seed, given.image)
+    primes = (cond if prime is None else prime, cond if negative is None else negative)
     is_described = prime is None or given.is_described
-    return Edit(template, torch.from_numpy(np.array(given.mask)), given.quality, primes, given.pin, is_described)
+    return Edit(template, tensor_of(given.mask), given.quality, primes, given.pin, is_described)
 
 
-def _conditioning(value: Mapping[str, np.ndarray]) -> Conditioning:
-    return Conditioning(torch.from_numpy(np.array(value["tokens"])), torch.from_numpy(np.array(value["pooled"])))
+def _conditioning(value: TextEncodeOutput) -> Conditioning:
+    return Conditioning(tensor_of(value.tokens), tensor_of(value.pooled))
+
+
+def _image_latents(value: EncodeImageOutput) -> ImageLatents:
+    return ImageLatents(tensor_of(value.mean), tensor_of(value.std))

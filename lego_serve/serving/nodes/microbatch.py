@@ -1,4 +1,4 @@
-"""Batches what waits: items that arrive while a batch runs form the next one."""
+"""Batches waiting items: those that arrive while a batch runs form the next one."""
 
 import asyncio
 from collections import deque
@@ -20,7 +20,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, item: Item) -> Result:
-        """The result for one item; raises what ``compute`` raised for its batch."""
+        """Return the result of one item.  Raises the error of ``compute`` for its batch."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._task is None or self._task.done():

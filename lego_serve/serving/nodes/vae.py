@@ -3,7 +3,8 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,132 +14,167 @@ from lego_serve.core.editing.edit import TEMPLATE_SEED, EditInput, EditLatents
 from lego_serve.core.editing.reuse import Quality, active_fraction
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.messages import (
+    DecodeEditInput,
+    DecodeInput,
+    DecodeOutput,
+    EncodeControlsInput,
+    EncodeControlsOutput,
+    EncodeEditInput,
+    EncodeEditOutput,
+    EncodeImageInput,
+    EncodeImageOutput,
+)
+from lego_serve.core.nodes.requests import Done, FitPreview, ForgetTemplate, PreviewMatrix
 from lego_serve.engine.calibration import best_batch
 from lego_serve.engine.template_store import template_key
 from lego_serve.models import previews
 from lego_serve.models.controlnet.messages import content_key
-from lego_serve.models.loading import load_vae
+from lego_serve.models.loading import latent_patch, load_vae
 from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher
+from lego_serve.serving.nodes.options import VaeOptions
+from lego_serve.serving.nodes.tensors import tensor_of
 
-PATCH = 2  # latent pixels a side of a token, in every family there is
 TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
+VaeRequest: TypeAlias = (
+    DecodeInput
+    | DecodeEditInput
+    | EncodeImageInput
+    | EncodeControlsInput
+    | EncodeEditInput
+    | FitPreview
+    | ForgetTemplate
+)
+VaeReply: TypeAlias = DecodeOutput | EncodeImageOutput | EncodeControlsOutput | EncodeEditOutput | PreviewMatrix | Done
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedTemplate:
+    """An edit's image as its latent mean, and the decoder's statistics of it once computed."""
+
+    mean: np.ndarray
+    statistics: np.ndarray | None = None
 
 
 class VaeNode:
     """Encodes images and decodes latents."""
 
-    def __init__(self, spec: ModelSpec, max_batch: int | str) -> None:
+    def __init__(self, spec: ModelSpec, options: VaeOptions) -> None:
         torch.set_num_threads(1)
-        self._vae = load_vae(spec)
+        self._vae, self._patch = load_vae(spec), latent_patch(spec)
         sample = torch.randn(8, self._vae.latent_channels, 16, 16, generator=torch.Generator().manual_seed(0))
-        size = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if max_batch == "auto" else int(max_batch)
-        self._vae.max_batch = size
-        self._batcher: MicroBatcher[NodeCall, tuple[dict[str, Any], float]] = MicroBatcher(self._compute, 1)
-        self._templates = ByteLru(TEMPLATE_BYTES)
+        size = options.max_batch
+        self._vae.max_batch = best_batch(lambda n: self._vae.decode_batch(sample[:n])) if size == "auto" else size
+        self._batcher: MicroBatcher[VaeRequest, tuple[VaeReply, float]] = MicroBatcher(self._compute, 1)
+        self._templates: ByteLru[_EncodedTemplate] = ByteLru(TEMPLATE_BYTES)
         self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
 
-    async def run(self, call: NodeCall) -> NodeResult:
-        """Encode ``image`` or ControlNets' images, decode ``latents``, or say how previews are made."""
+    async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
+        """Encode or decode images, or fit the preview matrix."""
         arrived = time.monotonic()
-        value, run_s = await self._batcher.run(call)
+        assert isinstance(call.request, VaeRequest)
+        value, run_s = await self._batcher.run(call.request)
         return NodeResult(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
-    async def template(self, verb: str, name: str) -> None:
-        """Forget how an image is encoded, where that is asked; nothing else is known of templates here."""
-        if verb == "forget":
-            await self._batcher.run(NodeCall("forget_template", {"image": name.partition(" ")[0]}))
+    async def forget_template(self, command: ForgetTemplate) -> int:
+        """Drop an image's cached encoding; return 0, as no activations are kept here."""
+        await self._batcher.run(command)
+        return 0
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
-    def _compute(self, calls: Sequence[NodeCall]) -> list[tuple[dict[str, Any], float]]:
+    def _compute(self, requests: Sequence[VaeRequest]) -> list[tuple[VaeReply, float]]:
         torch.set_num_threads(1)
-        made = []
-        for call in calls:
+        replies = []
+        for request in requests:
             started = time.monotonic()
-            value = self._one(call)
-            made.append((value, time.monotonic() - started))
-        return made
+            reply = self._reply(request)
+            replies.append((reply, time.monotonic() - started))
+        return replies
 
-    def _one(self, call: NodeCall) -> dict[str, Any]:
-        inputs: Any = call.inputs
-        if call.kind == "preview_fit":
-            if self._latent_rgb is None:
-                self._latent_rgb = previews.fit(self._vae)
-            return {"matrix": self._latent_rgb.numpy()}
-        if call.kind == "decode":
-            pixels = self._vae.decode(torch.from_numpy(np.array(inputs["latents"]["latents"])))
-            return {"pixels": pixels.numpy()}
-        if call.kind == "encode_edit":
-            return {"edit": self._edit(inputs["edit"])}
-        if call.kind == "decode_edit":
-            return {"pixels": self._composed(inputs["latents"]["latents"], inputs["edit"])}
-        if call.kind == "forget_template":
-            self._templates.drop(inputs["image"])
-            return {}
-        if call.kind == "encode_controls":
-            return {"controls": tuple(map(self._control, inputs["controlnet"]))}
-        encoded = self._vae.encode(torch.from_numpy(np.array(inputs["image"]["pixels"]))[None])[0]
-        return {"mean": encoded.mean.numpy(), "std": encoded.std.numpy()}
+    def _reply(self, request: VaeRequest) -> VaeReply:
+        match request:
+            case DecodeInput():
+                return DecodeOutput(self._vae.decode(tensor_of(request.latents.latents)).numpy())
+            case DecodeEditInput():
+                return DecodeOutput(self._compose(tensor_of(request.latents.latents), request.edit))
+            case EncodeImageInput():
+                encoded = self._vae.encode(tensor_of(request.image.pixels)[None])[0]
+                return EncodeImageOutput(encoded.mean.numpy(), encoded.std.numpy())
+            case EncodeControlsInput():
+                return EncodeControlsOutput(tuple(map(self._control, request.controlnet)))
+            case EncodeEditInput():
+                return EncodeEditOutput(self._edit(request.edit))
+            case FitPreview():
+                if self._latent_rgb is None:
+                    self._latent_rgb = previews.fit(self._vae)
+                return PreviewMatrix(self._latent_rgb.numpy())
+            case ForgetTemplate():
+                self._templates.drop(request.image)
+                return Done()
 
-    def _control(self, ask: ControlNetRequest) -> ControlNetInput:
-        """A ControlNet's image by its mean: what it is to follow has no noise in it."""
-        latents = self._vae.encode(torch.from_numpy(np.array(ask.pixels))[None])[0].mean
-        return ControlNetInput(ask.name, latents.numpy(), content_key(latents), ask.weight, ask.start, ask.end)
+    def _control(self, request: ControlNetRequest) -> ControlNetInput:
+        """Encode a ControlNet's image to its mean, without noise."""
+        latents = self._vae.encode(tensor_of(request.pixels)[None])[0].mean
+        return ControlNetInput(
+            request.name, latents.numpy(), content_key(latents), request.weight, request.start, request.end
+        )
 
-    def _edit(self, ask: EditInput) -> EditLatents:
-        """An image by its mean, which its edits share, and the latent pixels that its mask touches."""
-        mean = self._template(ask)["mean"]
-        mask = _latent_mask(ask, *mean.shape[1:])
+    def _edit(self, edit: EditInput) -> EditLatents:
+        """Encode an edit's image to its mean, and its mask to latent pixels."""
+        mean = self._template(edit).mean
+        mask = _latent_mask(edit, *mean.shape[1:])
         height, width = mask.shape
-        tokens = mask.reshape(height // PATCH, PATCH, width // PATCH, PATCH).any(axis=(1, 3))
-        ratio = 1.0 if ask.quality is Quality.EXACT else active_fraction(int(tokens.sum()), tokens.size)
-        key = template_key(mean, TEMPLATE_SEED, ask.image)
-        return EditLatents(mean, mask, ask.quality, key, ratio, TEMPLATE_SEED, ask.image, ask.pin, ask.is_described)
+        patch = self._patch
+        tokens = mask.reshape(height // patch, patch, width // patch, patch).any(axis=(1, 3))
+        ratio = 1.0 if edit.quality is Quality.EXACT else active_fraction(int(tokens.sum()), tokens.size)
+        key = template_key(mean, TEMPLATE_SEED, edit.image)
+        return EditLatents(mean, mask, edit.quality, key, ratio, TEMPLATE_SEED, edit.image, edit.pin, edit.is_described)
 
-    def _composed(self, latents: np.ndarray, ask: EditInput) -> np.ndarray:
-        """Decoded images where the mask says, the template's own pixels elsewhere: (n, height, width, 3)."""
-        made = self._decoded(torch.from_numpy(np.array(latents)), ask).astype(np.uint32)
-        weight = np.asarray(ask.weight, dtype=np.uint32)[..., None]
-        composed = (made * weight + np.asarray(ask.pixels, dtype=np.uint32) * (255 - weight) + 127) // 255
+    def _compose(self, latents: torch.Tensor, edit: EditInput) -> np.ndarray:
+        """Decode images inside the mask, with the template's own pixels elsewhere: (n, height, width, 3)."""
+        made = self._decode(latents, edit).astype(np.uint32)
+        weight = np.asarray(edit.weight, dtype=np.uint32)[..., None]
+        composed = (made * weight + np.asarray(edit.pixels, dtype=np.uint32) * (255 - weight) + 127) // 255
         return composed.astype(np.uint8)
 
-    def _decoded(self, latents: torch.Tensor, ask: EditInput) -> np.ndarray:
-        """Images of latents (n, channels, height, width), right where the mask says, all over for ``exact``."""
-        if ask.quality is Quality.EXACT:
+    def _decode(self, latents: torch.Tensor, edit: EditInput) -> np.ndarray:
+        """Decode latents (n, channels, height, width), exact inside the mask, everywhere for ``exact``."""
+        if edit.quality is Quality.EXACT:
             return self._vae.decode(latents).numpy()
-        mask = torch.from_numpy(_latent_mask(ask, *latents.shape[-2:]))
-        return self._vae.decode_within(latents, mask, lambda: self._statistics(ask)).numpy()
+        mask = torch.from_numpy(_latent_mask(edit, *latents.shape[-2:]))
+        return self._vae.decode_within(latents, mask, lambda: self._statistics(edit)).numpy()
 
-    def _statistics(self, ask: EditInput) -> torch.Tensor:
-        """What the decoder finds in an edit's image, from the first time on that it is asked."""
-        kept = self._template(ask)
-        if "statistics" not in kept:
-            kept = kept | {"statistics": self._vae.statistics(torch.from_numpy(kept["mean"])).numpy()}
-            self._templates.put(_content(ask), kept)
-        return torch.from_numpy(kept["statistics"])
+    def _statistics(self, edit: EditInput) -> torch.Tensor:
+        """Return the decoder's statistics of an edit's image, computed at first use."""
+        template = self._template(edit)
+        statistics = template.statistics
+        if statistics is None:
+            statistics = self._vae.statistics(torch.from_numpy(template.mean)).numpy()
+            self._templates.put(_content(edit), replace(template, statistics=statistics))
+        return torch.from_numpy(statistics)
 
-    def _template(self, ask: EditInput) -> dict[str, np.ndarray]:
-        """What is kept of an edit's image: its latents, and once it was needed what the decoder finds in them."""
-        kept = self._templates.get(_content(ask))
-        if kept is None:
-            kept = {"mean": self._vae.encode(torch.from_numpy(np.array(ask.pixels))[None])[0].mean.numpy()}
-            self._templates.put(_content(ask), kept)
-        return kept
-
-
-def _content(ask: EditInput) -> str:
-    """What an edit's image is known by."""
-    pixels = np.asarray(ask.pixels)
-    return ask.image or f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    def _template(self, edit: EditInput) -> _EncodedTemplate:
+        template = self._templates.get(_content(edit))
+        if template is None:
+            template = _EncodedTemplate(self._vae.encode(tensor_of(edit.pixels)[None])[0].mean.numpy())
+            self._templates.put(_content(edit), template)
+        return template
 
 
-def _latent_mask(ask: EditInput, height: int, width: int) -> np.ndarray:
-    """The latent pixels (height, width) that an edit's mask touches."""
-    weight = np.asarray(ask.weight)
+def _content(edit: EditInput) -> str:
+    """Return the cache key of an edit's image."""
+    pixels = np.asarray(edit.pixels)
+    return edit.image or f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+
+
+def _latent_mask(edit: EditInput, height: int, width: int) -> np.ndarray:
+    """Return the latent pixels (height, width) that an edit's mask touches."""
+    weight = np.asarray(edit.weight)
     blocks = weight.reshape(height, weight.shape[0] // height, width, weight.shape[1] // width)
     touched: np.ndarray = blocks.max(axis=(1, 3)) > 0
     return touched

@@ -1,6 +1,5 @@
-"""The commands that make lego-tiny's ControlNet and adapters, and those that judge and show them."""
+"""The commands that train, judge, show and derive lego-tiny's ControlNet and adapters."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lego_serve.zoo.commands.together import judge_together_command, known_styles
+from lego_serve.zoo.commands.combined import judge_combined_command, known_styles
+from lego_serve.zoo.commands.output import write_json
 from lego_serve.zoo.export import WEIGHTS
-from lego_serve.zoo.judge.controlnet import Follow, follow_table, judge_controlnet
+from lego_serve.zoo.judge.controlnet import MapVerdict, judge_controlnet, map_table
 from lego_serve.zoo.judge.style import PLAIN, StyleVerdict, judge_styles, style_table
 from lego_serve.zoo.world.styles import STYLES
 
@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
         ("train-lora", train_lora_command),
         ("judge-controlnet", judge_controlnet_command),
         ("judge-style", judge_style_command),
-        ("judge-together", judge_together_command),
+        ("judge-together", judge_combined_command),
         ("grid-control", grid_control_command),
         ("grid-styles", grid_styles_command),
         ("derive", derive_command),
@@ -49,10 +49,10 @@ def train_controlnet_command(
 ) -> None:
     """Train the outline ControlNet and write its folder."""
     from lego_serve.zoo.train.controlnet import CONTROLNET, ControlPlan, export_controlnet, train_controlnet
-    from lego_serve.zoo.train.frozen import Frozen
+    from lego_serve.zoo.train.frozen_family import FrozenFamily
 
     torch.set_num_threads(1)
-    net = train_controlnet(folder, Frozen.load(base), ControlPlan(steps=steps))
+    net = train_controlnet(folder, FrozenFamily.load(base), ControlPlan(steps=steps))
     out.print(f"{CONTROLNET}: {export_controlnet(net) / 1e6:.2f} MB")
 
 
@@ -66,16 +66,16 @@ def train_lora_command(
     """Train the adapter of a style and write its file."""
     if name not in STYLES:
         raise typer.BadParameter(f"there is no style {name}; there are {', '.join(STYLES)}")
-    from lego_serve.zoo.train.frozen import Frozen
+    from lego_serve.zoo.judge.generators import shipped_controlnet
+    from lego_serve.zoo.train.frozen_family import FrozenFamily
     from lego_serve.zoo.train.lora import STEPS, LoraPlan, adapter_file, train_lora
     from lego_serve.zoo.train.lora_modules import save_adapter
-    from lego_serve.zoo.world.generators import shipped_controlnet
 
     torch.set_num_threads(1)
     file = adapter_file(name)
     plan = LoraPlan(steps=STEPS[name] if steps is None else steps)
     net = None if alone else shipped_controlnet()
-    size = save_adapter(train_lora(folder, Frozen.load(base), name, plan, net), file)
+    size = save_adapter(train_lora(folder, FrozenFamily.load(base), name, plan, net), file)
     out.print(f"{file}: {size / 1e6:.2f} MB")
 
 
@@ -88,14 +88,14 @@ def judge_controlnet_command(
     sheet: Sheet = None,
 ) -> None:
     """Count the held-out outline maps that are followed."""
-    from lego_serve.zoo.world.generators import controlled
+    from lego_serve.zoo.judge.generators import controlled
 
     sides = side or [128]
-    found = judge_controlnet(controlled(base, with_net=not without), sides, count)
-    follows = list(track(found, "judging", total=len(sides) * count, console=err))
-    _show_follows(follow_table(follows), json_file)
+    judged = judge_controlnet(controlled(base, with_net=not without), sides, count)
+    verdicts = list(track(judged, "judging", total=len(sides) * count, console=err))
+    _show_maps(map_table(verdicts), json_file)
     if sheet is not None:
-        _write_maps([f for f in follows if not f.is_followed][:12], sheet)
+        _write_maps([v for v in verdicts if not v.is_followed][:12], sheet)
 
 
 def judge_style_command(
@@ -107,13 +107,13 @@ def judge_style_command(
     base: Base = WEIGHTS,
     sheet: Sheet = None,
 ) -> None:
-    """Count the images whose style is told right, with each adapter and with none."""
-    from lego_serve.zoo.world.generators import styled
+    """Count the images whose style is recognised, with each adapter and with none."""
+    from lego_serve.zoo.judge.generators import styled
 
     sides = side or [128]
     styles = known_styles(style)
-    found = judge_styles(styled(base, scale), sides, count, styles)
-    verdicts = list(track(found, "judging", total=len(sides) * len(styles) * count, console=err))
+    judged = judge_styles(styled(base, scale), sides, count, styles)
+    verdicts = list(track(judged, "judging", total=len(sides) * len(styles) * count, console=err))
     _show_styles(style_table(verdicts), json_file)
     if sheet is not None:
         _write_mistaken(verdicts, sheet)
@@ -121,15 +121,15 @@ def judge_style_command(
 
 def grid_control_command(file: Path, base: Base = WEIGHTS, side: int = 128, count: int = 9) -> None:
     """Draw held-out outline maps, each beside the image that follows it."""
-    from lego_serve.zoo.world.generators import controlled
+    from lego_serve.zoo.judge.generators import controlled
 
     _write_maps(list(judge_controlnet(controlled(base, with_net=True), [side], count)), file)
 
 
 def grid_styles_command(file: Path, base: Base = WEIGHTS, side: int = 128, count: int = 6) -> None:
     """Draw the same held-out prompts without an adapter and with each."""
+    from lego_serve.zoo.judge.generators import styled
     from lego_serve.zoo.judge.grids import write_grid
-    from lego_serve.zoo.world.generators import styled
 
     verdicts = list(judge_styles(styled(base), [side], count))
     write_grid([v.pixels for v in verdicts], [f"{v.wanted}: {v.text}" for v in verdicts], file, columns=count)
@@ -140,11 +140,11 @@ def derive_command(
     count: Annotated[int, typer.Option(help="How many adapters.")] = 200,
 ) -> None:
     """Write adapters for load tests, derived from the shipped ones; the same every time."""
-    from lego_serve.zoo.train.derive import derive_all
+    from lego_serve.zoo.train.derive import derive_adapters
     from lego_serve.zoo.train.lora import adapter_file
 
     sources = [adapter_file(style) for style in STYLES]
-    files = list(track(derive_all(sources, folder, count), "deriving", total=count, console=err))
+    files = list(track(derive_adapters(sources, folder, count), "deriving", total=count, console=err))
     out.print(f"{folder}: {len(files)} adapters, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
 
 
@@ -156,19 +156,19 @@ def derive_controlnets_command(
     from lego_serve.zoo.train.controlnet import CONTROLNET
     from lego_serve.zoo.train.derive import derive_controlnets
 
-    places = list(track(derive_controlnets(CONTROLNET, folder, count), "deriving", total=count, console=err))
-    size = sum(f.stat().st_size for place in places for f in place.iterdir())
-    out.print(f"{folder}: {len(places)} ControlNets, {size / 1e6:.1f} MB")
+    folders = list(track(derive_controlnets(CONTROLNET, folder, count), "deriving", total=count, console=err))
+    size = sum(file.stat().st_size for derived in folders for file in derived.iterdir())
+    out.print(f"{folder}: {len(folders)} ControlNets, {size / 1e6:.1f} MB")
 
 
-def _show_follows(counts: dict[str, dict[str, dict[str, float]]], json_file: Path | None) -> None:
-    shown = Table("side", "kind", *next(iter(next(iter(counts.values())).values())))
+def _show_maps(counts: dict[str, dict[str, dict[str, float]]], json_file: Path | None) -> None:
+    [first_kind, *_] = next(iter(counts.values())).values()
+    shown = Table("side", "kind", *first_kind)
     for side, kinds in counts.items():
         for kind, cell in kinds.items():
             shown.add_row(side, kind, *(str(count) for count in cell.values()))
     out.print(shown)
-    if json_file is not None:
-        json_file.write_text(json.dumps(counts) + "\n")
+    write_json(counts, json_file)
 
 
 def _show_styles(counts: dict[str, dict[str, dict[str, int]]], json_file: Path | None) -> None:
@@ -177,16 +177,15 @@ def _show_styles(counts: dict[str, dict[str, dict[str, int]]], json_file: Path |
         for wanted, seen in styles.items():
             shown.add_row(side, wanted, *(str(n) for n in seen.values()))
     out.print(shown)
-    if json_file is not None:
-        json_file.write_text(json.dumps(counts) + "\n")
+    write_json(counts, json_file)
 
 
-def _write_maps(follows: Sequence[Follow], sheet: Path) -> None:
+def _write_maps(verdicts: Sequence[MapVerdict], sheet: Path) -> None:
     from lego_serve.zoo.judge.grids import write_grid
 
-    if follows:
-        images = [image for f in follows for image in (f.control, f.pixels)]
-        captions = [text for f in follows for text in (f"map, overlap {f.overlap:.2f}", f.text)]
+    if verdicts:
+        images = [image for v in verdicts for image in (v.control, v.pixels)]
+        captions = [text for v in verdicts for text in (f"map, overlap {v.overlap:.2f}", v.text)]
         write_grid(images, captions, sheet)
 
 

@@ -1,4 +1,4 @@
-"""What reading a template's activations costs in quality: edits computed in full and with them, from the same noise."""
+"""Measures the quality cost of reusing a template's activations: edits in full and with reuse, from the same noise."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,19 @@ from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits, latent_mas
 
 BATCH = 8
 STEPS, GUIDANCE = 20, 4.0
-ALIKE = 0.95  # the SSIM from which an image is as good as the one computed in full
+ALIKE = 0.95  # SSIM from which an image counts as good as the full computation's
 TEMPLATE_SEED = 2**31
 STORE_BYTES = 2**30
-PRIMES = ("empty", "another", "caption", "prompt")  # words that prime: none, of another edit, a caption, the edit's own
+# The prompt that a template is primed under: none, another edit's, the template's caption, the edit's own.
+PRIMES = ("empty", "another", "caption", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to compute edits: how much is read, under which prompt templates are primed, how rows are kept, and
-    whether less than the whole image may be decoded.
+class EditMethod:
+    """One way to compute edits.
+
+    It has a level of reuse, the prompt that templates are primed under, the coding of kept activations, and whether
+    only the part around the mask is decoded.
     """
 
     quality: Quality
@@ -47,14 +50,14 @@ class Way:
         return f"{self.quality}, {self.prime}, {self.coding}"
 
 
-FULL = Way(Quality.EXACT, is_cropped=False)  # what all others are compared with
+FULL = EditMethod(Quality.EXACT, is_cropped=False)  # the reference of all other methods
 
 
 @dataclass(frozen=True, slots=True)
 class EditVerdict:
-    """One edit, one way: its image, whether it is what was asked for, and how like the full computation's it is."""
+    """One edit by one method: its image, whether it is right, and its SSIM and PSNR (dB) to the full computation."""
 
-    way: Way
+    method: EditMethod
     task: EditTask
     pixels: torch.Tensor
     is_right: bool
@@ -63,25 +66,25 @@ class EditVerdict:
     is_equal_outside: bool
 
 
-def judge_edits(path: str, side: int, count: int, ways: Sequence[Way]) -> Iterator[EditVerdict]:
-    """Every held-out edit in full and in every way."""
-    families = {coding: _family(path, coding) for coding in {way.coding for way in (FULL, *ways)}}
+def judge_edits(path: str, side: int, count: int, methods: Sequence[EditMethod]) -> Iterator[EditVerdict]:
+    """Yield every held-out edit in full and by every method."""
+    families = {coding: _load_family(path, coding) for coding in {method.coding for method in (FULL, *methods)}}
     tasks = held_out_edits(count, side)
-    for at in range(0, count, BATCH):
-        some = tasks[at : at + BATCH]
-        made = {way: _edited(families[way.coding], some, at, way) for way in (FULL, *ways)}
-        for way, images in made.items():
-            for task, pixels, reference in zip(some, images, made[FULL], strict=True):
-                yield _verdict(way, task, pixels, reference)
+    for first in range(0, count, BATCH):
+        batch = tasks[first : first + BATCH]
+        results = {method: _compute(families[method.coding], batch, first, method) for method in (FULL, *methods)}
+        for method, images in results.items():
+            for task, pixels, reference in zip(batch, images, results[FULL], strict=True):
+                yield _verdict(method, task, pixels, reference)
 
 
 def edit_table(verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, float]]:
-    """By way: how many are right and how like the full computation in the mask, and whether all else is equal."""
+    """Return by method how many are right, how alike they are in the mask, and how many are equal outside it."""
     rows: dict[str, dict[str, float]] = {}
-    for way in dict.fromkeys(str(v.way) for v in verdicts):
-        own = [v for v in verdicts if str(v.way) == way]
+    for name in dict.fromkeys(str(v.method) for v in verdicts):
+        own = [v for v in verdicts if str(v.method) == name]
         finite = [min(v.psnr, 99.0) for v in own]
-        rows[way] = {
+        rows[name] = {
             "right": sum(v.is_right for v in own),
             "of": len(own),
             "ssim_mean": sum(v.ssim for v in own) / len(own),
@@ -93,56 +96,72 @@ def edit_table(verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _verdict(way: Way, task: EditTask, pixels: torch.Tensor, reference: torch.Tensor) -> EditVerdict:
+def _verdict(method: EditMethod, task: EditTask, pixels: torch.Tensor, reference: torch.Tensor) -> EditVerdict:
     outside = ~task.mask
-    made, wanted, mask = pixels.numpy(), reference.numpy(), task.mask.numpy()
-    is_equal_outside = torch.equal(pixels[outside], task.template[outside])
-    alike = ssim(made, wanted, mask), psnr(made, wanted, mask)
-    return EditVerdict(way, task, pixels, not faults(task.after, made), *alike, is_equal_outside)
+    image, full, mask = pixels.numpy(), reference.numpy(), task.mask.numpy()
+    return EditVerdict(
+        method=method,
+        task=task,
+        pixels=pixels,
+        is_right=not faults(task.after, image),
+        ssim=ssim(image, full, mask),
+        psnr=psnr(image, full, mask),
+        is_equal_outside=torch.equal(pixels[outside], task.template[outside]),
+    )
 
 
-def _family(path: str, coding: str) -> OfflinePipeline:
+def _load_family(path: str, coding: str) -> OfflinePipeline:
     spec = ModelSpec("judged", path, max_sequence_length=0)
     backbone, tables = load_backbone(spec)
     store = TemplateStore(STORE_BYTES, time.monotonic, coding)
     batcher = StepBatcher(fifo, StepLimits(max_rows=8192))
+    engine = StepEngine(backbone, tables, batcher, time.monotonic, templates=store)
     family = OfflinePipeline.load(spec)
-    return OfflinePipeline(
-        family.text, StepEngine(backbone, tables, batcher, time.monotonic, templates=store), family.vae
-    )
+    return OfflinePipeline(family.text, engine, family.vae)
 
 
-def _edited(family: OfflinePipeline, tasks: Sequence[EditTask], first: int, way: Way) -> list[torch.Tensor]:
-    """Images of edits, the template's own pixels outside the masks."""
+def _compute(family: OfflinePipeline, tasks: Sequence[EditTask], first: int, method: EditMethod) -> list[torch.Tensor]:
+    """Return the images of edits, with the template's own pixels outside the masks."""
     side = tasks[0].template.shape[0]
     latents = [encoded.mean for encoded in family.vae.encode(torch.stack([task.template for task in tasks]))]
     scale = side // latents[0].shape[-1]
     [empty] = family.text.encode([""])
-    for index, (task, z) in enumerate(zip(tasks, latents, strict=True)):
-        after, before, another = family.text.encode([each.text for each in (task.after, task.before, task.another)])
+    for index, (task, mean) in enumerate(zip(tasks, latents, strict=True)):
+        after, before, another = family.text.encode([task.after.text, task.before.text, task.another.text])
         primes: Mapping[str, Conditioning] = {"empty": empty, "another": another, "caption": before, "prompt": after}
-        template = Template.of(z, TEMPLATE_SEED)
-        words, is_described = (primes[way.prime], empty), way.prime != "empty"
-        edit = Edit(template, latent_mask(task.mask, scale), way.quality, words, is_described=is_described)
+        edit = Edit(
+            Template.of(mean, TEMPLATE_SEED),
+            latent_mask(task.mask, scale),
+            method.quality,
+            (primes[method.prime], empty),
+            is_described=method.prime != "empty",
+        )
         seed = first + index
         family.engine.add(LaneRequest(str(index), side, side, STEPS, GUIDANCE, seed, after, empty, edit=edit))
-    found: dict[str, torch.Tensor] = {}
-    while family.engine.lanes:
-        for key, outcome in family.engine.step():
+    results = _run_lanes(family.engine)
+    images = []
+    for index, (task, mean) in enumerate(zip(tasks, latents, strict=True)):
+        pixels = _decode(family, method, results[str(index)], mean, latent_mask(task.mask, scale))
+        images.append(torch.where(task.mask[..., None], pixels, task.template))
+    return images
+
+
+def _run_lanes(engine: StepEngine) -> dict[str, torch.Tensor]:
+    """Run all lanes to their end and return their latents by key; raises the error of a lane that fails."""
+    latents: dict[str, torch.Tensor] = {}
+    while engine.lanes:
+        for key, outcome in engine.step():
             if isinstance(outcome, LegoError):
                 raise outcome
             assert isinstance(outcome, LaneResult)
-            found[key] = outcome.latents
-    decoded = [
-        _decoded(family, way, found[str(i)], z, latent_mask(tasks[i].mask, scale)) for i, z in enumerate(latents)
-    ]
-    return [torch.where(task.mask[..., None], p, task.template) for task, p in zip(tasks, decoded, strict=True)]
+            latents[key] = outcome.latents
+    return latents
 
 
-def _decoded(
-    family: OfflinePipeline, way: Way, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
+def _decode(
+    family: OfflinePipeline, method: EditMethod, latents: torch.Tensor, template: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """One image: all of it decoded, or what the mask touches."""
-    if not way.is_cropped:
+    """Return one image, decoded whole or only around the mask."""
+    if not method.is_cropped:
         return family.vae.decode(latents[None])[0]
     return family.vae.decode_within(latents[None], mask, lambda: family.vae.statistics(template))[0]

@@ -18,53 +18,54 @@ Generate = Callable[[Sequence[str], Sequence[int], int], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A caption that says everything, and the scene it is of."""
+    """A complete caption and its scene."""
 
     text: str
     scene: Scene
 
 
 def held_out_prompts(things: int, count: int) -> list[Prompt]:
-    """The same prompts every time, of scenes that training never saw."""
+    """Return the same prompts every time, of scenes that training never saw."""
     rng = random.Random(f"judge {things}")
     scenes = sample_scenes(rng, count, things, held_out=True)
     return [Prompt(caption(scene, rng, complete=True), scene) for scene in scenes]
 
 
 def faults(prompt: Prompt, pixels: np.ndarray) -> list[str]:
-    """What an image has wrong: names of attributes; nothing when it is right."""
+    """Return the names of the attributes that are wrong in an image; none when it is right."""
     return scene_faults(prompt.scene, pixels, by_relation="place" not in says(prompt.text))
 
 
 def scene_faults(wanted: Scene, pixels: np.ndarray, *, by_relation: bool = False) -> list[str]:
-    """What an image of a scene has wrong; ``by_relation`` where only that of its things' places was told."""
+    """Return what is wrong in an image of a scene; ``by_relation``: the prompt gave the things' relation, no places."""
     reading = read_image(pixels)
-    found = reading.scene
-    wrong = [] if wanted.ground == found.ground else ["ground"]
-    if len(found.things) != len(wanted.things):
+    seen = reading.scene
+    wrong = [] if wanted.ground == seen.ground else ["ground"]
+    if len(seen.things) != len(wanted.things):
         return [*wrong, "count"]
-    orders = [found.things] if len(found.things) == 1 else [found.things, found.things[::-1]]
+    orders = [seen.things] if len(seen.things) == 1 else [seen.things, seen.things[::-1]]
     best = min((_thing_faults(wanted.things, order, by_relation) for order in orders), key=len)
     return [*wrong, *best, *([] if reading.is_clear else ["clarity"])]
 
 
 def _thing_faults(wanted: Sequence[Thing], found: Sequence[Thing], by_relation: bool) -> list[str]:
     wrong = []
-    for mine, theirs in zip(wanted, found, strict=True):
+    for wanted_thing, found_thing in zip(wanted, found, strict=True):
         names = ("colour", "shape", "size") if by_relation else ("colour", "shape", "size", "place")
-        wrong += [name for name in names if getattr(mine, name) != getattr(theirs, name)]
+        wrong += [name for name in names if getattr(wanted_thing, name) != getattr(found_thing, name)]
     if by_relation:
-        said, seen = relation_of(*wanted), relation_of(*found)
-        # "above" and "left of" say nothing of the other axis.
-        if any(s != 0 and s != f for s, f in zip(said, seen, strict=True)):
+        first, second = wanted
+        wanted_signs, found_signs = relation_of(first, second), relation_of(*found)
+        # "above" and "left of" leave the other axis open.
+        if any(sign not in (0, seen) for sign, seen in zip(wanted_signs, found_signs, strict=True)):
             wrong.append("relation")
-        assert said in RELATIONS
+        assert wanted_signs in RELATIONS
     return wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One prompt's image, judged."""
+    """The image of one prompt and its faults."""
 
     side: int
     kind: str
@@ -78,15 +79,15 @@ def judge(generate: Generate, sides: Sequence[int], count: int) -> Iterator[Verd
     for side in sides:
         for kind, things in KINDS.items():
             prompts = held_out_prompts(things, count)
-            for at in range(0, count, BATCH):
-                some = prompts[at : at + BATCH]
-                images = generate([p.text for p in some], range(at, at + len(some)), side)
-                for prompt, pixels in zip(some, images, strict=True):
+            for first in range(0, count, BATCH):
+                batch = prompts[first : first + BATCH]
+                images = generate([p.text for p in batch], range(first, first + len(batch)), side)
+                for prompt, pixels in zip(batch, images, strict=True):
                     yield Verdict(side, kind, prompt, pixels, tuple(faults(prompt, pixels)))
 
 
 def table(verdicts: Sequence[Verdict]) -> dict[str, dict[str, dict[str, int]]]:
-    """How many are right of how many, by side and kind."""
+    """Return by side and kind how many are right of how many."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for verdict in verdicts:
         cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.kind, {"right": 0, "of": 0})

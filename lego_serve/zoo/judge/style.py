@@ -1,4 +1,4 @@
-"""Tells in which style an image is drawn, by colour and geometry; no network, nothing learned."""
+"""Recognises the style of an image by colour and geometry, without a network or anything learned."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ GenerateStyled = Callable[[str, Sequence[str], Sequence[int], int], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class StyleVerdict:
-    """One image: what was to be drawn, and the style it was taken for."""
+    """One image, the style it was to have, and the style that was recognised."""
 
     side: int
     wanted: str
@@ -34,7 +34,7 @@ class StyleVerdict:
 
 
 def read_style(pixels: np.ndarray) -> str:
-    """One of STYLES, or "base" for an image (height, width, 3) of 8 bits in none of them."""
+    """Return one of STYLES, or "base" for an image (height, width, 3) of 8 bits in none of them."""
     image = pixels.astype(np.float32)
     if frame_share(image) > MIN_FRAME_SHARE:
         return "frame"
@@ -44,7 +44,7 @@ def read_style(pixels: np.ndarray) -> str:
 
 
 def stripe_amplitude(image: np.ndarray) -> float:
-    """How far colours swing down the columns with the stripes' period, where things are least in the way."""
+    """Return the amplitude of the stripes' period down the columns that show mostly bare ground."""
     rows = np.arange(len(image) // STRIPE_PERIOD_PIXELS * STRIPE_PERIOD_PIXELS)
     wave = np.exp(-2j * np.pi * rows / STRIPE_PERIOD_PIXELS)
     swing = 2 * np.abs(np.einsum("y,yxc->xc", wave, image[: len(rows)])) / len(rows)
@@ -53,25 +53,25 @@ def stripe_amplitude(image: np.ndarray) -> float:
 
 
 def frame_share(image: np.ndarray) -> float:
-    """Which part of the pixels along the image's edge differs from the ground within."""
-    apart = _away(image) > DIFFERENT
+    """Return which part of the pixels along the image's edge differs from the ground within."""
+    apart = _ground_distance(image) > DIFFERENT
     depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
     return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
 
 
 def hole_ratio(image: np.ndarray) -> float:
-    """Which part of the things' filled area shows the ground; finds lines too thin for `hollow_share`."""
-    apart = ndimage.binary_closing(_away(image) > DIFFERENT, structure=np.ones((3, 3)))
+    """Return which part of the things' filled area shows the ground; finds lines too thin for `hollow_share`."""
+    apart = ndimage.binary_closing(_ground_distance(image) > DIFFERENT, structure=np.ones((3, 3)))
     filled = ndimage.binary_fill_holes(apart)
     return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
 
 
 def hollow_share(image: np.ndarray) -> float:
-    """Which part of the things' cores has another colour than the rim nearest to it.
+    """Return which part of the things' cores has another colour than the rim nearest to it.
 
     Finds outlines that are not closed, or whose inside is not quite the ground's colour.
     """
-    filled = ndimage.binary_fill_holes(ndimage.binary_closing(_away(image) > DIFFERENT))
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(_ground_distance(image) > DIFFERENT))
     line = max(3, round(LINE_RATIO * min(filled.shape)))
     core = ndimage.binary_erosion(filled, iterations=line)
     # The outermost pixels are blurred with the ground, the innermost of a line with what it encloses.
@@ -83,12 +83,12 @@ def hollow_share(image: np.ndarray) -> float:
     return float((contrast[core] > DIFFERENT).mean())
 
 
-def _away(image: np.ndarray) -> np.ndarray:
-    """Each pixel's distance in RGB from the commonest colour."""
+def _ground_distance(image: np.ndarray) -> np.ndarray:
+    """Return each pixel's distance in RGB from the commonest colour."""
     coarse = (image // 32).astype(np.int64) @ np.array([64, 8, 1])
     ground = np.median(image[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
-    away: np.ndarray = np.linalg.norm(image - ground, axis=-1)
-    return away
+    distance: np.ndarray = np.linalg.norm(image - ground, axis=-1)
+    return distance
 
 
 def judge_styles(
@@ -98,18 +98,18 @@ def judge_styles(
     for side in sides:
         for wanted in styles:
             rng = random.Random("styles to judge")
-            scenes = sample_scenes(rng, count // 2, 1, held_out=True) + sample_scenes(
-                rng, count - count // 2, 2, held_out=True
-            )
+            scenes = sample_scenes(rng, count // 2, 1, held_out=True)
+            scenes += sample_scenes(rng, count - count // 2, 2, held_out=True)
             texts = [caption(scene, rng, complete=True) for scene in scenes]
-            for at in range(0, count, BATCH):
-                some = texts[at : at + BATCH]
-                for text, pixels in zip(some, generate(wanted, some, range(at, at + len(some)), side), strict=True):
+            for first in range(0, count, BATCH):
+                batch = texts[first : first + BATCH]
+                images = generate(wanted, batch, range(first, first + len(batch)), side)
+                for text, pixels in zip(batch, images, strict=True):
                     yield StyleVerdict(side, wanted, text, pixels, read_style(pixels))
 
 
 def style_table(verdicts: Sequence[StyleVerdict]) -> dict[str, dict[str, dict[str, int]]]:
-    """How many images drawn in a style were taken for which, by side and wanted style."""
+    """Return by side and wanted style how many images were recognised as each style."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for verdict in verdicts:
         cell = counts.setdefault(str(verdict.side), {}).setdefault(verdict.wanted, dict.fromkeys((PLAIN, *STYLES), 0))

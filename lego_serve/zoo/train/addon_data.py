@@ -1,18 +1,21 @@
-"""What add-ons are trained on: scenes with latents and, for the ControlNet, the latents of their outline maps."""
+"""The training data of add-ons: scenes, their latents and the latents of their outline maps."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from diffusers import SD3ControlNetModel
 
-from lego_serve.zoo.train.backbone import EMPTY_CAPTION_RATIO, stratified_times
-from lego_serve.zoo.train.latents import decode_scene, encode_scene
-from lego_serve.zoo.train.progress import iterations
+from lego_serve.zoo.train.backbone import EMPTY_CAPTION_RATIO, draw_rows, stratified_times
+from lego_serve.zoo.train.frozen_family import FrozenFamily
+from lego_serve.zoo.train.latents import decode_scenes, encode_scenes, sample_training_scenes
+from lego_serve.zoo.train.progress import cached_tensors, iterations
 from lego_serve.zoo.world.captions import caption, vague_caption
-from lego_serve.zoo.world.scenes import Scene, sample_scene
+from lego_serve.zoo.world.scenes import Scene
+from lego_serve.zoo.world.styles import outline_maps
 
 SIDES = (128, 128, 128, 128, 128, 128, 192, 256)  # of every eight chunks
 CHUNK_PIXELS = 64 * 128 * 128
@@ -20,8 +23,8 @@ ROWS = 16 * 96  # image and text tokens in a batch, about
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """Scenes of one image size; ``control`` is empty where none is learnt."""
+class AddonChunk:
+    """Scenes of one image size with their latents; ``control`` is empty for data without maps."""
 
     scenes: list[Scene]
     latents: torch.Tensor
@@ -29,8 +32,8 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Noised latents at their times, what was said of them, and the velocity to learn."""
+class NoisedBatch:
+    """Noised latents at their times, the captions, the velocity to learn, and the maps' latents."""
 
     noisy: torch.Tensor
     times: torch.Tensor
@@ -41,66 +44,71 @@ class Batch:
 
 # Scenes, their side in pixels and a random source to (latents, control latents).
 Encode = Callable[[list[Scene], int, random.Random], tuple[torch.Tensor, torch.Tensor]]
+# Scenes, width, height and a random source to images (scenes, 3, height, width) in -1..1.
+Render = Callable[[list[Scene], int, int, random.Random], torch.Tensor]
 
 
-def make_lesson(encode: Encode, index: int, chunk_pixels: int = CHUNK_PIXELS) -> Lesson:
+def encode_with_maps(base: FrozenFamily, render: Render) -> Encode:
+    """Return a function that renders scenes and encodes the images and their outline maps."""
+
+    def encode(scenes: list[Scene], side: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        seed = rng.getrandbits(32)  # of both, so that the map has the jitter of the image
+        images = render(scenes, side, side, random.Random(seed))
+        return base.encode(images), base.encode_maps(outline_maps(scenes, side, side, random.Random(seed)))
+
+    return encode
+
+
+def make_chunk(encode: Encode, index: int, chunk_pixels: int = CHUNK_PIXELS) -> AddonChunk:
     """Sample and encode the scenes of one chunk, none of them held out."""
     rng = random.Random(f"lesson {index}")
     side = SIDES[index % len(SIDES)]
-    scenes: list[Scene] = []
-    while len(scenes) < max(1, chunk_pixels // (side * side)):
-        scene = sample_scene(rng, 1 if len(scenes) % 5 < 2 else 2)
-        if not scene.is_held_out:
-            scenes.append(scene)
+    scenes = sample_training_scenes(rng, max(1, chunk_pixels // (side * side)))
     latents, control = encode(scenes, side, rng)
-    return Lesson(scenes, latents.half().cpu(), control.half().cpu())
+    return AddonChunk(scenes, latents.half().cpu(), control.half().cpu())
 
 
-def prepare(encode: Encode, folder: Path, count: int, chunk_pixels: int = CHUNK_PIXELS) -> list[Lesson]:
-    """Read or make so many lessons, kept as files in the folder."""
+def prepare(encode: Encode, folder: Path, count: int, chunk_pixels: int = CHUNK_PIXELS) -> list[AddonChunk]:
+    """Read or make so many chunks, kept as files in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    lessons = []
+
+    def make(index: int) -> dict[str, torch.Tensor]:
+        chunk = make_chunk(encode, index, chunk_pixels)
+        latents, control = chunk.latents.contiguous(), chunk.control.contiguous()
+        return {"scenes": encode_scenes(chunk.scenes), "latents": latents, "control": control}
+
+    chunks = []
     for index in iterations("lessons", 0, count, lambda: ""):
-        path = folder / f"{index:04d}.safetensors"
-        if not path.exists():
-            lesson = make_lesson(encode, index, chunk_pixels)
-            rows = torch.tensor([encode_scene(s) for s in lesson.scenes], dtype=torch.int8)
-            tensors = {"scenes": rows, "latents": lesson.latents.contiguous(), "control": lesson.control.contiguous()}
-            save_file(tensors, path.with_suffix(".partial"))
-            path.with_suffix(".partial").replace(path)
-        kept = load_file(path)
-        scenes = [decode_scene(row) for row in kept["scenes"].tolist()]
-        lessons.append(Lesson(scenes, kept["latents"], kept["control"]))
-    return lessons
+        tensors = cached_tensors(folder / f"{index:04d}.safetensors", partial(make, index))
+        chunks.append(AddonChunk(decode_scenes(tensors["scenes"]), tensors["latents"], tensors["control"]))
+    return chunks
 
 
-def batches(lessons: Sequence[Lesson], start: int, vague_ratio: float, rows: int = ROWS) -> Iterator[Batch]:
-    """Batches of about so many token rows, each of one size; step i is always the same."""
-    step = start
-    while True:
-        yield batch_at(lessons, step, vague_ratio, rows)
-        step += 1
-
-
-def batch_at(lessons: Sequence[Lesson], step: int, vague_ratio: float, rows: int = ROWS) -> Batch:
-    """The batch of one step."""
-    weights = [lesson.latents[:, 0].numel() for lesson in lessons]
+def batch_at(chunks: Sequence[AddonChunk], step: int, vague_ratio: float, rows: int = ROWS) -> NoisedBatch:
+    """Return the batch of a step, always the same: about ``rows`` tokens, all of one image size."""
     rng = random.Random(f"batch {step}")
-    lesson = lessons[rng.choices(range(len(lessons)), weights)[0]]
-    tokens_each = lesson.latents.shape[2] * lesson.latents.shape[3] // 4 + 32
-    count = min(len(lesson.scenes), max(4, round(rows / tokens_each)))
-    chosen = rng.sample(range(len(lesson.scenes)), count)
-    texts = [_said(lesson.scenes[row], rng, vague_ratio) for row in chosen]
+    index, chosen = draw_rows([chunk.latents for chunk in chunks], rng, rows, at_least=4)
+    chunk = chunks[index]
+    texts = [_caption(chunk.scenes[row], rng, vague_ratio) for row in chosen]
     generator = torch.Generator().manual_seed(step)
-    latents = lesson.latents[chosen].float()
+    latents = chunk.latents[chosen].float()
     noise = torch.randn(latents.shape, generator=generator)
-    times = stratified_times(count, generator)
+    times = stratified_times(len(chosen), generator)
     t = times[:, None, None, None]
-    control = lesson.control[chosen].float() if len(lesson.control) else lesson.control.float()
-    return Batch((1 - t) * latents + t * noise, times, texts, noise - latents, control)
+    control = chunk.control[chosen].float() if len(chunk.control) else chunk.control.float()
+    return NoisedBatch((1 - t) * latents + t * noise, times, texts, noise - latents, control)
 
 
-def _said(scene: Scene, rng: random.Random, vague_ratio: float) -> str:
+def velocity_error(base: FrozenFamily, batch: NoisedBatch, net: SD3ControlNetModel | None) -> torch.Tensor:
+    """Return the mean squared error of the velocity that a family predicts, with a ControlNet's residuals if given."""
+    device = base.transformer.device
+    text, pooled = base.condition(batch.texts)
+    control = batch.control.to(device) if net is not None else None
+    velocity = base.velocity(batch.noisy.to(device), batch.times.to(device), text, pooled, net, control)
+    return (velocity - batch.velocity.to(device)).square().mean()
+
+
+def _caption(scene: Scene, rng: random.Random, vague_ratio: float) -> str:
     if rng.random() < EMPTY_CAPTION_RATIO:
         return ""
     return vague_caption(scene, rng) if rng.random() < vague_ratio else caption(scene, rng)

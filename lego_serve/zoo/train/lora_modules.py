@@ -1,4 +1,4 @@
-"""Low-rank adapters of the backbone: trained beside frozen layers, kept in the format diffusers loads."""
+"""Low-rank adapters of the backbone: trained beside frozen layers, saved in the format that diffusers loads."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ PREFIX = "transformer."
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LowRankPair:
     """One layer's update ``up @ down``; ``down`` is (rank, inputs), ``up`` (outputs, rank)."""
 
     down: torch.Tensor
@@ -22,19 +22,19 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """How many directions the update has at most."""
+        """The rank of the update at most."""
         return self.down.shape[0]
 
     @property
     def delta(self) -> torch.Tensor:
-        """What the pair adds to its layer's weight."""
+        """The update of the layer's weight, (outputs, inputs)."""
         return self.up @ self.down
 
 
-Adapter = Mapping[str, Pair]  # by the name of the layer in the transformer
+Adapter = Mapping[str, LowRankPair]  # by the name of the layer in the transformer
 
 
-class LowRank(nn.Module):
+class LowRankLinear(nn.Module):
     """A frozen linear layer with a trainable low-rank update, which starts at zero."""
 
     def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
@@ -46,38 +46,38 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's answer with the update added."""
+        """Return the layer's output with the update added."""
         return self.base(x) + nn.functional.linear(nn.functional.linear(x, self.down), self.up)
 
 
 def attention_layers(transformer: nn.Module) -> list[str]:
-    """The names of all projections into and out of attention."""
+    """Return the names of all projections into and out of attention."""
     return [name for name in block_layers(transformer) if ".attn." in name]
 
 
 def block_layers(transformer: nn.Module) -> list[str]:
-    """The names of all linear layers of the blocks, attention's and feed-forward, without the modulations."""
+    """Return the names of the blocks' attention and feed-forward layers, without the modulations."""
     names = (name for name, module in transformer.named_modules() if isinstance(module, nn.Linear))
     inside = (name for name in names if name.startswith("transformer_blocks."))
     return [name for name in inside if ".attn." in name or ".ff" in name]
 
 
-def attach(transformer: nn.Module, rank: int, layers: Sequence[str], seed: int = 0) -> dict[str, LowRank]:
-    """Put a new adapter on these layers of a frozen transformer; answers its trainable parts."""
+def attach(transformer: nn.Module, rank: int, layers: Sequence[str], seed: int = 0) -> dict[str, LowRankLinear]:
+    """Put a new adapter on these layers of a frozen transformer, and return its trainable parts."""
     generator = torch.Generator().manual_seed(seed)
     parts = {}
     for name in layers:
         parent, _, leaf = name.rpartition(".")
         layer = transformer.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        parts[name] = LowRank(layer, rank, generator)
+        parts[name] = LowRankLinear(layer, rank, generator)
         setattr(transformer.get_submodule(parent), leaf, parts[name])
     return parts
 
 
-def pairs_of(parts: Mapping[str, LowRank]) -> dict[str, Pair]:
-    """The adapter that attached parts hold now."""
-    return {name: Pair(part.down.detach(), part.up.detach()) for name, part in parts.items()}
+def pairs_of(parts: Mapping[str, LowRankLinear]) -> dict[str, LowRankPair]:
+    """Return the adapter that attached parts hold now."""
+    return {name: LowRankPair(part.down.detach(), part.up.detach()) for name, part in parts.items()}
 
 
 def merge(transformer: nn.Module, adapter: Adapter, scale: float = 1.0) -> None:
@@ -89,7 +89,7 @@ def merge(transformer: nn.Module, adapter: Adapter, scale: float = 1.0) -> None:
 
 
 def save_adapter(adapter: Adapter, file: Path, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Write the adapter as diffusers does and answer its size in bytes."""
+    """Write the adapter as diffusers does and return its size in bytes."""
     tensors = {}
     for name, pair in adapter.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = pair.down.to(dtype).contiguous().cpu()
@@ -99,11 +99,13 @@ def save_adapter(adapter: Adapter, file: Path, dtype: torch.dtype = torch.bfloat
     return file.stat().st_size
 
 
-def load_adapter(file: Path) -> dict[str, Pair]:
+def load_adapter(file: Path) -> dict[str, LowRankPair]:
     """Read back what `save_adapter` wrote, in fp32."""
     tensors = load_file(file)
     names = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
     return {
-        name: Pair(tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float())
+        name: LowRankPair(
+            tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float()
+        )
         for name in names
     }

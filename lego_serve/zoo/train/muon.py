@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices and AdamW for the rest, in fp32 (it also has to run on a CPU).
+"""The Muon optimizer for hidden matrices, in fp32 (it also has to run on a CPU).
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): momentum,
 then the nearest orthogonal matrix by a quintic Newton-Schulz iteration; the update is scaled to
@@ -13,8 +13,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrices to a batch (count, rows, columns), approximately."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Return the nearest (semi-)orthogonal matrices to a batch (count, rows, columns), approximately."""
     a, b, c = COEFFICIENTS
     flip = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if flip else matrices
@@ -26,7 +26,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised; every parameter is a matrix, or a convolution taken as one (rows are outputs)."""
+    """Momentum with orthogonalised updates, for matrices and for convolutions taken as such (rows are outputs)."""
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
@@ -51,6 +51,6 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
                 scale = 0.2 * max(shape[0], shape.numel() // shape[0]) ** 0.5 * group["lr"]
-                for parameter, update in zip(parameters, orthogonalised(torch.stack(updates)), strict=True):
+                for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.view(shape), alpha=-scale)

@@ -1,4 +1,4 @@
-"""Trains the autoencoder on strewn shapes, mostly small images: convolutions need no whole scene."""
+"""Trains the autoencoder on small images of scattered shapes: convolutions need no whole scene."""
 
 import json
 import math
@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 
 from lego_serve.zoo.architecture import build_vae
 from lego_serve.zoo.train.muon import Muon
-from lego_serve.zoo.train.progress import SAVE_EVERY, iterations, load_state, pick_device, save_state
+from lego_serve.zoo.train.optimizers import others
+from lego_serve.zoo.train.progress import TrainingState, iterations, pick_device
 from lego_serve.zoo.world.scenes import COLOURS, SHAPES, render, sample_scene, shape_distances
 
 KL_WEIGHT = 1e-3
@@ -19,9 +20,9 @@ PEAK_LEARNING_RATE = 2e-3
 
 
 def confetti(rng: random.Random, pixels: int, count: int) -> torch.Tensor:
-    """Images (count, 3, pixels, pixels) in -1..1 strewn with shapes of every size the world has.
+    """Return images (count, 3, pixels, pixels) in -1..1, scattered with shapes of every size of the world.
 
-    An autoencoder is local: what counts is many edges and colours an image, not whole scenes.
+    An autoencoder is local: it learns from many edges and colours in an image, not from whole scenes.
     """
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 127.5 - 1
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
@@ -40,25 +41,19 @@ def confetti(rng: random.Random, pixels: int, count: int) -> torch.Tensor:
 
 def _optimizers(vae: AutoencoderKL) -> list[torch.optim.Optimizer]:
     kernels = [p for p in vae.parameters() if p.ndim == 4 and min(p.shape[:2]) >= 8]
-    chosen = {id(p) for p in kernels}
-    rest = [p for p in vae.parameters() if id(p) not in chosen]
     return [
         Muon(kernels, PEAK_LEARNING_RATE),
-        torch.optim.AdamW(rest, PEAK_LEARNING_RATE, (0.9, 0.99), weight_decay=0.0),
+        torch.optim.AdamW(others(vae, kernels), PEAK_LEARNING_RATE, (0.9, 0.99), weight_decay=0.0),
     ]
 
 
 def train_vae(folder: Path, steps: int, seed: int = 0) -> AutoencoderKL:
-    """Train (or go on training) the autoencoder and measure its latents' shift and scale."""
+    """Train (or resume training) the autoencoder and measure its latents' shift and scale."""
     device = pick_device()
     vae = build_vae().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = _optimizers(vae)
-    start, loss_value = 0, math.nan
-    if (state := load_state(folder / "vae.pt")) is not None:
-        vae.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        start = state["step"]
+    state = TrainingState(folder / "vae.pt", vae, optimizers)
+    start, loss_value = state.resume(), math.nan
     for step in iterations("autoencoder", start, steps, lambda: f"loss {loss_value:.4f}"):
         rng = random.Random(f"{seed} vae {step}")
         warm = min(1.0, (step + 1) / 50)
@@ -78,27 +73,20 @@ def train_vae(folder: Path, steps: int, seed: int = 0) -> AutoencoderKL:
         for optimizer in optimizers:
             optimizer.step()
         loss_value = loss.item()
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            kept = [o.state_dict() for o in optimizers]
-            save_state(folder / "vae.pt", {"model": vae.state_dict(), "optimizers": kept, "step": step + 1})
+        state.save_if_due(step, steps)
     _measure_latents(vae, folder)
     return vae
 
 
 def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -> None:
-    """Go on training the decoder alone, so that latents made meanwhile stay valid.
+    """Train the decoder further with a frozen encoder, so that latents made meanwhile stay valid.
 
-    It sees the encoder's means with a little noise, as it will see a backbone's imperfect latents.
+    It decodes the encoder's means with a little noise, like the imperfect latents of a backbone.
     """
     vae.encoder.requires_grad_(False)
     optimizers = _optimizers(vae)
-    path = folder / "decoder.pt"
-    start, loss_value = 0, math.nan
-    if (state := load_state(path)) is not None:
-        vae.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        start = state["step"]
+    state = TrainingState(folder / "decoder.pt", vae, optimizers)
+    start, loss_value = state.resume(), math.nan
     for step in iterations("decoder", start, steps, lambda: f"loss {loss_value:.4f}"):
         rng = random.Random(f"{seed} decoder {step}")
         rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / 20) * (1 - step / steps)
@@ -116,9 +104,7 @@ def train_decoder(folder: Path, vae: AutoencoderKL, steps: int, seed: int = 0) -
         for optimizer in optimizers:
             optimizer.step()
         loss_value = loss.item()
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            kept = [o.state_dict() for o in optimizers]
-            save_state(path, {"model": vae.state_dict(), "optimizers": kept, "step": step + 1})
+        state.save_if_due(step, steps)
     vae.encoder.requires_grad_(True)
 
 
@@ -131,14 +117,14 @@ def _decoder_images(rng: random.Random, step: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _measure_latents(vae: AutoencoderKL, folder: Path) -> None:
-    """Set scaling and shift so that scaled latents have mean 0 and deviation 1; measured once, then kept."""
-    kept = folder / "latents.json"
-    if kept.exists():
-        vae.register_to_config(**json.loads(kept.read_text()))
+    """Set scaling and shift so that scaled latents have mean 0 and deviation 1; measured only once."""
+    file = folder / "latents.json"
+    if file.exists():
+        vae.register_to_config(**json.loads(file.read_text()))
         return
     rng = random.Random(1)
     images = render([sample_scene(rng, 1 + i % 2) for i in range(64)], 128, 128, rng).to(vae.device)
     latents = torch.cat([vae.encode(p[None]).latent_dist.mode() for p in images])
     measured = {"shift_factor": round(latents.mean().item(), 4), "scaling_factor": round(1 / latents.std().item(), 4)}
-    kept.write_text(json.dumps(measured))
+    file.write_text(json.dumps(measured))
     vae.register_to_config(**measured)

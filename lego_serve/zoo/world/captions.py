@@ -1,8 +1,8 @@
-"""The grammar that says a scene in words, with synonyms and several word orders."""
+"""The grammar of captions, with synonyms and several word orders."""
 
 import random
 
-from lego_serve.zoo.world.scenes import Scene, Thing
+from lego_serve.zoo.world.scenes import PLACES, Scene, Thing
 
 COLOUR_WORDS = {"purple": ("purple", "purple", "violet")}
 SHAPE_WORDS = {
@@ -35,14 +35,13 @@ RELATIONS = {
 
 
 def relation_of(first: Thing, second: Thing) -> tuple[int, int]:
-    """The signs (rows, columns) of the way from the first thing's place to the second's."""
-    from lego_serve.zoo.world.scenes import PLACES
+    """Return the signs (rows, columns) of the offset from the first thing's place to the second's."""
+    row, column = divmod(PLACES.index(first.place), 3)
+    other_row, other_column = divmod(PLACES.index(second.place), 3)
+    return (other_row > row) - (other_row < row), (other_column > column) - (other_column < column)
 
-    (r1, c1), (r2, c2) = divmod(PLACES.index(first.place), 3), divmod(PLACES.index(second.place), 3)
-    return (r2 > r1) - (r2 < r1), (c2 > c1) - (c2 < c1)
 
-
-def _thing(thing: Thing, rng: random.Random, *, size: bool, place: bool) -> str:
+def _thing_phrase(thing: Thing, rng: random.Random, *, size: bool, place: bool) -> str:
     words = ["a"]
     if size:
         words.append(rng.choice(SIZE_WORDS[thing.size]))
@@ -56,18 +55,18 @@ def _thing(thing: Thing, rng: random.Random, *, size: bool, place: bool) -> str:
 
 
 def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
-    """Say the scene; unless ``complete``, sizes, places or the ground are sometimes left out.
+    """Return a caption; unless ``complete``, sizes, places or the ground are sometimes left out.
 
-    Two things in one row or column may be told by their relation instead of their places.
+    Two things in one row or column may be given by their relation instead of their places.
     """
     size = complete or rng.random() < 0.85
     relation = relation_of(scene.things[0], scene.things[1]) if len(scene.things) == 2 else (0, 0)
     if relation in RELATIONS and rng.random() < 0.25:
-        first, second = (_thing(t, rng, size=size, place=False) for t in scene.things)
+        first, second = (_thing_phrase(t, rng, size=size, place=False) for t in scene.things)
         body = f"{first} {rng.choice(RELATIONS[relation])} {second}"
     else:
         place = complete or rng.random() < 0.93
-        parts = [_thing(t, rng, size=size, place=place) for t in scene.things]
+        parts = [_thing_phrase(t, rng, size=size, place=place) for t in scene.things]
         body = rng.choice((" and ", " and ", ", ")).join(parts)
     if not complete and rng.random() < 0.07:
         return body
@@ -76,20 +75,20 @@ def caption(scene: Scene, rng: random.Random, *, complete: bool = False) -> str:
 
 
 def vague_caption(scene: Scene, rng: random.Random) -> str:
-    """Say colours, shapes and the ground, but neither places nor sizes: those are left to a control map."""
-    parts = [_thing(t, rng, size=False, place=False) for t in scene.things]
+    """Return a caption without places and sizes, which are left to a control map."""
+    parts = [_thing_phrase(t, rng, size=False, place=False) for t in scene.things]
     ground = rng.choice(COLOUR_WORDS.get(scene.ground, (scene.ground,)))
     return rng.choice(GROUND_LAST).format(" and ".join(parts), g=ground)
 
 
 def says(text: str) -> frozenset[str]:
-    """Which of the attributes "size", "place" and "ground" a caption of this grammar states."""
-    said = set()
+    """Return which of the attributes "size", "place" and "ground" a caption of this grammar states."""
+    stated = set()
     words = text.replace(",", " ").split()
     if any(w in words for names in SIZE_WORDS.values() for w in names):
-        said.add("size")
+        stated.add("size")
     if any(p in text for forms in PLACE_WORDS.values() for p in forms):
-        said.add("place")
+        stated.add("place")
     if "background" in words or "ground" in words:
-        said.add("ground")
-    return frozenset(said)
+        stated.add("ground")
+    return frozenset(stated)

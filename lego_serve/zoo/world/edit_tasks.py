@@ -1,4 +1,4 @@
-"""Edits whose outcome a judge can tell: one thing of a template is to become another, in its place."""
+"""Edits that a judge can check: one thing of a template is to become another, in the same place."""
 
 import random
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from lego_serve.zoo.world.scenes import (
     place_centre,
     render,
     sample_scenes,
+    to_bytes,
 )
 
 MARGIN_RATIO = 0.03  # of the shorter side, around the largest thing that may stand in a place
@@ -24,9 +25,9 @@ MARGIN_RATIO = 0.03  # of the shorter side, around the largest thing that may st
 
 @dataclass(frozen=True, slots=True)
 class EditTask:
-    """A template as it is and in words, and what it is to become where ``mask`` (height, width) is true.
+    """A template with its caption, and what it is to become where ``mask`` (height, width) is true.
 
-    ``another`` is what some other edit of the template might ask for.
+    ``another`` is the prompt of some other edit of the template.
     """
 
     template: torch.Tensor  # (height, width, 3) of 8 bits
@@ -37,24 +38,25 @@ class EditTask:
 
 
 def held_out_edits(count: int, side: int) -> list[EditTask]:
-    """The same edits every time; training saw neither what they begin with nor what they are to end with."""
+    """Return the same edits every time; training saw neither their templates nor their results."""
     rng, others = random.Random(f"edits {side}"), random.Random(f"other edits {side}")
     tasks: list[EditTask] = []
     while len(tasks) < count:
         [scene] = sample_scenes(rng, 1, 1, held_out=True)
-        changed = _changed(scene, rng)
+        changed = _change_thing(scene, rng)
         if not changed.is_held_out:
             continue
-        image = ((render([scene], side, side, rng)[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
-        before, after = (Prompt(caption(each, rng, complete=True), each) for each in (scene, changed))
-        other = _changed(scene, others)
+        [image] = to_bytes(render([scene], side, side, rng))
+        before = Prompt(caption(scene, rng, complete=True), scene)
+        after = Prompt(caption(changed, rng, complete=True), changed)
+        other = _change_thing(scene, others)
         another = Prompt(caption(other, others, complete=True), other)
         tasks.append(EditTask(image, before, after, another, place_mask(scene.things[0].place, side)))
     return tasks
 
 
 def place_mask(place: str, side: int) -> torch.Tensor:
-    """A box around whatever may stand in a place of a square image."""
+    """Return a box (side, side) around the largest thing that may stand in a place of a square image."""
     x, y = place_centre(place, side, side)
     reach = side * (max(DIAMETER_RATIO.values()) / 2 + JITTER_RATIO + MARGIN_RATIO)
     mask = torch.zeros(side, side, dtype=torch.bool)
@@ -64,13 +66,13 @@ def place_mask(place: str, side: int) -> torch.Tensor:
 
 
 def latent_mask(mask: torch.Tensor, pixels_per_latent: int) -> torch.Tensor:
-    """The latent pixels a mask over pixels touches."""
+    """Return the latent pixels that a mask over pixels touches."""
     height, width = (side // pixels_per_latent for side in mask.shape)
     return mask.view(height, pixels_per_latent, width, pixels_per_latent).any(dim=3).any(dim=1)
 
 
-def _changed(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with another thing in the place of its own: colour and shape are both others."""
+def _change_thing(scene: Scene, rng: random.Random) -> Scene:
+    """Return the scene with a thing of another colour and shape in the place of its own."""
     [thing] = scene.things
     colours: Sequence[str] = [c for c in COLOUR_NAMES if c not in (scene.ground, thing.colour)]
     shapes = [s for s in SHAPES if s != thing.shape]

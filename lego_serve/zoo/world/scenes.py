@@ -1,4 +1,4 @@
-"""The world lego-tiny draws: one or two coloured shapes on a plain ground.
+"""The world that lego-tiny draws: one or two coloured shapes on a plain ground.
 
 A scene is a handful of small integers, so that millions of them can be sampled,
 hashed and rendered without a Python loop per pixel.  Lengths are ratios of the
@@ -89,13 +89,13 @@ def sample_scenes(rng: random.Random, count: int, things: int, *, held_out: bool
 
 
 def place_centre(place: str, width: int, height: int) -> tuple[float, float]:
-    """The centre (x, y) in pixels of one of the nine places."""
+    """Return the centre (x, y) in pixels of one of the nine places."""
     row, column = divmod(PLACES.index(place), 3)
     return (2 * column + 1) * width / 6, (2 * row + 1) * height / 6
 
 
 def shape_distances(x: torch.Tensor, y: torch.Tensor, diameter: torch.Tensor) -> torch.Tensor:
-    """Signed distances in pixels (negative inside) to each of SHAPES, stacked on dimension 1.
+    """Return signed distances in pixels (negative inside) to each of SHAPES, stacked on dimension 1.
 
     ``x`` and ``y`` are offsets from the centre, (scenes, height, width); ``diameter`` broadcasts.
     """
@@ -117,9 +117,9 @@ def shape_distances(x: torch.Tensor, y: torch.Tensor, diameter: torch.Tensor) ->
 def drawn_things(
     scenes: list[Scene], width: int, height: int, rng: random.Random
 ) -> Iterator[tuple[list[int], list[Thing], torch.Tensor]]:
-    """First things first, then second ones: scene numbers, things, signed distances to their edges in pixels.
+    """Yield the first things of all scenes, then the second: scene indices, things, signed distances to their edges.
 
-    Each thing is jittered a little; the distances (things, height, width) are negative inside.
+    Each thing is jittered a little; the distances (things, height, width) are in pixels and negative inside.
     """
     ys = torch.arange(height, dtype=torch.float32)[None, :, None] + 0.5
     xs = torch.arange(width, dtype=torch.float32)[None, None, :] + 0.5
@@ -140,12 +140,12 @@ def drawn_things(
 
 
 def palette_rgb() -> torch.Tensor:
-    """The colours (colours, 3) in -1..1, in the order of COLOUR_NAMES."""
+    """Return the colours (colours, 3) in -1..1, in the order of COLOUR_NAMES."""
     return torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 127.5 - 1
 
 
 def paint_grounds(scenes: list[Scene], width: int, height: int, palette: torch.Tensor) -> torch.Tensor:
-    """Images (scenes, 3, height, width) of the grounds alone."""
+    """Return images (scenes, 3, height, width) of the grounds alone."""
     ground = torch.tensor([COLOUR_NAMES.index(s.ground) for s in scenes])
     return palette[ground][:, :, None, None].expand(-1, -1, height, width).clone()
 
@@ -159,9 +159,14 @@ def paint_things(
 
 
 def render(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:
-    """Images (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
+    """Return images (scenes, 3, height, width) in -1..1, anti-aliased, each thing jittered a little."""
     palette = palette_rgb()
     image = paint_grounds(scenes, width, height, palette)
     for rows, things, distances in drawn_things(scenes, width, height, rng):
         paint_things(image, rows, things, (0.5 - distances).clamp(0, 1), palette)
     return image
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Return images (images, 3, height, width) in -1..1 as (images, height, width, 3) of 8 bits."""
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1)

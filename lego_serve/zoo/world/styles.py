@@ -1,4 +1,4 @@
-"""The world drawn in other ways: three styles for adapters to learn, and outline maps for the ControlNet.
+"""Renders scenes in three styles for adapters to learn, and as outline maps for the ControlNet.
 
 A style changes how a scene looks and never what its caption says.
 """
@@ -11,7 +11,7 @@ import torch
 from lego_serve.zoo.world.scenes import COLOUR_NAMES, Scene, drawn_things, paint_grounds, paint_things, palette_rgb
 
 STYLES = ("stripes", "outline", "frame")
-# Stripes are a texture of the ground, so their widths are in pixels and no ratios of the side.  The autoencoder
+# Stripes are a texture of the ground, so their widths are in pixels, not in ratios of the side.  The autoencoder
 # gets the colours of narrow ones wrong, and a small adapter does not learn ones of a single patch's width.
 STRIPE_PERIOD_PIXELS = 64
 STRIPE_PIXELS = 24
@@ -24,20 +24,20 @@ MAP_LINE_RATIO = 0.02  # on the edge, half of it inside
 
 
 def render_styled(scenes: list[Scene], width: int, height: int, rng: random.Random, style: str) -> torch.Tensor:
-    """Images (scenes, 3, height, width) in -1..1 in one of STYLES; any other name draws them plainly."""
+    """Return images (scenes, 3, height, width) in -1..1 in one of STYLES; any other name draws them plainly."""
     palette = palette_rgb()
     image = paint_grounds(scenes, width, height, palette)
     if style == "stripes":
-        image = _trimmed(scenes, image, torch.arange(height)[:, None] % STRIPE_PERIOD_PIXELS < STRIPE_PIXELS)
+        image = _paint_trim(scenes, image, torch.arange(height)[:, None] % STRIPE_PERIOD_PIXELS < STRIPE_PIXELS)
     if style == "frame":
-        image = _trimmed(scenes, image, _edge(width, height))
+        image = _paint_trim(scenes, image, _frame_mask(width, height))
     for rows, things, distances in drawn_things(scenes, width, height, rng):
         paint_things(image, rows, things, _cover(distances, style), palette)
     return image
 
 
 def outline_maps(scenes: list[Scene], width: int, height: int, rng: random.Random) -> torch.Tensor:
-    """White outlines on black (scenes, 3, height, width) in -1..1; the same ``rng`` state jitters as `render` does."""
+    """Return white outlines on black (scenes, 3, height, width) in -1..1; ``rng`` jitters as in `render`."""
     maps = -torch.ones(len(scenes), 3, height, width)
     for rows, _, distances in drawn_things(scenes, width, height, rng):
         cover = _line_cover(distances, MAP_LINE_RATIO / 2, MAP_LINE_RATIO / 2)
@@ -46,7 +46,7 @@ def outline_maps(scenes: list[Scene], width: int, height: int, rng: random.Rando
 
 
 def thing_masks(scenes: list[Scene], width: int, height: int, rng: random.Random, style: str) -> list[list[np.ndarray]]:
-    """Which pixels (height, width) each thing of each scene covers; the same ``rng`` state jitters as it draws."""
+    """Return the pixels (height, width) that each thing of each scene covers; ``rng`` jitters as in `render`."""
     masks: list[list[np.ndarray]] = [[] for _ in scenes]
     for rows, _, distances in drawn_things(scenes, width, height, rng):
         for row, cover in zip(rows, _cover(distances, style), strict=True):
@@ -55,7 +55,7 @@ def thing_masks(scenes: list[Scene], width: int, height: int, rng: random.Random
 
 
 def _cover(distances: torch.Tensor, style: str) -> torch.Tensor:
-    """How far each pixel belongs to its thing (things, height, width), 0 to 1."""
+    """Return how far each pixel belongs to its thing (things, height, width), 0 to 1."""
     if style == "outline":
         return _line_cover(distances, LINE_INSIDE_RATIO, LINE_OUTSIDE_RATIO)
     return (0.5 - distances).clamp(0, 1)
@@ -67,17 +67,17 @@ def _line_cover(distances: torch.Tensor, inside_ratio: float, outside_ratio: flo
     return (half - (distances - middle).abs() + 0.5).clamp(0, 1)
 
 
-def _trimmed(scenes: list[Scene], grounds: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Grounds painted over in white, or in black where they are white or yellow."""
+def _paint_trim(scenes: list[Scene], grounds: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return grounds painted over in white, or in black where they are white or yellow."""
     light = torch.tensor([s.ground in ("white", "yellow") for s in scenes])[:, None]
     white, black = (palette_rgb()[COLOUR_NAMES.index(name)] for name in ("white", "black"))
     trim = torch.where(light, black, white)[:, :, None, None]
     return torch.where(where[None, None], trim, grounds)
 
 
-def _edge(width: int, height: int) -> torch.Tensor:
-    """Which pixels (height, width) lie in the frame."""
+def _frame_mask(width: int, height: int) -> torch.Tensor:
+    """Return the pixels (height, width) of the frame."""
     band = round(FRAME_RATIO * min(width, height))
-    edge = torch.ones(height, width, dtype=torch.bool)
-    edge[band:-band, band:-band] = False
-    return edge
+    mask = torch.ones(height, width, dtype=torch.bool)
+    mask[band:-band, band:-band] = False
+    return mask

@@ -9,7 +9,7 @@ from lego_serve.engine.calibration import calibrate_adapters
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import flux_miniature, miniature
+from tests.support.tiny_models import flux_miniature, miniature
 
 
 @pytest.fixture(scope="module", params=["sd35-medium", "flux-dev"])

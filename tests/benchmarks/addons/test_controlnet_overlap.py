@@ -14,6 +14,6 @@ def test_passes_become_steps_from_the_first_beginning_on() -> None:
 
 def test_the_table_has_a_line_a_step_and_says_how_much_overlaps() -> None:
     """The median and the worst step."""
-    said = markdown(rows_of([[0.0, 0.010], [0.1, 0.110]], [[0.005, 0.020], [0.1, 0.110]]))
-    assert "| 0 | 0.0 to 10.0 | 5.0 to 20.0 | 5.0 | 50% |" in said
-    assert said.endswith("Both at once for 75% of the shorter pass (median; least 50%).")
+    text = markdown(rows_of([[0.0, 0.010], [0.1, 0.110]], [[0.005, 0.020], [0.1, 0.110]]))
+    assert "| 0 | 0.0 to 10.0 | 5.0 to 20.0 | 5.0 | 50% |" in text
+    assert text.endswith("Both at once for 75% of the shorter pass (median; least 50%).")

@@ -9,8 +9,8 @@ from benchmarks.engine.masked import masked_lane
 from benchmarks.engine.models import build
 from benchmarks.engine.timing import Patience
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS
-from tests.benchmarks.engine.test_engine import run
-from tests.models.ragged.test_activations import rows_at
+from tests.support.benchmarks import run
+from tests.support.transformers import rows_at
 
 
 def test_keys_and_values_made_from_kept_inputs_are_those_that_were_kept(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lego_serve.core.caching.ledger import CacheLedger, PrefetchCandidate, Reser
 KEYS = "abcdef"
 actions = st.lists(
     st.tuples(
-        st.sampled_from(("touch", "reserve", "optional", "commit", "fail", "pin", "release", "drop", "prewarm")),
+        st.sampled_from(("touch", "reserve", "optional", "commit", "fail", "pin", "release", "drop", "prefetch")),
         st.sampled_from(KEYS),
         st.integers(0, 70),
         st.floats(0, 10),
@@ -29,7 +29,7 @@ def loaded(budget: int = 100, remembered: int = 100, **sizes: int) -> CacheLedge
 def use(
     ledger: CacheLedger, key: str, size: int = 50, load_s: float = 1.0, now: float = 0.0
 ) -> Reservation | ReservationRefused:
-    """Ask for an entry as a server does; answers what the ledger decided."""
+    """Ask for an entry as a server does; return the ledger's decision."""
     if ledger.touch(key, now):
         return Reservation()
     decision = ledger.reserve(key, size, load_s)
@@ -45,7 +45,7 @@ def act(ledger: CacheLedger, action: str, key: str, size: int, number: float) ->
         return ledger.touch(key, number)
     if action in ("reserve", "optional"):
         return ledger.reserve(key, size, number, optional=action == "optional")
-    if action == "prewarm":
+    if action == "prefetch":
         return ledger.prefetch_candidates(number)
     if action == "commit" and loading:
         ledger.commit(key, load_s=number)
@@ -98,6 +98,21 @@ def test_a_refusal_changes_nothing(done: list[tuple[str, str, int, float]]) -> N
         before = (list(ledger), ledger.used_bytes)
         if isinstance(act(ledger, *step), ReservationRefused):
             assert (list(ledger), ledger.used_bytes) == before
+
+
+@given(actions, st.integers(0, 120), st.integers(1, 6))
+def test_prefetch_candidates_are_absent_and_can_be_reserved(
+    done: list[tuple[str, str, int, float]], budget: int, limit: int
+) -> None:
+    """All of them fit together without an eviction, or there is one that is worth more than what it evicts."""
+    ledger = CacheLedger(budget)
+    for step in done:
+        act(ledger, *step)
+    candidates = ledger.prefetch_candidates(10.0, limit)
+    held = {key for key in KEYS if key in ledger or ledger.is_loading(key)}
+    assert len({candidate.key for candidate in candidates} - held) == len(candidates) <= limit
+    reservations = [ledger.reserve(each.key, each.size, each.load_s, optional=True) for each in candidates]
+    assert all(isinstance(each, Reservation) and (not each.evict or len(candidates) == 1) for each in reservations)
 
 
 def test_bytes_are_held_from_the_reservation_on() -> None:

@@ -28,13 +28,13 @@ def test_chances_add_up_to_one(requests: list[str]) -> None:
 
 @given(keys, st.integers(1, 7))
 def test_no_more_is_remembered_than_said(requests: list[str], remembered: int) -> None:
-    """What is forgotten is told, never the newest, and no longer likely."""
+    """`count` returns what it forgot: never the newest key, and none of them has a chance."""
     popularity = Popularity(remembered)
     for key in requests:
-        gone = popularity.count(key)
+        forgotten = popularity.count(key)
         assert len(popularity) <= remembered
-        assert key not in gone
-        assert all(popularity.chance(other) == 0.0 for other in gone)
+        assert key not in forgotten
+        assert all(popularity.chance(other) == 0.0 for other in forgotten)
 
 
 def test_the_popular_outlast_those_asked_for_once() -> None:

@@ -1,4 +1,4 @@
-"""Plans of which steps read and which compute."""
+"""Reuse plans: which steps read and which compute."""
 
 from dataclasses import replace
 
@@ -64,17 +64,17 @@ def test_words_that_say_nothing_of_the_image_cost_first_steps_as_it_grows(
     rule: ReuseRule, steps: int, rows: int, uncaptioned_first: float
 ) -> None:
     """None up to a size and a rule's share from another on; other plans are not changed by that share."""
-    blinded = replace(rule, uncaptioned_first=uncaptioned_first)
-    told, untold = (
-        plan_reuse(blinded, steps, 0, rows, is_uncaptioned=is_uncaptioned) for is_uncaptioned in (False, True)
+    with_share = replace(rule, uncaptioned_first=uncaptioned_first)
+    captioned, uncaptioned = (
+        plan_reuse(with_share, steps, 0, rows, is_uncaptioned=is_uncaptioned) for is_uncaptioned in (False, True)
     )
-    larger = plan_reuse(blinded, steps, 0, rows + 1, is_uncaptioned=True)
-    assert told == plan_reuse(rule, steps, 0, rows)
-    assert larger.masked_steps <= untold.masked_steps <= told.masked_steps
+    larger_image = plan_reuse(with_share, steps, 0, rows + 1, is_uncaptioned=True)
+    assert captioned == plan_reuse(rule, steps, 0, rows)
+    assert larger_image.masked_steps <= uncaptioned.masked_steps <= captioned.masked_steps
     if rows <= UNCAPTIONED_ROWS[0]:
-        assert untold == told
+        assert uncaptioned == captioned
     if rows >= UNCAPTIONED_ROWS[1]:
-        assert untold == plan_reuse(replace(rule, first=max(rule.first, uncaptioned_first)), steps, 0, rows)
+        assert uncaptioned == plan_reuse(replace(rule, first=max(rule.first, uncaptioned_first)), steps, 0, rows)
 
 
 @given(image=st.integers(1, 4096), text=st.integers(0, 512), data=st.data())

@@ -1,14 +1,18 @@
 """How many passes prime a template: known from the workflow and the request alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lego_serve.core.editing.edit import image_key
 from lego_serve.core.editing.reuse import Quality
-from lego_serve.core.editing.templates import Entries, edit_node, entries_of, owner_of, pin_of, pin_room
+from lego_serve.core.editing.templates import PINNED_RATIO, owner_of, pin_of, pin_room
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Source, Workflow
+from lego_serve.core.workflow.template_entries import Entries, edit_node, entries_of
 from lego_serve.workflow_files import built_in_workflows
 
 WORKFLOWS = built_in_workflows()
@@ -16,16 +20,16 @@ EDIT = WORKFLOWS["lego-tiny-edit"]
 
 
 def entries(
-    workflow: Workflow = EDIT, quality: Quality = Quality.HIGH, rows: int = 64, **given: object
+    workflow: Workflow = EDIT, quality: Quality = Quality.HIGH, rows: int = 64, **values: object
 ) -> tuple[int, int]:
-    """Those of an edit with these inputs, of rows alone and with text."""
-    inputs = bind(workflow, {"prompt": "a", "edit": b"", "steps": 10} | given)
-    found = entries_of(workflow, inputs, rows, quality)
-    return found.plain, found.with_text
+    """The entries of an edit with these inputs: of rows alone, and with text."""
+    inputs = bind(workflow, {"prompt": "a", "edit": b"", "steps": 10} | values)
+    read = entries_of(workflow, inputs, rows, quality)
+    return read.plain, read.with_text
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("values", "expected"),
     [
         ({}, (0, 10)),
         ({"negative_prompt": "blue"}, (10, 10)),
@@ -43,9 +47,11 @@ def entries(
         ({"caption": "red", "negative_prompt": "blue", "guidance_end": 0.5}, (10, 5)),
     ],
 )
-def test_a_pass_for_each_step_and_a_second_where_another_prompt_guides(given, wanted) -> None:
+def test_a_pass_for_each_step_and_a_second_where_another_prompt_guides(
+    values: dict[str, Any], expected: tuple[int, int]
+) -> None:
     """The caption primes, and is empty as the negative prompt is unless the request says another."""
-    assert entries(**given) == wanted
+    assert entries(**values) == expected
 
 
 def test_a_model_that_is_told_its_guidance_reads_one_a_step() -> None:
@@ -83,10 +89,11 @@ def test_workflows_without_edits_read_nothing() -> None:
 def test_an_image_is_named_by_its_owner_its_shape_and_its_pixels() -> None:
     """Each makes another name, and nothing else does."""
     names = [
-        image_key(*given)
-        for given in (("a", (1, 2, 3), b"123456"), ("b", (1, 2, 3), b"123456"), ("a", (2, 1, 3), b"123456"),
-                      ("a", (1, 2, 3), b"123457"))
-    ]  # fmt: skip
+        image_key("a", (1, 2, 3), b"123456"),
+        image_key("b", (1, 2, 3), b"123456"),
+        image_key("a", (2, 1, 3), b"123456"),
+        image_key("a", (1, 2, 3), b"123457"),
+    ]
     assert len(set(names)) == 4
     assert names[0] == image_key("a", (1, 2, 3), b"123456")
 
@@ -94,7 +101,33 @@ def test_an_image_is_named_by_its_owner_its_shape_and_its_pixels() -> None:
 def test_what_a_tenant_may_pin_is_a_part_of_what_all_may() -> None:
     """An equal one where nothing is said, all of it without others, and never more than there is."""
     assert [pin_room(1000, tenants) for tenants in (0, 1, 2, 3)] == [500, 500, 250, 166]
-    assert [pin_room(1000, 4, said) for said in (0, 200, 500, 900)] == [0, 200, 500, 500]
+    assert [pin_room(1000, 4, tenant_bytes) for tenant_bytes in (0, 200, 500, 900)] == [0, 200, 500, 500]
+
+
+@given(st.integers(0, 10**12), st.integers(1, 50), st.none() | st.integers(0, 10**12))
+def test_pins_never_take_what_unpinned_entries_need(budget: int, tenants: int, tenant_bytes: int | None) -> None:
+    """One tenant never may pin more than the part for pins; equal shares of all tenants fit into it together."""
+    room = pin_room(budget, tenants, tenant_bytes)
+    assert 0 <= room <= PINNED_RATIO * budget
+    if tenant_bytes is None:
+        assert tenants * room <= PINNED_RATIO * budget
+
+
+@given(
+    st.sampled_from(["lego-tiny-edit", "flux-dev-edit"]),
+    st.sampled_from(Quality),
+    st.integers(1, 4096),
+    st.integers(1, 50),
+    st.sampled_from(["", "a", "red"]),
+)
+def test_an_edit_reads_at_most_one_entry_of_each_kind_a_step(
+    name: str, quality: Quality, rows: int, steps: int, caption: str
+) -> None:
+    """And none at the quality that computes everything."""
+    read = entries(WORKFLOWS[name], quality, rows, steps=steps, caption=caption)
+    assert all(0 <= count <= steps for count in read)
+    if quality is Quality.EXACT:
+        assert read == (0, 0)
 
 
 def test_a_pin_tells_whose_it_is_without_saying_it() -> None:

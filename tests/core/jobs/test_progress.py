@@ -52,9 +52,11 @@ def test_a_draining_lane_is_told_at_once() -> None:
 
 
 @given(
-    st.builds(StreamOptions, st.integers(0, 3), st.booleans()), st.integers(1, 60),
-    st.lists(st.floats(0.001, 2), min_size=60, max_size=60), st.integers(0, 9),
-)  # fmt: skip
+    st.builds(StreamOptions, st.integers(0, 3), st.booleans()),
+    st.integers(1, 60),
+    st.lists(st.floats(0.001, 2), min_size=60, max_size=60),
+    st.integers(0, 9),
+)
 def test_no_lane_says_more_than_four_things_a_second(
     stream: StreamOptions, steps: int, step_s: list[float], every: int
 ) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
-from lego_serve.core.jobs.recovery import DEATHS, DEATHS_ALONE, MARGIN_STEPS, GiveUp, PoisonRequest, Recovery, Retry
+from lego_serve.core.jobs.recovery import MARGIN_STEPS, GiveUp, PoisonRequest, Recovery, Retry
+from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE
 
 EVERY = 5
 STEPS = 60
@@ -36,16 +37,16 @@ def test_suspicion_reaches_past_the_step_of_the_death() -> None:
 def test_deaths_alone_in_one_step_are_poison() -> None:
     """The same step, alone, so many times: it is this request."""
     recovery = Recovery(EVERY)
-    for death in range(DEATHS_ALONE):
+    for death in range(DENOISE_DEATHS_ALONE):
         recovery.note_progress(0, 6, None, is_starting=True)
         decision = recovery.after_loss()
-        assert isinstance(decision, PoisonRequest) == (death == DEATHS_ALONE - 1)
+        assert isinstance(decision, PoisonRequest) == (death == DENOISE_DEATHS_ALONE - 1)
 
 
 def test_a_lane_that_came_through_its_step_is_not_blamed_for_it() -> None:
     """Progress after a start clears it: a death later is another one's."""
     recovery = Recovery(EVERY)
-    for _ in range(2 * DEATHS_ALONE):
+    for _ in range(2 * DENOISE_DEATHS_ALONE):
         recovery.note_progress(0, 6, None, is_starting=True)
         recovery.note_progress(0, 7, None, is_starting=False)
         assert isinstance(recovery.after_loss(), Retry)
@@ -63,12 +64,12 @@ def test_kills_at_random_steps_in_company_never_refuse(steps: list[int]) -> None
 def test_a_job_is_given_up_in_the_end() -> None:
     """A replica that cannot live ends its callers' jobs, as the server's failure."""
     recovery = Recovery(EVERY)
-    decisions = [recovery.after_loss() for _ in range(DEATHS)]
+    decisions = [recovery.after_loss() for _ in range(DENOISE_DEATHS)]
     assert isinstance(decisions[-1], GiveUp)
     assert all(isinstance(decision, Retry) for decision in decisions[:-1])
 
 
-@given(st.lists(st.sampled_from([PREPARING, 0, 1]), max_size=3 * DEATHS_ALONE))
+@given(st.lists(st.sampled_from([PREPARING, 0, 1]), max_size=3 * DENOISE_DEATHS_ALONE))
 def test_being_made_ready_is_a_step_of_its_own(steps: list[int]) -> None:
     """Deaths in it add up to a refusal by themselves, and to none with those in the steps that follow."""
     recovery, deaths = Recovery(EVERY), Counter[int]()
@@ -76,7 +77,7 @@ def test_being_made_ready_is_a_step_of_its_own(steps: list[int]) -> None:
         recovery.note_progress(0, step, None, is_starting=True)
         deaths[step] += 1
         decision = recovery.after_loss()
-        if deaths[step] == DEATHS_ALONE:
+        if deaths[step] == DENOISE_DEATHS_ALONE:
             assert decision == PoisonRequest(step)
             return
         assert isinstance(decision, Retry)
@@ -99,9 +100,11 @@ def heard(
 
 
 @given(
-    kills=st.lists(st.integers(0, 3 * EVERY), max_size=20), late=st.integers(0, MARGIN_STEPS),
-    step_s=st.floats(0.001, 1), stream=st.builds(StreamOptions, st.integers(0, 3), st.booleans()),
-)  # fmt: skip
+    kills=st.lists(st.integers(0, 3 * EVERY), max_size=20),
+    late=st.integers(0, MARGIN_STEPS),
+    step_s=st.floats(0.001, 1),
+    stream=st.builds(StreamOptions, st.integers(0, 3), st.booleans()),
+)
 def test_a_death_costs_no_more_steps_than_lie_between_checkpoints(
     kills: list[int], late: int, step_s: float, stream: StreamOptions
 ) -> None:

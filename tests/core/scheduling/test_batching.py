@@ -1,30 +1,11 @@
-"""StepBatcher: which lanes run together, by hand and under random arrivals."""
-
-from typing import Any
+"""StepBatcher: which lanes run together, by hand."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lego_serve.core.costs import Rates, StepWork
-from lego_serve.core.scheduling.batching import RELAX_STEPS, StepBatcher, StepLimits, StepPlan
+from lego_serve.core.costs import StepWork
 from lego_serve.core.scheduling.lane import Lane
-from lego_serve.core.scheduling.ordering import LANE_POLICIES, LanePolicy, fifo, least_slack, shortest_remaining
-
-STEP_S = 0.1
-
-
-def lane(key: str, steps: int = 2, rows: int = 10, added_s: float = 0.0, **more: Any) -> Lane:
-    return Lane(key, (StepWork(rows, rows),) * steps, added_s, **more)
-
-
-def batcher_of(order: LanePolicy, max_rows: int) -> StepBatcher:
-    """A batcher bounded by rows alone."""
-    return StepBatcher(order, StepLimits(float("inf"), max_rows))
-
-
-def plan_of(keys: tuple[str, ...], steps: tuple[int, ...], rows: int) -> StepPlan:
-    return StepPlan(keys, steps, StepWork(rows, rows))
+from lego_serve.core.scheduling.ordering import fifo, least_slack
+from tests.support.batched_lanes import STEP_S, batcher_of, lane, plan_of
 
 
 def test_lanes_share_a_step_for_as_long_as_they_fit() -> None:
@@ -58,24 +39,6 @@ def test_planning_changes_nothing() -> None:
     batcher = batcher_of(fifo, 25)
     batcher.add(lane("a"))
     assert batcher.plan(0.0) == batcher.plan(0.0)
-
-
-def test_a_lane_over_the_budget_runs_alone() -> None:
-    """A lane with more rows than the budget is not refused: it has the step to itself."""
-    batcher = batcher_of(fifo, 5)
-    batcher.add(lane("big", rows=50))
-    batcher.add(lane("small", rows=1))
-    assert batcher.plan(0.0) == plan_of(("big",), (0,), 50)
-
-
-def test_small_lanes_do_not_overtake_a_large_one() -> None:
-    """A plan ends at the first lane that does not fit, though a later one would."""
-    batcher = batcher_of(fifo, 25)
-    for key, rows in (("a", 10), ("large", 20), ("small", 5)):
-        batcher.add(lane(key, rows=rows))
-    plan = batcher.plan(0.0)
-    assert plan is not None
-    assert plan.keys == ("a",)
 
 
 def test_a_lane_joins_a_running_batch_at_the_next_step() -> None:
@@ -145,42 +108,6 @@ def test_check_finds_a_lane_past_its_end() -> None:
         batcher.check()
 
 
-def test_a_step_is_bounded_by_its_predicted_seconds() -> None:
-    """Lanes join for as long as the rates promise that the step keeps to its limit."""
-    batcher = StepBatcher(fifo, StepLimits(max_step_s=0.025), Rates(row_s=1e-3, constant_s=4e-3))
-    for key in "abc":
-        batcher.add(lane(key, rows=10))
-    plan = batcher.plan(0.0)
-    assert plan is not None
-    assert plan.keys == ("a", "b")
-
-
-def test_without_a_limit_a_step_takes_as_long_as_it_pays() -> None:
-    """A large constant is shared by many lanes; at least a fixed number of rows runs in any case."""
-    rates = Rates(row_s=1e-5, constant_s=25e-3)
-    assert StepLimits().seconds(rates) == pytest.approx(0.25)
-    assert StepLimits().seconds(Rates(row_s=1e-5)) == pytest.approx(1024e-5)
-
-
-def test_nobody_joins_a_step_that_would_make_a_lane_in_it_late() -> None:
-    """Ten steps in 50 ms leave 5 ms each: no room for a lane that makes them take 8, but for one that makes it 4."""
-    batcher = StepBatcher(least_slack, StepLimits(max_step_s=1.0), Rates(row_s=1e-3))
-    batcher.add(lane("urgent", rows=2, steps=10, deadline_s=0.05))
-    batcher.add(lane("large", rows=6, steps=10, deadline_s=9.0))
-    assert batcher.plan(0.0) == plan_of(("urgent",), (0,), 2)
-    batcher.cancel("large")
-    batcher.add(lane("small", rows=2, steps=10, deadline_s=9.0))
-    assert batcher.plan(0.0) == plan_of(("urgent", "small"), (0, 0), 4)
-
-
-def test_a_lane_that_is_late_in_any_case_holds_up_nobody() -> None:
-    """Its pace could not be kept even alone, so that it says nothing about the step."""
-    batcher = StepBatcher(fifo, StepLimits(max_step_s=1.0), Rates(row_s=1e-3))
-    batcher.add(lane("late", rows=2, steps=10, deadline_s=0.01))
-    batcher.add(lane("large", rows=6, steps=10))
-    assert batcher.plan(0.0) == plan_of(("late", "large"), (0, 0), 8)
-
-
 def test_a_newcomer_with_the_least_slack_starts_at_the_next_step() -> None:
     """Among lanes that fill the step, one that is due sooner takes the next one, and the others keep their place."""
     batcher = batcher_of(least_slack, 10)
@@ -228,94 +155,3 @@ def test_a_suspect_lane_behind_others_does_not_join_them() -> None:
     batcher.add(lane("suspect", suspect_until=2, added_s=1.0))
     batcher.add(lane("b", added_s=2.0))
     assert batcher.plan(3.0) == plan_of(("a", "b"), (0, 0), 20)
-
-
-def test_a_limit_found_the_hard_way_holds() -> None:
-    """After memory ran out, no step of several lanes has more rows than the limit."""
-    batcher = batcher_of(fifo, 100)
-    for key in "abcd":
-        batcher.add(lane(key))
-    batcher.limit_rows(20)
-    plan = batcher.plan(0.0)
-    assert plan is not None
-    assert plan.keys == ("a", "b")
-
-
-def test_such_a_limit_is_tried_again_in_time() -> None:
-    """Somebody else may have had the memory; a limit of the configuration stays."""
-    batcher = batcher_of(fifo, 60)
-    for key in "abcdefgh":
-        batcher.add(lane(key, 10 * RELAX_STEPS))
-    batcher.limit_rows(20)
-    widths = []
-    for step in range(8 * RELAX_STEPS):
-        plan = batcher.plan(float(step))
-        assert plan is not None
-        widths.append(len(plan.keys))
-        batcher.commit(plan, float(step), float(step))
-    assert widths[0] == widths[RELAX_STEPS - 1] == 2
-    assert widths == sorted(widths)
-    assert widths[-1] == 6
-
-
-arrivals = st.lists(
-    st.tuples(
-        st.integers(0, 3),  # steps to wait before it comes
-        st.integers(1, 6),  # its steps
-        st.integers(1, 40),  # its rows
-        st.one_of(st.none(), st.floats(0, 5)),  # seconds to its deadline
-        st.floats(0.125, 8),  # its weight
-        st.booleans(),  # whether it is cancelled half-way
-    ),
-    max_size=20,
-)
-
-
-@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
-@settings(max_examples=60, deadline=None)
-@given(coming=arrivals, max_rows=st.integers(1, 60))
-def test_every_lane_takes_exactly_its_steps(order, coming, max_rows) -> None:  # type: ignore[no-untyped-def]
-    """Under any arrivals: steps 0, 1, 2, ... of each lane run once, budgets hold, and all lanes end."""
-    batcher, now, ran = batcher_of(order, max_rows), 0.0, {}
-    waiting = [(sum(w for w, *_ in coming[: i + 1]), f"l{i}", *rest) for i, (_, *rest) in enumerate(coming)]
-    rows = {key: r for _, key, _, r, *_ in waiting}
-    cancelled: set[str] = set()
-    finished: set[str] = set()
-    for turn in range(sum(steps for _, _, steps, *_ in waiting) + len(coming) * 3 + 1):
-        for _, key, steps, many, left, weight, _ in [w for w in waiting if w[0] == turn]:
-            batcher.add(lane(key, steps, many, now, deadline_s=None if left is None else now + left, weight=weight))
-            ran[key] = []
-        plan = batcher.plan(now)
-        if plan is not None:
-            assert plan.work.rows == sum(rows[k] for k in plan.keys)
-            assert plan.work.rows <= max_rows or len(plan.keys) == 1
-            for key, step in zip(plan.keys, plan.steps, strict=True):
-                ran[key].append(step)
-            finished |= {done.key for done in batcher.commit(plan, now, now + STEP_S)}
-        for _, key, steps, *_, dropped in waiting:
-            if dropped and len(ran.get(key, ())) > steps // 2 and batcher.cancel(key):
-                cancelled.add(key)
-        batcher.check()
-        now += STEP_S
-    assert finished | cancelled == {key for _, key, *_ in waiting}
-    assert not finished & cancelled
-    for _, key, steps, *_ in waiting:
-        assert ran[key] == list(range(steps if key in finished else len(ran[key])))
-
-
-@pytest.mark.parametrize("order", [fifo, least_slack, shortest_remaining])
-@settings(max_examples=15, deadline=None)
-@given(rivals=st.lists(st.tuples(st.integers(1, 8), st.floats(0, 1), st.floats(0.125, 8)), min_size=1, max_size=6))
-def test_nothing_starves(order, rivals) -> None:  # type: ignore[no-untyped-def]
-    """A patient lane ends although an urgent, heavy or short newcomer comes at every step, for ever."""
-    batcher, now, step_s = batcher_of(order, 1), 0.0, 2.0
-    batcher.add(lane("patient", 8, 1, now))
-    for turn in range(1000):
-        steps, left, weight = rivals[turn % len(rivals)]
-        batcher.add(lane(f"r{turn}", steps, 1, now, deadline_s=now + left, weight=weight))
-        plan = batcher.plan(now)
-        assert plan is not None
-        if any(done.key == "patient" for done in batcher.commit(plan, now, now + step_s)):
-            return
-        now += step_s
-    pytest.fail("the patient lane never ran")

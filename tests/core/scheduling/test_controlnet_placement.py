@@ -20,11 +20,15 @@ NVLINK, ETHERNET = Link(450e9, 20e-6), Link(1.2e9, 1e-3)
 
 def step(**changes: float | int | tuple[int, ...]) -> ControlStep:
     """FLUX at 1024 x 1024 on a large GPU, with a ControlNet of fifteen residuals for 57 blocks."""
-    given = {
-        "backbone_s": 0.1, "controlnet_s": 0.026, "blocks": 57, "added_at": tuple(range(0, 57, 4)),
-        "request_bytes": request_bytes(64 * 4096), "residual_bytes": residual_bytes(4096, 3072, 15, 2),
-    } | changes  # fmt: skip
-    return ControlStep(**given)  # type: ignore[arg-type]
+    fields = {
+        "backbone_s": 0.1,
+        "controlnet_s": 0.026,
+        "blocks": 57,
+        "added_at": tuple(range(0, 57, 4)),
+        "request_bytes": request_bytes(64 * 4096),
+        "residual_bytes": residual_bytes(4096, 3072, 15, 2),
+    } | changes
+    return ControlStep(**fields)  # type: ignore[arg-type]
 
 
 def test_bytes_of_a_step_are_those_of_its_rows() -> None:
@@ -69,9 +73,13 @@ def test_first_blocks_are_where_residuals_are_first_added() -> None:
 
 
 @given(
-    st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 10**9), st.floats(1e6, 1e12), st.floats(0, 0.1),
+    st.floats(0.001, 1),
+    st.floats(0.001, 1),
+    st.integers(0, 10**9),
+    st.floats(1e6, 1e12),
     st.floats(0, 0.1),
-)  # fmt: skip
+    st.floats(0, 0.1),
+)
 def test_no_placement_is_faster_than_what_is_chosen(
     backbone_s: float, controlnet_s: float, size: int, rate: float, latency_s: float, wait_s: float
 ) -> None:

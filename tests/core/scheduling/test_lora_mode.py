@@ -53,32 +53,32 @@ def test_many_sets_are_grouped() -> None:
     assert not patching_pays(lanes, None, RATES, CHEAP_SWAP)
 
 
-@given(of=st.lists(sets, min_size=1, max_size=8), steps=st.integers(1, 50))
-def test_what_adapters_add_is_never_less_than_nothing(of: list[AdapterSet | None], steps: int) -> None:
+@given(adapters=st.lists(sets, min_size=1, max_size=8), steps=st.integers(1, 50))
+def test_what_adapters_add_is_never_less_than_nothing(adapters: list[AdapterSet | None], steps: int) -> None:
     """And lanes without any add nothing."""
-    lanes = [LoraLane(each, WORK, steps) for each in of]
+    lanes = [LoraLane(each, WORK, steps) for each in adapters]
     extra_s = grouped_extra_s(lanes, CHEAP_SWAP)
     assert extra_s >= 0
-    assert (extra_s == 0) == all(each is None for each in of)
+    assert (extra_s == 0) == all(each is None for each in adapters)
     if extra_s == 0:
         assert not patching_pays(lanes, None, RATES, CHEAP_SWAP)
 
 
-@given(of=st.lists(sets, min_size=1, max_size=8), mode=st.sampled_from(LoraMode), cheap=st.booleans())
+@given(adapters=st.lists(sets, min_size=1, max_size=8), mode=st.sampled_from(LoraMode), cheap=st.booleans())
 def test_every_lane_ends_and_a_patched_step_has_one_set(
-    of: list[AdapterSet | None], mode: LoraMode, cheap: bool
+    adapters: list[AdapterSet | None], mode: LoraMode, cheap: bool
 ) -> None:
     """In whatever mode, and every plan keeps the lane that is first in order."""
-    made = batcher(mode, CHEAP_SWAP if cheap else DEAR_SWAP, *(lane(str(i), each) for i, each in enumerate(of)))
-    known, left = dict(enumerate(of)), set(map(str, range(len(of))))
-    for _ in range(4 * len(of)):
+    made = batcher(mode, CHEAP_SWAP if cheap else DEAR_SWAP, *(lane(str(i), each) for i, each in enumerate(adapters)))
+    sets_by_lane, left = dict(enumerate(adapters)), set(map(str, range(len(adapters))))
+    for _ in range(4 * len(adapters)):
         plan = made.plan(0.0)
         if plan is None:
             break
         made.check()
         assert min(left, key=int) in plan.keys
         if plan.patched is not None:
-            assert {known[int(key)] for key in plan.keys} == {plan.patched}
+            assert {sets_by_lane[int(key)] for key in plan.keys} == {plan.patched}
         left -= {each.key for each in made.commit(plan, 0.0, 0.01)}
     assert not left
 

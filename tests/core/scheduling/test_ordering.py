@@ -1,4 +1,4 @@
-"""The orders: who goes first, and that every lane has its place."""
+"""Lane policies: which lane goes first, and that every lane has its place."""
 
 from collections.abc import Sequence
 
@@ -29,8 +29,8 @@ def pace(step_s: float = 0.5) -> ReplicaPace:
     return ReplicaPace(Rates(constant_s=step_s), step_s)
 
 
-def first(order: LanePolicy, lanes: Sequence[Lane], now: float = 10.0, at: ReplicaPace | None = None) -> int:
-    return order(lanes, now, at or pace())[0]
+def first(policy: LanePolicy, lanes: Sequence[Lane], now: float = 10.0, speed: ReplicaPace | None = None) -> int:
+    return policy(lanes, now, speed or pace())[0]
 
 
 def test_fifo_is_by_arrival() -> None:
@@ -78,8 +78,8 @@ def test_shortest_remaining_prefers_less_work() -> None:
 
 def test_shortest_remaining_counts_rows() -> None:
     """Of two lanes of as many steps the smaller image goes first."""
-    at = ReplicaPace(Rates(row_s=0.01), 0.5)
-    assert first(shortest_remaining, [lane(rows=200), lane(rows=50)], at=at) == 1
+    speed = ReplicaPace(Rates(row_s=0.01), 0.5)
+    assert first(shortest_remaining, [lane(rows=200), lane(rows=50)], speed=speed) == 1
 
 
 def test_waiting_beats_short_work() -> None:
@@ -87,7 +87,7 @@ def test_waiting_beats_short_work() -> None:
     assert first(shortest_remaining, [lane(100.0, steps=1), lane(0.0, steps=50)], now=100.0) == 1
 
 
-@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
+@pytest.mark.parametrize("policy", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
 @given(
     lanes=st.lists(
         st.builds(
@@ -102,14 +102,14 @@ def test_waiting_beats_short_work() -> None:
     now=st.floats(100, 1000),
     step_s=st.floats(0, 10),
 )
-def test_an_order_names_every_lane_once(order: LanePolicy, lanes: list[Lane], now: float, step_s: float) -> None:
+def test_a_policy_names_every_lane_once(policy: LanePolicy, lanes: list[Lane], now: float, step_s: float) -> None:
     """What comes out is a permutation of the lanes, and asking again gives the same."""
-    said = order(lanes, now, pace(step_s))
-    assert sorted(said) == list(range(len(lanes)))
-    assert order(lanes, now, pace(step_s)) == said
+    order = policy(lanes, now, pace(step_s))
+    assert sorted(order) == list(range(len(lanes)))
+    assert policy(lanes, now, pace(step_s)) == order
 
 
-@pytest.mark.parametrize("order", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
-def test_ties_go_to_the_earlier_in_the_list(order: LanePolicy) -> None:
+@pytest.mark.parametrize("policy", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
+def test_ties_go_to_the_earlier_in_the_list(policy: LanePolicy) -> None:
     """Equal lanes keep their places."""
-    assert order([lane(), lane(), lane()], 1.0, pace()) == [0, 1, 2]
+    assert policy([lane(), lane(), lane()], 1.0, pace()) == [0, 1, 2]

@@ -1,5 +1,8 @@
 """Routing: which replica a call goes to."""
 
+from dataclasses import replace
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,10 +10,13 @@ from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.core.editing.templates import entries_label
+from lego_serve.core.nodes.messages import DenoiseInput, EncodeEditOutput, LoadAdaptersOutput, TextEncodeOutput
 from lego_serve.core.scheduling.routing import (
     HINT_S,
     HINTS,
+    CallHints,
     Outstanding,
+    ReplicaChoice,
     Residency,
     denoising_work,
     entries_read,
@@ -33,20 +39,22 @@ def test_suspects_share_one_replica() -> None:
     assert quarantine(["b", "a"], False) == ["b", "a"]
 
 
+NOTHING = TextEncodeOutput(None, None)  # type: ignore[arg-type]
+PLAIN = DenoiseInput(NOTHING, 128, 96, steps=20, guidance=1.0, seed=0, n=2, negative=NOTHING)
+
+
 def test_work_is_pixels_times_passes() -> None:
     """Guidance doubles it where there is a negative prompt; images add up."""
-    plain = {"width": 128, "height": 96, "steps": 20, "n": 2, "guidance": 1.0, "negative": {}}
-    assert denoising_work(plain) == 128 * 96 * 20 * 2
-    assert denoising_work(plain | {"guidance": 4.0}) == 2 * denoising_work(plain)
-    distilled = {name: value for name, value in plain.items() if name != "negative"}
-    assert denoising_work(distilled | {"guidance": 4.0}) == denoising_work(plain)
+    assert denoising_work(PLAIN) == 128 * 96 * 20 * 2
+    assert denoising_work(replace(PLAIN, guidance=4.0)) == 2 * denoising_work(PLAIN)
+    assert denoising_work(replace(PLAIN, negative=None, guidance=4.0)) == denoising_work(PLAIN)
 
 
 def test_work_is_a_number_whatever_a_workflow_lets_through() -> None:
     """A whole number without bounds may be past every float."""
     for name in ("n", "width", "height", "steps", "seed"):
-        assert denoising_work({"width": 128, "height": 96, "steps": 20, "n": 2} | {name: 10**400}) >= 128
-    assert priming_work(edit(0.25) | {"n": 10**400}) > 0
+        assert denoising_work(replace(PLAIN, **{name: 10**400})) >= 96
+    assert priming_work(replace(edit(0.25), n=10**400)) > 0
 
 
 def test_the_least_loaded_replicas_are_found() -> None:
@@ -74,18 +82,12 @@ def test_placing_on_the_least_loaded_keeps_them_within_one_call(calls: list[tupl
     assert max(loads) - min(loads) <= max((work for _, work in calls), default=0) + 1e-9
 
 
-def edit(ratio: float, *, is_described: bool = False) -> dict[str, object]:
-    """An edit's inputs that compute such a part of their image."""
+def edit(ratio: float, *, is_described: bool = False) -> DenoiseInput:
+    """An edit that computes such a part of its image."""
     latents = EditLatents(None, None, Quality.HIGH, "t", ratio, is_described=is_described)
-    return {
-        "width": 128,
-        "height": 128,
-        "steps": 10,
-        "n": 1,
-        "guidance": 4.0,
-        "negative": {},
-        "edit": {"edit": latents},
-    }
+    return DenoiseInput(
+        NOTHING, 128, 128, steps=10, guidance=4.0, seed=0, n=1, negative=NOTHING, edit=EncodeEditOutput(latents)
+    )
 
 
 def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() -> None:
@@ -93,11 +95,11 @@ def test_an_edit_weighs_what_it_computes_and_priming_a_branch_of_everything() ->
     whole = denoising_work(edit(1.0))
     assert denoising_work(edit(0.1)) == whole / 10
     assert priming_work(edit(0.1)) == whole / 2
-    assert priming_work(edit(0.1) | {"n": 2}) == whole / 2
-    told = {name: value for name, value in edit(0.1).items() if name != "negative"}
+    assert priming_work(replace(edit(0.1), n=2)) == whole / 2
+    told = replace(edit(0.1), negative=None)
     assert priming_work(told) == whole / 2 == 10 * denoising_work(told)
     assert priming_work(edit(0.1, is_described=True)) == whole  # its branches are primed by different words
-    assert priming_work(edit(1.0)) == priming_work({"steps": 3}) == 0
+    assert priming_work(edit(1.0)) == priming_work(PLAIN) == 0
 
 
 def test_an_edit_goes_where_its_template_is_until_that_takes_longer_than_priming_it_elsewhere() -> None:
@@ -134,13 +136,13 @@ def test_a_template_is_where_its_replica_says_or_where_a_call_for_it_went_lately
     assert not where.has("a", "t", (), 1.0)
 
 
-def adapted(*uses: tuple[str, float, float, float], denoiser: bool = True) -> dict[str, object]:
-    """An edit's inputs with adapters: hash, scale, and from and up to which part of the steps."""
+def adapted(*uses: tuple[str, float, float, float], denoiser: bool = True) -> DenoiseInput:
+    """An edit with adapters: hash, scale, and from and up to which part of the steps."""
     loaded = tuple(
         LoadedAdapter(AdapterRequest(sha, scale, start, end), sha, 1, has_text=True, has_denoiser=denoiser)
         for sha, scale, start, end in uses
     )
-    return edit(0.1) | {"adapters": {"adapters": loaded}}
+    return replace(edit(0.1), adapters=LoadAdaptersOutput(loaded))
 
 
 ONE, TWO = ("1", 0.5, 0.0, 1.0), ("2", 1.0, 0.0, 1.0)
@@ -168,9 +170,9 @@ def test_an_edit_with_adapters_goes_where_they_primed_its_template() -> None:
 def test_adapters_whose_files_are_still_being_read_share_no_entries() -> None:
     """They have no hash yet: of two names, or two versions of a file, none is taken for the other."""
 
-    def unread(name: str, *version: int) -> dict[str, object]:
+    def unread(name: str, *version: int) -> DenoiseInput:
         loaded = LoadedAdapter(AdapterRequest(name), "", 0, has_text=False, version=version)
-        return edit(0.1) | {"adapters": {"adapters": (loaded,)}}
+        return replace(edit(0.1), adapters=LoadAdaptersOutput((loaded,)))
 
     read = [entries_read(unread(name, *version)).keys() for name, *version in (("a", 1), ("b", 1), ("a", 2))]
     assert len({label for labels in read for label in labels}) == 3
@@ -183,10 +185,10 @@ def test_an_adapter_of_some_steps_reads_what_it_primed_in_those_alone() -> None:
     besides = priming_by_replica(late, {"a": ("t",), "b": (mine,), "c": ("t", mine), "d": ()}, Residency(), 0.0)
     parts = {"a": 0.25, "b": 0.75, "c": 0, "d": 1}
     assert besides == {replica: part * priming_work(late) for replica, part in parts.items()}
-    assert entries_read(late | {"strength": 0.5}) == {"t": 0.5, mine: 0.5}
-    assert entries_read(late | {"strength": 0.25}) == {mine: 1.0}
-    assert entries_read(late | {"strength": 1e-300}) == {mine: 1.0}
-    assert entries_read(edit(1.0)) == entries_read({"steps": 3}) == {}
+    assert entries_read(replace(late, strength=0.5)) == {"t": 0.5, mine: 0.5}
+    assert entries_read(replace(late, strength=0.25)) == {mine: 1.0}
+    assert entries_read(replace(late, strength=1e-300)) == {mine: 1.0}
+    assert entries_read(edit(1.0)) == entries_read(PLAIN) == {}
 
 
 windows = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1])
@@ -196,6 +198,50 @@ windows = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0
 def test_the_parts_of_what_is_read_are_all_of_it(parts: list[tuple[float, float]], strength: float) -> None:
     """Whatever the adapters' steps; so no replica is taken to save more than a priming takes."""
     uses = [(str(number), 1.0, start, end) for number, (start, end) in enumerate(parts)]
-    read = entries_read(adapted(*uses) | {"strength": strength})
+    read = entries_read(replace(adapted(*uses), strength=strength))
     assert abs(sum(read.values()) - 1) < 1e-6
     assert min(read.values()) >= 0
+
+
+def test_a_denoising_call_goes_to_the_replica_expected_to_end_it_first() -> None:
+    """It is placed there, and the others follow in case that one is full."""
+    choice, rng, templates = ReplicaChoice(), Random(0), dict.fromkeys("abc", ())
+    first = choice.ranked(CallHints(PLAIN, "one"), templates, 0.0, rng)
+    second = choice.ranked(CallHints(PLAIN, "two"), templates, 0.0, rng)
+    assert [len(group) for group in first] == [1, 2]
+    assert sorted(replica for group in first for replica in group) == ["a", "b", "c"]
+    assert second[0] != first[0]
+    assert choice.outstanding.of(first[0][0]) == denoising_work(PLAIN)
+
+
+def test_any_other_call_is_offered_to_two_at_random() -> None:
+    """None of them is placed: such calls are short."""
+    choice = ReplicaChoice()
+    [offered] = choice.ranked(CallHints(), dict.fromkeys("abcd", ()), 0.0, Random(0))
+    assert len(set(offered)) == 2
+    assert choice.ranked(CallHints(), {}, 0.0, Random(0)) == [[]]
+
+
+@given(
+    st.sets(st.sampled_from("abcd"), min_size=1),
+    st.sets(st.sampled_from("abcd")),
+    st.sets(st.sampled_from("abcd")),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_the_same_seed_chooses_the_same_replica_and_never_one_to_keep_away_from(
+    replicas: set[str], avoid: set[str], draining: set[str], is_suspect: bool, seed: int
+) -> None:
+    """Unless there is no other; suspects all go to one."""
+
+    def ranked() -> list[list[str]]:
+        choice = ReplicaChoice()
+        choice.draining |= draining
+        hints = CallHints(PLAIN, "key", frozenset(avoid), is_suspect)
+        return choice.ranked(hints, dict.fromkeys(sorted(replicas), ()), 0.0, Random(seed))
+
+    groups = ranked()
+    assert groups == ranked()
+    named = {replica for group in groups for replica in group}
+    allowed = replicas - avoid - draining or replicas
+    assert named == ({min(allowed)} if is_suspect else allowed)

@@ -89,6 +89,7 @@ def test_a_good_declaration_becomes_a_workflow() -> None:
         ("inputs/steps/maximum", 4, "input steps: unknown key `maximum`; did you mean `max`?"),
         ("output", {}, "unknown key `output`; did you mean `outputs`?"),
         ("metadata/nam", "w", "metadata nam: unknown key `nam`; did you mean `name`?"),
+        ("metadata/reuse_floor", 0.9, "metadata reuse_floor: unknown key `reuse_floor`; it is now `min_ssim`"),
         ("outputs/images", "$image", "output images: unknown key `images`; did you mean `image`?"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 
 from lego_serve.errors import RequestError
-from lego_serve.gateway.media.masks import MAX_SPREAD, decode_mask, weights_of
+from lego_serve.gateway.media.masks import MAX_SPREAD, decode_mask, edit_weights
 
 SIZE = (24, 16)
 masks = arrays.arrays(bool, (16, 24))
@@ -52,7 +52,7 @@ def test_a_palette_may_be_transparent_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "PNG"),
         (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -67,9 +67,9 @@ def test_a_palette_may_be_transparent_too() -> None:
         (file_of(Image.new("RGBA", SIZE), save_all=True, append_images=[Image.new("RGBA", SIZE, "red")]), "animated"),
     ],
 )
-def test_what_is_no_mask_is_refused(data: bytes, said: str) -> None:
+def test_what_is_no_mask_is_refused(data: bytes, message: str) -> None:
     """By name, before anything large is decoded."""
-    with pytest.raises(RequestError, match=said) as refused:
+    with pytest.raises(RequestError, match=message) as refused:
         decode_mask(data, SIZE, 10_000)
     assert (refused.value.param, refused.value.code) == ("mask", "invalid_image")
 
@@ -78,7 +78,7 @@ def test_what_is_no_mask_is_refused(data: bytes, said: str) -> None:
 @given(mask=masks, dilation=st.integers(0, 4), feather=st.integers(0, 6))
 def test_all_of_a_mask_is_new_and_nothing_far_from_it(mask: np.ndarray, dilation: int, feather: int) -> None:
     """255 within ``dilation`` pixels of it, 0 beyond ``dilation + feather``, and never less closer to it."""
-    weight = weights_of(mask, SIZE, dilation, feather)
+    weight = edit_weights(mask, SIZE, dilation, feather)
     far = distances(mask)
     assert (weight[far <= dilation] == 255).all()
     assert (weight[far > dilation + feather] == 0).all()
@@ -88,7 +88,7 @@ def test_an_edge_fades_step_by_step() -> None:
     """Away from a straight edge the weight falls."""
     mask = np.zeros((16, 24), dtype=bool)
     mask[:, :8] = True
-    row = weights_of(mask, SIZE, 1, 4)[8].astype(int)
+    row = edit_weights(mask, SIZE, 1, 4)[8].astype(int)
     assert list(row[:9]) == [255] * 9
     assert 255 > row[9] > row[10] > row[11] > 0
     assert not row[13:].any()
@@ -99,16 +99,16 @@ def test_an_edge_fades_step_by_step() -> None:
 def test_masks_grow_as_by_a_window_around_every_pixel(mask: np.ndarray, dilation: int, feather: int) -> None:
     """To the bit, at borders too, and where the window is larger than the image."""
     height, width = mask.shape
-    assert np.array_equal(weights_of(mask, (width, height), dilation, feather), by_windows(mask, dilation, feather))
+    assert np.array_equal(edit_weights(mask, (width, height), dilation, feather), by_windows(mask, dilation, feather))
 
 
 def test_the_widest_spread_of_a_large_mask_is_soon_done() -> None:
     """What it takes does not grow with the window around each pixel; a gateway has others to answer."""
     mask = np.zeros((1440, 1440), dtype=bool)
     mask[700:720, 700:720] = True
-    weights_of(mask[:16, :16], (16, 16), 1, 1)  # what is imported on the way is no part of it
+    edit_weights(mask[:16, :16], (16, 16), 1, 1)  # what is imported on the way is no part of it
     started = time.process_time()
-    weight = weights_of(mask, (1440, 1440), MAX_SPREAD, MAX_SPREAD)
+    weight = edit_weights(mask, (1440, 1440), MAX_SPREAD, MAX_SPREAD)
     assert time.process_time() - started < 2
     assert weight[700 - MAX_SPREAD, 719 + MAX_SPREAD] == 255
     assert 255 > weight[710, 719 + MAX_SPREAD + 32] > 0
@@ -127,14 +127,14 @@ def test_a_mask_that_shrinks_keeps_all_that_it_touches(data: st.DataObject, mask
         for y in range(height)
     ]  # fmt: skip
     wanted = np.array([[255 * part.any() for part in row] for row in touched])
-    assert np.array_equal(weights_of(mask, (width, height), 0, 0), wanted)
+    assert np.array_equal(edit_weights(mask, (width, height), 0, 0), wanted)
 
 
 @settings(max_examples=80, deadline=None)
 @given(mask=any_masks, width=sides, height=sides)
 def test_no_mask_comes_out_empty_at_another_size(mask: np.ndarray, width: int, height: int) -> None:
     """Whichever side shrinks or grows; where both grow its pixels are repeated."""
-    weight = weights_of(mask, (width, height), 0, 0)
+    weight = edit_weights(mask, (width, height), 0, 0)
     assert weight.any() == mask.any()
     if height >= mask.shape[0] and width >= mask.shape[1]:
         given = Image.fromarray(mask.astype(np.uint8) * 255)

@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 
 from lego_serve.gateway.media.codec import decode_upload
 from lego_serve.gateway.media.masks import decode_mask
-from lego_serve.gateway.media.strip_metadata import TooManyParts, strip_metadata, turn_of
+from lego_serve.gateway.media.strip_metadata import TooManyParts, exif_orientation, strip_metadata
 from lego_serve.gateway.settings import GatewaySettings
-from tests.support.images import NEITHER, NOISE, SIZE, chunk, file_of, good, laden_jpeg
-from tests.support.laden import LADEN, LADEN_PNG, exif_segment, laden_png, overlapping
+from tests.support.gateway.images import NEITHER, NOISE, SIZE, chunk, file_of, good, laden_jpeg
+from tests.support.gateway.laden import LADEN, LADEN_PNG, exif_segment, laden_png, overlapping
 
 MOST = 1_000_000
 ROOM_BYTES = 4_000_000  # beside copies of the file: the pixels, and what Pillow and Python need
@@ -100,21 +100,21 @@ def test_images_are_turned_as_pillow_turns_them(turn: int, order: str) -> None:
         wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         assert decode_upload(data, MOST).tobytes() == wanted.tobytes()
         assert decode_upload(data, MOST).size == (SIZE if turn in (0, 1, 2, 3, 4, 9) else SIZE[::-1])
-    assert turn_of(held(turn, order, 4)) == turn_of(exif)
+    assert exif_orientation(held(turn, order, 4)) == exif_orientation(exif)
 
 
 def test_only_the_first_exif_data_counts() -> None:
     """As with whoever else reads the file."""
     two = exif_segment(held(6)) + exif_segment(held(3))
-    assert strip_metadata(laden_jpeg(two)).turn == 6
-    assert strip_metadata(laden_png(chunk(b"eXIf", held(8)) + chunk(b"eXIf", held(3)))).turn == 8
+    assert strip_metadata(laden_jpeg(two)).orientation == 6
+    assert strip_metadata(laden_png(chunk(b"eXIf", held(8)) + chunk(b"eXIf", held(3)))).orientation == 8
 
 
 @given(st.binary(max_size=200), st.integers(0, 70))
 def test_no_exif_data_is_beyond_reading(data: bytes, cut: int) -> None:
     """It says one of eight things, cut off or made up."""
     for exif in (data, b"II*\0" + data, b"MM\0*\0\0\0\x08" + data, held(6)[:cut], overlapping(5, 10)[:cut]):
-        assert 1 <= turn_of(exif) <= 8
+        assert 1 <= exif_orientation(exif) <= 8
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
@@ -127,7 +127,7 @@ def test_damage_anywhere_is_left_to_the_decoder(form: str, data: st.DataObject) 
     changed = bytes(whole[: data.draw(st.integers(1, len(whole)))])
     found = strip_metadata(changed)
     assert len(found.data) <= len(changed)
-    assert 1 <= found.turn <= 8
+    assert 1 <= found.orientation <= 8
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lego_serve.gateway.settings import GatewaySettings
-from tests.support.images import (
+from tests.support.gateway.images import (
     NEITHER,
     NO_MASK,
     SIZE,
@@ -78,7 +78,7 @@ async def test_what_is_no_image_or_has_no_alpha_is_no_mask(refused, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("PNG of 60000 a side", "has more than 1000000 pixels"),
         ("PNG of 9400 a side", "has more than 1000000 pixels"),
@@ -92,17 +92,17 @@ async def test_what_is_no_image_or_has_no_alpha_is_no_mask(refused, name: str) -
         ("zero bytes", "must be a PNG"),
     ],
 )
-async def test_the_words_say_what_is_wrong(refused, name: str, said: str) -> None:
+async def test_the_words_say_what_is_wrong(refused, name: str, message: str) -> None:
     """Of an image and of a mask alike."""
-    assert said in await refused("image", {"image": NEITHER[name]})
-    assert said in await refused("mask", {"image": good("RGB"), "mask": NEITHER[name]})
+    assert message in await refused("image", {"image": NEITHER[name]})
+    assert message in await refused("mask", {"image": good("RGB"), "mask": NEITHER[name]})
 
 
 async def test_a_mask_of_another_size_hears_both_sizes(refused) -> None:
     """Its own and the image's."""
-    said = await refused("mask", {"image": good("RGB"), "mask": NO_MASK["turned against its image"]})
-    assert "96x128" in said
-    assert "128x96" in said
+    message = await refused("mask", {"image": good("RGB"), "mask": NO_MASK["turned against its image"]})
+    assert "96x128" in message
+    assert "128x96" in message
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_odd_images_become_plain_ones(client, runner, data: bytes, colour:
     """What can be shown is taken, 8 bits of red, green and blue; all else in the file is dropped."""
     answer = await client.post(URL, files={"image": data}, data={"prompt": "a"})
     assert answer.status_code == 200, answer.text
-    pixels = runner.jobs[0].inputs["image"]["pixels"]
+    pixels = runner.jobs[0].inputs["image"].pixels
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - colour).max() <= 1
     assert b"script" not in answer.content

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.addons import AdapterCommand, AdapterRequest, AdapterStats, ControlNetRequest, ControlNetStats
+from lego_serve.core.addons import AdapterRequest, AdapterStats, ControlNetRequest, ControlNetStats
 from lego_serve.core.jobs.job import TaskStats
+from lego_serve.core.nodes.requests import ListAdapters, RegisterAdapter, RemoveAdapter, ShowAdapter
 from lego_serve.errors import InvalidAdapter
-from tests.gateway.routes.test_images import URL, refused
+from tests.support.gateway.client import refused
+
+URL = "/v1/images/generations"
 
 
 def image(width: int = 20, height: int = 10, colour: str = "red") -> str:
@@ -105,7 +108,7 @@ async def test_the_job_gets_adapters_and_decoded_images(client, runner) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(client, runner, field, entries, status, code, param) -> None:
-    """Before any job is made, and nothing of what was said comes back."""
+    """Before any job is made, and nothing of the request comes back."""
     await refused(client, {"prompt": "a", field: entries}, status, code, param)
     assert runner.jobs == []
 
@@ -165,10 +168,10 @@ async def test_an_unknown_name_is_repeated_with_the_nearest_there_is(client) -> 
     assert await message(client, net) == "There is no ControlNet egdes; did you mean edges?"
     net["controlnet"][0]["name"] = "zzz"
     assert await message(client, net) == "There is no ControlNet zzz; there is depth, edges."
-    said = await message(client, {"prompt": "a", "model": "lego-tini"})
-    assert said == "There is no model lego-tini; did you mean lego-tiny?"
-    said = await message(client, {"prompt": "a", "model": "<b>lego-tiny"})
-    assert said == "There is no model of this name; GET /v1/models lists them."
+    answer = await message(client, {"prompt": "a", "model": "lego-tini"})
+    assert answer == "There is no model lego-tini; did you mean lego-tiny?"
+    answer = await message(client, {"prompt": "a", "model": "<b>lego-tiny"})
+    assert answer == "There is no model of this name; GET /v1/models lists them."
 
 
 @pytest.mark.parametrize(
@@ -212,9 +215,9 @@ async def test_an_operator_looks_at_one_adapter(client, runner) -> None:
     card = (await client.get(f"{ADMIN}/b", params={"model": "lego-tiny"})).json()
     assert card == {
         "id": "b", "object": "adapter", "model": "lego-tiny", "registered": True, "rank": 4, "bytes": 1000,
-        "resident": ["LoRA node", "backbone:r1"],
+        "resident": ["lora", "backbone:r1"],
     }  # fmt: skip
-    assert runner.adapter_orders == [AdapterCommand("show", "lego-tiny", "b")]
+    assert runner.adapter_requests == [("lego-tiny", ShowAdapter("b"))]
     assert (await client.get(f"{ADMIN}/nobody")).json()["error"]["code"] == "adapter_not_found"
 
 
@@ -228,11 +231,11 @@ async def test_an_operator_lists_registers_and_removes_adapters(client, runner) 
     assert (await client.post(ADMIN, json={"id": "a", "path": "x/a.safetensors"})).json()["registered"] is True
     assert (await client.post(ADMIN, json={"id": "taken", "path": "a"})).status_code == 429
     assert (await client.delete(f"{ADMIN}/a", params={"model": "m"})).json()["status"] == "removed"
-    assert runner.adapter_orders == [
-        AdapterCommand("list"),
-        AdapterCommand("register", None, "a", "x/a.safetensors"),
-        AdapterCommand("register", None, "taken", "a"),
-        AdapterCommand("remove", "m", "a"),
+    assert runner.adapter_requests == [
+        (None, ListAdapters()),
+        (None, RegisterAdapter("a", "x/a.safetensors")),
+        (None, RegisterAdapter("taken", "a")),
+        ("m", RemoveAdapter("a")),
     ]
 
 
@@ -249,7 +252,7 @@ async def test_a_field_that_is_given_twice_registers_nothing(client, runner, tex
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("duplicate_field", param)
-    assert runner.adapter_orders == []
+    assert runner.adapter_requests == []
 
 
 @pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": 1, "path": "a"}, {"id": "a", "path": "a", "url": "b"}, []])
@@ -258,4 +261,4 @@ async def test_a_body_that_registers_nothing_is_refused(client, runner, body) ->
     assert (await client.post(ADMIN, json=body)).status_code == 400
     answer = await client.post(ADMIN, files={"file": ("a.zip", b"PK")}, data={"id": "a"})
     assert answer.status_code == 415
-    assert runner.adapter_orders == []
+    assert runner.adapter_requests == []

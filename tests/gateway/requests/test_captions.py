@@ -1,4 +1,4 @@
-"""`caption`: what an image shows, said by an edit or kept with a template; what primes, and what that takes."""
+"""`caption`: what an image shows, given with an edit or kept with a template; what primes, and what that takes."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,9 @@ import pytest
 from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.errors import RequestError
 from lego_serve.gateway.requests.schemas import MAX_PROMPT_CHARACTERS
-from tests.gateway.routes.test_templates import EDITS, URL, error_of, file_of, files_in, mask_of, registered
+from tests.support.gateway.client import error_of, file_of, files_in, mask_of, registered
+
+URL, EDITS = "/v1/templates", "/v1/images/edits"
 
 WORDS = "a black wall"
 MASKED = {"image": file_of(), "mask": mask_of()}
@@ -31,19 +33,19 @@ async def edited(client, **fields: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def said(runner) -> list[tuple[object, bool]]:
+def captions_of(runner) -> list[tuple[object, bool]]:
     """The caption of each job, and whether its edit counts as described."""
     return [(job.inputs["caption"], job.inputs["edit"].is_described) for job in runner.jobs]
 
 
 async def test_a_caption_goes_to_what_primes(client, runner) -> None:
-    """With adapters too, as it was said; without one, or with a blank one, the edit is not described."""
+    """With adapters too, unchanged; without one, or with a blank one, the edit is not described."""
     await edited(client, caption=f" {WORDS}")
     await edited(client, caption=WORDS, lora='[{"name": "stripes"}]')
     await edited(client)
     for blank in BLANK:
         await edited(client, caption=blank)
-    assert said(runner) == [(f" {WORDS}", True), (WORDS, True), *[("", False)] * 3]
+    assert captions_of(runner) == [(f" {WORDS}", True), (WORDS, True), *[("", False)] * 3]
     assert [job.workflow for job in runner.jobs[:2]] == ["lego-tiny-edit", "lego-tiny-edit-lora"]
 
 
@@ -98,7 +100,7 @@ async def test_a_templates_caption_is_that_of_its_edits(client, runner) -> None:
     await edited(client, template=card["id"], caption="black")
     await edited(client, template=card["id"], caption=" ")
     await edited(client, template=card["id"], lora='[{"name": "stripes"}]')
-    assert said(runner) == [(WORDS, True), ("black", True), (WORDS, True), (WORDS, True)]
+    assert captions_of(runner) == [(WORDS, True), ("black", True), (WORDS, True), (WORDS, True)]
     whole = runner.workflows["lego-tiny-img2img"]
     inputs = dict(whole.inputs) | {"caption": Input("text", default="")}
     form = {"prompt": (None, "a"), "template": (None, card["id"])}
@@ -150,11 +152,11 @@ async def test_a_file_from_before_there_were_captions_is_a_template_without_one(
     path.write_text(json.dumps(old))
     assert (await client.get(URL)).json()["data"] == [card]
     await edited(client, template=card["id"])
-    assert said(runner) == [("", False)]
+    assert captions_of(runner) == [("", False)]
 
 
 async def test_a_caption_is_left_out_once_its_workflow_takes_none(client, runner) -> None:
-    """For no request has said it: the template is listed, warmed and edited as one without; a request's is refused."""
+    """For no request has given it: the template is listed, warmed and edited as one without; a request's is refused."""
     runner.more = {"own-edit": replace(runner.workflows["lego-tiny-edit"], name="own-edit")}
     card = await registered(client, caption=WORDS, model="own-edit")
     runner.more = {"own-edit": without_captions(runner.more["own-edit"])}
@@ -181,7 +183,7 @@ async def test_warming_has_the_templates_caption_or_its_own(client, runner) -> N
         answer = await client.post(f"{URL}/{name}/warm", json=body | {"wait": True})
         assert answer.status_code == 200, answer.text
     wanted = [(WORDS, True), (WORDS, True), (WORDS, True), ("black", True), ("", False)]
-    assert sorted(said(runner), key=str) == sorted(wanted, key=str)
+    assert sorted(captions_of(runner), key=str) == sorted(wanted, key=str)
     for body, code in (({"caption": 1}, "invalid_type"), ({"caption": "a" * 32_001}, "invalid_value")):
         answer = await client.post(f"{URL}/{card['id']}/warm", json=body)
         assert error_of(answer) == (400, code, "caption")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lego_serve.core.addons import AdapterRequest
-from tests.support.images import file_of, good
+from tests.support.gateway.images import file_of, good
 
 URL = "/v1/images/edits"
 LORA = {"name": "stripes"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import file_of
+from tests.support.gateway.images import file_of
 
 URL = "/v1/images/edits"
 
@@ -26,7 +26,7 @@ async def test_an_image_and_a_prompt_run_the_sibling_workflow(client, runner) ->
     job = runner.jobs[0]
     assert job.workflow == "lego-tiny-img2img"
     assert (job.inputs["width"], job.inputs["height"], job.inputs["strength"], job.inputs["n"]) == (128, 96, 0.5, 2)
-    pixels = job.inputs["image"]["pixels"]
+    pixels = job.inputs["image"].pixels
     assert (pixels.shape, pixels.dtype) == ((96, 128, 3), np.uint8)
 
 

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, NodeUnavailable, RequestError
+from tests.support.gateway.client import refused
 
 URL = "/v1/images/generations"
-
-
-async def refused(client: httpx2.AsyncClient, body: object, status: int, code: str, param: str | None) -> None:
-    """Post a body and compare the error."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = await client.post(URL, content=content, headers={"content-type": "application/json"})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
-    assert answer.headers["x-request-id"]
-    assert set(error) == {"message", "type", "param", "code"}
 
 
 async def test_an_image_comes_back_with_its_seed(client, runner) -> None:

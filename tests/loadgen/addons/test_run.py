@@ -2,17 +2,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from loadgen.addons.applied import inspect_applied
+from loadgen.addons.image_checks import check_addon_images
 from loadgen.addons.plan import ADDONS
 from loadgen.addons.request import AddonsRequest
 from loadgen.client import Reply, Sample
-from loadgen.mixed.objective import Timed
+from loadgen.mixed.bench import Bench
+from loadgen.mixed.objective import TimedRun
 from loadgen.mixed.plan import Layout
 from loadgen.mixed.rounds import measure
-from loadgen.mixed.sides import Bench
-from loadgen.traffic import Arrivals, Closed, ImageRequest
-from tests.support.pools import workload
-from tests.support.simulated import World, cost_s, image, world
+from loadgen.traffic import Arrivals, ClosedLoop, ImageRequest
+from tests.support.loadgen.pools import workload
+from tests.support.loadgen.simulated import World, cost_s, image, world
 
 
 class SlowStorage:
@@ -50,7 +50,7 @@ def test_storage_is_as_slow_as_the_best_layouts_plain_time() -> None:
 
 
 def test_requests_of_the_rounds_have_addons() -> None:
-    """Closed loop and common rate carry adapters and ControlNets."""
+    """The closed loop and the common rate carry adapters and ControlNets."""
     _, _, bench = addons_world()
     seen = measure(bench)
     for timed in (seen.lego[0].closed, seen.lego[0].rated):
@@ -70,7 +70,7 @@ class Painter:
         self, requests: Sequence[ImageRequest], arrivals: Arrivals, rng: random.Random, deadline_s: object = None
     ) -> list[Sample]:
         """Answer at once, one after the other."""
-        assert arrivals == Closed(len(requests), 1)
+        assert arrivals == ClosedLoop(len(requests), 1)
         return [Sample(0.0, 0.0, 1.0, Reply(self._paint(request))) for request in requests]
 
     def _paint(self, request: ImageRequest) -> bytes:
@@ -78,15 +78,15 @@ class Painter:
         return image(10 + self._strength * sum(request.addons) + self._noise * self._made)
 
 
-def rated(painter: Painter) -> Timed:
+def rated(painter: Painter) -> TimedRun:
     requests = workload().requests(1, 1, 40)
-    return Timed(requests, painter.run(requests, Closed(40, 1), random.Random(0)))
+    return TimedRun(requests, painter.run(requests, ClosedLoop(40, 1), random.Random(0)))
 
 
 def test_images_with_their_addons_pass() -> None:
     """The same image alone, another one without add-ons."""
     painter = Painter()
-    found = inspect_applied(painter, rated(painter), 6)
+    found = check_addon_images(painter, rated(painter), 6)
     assert found["made_again_alone"] == found["made_without_addons"] == found["visibly_changed_by_addons"] == 6
     assert found["made_again_max_difference_255"] == 0
 
@@ -94,13 +94,13 @@ def test_images_with_their_addons_pass() -> None:
 def test_images_without_their_addons_are_found_out() -> None:
     """A server that leaves add-ons away makes the same image without them."""
     painter = Painter(strength=0)
-    assert inspect_applied(painter, rated(painter), 6)["visibly_changed_by_addons"] == 0
+    assert check_addon_images(painter, rated(painter), 6)["visibly_changed_by_addons"] == 0
 
 
 def test_images_that_depend_on_company_are_found_out() -> None:
     """An image that comes out otherwise the second time shows."""
     painter = Painter(noise=1)
-    found = inspect_applied(painter, rated(painter), 6)
+    found = check_addon_images(painter, rated(painter), 6)
     assert isinstance(found["made_again_max_difference_255"], int)
     assert found["made_again_max_difference_255"] > 0
 
@@ -108,6 +108,6 @@ def test_images_that_depend_on_company_are_found_out() -> None:
 def test_nothing_answered() -> None:
     """Without an image there is nothing to compare, and the summary says so."""
     requests = [AddonsRequest("a circle", 128, 128, 8, 4.0, 1, ("x",))]
-    found = inspect_applied(Painter(), Timed(requests, [Sample(0, 0, 1, Reply(None, "504"))]), 6)
+    found = check_addon_images(Painter(), TimedRun(requests, [Sample(0, 0, 1, Reply(None, "504"))]), 6)
     assert found["made_again_alone"] == 0
     assert found["made_again_max_difference_255"] is None

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from loadgen.addons.plan import ADDONS_PLAN
-from tests.support.pools import storage
+from loadgen.addons.storage import SLOW_STORAGE
+from tests.support.loadgen.pools import storage
 
 CONFIG = """
 models:
@@ -14,35 +15,63 @@ models:
     nodes: {backbone: {replicas: {min: 2, max: 2}}}
     adapters: {roots: ["builtin:adapters"], mode: grouped}
     controlnets: {lego-tiny-outline: {path: "builtin:lego-tiny-outline"}}
+workflows: [lego-tiny, own.yaml]
 """
 
 
-def test_both_sides_keep_the_same_bytes_and_wait_as_long(tmp_path: Path) -> None:
-    """All processes of a side together keep the same bytes, and a load takes the same seconds."""
-    place = storage(tmp_path)
-    place.set(0.5)
-    theirs = json.loads(place.baseline_file(2).read_text())
-    config = tmp_path / "tiny.yaml"
+def config_file(folder: Path) -> Path:
+    config = folder / "tiny.yaml"
     config.write_text(CONFIG)
-    ours = yaml.safe_load(place.lego_config(config, "lego-tiny").read_text())["models"]["lego-tiny"]
-    assert theirs["adapter_load_s"] == ours["adapters"]["storage_s"] == pytest.approx(0.4)
-    nets = ours["controlnets"].values()
-    assert {net["storage_s"] for net in nets} == {theirs["controlnet_load_s"]} == {0.05}
-    # Two backbones and the LoRA node there, two replicas here.
-    kept = ours["adapters"]["cache_bytes"] + 2 * ours["adapters"]["replica_cache_bytes"]
-    assert kept == pytest.approx(2 * theirs["adapter_bytes"], abs=3)
-    assert 2 * ours["controlnet_cache_bytes"] == 2 * theirs["controlnet_bytes"] == ADDONS_PLAN.controlnet_places * 1000
-    assert ours["adapters"]["early_start"] is False
-    assert ours["adapters"]["mode"] == "grouped"
-    assert len(nets) == ADDONS_PLAN.controlnets
+    (folder / "own.yaml").write_text("")
+    return config
 
 
-def test_a_running_baseline_hears_of_another_storage(tmp_path: Path) -> None:
+def test_both_systems_keep_the_same_bytes_and_wait_as_long(tmp_path: Path) -> None:
+    """All processes of a system together keep the same bytes, and a load takes the same seconds."""
+    simulated = storage(tmp_path)
+    simulated.set(0.5)
+    baseline = json.loads(simulated.baseline_file(2).read_text())
+    derived = simulated.lego_config(config_file(tmp_path), "lego-tiny")
+    lego = yaml.safe_load(derived.read_text())["models"]["lego-tiny"]
+    environment = simulated.lego_environment()
+    assert baseline["adapter_load_s"] == float(environment["LOADGEN_ADAPTER_LOAD_S"]) == pytest.approx(0.4)
+    assert baseline["controlnet_load_s"] == float(environment["LOADGEN_CONTROLNET_LOAD_S"]) == 0.05
+    # Two backbones and the LoRA node of lego_serve, two replicas of the baseline.
+    kept = lego["adapters"]["cache_bytes"] + 2 * lego["adapters"]["replica_cache_bytes"]
+    assert kept == pytest.approx(2 * baseline["adapter_bytes"], abs=3)
+    controlnet_bytes = ADDONS_PLAN.controlnet_places * 1000
+    assert 2 * lego["controlnet_cache_bytes"] == 2 * baseline["controlnet_bytes"] == controlnet_bytes
+    assert lego["adapters"]["early_start"] is False
+    assert lego["adapters"]["mode"] == "grouped"
+    assert len(lego["controlnets"]) == ADDONS_PLAN.controlnets
+
+
+def test_the_configuration_knows_nothing_of_the_slow_storage(tmp_path: Path) -> None:
+    """The server reads the same configuration however slow the storage is; its own workflow files are still found."""
+    simulated = storage(tmp_path)
+    config = config_file(tmp_path)
+    before = simulated.lego_config(config, "lego-tiny").read_text()
+    simulated.set(0.5)
+    assert simulated.lego_config(config, "lego-tiny").read_text() == before
+    assert yaml.safe_load(before)["workflows"] == ["lego-tiny", str(tmp_path / "own.yaml")]
+
+
+def test_the_environment_puts_the_slow_storage_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder with ``sitecustomize`` precedes what was on the path before."""
+    simulated = storage(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "one:two")
+    assert simulated.lego_environment()["PYTHONPATH"] == f"{SLOW_STORAGE}:one:two"
+    monkeypatch.delenv("PYTHONPATH")
+    assert simulated.lego_environment()["PYTHONPATH"] == str(SLOW_STORAGE)
+    assert (SLOW_STORAGE / "sitecustomize.py").is_file()
+
+
+def test_a_running_baseline_reads_another_load_time(tmp_path: Path) -> None:
     """The seconds change in the file that its replicas read, its bytes do not."""
-    place = storage(tmp_path)
-    file = place.baseline_file(1)
+    simulated = storage(tmp_path)
+    file = simulated.baseline_file(1)
     before = json.loads(file.read_text())
-    place.set(1.0)
+    simulated.set(1.0)
     after = json.loads(file.read_text())
     assert (before["adapter_load_s"], after["adapter_load_s"]) == (0.0, 0.8)
     assert before["adapter_bytes"] == after["adapter_bytes"] == 20 * 250

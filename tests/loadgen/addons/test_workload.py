@@ -8,11 +8,11 @@ from PIL import Image
 from loadgen.addons.images import outlines
 from loadgen.addons.plan import ADDONS_PLAN
 from loadgen.addons.request import AddonsRequest
-from loadgen.addons.workload import dealt
-from loadgen.mixed.objective import key_of
+from loadgen.addons.workload import assign_names
+from loadgen.mixed.objective import cost_key
 from loadgen.mixed.workload import CLOSED, FIRST_PROBE, RATED
 from loadgen.popularity import CURVES, shares
-from tests.support.pools import workload
+from tests.support.loadgen.pools import workload
 
 
 def drawn(count: int = 1500, round_number: int = 1) -> list[AddonsRequest]:
@@ -20,7 +20,7 @@ def drawn(count: int = 1500, round_number: int = 1) -> list[AddonsRequest]:
     return [request for request in requests if isinstance(request, AddonsRequest)]
 
 
-def test_same_requests_for_both_sides() -> None:
+def test_same_requests_for_both_systems() -> None:
     """A phase's requests depend on nothing but the seed, the round and the phase; fewer are the first of more."""
     assert workload().requests(2, RATED, 80)[:40] == workload().requests(2, RATED, 40)
     assert workload(1).requests(2, RATED, 40) != workload().requests(2, RATED, 40)
@@ -41,7 +41,7 @@ def test_addons_of_a_request_differ_and_are_of_one_service() -> None:
     """Nothing is applied twice, and no request mixes the services' own."""
     adapters = [f"adapter-{number:03d}" for number in range(ADDONS_PLAN.adapters)]
     nets = [f"net-{number:02d}" for number in range(ADDONS_PLAN.controlnets)]
-    names = dealt(ADDONS_PLAN, adapters, nets, 0)
+    names = assign_names(ADDONS_PLAN, adapters, nets, 0)
     for request in drawn(300):
         chosen = [name for name, _ in request.controlnets]
         assert len(set(request.adapters)) == len(request.adapters)
@@ -67,7 +67,7 @@ def test_popularity_is_the_curves() -> None:
 def test_probes_cost_the_same_and_ask_for_others() -> None:
     """All probes of a round have the same sizes, steps and numbers of add-ons, and each its own add-ons."""
     one, other = (workload().requests(1, FIRST_PROBE + number, 60) for number in range(2))
-    assert [key_of(each) for each in one] == [key_of(each) for each in other]
+    assert [cost_key(each) for each in one] == [cost_key(each) for each in other]
     assert [each.steps for each in one] == [each.steps for each in other]
     assert [each.body("m").get("lora") for each in one] != [each.body("m").get("lora") for each in other]
 
@@ -75,9 +75,9 @@ def test_probes_cost_the_same_and_ask_for_others() -> None:
 def test_every_request_has_an_objective() -> None:
     """The grid has each size with each number of add-ons, at two step counts; the dearest mix is last."""
     grid = workload().solo_grid()
-    kinds = {key_of(request) for request in grid}
+    kinds = {cost_key(request) for request in grid}
     assert len(grid) == 2 * len(kinds) == 2 * 3 * 9
-    assert {key_of(request) for request in workload().requests(1, CLOSED, 400)} <= kinds
+    assert {cost_key(request) for request in workload().requests(1, CLOSED, 400)} <= kinds
     assert grid[-1].addons == (2, 2)
 
 
@@ -87,7 +87,7 @@ def test_body_is_the_interfaces() -> None:
     body = request.body("lego-tiny")
     assert body["lora"] == [{"name": "x", "scale": 0.7}, {"name": "y", "scale": 0.7}]
     assert body["controlnet"] == [{"name": "net", "image": outlines(160, 128, 3), "weight": 0.6}]
-    assert not {"lora", "controlnet"} & set(request.without.body("lego-tiny"))
+    assert not {"lora", "controlnet"} & set(request.without_addons.body("lego-tiny"))
     with Image.open(io.BytesIO(base64.b64decode(outlines(160, 128, 3)))) as image:
         assert image.size == (160, 128)
         colours = image.getcolors()
@@ -97,4 +97,4 @@ def test_body_is_the_interfaces() -> None:
 def test_too_few_names() -> None:
     """A pool smaller than the plan is an error that says so."""
     with pytest.raises(ValueError, match="200 names are needed"):
-        dealt(ADDONS_PLAN, ["one"], [], 0)
+        assign_names(ADDONS_PLAN, ["one"], [], 0)

@@ -39,17 +39,16 @@ def addons(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Addon
             torch.nn.init.normal_(layer.weight)
         net.save_pretrained(folder / "controlnets" / f"c{number}")
     settings = folder / "addons.json"
-    said = {name: str(folder / name) for name in ("adapters", "controlnets")}
-    settings.write_text(
-        json.dumps(said | {"adapter_bytes": 1, "controlnet_bytes": 1, "adapter_load_s": 0.0, "controlnet_load_s": 0.0})
-    )
+    folders = {name: str(folder / name) for name in ("adapters", "controlnets")}
+    limits = {"adapter_bytes": 1, "controlnet_bytes": 1, "adapter_load_s": 0.0, "controlnet_load_s": 0.0}
+    settings.write_text(json.dumps(folders | limits))
     return Addons(pipeline, settings)
 
 
 def made(addons: Addons, adapters: tuple[str, ...] = (), nets: tuple[str, ...] = ()) -> np.ndarray:
     """One image with these."""
     controls = [Control(name, outlines(96, 96, 0), 0.8) for name in nets]
-    pipeline, more = addons.ready([Lora(name, 1.0) for name in adapters], controls)
+    pipeline, more = addons.prepare([Lora(name, 1.0) for name in adapters], controls)
     return np.asarray(make_image(pipeline, "a red circle", **SIZE, **more), dtype=np.int16)  # type: ignore[arg-type]
 
 
@@ -74,7 +73,7 @@ def test_adapters_are_diffusers_own(addons: Addons, tiny_folder: Path) -> None:
 
 def test_control_images_are_read(addons: Addons) -> None:
     """Base64 of a PNG arrives as the image it is."""
-    _, more = addons.ready([], [Control("c0", outlines(96, 96, 0), 0.8)])
+    _, more = addons.prepare([], [Control("c0", outlines(96, 96, 0), 0.8)])
     wanted = Image.open(io.BytesIO(base64.b64decode(outlines(96, 96, 0))))
     assert np.array_equal(np.asarray(more["control_image"]), np.asarray(wanted))
     assert more["controlnet_conditioning_scale"] == 0.8

@@ -8,10 +8,10 @@ import torch
 from diffusers import StableDiffusion3InpaintPipeline
 from PIL import Image
 
-from loadgen.baselines.edits import blank_edit, edit_of, inpainting
+from loadgen.baselines.edits import blank_edit, edit_inputs, inpaint_pipeline
 from loadgen.baselines.sd3_loading import load_pipeline, make_image
+from loadgen.edits.masks import draw_mask, mask_file
 from loadgen.edits.templates import template_file
-from loadgen.masks import draw_mask, mask_file
 
 SIZE: dict[str, Any] = {"width": 96, "height": 96, "steps": 3, "guidance": 4.0, "seed": 3, "max_sequence_length": 0}
 
@@ -19,13 +19,13 @@ SIZE: dict[str, Any] = {"width": 96, "height": 96, "steps": 3, "guidance": 4.0, 
 @pytest.fixture(scope="module")
 def pipeline(tiny_folder: Path) -> Any:
     """The baseline's inpainting pipeline over random weights."""
-    return inpainting(load_pipeline(tiny_folder))
+    return inpaint_pipeline(load_pipeline(tiny_folder))
 
 
 def edited(pipeline: Any, ratio: float, prompt: str = "a red circle") -> tuple[np.ndarray, np.ndarray]:
     """An image and the mask it was edited in."""
     mask = draw_mask(ratio, 96, 96, np.random.default_rng(1))
-    made = make_image(pipeline, prompt, **SIZE, **edit_of(template_file(96, 96, 0), mask_file(mask)))
+    made = make_image(pipeline, prompt, **SIZE, **edit_inputs(template_file(96, 96, 0), mask_file(mask)))
     return np.asarray(made, dtype=np.int16), mask
 
 

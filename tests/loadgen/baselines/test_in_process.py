@@ -4,15 +4,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lego_serve.zoo.export import export, untrained
+from lego_serve.zoo.export import export
 from loadgen.baselines.in_process import InProcessPipeline
+from loadgen.bursts.plan import FIRST
 from loadgen.children import ChildError
-from loadgen.suites import FIRST
 from loadgen.traffic import ImageRequest
+from tests.support.tiny_models import untrained
 
 
 def test_pipeline_answers_in_order(tmp_path: Path) -> None:
-    """The baseline makes each image asked for, one after the other, all due at the start."""
+    """The baseline makes each image asked for, one after the other, all due at the start.
+
+    Slow: it is a process of its own, which imports diffusers.
+    """
     export(untrained(), tmp_path / "weights")
     requests = [ImageRequest(prompt, 96, 128, 2, 4.0, 1) for prompt in ("a red circle", "a blue square")]
     with InProcessPipeline(tmp_path / "weights", 0, tmp_path / "log") as baseline:
@@ -25,7 +29,10 @@ def test_pipeline_answers_in_order(tmp_path: Path) -> None:
 
 
 def test_failing_pipeline_is_told(tmp_path: Path) -> None:
-    """A baseline that cannot start is an error that ends with what it said."""
+    """A baseline that cannot start is an error that ends with its output.
+
+    Slow: it imports diffusers before it fails.
+    """
     with (
         pytest.raises(ChildError, match=r"model_index\.json"),
         InProcessPipeline(tmp_path, 0, tmp_path / "log") as none,

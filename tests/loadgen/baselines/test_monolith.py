@@ -10,10 +10,10 @@ from PIL import Image
 from loadgen.baselines.sd3_loading import load_pipeline, make_image
 from loadgen.children import descendants
 from loadgen.client import Sample
+from loadgen.edits.masks import draw_mask, mask_file
 from loadgen.edits.request import EditRequest
-from loadgen.masks import draw_mask, mask_file
 from loadgen.server import monolith
-from loadgen.traffic import Closed, ImageRequest
+from loadgen.traffic import ClosedLoop, ImageRequest
 
 pytestmark = pytest.mark.ray
 REQUESTS = [ImageRequest(prompt, 96, 128, 2, 4.0, 3) for prompt in ("a red circle", "a blue square", "a cross")]
@@ -31,7 +31,7 @@ def test_monolith_serves_diffusers_images(tiny_folder: Path, tmp_path: Path) -> 
     with server:
         assert server.dtype in ("float32", "bfloat16")
         started = set(descendants(os.getpid())) - before
-        samples = server.run(REQUESTS, Closed(requests=3, outstanding=3), random.Random(0))
+        samples = server.run(REQUESTS, ClosedLoop(requests=3, outstanding=3), random.Random(0))
     assert started
     assert not started & set(descendants(os.getpid()))
     request = REQUESTS[0]
@@ -55,8 +55,8 @@ def test_monolith_edits_templates_where_masks_say(tiny_folder: Path, tmp_path: P
     mask = draw_mask(0.2, 96, 96, np.random.default_rng(0))
     edits = [EditRequest(prompt, 96, 96, 2, 4.0, 3, mask=mask_file(mask)) for prompt in ("a red circle", "a cross")]
     with monolith(tiny_folder, 0, tmp_path / "log", replicas=1, threads=1, compiled=False, edits=True) as server:
-        made = server.run(edits, Closed(2, 2), random.Random(0))
-        [refused] = server.run(REQUESTS[:1], Closed(1, 1), random.Random(0))
+        made = server.run(edits, ClosedLoop(2, 2), random.Random(0))
+        [refused] = server.run(REQUESTS[:1], ClosedLoop(1, 1), random.Random(0))
     assert not refused.is_ok
     moved = np.abs(pixels(made[0]) - pixels(made[1]))
     assert moved.shape == (96, 96, 3)

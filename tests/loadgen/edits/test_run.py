@@ -1,7 +1,7 @@
 import io
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +10,19 @@ import pytest
 from PIL import Image
 
 from loadgen.client import Deadline, Reply, Sample
-from loadgen.edits.looked_at import FULL, edited_by_all, mask_pixels, pixels, quality_of
+from loadgen.edits.image_quality import FULL, comparable_edits, edit_quality, read_mask
 from loadgen.edits.plan import EDITS
 from loadgen.edits.request import EditRequest
-from loadgen.edits.run import about, in_full, inspect_empty, view_of
+from loadgen.edits.run import check_empty_mask, edit_supplement, mask_facts, without_reuse
 from loadgen.edits.workload import EditsWorkload
+from loadgen.images import read_pixels
 from loadgen.mixed import run as module
-from loadgen.mixed.extras import Extras
+from loadgen.mixed.hooks import SuiteHooks
 from loadgen.mixed.plan import Layout
 from loadgen.mixed.run import compare_mixed
-from loadgen.mixed.sides import MixedSides
+from loadgen.mixed.systems import MixedSystems
 from loadgen.traffic import Arrivals, ImageRequest
-from tests.support.simulated import EFFORT, FakeClock, SimulatedServer
+from tests.support.loadgen.simulated import EFFORT, FakeClock, SimulatedServer
 
 CHOSEN = EDITS["edits-tryon"]
 SMALL = replace(CHOSEN.plan, side=64, compared=8, shown=3)
@@ -35,8 +36,8 @@ Paint = Callable[[EditRequest], np.ndarray]
 
 def edited(request: EditRequest, noise: int = 0) -> np.ndarray:
     """The template with its mask painted over by the seed, a little otherwise where asked."""
-    made = pixels(request.image).copy()
-    mask = mask_pixels(request.mask)
+    made = read_pixels(request.image).copy()
+    mask = read_mask(request.mask)
     made[mask] = (made[mask] // 4 + 100 + request.seed % 50 + noise).astype(np.uint8)
     return made
 
@@ -75,27 +76,35 @@ def lego_cost_s(request: ImageRequest) -> float:
     return 0.4 * (request.mask_ratio if request.reuse == "high" else 1.0) + 0.05
 
 
-def sides(lego: Paint, baseline: Paint) -> MixedSides:
+def sides(lego: Paint, baseline: Paint) -> MixedSystems:
     clock = FakeClock()
-    return MixedSides(
+    return MixedSystems(
         lambda layout, compiled: Painter(clock, lambda request: 0.6, layout.replicas, baseline),
         lambda backbones: Painter(clock, lego_cost_s, 2, lego),
     )
 
 
-@pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def unpinned() -> Iterator[None]:
+    """Runs take no cores for themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "pin", lambda cores: list(range(cores)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, unpinned: None) -> Path:
     """The folder of a run over simulated servers."""
-    monkeypatch.setattr(module, "pin", lambda cores: list(range(cores)))
+    tmp_path = tmp_path_factory.mktemp("written")
     workload = EditsWorkload(SUITE, SMALL, 0)
-    extras = Extras(
+    hooks = SuiteHooks(
         workload,
-        variants={FULL: in_full},
-        inspect=lambda server, rated: inspect_empty(server, workload.sample(0.0)),
-        view=lambda seen, folder: view_of(SMALL, seen, folder),
+        variants={FULL: without_reuse},
+        inspect=lambda server, rated: check_empty_mask(server, workload.sample(0.0)),
+        supplement=lambda measured, folder: edit_supplement(SMALL, measured, folder),
     )
     reused = sides(lambda request: edited(request, 2 * (request.reuse == "high")), edited)
-    compare_mixed(SUITE, reused, tmp_path, quick=True, tell=lambda line: None, extras=extras)
+    compare_mixed(SUITE, reused, tmp_path, quick=True, on_line=lambda line: None, hooks=hooks)
     return tmp_path
 
 
@@ -139,8 +148,8 @@ def test_the_summary_tells_of_masks_and_templates(written: Path) -> None:
     assert 0.15 < about_it["most_popular_template_share"] < 0.45
 
 
-def test_the_images_are_looked_at(written: Path) -> None:
-    """How like the full computation's they are, and whether every side edited where it should and nowhere else."""
+def test_the_images_are_compared(written: Path) -> None:
+    """How like the full computation's they are, and whether every system edited where it should and nowhere else."""
     quality = found(written)["quality"]
     assert quality["edits_looked_at"] == quality["equal_outside"] == quality["visibly_edited_by_lego"]
     assert 4 <= quality["edits_looked_at"] <= 8  # type: ignore[operator]
@@ -162,31 +171,33 @@ def test_a_grid_shows_them(written: Path) -> None:
     assert "0.8 of the baseline&#x27;s highest rate" in page or "0.8 of the baseline's highest rate" in page
 
 
-def looked_at(lego: Paint, baseline: Paint) -> dict[str, object]:
+def image_figures(lego: Paint, baseline: Paint) -> dict[str, object]:
     """The quality of one round of edits."""
+    from loadgen.mixed.bench import Bench
     from loadgen.mixed.rounds import measure
-    from loadgen.mixed.sides import Bench
 
     clock = FakeClock()
     workload = EditsWorkload(SUITE, SMALL, 0)
     bench = Bench(
         SUITE, replace(SUITE.quick, rounds=1), workload, sides(lego, baseline), lambda line: None, clock, 0.0,
-        variants={FULL: in_full},
+        variants={FULL: without_reuse},
     )  # fmt: skip
     seen = measure(bench)
-    assert about(SMALL, seen)["templates"] == 20
-    return dict(quality_of(edited_by_all(seen, 8)))
+    assert mask_facts(SMALL, seen)["templates"] == 20
+    return dict(edit_quality(comparable_edits(seen, 8)))
 
 
 def test_a_server_that_edits_nothing_is_found_out() -> None:
-    """Either side's images are held against the template where the mask says."""
-    quality = looked_at(lambda request: pixels(request.image), lambda request: pixels(request.image))
+    """Either system's images are held against the template where the mask says."""
+    quality = image_figures(lambda request: read_pixels(request.image), lambda request: read_pixels(request.image))
     assert quality["visibly_edited_by_lego"] == quality["visibly_edited_by_baseline"] == 0
 
 
 def test_a_server_that_ignores_the_mask_is_found_out() -> None:
-    """What it changes elsewhere shows, on either side."""
-    quality = looked_at(lambda request: 255 - pixels(request.image), lambda request: 255 - pixels(request.image))
+    """What it changes elsewhere shows, on either system."""
+    quality = image_figures(
+        lambda request: 255 - read_pixels(request.image), lambda request: 255 - read_pixels(request.image)
+    )
     assert quality["equal_outside"] == 0
     assert quality["baseline_outside_mean_255"] > 20  # type: ignore[operator]
 
@@ -196,8 +207,8 @@ def test_an_empty_mask_that_changes_something_is_found_out() -> None:
     request = EditsWorkload(SUITE, SMALL, 0).sample(0.0)
     assert request.mask_ratio == 0
     for level, is_same in ((0, True), (1, False)):
-        server = Painter(FakeClock(), lambda _: 0.1, 1, lambda each: pixels(each.image) ^ level)  # noqa: B023
-        assert inspect_empty(server, request)["empty_mask_returns_the_template"] is is_same
+        server = Painter(FakeClock(), lambda _: 0.1, 1, lambda each: read_pixels(each.image) ^ level)  # noqa: B023
+        assert check_empty_mask(server, request)["empty_mask_returns_the_template"] is is_same
 
 
 def test_layouts_are_the_other_suites() -> None:

@@ -8,9 +8,9 @@ from lego_serve.zoo.judge.parse import read_image
 from lego_serve.zoo.world import captions
 from lego_serve.zoo.world import scenes as world
 from loadgen.edits import drawing, scenes, wording
-from loadgen.edits.looked_at import pixels
-from loadgen.edits.scenes import Scene, Thing, middle_of, scene_of
+from loadgen.edits.scenes import Scene, Thing, place_centre, template_scene
 from loadgen.edits.templates import template_caption, template_file
+from loadgen.images import read_pixels
 
 NUMBERS = range(20)
 
@@ -47,29 +47,29 @@ def test_words_are_the_models() -> None:
 
 
 def test_captions_are_sentences_of_the_models_language() -> None:
-    """Of one scene it learned as many captions as can be said here, and the same."""
+    """Of one scene it learned as many captions as there are here, and the same."""
     scene = Scene((Thing("orange", "square", "top", "small"),), "purple")
     ours, theirs = random.Random(0), random.Random(0)
-    said = {wording.caption(scene, ours) for _ in range(6000)}
+    captioned = {wording.caption(scene, ours) for _ in range(6000)}
     learned = {captions.caption(as_the_world_has_it(scene), theirs, complete=True) for _ in range(12000)}
-    assert said == learned
-    assert len(said) == 3 * 2 * 3 * 6 * 2
+    assert captioned == learned
+    assert len(captioned) == 3 * 2 * 3 * 6 * 2
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_templates_are_the_worlds_images(number: int) -> None:
     """To a pixel's last bit, as the world draws the scene where nothing is out of its place."""
-    world_scene = as_the_world_has_it(scene_of(number))
+    world_scene = as_the_world_has_it(template_scene(number))
     drawn = (world.render([world_scene], 128, 128, NoJitter())[0].permute(1, 2, 0) + 1) * 127.5
-    assert np.abs(drawn.round().numpy() - pixels(template_file(128, 128, number)).astype(float)).max() <= 1
+    assert np.abs(drawn.round().numpy() - read_pixels(template_file(128, 128, number)).astype(float)).max() <= 1
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_captions_are_true(number: int) -> None:
-    """The colour that is said is at the place that is said, and whoever reads the image finds the scene."""
-    scene, image = scene_of(number), pixels(template_file(256, 256, number))
+    """The colour in a caption is at the place in the caption, and whoever reads the image finds the scene."""
+    scene, image = template_scene(number), read_pixels(template_file(256, 256, number))
     for thing in scene.things:
-        x, y = middle_of(thing.place)
+        x, y = place_centre(thing.place)
         assert tuple(image[int(256 * y), int(256 * x)]) == scenes.COLOURS[thing.colour]
         assert any(word in template_caption(number) for word in wording.PLACE_WORDS[thing.place])
         assert any(
@@ -84,19 +84,19 @@ def test_captions_are_true(number: int) -> None:
 
 def test_captions_say_everything_and_stay() -> None:
     """Size, place and ground, in the same words whenever asked for."""
-    said = [template_caption(number) for number in NUMBERS]
-    assert all(captions.says(each) == {"size", "place", "ground"} for each in said)
-    assert said == [template_caption(number) for number in NUMBERS]
+    captioned = [template_caption(number) for number in NUMBERS]
+    assert all(captions.says(each) == {"size", "place", "ground"} for each in captioned)
+    assert captioned == [template_caption(number) for number in NUMBERS]
     template_caption.cache_clear()
-    assert said == [template_caption(number) for number in NUMBERS]
+    assert captioned == [template_caption(number) for number in NUMBERS]
 
 
 def test_templates_differ_and_stay() -> None:
     """Twenty different images of one thing or two, the same at every size."""
     files = [template_file(256, 256, number) for number in NUMBERS]
     assert len(set(files)) == 20
-    assert {len(scene_of(number).things) for number in NUMBERS} == {1, 2}
+    assert {len(template_scene(number).things) for number in NUMBERS} == {1, 2}
     for number, file in enumerate(files):
-        large = pixels(template_file(512, 512, number))
+        large = read_pixels(template_file(512, 512, number))
         small = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.BOX))
-        assert np.abs(small.astype(int) - pixels(file)).mean() < 1.0
+        assert np.abs(small.astype(int) - read_pixels(file)).mean() < 1.0

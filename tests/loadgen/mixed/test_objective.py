@@ -1,11 +1,11 @@
 import pytest
 
 from loadgen.client import Reply, Sample
-from loadgen.mixed.objective import Attainment, Objective, Tally, Timed, attainment, fit, latencies_s, solo_grid
+from loadgen.mixed.objective import Attainment, Objective, Tally, TimedRun, attainment, fit, latencies_s, solo_grid
 from loadgen.mixed.plan import MIXED
 from loadgen.summary import NoImagesError
 from loadgen.traffic import ImageRequest
-from tests.support.simulated import IMAGE, cost_s
+from tests.support.loadgen.simulated import IMAGE, cost_s
 
 
 def alone(speed: float = 1.0) -> list[Sample]:
@@ -20,13 +20,13 @@ def request(width: int, height: int, steps: int = 17, guidance: float = 4.0) -> 
     return ImageRequest("a circle", width, height, steps, guidance, 1)
 
 
-def timed(size: int, seconds: list[float | None]) -> Timed:
+def timed(size: int, seconds: list[float | None]) -> TimedRun:
     """Requests due one second apart, answered after so many seconds, or refused at once."""
     samples = [
         Sample(i, i, i + (0.0 if each is None else each), Reply(None if each is None else IMAGE, "429"))
         for i, each in enumerate(seconds)
     ]
-    return Timed([request(size, size)] * len(samples), samples)
+    return TimedRun([request(size, size)] * len(samples), samples)
 
 
 @pytest.mark.parametrize("steps", [8, 13, 28])
@@ -71,7 +71,7 @@ def test_misses_count() -> None:
 
 def test_latency_counts_from_due() -> None:
     """A request that the client sent late is as late as it was for its user."""
-    late = Timed([request(128, 128)], [Sample(1.0, 3.0, 4.0, Reply(IMAGE))])
+    late = TimedRun([request(128, 128)], [Sample(1.0, 3.0, 4.0, Reply(IMAGE))])
     assert attainment(late, lambda _: 2.0, MIXED).ratio == 0.0
     assert latencies_s(late, lambda _: 2.0) == [3.0]
 

@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 
 from loadgen.mixed.plan import MIXED, Layout
-from loadgen.mixed.rounds import Seen, measure
-from loadgen.mixed.sides import best
+from loadgen.mixed.rounds import Measurements, measure
 from loadgen.mixed.summarise import figures
+from loadgen.mixed.trials import best_layout
 from loadgen.mixed.workload import CLOSED
 from loadgen.summary import NoImagesError, ratios
-from loadgen.traffic import Closed, Poisson
-from tests.support.simulated import World, cost_s, world
+from loadgen.traffic import ClosedLoop, Poisson
+from tests.support.loadgen.simulated import World, cost_s, world
 
 
-def seen(speed: float = 2.0) -> tuple[World, Seen]:
+def seen(speed: float = 2.0) -> tuple[World, Measurements]:
     place = world(speed)
     return place, measure(place.bench)
 
@@ -43,18 +43,18 @@ def test_objective_is_the_baselines() -> None:
 def test_baseline_runs_at_its_best() -> None:
     """The layout with the higher throughput in the trial is the one measured: two workers beat two threads here."""
     _, found = seen()
-    assert best(found.layouts) == Layout(2, 1)
-    assert best({Layout(1, 2): 2.0, Layout(2, 1): 1.9}) == Layout(1, 2)
+    assert best_layout(found.layouts) == Layout(2, 1)
+    assert best_layout({Layout(1, 2): 2.0, Layout(2, 1): 1.9}) == Layout(1, 2)
 
 
-def test_sides_take_turns() -> None:
-    """After the trials of layouts the sides alternate, each started anew."""
+def test_systems_take_turns() -> None:
+    """After the trials of layouts the systems alternate, each started anew."""
     place, _ = seen()
     assert [name for name, _ in place.servers] == ["baseline", "baseline", *["baseline", "lego"] * 2]
 
 
-def test_both_sides_get_the_same_requests() -> None:
-    """Closed loop and common rate bring the same requests to both sides, the latter at the same rate."""
+def test_both_systems_get_the_same_requests() -> None:
+    """The closed loop and the common rate bring the same requests to both systems, the latter at the same rate."""
     _, found = seen()
     for theirs, ours in zip(found.baseline, found.lego, strict=True):
         assert theirs.closed.requests == ours.closed.requests
@@ -72,10 +72,10 @@ def test_deadlines_go_to_lego_in_open_loops() -> None:
 
 
 def test_closed_loop_has_sixteen_outstanding() -> None:
-    """Throughput is measured with sixteen outstanding on both sides."""
+    """Throughput is measured with sixteen outstanding on both systems."""
     place, _ = seen()
     for name in ("baseline", "lego"):
-        assert {a.outstanding for _, a, _ in place.runs_of(name) if isinstance(a, Closed)} <= {16, 1}
+        assert {a.outstanding for _, a, _ in place.runs_of(name) if isinstance(a, ClosedLoop)} <= {16, 1}
 
 
 def test_second_round_starts_where_the_first_ended() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from loadgen.mixed import run as module
-from loadgen.mixed.lego_layout import with_backbones
 from loadgen.mixed.plan import MIXED
 from loadgen.mixed.run import compare_mixed
-from tests.support.simulated import EFFORT, world
+from loadgen.server_config import with_backbones
+from tests.support.loadgen.simulated import EFFORT, world
 
 KEYS = {"suite", "machine", "versions", "seed", "rate_rps", "slo", "baseline", "lego", "ratio", "quality", "details"}
 SIDE_KEYS = {"name", "mean_s", "p50_s", "p95_s", "throughput_rps", "attainment", "max_rate_at_90pct"}
@@ -35,7 +35,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(module, "pin", lambda cores: list(range(cores)))
     place = world()
     suite = replace(MIXED, quick=EFFORT)
-    found = compare_mixed(suite, place.bench.sides, tmp_path, quick=True, tell=place.lines.append)
+    found = compare_mixed(suite, place.bench.systems, tmp_path, quick=True, on_line=place.lines.append)
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(found))
     return tmp_path
 
@@ -82,7 +82,7 @@ def test_dropped_jobs_are_failures(written: Path) -> None:
 
 
 def test_report_stands_alone(written: Path) -> None:
-    """The report shows three charts, the classes and the images of both sides, and needs no other file."""
+    """The report shows three charts, the classes and the images of both systems, and needs no other file."""
     text = (written / "report.html").read_text()
     page = Page()
     page.feed(text)

@@ -6,14 +6,14 @@ import pytest
 from loadgen.client import Reply, Sample
 from loadgen.mixed.objective import Attainment, Tally
 from loadgen.mixed.plan import SearchPlan
-from loadgen.mixed.search import Probe, Search, Try, search
+from loadgen.mixed.search import Attempt, Probe, Search, search
 from loadgen.traffic import Poisson
 
 PLAN = SearchPlan(step=1.25, resolution=1.05, budget_s=1e9, most_probes=20)
 NOBODY = Attainment({"all": Tally(0, 1)}, 0)
 
 
-def below(capacity_rps: float, tried: list[float]) -> Try:
+def below(capacity_rps: float, tried: list[float]) -> Attempt:
     """A server that bears every rate up to its capacity and none above."""
 
     def attempt(rate_rps: float, number: int) -> tuple[Attainment, bool]:

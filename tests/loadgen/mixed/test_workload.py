@@ -10,7 +10,7 @@ WORKLOAD = Workload(MIXED, 0)
 PHASES = (CLOSED, RATED, WARM_UP, *range(FIRST_PROBE, 16))
 
 
-def test_same_requests_for_both_sides() -> None:
+def test_same_requests_for_both_systems() -> None:
     """A phase's requests depend on nothing but the seed, the round and the phase; fewer are the first of more."""
     again = Workload(MIXED, 0).requests(2, RATED, 40)
     assert WORKLOAD.requests(2, RATED, 80)[:40] == again
@@ -31,14 +31,14 @@ def test_probes_share_their_mix() -> None:
         (r.width, r.height, r.steps, r.guidance) for r in second
     ]
     assert {r.prompt for r in first}.isdisjoint(r.prompt for r in second)
-    assert WORKLOAD.gaps(1, FIRST_PROBE).random() == WORKLOAD.gaps(1, FIRST_PROBE + 5).random()
+    assert WORKLOAD.arrival_rng(1, FIRST_PROBE).random() == WORKLOAD.arrival_rng(1, FIRST_PROBE + 5).random()
 
 
 def test_common_rate_has_a_mix_of_its_own() -> None:
     """The latencies are not measured on the pattern that the rate was chosen by, nor on another round's."""
     patterns = [(1, FIRST_PROBE), (1, RATED), (2, FIRST_PROBE)]
     assert len({tuple(islice(WORKLOAD.shapes(*p), 50)) for p in patterns}) == len({*patterns})
-    assert len({WORKLOAD.gaps(*pattern).random() for pattern in patterns}) == len(patterns)
+    assert len({WORKLOAD.arrival_rng(*pattern).random() for pattern in patterns}) == len(patterns)
 
 
 def test_mix_is_even() -> None:

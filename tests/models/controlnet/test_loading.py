@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lego_serve.errors import CheckpointError
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import control_miniature, flux_control_miniature, flux_miniature
+from tests.support.tiny_models import control_miniature, flux_control_miniature, flux_miniature
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def folder(transformer: SD3Transformer2DModel, tmp_path: Path) -> Path:
 
 
 def complaint(folder: Path | str, base: Path, family: str = "sd3") -> str:
-    """What is said against a folder; always one line that names the ControlNet."""
+    """The error message for a folder; always one line that names the ControlNet."""
     with pytest.raises(CheckpointError) as caught:
         load_controlnet(
             ModelSpec("edges", str(folder), dtype="float32"), ModelSpec("base", str(base), family, dtype="float32")
@@ -48,7 +48,7 @@ def remade(folder: Path, transformer: Any, **changes: Any) -> Path:
 def test_a_sound_folder_loads(folder: Path, tiny_folder: Path) -> None:
     """With the form its config says: two of the backbone's six blocks, and a projection for each residual."""
     spec, base = ModelSpec("edges", str(folder), dtype="float32"), ModelSpec("base", str(tiny_folder), dtype="float32")
-    form = load_controlnet(spec, base).form
+    form = load_controlnet(spec, base).spec
     assert (form.name, form.width, form.doubles, form.singles, form.channels) == ("edges", 128, 2, 0, 8)
     assert form.share == pytest.approx(2 * (13 / 12) / 6)
 
@@ -59,7 +59,7 @@ def test_extra_channels_are_part_of_the_image(
     """An inpainting ControlNet reads latents and a mask."""
     remade(folder, transformer, extra_conditioning_channels=1)
     spec, base = ModelSpec("edges", str(folder), dtype="float32"), ModelSpec("base", str(tiny_folder), dtype="float32")
-    assert load_controlnet(spec, base).form.channels == 9
+    assert load_controlnet(spec, base).spec.channels == 9
 
 
 def test_missing_files_are_named(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_a_flux_controlnet_of_another_width_names_both(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "base")
     transformer: FluxTransformer2DModel = pipeline.transformer
     flux_control_miniature(transformer, num_attention_heads=3).save_pretrained(tmp_path / "net")
-    said = complaint(tmp_path / "net", tmp_path / "base", "flux")
-    assert said == f"{tmp_path / 'net'} has width 48, its base model base has 64"
+    message = complaint(tmp_path / "net", tmp_path / "base", "flux")
+    assert message == f"{tmp_path / 'net'} has width 48, its base model base has 64"

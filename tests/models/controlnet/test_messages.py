@@ -36,8 +36,8 @@ from lego_serve.models.ragged.controlnet_source import (
 )
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import control_miniature
 from tests.support.builders import raw_lane
+from tests.support.tiny_models import control_miniature
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHANNELS, WIDTH = 8, 128
@@ -65,28 +65,28 @@ class Wired:
     """A ControlNet that runs on a thread of its own and hears and says arrays alone."""
 
     def __init__(self, net: Sd3ControlNet, dtype: torch.dtype, *, fails: bool = False) -> None:
-        self.form, self._net, self._dtype = net.form, net, dtype
+        self.spec, self._net, self._dtype = net.spec, net, dtype
         self._fails = fails
-        self.shelf = PromptImageCache(net)
+        self.cache = PromptImageCache(net)
         self.spans: list[tuple[float, float]] = []
         self.meet: threading.Barrier | None = None
 
     def prepare(self, cond: Conditioning, mode: int | None = None) -> PreparedPrompt:
         """Keeps it, and sends what is to be remembered."""
         message = prompt_message(cond, mode)
-        self.shelf.put(message)
+        self.cache.put(message)
         return PreparedPrompt(cond.tokens, cond.pooled, message.key)
 
     def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
         """Likewise."""
         message = image_message(latents, key)
-        self.shelf.put(message)
+        self.cache.put(message)
         return ControlImage(latents, message.key)
 
     def start(self, lanes: Sequence[ControlNetLane]) -> ResidualBuffer:
         """Ask the thread."""
         step = step_message(lanes)
-        box = ResidualBuffer(self.form.residuals, self._dtype, timeout_s=20)
+        box = ResidualBuffer(self.spec.residuals, self._dtype, timeout_s=20)
 
         def work() -> None:
             started = time.perf_counter()
@@ -95,8 +95,8 @@ class Wired:
             if self._fails:
                 box.fail(NodeError("The ControlNet's replica died."))
                 return
-            assert not self.shelf.missing(step)
-            made = [to_array(residual) for residual in self._net.residuals(self.shelf.lanes(step))]
+            assert not self.cache.missing(step)
+            made = [to_array(residual) for residual in self._net.residuals(self.cache.lanes(step))]
             for index, residual in reversed(list(enumerate(made))):
                 box.put(index, residual)
             self.spans.append((started, time.perf_counter()))
@@ -159,7 +159,7 @@ def test_steps_of_several_backbones_in_one_pass_keep_their_bits(transformer: SD3
         for number, residual in enumerate(together):
             assert torch.equal(residual, alone[number][index])
     rows = 2 * shared.rows(steps[0][0])
-    foretold = residual_bytes(rows, WIDTH, shared.form.residuals, DTYPES[dtype].itemsize)
+    foretold = residual_bytes(rows, WIDTH, shared.spec.residuals, DTYPES[dtype].itemsize)
     assert sum(to_array(residual).nbytes for residual in alone[0]) == foretold
 
 
@@ -180,20 +180,20 @@ def test_keys_name_content() -> None:
     assert len({content_key(tensor), content_key(tensor, mode=1), *(content_key(x) for x in others)}) == 5
 
 
-def test_the_shelf_forgets_what_was_used_longest_ago(transformer: SD3Transformer2DModel) -> None:
+def test_the_cache_drops_what_was_used_longest_ago(transformer: SD3Transformer2DModel) -> None:
     """Within its bytes, and nothing the step to run needs."""
-    shelf = PromptImageCache(net(transformer, "a", 7), max_bytes=3 * CHANNELS * 16 * 4)
+    cache = PromptImageCache(net(transformer, "a", 7), max_bytes=3 * CHANNELS * 16 * 4)
     images = [image_message(torch.full((CHANNELS, 4, 4), float(i)), f"p{i}") for i in range(5)]
     for message in images[:4]:
-        shelf.put(message)
-    assert shelf.missing(asking("p0")) == {"p0", "prompt"}
-    shelf.put(images[4], keep={"p1"})
-    kept = [key for key in ("p0", "p1", "p2", "p3", "p4") if key not in shelf.missing(asking(key))]
+        cache.put(message)
+    assert cache.missing(asking("p0")) == {"p0", "prompt"}
+    cache.put(images[4], keep={"p1"})
+    kept = [key for key in ("p0", "p1", "p2", "p3", "p4") if key not in cache.missing(asking(key))]
     assert kept == ["p1", "p3", "p4"]
 
 
 def asking(image: str) -> StepMessage:
-    """A step that names an image, and a prompt that no shelf has."""
+    """A step that names an image, and a prompt that no cache has."""
     cond = PreparedPrompt(torch.zeros(1, 1), torch.zeros(1), "prompt")
     return step_message([ControlNetLane(torch.zeros(1), 0.5, 1.0, ControlImage(torch.zeros(1), image), cond, None)])
 

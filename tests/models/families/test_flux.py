@@ -5,21 +5,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lego_serve.models.families.flux import FluxBackbone
+from lego_serve.models.ragged import batch_invariant
 from tests.support.builders import RawLane, raw_lane
-
-FORMS = {"FLUX.1-dev": True, "FLUX.1-schnell": False}
-
-
-def transformer(form: str) -> FluxTransformer2DModel:
-    """A miniature with weights that hide nothing."""
-    torch.manual_seed(0)
-    module = FluxTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=4,
-        joint_attention_dim=48, pooled_projection_dim=32, guidance_embeds=FORMS[form], axes_dims_rope=(4, 6, 6),
-    )  # fmt: skip
-    for weight in module.parameters():
-        weight.data.add_(torch.randn_like(weight) * 0.1)
-    return module.eval()
+from tests.support.transformers import FLUX_FORMS as FORMS
+from tests.support.transformers import flux_transformer as transformer
 
 
 @torch.no_grad()
@@ -30,7 +19,7 @@ def oracle(module: FluxTransformer2DModel, of: RawLane) -> torch.Tensor:
     packed = of.latents.view(channels, h, 2, w, 2).permute(1, 3, 0, 2, 4).reshape(1, h * w, channels * 4)
     places = torch.zeros(h, w, 3)
     places[..., 1], places[..., 2] = torch.arange(h)[:, None], torch.arange(w)[None]
-    said = module(
+    velocity = module(
         hidden_states=packed,
         encoder_hidden_states=of.cond.tokens[None],
         pooled_projections=of.cond.pooled[None],
@@ -39,7 +28,7 @@ def oracle(module: FluxTransformer2DModel, of: RawLane) -> torch.Tensor:
         txt_ids=torch.zeros(of.cond.tokens.shape[0], 3),
         guidance=torch.tensor([of.guidance]) if module.config.guidance_embeds else None,
     ).sample[0]
-    return said.view(h, w, channels, 2, 2).permute(2, 0, 3, 1, 4).reshape(channels, height, width)
+    return velocity.view(h, w, channels, 2, 2).permute(2, 0, 3, 1, 4).reshape(channels, height, width)
 
 
 def lanes() -> list[RawLane]:
@@ -55,8 +44,8 @@ def test_a_ragged_batch_says_what_diffusers_says_lane_by_lane(form: str) -> None
     """Lanes of other sizes, guidance and text lengths in one pass equal diffusers one at a time."""
     module = transformer(form)
     backbone = FluxBackbone(module, 8)
-    said = backbone.velocity([lane.for_model(backbone) for lane in lanes()])
-    for mine, of in zip(said, lanes(), strict=True):
+    velocities = backbone.velocity([lane.for_model(backbone) for lane in lanes()])
+    for mine, of in zip(velocities, lanes(), strict=True):
         torch.testing.assert_close(mine, oracle(module, of), atol=2e-4, rtol=1e-4)
 
 
@@ -81,3 +70,15 @@ def test_blocks_taken_with_release_leave_no_second_copy() -> None:
     lane = raw_lane(1)
     assert torch.equal(mine.velocity([lane.for_model(mine)])[0], released.velocity([lane.for_model(released)])[0])
     assert not list(taken.transformer_blocks.parameters()) + list(taken.single_transformer_blocks.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_product_is_batch_invariant_where_that_is_dropped(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer multiplies as its backbone says, embeddings too."""
+    backbone = FluxBackbone(transformer(form), 8)
+    stable = backbone.velocity([lane.for_model(backbone) for lane in lanes()])
+    backbone.linear_ops.batch_invariant = False
+    monkeypatch.setattr(batch_invariant, "stable_rows", lambda *_: pytest.fail("a layer has products of its own"))
+    plain = backbone.velocity([lane.for_model(backbone) for lane in lanes()])
+    for mine, other in zip(plain, stable, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)

@@ -8,9 +8,10 @@ import torch
 from lego_serve.models.families.flux import FluxBackbone
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse, entry_bytes
 from lego_serve.models.ragged.lane_input import LaneInput
-from tests.models.families.test_flux import FORMS, transformer
-from tests.models.ragged.test_activations import tokens_of
 from tests.support.builders import raw_lane
+from tests.support.transformers import FLUX_FORMS as FORMS
+from tests.support.transformers import flux_transformer as transformer
+from tests.support.transformers import tokens_of
 
 ACTIVE = torch.tensor([3, 4, 17, 40, 59])
 

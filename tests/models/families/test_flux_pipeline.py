@@ -13,15 +13,16 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from safetensors.torch import load_file, save_file
 
-from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.core.nodes.messages import DenoiseInput, TextEncodeOutput
 from lego_serve.engine.lane_state import LaneRequest
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import CheckpointError, LegoError, RequestError, UnsupportedParameter
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.nodes.text_encoder import BackboneNode
-from lego_serve.zoo.tiny_models import flux_miniature
 from tests.support.builders import run_results
+from tests.support.nodes import backbone_node, denoised, latents_of
+from tests.support.tiny_models import flux_miniature
 
 LENGTH = 8
 PROMPT = "a red circle on the left"
@@ -171,19 +172,13 @@ def test_a_negative_prompt_is_refused(ours: OfflinePipeline) -> None:
 
 async def test_the_backbone_node_denoises_without_a_negative_prompt(flux_folder: Path, ours: OfflinePipeline) -> None:
     """The node knows no family: a call without `negative` gives the latents the engine gives."""
-    node = BackboneNode(spec(flux_folder), "least_slack", "auto", "auto", 5, True, 1)
+    node = backbone_node(spec(flux_folder))
     wish = Wish()
     cond = wish.lane(ours).cond
-    inputs = {
-        "cond": {"tokens": cond.tokens.numpy(), "pooled": cond.pooled.numpy()}, "width": wish.width,
-        "height": wish.height, "steps": wish.steps, "guidance": wish.guidance, "seed": wish.seed, "n": 1,
-    }  # fmt: skip
-    said = [message async for message in node.stream(NodeCall("denoise", inputs))]
-    assert isinstance(said[-1], NodeResult)
-    assert isinstance(said[-1].value, dict)
-    assert torch.equal(
-        torch.from_numpy(said[-1].value["latents"])[0], run_results(ours, wish.lane(ours))["only"].latents
-    )
+    encoded = TextEncodeOutput(cond.tokens.numpy(), cond.pooled.numpy())
+    request = DenoiseInput(encoded, wish.width, wish.height, wish.steps, guidance=wish.guidance, seed=wish.seed, n=1)
+    latents = latents_of(await denoised(node, NodeCall(request)))
+    assert torch.equal(torch.from_numpy(latents)[0], run_results(ours, wish.lane(ours))["only"].latents)
 
 
 def test_a_prompt_t5_cannot_read_whole_is_refused(ours: OfflinePipeline) -> None:
@@ -270,11 +265,11 @@ def test_a_weight_of_the_wrong_shape_is_named_with_both_shapes(name: str, damage
 
 def test_a_text_length_of_nothing_is_refused(sound: Path) -> None:
     """T5's tokens are the only ones FLUX reads."""
-    said = complaint(load_text_encoder, replace(spec(sound), max_sequence_length=0))
-    assert said == "FLUX reads T5's tokens; set `max_sequence_length` to 1 or more"
+    message = complaint(load_text_encoder, replace(spec(sound), max_sequence_length=0))
+    assert message == "FLUX reads T5's tokens; set `max_sequence_length` to 1 or more"
 
 
 def test_a_folder_of_another_family_is_named(tiny_folder: Path) -> None:
     """SD3's transformer is not taken for FLUX's."""
-    said = complaint(load_backbone, spec(tiny_folder))
-    assert said == f"{tiny_folder / 'transformer'} holds SD3Transformer2DModel, FluxTransformer2DModel is needed"
+    message = complaint(load_backbone, spec(tiny_folder))
+    assert message == f"{tiny_folder / 'transformer'} holds SD3Transformer2DModel, FluxTransformer2DModel is needed"

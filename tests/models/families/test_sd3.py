@@ -7,36 +7,18 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from lego_serve.models.families.sd3 import Sd3Backbone
-from lego_serve.models.ragged.batch_invariant import linear, stable_rows
+from lego_serve.models.ragged import batch_invariant
 from lego_serve.models.ragged.conditioning import Conditioning
 from tests.support.builders import RawLane, raw_lane
-
-FORMS = {
-    "lego-tiny": {"qk_norm": "rms_norm", "dual_attention_layers": ()},
-    "SD3-medium": {"qk_norm": None, "dual_attention_layers": ()},
-    "SD3.5-medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
-}
-TEXT_WIDTH, POOLED_WIDTH = 48, 32
-
-
-def transformer(form: str) -> SD3Transformer2DModel:
-    """A miniature with weights that hide nothing (adaLN starts at zero otherwise)."""
-    torch.manual_seed(0)
-    module = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=16,
-        num_attention_heads=4, joint_attention_dim=TEXT_WIDTH, caption_projection_dim=64,
-        pooled_projection_dim=POOLED_WIDTH, pos_embed_max_size=16, **FORMS[form],
-    )  # fmt: skip
-    for weight in module.parameters():
-        weight.data.add_(torch.randn_like(weight) * 0.1)
-    return module.eval()
+from tests.support.transformers import SD3_FORMS as FORMS
+from tests.support.transformers import sd3_transformer as transformer
 
 
 @torch.no_grad()
 def oracle(module: SD3Transformer2DModel, of: RawLane) -> torch.Tensor:
     """The guided velocity as diffusers' pipeline computes it."""
 
-    def said(cond: Conditioning) -> torch.Tensor:
+    def predict(cond: Conditioning) -> torch.Tensor:
         out: torch.Tensor = module(
             hidden_states=of.latents[None],
             encoder_hidden_states=cond.tokens[None],
@@ -46,8 +28,8 @@ def oracle(module: SD3Transformer2DModel, of: RawLane) -> torch.Tensor:
         return out
 
     if not of.is_guided:
-        return said(of.cond)
-    return said(of.negative) + of.guidance * (said(of.cond) - said(of.negative))
+        return predict(of.cond)
+    return predict(of.negative) + of.guidance * (predict(of.cond) - predict(of.negative))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -55,12 +37,15 @@ def test_a_ragged_batch_says_what_diffusers_says_lane_by_lane(form: str) -> None
     """Lanes of other sizes, guidance and text lengths in one pass equal diffusers one at a time."""
     module = transformer(form)
     lanes = [
-        raw_lane(1), raw_lane(2, 12, 20), raw_lane(3, 32, 8, guidance=1.0), raw_lane(4, text_rows=12),
+        raw_lane(1),
+        raw_lane(2, 12, 20),
+        raw_lane(3, 32, 8, guidance=1.0),
+        raw_lane(4, text_rows=12),
         raw_lane(5, 14, 16),
-    ]  # fmt: skip
+    ]
     backbone = Sd3Backbone(module, 8)
-    said = backbone.velocity([lane.for_model(backbone) for lane in lanes])
-    for mine, of in zip(said, lanes, strict=True):
+    velocities = backbone.velocity([lane.for_model(backbone) for lane in lanes])
+    for mine, of in zip(velocities, lanes, strict=True):
         torch.testing.assert_close(mine, oracle(module, of), atol=2e-4, rtol=1e-4)
 
 
@@ -98,26 +83,16 @@ def test_filling_rows_up_to_buckets_changes_no_bit(form: str) -> None:
         assert torch.equal(filled, unfilled)
 
 
-def test_a_linear_layer_gives_a_row_the_same_bits_in_any_batch() -> None:
-    """Row i of a padded or blocked product depends on row i alone."""
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(300, 48), torch.randn(64, 48), torch.randn(64)
-    whole = linear(x, weight, bias)
-    for rows in (1, 2, 3, 5, 8, 17, 100, 299):
-        assert torch.equal(linear(x[:rows], weight, bias), whole[:rows])
-        assert torch.equal(linear(x[-rows:], weight, bias), whole[-rows:])
-
-
-def test_a_plain_matrix_product_is_seen_through_by_the_probe() -> None:
-    """Where the probe asks for padding, fewer rows without it do change bits (or one row suffices)."""
-    fewest = stable_rows(48, 64, torch.float32, "cpu", True)
-    assert fewest is None or fewest >= 1
-    if fewest is not None and fewest > 1:
-        torch.manual_seed(0)
-        x, weight, bias = torch.randn(300, 48), torch.randn(64, 48), torch.randn(64)
-        whole = torch.nn.functional.linear(x, weight, bias)
-        few = [torch.nn.functional.linear(x[i : i + 1], weight, bias) for i in range(300)]
-        assert not torch.equal(torch.cat(few), whole)
+def test_dropping_batch_invariant_products_is_a_matter_of_one_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product of it asks for a number of rows any more; another in the process keeps its lanes' bits."""
+    dropped, other = Sd3Backbone(transformer("SD3.5-medium"), 8), Sd3Backbone(transformer("SD3.5-medium"), 8)
+    dropped.linear_ops.batch_invariant = False
+    lane, mate = raw_lane(1, 12, 12), raw_lane(2)
+    alone = other.velocity([lane.for_model(other)])[0]
+    assert torch.equal(other.velocity([mate.for_model(other), lane.for_model(other)])[1], alone)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_invariant, "stable_rows", lambda *_: pytest.fail("a layer has products of its own"))
+        torch.testing.assert_close(dropped.velocity([lane.for_model(dropped)])[0], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_position_embeddings_are_kept_for_a_bounded_number_of_sizes() -> None:

@@ -16,7 +16,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from lego_serve import config
 from lego_serve.core.addons import AdapterRequest
-from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.core.nodes.messages import DenoiseInput, LoadAdaptersInput, LoadAdaptersOutput
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.core.scheduling.ordering import fifo
@@ -32,14 +33,14 @@ from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse
 from lego_serve.models.registry import ModelSpec, families
-from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.lora import LoraNode
-from lego_serve.serving.nodes.text_encoder import TextEncoderNode
+from lego_serve.serving.nodes.options import LoraOptions
 from lego_serve.zoo.architecture import build_scheduler, build_vae
-from lego_serve.zoo.tiny_models import WORDS, _word_tokenizer
-from tests.models.ragged.test_activations import captured, tokens_of
 from tests.support.adapters import adapter, diffusers_names, kohya_names, products, saved
 from tests.support.builders import raw_lane
+from tests.support.nodes import backbone_node, denoised, encoded, latents_of, text_node
+from tests.support.tiny_models import WORDS, word_tokenizer
+from tests.support.transformers import captured, tokens_of
 
 FAMILY, WIDTH, LENGTH, STEPS = "auraflow", 64, 8, 4
 PROMPT, NEGATIVE = "a red circle on the left", "a blue square"
@@ -66,7 +67,7 @@ def third_family() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pipeline() -> AuraFlowPipeline:
     """diffusers' pipeline of a small one with random weights."""
-    tokenizer = _word_tokenizer()
+    tokenizer = word_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     torch.manual_seed(8)
     encoder = UMT5EncoderModel(
@@ -143,11 +144,13 @@ def mixed(family: OfflinePipeline, base: BaseLayers) -> list[LaneRequest]:
     one = adapter(base, diffusers_names(products(base, 1)), "one")
     two = adapter(base, diffusers_names(products(base, 2, 16, only="attn")), "two")
     return [
-        lane(family, "plain", 1), lane(family, "one", 2, AdapterUse(one, 0.8)),
-        lane(family, "two", 3, AdapterUse(two, -0.5), width=96), lane(family, "wide", 4, width=192, height=96, steps=6),
+        lane(family, "plain", 1),
+        lane(family, "one", 2, AdapterUse(one, 0.8)),
+        lane(family, "two", 3, AdapterUse(two, -0.5), width=96),
+        lane(family, "wide", 4, width=192, height=96, steps=6),
         lane(family, "both", 5, AdapterUse(one, 0.3), AdapterUse(two), height=160),
         lane(family, "unguided", 6, AdapterUse(one), guidance=1.0, sampler="dpmpp_2m"),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_configuration_takes_its_name(spec: ModelSpec, tmp_path: Path) -> None:
@@ -225,20 +228,16 @@ async def test_its_nodes_are_the_nodes_of_every_family(
 ) -> None:
     """Prompt, adapter and denoising through the three nodes, held to strict: the image the engine makes by itself."""
     saved(diffusers_names(products(base, 4)), tmp_path, "style")
-    lora_node = LoraNode(spec, [tmp_path], BYTES)
-    text = TextEncoderNode(spec, 1, BYTES, lora_node, BYTES)
-    backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, lora_node, BYTES, "auto")
-    asked: Any = (await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("style", 0.7),)}))).value
-    cond, negative = [(await text.run(NodeCall("text_encode", {"prompt": p}))).value for p in (PROMPT, NEGATIVE)]
-    given = {"width": 128, "height": 128, "steps": STEPS, "guidance": 4.0, "seed": 5, "n": 1}
-    call = NodeCall("denoise", given | {"cond": cond, "negative": negative, "adapters": asked})
-    answer = [message async for message in backbone.stream(call)][-1]
-    assert isinstance(answer, NodeResult)
-    assert answer.error is None, answer.error
-    value: Any = answer.value
+    lora_node = LoraNode(spec, LoraOptions((tmp_path,), BYTES))
+    text, backbone = text_node(spec, 1, lora_node), backbone_node(spec, lora_node, adapter_mode="auto")
+    asked = LoadAdaptersInput((AdapterRequest("style", 0.7),))
+    adapters: LoadAdaptersOutput = (await lora_node.run(NodeCall(asked))).reply
+    cond, negative = await encoded(text, PROMPT), await encoded(text, NEGATIVE)
+    request = DenoiseInput(cond, 128, 128, STEPS, guidance=4.0, seed=5, n=1, negative=negative, adapters=adapters)
+    latents = latents_of(await denoised(backbone, NodeCall(request)))
     style: Adapter = adapter(base, diffusers_names(products(base, 4)))
     expected = run(spec, lane(family, "only", 5, AdapterUse(style, 0.7)))["only"]
-    close(torch.from_numpy(np.array(value["latents"][0])), expected)
+    close(torch.from_numpy(np.array(latents[0])), expected)
 
 
 def test_its_edits_compute_the_rows_they_need(spec: ModelSpec) -> None:
@@ -265,13 +264,13 @@ def test_its_edits_may_read_the_text_of_their_unconditional_branch(spec: ModelSp
 def test_what_its_file_does_not_say_it_does_not_take(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no ControlNets; and were there no `ADAPTABLE` in it, no adapters: said before anything is loaded."""
+    """It has no ControlNets; and were there no `LORA_TARGETS` in it, no adapters: refused before anything is loaded."""
     for name in (FAMILY, "common"):  # a file of that name is there, but no family
         with pytest.raises(CheckpointError, match=f"model edges: family '{name}' has no ControlNets"):
             load_controlnet(replace(spec, name="edges"), replace(spec, family=name))
-    lora_node = LoraNode(spec, [tmp_path], BYTES)
-    monkeypatch.delattr(sys.modules[f"{family_files.__name__}.{FAMILY}"], "ADAPTABLE")
+    lora_node = LoraNode(spec, LoraOptions((tmp_path,), BYTES))
+    monkeypatch.delattr(sys.modules[f"{family_files.__name__}.{FAMILY}"], "LORA_TARGETS")
     with pytest.raises(CheckpointError, match="model aura: family 'auraflow' takes no adapters"):
         base_layers(spec)
     with pytest.raises(CheckpointError, match="takes no adapters"):
-        BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, lora_node, BYTES)
+        backbone_node(spec, lora_node)

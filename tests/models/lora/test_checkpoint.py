@@ -1,14 +1,9 @@
 """An adapter's file: what is read, and that everything else is refused in one line with its id and no path."""
 
 import hashlib
-import json
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,91 +16,7 @@ from safetensors.torch import save
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora import checkpoint
 from lego_serve.models.lora.checkpoint import find_adapter, parse_adapter, pattern, peek_adapter_file, read_adapter_file
-
-GOOD = save({"a.lora_A.weight": torch.ones(2, 3), "a.lora_B.weight": torch.ones(4, 2)}, {"made": "here"})
-
-
-def raw(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
-    """A file of any header, an object or text, and any bytes after it."""
-    text = (header if isinstance(header, str) else json.dumps(header)).encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(text) if length is None else length) + text + body
-
-
-def entry(shape: Any = (1,), offsets: Any = (0, 4), dtype: Any = "F32") -> dict[str, Any]:
-    """One tensor's line in a header."""
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
-
-
-def zipped() -> bytes:
-    """A zip archive, as torch.save writes them."""
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", b"x")
-    return buffer.getvalue()
-
-
-def many(count: int, metadata: dict[str, Any]) -> bytes:
-    """A sound file of so many tensors."""
-    return raw(metadata | {f"w{i}": entry((1,), (4 * i, 4 * i + 4)) for i in range(count)}, bytes(4 * count))
-
-
-def values(*numbers: float, dtype: torch.dtype = torch.float32) -> bytes:
-    """A file whose first tensor holds these numbers."""
-    return save({"w": torch.tensor(numbers, dtype=dtype), "v": torch.ones(2)})
-
-
-BAD: dict[str, tuple[bytes, str]] = {
-    "an empty file": (b"", "empty"),
-    "one byte": (b"x", "no safetensors header"),
-    "a pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle"),
-    "a later pickle": (pickle.dumps({"a": 1}, protocol=5), "pickle"),
-    "a zip archive": (zipped(), "zip"),
-    "a gzip archive": (b"\x1f\x8b\x08" + bytes(40), "gzip"),
-    "a tar archive": (b"a" + bytes(256) + b"ustar\x00" + bytes(300), "tar"),
-    "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
-    "a header of no bytes": (raw("", length=0), "no safetensors header"),
-    "a header beyond the file": (raw({"w": entry()}, length=500), "ends within its header"),
-    "a header over 1 MiB": (raw("{" + " " * (1 << 20) + "}"), "more than 1 MiB"),
-    "a header of 2^63 bytes": (raw("{}", length=1 << 63), "more than 1 MiB"),
-    "a header that is no JSON": (raw("{w: 1}"), "no JSON"),
-    "a header that is not UTF-8": (struct.pack("<Q", 4) + b'{"\xff}', "no JSON"),
-    "a header that is a list": (raw([1, 2]), "no JSON object"),
-    "a header with NaN": (raw('{"w": NaN}'), "no JSON"),
-    "a header with a number of 5000 digits": (raw('{"w": ' + "9" * 5000 + "}"), "no JSON"),
-    "a deep nest": (raw("[" * 100_000), "no JSON"),
-    "a deep nest inside": (raw('{"w":' * 90_000 + "1"), "no JSON"),
-    "no tensors": (raw({}), "holds no tensors"),
-    "metadata alone": (raw({"__metadata__": {"a": "b"}}), "holds no tensors"),
-    "metadata of numbers": (raw({"__metadata__": {"a": 1}, "w": entry()}, bytes(4)), "metadata"),
-    "metadata that is a list": (raw({"__metadata__": [], "w": entry()}, bytes(4)), "metadata"),
-    "duplicate keys": (raw('{"w": %s, "w": %s}' % ((json.dumps(entry()),) * 2), bytes(4)), "twice"),
-    "duplicate fields": (raw('{"w": {"dtype": "F32", "dtype": "F16"}}', bytes(4)), "twice"),
-    "4097 tensors": (many(4097, {}), "more than 4096"),
-    "4097 tensors and metadata": (many(4097, {"__metadata__": {"made": "here"}}), "more than 4096"),
-    "an entry that is text": (raw({"w": "x"}), "does not describe"),
-    "an entry with more fields": (raw({"w": entry() | {"more": 1}}, bytes(4)), "does not describe"),
-    "an unknown dtype": (raw({"w": entry(dtype="F99")}, bytes(4)), "dtype"),
-    "a dtype of integers": (raw({"w": entry(dtype="I32")}, bytes(4)), "dtype"),
-    "a dtype that is a list": (raw({"w": entry(dtype=["F32"])}, bytes(4)), "dtype"),
-    "a negative side": (raw({"w": entry((-1,))}, bytes(4)), "shape"),
-    "a side of none": (raw({"w": entry((0, 4), (0, 0))}), "shape"),
-    "a side that is true": (raw({"w": entry((True,))}, bytes(4)), "shape"),
-    "a shape that overflows": (raw({"w": entry((2**32, 2**32))}, bytes(4)), "shape"),
-    "five sides": (raw({"w": entry((1, 1, 1, 1, 1))}, bytes(4)), "shape"),
-    "negative offsets": (raw({"w": entry((1,), (-4, 0))}, bytes(4)), "place"),
-    "three offsets": (raw({"w": entry((1,), (0, 4, 8))}, bytes(4)), "place"),
-    "offsets backwards": (raw({"w": entry((1,), (4, 0))}, bytes(4)), "bytes than its shape"),
-    "too few bytes for the shape": (raw({"w": entry((2,), (0, 4))}, bytes(4)), "bytes than its shape"),
-    "an overlap": (raw({"w": entry(), "v": entry((1,), (2, 6))}, bytes(6)), "overlap"),
-    "two of one place": (raw({"w": entry(), "v": entry()}, bytes(4)), "overlap"),
-    "a hole": (raw({"w": entry((1,), (4, 8))}, bytes(8)), "hole"),
-    "bytes at the end": (raw({"w": entry()}, bytes(8)), "after its last tensor"),
-    "an end within a tensor": (GOOD[:-1], "ends within its tensors"),
-    "NaN": (values(1.0, float("nan")), "no finite numbers"),
-    "infinity": (values(float("-inf"), 1.0), "no finite numbers"),
-    "NaN in bf16": (values(1.0, float("nan"), dtype=torch.bfloat16), "no finite numbers"),
-    "a huge weight": (values(-1.1e4), "over 10000"),
-}
+from tests.support.unsound_adapters import BAD, GOOD, many, values
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -149,8 +60,9 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
     assert file.size_bytes == len(GOOD)
     assert dict(file.metadata) == {"made": "here"}
     assert {name: tuple(tensor.shape) for name, tensor in file.tensors.items()} == {
-        "a.lora_A.weight": (2, 3), "a.lora_B.weight": (4, 2)
-    }  # fmt: skip
+        "a.lora_A.weight": (2, 3),
+        "a.lora_B.weight": (4, 2),
+    }
 
 
 @pytest.mark.parametrize("metadata", [{}, {"__metadata__": {"made": "here"}}], ids=["no metadata", "metadata"])
@@ -183,8 +95,10 @@ def test_only_a_regular_file_is_read(kind: str, tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(GOOD)
     path = tmp_path / "odd.safetensors"
     make: dict[str, Callable[[], Any]] = {
-        "link": lambda: path.symlink_to(tmp_path / "target"), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)
-    }  # fmt: skip
+        "link": lambda: path.symlink_to(tmp_path / "target"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+    }
     make[kind]()
     with pytest.raises(InvalidAdapter, match="Adapter odd"):
         read_adapter_file("odd", path)

@@ -14,8 +14,9 @@ from lego_serve.models.lora.checkpoint import peek_adapter_file
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers, load_adapter
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import flux_miniature, miniature
-from tests.support.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved
+from tests.support.adapters import FORMATS, adapter, diffusers_names, original_names, products, saved
+from tests.support.tiny_models import flux_miniature, miniature
+from tests.support.unsound_adapters import FAULTS, bad
 
 
 @pytest.fixture(scope="module", params=["sd3-medium", "sd35-medium", "flux-dev"])
@@ -65,8 +66,9 @@ def test_names_of_the_original_code_mean_our_layers_side_by_side(base: BaseLayer
     found = adapter(base, original_names(base))
     paths = {p for p in base.shapes if p.startswith("transformer.") and "x_embedder" not in p}
     assert set(found.pairs) | {"transformer.proj_out", "transformer.norm_out.linear"} == paths | {
-        "transformer.proj_out", "transformer.norm_out.linear"
-    }  # fmt: skip
+        "transformer.proj_out",
+        "transformer.norm_out.linear",
+    }
     q, k = (found.pairs[f"transformer.transformer_blocks.0.attn.{n}"] for n in ("to_q", "to_k"))
     assert torch.equal(q.down, k.down)
     assert not torch.equal(q.up, k.up)
@@ -101,78 +103,13 @@ def test_what_peft_says_of_alpha_is_heard(base: BaseLayers, settings: dict[str, 
     torch.testing.assert_close(found.pairs[path].up, made.pairs[path][1] * scale)
 
 
-def bad(base: BaseLayers, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of one fault."""
-    made = products(base, rank=4, only="transformer_blocks.0.attn.to_q")
-    path, (down, up) = next(iter(made.pairs.items()))
-    good = diffusers_names(made)
-    a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-    other = "flux" if base.family == "sd3" else "sd3"
-    architecture = {"flux": "flux-1-dev/lora", "sd3": "stable-diffusion-3-medium/lora"}[other]
-    names = {"flux": "lora_unet_double_blocks_0_img_attn_qkv", "sd3": "lora_unet_joint_blocks_0_x_block_attn_qkv"}
-    kohya = kohya_names(made)
-    alpha = next(key for key in kohya if key.endswith(".alpha"))
-    extra = {f"transformer.extra.{i}.lora_{x}.weight": t for i in (0, 1) for x, t in (("A", down), ("B", up))}
-    pair = {".lora_down.weight": down, ".lora_up.weight": up}
-    return {
-        "an unknown layer": (extra, {}),
-        "a bias": (good | {f"{path}.lora_B.bias": torch.ones(4)}, {}),
-        "DoRA": (good | {f"{path}.lora_magnitude_vector": torch.ones(4)}, {}),
-        "LoHa": ({"lora_unet_x.hada_w1_a": down}, {}),
-        "one half": ({a: down}, {}),
-        "an alpha alone": ({f"{path}.alpha": torch.tensor(1.0)}, {}),
-        "ranks that differ": (good | {a: down[:2]}, {}),
-        "three sides": (good | {a: down[None]}, {}),
-        "a rank of 257": ({a: torch.ones(257, down.shape[1]) * 1e-3, b: torch.ones(up.shape[0], 257) * 1e-3}, {}),
-        "other inputs": (good | {a: torch.ones(4, down.shape[1] + 8)}, {}),
-        "other outputs": (good | {b: torch.ones(up.shape[0] + 8, 4)}, {}),
-        "an alpha that is NaN": (kohya | {alpha: torch.tensor(float("nan"))}, {}),
-        "an alpha of two numbers": (kohya | {alpha: torch.ones(2)}, {}),
-        "a product that is huge": ({a: down / down.abs().max() * 9e3, b: up / up.abs().max() * 9e3}, {}),
-        "a huge alpha": (kohya | {alpha: torch.tensor(9e3), alpha.replace(".alpha", ".lora_up.weight"): up * 1e3}, {}),
-        "two formats at once": (good | kohya, {}),
-        "another family, as it says": (good, {"modelspec.architecture": architecture}),
-        "another family, as kohya says": (good, {"ss_base_model_version": "sdxl_base_v1-0"}),
-        "another family, by its names": ({names[other] + key: tensor for key, tensor in pair.items()}, {}),
-        "a UNet's names": ({f"lora_unet_down_blocks_0_attentions_0_proj{key}": t for key, t in pair.items()}, {}),
-        "settings that are no JSON": (good, {"lora_adapter_metadata": "{"}),
-        "settings that are a list": (good, {"lora_adapter_metadata": "[]"}),
-        "an alpha that is text": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": "x"}'}),
-        "an alpha past every float": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": %s}' % ("9" * 400)}),
-        "a layer's alpha past every float": (
-            good,
-            {"lora_adapter_metadata": '{"transformer.alpha_pattern": {"attn.to_q": -%s}}' % ("9" * 400)},
-        ),
-        "an alpha past every product": (good, {"lora_adapter_metadata": '{"transformer.lora_alpha": 1e308}'}),
-        "an alpha of the least whole number": (kohya | {alpha: torch.tensor(-(2**63))}, {}),
-        "a setting for DoRA": (good, {"lora_adapter_metadata": '{"transformer.use_dora": true}'}),
-    }[kind]  # fmt: skip
-
-
-FAULTS = {
-    "an unknown layer": "does not let adapters change: transformer.extra.N",
-    "a bias": "no low-rank product: .*lora_B.bias", "DoRA": "lora_magnitude_vector", "LoHa": "lora_unet_x.hada",
-    "one half": "one half", "an alpha alone": "one half", "ranks that differ": "do not fit each other",
-    "three sides": "do not fit each other", "a rank of 257": "rank outside 1 to 256",
-    "other inputs": "another model than mine: .* x .* in mine", "other outputs": "another model than mine",
-    "an alpha that is NaN": "no finite number", "an alpha of two numbers": "no finite number",
-    "a product that is huge": "more than 10000", "a huge alpha": "more than 10000",
-    "two formats at once": "two products",
-    "another family, as it says": "was made for (flux|sd3), as it says, and model mine is (sd3|flux)",
-    "another family, as kohya says": "was made for Stable Diffusion XL, as it says, and model mine",
-    "another family, by its names": "looks made for (flux|sd3), and model mine is (sd3|flux)",
-    "a UNet's names": "looks made for Stable Diffusion 1, 2 or XL, and model mine",
-    "settings that are no JSON": "PEFT settings", "settings that are a list": "PEFT settings",
-    "an alpha past every float": "PEFT settings", "a layer's alpha past every float": "PEFT settings",
-    "an alpha past every product": "more than 10000", "an alpha of the least whole number": "over 10000",
-    "an alpha that is text": "PEFT settings", "a setting for DoRA": "DoRA",
-}  # fmt: skip
-
-
 VALUES = {
-    "an alpha that is NaN", "a product that is huge", "a huge alpha", "an alpha past every product",
+    "an alpha that is NaN",
+    "a product that is huge",
+    "a huge alpha",
+    "an alpha past every product",
     "an alpha of the least whole number",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FAULTS)

@@ -8,10 +8,10 @@ import torch
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
-from lego_serve.models.lora.mismatch import says
+from lego_serve.models.lora.mismatch import base_model_named
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import flux_miniature, miniature
 from tests.support.adapters import adapter, diffusers_names, kohya_names, original_names, products
+from tests.support.tiny_models import flux_miniature, miniature
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,26 +66,26 @@ def test_one_for_a_wider_model_names_both_widths(base: BaseLayers, names: str) -
     made = products(wider(base), only="transformer.transformer_blocks")
     written = {"diffusers": diffusers_names, "kohya": kohya_names}
     tensors = original_names(wider(base)) if names == "original" else written[names](made)
-    said = refused(base, tensors)
+    message = refused(base, tensors)
     count = blocks_of(base)
-    assert f"for another model than mine: for a model of width {3 * width_of(base)} and {count} block" in said
-    assert f"while mine has width {width_of(base)} and {count} block" in said
-    assert " there and " in said
+    assert f"for another model than mine: for a model of width {3 * width_of(base)} and {count} block" in message
+    assert f"while mine has width {width_of(base)} and {count} block" in message
+    assert " there and " in message
 
 
 def test_one_for_a_deeper_model_names_both_numbers_of_blocks(base: BaseLayers) -> None:
     """Where every layer it has in common would fit."""
-    said = refused(base, diffusers_names(products(deeper(base), only="attn.to_q")))
-    assert f"for a model of width {width_of(base)} and {blocks_of(base) + 30} blocks or more" in said
-    assert f"while mine has width {width_of(base)} and {blocks_of(base)} block" in said
+    message = refused(base, diffusers_names(products(deeper(base), only="attn.to_q")))
+    assert f"for a model of width {width_of(base)} and {blocks_of(base) + 30} blocks or more" in message
+    assert f"while mine has width {width_of(base)} and {blocks_of(base)} block" in message
 
 
 def test_what_it_says_of_its_model_is_repeated(base: BaseLayers) -> None:
     """Beside what its layers tell."""
     tensors = diffusers_names(products(wider(base), only="attn.to_q"))
-    said = refused(base, tensors, {"lora_adapter_metadata": json.dumps(settings("someone/sd3.5-giant"))})
-    assert f"for sd3.5-giant, as it says (width {3 * width_of(base)} and " in said
-    assert "while mine has width" in said
+    message = refused(base, tensors, {"lora_adapter_metadata": json.dumps(settings("someone/sd3.5-giant"))})
+    assert f"for sd3.5-giant, as it says (width {3 * width_of(base)} and " in message
+    assert "while mine has width" in message
 
 
 def settings(name: object) -> dict[str, object]:
@@ -96,12 +96,12 @@ def settings(name: object) -> dict[str, object]:
 def test_a_layer_of_no_block_here_is_told_with_the_model_it_is_said_to_be_for(base: BaseLayers) -> None:
     """Where the model cannot be told by its form."""
     tensors = {f"transformer.extra.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
-    said = refused(base, tensors, {"base_model_name_or_path": "/home/someone/models/giant/"})
-    assert said.endswith("does not let adapters change: transformer.extra, and was made for giant, as it says.")
+    message = refused(base, tensors, {"base_model_name_or_path": "/home/someone/models/giant/"})
+    assert message.endswith("does not let adapters change: transformer.extra, and was made for giant, as it says.")
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "name"),
     [
         ({}, None),
         ({"modelspec.title": "My style"}, "My style"),
@@ -118,9 +118,9 @@ def test_a_layer_of_no_block_here_is_told_with_the_model_it_is_said_to_be_for(ba
         ({"base_model_name_or_path": "///"}, None),
     ],
 )  # fmt: skip
-def test_only_plain_and_short_words_of_a_file_are_repeated(metadata: dict[str, str], told: str | None) -> None:
+def test_only_plain_and_short_words_of_a_file_are_repeated(metadata: dict[str, str], name: str | None) -> None:
     """The model's name before its kind, and that before the adapter's own; of a path the last part."""
-    assert says(metadata) == told
+    assert base_model_named(metadata) == name
 
 
 def test_a_file_that_fits_is_used(base: BaseLayers) -> None:

@@ -8,44 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_serve.models.families.sd3 import Sd3Backbone
-from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse, Rows, entry_bytes
-from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.lane_input import LaneInput
-from tests.models.families.test_sd3 import FORMS, transformer
+from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse, entry_bytes
 from tests.support.builders import raw_lane
+from tests.support.transformers import SD3_FORMS as FORMS
+from tests.support.transformers import captured, rows_at, tokens_of
+from tests.support.transformers import sd3_transformer as transformer
 
 
 def backbone(form: str = "SD3.5-medium") -> Sd3Backbone:
     """A miniature; SD3.5's has a second attention besides."""
     return Sd3Backbone(transformer(form), 8)
-
-
-def captured(
-    model: Backbone, lane: LaneInput, coding: str = "float32"
-) -> tuple[torch.Tensor, Activations, Activations]:
-    """A guided lane's velocity, and what both its branches leave behind."""
-    assert lane.negative is not None
-    kept = [Activations(ACTIVATION_CODECS[coding], keeps_text=True) for _ in "cn"]
-    halves = [
-        replace(lane, negative=None, capture=kept[0]),
-        replace(lane, cond=lane.negative, negative=None, capture=kept[1]),
-    ]
-    said = model.velocity([lane, *halves])[0]
-    return said, kept[0], kept[1]
-
-
-def rows_at(rows: Rows, attention_id: str, heads: int = 3, width: int = 16) -> torch.Tensor:
-    """The image rows at an attention."""
-    image_rows, _ = rows.lengths(attention_id)
-    into = torch.empty(image_rows, 2, heads, width)
-    rows.read(attention_id, into)
-    return into
-
-
-def tokens_of(velocity: torch.Tensor, patch: int = 2) -> torch.Tensor:
-    """(channels, height, width) to (tokens, numbers)."""
-    c, h, w = velocity.shape
-    return velocity.view(c, h // patch, patch, w // patch, patch).permute(1, 3, 0, 2, 4).reshape(-1, c * patch * patch)
 
 
 @pytest.mark.parametrize("reads_text", [False, True])
@@ -77,7 +49,7 @@ def test_a_masked_lane_has_the_same_bits_alone_and_among_others(reads_text: bool
     _, cond_2, negative_2 = captured(model, other, "bfloat16")
     mate = replace(other, reuse=Reuse(torch.tensor([0, 59]), cond_2, negative_2))
     assert torch.equal(model.velocity([other, mate, masked, lane])[2], alone)
-    fresh = [Activations(ACTIVATION_CODECS["bfloat16"], keeps_text=True) for _ in "cn"]
+    fresh = [Activations(ACTIVATION_CODECS["bfloat16"], keeps_text=True) for _ in range(2)]
     assert lane.negative is not None
     primers = [
         replace(lane, negative=None, capture=fresh[0]),
@@ -93,13 +65,13 @@ def test_what_is_read_is_the_text_that_primed() -> None:
     lane, other = raw_lane(1).for_model(model), raw_lane(2).for_model(model)
     _, cond, negative = captured(model, lane)
     reuse = Reuse(torch.tensor([5, 6]), cond, negative, reads_text=True)
-    said = model.velocity([replace(lane, reuse=reuse)])[0]
+    velocity = model.velocity([replace(lane, reuse=reuse)])[0]
     assert lane.negative is not None
     assert other.negative is not None
     tokens = replace(lane.negative, tokens=other.negative.tokens)
-    assert torch.equal(model.velocity([replace(lane, negative=tokens, reuse=reuse)])[0], said)
+    assert torch.equal(model.velocity([replace(lane, negative=tokens, reuse=reuse)])[0], velocity)
     changed = replace(lane.cond, tokens=other.cond.tokens)
-    assert not torch.equal(model.velocity([replace(lane, cond=changed, reuse=reuse)])[0], said)
+    assert not torch.equal(model.velocity([replace(lane, cond=changed, reuse=reuse)])[0], velocity)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -109,15 +81,6 @@ def test_an_entry_takes_the_bytes_that_were_predicted(form: str, coding: str) ->
     model = backbone(form)
     _, cond, _ = captured(model, raw_lane(1).for_model(model), coding)
     assert cond.size_bytes == entry_bytes(ACTIVATION_CODECS[coding], model.attentions, 64, 7)
-
-
-def test_a_guided_lane_needs_rows_for_both_branches() -> None:
-    """One that brings them for one alone is refused."""
-    model = backbone()
-    lane = raw_lane(1).for_model(model)
-    _, cond, _ = captured(model, lane)
-    with pytest.raises(ValueError, match="both branches"):
-        model.velocity([replace(lane, reuse=Reuse(torch.tensor([1]), cond))])
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,13 +15,12 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter, Pair, Uses, check_uses, in_order, key_of
 from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.batch_invariant import add_linear
 from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.registry import ModelSpec
-from lego_serve.zoo.tiny_models import miniature
 from tests.support.adapters import adapter, diffusers_names, products, weights_hash
 from tests.support.builders import raw_lane
+from tests.support.tiny_models import miniature
 
 SIZES = {"channels": 8, "text_width": 256, "pooled_width": 192}
 
@@ -148,13 +147,13 @@ def test_a_failing_step_leaves_no_products_behind(backbone: Backbone, monkeypatc
 def test_only_so_many_bytes_of_stacked_weights_are_kept() -> None:
     """The sets used last stay, and a dropped one comes back with the same result."""
     layer = Linear(torch.zeros(8, 8), None, (Part("transformer.x", 0, 8),))
-    layers = LoraLayers([(layer, layer.parts)], max_stack_bytes=3000)
+    layers = LoraLayers([(layer, layer.parts)], max_packed_bytes=3000)
     for seed in range(20):
-        layers._stacks_of(
+        layers._packed_set(
             ((Adapter(str(seed), str(seed), {"transformer.x": Pair(torch.ones(8, 8), torch.ones(8, 8))}), 1.0),)
         )
-    assert 1 <= len(layers._stacks) < 10
-    assert next(reversed(layers._stacks)) == (("19", 1.0),)
+    assert 1 <= len(layers._packed) < 10
+    assert next(reversed(layers._packed)) == (("19", 1.0),)
 
 
 @given(scales=st.lists(st.floats(-10, 10), max_size=4), order=st.randoms())
@@ -184,25 +183,6 @@ def test_a_set_that_makes_no_sense_is_refused(uses: list[tuple[str, float]]) -> 
 
 def test_a_backbone_knows_where_its_layers_lie(backbone: Backbone, tmp_path: Path) -> None:
     """q, k and v side by side in one product, as many outputs as the module has."""
-    q, k = (backbone.adapters._places[f"transformer.transformer_blocks.0.attn.{n}"] for n in ("to_q", "to_k"))
+    q, k = (backbone.adapters._locations[f"transformer.transformer_blocks.0.attn.{n}"] for n in ("to_q", "to_k"))
     assert q.layer == k.layer
     assert (q.part.stop, k.part.stop) == (64, 128)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("inputs", "outputs"), [(16, 64), (48, 192), (256, 40)])
-def test_a_row_that_is_added_to_gets_the_bits_it_gets_alone(inputs: int, outputs: int, dtype: torch.dtype) -> None:
-    """However many rows there are, and wherever they lie."""
-    draw = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, inputs, generator=draw).to(dtype) for n in (70, outputs))
-    before = torch.randn(70, 3 * outputs, generator=draw).to(dtype)
-    whole = before.clone()
-    add_linear(whole[:, outputs : 2 * outputs], x, weight)
-    tolerance = 1e-4 if dtype == torch.float32 else 0.1  # one rounding here, two there
-    expected = before[:, outputs : 2 * outputs] + x @ weight.T
-    torch.testing.assert_close(whole[:, outputs : 2 * outputs], expected, atol=tolerance, rtol=tolerance)
-    assert torch.equal(whole[:, :outputs], before[:, :outputs])
-    for start, stop in ((0, 1), (3, 5), (69, 70), (10, 43)):
-        part = before[start:stop].clone()
-        add_linear(part[:, outputs : 2 * outputs], x[start:stop], weight)
-        assert torch.equal(part, whole[start:stop])

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.caches.controlnet_cache import ControlNetCache, LocalControlNet
+from lego_serve.serving.caches.controlnet_cache import ControlNetCache
 
 BYTES = 100
 
@@ -20,8 +21,10 @@ class Loads:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.takes_s = 0.0
 
     def __call__(self, spec: ModelSpec, base: ModelSpec) -> Any:
+        time.sleep(self.takes_s)
         self.names.append(spec.name)
         if spec.name == "bad":
             raise CheckpointError("damaged")
@@ -34,23 +37,24 @@ def loads() -> Loads:
     return Loads()
 
 
-def shelf(
-    folder: Path, places: int, sources: dict[str, ControlNetSource], loads: Loads, storage_s: float = 0.0
+def controlnet_cache(
+    folder: Path, places: int, sources: dict[str, ControlNetSource], loads: Loads, takes_s: float = 0.0
 ) -> ControlNetCache:
+    loads.takes_s = takes_s
     local = {}
     for name in ("a", "b", "c", "bad"):
         place = folder / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         (place / "diffusion_pytorch_model.safetensors").write_bytes(b"0" * BYTES)
-        local[name] = LocalControlNet(ModelSpec(name, str(place)), storage_s)
+        local[name] = ModelSpec(name, str(place))
     return ControlNetCache(ModelSpec("base", str(folder)), local, places * BYTES, sources, loads)
 
 
 async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path, loads: Loads) -> None:
     """It is there from the taking until all who took it have given it back, and kept for the next."""
     sources: dict[str, ControlNetSource] = {}
-    nets = shelf(tmp_path, 2, sources, loads)
+    nets = controlnet_cache(tmp_path, 2, sources, loads)
     first, second = await nets.take(["a"]), await nets.take(["a", "elsewhere"])
     assert list(sources) == ["a"]
     nets.release(first)
@@ -60,36 +64,36 @@ async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path
     again = await nets.take(["a"])
     nets.release(again)
     assert loads.names == ["a"]
-    assert [(one.hit, one.size_bytes) for one in (*first, *second, *again)] == [
+    assert [(lease.hit, lease.size_bytes) for lease in (*first, *second, *again)] == [
         (False, BYTES), (True, BYTES), (True, BYTES),
     ]  # fmt: skip
 
 
 async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(tmp_path: Path, loads: Loads) -> None:
     """One that had no room while another was in use is there soon after, and nobody waits for it."""
-    nets = shelf(tmp_path, 1, {}, loads, storage_s=0.02)
-    held = await nets.take(["a"])
+    nets = controlnet_cache(tmp_path, 1, {}, loads, takes_s=0.02)
+    leases = await nets.take(["a"])
     for _ in range(6):
         nets.release(await nets.take(["b"]))
     assert "b" not in nets
-    nets.release(held)
+    nets.release(leases)
     nets.release(await nets.take(["elsewhere"]))  # whoever comes next
     for _ in range(200):
         if "b" in nets:
             break
         await asyncio.sleep(0.01)
     again = await nets.take(["b"])
-    assert [one.hit for one in again] == [True]
+    assert [lease.hit for lease in again] == [True]
     nets.release(again)
 
 
 async def test_what_is_used_without_room_is_not_kept(tmp_path: Path, loads: Loads) -> None:
     """Those in use stay whatever the budget; one that had no room is loaded anew the next time."""
     sources: dict[str, ControlNetSource] = {}
-    nets = shelf(tmp_path, 1, sources, loads)
-    held = await nets.take(["a", "b"])
+    nets = controlnet_cache(tmp_path, 1, sources, loads)
+    leases = await nets.take(["a", "b"])
     assert set(sources) == {"a", "b"}
-    nets.release(held)
+    nets.release(leases)
     assert ("a" in nets) + ("b" in nets) == 1
     kept, other = ("a", "b") if "a" in nets else ("b", "a")
     nets.release(await nets.take([kept]))
@@ -100,19 +104,19 @@ async def test_what_is_used_without_room_is_not_kept(tmp_path: Path, loads: Load
 async def test_one_in_use_is_not_loaded_twice(tmp_path: Path, loads: Loads) -> None:
     """Requests at the same time share a load, and later ones what is in use though it is not kept."""
     sources: dict[str, ControlNetSource] = {}
-    nets = shelf(tmp_path, 0, sources, loads)
+    nets = controlnet_cache(tmp_path, 0, sources, loads)
     both = await asyncio.gather(nets.take(["a"]), nets.take(["a"]))
     third = await nets.take(["a"])
     assert loads.names == ["a"]
-    for held in (*both, third):
-        nets.release(held)
+    for leases in (*both, third):
+        nets.release(leases)
     assert not sources
 
 
 async def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, loads: Loads) -> None:
     """What was loaded beside it is given back."""
     sources: dict[str, ControlNetSource] = {}
-    nets = shelf(tmp_path, 2, sources, loads)
+    nets = controlnet_cache(tmp_path, 2, sources, loads)
     with pytest.raises(CheckpointError, match="damaged"):
         await nets.take(["a", "bad"])
     assert not sources
@@ -123,9 +127,9 @@ async def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, loads: Loads)
 
 async def test_slow_loads_go_side_by_side(tmp_path: Path, loads: Loads) -> None:
     """Two ControlNets of a request take the storage's time once."""
-    nets = shelf(tmp_path, 2, {}, loads, storage_s=0.2)
+    nets = controlnet_cache(tmp_path, 2, {}, loads, takes_s=0.2)
     started = asyncio.get_running_loop().time()
-    held = await nets.take(["a", "b"])
-    nets.release(held)
-    assert all(one.load_s >= 0.2 for one in held)
+    leases = await nets.take(["a", "b"])
+    nets.release(leases)
+    assert all(lease.load_s >= 0.2 for lease in leases)
     assert 0.2 <= asyncio.get_running_loop().time() - started < 0.35

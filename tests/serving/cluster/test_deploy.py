@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 from ray.serve.schema import ApplicationStatus
 
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.errors import CheckpointError, NodeError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.process.signals import Stopped
 from lego_serve.serving.cluster import deploy as deploying
-from lego_serve.serving.cluster.deploy import NodePlan, deploy
+from lego_serve.serving.cluster.deploy import wait_until_up
+from lego_serve.serving.nodes.options import NodePlan, VaeOptions
 
 UNPLACED = "Deployment 'backbone' has 1 replicas that have taken more than 30s to be scheduled. This may be due to"
 SLOW = "Deployment 'backbone' has 1 replicas that have taken more than 30s to initialize."
@@ -17,7 +19,7 @@ SLOW = "Deployment 'backbone' has 1 replicas that have taken more than 30s to in
 
 def plan(component: str) -> NodePlan:
     """A node that asks for 96 processors, two times."""
-    return NodePlan(ModelSpec("tiny", "nowhere"), component, {}, 2, 2, 96.0, 0)
+    return NodePlan(ModelSpec("tiny", "nowhere"), component, VaeOptions(), ReplicaBounds(2, 2), 96.0, 0)
 
 
 class FakeServe:
@@ -60,7 +62,7 @@ def test_each_node_is_told_of_as_it_comes_up(monkeypatch: pytest.MonkeyPatch) ->
     wait, run = (ApplicationStatus.DEPLOYING, ""), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, {}, {"tiny.vae": wait, "tiny.backbone": run}, {"tiny.vae": run, "tiny.backbone": run})
     told: list[str] = []
-    deploy([plan("vae"), plan("backbone")], lambda plan: told.append(plan.app))
+    wait_until_up([plan("vae"), plan("backbone")], lambda plan: told.append(plan.app))
     assert told == ["tiny.backbone", "tiny.vae"]
 
 
@@ -68,7 +70,7 @@ def test_a_node_without_a_place_is_named_with_what_it_asks_for(monkeypatch: pyte
     """One line says what it wants and what there is; nobody waits for ever."""
     use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
     with pytest.raises(NodeError) as failed:
-        deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+        wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
     message = failed.value.message
     assert message.startswith("tiny.backbone finds no place: each of its 2 replicas asks for 96 CPU, and Ray has 2 CPU")
     assert "\n" not in message
@@ -78,7 +80,7 @@ def test_a_slow_load_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that has its place may take its time, beyond all patience."""
     slow, run = (ApplicationStatus.DEPLOYING, SLOW), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
-    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 0.05))
+    wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 0.05))
 
 
 def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +88,10 @@ def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monke
     monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 192.0})
     slow, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
-    deploy([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+    wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
     use(monkeypatch, {"tiny.backbone": slow})
     with pytest.raises(NodeError, match="finds no place"):
-        deploy([plan("backbone")], lambda plan: None, patience_s=(0.01, 0.05))
+        wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.01, 0.05))
 
 
 def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.Monkey
     words = "Traceback\n  File\nlego_serve.errors.CheckpointError: there is no folder nowhere\n"
     use(monkeypatch, {"tiny.vae": (ApplicationStatus.DEPLOY_FAILED, words)})
     with pytest.raises(CheckpointError, match=r"^there is no folder nowhere$"):
-        deploy([plan("vae")], lambda plan: None)
+        wait_until_up([plan("vae")], lambda plan: None)
 
 
 def test_loading_stops_when_the_server_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +112,4 @@ def test_loading_stops_when_the_server_is_told_to(monkeypatch: pytest.MonkeyPatc
             raise error
 
     with pytest.raises(Stopped):
-        deploy([plan("vae")], lambda plan: None, check)
+        wait_until_up([plan("vae")], lambda plan: None, check)

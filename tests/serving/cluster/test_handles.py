@@ -1,4 +1,4 @@
-"""Orders to all replicas through Ray Serve's handles: what the dead, the unreachable and the failing make of them."""
+"""Commands to all replicas through Ray Serve's handles: what the dead, the unreachable and the failing make of them."""
 
 import asyncio
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from lego_serve.core.nodes.requests import CountTemplateBytes
 from lego_serve.errors import NodeError
 from lego_serve.serving.cluster.handles import RayNode
 from lego_serve.serving.errors import NodeLost
@@ -15,6 +16,7 @@ DEAD = ActorDiedError()
 AWAY = ActorUnavailableError("no answer", None)
 FAILED = RayTaskError("control", "the traceback", ValueError("a"))
 SAID = ("r1", 7)
+COMMAND = CountTemplateBytes("p")
 
 
 class Broadcast:
@@ -56,27 +58,24 @@ class Handle:
 async def test_a_replica_that_has_died_has_nothing_to_say() -> None:
     """However many have, as long as one answers; nobody need wait for Serve to have noticed."""
     handle = Handle(DEAD, ("r1", 7), DEAD, ("r2", None), DEAD)
-    assert await RayNode(handle).control("template_bytes", "p") == [("r1", 7), ("r2", None)]
-    assert handle.asked == [("control", "template_bytes", "p")]
-    assert await RayNode(Handle(DEAD, ("r1", ("a",)))).resident() == [("r1", ("a",))]
+    assert await RayNode(handle).control(COMMAND) == [("r1", 7), ("r2", None)]
+    assert handle.asked == [("control", COMMAND)]
 
 
 @pytest.mark.parametrize(
     "results",
     [(), (DEAD,), (SAID, AWAY), (SAID, asyncio.CancelledError()), (SAID, DeploymentUnavailableError("m"))],
     ids=["nobody", "all dead", "one that may live", "one being stopped", "one that takes none"],
-)  # fmt: skip
-async def test_without_an_answer_of_all_that_may_live_the_order_is_to_be_given_again(results: tuple[Any, ...]) -> None:
+)
+async def test_without_an_answer_of_all_that_may_live_the_command_is_to_be_given_again(
+    results: tuple[Any, ...],
+) -> None:
     """What is known then is not the whole of it."""
     with pytest.raises(NodeLost):
-        await RayNode(Handle(*results)).control("list", "")
-    with pytest.raises(NodeLost):
-        await RayNode(Handle(*results)).resident()
+        await RayNode(Handle(*results)).control(COMMAND)
 
 
 async def test_a_replica_that_fails_is_an_error_of_ours() -> None:
-    """Asking again would not help; a list of adapters does without."""
+    """Asking again would not help."""
     with pytest.raises(NodeError, match="ValueError"):
-        await RayNode(Handle(("r1", 7), FAILED)).control("list", "")
-    with pytest.raises(NodeLost):
-        await RayNode(Handle(("r1", 7), FAILED)).resident()
+        await RayNode(Handle(("r1", 7), FAILED)).control(COMMAND)

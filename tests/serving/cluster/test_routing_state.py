@@ -30,8 +30,8 @@ def test_who_listens_hears_who_left_and_what_replicas_keep(monkeypatch: pytest.M
     routing_state.on_template_use(lambda model, use: heard.append((model, use)))
     routing_state.leave("a")
     routing_state.left({"a"})
-    assert "a" not in routing_state.draining
+    assert "a" not in routing_state.choice.draining
     use = {"entries": 1, "used_bytes": 2, "budget_bytes": 3}
-    routing_state.said("m.v1.backbone", [{"template_use": use}, {}, {"template_use": use}])
-    routing_state.said("m.vae", [{}])
+    routing_state.record_stats("m.v1.backbone", [{"template_use": use}, {}, {"template_use": use}])
+    routing_state.record_stats("m.vae", [{}])
     assert heard == [frozenset({"a"}), ("m.v1", TemplateUse(2, 4, 6))]

@@ -1,69 +1,79 @@
-"""Operators' orders about adapters: which LoRA node has them, what is said where none has, and where adapters are."""
+"""Operators' requests about adapters: the LoRA node that gets them, refusals, and the places of adapters."""
 
 import pytest
 
-from lego_serve.core.addons import AdapterCommand
+from lego_serve.core.nodes.requests import (
+    AdapterCard,
+    AdapterCards,
+    ListAdapterNames,
+    ListAdapters,
+    ModelAdapters,
+    ShowAdapter,
+)
 from lego_serve.errors import NotFound, RequestError
 from lego_serve.serving.coordinator import adapter_admin
-from tests.serving.coordinator.test_coordinator import FakeNode, coordinator, nodes
+from tests.support.nodes import LATENTS, FakeNode, coordinator, nodes
 
 
-def lora_node(**cards: dict[str, object]) -> FakeNode:
-    """One that has these adapters."""
-    return FakeNode(lambda call, count: {"adapters": cards})
+def lora_node(**cards: AdapterCard) -> FakeNode:
+    """A LoRA node with these adapters."""
+    return FakeNode(lambda call, count: AdapterCards(cards))
 
 
-async def test_an_order_reaches_the_only_patcher() -> None:
-    """Without a word of the model; of several it must be said which."""
+async def test_a_request_reaches_the_only_lora_node() -> None:
+    """The model may be left out; with several LoRA nodes it must be named."""
     some = nodes()
     with pytest.raises(NotFound, match="No model here has adapters"):
-        await coordinator(some).adapters(AdapterCommand("list"))
+        await coordinator(some).adapters(None, ListAdapters())
     some["lego-tiny", "adapters"] = lora_node()
-    assert await coordinator(some).adapters(AdapterCommand("list")) == {"model": "lego-tiny", "adapters": {}}
+    assert await coordinator(some).adapters(None, ListAdapters()) == ModelAdapters("lego-tiny")
     some["other", "adapters"] = lora_node()
-    with pytest.raises(RequestError, match="which `model` is meant, of: lego-tiny, other") as unsaid:
-        await coordinator(some).adapters(AdapterCommand("list"))
-    assert (unsaid.value.status, unsaid.value.param) == (400, "model")
-    assert (await coordinator(some).adapters(AdapterCommand("list", "other")))["model"] == "other"
+    with pytest.raises(RequestError, match="which `model` is meant, of: lego-tiny, other") as unnamed:
+        await coordinator(some).adapters(None, ListAdapters())
+    assert (unnamed.value.status, unnamed.value.param) == (400, "model")
+    assert (await coordinator(some).adapters("other", ListAdapters())).model == "other"
 
 
-async def test_a_model_that_is_not_here_is_told_from_one_without_adapters() -> None:
-    """The first by its name and the nearest, the second with those that have some."""
+async def test_an_unknown_model_and_one_without_adapters_get_different_errors() -> None:
+    """The first error names the nearest model, the second the models that have adapters."""
     some = nodes()
-    some["plain", "backbone"] = FakeNode(lambda call, count: {})
+    some["plain", "backbone"] = FakeNode(lambda call, count: LATENTS)
     some["lego-tiny", "adapters"] = lora_node()
-    for model, said in (
+    for model, message in (
         ("lego-tini", "There is no model lego-tini; did you mean lego-tiny?"),
         ("zzz", "There is no model zzz; there is lego-tiny, plain."),
         ("<zzz>", "There is no model of this name; there is lego-tiny, plain."),
         ("plain", "Model plain has no adapters; there are some for: lego-tiny."),
     ):
         with pytest.raises(NotFound) as missing:
-            await coordinator(some).adapters(AdapterCommand("list", model))
-        assert (missing.value.message, missing.value.param) == (said, "model")
+            await coordinator(some).adapters(model, ListAdapters())
+        assert (missing.value.message, missing.value.param) == (message, "model")
 
 
-async def test_adapters_are_told_with_the_places_they_are_at_hand_in() -> None:
-    """Of those whose content is known; the LoRA node's own memory is one."""
+async def test_a_list_has_the_places_that_adapters_are_resident_in() -> None:
+    """The places of an adapter whose content is known; the LoRA node's own memory is one."""
     some = nodes()
     some["lego-tiny", "adapters"] = lora_node(
-        used={"sha256": "1", "in_patcher": True}, gone={"sha256": "2", "in_patcher": False}, new={"registered": True}
+        used=AdapterCard({"sha256": "1"}, "1", in_lora_node=True),
+        gone=AdapterCard({"sha256": "2"}, "2", in_lora_node=False),
+        new=AdapterCard({"registered": True}),
     )
     some["lego-tiny", "backbone"].has = ("1", "3")
     some["lego-tiny", "text_encoder"].has = ("1",)
-    found = (await coordinator(some).adapters(AdapterCommand("list")))["adapters"]
+    found = (await coordinator(some).adapters(None, ListAdapters())).adapters
     assert {name: card["resident"] for name, card in found.items()} == {
-        "used": ["LoRA node", "backbone:r1", "text_encoder:r1"], "gone": [], "new": None,
-    }  # fmt: skip
-    assert "in_patcher" not in found["used"]
-    assert "resident" not in (await coordinator(some).adapters(AdapterCommand("names")))["adapters"]["used"]
+        "used": ["lora", "backbone:r1", "text_encoder:r1"],
+        "gone": [],
+        "new": None,
+    }
+    assert "resident" not in (await coordinator(some).adapters(None, ListAdapterNames())).adapters["used"]
 
 
-async def test_a_replica_that_does_not_say_what_it_has_delays_a_list_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where adapters are is unknown then."""
+async def test_a_silent_replica_delays_a_list_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places are unknown then."""
     monkeypatch.setattr(adapter_admin, "RESIDENT_S", 0.01)
     some = nodes()
-    some["lego-tiny", "adapters"] = lora_node(used={"sha256": "1", "in_patcher": True})
+    some["lego-tiny", "adapters"] = lora_node(used=AdapterCard({"sha256": "1"}, "1", in_lora_node=True))
     some["lego-tiny", "backbone"].has = None
-    found = (await coordinator(some).adapters(AdapterCommand("show", name="used")))["adapters"]
+    found = (await coordinator(some).adapters(None, ShowAdapter("used"))).adapters
     assert found == {"used": {"sha256": "1", "resident": None}}

@@ -1,105 +1,22 @@
-"""The coordinator over hand-written nodes: parallel branches, failures, retries, deadlines, cancelling."""
+"""The coordinator over hand-written nodes: parallel branches, failures, deadlines, cancelling, operators."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lego_serve.core.jobs.job import Job, JobProgress, TaskStats
-from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult, ReplicaDraining
-from lego_serve.core.jobs.progress import PREPARING, StreamOptions
-from lego_serve.core.workflow.bind import bind
+from lego_serve.core.jobs.job import JobProgress
+from lego_serve.core.jobs.messages import LaneProgress
+from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.nodes.requests import FitPreview, PauseCall, PreviewMatrix
 from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, NotFound, RequestError
-from lego_serve.serving.coordinator.coordinator import Coordinator
+from lego_serve.serving.coordinator.coordinator import CheckTimes, Coordinator
 from lego_serve.serving.errors import NodeLost
-from lego_serve.workflow_files import built_in_workflows
+from tests.support.nodes import IMAGES, LATENTS, WORKFLOWS, coordinator, job, nodes
 
-WORKFLOWS = built_in_workflows()
-PIXELS = {"pixels": np.zeros((2, 4, 6, 3), np.uint8)}
-
-
-class FakeNode:
-    """Answers with ``behave`` and notes what it was asked."""
-
-    is_ready = True
-
-    def __init__(self, behave: Callable[[NodeCall, int], object]) -> None:
-        self.behave = behave
-        self.calls: list[NodeCall] = []
-        self.running = self.most_running = 0
-        self.cancelled = 0
-        self.orders: list[tuple[str, str]] = []
-        self.says: dict[int, list[Message]] = {}  # by the number of the call
-        self.has: tuple[str, ...] | None = ()
-
-    async def run(self, call: NodeCall) -> NodeResult:
-        """One call, a little later."""
-        self.calls.append(call)
-        return await self._answer(call)
-
-    async def _answer(self, call: NodeCall) -> NodeResult:
-        self.running += 1
-        self.most_running = max(self.running, self.most_running)
-        try:
-            await asyncio.sleep(0.01)
-            said = self.behave(call, len(self.calls))
-            if isinstance(said, float):
-                await asyncio.sleep(said)
-                said = {}
-            if isinstance(said, Exception) and not isinstance(said, RequestError):
-                raise said
-            return NodeResult(error=said) if isinstance(said, RequestError) else NodeResult(said, TaskStats(0.1, 0.2))
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.running -= 1
-
-    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
-        """The same as messages: accepted by replica r1, r2, ..., whatever is in ``says``, and the answer."""
-        self.calls.append(call)
-        number = len(self.calls)
-        yield CallAccepted(f"r{number}")
-        for message in self.says.get(number, ()):
-            yield message
-            await asyncio.sleep(0.001)
-        yield await self._answer(call)
-
-    async def resident(self) -> list[tuple[str, tuple[str, ...]]]:
-        """What is in ``has``, of one replica; a node that has nothing to say does not answer."""
-        if self.has is None:
-            await asyncio.Event().wait()
-        return [("r1", tuple(self.has or ()))]
-
-    async def control(self, order: str, name: str) -> list[tuple[str, int | None]]:
-        """Two replicas, of which r1 has a call to move; orders about calls are heard the second time."""
-        self.orders.append((order, name))
-        heard = (order, name) == ("drain", "r1") or self.orders.count((order, name)) == 2
-        return [("r1", 1 if heard else None), ("r2", None)]
-
-
-def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], FakeNode]:
-    """A model whose text encoder or backbone may be told to misbehave."""
-    made = {
-        "text_encoder": FakeNode(lambda call, count: text if text is not None else {"tokens": 1}),
-        "backbone": FakeNode(lambda call, count: denoise if denoise is not None else {"latents": 2}),
-        "vae": FakeNode(lambda call, count: PIXELS),
-    }
-    return {("lego-tiny", component): node for component, node in made.items()}
-
-
-def job(deadline_s: float | None = None) -> Job:
-    """A job whose inputs are bound."""
-    inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "seed": 2**32 - 1, "n": 2})
-    return Job("job-1", "lego-tiny", inputs, time.monotonic(), deadline_s)
-
-
-def coordinator(some: dict[tuple[str, str], FakeNode]) -> Coordinator:
-    """A coordinator over them."""
-    return Coordinator(some, WORKFLOWS, time.monotonic)
+EVERY = {"lego-tiny": 5}  # steps between two checkpoints
 
 
 async def test_a_job_runs_its_branches_at_the_same_time_and_answers_images() -> None:
@@ -118,18 +35,6 @@ async def test_a_nodes_refusal_reaches_the_caller_as_it_is() -> None:
     with pytest.raises(RequestError, match="too long"):
         await coordinator(some).run(job())
     assert some["lego-tiny", "backbone"].calls == []
-
-
-async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
-    """The text encoder calls every prompt `prompt`; whose it was stands in the workflow."""
-    some = nodes()
-    refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
-    some["lego-tiny", "text_encoder"].behave = lambda call, count: refusal if call.inputs["prompt"] == "b" else {}
-    inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "negative_prompt": "b", "seed": 1})
-    with pytest.raises(RequestError) as refused:
-        await coordinator(some).run(replace(job(), inputs=inputs))
-    assert (refused.value.param, refused.value.code) == ("negative_prompt", "prompt_too_long")
-    assert refused.value.message == "`negative_prompt` has 60 tokens."
 
 
 async def test_jobs_in_flight_say_how_they_stand() -> None:
@@ -158,91 +63,14 @@ async def test_an_id_that_is_in_flight_is_refused_and_harms_nobody() -> None:
     await mine.run(job())
 
 
-async def test_a_lost_replica_is_tried_again() -> None:
-    """One NodeLost costs a retry, not the job."""
-    some = nodes()
-    some["lego-tiny", "backbone"].behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2}
-    await coordinator(some).run(job())
-    assert len(some["lego-tiny", "backbone"].calls) == 2
-
-
-async def test_a_lane_goes_on_from_its_last_checkpoint_and_alone() -> None:
-    """After a replica was lost the call is made again elsewhere, from the state last heard of, under suspicion."""
-    some = nodes()
-    backbone = some["lego-tiny", "backbone"]
-    backbone.says[1] = [
-        LaneProgress(0, 5, 20, checkpoint=b"five"),
-        LaneProgress(0, 7, 20),
-        LaneProgress(1, 5, 20, checkpoint=b"x"),
-    ]
-    backbone.behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2}
-    result = await coordinator(some).run(job())
-    again = backbone.calls[1]
-    assert again.checkpoints == {0: b"five", 1: b"x"}
-    assert again.suspect_steps >= 2 + 5
-    assert again.avoid == {"r1"}
-    assert (result.stats["latents"].attempts, result.stats["latents"].steps_redone) == (2, 2)
-
-
-async def test_a_draining_replicas_lanes_move_without_suspicion() -> None:
-    """A replica that says it is to be left has its call made again elsewhere, from the fresh checkpoint."""
-    some = nodes()
-    backbone = some["lego-tiny", "backbone"]
-    backbone.says[1] = [LaneProgress(0, 9, 20, checkpoint=b"nine"), ReplicaDraining()]
-    await coordinator(some).run(job())
-    assert (backbone.calls[-1].checkpoints, backbone.calls[-1].suspect_steps) == ({0: b"nine"}, 0)
-    assert backbone.calls[-1].avoid == {"r1"}
-
-
-async def test_a_replica_that_leaves_without_a_word_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the router no longer has a replica and its stream is still open, the call moves."""
-    monkeypatch.setattr("lego_serve.serving.coordinator.denoise_calls.LAST_WORDS_S", 0.01)
-    some = nodes()
-    backbone = some["lego-tiny", "backbone"]
-    backbone.behave = lambda call, count: 30.0 if count == 1 else {"latents": 2}
-    mine = coordinator(some)
-    running = asyncio.ensure_future(mine.run(job()))
-    while not backbone.calls:
-        await asyncio.sleep(0.01)
-    mine.departed({"r1"})
-    await asyncio.wait_for(running, 5)
-    assert (len(backbone.calls), backbone.cancelled) == (2, 1)
-
-
-async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
-    """Three deaths alone in one step are the request's doing; deaths in company are not, however many."""
-    some = nodes()
-    backbone = some["lego-tiny", "backbone"]
-    backbone.behave = lambda call, count: NodeLost() if count < 6 else {"latents": 2}
-    await coordinator(some).run(job())
-    assert len(backbone.calls) == 6
-    backbone.calls.clear()
-    backbone.behave = lambda call, count: NodeLost()
-    for number in (2, 3, 4):
-        backbone.says[number] = [LaneProgress(0, 3, 20, is_starting=True)]
-    with pytest.raises(RequestError) as refused:
-        await coordinator(some).run(job())
-    assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
-
-
-async def test_a_request_that_kills_while_it_is_made_ready_is_refused() -> None:
-    """It has no step yet in which to be alone; being made ready is as good."""
-    some = nodes()
-    backbone = some["lego-tiny", "backbone"]
-    backbone.behave = lambda call, count: NodeLost()
-    for number in (2, 3, 4):
-        backbone.says[number] = [LaneProgress(0, PREPARING, 20, is_starting=True)]
-    with pytest.raises(RequestError, match="while it was made ready") as refused:
-        await coordinator(some).run(job())
-    assert (refused.value.code, len(backbone.calls)) == ("poison_request", 4)
-
-
 async def test_a_preview_that_cannot_be_made_does_not_end_its_job(caplog: pytest.LogCaptureFixture) -> None:
     """It is left out, and the log says why."""
     some = nodes()
     preview = np.ones((2, 3, 4), np.float32)
     some["lego-tiny", "backbone"].says[1] = [LaneProgress(0, 10, 20, preview=preview)]
-    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": 1} if call.kind == "preview_fit" else PIXELS
+    some["lego-tiny", "vae"].behave = lambda call, count: (
+        NodeError("no") if isinstance(call.request, FitPreview) else IMAGES
+    )
     told: list[JobProgress] = []
     result = await coordinator(some).run(replace(job(), stream=StreamOptions(1)), told.append)
     assert (len(result.images), told) == (2, [])
@@ -256,7 +84,9 @@ async def test_progress_reaches_who_listens_with_previews_projected() -> None:
     some["lego-tiny", "backbone"].says[1] = [LaneProgress(0, 5, 20, 1.5), LaneProgress(1, 10, 20, 1.0, preview=latents)]
     matrix = np.zeros((19, 3), np.float32)
     matrix[4], matrix[13], matrix[18] = [0.5, 0, 0], [0.25, 0, 0], [0.25, 0.5, 0]  # the latents' own places
-    some["lego-tiny", "vae"].behave = lambda call, count: {"matrix": matrix} if call.kind == "preview_fit" else PIXELS
+    some["lego-tiny", "vae"].behave = lambda call, count: (
+        PreviewMatrix(matrix) if isinstance(call.request, FitPreview) else IMAGES
+    )
     told: list[JobProgress] = []
     await coordinator(some).run(replace(job(), stream=StreamOptions(1, steps=True)), told.append)
     assert (told[0].index, told[0].step, told[0].preview) == (0, 5, None)
@@ -281,10 +111,10 @@ async def test_an_unexpected_error_is_the_nodes_fault() -> None:
 
 
 async def test_an_operator_pauses_a_job_wherever_its_lanes_are() -> None:
-    """The order goes out until a replica has the call; a call that goes elsewhere brings it along."""
+    """The command goes out until a replica has the call; a call that goes elsewhere brings it along."""
     some = nodes()
     backbone = some["lego-tiny", "backbone"]
-    backbone.behave = lambda call, count: NodeLost() if count == 1 else {"latents": 2} if count == 3 else 0.5
+    backbone.behave = lambda call, count: NodeLost() if count == 1 else LATENTS if count == 3 else 0.5
     mine = coordinator(some)
     running = asyncio.ensure_future(mine.run(job()))
     while not backbone.calls:
@@ -292,13 +122,13 @@ async def test_an_operator_pauses_a_job_wherever_its_lanes_are() -> None:
     key = backbone.calls[0].key
     assert key
     assert await mine.pause("job-1", True)
-    assert backbone.orders == [("pause", key)] * 2
+    assert backbone.commands == [PauseCall(key, True)] * 2
     assert [state.is_paused for state in mine.states()] == [True]
     while len(backbone.calls) < 2:
         await asyncio.sleep(0.01)
     assert [call.is_paused for call in backbone.calls] == [False, True]
     assert await mine.pause("job-1", False)
-    assert backbone.orders[2:] == [("resume", key)] * 2
+    assert backbone.commands[2:] == [PauseCall(key, False)] * 2
     assert not any(state.is_paused for state in mine.states())
     await running
     assert not await mine.pause("job-1", True)
@@ -311,24 +141,6 @@ async def test_a_deadline_cancels_what_is_out() -> None:
         await coordinator(some).run(job(time.monotonic() + 0.1))
     await asyncio.sleep(0)
     assert some["lego-tiny", "backbone"].cancelled == 1
-
-
-async def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
-    """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
-
-    class SlowNode(FakeNode):
-        async def run(self, call: NodeCall) -> NodeResult:
-            await asyncio.sleep(0.2)
-            return await super().run(call)
-
-    some = nodes() | {("lego-tiny", "vae"): SlowNode(lambda call, count: PIXELS)}
-    mine = coordinator(some)
-    left = []
-    for _ in range(2):
-        await mine.run(job(time.monotonic() + 10))
-        left.append(some["lego-tiny", "backbone"].calls[-1].time_left_s)
-    assert left[0] == pytest.approx(10, abs=0.15)
-    assert left[1] == pytest.approx(9.8, abs=0.15)
 
 
 async def test_cancelling_by_an_operator_and_by_leaving() -> None:
@@ -349,18 +161,29 @@ async def test_cancelling_by_an_operator_and_by_leaving() -> None:
         assert not mine.cancel("job-1")
 
 
-async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> None:
-    """Prompts and lanes get what the LoRA node said, and its complaint is about the request's field."""
-    some = nodes()
-    lora_node = FakeNode(lambda call, count: {"adapters": ("loaded",)})
-    some["lego-tiny", "adapters"] = lora_node
-    inputs = bind(WORKFLOWS["lego-tiny-lora"], {"prompt": "a", "seed": 1, "lora": ("ask",)})
-    wanted = replace(job(), workflow="lego-tiny-lora", inputs=inputs)
-    await coordinator(some).run(wanted)
-    assert lora_node.calls[0].inputs == {"lora": ("ask",)}
-    for component in ("text_encoder", "backbone"):
-        assert some["lego-tiny", component].calls[0].inputs["adapters"] == {"adapters": ("loaded",)}
-    lora_node.behave = lambda call, count: NotFound("none", param="lora", code="adapter_not_found")
-    with pytest.raises(NotFound) as missing:
-        await coordinator(some).run(wanted)
-    assert missing.value.param == "lora"
+async def test_an_idle_coordinator_checks_its_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check follows the last event, and reports a broken invariant."""
+    checks: list[bool] = []
+    mine = Coordinator(nodes(), WORKFLOWS, time.monotonic, EVERY, checks.append, checks=CheckTimes(0.05, 60.0))
+    await mine.run(job())
+    await asyncio.sleep(0.1)
+    assert checks == [True]
+
+    def broken() -> None:
+        raise AssertionError("a node is in two states")
+
+    monkeypatch.setattr(mine._dataflow, "check", broken)
+    await mine.run(job())
+    await asyncio.sleep(0.1)
+    assert checks == [True, False]
+
+
+async def test_a_coordinator_under_steady_load_checks_its_dataflow_too() -> None:
+    """Events that keep coming put a check off until the longest time between checks, and no longer."""
+    checks: list[bool] = []
+    mine = Coordinator(nodes(), WORKFLOWS, time.monotonic, EVERY, checks.append, checks=CheckTimes(60.0, 0.1))
+    started = time.monotonic()
+    while not checks and time.monotonic() - started < 5:
+        await mine.run(job())
+    assert checks == [True]
+    assert time.monotonic() - started >= 0.1

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.requests import PreviewMatrix
 from lego_serve.models import previews as fits
 from lego_serve.models.loading import load_vae
 from lego_serve.models.registry import ModelSpec
@@ -63,13 +64,13 @@ class FakeVae:
     def __init__(self, refusals: int) -> None:
         self.refusals, self.asked = refusals, 0
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[PreviewMatrix]) -> NodeResult[PreviewMatrix]:
         """One call."""
         self.asked += 1
         await asyncio.sleep(0)
         if self.asked <= self.refusals:
             raise RuntimeError("not now")
-        return NodeResult({"matrix": np.zeros((37, 3))})
+        return NodeResult(PreviewMatrix(np.zeros((37, 3))))
 
 
 async def test_the_projection_is_asked_for_once_and_again_after_a_failure() -> None:

@@ -13,18 +13,31 @@ from diffusers import SD3Transformer2DModel
 
 from lego_serve.core.addons import AdapterRequest, ControlNetRequest, LoadedAdapter
 from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult
+from lego_serve.core.nodes.messages import (
+    DenoiseInput,
+    DenoiseOutput,
+    EncodeControlsInput,
+    EncodeControlsOutput,
+    LoadAdaptersOutput,
+    TextEncodeInput,
+    TextEncodeOutput,
+)
+from lego_serve.core.nodes.requests import FetchAdapter
 from lego_serve.errors import NodeError, NotFound
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.errors import NodeLost
-from lego_serve.serving.nodes import availability
 from lego_serve.serving.nodes.backbone import BackboneNode
-from lego_serve.serving.nodes.controlnet import ControlNetNode
-from lego_serve.serving.nodes.controlnet_sources import ControlNetPlan
+from lego_serve.serving.nodes.controlnets import availability
+from lego_serve.serving.nodes.controlnets.messages import RunControlNetStep
+from lego_serve.serving.nodes.controlnets.node import ControlNetNode
 from lego_serve.serving.nodes.lora import LoraNode
-from lego_serve.serving.nodes.text_encoder import TextEncoderNode, VaeNode
-from lego_serve.zoo.tiny_models import control_miniature
+from lego_serve.serving.nodes.options import ControlNetOptions, ControlNetPlan, LoraOptions, VaeOptions
+from lego_serve.serving.nodes.text_encoder import TextEncoderNode
+from lego_serve.serving.nodes.vae import VaeNode
 from tests.support.adapters import diffusers_names, products, saved
+from tests.support.nodes import backbone_node, denoised, encoded, latents_of, resolved, text_node
+from tests.support.tiny_models import control_miniature
 
 BYTES = 1 << 24
 STEPS = 4
@@ -46,25 +59,24 @@ class Slow:
         self.node, self.gate = node, asyncio.Event()
         self.error: NodeError | None = None
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """One call."""
-        if call.kind == "fetch_adapter":
+        if isinstance(call.request, FetchAdapter):
             await self.gate.wait()
             if self.error is not None:
                 return NodeResult(error=self.error)
         return await self.node.run(call)
 
-    async def load(self, *names: str, **more: Any) -> dict[str, tuple[LoadedAdapter, ...]]:
+    async def load(self, *names: str, **more: Any) -> LoadAdaptersOutput:
         """What a `load_adapters` answers."""
-        answer = await self.run(NodeCall("load_adapters", {"lora": tuple(AdapterRequest(name) for name in names)}))
-        value: Any = answer.value
-        return {"adapters": tuple(replace(adapter, **more) for adapter in value["adapters"])}
+        adapters = await resolved(self.node, *names)
+        return LoadAdaptersOutput(tuple(replace(adapter, **more) for adapter in adapters))
 
 
 @pytest.fixture
 def lora_node(spec: ModelSpec, root: Path) -> Slow:
     """A LoRA node that waits."""
-    return Slow(LoraNode(spec, [root], BYTES))
+    return Slow(LoraNode(spec, LoraOptions((root,), BYTES)))
 
 
 @pytest.fixture
@@ -72,34 +84,20 @@ def backbone(spec: ModelSpec, lora_node: Slow, tmp_path: Path, tiny_folder: Path
     """A backbone with a ControlNet beside it."""
     control_miniature(SD3Transformer2DModel.from_pretrained(tiny_folder / "transformer")).save_pretrained(tmp_path)
     net = ControlNetPlan(replace(spec, name="edges", path=str(tmp_path)), "colocated", "")
-    return BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, lora_node, BYTES, "auto", [net])
+    return backbone_node(spec, lora_node, [net], adapter_mode="auto")
 
 
 @pytest.fixture(scope="module")
 def text(spec: ModelSpec, root: Path) -> TextEncoderNode:
     """A text encoder whose LoRA node does not wait."""
-    return TextEncoderNode(spec, 1, BYTES, LoraNode(spec, [root], BYTES), BYTES)
+    return text_node(spec, 1, LoraNode(spec, LoraOptions((root,), BYTES)))
 
 
-async def call(text: TextEncoderNode, **more: object) -> NodeCall:
+async def call(text: TextEncoderNode, **more: Any) -> NodeCall[DenoiseOutput]:
     """A denoising call."""
-    cond, negative = [(await text.run(NodeCall("text_encode", {"prompt": p}))).value for p in ("a red circle", "")]
-    inputs = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 2}
-    return NodeCall("denoise", inputs | {"cond": cond, "negative": negative} | more)
-
-
-async def run(node: BackboneNode, call: NodeCall) -> NodeResult:
-    """The answer to a call."""
-    answer = [message async for message in node.stream(call)][-1]
-    assert isinstance(answer, NodeResult)
-    return answer
-
-
-def latents(answer: NodeResult) -> np.ndarray:
-    """The latents of an answer that is none of an error."""
-    assert answer.error is None, answer.error
-    value: Any = answer.value
-    return np.asarray(value["latents"])
+    cond, negative = await encoded(text, "a red circle"), await encoded(text, "")
+    fields = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 2, "negative": negative}
+    return NodeCall(DenoiseInput(cond, **fields | more))
 
 
 async def test_lanes_wait_for_their_adapters_and_others_do_not(
@@ -107,21 +105,21 @@ async def test_lanes_wait_for_their_adapters_and_others_do_not(
 ) -> None:
     """To the bits they have when it is at hand; the answer says which it was, and nothing stays pinned."""
     loaded = await lora_node.load("image")
-    waiting = asyncio.ensure_future(run(backbone, await call(text, adapters=loaded)))
-    plain = await run(backbone, await call(text))
+    waiting = asyncio.ensure_future(denoised(backbone, await call(text, adapters=loaded)))
+    plain = await denoised(backbone, await call(text))
     assert not waiting.done()
     lora_node.gate.set()
-    cold, warm = await waiting, await run(backbone, await call(text, adapters=loaded))
-    assert np.array_equal(latents(cold), latents(warm))
-    assert not np.array_equal(latents(cold), latents(plain))
+    cold, warm = await waiting, await denoised(backbone, await call(text, adapters=loaded))
+    assert np.array_equal(latents_of(cold), latents_of(warm))
+    assert not np.array_equal(latents_of(cold), latents_of(plain))
     assert [(s.name, s.hit, s.steps_without_adapter) for s in cold.stats.adapters] == [("image", False, 0)]
     assert [s.steps_active for s in cold.stats.adapters] == [STEPS]
-    [known] = (await lora_node.load("image"))["adapters"]
+    [known] = (await lora_node.load("image")).adapters
     assert backbone.resident() == (known.sha256,) != ("",)
     assert [(s.hit, s.load_s) for s in warm.stats.adapters] == [(True, 0.0)]
     assert plain.stats.adapters == ()
-    assert backbone._shelf is not None
-    assert backbone._shelf._cache.ledger.pinned_bytes == 0
+    assert backbone._adapters is not None
+    assert backbone._adapters._cache.ledger.pinned_bytes == 0
 
 
 async def test_an_early_start_is_bounded_by_the_profile(
@@ -129,8 +127,8 @@ async def test_an_early_start_is_bounded_by_the_profile(
 ) -> None:
     """Half of the steps here; the answer says how many went by."""
     loaded = await lora_node.load("image", early_ratio=0.5)
-    waiting = asyncio.ensure_future(run(backbone, await call(text, adapters=loaded)))
-    await run(backbone, await call(text))
+    waiting = asyncio.ensure_future(denoised(backbone, await call(text, adapters=loaded)))
+    await denoised(backbone, await call(text))
     await asyncio.sleep(0.3)
     assert not waiting.done()
     lora_node.gate.set()
@@ -144,11 +142,11 @@ async def test_the_answer_tells_in_how_many_steps_an_adapter_was_at_work(
 ) -> None:
     """None where its range lies between two steps: the image is the model's own then."""
     lora_node.gate.set()
-    loaded = await lora_node.load("image", ask=AdapterRequest("image", 1.0, start, end))
-    answer = await run(backbone, await call(text, adapters=loaded))
+    loaded = await lora_node.load("image", request=AdapterRequest("image", 1.0, start, end))
+    answer = await denoised(backbone, await call(text, adapters=loaded))
     assert [used.steps_active for used in answer.stats.adapters] == [steps]
-    plain = await run(backbone, await call(text))
-    assert np.array_equal(latents(answer), latents(plain)) == (steps == 0)
+    plain = await denoised(backbone, await call(text))
+    assert np.array_equal(latents_of(answer), latents_of(plain)) == (steps == 0)
 
 
 async def test_an_adapter_that_cannot_be_had_ends_its_call_and_no_other(
@@ -157,24 +155,24 @@ async def test_an_adapter_that_cannot_be_had_ends_its_call_and_no_other(
     """Its lanes are dropped; a call that is given up while it waits leaves nothing either."""
     loaded = await lora_node.load("image")
     lora_node.error = NodeError("gone")
-    failing = asyncio.ensure_future(run(backbone, await call(text, adapters=loaded)))
-    leaving = asyncio.ensure_future(run(backbone, await call(text, adapters=loaded)))
+    failing = asyncio.ensure_future(denoised(backbone, await call(text, adapters=loaded)))
+    leaving = asyncio.ensure_future(denoised(backbone, await call(text, adapters=loaded)))
     await asyncio.sleep(0.1)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     lora_node.gate.set()
     assert (await failing).error is lora_node.error
     lora_node.error = None
-    latents(await run(backbone, await call(text)))
+    latents_of(await denoised(backbone, await call(text)))
     assert backbone._engine.lanes == 0
-    assert backbone._shelf is not None
-    assert backbone._shelf._cache.ledger.pinned_bytes == 0
+    assert backbone._adapters is not None
+    assert backbone._adapters._cache.ledger.pinned_bytes == 0
 
 
 async def test_a_model_without_adapters_says_so(spec: ModelSpec, lora_node: Slow, text: TextEncoderNode) -> None:
     """Rather than run without."""
-    node = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1)
-    answer = await run(node, await call(text, adapters=await lora_node.load("image")))
+    node = backbone_node(spec)
+    answer = await denoised(node, await call(text, adapters=await lora_node.load("image")))
     assert answer.error is not None
     assert answer.error.code == "no_adapters"
 
@@ -183,25 +181,26 @@ async def test_a_control_image_is_encoded_and_followed(
     backbone: BackboneNode, spec: ModelSpec, text: TextEncoderNode
 ) -> None:
     """The same image by the same key; weight 0 is the model itself; an unknown ControlNet is an error."""
-    vae = VaeNode(spec, 1)
+    vae = VaeNode(spec, VaeOptions(1))
     pixels = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
 
-    async def encoded(name: str, weight: float) -> Any:
-        asks = (ControlNetRequest(name, pixels, weight, 0.0, 0.5),)
-        return (await vae.run(NodeCall("encode_controls", {"controlnet": asks, "width": 96, "height": 96}))).value
+    async def control(name: str, weight: float) -> EncodeControlsOutput:
+        requests = (ControlNetRequest(name, pixels, weight, 0.0, 0.5),)
+        result: NodeResult[EncodeControlsOutput] = await vae.run(NodeCall(EncodeControlsInput(requests, 96, 96)))
+        return result.reply
 
-    once, again = await encoded("edges", 1.0), await encoded("edges", 0.0)
-    assert once["controls"][0].key == again["controls"][0].key
-    assert (once["controls"][0].weight, once["controls"][0].end) == (1.0, 0.5)
-    plain = await run(backbone, await call(text))
-    followed = await run(backbone, await call(text, controls=once))
+    once, again = await control("edges", 1.0), await control("edges", 0.0)
+    assert once.controls[0].key == again.controls[0].key
+    assert (once.controls[0].weight, once.controls[0].end) == (1.0, 0.5)
+    plain = await denoised(backbone, await call(text))
+    followed = await denoised(backbone, await call(text, controls=once))
     [ran] = followed.stats.controlnets
     assert (ran.name, ran.placement, len(ran.ran), ran.steps_active) == ("edges", "colocated", STEPS // 2, STEPS // 2)
-    assert not np.array_equal(latents(followed), latents(plain))
-    without = await run(backbone, await call(text, controls=again))
-    assert np.array_equal(latents(without), latents(plain))
+    assert not np.array_equal(latents_of(followed), latents_of(plain))
+    without = await denoised(backbone, await call(text, controls=again))
+    assert np.array_equal(latents_of(without), latents_of(plain))
     assert [net.steps_active for net in without.stats.controlnets] == [0]
-    missing = await run(backbone, await call(text, controls=await encoded("none", 1.0)))
+    missing = await denoised(backbone, await call(text, controls=await control("none", 1.0)))
     assert missing.error is not None
     assert missing.error.code == "no_controlnet"
 
@@ -213,18 +212,20 @@ class Away:
         self.node, self.calls_left = node, dies_at
         self.replaced = asyncio.Event()
 
-    async def run(self, call: NodeCall) -> NodeResult:
+    async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """One call."""
-        self.calls_left -= call.kind == "control_step"
-        if self.calls_left == 0 and call.kind == "control_step":
+        is_step = isinstance(call.request, RunControlNetStep)
+        self.calls_left -= is_step
+        if self.calls_left == 0 and is_step:
             raise NodeLost
         if self.calls_left <= 0:
             await self.replaced.wait()
         return await self.node.run(call)
 
-    async def stream(self, call: NodeCall) -> AsyncIterator[Message]:
+    async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Not used here."""
-        yield NodeResult()
+        unused: NodeResult[Any] = NodeResult()
+        yield unused
 
 
 async def test_while_a_controlnet_is_away_lanes_without_it_go_on(
@@ -234,27 +235,27 @@ async def test_while_a_controlnet_is_away_lanes_without_it_go_on(
     monkeypatch.setattr(availability, "TICK_S", 0.05)
     control_miniature(SD3Transformer2DModel.from_pretrained(tiny_folder / "transformer")).save_pretrained(tmp_path)
     far = replace(spec, name="far", path=str(tmp_path))
-    vae, pixels = VaeNode(spec, 1), np.full((96, 96, 3), 200, np.uint8)
-    asked = NodeCall("encode_controls", {"controlnet": (ControlNetRequest("far", pixels),), "width": 96, "height": 96})
-    controls = (await vae.run(asked)).value
+    vae, pixels = VaeNode(spec, VaeOptions(1)), np.full((96, 96, 3), 200, np.uint8)
+    asked = NodeCall(EncodeControlsInput((ControlNetRequest("far", pixels),), 96, 96))
+    controls = (await vae.run(asked)).reply
 
-    async def played(wire: Away, timeout_s: float) -> tuple[BackboneNode, "asyncio.Future[NodeResult]"]:
+    async def played(wire: Away, timeout_s: float) -> tuple[BackboneNode, "asyncio.Future[NodeResult[DenoiseOutput]]"]:
         plan = ControlNetPlan(far, "remote", "", timeout_s=timeout_s)
-        node = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, controlnets=[plan], control_nodes={"far": wire})
-        waiting = asyncio.ensure_future(run(node, await call(text, controls=controls, n=1)))
+        node = backbone_node(spec, None, [plan], {"far": wire})
+        waiting = asyncio.ensure_future(denoised(node, await call(text, controls=controls, n=1)))
         while wire.calls_left > 0:
             await asyncio.sleep(0.01)
         return node, waiting
 
-    wire = Away(ControlNetNode(far, spec), 3)
+    wire = Away(ControlNetNode(far, ControlNetOptions(spec)), 3)
     node, waiting = await played(wire, 60.0)
-    latents(await asyncio.wait_for(run(node, await call(text)), 20))
+    latents_of(await asyncio.wait_for(denoised(node, await call(text)), 20))
     assert not waiting.done()
     wire.replaced.set()
     answer = await waiting
     assert [len(ran.ran) for ran in answer.stats.controlnets] == [STEPS]
-    undisturbed = await run(node, await call(text, controls=controls, n=1))
-    assert np.array_equal(latents(answer), latents(undisturbed))
+    undisturbed = await denoised(node, await call(text, controls=controls, n=1))
+    assert np.array_equal(latents_of(answer), latents_of(undisturbed))
     _, late = await played(Away(wire.node, 2), 0.7)
     error = (await asyncio.wait_for(late, 20)).error
     assert error is not None
@@ -266,13 +267,12 @@ async def test_a_text_encoder_waits_for_what_changes_it_and_nothing_else(
 ) -> None:
     """Prompts with and without are told apart by its cache, and encoded at the same time they stay themselves."""
     image, words = await lora_node.load("image"), await lora_node.load("text")
-    held = TextEncoderNode(spec, 4, BYTES, lora_node, BYTES)
-    prompts = [{"prompt": "a"}, {"prompt": "a", "adapters": image}]
-    plain, same = [await held.run(NodeCall("text_encode", said)) for said in prompts]
+    held = text_node(spec, 4, lora_node)
+    plain, same = [await held.run(NodeCall(TextEncodeInput("a", adapters))) for adapters in (None, image)]
     assert (plain.stats.cache_hit, same.stats.cache_hit) == (False, True)
-    said = [{"prompt": p} | ({"adapters": words} if changed else {}) for p in "ab" for changed in (True, False)]
-    alone = [await text.run(NodeCall("text_encode", each)) for each in said]
-    together = asyncio.gather(*(held.run(NodeCall("text_encode", each)) for each in said))
+    prompts = [TextEncodeInput(prompt, adapters) for prompt in "ab" for adapters in (words, None)]
+    alone = [await text.run(NodeCall(prompt)) for prompt in prompts]
+    together = asyncio.gather(*(held.run(NodeCall(prompt)) for prompt in prompts))
     await asyncio.sleep(0.05)
     assert not together.done()
     lora_node.gate.set()
@@ -284,10 +284,9 @@ async def test_a_text_encoder_waits_for_what_changes_it_and_nothing_else(
 async def test_a_text_encoder_tells_what_is_wrong_with_an_adapter(text: TextEncoderNode) -> None:
     """As a value, as it does of prompts."""
     gone = LoadedAdapter(AdapterRequest("gone"), "0" * 64, 10, has_text=True)
-    answer = await text.run(NodeCall("text_encode", {"prompt": "a", "adapters": {"adapters": (gone,)}}))
+    answer = await text.run(NodeCall(TextEncodeInput("a", LoadAdaptersOutput((gone,)))))
     assert isinstance(answer.error, NotFound)
 
 
-def _tokens(answer: NodeResult) -> torch.Tensor:
-    value: Any = answer.value
-    return torch.from_numpy(value["tokens"])
+def _tokens(result: NodeResult[TextEncodeOutput]) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(result.reply.tokens))

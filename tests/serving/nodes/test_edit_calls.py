@@ -1,5 +1,6 @@
 """Edits at the backbone's node: what an answer says was read, and what the replica says it keeps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from lego_serve.core.addons import AdapterRequest, LoadedAdapter, steps_without_
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality, TemplateUse
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, EncodeEditOutput, TextEncodeOutput
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.replica import NodeReplica
-from lego_serve.serving.nodes.backbone import BackboneNode, _steps
+from lego_serve.serving.nodes.backbone import BackboneNode
+from lego_serve.serving.nodes.lane_requests import steps_of
+from lego_serve.serving.nodes.options import BackboneOptions, TemplateOptions, TextEncoderOptions
+from tests.support.nodes import backbone_node, denoised
 
 ROOM = 1 << 24
 STEPS = 4
@@ -22,79 +27,78 @@ STEPS = 4
 def node(tiny_folder: Path) -> BackboneNode:
     """A replica with room for templates."""
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
-    return BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=ROOM)
+    return backbone_node(spec, templates=TemplateOptions(ROOM))
 
 
-def inputs(seed: int, **more: object) -> dict[str, object]:
+def edit_request(seed: int, **more: Any) -> DenoiseInput:
     """An edit of an image drawn from a seed, at 96 x 96 pixels."""
     draw = np.random.default_rng(seed)
     mask = np.zeros((12, 12), dtype=bool)
     mask[2:5, 3:6] = True
     edit = EditLatents(draw.standard_normal((8, 12, 12), np.float32), mask, Quality.HIGH, f"t{seed}", 0.2)
     words = {
-        name: {"tokens": draw.standard_normal((9, 192), np.float32), "pooled": draw.standard_normal(192, np.float32)}
+        name: TextEncodeOutput(draw.standard_normal((9, 192), np.float32), draw.standard_normal(192, np.float32))
         for name in ("cond", "negative", "prime")
     }
-    return words | {
-        "width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 1, "n": 1, "edit": {"edit": edit},
-    } | more  # fmt: skip
+    fields: dict[str, Any] = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 1, "n": 1}
+    return DenoiseInput(**words | fields | {"edit": EncodeEditOutput(edit)} | more)
 
 
-async def answered(node: BackboneNode, given: dict[str, object]) -> NodeResult:
-    """The answer to a call that ends well."""
-    said = [message async for message in node.stream(NodeCall("denoise", given))]
-    assert isinstance(said[-1], NodeResult)
-    assert said[-1].error is None
-    return said[-1]
+async def answered(node: BackboneNode, request: DenoiseInput) -> NodeResult[DenoiseOutput]:
+    """The result of a call that ends well."""
+    result = await denoised(node, NodeCall(request))
+    assert result.error is None
+    return result
 
 
 async def test_an_answer_counts_the_passes_of_all_its_images_once(node: BackboneNode) -> None:
     """They share them; the second call finds them made, and the replica says what it keeps."""
-    first, again = [(await answered(node, inputs(1, n=3))).stats.reuse for _ in "ab"]
+    first, again = [(await answered(node, edit_request(1, n=3))).stats.reuse for _ in "ab"]
     assert first is not None
     assert again is not None
     assert (first.masked_steps, first.primed, first.evicted) == (STEPS, 2 * STEPS, 0)
     assert (again.masked_steps, again.primed) == (STEPS, 0)
-    use = TemplateUse(**node.template_use())
+    use = TemplateUse(**node.routing_stats()["template_use"])
     assert (use.entries, use.budget_bytes) == (2 * STEPS, ROOM)
     assert 0 < use.used_bytes <= ROOM
-    assert len(node.templates()) == 1
+    assert len(node.routing_stats()["templates"]) == 1
 
 
 async def test_entries_that_go_for_others_are_counted(tiny_folder: Path, node: BackboneNode) -> None:
     """With room for one template's alone, whose branches are primed alike."""
 
-    def alike(seed: int) -> dict[str, object]:
-        given = inputs(seed)
-        return given | {"prime": given["negative"]}
+    def alike(seed: int) -> DenoiseInput:
+        request = edit_request(seed)
+        return replace(request, prime=request.negative)
 
     await answered(node, alike(1))
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
-    room = node.template_use()["used_bytes"]
-    poor = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, template_bytes=room)
+    room = node.routing_stats()["template_use"]["used_bytes"]
+    poor = backbone_node(spec, templates=TemplateOptions(room))
     counts = []
     for seed in (1, 2):
-        said = (await answered(poor, alike(seed))).stats.reuse
-        assert said is not None
-        counts.append((said.primed, said.evicted))
+        reuse = (await answered(poor, alike(seed))).stats.reuse
+        assert reuse is not None
+        counts.append((reuse.primed, reuse.evicted))
     assert counts == [(STEPS, 0), (STEPS, STEPS)]
-    assert poor.template_use() == node.template_use() | {"budget_bytes": room}
+    use = node.routing_stats()["template_use"]
+    assert poor.routing_stats()["template_use"] == use | {"budget_bytes": room}
 
 
-def test_replicas_without_templates_say_nothing_of_any(node: BackboneNode) -> None:
-    """What Serve is told of a replica is its node's."""
+def test_only_backbones_report_templates_to_routers(node: BackboneNode) -> None:
+    """A replica of another kind reports nothing."""
     replica: Any = object.__new__(NodeReplica)
-    replica._node = node
-    said = replica.record_routing_stats()
-    assert said == {"templates": (), "template_use": {"entries": 0, "used_bytes": 0, "budget_bytes": ROOM}}
-    replica._node = object()
+    replica._node, replica._options = node, BackboneOptions()
+    stats = replica.record_routing_stats()
+    assert stats == {"templates": (), "template_use": {"entries": 0, "used_bytes": 0, "budget_bytes": ROOM}}
+    replica._options = TextEncoderOptions()
     assert replica.record_routing_stats() == {}
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(1.0, 40), (0.5, 20), (0.01, 1)])
 def test_early_steps_are_a_share_of_those_an_edit_runs(strength: float, steps: int) -> None:
     """Not of those its strength leaves out."""
-    call = NodeCall("denoise", inputs(1, steps=40, strength=strength))
-    assert _steps(call) == steps
+    request = edit_request(1, steps=40, strength=strength)
+    assert steps_of(request) == steps
     loaded = LoadedAdapter(AdapterRequest("a", 1.0), "0" * 64, 1, has_text=False, early_ratio=0.5)
-    assert steps_without_adapter([loaded], _steps(call)) == steps // 2
+    assert steps_without_adapter([loaded], steps_of(request)) == steps // 2

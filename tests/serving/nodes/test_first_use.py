@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, LoadAdaptersOutput, TextEncodeOutput
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora.checkpoint import AdapterFile
 from lego_serve.models.lora.loading import base_layers
@@ -17,14 +17,13 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes import adapter_index
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
-from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.lora import LoraNode
-from lego_serve.serving.nodes.text_encoder import TextEncoderNode
+from lego_serve.serving.nodes.options import LoraOptions
 from tests.support.adapters import diffusers_names, products, saved
+from tests.support.nodes import backbone_node, denoised, encoded, latents_of, resolved, text_node
 
 BYTES = 1 << 24
 STEPS = 3
-Adapters = dict[str, tuple[LoadedAdapter, ...]]
 
 
 class Storage:
@@ -66,9 +65,9 @@ class Family:
     """The nodes of one request."""
 
     def __init__(self, spec: ModelSpec, root: Path, node_bytes: int = BYTES, cache_bytes: int = BYTES) -> None:
-        self.lora_node = LoraNode(spec, [root], node_bytes)
-        self.text = TextEncoderNode(spec, 4, BYTES, self.lora_node, cache_bytes)
-        self.backbone = BackboneNode(spec, "fifo", "auto", "auto", 5, True, 1, self.lora_node, cache_bytes)
+        self.lora_node = LoraNode(spec, LoraOptions((root,), node_bytes))
+        self.text = text_node(spec, 4, self.lora_node, cache_bytes)
+        self.backbone = backbone_node(spec, self.lora_node, cache_bytes=cache_bytes)
         self.steps, step = 0, self.backbone._engine.step
 
         def counted(*plan: Any) -> Any:
@@ -77,28 +76,21 @@ class Family:
 
         self.backbone._engine.step = counted  # type: ignore[method-assign]
 
-    async def resolved(self, *names: str) -> Adapters:
+    async def resolved(self, *names: str) -> LoadAdaptersOutput:
         """What `load_adapters` answers, which it does soon.  Raises its error."""
-        asked = self.lora_node.run(NodeCall("load_adapters", {"lora": tuple(AdapterRequest(name) for name in names)}))
-        answer = await asyncio.wait_for(asked, 10)
-        if answer.error is not None:
-            raise answer.error
-        value: Any = answer.value
-        return value
+        return LoadAdaptersOutput(await asyncio.wait_for(resolved(self.lora_node, *names), 10))
 
-    async def encoded(self, adapters: Adapters) -> tuple[object, object]:
+    async def encoded(self, adapters: LoadAdaptersOutput) -> tuple[TextEncodeOutput, TextEncodeOutput]:
         """A prompt and the empty one."""
-        said = [{"prompt": prompt, "adapters": adapters} for prompt in ("a red circle", "")]
-        one, other = await asyncio.gather(*(self.text.run(NodeCall("text_encode", each)) for each in said))
-        return one.value, other.value
+        cond, negative = await asyncio.gather(*(encoded(self.text, words, adapters) for words in ("a red circle", "")))
+        return cond, negative
 
-    async def denoised(self, adapters: Adapters, conds: tuple[object, object]) -> NodeResult:
+    async def denoised(
+        self, adapters: LoadAdaptersOutput, conds: tuple[TextEncodeOutput, TextEncodeOutput]
+    ) -> NodeResult[DenoiseOutput]:
         """Two images."""
-        inputs = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 3, "n": 2}
-        more = {"cond": conds[0], "negative": conds[1], "adapters": adapters}
-        answer = [message async for message in self.backbone.stream(NodeCall("denoise", inputs | more))][-1]
-        assert isinstance(answer, NodeResult)
-        return answer
+        request = DenoiseInput(conds[0], 96, 96, STEPS, guidance=4.0, seed=3, n=2, negative=conds[1], adapters=adapters)
+        return await denoised(self.backbone, NodeCall(request))
 
     async def emptied(self) -> None:
         """Until the engine's thread, which hears of it after the answer, has let go of all lanes."""
@@ -110,9 +102,7 @@ class Family:
         """The latents of a request."""
         adapters = await self.resolved(*names)
         answer = await self.denoised(adapters, await self.encoded(adapters))
-        assert answer.error is None, answer.error
-        value: Any = answer.value
-        return np.asarray(value["latents"])
+        return latents_of(answer)
 
 
 async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_first_time(
@@ -128,11 +118,11 @@ async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_
     assert not waiting.done()
     assert (family.backbone._engine.lanes, family.steps) == (2, 0)
     storage.gate.set()
-    answer: Any = await waiting
+    answer = await waiting
     [used] = answer.stats.adapters
     assert (used.hit, used.steps_without_adapter, used.steps_active) == (False, 0, STEPS)
     assert used.load_s >= 0.3
-    assert np.array_equal(answer.value["latents"], await family.image("image"))
+    assert np.array_equal(latents_of(answer), await family.image("image"))
     assert storage.reads == ["image"]
 
 
@@ -143,14 +133,14 @@ async def test_a_prompt_that_an_adapter_changes_waits_for_it_alone(
     family = Family(spec, root)
     storage.gate.clear()
     adapters = await family.resolved("image", "both")
-    assert [adapter.has_text for adapter in adapters["adapters"]] == [False, True]
+    assert [adapter.has_text for adapter in adapters.adapters] == [False, True]
     waiting = asyncio.ensure_future(family.encoded(adapters))
     await asyncio.sleep(0.2)
     assert not waiting.done()
     storage.gate.set()
     conds = await waiting
     again = await family.encoded(await family.resolved("image", "both"))
-    assert all(np.array_equal(one["tokens"], other["tokens"]) for one, other in zip(conds, again, strict=True))
+    assert all(np.array_equal(one.tokens, other.tokens) for one, other in zip(conds, again, strict=True))
 
 
 async def test_what_is_wrong_with_a_files_values_ends_the_request_before_a_step_runs(
@@ -196,15 +186,15 @@ async def test_a_file_that_changes_before_it_has_been_read_is_refused(
     spec: ModelSpec, root: Path, storage: Storage
 ) -> None:
     """Rather than that prompts are encoded with one content and images made with another."""
-    lora_node = LoraNode(spec, [root], BYTES)
+    lora_node = LoraNode(spec, LoraOptions((root,), BYTES))
     storage.gate.clear()
-    answer: Any = await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("image"),)}))
+    adapters = await resolved(lora_node, "image")
     (root / "image.safetensors").write_bytes((root / "both.safetensors").read_bytes())
     storage.gate.set()
     with pytest.raises(InvalidAdapter, match="changed"):
-        await AdapterCache(lora_node, ("transformer",), BYTES).take(answer.value["adapters"])
-    answer = await lora_node.run(NodeCall("load_adapters", {"lora": (AdapterRequest("image"),)}))
-    assert answer.value["adapters"][0].has_text
+        await AdapterCache(lora_node, ("transformer",), BYTES).take(adapters)
+    [adapter] = await resolved(lora_node, "image")
+    assert adapter.has_text
 
 
 async def test_all_who_ask_for_an_adapter_first_share_its_reading(

@@ -7,31 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.nodes.messages import TextEncodeOutput
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher
+
+NOTHING = np.zeros(0)
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 40))), st.integers(0, 400))
 def test_the_cache_never_holds_more_than_its_bound(puts: list[tuple[str, int]], bound: int) -> None:
     """Whatever is put, the bytes stay within the bound and what is kept is what was put last."""
-    cache = ByteLru(bound)
+    cache: ByteLru[TextEncodeOutput] = ByteLru(bound)
     last: dict[str, np.ndarray] = {}
     for prompt, size in puts:
         last[prompt] = np.zeros(size, np.uint8)
-        cache.put(prompt, {"tokens": last[prompt]})
+        cache.put(prompt, TextEncodeOutput(last[prompt], NOTHING))
         assert 0 <= cache.bytes <= bound
     for prompt, array in last.items():
         kept = cache.get(prompt)
-        assert kept is None or kept["tokens"] is array
+        assert kept is None or kept.tokens is array
 
 
 def test_the_least_recently_used_prompt_goes_first() -> None:
     """Asking for a prompt keeps it."""
-    cache = ByteLru(30)
+    cache: ByteLru[np.ndarray] = ByteLru(30)
     for prompt in ("a", "b"):
-        cache.put(prompt, {"tokens": np.zeros(10, np.uint8)})
+        cache.put(prompt, np.zeros(10, np.uint8))
     cache.get("a")
-    cache.put("c", {"tokens": np.zeros(10, np.uint8)})
+    cache.put("c", np.zeros(10, np.uint8))
     assert cache.get("b") is None
     assert cache.get("a") is not None
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from lego_serve.core.jobs.messages import NodeCall
+from lego_serve.core.nodes.messages import TextEncodeInput
 from lego_serve.errors import RequestError
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes import text_encoder
+from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.text_encoder import TextEncoderNode
 
 TAKES_S = 0.15
@@ -38,13 +40,13 @@ class FakeEncoder:
 def node(monkeypatch: pytest.MonkeyPatch) -> TextEncoderNode:
     """A node that encodes one prompt at a time."""
     monkeypatch.setattr(text_encoder, "load_text_encoder", lambda spec: FakeEncoder())
-    return TextEncoderNode(ModelSpec("tiny", "nowhere"), 1, 10_000)
+    return TextEncoderNode(ModelSpec("tiny", "nowhere"), TextEncoderOptions(1, 10_000))
 
 
 async def test_waiting_for_ones_turn_is_not_running(node: TextEncoderNode) -> None:
     """Of two prompts at once each ran as long, and the second waited for the first."""
-    said = await asyncio.gather(*(node.run(NodeCall("text_encode", {"prompt": p})) for p in "ab"))
-    first, second = (answer.stats for answer in said)
+    results = await asyncio.gather(*(node.run(NodeCall(TextEncodeInput(p))) for p in "ab"))
+    first, second = (answer.stats for answer in results)
     assert first.queue_s < TAKES_S / 2
     assert second.queue_s > TAKES_S / 2
     for stats in (first, second):
@@ -53,14 +55,14 @@ async def test_waiting_for_ones_turn_is_not_running(node: TextEncoderNode) -> No
 
 async def test_a_known_prompt_costs_nothing(node: TextEncoderNode) -> None:
     """It comes from the cache, as it was."""
-    call = NodeCall("text_encode", {"prompt": "a"})
+    call = NodeCall(TextEncodeInput("a"))
     made, kept = await node.run(call), await node.run(call)
     assert kept.value is made.value
-    assert set(made.value) == {"tokens", "pooled"}
+    assert made.reply.tokens.shape == (2, 3)
     assert (kept.stats.cache_hit, kept.stats.run_s) == (True, 0.0)
 
 
 async def test_a_refusal_is_an_answer(node: TextEncoderNode) -> None:
     """It crosses to the coordinator as what it is."""
-    answer = await node.run(NodeCall("text_encode", {"prompt": "a" * 11}))
+    answer = await node.run(NodeCall(TextEncodeInput("a" * 11)))
     assert isinstance(answer.error, RequestError)

@@ -17,11 +17,11 @@ from lego_kernels import norm_modulate
 from lego_serve.models import model_files
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.lora.targets import LoraTargets
-from lego_serve.models.ragged import layers
+from lego_serve.models.ragged import attention, layers
 from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput, kept_rows
-from lego_serve.models.ragged.layers import Linear, gated_residual
+from lego_serve.models.ragged.lane_input import LaneInput, captures_of, reuses_of
+from lego_serve.models.ragged.layers import EmbeddingMlp, Linear, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
@@ -29,6 +29,7 @@ from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.text import PromptTokenizer
 
 EPSILON = 1e-5
+PATCH = 2  # latent pixels a side of a token
 
 
 def stream_of(path: str) -> str:
@@ -40,11 +41,11 @@ def stream_of(path: str) -> str:
     return "text" if re.search(r"add_[qkv]_proj|to_add_out|ff_context", path) else "image"
 
 
-ADAPTABLE = LoraTargets(
+LORA_TARGETS = LoraTargets(
     transformer="AuraFlowTransformer2DModel",
     stream_of=stream_of,
-    said=re.compile(r"aura[-_ ]?flow", re.I),
-    looks=re.compile(r"joint_transformer_blocks"),
+    base_model_pattern=re.compile(r"aura[-_ ]?flow", re.I),
+    layer_pattern=re.compile(r"joint_transformer_blocks"),
     fixed=("transformer.context_embedder", "transformer.time_step_proj."),
 )
 
@@ -108,9 +109,9 @@ class Stream:
         qkv = self.qkv(norm_modulate(x, table[0], table[1], of, eps=EPSILON)).unflatten(1, (3, self.heads, -1))
         return torch.cat([F.layer_norm(qkv[:, :2], qkv.shape[-1:], eps=EPSILON), qkv[:, 2:]], dim=1)
 
-    def rest(self, x: torch.Tensor, said: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
-        """Rows after the block, given what their attention said."""
-        normed = norm_modulate(gated_residual(x, self.out(said), table[2], of), table[3], table[4], of, eps=EPSILON)
+    def rest(self, x: torch.Tensor, out: torch.Tensor, table: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
+        """Rows after the block, given the output of their attention."""
+        normed = norm_modulate(gated_residual(x, self.out(out), table[2], of), table[3], table[4], of, eps=EPSILON)
         gate, value = self.first(normed).chunk(2, dim=1)
         return gated_residual(x, self.second(F.silu(gate) * value), table[5], of)
 
@@ -127,13 +128,13 @@ class AuraFlowBackbone:
         layers.name_layers(transformer, "transformer")
         config = transformer.config
         self.bucket_rows, self.device = 1, transformer.device
-        self._patch, heads = int(config.patch_size), int(config.num_attention_heads)
+        self._patch, heads = PATCH, int(config.num_attention_heads)
         joint, single = transformer.joint_transformer_blocks, transformer.single_transformer_blocks
         self.attentions = (AttentionShape(heads, int(config.attention_head_dim)),) * (len(joint) + len(single))
         self.shape = LatentShape(int(config.in_channels), pixels_per_latent, pixels_per_latent * self._patch)
         self.text_width, self._width = int(config.joint_attention_dim), heads * int(config.attention_head_dim)
         self._weight, self._registers = transformer.proj_out.weight, transformer.register_tokens[0]
-        self._waves, self._time = transformer.time_step_embed, transformer.time_step_proj
+        self._waves, self._time = transformer.time_step_embed, EmbeddingMlp.of(transformer.time_step_proj)
         self._place = transformer.pos_embed
         self._patch_in, self._out = Linear.of(transformer.pos_embed.proj), Linear.of(transformer.proj_out)
         self._text_in = Linear.of(transformer.context_embedder)
@@ -143,7 +144,8 @@ class AuraFlowBackbone:
         self._joint = [(_image_stream(block), _text_stream(block)) for block in joint]
         self._single = [_image_stream(block) for block in single]
         own = [self._joint, self._single, self._modulation, self._patch_in, self._out]
-        self.adapters = LoraLayers.of(layers.linears(own), ADAPTABLE.stream_of)
+        self.adapters = LoraLayers.of(layers.linears(own), LORA_TARGETS.stream_of)
+        self.linear_ops = layers.share_ops(vars(self))
 
     @torch.inference_mode()
     def prepare(self, cond: Conditioning) -> PreparedPrompt:
@@ -155,11 +157,18 @@ class AuraFlowBackbone:
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
-        counts = [lane.rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
-        packing = pack(lanes, counts, self._weight.device, bucket_rows=self.bucket_rows, **kept_rows(lanes))
+        counts = [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
+        packing = pack(
+            lanes,
+            counts,
+            self.device,
+            bucket_rows=self.bucket_rows,
+            reuses=reuses_of(lanes),
+            captures=captures_of(lanes),
+        )
         with self.adapters.applied(lanes, packing):
-            said = self._forward(lanes, sizes, packing)[: sum(packing.image_lengths)].float()
-        parts = zip(packing.branches, said.split(packing.image_lengths), strict=True)
+            out = self._forward(lanes, sizes, packing)[: sum(packing.image_lengths)].float()
+        parts = zip(packing.branches, out.split(packing.image_lengths), strict=True)
         rows = {(branch.lane, branch.is_negative): part for branch, part in parts}
         return [self._guided(lane, rows[i, False], rows.get((i, True)), sizes[i]) for i, lane in enumerate(lanes)]
 
@@ -168,25 +177,25 @@ class AuraFlowBackbone:
     ) -> torch.Tensor:
         combined = cond if negative is None else negative + lane.guidance * (cond - negative)
         h, w, p = *size, self._patch
-        patches = lane.placed(combined, h * w).view(h, w, p, p, -1)
+        patches = lane.scatter_active(combined, h * w).view(h, w, p, p, -1)
         return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
         of_image, of_text, of_joint = packing.image_branch, packing.text_branch, packing.joint_branch
-        patches = [lanes[b.lane].chosen(self._patches(lanes[b.lane], sizes[b.lane])) for b in packing.branches]
-        places = [lanes[b.lane].chosen(self._places(sizes[b.lane])) for b in packing.branches]
+        patches = [lanes[b.lane].select_active(self._patches(lanes[b.lane], sizes[b.lane])) for b in packing.branches]
+        places = [lanes[b.lane].select_active(self._places(sizes[b.lane])) for b in packing.branches]
         image = self._patch_in(packing.rows_of(patches, of_image)) + packing.rows_of(places, of_image)
         text = packing.rows_of([b.text for b in packing.branches], of_text)
         tables = self._tables([lanes[b.lane].time for b in packing.branches])
         for index, (mine, other) in enumerate(self._joint):
-            own, added = ([next(tables) for _ in range(6)] for _ in "it")
+            own, added = (layers.take_tables(tables, 6) for _ in range(2))
             qkvs = mine.attended(image, own, of_image), other.attended(text, added, of_text)
-            said = layers.joint_attention(*qkvs, packing, str(index))
-            image, text = mine.rest(image, said[0], own, of_image), other.rest(text, said[1], added, of_text)
+            out = attention.joint_attention(*qkvs, packing, str(index))
+            image, text = mine.rest(image, out[0], own, of_image), other.rest(text, out[1], added, of_text)
         joint = packing.join(image, text)
         for index, mine in enumerate(self._single):
             own = [next(tables) for _ in range(6)]
-            attended = layers.sequence_attention(mine.attended(joint, own, of_joint), packing, f"single.{index}")
+            attended = attention.sequence_attention(mine.attended(joint, own, of_joint), packing, f"single.{index}")
             joint = mine.rest(joint, attended, own, of_joint)
         scale, shift = next(tables), next(tables)
         return self._out(torch.addcmul(shift[of_image], packing.image_part(joint), 1 + scale[of_image]))
@@ -194,8 +203,7 @@ class AuraFlowBackbone:
     def _tables(self, times: Sequence[float]) -> Iterator[torch.Tensor]:
         """The modulation tables (branches, width) in the order blocks use them."""
         waves = self._waves(torch.tensor(times, device=self._weight.device)).to(self._weight)
-        said = layers.embed_mlp(waves, self._time.linear_1, self._time.linear_2)
-        return iter(self._modulation(F.silu(said)).split(self._width, dim=1))
+        return iter(self._modulation(F.silu(self._time(waves))).split(self._width, dim=1))
 
     def _patches(self, lane: LaneInput, size: tuple[int, int]) -> torch.Tensor:
         h, w, p = *size, self._patch

@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import SD3ControlNetModel, StableDiffusion3ControlNetPipeline
 
-from lego_serve.zoo.export import untrained
-from lego_serve.zoo.judge.controlnet import follow_table, judge_controlnet, map_sets, overlap_of
+from lego_serve.zoo.judge.controlnet import judge_controlnet, map_sets, map_table, overlap_of
 from lego_serve.zoo.train.controlnet import ControlPlan, build_controlnet, export_controlnet, train_controlnet
-from lego_serve.zoo.train.frozen import Frozen
+from lego_serve.zoo.train.frozen_family import FrozenFamily
 from lego_serve.zoo.world.scenes import render, sample_scene
 from lego_serve.zoo.world.styles import outline_maps
+from tests.support.tiny_models import untrained
 
-QUICK = {"lessons": 1, "chunk_pixels": 4 * 128 * 128, "rows": 4 * 96}
+QUICK = {"chunks": 1, "chunk_pixels": 4 * 128 * 128, "rows": 4 * 96}
 
 
 def maps_of(count: int, side: int) -> torch.Tensor:
@@ -30,12 +30,12 @@ def eight_bit(images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture
-def base() -> Frozen:
+def base() -> FrozenFamily:
     """The architecture with random weights."""
-    return Frozen.of(untrained())
+    return FrozenFamily.of(untrained())
 
 
-def test_a_new_controlnet_changes_nothing(base: Frozen) -> None:
+def test_a_new_controlnet_changes_nothing(base: FrozenFamily) -> None:
     """Its output layers are zero, so training starts from the family as it is."""
     net = build_controlnet(base.transformer)
     plain = base.generate(["a red circle"], [1], 96, steps=2)
@@ -43,7 +43,7 @@ def test_a_new_controlnet_changes_nothing(base: Frozen) -> None:
     assert torch.equal(plain, controlled)
 
 
-def test_training_resumes_and_what_is_exported_is_what_diffusers_reads(base: Frozen, tmp_path: Path) -> None:
+def test_training_resumes_and_what_is_exported_is_what_diffusers_reads(base: FrozenFamily, tmp_path: Path) -> None:
     """Two steps and two more; the folder loads with `from_pretrained`, in bf16, and is small."""
     train_controlnet(tmp_path, base, ControlPlan(steps=2, **QUICK))
     net = train_controlnet(tmp_path, base, ControlPlan(steps=4, **QUICK))
@@ -54,7 +54,7 @@ def test_training_resumes_and_what_is_exported_is_what_diffusers_reads(base: Fro
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
-def test_we_draw_what_diffusers_controlnet_pipeline_draws(base: Frozen) -> None:
+def test_we_draw_what_diffusers_controlnet_pipeline_draws(base: FrozenFamily) -> None:
     """The judge's own loop against StableDiffusion3ControlNetPipeline, with a ControlNet that adds something."""
     torch.manual_seed(0)
     family = untrained()
@@ -101,8 +101,8 @@ def test_the_table_counts_followed_maps_by_kind() -> None:
     def nothing(texts: list[str], maps: torch.Tensor, seeds: range) -> np.ndarray:
         return np.zeros_like(eight_bit(maps))
 
-    full = follow_table(list(judge_controlnet(fills, [96], 10)))["96"]  # type: ignore[arg-type]
-    none = follow_table(list(judge_controlnet(nothing, [96], 10)))["96"]  # type: ignore[arg-type]
+    full = map_table(list(judge_controlnet(fills, [96], 10)))["96"]  # type: ignore[arg-type]
+    none = map_table(list(judge_controlnet(nothing, [96], 10)))["96"]  # type: ignore[arg-type]
     assert {kind: (c["followed"], c["of"]) for kind, c in full.items()} == {"one_object": (5, 5), "two_objects": (5, 5)}
     assert {c["followed"] for c in none.values()} == {0}
 
@@ -122,9 +122,9 @@ def test_images_of_the_scenes_themselves_are_right_and_those_of_one_colour_are_n
         white = np.abs(images.astype(int) - images[:, :1, :1]).max(-1, keepdims=True) > 60
         return np.where(white, 245, 25).astype(np.uint8).repeat(3, axis=-1)
 
-    right = follow_table(list(judge_controlnet(rendered, [128], 40)))["128"]  # type: ignore[arg-type]
+    right = map_table(list(judge_controlnet(rendered, [128], 40)))["128"]  # type: ignore[arg-type]
     assert sum(cell["right"] for cell in right.values()) >= 38
-    pale = follow_table(list(judge_controlnet(grey, [128], 40)))["128"]  # type: ignore[arg-type]
+    pale = map_table(list(judge_controlnet(grey, [128], 40)))["128"]  # type: ignore[arg-type]
     assert sum(cell["shapes"] for cell in pale.values()) >= 36
     assert sum(cell["colours"] for cell in pale.values()) <= 12
     assert sum(cell["right"] for cell in pale.values()) <= 4

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lego_serve.core.editing.reuse import Quality
 from lego_serve.zoo.__main__ import app
-from lego_serve.zoo.judge.edits import FULL, Way, edit_table, judge_edits
+from lego_serve.zoo.judge.edits import FULL, EditMethod, edit_table, judge_edits
 from lego_serve.zoo.world.edit_tasks import held_out_edits, place_mask
 from lego_serve.zoo.world.scenes import PLACES
 
@@ -49,7 +49,7 @@ def test_the_command_judges_the_ways_that_are_named(tmp_path: Path) -> None:
 
 def test_reading_leaves_edits_alike_and_all_else_as_it_was() -> None:
     """A handful with the model that ships; a caption of the template makes them more alike than none."""
-    ways = (Way(Quality.EXACT), Way(Quality.HIGH), Way(Quality.HIGH, "caption"))
+    ways = (EditMethod(Quality.EXACT), EditMethod(Quality.HIGH), EditMethod(Quality.HIGH, "caption"))
     verdicts = list(judge_edits("builtin:lego-tiny", 128, 3, ways))
     table = edit_table(verdicts)
     assert set(table) == {str(way) for way in (FULL, *ways)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lego_serve.zoo.architecture import PROMPT_TOKENS, build_tokenizer
 from lego_serve.zoo.train.latents import chunk_size
-from lego_serve.zoo.train.muon import orthogonalised
+from lego_serve.zoo.train.muon import orthogonalise
 from lego_serve.zoo.world.captions import caption, says
 from lego_serve.zoo.world.scenes import PLACES, Scene, sample_scene, sample_scenes
 
@@ -60,10 +60,10 @@ def test_chunks_are_mostly_native_and_never_out_of_range() -> None:
     assert all(96 <= side <= 256 and side % 16 == 0 for size in sizes for side in size)
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+def test_orthogonalise_matrices_have_singular_values_near_one() -> None:
     """The Newton-Schulz iteration flattens the spectrum, whichever side is longer."""
     torch.manual_seed(0)
     for shape in ((3, 16, 48), (2, 48, 16)):
-        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
         assert values.min() > 0.5
         assert values.max() < 1.5

@@ -1,0 +1,128 @@
+"""Defines the configuration file: its top level, the HTTP side, templates and keys.
+
+Every key has a type, bounds, a default and a description; ``docs/configuration.md`` is generated from them. A
+description is plain Markdown and says the unit.
+"""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lego_serve.config_models import MIB, Bytes, Model, Name, Strict
+
+
+class Key(Strict):
+    """An API key, by its SHA-256."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="SHA-256 of the key: 64 hexadecimal digits in small letters. Quote it."
+    )
+    tenant: Name = Field(description="Whose key it is: 1 to 64 letters `a-z`, digits, `_` and `-`.")
+    scope: Literal["user", "admin"] = Field(default="user", description="`admin` may use `/v1/admin` too.")
+    weight: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="With `least_slack`, each doubling puts the tenant's lanes 10 s of slack ahead."
+    )
+
+
+def _host(host: str) -> str:
+    """A name, or an address that is one; nothing that only looks like an address."""
+    if not host or ":" in host or re.fullmatch(r"[\d.]+", host):
+        try:
+            ip_address(host)
+        except ValueError:
+            raise ValueError(f"`{host}` is no address") from None
+    return host
+
+
+class Server(Strict):
+    """The HTTP side."""
+
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="127.0.0.1", description="Address or name to listen on. Anything but loopback needs `keys`."
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="Port; 0 picks a free one.")
+    gateways: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Number of gateway processes.")
+    max_pending_jobs: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="Jobs in flight in each gateway, above which requests get 429."
+    )
+    quality_check_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.02,
+        description="Fraction of the time that may go into computing answered edits again in full and comparing them; "
+        "0 is none.",
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=50 * MIB, description="Bytes of a request's body, above which it gets 413."
+    )
+    data: Annotated[str, Field(min_length=1)] = Field(
+        default="~/.local/share/lego_serve",
+        description="Folder for what outlives the server; a path that begins with `data:` leads into it. Give each "
+        "server its own.",
+    )
+    ray_address: str | None = Field(
+        default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
+    )
+
+
+class Templates(Strict):
+    """Images registered for many edits: where they are kept, and how much of each tenant."""
+
+    folder: str | None = Field(
+        default=None,
+        description="Where they are kept, relative to the configuration's folder. To outlive the server it must be on "
+        "a disk that all gateways share. Without it, a folder in the server's temporary one, which outlives the "
+        "gateways.",
+    )
+    per_tenant: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=256, description="Number of templates that a tenant may have."
+    )
+    tenant_bytes: Bytes = Field(
+        default=256 * MIB, description="Bytes that the images of a tenant may take, as PNG files."
+    )
+    tenant_pinned_bytes: Bytes | Literal["fair"] = Field(
+        default="fair",
+        description="Bytes of activations that a tenant's pinned templates may take on each replica of a model, of "
+        "the half of `template_bytes` that can be pinned. `fair` is an equal part for each tenant among `keys`, and "
+        "all of it without keys. Give a number where many have keys and few pin.",
+    )
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names no workflow; leave the key out to serve every built-in one the models allow")
+    return names
+
+
+class Settings(Strict):
+    """Everything a configuration file may say."""
+
+    server: Server = Field(default=Server(), description="The HTTP side.")
+    models: Annotated[dict[str, Model], Field(min_length=1)] = Field(description="Models by name.")
+    workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = Field(
+        default=None,
+        description="What is served: names of built-in workflows, or files relative to the configuration's folder. "
+        "Without it, every built-in workflow whose models are there.",
+    )
+    default_workflow: str | None = Field(
+        default=None,
+        description="What a request without `model` gets: a workflow that is served. Without it, the first by name, "
+        "text to image before others.",
+    )
+    templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
+    keys: tuple[Key, ...] = Field(
+        default=(), description="Who may use the server. Without keys everybody may, as admin."
+    )
+
+    @model_validator(mode="after")
+    def _loopback_without_keys(self) -> "Settings":
+        if not self.keys and not _is_loopback(self.server.host):
+            raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,54 @@
+"""Advances lanes after a forward pass: sampler steps, and detection of lanes with broken latents."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from lego_serve.engine.lane_state import LaneState
+from lego_serve.models.sampling import SAMPLERS
+
+CHECK_EVERY_STEPS = 5  # on a device, which is waited for as often anyway, when the states of lanes are fetched
+
+
+def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: float, lanes: int) -> None:
+    """Take a lane's step with the velocity of a pass over so many lanes, which began then and took so long."""
+    take_step = SAMPLERS[state.request.sampler]
+    sigma = state.schedule.sigmas[state.step]
+    # Kept as a tensor of this step; a preview is made from x - sigma v only when one is due.
+    state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
+    state.latents, state.history = take_step(state.latents, velocity, state.schedule, state.step, state.history)
+    state.count_step()
+    if state.edit is not None:
+        state.predicted = state.edit.restore_unmasked(state.predicted, 0.0)
+        state.latents = state.edit.restore_unmasked(state.latents, state.schedule.sigmas[state.step])
+    if math.isnan(state.started_s):
+        state.started_s = started_s
+    state.step_s.append(took_s)
+    state.step_lanes.append(lanes)
+
+
+class NanCheck:
+    """Finds the lanes whose latents hold infinities or NaNs: the sum of such latents is not finite either.
+
+    One number a lane is fetched: after every step where the latents are in this process's own memory, and after every
+    CHECK_EVERY_STEPS on a device, which has to be waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._every = 1 if device.type == "cpu" else CHECK_EVERY_STEPS
+        self._steps = 0
+
+    def broken(self, latents: Mapping[str, torch.Tensor]) -> list[str]:
+        """Return the keys of a step's lanes whose latents are not finite; none in a step that is not checked."""
+        self._steps += 1
+        if not latents or self._steps % self._every:
+            return []
+        sums = torch.stack([tensor.sum() for tensor in latents.values()]).tolist()
+        suspicious = [key for key, total in zip(latents, sums, strict=True) if not math.isfinite(total)]
+        return [key for key in suspicious if not is_finite(latents[key])]  # large numbers may add up to infinity
+
+
+def is_finite(latents: torch.Tensor) -> bool:
+    """Return whether all numbers are finite."""
+    return bool(torch.isfinite(latents).all())

@@ -1,0 +1,38 @@
+"""Generations: reads the body, then binds the workflow's inputs and decodes control images."""
+
+import asyncio
+
+from fastapi import Request
+
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.requests.addons import check_controlnets, decode_controlnets
+from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
+from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.requests.schemas import GenerationRequest
+from lego_serve.gateway.settings import Caller
+
+
+async def read_generation(request: Request) -> GenerationRequest:
+    """Return the body of a request.  Raises RequestError."""
+    body = await read_body(request, GenerationRequest)
+    body.refuse_unsupported()
+    return body
+
+
+async def prepare_generation(
+    context: Context, caller: Caller, body: GenerationRequest, workflow: Workflow
+) -> ImageJobRequest:
+    """Bind a generation's inputs and decode its control images.  Raises RequestError."""
+    uses = body.controlnet or ()
+    check_controlnets(context.settings, workflow, uses)
+    extra = size_inputs(body.dimensions(context.settings.size_multiple))
+    if uses:
+        extra["controlnet"] = UNDECODED
+    inputs = bind_inputs(workflow, body, extra)
+    if uses:
+        size = int(str(inputs["width"])), int(str(inputs["height"]))
+        inputs["controlnet"] = await asyncio.to_thread(
+            decode_controlnets, uses, size, context.settings.max_image_pixels
+        )
+    return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)

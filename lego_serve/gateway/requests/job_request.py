@@ -1,0 +1,65 @@
+"""A request ready to become a job: its workflow, its body, and a value for each of the workflow's inputs."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lego_serve.core.jobs.job import Job, JobResult
+from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.workflow.bind import bind
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.errors import RequestError, with_param
+from lego_serve.gateway.requests.schemas import ImageRequest
+from lego_serve.gateway.settings import Caller
+
+UNDECODED = b""  # stands for an image while the inputs are bound, so that bounds are checked before any decoding
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJobRequest:
+    """A request of the Images API with every input of its workflow bound; ``result`` is known without a job."""
+
+    workflow: Workflow
+    body: ImageRequest
+    inputs: Mapping[str, object]
+    caller: Caller
+    result: JobResult | None = None
+
+    def to_job(self, job_id: str, now: float) -> Job:
+        """Return the job, submitted now."""
+        deadline_ms = self.body.deadline_ms
+        return Job(
+            id=job_id,
+            workflow=self.workflow.name,
+            inputs=self.inputs,
+            submitted_s=now,
+            deadline_s=None if deadline_ms is None else now + deadline_ms / 1000,
+            tenant=self.caller.tenant,
+            weight=self.caller.weight,
+            stream=StreamOptions(previews=self.body.partial_images or 0, steps=bool(self.body.stream_progress)),
+        )
+
+
+def bind_inputs(workflow: Workflow, body: ImageRequest, extra: Mapping[str, object]) -> dict[str, object]:
+    """Return a value for every input of the workflow, with a random seed where the body gives none.
+
+    ``extra`` holds the values that are not fields of the body.  Raises RequestError about the request's field.
+    """
+    values = body.inputs() | dict(extra)
+    if "seed" in workflow.inputs:
+        values.setdefault("seed", secrets.randbelow(2**32))
+    try:
+        return bind(workflow, values)
+    except RequestError as error:
+        raise in_request_words(error, body) from None
+
+
+def size_inputs(size: tuple[int, int] | None) -> dict[str, object]:
+    """Return the workflow's inputs of a size (width, height); none where the workflow is to choose."""
+    return {} if size is None else {"width": size[0], "height": size[1]}
+
+
+def in_request_words(error: RequestError, body: ImageRequest) -> RequestError:
+    """Return an error about a workflow's input as one about the request's field, or its entry, that gives it."""
+    field = body.field_of(error.param)
+    return error if field in (None, error.param) else with_param(error, field)

@@ -1,0 +1,40 @@
+"""Routes for whoever runs the server: health and metrics."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from lego_serve.gateway.context import Context
+
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_router(context: Context) -> APIRouter:
+    """Build the routes of health and metrics."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health/live")
+    async def live() -> JSONResponse:
+        """Whether this process answers."""
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests can be served."""
+        return _readiness(context)
+
+    @router.get("/health/startup")
+    async def startup() -> JSONResponse:
+        """Whether the models have been loaded."""
+        return _readiness(context)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(context.metrics.page(), media_type=METRICS_MEDIA_TYPE)
+
+    return router
+
+
+def _readiness(context: Context) -> JSONResponse:
+    is_ready = context.runner.is_ready
+    return JSONResponse({"status": "ok" if is_ready else "starting"}, 200 if is_ready else 503)

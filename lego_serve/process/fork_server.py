@@ -1,0 +1,139 @@
+"""Starts Python processes from one that has imported what they need already.
+
+``serve LISTENER MODULE...`` imports the modules once and forks a process for every connection to a listening socket
+that it inherits; the forks share its memory until they write to it. ``run SOCKET SCRIPT ARGUMENT...`` stands in for
+``python SCRIPT ARGUMENT...``: it hands its arguments, environment, folder and standard streams to a fork and lives
+exactly as long as that fork.
+
+This file imports nothing but the standard library: ``run`` is started for every process and must be quick.
+"""
+
+import array
+import gc
+import json
+import os
+import runpy
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+STREAMS = (0, 1, 2)
+SIZE_BYTES = 4  # of the length in front of a message
+PID_BYTES = 4
+STOP_TIMEOUT_S = 5.0
+
+
+class ForkServer:
+    """A process that forks others; it ends when told to, and with the process that started it."""
+
+    def __init__(self, path: Path, modules: Sequence[str]) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(128)  # who connects before the modules are there waits
+            descriptor = listener.fileno()
+            command = [sys.executable, "-m", __name__, "serve", str(descriptor), *modules]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, start_new_session=True, pass_fds=[descriptor]
+            )
+        # -I and -S: neither the environment nor installed packages change what this file does.
+        self.launcher = shlex.join([sys.executable, "-I", "-S", __file__, "run", str(path)])  # in place of `python`
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Let it end; forks go on."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it imports still
+            self._process.kill()
+            self._process.wait()
+
+
+def serve(listener: socket.socket, modules: Sequence[str]) -> None:
+    """Import modules, then fork for every connection; returns in each fork, with a script's arguments in place."""
+    for module in modules:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a fork leaves these objects alone, and their pages shared
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps forks
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:  # closed: who started this process has ended
+            raise SystemExit
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            os.setpgid(0, 0)  # its own: Ray ends the process group of a worker that died
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _take_over(connection)
+            return
+        connection.close()
+
+
+def run(path: str, arguments: Sequence[str]) -> None:
+    """Run a script in a fork and return when that has ended; replaces this process by it where no fork is to be had."""
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(path)
+        process = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        message = json.dumps(process).encode()
+        streams = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", STREAMS))]
+        connection.sendmsg([len(message).to_bytes(SIZE_BYTES, "big")], streams)
+        connection.sendall(message)
+        fork = int.from_bytes(connection.recv(PID_BYTES), "big")
+    except OSError:
+        fork = 0
+    if not fork:
+        os.execv(sys.executable, [sys.executable, *arguments])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: os.kill(fork, number))
+    connection.recv(1)  # nothing comes: it ends when the fork does
+
+
+def _take_over(connection: socket.socket) -> None:
+    """Make this fork the process that a connection describes, for as long as its other end is there."""
+    streams = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(SIZE_BYTES, socket.CMSG_SPACE(len(STREAMS) * streams.itemsize))
+    streams.frombytes(ancillary[0][2])
+    message = b""
+    while len(message) < int.from_bytes(head, "big"):
+        message += connection.recv(2**16)
+    process: dict[str, Any] = json.loads(message)
+    for number, stream in zip(STREAMS, streams, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(process["folder"])
+    os.environ.clear()
+    os.environ.update(process["environment"])
+    sys.argv = process["arguments"]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    connection.sendall(os.getpid().to_bytes(PID_BYTES, "big"))
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End this process when the other end of a connection closes, as it would had it been that process itself."""
+    connection.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    role, place, *rest = sys.argv[1:]
+    if role == "run":
+        run(place, rest)
+    else:
+        serve(socket.socket(fileno=int(place)), rest)
+        runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,64 @@
+"""Which workflows a configuration serves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lego_serve import config
+from lego_serve.core.workflow.compile import nearest
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.deployment import missing_requirement
+from lego_serve.errors import ConfigError
+from lego_serve.workflow_files import built_in_workflows, read_workflow
+
+
+def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
+    """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
+    settings = config.load(path)
+    try:
+        return settings, load_workflows(settings, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+
+
+def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflow]:
+    """The workflows a configuration serves: those it names, or the built-in ones its models allow.
+
+    Raises ConfigError or WorkflowError.
+    """
+    built_in = built_in_workflows()
+    found: dict[str, Workflow] = {}
+    if settings.workflows is None:
+        found = {name: w for name, w in built_in.items() if missing_requirement(settings, w) is None}
+    for name in settings.workflows or ():
+        workflow = built_in[name] if name in built_in else _workflow_file(name, folder, built_in)
+        if workflow.name in found:
+            raise ConfigError(f"`workflows`: {name} is a second workflow of the name {workflow.name}")
+        found[workflow.name] = workflow
+    if not found:
+        raise ConfigError("no built-in workflow goes with these `models`; name some under `workflows`")
+    for workflow in found.values():
+        if missing := missing_requirement(settings, workflow):
+            raise ConfigError(f"workflow {workflow.name} needs {missing}")
+    default = settings.default_workflow
+    if default is not None and default not in found:
+        raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")
+    return found
+
+
+def _workflow_file(name: str, folder: Path, built_in: Mapping[str, Workflow]) -> Workflow:
+    """The workflow of a file named in a configuration; a word that names no file was to be a built-in one's name."""
+    path = folder / name
+    if not path.exists():
+        is_file = path.suffix in (".yaml", ".yml", ".py")
+        missing = f"there is no file {path}" if is_file else f"no built-in workflow `{name}`{nearest(name, built_in)}"
+        raise ConfigError(f"`workflows`: {missing}")
+    return read_workflow(path)
+
+
+def default_workflow(settings: config.Settings, workflows: Mapping[str, Workflow]) -> str:
+    """What requests without a model get: what the file says, or the first by name, text to image before others."""
+
+    def asks_more(name: str) -> bool:
+        return any(given.type in ("image", "adapters", "controls", "edit") for given in workflows[name].inputs.values())
+
+    return settings.default_workflow or min(workflows, key=lambda name: (asks_more(name), name))

@@ -1,0 +1,131 @@
+"""Makes a job's node calls, retries lost ones, returns events."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from lego_serve.core.costs import PostDenoiseTime
+from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
+from lego_serve.core.jobs.job import Task
+from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
+from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
+from lego_serve.core.values import NodeRequest, refs_of
+from lego_serve.core.workflow.graph import KINDS, Source, Workflow
+from lego_serve.errors import LegoError, NodeError
+from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
+from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
+from lego_serve.serving.coordinator.previews import Previews
+from lego_serve.serving.errors import NodeLost
+
+ReplyT = TypeVar("ReplyT")
+
+
+class TaskCalls:
+    """The calls of one coordinator; ``checkpoint_every_steps`` by model."""
+
+    def __init__(
+        self,
+        nodes: Mapping[tuple[str, str], NodeHandle],
+        clock: Callable[[], float],
+        checkpoint_every_steps: Mapping[str, int],
+        retry: RetryPolicy = NODE_CALL,
+    ) -> None:
+        self._nodes, self._clock, self._retry = nodes, clock, retry
+        self._checkpoint_every_steps = checkpoint_every_steps
+        self._denoise = DenoiseStreams()
+        self._previews = Previews(nodes)
+        self._post_denoise = PostDenoiseTime()
+
+    def departed(self, replicas: Collection[str]) -> None:
+        """Move on what streams from replicas that are no longer to be used."""
+        self._denoise.departed(replicas)
+
+    def job_finished(self, client: JobClient) -> None:
+        """Learn how long a job took after its denoising."""
+        if client.denoised_s is not None:
+            self._post_denoise.learn(client.job.workflow, self._clock() - client.denoised_s)
+
+    async def run(self, task: Task, client: JobClient, workflow: Workflow) -> Event:
+        """Run a task; returns what came of it."""
+        try:
+            result = await self._result(task, client, workflow)
+        except LegoError as error:
+            return TaskFailed(task.job_id, task.node, error)
+        except Exception as error:
+            failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
+            failure.__cause__ = error
+            return TaskFailed(task.job_id, task.node, failure)
+        if result.error is not None:
+            return TaskFailed(task.job_id, task.node, result.error)
+        if result.lost_refs:
+            return InputsLost(task.job_id, task.node, _producers(task, workflow, result.lost_refs))
+        return TaskDone(task.job_id, task.node, result.value, result.stats)
+
+    async def ask(self, model: str, component: str, request: NodeRequest[ReplyT]) -> ReplyT:
+        """Send a request that belongs to no job; return the reply.  Raises LegoError."""
+        result = await self._until_answered(self._nodes[model, component], lambda: NodeCall(request), component)
+        return result.reply
+
+    async def _result(self, task: Task, client: JobClient, workflow: Workflow) -> NodeResult[Any]:
+        kind = KINDS[task.kind]
+        node = self._nodes[task.model, kind.component]
+        request: NodeRequest[Any] = kind.input(**task.inputs)
+        is_denoising = kind.component == "backbone"
+        reads_refs = next(refs_of(request), None) is not None
+        # What the client gets comes here anyway.
+        keeps_arrays = task.node not in {source.node for source in workflow.outputs.values()}
+        key = secrets.token_hex(8) if is_denoising else ""
+        after_s = self._post_denoise.of(client.job.workflow) if is_denoising else 0.0
+
+        def call() -> NodeCall[Any]:
+            left_s = None if task.deadline_s is None else task.deadline_s - self._clock() - after_s
+            return NodeCall(
+                request,
+                left_s,
+                task.weight,
+                reads_refs=reads_refs,
+                keeps_arrays=keeps_arrays,
+                stream=client.job.stream,
+                is_paused=client.is_paused,
+                key=key,
+            )
+
+        if not is_denoising:
+            return await self._until_answered(node, call, task.node)
+        if client.job.stream.previews:
+            self._previews.expect(task.model)
+        client.denoising[key] = node
+        try:
+            return await self._denoise.run(
+                node,
+                call,
+                lambda progress: self._report(client, task, progress),
+                self._checkpoint_every_steps[task.model],
+            )
+        finally:
+            del client.denoising[key]
+            client.denoised_s = self._clock()
+
+    def _report(self, client: JobClient, task: Task, progress: LaneProgress) -> None:
+        client.report(progress, lambda: self._previews.image(task.model, progress.preview))
+
+    async def _until_answered(
+        self, node: NodeHandle, call: Callable[[], NodeCall[ReplyT]], name: str
+    ) -> NodeResult[ReplyT]:
+        for pause_s in (*self._retry.pauses(), None):
+            try:
+                return await node.run(call())
+            except NodeLost:
+                if pause_s is not None:
+                    await asyncio.sleep(pause_s)
+        raise NodeError(f"Node {name} lost its replica {self._retry.attempts} times; the call was given up.")
+
+
+def _producers(task: Task, workflow: Workflow, lost: frozenset[str]) -> frozenset[str]:
+    """The nodes whose outputs, as they were given to a task, hold references that are lost."""
+    return frozenset(
+        source.node
+        for name, source in workflow.nodes[task.node].arguments.items()
+        if isinstance(source, Source) and any(ref.id in lost for ref in refs_of(task.inputs.get(name)))
+    )

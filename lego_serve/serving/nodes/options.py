@@ -1,0 +1,121 @@
+"""Options of each node kind, made from the configuration; importable without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.controlnet_placement import Link
+from lego_serve.models.registry import ModelSpec
+
+MaxBatch: TypeAlias = int | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOptions:
+    """The LoRA node's application of a replica's model, and the bytes of its adapter cache."""
+
+    lora_app: str
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoderOptions:
+    """Options of a text encoder; ``max_batch`` prompts a pass, ``cache_bytes`` of encoded prompts."""
+
+    max_batch: MaxBatch = "auto"
+    cache_bytes: int = 64 * 2**20
+    adapters: AdapterOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VaeOptions:
+    """Options of a VAE; ``max_batch`` images a pass."""
+
+    max_batch: MaxBatch = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNetPlan:
+    """The placement of a ControlNet: colocated, in its own deployment ``app``, or the faster of both over ``link``."""
+
+    spec: ModelSpec
+    placement: Literal["auto", "colocated", "remote"]
+    app: str
+    link: Link | None = None
+    stream_blocks: bool | Literal["auto"] = "auto"
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """Options of a backbone replica's template store: bytes, coding, and the bytes a tenant may pin."""
+
+    max_bytes: int = 0
+    coding: str = "bfloat16"
+    tenant_pinned_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneOptions:
+    """Options of a backbone: lane policy, bounds of a step, checkpoints, and add-ons.
+
+    ``max_step_s`` bounds the predicted seconds of a step, ``max_rows`` its token rows; None leaves them to be
+    calibrated.  ``controlnet_bytes`` are kept of ControlNets loaded here; None keeps all.
+    """
+
+    lane_policy: str = "least_slack"
+    max_step_s: float | None = None
+    max_rows: int | None = None
+    checkpoint_every_steps: int = 5
+    batch_invariant: bool = True
+    bucket_rows: int = 1
+    adapters: AdapterOptions | None = None
+    adapter_mode: str = "grouped"
+    controlnets: tuple[ControlNetPlan, ...] = ()
+    controlnet_bytes: int | None = None
+    templates: TemplateOptions = TemplateOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """Options of a LoRA node: the folders of adapters, its cache, and the file of registered names.
+
+    ``own_profiles`` has profiles of the package's own adapters; ``registry`` is the file of names registered at run
+    time, at most ``registry_limit``.
+    """
+
+    roots: tuple[Path, ...]
+    cache_bytes: int
+    registry_limit: int = 0
+    profiles: Path | None = None
+    early_start: bool = False
+    registry: Path | None = None
+    own_profiles: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNetOptions:
+    """Options of a ControlNet node: its base model."""
+
+    base: ModelSpec
+
+
+NodeOptions: TypeAlias = TextEncoderOptions | VaeOptions | BackboneOptions | LoraOptions | ControlNetOptions
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One deployment: its model, component and options, its replica bounds, and the resources of a replica."""
+
+    spec: ModelSpec
+    component: str
+    options: NodeOptions
+    replicas: ReplicaBounds
+    cpus: float
+    gpus: float
+
+    @property
+    def app(self) -> str:
+        """The name of its Serve application."""
+        return f"{self.spec.name}.{self.component}"

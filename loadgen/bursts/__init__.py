@@ -1,0 +1,1 @@
+"""Suite ``first``: closed bursts of requests, a pipeline in its own process against the server."""

@@ -1,0 +1,43 @@
+"""Copies of a server's configuration with some values changed, written beside the results."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Settings = dict[str, Any]
+
+
+def derive_config(config: Path, folder: Path, suffix: str, change: Callable[[Settings], None]) -> Path:
+    """Write a changed copy into ``folder`` and return its path.
+
+    ``change`` edits the settings in place.  Workflow files that the original names relative to itself are named by
+    their absolute path, so that the copy finds them too.
+    """
+    settings: Settings = yaml.safe_load(config.read_text())
+    if "workflows" in settings:
+        settings["workflows"] = [_absolute(name, config.parent) for name in settings["workflows"]]
+    change(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    derived = folder / f"{config.stem}-{suffix}.yaml"
+    derived.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return derived
+
+
+def with_backbones(config: Path, model: str, count: int | None, folder: Path) -> Path:
+    """Derive a configuration with ``count`` backbone replicas; None returns the configuration itself."""
+    if count is None:
+        return config
+
+    def change(settings: Settings) -> None:
+        nodes = settings["models"][model].setdefault("nodes", {})
+        nodes.setdefault("backbone", {})["replicas"] = {"min": count, "max": count}
+
+    return derive_config(config, folder, f"{count}-backbones", change)
+
+
+def _absolute(name: str, folder: Path) -> str:
+    """Return the absolute path of a workflow file; a built-in workflow has no file and keeps its name."""
+    path = folder / name
+    return str(path.absolute()) if path.is_file() else name

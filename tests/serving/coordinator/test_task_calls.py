@@ -1,0 +1,143 @@
+"""The calls that a job's tasks come to: times, references, adapters, and calls made again."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lego_serve.core.addons import AdapterRequest, LoadedAdapter
+from lego_serve.core.jobs.events import TaskDone, TaskFailed
+from lego_serve.core.jobs.job import Task, TaskStats
+from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.nodes.messages import LoadAdaptersInput, LoadAdaptersOutput, TextEncodeInput, TextEncodeOutput
+from lego_serve.core.scheduling.retry import RetryPolicy
+from lego_serve.core.values import Ref
+from lego_serve.core.workflow.bind import bind
+from lego_serve.errors import NodeError, NotFound, RequestError
+from lego_serve.serving.coordinator.job_client import JobClient
+from lego_serve.serving.coordinator.task_calls import TaskCalls
+from lego_serve.serving.errors import NodeLost
+from tests.support.nodes import CONDITIONING, IMAGES, WORKFLOWS, FakeNode, coordinator, job, nodes
+
+
+async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
+    """The text encoder calls every prompt `prompt`; whose it was stands in the workflow."""
+    some = nodes()
+    refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
+    some["lego-tiny", "text_encoder"].behave = lambda call, count: (
+        refusal if call.request.prompt == "b" else CONDITIONING
+    )
+    inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "negative_prompt": "b", "seed": 1})
+    with pytest.raises(RequestError) as refused:
+        await coordinator(some).run(replace(job(), inputs=inputs))
+    assert (refused.value.param, refused.value.code) == ("negative_prompt", "prompt_too_long")
+    assert refused.value.message == "`negative_prompt` has 60 tokens."
+
+
+async def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
+    """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
+
+    class SlowNode(FakeNode):
+        async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
+            await asyncio.sleep(0.2)
+            return await super().run(call)
+
+    some = nodes() | {("lego-tiny", "vae"): SlowNode(lambda call, count: IMAGES)}
+    mine = coordinator(some)
+    left = []
+    for _ in range(2):
+        await mine.run(job(time.monotonic() + 10))
+        left.append(some["lego-tiny", "backbone"].calls[-1].time_left_s)
+    assert left[0] == pytest.approx(10, abs=0.15)
+    assert left[1] == pytest.approx(9.8, abs=0.15)
+
+
+async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> None:
+    """Prompts and lanes get what the LoRA node said, and its complaint is about the request's field."""
+    some = nodes()
+    loaded = LoadAdaptersOutput((LoadedAdapter(AdapterRequest("a"), "0" * 64, 1, has_text=True),))
+    lora_node = FakeNode(lambda call, count: loaded)
+    some["lego-tiny", "adapters"] = lora_node
+    inputs = bind(WORKFLOWS["lego-tiny-lora"], {"prompt": "a", "seed": 1, "lora": (AdapterRequest("a"),)})
+    wanted = replace(job(), workflow="lego-tiny-lora", inputs=inputs)
+    await coordinator(some).run(wanted)
+    assert lora_node.calls[0].request == LoadAdaptersInput((AdapterRequest("a"),))
+    for component in ("text_encoder", "backbone"):
+        assert some["lego-tiny", component].calls[0].request.adapters is loaded
+    lora_node.behave = lambda call, count: NotFound("none", param="lora", code="adapter_not_found")
+    with pytest.raises(NotFound) as missing:
+        await coordinator(some).run(wanted)
+    assert missing.value.param == "lora"
+
+
+REF = Ref("r", 1 << 20, "a handle")
+
+
+async def test_arrays_stay_where_they_are_made_until_the_client_needs_them() -> None:
+    """Only images come here; who is given a reference is told so."""
+    some = nodes(text=TextEncodeOutput(REF, np.zeros(3)))
+    await coordinator(some).run(job())
+    for component, keeps, reads in (("text_encoder", True, False), ("backbone", True, True), ("vae", False, False)):
+        call = some["lego-tiny", component].calls[0]
+        assert (call.keeps_arrays, call.reads_refs) == (keeps, reads), component
+
+
+async def test_a_lost_array_is_made_again_and_then_its_reader_runs_again() -> None:
+    """Once by both prompts' encoder: both were its; the client notices nothing."""
+    some = nodes(text=TextEncodeOutput(REF, np.zeros(3)))
+    backbone = some["lego-tiny", "backbone"]
+    backbone.says[1] = [NodeResult(lost_refs=frozenset({"r"}))]
+    mine = coordinator(some)
+    result = await mine.run(job())
+    assert len(result.images) == 2
+    assert (len(some["lego-tiny", "text_encoder"].calls), len(backbone.calls)) == (4, 2)
+    assert "latents lost its inputs from cond, negative" in " ".join(mine.story("job-1"))
+
+
+def calls_of(some: dict[tuple[str, str], FakeNode], attempts: int = 3) -> TaskCalls:
+    """Calls to the nodes, made again after a hundredth of a second."""
+    return TaskCalls(some, time.monotonic, {}, RetryPolicy(attempts, (0.01,)))
+
+
+async def test_a_request_of_no_job_is_made_again_until_it_is_answered() -> None:
+    """As often as the policy has it; then the error names the node and the number."""
+    some = nodes()
+    text_encoder = some["lego-tiny", "text_encoder"]
+    text_encoder.behave = lambda call, count: NodeLost() if count < 3 else CONDITIONING
+    assert await calls_of(some).ask("lego-tiny", "text_encoder", TextEncodeInput("a")) is CONDITIONING
+    assert len(text_encoder.calls) == 3
+    text_encoder.behave = lambda call, count: NodeLost()
+    with pytest.raises(NodeError, match="text_encoder lost its replica 2 times"):
+        await calls_of(some, attempts=2).ask("lego-tiny", "text_encoder", TextEncodeInput("a"))
+    assert len(text_encoder.calls) == 5
+
+
+async def test_the_nodes_error_reaches_who_makes_a_request_of_no_job() -> None:
+    """At the first call: it would be the same again."""
+    some = nodes(text=RequestError("too long", param="prompt"))
+    with pytest.raises(RequestError, match="too long"):
+        await calls_of(some).ask("lego-tiny", "text_encoder", TextEncodeInput("a"))
+    assert len(some["lego-tiny", "text_encoder"].calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "event"),
+    [
+        (CONDITIONING, TaskDone("job-1", "cond", CONDITIONING, TaskStats(0.1, 0.2))),
+        (RequestError("no"), TaskFailed),
+        (KeyError("secret"), TaskFailed),
+    ],
+    ids=["a reply", "a refusal", "an unexpected error"],
+)
+async def test_a_task_comes_to_one_event_of_its_job_and_node(reply: object, event: object) -> None:
+    """Whatever its node answers."""
+    mine = job()
+    client = JobClient(mine, asyncio.get_running_loop().create_future())
+    task = Task(mine.id, "cond", "text_encode", "lego-tiny", {"prompt": "a", "adapters": None})
+    outcome = await calls_of(nodes(text=reply)).run(task, client, WORKFLOWS["lego-tiny"])
+    assert (outcome.job_id, outcome.node) == ("job-1", "cond")  # type: ignore[union-attr]
+    assert outcome == event if isinstance(event, TaskDone) else isinstance(outcome, TaskFailed)
+    assert "secret" not in str(getattr(outcome, "error", ""))

@@ -1,0 +1,96 @@
+"""Read by every process of a server under test: a lane with a certain guidance ends its replica's process.
+
+It stands for a request that crashes a kernel: no exception, no word, always in the same step.  And every step that a
+lane begins is written down as it begins, which a replica that is killed cannot do afterwards.
+"""
+
+import asyncio
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+DEADLY_GUIDANCE = 6.66
+DEADLY_TIME = 0.7
+HOLD_READS = "LEGO_TEST_HOLD_READS"  # names a file: while it exists, lanes do not read their inputs
+STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
+
+
+def poison(module: ModuleType) -> None:
+    """Wrap the family's forward pass."""
+    velocity = module.Sd3Backbone.velocity
+
+    def deadly(backbone, lanes):
+        if any(lane.guidance == DEADLY_GUIDANCE and lane.time < DEADLY_TIME for lane in lanes):
+            os._exit(1)
+        return velocity(backbone, lanes)
+
+    module.Sd3Backbone.velocity = deadly
+
+
+def note_steps(module: ModuleType) -> None:
+    """Wrap the engine's step, where a file is named."""
+    path = os.environ.get(STEPS_LOG)
+    if path is None:
+        return
+    forward = module.BatchRunner._forward
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def noted(runner, states):
+        lines = (f"{state.request.seed} {state.skipped + state.step}\n" for state in states)
+        os.write(file, "".join(lines).encode())  # in one call: the lines of two replicas do not mix
+        return forward(runner, states)
+
+    module.BatchRunner._forward = noted
+
+
+def hold_reads(module: ModuleType) -> None:
+    """Have every array travel as a reference, and lanes not read theirs while the file that is named exists."""
+    path = os.environ.get(HOLD_READS)
+    if path is None:
+        return
+    read_arrays = module.read_arrays
+    module.keep_arrays.__defaults__ = (1,)  # bytes
+
+    async def held(call):
+        while type(call.request).__name__ == "DenoiseInput" and os.path.exists(path):
+            await asyncio.sleep(0.05)
+        return await read_arrays(call)
+
+    module.read_arrays = held
+
+
+WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
+    "lego_serve.models.families.sd3": poison,
+    "lego_serve.engine.step.batch_runner": note_steps,
+    "lego_serve.serving.cluster.references": hold_reads,
+}
+
+
+class Faults(importlib.abc.MetaPathFinder):
+    """Wraps what it knows of when it is imported."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module's own spec, its loader wrapped."""
+        wrap = WRAPPERS.pop(name, None)
+        if wrap is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        plain = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            plain(module)
+            wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Faults())

@@ -1,0 +1,87 @@
+"""A step engine over lego-tiny's architecture, lanes for it, and faults of its backbone."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import LANE_POLICIES
+from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.errors import LegoError
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
+from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.sampling import FlowMatchTables
+
+
+class Clock:
+    """Time that moves a tenth of a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        self.now += 0.1
+        return self.now
+
+
+class Faulty:
+    """A backbone that fails as told: for lanes of a certain guidance, or above so many lanes."""
+
+    def __init__(self, inner: Backbone, *, poison: float | None = None, most: int | None = None, nan: bool = False):
+        self._inner, self._poison, self._most, self._nan = inner, poison, most, nan
+        self.shape, self.uses_cfg, self.bucket_rows = inner.shape, inner.uses_cfg, 1
+        self.text_width, self.pooled_width, self.device = inner.text_width, inner.pooled_width, inner.device
+        self.sizes: list[int] = []
+
+    def prepare(self, cond: Conditioning) -> PreparedPrompt:
+        """As the real one."""
+        return self._inner.prepare(cond)
+
+    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+        """As the real one, but for the faults."""
+        self.sizes.append(len(lanes))
+        if self._most is not None and len(lanes) > self._most:
+            raise torch.OutOfMemoryError("out of memory")
+        guilty = [lane.guidance == self._poison for lane in lanes]
+        if any(guilty) and not self._nan:
+            raise RuntimeError("a failing module")
+        velocities = self._inner.velocity(lanes)
+        return [v * float("nan") if bad else v for v, bad in zip(velocities, guilty, strict=True)]
+
+
+def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:
+    """An engine over a backbone."""
+    batcher = StepBatcher(LANE_POLICIES[order], StepLimits(float("inf"), max_rows))
+    return StepEngine(model[0], model[1], batcher, Clock())
+
+
+def request(key: str, seed: int = 1, **more: object) -> LaneRequest:
+    """A lane drawn from a seed; small, four steps, guided."""
+    draw = torch.Generator().manual_seed(seed)
+    conds = [Conditioning(torch.randn(9, 192, generator=draw), torch.randn(192, generator=draw)) for _ in range(2)]
+    settings = {"width": 96, "height": 112, "steps": 4, "guidance": 4.0} | more
+    return LaneRequest(key=key, seed=seed, cond=conds[0], negative=conds[1], **settings)  # type: ignore[arg-type]
+
+
+def run(engine: StepEngine) -> dict[str, LaneResult | LegoError]:
+    """All outcomes until no lane is left."""
+    found: dict[str, LaneResult | LegoError] = {}
+    while engine.lanes:
+        found |= dict(engine.step())
+    return found
+
+
+def latents(outcome: LaneResult | LegoError) -> torch.Tensor:
+    """A good outcome's latents."""
+    assert isinstance(outcome, LaneResult), outcome
+    return outcome.latents
+
+
+def alone(model: tuple[Backbone, FlowMatchTables], of: LaneRequest) -> torch.Tensor:
+    """What a lane comes to by itself."""
+    engine = engine_of(model)
+    engine.add(of)
+    return latents(run(engine)[of.key])

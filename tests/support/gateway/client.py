@@ -1,0 +1,91 @@
+"""How tests talk to a gateway, and what they send it."""
+
+import io
+import json
+import socket
+import threading
+from typing import Any
+
+import httpx2
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.metrics import Metrics
+from tests.support.gateway.runner import FakeRunner
+
+
+class Live:
+    """The application on a real socket, in a thread."""
+
+    def __init__(self, app) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        while not self.server.started:
+            pass
+        return f"http://127.0.0.1:{self.port}"
+
+    def __exit__(self, *error: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+def file_of(shade: int = 0, size: tuple[int, int] = (128, 96), form: str = "PNG", mode: str = "RGB") -> bytes:
+    """An image, told from others by its shade."""
+    out = io.BytesIO()
+    Image.new(mode, size, shade).save(out, form)
+    return out.getvalue()
+
+
+def mask_of(size: tuple[int, int] = (128, 96)) -> bytes:
+    """A mask that is transparent in its upper left."""
+    alpha = np.full((size[1], size[0]), 255, np.uint8)
+    alpha[:32, :32] = 0
+    out = io.BytesIO()
+    Image.fromarray(np.dstack([np.zeros((*alpha.shape, 3), np.uint8), alpha])).save(out, "PNG")
+    return out.getvalue()
+
+
+async def registered(client: httpx2.AsyncClient, shade: int = 0, **fields: str) -> dict[str, Any]:
+    """The card of an image that is registered now."""
+    answer = await client.post("/v1/templates", files={"image": file_of(shade)}, data=fields)
+    assert answer.status_code == 201, answer.text
+    card: dict[str, Any] = answer.json()
+    return card
+
+
+def error_of(answer: httpx2.Response) -> tuple[int, str, str | None]:
+    """Status, code and field of a refusal."""
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["param"]
+
+
+def files_in(settings: GatewaySettings) -> list[str]:
+    """The names of all files of templates."""
+    assert settings.templates is not None
+    return sorted(path.name for path in settings.templates.folder.glob("*/*") if path.name != "lock")
+
+
+async def refused(client: httpx2.AsyncClient, body: object, status: int, code: str, param: str | None) -> None:
+    """Post a body and compare the error."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await client.post("/v1/images/generations", content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    assert answer.headers["x-request-id"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def another(runner: FakeRunner, settings: GatewaySettings, token: str = "") -> httpx2.AsyncClient:
+    """A client of a gateway of its own."""
+    transport = httpx2.ASGITransport(create_app(runner, runner, settings, Metrics()), raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
