@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from rich.console import Console
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.registry import ModelSpec
 
+HERE = Path(__file__).parents[1]
 SIZE, STEPS, GUIDANCE = 128, 20, 4.0
 WARM_UPS = 3
 BURST = 8
@@ -54,13 +56,24 @@ class RunningServer:
     ready_s: float
 
 
+def serve_command(checkout: Path) -> list[str]:
+    """Return the command of a checkout's ``lego-serve``, by the entry point that its project names."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["lego-serve"].partition(":")
+    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+
+
 @contextmanager
-def running_server(config: Path) -> Iterator[RunningServer]:
-    """Run ``lego-serve serve`` on a free port for a ``with`` block.  Raises RuntimeError if it does not get ready."""
-    command = [sys.executable, "-m", "lego_serve.cli.main", "serve", str(config), "--port", "0"]
+def running_server(config: Path, checkout: Path = HERE) -> Iterator[RunningServer]:
+    """Run a checkout's ``lego-serve serve`` on a free port for a ``with`` block; ``config`` is of the same checkout.
+
+    Raises RuntimeError if it does not get ready.
+    """
+    command = [*serve_command(checkout), "serve", str(checkout / config), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
         try:
             url = _wait_for_url(process, log)
             yield RunningServer(url, process.pid, time.monotonic() - started)

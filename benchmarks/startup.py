@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.replica_start import STAGES
-from benchmarks.serving import running_server
+from benchmarks.serving import HERE, running_server
 from lego_serve.app import PRELOADED
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 
@@ -68,10 +68,10 @@ def processor_seconds(root: int) -> dict[int, float]:
     return {pid: sum(int(used) for used in stats[pid][11:15]) / ticks for pid in tree}
 
 
-def measure_start(config: Path) -> dict[str, Any]:
-    """Start a server once: seconds to ready, and how many processes of each kind there are and what they used."""
+def measure_start(config: Path, checkout: Path = HERE) -> dict[str, Any]:
+    """Start a checkout's server once: seconds to ready, and what its processes of each kind are and used."""
     load = os.getloadavg()[0]
-    with running_server(config) as server:
+    with running_server(config, checkout) as server:
         seconds = processor_seconds(server.pid)
         kinds = {pid: "supervisor" if pid == server.pid else process_kind(_command_line(pid)) for pid in seconds}
     processes = {
@@ -98,10 +98,11 @@ def measure_replica(config: Path, component: str, shared: str | None) -> dict[st
     return {stage: round(seconds, 2) for stage, seconds in stages.items()}
 
 
-def start_table(starts: Sequence[Mapping[str, Any]]) -> Table:
+def start_table(starts: Sequence[Mapping[str, Any]], name: str = "This version") -> Table:
     """One row for each kind of process: the median over the starts."""
     ready = statistics.median(start["ready_s"] for start in starts)
-    table = Table("process", "count", "processor seconds", title=f"Ready in {ready:.1f} s (median of {len(starts)})")
+    title = f"{name}: ready in {ready:.1f} s (median of {len(starts)})"
+    table = Table("process", "count", "processor seconds", title=title)
     kinds = sorted({kind for start in starts for kind in start["processes"]})
     for kind in kinds:
         there = [start["processes"].get(kind, {"count": 0, "processor_s": 0.0}) for start in starts]
@@ -123,12 +124,18 @@ def replica_table(replicas: Mapping[str, Mapping[str, float]], title: str) -> Ta
 def main(
     config: Annotated[Path, typer.Option(help="The server's configuration.")] = Path("configs/tiny.yaml"),
     runs: Annotated[int, typer.Option(min=1, help="How many times the server is started.")] = 3,
+    beside: Annotated[Path | None, typer.Option(help="Also start another checkout's server, in turn.")] = None,
     to: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
-    """Start the server some times, then each replica's work in a process of its own, and print both tables."""
-    starts = [measure_start(config) for _ in range(runs)]
-    console.print(start_table(starts))
-    console.print("load before each start:", ", ".join(f"{start['load_before']:g}" for start in starts))
+    """Start the server some times, then each replica's work in a process of its own, and print the tables."""
+    checkouts = {"This version": HERE} | ({} if beside is None else {str(beside): beside.resolve()})
+    starts: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
+    for _ in range(runs):
+        for name, checkout in checkouts.items():
+            starts[name].append(measure_start(config, checkout))
+    for name, measured in starts.items():
+        console.print(start_table(measured, name))
+        console.print("load before each start:", ", ".join(f"{start['load_before']:g}" for start in measured))
     replicas = {}
     for title, shared in (("A replica started alone", None), ("A replica forked", PRELOADED)):
         replicas[title] = {component: measure_replica(config, component, shared) for component in COMPONENTS}
