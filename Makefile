@@ -26,8 +26,9 @@ else
 	@$(call timed,$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-others test-shared-servers)
 endif
 
+# Niced as Ray nices its workers, or the servers of the other half would hardly run beside it.
 test-others: $(STAMP)
-	$(PYTEST) -m "not shared_server and not long"
+	nice -n 15 $(PYTEST) -m "not shared_server and not long"
 
 test-shared-servers: $(STAMP)
 	$(PYTEST) -m "shared_server and not long"

@@ -14,7 +14,7 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.registry import ModelSpec
 from tests.support.e2e.faults.sitecustomize import STEPS_LOG, note_steps
 from tests.support.e2e.servers import SEEDS, begun
-from tests.support.engines import Clock, request, run
+from tests.support.engine.engines import Clock, request, run
 
 
 def test_every_step_begun_is_written_down(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetSpec
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from tests.support.control_lanes import CHANNELS, WIDTH
+from tests.support.engine.control_lanes import CHANNELS, WIDTH
 from tests.support.template_edits import SIZE, with_store
 from tests.support.tiny_models import control_miniature
 

@@ -16,7 +16,7 @@ from lego_serve.models.controlnet.sd3 import Sd3ControlNet
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetLane, ControlNetUnavailable
 from lego_serve.models.sampling import FlowMatchTables
-from tests.support.control_lanes import engine_of, finish, latents, request, use
+from tests.support.engine.control_lanes import engine_of, finish, latents, request, use
 
 Model = tuple[Backbone, FlowMatchTables]
 

@@ -23,7 +23,7 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
 from tests.support import edits
 from tests.support.builders import run_results
-from tests.support.engines import Faulty, alone, engine_of, latents, request
+from tests.support.engine.engines import Faulty, alone, engine_of, latents, request
 
 STEPS, SPOILED_AT, POISON = 6, 2, 5.0
 

@@ -18,7 +18,7 @@ from lego_serve.models.loading import load_backbone
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from tests.support.engines import Clock, Faulty, alone, engine_of, latents, request, run
+from tests.support.engine.engines import Clock, Faulty, alone, engine_of, latents, request, run
 
 
 @pytest.fixture(scope="module")

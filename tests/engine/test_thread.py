@@ -22,7 +22,7 @@ from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.registry import ModelSpec
-from tests.support.engines import Clock, Faulty, engine_of, latents, request, run
+from tests.support.engine.engines import Clock, Faulty, engine_of, latents, request, run
 
 PATIENCE_S = 20.0
 

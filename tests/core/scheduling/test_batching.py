@@ -5,7 +5,7 @@ import pytest
 from lego_serve.core.costs import StepWork
 from lego_serve.core.scheduling.lane import Lane
 from lego_serve.core.scheduling.ordering import fifo, least_slack
-from tests.support.batched_lanes import STEP_S, batcher_of, lane, plan_of
+from tests.support.engine.batched_lanes import STEP_S, batcher_of, lane, plan_of
 
 
 def test_lanes_share_a_step_for_as_long_as_they_fit() -> None:

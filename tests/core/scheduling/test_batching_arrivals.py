@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_serve.core.scheduling.ordering import LANE_POLICIES, fifo, least_slack, shortest_remaining
-from tests.support.batched_lanes import STEP_S, batcher_of, lane
+from tests.support.engine.batched_lanes import STEP_S, batcher_of, lane
 
 arrivals = st.lists(
     st.tuples(

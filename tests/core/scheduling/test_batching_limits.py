@@ -5,7 +5,7 @@ import pytest
 from lego_serve.core.costs import Rates
 from lego_serve.core.scheduling.batching import RELAX_STEPS, StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo, least_slack
-from tests.support.batched_lanes import batcher_of, lane, plan_of
+from tests.support.engine.batched_lanes import batcher_of, lane, plan_of
 
 
 def test_a_lane_over_the_budget_runs_alone() -> None:

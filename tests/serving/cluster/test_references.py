@@ -104,7 +104,7 @@ async def test_lost_arrays_are_named(store: FakeStore) -> None:
 
 async def test_messages_read_at_the_same_time_do_not_touch_each_other(store: FakeStore) -> None:
     """Forty at once, every fourth with a lost array: the others get the arrays that were theirs."""
-    kept = [keep_arrays(TextEncodeOutput(LARGE + number, SMALL), 1000) for number in range(40)]
+    kept = [await keep_arrays(TextEncodeOutput(LARGE + number, SMALL), 1000) for number in range(40)]
     for message in kept[::4]:
         assert isinstance(message.tokens, Ref)
         del store.arrays[message.tokens.id]
@@ -119,6 +119,6 @@ async def test_messages_read_at_the_same_time_do_not_touch_each_other(store: Fak
 
 async def test_an_array_that_is_held_twice_is_read_once(store: FakeStore) -> None:
     """Both places get the same object."""
-    kept = keep_arrays(TextEncodeOutput(LARGE, SMALL), 1000)
+    kept = await keep_arrays(TextEncodeOutput(LARGE, SMALL), 1000)
     one, other = await read_arrays((kept, kept))
     assert one.tokens is other.tokens

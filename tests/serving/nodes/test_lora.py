@@ -21,7 +21,7 @@ from lego_serve.serving.nodes.options import LoraOptions
 from tests.support.adapters import diffusers_names, products, saved
 from tests.support.nodes import BYTES, load, resolved
 
-STORAGE_S = 0.5
+STORAGE_S = 1.0
 
 
 @pytest.fixture
