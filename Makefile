@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test test-others test-shared-servers test-long long chaos check
+.PHONY: demo serve test test-others test-shared-servers test-alone test-long long chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -23,7 +23,7 @@ test: $(STAMP)
 ifdef ONLY
 	@$(call timed,$(PYTEST) -m "not long" $(addprefix tests/,$(patsubst tests/%,%,$(ONLY))))
 else
-	@$(call timed,$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-others test-shared-servers)
+	@$(call timed,$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-others test-shared-servers && $(MAKE) --no-print-directory test-alone)
 endif
 
 # Niced as Ray nices its workers, or the servers of the other half would hardly run beside it.
@@ -31,7 +31,11 @@ test-others: $(STAMP)
 	nice -n 15 $(PYTEST) -m "not shared_server and not long"
 
 test-shared-servers: $(STAMP)
-	$(PYTEST) -m "shared_server and not long"
+	$(PYTEST) -m "shared_server and not long and not alone"
+
+# Those that bound how late a server may be, which nothing beside them may add to.
+test-alone: $(STAMP)
+	$(PYTEST) -m "alone and not long"
 
 # Those that say the same as a quick one of more sizes, kinds or repetitions.
 test-long: $(STAMP)

@@ -73,6 +73,7 @@ def drained_once_all_answer(server: Server, replica: str) -> httpx2.Response:
         time.sleep(0.5)
 
 
+@pytest.mark.alone
 def test_killed_replicas_cost_steps_but_no_request_and_no_bit(
     crashes: Server, undisturbed: dict[int, np.ndarray], steps_log: Path
 ) -> None:
