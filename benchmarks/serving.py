@@ -57,10 +57,13 @@ class RunningServer:
 
 
 def serve_command(checkout: Path) -> list[str]:
-    """Return the command of a checkout's ``lego-serve``, by the entry point that its project names."""
+    """Return the command of a checkout's ``lego-serve``, by the entry point that its project names.
+
+    ``-P``: what is imported is the checkout's, not the working folder's.
+    """
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["lego-serve"].partition(":")
-    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+    return [sys.executable, "-P", "-c", f"from {module} import {function}; {function}()"]
 
 
 @contextmanager

@@ -33,4 +33,4 @@ def test_a_checkout_is_served_by_its_own_entry_point(tmp_path: Path) -> None:
     """Wherever a version keeps its command line."""
     (tmp_path / "pyproject.toml").write_text('[project.scripts]\nlego-serve = "lego_serve.cli:run"\n')
     code = "from lego_serve.cli import run; run()"
-    assert serving.serve_command(tmp_path) == [sys.executable, "-c", code]
+    assert serving.serve_command(tmp_path) == [sys.executable, "-P", "-c", code]
