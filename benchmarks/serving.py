@@ -76,7 +76,9 @@ def running_server(config: Path, checkout: Path = HERE) -> Iterator[RunningServe
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, cwd=checkout, env=environment
+        )
         try:
             url = _wait_for_url(process, log)
             yield RunningServer(url, process.pid, time.monotonic() - started)
