@@ -52,7 +52,7 @@ class _Lane:
 
 
 class Recovery:
-    """One denoising call, over all its attempts."""
+    """One denoising task, over all its attempts, also where it runs again since an input or its output was lost."""
 
     def __init__(self, checkpoint_every_steps: int) -> None:
         self._every = checkpoint_every_steps
@@ -60,6 +60,8 @@ class Recovery:
         self._checkpoints: dict[int, bytes] = {}
         self._deaths = self._moves = 0
         self._replica: str | None = None
+        self._suspicion = 0  # the suspect steps of the attempt that runs, or of the next
+        self._avoid: frozenset[str] = frozenset()  # what these should not run on
         self.steps_redone = 0  # that are known of: a replica that died may have run some it had not told of
 
     @property
@@ -88,6 +90,18 @@ class Recovery:
             self._checkpoints[lane] = checkpoint
             state.checkpoint_step = step
 
+    def begin(self) -> Retry:
+        """Return where the task begins: at its checkpoints, where an earlier run of it has left some.
+
+        Nodes are deterministic: what an input or an output is made anew of has the same bits, and steps stay valid.
+        """
+        self._fall_back()
+        return Retry(dict(self._checkpoints), self._suspicion, self._avoid)
+
+    def note_result(self) -> None:
+        """The task has its result: no lane of it is a suspect any more."""
+        self._suspicion = 0
+
     def after_move(self) -> RecoveryAction:
         """The replica is being drained or has left in good order: go on elsewhere, suspected of nothing."""
         self._moves += 1
@@ -113,9 +127,14 @@ class Recovery:
     def _again(self, suspect_steps: int) -> RecoveryAction:
         if self._deaths >= DENOISE_DEATHS or self._moves >= DENOISE_MOVES:
             return GiveUp(self.attempts)
+        self._fall_back()
+        self._suspicion = suspect_steps
+        self._avoid = frozenset() if self._replica is None else frozenset({self._replica})
+        self._replica = None
+        return Retry(dict(self._checkpoints), suspect_steps, self._avoid)
+
+    def _fall_back(self) -> None:
+        """Count the steps past the checkpoints as those to be made again."""
         for state in self._lanes.values():
             self.steps_redone += state.step - state.checkpoint_step
             state.step, state.starting = state.checkpoint_step, None
-        avoid = frozenset() if self._replica is None else frozenset({self._replica})
-        self._replica = None
-        return Retry(dict(self._checkpoints), suspect_steps, avoid)

@@ -63,16 +63,15 @@ class DenoiseStreams:
         node: StreamingNode,
         make: Callable[[], NodeCall[DenoiseOutput]],
         on_progress: OnLaneProgress,
-        checkpoint_every_steps: int,
+        recovery: Recovery,
     ) -> NodeResult[DenoiseOutput]:
         """Make a call (anew with each attempt, for the time left) until it is answered.
 
-        ``checkpoint_every_steps``: how often its replicas send checkpoints; suspicion lasts the longer the rarer.
+        ``recovery``: of this task, the same each time it runs, so that it goes on from its checkpoints.
 
         Raises RequestError for a call that kills replicas, NodeError when too many died around it.
         """
-        recovery, started = Recovery(checkpoint_every_steps), time.monotonic()
-        again = Retry({}, 0, frozenset())
+        started, again = time.monotonic(), recovery.begin()
         while True:
             call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
             try:
@@ -81,7 +80,10 @@ class DenoiseStreams:
                 decision = recovery.after_loss()
                 await asyncio.sleep(DENOISE_LOST_PAUSE_S)
             else:
+                if answer is not None and answer.lost_refs:
+                    return answer
                 if answer is not None:
+                    recovery.note_result()
                     stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
                     if recovery.attempts:  # the replica knows of the last attempt alone
                         stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.jobs.ports import OnProgress
+from lego_serve.core.jobs.recovery import Recovery
 from lego_serve.errors import LegoError
 from lego_serve.serving.coordinator.broadcast import ControllableNode
 from lego_serve.serving.coordinator.denoise_calls import StreamingNode
@@ -42,6 +43,7 @@ class JobClient:
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
     is_paused: bool = False
     denoising: dict[str, NodeHandle] = field(default_factory=dict)  # by the call's key
+    recoveries: dict[str, Recovery] = field(default_factory=dict)  # of denoising tasks, by node
     denoised_s: float | None = None  # when the last of it ended
 
     def resolve(self, outcome: JobResult | LegoError) -> None:

@@ -9,6 +9,7 @@ from lego_serve.core.costs import PostDenoiseTime
 from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
 from lego_serve.core.jobs.job import Task
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
+from lego_serve.core.jobs.recovery import Recovery
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
 from lego_serve.core.values import NodeRequest, refs_of
 from lego_serve.core.workflow.graph import KINDS, Source, Workflow
@@ -101,7 +102,7 @@ class TaskCalls:
                 node,
                 call,
                 lambda progress: self._report(client, task, progress),
-                self._checkpoint_every_steps[task.model],
+                client.recoveries.setdefault(task.node, Recovery(self._checkpoint_every_steps[task.model])),
             )
         finally:
             del client.denoising[key]

@@ -52,6 +52,29 @@ def test_a_lane_that_came_through_its_step_is_not_blamed_for_it() -> None:
         assert isinstance(recovery.after_loss(), Retry)
 
 
+def test_a_task_that_runs_again_goes_on_from_its_checkpoints() -> None:
+    """What was lost with a replica may be an input too: its lanes are still suspects, and do not start anew."""
+    recovery = Recovery(EVERY)
+    assert recovery.begin() == Retry({}, 0, frozenset())
+    recovery.note_accepted("r1")
+    recovery.note_progress(0, 40, b"forty", is_starting=False)
+    recovery.note_progress(0, 42, None, is_starting=False)
+    decision = recovery.after_loss()
+    assert recovery.begin() == decision
+    assert decision == Retry({0: b"forty"}, 2 + EVERY + MARGIN_STEPS, frozenset({"r1"}))
+    assert recovery.steps_redone == 2
+
+
+def test_a_task_whose_output_was_lost_runs_again_from_its_last_checkpoint_unsuspected() -> None:
+    """Its lanes came through; the steps since are made again, and counted once."""
+    recovery = Recovery(EVERY)
+    recovery.note_progress(0, 55, b"x", is_starting=False)
+    recovery.note_progress(0, 59, None, is_starting=False)
+    recovery.note_result()
+    assert recovery.begin() == recovery.begin() == Retry({0: b"x"}, 0, frozenset())
+    assert recovery.steps_redone == 4
+
+
 @given(st.lists(st.integers(0, 27), max_size=60))
 def test_kills_at_random_steps_in_company_never_refuse(steps: list[int]) -> None:
     """However often replicas are killed while the lane runs with others, it goes on."""

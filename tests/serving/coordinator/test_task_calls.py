@@ -11,7 +11,7 @@ import pytest
 from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.jobs.events import TaskDone, TaskFailed
 from lego_serve.core.jobs.job import Task, TaskStats
-from lego_serve.core.jobs.messages import NodeCall, NodeResult
+from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.nodes.messages import LoadAdaptersInput, LoadAdaptersOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.scheduling.retry import RetryPolicy
 from lego_serve.core.values import Ref
@@ -20,7 +20,7 @@ from lego_serve.errors import NodeError, NotFound, RequestError
 from lego_serve.serving.coordinator.job_client import JobClient
 from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
-from tests.support.nodes import CONDITIONING, IMAGES, WORKFLOWS, FakeNode, coordinator, job, nodes
+from tests.support.nodes import CONDITIONING, IMAGES, LATENTS, WORKFLOWS, FakeNode, coordinator, job, nodes
 
 
 async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
@@ -95,6 +95,20 @@ async def test_a_lost_array_is_made_again_and_then_its_reader_runs_again() -> No
     assert len(result.images) == 2
     assert (len(some["lego-tiny", "text_encoder"].calls), len(backbone.calls)) == (4, 2)
     assert "latents lost its inputs from cond, negative" in " ".join(mine.story("job-1"))
+
+
+async def test_lanes_whose_inputs_are_lost_with_their_replica_go_on_from_their_checkpoint() -> None:
+    """A replica that dies can take down references that it only borrowed: the inputs are made anew, the steps not."""
+    some = nodes(text=TextEncodeOutput(REF, np.zeros(3)))
+    backbone = some["lego-tiny", "backbone"]
+    backbone.says[1] = [LaneProgress(0, 40, 60, checkpoint=b"forty")]
+    backbone.behave = lambda call, count: NodeLost() if count == 1 else LATENTS
+    backbone.says[2] = [NodeResult(lost_refs=frozenset({"r"}))]
+    result = await coordinator(some).run(job())
+    assert [call.checkpoints for call in backbone.calls] == [{}, {0: b"forty"}, {0: b"forty"}]
+    assert backbone.calls[2].suspect_steps == backbone.calls[1].suspect_steps > 0
+    assert backbone.calls[2].avoid == {"r1"}
+    assert result.stats["latents"].attempts == 2
 
 
 def calls_of(some: dict[tuple[str, str], FakeNode], attempts: int = 3) -> TaskCalls:
