@@ -14,6 +14,7 @@ from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
+from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
 from lego_serve.process.sockets import host_and_port, reserve
@@ -118,6 +119,7 @@ def _start_nodes(
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
     from lego_serve.serving.cluster.deploy import deploy, start_ray, stop
 
+    json_logging.install()  # on stderr: stdout is for this server's own lines
     report("starting Ray")
     undo.callback(stop, [plan.app for plan in plans], owned=settings.server.ray_address is None)
     address = start_ray(settings.server.ray_address, config.cores(), ray_folder)

@@ -74,15 +74,19 @@ def refs_of(value: object) -> Iterator[Ref]:
     yield from found
 
 
-def bytes_of(value: object) -> int:
-    """Return the bytes of the arrays in a value; references count nothing."""
-    total = 0
+def arrays_of(value: object) -> list[Any]:
+    """Return the arrays in a value, in order; references are none."""
+    found: list[Any] = []
 
-    def count(leaf: Leaf) -> Leaf:
-        nonlocal total
-        size = getattr(leaf, "nbytes", 0)
-        total += size if isinstance(size, int) else 0
+    def note(leaf: Leaf) -> Leaf:
+        if isinstance(getattr(leaf, "nbytes", None), int):
+            found.append(leaf)
         return leaf
 
-    map_leaves(value, count)
-    return total
+    map_leaves(value, note)
+    return found
+
+
+def bytes_of(value: object) -> int:
+    """Return the bytes of the arrays in a value; references count nothing."""
+    return sum(array.nbytes for array in arrays_of(value))

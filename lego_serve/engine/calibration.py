@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from lego_serve.core.costs import Rates, StepCost, StepWork
 from lego_serve.core.scheduling.lora_mode import AdapterRates
+from lego_serve.core.values import arrays_of
 from lego_serve.models.lora.adapter import Adapter, Pair
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning
@@ -19,23 +21,47 @@ GAIN = 0.95  # a larger batch must cut the time of an item by at least a twentie
 TOKENS_A_SIDE = (8, 16)
 LANES = (1, 2, 4, 8)
 SAMPLE_TEXT_ROWS = 32
+Run: TypeAlias = Callable[[Sequence[int]], Sequence[object]]  # numbers of sample items to all that each is answered
 
 
-def best_batch(run: Callable[[int], torch.Tensor], repeats: int = 3) -> int:
+def best_batch(run: Run, samples: int, repeats: int = 3) -> int:
     """Return the batch size with the least time an item, the smaller one where times are about equal.
 
-    ``run(n)`` returns the results of the first n of some sample items.  A size at which an item's bits differ from
-    those it has alone is passed over: results must not depend on batch-mates.
+    ``run`` computes some of at least eight sample items together and returns all that is answered for each.  Results
+    must not depend on batch-mates, so a size is taken only where it and every smaller one, for batches are not always
+    full, leave to each item the bits of every array that it has alone.
     """
-    best, best_s = 1, fastest(lambda: run(1), repeats)
-    alone = run(1)[0]
+    best, best_s, stable = 1, fastest(lambda: run(range(1)), repeats), 1
     for size in BATCHES:
-        if not torch.equal(run(size)[0], alone):
+        item_s = fastest(lambda size=size: run(range(size)), repeats) / size  # type: ignore[misc]
+        if item_s >= best_s * GAIN:
             continue
-        item_s = fastest(lambda size=size: run(size), repeats) / size  # type: ignore[misc]
-        if item_s < best_s * GAIN:
-            best, best_s = size, item_s
+        stable = stable_batch(run, samples, stable, size)
+        if stable < size:
+            break
+        best, best_s = size, item_s
     return best
+
+
+def stable_batch(run: Run, samples: int, known: int, largest: int) -> int:
+    """Return the largest batch up to which every one above ``known`` leaves to items the bits that they have alone.
+
+    None above ``largest`` is tried.  Batches begin at several samples, so that an item is compared in several places.
+    """
+    alone = [_bits(run([item])[0]) for item in range(samples)]
+    for size in range(known + 1, largest + 1):
+        for start in (0, 1, samples - size):
+            items = [(start + place) % samples for place in range(size)]
+            if [_bits(answer) for answer in run(items)] != [alone[item] for item in items]:
+                return size - 1
+    return largest
+
+
+def _bits(answer: object) -> list[bytes]:
+    """Return the bits of every array in an answer."""
+    arrays = arrays_of(answer)
+    assert arrays, f"{type(answer).__name__} has no array to compare"
+    return [np.ascontiguousarray(array).tobytes() for array in arrays]
 
 
 def calibrate(backbone: Backbone, repeats: int = 2) -> Rates:

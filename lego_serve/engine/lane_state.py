@@ -1,6 +1,7 @@
 """A lane in the engine: its request, its state between two steps, its result and its checkpoint."""
 
 import json
+import logging
 import math
 import struct
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from lego_serve.models.lora.adapter import Adapter, Uses, in_order
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
 from lego_serve.models.sampling import History, Schedule
 
+log = logging.getLogger("lego_serve.engine")
 MAGIC = b"lane1"
 
 
@@ -274,4 +276,6 @@ def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> Checkpoint:
             raise ValueError("it has more early steps than steps")
         return Checkpoint(step, tensors[0], tensors[1:], steps_without_adapter)
     except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
-        raise NodeError(f"A lane's checkpoint cannot be read: {error}.", code="bad_checkpoint") from None
+        log.warning("a lane's checkpoint of %d bytes cannot be read", len(data), exc_info=error)
+        message = f"A lane's checkpoint of {len(data)} bytes cannot be read: {type(error).__name__}."
+        raise NodeError(message, code="bad_checkpoint") from None

@@ -189,8 +189,9 @@ class EngineThread:
             state = self._engine.add(request)
         except LegoError as error:
             return [(request.key, error)]
-        except Exception as error:
-            return [(request.key, NodeError(f"The lane could not start: {type(error).__name__}: {error}"))]
+        except Exception as error:  # a library's words are for the log alone
+            log.exception("a lane could not start")
+            return [(request.key, NodeError(f"The lane could not start: {type(error).__name__}."))]
         if listener is not None:
             throttle = ProgressThrottle(
                 listener.stream, state.schedule.steps, listener.checkpoint_every_steps, state.step

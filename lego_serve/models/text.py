@@ -98,9 +98,10 @@ class Sd3TextEncoder:
         hidden, pooled = [], []
         for clip, tokenizer in zip(self._clips, self._tokenizers, strict=True):
             ids = tokenizer.ids(prompts, self._tokenizers[0].window, clip.device)
-            out = clip(ids, output_hidden_states=True)
+            out = clip.text_model(ids, output_hidden_states=True)
             hidden.append(out.hidden_states[-2])
-            pooled.append(out[0])
+            # Row by row: a product of a few rows has other bits than those of each of them alone.
+            pooled.append(torch.cat([clip.text_projection(row[None]) for row in out.pooler_output]))
         tokens = torch.cat(hidden, dim=-1)
         tokens = F.pad(tokens, (0, self._width - tokens.shape[-1]))
         tokens = torch.cat([tokens, self._t5_rows(prompts, tokens)], dim=1)

@@ -40,12 +40,13 @@ class KlVae:
 
         ``max_batch`` at a time: on a CPU batching decodes is slower, so calibration leaves it at 1.
         """
-        return torch.cat([self.decode_batch(part) for part in latents.split(self.max_batch)])
+        return torch.cat([_images(self.decode_batch(part)) for part in latents.split(self.max_batch)])
 
     @torch.inference_mode()
     def decode_batch(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode scaled latents in one pass."""
-        return _images(self._vae.decode(self._unscaled(latents)).sample)
+        """Decode scaled latents in one pass, without rounding: (n, 3, height, width) in -1 to 1."""
+        decoded: torch.Tensor = self._vae.decode(self._unscaled(latents)).sample
+        return decoded
 
     @torch.inference_mode()
     def statistics(self, latents: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,17 @@
-"""The start-up probe: it tells a backbone that keeps its lanes apart from one that does not."""
+"""The start-up probes: of a backbone that keeps its lanes apart, and of batches that change no bit of an answer."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lego_serve.engine import batch_invariance
+from lego_serve.engine.calibration import best_batch, stable_batch
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
@@ -58,3 +64,60 @@ def test_a_rule_that_costs_over_a_twentieth_is_dropped_where_none_is_required(
     assert backbone.linear_ops.batch_invariant == kept
     assert other.linear_ops.batch_invariant
     assert f"{100 * (cost - 1):.1f} %" in message
+
+
+SAMPLES = 9
+PASS_S = 0.002
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an item is answered, in two arrays."""
+
+    rows: np.ndarray
+    summary: np.ndarray
+
+
+def node(leaks: Callable[[int, int, int], bool], array: str = "summary") -> Callable[[Sequence[int]], list[Answer]]:
+    """A node whose passes take equally long; ``leaks(item, place, size)`` says where an array has another last bit."""
+
+    def run(items: Sequence[int]) -> list[Answer]:
+        time.sleep(PASS_S)
+        answers = []
+        for place, item in enumerate(items):
+            arrays = {"rows": np.full((3, 2), item + 0.5, np.float32), "summary": np.full(2, item + 0.25, np.float32)}
+            if len(items) > 1 and leaks(item, place, len(items)):
+                arrays[array] = np.nextafter(arrays[array], np.float32(np.inf))
+            answers.append(Answer(**arrays))
+        return answers
+
+    return run
+
+
+def test_the_largest_batch_is_taken_where_no_bit_changes() -> None:
+    """A pass over eight takes as long as one over a single item."""
+    assert best_batch(node(lambda item, place, size: False), SAMPLES) == 8
+
+
+@pytest.mark.parametrize("array", ["rows", "summary"])
+def test_every_array_of_an_answer_is_compared(array: str) -> None:
+    """One bit of one array in a batch of two is enough for items to stay alone."""
+    assert best_batch(node(lambda item, place, size: True, array), SAMPLES) == 1
+
+
+def test_a_batch_that_is_not_full_counts_too() -> None:
+    """Of eight at most there may be seven; where seven change bits, four are the most."""
+    assert best_batch(node(lambda item, place, size: size == 7), SAMPLES) == 4
+
+
+def test_every_place_and_every_sample_is_compared() -> None:
+    """Only the last place of a batch, or only one item among its mates, has other bits."""
+    assert best_batch(node(lambda item, place, size: place == size - 1), SAMPLES) == 1
+    assert best_batch(node(lambda item, place, size: item == SAMPLES - 1), SAMPLES) < 8
+
+
+@given(st.integers(2, 9))
+def test_the_stable_batch_ends_below_the_first_unstable_one(unstable: int) -> None:
+    """Whatever larger ones do."""
+    run = node(lambda item, place, size: size == unstable)
+    assert stable_batch(run, SAMPLES, 1, 8) == min(unstable - 1, 8)

@@ -257,3 +257,19 @@ async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThr
     with pytest.raises(RequestError, match="scale of adapter x"):
         await within(long)
     assert thread.is_alive
+
+
+async def test_a_librarys_words_are_in_the_log_and_not_in_the_answer(model, caplog: pytest.LogCaptureFixture) -> None:
+    """They may hold a path, or another's input; the lane's error has the type alone."""
+
+    def fail() -> None:
+        raise OSError("/folder/of/the/operator is full")
+
+    thread = EngineThread(Noting(engine_of(model), fail))  # type: ignore[arg-type]
+    try:
+        with pytest.raises(NodeError) as raised:
+            await within(thread.submit(request("a")))
+    finally:
+        thread.close()
+    assert raised.value.message == "The lane could not start: OSError."
+    assert "/folder/of/the/operator" in caplog.text

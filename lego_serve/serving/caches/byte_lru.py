@@ -3,13 +3,18 @@
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from lego_serve.core.values import bytes_of
+import numpy as np
+
+from lego_serve.core.values import Leaf, bytes_of, map_leaves
 
 Value = TypeVar("Value")
 
 
 class ByteLru(Generic[Value]):
-    """Values by key; their arrays and keys never take more than ``max_bytes`` together."""
+    """Values by key; their arrays and keys never take more than ``max_bytes`` together.
+
+    Every kept array owns its memory: of a view a copy is kept, since the view would hold whatever it is a part of.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -33,7 +38,7 @@ class ByteLru(Generic[Value]):
         size = _size(key, value)
         if size > self._max_bytes:
             return
-        self._values[key] = value
+        self._values[key] = value = map_leaves(value, _own)
         self._bytes += size
         while self._bytes > self._max_bytes:
             oldest, dropped = self._values.popitem(last=False)
@@ -43,6 +48,10 @@ class ByteLru(Generic[Value]):
         """Drop a value, if it is kept."""
         if (value := self._values.pop(key, None)) is not None:
             self._bytes -= _size(key, value)
+
+
+def _own(leaf: Leaf) -> Leaf:
+    return leaf.copy() if isinstance(leaf, np.ndarray) and leaf.base is not None else leaf
 
 
 def _size(key: str, value: object) -> int:

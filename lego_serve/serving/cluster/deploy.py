@@ -16,6 +16,7 @@ from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE
+from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.nodes.options import NodePlan
 
@@ -52,6 +53,7 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
     ray.init(**options)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
+    log_like_this_process()
     gcs_address: str = ray.get_runtime_context().gcs_address
     return gcs_address
 

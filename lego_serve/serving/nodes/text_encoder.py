@@ -17,6 +17,7 @@ from lego_serve.engine.calibration import best_batch
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_text_encoder
 from lego_serve.models.lora.adapter import Uses, key_of
+from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.text import text_parts
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
@@ -25,6 +26,18 @@ from lego_serve.serving.nodes.adapter_index import TEXT
 from lego_serve.serving.nodes.microbatch import MicroBatcher
 from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.peers import NodePeers
+
+SAMPLES = (  # of several lengths, one of which fills the model's window
+    "a red circle",
+    "",
+    "two",
+    "a square on a table, seen from above, in the style of an old photograph",
+    "b",
+    "c d",
+    "e, f: g",
+    "one " * 600,
+    "a small yellow triangle above a large green square",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,7 @@ class TextEncoderNode:
         torch.set_num_threads(1)
         self._encoder = load_text_encoder(spec)
         size = options.max_batch
-        self._encoder.max_batch = best_batch(self._sample) if size == "auto" else size
+        self._encoder.max_batch = best_batch(self._sample, len(SAMPLES)) if size == "auto" else size
         self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(self._encode, self._encoder.max_batch)
         self._cache: ByteLru[TextEncodeOutput] = ByteLru(options.cache_bytes)
         lora_node = None if peers is None else peers.lora_node
@@ -69,7 +82,7 @@ class TextEncoderNode:
         try:
             leases = await self._take(request)
             uses = text_parts(tuple((lease.adapter, lease.loaded.request.scale) for lease in leases))
-            key = _cache_key(request.prompt, uses)
+            key = _cache_key(call.tenant, request.prompt, uses)
             if (cached := self._cache.get(key)) is not None:
                 return NodeResult(cached, TaskStats(cache_hit=True))
             self._encoder.check(request.prompt)
@@ -98,9 +111,8 @@ class TextEncoderNode:
         needed = [adapter for adapter in adapters if adapter.has_text and adapter.request.scale != 0]
         return [] if self._adapters is None or not needed else await self._adapters.take(needed)
 
-    def _sample(self, count: int) -> torch.Tensor:
-        prompts = ["a red circle", "two", "", "a square on a table", "b", "c d", "e f g", "h"][:count]
-        return torch.stack([c.tokens for c in self._encoder.encode_batch(prompts)])
+    def _sample(self, items: Sequence[int]) -> list[TextEncodeOutput]:
+        return [_output(cond) for cond in self._encoder.encode_batch([SAMPLES[item] for item in items])]
 
     def _encode(self, prompts: Sequence[_Prompt]) -> list[_Encoded | LegoError]:
         """Encode prompts, those with equal adapters together."""
@@ -116,12 +128,20 @@ class TextEncoderNode:
             conds = self._encoder.encode([prompt.text for prompt in prompts], prompts[0].uses)
         except LegoError as error:
             return [error] * len(prompts)
-        values = [TextEncodeOutput(c.tokens.float().cpu().numpy(), c.pooled.float().cpu().numpy()) for c in conds]
+        values = [_output(cond) for cond in conds]
         run_s = time.monotonic() - started
         return [_Encoded(value, run_s) for value in values]
 
 
-def _cache_key(prompt: str, uses: Uses) -> str:
-    """Name a prompt with the adapters it is encoded with; no other pair has the same name."""
+def _output(cond: Conditioning) -> TextEncodeOutput:
+    """Return a conditioning in arrays of its own: a view would keep those of the whole batch in memory."""
+    return TextEncodeOutput(cond.tokens.float().cpu().numpy().copy(), cond.pooled.float().cpu().numpy().copy())
+
+
+def _cache_key(tenant: str, prompt: str, uses: Uses) -> str:
+    """Name a tenant's prompt with the adapters it is encoded with; nothing else has the same name.
+
+    By tenant, so that nobody learns from a hit, or from how soon it comes, what another has asked for.
+    """
     adapters = repr(key_of(uses)) if uses else ""
-    return f"{len(adapters)}:{adapters}{prompt}"
+    return f"{len(tenant)}:{tenant}{len(adapters)}:{adapters}{prompt}"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
@@ -147,3 +147,50 @@ def test_a_death_costs_no_more_steps_than_lie_between_checkpoints(
         assert 0 <= last - first <= EVERY - 1 + late
         assert decision.suspect_steps > last - first
     assert recovery.steps_redone <= ran - first
+
+
+def lives(
+    recovery: Recovery, every: int, steps: int, deadly: int, deaths: int, late: int = 0
+) -> list[tuple[int, int, Retry | PoisonRequest | GiveUp]]:
+    """Run a lane that kills its replica in a step: of each life its first step, those it ran alone, and the decision.
+
+    A suspect's messages get out before its step; in company none is heard of the last ``late`` steps.
+    """
+    story, first, alone = [], 0, 0
+    for _ in range(deaths):
+        throttle = ProgressThrottle(StreamOptions(), steps, every, first)
+        for step in range(first, deadly + 1):
+            is_alone = step < first + alone
+            if is_alone:
+                recovery.note_progress(0, step, None, is_starting=True)
+            if step == deadly:
+                break
+            due = throttle.due(step + 1, step * 0.01)
+            if is_alone:
+                recovery.note_progress(0, step + 1, None, is_starting=False)
+            if due is not None and (is_alone or step + 1 + late <= deadly):
+                recovery.note_progress(
+                    0, step + 1, str(step + 1).encode() if due.checkpoint else None, is_starting=False
+                )
+        decision = recovery.after_loss()
+        story.append((first, alone, decision))
+        if not isinstance(decision, Retry):
+            break
+        first, alone = int(decision.checkpoints.get(0, b"0")), decision.suspect_steps
+    return story
+
+
+@given(every=st.integers(1, 200), deadly=st.integers(0, 199), late=st.integers(0, MARGIN_STEPS))
+@example(every=50, deadly=97, late=0)
+def test_a_lane_that_kills_runs_alone_past_its_step_and_is_refused(every: int, deadly: int, late: int) -> None:
+    """However rare checkpoints are: it rejoins nobody before the deadly step, which it takes alone three times."""
+    story = lives(Recovery(every), every, 200, deadly, DENOISE_DEATHS_ALONE + 1, late)
+    assert len(story) == DENOISE_DEATHS_ALONE + 1
+    assert all(first + alone > deadly for first, alone, _ in story[1:])
+    assert story[-1][2] == PoisonRequest(deadly)
+
+
+def test_a_recovery_that_takes_checkpoints_for_more_frequent_than_they_are_never_refuses() -> None:
+    """A lane that is thought to tell of every fifth of its steps, and tells of every fiftieth, is back among others."""
+    story = lives(Recovery(5), 50, 200, 97, DENOISE_DEATHS_ALONE + 1)
+    assert any(first + alone <= 97 for first, alone, _ in story[1:])

@@ -84,6 +84,35 @@ def test_the_probe_finds_the_fewest_rows_of_a_product_that_is_unstable_below(uns
     assert batch_invariant._fewest_stable(product) == expected
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_another_order_of_a_sum_shows_in_what_the_probe_draws(inputs: int, outputs: int) -> None:
+    """Also where it is rounded to 16 bits, which hides it from nearly all numbers that are drawn at random."""
+    x, weight, _ = batch_invariant._sample_layer(inputs, outputs, torch.bfloat16, "cpu", False)
+    terms = x[:8, None].float() * weight.float()
+    forwards, backwards = torch.zeros(8, outputs), torch.zeros(8, outputs)
+    for index in range(inputs):
+        forwards += terms[..., index]
+        backwards += terms[..., inputs - 1 - index]
+    differing = forwards.bfloat16() != backwards.bfloat16()
+    assert differing.float().mean() > 0.05
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_every_single_row_and_few_rows_have_the_bits_they_have_among_all(
+    inputs: int, outputs: int, has_bias: bool, dtype: torch.dtype
+) -> None:
+    """Each of three hundred rows, by itself and with up to four others."""
+    x, weight, bias = layer(inputs, outputs, dtype)
+    ops, used_bias = LinearOps(), bias if has_bias else None
+    whole = ops.linear(x, weight, used_bias)
+    for rows in range(1, 6):
+        for start in range(ROWS - rows + 1):
+            part = ops.linear(x[start : start + rows], weight, used_bias)
+            assert torch.equal(part, whole[start : start + rows]), (start, rows)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 def test_a_row_that_is_added_to_has_the_same_bits_in_any_batch(inputs: int, outputs: int, dtype: torch.dtype) -> None:

@@ -22,6 +22,18 @@ def test_a_kept_value_is_the_one_that_was_put() -> None:
     assert lru.bytes == 3 + 10
 
 
+def test_of_a_view_a_copy_is_kept() -> None:
+    """The memory behind each kept array is its own: a row does not keep the batch that it is of."""
+    lru: ByteLru[tuple[np.ndarray, ...]] = ByteLru(100)
+    batch = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    lru.put("a", (batch[3], batch[4].copy()))
+    kept = lru.get("a")
+    assert kept is not None
+    assert all(each.base is None for each in kept)
+    assert kept[0].tolist() == batch[3].tolist()
+    assert lru.bytes == 1 + 20
+
+
 def test_the_least_recently_used_value_makes_way() -> None:
     """Reading a value is a use of it."""
     lru: ByteLru[np.ndarray] = ByteLru(23)

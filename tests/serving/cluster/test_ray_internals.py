@@ -1,7 +1,10 @@
 """What is private of Ray and used here is still there: when Ray changes it, this says so before a server does."""
 
 import inspect
+import logging
 
+import pytest
+from ray._private import worker
 from ray.serve._private.request_router import request_router
 
 from lego_serve.serving.cluster import ray_internals
@@ -45,3 +48,22 @@ def test_only_one_file_imports_what_is_private_of_ray() -> None:
 
     private = [f.name for f in Path(lego_serve.__file__).parent.rglob("*.py") if "_private" in f.read_text()]
     assert private == ["ray_internals.py"]
+
+
+def test_what_ray_prints_on_a_drivers_console_is_logged(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread of error messages looks up, at each message, the function that is replaced here."""
+    listens = inspect.getsource(worker.listen_error_messages)
+    assert "print_to_stdstream(" in listens, "Ray prints its errors otherwise: see serving/cluster/ray_internals.py"
+    assert list(inspect.signature(worker.print_to_stdstream).parameters) == ["data", "ignore_prefix"]
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)  # put back afterwards
+    for name in ("ray", "ray.serve"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
+        monkeypatch.setattr(logger, "propagate", False)
+    ray_internals.log_like_this_process()
+    worker.print_to_stdstream({"lines": ["A worker died."], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    logging.getLogger("ray.serve").warning("A replica is gone.")
+    assert [record.getMessage() for record in caplog.records] == ["raylet: A worker died.", "A replica is gone."]
+    assert capsys.readouterr().out == ""

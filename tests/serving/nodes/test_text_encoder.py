@@ -3,9 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lego_serve.core.jobs.messages import NodeCall
 from lego_serve.core.nodes.messages import TextEncodeInput
@@ -66,3 +70,41 @@ async def test_a_refusal_is_an_answer(node: TextEncoderNode) -> None:
     """It crosses to the coordinator as what it is."""
     answer = await node.run(NodeCall(TextEncodeInput("a" * 11)))
     assert isinstance(answer.error, RequestError)
+
+
+async def test_a_tenants_prompts_are_no_other_tenants_hits(node: TextEncoderNode) -> None:
+    """Neither an answer nor its time tells one tenant what another has asked for; its own prompt is a hit."""
+    calls = [NodeCall(TextEncodeInput("secret"), tenant=tenant) for tenant in ("alpha", "beta", "alpha")]
+    first, other, again = [(await node.run(call)).stats for call in calls]
+    assert [first.cache_hit, other.cache_hit, again.cache_hit] == [False, False, True]
+    assert other.run_s >= TAKES_S
+
+
+@given(tenants=st.tuples(st.text(max_size=4), st.text(max_size=4)), prompts=st.tuples(st.text(), st.text()))
+def test_no_prompt_of_one_tenant_has_the_name_of_anothers(tenants: tuple[str, str], prompts: tuple[str, str]) -> None:
+    """Two names are equal only where tenant and prompt both are, whatever digits and colons they hold."""
+    names = [text_encoder._cache_key(tenant, prompt, ()) for tenant, prompt in zip(tenants, prompts, strict=True)]
+    assert (names[0] == names[1]) == ((tenants[0], prompts[0]) == (tenants[1], prompts[1]))
+
+
+async def test_what_is_cached_of_a_batch_holds_nothing_of_its_mates(tiny_folder: Path) -> None:
+    """Each array owns its memory, so that the cache's bound is one of what the process holds."""
+    spec = ModelSpec("lego-tiny", str(tiny_folder), max_sequence_length=0, dtype="float32")
+    whole = TextEncoderNode(spec, TextEncoderOptions(8))
+    results = await asyncio.gather(*(whole.run(NodeCall(TextEncodeInput(f"a {n}"))) for n in range(20)))
+    for result in results:
+        for array in (result.reply.tokens, result.reply.pooled):
+            assert isinstance(array, np.ndarray)
+            assert array.base is None
+
+
+async def test_a_node_that_measures_encodes_each_prompt_with_the_bits_it_has_alone(tiny_folder: Path) -> None:
+    """With a cold cache, all at once and one after the other."""
+    spec = ModelSpec("lego-tiny", str(tiny_folder), max_sequence_length=0, dtype="float32")
+    prompts = [f"a {word} circle" for word in ("red", "blue", "green", "small", "large", "", "yellow", "one " * 9)]
+    together, alone = TextEncoderNode(spec, TextEncoderOptions("auto")), TextEncoderNode(spec, TextEncoderOptions(1))
+    at_once = await asyncio.gather(*(together.run(NodeCall(TextEncodeInput(prompt))) for prompt in prompts))
+    for prompt, result in zip(prompts, at_once, strict=True):
+        single = await alone.run(NodeCall(TextEncodeInput(prompt)))
+        for name in ("tokens", "pooled"):
+            assert np.array_equal(getattr(result.reply, name), getattr(single.reply, name)), (prompt, name)
