@@ -80,7 +80,8 @@ class ControlNetStats:
 class AdapterFacts(TypedDict, total=False):
     """What an operator may learn of an adapter: keys are absent where the file has not been read far enough.
 
-    ``resident`` lists the places that have the adapter in memory; None if that is unknown.
+    ``resident`` lists the places that have the adapter in memory; None if that is unknown.  ``passed_over`` names parts
+    of the file that are not used.
     """
 
     registered: bool
@@ -93,6 +94,7 @@ class AdapterFacts(TypedDict, total=False):
     sha256: str
     early_ratio: float
     resident: list[str] | None
+    passed_over: list[str]
     fault: str
 
 

@@ -33,11 +33,15 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A checked adapter; ``pairs`` by canonical path, ``sha256`` of the file it came from."""
+    """A checked adapter; ``pairs`` by canonical path, ``sha256`` of the file it came from.
+
+    ``passed_over`` says which parts of the file are not used, for the model lets no adapter change them.
+    """
 
     adapter_id: str
     sha256: str
     pairs: Mapping[str, Pair]
+    passed_over: tuple[str, ...] = ()
 
     @cached_property
     def size_bytes(self) -> int:

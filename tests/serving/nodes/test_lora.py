@@ -11,7 +11,7 @@ import torch
 from lego_serve.core.addons import LoadedAdapter
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora.checkpoint import AdapterFile
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes import lora as adapters_node
