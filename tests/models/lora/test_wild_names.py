@@ -185,6 +185,7 @@ def test_parts_that_no_adapter_changes_are_passed_over_and_told(base: BaseLayers
     assert same(found, plain)
     assert found.passed_over == ("text_encoder_3 (T5) (layers: 1)", "text_projection of text_encoder (layers: 1)")
     assert card_of(found)["passed_over"] == list(found.passed_over)
+    assert Adapter.from_bytes(found.to_bytes()).part("transformer").passed_over == found.passed_over
     assert "passed_over" not in card_of(plain)
 
 

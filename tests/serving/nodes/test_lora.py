@@ -108,6 +108,15 @@ async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root
     assert (await read_twice(elsewhere)).early_ratio == 0.25
 
 
+async def test_a_profile_that_is_measured_anew_holds_from_the_next_request_on(spec: ModelSpec, root: Path) -> None:
+    """Also for an adapter that has been read long ago."""
+    node = LoraNode(spec, LoraOptions((root,), BYTES, early_start=True))
+    image = await read_twice(node)
+    for ratio in (0.25, 0.5):
+        (root / "image.profile.json").write_text(json.dumps({"sha256": image.sha256, "ratio": ratio}))
+        assert (await load(node, "image"))[0].early_ratio == ratio
+
+
 async def read_twice(node: LoraNode) -> LoadedAdapter:
     """What `image` is when it is asked for the second time."""
     await load(node, "image")
