@@ -87,10 +87,9 @@ def _entries(root: Path) -> Iterable[FolderEntry]:
 
 
 def _files_in(folder: Path) -> Iterable[str]:
-    has_file = (folder / FOLDER_FILE).is_file()
-    if has_file:  # first, so that no number of others hides it
-        yield FOLDER_FILE
-    yield from (file.name for file in folder.iterdir() if file.name != FOLDER_FILE and file.is_file())
+    if (folder / FOLDER_FILE).is_file():  # whatever else is there; nothing more is read of the folder then
+        return (FOLDER_FILE,)
+    return (file.name for file in folder.iterdir() if file.is_file())
 
 
 def _hint(name: str, roots: Sequence[Path]) -> str:
