@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from lego_serve import config, config_docs
 from lego_serve.core import addons
 from lego_serve.metrics import Metrics
-from lego_serve.models.lora import checkpoint
+from lego_serve.models.lora import checkpoint, header
 from lego_serve.models.lora import loading as adapter_loading
 from lego_serve.served_workflows import load_workflows
 
@@ -141,7 +141,8 @@ def test_the_limits_of_adapter_files_are_those_that_are_kept() -> None:
     limits = " ".join(cell for cells in rows(page, "Adapter files").values() for cell in cells)
     for limit in (
         f"{checkpoint.MAX_FILE_BYTES >> 20} MiB",
-        f"{checkpoint.MAX_HEADER_BYTES >> 20} MiB of JSON",
+        f"{header.MAX_HEADER_BYTES // 10**6} MB of JSON",
+        f"{header.MAX_KEPT_BYTES >> 20} MiB without its notes of over {header.MAX_NOTE_BYTES >> 10} KiB",
         f"{checkpoint.MAX_TENSORS:,} tensors",
         f"{checkpoint.MAX_SIDE:,} a side",
         f"none beyond {checkpoint.MAX_WEIGHT:,.0f}",
@@ -150,5 +151,5 @@ def test_the_limits_of_adapter_files_are_those_that_are_kept() -> None:
     ):
         assert limit in limits
     assert adapter_loading.MAX_DELTA == checkpoint.MAX_WEIGHT
-    assert all(name in limits for name in checkpoint.DTYPES)
+    assert all(name in limits for name in checkpoint.DTYPES | checkpoint.SMALL_DTYPES)
     assert addons.MAX_ADDONS == 4

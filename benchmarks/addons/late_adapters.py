@@ -22,8 +22,8 @@ from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.lora.adapter import Adapter
-from lego_serve.models.lora.checkpoint import find_adapter
 from lego_serve.models.lora.loading import base_layers, load_adapter
+from lego_serve.models.lora.roots import find_adapter
 from lego_serve.models.registry import ModelSpec, built_in_folder
 from lego_serve.zoo.judge.style import read_style
 from lego_serve.zoo.world.captions import caption

@@ -26,7 +26,10 @@ PROMPTS = (
 @app.command("list")
 def list_adapters(model: OfModel = None, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
     """List the adapters of a running server."""
-    print_table(_table(request("GET", url + ROUTE + _query(model), key)["data"]))
+    answer = request("GET", url + ROUTE + _query(model), key)
+    print_table(_table(answer["data"]))
+    for file in answer.get("passed_over", ()):
+        print_line(f"passed over: {file['path']}. {file['reason']}")
 
 
 @app.command("show")
@@ -77,8 +80,8 @@ def profile(
     roots = adapter_roots(settings, model)
     from lego_serve.engine.adapter_profile import profile as measure
     from lego_serve.engine.offline import OfflinePipeline
-    from lego_serve.models.lora.checkpoint import find_adapter
     from lego_serve.models.lora.loading import base_layers, load_adapter
+    from lego_serve.models.lora.roots import find_adapter
 
     spec = model_spec(settings, model)
     adapter = load_adapter(name, find_adapter(name, roots), base_layers(spec))

@@ -49,6 +49,7 @@ class AdapterStats:
     """How a lane used an adapter: ``hit`` if it was in memory, else the seconds and bytes of its load.
 
     The adapter was active in ``steps_active`` of the lane's steps; ``steps_without_adapter`` ran before it arrived.
+    ``passed_over`` names the parts of its file that are not used.
     """
 
     name: str
@@ -58,6 +59,7 @@ class AdapterStats:
     bytes: int = 0
     steps_without_adapter: int = 0
     steps_active: int = 0
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class ControlNetStats:
 class AdapterFacts(TypedDict, total=False):
     """What an operator may learn of an adapter: keys are absent where the file has not been read far enough.
 
-    ``resident`` lists the places that have the adapter in memory; None if that is unknown.
+    ``resident`` lists the places that have the adapter in memory; None if that is unknown.  ``passed_over`` names parts
+    of the file that are not used.
     """
 
     registered: bool
@@ -93,6 +96,7 @@ class AdapterFacts(TypedDict, total=False):
     sha256: str
     early_ratio: float
     resident: list[str] | None
+    passed_over: list[str]
     fault: str
 
 
@@ -136,6 +140,8 @@ def check_requests(field: str, what: str, entries: Sequence[tuple[str, float, fl
         place = f"{field}[{index}]"
         if NAME.fullmatch(name) is None:
             message = f"`{place}.name` must be 1 to 64 of a-z, 0-9, _ and -."
+            if field == "lora":
+                message += " A file of any other name is used under such a one, which an operator registers for it."
             raise RequestError(message, param=f"{place}.name")
         if not abs(value) <= MAX_SCALE:  # not `>`: NaN must fail too
             message = f"`{place}.{amount}` must lie between -{MAX_SCALE:g} and {MAX_SCALE:g}."

@@ -58,6 +58,7 @@ def addon_usage(result: JobResult) -> dict[str, Any]:
 
 
 def _adapter_usage(adapter: AdapterStats) -> dict[str, Any]:
+    passed_over = {"passed_over": list(adapter.passed_over)} if adapter.passed_over else {}
     return {
         "name": adapter.name,
         "scale": adapter.scale,
@@ -66,6 +67,7 @@ def _adapter_usage(adapter: AdapterStats) -> dict[str, Any]:
         "bytes": adapter.bytes,
         "steps_without_adapter": adapter.steps_without_adapter,
         "steps_active": adapter.steps_active,
+        **passed_over,
     }
 
 

@@ -51,6 +51,7 @@ def test_an_operator_lists_the_adapters_of_a_server(command) -> None:
             ["b", "lego-tiny", "yes", "4", "1000", "lora, backbone:r1"],
         ],
     )
+    assert out.splitlines()[-1] == "passed over: My Style.safetensors. Its name is no id: register it."
     assert runner.adapter_requests == [(None, ListAdapters())]
     code, _, error = command("adapters", "list", "--url", "http://127.0.0.1:1")
     assert (code, error.count("\n")) == (1, 1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes import backbone as backbone_node
 from tests.support.adapters import diffusers_names, kohya_names, products, saved

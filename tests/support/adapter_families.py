@@ -13,8 +13,8 @@ from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.models.loading import load_backbone, load_text_encoder
 from lego_serve.models.lora.adapter import Adapter
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables

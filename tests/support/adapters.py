@@ -9,8 +9,9 @@ from safetensors.torch import save, save_file
 
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.checkpoint import parse_adapter
-from lego_serve.models.lora.keys import BaseLayers, names_of
 from lego_serve.models.lora.loading import load_adapter
+from lego_serve.models.lora.names import BaseLayers
+from tests.support.layer_names import original_layers
 
 Tensors = dict[str, torch.Tensor]
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.to_add_out")
@@ -88,15 +89,10 @@ def original_names(base: BaseLayers, seed: int = 0, rank: int = 4, strength: flo
     """As kohya's scripts write them over the model's original code: products of several layers in one."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, meaning in names_of(base).items():
-        component, _, rest = name.partition(" ")
-        if component != "transformer" or not rest.startswith(("double_", "single_blocks", "joint_", "final_")):
-            continue
-        outputs = sum(base.shapes[path][0] for path in meaning.paths)
-        key = f"lora_unet_{rest}"
-        tensors[f"{key}.lora_down.weight"] = (
-            torch.randn(rank, base.shapes[meaning.paths[0]][1], generator=draw) * strength
-        )
+    for name, paths in original_layers(base.family, base.shapes):
+        outputs = sum(base.shapes[path][0] for path in paths)
+        key = f"lora_unet_{name}"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(rank, base.shapes[paths[0]][1], generator=draw) * strength
         tensors[f"{key}.lora_up.weight"] = torch.randn(outputs, rank, generator=draw) * strength
         tensors[f"{key}.alpha"] = torch.tensor(rank / 2)
     return tensors

@@ -1,9 +1,10 @@
 """Requests to nodes besides those of workflows: from operators, from coordinators and from other nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
+from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.core.values import Array, NodeRequest
 
@@ -71,17 +72,19 @@ class AdapterCard:
 
 @dataclass(frozen=True, slots=True)
 class AdapterCards:
-    """Adapters by name."""
+    """Adapters by name, and in a list the files that are none though they may be meant as such."""
 
     cards: Mapping[str, AdapterCard]
+    passed_over: Sequence[PassedOver] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """A model, and the facts about its adapters that a request was about, by name."""
+    """A model, the facts about its adapters that a request was about, by name, and files that are passed over."""
 
     model: str
     adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)
+    passed_over: Sequence[PassedOver] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ class AdapterBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: Annotated[str, Field(max_length=256)]
-    path: Annotated[str, Field(max_length=1024)]
+    path: Annotated[str, Field(max_length=2048)]
     model: Annotated[str, Field(max_length=256)] | None = None
 
 
@@ -40,10 +40,11 @@ class AdapterHandlers:
         self._context = context
 
     async def list_adapters(self, request: Request, model: str | None = None) -> JSONResponse:
-        """The adapters there are."""
+        """The adapters there are, and the files in their folders that are passed over, with the reason."""
         self._context.authenticate(request, admin=True)
         answer = await self._context.admin.adapters(model, ListAdapters())
-        return JSONResponse({"object": "list", "data": _adapter_cards(answer)})
+        passed_over = [{"path": file.path, "model": answer.model, "reason": file.reason} for file in answer.passed_over]
+        return JSONResponse({"object": "list", "data": _adapter_cards(answer), "passed_over": passed_over})
 
     async def show_adapter(self, request: Request, name: str, model: str | None = None) -> JSONResponse:
         """One adapter, read and checked."""

@@ -33,11 +33,15 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A checked adapter; ``pairs`` by canonical path, ``sha256`` of the file it came from."""
+    """A checked adapter; ``pairs`` by canonical path, ``sha256`` of the file it came from.
+
+    ``passed_over`` says which parts of the file are not used, for the model lets no adapter change them.
+    """
 
     adapter_id: str
     sha256: str
     pairs: Mapping[str, Pair]
+    passed_over: tuple[str, ...] = ()
 
     @cached_property
     def size_bytes(self) -> int:
@@ -47,7 +51,7 @@ class Adapter:
     def part(self, *components: str) -> "Adapter":
         """Return its part for these components (``transformer``, ``text_encoder``, ``text_encoder_2``)."""
         pairs = {path: pair for path, pair in self.pairs.items() if path.partition(".")[0] in components}
-        return Adapter(self.adapter_id, self.sha256, pairs)
+        return Adapter(self.adapter_id, self.sha256, pairs, self.passed_over)
 
     def to_bytes(self) -> bytes:
         """Write it as one safetensors file of canonical names, for another process of this server."""
@@ -55,16 +59,17 @@ class Adapter:
         for path, pair in self.pairs.items():
             # Copies: a product of several layers side by side shares its down weight, which the format refuses.
             tensors[f"{path}.down"], tensors[f"{path}.up"] = pair.down.clone(), pair.up.clone()
-        return save(tensors, {"adapter": json.dumps([self.adapter_id, self.sha256])})
+        return save(tensors, {"adapter": json.dumps([self.adapter_id, self.sha256, self.passed_over])})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Adapter":
         """Read what ``to_bytes`` wrote; it is not checked again."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        adapter_id, sha256 = json.loads(header["__metadata__"]["adapter"])
+        adapter_id, sha256, passed_over = json.loads(header["__metadata__"]["adapter"])
         tensors = load(data)
         paths = sorted(name.removesuffix(".down") for name in tensors if name.endswith(".down"))
-        return cls(adapter_id, sha256, {p: Pair(tensors[f"{p}.down"], tensors[f"{p}.up"]) for p in paths})
+        pairs = {path: Pair(tensors[f"{path}.down"], tensors[f"{path}.up"]) for path in paths}
+        return cls(adapter_id, sha256, pairs, tuple(passed_over))
 
 
 Uses: TypeAlias = tuple[tuple[Adapter, float], ...]  # a set of adapters, each with its scale

@@ -2,8 +2,8 @@
 
 The file is read whole from one descriptor, so that the bytes that are checked, hashed and used are the
 same whatever happens to its path.  Its header is parsed here rather than by a library, which would
-accept duplicate keys and headers of any size.  A fault is one line with the adapter's id and never a
-path or a value.
+accept duplicate keys and take memory without bound for its notes (``header``).  A fault is one line with
+the adapter's id and never a path or a value.
 """
 
 import hashlib
@@ -12,26 +12,35 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from lego_serve.core.addons import entry_param
-from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import InvalidAdapter, NotFound
+from lego_serve.models.lora.header import MAX_HEADER_BYTES, HeaderTooLong, pieces, without_long_notes
 
-ADAPTER_ID = re.compile(r"[a-z0-9_-]{1,64}")
 MAX_FILE_BYTES = 512 << 20
-MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 4096
 MAX_SIDE = 1 << 21  # FLUX's largest layer has 18432 outputs; no layer of any model comes near
 MAX_WEIGHT = 1e4
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SMALL_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # each value is one of bfloat16 too
+ALPHA_DTYPES = {  # of single numbers, as some trainers write them
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
 METADATA = "__metadata__"
-FOLDER_FILE = "pytorch_lora_weights.safetensors"
+KIND_BYTES = 512  # from the beginning of a file, to tell other formats by
 OTHER_FORMATS = {  # by a file's first bytes
     b"PK\x03\x04": "a zip archive (a pickled checkpoint is one)",
     b"PK\x05\x06": "a zip archive",
@@ -68,7 +77,8 @@ class _Entry:
 
 def read_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
     """Read and check a file.  Raises InvalidAdapter; NotFound when there is none."""
-    data, _ = _read(adapter_id, path, MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
+    with opened(adapter_id, path) as (file, _):
+        data = file.read(MAX_FILE_BYTES + 1)  # one more: a file that grows meanwhile is refused too
     return parse_adapter(adapter_id, data)
 
 
@@ -77,58 +87,32 @@ def peek_adapter_file(adapter_id: str, path: Path) -> AdapterFile:
 
     Raises as ``read_adapter_file`` does.
     """
-    head, size_bytes = read_head(adapter_id, path)
-    _, metadata, entries = _layout(adapter_id, head, size_bytes)
-    tensors = {name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()}
+    with opened(adapter_id, path) as (file, size_bytes):
+        _, metadata, entries = _layout(adapter_id, file, size_bytes)
+    tensors = {
+        name: torch.empty(entry.shape, dtype=_used_dtype(entry.dtype), device="meta") for name, entry in entries.items()
+    }
     return AdapterFile("", size_bytes, tensors, metadata)
 
 
-def find_adapter(
-    adapter_id: str,
-    roots: Sequence[Path],
-    others: Collection[str] = (),
-    read: Callable[[str, Path], AdapterFile] = read_adapter_file,
-) -> AdapterFile:
-    """Read ``<root>/<adapter_id>.safetensors``, or diffusers' folder of that name, of the first root that has it.
-
-    Raises NotFound for a malformed id and for one that no root has, suggesting the nearest, also of ``others``;
-    InvalidAdapter for a file that must not be used.  A link is not followed, wherever it points.
-    """
-    if ADAPTER_ID.fullmatch(adapter_id) is None:
-        raise no_adapter("There is no adapter of that name; names are of a-z, 0-9, _ and -.", adapter_id)
-    for root in roots:
-        for name in (f"{adapter_id}.safetensors", f"{adapter_id}/{FOLDER_FILE}"):
-            if any((root / part).is_symlink() for part in (name, adapter_id)):  # a root itself may be one
-                raise refusal(adapter_id, "is a link")
-            if (root / name).exists():
-                return read(adapter_id, root / name)
-    raise no_adapter(did_you_mean("adapter", adapter_id, {*adapter_ids(roots), *others}), adapter_id)
-
-
-def adapter_ids(roots: Iterable[Path]) -> list[str]:
-    """List the ids that roots have files for, sound or not; a root that does not exist has none."""
-    ids = set()
-    for root in roots:
-        for path in root.iterdir() if root.is_dir() else ():
-            name = path.name.removesuffix(".safetensors")
-            is_adapter = (path / FOLDER_FILE).is_file() if path.is_dir() else path.name != name and path.is_file()
-            if is_adapter and ADAPTER_ID.fullmatch(name) and not path.is_symlink():
-                ids.add(name)
-    return sorted(ids)
+def hash_adapter_file(adapter_id: str, path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, which are not checked.  Raises as ``read_adapter_file`` does."""
+    with opened(adapter_id, path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_adapter(adapter_id: str, data: bytes) -> AdapterFile:
     """Check the bytes of a file.  Raises InvalidAdapter."""
     if len(data) > MAX_FILE_BYTES:
         raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-    start, metadata, entries = _layout(adapter_id, data, len(data))
+    start, metadata, entries = _layout(adapter_id, BytesIO(data), len(data))
     tensors = {name: _tensor(adapter_id, name, entry, data, start) for name, entry in entries.items()}
     return AdapterFile(hashlib.sha256(data).hexdigest(), len(data), tensors, metadata)
 
 
-def _layout(adapter_id: str, data: bytes, size_bytes: int) -> tuple[int, dict[str, str], dict[str, _Entry]]:
+def _layout(adapter_id: str, file: BinaryIO, size_bytes: int) -> tuple[int, dict[str, str], dict[str, _Entry]]:
     """Return where the tensors' bytes begin, the metadata and the tensors, by the header of a file of so many bytes."""
-    start, header = header_of(adapter_id, data)
+    start, header = header_of(adapter_id, file, size_bytes)
     metadata = _metadata(adapter_id, header.pop(METADATA, {}))
     if not header:
         raise refusal(adapter_id, "holds no tensors")
@@ -153,13 +137,9 @@ def pattern(key: str) -> str:
     return re.sub(r"\d+", "N", plain)[:100]
 
 
-def read_head(adapter_id: str, path: Path) -> tuple[bytes, int]:
-    """Read the beginning of a file, up to the longest header allowed, and the file's size in bytes."""
-    return _read(adapter_id, path, 8 + MAX_HEADER_BYTES)
-
-
-def _read(adapter_id: str, path: Path, max_bytes: int) -> tuple[bytes, int]:
-    """Read at most so many bytes of a regular file through one descriptor; return them and the file's size."""
+@contextmanager
+def opened(adapter_id: str, path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """Open a regular file of at most MAX_FILE_BYTES; yield it, and its size in bytes."""
     try:
         # No waiting for a FIFO's writer, and no link followed.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -174,7 +154,7 @@ def _read(adapter_id: str, path: Path, max_bytes: int) -> tuple[bytes, int]:
         if status.st_size > MAX_FILE_BYTES:
             raise refusal(adapter_id, f"is larger than {MAX_FILE_BYTES >> 20} MiB")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(max_bytes), status.st_size
+            yield file, status.st_size
     except OSError:
         raise refusal(adapter_id, "cannot be read") from None
     finally:
@@ -191,27 +171,39 @@ def _check_kind(adapter_id: str, data: bytes) -> None:
         raise refusal(adapter_id, "is a tar archive, not safetensors")
 
 
-def header_of(adapter_id: str, data: bytes) -> tuple[int, dict[str, Any]]:
-    """Return where the tensors' bytes begin, and the header.  Raises InvalidAdapter."""
-    _check_kind(adapter_id, data)
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length == 0:
+def header_of(adapter_id: str, file: BinaryIO, size_bytes: int) -> tuple[int, dict[str, Any]]:
+    """Return where the tensors' bytes begin, and the header without its long notes.  Raises InvalidAdapter."""
+    head = file.read(KIND_BYTES)
+    _check_kind(adapter_id, head)
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or length == 0:
         raise refusal(adapter_id, "has no safetensors header")
     if length > MAX_HEADER_BYTES:
-        raise refusal(adapter_id, "has a header of more than 1 MiB, or is not safetensors")
-    if 8 + length > len(data):
+        fault = f"has a header of {length / 1e6:.0f} MB, where safetensors allows {MAX_HEADER_BYTES / 1e6:.0f}"
+        raise refusal(adapter_id, f"{fault}: its metadata is too long, or it is not safetensors")
+    if 8 + length > size_bytes:
         raise refusal(adapter_id, "ends within its header")
+    file.seek(8)
+    header = _parsed(adapter_id, pieces(file, length))
+    if len(header) - (METADATA in header) > MAX_TENSORS:
+        raise refusal(adapter_id, f"holds more than {MAX_TENSORS} tensors")
+    return 8 + length, header
+
+
+def _parsed(adapter_id: str, text: Iterable[bytes]) -> dict[str, Any]:
     try:
-        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        kept = without_long_notes(text)
+        header = json.loads(kept.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except HeaderTooLong:
+        fault = "has a header of more than 1 MiB even without its long notes: its metadata has too many entries"
+        raise refusal(adapter_id, fault) from None
     except _DuplicateKey:
         raise refusal(adapter_id, "has a header that names something twice") from None
     except (ValueError, RecursionError):
         raise refusal(adapter_id, "has a header that is no JSON") from None
     if not isinstance(header, dict):
         raise refusal(adapter_id, "has a header that is no JSON object")
-    if len(header) - (METADATA in header) > MAX_TENSORS:
-        raise refusal(adapter_id, f"holds more than {MAX_TENSORS} tensors")
-    return 8 + length, header
+    return header
 
 
 class _DuplicateKey(Exception):
@@ -240,11 +232,11 @@ def _entry(adapter_id: str, name: str, fields: Any) -> _Entry:
     which = f"tensor {pattern(name)}"
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise refusal(adapter_id, f"has a header that does not describe {which}")
-    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if fields["dtype"] == "I64" and fields["shape"] == []:
-        dtype = torch.int64  # an alpha, as some trainers write it
+    is_alpha = name.endswith(".alpha") and fields["shape"] in ([], [1])
+    known = DTYPES | SMALL_DTYPES | (ALPHA_DTYPES if is_alpha else {})
+    dtype = known.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if dtype is None:
-        raise refusal(adapter_id, f"has {which} of a dtype other than {', '.join(DTYPES)}")
+        raise refusal(adapter_id, f"has {which} of a dtype other than {', '.join(known)}")
     shape, offsets = fields["shape"], fields["data_offsets"]
     if not _are_counts(shape) or len(shape) > 4 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise refusal(adapter_id, f"has {which} of an impossible shape")
@@ -275,9 +267,13 @@ def _check_tiling(adapter_id: str, entries: Iterable[_Entry], size: int) -> None
 
 def _tensor(adapter_id: str, name: str, entry: _Entry, data: bytes, start: int) -> torch.Tensor:
     raw = bytearray(data[start + entry.begin : start + entry.end])  # a copy: aligned, and writable as torch wants it
-    tensor = torch.frombuffer(raw, dtype=entry.dtype).view(entry.shape)
+    tensor = torch.frombuffer(raw, dtype=entry.dtype).view(entry.shape).to(_used_dtype(entry.dtype))
     largest = abs(float(tensor.abs().max()))  # abs before and after: the least int64 has no opposite
     if not largest <= MAX_WEIGHT:  # not `>`: NaN must fail too
         fault = f"a value over {MAX_WEIGHT:g}" if math.isfinite(largest) else "values that are no finite numbers"
         raise refusal(adapter_id, f"has {fault} in tensor {pattern(name)}")
     return tensor
+
+
+def _used_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype in SMALL_DTYPES.values() else dtype

@@ -4,12 +4,18 @@ A layer's canonical path is its component and its path in diffusers' or transfor
 ``transformer.transformer_blocks.0.attn.to_q``.  Known names are PEFT's (``base_model.model.``,
 ``lora_A`` / ``lora_B``), diffusers' (``transformer.``, ``lora.down`` / ``lora.up`` too) and kohya's
 (``lora_unet_``, ``lora_te1_``, ``.alpha``) and ComfyUI's (``diffusion_model.``), which use the names of the
-model's original code: there one product may stand for several of our layers side by side.
+model's original code: there one product may stand for several of our layers side by side.  OneTrainer
+(``lora_transformer_``), LyCORIS (``lycoris_``) and XLabs (``processor.qkv_lora1``) have prefixes and tails of their
+own.
+
+Products of parts that adapters do not change here, T5 and the projection of CLIP's pooled text, are passed over: the
+rest of the file is used, as diffusers does, and what was left out is told.
 """
 
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,51 +25,21 @@ import torch
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Pair
 from lego_serve.models.lora.checkpoint import AdapterFile, pattern, refusal
+from lego_serve.models.lora.header import PEFT_METADATA
 from lego_serve.models.lora.mismatch import (
-    PEFT_METADATA,
     LayerShape,
     base_model_named,
     made_for,
     other_model,
     resembles,
 )
-from lego_serve.models.lora.targets import CheckpointAlias, lora_targets
+from lego_serve.models.lora.names import NUMBER, BaseLayers, LayerKey, names_of, normalised, part_without_adapters
 
 WEIGHT = re.compile(
     r"(?P<name>.+?)(?:\.lora_(?P<peft>[AB])(?:\.[A-Za-z0-9_-]+)?|\.lora_(?P<kohya>down|up)"
-    r"|(?:\.lora|\.lora_linear_layer|_lora)\.(?P<old>down|up))\.weight"
+    r"|(?:\.lora|\.lora_linear_layer|_lora|(?<=_lora[12]))\.(?P<old>down|up))\.weight"
 )
 ALPHA = re.compile(r"(?P<name>.+?)(?:\.lora_[AB]|\.lora_down|\.lora_up|\.lora)?\.alpha")
-PREFIXES = (  # of names, and the component they mean; longest first where one begins with another
-    ("base_model.model.text_encoder_2.", "text_encoder_2"),
-    ("base_model.model.text_encoder.", "text_encoder"),
-    ("base_model.model.transformer.", "transformer"),
-    ("base_model.model.text_model.", "text_encoder.text_model."),
-    ("base_model.model.", "transformer"),
-    ("text_encoder_2.", "text_encoder_2"),
-    ("text_encoder.", "text_encoder"),
-    ("transformer.", "transformer"),
-    ("diffusion_model.", "transformer"),
-    ("model.diffusion_model.", "transformer"),
-    ("lora_unet_", "transformer"),
-    ("lora_transformer_", "transformer"),
-    ("lora_te1_", "text_encoder"),
-    ("lora_te2_", "text_encoder_2"),
-    ("lora_te_", "text_encoder"),
-    ("", "transformer"),
-)
-PROCESSOR = re.compile(r"_processor_(to_\w+)$")
-BLOCK = re.compile(r"transformer\.(?P<kind>\w+)\.(?P<number>\d+)\.")
-NUMBER = re.compile(r"_(\d{1,4})_")  # of a block, in a normalised name
-
-
-@dataclass(frozen=True, slots=True)
-class BaseLayers:
-    """The layers of a model that an adapter may change: canonical path to (outputs, inputs)."""
-
-    model: str
-    family: str
-    shapes: Mapping[str, tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -74,14 +50,6 @@ class _FileProduct:
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
     alpha: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerKey:
-    """The layers a name stands for, side by side; with ``swapped`` their halves lie in the other order."""
-
-    paths: tuple[str, ...]
-    swapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +99,20 @@ def _layer_shape(product: _FileProduct, paths: Mapping[str, str]) -> LayerShape 
     """Return the layer that a product is for, in any block; None where there is none."""
     if product.down is None or product.down.ndim != 2:
         return None
-    name = _normalised(product.name)
+    name = normalised(product.name)
     path, number = paths.get(NUMBER.sub("_N_", name, count=1)), NUMBER.search(name)
     return None if path is None else LayerShape(path, int(number[1]) if number else None, int(product.down.shape[1]))
 
 
-def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str, Pair]:
+@dataclass(frozen=True, slots=True)
+class FilePairs:
+    """The pairs of a file by canonical path, and the parts of the file that are passed over, in words."""
+
+    pairs: Mapping[str, Pair]
+    passed_over: tuple[str, ...]
+
+
+def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> FilePairs:
     """Return the pairs of a file by canonical path, alpha / rank folded in.  Raises InvalidAdapter.
 
     Where only the file's header was read they have no values, and alphas count as 1.
@@ -148,59 +124,24 @@ def read_pairs(adapter_id: str, file: AdapterFile, base: BaseLayers) -> dict[str
     products = list(_products(adapter_id, file.tensors))
     reading = _Reading(adapter_id, file, base, names_of(base), products, peft)
     pairs: dict[str, Pair] = {}
+    left_out: Counter[str] = Counter()
     for product in products:
-        meaning = reading.meanings.get(_normalised(product.name))
+        name = normalised(product.name)
+        meaning = reading.meanings.get(name)
+        if meaning is None and (part := part_without_adapters(name, base)) is not None:
+            left_out[part] += 1
+            continue
         if meaning is None:
             raise reading.unknown(product)
         for path, pair in _split(reading, product, meaning):
             if path in pairs:
                 raise refusal(adapter_id, f"has two products for {pattern(path)}")
             pairs[path] = pair
-    return pairs
-
-
-def names_of(base: BaseLayers) -> dict[str, LayerKey]:
-    """Return every name a layer may have, normalised (component, then dots as underscores), and its meaning."""
-    names = {}
-    for path in base.shapes:
-        component, _, rest = path.partition(".")
-        names[f"{component} {rest.replace('.', '_')}"] = LayerKey((path,))
-    targets, last_blocks = lora_targets().get(base.family), _last_blocks(base)
-    for alias in () if targets is None else targets.aliases:
-        for name, meaning in _meanings(alias, base, last_blocks):
-            names.setdefault(f"transformer {name}", meaning)
-    return names
-
-
-def _meanings(
-    alias: CheckpointAlias, base: BaseLayers, last_blocks: Mapping[str, int]
-) -> Iterable[tuple[str, LayerKey]]:
-    """Yield a name of the original code and its meaning, for every block that has its layers."""
-    last = last_blocks.get(alias.paths[0].partition(".N.")[0], 0)
-    for index in range(1 + last) if "_N_" in alias.name else (0,):
-        paths = tuple(f"transformer.{path.replace('.N.', f'.{index}.')}" for path in alias.paths)
-        if all(path in base.shapes for path in paths):
-            swapped = alias.swapped == "always" or (alias.swapped == "last" and index == last)
-            yield alias.name.replace("_N_", f"_{index}_"), LayerKey(paths, swapped)
-
-
-def _last_blocks(base: BaseLayers) -> dict[str, int]:
-    """Return the number of the denoiser's last block of each kind."""
-    last: dict[str, int] = {}
-    for path in base.shapes:
-        if match := BLOCK.match(path):
-            last[match["kind"]] = max(last.get(match["kind"], 0), int(match["number"]))
-    return last
-
-
-def _normalised(name: str) -> str:
-    """Return a tensor's name as ``component name``, dots as underscores."""
-    prefix, component = next(entry for entry in PREFIXES if name.startswith(entry[0]))
-    rest = name.removeprefix(prefix).replace(".", "_")
-    component, _, more = component.partition(".")
-    rest = more.replace(".", "_") + rest
-    rest = PROCESSOR.sub(r"_\1", rest)
-    return f"{component} {rest}_0" if rest.endswith("_to_out") else f"{component} {rest}"
+    passed_over = tuple(f"{part} (layers: {count})" for part, count in sorted(left_out.items()))
+    if not pairs:
+        fault = f"changes nothing that model {base.model} lets adapters change, but only {' and '.join(passed_over)}"
+        raise refusal(adapter_id, fault)
+    return FilePairs(pairs, passed_over)
 
 
 def _products(adapter_id: str, tensors: Mapping[str, torch.Tensor]) -> Iterable[_FileProduct]:

@@ -13,9 +13,10 @@ import torch
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.models import model_files
 from lego_serve.models.lora.adapter import Adapter, Pair
-from lego_serve.models.lora.checkpoint import AdapterFile, header_of, pattern, read_head, refusal
-from lego_serve.models.lora.keys import WEIGHT, BaseLayers, read_pairs
-from lego_serve.models.lora.targets import lora_targets_of
+from lego_serve.models.lora.checkpoint import AdapterFile, header_of, opened, pattern, refusal
+from lego_serve.models.lora.keys import WEIGHT, read_pairs
+from lego_serve.models.lora.names import BaseLayers
+from lego_serve.models.lora.targets import lora_targets_of, text_layer_path
 from lego_serve.models.registry import ModelSpec
 
 MAX_RANK = 256
@@ -27,10 +28,10 @@ def load_adapter(adapter_id: str, file: AdapterFile, base: BaseLayers) -> Adapte
 
     Where only the file's header was read, its pairs have no values.
     """
-    pairs = read_pairs(adapter_id, file, base)
-    for path, pair in pairs.items():
+    found = read_pairs(adapter_id, file, base)
+    for path, pair in found.pairs.items():
         _check_pair(adapter_id, path, pair)
-    return Adapter(adapter_id, file.sha256, pairs)
+    return Adapter(adapter_id, file.sha256, found.pairs, found.passed_over)
 
 
 def _check_pair(adapter_id: str, path: str, pair: Pair) -> None:
@@ -68,7 +69,7 @@ def base_layers(spec: ModelSpec) -> BaseLayers:
 
 def _shapes(component: str, module: Any) -> dict[str, tuple[int, int]]:
     return {
-        f"{component}.{name}": (layer.out_features, layer.in_features)
+        f"{component}.{text_layer_path(name)}": (layer.out_features, layer.in_features)
         for name, layer in module.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
@@ -87,8 +88,8 @@ def summary_of(adapter_id: str, path: Path) -> AdapterSummary:
 
     Raises InvalidAdapter for a file that is not safetensors, and NotFound.
     """
-    head, size_bytes = read_head(adapter_id, path)
-    _, header = header_of(adapter_id, head)
+    with opened(adapter_id, path) as (file, size_bytes):
+        _, header = header_of(adapter_id, file, size_bytes)
     return AdapterSummary(size_bytes, max((_rank(name, fields) for name, fields in header.items()), default=0))
 
 
@@ -107,10 +108,11 @@ def card_of(adapter: Adapter) -> AdapterFacts:
     """Describe a checked adapter for an operator."""
     ranks = sorted({pair.rank for pair in adapter.pairs.values()})
     components = sorted({path.partition(".")[0] for path in adapter.pairs})
-    return {
+    facts: AdapterFacts = {
         "rank": ranks[-1],
         "ranks": ranks,
         "layers": len(adapter.pairs),
         "components": components,
         "sha256": adapter.sha256,
     }
+    return facts | {"passed_over": list(adapter.passed_over)} if adapter.passed_over else facts

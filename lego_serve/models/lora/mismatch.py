@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.checkpoint import refusal
+from lego_serve.models.lora.header import PEFT_METADATA
 from lego_serve.models.lora.targets import lora_targets
 
 _OTHER_MODELS = (  # patterns of names trainers give base models that are no family here, most particular first
@@ -46,7 +47,6 @@ def resembles(keys: Iterable[str]) -> str | None:
     return next((family for layers, family in patterns if any(layers.search(name) for name in names)), None)
 
 
-PEFT_METADATA = "lora_adapter_metadata"
 BASE_NAME = "base_model_name_or_path"
 STRANGE = re.compile(r"[^A-Za-z0-9 ._()-]")
 STACK = re.compile(r"(.+?)\.(\d+)\.")

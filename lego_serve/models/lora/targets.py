@@ -57,6 +57,15 @@ def stream_by_name(path: str) -> str:
     return "text" if re.search(r"\.add_[qkv]_proj$|\.to_add_out$|\.ff_context\.", path) else "image"
 
 
+def text_layer_path(path: str) -> str:
+    """Return the path of a CLIP layer as files name it, whatever the installed transformers calls it.
+
+    Files say ``text_model.encoder.layers``, as does CLIPTextModelWithProjection; since transformers 5 CLIPTextModel has
+    its layers at ``encoder.layers``.  Layers of other modules keep their path.
+    """
+    return f"text_model.{path}" if path.startswith("encoder.layers.") else path
+
+
 def lora_targets() -> dict[str, LoraTargets]:
     """Return the targets of each family that takes adapters."""
     declared = {family: getattr(family_module(family), _ATTRIBUTE, None) for family in families()}

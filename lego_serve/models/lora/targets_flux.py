@@ -30,6 +30,13 @@ LORA_TARGETS = LoraTargets(
         CheckpointAlias("single_blocks_N_linear1", (*_SINGLE_QKV, f"{_SINGLE}.proj_mlp")),
         CheckpointAlias("single_blocks_N_linear2", (f"{_SINGLE}.proj_out",)),
         CheckpointAlias("single_blocks_N_modulation_lin", (f"{_SINGLE}.norm.linear",)),
+        # XLabs' trainer names the attention's processors: 1 is the image's, 2 the text's.
+        CheckpointAlias("double_blocks_N_processor_qkv_lora1", _QKV),
+        CheckpointAlias("double_blocks_N_processor_qkv_lora2", _ADDED),
+        CheckpointAlias("double_blocks_N_processor_proj_lora1", (f"{_DOUBLE}.attn.to_out.0",)),
+        CheckpointAlias("double_blocks_N_processor_proj_lora2", (f"{_DOUBLE}.attn.to_add_out",)),
+        CheckpointAlias("single_blocks_N_processor_qkv", _SINGLE_QKV),
+        CheckpointAlias("single_blocks_N_processor_proj", (f"{_SINGLE}.proj_out",)),
         CheckpointAlias("img_in", ("x_embedder",)),
         CheckpointAlias("final_layer_linear", ("proj_out",)),
         CheckpointAlias("final_layer_adaLN_modulation_1", ("norm_out.linear",), "always"),

@@ -20,7 +20,7 @@ from lego_serve.core.addons import entry_param
 from lego_serve.core.scheduling.lora_mode import AdapterSet
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Adapter, SetKey, Uses, in_order, key_of
-from lego_serve.models.lora.targets import StreamOf
+from lego_serve.models.lora.targets import StreamOf, text_layer_path
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, pack_lora
@@ -71,7 +71,7 @@ class LoraLayers:
     def of_modules(cls, modules: Mapping[str, torch.nn.Module]) -> "LoraLayers":
         """Take the linear layers of modules by component, which can be patched but not grouped."""
         return cls(
-            (layer, (Part(f"{component}.{path}", 0, layer.out_features),))
+            (layer, (Part(f"{component}.{text_layer_path(path)}", 0, layer.out_features),))
             for component, module in modules.items()
             for path, layer in module.named_modules()
             if isinstance(layer, torch.nn.Linear)

@@ -55,7 +55,8 @@ async def run_adapter_request(
         case ListAdapters() | ShowAdapter():
             reply = await ask(model, "adapters", request)
             places = await _places_by_hash({c: nodes[model, c] for c in HOLDERS if (model, c) in nodes})
-            return ModelAdapters(model, {name: _with_places(card, places) for name, card in reply.cards.items()})
+            cards = {name: _with_places(card, places) for name, card in reply.cards.items()}
+            return ModelAdapters(model, cards, reply.passed_over)
 
 
 def _model(wanted: str | None, nodes: Mapping[tuple[str, str], object]) -> str:

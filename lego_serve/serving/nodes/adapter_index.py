@@ -1,45 +1,47 @@
 """Facts about adapter files: from the header at once, the rest after reading.
 
 A file is read, checked and hashed once for all concurrent requests.  Its facts, or its fault, stay valid until the file
-changes.
+changes.  Whether it has is told by its version; while a change could hide in the clock's last tick, by its hash.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lego_serve.core.caching.file_version import FileVersion, is_settled
 from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.checkpoint import refusal
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import load_adapter
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 
 MAX_REMEMBERED = 4096  # adapters whose facts are remembered
 FAULT_S = 30.0  # seconds before a faulty file is read again: the storage may have been at fault
 TEXT = ("text_encoder", "text_encoder_2")
-Signature = tuple[int, ...] | None
+HASHED_AT_ONCE = 2  # files, of those whose version is not settled
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """Facts about one version of an adapter's file."""
+    """Facts about one version of an adapter's file, first seen at ``seen_at_s`` of the monotonic clock."""
 
-    signature: Signature
+    version: FileVersion | None
     sha256: str
     size_bytes: int
     has_text: bool
     has_denoiser: bool
-    early_ratio: float
+    seen_at_s: float
+    is_settled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
     """Why a file cannot be used, and when to check it again."""
 
-    signature: Signature
+    version: FileVersion | None
     error: InvalidAdapter
     until_s: float
 
@@ -61,13 +63,13 @@ class AdapterIndex:
         self,
         registry: AdapterRegistry,
         base: BaseLayers,
-        ratio: Callable[[str, str], float],
         on_read: Callable[[AdapterRead], None],
     ) -> None:
-        self._registry, self._base, self._ratio, self._on_read = registry, base, ratio, on_read
+        self._registry, self._base, self._on_read = registry, base, on_read
         self._known: OrderedDict[str, AdapterInfo | LoadFailure] = OrderedDict()
         self._name_of: dict[str, str] = {}  # by hash
-        self._readings: dict[tuple[str, Signature], asyncio.Task[AdapterInfo]] = {}
+        self._readings: dict[tuple[str, FileVersion | None], asyncio.Task[AdapterInfo]] = {}
+        self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
 
     def remembered(self) -> dict[str, AdapterInfo]:
         """Return the facts of all read adapters, by name."""
@@ -79,19 +81,42 @@ class AdapterIndex:
         known = self._known.get(name)
         return (name, known) if isinstance(known, AdapterInfo) and known.sha256 == sha256 else None
 
-    async def look(self, name: str) -> AdapterInfo | Signature:
-        """Return an adapter's facts, or its file's signature if it is unread.
+    async def look(self, name: str) -> AdapterInfo | FileVersion | None:
+        """Return an adapter's facts, or its file's version if it is unread.
 
         Raises InvalidAdapter for a file whose fault is remembered.
         """
-        signature = await asyncio.to_thread(self._registry.signature, name)
+        version = await asyncio.to_thread(self._registry.version, name)
         known = self._known.get(name)
-        if isinstance(known, AdapterInfo) and known.signature == signature:
-            self._known.move_to_end(name)
-            return known
-        if isinstance(known, LoadFailure) and known.signature == signature and time.monotonic() < known.until_s:
+        if isinstance(known, AdapterInfo) and known.version == version:
+            return known if await self._is_current(name, known) else version
+        if isinstance(known, LoadFailure) and known.version == version and time.monotonic() < known.until_s:
             raise InvalidAdapter(known.error.message, param=known.error.param)
-        return signature
+        return version
+
+    async def _is_current(self, name: str, known: AdapterInfo) -> bool:
+        """Return whether facts are those of the file as it is; the version has been found equal."""
+        if not known.is_settled:
+            async with self._hashing:
+                seen_for_s, read_at_s = time.monotonic() - known.seen_at_s, time.time()
+                sha256 = await asyncio.to_thread(self._registry.content_hash, name)
+            if sha256 != known.sha256:
+                return False
+            if known.version is not None and is_settled(known.version, read_at_s, seen_for_s):
+                self._settle(name, known)
+        if name in self._known:
+            self._known.move_to_end(name)
+        return True
+
+    def _settle(self, name: str, known: AdapterInfo) -> None:
+        if self._known.get(name) is known:
+            self._known[name] = replace(known, is_settled=True)
+
+    def refresh(self, name: str, sha256: str) -> None:
+        """Forget an adapter's facts unless they are of this content, which its file has been read to have."""
+        known = self._known.get(name)
+        if not isinstance(known, AdapterInfo) or known.sha256 != sha256:
+            self._forget(name)
 
     async def changes(self, name: str) -> tuple[bool, bool]:
         """Return whether an adapter changes text encoders, and whether the denoiser, by its file's header.
@@ -101,11 +126,11 @@ class AdapterIndex:
         adapter = await asyncio.to_thread(lambda: load_adapter(name, self._registry.peek(name), self._base))
         return _changed_parts(adapter)
 
-    def reading(self, name: str, signature: Signature) -> "asyncio.Task[AdapterInfo]":
+    def reading(self, name: str, version: FileVersion | None) -> "asyncio.Task[AdapterInfo]":
         """Return the task that reads a file, started if there is none; it raises NotFound or InvalidAdapter."""
-        key = name, signature
+        key = name, version
         if key not in self._readings:
-            task = asyncio.ensure_future(self._learn(name, signature))
+            task = asyncio.ensure_future(self._learn(name, version))
             self._readings[key] = task
             task.add_done_callback(lambda done: self._end_reading(key, done))
         return self._readings[key]
@@ -127,18 +152,18 @@ class AdapterIndex:
         """Read and check an adapter's whole file.  Raises NotFound or InvalidAdapter."""
         return load_adapter(name, self._registry.read(name), self._base)
 
-    async def _learn(self, name: str, signature: Signature) -> AdapterInfo:
-        started = time.monotonic()
+    async def _learn(self, name: str, version: FileVersion | None) -> AdapterInfo:
+        started, read_at_s = time.monotonic(), time.time()
         adapter = await asyncio.to_thread(self.read, name)
-        ratio = await asyncio.to_thread(self._ratio, name, adapter.sha256)
-        if await asyncio.to_thread(self._registry.signature, name) != signature:
+        if await asyncio.to_thread(self._registry.version, name) != version:
             raise refusal(name, "was changed while it was read")
-        known = AdapterInfo(signature, adapter.sha256, adapter.size_bytes, *_changed_parts(adapter), ratio)
+        settled = version is not None and is_settled(version, read_at_s, 0.0)
+        known = AdapterInfo(version, adapter.sha256, adapter.size_bytes, *_changed_parts(adapter), started, settled)
         self._remember(name, known)
         self._on_read(AdapterRead(name, known, adapter, time.monotonic() - started))
         return known
 
-    def _end_reading(self, key: tuple[str, Signature], done: "asyncio.Task[AdapterInfo]") -> None:
+    def _end_reading(self, key: tuple[str, FileVersion | None], done: "asyncio.Task[AdapterInfo]") -> None:
         del self._readings[key]
         fault = (
             None if done.cancelled() else done.exception()

@@ -6,24 +6,23 @@ that is checked again at every use.
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lego_serve.core.adapter_files import ADAPTER_ID, PassedOver, path_parts
 from lego_serve.core.addons import AdapterFacts
+from lego_serve.core.caching.file_version import FileVersion
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import CapacityError, CheckpointError, InvalidAdapter, NodeError, NotFound, RequestError
 from lego_serve.models.lora.checkpoint import (
-    ADAPTER_ID,
-    FOLDER_FILE,
     AdapterFile,
-    adapter_ids,
-    find_adapter,
+    hash_adapter_file,
     no_adapter,
     peek_adapter_file,
     read_adapter_file,
 )
 from lego_serve.models.lora.loading import summary_of
+from lego_serve.models.lora.roots import adapter_ids, all_passed_over, files_of, find_adapter
 
 
 class RegistrationFile:
@@ -60,10 +59,6 @@ class RegistrationFile:
             raise NodeError(message, code="registry_not_written") from error
 
 
-PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
-MAX_PARTS = 8
-
-
 class AdapterRegistry:
     """The adapters of one LoRA node; ``file`` keeps the registered names over restarts."""
 
@@ -85,16 +80,22 @@ class AdapterRegistry:
         """Read and check the file at a path under a root.  Raises RequestError, NotFound or InvalidAdapter."""
         return read_adapter_file(name, self._place(path))
 
-    def signature(self, name: str) -> tuple[int, ...] | None:
-        """Return a value that changes with an adapter's file; None if there is no file."""
-        where = self._where(name)
-        for path in self._candidates(name) if where is None else [where]:
+    def version(self, name: str) -> FileVersion | None:
+        """Return the version of an adapter's file; None if there is no file."""
+        for path in self._paths(name):
             try:
-                about = os.lstat(path)
+                about = _status(path)
             except OSError:
                 continue
-            return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+            return FileVersion(about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         return None
+
+    def content_hash(self, name: str) -> str | None:
+        """Return the SHA-256 of an adapter's file as it is now; None where it cannot be read."""
+        try:
+            return next((hash_adapter_file(name, path) for path in self._paths(name) if path.exists()), None)
+        except (InvalidAdapter, NotFound):
+            return None
 
     def folder(self, name: str) -> Path:
         """Return the folder of an adapter's profile: the root it was found in, or its file's folder."""
@@ -112,6 +113,10 @@ class AdapterRegistry:
         """Return names with facts from file headers."""
         return {name: about | self._summary(name) for name, about in self.names().items()}
 
+    def passed_over(self) -> list[PassedOver]:
+        """Return the files in the roots that are no adapters, registered or not, though they may be meant as such."""
+        return all_passed_over(self._roots, self._registered.values())
+
     def card(self, name: str) -> AdapterFacts:
         """Return an adapter's size and registered path."""
         path: AdapterFacts = {"path": self._registered[name]} if name in self._registered else {}
@@ -121,7 +126,7 @@ class AdapterRegistry:
         """Raise RequestError for an invalid or used name, CapacityError at the limit of registered names."""
         if ADAPTER_ID.fullmatch(name) is None:
             raise RequestError("`id` must be 1 to 64 of a-z, 0-9, _ and -.", param="id")
-        if name in self._registered or self.signature(name) is not None:
+        if name in self._registered or self.version(name) is not None:
             raise RequestError("There is an adapter of this name.", param="id", code="adapter_exists")
         if len(self._registered) >= self._limit:
             message = f"No more than {self._limit} adapters can be registered; remove one first."
@@ -161,8 +166,7 @@ class AdapterRegistry:
 
     def _summary(self, name: str) -> AdapterFacts:
         """Return bytes and rank by an adapter's header, or its fault."""
-        where = self._where(name)
-        path = next((path for path in self._candidates(name) if path.exists()), None) if where is None else where
+        path = next((path for path in self._paths(name) if path.exists()), None)
         try:
             if path is None:
                 raise no_adapter(f"The file of adapter {name} is gone.", name)
@@ -171,18 +175,18 @@ class AdapterRegistry:
             return {"bytes": None, "rank": None, "fault": error.message}
         return {"bytes": found.size_bytes, "rank": found.rank}
 
+    def _paths(self, name: str) -> list[Path]:
+        """Return where a file of this name may be, the first first."""
+        where = self._where(name)
+        return self._candidates(name) if where is None else [where]
+
     def _candidates(self, name: str, *roots: Path) -> list[Path]:
         if name in self._registered or ADAPTER_ID.fullmatch(name) is None:
             return []
-        return [
-            root / file for root in roots or self._roots for file in (f"{name}.safetensors", f"{name}/{FOLDER_FILE}")
-        ]
+        return [root / file for root in roots or self._roots for file in files_of(name)]
 
     def _place(self, path: str) -> Path:
-        parts = path.split("/")
-        if len(parts) > MAX_PARTS or not all(map(PART.fullmatch, parts)) or not path.endswith(".safetensors"):
-            message = "`path` must lead from one of the configured roots to a .safetensors file, in plain names."
-            raise RequestError(message, param="path")
+        parts = path_parts(path)
         for root in self._roots:
             place = root.joinpath(*parts)
             if any(root.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts))):
@@ -190,3 +194,15 @@ class AdapterRegistry:
             if place.is_file():
                 return place
         raise NotFound("There is no such file under the configured roots.", param="path", code="adapter_not_found")
+
+
+def _status(path: Path) -> os.stat_result:
+    """Return a file's status after opening it: network file systems ask their server then, and not before."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # a link, or a file that must not be read
+        return os.lstat(path)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)

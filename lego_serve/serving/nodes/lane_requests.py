@@ -109,6 +109,7 @@ def task_stats(
             bytes=lease.loaded.size_bytes,
             steps_without_adapter=late_steps,
             steps_active=active.get(lease.loaded.sha256, 0),
+            passed_over=lease.adapter.passed_over,
         )
         for lease in leases
     )

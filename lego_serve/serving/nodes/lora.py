@@ -38,12 +38,13 @@ from lego_serve.models.lora.checkpoint import refusal
 from lego_serve.models.lora.loading import base_layers, card_of, load_adapter
 from lego_serve.models.registry import ModelSpec, profile_folder
 from lego_serve.serving.caches.loading_cache import LoadingCache
-from lego_serve.serving.nodes.adapter_index import AdapterIndex, AdapterInfo, AdapterRead, Signature
+from lego_serve.serving.nodes.adapter_index import AdapterIndex, AdapterInfo, AdapterRead
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.options import LoraOptions
 
 log = logging.getLogger("lego_serve.nodes")
 LINGER_S = 10.0
+MAX_LOGGED = 20  # files that are passed over, of which the log tells at the start; lists tell of all
 LoraRequest: TypeAlias = LoadAdaptersInput | IdentifyAdapter | FetchAdapter | AdapterAdminRequest
 LoraReply: TypeAlias = LoadAdaptersOutput | AdapterIdentity | AdapterBytes | AdapterCards | Done
 LAST = "transformer"  # the component that fetches an adapter last: prompts are encoded before
@@ -59,8 +60,10 @@ class LoraNode:
         self._base = base_layers(spec)
         self._options = options
         self._registry = AdapterRegistry(options.roots, options.registry_limit, options.registry)
-        self._index = AdapterIndex(self._registry, self._base, self._ratio, self._on_read)
+        self._index = AdapterIndex(self._registry, self._base, self._on_read)
         self._cache: LoadingCache[AdapterBytes] = LoadingCache(options.cache_bytes, LINGER_S)
+        for file in self._registry.passed_over()[:MAX_LOGGED]:
+            log.warning("model %s: no adapter of %s. %s", spec.name, file.path, file.reason)
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Resolve a request's adapters, return the hash or bytes of one, or carry out an operator's command."""
@@ -86,9 +89,11 @@ class LoraNode:
                 names = await asyncio.to_thread(self._registry.names)
                 return AdapterCards({name: AdapterCard(facts) for name, facts in names.items()})
             case ListAdapters():
-                return AdapterCards(await self._list())
+                return AdapterCards(await self._list(), await asyncio.to_thread(self._registry.passed_over))
             case ShowAdapter():
-                return AdapterCards({request.name: await asyncio.to_thread(self._card, request.name)})
+                card = await asyncio.to_thread(self._card, request.name)
+                self._index.refresh(request.name, card.sha256 or "")
+                return AdapterCards({request.name: card})
             case RegisterAdapter():
                 return AdapterCards({request.name: await self._register(request.name, request.path)})
             case RemoveAdapter():
@@ -115,7 +120,7 @@ class LoraNode:
                 known.sha256,
                 known.size_bytes,
                 known.has_text,
-                early_ratio=known.early_ratio if self._options.early_start else 0.0,
+                early_ratio=await self._early_ratio(request.name, known.sha256),
                 is_warm=is_warm,
                 has_denoiser=known.has_denoiser,
             )
@@ -123,7 +128,12 @@ class LoraNode:
         reading = self._index.reading(request.name, known)
         reading.add_done_callback(lambda done: self._count_after_read(request.name, done))
         # Its content is unchecked until the file has been read: no step may run before.
-        return LoadedAdapter(request, "", 0, has_text, has_denoiser=has_denoiser, version=_version(known))
+        version = () if known is None else known.content
+        return LoadedAdapter(request, "", 0, has_text, has_denoiser=has_denoiser, version=version)
+
+    async def _early_ratio(self, name: str, sha256: str) -> float:
+        """Return the share of steps that may run without an adapter, by its profile as that is now."""
+        return await asyncio.to_thread(self._ratio, name, sha256) if self._options.early_start else 0.0
 
     def _count_request(self, name: str, known: AdapterInfo) -> bool:
         """Count a request for an adapter and start its load; return whether it is cached."""
@@ -139,6 +149,9 @@ class LoraNode:
 
     def _on_read(self, reading: AdapterRead) -> None:
         """Finish the load of an adapter that was read for its facts: the read was the longer part of it."""
+        if reading.adapter.passed_over:
+            parts = " and ".join(reading.adapter.passed_over)
+            log.warning("adapter %s: of its parts these change nothing here: %s", reading.name, parts)
         if reading.known.sha256 not in self._cache:
             self._start_load(reading.name, reading.known, reading)
 
@@ -158,7 +171,7 @@ class LoraNode:
     async def _identify(self, request: IdentifyAdapter) -> AdapterIdentity:
         """Return the hash and size of a file, after its read here if another replica resolved it."""
         known = await self._index.get(request.name)
-        if _version(known.signature) != request.version:
+        if known.version is not None and known.version.content != request.version:
             raise refusal(request.name, "was changed while it was loaded")
         return AdapterIdentity(known.sha256, known.size_bytes)
 
@@ -227,11 +240,6 @@ class LoraNode:
 
     def _card_with_place(self, facts: AdapterFacts, sha256: str) -> AdapterCard:
         return AdapterCard({**facts, "sha256": sha256}, sha256, sha256 in self._cache)
-
-
-def _version(signature: Signature) -> tuple[int, ...]:
-    """Return the file's size and time, equal on every machine."""
-    return () if signature is None else signature[2:]
 
 
 async def _side_by_side(work: Iterable[Awaitable[LoadedAdapter]]) -> list[LoadedAdapter]:

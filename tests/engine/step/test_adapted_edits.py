@@ -23,8 +23,8 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.controlnet.sd3 import Sd3ControlNet
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.model_files import load_module
 from lego_serve.models.ragged.controlnet_source import ControlNetSpec
 from lego_serve.models.registry import ModelSpec

@@ -11,7 +11,7 @@ import torch
 from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest
 from lego_serve.errors import InvalidAdapter, NodeError, RequestError
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.lora import LoraLayers
 from tests.support.adapter_families import Family, close, rest, run
 from tests.support.adapters import adapter, diffusers_names, products, weights_hash

@@ -207,7 +207,24 @@ async def test_the_answer_says_in_how_many_steps_each_was_at_work(client, runner
     ]  # fmt: skip
 
 
+async def test_the_answer_names_the_parts_of_a_file_that_are_not_used(client, runner) -> None:
+    """Where there are any."""
+    partial = AdapterStats("pastel", 1.0, hit=True, passed_over=("text_encoder_3 (T5) (layers: 24)",))
+    runner.stats = {"latents": TaskStats(adapters=(AdapterStats("stripes", 1.0, hit=True), partial))}
+    lego = (await client.post(URL, json={"prompt": "a", "lora": [LORA]})).json()["lego"]
+    whole, partly = lego["adapters"]
+    assert "passed_over" not in whole
+    assert partly["passed_over"] == ["text_encoder_3 (T5) (layers: 24)"]
+
+
 ADMIN = "/v1/admin/adapters"
+
+
+async def test_an_operator_sees_the_files_that_are_passed_over(client) -> None:
+    """Beside the adapters, with the reason."""
+    assert (await client.get(ADMIN)).json()["passed_over"] == [
+        {"path": "My Style.safetensors", "model": "lego-tiny", "reason": "Its name is no id: register it."}
+    ]
 
 
 async def test_an_operator_looks_at_one_adapter(client, runner) -> None:

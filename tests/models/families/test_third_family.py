@@ -29,8 +29,8 @@ from lego_serve.models import families as family_files
 from lego_serve.models.controlnet.loading import load_controlnet
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS, Activations, Reuse
 from lego_serve.models.registry import ModelSpec, families
 from lego_serve.serving.nodes.lora import LoraNode

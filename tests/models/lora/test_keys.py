@@ -11,8 +11,8 @@ from lego_serve.errors import InvalidAdapter
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.checkpoint import peek_adapter_file
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers, load_adapter
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from tests.support.adapters import FORMATS, adapter, diffusers_names, original_names, products, saved
 from tests.support.tiny_models import flux_miniature, miniature

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lego_serve.errors import InvalidAdapter
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.lora.mismatch import base_model_named
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from tests.support.adapters import adapter, diffusers_names, kohya_names, original_names, products
 from tests.support.tiny_models import flux_miniature, miniature

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lego_serve.errors import InvalidAdapter, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter, Pair, Uses, check_uses, in_order, key_of
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora import LoraLayers

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.nodes.requests import (
     AdapterCard,
     AdapterCards,
@@ -67,6 +68,13 @@ async def test_a_list_has_the_places_that_adapters_are_resident_in() -> None:
         "new": None,
     }
     assert "resident" not in (await coordinator(some).adapters(None, ListAdapterNames())).adapters["used"]
+
+
+async def test_a_list_has_the_files_that_the_lora_node_passes_over() -> None:
+    """As it tells of them."""
+    file, some = PassedOver("My Style.safetensors", "Its name is no id."), nodes()
+    some["lego-tiny", "adapters"] = FakeNode(lambda call, count: AdapterCards({}, (file,)))
+    assert (await coordinator(some).adapters(None, ListAdapters())).passed_over == (file,)
 
 
 async def test_a_silent_replica_delays_a_list_a_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lego_serve.core.nodes.requests import (
     ShowAdapter,
 )
 from lego_serve.errors import InvalidAdapter, NotFound, RequestError
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec, built_in_folder, profile_folder
 from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes.lora import LoraNode

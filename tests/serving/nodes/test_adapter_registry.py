@@ -16,7 +16,7 @@ from lego_serve.errors import (
     NotFound,
     RequestError,
 )
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions

@@ -11,7 +11,7 @@ import torch
 from lego_serve.core.addons import LoadedAdapter
 from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora.checkpoint import AdapterFile
-from lego_serve.models.lora.keys import BaseLayers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes import lora as adapters_node
@@ -106,6 +106,15 @@ async def test_a_profile_says_how_late_an_adapter_may_come(spec: ModelSpec, root
     (tmp_path / "image.profile.json").write_text(json.dumps(profile))
     elsewhere = LoraNode(spec, LoraOptions((root,), BYTES, early_start=True, profiles=tmp_path))
     assert (await read_twice(elsewhere)).early_ratio == 0.25
+
+
+async def test_a_profile_that_is_measured_anew_holds_from_the_next_request_on(spec: ModelSpec, root: Path) -> None:
+    """Also for an adapter that has been read long ago."""
+    node = LoraNode(spec, LoraOptions((root,), BYTES, early_start=True))
+    image = await read_twice(node)
+    for ratio in (0.25, 0.5):
+        (root / "image.profile.json").write_text(json.dumps({"sha256": image.sha256, "ratio": ratio}))
+        assert (await load(node, "image"))[0].early_ratio == ratio
 
 
 async def read_twice(node: LoraNode) -> LoadedAdapter:

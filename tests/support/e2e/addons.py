@@ -15,8 +15,8 @@ from diffusers import SD3Transformer2DModel
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from lego_serve.models.lora.keys import BaseLayers
 from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.process.tree import descendants
 from lego_serve.zoo.export import WEIGHTS

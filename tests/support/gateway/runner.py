@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, JobState, TaskStats
@@ -29,6 +30,7 @@ ADAPTERS: Mapping[str, AdapterFacts] = {
     "b": {"registered": True, "rank": 4, "bytes": 1000, "resident": ["lora", "backbone:r1"]},
     "a": {"registered": False, "rank": 32, "bytes": 2000, "resident": None},
 }
+PASSED_OVER = (PassedOver("My Style.safetensors", "Its name is no id: register it."),)
 
 
 @cache
@@ -119,8 +121,10 @@ class FakeRunner:
                 raise NotFound("There is no adapter of this name.", param="id", code="adapter_not_found")
             case ShowAdapter(name=name):
                 return ModelAdapters("lego-tiny", {name: ADAPTERS[name]})
-            case ListAdapterNames() | ListAdapters():
+            case ListAdapterNames():
                 return ModelAdapters("lego-tiny", ADAPTERS)
+            case ListAdapters():
+                return ModelAdapters("lego-tiny", ADAPTERS, PASSED_OVER)
 
     async def templates(self, model: str, request: NodeRequest[Any]) -> Mapping[str, Any]:
         """A row of an entry takes 80 bytes, 100 with text; one of two replicas keeps something of every image."""
