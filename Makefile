@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
+SERVED := tests/e2e tests/test_readme.py # where tests may share a server: tests/conftest.py refuses them elsewhere
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
@@ -30,12 +31,13 @@ endif
 test-others: $(STAMP)
 	nice -n 15 $(PYTEST) -m "not shared_server and not long"
 
+# These two collect the files that hold such tests alone, for collecting all costs a quarter of a minute: see SERVED.
 test-shared-servers: $(STAMP)
-	$(PYTEST) -m "shared_server and not long and not alone"
+	$(PYTEST) -m "shared_server and not long and not alone" $(SERVED)
 
 # Those that bound how late a server may be, which nothing beside them may add to.
 test-alone: $(STAMP)
-	$(PYTEST) -m "alone and not long"
+	$(PYTEST) -m "alone and not long" $(SERVED)
 
 # Those that say the same as a quick one of more sizes, kinds or repetitions.
 test-long: $(STAMP)

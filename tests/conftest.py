@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.e2e.servers import OneServer, Server, running
 
+gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
+SERVED = ("tests/e2e/", "tests/test_readme.py")  # the Makefile collects no other files for them
 SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(
@@ -26,9 +29,14 @@ settings.load_profile("busy")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need a shared server."""
+    """Mark the tests that need a shared server, and refuse them where `make test` would not look for them."""
     if any(_uses(item)):
         item.add_marker("shared_server")
+    if any(_uses(item)) or item.get_closest_marker("alone"):
+        place = item.path.relative_to(item.config.rootpath).as_posix()
+        assert place.startswith(SERVED), (
+            f"{item.nodeid}: move it to tests/e2e, or add its file to SERVED, here and in Makefile"
+        )
 
 
 @pytest.hookimpl(trylast=True)
@@ -44,9 +52,15 @@ def _uses(item: pytest.Item) -> list[bool]:
 
 
 def pytest_collection_finish() -> None:
-    """Compute on one thread, so that a sum has the same bits on every machine; tests/core never imports torch."""
+    """Compute on one thread, so that a sum has the same bits on every machine; tests/core never imports torch.
+
+    What is imported and collected now stays: no garbage collection need look at its million of objects again.
+    """
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
 from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
 from tests.support.e2e.images import mask_file, pixels, png
 from tests.support.e2e.servers import TEMPLATE_BYTES, Server, backbones, wait_for_two
+from tests.support.e2e.template_stats import settle
 
 pytestmark = pytest.mark.ray
 SIDE, STEPS, SEEDS = 128, 60, range(2)
@@ -78,7 +78,7 @@ def test_entries_that_go_in_the_middle_of_edits_change_nothing(
     check(answers, undisturbed)
     assert sum(answer.json()["lego"]["reuse"]["evicted"] for answer in answers) > STEPS
     assert metric(crashes, "template_evictions_total") - before > STEPS
-    time.sleep(3 * STATS_PERIOD_S)
+    settle(crashes, entries=2)
     assert metric(crashes, "template_budget_bytes") == 2 * TEMPLATE_BYTES
     assert 0 < metric(crashes, "template_used_bytes") <= 2 * TEMPLATE_BYTES
     assert metric(crashes, "template_entries") >= 2

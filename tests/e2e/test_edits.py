@@ -1,6 +1,5 @@
 """Edits where a mask says, from a real server: what changes, what stays, and what was read in place of computing it."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,10 +9,10 @@ import openai
 import pytest
 
 from lego_serve.image_metrics import ssim
-from lego_serve.serving.cluster.deploy import STATS_PERIOD_S
 from lego_serve.zoo.judge.prompts import faults
 from lego_serve.zoo.world.edit_tasks import EditTask, held_out_edits
 from tests.support.e2e.images import mask_file, pixels, png
+from tests.support.e2e.template_stats import settle
 
 pytestmark = pytest.mark.ray
 SIDE = 128
@@ -27,15 +26,6 @@ def edited(server, task: EditTask, **fields: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
-
-
-def settle(server) -> None:
-    """Until every gateway has heard what replicas keep, and nothing is under way that would send an edit elsewhere."""
-    time.sleep(3 * STATS_PERIOD_S)
-    limit = time.monotonic() + 60
-    while httpx2.get(f"{server.url}/v1/admin/jobs", timeout=30).json()["data"]:
-        assert time.monotonic() < limit, "edits are still compared after a minute"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +51,9 @@ def test_a_known_template_is_read_and_not_primed_again(server, tasks) -> None:
 
     Whichever gateway it comes to: replicas say what they have.
     """
+    before = settle(server)
     first = edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9")
-    settle(server)
+    settle(server, before + first["lego"]["reuse"]["primed"])
     again = edited(server, tasks[0], reuse="high", num_inference_steps="12", seed="9")
     assert first["data"] == again["data"]
     reuse = again["lego"]["reuse"]
@@ -137,12 +128,13 @@ def test_a_template_is_registered_warmed_edited_and_removed(server) -> None:
     card = registered(server, task, name="warm", pin="true")
     url = f"{server.url}/v1/templates/{card['id']}"
     assert httpx2.get(url, timeout=30).json()["replicas"] == []
+    before = settle(server)
     warm = httpx2.post(f"{url}/warm", json={"steps": 10, "wait": True}, timeout=60).json()
     assert (warm["status"], warm["primed"]) == ("done", 10)
     assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
     [place] = httpx2.get(url, timeout=30).json()["replicas"]
     assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
-    settle(server)
+    settle(server, before + warm["primed"])
     edit = of_template(server, task, card["id"], num_inference_steps="10").json()
     assert (edit["lego"]["reuse"]["masked_steps"], edit["lego"]["reuse"]["primed"]) == (10, 0)
     assert edit["data"] == edited(server, task, num_inference_steps="10")["data"]
@@ -162,12 +154,13 @@ def test_a_templates_caption_primes_what_its_edits_read(server) -> None:
     task = held_out_edits(7, SIDE)[6]  # which no other test has edited
     card = registered(server, task, caption=task.before.text)
     url = f"{server.url}/v1/templates/{card['id']}"
+    before = settle(server)
     warm = httpx2.post(f"{url}/warm", json={"steps": 10, "wait": True}, timeout=60).json()
     assert (card["caption"], warm["primed"]) == (task.before.text, 20)
     [place] = httpx2.get(url, timeout=30).json()["replicas"]
     assert place["bytes"] == pytest.approx(warm["bytes_predicted"], rel=0.05)
     assert 2 * warm["bytes_predicted"] == card["bytes_predicted"]
-    settle(server)
+    settle(server, before + warm["primed"])
     named = of_template(server, task, card["id"], num_inference_steps="10").json()
     settle(server)  # an edit that is compared with its full computation keeps its replica busy
     same = edited(server, task, num_inference_steps="10", caption=task.before.text)
