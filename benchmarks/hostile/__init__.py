@@ -1,0 +1,1 @@
+"""What hostile requests cost a gateway, and those who ask it meanwhile."""
