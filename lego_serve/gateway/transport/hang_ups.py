@@ -2,7 +2,7 @@
 
 TCP says the same of both: a FIN.  The two differ in what comes back when something is sent to them: a client that has
 left resets the connection, one that waits reads on.  What may be sent at any time before an answer is ``100
-Continue``, which every HTTP/1.1 client has to pass over.
+Continue``, which every HTTP/1.1 client has to pass over, and between two server-sent events an empty comment.
 """
 
 import asyncio

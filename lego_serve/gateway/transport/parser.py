@@ -17,7 +17,7 @@ class RequestParser(h11.Connection):
     """The server's side of one connection, within the limits of a head.
 
     ``refusal`` is what to answer after ``next_event`` has raised; ``body_bytes`` and ``requests`` count the body
-    under way and the requests so far.
+    under way and the requests so far; ``is_streaming_events`` is whether the last answer is one of server-sent events.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -26,6 +26,7 @@ class RequestParser(h11.Connection):
         self.refusal = _refusal(400)
         self.body_bytes = 0
         self.requests = 0
+        self.is_streaming_events = False
 
     @property
     def has_partial_head(self) -> bool:
@@ -50,6 +51,13 @@ class RequestParser(h11.Connection):
             self.refusal = _refusal(self._status(error.error_status_hint, is_head=is_head))
             raise
         return event
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        """Return the bytes of an event that is to be sent."""
+        if isinstance(event, h11.Response):
+            media = next((value for name, value in event.headers if name == b"content-type"), b"")
+            self.is_streaming_events = media.startswith(b"text/event-stream")
+        return super().send_with_data_passthrough(event)
 
     def _status(self, proposed: int, *, is_head: bool) -> int:
         if proposed == 431 and is_head:

@@ -4,8 +4,7 @@ What the parser refuses is answered in the shape of every other error.  Of a cli
 is 408; one that sends more than its request needs is closed; one that reads nothing is closed.
 
 A client that ends its sending side after its request gets its answer.  One that has left looks the same at first, so
-it is asked for a sign of life (see ``hang_ups``).  A FIN is a hang-up at once where the answer has begun, and over
-HTTP/1.0, which has no sign of life to ask for.
+it is asked for a sign of life (see ``hang_ups``).  Over HTTP/1.0, which has none to ask for, a FIN is a hang-up.
 """
 
 import asyncio
@@ -26,6 +25,7 @@ from lego_serve.gateway.transport.lingering import LingeringTransport
 from lego_serve.gateway.transport.parser import RequestParser
 
 UNFINISHED = (h11.IDLE, h11.SEND_BODY, h11.ERROR, h11.CLOSED)  # the client's states without a whole request
+EMPTY_COMMENT = b":\n\n"  # of server-sent events, which the application sends whole
 Phase = Literal["head", "idle", "body", "answer"]
 
 
@@ -105,7 +105,7 @@ class GatewayProtocol(H11Protocol):
         if self._socket.is_closing() or self._is_answered or self.conn.their_state in UNFINISHED:
             return False
         if self._probe is None:
-            if self.cycle.response_started or self.scope["http_version"] == "1.0":
+            if self.scope["http_version"] == "1.0":
                 return False
             self._probe = HangUpProbe(self._socket, self.loop, self._ask_for_sign_of_life)
             self._probe.start(self._limits.half_close_grace_s)
@@ -137,9 +137,10 @@ class GatewayProtocol(H11Protocol):
 
     def _ask_for_sign_of_life(self) -> None:
         if self.conn.our_state is h11.SEND_RESPONSE:
-            self._socket.write(
-                self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue"))
-            )
+            interim = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            self._socket.write(self.conn.send(interim))
+        elif self.conn.our_state is h11.SEND_BODY and self._parser.is_streaming_events:
+            self._socket.write(self.conn.send(h11.Data(data=EMPTY_COMMENT)))
 
     def _refuse(self, error: LegoError) -> None:
         """Answer with an error where an answer is still possible, and close."""
