@@ -84,7 +84,11 @@ def _origin(origin: str) -> str:
 
 
 def _host_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", name):
+    try:
+        is_name = bool(re.fullmatch(r"[A-Za-z0-9._-]+", name)) or bool(ip_address(name))
+    except ValueError:
+        is_name = False
+    if not is_name:
         raise ValueError(f"`{name}` is no name of a host; give it without scheme and port")
     return name.lower()
 

@@ -117,6 +117,7 @@ class BodyLimit:
     """Refuses a body above the limit as soon as it is announced or has arrived, and a coded one.
 
     Where an answer is given before the body has arrived, what is left of a large one is not read: the connection ends.
+    So it does where the client has asked whether to send its body at all, since it may send its next request instead.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -143,7 +144,8 @@ class BodyLimit:
 
         async def send_and_close(message: Message) -> None:
             is_start = message["type"] == "http.response.start"
-            if is_start and not is_whole and (announced is None or announced - received > DISCARD_BYTES):
+            is_long = announced is None or announced - received > DISCARD_BYTES or b"expect" in headers
+            if is_start and not is_whole and is_long:
                 message["headers"] = [*message.get("headers", ()), CLOSE]
             await send(message)
 

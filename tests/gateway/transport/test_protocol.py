@@ -78,12 +78,13 @@ def test_a_slow_answer_to_a_client_that_has_ended_its_sending_side_is_preceded_b
 
 
 @pytest.mark.parametrize("hang_up", ["close", "reset", "half"])
-def test_a_client_that_has_left_ends_its_job(hang_up: str) -> None:
+@pytest.mark.parametrize("lines", [(), H2C])
+def test_a_client_that_has_left_ends_its_job(hang_up: str, lines: tuple[str, ...]) -> None:
     """Whether it leaves by a FIN, by a reset, or first with one side and then with the other."""
     with gateway(half_close_grace_s=0.1) as server:
         server.runner.gate = asyncio.Event()
         connection = server.connect()
-        connection.sendall(generation())
+        connection.sendall(generation(*lines))
         assert wait_for(lambda: server.runner.waiting)
         if hang_up == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -210,6 +211,22 @@ def test_a_small_body_that_nobody_wants_does_not_cost_the_connection() -> None:
         for path in ("/nope", "/health/live", "/v1/images/generations"):
             connection.sendall(head("POST", path, "Content-Length: 50000") + b"a" * 50_000)
             assert reader.answer().status in (404, 405, 415)
+
+
+def test_a_client_that_asks_before_it_sends_its_body_is_told() -> None:
+    """To go on, where the body is wanted; else it has its answer, and the connection ends rather than mix up bodies."""
+    asking = generation("Expect: 100-continue")
+    with gateway() as server:
+        with server.connect() as connection:
+            reader = Reader(connection)
+            connection.sendall(asking[: -len(IMAGE)])
+            assert reader.answer().status == 100
+            connection.sendall(IMAGE)
+            assert reader.answer().status == 200
+        with server.connect() as connection:
+            connection.sendall(head("POST", "/nope", "Content-Length: 9", "Expect: 100-continue"))
+            answer = Reader(connection).answer()
+            assert (answer.status, answer.headers["connection"]) == (404, "close")
 
 
 def test_a_pipeline_whose_client_reads_nothing_is_closed() -> None:
