@@ -1,5 +1,7 @@
 """Parses requests within limits: h11, and what it leaves to its user."""
 
+from urllib.parse import urlsplit
+
 import h11
 
 from lego_serve.errors import RequestError
@@ -31,18 +33,21 @@ class RequestParser(h11.Connection):
     @property
     def has_partial_head(self) -> bool:
         """Whether a request has begun to arrive, and its head is not complete."""
-        return self.their_state is h11.IDLE and bool(self.trailing_data[0])
+        return self.their_state is h11.IDLE and bool(self._receive_buffer)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """Return the next event.  Raises RemoteProtocolError, and says in ``refusal`` what to answer."""
         is_head = self.their_state is h11.IDLE
+        if is_head and self._receive_buffer._data.startswith(b"\r\n"):  # that some clients send after a body
+            self._receive_buffer.maybe_extract_at_most(2)
         try:
             event = super().next_event()
             if isinstance(event, h11.Request):
                 self.requests += 1
                 self.body_bytes = 0
                 self._check(event)
-            elif isinstance(event, h11.Data):
+                return _origin_form(event)
+            if isinstance(event, h11.Data):
                 self.body_bytes += len(event.data)
         except Refused as error:
             self.refusal = _refusal(error.error_status_hint)
@@ -76,6 +81,24 @@ class RequestParser(h11.Connection):
         # A proxy before us may take the other one of the two for the body's end, and HTTP/1.0 knows no chunks.
         if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
             raise Refused("framing", error_status_hint=400)
+
+
+def _origin_form(request: h11.Request) -> h11.Request:
+    """Return a request whose target is a path; clients send a whole URL to what they take for a proxy."""
+    if not request.target.lower().startswith((b"http://", b"https://")):
+        return request
+    try:
+        url = urlsplit(request.target)
+    except ValueError:
+        raise Refused("target", error_status_hint=400) from None
+    headers = [(name, value) for name, value in request.headers if name != b"host"]
+    target = (url.path or b"/") + (b"?" + url.query if url.query else b"")
+    return h11.Request(
+        method=request.method,
+        target=target,
+        headers=[(b"host", url.netloc), *headers],
+        http_version=request.http_version,
+    )
 
 
 def _refusal(status: int) -> RequestError:

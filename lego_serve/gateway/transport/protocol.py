@@ -87,6 +87,8 @@ class GatewayProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrives: a head in small parts, so that one that is too large is not parsed in whole."""
+        if self.conn.their_state is h11.MUST_CLOSE:  # nothing that comes after its last request counts
+            return
         while data and not self._socket.is_closing():
             size = self._limits.head_bytes if self.conn.their_state is h11.IDLE else len(data)
             part, data = data[:size], data[size:]
@@ -118,6 +120,13 @@ class GatewayProtocol(H11Protocol):
         if self._probe is not None and self._is_answered:
             self._socket.close()
         self._watch()
+
+    def shutdown(self) -> None:
+        """Close when the request under way is answered."""
+        if self._is_answered:
+            self._socket.close()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """Watch whether a slow reader reads at all."""

@@ -43,11 +43,31 @@ def status_of(data: bytes, limits: ConnectionLimits = SMALL) -> int:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00", 400),
         (b"GET / HTTP/1.1", 0),
+        (b"\r\n" + GET, 200),
+        (b"\r\n\r\n" + GET, 400),
+        (head("GET", "http://[::1/"), 400),
     ],
 )
 def test_a_head_is_within_its_limits_or_has_a_status(request_bytes: bytes, status: int) -> None:
     """The target alone is 414, all of the head 431, what nobody can read 400."""
     assert status_of(request_bytes) == status
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "host"),
+    [
+        ("http://a.example:80/v1?b=c", b"/v1?b=c", b"a.example:80"),
+        ("HTTPS://a.example", b"/", b"a.example"),
+        ("/http://a.example", b"/http://a.example", b"localhost"),
+    ],
+)
+def test_a_target_may_be_a_whole_url(target: str, path: bytes, host: bytes) -> None:
+    """Its host counts, not that of the header."""
+    parser = RequestParser(SMALL)
+    parser.receive_data(head("GET", target))
+    event = parser.next_event()
+    assert isinstance(event, h11.Request)
+    assert (event.target, dict(event.headers)[b"host"]) == (path, host)
 
 
 def test_a_line_of_a_chunk_is_no_header() -> None:

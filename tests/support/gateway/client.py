@@ -28,7 +28,9 @@ class Live:
             self.port = probe.getsockname()[1]
         limits = limits or ConnectionLimits()
         draining = draining or Draining()
-        self.server = create_server(app, limits, draining, drain_timeout_s, port=self.port, log_level="error")
+        self.server = create_server(
+            app, limits, draining, drain_timeout_s, port=self.port, log_level="error", loop="asyncio"
+        )
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> str:
