@@ -11,6 +11,9 @@ OUR_STATUSES = (501,)  # that h11 proposes and that say more than 400; its 431 m
 FIELD_OVERHEAD = 4  # the colon, the space and the line's end of a header
 
 
+FREE_CHUNKS, CHUNK_BYTES = 4096, 256  # chunks of any size, and what further ones must have on average
+
+
 class Refused(h11.RemoteProtocolError):
     """A request that h11 takes and we do not."""
 
@@ -28,6 +31,7 @@ class RequestParser(h11.Connection):
         self.refusal = _refusal(400)
         self.body_bytes = 0
         self.requests = 0
+        self._chunks = 0
         self.is_streaming_events = False
 
     @property
@@ -44,11 +48,14 @@ class RequestParser(h11.Connection):
             event = super().next_event()
             if isinstance(event, h11.Request):
                 self.requests += 1
-                self.body_bytes = 0
+                self.body_bytes = self._chunks = 0
                 self._check(event)
                 return _origin_form(event)
             if isinstance(event, h11.Data):
                 self.body_bytes += len(event.data)
+                self._chunks += event.chunk_start
+                if self._chunks > FREE_CHUNKS + self.body_bytes // CHUNK_BYTES:  # each costs as much as a large one
+                    raise Refused("chunks", error_status_hint=400)
         except Refused as error:
             self.refusal = _refusal(error.error_status_hint)
             raise

@@ -80,6 +80,24 @@ def test_a_line_of_a_chunk_is_no_header() -> None:
     assert parser.refusal.status == 400
 
 
+@pytest.mark.parametrize(("size", "status"), [(1, 400), (100, 400), (1000, 200)])
+def test_a_body_of_many_small_chunks_is_refused(size: int, status: int) -> None:
+    """Each takes the time of a large one; a few thousand may be of any size."""
+    parser = RequestParser(SMALL)
+    parser.receive_data(head("POST", "/", "Transfer-Encoding: chunked"))
+    assert isinstance(parser.next_event(), h11.Request)
+    try:
+        for _ in range(80):
+            parser.receive_data(b"%x\r\n%b\r\n" % (size, b"a" * size) * 100)
+            while parser.next_event() is not h11.NEED_DATA:
+                pass
+    except h11.RemoteProtocolError:
+        assert status == parser.refusal.status
+        assert parser.body_bytes > 4000 * size
+    else:
+        assert status == 200
+
+
 @given(st.binary(max_size=4000))
 def test_any_bytes_are_a_request_or_a_refusal(data: bytes) -> None:
     """Nothing else is raised."""
