@@ -36,6 +36,63 @@ def _host(host: str) -> str:
     return host
 
 
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Limits(Strict):
+    """What a connection may send before it is known whose it is, and how long it may take."""
+
+    head_bytes: Annotated[int, Field(ge=1024, le=2**18)] = Field(
+        default=32 * 1024, description="Bytes of a request's line and headers, above which it gets 431."
+    )
+    headers: Annotated[int, Field(ge=8, le=10_000)] = Field(
+        default=100, description="Number of a request's headers, above which it gets 431."
+    )
+    target_bytes: Annotated[int, Field(ge=256, le=2**18)] = Field(
+        default=8 * 1024, description="Bytes of a request's target (path and query), above which it gets 414."
+    )
+    head_timeout_s: Seconds = Field(
+        default=30, description="Seconds in which a request's head must be there, above which it gets 408."
+    )
+    body_timeout_s: Seconds = Field(
+        default=30,
+        description="Seconds in which a request's body must be there, above which it gets 408; each "
+        "`body_bytes_per_s` that arrived add one.",
+    )
+    body_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
+        default=16 * 1024, description="Bytes per second that a long body must come at."
+    )
+    keep_alive_s: Seconds = Field(
+        default=120,
+        description="Seconds that a connection is kept between two requests. Longer than in whatever proxy is before "
+        "the server, or the proxy sends requests into closed connections and answers 502.",
+    )
+    write_timeout_s: Seconds = Field(
+        default=60, description="Seconds that a client may read nothing of its answer before it is closed."
+    )
+    connections_per_address: Annotated[int, Field(ge=1)] = Field(
+        default=1024,
+        description="Connections that each gateway keeps with one client address; one more gets 429. A proxy before "
+        "the server is one address.",
+    )
+
+
+def _origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?", origin):
+        raise ValueError(f"`{origin}` is no origin, such as `https://app.example` or `http://localhost:3000`")
+    return origin
+
+
+def _host_name(name: str) -> str:
+    try:
+        is_name = bool(re.fullmatch(r"[A-Za-z0-9._-]+", name)) or bool(ip_address(name))
+    except ValueError:
+        is_name = False
+    if not is_name:
+        raise ValueError(f"`{name}` is no name of a host; give it without scheme and port")
+    return name.lower()
+
+
 class Server(Strict):
     """The HTTP side."""
 
@@ -55,6 +112,20 @@ class Server(Strict):
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=50 * MIB, description="Bytes of a request's body, above which it gets 413."
     )
+    drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=20, description="Seconds that requests have to end in after SIGTERM; those left get 503."
+    )
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = Field(
+        default=(),
+        description="Names by which the server is called, without ports; a request for another one gets 421. Without "
+        "them, names of loopback where there are no `keys`, and any name where there are.",
+    )
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        default=(),
+        description="Origins of web pages that may use the server, such as `https://app.example`. `*` is all of them, "
+        "and needs `keys`.",
+    )
+    limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     data: Annotated[str, Field(min_length=1)] = Field(
         default="~/.local/share/lego_serve",
         description="Folder for what outlives the server; a path that begins with `data:` leads into it. Give each "
@@ -118,6 +189,8 @@ class Settings(Strict):
     def _loopback_without_keys(self) -> "Settings":
         if not self.keys and not _is_loopback(self.server.host):
             raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
+        if not self.keys and "*" in self.server.cors_origins:
+            raise ValueError("server.cors_origins `*` makes every web page an admin; give `keys`, or name the origins")
         return self
 
 

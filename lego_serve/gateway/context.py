@@ -16,6 +16,7 @@ from lego_serve.gateway.job_ids import JobIds
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
+from lego_serve.gateway.transport.draining import Draining
 from lego_serve.metrics import Metrics
 
 
@@ -31,6 +32,7 @@ class Context:
     quality_checks: QualityChecks
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
+    draining: Draining = field(default_factory=Draining)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Return who calls.  Raises Unauthorized or Forbidden."""

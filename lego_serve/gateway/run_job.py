@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from fastapi import Request
 
 from lego_serve.core.jobs.job import Job, JobResult
-from lego_serve.core.jobs.ports import JobRunner, OnProgress
+from lego_serve.core.jobs.ports import OnProgress
 from lego_serve.errors import JobCancelled, LegoError, RequestError
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.errors import ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
 from lego_serve.metrics import Metrics
 
@@ -47,7 +48,7 @@ async def run_job(
         return job_request.result
     with context.admission.reserve():
         try:
-            result = await _run_while_connected(context.runner, request, job, on_progress)
+            result = await _run_while_connected(context, request, job, on_progress)
         except RequestError as error:
             raise in_request_words(error, job_request.body) from error
     context.metrics.record_result(job_request.workflow, result)
@@ -56,20 +57,24 @@ async def run_job(
 
 
 async def _run_while_connected(
-    runner: JobRunner, request: Request, job: Job, on_progress: OnProgress | None
+    context: Context, request: Request, job: Job, on_progress: OnProgress | None
 ) -> JobResult:
-    """Run a job and cancel it when the client disconnects.  Raises LegoError."""
-    running = asyncio.ensure_future(runner.run(job, on_progress))
+    """Run a job and cancel it when the client disconnects or the server's last time is up.  Raises LegoError."""
+    running = asyncio.ensure_future(context.runner.run(job, on_progress))
     leaving = asyncio.ensure_future(_disconnected(request))
+    stopping = asyncio.ensure_future(context.draining.expired())
+    tasks = (running, leaving, stopping)
     try:
-        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            raise JobCancelled("The client left before the image was ready.")
-        return running.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        if stopping.done():
+            raise ServerStopping()
+        raise JobCancelled("The client left before the image was ready.")
     finally:
-        for task in (running, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

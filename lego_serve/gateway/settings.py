@@ -47,6 +47,8 @@ class GatewaySettings:
 
     ``controlnets``: by model, the ids of its ControlNets.  ``quality_check_fraction``: the largest part of the time
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
+    ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
+    ``cors_origins``: the origins of web pages that may use the server.
     """
 
     default_workflow: str
@@ -58,6 +60,8 @@ class GatewaySettings:
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     quality_check_fraction: float = 0.0
     templates: TemplateSettings | None = None
+    allowed_hosts: frozenset[str] | None = None
+    cors_origins: tuple[str, ...] = ()
 
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""

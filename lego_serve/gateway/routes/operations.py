@@ -36,5 +36,7 @@ def create_router(context: Context) -> APIRouter:
 
 
 def _readiness(context: Context) -> JSONResponse:
+    if context.draining.has_begun:
+        return JSONResponse({"status": "stopping"}, 503)
     is_ready = context.runner.is_ready
     return JSONResponse({"status": "ok" if is_ready else "starting"}, 200 if is_ready else 503)

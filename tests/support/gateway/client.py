@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.transport.draining import Draining
+from lego_serve.gateway.transport.limits import ConnectionLimits
+from lego_serve.gateway.transport.server import create_server
 from lego_serve.metrics import Metrics
 from tests.support.gateway.runner import FakeRunner
 
@@ -20,11 +22,15 @@ from tests.support.gateway.runner import FakeRunner
 class Live:
     """The application on a real socket, in a thread."""
 
-    def __init__(self, app) -> None:
+    def __init__(self, app, limits=None, draining=None, drain_timeout_s: float = 0.0) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        limits = limits or ConnectionLimits()
+        draining = draining or Draining()
+        self.server = create_server(
+            app, limits, draining, drain_timeout_s, port=self.port, log_level="error", loop="asyncio"
+        )
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> str:
