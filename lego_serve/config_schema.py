@@ -55,6 +55,11 @@ class Server(Strict):
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=50 * MIB, description="Bytes of a request's body, above which it gets 413."
     )
+    max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(
+        default=52_000_000,
+        description="Pixels of an uploaded image, above which it is refused. One of more than 16,000,000 is "
+        "scaled down; decoding takes up to 13 bytes a pixel in each gateway.",
+    )
     data: Annotated[str, Field(min_length=1)] = Field(
         default="~/.local/share/lego_serve",
         description="Folder for what outlives the server; a path that begins with `data:` leads into it. Give each "
