@@ -126,6 +126,11 @@ class Server(Strict):
         "and needs `keys`.",
     )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
+    max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(
+        default=52_000_000,
+        description="Pixels of an uploaded image, above which it is refused. One of more than 16,000,000 is "
+        "scaled down; decoding takes up to 13 bytes a pixel in each gateway.",
+    )
     data: Annotated[str, Field(min_length=1)] = Field(
         default="~/.local/share/lego_serve",
         description="Folder for what outlives the server; a path that begins with `data:` leads into it. Give each "

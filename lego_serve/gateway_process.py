@@ -69,6 +69,7 @@ def _gateway_settings(
         tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys),
         server.max_pending_jobs,
         server.max_body_bytes,
+        server.max_image_pixels,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         quality_check_fraction=server.quality_check_fraction,
         templates=template_settings(settings, beside, state),

@@ -41,13 +41,17 @@ class Admission:
         self._reserved = 0
         self._background = 0
 
-    def reserve(self) -> Place:
-        """Reserve the place of a job that a client waits for.  Raises CapacityError."""
+    def check(self) -> None:
+        """Raise CapacityError where a job would not be admitted now."""
         decision = admit(self._limits, self._load)
         if isinstance(decision, Reject):
             self._metrics.count_rejected(decision.reason)
             message = "Too many requests are pending; try again shortly."
             raise CapacityError(message, retry_after_s=decision.retry_after_s)
+
+    def reserve(self) -> Place:
+        """Reserve the place of a job that a client waits for.  Raises CapacityError."""
+        self.check()
         self._reserved += 1
         self._metrics.count_accepted()
         return Place(self._leave)

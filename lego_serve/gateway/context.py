@@ -13,6 +13,7 @@ from lego_serve.errors import NotFound
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
 from lego_serve.gateway.job_ids import JobIds
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
@@ -33,6 +34,7 @@ class Context:
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
     draining: Draining = field(default_factory=Draining)
+    images: ImageWorkers = field(default_factory=ImageWorkers)
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Return who calls.  Raises Unauthorized or Forbidden."""
@@ -64,4 +66,4 @@ class Context:
         """Return the image of one of the caller's templates.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
-        return await asyncio.to_thread(self.templates.image, caller.tenant, template)
+        return await self.images.read(self.templates.image, caller.tenant, template)

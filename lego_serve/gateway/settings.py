@@ -55,7 +55,7 @@ class GatewaySettings:
     keys: tuple[ApiKey, ...] = ()
     max_pending_jobs: int = 256
     max_body_bytes: int = 50 * 2**20
-    max_image_pixels: int = 16_000_000
+    max_image_pixels: int = 52_000_000
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     quality_check_fraction: float = 0.0

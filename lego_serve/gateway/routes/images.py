@@ -32,6 +32,7 @@ def create_router(context: Context) -> APIRouter:
         workflow = generation_workflow(context, body)
         with ExitStack() as scope:
             scope.enter_context(record_outcome(context.metrics, workflow.name))
+            context.admission.check()  # before any image is decoded
             job_request = await prepare_generation(context, caller, body, workflow)
             return await _run_and_respond(context, request, job_request, scope)
 
@@ -44,6 +45,7 @@ def create_router(context: Context) -> APIRouter:
         workflow = edit_workflow(context, form.body, form.input_name, template)
         with ExitStack() as scope:
             scope.enter_context(record_outcome(context.metrics, workflow.name))
+            context.admission.check()  # before any image is decoded
             job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
             return await _run_and_respond(context, request, job_request, scope)
 
@@ -59,7 +61,7 @@ async def _run_and_respond(
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, scope=scope.pop_all())
     result = await run_job(context, request, job_request, job)
-    return JSONResponse(await images_response(job_request.body, job, result))
+    return JSONResponse(await images_response(context.images, job_request.body, job, result))
 
 
 def _body_schema(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:

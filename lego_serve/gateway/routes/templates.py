@@ -156,13 +156,13 @@ async def _decode_template(context: Context, form: TemplateForm, caller: Caller)
     """Return the template of a form, and its image as a PNG file.  Raises RequestError."""
     body, settings = form.body, context.settings
     workflow = image_workflow(context, context.workflow(body.model), "edit", "model")
-    image = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
+    image = await context.images.read(decode_upload, form.image, settings.max_image_pixels)
     size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
     try:  # bounds first, then the work of resizing
         edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
     except RequestError as error:
         raise with_param(error, "warm" if error.param == "steps" else error.param) from None
-    key, png = await asyncio.to_thread(_resize_to_png, image, size, caller.tenant)
+    key, png = await context.images.read(_resize_to_png, image, size, caller.tenant)
     template_id = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
     template = Template(
         id=template_id,

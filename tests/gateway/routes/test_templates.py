@@ -75,7 +75,7 @@ async def test_removing_goes_on_where_a_replica_does_not_answer(client, runner) 
         ({}, {"name": "a"}, "missing", "image"),
         ({"image": b"not an image"}, {}, "invalid_image", "image"),
         ({"image": file_of()[:40]}, {}, "invalid_image", "image"),
-        ({"image": file_of(size=(5000, 5000))}, {}, "invalid_image", "image"),
+        ({"image": file_of(size=(8000, 8000))}, {}, "invalid_image", "image"),
         ({"image": file_of(mode="I;16")}, {}, "invalid_image", "image"),
         ({"image": file_of(form="GIF")}, {}, "invalid_image", "image"),
         ({"image": file_of(), "mask": mask_of()}, {}, "unsupported_parameter", "mask"),
