@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
+from lego_serve.core.scheduling.deadlines import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, template_settings
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
 from lego_serve.errors import LegoError
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import shared_socket, unix_socket
@@ -66,6 +67,8 @@ def _gateway_settings(
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         quality_check_fraction=server.quality_check_fraction,
         templates=template_settings(settings, beside, state),
+        max_pending_images=pending_images(settings),
+        deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
     )
 
 

@@ -49,6 +49,10 @@ class Metrics:
         self._requests.labels(workflow, outcome).inc()
         self._request_s.labels(workflow).observe(seconds)
 
+    def count_refused(self, outcome: str) -> None:
+        """Count a request of the Images API that ended before its workflow was known, by an error's code."""
+        self._requests.labels("none", outcome).inc()
+
     def record_result(self, workflow: Workflow, result: JobResult) -> None:
         """Record a job that ended well, with the statistics of its nodes."""
         self._queue_s.labels(workflow.name).observe(result.queue_s)

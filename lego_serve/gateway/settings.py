@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from lego_serve.core.scheduling.deadlines import DEFAULT_LIMITS, DeadlineLimits
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -58,6 +60,13 @@ class GatewaySettings:
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     quality_check_fraction: float = 0.0
     templates: TemplateSettings | None = None
+    max_pending_images: int | None = None
+    deadlines: DeadlineLimits = DEFAULT_LIMITS
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether keys are several tenants'."""
+        return len({key.tenant for key in self.keys}) > 1
 
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lego_serve.core.scheduling.admission import AdmissionLimits
+from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant
 from lego_serve.errors import CapacityError, NodeError
 from lego_serve.gateway.admission import Admission
 from lego_serve.metrics import Metrics
 
 IMAGES, TEMPLATES = "/v1/images/generations", "/v1/templates"
 LIMIT = 2  # of the gateway under test
+ONE = Applicant()
 
 
 def png() -> bytes:
@@ -82,28 +83,28 @@ async def test_what_cannot_be_warmed_for_frees_its_place(client, runner) -> None
 
 def admission_of(runner, max_pending: int) -> Admission:
     """The admission of a gateway with a limit."""
-    return Admission(AdmissionLimits(max_pending), runner, Metrics())
+    return Admission(AdmissionLimits(max_pending), runner, Metrics(), lambda: 0.0)
 
 
 def test_background_work_takes_a_place_only_where_the_server_is_quiet(runner) -> None:
     """Beside one of eight jobs it may run, beside two it may not, and it counts against the bound."""
     admission = admission_of(runner, 8)
-    first = admission.reserve()
-    background = admission.reserve_background()
+    first = admission.reserve(ONE)
+    background = admission.reserve_background(ONE)
     assert background is not None
-    assert admission.reserve_background() is None
+    assert admission.reserve_background(ONE) is None
     for _ in range(6):
-        admission.reserve()
+        admission.reserve(ONE)
     with pytest.raises(CapacityError) as refused:
-        admission.reserve()
+        admission.reserve(ONE)
     assert refused.value.retry_after_s == 2.0
     background.release()
     first.release()
     first.release()  # a second time gives no second place
-    admission.reserve()
-    admission.reserve()
+    admission.reserve(ONE)
+    admission.reserve(ONE)
     with pytest.raises(CapacityError):
-        admission.reserve()
+        admission.reserve(ONE)
 
 
 def test_jobs_that_the_runner_has_from_elsewhere_count(runner) -> None:
@@ -111,7 +112,7 @@ def test_jobs_that_the_runner_has_from_elsewhere_count(runner) -> None:
     admission = admission_of(runner, 3)
     runner.in_flight = 3
     with pytest.raises(CapacityError):
-        admission.reserve()
+        admission.reserve(ONE)
     runner.in_flight = 0
-    with admission.reserve():
+    with admission.reserve(ONE):
         pass

@@ -27,6 +27,7 @@ class Lane:
     suspect_until: int = 0
     started_s: float | None = None
     is_paused: bool = False
+    tenant: str = "default"
     adapters: tuple[AdapterSet | None, ...] = ()
     shared: tuple[Mapping[str, StepWork], ...] = ()
     expected: tuple[StepWork, ...] = field(default=(), repr=False)

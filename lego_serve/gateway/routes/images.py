@@ -27,23 +27,25 @@ def create_router(context: Context) -> APIRouter:
     @router.post("/generations", openapi_extra=_body_schema("application/json", GenerationRequest))
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
-        caller = context.authenticate(request)
-        body = await read_generation(request)
-        workflow = generation_workflow(context, body)
         with ExitStack() as scope:
-            scope.enter_context(record_outcome(context.metrics, workflow.name))
+            record = scope.enter_context(record_outcome(context.metrics))
+            caller = context.authenticate(request)
+            body = await read_generation(request)
+            workflow = generation_workflow(context, body)
+            record.begin(workflow.name)
             job_request = await prepare_generation(context, caller, body, workflow)
             return await _run_and_respond(context, request, job_request, scope)
 
     @router.post("/edits", openapi_extra=_body_schema("multipart/form-data", EditRequest))
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
-        caller = context.authenticate(request)
-        form = await read_edit(request)
-        template = await find_template(context, caller, form.body)
-        workflow = edit_workflow(context, form.body, form.input_name, template)
         with ExitStack() as scope:
-            scope.enter_context(record_outcome(context.metrics, workflow.name))
+            record = scope.enter_context(record_outcome(context.metrics))
+            caller = context.authenticate(request)
+            form = await read_edit(request)
+            template = await find_template(context, caller, form.body)
+            workflow = edit_workflow(context, form.body, form.input_name, template)
+            record.begin(workflow.name)
             job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
             return await _run_and_respond(context, request, job_request, scope)
 

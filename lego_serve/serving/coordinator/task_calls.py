@@ -89,6 +89,7 @@ class TaskCalls:
                 stream=client.job.stream,
                 is_paused=client.is_paused,
                 key=key,
+                tenant=task.tenant,
             )
 
         if not is_denoising:
