@@ -60,7 +60,7 @@ class QualityChecks:
         if place is None:
             return
         if not self._guard.is_due(_cohort(job.workflow, edit), edit.quality, self._runner.now()):
-            place.release()
+            place.release(is_done=False)
             return
         task = asyncio.get_running_loop().create_task(self._compare(comparison, job, result.images[0], place))
         self._running.add(task)

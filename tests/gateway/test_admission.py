@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+from dataclasses import replace
+from hashlib import sha256
 
 import httpx2
 import numpy as np
@@ -9,9 +11,12 @@ import pytest
 from PIL import Image
 
 from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant
+from lego_serve.core.scheduling.deadlines import DeadlineLimits
 from lego_serve.errors import CapacityError, NodeError
 from lego_serve.gateway.admission import Admission
+from lego_serve.gateway.settings import ApiKey
 from lego_serve.metrics import Metrics
+from tests.support.gateway.client import another
 
 IMAGES, TEMPLATES = "/v1/images/generations", "/v1/templates"
 LIMIT = 2  # of the gateway under test
@@ -116,3 +121,98 @@ def test_jobs_that_the_runner_has_from_elsewhere_count(runner) -> None:
     runner.in_flight = 0
     with admission.reserve(ONE):
         pass
+
+
+async def test_thousands_that_arrive_at_once_are_admitted_up_to_the_limit(runner, settings) -> None:
+    """Three thousand heavy requests, streamed or not, written at once: as many jobs as there are places."""
+    roomy = replace(settings, max_pending_jobs=50)
+    runner.gate = asyncio.Event()
+    body = {"prompt": "a", "size": "256x256", "num_inference_steps": 100}
+    async with another(runner, roomy) as client:
+        burst = [asyncio.ensure_future(client.post(IMAGES, json=body | {"stream": n % 2 == 0})) for n in range(3000)]
+        refused, _ = await asyncio.wait(burst, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        while len(refused) < 2950:
+            await asyncio.sleep(0.05)
+            refused = {request for request in burst if request.done()}
+        assert len(runner.waiting) == 50
+        runner.gate.set()
+        assert await statuses(burst) == [200] * 50 + [429] * 2950
+        assert await in_flight(client) == "lego_serve_requests_in_flight 0.0"
+
+
+async def test_a_job_of_eight_images_is_eight(runner, settings) -> None:
+    """With room for twenty images two jobs of eight and four of one run; a larger job than the bound runs alone."""
+    roomy = replace(settings, max_pending_jobs=50, max_pending_images=20)
+    runner.gate = asyncio.Event()
+    async with another(runner, roomy) as client:
+        bodies = [{"prompt": "a", "n": n} for n in (8, 8, 8, 1, 1, 1, 1, 1)]
+        burst = [asyncio.ensure_future(client.post(IMAGES, json=body)) for body in bodies]
+        await asyncio.wait(burst, timeout=0.5)
+        assert [job.inputs["n"] for job in runner.waiting] == [8, 8, 1, 1, 1, 1]
+        runner.gate.set()
+        await statuses(burst)
+    async with another(runner, replace(roomy, max_pending_images=4)) as client:
+        assert (await client.post(IMAGES, json={"prompt": "a", "n": 8})).status_code == 200
+
+
+async def test_one_tenant_cannot_fill_all_places(runner, settings) -> None:
+    """Of ninety places a tenant alone gets eight ninths, and another who comes then gets in at once."""
+    keys = tuple(ApiKey(sha256(name.encode()).hexdigest(), name, is_admin=False) for name in ("alpha", "beta"))
+    shared = replace(settings, keys=keys, max_pending_jobs=90)
+    runner.gate = asyncio.Event()
+    async with another(runner, shared, "alpha") as client:
+        burst = [asyncio.ensure_future(client.post(IMAGES, json={"prompt": "a"})) for _ in range(200)]
+        refused, _ = await asyncio.wait(burst, timeout=1.0)
+        assert len(runner.waiting) == 80
+        assert {answer.result().json()["error"]["code"] for answer in refused} == {"over_capacity"}
+        theirs = {"authorization": "Bearer beta"}
+        other = [asyncio.ensure_future(client.post(IMAGES, json={"prompt": "b"}, headers=theirs)) for _ in range(5)]
+        await asyncio.wait(other, timeout=0.5)
+        assert [job.tenant for job in runner.waiting].count("beta") == 5
+        page = (await client.get("/metrics")).text
+        assert 'lego_serve_requests_rejected_total{reason="tenant_share"} 120.0' in page
+        runner.gate.set()
+        assert await statuses(other) == [200] * 5
+        await statuses(burst)
+
+
+async def test_places_of_jobs_that_ended_are_free_for_every_tenant(runner, settings) -> None:
+    """After a burst of one tenant nothing of it is left in the counts, whatever became of its jobs."""
+    admission = Admission(AdmissionLimits(9, is_shared=True), runner, Metrics())
+    for _ in range(3):
+        places = [admission.reserve(Applicant("alpha")) for _ in range(8)]
+        with pytest.raises(CapacityError):
+            admission.reserve(Applicant("alpha"))
+        for place in places:
+            place.release(is_done=False)
+
+
+def test_a_refused_client_is_told_when_what_is_pending_will_have_ended(runner) -> None:
+    """Four jobs that end one each ten seconds take forty, of the server and of the tenant at its share."""
+    clock = [0.0]
+    runner.now = lambda: clock[0]
+    admission = Admission(AdmissionLimits(4), runner, Metrics(), lambda: 0.0)
+    places = [admission.reserve(ONE) for _ in range(4)]
+    for _ in range(20):
+        clock[0] += 10.0
+        places.pop(0).release()
+        places.append(admission.reserve(ONE))
+    with pytest.raises(CapacityError, match="try again in") as refused:
+        admission.reserve(ONE)
+    assert refused.value.retry_after_s == pytest.approx(40.0, rel=0.1)
+
+
+async def test_every_job_ends_at_the_servers_deadline_and_keeps_its_own(client, runner, settings) -> None:
+    """Streams, warming and edits too: what a caller names orders work, and the server's bound only ends it."""
+    template = (await client.post(TEMPLATES, files={"image": png()})).json()["id"]
+    await client.post(IMAGES, json={"prompt": "a"})
+    await client.post(IMAGES, json={"prompt": "a", "stream": True})
+    await client.post("/v1/images/edits", data={"prompt": "a"}, files={"image": png()})
+    await client.post(f"{TEMPLATES}/{template}/warm", json={"wait": True})
+    await client.post(IMAGES, json={"prompt": "a", "deadline_ms": 5000})
+    ends = [(job.deadline_s, job.latest_s, job.end_s) for job in runner.jobs]
+    assert ends == [(None, 700.0, 700.0)] * 4 + [(105.0, 105.0, 105.0)]
+    short = replace(settings, deadlines=DeadlineLimits(1.0, 2.0))
+    async with another(runner, short) as other:
+        await other.post(IMAGES, json={"prompt": "a", "deadline_ms": 5000})
+    assert runner.jobs[-1].end_s == 102.0

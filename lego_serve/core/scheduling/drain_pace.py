@@ -8,7 +8,7 @@ import math
 MEMORY_S = 60.0  # after so many busy seconds what was seen before counts for a third
 FIRST_GUESS_S = 2.0  # before anything has ended
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 300.0
-SPREAD = 0.5  # of the wait: clients that are told to come back do not all come at once
+SPREAD = 0.4  # of the wait: clients that are told to come back do not all come at once
 
 
 class DrainPace:

@@ -11,11 +11,10 @@ from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 Item = TypeVar("Item")
-LEVELS_KEPT = 64  # levels of tenants that stand no higher than a newcomer are dropped beyond this number
 
 
 class FairShares:
-    """What each tenant of one queue has had."""
+    """What each tenant of one queue has had; tenants are few, those that have keys."""
 
     def __init__(self) -> None:
         self._levels: dict[str, float] = {}
@@ -57,5 +56,3 @@ class FairShares:
         self._begun = max(self._begun, min(before.values()))
         for tenant, cost in costs.items():
             self._levels[tenant] = before[tenant] + cost
-        if len(self._levels) > LEVELS_KEPT:
-            self._levels = {tenant: level for tenant, level in self._levels.items() if level > self._begun}

@@ -11,6 +11,7 @@ from lego_serve.core.scheduling.admission import (
     AdmissionLimits,
     Admit,
     Applicant,
+    Holding,
     Load,
     Reject,
     admit,
@@ -89,3 +90,67 @@ def test_counts_stay_within_the_limits_whatever_comes_and_goes(limits, arrivals)
                 background = max(0, background - 1)
         assert requests + background <= limits.max_pending
         assert background <= limits.max_background
+
+
+def filled(limits: AdmissionLimits, arrivals: list[Applicant]) -> Load:
+    """The load after these came one after the other and nobody left."""
+    load = Load()
+    for job in arrivals:
+        if isinstance(admit(limits, load, job), Admit):
+            held = load.tenants.get(job.tenant, Holding())
+            mine = Holding(held.jobs + 1, held.images + job.images, job.weight)
+            tenants = {**load.tenants, job.tenant: mine}
+            load = Load(load.pending + 1, 0, load.images + job.images, tenants)
+    return load
+
+
+APPLICANTS = st.builds(
+    Applicant, st.sampled_from(["a", "b", "c", "d"]), st.sampled_from([0.5, 1.0, 4.0]), st.integers(1, 8)
+)
+SHARED = st.builds(
+    AdmissionLimits,
+    max_pending=st.integers(1, 300),
+    max_images=st.none() | st.integers(1, 600),
+    is_shared=st.booleans(),
+)
+
+
+@given(SHARED, st.lists(APPLICANTS, max_size=400))
+def test_both_bounds_hold_whoever_comes(limits: AdmissionLimits, arrivals: list[Applicant]) -> None:
+    """Jobs always; images too, but for one job that is larger than the bound and alone."""
+    load = filled(limits, arrivals)
+    assert load.pending <= limits.max_pending
+    assert limits.max_images is None or load.images <= limits.max_images or load.pending == 1
+
+
+@given(st.integers(9, 300), st.sampled_from([0.5, 1.0, 4.0]), st.sampled_from([0.5, 1.0, 4.0]))
+def test_a_newcomer_finds_a_place_beside_a_tenant_that_takes_all_it_can(
+    places: int, mine: float, theirs: float
+) -> None:
+    """Whatever their weights; and the first has at least half of the places to begin with."""
+    limits = AdmissionLimits(places, is_shared=True)
+    load = filled(limits, [Applicant("crowd", mine)] * 2 * places)
+    assert places // 2 <= load.pending < places
+    assert admit(limits, load, Applicant("newcomer", theirs)) == Admit()
+
+
+@given(st.integers(20, 300), st.integers(2, 4))
+def test_tenants_that_want_all_places_end_with_as_many_each(places: int, tenants: int) -> None:
+    """They come in turns and all want more: no one has more than another but for one."""
+    limits = AdmissionLimits(places, is_shared=True)
+    load = filled(limits, [Applicant(f"t{number % tenants}") for number in range(3 * places)])
+    held = [each.jobs for each in load.tenants.values()]
+    assert max(held) - min(held) <= 1
+    assert sum(held) >= places * 0.8
+
+
+def test_a_tenant_without_others_has_all_places() -> None:
+    """Where only one tenant can come nothing is kept free."""
+    assert filled(AdmissionLimits(16), [Applicant()] * 20).pending == 16
+
+
+def test_a_light_tenant_gets_less_beside_a_heavy_one() -> None:
+    """In proportion to the weights, once both want more than there is."""
+    limits = AdmissionLimits(180, is_shared=True)
+    load = filled(limits, [Applicant("heavy", 2.0), Applicant("heavy", 2.0), Applicant("light", 1.0)] * 180)
+    assert abs(load.tenants["heavy"].jobs - 2 * load.tenants["light"].jobs) <= 2
