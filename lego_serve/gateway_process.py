@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
-from lego_serve.core.scheduling.deadlines import DeadlineLimits
+from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
 from lego_serve.errors import LegoError

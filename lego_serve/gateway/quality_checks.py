@@ -17,7 +17,7 @@ from lego_serve.core.editing.reuse import Quality
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.jobs.progress import StreamOptions
-from lego_serve.core.scheduling.deadlines import DEFAULT_LIMITS, DeadlineLimits
+from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError
 from lego_serve.gateway.admission import Admission, Place, applicant_of
@@ -38,7 +38,7 @@ class QualityChecks:
         metrics: Metrics,
         fraction: float,
         admission: Admission,
-        deadlines: DeadlineLimits = DEFAULT_LIMITS,
+        deadlines: DeadlineLimits = DEFAULT_DEADLINES,
     ) -> None:
         self._runner, self._metrics, self._admission, self._deadlines = runner, metrics, admission, deadlines
         self._guard = QualityGuard(fraction)

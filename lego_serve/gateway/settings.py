@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from lego_serve.core.scheduling.deadlines import DEFAULT_LIMITS, DeadlineLimits
+from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class GatewaySettings:
     quality_check_fraction: float = 0.0
     templates: TemplateSettings | None = None
     max_pending_images: int | None = None
-    deadlines: DeadlineLimits = DEFAULT_LIMITS
+    deadlines: DeadlineLimits = DEFAULT_DEADLINES
 
     @property
     def has_tenants(self) -> bool:

@@ -1,4 +1,6 @@
-"""Decides which jobs a gateway admits: bounds on the pending ones, tenants' shares, and capacity for background work.
+"""Decides which jobs a gateway admits, and until when they may run.
+
+There are bounds on the pending ones, tenants' shares of them, and capacity for background work.
 
 A job is pending from its admission to its end.  It counts as one job and as its images, each of which is a lane of its
 own: both have a bound.  Where several tenants may come, none can hold all places: each may hold at most
@@ -112,3 +114,22 @@ def _is_within_share(limits: AdmissionLimits, load: Load, job: Applicant) -> boo
         return False
     max_images = limits.max_images
     return max_images is None or held.images + job.images <= per_free * (max_images - load.images - job.images)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineLimits:
+    """Seconds that a job may take: without a deadline of its own, and at the most."""
+
+    default_s: float = 600.0
+    max_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.default_s <= self.max_s:
+            raise ValueError(f"a job cannot have {self.default_s:g} s by default and at most {self.max_s:g} s")
+
+    def latest(self, now: float, deadline_s: float | None) -> float:
+        """Return when a job that begins now ends at the latest, given the deadline its caller names, if any."""
+        return now + self.default_s if deadline_s is None else min(deadline_s, now + self.max_s)
+
+
+DEFAULT_DEADLINES = DeadlineLimits()

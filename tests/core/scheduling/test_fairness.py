@@ -2,10 +2,14 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.scheduling.batching import StepBatcher
 from lego_serve.core.scheduling.fairness import FairShares
+from lego_serve.core.scheduling.ordering import LANE_POLICIES, LanePolicy, fifo, least_slack
+from tests.support.engine.batched_lanes import STEP_S, batcher_of, lane, plan_of
 
 TENANTS = ("a", "b", "c")
 Item = tuple[str, float]  # a tenant, and the work of an item divided by the tenant's weight
@@ -99,3 +103,129 @@ def test_nothing_charged_changes_nothing() -> None:
     shares = FairShares()
     shares.charge({})
     assert shares.level("a") == 0.0
+
+
+def run(batcher: StepBatcher, steps: int) -> list[tuple[str, ...]]:
+    """Run so many steps; the keys of each."""
+    keys = []
+    for number in range(steps):
+        plan = batcher.plan(number * STEP_S)
+        if plan is None:
+            break
+        batcher.commit(plan, number * STEP_S, (number + 1) * STEP_S)
+        keys.append(plan.keys)
+    return keys
+
+
+def test_a_single_lane_runs_beside_a_crowd_that_came_before_it() -> None:
+    """In the very next step, and in each one until it is done."""
+    batcher = batcher_of(fifo, 40)
+    for number in range(40):
+        batcher.add(lane(f"alpha{number}", steps=100, tenant="alpha"))
+    run(batcher, 3)
+    batcher.add(lane("beta", steps=20, added_s=1.0, tenant="beta"))
+    assert all("beta" in keys for keys in run(batcher, 20))
+
+
+def test_a_small_lane_does_not_wait_for_a_job_of_large_ones() -> None:
+    """Where a large lane fills a step alone, small ones of another tenant share in what it leaves or take turns."""
+    batcher = batcher_of(least_slack, 100)
+    for number in range(8):
+        batcher.add(lane(f"large{number}", steps=100, rows=100, tenant="alpha"))
+    run(batcher, 5)
+    batcher.add(lane("small", steps=4, rows=10, added_s=1.0, tenant="beta"))
+    steps = run(batcher, 8)
+    assert [keys for keys in steps if "small" in keys] == [("small",)] * 4
+    assert steps.index(("small",)) == 0
+
+
+@pytest.mark.parametrize(("weight", "part"), [(1.0, 0.5), (3.0, 0.75), (0.25, 0.2)])
+def test_steps_are_shared_by_weight(weight: float, part: float) -> None:
+    """Where each step has room for one lane."""
+    batcher = batcher_of(fifo, 10)
+    for number in range(3):
+        batcher.add(lane(f"alpha{number}", steps=1000, tenant="alpha"))
+        batcher.add(lane(f"beta{number}", steps=1000, weight=weight, tenant="beta"))
+    counts = Counter(keys[0][:4] for keys in run(batcher, 400))
+    assert counts["beta"] / 400 == pytest.approx(part, abs=0.02)
+
+
+def test_rows_are_shared_and_not_lanes() -> None:
+    """Tenants with large and with small lanes get as many rows, not as many steps."""
+    batcher = batcher_of(fifo, 50)
+    for number in range(5):
+        batcher.add(lane(f"large{number}", steps=1000, rows=50, tenant="alpha"))
+        batcher.add(lane(f"small{number}", steps=1000, rows=10, tenant="beta"))
+    rows: Counter[str] = Counter()
+    for keys in run(batcher, 300):
+        for key in keys:
+            rows["alpha" if key.startswith("large") else "beta"] += 50 if key.startswith("large") else 10
+    assert rows["alpha"] == pytest.approx(rows["beta"], rel=0.1)
+
+
+def test_a_tenant_whose_lanes_are_paused_leaves_no_step_unused_and_saves_nothing_up() -> None:
+    """The other goes on alone; afterwards they take turns from where they are."""
+    batcher = batcher_of(fifo, 10)
+    batcher.add(lane("alpha", steps=500, tenant="alpha"))
+    batcher.add(lane("beta", steps=500, tenant="beta"))
+    batcher.pause("beta")
+    assert run(batcher, 100) == [("alpha",)] * 100
+    batcher.resume("beta")
+    counts = Counter(keys[0] for keys in run(batcher, 100))
+    assert abs(counts["alpha"] - counts["beta"]) <= 2
+
+
+def test_a_suspect_of_one_tenant_runs_alone_when_its_turn_comes() -> None:
+    """It waits while others come first, and shares its step with nobody."""
+    batcher = batcher_of(fifo, 100)
+    for number in range(3):
+        batcher.add(lane(f"alpha{number}", steps=10, tenant="alpha"))
+    batcher.add(lane("suspect", steps=2, suspect_until=2, tenant="beta"))
+    steps = run(batcher, 5)
+    assert steps.count(("suspect",)) == 2
+    assert all(len(keys) == 1 for keys in steps if "suspect" in keys)
+
+
+LANES = st.lists(
+    st.tuples(st.integers(1, 6), st.integers(1, 30), st.floats(0, 5), st.none() | st.floats(0, 30)), max_size=12
+)
+
+
+@pytest.mark.parametrize("policy", LANE_POLICIES.values(), ids=LANE_POLICIES.keys())
+@given(lanes=LANES, max_rows=st.integers(10, 80))
+def test_one_tenant_alone_runs_in_the_policys_own_order(policy: LanePolicy, lanes, max_rows: int) -> None:
+    """Step by step as if there were no tenants, whatever its name, and after another tenant has left."""
+    plain, named = batcher_of(policy, max_rows), batcher_of(policy, max_rows)
+    for batcher, tenant in ((plain, "default"), (named, "gone")):
+        batcher.add(lane("before", steps=1, tenant=tenant))
+        run(batcher, 1)
+    for number, (steps, rows, added_s, deadline_s) in enumerate(lanes):
+        for batcher, tenant in ((plain, "default"), (named, "alpha")):
+            batcher.add(lane(f"l{number}", steps, rows, added_s, deadline_s=deadline_s, tenant=tenant))
+    assert run(plain, 200) == run(named, 200)
+
+
+@given(
+    lanes=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.integers(1, 40)), min_size=1, max_size=15),
+    max_rows=st.integers(10, 80),
+)
+def test_every_lane_of_every_tenant_ends_and_no_step_is_empty(lanes, max_rows: int) -> None:
+    """In no more steps than their number together: work is never left lying."""
+    batcher = batcher_of(fifo, max_rows)
+    for number, (tenant, steps, rows) in enumerate(lanes):
+        batcher.add(lane(f"l{number}", steps, rows, tenant=tenant))
+    ran = Counter(key for keys in run(batcher, 1000) for key in keys)
+    assert ran == {f"l{number}": steps for number, (_, steps, _) in enumerate(lanes)}
+    assert batcher.lanes == 0
+
+
+def test_planning_for_tenants_changes_nothing() -> None:
+    """Two plans in a row are the same; a committed one moves the turn on."""
+    batcher = batcher_of(fifo, 10)
+    batcher.add(lane("alpha", steps=3, tenant="alpha"))
+    batcher.add(lane("beta", steps=3, tenant="beta"))
+    first = batcher.plan(0.0)
+    assert first == batcher.plan(0.0) == plan_of(("alpha",), (0,), 10)
+    assert first is not None
+    batcher.commit(first, 0.0, STEP_S)
+    assert batcher.plan(STEP_S) == plan_of(("beta",), (0,), 10)
