@@ -77,6 +77,27 @@ async def test_a_burst_of_warmings_and_images_shares_the_limit(client, runner) -
     assert (await statuses(burst)).count(429) == len(paths) - LIMIT
 
 
+async def test_jobs_of_all_kinds_share_the_limit(client, runner) -> None:
+    """Generations, streams, edits, warming, and registrations that warm: two run, whatever comes first."""
+    template = (await client.post(TEMPLATES, files={"image": png()})).json()["id"]
+    runner.gate, image = asyncio.Event(), {"image": png()}
+    burst = []
+    for _ in range(30):
+        burst += [
+            client.post("/v1/images/edits", data={"prompt": "a"}, files=image),
+            client.post(f"{TEMPLATES}/{template}/warm", json={"wait": True}),
+            client.post(TEMPLATES, data={"warm": "true"}, files=image),
+            client.post(IMAGES, json={"prompt": "a"}),
+            client.post(IMAGES, json={"prompt": "a", "stream": True}),
+        ]
+    requests = [asyncio.ensure_future(request) for request in burst]
+    await refused_of(requests, len(requests) - LIMIT)
+    assert len(runner.waiting) == LIMIT
+    runner.gate.set()
+    assert (await statuses(requests)).count(429) >= len(requests) - 2 * LIMIT
+    assert await in_flight(client) == "lego_serve_requests_in_flight 0.0"
+
+
 @pytest.mark.parametrize("error", [NodeError("broken"), ZeroDivisionError("unexpected")])
 async def test_a_job_that_fails_frees_its_place(client, runner, error: Exception) -> None:
     """As often as it fails."""

@@ -1,5 +1,9 @@
 """How long what is pending will take, by the pace seen: honest, bounded, and without a guess that ages."""
 
+from collections import deque
+from heapq import heappop, heappush
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,3 +93,30 @@ def test_the_time_told_is_bounded_whatever_happened(events, chance) -> None:
         pace.begin(images, now)
         held.append(images)
         assert MIN_WAIT_S <= pace.retry_after_s(now, chance) <= MAX_WAIT_S
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_mixed_queue_is_foretold_within_a_factor_of_two(seed: int) -> None:
+    """Jobs of one to eight images, of sizes that differ by ten, on two replicas: what was told against what it took."""
+    rng, pace, now = Random(seed), DrainPace(), 0.0
+    jobs = [(images := rng.choice((1, 1, 1, 2, 4, 8)), images * rng.uniform(0.2, 2.0)) for _ in range(300)]
+    queue = deque(jobs[:60])
+    for images, _ in queue:
+        pace.begin(images, now)
+    coming, free_s = deque(jobs[60:]), [0.0, 0.0]
+    ends: list[tuple[float, int]] = []
+    while queue:
+        images, job_s = queue.popleft()
+        begins_s = heappop(free_s)
+        heappush(free_s, begins_s + job_s)
+        heappush(ends, (begins_s + job_s, images))
+        while ends and ends[0][0] <= free_s[0]:  # time has come to the next replica that is free
+            now, done = heappop(ends)
+            pace.end(done, now)
+            if coming:
+                queue.append(coming.popleft())
+                pace.begin(queue[-1][0], now)
+        if len(coming) == 60:
+            break
+    took_s = (sum(job_s for _, job_s in queue) + sum(end_s - now for end_s, _ in ends)) / 2
+    assert took_s / 2 <= pace.wait_s(now) <= took_s * 2
