@@ -12,7 +12,7 @@ from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lego_serve.core.costs import Rates, StepCost, StepWork
-from lego_serve.core.scheduling.fairness import FairShares
+from lego_serve.core.scheduling.fairness import FairShares, step_part
 from lego_serve.core.scheduling.lane import Lane
 from lego_serve.core.scheduling.lora_mode import (
     AdapterRates,
@@ -195,7 +195,19 @@ class StepBatcher:
         if len({lane.tenant for lane in lanes}) < 2:
             return order
         runnable = [index for index in order if not lanes[index].is_paused]
-        return self._shares.order(runnable, lambda index: lanes[index].tenant, lambda index: _cost(lanes[index]))
+        return self._shares.order(runnable, lambda index: lanes[index].tenant, lambda index: lanes[index].cost)
+
+    def _max_seconds(self, lanes: Sequence[Lane], rates: Rates) -> float:
+        """Return the predicted seconds that the next step may take: fewer for tenants with little work to share it."""
+        limits = self.limits
+        full_s = limits.seconds(rates)
+        if limits.max_step_s is not None or rates.row_s <= 0 or len({lane.tenant for lane in lanes}) < 2:
+            return full_s
+        rows: dict[str, int] = {}
+        for lane in lanes:
+            if not lane.is_paused:
+                rows[lane.tenant] = rows.get(lane.tenant, 0) + lane.work[lane.next_step].rows
+        return full_s * step_part(rows, (full_s - rates.constant_s) / rates.row_s)
 
     def _charge(self, plan: StepPlan) -> None:
         """Count a step's work as its tenants' own."""
@@ -203,7 +215,7 @@ class StepBatcher:
         for key, step in zip(plan.keys, plan.steps, strict=True):
             lane = self._lanes.get(key)
             if lane is not None and lane.next_step == step:
-                costs[lane.tenant] = costs.get(lane.tenant, 0.0) + _cost(lane)
+                costs[lane.tenant] = costs.get(lane.tenant, 0.0) + lane.cost
         self._shares.charge(costs)
 
     def _fitting(
@@ -211,7 +223,7 @@ class StepBatcher:
     ) -> StepPlan | None:
         """Return a step of the lanes in order, without the paused, as long as it keeps to limits and deadlines."""
         limits = self.limits
-        max_rows, max_s = limits.max_rows or float("inf"), limits.seconds(rates)
+        max_rows, max_s = limits.max_rows or float("inf"), self._max_seconds(lanes, rates)
         row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
         keys: list[str] = []
         steps: list[int] = []
@@ -283,8 +295,3 @@ class StepBatcher:
             return False
         self._lanes[key].is_paused = paused
         return True
-
-
-def _cost(lane: Lane) -> float:
-    """Return what a lane's next step takes of its tenant's share: its rows, which are in proportion to its pixels."""
-    return lane.work[lane.next_step].rows / lane.weight

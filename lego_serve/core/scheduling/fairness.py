@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 Item = TypeVar("Item")
+SHORT_STEP = 0.5  # part of a full step, where a tenant with little work shares it
 
 
 class FairShares:
@@ -56,3 +57,13 @@ class FairShares:
         self._begun = max(self._begun, min(before.values()))
         for tenant, cost in costs.items():
             self._levels[tenant] = before[tenant] + cost
+
+
+def step_part(rows: Mapping[str, int], full_rows: float) -> float:
+    """Return how long a step may be, as a part of a full one, given the rows that each tenant could run in it.
+
+    A tenant that cannot use its part of a full step gains nothing by the step's length and waits for all of it, in each
+    of its steps: then steps are short, at the price of some throughput.  Tenants that all have enough share full ones.
+    """
+    is_light = len(rows) > 1 and min(rows.values()) < full_rows / len(rows)
+    return SHORT_STEP if is_light else 1.0

@@ -55,6 +55,11 @@ class Lane:
         return self._remaining[self.next_step]
 
     @property
+    def cost(self) -> float:
+        """What its next step takes of its tenant's share: its rows, in proportion to its pixels, by the weight."""
+        return self.work[self.next_step].rows / self.weight
+
+    @property
     def adapter_set(self) -> AdapterSet | None:
         """The adapter set of its next step."""
         return self.adapters[self.next_step] if self.adapters else None

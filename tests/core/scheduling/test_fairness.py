@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.scheduling.batching import StepBatcher
-from lego_serve.core.scheduling.fairness import FairShares
+from lego_serve.core.costs import Rates, StepWork
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.fairness import SHORT_STEP, FairShares, step_part
+from lego_serve.core.scheduling.lane import Lane
 from lego_serve.core.scheduling.ordering import LANE_POLICIES, LanePolicy, fifo, least_slack
 from tests.support.engine.batched_lanes import STEP_S, batcher_of, lane, plan_of
 
@@ -229,3 +231,44 @@ def test_planning_for_tenants_changes_nothing() -> None:
     assert first is not None
     batcher.commit(first, 0.0, STEP_S)
     assert batcher.plan(STEP_S) == plan_of(("beta",), (0,), 10)
+
+
+@pytest.mark.parametrize(
+    ("rows", "part"),
+    [({"a": 9000}, 1.0), ({}, 1.0), ({"a": 9000, "b": 499}, SHORT_STEP), ({"a": 500, "b": 500}, 1.0)],
+)
+def test_steps_are_short_while_a_tenant_cannot_use_its_part_of_a_full_one(rows: dict[str, int], part: float) -> None:
+    """A full step has a thousand rows here."""
+    assert step_part(rows, 1000.0) == part
+
+
+def crowd_and_one(limits: StepLimits) -> tuple[float, float]:
+    """Seconds of a lane of beta beside forty lanes of alpha over those alone, and the lanes that end in a second."""
+    rates, work = Rates(row_s=2e-5, constant_s=4e-3), StepWork(136, 9000)
+    batcher, now, ended, betas = StepBatcher(least_slack, limits, rates), 0.0, 0, list[float]()
+
+    def add(tenant: str, key: str) -> None:
+        batcher.add(Lane(key, (work,) * 20, now, tenant=tenant))
+
+    for number in range(40):
+        add("alpha", f"alpha{number}")
+    add("beta", "beta")
+    while now < 30.0:
+        plan = batcher.plan(now)
+        assert plan is not None
+        started_s, now = now, now + rates.seconds(plan.work.rows, plan.work.pairs)
+        for done in batcher.commit(plan, started_s, now):
+            ended += 1
+            if done.tenant == "beta":
+                betas.append(now - done.added_s)
+            add(done.tenant, f"later{ended}")
+    return max(betas) / (20 * rates.seconds(work.rows, work.pairs)), ended / now
+
+
+def test_a_client_beside_a_crowd_is_a_few_times_slower_and_the_crowd_little() -> None:
+    """At most three times its time alone, at no more than a fifth of the throughput."""
+    full_s = StepLimits().seconds(Rates(row_s=2e-5, constant_s=4e-3))
+    ratio, pace = crowd_and_one(StepLimits())
+    full_ratio, full_pace = crowd_and_one(StepLimits(max_step_s=full_s))  # a length that is given is kept to
+    assert ratio <= 3.0 < full_ratio
+    assert pace >= 0.8 * full_pace
