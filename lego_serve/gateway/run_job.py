@@ -17,9 +17,8 @@ from lego_serve.errors import JobCancelled, LegoError, RequestError
 from lego_serve.gateway.admission import applicant_of
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
-from lego_serve.metrics import Metrics
+from lego_serve.metrics import UNKNOWN_WORKFLOW, Metrics
 
-UNKNOWN_WORKFLOW = "none"  # of a request that ends before its workflow is known
 Result = TypeVar("Result")
 
 
