@@ -22,7 +22,10 @@ class Key(Strict):
     tenant: Name = Field(description="Whose key it is: 1 to 64 letters `a-z`, digits, `_` and `-`.")
     scope: Literal["user", "admin"] = Field(default="user", description="`admin` may use `/v1/admin` too.")
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        default=1.0, description="With `least_slack`, each doubling puts the tenant's lanes 10 s of slack ahead."
+        default=1.0,
+        description="The tenant's share of the work beside other tenants that have any, and of the places of a "
+        "gateway: a tenant of weight 2 gets twice as much as one of weight 1. Between keys of one tenant, with "
+        "`least_slack`, each doubling puts lanes 10 s of slack ahead.",
     )
 
 
@@ -102,7 +105,24 @@ class Server(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="Port; 0 picks a free one.")
     gateways: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Number of gateway processes.")
     max_pending_jobs: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="Jobs in flight in each gateway, above which requests get 429."
+        default=256,
+        description="Jobs in flight in each gateway, above which requests get 429. Where `keys` are several tenants', "
+        "each may hold at most eight jobs for each place that is free, so that none can hold all.",
+    )
+    max_pending_images: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Images of the jobs in flight in each gateway, above which requests get 429; a job of `n: 8` is "
+        "eight. `auto` is twice `max_pending_jobs`. A larger job runs where nothing else is in flight.",
+    )
+    default_deadline_ms: Annotated[int, Field(ge=1)] = Field(
+        default=600_000,
+        description="Milliseconds after which a job without `deadline_ms` ends with 504. It changes no order; paused "
+        "jobs and those that warm a template have it too.",
+    )
+    max_deadline_ms: Annotated[int, Field(ge=1)] = Field(
+        default=3_600_000,
+        description="Milliseconds after which any job ends with 504, also one with a longer `deadline_ms`. Not less "
+        "than `default_deadline_ms`.",
     )
     quality_check_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.02,
@@ -139,6 +159,15 @@ class Server(Strict):
     ray_address: str | None = Field(
         default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
     )
+
+    @model_validator(mode="after")
+    def _ordered_deadlines(self) -> "Server":
+        if self.max_deadline_ms < self.default_deadline_ms:
+            raise ValueError(
+                f"max_deadline_ms ({self.max_deadline_ms}) is less than default_deadline_ms "
+                f"({self.default_deadline_ms})"
+            )
+        return self
 
 
 class Templates(Strict):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config, config_schema
+from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, template_settings
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
 from lego_serve.errors import LegoError
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
@@ -75,6 +76,8 @@ def _gateway_settings(
         templates=template_settings(settings, beside, state),
         allowed_hosts=None if settings.keys and not server.allowed_hosts else frozenset(server.allowed_hosts),
         cors_origins=server.cors_origins,
+        max_pending_images=pending_images(settings),
+        deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
     )
 
 

@@ -1,5 +1,8 @@
 """The HTTP application: routes, middleware and error answers put together.  Knows no Ray and no torch."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
@@ -32,15 +35,31 @@ def create_app(
 
     ``draining`` is told by whoever stops the server.
     """
-    app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
     draining = draining or Draining()
     context = create_context(runner, admin, settings, metrics, draining)
+    context.on_close.append(context.quality_checks.close)
+    if peers is not None:
+        context.on_close.append(peers.close)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await context.close()
+
+    app = FastAPI(
+        title="lego_serve",
+        version="0.1.0",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))
     app.include_router(adapters.create_router(context))
     if settings.templates is not None and context.templates is not None:
-        app.include_router(templates.create_router(context, context.templates, settings.templates))
+        app.include_router(templates.create_router(context, context.templates, settings.templates, peers))
     app.include_router(operations.create_router(context))
     add_error_handlers(app)
     _add_middleware(app, settings, draining)
@@ -68,8 +87,11 @@ def create_context(
     draining: Draining | None = None,
 ) -> Context:
     """Build the parts that the routes share."""
-    admission = Admission(AdmissionLimits(settings.max_pending_jobs), runner, metrics)
-    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, admission)
+    limits = AdmissionLimits(
+        settings.max_pending_jobs, max_images=settings.max_pending_images, is_shared=settings.has_tenants
+    )
+    admission = Admission(limits, runner, metrics)
+    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, admission, settings.deadlines)
     stored = settings.templates
     files = None if stored is None else TemplateFiles(stored.folder, stored.per_tenant, stored.tenant_bytes)
     return Context(

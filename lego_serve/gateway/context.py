@@ -1,6 +1,7 @@
 """The parts of the gateway that every route uses, and look-ups on behalf of a request's caller."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -35,6 +36,12 @@ class Context:
     job_ids: JobIds = field(default_factory=JobIds)
     draining: Draining = field(default_factory=Draining)
     images: ImageWorkers = field(default_factory=ImageWorkers)
+    on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """End what runs in the background and close what is open, as the gateway ends."""
+        for close in self.on_close:
+            await close()
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Return who calls.  Raises Unauthorized or Forbidden."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -62,6 +64,13 @@ class GatewaySettings:
     templates: TemplateSettings | None = None
     allowed_hosts: frozenset[str] | None = None
     cors_origins: tuple[str, ...] = ()
+    max_pending_images: int | None = None
+    deadlines: DeadlineLimits = DEFAULT_DEADLINES
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether keys are several tenants'."""
+        return len({key.tenant for key in self.keys}) > 1
 
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
 from lego_serve.gateway.requests.generations import prepare_generation, read_generation
@@ -17,6 +18,7 @@ from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, 
 from lego_serve.gateway.requests.workflows import edit_workflow, generation_workflow
 from lego_serve.gateway.responses import images_response
 from lego_serve.gateway.run_job import record_outcome, run_job
+from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
 
 
@@ -27,29 +29,35 @@ def create_router(context: Context) -> APIRouter:
     @router.post("/generations", openapi_extra=_body_schema("application/json", GenerationRequest))
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
-        caller = context.authenticate(request)
-        body = await read_generation(request)
-        workflow = generation_workflow(context, body)
         with ExitStack() as scope:
-            scope.enter_context(record_outcome(context.metrics, workflow.name))
-            context.admission.check()  # before any image is decoded
+            record = scope.enter_context(record_outcome(context.metrics))
+            caller = context.authenticate(request)
+            body = await read_generation(request)
+            workflow = generation_workflow(context, body)
+            record.begin(workflow.name)
+            context.admission.check(_applicant(caller, body))  # before any image is decoded
             job_request = await prepare_generation(context, caller, body, workflow)
             return await _run_and_respond(context, request, job_request, scope)
 
     @router.post("/edits", openapi_extra=_body_schema("multipart/form-data", EditRequest))
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
-        caller = context.authenticate(request)
-        form = await read_edit(request)
-        template = await find_template(context, caller, form.body)
-        workflow = edit_workflow(context, form.body, form.input_name, template)
         with ExitStack() as scope:
-            scope.enter_context(record_outcome(context.metrics, workflow.name))
-            context.admission.check()  # before any image is decoded
+            record = scope.enter_context(record_outcome(context.metrics))
+            caller = context.authenticate(request)
+            form = await read_edit(request)
+            template = await find_template(context, caller, form.body)
+            workflow = edit_workflow(context, form.body, form.input_name, template)
+            record.begin(workflow.name)
+            context.admission.check(_applicant(caller, form.body))  # before any image is decoded
             job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
             return await _run_and_respond(context, request, job_request, scope)
 
     return router
+
+
+def _applicant(caller: Caller, body: ImageRequest) -> Applicant:
+    return Applicant(caller.tenant, caller.weight, body.n or 1)
 
 
 async def _run_and_respond(
