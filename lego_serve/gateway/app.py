@@ -10,6 +10,7 @@ from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, RequestIds
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
+from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import adapters, images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
@@ -26,6 +27,7 @@ def create_app(
 ) -> FastAPI:
     """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own."""
     app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     context = create_context(runner, admin, settings, metrics)
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))

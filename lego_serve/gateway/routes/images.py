@@ -33,6 +33,7 @@ def create_router(context: Context) -> APIRouter:
         with ExitStack() as scope:
             scope.enter_context(record_outcome(context.metrics, workflow.name))
             job_request = await prepare_generation(context, caller, body, workflow)
+            del body  # its images would stay in memory as long as the job runs
             return await _run_and_respond(context, request, job_request, scope)
 
     @router.post("/edits", openapi_extra=_body_schema("multipart/form-data", EditRequest))
@@ -45,6 +46,7 @@ def create_router(context: Context) -> APIRouter:
         with ExitStack() as scope:
             scope.enter_context(record_outcome(context.metrics, workflow.name))
             job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+            del form
             return await _run_and_respond(context, request, job_request, scope)
 
     return router
