@@ -8,6 +8,7 @@ from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, RequestIds
+from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
@@ -26,7 +27,8 @@ def create_app(
     peers: Peers | None = None,
 ) -> FastAPI:
     """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own."""
-    app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = DescribedApp(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     context = create_context(runner, admin, settings, metrics)
     app.include_router(images.create_router(context))

@@ -70,7 +70,7 @@ def test_what_is_no_json_has_no_outline_that_is(text) -> None:
         assert repeated_field(outline(raw)) is not None
         return
     except ValueError:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             repeated_field(outline(raw))
         return
     assert repeated_field(outline(raw)) is None

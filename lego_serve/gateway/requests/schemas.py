@@ -1,7 +1,7 @@
 """The bodies of the Images API: every field that the OpenAI SDK can send, and our own fields."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 
@@ -38,9 +38,12 @@ def _none_if_blank(text: str | None) -> str | None:
     return text if text is not None and text.strip() else None
 
 
-def if_null(default: object) -> BeforeValidator:
-    """Return the validator by which null means not given, as OpenAI's SDK sends it."""
-    return BeforeValidator(lambda value: default if value is None else value, json_schema_input_type=Any)
+Format: TypeAlias = Literal["png", "webp", "jpeg"]
+
+
+def if_null(default: object, accepted: Any) -> BeforeValidator:
+    """Return the validator by which null means not given, as OpenAI's SDK sends it; ``accepted`` is for the schema."""
+    return BeforeValidator(lambda value: default if value is None else value, json_schema_input_type=accepted)
 
 
 def refuse_adapter_tags(**texts: str | None) -> None:
@@ -72,7 +75,7 @@ class ImageRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     size: str | None = None
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = None
-    output_format: Annotated[Literal["png", "webp", "jpeg"], if_null("png")] = "png"
+    output_format: Annotated[Format, if_null("png", Format | None)] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     background: Literal["opaque", "auto", "transparent"] | None = None
     response_format: Literal["b64_json", "url"] | None = None
@@ -157,9 +160,9 @@ class LoraUse(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(max_length=256)]
-    scale: Annotated[float, if_null(1.0)] = 1.0
-    start: Annotated[float, if_null(0.0)] = 0.0
-    end: Annotated[float, if_null(1.0)] = 1.0
+    scale: Annotated[float, if_null(1.0, float | None)] = 1.0
+    start: Annotated[float, if_null(0.0, float | None)] = 0.0
+    end: Annotated[float, if_null(1.0, float | None)] = 1.0
 
 
 class ControlNetUse(BaseModel):
@@ -169,9 +172,9 @@ class ControlNetUse(BaseModel):
 
     name: Annotated[str, Field(max_length=256)]
     image: str
-    weight: Annotated[float, if_null(1.0)] = 1.0
-    start: Annotated[float, if_null(0.0)] = 0.0
-    end: Annotated[float, if_null(1.0)] = 1.0
+    weight: Annotated[float, if_null(1.0, float | None)] = 1.0
+    start: Annotated[float, if_null(0.0, float | None)] = 0.0
+    end: Annotated[float, if_null(1.0, float | None)] = 1.0
 
 
 class GenerationRequest(ImageRequest):

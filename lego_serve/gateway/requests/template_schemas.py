@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from lego_serve.errors import RequestError
 from lego_serve.gateway.requests.json_body import read_body
@@ -14,6 +14,9 @@ from lego_serve.gateway.requests.schemas import MAX_PROMPT_CHARACTERS, Caption, 
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 MAX_STEPS = 200
+WARM_SCHEMA: dict[str, Any] = {  # of a form's text
+    "anyOf": [{"enum": ["true", "false"]}, {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}]
+}
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
 
@@ -27,7 +30,7 @@ class WarmRequest(BaseModel):
     sampler: Annotated[str, Field(max_length=64)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
     caption: Caption = None
-    wait: Annotated[bool, if_null(False)] = False
+    wait: Annotated[bool, if_null(False, bool | None)] = False
 
     def check(self) -> None:
         """Raise UnsupportedParameter for a text in which a tag names an adapter."""
@@ -44,7 +47,7 @@ class TemplateRequest(BaseModel):
     name: str | None = None
     caption: Caption = None
     pin: bool | None = None
-    warm: str | None = None
+    warm: Annotated[str | None, WithJsonSchema(WARM_SCHEMA)] = None
 
     def check(self) -> None:
         """Raise RequestError for a wrong name, and for a `warm` that is neither a truth value nor a number of steps."""
