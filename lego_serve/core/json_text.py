@@ -59,13 +59,14 @@ def outline(raw: Buffer, limits: JsonLimits = LIMITS) -> bytes:
     others: list[bytes] = []
     position, other_bytes = 0, 0
     while True:
-        start = raw.find(b'"', position)
-        other = bytes(raw[position : len(raw) if start < 0 else start])
-        others.append(other)
-        other_bytes += len(other)
-        if other_bytes > limits.other_bytes:
+        start = raw.find(b'"', position, position + limits.other_bytes - other_bytes + 1)
+        length = (len(raw) if start < 0 else start) - position
+        other_bytes += length
+        if other_bytes > limits.other_bytes:  # before any copy
             message = f"The JSON has more than {limits.other_bytes} bytes outside of strings."
             raise JsonLimitExceeded(message, too_large=True)
+        other = bytes(raw[position : position + length])
+        others.append(other)
         parts.append(other)
         if start < 0:
             break
