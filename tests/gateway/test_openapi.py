@@ -118,9 +118,7 @@ def test_every_answer_is_as_the_document_says(app, runner) -> None:
         for operation in operations:
 
             @given(case=operation.as_strategy())
-            @settings(
-                max_examples=max(1, CASES // len(operations)), deadline=None, suppress_health_check=list(HealthCheck)
-            )
+            @settings(max_examples=CASES // 12, deadline=None, suppress_health_check=list(HealthCheck))
             def send(case: schemathesis.Case) -> None:
                 answered[case.call_and_validate(checks=CHECKS).status_code] += 1
 
