@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test test-others test-shared-servers test-alone test-long long chaos check
+.PHONY: demo serve test test-others test-shared-servers test-alone test-long long fuzz chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -46,6 +46,10 @@ test-long: $(STAMP)
 # Every test, with more examples of each property.
 long: $(STAMP)
 	LEGO_EXAMPLES=200 $(PYTEST)
+
+# Twenty thousand requests made from the OpenAPI document, to a gateway without models; minutes.
+fuzz: $(STAMP)
+	LEGO_FUZZ_CASES=20000 $(PYTEST) -s tests/gateway/test_openapi.py -k as_the_document_says
 
 # Kills twenty backbone replicas under load; minutes.
 chaos: $(STAMP)

@@ -12,8 +12,10 @@ from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
+from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
+from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import adapters, images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
@@ -46,7 +48,7 @@ def create_app(
         yield
         await context.close()
 
-    app = FastAPI(
+    app = DescribedApp(
         title="lego_serve",
         version="0.1.0",
         docs_url=None,
@@ -54,6 +56,8 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    app.needs_key = bool(settings.keys)
+    app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))

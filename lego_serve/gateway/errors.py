@@ -99,6 +99,7 @@ ROUTE_ERRORS = {
 ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
 ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
+FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
 BOUND_PHRASES = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 TYPE_WORDS = {
     "int": "an integer",
@@ -127,8 +128,11 @@ def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
 
 
 def printable_name(name: str) -> str | None:
-    """Return a field's name as the caller wrote it if it is a plain word; anything else is not sent back."""
-    return name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
+    """Return a field's name as the caller wrote it if it is a plain word, or nested as in forms: `a[0][b]`.
+
+    Anything else is not sent back.
+    """
+    return name if FIELD_NAME.fullmatch(name) else None
 
 
 def validation_error(error: ValidationError) -> RequestError:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from fastapi import Request
 from PIL import Image
-from pydantic import ValidationError
 
 from lego_serve.core.editing.edit import EditInput, image_key, is_described
 from lego_serve.core.editing.reuse import Quality, ReuseStats
@@ -15,11 +14,10 @@ from lego_serve.core.nodes.messages import SourceImage
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import require_type, validation_error
 from lego_serve.gateway.media.codec import decode_sized_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, edit_weights
 from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
-from lego_serve.gateway.requests.multipart import read_form, split_form
+from lego_serve.gateway.requests.multipart import read_form
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
@@ -51,25 +49,17 @@ class EditSource:
 
 
 async def read_edit(request: Request) -> EditForm:
-    """Return the form of a request.  Raises WrongMediaType or RequestError."""
-    require_type(request, "multipart/form-data")
-    form = await read_form(request)
-    try:
-        fields, files = split_form(form, ("image", "mask"))
-        if "image" in files and "template" in fields:
+    """Return the form of a request.  Raises WrongMediaType, CapacityError or RequestError."""
+    async with read_form(request, EditRequest, ("image", "mask")) as form:
+        body, files = form.body, form.files
+        if "image" in files and body.template is not None:
             raise RequestError("An edit has an `image` or a `template`, not both.", param="template")
-        if "image" not in files and "template" not in fields:
+        if "image" not in files and body.template is None:
             raise RequestError("Exactly one `image`, or a `template`, is needed.", param="image", code="missing")
-        try:
-            body = EditRequest.model_validate(fields)
-        except ValidationError as error:
-            raise validation_error(error) from None
         body.refuse_unsupported()
         body.refuse_without_mask("mask" in files)
         contents = {name: await file.read() for name, file in files.items()}
         return EditForm(body, image=contents.get("image"), mask=contents.get("mask"))
-    finally:
-        await form.close()
 
 
 async def find_template(context: Context, caller: Caller, body: EditRequest) -> Template | None:

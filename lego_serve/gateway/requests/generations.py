@@ -33,4 +33,6 @@ async def prepare_generation(
         inputs["controlnet"] = await context.images.read(
             decode_controlnets, uses, size, context.settings.max_image_pixels
         )
+        # Megabytes of base64 would stay in memory as long as the job runs.
+        body = body.model_copy(update={"controlnet": tuple(use.model_copy(update={"image": ""}) for use in uses)})
     return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)

@@ -4,13 +4,13 @@ A request goes one way: parse the body, choose the workflow, bind its inputs onc
 """
 
 from contextlib import ExitStack
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, json_body
 from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
 from lego_serve.gateway.requests.generations import prepare_generation, read_generation
 from lego_serve.gateway.requests.job_request import ImageJobRequest
@@ -21,12 +21,15 @@ from lego_serve.gateway.run_job import record_outcome, run_job
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
 
+STREAM = "The images; with `stream: true`, events of previews and of the images."
+ANSWERS = answer(200, STREAM, "text/event-stream") | errors(415, *JOB_ERRORS)
+
 
 def create_router(context: Context) -> APIRouter:
     """Build the routes of the Images API."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
 
-    @router.post("/generations", openapi_extra=_body_schema("application/json", GenerationRequest))
+    @router.post("/generations", openapi_extra=json_body(GenerationRequest), responses=ANSWERS)
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         with ExitStack() as scope:
@@ -37,9 +40,10 @@ def create_router(context: Context) -> APIRouter:
             record.begin(workflow.name)
             context.admission.check(_applicant(caller, body))  # before any image is decoded
             job_request = await prepare_generation(context, caller, body, workflow)
+            del body  # its images would stay in memory as long as the job runs
             return await _run_and_respond(context, request, job_request, scope)
 
-    @router.post("/edits", openapi_extra=_body_schema("multipart/form-data", EditRequest))
+    @router.post("/edits", openapi_extra=form_body(EditRequest, ("image", "mask"), ("prompt",)), responses=ANSWERS)
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
         with ExitStack() as scope:
@@ -51,6 +55,7 @@ def create_router(context: Context) -> APIRouter:
             record.begin(workflow.name)
             context.admission.check(_applicant(caller, form.body))  # before any image is decoded
             job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+            del form
             return await _run_and_respond(context, request, job_request, scope)
 
     return router
@@ -70,10 +75,3 @@ async def _run_and_respond(
         return await stream(context, request, job_request, job=job, scope=scope.pop_all())
     result = await run_job(context, request, job_request, job)
     return JSONResponse(await images_response(context.images, job_request.body, job, result))
-
-
-def _body_schema(media_type: str, model: type[ImageRequest]) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    if media_type.startswith("multipart"):
-        schema["properties"] |= {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}

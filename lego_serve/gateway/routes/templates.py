@@ -21,6 +21,7 @@ from lego_serve.errors import LegoError, NotFound, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.media.codec import decode_upload, to_array
+from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, json_body
 from lego_serve.gateway.peers import Peers, is_from_peer
 from lego_serve.gateway.requests.edits import own_size
 from lego_serve.gateway.requests.schemas import dimensions
@@ -47,13 +48,26 @@ def create_router(
     """Build the routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
     handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings), peers)
-    form = {"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}}
-    body = {"requestBody": {"content": {"application/json": {"schema": WarmRequest.model_json_schema()}}}}
-    router.add_api_route("", handlers.register, methods=["POST"], openapi_extra=form)
+    none = errors(404)
+    registering = answer(200, "It was registered before.") | errors(404, 409, 415, 429)
+    warming = answer(200, "It is warm.") | errors(415, *JOB_ERRORS)
+    form, body = form_body(TemplateRequest, ("image",), ("image",)), json_body(WarmRequest, required=False)
+    router.add_api_route(
+        "", handlers.register, methods=["POST"], status_code=201, openapi_extra=form, responses=registering
+    )
     router.add_api_route("", handlers.list_templates, methods=["GET"])
-    router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"])
-    router.add_api_route("/{template_id}", handlers.remove_template, methods=["DELETE"])
-    router.add_api_route("/{template_id}/warm", handlers.warm_template, methods=["POST"], openapi_extra=body)
+    router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"], responses=none)
+    router.add_api_route(
+        "/{template_id}", handlers.remove_template, methods=["DELETE"], status_code=204, responses=none
+    )
+    router.add_api_route(
+        "/{template_id}/warm",
+        handlers.warm_template,
+        methods=["POST"],
+        status_code=202,
+        openapi_extra=body,
+        responses=warming,
+    )
     return router
 
 
@@ -216,9 +230,3 @@ def _check_same(body: TemplateRequest, template: Template) -> None:
         if requested is not None and requested != registered:
             message = f"This image is registered with another `{field}`; remove the template to register it anew."
             raise Conflict(message, param=field, code="template_exists")
-
-
-def _form_schema() -> dict[str, Any]:
-    schema = TemplateRequest.model_json_schema()
-    schema["properties"]["image"] = {"type": "string", "format": "binary"}
-    return schema | {"required": ["image"]}

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,15 +123,17 @@ async def test_a_scale_that_is_no_number_is_refused(client, runner, number) -> N
     assert runner.jobs == []
 
 
-async def test_a_workflow_that_takes_none_refuses(client) -> None:
+async def test_a_workflow_that_takes_none_refuses(client, runner) -> None:
     """A named workflow without a sibling that takes it."""
-    body = {"prompt": "a", "model": "lego-tiny-edit-lora", "controlnet": [NET]}
+    runner.more = {"own": replace(runner.workflows["lego-tiny-edit-lora"], name="own")}
+    body = {"prompt": "a", "model": "own", "controlnet": [NET]}
     await refused(client, body, 400, "unsupported_parameter", "controlnet")
 
 
-async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:
-    """One that is named without any says what is missing."""
-    await refused(client, {"prompt": "a", "model": "lego-tiny-lora"}, 400, "missing", "lora")
+async def test_a_workflow_that_takes_adapters_needs_them(client, runner) -> None:
+    """One that is named without any, and has no sibling to do without, says what is missing."""
+    runner.more = {"own": replace(runner.workflows["lego-tiny-lora"], name="own")}
+    await refused(client, {"prompt": "a", "model": "own"}, 400, "missing", "lora")
 
 
 @pytest.mark.parametrize(
@@ -149,12 +152,30 @@ async def test_a_workflow_that_takes_one_leads_to_the_one_that_takes_both(client
 
 
 @pytest.mark.parametrize(
-    ("model", "added", "missing"),
-    [("lego-tiny-lora", {"controlnet": [NET]}, "lora"), ("lego-tiny-controlnet", {"lora": [LORA]}, "controlnet")],
+    ("model", "added", "workflow"),
+    [
+        ("lego-tiny-lora", {"controlnet": [NET]}, "lego-tiny-controlnet"),
+        ("lego-tiny-controlnet", {"lora": [LORA]}, "lego-tiny-lora"),
+        ("lego-tiny-edit-lora", {"controlnet": [NET]}, "lego-tiny-controlnet"),
+    ],
 )
-async def test_what_a_named_workflow_needs_is_needed_beside_what_is_added(client, model, added, missing) -> None:
+async def test_a_named_workflow_leads_to_the_sibling_of_what_is_given(client, runner, model, added, workflow) -> None:
+    """What it takes besides, and is not given, is left out."""
+    answer = await client.post(URL, json={"prompt": "a", "model": model} | added)
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[0].workflow == workflow
+
+
+@pytest.mark.parametrize(
+    ("added", "missing"), [({"controlnet": [NET]}, "lora"), ({"lora": [LORA]}, "controlnet"), ({}, "lora")]
+)
+async def test_what_a_workflow_without_siblings_needs_is_needed(client, runner, added, missing) -> None:
     """The workflow of both says what is missing, rather than that the other is not taken."""
-    await refused(client, {"prompt": "a", "model": model} | added, 400, "missing", missing)
+    runner.more = {"own": replace(runner.workflows["lego-tiny-controlnet-lora"], name="own")}
+    answer = await client.post(URL, json={"prompt": "a", "model": "own"} | added)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "missing")
+    assert error["param"] == missing or not added
 
 
 async def message(client, body: dict) -> str:

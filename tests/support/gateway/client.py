@@ -1,9 +1,14 @@
 """How tests talk to a gateway, and what they send it."""
 
+import contextlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -42,6 +47,36 @@ class Live:
     def __exit__(self, *error: object) -> None:
         self.server.should_exit = True
         self.thread.join()
+
+
+class Apart:
+    """The application in a process of its own, so that clients take none of its time."""
+
+    CODE = (
+        "import sys, uvicorn; from lego_serve.gateway.app import create_app;"
+        "from lego_serve.gateway.settings import GatewaySettings; from lego_serve.metrics import Metrics;"
+        "from tests.support.gateway.runner import FakeRunner; r = FakeRunner();"
+        "app = create_app(r, r, GatewaySettings('lego-tiny'), Metrics());"
+        "uvicorn.run(app, port=int(sys.argv[1]), log_level='error')"
+    )
+
+    def __enter__(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        root = Path(__file__).parents[3]
+        self._process = subprocess.Popen([sys.executable, "-c", self.CODE, str(port)], cwd=root)
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            with contextlib.suppress(httpx2.TransportError):
+                httpx2.get(f"{url}/health/live")
+                return url
+            time.sleep(0.1)
+        raise TimeoutError("the gateway does not answer")
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 def file_of(shade: int = 0, size: tuple[int, int] = (128, 96), form: str = "PNG", mode: str = "RGB") -> bytes:
