@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-SERVED := tests/e2e tests/test_readme.py # where tests may share a server: tests/conftest.py refuses them elsewhere
+SERVED := tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
@@ -29,7 +29,7 @@ endif
 
 # Niced as Ray nices its workers, or the servers of the other half would hardly run beside it.
 test-others: $(STAMP)
-	nice -n 15 $(PYTEST) -m "not shared_server and not long"
+	nice -n 15 $(PYTEST) -m "not shared_server and not long and not alone"
 
 # These two collect the files that hold such tests alone, for collecting all costs a quarter of a minute: see SERVED.
 test-shared-servers: $(STAMP)
