@@ -1,6 +1,8 @@
 """Writes the OpenAPI document: every body, every status a route can answer with, and one form for all errors."""
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from fastapi import FastAPI
@@ -86,8 +88,15 @@ def form_body(model: type[BaseModel], files: Sequence[str], required: Sequence[s
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's schema; its parts are under ``$defs`` until the document is completed."""
-    return model.model_json_schema(ref_template=REFERENCE)
+    """Return a model's schema, to be changed; its parts are under ``$defs`` until the document is completed."""
+    schema: dict[str, Any] = json.loads(_schema_text(model))
+    return schema
+
+
+@cache
+def _schema_text(model: type[BaseModel]) -> str:
+    """Return a model's schema as JSON, made once for all applications of a process."""
+    return json.dumps(model.model_json_schema(ref_template=REFERENCE))
 
 
 def _error(status: int) -> dict[str, Any]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
+from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.metrics import Metrics
 from tests.support.gateway.images import (
     NEITHER,
     NO_MASK,
@@ -23,15 +26,30 @@ from tests.support.gateway.images import (
     turned,
     two_in_one,
 )
+from tests.support.gateway.runner import FakeRunner
 
 URL = "/v1/images/edits"
 LIBRARY_WORDS = ("PIL", "Pillow", "Traceback", "identify", "buffer", "chunk", "zlib", "libwebp", "0x", "/tmp", ".py")
 
 
+@pytest.fixture(scope="module")
+def shared_runner() -> FakeRunner:
+    """The runner behind the one gateway of all tests here."""
+    return FakeRunner()
+
+
+@pytest.fixture(scope="module")
+def app(shared_runner: FakeRunner) -> FastAPI:
+    """One that takes bodies large enough that uploads go through a temporary file, and few pixels."""
+    settings = GatewaySettings("lego-tiny", max_body_bytes=8_000_000, max_image_pixels=1_000_000)
+    return create_app(shared_runner, shared_runner, settings, Metrics())
+
+
 @pytest.fixture
-def settings() -> GatewaySettings:
-    """Bodies large enough that uploads go through a temporary file, and few pixels."""
-    return GatewaySettings("lego-tiny", max_body_bytes=8_000_000, max_image_pixels=1_000_000)
+def runner(shared_runner: FakeRunner) -> FakeRunner:
+    """It, without the jobs of the tests before."""
+    shared_runner.jobs.clear()
+    return shared_runner
 
 
 @pytest.fixture
