@@ -15,7 +15,7 @@ class PromptBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     prompt: dict[str, Any]
-    prompt_id: Annotated[str, Field(pattern=re.compile(f"^(?:{PROMPT_ID.pattern})$"))] | None = None
+    prompt_id: Annotated[str, Field(pattern=re.compile(rf"^(?:{PROMPT_ID.pattern})\Z"))] | None = None
     client_id: Annotated[str, Field(max_length=256)] | None = None
     number: float | None = None
     front: bool | None = None

@@ -101,7 +101,13 @@ def test_guidance_as_an_input_takes_no_negative_prompt() -> None:
     """FluxGuidance gives it; a shift of the schedule is the model's own, which is said."""
     task = translate(guided_by_input())
     assert (task.guidance, task.is_guided, task.negative_prompt) == (3.5, False, None)
-    assert (task.seed, task.steps, task.width, task.height, task.checkpoint) == (5, 28, 1024, 768, "big-dev.safetensors")
+    assert (task.seed, task.steps, task.width, task.height, task.checkpoint) == (
+        5,
+        28,
+        1024,
+        768,
+        "big-dev.safetensors",
+    )
     assert task.outputs == (SavedAs("14", "ComfyUI_temp", "temp"),)
     assert task.replaced == (("max_shift 1.15, base_shift 0.5 of node 6", "the model's own schedule"),)
     graph = guided_by_input()
