@@ -32,7 +32,7 @@ def test_the_very_name_goes_before_one_like_it() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     """Or with all, if they are few; a name that is no word is not repeated."""
     assert resolve("model", "tiny", {"tiny": "lego-tiny"}, "model") == "lego-tiny"
-    with pytest.raises(Refused, match="There is no model tini; did you mean tiny?"):
+    with pytest.raises(Refused, match=r"There is no model tini; did you mean tiny\?"):
         resolve("model", "tini", {"tiny": "lego-tiny"}, "model")
     assert unknown("adapter", "x", []) == "There is no adapter x; this server has none of them."
     assert "<" not in unknown("adapter", "<b>", ["a"])
