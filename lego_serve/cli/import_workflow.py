@@ -29,7 +29,8 @@ def _translated(file: Path) -> ImageTask:
     try:
         return translate(graph)
     except PromptRefused as refused:
-        raise WorkflowError("\n".join(f"{file}: {line}" for line in refused.lines)) from None
+        lines = (line if line.isprintable() else ascii(line) for line in refused.lines)  # a terminal shows them
+        raise WorkflowError("\n".join(f"{file}: {line}" for line in lines)) from None
 
 
 def _read(file: Path) -> object:

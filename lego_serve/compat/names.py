@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from pathlib import PurePosixPath
 
 from lego_serve.compat.task import Refused
-from lego_serve.core.suggest import did_you_mean
+from lego_serve.core.suggest import COMPARED, closest, did_you_mean
 
+MAX_NAME = 256  # characters of a name that can be meant, and is compared
 EXTENSIONS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".sft", ".gguf")
 
 
@@ -32,8 +35,21 @@ def find(name: str, known: Collection[str]) -> str | None:
     """Return the known name that a caller means: the same, or the same but for case, folder and file ending."""
     if name in known:
         return name
+    if len(name) > MAX_NAME:
+        return None
     wanted = stem(name).casefold()
-    return next((other for other in known if stem(other).casefold() == wanted), None)
+    return next((other for other in known if _key(other) == wanted), None)
+
+
+@lru_cache(maxsize=8192)
+def _key(known: str) -> str:
+    """Return what a known name is compared by; a caller may send hundreds to compare."""
+    return stem(known).casefold()
+
+
+def near(name: str, known: Collection[str]) -> str | None:
+    """Return the known name nearest to a word, at a bounded cost."""
+    return closest(name, islice(known, COMPARED)) if len(name) <= MAX_NAME else None
 
 
 def resolve(what: str, name: str, known: Mapping[str, str], field: str) -> str:

@@ -43,7 +43,7 @@ class OurRequest:
     """The fields of GenerationRequest or EditRequest, and the files that an edit has beside them.
 
     A mask must still be turned into one whose transparent part changes, as `MaskUse` says.  What is ``dispensable``
-    is to be left out where the workflow has no such input: a guidance of 1 or less says that there is none.
+    is to be left out where the workflow has no such input, since the caller asks for what happens without it.
     """
 
     route: Literal["generations", "edits"]
@@ -59,7 +59,7 @@ def our_request(task: ImageTask, names: Names, images: Mapping[Picture, str]) ->
     Raises Refused for a name that is not known, and for what no request of ours can ask for.
     """
     fields = _shared(task, names)
-    spare = frozenset(("guidance_scale",) if task.guidance is not None and task.guidance <= 1.0 else ())
+    spare = _dispensable(task)
     if task.image is None:
         nets = [
             {
@@ -103,6 +103,16 @@ def _shared(task: ImageTask, names: Names) -> dict[str, object]:
         "response_format": "b64_json",
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _dispensable(task: ImageTask) -> frozenset[str]:
+    """Return the fields that ask for nothing but the plainest: no guidance, Euler's method, one image."""
+    plain = {
+        "guidance_scale": task.guidance is not None and task.guidance <= 1.0,
+        "sampler": task.sampler == "euler",
+        "n": task.n == 1,
+    }
+    return frozenset(name for name, is_plain in plain.items() if is_plain)
 
 
 def _loras(task: ImageTask, names: Names) -> list[dict[str, object]]:

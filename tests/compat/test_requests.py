@@ -46,7 +46,7 @@ def test_a_generation_has_every_value() -> None:
     assert [(use.name, use.scale) for use in body.lora or ()] == [("stripes-r4", 0.75), ("frame-r32", 1.0)]
     (net,) = body.controlnet or ()
     assert (net.name, net.weight, net.start, net.end) == ("lego-tiny-outline", 0.8, 0.1, 0.9)
-    assert made.dispensable == frozenset()
+    assert made.dispensable == {"sampler"}
 
 
 def test_what_is_not_asked_for_is_left_to_the_model() -> None:
@@ -78,10 +78,10 @@ def test_an_edit_has_strength_and_the_spread_of_its_mask() -> None:
     assert [use.name for use in body.lora or ()] == ["frame-r32"]
 
 
-def test_no_guidance_may_be_left_out() -> None:
-    """At 1 or less there is none, which a workflow without such an input does anyway."""
-    assert our_request(ImageTask("x", guidance=1.0), NAMES, {}).dispensable == {"guidance_scale"}
-    assert our_request(ImageTask("x", guidance=1.5), NAMES, {}).dispensable == frozenset()
+def test_what_happens_anyway_may_be_left_out() -> None:
+    """No guidance, one image, Euler's method: a workflow without such an input does just that."""
+    assert our_request(ImageTask("x", guidance=1.0), NAMES, {}).dispensable == {"guidance_scale", "n"}
+    assert our_request(ImageTask("x", guidance=1.5, n=2, sampler="dpmpp_2m"), NAMES, {}).dispensable == frozenset()
 
 
 @pytest.mark.parametrize(

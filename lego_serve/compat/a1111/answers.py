@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lego_serve.compat.samplers import AUTOMATIC, SCHEDULERS
 
 Json = dict[str, object]
+MAX_TEXT = 1 << 16  # characters that are read of a text
 PICTURES = ("init_images", "mask")  # A1111 does not send them back
 
 
@@ -155,7 +156,7 @@ def png_info(text: str) -> Json:
 
 def parse_infotext(text: str) -> Json:
     """Return the prompts and values of a text that `infotext` or A1111 wrote, as texts by name."""
-    body, _, line = text.rpartition("\n")
+    body, _, line = text[:MAX_TEXT].rpartition("\n")
     if not line.startswith("Steps: "):
         return {"Prompt": text, "Negative prompt": ""} if text else {}
     prompt, _, negative = body.partition("\nNegative prompt: ")

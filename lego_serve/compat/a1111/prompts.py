@@ -1,4 +1,7 @@
-"""Adapters inside prompts: ``<lora:NAME:WEIGHT>``."""
+"""Adapters inside prompts: ``<lora:NAME:WEIGHT>``.
+
+Emphasis such as ``(red:1.2)`` stays as it is written: text encoders here know no weights of words.
+"""
 
 import math
 import re

@@ -4,9 +4,9 @@ from lego_serve.compat.a1111.bodies import ImageToImage, TextToImage
 from lego_serve.compat.a1111.fields import MODEL_SETTING, SETTINGS_HARMLESS, SETTINGS_WITHOUT_EFFECT, is_harmless
 from lego_serve.compat.a1111.prompts import take_loras
 from lego_serve.compat.a1111.scripts import base64_picture, read_controlnets
+from lego_serve.compat.names import near
 from lego_serve.compat.samplers import AUTOMATIC, SAMPLERS, exact_sampler, sampler_of, scheduler_of
 from lego_serve.compat.task import MAX_FEATHER, MAX_IMAGES, SEEDS, ImageTask, MaskUse, Refused
-from lego_serve.core.suggest import closest
 
 DENOISING = 0.75
 MASK_BLUR = 4
@@ -47,8 +47,8 @@ def _sampler(body: TextToImage) -> tuple[str | None, str | None, tuple[tuple[str
     sampler = None if name is None else sampler_of(name)
     if name is not None and sampler is None:
         labels = [label for label, _ in SAMPLERS.values()]
-        near = closest(name, labels)
-        hint = f"did you mean {near}?" if near else f"there is {', '.join(labels)}"
+        nearest = near(name, labels)
+        hint = f"did you mean {nearest}?" if nearest else f"there is {', '.join(labels)}"
         raise Refused(f"sampler {name[:64]!r} not found; {hint}", "sampler_name")
     if name is not None and sampler is not None and exact_sampler(name) is None:
         words.append(("Sampler used", sampler))

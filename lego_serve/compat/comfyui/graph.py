@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from lego_serve.compat.comfyui.faults import Fault, PromptRefused, refused
 from lego_serve.compat.comfyui.nodes import CLASSES, NodeClass
 from lego_serve.compat.comfyui.values import Value, shown, value_fault
-from lego_serve.core.suggest import closest
+from lego_serve.compat.names import near
 
-MAX_NODES = 1000
+MAX_NODES = 300
+MAX_FAULTS = 10  # told at once: to find the nearest name costs time
 Lists = Mapping[str, Sequence[str]]
 
 
@@ -55,7 +56,7 @@ def read_graph(prompt: object, lists: Lists | None = None) -> Graph:
     nodes: dict[str, GraphNode] = {}
     faults: list[Fault] = []
     waiting = list(outputs)
-    while waiting:
+    while waiting and len(faults) < MAX_FAULTS:
         node = waiting.pop()
         if node in nodes:
             continue
@@ -87,6 +88,8 @@ def _classes(prompt: object) -> dict[str, tuple[NodeClass, Mapping[str, object]]
             raise PromptRefused("invalid_prompt", "Inputs of a node must be an object", f"Node ID '#{node}'")
         names[node] = name
         known = CLASSES.get(name)
+        if known is None and len(faults) == MAX_FAULTS:
+            continue
         if known is None:
             faults.append(_unknown_class(node, name))
             continue
@@ -98,10 +101,12 @@ def _classes(prompt: object) -> dict[str, tuple[NodeClass, Mapping[str, object]]
 
 
 def _unknown_class(node: str, name: str) -> Fault:
-    near = closest(name, CLASSES)
-    hint = f"; did you mean {near}?" if near else ""
-    message = f"Node '{name}' not found. This server translates {len(CLASSES)} node classes, and not this one{hint}"
-    extra = {"node_id": node, "class_type": name, "nearest": near}
+    nearest = near(name, CLASSES)
+    hint = f"; did you mean {nearest}?" if nearest else ""
+    message = (
+        f"Node '{name[:64]}' not found. This server translates {len(CLASSES)} node classes, and not this one{hint}"
+    )
+    extra = {"node_id": node, "class_type": name, "nearest": nearest}
     return Fault(node, "missing_node_type", f"Node ID '#{node}'", message=message, extra=extra)
 
 

@@ -7,8 +7,7 @@ from pathlib import PurePosixPath
 from lego_serve.compat.comfyui.faults import Fault
 from lego_serve.compat.comfyui.nodes import ANY_WORD, CHECKPOINTS, IMAGES, OWN_LISTS, Input
 from lego_serve.compat.comfyui.object_info import choices_of
-from lego_serve.compat.names import find, stem
-from lego_serve.core.suggest import closest
+from lego_serve.compat.names import find, near, stem
 
 Value = float | int | str | bool
 LISTED = 20  # choices that a message lists at most
@@ -73,9 +72,9 @@ def _choice(node: str, declared: Input, value: object, lists: Mapping[str, Seque
     found = find(value, choices) if own else value if value in choices else None
     if found is not None:
         return found
-    near = closest(stem(value) if own else value, choices)
+    nearest = near(stem(value) if own else value, choices)
     listed = choices[:LISTED]
-    details = f"{declared.name}: {shown(value)} not in {listed}" + (f"; did you mean {near}?" if near else "")
+    details = f"{declared.name}: {shown(value)} not in {listed}" + (f"; did you mean {nearest}?" if nearest else "")
     return Fault(node, "value_not_in_list", details, declared.name, "", received)
 
 
@@ -84,8 +83,8 @@ def _image(node: str, declared: Input, value: str, lists: Mapping[str, Sequence[
     name = next((value.removesuffix(folder) for folder in FOLDERS if value.endswith(folder)), value)
     if IMAGES not in lists or name in lists[IMAGES]:
         return name
-    near = closest(PurePosixPath(name).name, lists[IMAGES])
-    details = f"{declared.name} - Invalid image file: {shown(name)}" + (f"; did you mean {near}?" if near else "")
+    nearest = near(PurePosixPath(name).name, lists[IMAGES])
+    details = f"{declared.name} - Invalid image file: {shown(name)}" + (f"; did you mean {nearest}?" if nearest else "")
     return Fault(node, "custom_validation_failed", details, declared.name)
 
 

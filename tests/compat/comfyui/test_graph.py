@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sd_backend_client.api.comfyui.comfyui_types import QueueAdditionResponse
 
 from lego_serve.compat.comfyui.faults import PromptRefused
-from lego_serve.compat.comfyui.graph import MAX_NODES, read_graph
+from lego_serve.compat.comfyui.graph import MAX_FAULTS, MAX_NODES, read_graph
 from lego_serve.compat.comfyui.nodes import CLASSES
 from lego_serve.compat.comfyui.translate import translate
 from tests.support.graphs import Graph, masked_edit, node, text_to_image
@@ -163,7 +163,7 @@ def test_what_no_output_needs_is_not_checked() -> None:
 
 
 def test_a_long_chain_is_no_deep_recursion() -> None:
-    """A thousand adapters in a row are read, and each counts."""
+    """Hundreds of adapters in a row are read, and each counts."""
     graph = text_to_image()
     last = "4"
     for number in range(100, 100 + MAX_NODES - len(graph)):
@@ -171,7 +171,15 @@ def test_a_long_chain_is_no_deep_recursion() -> None:
         last = str(number)
     graph["3"]["inputs"]["model"] = [last, 0]
     (lora,) = translate(graph).loras
-    assert lora.scale == pytest.approx(9.93)
+    assert lora.scale == pytest.approx(2.93)
+
+
+def test_a_prompt_full_of_faults_has_the_first_ones_told() -> None:
+    """Each looks for the nearest name, so a hostile prompt would cost more with each."""
+    strange = {str(number): node(f"Node{number}" * 1000) for number in range(MAX_NODES)}
+    assert len(refusal(strange).node_errors) == MAX_FAULTS
+    graph = text_to_image() | {str(n): node("SaveImage", images=["8", 0]) for n in range(100, 200)}
+    assert len(refusal(graph).node_errors) == MAX_FAULTS
 
 
 NAMES = [declared.name for known in CLASSES.values() for declared in known.inputs]

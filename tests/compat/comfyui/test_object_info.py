@@ -1,10 +1,14 @@
 """What the server says of the nodes that it translates."""
 
+import re
+from pathlib import Path
+
 from sd_backend_client.api.comfyui.comfyui_types import FloatParamDef, IntParamDef, NodeInfoResponse
 
 from lego_serve.compat.comfyui.nodes import CLASSES
 from lego_serve.compat.comfyui.object_info import object_info
 
+PAGE = Path(__file__).parents[3] / "docs" / "workflows.md"
 LISTS = {"checkpoints": ["lego-tiny"], "loras": ["stripes"], "images": ["photo.png"]}
 
 
@@ -36,3 +40,9 @@ def test_one_class_is_answered_alone() -> None:
     """An unknown one is an empty object, as in ComfyUI."""
     assert list(object_info(LISTS, "KSampler")) == ["KSampler"]
     assert object_info(LISTS, "Other") == {}
+
+
+def test_the_page_of_workflows_has_every_class() -> None:
+    """And no other in its list."""
+    listed = PAGE.read_text().split("These classes of nodes are read:")[1].split("Any other")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(CLASSES)
