@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lego_serve.compat.names import Names, resolve
-from lego_serve.compat.task import ImageTask, MaskUse, Picture, Refused
+from lego_serve.compat.task import ImageTask, InputImage, MaskUse, Refused
 
 # Our fields by each protocol's words, for errors that say what the caller knows.
 A1111_WORDS: Mapping[str, str] = {
@@ -48,13 +48,13 @@ class OurRequest:
 
     route: Literal["generations", "edits"]
     fields: Mapping[str, object]
-    image: Picture | None = None
+    image: InputImage | None = None
     mask: MaskUse | None = None
     dispensable: frozenset[str] = frozenset()
 
 
-def our_request(task: ImageTask, names: Names, images: Mapping[Picture, str]) -> OurRequest:
-    """Return the request for a task; ``images`` has its pictures as base64.
+def our_request(task: ImageTask, names: Names, images: Mapping[InputImage, str]) -> OurRequest:
+    """Return the request for a task; ``images`` has the files of its images as base64.
 
     Raises Refused for a name that is not known, and for what no request of ours can ask for.
     """
@@ -64,7 +64,7 @@ def our_request(task: ImageTask, names: Names, images: Mapping[Picture, str]) ->
         nets = [
             {
                 "name": resolve("ControlNet", net.name, names.controlnets, "controlnet"),
-                "image": _image(net.picture, images),
+                "image": _image(net.image, images),
                 "weight": net.weight,
                 "start": net.start,
                 "end": net.end,
@@ -124,9 +124,9 @@ def _loras(task: ImageTask, names: Names) -> list[dict[str, object]]:
     return [{"name": name, "scale": scale} for name, scale in scales.items()]
 
 
-def _image(picture: Picture, images: Mapping[Picture, str]) -> str:
-    if picture.source == "base64":
-        return picture.value
-    if picture not in images:
-        raise Refused(f"there is no upload {picture.value[:60]!a}", "image")
-    return images[picture]
+def _image(image: InputImage, images: Mapping[InputImage, str]) -> str:
+    if image.source == "base64":
+        return image.value
+    if image not in images:
+        raise Refused(f"there is no upload {image.value[:60]!a}", "image")
+    return images[image]

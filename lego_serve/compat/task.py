@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InputImage:
     """An image the caller means: the name of one it uploaded, or the base64 of a file."""
 
     source: Literal["name", "base64"]
@@ -30,13 +30,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class MaskUse:
-    """Which part of an image changes: where a channel of the picture is high, or where it is low.
+    """Which part of an image changes: where a channel of the image is high, or where it is low.
 
-    The channel ``grey`` is the brightness, or the alpha of a picture that is transparent anywhere.  What is new fades
+    The channel ``grey`` is the brightness, or the alpha of a image that is transparent anywhere.  What is new fades
     into the old over ``feather`` pixels, outside of the part grown by ``dilation`` pixels.
     """
 
-    picture: Picture
+    image: InputImage
     channel: Literal["alpha", "red", "green", "blue", "grey"] = "grey"
     edits_high: bool = True
     dilation: int = 0
@@ -60,7 +60,7 @@ class ControlNet:
     """A ControlNet by the caller's name: its image, its weight, and the part of the steps it is at work in."""
 
     name: str
-    picture: Picture
+    image: InputImage
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -100,18 +100,18 @@ class ImageTask:
     strength: float | None = None
     loras: tuple[Lora, ...] = ()
     controlnets: tuple[ControlNet, ...] = ()
-    image: Picture | None = None
+    image: InputImage | None = None
     mask: MaskUse | None = None
     outputs: tuple[SavedAs, ...] = ()
     sampling_node: str | None = None
     replaced: tuple[tuple[str, str], ...] = ()
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """Every picture to be read, each once."""
-        mask = None if self.mask is None else self.mask.picture
-        used = [self.image, mask, *(net.picture for net in self.controlnets)]
-        return tuple(dict.fromkeys(picture for picture in used if picture is not None))
+    def images(self) -> tuple[InputImage, ...]:
+        """Every image to be read, each once."""
+        mask = None if self.mask is None else self.mask.image
+        used = [self.image, mask, *(net.image for net in self.controlnets)]
+        return tuple(dict.fromkeys(image for image in used if image is not None))
 
 
 def summed(loras: tuple[Lora, ...]) -> tuple[Lora, ...]:

@@ -7,7 +7,7 @@ import pytest
 from lego_serve.compat.comfyui.translate import translate
 from lego_serve.compat.names import Names
 from lego_serve.compat.requests import A1111_WORDS, COMFYUI_WORDS, our_request
-from lego_serve.compat.task import ControlNet, ImageTask, Lora, MaskUse, Picture, Refused
+from lego_serve.compat.task import ControlNet, ImageTask, InputImage, Lora, MaskUse, Refused
 from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest
 from tests.support.graphs import guided_by_input, image_to_image, masked_edit, text_to_image
 
@@ -16,7 +16,7 @@ NAMES = Names(
     loras={"stripes": "stripes-r4", "Stripes": "stripes-r4", "frame": "frame-r32"},
     controlnets={"outline": "lego-tiny-outline"},
 )
-EDGES = Picture("name", "edges.png")
+EDGES = InputImage("name", "edges.png")
 FULL = ImageTask(
     "a cat",
     "a dog",
@@ -69,7 +69,7 @@ def test_every_workflow_of_comfyui_makes_a_request_of_ours(graph: dict[str, dict
 
 def test_an_edit_has_strength_and_the_spread_of_its_mask() -> None:
     """Its adapters are text, as in a form."""
-    photo = Picture("base64", "AAAA")
+    photo = InputImage("base64", "AAAA")
     task = ImageTask(
         "a cat", image=photo, mask=MaskUse(photo, dilation=6, feather=4), strength=0.5, loras=(Lora("frame"),)
     )

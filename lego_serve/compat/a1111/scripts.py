@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lego_serve.compat.a1111.fields import UNIT_HARMLESS, is_harmless
-from lego_serve.compat.task import MAX_SCALE, ControlNet, Picture, Refused
+from lego_serve.compat.task import MAX_SCALE, ControlNet, InputImage, Refused
 
 CONTROLNET = "controlnet"
 SWITCHES = ("enabled", "enable", "is_enabled", "ad_tab_enable")
@@ -80,7 +80,7 @@ def _net(place: str, raw: object) -> ControlNet | None:
     return ControlNet(unit.model, _image(place, unit), weight, start, end)
 
 
-def _image(place: str, unit: Unit) -> Picture:
+def _image(place: str, unit: Unit) -> InputImage:
     image = unit.image or unit.input_image
     if isinstance(image, dict):
         if image.get("mask"):
@@ -88,9 +88,9 @@ def _image(place: str, unit: Unit) -> Picture:
         image = image.get("image")
     if not isinstance(image, str) or not image:
         raise Refused(f"`{place}` needs an `image`", f"{place}.image")
-    return base64_picture(image)
+    return base64_image(image)
 
 
-def base64_picture(text: str) -> Picture:
-    """Return the picture of a text in base64, with or without ``data:image/...;base64,`` before it."""
-    return Picture("base64", text.split(",", 1)[1] if text.startswith("data:") and "," in text[:64] else text)
+def base64_image(text: str) -> InputImage:
+    """Return the image of a text in base64, with or without ``data:image/...;base64,`` before it."""
+    return InputImage("base64", text.split(",", 1)[1] if text.startswith("data:") and "," in text[:64] else text)

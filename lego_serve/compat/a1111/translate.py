@@ -3,7 +3,7 @@
 from lego_serve.compat.a1111.bodies import ImageToImage, TextToImage
 from lego_serve.compat.a1111.fields import MODEL_SETTING, SETTINGS_HARMLESS, SETTINGS_WITHOUT_EFFECT, is_harmless
 from lego_serve.compat.a1111.prompts import take_loras
-from lego_serve.compat.a1111.scripts import base64_picture, read_controlnets
+from lego_serve.compat.a1111.scripts import base64_image, read_controlnets
 from lego_serve.compat.names import near
 from lego_serve.compat.samplers import AUTOMATIC, SAMPLERS, exact_sampler, sampler_of, scheduler_of
 from lego_serve.compat.task import MAX_FEATHER, MAX_IMAGES, SEEDS, ImageTask, MaskUse, Refused
@@ -35,7 +35,7 @@ def translate(body: TextToImage, checkpoint: str | None = None) -> ImageTask:
         strength=None if image is None else _strength(image),
         loras=loras,
         controlnets=read_controlnets(body.alwayson_scripts),
-        image=None if image is None else base64_picture(_init_image(image)),
+        image=None if image is None else base64_image(_init_image(image)),
         mask=None if image is None else _mask(image),
         replaced=(*words, *tags),
     )
@@ -95,4 +95,4 @@ def _mask(body: ImageToImage) -> MaskUse | None:
     both = MASK_BLUR if body.mask_blur is None else body.mask_blur
     across, down = (both if blur is None else blur for blur in (body.mask_blur_x, body.mask_blur_y))
     feather = min(max(across, down), MAX_FEATHER)
-    return MaskUse(base64_picture(body.mask), edits_high=not body.inpainting_mask_invert, feather=feather)
+    return MaskUse(base64_image(body.mask), edits_high=not body.inpainting_mask_invert, feather=feather)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lego_serve.compat.comfyui.graph import Graph, GraphNode
 from lego_serve.compat.comfyui.wrong import Wrong
-from lego_serve.compat.task import MAX_IMAGES, ControlNet, Lora, MaskUse, Picture, summed
+from lego_serve.compat.task import MAX_IMAGES, ControlNet, InputImage, Lora, MaskUse, summed
 
 CONTROL = ("ControlNetApply", "ControlNetApplyAdvanced")
 EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage")
@@ -40,7 +40,7 @@ class Start:
     n: int
     width: int | None = None
     height: int | None = None
-    image: Picture | None = None
+    image: InputImage | None = None
     mask: MaskUse | None = None
 
 
@@ -98,9 +98,9 @@ def _controlnet(graph: Graph, node: GraphNode) -> ControlNet:
     start, end = float(node.values.get("start_percent", 0.0)), float(node.values.get("end_percent", 1.0))
     if start >= end:
         raise Wrong(node, f"start_percent {start} must be below end_percent {end}", "start_percent")
-    picture, _ = _picture(graph, node, "image")
+    image, _ = _input_image(graph, node, "image")
     weight = float(node.values["strength"])
-    return ControlNet(str(loader.values["control_net_name"]), picture, weight, start, end)
+    return ControlNet(str(loader.values["control_net_name"]), image, weight, start, end)
 
 
 def read_start(graph: Graph, sampler: GraphNode) -> Start:
@@ -124,23 +124,23 @@ def read_start(graph: Graph, sampler: GraphNode) -> Start:
         return Start(copies, int(node.values["width"]), int(node.values["height"]))
     if node.type.name == "VAEEncodeForInpaint":
         mask = mask or _mask(graph, node, int(node.values["grow_mask_by"]))
-    picture, size = _picture(graph, node, "pixels")
+    image, size = _input_image(graph, node, "pixels")
     width, height = size or (None, None)
-    return Start(copies, width, height, picture, mask)
+    return Start(copies, width, height, image, mask)
 
 
 def _mask(graph: Graph, node: GraphNode, dilation: int = 0) -> MaskUse:
     """Return the mask of a node; ComfyUI's masks are high where an alpha channel is transparent."""
     loader = graph.source(node, "mask")
-    picture = Picture("name", str(loader.values["image"]))
+    image = InputImage("name", str(loader.values["image"]))
     named = str(loader.values.get("channel", "alpha"))
     channel: Literal["alpha", "red", "green", "blue"] = "alpha"
     for known in ("red", "green", "blue"):
         channel = known if named == known else channel
-    return MaskUse(picture, channel, edits_high=channel != "alpha", dilation=dilation)
+    return MaskUse(image, channel, edits_high=channel != "alpha", dilation=dilation)
 
 
-def _picture(graph: Graph, node: GraphNode, name: str) -> tuple[Picture, tuple[int, int] | None]:
+def _input_image(graph: Graph, node: GraphNode, name: str) -> tuple[InputImage, tuple[int, int] | None]:
     """Return the upload behind an input, and the size that it is brought to on the way, if any."""
     size: tuple[int, int] | None = None
     source = graph.source(node, name)
@@ -154,4 +154,4 @@ def _picture(graph: Graph, node: GraphNode, name: str) -> tuple[Picture, tuple[i
         source = graph.source(source, "image")
     if source.type.name != "LoadImage":
         raise Wrong(node, f"its image is the output of {source.type.name}; it must be of LoadImage", name)
-    return Picture("name", str(source.values["image"])), size
+    return InputImage("name", str(source.values["image"])), size

@@ -63,7 +63,7 @@ def test_the_line_is_a1111s() -> None:
 
 
 def test_webuiapi_reads_an_answer() -> None:
-    """Images without prefix, the request again without its pictures, and `info` as a text."""
+    """Images without prefix, the request again without its images, and `info` as a text."""
     file = io.BytesIO()
     Image.new("RGB", (8, 4)).save(file, "PNG")
     image = base64.b64encode(file.getvalue()).decode()
@@ -91,7 +91,7 @@ def test_idle_is_no_progress_and_no_job() -> None:
 
 
 def test_progress_is_a_fraction_of_the_steps() -> None:
-    """With what remains in seconds, and the picture so far."""
+    """With what remains in seconds, and the image so far."""
     now = Progress(True, "txt2img", "1", step=5, steps=20, eta_s=2.0, image="AAAA", is_interrupted=True)
     read = ProgressResponseBody.model_validate(progress(now))
     assert (read.progress, read.eta_relative, read.current_image) == (0.25, 2.0, "AAAA")

@@ -6,7 +6,7 @@ import pytest
 
 from lego_serve.compat.a1111.bodies import ImageToImage, TextToImage, read_body
 from lego_serve.compat.a1111.translate import translate
-from lego_serve.compat.task import ControlNet, ImageTask, Lora, Picture, Refused
+from lego_serve.compat.task import ControlNet, ImageTask, InputImage, Lora, Refused
 
 PHOTO = {"init_images": ["data:image/png;base64,AAAA"]}
 
@@ -72,7 +72,7 @@ def test_the_model_is_that_of_the_request_or_else_of_the_options() -> None:
 def test_an_image_is_redrawn_by_three_quarters_unless_the_body_says_another() -> None:
     """A1111's default; 0 would change nothing."""
     task = image_to_image()
-    assert (task.image, task.strength, task.mask) == (Picture("base64", "AAAA"), 0.75, None)
+    assert (task.image, task.strength, task.mask) == (InputImage("base64", "AAAA"), 0.75, None)
     assert image_to_image(denoising_strength=0.2).strength == 0.2
     assert "denoising_strength" in complaint({"denoising_strength": 0})
     assert "it has 0" in complaint({"init_images": []})
@@ -83,7 +83,7 @@ def test_white_is_what_changes() -> None:
     """Unless the mask is inverted; the blur is the width over which new fades into old."""
     mask = image_to_image(mask="BBBB").mask
     assert mask is not None
-    assert (mask.picture, mask.edits(255), mask.edits(0), mask.feather) == (Picture("base64", "BBBB"), True, False, 4)
+    assert (mask.image, mask.edits(255), mask.edits(0), mask.feather) == (InputImage("base64", "BBBB"), True, False, 4)
     mask = image_to_image(mask="BBBB", inpainting_mask_invert=1, mask_blur=9, mask_blur_x=500).mask
     assert mask is not None
     assert (mask.edits(255), mask.edits(0), mask.feather) == (False, True, 64)
@@ -101,9 +101,9 @@ def test_controlnets_come_from_the_extensions_arguments() -> None:
     ]
     task = text_to_image(alwayson_scripts={"controlNet": {"args": units}})
     assert task.controlnets == (
-        ControlNet("outline", Picture("base64", "AAAA"), 0.5, 0.1, 0.9),
-        ControlNet("other", Picture("base64", "BBBB")),
-        ControlNet("third", Picture("base64", "CCCC")),
+        ControlNet("outline", InputImage("base64", "AAAA"), 0.5, 0.1, 0.9),
+        ControlNet("other", InputImage("base64", "BBBB")),
+        ControlNet("third", InputImage("base64", "CCCC")),
     )
 
 

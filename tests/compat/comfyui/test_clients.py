@@ -11,7 +11,7 @@ from sd_backend_client.api.shared_data.diffusion_params import DiffusionParams
 
 from lego_serve.compat.comfyui.faults import PromptRefused
 from lego_serve.compat.comfyui.translate import translate
-from lego_serve.compat.task import Lora, Picture
+from lego_serve.compat.task import InputImage, Lora
 from tests.support.graphs import text_to_image
 
 LISTS = {"checkpoints": ["lego-tiny"], "loras": ["stripes"], "images": ["photo.png", "shop/mask.png"]}
@@ -50,10 +50,10 @@ def test_its_edits_scale_and_repeat_the_image() -> None:
     builder.set_mask_from_reference(ImageFileReference(filename="mask.png", subfolder="shop", type="input"))
     builder.denoising_strength = 0.5
     task = translate(sent(builder), LISTS)
-    assert (task.image, task.width, task.height, task.n) == (Picture("name", "photo.png"), 128, 96, 2)
+    assert (task.image, task.width, task.height, task.n) == (InputImage("name", "photo.png"), 128, 96, 2)
     assert task.mask is not None
-    assert (task.mask.picture, task.mask.channel, task.mask.edits_high) == (
-        Picture("name", "shop/mask.png"),
+    assert (task.mask.image, task.mask.channel, task.mask.edits_high) == (
+        InputImage("name", "shop/mask.png"),
         "alpha",
         False,
     )

@@ -77,7 +77,7 @@ def test_previews_have_a_head_of_eight_bytes() -> None:
 
 
 def test_a_client_follows_progress_and_previews() -> None:
-    """sd-backend-client's listener has the fraction and the picture, and lets go of the prompt at its end."""
+    """sd-backend-client's listener has the fraction and the image, and lets go of the prompt at its end."""
 
     def unopened() -> AbstractContextManager[Any]:
         return nullcontext(None)

@@ -4,10 +4,10 @@ import pytest
 
 from lego_serve.compat.comfyui.faults import PromptRefused
 from lego_serve.compat.comfyui.translate import translate
-from lego_serve.compat.task import ControlNet, Lora, MaskUse, Picture, SavedAs
+from lego_serve.compat.task import ControlNet, InputImage, Lora, MaskUse, SavedAs
 from tests.support.graphs import Graph, guided_by_input, image_to_image, masked_edit, node, text_to_image
 
-PHOTO = Picture("name", "photo.png")
+PHOTO = InputImage("name", "photo.png")
 
 
 def complaint(graph: Graph) -> str:
@@ -55,7 +55,7 @@ def test_masks_follow_comfyuis_meaning() -> None:
     graph["11"] = node("LoadImageMask", image="mask.png", channel="red")
     graph["5"] = node("VAEEncodeForInpaint", pixels=["10", 0], vae=["4", 2], mask=["11", 0], grow_mask_by=8)
     task = translate(graph)
-    assert task.mask == MaskUse(Picture("name", "mask.png"), "red", edits_high=True, dilation=8)
+    assert task.mask == MaskUse(InputImage("name", "mask.png"), "red", edits_high=True, dilation=8)
     assert task.mask is not None
     assert (task.mask.edits(255), task.mask.edits(0)) == (True, False)
 
@@ -89,10 +89,10 @@ def test_controlnets_are_those_on_the_way_to_the_prompts() -> None:
         **apply,
     )
     task = translate(graph)
-    edges = Picture("name", "edges.png")
+    edges = InputImage("name", "edges.png")
     assert task.controlnets == (ControlNet("outline", edges, 0.5), ControlNet("outline", edges, 0.8, 0.1, 0.9))
     assert (task.prompt, task.negative_prompt) == ("a red circle", "blurry")
-    assert task.pictures == (edges,)
+    assert task.images == (edges,)
     graph["3"]["inputs"]["positive"] = ["6", 0]
     assert "on the negative prompt alone" in complaint(graph)
 

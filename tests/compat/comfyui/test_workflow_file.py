@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from lego_serve.compat.comfyui.translate import translate
 from lego_serve.compat.comfyui.workflow_file import notes, workflow_mapping, workflow_name
-from lego_serve.compat.task import ControlNet, ImageTask, Lora, Picture
+from lego_serve.compat.task import ControlNet, ImageTask, InputImage, Lora
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.workflow_files import load_workflow
 from tests.support.graphs import Graph, guided_by_input, image_to_image, masked_edit, text_to_image
 
 ADDED = ImageTask(
-    "x", guidance=4.0, loras=(Lora("stripes", 0.5),), controlnets=(ControlNet("outline", Picture("name", "a")),)
+    "x", guidance=4.0, loras=(Lora("stripes", 0.5),), controlnets=(ControlNet("outline", InputImage("name", "a")),)
 )
 
 
