@@ -214,6 +214,11 @@ class Settings(Strict):
         description="What a request without `model` gets: a workflow that is served. Without it, the first by name, "
         "text to image before others.",
     )
+    aliases: dict[Annotated[str, Field(min_length=1, max_length=256)], str] = Field(
+        default={},
+        description="Further names for workflows that are served, such as `gpt-image-1: lego-tiny`, for clients that "
+        "choose among names of their own.",
+    )
     templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."

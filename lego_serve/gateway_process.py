@@ -76,6 +76,7 @@ def _gateway_settings(
         templates=template_settings(settings, beside, state),
         allowed_hosts=None if settings.keys and not server.allowed_hosts else frozenset(server.allowed_hosts),
         cors_origins=server.cors_origins,
+        aliases=settings.aliases,
         max_pending_images=pending_images(settings),
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
     )

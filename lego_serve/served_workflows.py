@@ -39,6 +39,11 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
     for workflow in found.values():
         if missing := missing_requirement(settings, workflow):
             raise ConfigError(f"workflow {workflow.name} needs {missing}")
+    for alias, name in settings.aliases.items():
+        if alias in found:
+            raise ConfigError(f"`aliases`: {alias} is the name of a workflow that is served")
+        if name not in found:
+            raise ConfigError(f"`aliases`: {alias} stands for `{name}`, which is not served{nearest(name, found)}")
     default = settings.default_workflow
     if default is not None and default not in found:
         raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")

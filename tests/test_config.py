@@ -133,6 +133,8 @@ def test_every_old_key_is_tried_above() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("aliases: {gpt-image-1: lego-tny}", ["`aliases`", "gpt-image-1", "`lego-tny`", "did you mean `lego-tiny`"]),
+        ("aliases: {lego-tiny: lego-tiny}", ["`aliases`", "lego-tiny is the name of a workflow"]),
         ("default_workflow: lego-tny", ["`default_workflow`", "`lego-tny`", "did you mean `lego-tiny`"]),
         ("workflows: [lego-tny]", ["`workflows`", "`lego-tny`", "did you mean `lego-tiny`"]),
         ("workflows: [none.yaml]", ["`workflows`", "there is no file", "none.yaml"]),

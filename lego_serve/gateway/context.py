@@ -57,7 +57,8 @@ class Context:
 
     def workflow(self, name: str | None) -> Workflow:
         """Return the workflow of a name, the default one without a name.  Raises NotFound."""
-        workflow = self.runner.workflows.get(name or self.settings.default_workflow)
+        name = name or self.settings.default_workflow
+        workflow = self.runner.workflows.get(self.settings.aliases.get(name, name))
         if workflow is None:
             message = did_you_mean("model", str(name), self.runner.workflows, "GET /v1/models lists them")
             raise NotFound(message, param="model", code="model_not_found")

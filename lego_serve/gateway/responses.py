@@ -9,7 +9,7 @@ from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.gateway.media.codec import encode
 from lego_serve.gateway.media.workers import ImageWorkers
-from lego_serve.gateway.requests.schemas import ImageRequest
+from lego_serve.gateway.requests.schemas import ImageRequest, quality_of
 
 
 async def images_response(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
     return {
         "background": "opaque",
         "output_format": body.output_format,
-        "quality": body.quality or "auto",
+        "quality": quality_made(job),
         "size": f"{first.width}x{first.height}",
         "lego": {
             "job_id": job.id,
@@ -44,6 +44,12 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
         }
         | addon_usage(result),
     }
+
+
+def quality_made(job: Job) -> str:
+    """Return the quality that was made, in the words of OpenAI's answers; ``auto`` where a workflow has no steps."""
+    steps = job.inputs.get("steps")
+    return quality_of(steps) if isinstance(steps, int) else "auto"
 
 
 def addon_usage(result: JobResult) -> dict[str, Any]:

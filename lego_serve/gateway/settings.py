@@ -64,6 +64,7 @@ class GatewaySettings:
     templates: TemplateSettings | None = None
     allowed_hosts: frozenset[str] | None = None
     cors_origins: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
 

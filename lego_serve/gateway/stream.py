@@ -24,7 +24,7 @@ from lego_serve.gateway.media.codec import encode, enlarge
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.requests.schemas import EditRequest
-from lego_serve.gateway.responses import encode_images, response_metadata
+from lego_serve.gateway.responses import encode_images, quality_made, response_metadata
 from lego_serve.gateway.run_job import run_job
 
 log = logging.getLogger("lego_serve.gateway")
@@ -162,7 +162,7 @@ class EventWriter:
                 "partial_image_index": index,
                 "created_at": int(time.time()),
                 "size": f"{width}x{height}",
-                "quality": self._body.quality or "auto",
+                "quality": quality_made(self._job),
                 "background": "opaque",
                 "output_format": output_format,
                 "lego": facts,

@@ -28,6 +28,7 @@ def settings(tmp_path: Path) -> GatewaySettings:
         max_body_bytes=200_000,
         controlnets={"lego-tiny": frozenset({"edges", "depth"})},
         templates=TemplateSettings(tmp_path / "templates", 3, 100_000, {"lego-tiny": 300_000}),
+        aliases={"gpt-image-1": "lego-tiny"},
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.workflow.bind import bind
-from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.errors import RequestError, with_param
 from lego_serve.gateway.requests.schemas import ImageRequest
 from lego_serve.gateway.settings import Caller
@@ -46,12 +46,20 @@ def bind_inputs(workflow: Workflow, body: ImageRequest, extra: Mapping[str, obje
     ``extra`` holds the values that are not fields of the body.  Raises RequestError about the request's field.
     """
     values = body.inputs() | dict(extra)
+    if (steps := body.quality_steps) is not None and "steps" in workflow.inputs:
+        values["steps"] = _within(workflow.inputs["steps"], steps)
     if "seed" in workflow.inputs:
         values.setdefault("seed", secrets.randbelow(2**32))
     try:
         return bind(workflow, values)
     except RequestError as error:
         raise in_request_words(error, body) from None
+
+
+def _within(bounds: Input, value: int) -> int:
+    """Return a value that is a wish, not a demand, as far as an input's bounds allow."""
+    least, most = (bound if bound is None else int(bound) for bound in (bounds.min, bounds.max))
+    return max(least or value, min(value, value if most is None else most))
 
 
 def size_inputs(size: tuple[int, int] | None) -> dict[str, object]:

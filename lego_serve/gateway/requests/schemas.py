@@ -11,10 +11,13 @@ from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.media.masks import MAX_SPREAD
 
 MAX_PROMPT_CHARACTERS = 32_000
-QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28}
+QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28, "xhigh": 40, "max": 50}
+DALL_E_QUALITY = {"standard": "medium", "hd": "high"}  # what dall-e called them
+MAX_IMAGES = 10
+RANDOM_SEED = -1  # as tools write "draw one"
 # Known to the SDK, not honoured here; refused by name rather than ignored.
-REFUSED = ("style", "complexity", "frame_count", "frame_duration_ms", "svg", "input_fidelity", "markup")
-REFUSED_WORDS = {"quality": ("standard", "hd"), "background": ("transparent",), "response_format": ("url",)}
+REFUSED = ("complexity", "frame_count", "frame_duration_ms", "svg", "markup")
+REFUSED_WORDS = {"input_fidelity": ("high",), "background": ("transparent",), "response_format": ("url",)}
 ADDONS = ("controlnet", "lora")  # in the order of the suffixes of built-in workflows
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 # One entry, as `entry_param` writes it.
@@ -32,6 +35,11 @@ def dimensions(size: str | None, multiple: int) -> tuple[int, int] | None:
     if width % multiple or height % multiple:
         raise RequestError(f"`size` must be made of multiples of {multiple}.", param="size")
     return width, height
+
+
+def quality_of(steps: int) -> str:
+    """Return the word for a number of steps: the best quality that does not take more, or the least."""
+    return max((least, word) for word, least in QUALITY_STEPS.items() if least <= steps or word == "low")[1]
 
 
 def _none_if_blank(text: str | None) -> str | None:
@@ -72,9 +80,9 @@ class ImageRequest(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    n: Annotated[int, Field(ge=1, le=8)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     size: str | None = None
-    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = None
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = None
     output_format: Annotated[Format, if_null("png", Format | None)] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     background: Literal["opaque", "auto", "transparent"] | None = None
@@ -83,10 +91,12 @@ class ImageRequest(BaseModel):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     # Accepted without effect.
     moderation: Literal["low", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    input_fidelity: Literal["low", "high"] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     # Ours.
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    seed: Annotated[int, Field(ge=RANDOM_SEED, le=2**32 - 1)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
@@ -95,12 +105,10 @@ class ImageRequest(BaseModel):
     guidance_start: Annotated[float, Field(ge=0, le=1)] | None = None
     guidance_end: Annotated[float, Field(ge=0, le=1)] | None = None
     stream_progress: bool | None = None
-    style: Any = None
     complexity: Any = None
     frame_count: Any = None
     frame_duration_ms: Any = None
     svg: Any = None
-    input_fidelity: Any = None
     markup: Any = None
 
     def refuse_unsupported(self) -> None:
@@ -115,9 +123,10 @@ class ImageRequest(BaseModel):
         for name in ("partial_images", "stream_progress"):
             if getattr(self, name) and not self.stream:
                 raise RequestError(f"`{name}` needs `stream: true`.", param=name)
-        if self.quality in REFUSED_WORDS["quality"]:
-            raise UnsupportedParameter("`quality` must be low, medium, high or auto.", param="quality")
-        if self.output_compression is not None and self.output_format == "png":
+        if self.input_fidelity == "high":
+            message = "`input_fidelity` must be low; what a `mask` leaves out stays as it is."
+            raise UnsupportedParameter(message, param="input_fidelity")
+        if self.output_compression not in (None, 100) and self.output_format == "png":  # OpenAI's default is 100
             raise RequestError("`output_compression` needs `output_format` webp or jpeg.", param="output_compression")
         if not self.prompt.strip():
             raise RequestError("`prompt` must not be empty.", param="prompt")
@@ -131,6 +140,14 @@ class ImageRequest(BaseModel):
         """Return the request's field that gives the workflow's input ``param``."""
         return REQUEST_NAMES.get(param or "", param)
 
+    @property
+    def quality_steps(self) -> int | None:
+        """The steps of the named quality; None where none is named, or steps are."""
+        if self.num_inference_steps is not None:
+            return None
+        quality = self.quality or ""
+        return QUALITY_STEPS.get(DALL_E_QUALITY.get(quality, quality))
+
     def _check_guidance_interval(self) -> None:
         start, end = self.guidance_start or 0.0, 1.0 if self.guidance_end is None else self.guidance_end
         if start >= end:
@@ -139,13 +156,12 @@ class ImageRequest(BaseModel):
     def inputs(self) -> dict[str, object]:
         """Return the workflow inputs that the body gives, by the workflow's names.  Raises RequestError."""
         self._check_guidance_interval()
-        steps = self.num_inference_steps or QUALITY_STEPS.get(self.quality or "")
         values = {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
-            "steps": steps,
+            "steps": self.num_inference_steps,
             "guidance": self.guidance_scale,
-            "seed": self.seed,
+            "seed": None if self.seed == RANDOM_SEED else self.seed,
             "n": self.n,
             "sampler": self.sampler,
             "guidance_start": self.guidance_start,

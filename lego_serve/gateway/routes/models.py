@@ -33,7 +33,7 @@ def create_router(context: Context) -> APIRouter:
     async def show_model(request: Request, name: str) -> JSONResponse:
         """One workflow, the inputs it takes and what may be added to it."""
         context.authenticate(request)
-        workflow = context.runner.workflows.get(name)
+        workflow = context.runner.workflows.get(context.settings.aliases.get(name, name))
         if workflow is None:
             message = did_you_mean("model", name, context.runner.workflows, "GET /v1/models lists them")
             raise NotFound(message, param="model", code="model_not_found")

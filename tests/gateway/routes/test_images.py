@@ -39,16 +39,54 @@ async def test_without_a_seed_the_server_draws_one_and_tells_it(client, runner) 
     assert body["lego"]["seed"] == runner.jobs[0].inputs["seed"]
 
 
-@pytest.mark.parametrize(("quality", "steps"), [("low", 8), ("medium", 20), ("high", 28), ("auto", 20), (None, 20)])
-async def test_quality_is_a_number_of_steps(client, runner, quality, steps) -> None:
-    """low, medium and high are 8, 20 and 28 steps; auto is the workflow's default."""
-    await client.post(URL, json={"prompt": "a", "quality": quality})
+@pytest.mark.parametrize(
+    ("quality", "steps", "made"),
+    [
+        ("low", 8, "low"), ("medium", 20, "medium"), ("high", 28, "high"), ("xhigh", 40, "xhigh"), ("max", 50, "max"),
+        ("standard", 20, "medium"), ("hd", 28, "high"), ("auto", 20, "medium"), (None, 20, "medium"),
+    ],
+)  # fmt: skip
+async def test_quality_is_a_number_of_steps(client, runner, quality, steps, made) -> None:
+    """Of today's words and of dall-e's; auto is the workflow's default, and the answer names what was made."""
+    answer = await client.post(URL, json={"prompt": "a", "quality": quality})
     assert runner.jobs[0].inputs["steps"] == steps
+    assert answer.json()["quality"] == made
+
+
+async def test_a_quality_goes_as_far_as_the_workflow_allows(client, runner) -> None:
+    """It is a wish, where steps that are named are a demand; and named steps win."""
+    workflow = runner.workflows["lego-tiny"]
+    few = replace(workflow, inputs=dict(workflow.inputs) | {"steps": replace(workflow.inputs["steps"], max=30)})
+    runner.more = {"lego-tiny": few}
+    answer = await client.post(URL, json={"prompt": "a", "quality": "max"})
+    assert (runner.jobs[0].inputs["steps"], answer.json()["quality"]) == (30, "high")
+    assert (await client.post(URL, json={"prompt": "a", "num_inference_steps": 31})).status_code == 400
+    await client.post(URL, json={"prompt": "a", "quality": "max", "num_inference_steps": 3})
+    assert runner.jobs[1].inputs["steps"] == 3
+
+
+async def test_what_tools_send_by_default_is_taken(client, runner) -> None:
+    """A seed of -1 is a random one; what has no effect here is accepted where it asks for nothing else."""
+    defaults = {"seed": -1, "style": "vivid", "output_compression": 100, "input_fidelity": "low", "n": 10}
+    seeds = set()
+    for number in range(2):
+        answer = await client.post(URL, json={"prompt": "a", **defaults})
+        assert answer.status_code == 200, answer.text
+        seeds.add(runner.jobs[number].inputs["seed"])
+    assert len(seeds) == 2
+
+
+async def test_an_alias_stands_for_its_workflow(client, runner) -> None:
+    """In requests and where a model is looked up; other names are unknown still."""
+    assert (await client.post(URL, json={"prompt": "a", "model": "gpt-image-1"})).status_code == 200
+    assert runner.jobs[0].workflow == "lego-tiny"
+    assert (await client.get("/v1/models/gpt-image-1")).json()["id"] == "lego-tiny"
+    assert (await client.post(URL, json={"prompt": "a", "model": "gpt-image-9"})).status_code == 404
 
 
 @pytest.mark.parametrize(
     ("field", "words"),
-    [("quality", "low or medium or high or auto"), ("background", "opaque or auto"), ("response_format", "b64_json")],
+    [("input_fidelity", "low"), ("background", "opaque or auto"), ("response_format", "b64_json")],
 )
 async def test_a_refusal_lists_what_is_accepted_and_nothing_else(client, field, words) -> None:
     """Words that the API knows and this server refuses are not offered."""
@@ -86,10 +124,10 @@ async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
         ({}, 400, "missing", "prompt"),
         ({"prompt": 7}, 400, "invalid_type", "prompt"),
         ({"prompt": "a", "n": 0}, 400, "out_of_range", "n"),
-        ({"prompt": "a", "n": 9}, 400, "out_of_range", "n"),
+        ({"prompt": "a", "n": 11}, 400, "out_of_range", "n"),
         ({"prompt": "a", "n": "2"}, 400, "invalid_type", "n"),
         ({"prompt": "a", "n": True}, 400, "invalid_type", "n"),
-        ({"prompt": "a", "seed": -1}, 400, "out_of_range", "seed"),
+        ({"prompt": "a", "seed": -2}, 400, "out_of_range", "seed"),
         ({"prompt": "a", "seed": 2**32}, 400, "out_of_range", "seed"),
         ({"prompt": "a", "size": "big"}, 400, "invalid_value", "size"),
         ({"prompt": "a", "size": "100x128"}, 400, "invalid_value", "size"),
@@ -112,10 +150,12 @@ async def test_a_deadline_is_on_the_runners_clock(client, runner) -> None:
             "duplicate_field",
             "lora[1].scale",
         ),
-        (b'{"prompt": "a", "style": {"<i>": {"b": 1, "b": 2}}}', 400, "duplicate_field", None),
+        (b'{"prompt": "a", "svg": {"<i>": {"b": 1, "b": 2}}}', 400, "duplicate_field", None),
         ([], 400, "invalid_json", None),
         ({"prompt": "a", "promt": "b"}, 400, "unsupported_parameter", "promt"),
-        ({"prompt": "a", "style": "vivid"}, 400, "unsupported_parameter", "style"),
+        ({"prompt": "a", "style": "baroque"}, 400, "invalid_value", "style"),
+        ({"prompt": "a", "input_fidelity": "high"}, 400, "unsupported_parameter", "input_fidelity"),
+        ({"prompt": "a", "output_compression": 90}, 400, "invalid_value", "output_compression"),
         ({"prompt": "a", "response_format": "url"}, 400, "unsupported_parameter", "response_format"),
         ({"prompt": "a", "background": "transparent"}, 400, "unsupported_parameter", "background"),
         ({"prompt": "a", "stream": "yes"}, 400, "invalid_type", "stream"),
