@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -89,11 +90,12 @@ class SqliteThread:
             try:
                 db = db or self._connect()
                 answers = _carry_out(db, batch)
-                self._checkpoint(db)
             except (apsw.Error, OSError) as error:
                 answers = [(None, _as_unavailable(error))] * len(batch)
             for work, (value, failure) in zip(batch, answers, strict=True):
                 work.answer(value, failure)
+            if db is not None:
+                self._checkpoint(db)
         if db is not None:
             db.close()
 
@@ -130,7 +132,8 @@ class SqliteThread:
         now = time.monotonic()
         if now - self._checkpointed_s >= CHECKPOINT_EVERY_S:
             self._checkpointed_s = now
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with suppress(apsw.Error):  # another process is at it, or the disk is full: the next will do it
+                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def _carry_out(db: apsw.Connection, batch: Sequence[_Work]) -> list[tuple[Any, Exception | None]]:

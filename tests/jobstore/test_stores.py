@@ -12,12 +12,12 @@ from lego_serve.jobstore.memory import MemoryJobStore
 from lego_serve.jobstore.redis_client import connect
 from lego_serve.jobstore.redis_store import RedisJobStore
 from lego_serve.jobstore.sqlite import SqliteJobStore
+from tests.support.jobstore.clock import TEST_TIME, set_test_time
 from tests.support.jobstore.machine import LEASE_S, JobStoreMachine
 from tests.support.jobstore.redis_server import RedisServer
 
-QUICK = settings(max_examples=25, stateful_step_count=30)
+QUICK = settings(max_examples=50, stateful_step_count=40)
 LONG = settings(max_examples=400, stateful_step_count=60)
-TEST_TIME = "return tonumber(redis.call('GET', P .. 'test_time'))"
 
 
 class MemoryMachine(JobStoreMachine):
@@ -53,7 +53,7 @@ def redis_machine(server: RedisServer) -> type[JobStoreMachine]:
             return RedisJobStore(self.client, LEASE_S, now_lua=TEST_TIME)
 
         async def set_time(self) -> None:
-            await self.client.set("{lego}:test_time", repr(self.time))
+            await set_test_time(self.client, self.time)
 
     return RedisMachine
 
