@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,26 +77,26 @@ async def fill(store: JobStore, jobs: int) -> float:
     return jobs / (time.perf_counter() - started)
 
 
-async def drain(url: str, at_once: int, start_at: float) -> dict[str, Any]:
-    """Claim and complete jobs from a moment on until there are none; return what each claim took, in seconds."""
+async def drain(url: str, at_once: int, all_ready: Barrier) -> dict[str, Any]:
+    """Claim and complete jobs until there are none, all processes from one moment on; return what they took."""
     store = open_store(url)
     await store.beat(owner := secrets.token_hex(8))
-    await asyncio.sleep(max(0.0, start_at - time.time()))
-    claims_s, done = [], 0
+    await asyncio.to_thread(all_ready.wait)
+    started_at, claims_s, done = time.time(), list[float](), 0
     while True:
         asked = time.perf_counter()
         claimed = await store.claim(owner, at_once)
         claims_s.append(time.perf_counter() - asked)
         if not claimed:
             await store.close()
-            return {"claims_s": claims_s[:-1], "done": done, "ended_at": time.time()}
+            return {"claims_s": claims_s[:-1], "done": done, "started_at": started_at, "ended_at": time.time()}
         ends = [complete(job, job.attempt, {"data": [{"url": job.id}]}, time.time()) for job in claimed]
         done += sum(await asyncio.gather(*(store.write(end) for end in ends)))
 
 
-def work(url: str, at_once: int, start_at: float, answers: "multiprocessing.Queue[dict[str, Any]]") -> None:
+def work(url: str, at_once: int, all_ready: Barrier, answers: "multiprocessing.Queue[dict[str, Any]]") -> None:
     """Be one of the processes."""
-    answers.put(asyncio.run(drain(url, at_once, start_at)))
+    answers.put(asyncio.run(drain(url, at_once, all_ready)))
 
 
 async def _filled(url: str, jobs: int) -> float:
@@ -111,8 +112,8 @@ def measure(name: str, url: str, at_once: int, processes: int, jobs: int) -> Row
     submits_per_s = asyncio.run(_filled(url, jobs))
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[dict[str, Any]] = context.Queue()
-    start_at = time.time() + 1.0 + processes  # all have imported by then
-    workers = [context.Process(target=work, args=(url, at_once, start_at, answers)) for _ in range(processes)]
+    all_ready = context.Barrier(processes)
+    workers = [context.Process(target=work, args=(url, at_once, all_ready, answers)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     found = [answers.get() for _ in workers]
@@ -121,7 +122,7 @@ def measure(name: str, url: str, at_once: int, processes: int, jobs: int) -> Row
     done = sum(each["done"] for each in found)
     if done != jobs:
         raise RuntimeError(f"{name} lost jobs: {jobs} were submitted, {done} completed")
-    took_s = max(each["ended_at"] for each in found) - start_at
+    took_s = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
     claims_s = sorted(claim for each in found for claim in each["claims_s"])
     return Row(
         name, at_once, processes, jobs, submits_per_s, jobs / took_s, (len(claims_s) + jobs) / took_s,

@@ -16,15 +16,21 @@ class RedisServer:
     """A server with an append-only file, which can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            pytest.skip(MISSING)
+        program = self.find_program()
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._command = [program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder)]
         self._command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
         self._command += ["--maxmemory-policy", "noeviction"]
         self.start()
+
+    @staticmethod
+    def find_program() -> str:
+        """Return where redis-server is; the test is skipped where it is not."""
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip(MISSING)
+        return program
 
     def start(self) -> None:
         """Start the server and wait until it has loaded its file."""
