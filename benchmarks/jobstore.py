@@ -37,6 +37,7 @@ from lego_serve.jobstore.sqlite import SqliteJobStore
 LEASE_S = 15.0
 PROMPT = "a lighthouse on a cliff at dusk, oil on canvas, " * 30  # records of 2 KB
 FEEDERS = 32
+PATIENCE_S = 10.0  # a gateway gives up sooner; here a disk that is slow to sync is to show in the longest claim
 HOOK = Webhook("https://hooks.example/jobs")
 console = Console(width=160)
 
@@ -60,7 +61,7 @@ class Row:
 def open_store(url: str) -> JobStore:
     """Open a Redis store by its URL, or an sqlite store by its path."""
     if url.startswith("unix:"):
-        return RedisJobStore(connect(url), LEASE_S)
+        return RedisJobStore(connect(url, PATIENCE_S), LEASE_S)
     return SqliteJobStore(Path(url), time.time, LEASE_S)
 
 

@@ -17,14 +17,14 @@ TIMEOUT_S = 0.25
 AWAY = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
     """Return a client that neither waits nor repeats: a script that was sent may have been carried out."""
     return Redis.from_url(
         url,
         decode_responses=True,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
     )
 
 

@@ -3,7 +3,7 @@
 Several gateways may do all of this at once: each write compares versions, so that every change happens once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from lego_serve.core.durable_jobs.record import JobRecord
@@ -37,6 +37,14 @@ async def change(store: JobStore, known: JobRecord, decide: Callable[[JobRecord]
             return decided.record
         record = await store.get(known.id)
     raise NotFound(f"Job {known.id} does not exist.", param="id")
+
+
+async def lost_claims(store: JobStore, owner: str, known: Container[str]) -> tuple[JobRecord, ...]:
+    """Return the jobs that an owner has and does not know of: the answer to its claim was lost on the way.
+
+    To be asked after every StoreUnavailable, for as long as the owner lives nobody else would run them.
+    """
+    return tuple(record for record in await store.owned(owner) if record.id not in known)
 
 
 async def release(store: JobStore, owner: str) -> tuple[JobRecord, ...]:

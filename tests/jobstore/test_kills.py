@@ -27,6 +27,7 @@ STOPPED_S = 1.6 * LEASE_S
 STANDS_STILL = 0.25  # of the faults; the others are kills
 SEEN_BY_ITS_SUPERVISOR = 0.5  # of the kills; the others are found when the lease lapses
 ENDS_S = 60.0
+PATIENCE_S = 10.0  # the test's own; the claimers have that of gateways
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -52,7 +53,7 @@ async def test_two_hundred_kills_lose_no_job(url: str, tmp_path: Path) -> None:
 
 async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: Path) -> None:
     """Its job was claimed again and has ended; what it writes afterwards changes nothing."""
-    store = open_store(url)
+    store = open_store(url, PATIENCE_S)
     (submitted,) = await _submit(store, 1, over_s=0)
     claimer = Claimer(url, tmp_path, longest_picture_s=4.0)
     job = await _until(store, submitted, lambda held: held.progress.percent > 0)
@@ -91,7 +92,7 @@ async def _until(
 
 async def _survive(url: str, folder: Path, jobs: int, faults: int) -> None:
     """Submit jobs, do harm to those who make them, and look at what there is when all have ended."""
-    store = open_store(url)
+    store = open_store(url, PATIENCE_S)
     chance = random.Random(faults)
     claimers = [Claimer(url, folder) for _ in range(CLAIMERS)]
     feeding = asyncio.ensure_future(_submit(store, jobs, over_s=0.08 * faults))
@@ -175,6 +176,6 @@ async def _check(store: JobStore, folder: Path, records: list[JobRecord]) -> Non
 
 
 async def _emptied(url: str) -> None:
-    client = connect(url)
+    client = connect(url, PATIENCE_S)
     await client.flushall()
     await client.aclose()

@@ -21,7 +21,7 @@ SOON_S = 1.0  # four times the client's timeout
 @pytest.fixture
 async def store(redis_server: RedisServer) -> AsyncIterator[RedisJobStore]:
     """An empty store."""
-    client = connect(redis_server.url)
+    client = connect(redis_server.url, timeout_s=10.0)
     await client.flushall()
     store = RedisJobStore(client, 15.0)
     yield store

@@ -15,7 +15,7 @@ from lego_serve.jobstore.memory import MemoryJobStore
 from lego_serve.jobstore.redis_client import connect
 from lego_serve.jobstore.redis_store import RedisJobStore
 from lego_serve.jobstore.sqlite import SqliteJobStore
-from lego_serve.jobstore.sweeping import Swept, change, release, sweep
+from lego_serve.jobstore.sweeping import Swept, change, lost_claims, release, sweep
 from tests.support.jobstore.clock import TEST_TIME, set_test_time
 from tests.support.jobstore.jobs import HOOK, new_job
 
@@ -45,7 +45,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         stage.store = SqliteJobStore(tmp_path / "jobs.db", lambda: stage.now, LEASE_S)
     elif request.param == "redis":
-        stage.client = client = connect(request.getfixturevalue("redis_server").url)
+        stage.client = client = connect(request.getfixturevalue("redis_server").url, timeout_s=10.0)
         await client.flushall()
         stage.store = RedisJobStore(client, LEASE_S, now_lua=TEST_TIME)
     await stage.wait(0)
@@ -143,6 +143,16 @@ async def test_who_submits_may_claim_in_the_same_step(stage: Stage) -> None:
     await stage.wait(LEASE_S)
     swept = await sweep(stage.store)
     assert [(each.id, each.deaths) for each in swept.released] == [(job.id, 1)]
+
+
+async def test_a_claim_whose_answer_was_lost_is_found_again(stage: Stage) -> None:
+    """Its owner lives, so that nobody else would ever run the job."""
+    for number in (1, 2):
+        await stage.store.put(new_job(number))
+    (known,) = await stage.store.claim("a", 1)
+    (unknown,) = await stage.store.claim("a", 1)
+    assert await lost_claims(stage.store, "a", {known.id}) == (unknown,)
+    assert await lost_claims(stage.store, "b", ()) == ()
 
 
 async def test_a_lease_is_kept_by_beats(stage: Stage) -> None:

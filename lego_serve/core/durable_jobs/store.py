@@ -48,7 +48,7 @@ class JobStore(Protocol):
     """Holds the records of durable jobs for all gateways.
 
     Every method may raise StoreUnavailable.  What was asked may have been done all the same: who repeats a write then
-    finds the record at another version, ended by its own attempt, perhaps.
+    finds the record at another version, ended by its own attempt, perhaps, and a claim is found by ``lost_claims``.
 
     An ``owner`` is one gateway process, under a name that no other process ever had.  It has a lease, which ``claim``
     and ``beat`` renew; whoever finds it lapsed gives the owner's jobs to others (see sweeping.py).
