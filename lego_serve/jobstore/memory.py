@@ -20,6 +20,7 @@ class MemoryJobStore:
         self._keys: dict[tuple[str, str], str] = {}
         self._leases: dict[str, float] = {}
         self._outbox: dict[str, tuple[float, OutboxRow]] = {}  # when each is due, which a hold puts off
+        self._settings: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     async def now(self) -> float:
@@ -132,6 +133,14 @@ class MemoryJobStore:
     async def settle(self, row_id: str) -> None:
         """Remove a message."""
         self._outbox.pop(row_id, None)
+
+    async def setting(self, name: str, first: str) -> str:
+        """Return what is kept under a name."""
+        return self._settings.setdefault(name, first)
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name."""
+        self._settings[name] = value
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Wait until a record changes."""

@@ -10,6 +10,7 @@ Keys, all with one hash tag, so that a cluster would keep them on one node:
     {lego}:owners         sorted set of owners by the end of their lease
     {lego}:owned:OWNER    set of ids
     {lego}:outbox, {lego}:messages   sorted set of message ids by the time they are due, hash of messages
+    {lego}:settings       hash of what all gateways keep under a name
     {lego}:changes        the channel on which ids of changed jobs are published
 
 Sorted sets rather than keys that expire, because what lapses must be found.  The scripts use commands of Redis 6.2.
@@ -183,6 +184,13 @@ SETTLE = """
 redis.call('HDEL', P .. 'messages', ARGV[1])
 return redis.call('ZREM', P .. 'outbox', ARGV[1])
 """
+
+SETTING = """
+redis.call('HSETNX', P .. 'settings', ARGV[1], ARGV[2])
+return redis.call('HGET', P .. 'settings', ARGV[1])
+"""
+
+SET_SETTING = "return redis.call('HSET', P .. 'settings', ARGV[1], ARGV[2])"
 
 
 def complete_script(body: str, now_lua: str = SERVER_TIME) -> str:

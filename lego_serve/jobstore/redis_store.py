@@ -124,6 +124,14 @@ class RedisJobStore:
         """Remove a message."""
         await self._scripts.run(lua.SETTLE, row_id)
 
+    async def setting(self, name: str, first: str) -> str:
+        """Return what is kept under a name."""
+        return str(await self._scripts.run(lua.SETTING, name, first))
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name."""
+        await self._scripts.run(lua.SET_SETTING, name, value)
+
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Listen for what scripts announce; where Redis is away, wait out the time."""
         loop = asyncio.get_running_loop()

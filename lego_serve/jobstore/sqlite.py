@@ -35,6 +35,7 @@ CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, lease_until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, due_at REAL NOT NULL, message TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at);
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 INSERT = "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)"
 UPDATE = "UPDATE jobs SET status=?,version=?,owner=?,claim_order=?,due_at=?,record=? WHERE id=? AND version=?"
@@ -198,6 +199,19 @@ class SqliteJobStore:
     async def settle(self, row_id: str) -> None:
         """Remove a message."""
         await self._thread.write(lambda db: db.execute("DELETE FROM outbox WHERE id=?", (row_id,)))
+
+    async def setting(self, name: str, first: str) -> str:
+        """Return what is kept under a name."""
+
+        def do(db: apsw.Connection) -> str:
+            db.execute("INSERT OR IGNORE INTO settings VALUES (?,?)", (name, first))
+            return str(db.execute("SELECT value FROM settings WHERE name=?", (name,)).get)
+
+        return await self._thread.write(do)
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name."""
+        await self._thread.write(lambda db: db.execute("INSERT OR REPLACE INTO settings VALUES (?,?)", (name, value)))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Look a few times a second whether anyone has written."""

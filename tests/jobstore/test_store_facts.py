@@ -207,6 +207,15 @@ async def test_who_waits_for_changes_hears_of_one(stage: Stage) -> None:
         pass
 
 
+async def test_gateways_agree_on_a_setting(stage: Stage) -> None:
+    """Whoever is first draws the secret with which all sign; what is set later takes its place."""
+    drawn = await asyncio.gather(*(stage.store.setting("secret", f"secret {each}") for each in range(4)))
+    assert len(set(drawn)) == 1
+    await stage.store.set_setting("secret", "another")
+    assert await stage.store.setting("secret", "not this") == "another"
+    assert await stage.store.setting("other", "first") == "first"
+
+
 def test_a_page_has_bounds() -> None:
     """A list of everything would hold up whoever asks next."""
     with pytest.raises(ValueError, match="1 to 100 jobs, not 101"):

@@ -121,6 +121,14 @@ class JobStore(Protocol):
         """Remove a message: it was delivered, or given up."""
         ...
 
+    async def setting(self, name: str, first: str) -> str:
+        """Return what all gateways keep under a name; where that is nothing yet, keep ``first`` and return it."""
+        ...
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name, in place of what was there."""
+        ...
+
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Wait until a record may have changed since the last call; False where nothing did in that time."""
         ...
