@@ -17,7 +17,7 @@ from tests.support.jobstore.machine import LEASE_S, JobStoreMachine
 from tests.support.jobstore.redis_server import RedisServer
 
 QUICK = settings(max_examples=50, stateful_step_count=40)
-LONG = settings(max_examples=400, stateful_step_count=60)
+LONG = settings(max_examples=200, stateful_step_count=60)
 
 
 class MemoryMachine(JobStoreMachine):
