@@ -3,14 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-SERVED := tests/e2e tests/test_readme.py # where tests may share a server: tests/conftest.py refuses them elsewhere
+SERVED := tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
+UNSHARED := "not shared_server and not long and not alone"
+MODELS := tests/core tests/engine tests/models tests/serving
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: demo serve test test-others test-shared-servers test-alone test-long long chaos check
+.PHONY: demo serve test test-models test-rest test-shared-servers test-alone test-long long fuzz chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -18,18 +20,21 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/lego-serve serve
 
-# The tests that share servers run beside all others, which takes about as long; each half then prints its report.
+# Three parts at once: what they take differs, and the two cores are busy until the last one ends. Each prints its report.
 # `make test ONLY=core` runs the tests under tests/core alone; any path under tests/ will do, or several.
 test: $(STAMP)
 ifdef ONLY
 	@$(call timed,$(PYTEST) -m "not long" $(addprefix tests/,$(patsubst tests/%,%,$(ONLY))))
 else
-	@$(call timed,$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going test-others test-shared-servers && $(MAKE) --no-print-directory test-alone)
+	@$(call timed,$(MAKE) --no-print-directory --jobs 3 $(SYNC) --keep-going test-models test-rest test-shared-servers && $(MAKE) --no-print-directory test-alone)
 endif
 
-# Niced as Ray nices its workers, or the servers of the other half would hardly run beside it.
-test-others: $(STAMP)
-	nice -n 15 $(PYTEST) -m "not shared_server and not long"
+# Niced as Ray nices its workers, or the servers of the third part would hardly run beside these.
+test-models: $(STAMP)
+	nice -n 15 $(PYTEST) -m $(UNSHARED) $(MODELS)
+
+test-rest: $(STAMP)
+	nice -n 15 $(PYTEST) -m $(UNSHARED) tests $(addprefix --ignore=,$(MODELS))
 
 # These two collect the files that hold such tests alone, for collecting all costs a quarter of a minute: see SERVED.
 test-shared-servers: $(STAMP)
@@ -46,6 +51,10 @@ test-long: $(STAMP)
 # Every test, with more examples of each property.
 long: $(STAMP)
 	LEGO_EXAMPLES=200 $(PYTEST)
+
+# Twenty thousand requests made from the OpenAPI document, to a gateway without models; minutes.
+fuzz: $(STAMP)
+	LEGO_FUZZ_CASES=20000 $(PYTEST) -s tests/gateway/test_openapi.py -k as_the_document_says
 
 # Kills twenty backbone replicas under load; minutes.
 chaos: $(STAMP)

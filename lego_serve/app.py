@@ -66,7 +66,10 @@ def _serve(
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways)]
         supervisor = Supervisor(
-            [sys.executable, "-m", "lego_serve.gateway_process", *words], server.gateways, partial(_forget, gateways)
+            [sys.executable, "-m", "lego_serve.gateway_process", *words],
+            server.gateways,
+            partial(_forget, gateways),
+            server.drain_timeout_s,
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()  # gateways get ready while the nodes load

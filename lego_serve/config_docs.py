@@ -132,7 +132,8 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.default in (None, (), {}):
         return "none"
     text = f"`{str(field.default).lower()}`"
-    return f"{text} ({field.default // MIB} MiB)" if name.endswith("bytes") and isinstance(field.default, int) else text
+    is_large = name.endswith("bytes") and isinstance(field.default, int) and field.default >= MIB
+    return f"{text} ({field.default // MIB} MiB)" if is_large else text
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class BackboneNode(Node):
     max_step_s: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
         description="Predicted seconds of one step, above which lanes wait for the next. `auto`: as long as more rows "
-        "still make the step pay, as measured at start-up.",
+        "still make the step pay, as measured at start-up, and half as long while a tenant with little work shares it.",
     )
     max_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",

@@ -22,7 +22,10 @@ class Key(Strict):
     tenant: Name = Field(description="Whose key it is: 1 to 64 letters `a-z`, digits, `_` and `-`.")
     scope: Literal["user", "admin"] = Field(default="user", description="`admin` may use `/v1/admin` too.")
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        default=1.0, description="With `least_slack`, each doubling puts the tenant's lanes 10 s of slack ahead."
+        default=1.0,
+        description="The tenant's share of the work beside other tenants that have any, and of the places of a "
+        "gateway: a tenant of weight 2 gets twice as much as one of weight 1. Between keys of one tenant, with "
+        "`least_slack`, each doubling puts lanes 10 s of slack ahead.",
     )
 
 
@@ -36,6 +39,63 @@ def _host(host: str) -> str:
     return host
 
 
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Limits(Strict):
+    """What a connection may send before it is known whose it is, and how long it may take."""
+
+    head_bytes: Annotated[int, Field(ge=1024, le=2**18)] = Field(
+        default=32 * 1024, description="Bytes of a request's line and headers, above which it gets 431."
+    )
+    headers: Annotated[int, Field(ge=8, le=10_000)] = Field(
+        default=100, description="Number of a request's headers, above which it gets 431."
+    )
+    target_bytes: Annotated[int, Field(ge=256, le=2**18)] = Field(
+        default=8 * 1024, description="Bytes of a request's target (path and query), above which it gets 414."
+    )
+    head_timeout_s: Seconds = Field(
+        default=30, description="Seconds in which a request's head must be there, above which it gets 408."
+    )
+    body_timeout_s: Seconds = Field(
+        default=30,
+        description="Seconds in which a request's body must be there, above which it gets 408; each "
+        "`body_bytes_per_s` that arrived add one.",
+    )
+    body_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
+        default=16 * 1024, description="Bytes per second that a long body must come at."
+    )
+    keep_alive_s: Seconds = Field(
+        default=120,
+        description="Seconds that a connection is kept between two requests. Longer than in whatever proxy is before "
+        "the server, or the proxy sends requests into closed connections and answers 502.",
+    )
+    write_timeout_s: Seconds = Field(
+        default=60, description="Seconds that a client may read nothing of its answer before it is closed."
+    )
+    connections_per_address: Annotated[int, Field(ge=1)] = Field(
+        default=1024,
+        description="Connections that each gateway keeps with one client address; one more gets 429. A proxy before "
+        "the server is one address.",
+    )
+
+
+def _origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?", origin):
+        raise ValueError(f"`{origin}` is no origin, such as `https://app.example` or `http://localhost:3000`")
+    return origin
+
+
+def _host_name(name: str) -> str:
+    try:
+        is_name = bool(re.fullmatch(r"[A-Za-z0-9._-]+", name)) or bool(ip_address(name))
+    except ValueError:
+        is_name = False
+    if not is_name:
+        raise ValueError(f"`{name}` is no name of a host; give it without scheme and port")
+    return name.lower()
+
+
 class Server(Strict):
     """The HTTP side."""
 
@@ -45,7 +105,24 @@ class Server(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="Port; 0 picks a free one.")
     gateways: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Number of gateway processes.")
     max_pending_jobs: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="Jobs in flight in each gateway, above which requests get 429."
+        default=256,
+        description="Jobs in flight in each gateway, above which requests get 429. Where `keys` are several tenants', "
+        "each may hold at most eight jobs for each place that is free, so that none can hold all.",
+    )
+    max_pending_images: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Images of the jobs in flight in each gateway, above which requests get 429; a job of `n: 8` is "
+        "eight. `auto` is twice `max_pending_jobs`. A larger job runs where nothing else is in flight.",
+    )
+    default_deadline_ms: Annotated[int, Field(ge=1)] = Field(
+        default=600_000,
+        description="Milliseconds after which a job without `deadline_ms` ends with 504. It changes no order; paused "
+        "jobs and those that warm a template have it too.",
+    )
+    max_deadline_ms: Annotated[int, Field(ge=1)] = Field(
+        default=3_600_000,
+        description="Milliseconds after which any job ends with 504, also one with a longer `deadline_ms`. Not less "
+        "than `default_deadline_ms`.",
     )
     quality_check_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.02,
@@ -55,6 +132,25 @@ class Server(Strict):
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=50 * MIB, description="Bytes of a request's body, above which it gets 413."
     )
+    drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=20, description="Seconds that requests have to end in after SIGTERM; those left get 503."
+    )
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = Field(
+        default=(),
+        description="Names by which the server is called, without ports; a request for another one gets 421. Without "
+        "them, names of loopback where there are no `keys`, and any name where there are.",
+    )
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        default=(),
+        description="Origins of web pages that may use the server, such as `https://app.example`. `*` is all of them, "
+        "and needs `keys`.",
+    )
+    limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
+    max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(
+        default=52_000_000,
+        description="Pixels of an uploaded image, above which it is refused. One of more than 16,000,000 is "
+        "scaled down; decoding takes up to 13 bytes a pixel in each gateway.",
+    )
     data: Annotated[str, Field(min_length=1)] = Field(
         default="~/.local/share/lego_serve",
         description="Folder for what outlives the server; a path that begins with `data:` leads into it. Give each "
@@ -63,6 +159,15 @@ class Server(Strict):
     ray_address: str | None = Field(
         default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
     )
+
+    @model_validator(mode="after")
+    def _ordered_deadlines(self) -> "Server":
+        if self.max_deadline_ms < self.default_deadline_ms:
+            raise ValueError(
+                f"max_deadline_ms ({self.max_deadline_ms}) is less than default_deadline_ms "
+                f"({self.default_deadline_ms})"
+            )
+        return self
 
 
 class Templates(Strict):
@@ -118,6 +223,8 @@ class Settings(Strict):
     def _loopback_without_keys(self) -> "Settings":
         if not self.keys and not _is_loopback(self.server.host):
             raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
+        if not self.keys and "*" in self.server.cors_origins:
+            raise ValueError("server.cors_origins `*` makes every web page an admin; give `keys`, or name the origins")
         return self
 
 

@@ -128,6 +128,12 @@ def template_settings(settings: config.Settings, beside: Path, state: Path) -> "
     return TemplateSettings(folder, templates.per_tenant, templates.tenant_bytes, budgets, rooms)
 
 
+def pending_images(settings: config.Settings) -> int:
+    """Return how many images each gateway may have pending."""
+    chosen = settings.server.max_pending_images
+    return 2 * settings.server.max_pending_jobs if chosen == "auto" else int(chosen)
+
+
 def tenant_pin_room(settings: config.Settings, model: str) -> int:
     """Return the bytes one tenant may pin per replica of a model's backbone."""
     pinned_bytes, tenants = settings.templates.tenant_pinned_bytes, {key.tenant for key in settings.keys}

@@ -11,18 +11,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lego_serve import config
+from lego_serve import config, config_schema
+from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, template_settings
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
 from lego_serve.errors import LegoError
 from lego_serve.process import json_logging
-from lego_serve.process.sockets import shared_socket, unix_socket
+from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
 from lego_serve.served_workflows import configured, default_workflow
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from lego_serve.gateway.settings import GatewaySettings
+    from lego_serve.gateway.transport.limits import ConnectionLimits
+    from lego_serve.gateway.transport.server import GatewayServer
     from lego_serve.metrics import Metrics
     from lego_serve.serving.cluster.handles import RayNode
     from lego_serve.serving.coordinator.coordinator import Coordinator
@@ -35,6 +36,8 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     """
     from lego_serve.gateway.app import create_app
     from lego_serve.gateway.peers import Peers
+    from lego_serve.gateway.transport.draining import Draining
+    from lego_serve.gateway.transport.server import create_server
     from lego_serve.metrics import Metrics
     from lego_serve.serving.cluster.connect import connect
     from lego_serve.serving.coordinator.coordinator import Coordinator
@@ -47,9 +50,13 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
     gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
     own = peers / f"{os.getpid()}.sock"
-    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own))
+    draining = Draining()
+    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining)
     bound = [shared_socket(settings.server.host, port), unix_socket(own)]
-    asyncio.run(_serve(app, bound, nodes.values(), coordinator, metrics))
+    allow_many_files()
+    limits = _connection_limits(settings.server)
+    server = create_server(app, limits, draining, settings.server.drain_timeout_s, log_config=None)
+    asyncio.run(_serve(server, bound, nodes.values(), coordinator, metrics))
 
 
 def _gateway_settings(
@@ -63,22 +70,31 @@ def _gateway_settings(
         tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys),
         server.max_pending_jobs,
         server.max_body_bytes,
+        server.max_image_pixels,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         quality_check_fraction=server.quality_check_fraction,
         templates=template_settings(settings, beside, state),
+        allowed_hosts=None if settings.keys and not server.allowed_hosts else frozenset(server.allowed_hosts),
+        cors_origins=server.cors_origins,
+        max_pending_images=pending_images(settings),
+        deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
     )
 
 
+def _connection_limits(server: config_schema.Server) -> "ConnectionLimits":
+    from lego_serve.gateway.transport.limits import ConnectionLimits
+
+    return ConnectionLimits(**server.limits.model_dump())
+
+
 async def _serve(
-    app: "FastAPI",
+    server: "GatewayServer",
     bound: list[socket.socket],
     nodes: Iterable["RayNode"],
     coordinator: "Coordinator",
     metrics: "Metrics",
 ) -> None:
     """Wait until all nodes answer, then serve on the bound sockets."""
-    import uvicorn
-
     from lego_serve.serving.cluster.routing_state import on_departure, on_template_use
 
     loop = asyncio.get_running_loop()
@@ -93,8 +109,7 @@ async def _serve(
     serve_log.setLevel(logging.ERROR)  # it warns of replicas that answer slowly, which they do while others load
     await asyncio.gather(*(node.probe() for node in nodes))
     serve_log.setLevel(level)
-    options = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=20, server_header=False)
-    await uvicorn.Server(options).serve(bound)
+    await server.serve(bound)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lego_serve.core.workflow.graph import Workflow
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
 SSIM = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 DECIBELS = (15, 20, 25, 30, 35, 40, 45, 50)
+UNKNOWN_WORKFLOW = "none"  # of a request that ends before its workflow is known
 LANES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -48,6 +49,10 @@ class Metrics:
         """Record the answer to a request for a known workflow: ``ok`` or an error's code."""
         self._requests.labels(workflow, outcome).inc()
         self._request_s.labels(workflow).observe(seconds)
+
+    def count_refused(self, outcome: str) -> None:
+        """Count a request of the Images API that ended before its workflow was known, by an error's code."""
+        self._requests.labels(UNKNOWN_WORKFLOW, outcome).inc()
 
     def record_result(self, workflow: Workflow, result: JobResult) -> None:
         """Record a job that ended well, with the statistics of its nodes."""

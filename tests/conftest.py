@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.e2e.servers import OneServer, Server, running
 
 gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
-SERVED = ("tests/e2e/", "tests/test_readme.py")  # the Makefile collects no other files for them
+SERVED = ("tests/e2e/", "tests/gateway/test_large_bodies.py", "tests/test_readme.py")  # the Makefile collects no others
 SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(

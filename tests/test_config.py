@@ -7,7 +7,7 @@ import pytest
 
 from lego_serve import config, workflow_files
 from lego_serve.config import load
-from lego_serve.deployment import needed_nodes, node_plans, template_settings
+from lego_serve.deployment import needed_nodes, node_plans, pending_images, template_settings
 from lego_serve.errors import ConfigError, LegoError
 from lego_serve.served_workflows import configured, load_workflows
 from lego_serve.serving.nodes.options import BackboneOptions, LoraOptions
@@ -70,6 +70,11 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
         (MODEL + "workflows: []\n", [":2:", "`workflows`", "leave the key out"]),
         (MODEL + "server: {host: 256.0.0.1}\n", ["`256.0.0.1` is no address"]),
         (MODEL + "server: {host: 'fe80::xyz'}\n", ["`fe80::xyz` is no address"]),
+        (MODEL + "server: {cors_origins: ['*']}\n", ["cors_origins", "give `keys`"]),
+        (MODEL + "server: {cors_origins: [app.example]}\n", ["`app.example` is no origin"]),
+        (MODEL + "server: {cors_origins: ['https://app.example/']}\n", ["no origin"]),
+        (MODEL + "server: {allowed_hosts: ['a:80']}\n", ["`a:80` is no name", "port"]),
+        (MODEL + "server: {limits: {head_byte: 1}}\n", ["server.limits", "did you mean `head_bytes`"]),
         ("[]\n", ["mapping"]),
         ("server: {}\n", ["models", "missing"]),
         (MODEL + "keys: [{sha256: abc, tenant: a}]\n", ["sha256"]),
@@ -221,3 +226,21 @@ def test_what_can_be_pinned_is_shared_out_among_tenants(tmp_path: Path) -> None:
     for wrong in ("-1", "unfair"):
         with pytest.raises(ConfigError, match="tenant_pinned_bytes"):
             part(0, f"templates: {{tenant_pinned_bytes: {wrong}}}")
+
+
+def test_the_largest_deadline_is_not_below_the_default_one(tmp_path: Path) -> None:
+    """The complaint names both."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL + "server: {max_deadline_ms: 5, default_deadline_ms: 10}\n")
+    with pytest.raises(ConfigError, match=r"max_deadline_ms \(5\) is less than default_deadline_ms \(10\)"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("server", "images"), [("{}", 512), ("{max_pending_jobs: 4}", 8), ("{max_pending_images: 3}", 3)]
+)
+def test_pending_images_are_twice_the_jobs_unless_they_are_given(tmp_path: Path, server: str, images: int) -> None:
+    """Each gateway's own."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MODEL + f"server: {server}\n")
+    assert pending_images(load(path)) == images

@@ -1,4 +1,4 @@
-"""``lego-serve workflows validate | graph FILE``: checks and draws workflow files, without a server."""
+"""``lego-serve workflows validate | graph | import FILE``: checks, draws and makes workflow files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from lego_serve.cli.import_workflow import imported
 from lego_serve.core.workflow.graph import Node, Source, Workflow
 from lego_serve.errors import WorkflowError
 from lego_serve.workflow_files import read_workflow
 
-app = typer.Typer(no_args_is_help=True, help="Check and draw workflow files, without a server.")
+app = typer.Typer(no_args_is_help=True, help="Check, draw and import workflow files, without a server.")
 File = Annotated[Path, typer.Argument(help="A YAML file, or a Python file (which is run).")]
 
 
@@ -40,6 +41,29 @@ def graph(
     for name, source in workflow.outputs.items():
         _grow(root, name, source, workflow, drawn)
     Console(soft_wrap=True).print(root)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A workflow in ComfyUI's API format, a JSON file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of stdout.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The key of the configuration's `models`, instead of the checkpoint's name.")
+    ] = None,
+) -> None:
+    """Make a workflow file of a ComfyUI workflow; errors name the node, and the nearest that is known."""
+    try:
+        text = imported(file, model)
+        if out is None:
+            typer.echo(text, nl=False)
+        else:
+            out.write_text(text, encoding="utf-8")
+    except WorkflowError as error:
+        typer.echo(error.message, err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"{out}: cannot be written: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _read(file: Path) -> Workflow:

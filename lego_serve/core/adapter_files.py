@@ -46,7 +46,7 @@ def adapter_id_of(entry: FolderEntry) -> str | None:
 
 
 def passed_over(entry: FolderEntry) -> list[PassedOver]:
-    """Return the files of an entry that are no adapters though they may be meant as such; pictures are not."""
+    """Return the files of an entry that are no adapters though they may be meant as such; images are not."""
     if adapter_id_of(entry) is not None:
         return []
     files = [f"{entry.name}/{file}" for file in entry.files] if entry.is_folder else [entry.name]

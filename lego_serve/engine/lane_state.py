@@ -70,6 +70,7 @@ class LaneRequest:
     adapters: tuple[AdapterUse, ...] = ()
     wait_for_adapters_at: int | None = None
     edit: Edit | None = None
+    tenant: str = "default"
 
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step (of ``steps``)."""

@@ -108,6 +108,7 @@ class StepEngine:
             added_s=now,
             deadline_s=request.deadline_s,
             weight=request.weight,
+            tenant=request.tenant,
             next_step=state.step,
             suspect_until=state.step + request.suspect_steps,
             adapters=adapter_sets,

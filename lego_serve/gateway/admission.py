@@ -1,32 +1,41 @@
-"""Counts this gateway's pending jobs and admits no more than the limits allow."""
+"""Counts this gateway's pending jobs, of all and of each tenant, and admits no more than the limits allow."""
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
+from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.ports import JobRunner
-from lego_serve.core.scheduling.admission import AdmissionLimits, Load, Reject, admit
+from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit
+from lego_serve.core.scheduling.drain_pace import DrainPace
 from lego_serve.errors import CapacityError
 from lego_serve.metrics import Metrics
+
+MESSAGES = {
+    "over_capacity": "Too many requests are pending; try again in {seconds:.0f} s.",
+    "tenant_share": "Your requests take all the places that one tenant may have; try again in {seconds:.0f} s.",
+}
 
 
 class Place:
     """The place of one admitted job among the pending ones, held until it is released; also a context manager."""
 
-    def __init__(self, on_release: Callable[[], None]) -> None:
+    def __init__(self, on_release: Callable[[bool], None]) -> None:
         self._on_release = on_release
         self._is_held = True
 
-    def release(self) -> None:
-        """Give the place to another job; a second time does nothing."""
+    def release(self, *, is_done: bool = True) -> None:
+        """Give the place to another job; a second time does nothing.  ``is_done``: the job was not given up."""
         if self._is_held:
             self._is_held = False
-            self._on_release()
+            self._on_release(is_done)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.release()
+        self.release(is_done=error[0] is None)
 
 
 class Admission:
@@ -36,39 +45,77 @@ class Admission:
     together would all pass the check otherwise.
     """
 
-    def __init__(self, limits: AdmissionLimits, runner: JobRunner, metrics: Metrics) -> None:
-        self._limits, self._runner, self._metrics = limits, runner, metrics
-        self._reserved = 0
-        self._background = 0
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        runner: JobRunner,
+        metrics: Metrics,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._limits, self._runner, self._metrics, self._chance = limits, runner, metrics, chance
+        self._load = Load()
+        self._pace = DrainPace()
+        self._tenant_paces: dict[str, DrainPace] = {}
 
-    def reserve(self) -> Place:
-        """Reserve the place of a job that a client waits for.  Raises CapacityError."""
-        decision = admit(self._limits, self._load)
+    def check(self, applicant: Applicant) -> None:
+        """Raise CapacityError where a job would not be admitted now."""
+        decision = admit(self._limits, self._seen_load, applicant)
         if isinstance(decision, Reject):
             self._metrics.count_rejected(decision.reason)
-            message = "Too many requests are pending; try again shortly."
-            raise CapacityError(message, retry_after_s=decision.retry_after_s)
-        self._reserved += 1
-        self._metrics.count_accepted()
-        return Place(self._leave)
+            pace = self._pace if decision.reason == "over_capacity" else self._pace_of(applicant.tenant)
+            seconds = pace.retry_after_s(self._runner.now(), self._chance())
+            raise CapacityError(MESSAGES[decision.reason].format(seconds=seconds), retry_after_s=seconds)
 
-    def reserve_background(self) -> Place | None:
+    def reserve(self, applicant: Applicant) -> Place:
+        """Reserve the place of a job that a client waits for.  Raises CapacityError."""
+        self.check(applicant)
+        self._metrics.count_accepted()
+        return self._take(applicant)
+
+    def reserve_background(self, applicant: Applicant) -> Place | None:
         """Reserve the place of a job that nobody waits for; None unless the server is quiet."""
-        if isinstance(admit(self._limits, self._load, is_background=True), Reject):
+        applicant = replace(applicant, is_background=True)
+        if isinstance(admit(self._limits, self._seen_load, applicant), Reject):
             return None
-        self._reserved += 1
-        self._background += 1
-        return Place(self._leave_background)
+        return self._take(applicant)
 
     @property
-    def _load(self) -> Load:
+    def _seen_load(self) -> Load:
         # Every job the runner has is reserved here, unless it came to the runner by another way.
-        return Load(max(self._reserved, self._runner.in_flight), self._background)
+        return replace(self._load, pending=max(self._load.pending, self._runner.in_flight))
 
-    def _leave(self) -> None:
-        self._reserved -= 1
-        self._metrics.count_left()
+    def _take(self, applicant: Applicant) -> Place:
+        now = self._runner.now()
+        self._change(applicant, 1)
+        self._pace.begin(applicant.images, now)
+        self._pace_of(applicant.tenant).begin(applicant.images, now)
 
-    def _leave_background(self) -> None:
-        self._reserved -= 1
-        self._background -= 1
+        def leave(is_done: bool) -> None:
+            ended = self._runner.now()
+            self._change(applicant, -1)
+            self._pace.end(applicant.images, ended, is_done=is_done)
+            self._pace_of(applicant.tenant).end(applicant.images, ended, is_done=is_done)
+            if not applicant.is_background:
+                self._metrics.count_left()
+
+        return Place(leave)
+
+    def _change(self, applicant: Applicant, jobs: int) -> None:
+        """Count one job more (1) or less (-1)."""
+        load, images = self._load, jobs * applicant.images
+        held = load.tenants.get(applicant.tenant, Holding())
+        held = Holding(held.jobs + jobs, held.images + images, applicant.weight if jobs > 0 else held.weight)
+        tenants = {tenant: each for tenant, each in load.tenants.items() if tenant != applicant.tenant}
+        if held.jobs:
+            tenants[applicant.tenant] = held
+        background = load.background + jobs * applicant.is_background
+        self._load = Load(load.pending + jobs, background, load.images + images, tenants)
+
+    def _pace_of(self, tenant: str) -> DrainPace:
+        return self._tenant_paces.setdefault(tenant, DrainPace())
+
+
+def applicant_of(job: Job) -> Applicant:
+    """Return what a job asks to be admitted as."""
+    images = job.inputs.get("n", 1)
+    return Applicant(job.tenant, job.weight, max(1, images) if isinstance(images, int) else 1)

@@ -1,19 +1,27 @@
 """The HTTP application: routes, middleware and error answers put together.  Knows no Ray and no torch."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits
+from lego_serve.core.web_pages import PagePolicy
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
-from lego_serve.gateway.middleware import BodyLimit, CatchAll, RequestIds
+from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
+from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
+from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import adapters, images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.template_store import TemplateFiles
+from lego_serve.gateway.transport.draining import Draining
+from lego_serve.gateway.transport.web_pages import Cors, PageGuard
 from lego_serve.metrics import Metrics
 
 
@@ -23,28 +31,71 @@ def create_app(
     settings: GatewaySettings,
     metrics: Metrics,
     peers: Peers | None = None,
+    draining: Draining | None = None,
 ) -> FastAPI:
-    """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own."""
-    app = FastAPI(title="lego_serve", version="0.1.0", docs_url=None, redoc_url=None, redirect_slashes=False)
-    context = create_context(runner, admin, settings, metrics)
+    """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own.
+
+    ``draining`` is told by whoever stops the server.
+    """
+    draining = draining or Draining()
+    context = create_context(runner, admin, settings, metrics, draining)
+    context.on_close.append(context.quality_checks.close)
+    if peers is not None:
+        context.on_close.append(peers.close)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await context.close()
+
+    app = DescribedApp(
+        title="lego_serve",
+        version="0.1.0",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.needs_key = bool(settings.keys)
+    app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))
     app.include_router(adapters.create_router(context))
     if settings.templates is not None and context.templates is not None:
-        app.include_router(templates.create_router(context, context.templates, settings.templates))
+        app.include_router(templates.create_router(context, context.templates, settings.templates, peers))
     app.include_router(operations.create_router(context))
     add_error_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(CatchAll)
-    app.add_middleware(RequestIds)  # outermost, so that every answer is marked
+    _add_middleware(app, settings, draining)
     return app
 
 
-def create_context(runner: JobRunner, admin: ClusterAdmin, settings: GatewaySettings, metrics: Metrics) -> Context:
+def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining) -> None:
+    """Add what every request passes; the last one added is the outermost."""
+    policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(PageGuard, policy=policy)
+    app.add_middleware(WhileStopping, draining=draining)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(CatchAll, draining=draining)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)  # outside of all errors, so that pages can read them
+    app.add_middleware(RequestIds)
+
+
+def create_context(
+    runner: JobRunner,
+    admin: ClusterAdmin,
+    settings: GatewaySettings,
+    metrics: Metrics,
+    draining: Draining | None = None,
+) -> Context:
     """Build the parts that the routes share."""
-    admission = Admission(AdmissionLimits(settings.max_pending_jobs), runner, metrics)
-    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, admission)
+    limits = AdmissionLimits(
+        settings.max_pending_jobs, max_images=settings.max_pending_images, is_shared=settings.has_tenants
+    )
+    admission = Admission(limits, runner, metrics)
+    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, admission, settings.deadlines)
     stored = settings.templates
     files = None if stored is None else TemplateFiles(stored.folder, stored.per_tenant, stored.tenant_bytes)
     return Context(
@@ -55,4 +106,5 @@ def create_context(runner: JobRunner, admin: ClusterAdmin, settings: GatewaySett
         admission=admission,
         quality_checks=quality_checks,
         templates=files,
+        draining=draining or Draining(),
     )

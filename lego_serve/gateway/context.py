@@ -1,6 +1,7 @@
 """The parts of the gateway that every route uses, and look-ups on behalf of a request's caller."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -13,9 +14,11 @@ from lego_serve.errors import NotFound
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
 from lego_serve.gateway.job_ids import JobIds
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
+from lego_serve.gateway.transport.draining import Draining
 from lego_serve.metrics import Metrics
 
 
@@ -31,6 +34,14 @@ class Context:
     quality_checks: QualityChecks
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
+    draining: Draining = field(default_factory=Draining)
+    images: ImageWorkers = field(default_factory=ImageWorkers)
+    on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """End what runs in the background and close what is open, as the gateway ends."""
+        for close in self.on_close:
+            await close()
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Return who calls.  Raises Unauthorized or Forbidden."""
@@ -62,4 +73,4 @@ class Context:
         """Return the image of one of the caller's templates.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
-        return await asyncio.to_thread(self.templates.image, caller.tenant, template)
+        return await self.images.read(self.templates.image, caller.tenant, template)

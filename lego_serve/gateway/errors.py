@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from lego_serve.errors import (
     CapacityError,
@@ -64,12 +65,41 @@ class WrongMediaType(RequestError):
     code = "unsupported_media_type"
 
 
+class Misdirected(RequestError):
+    """The request names a host that this server is not."""
+
+    status = 421
+    code = "misdirected_request"
+
+
+class CrossSite(RequestError):
+    """A web page of another origin may not do this."""
+
+    status = 403
+    code = "cross_site"
+    kind = "permission_error"
+
+
+class ServerStopping(LegoError):
+    """The server is stopping; another one, or the next, will do."""
+
+    status = 503
+    code = "server_stopping"
+    retryable = True
+    retry_after_s = 5.0
+
+    def __init__(self, message: str = "The server is stopping; try again shortly.") -> None:
+        super().__init__(message)
+
+
 ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),
 }
+ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
-ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled)
+ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
+FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
 BOUND_PHRASES = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 TYPE_WORDS = {
     "int": "an integer",
@@ -98,8 +128,11 @@ def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
 
 
 def printable_name(name: str) -> str | None:
-    """Return a field's name as the caller wrote it if it is a plain word; anything else is not sent back."""
-    return name if name.isascii() and name.replace("_", "").isalnum() and len(name) <= 64 else None
+    """Return a field's name as the caller wrote it if it is a plain word, or nested as in forms: `a[0][b]`.
+
+    Anything else is not sent back.
+    """
+    return name if FIELD_NAME.fullmatch(name) else None
 
 
 def validation_error(error: ValidationError) -> RequestError:
@@ -169,6 +202,17 @@ def log_error(error: LegoError) -> None:
         log.error("request failed: %s", error.code, exc_info=error)
 
 
+def allowed_methods(request: Request) -> list[str]:
+    """Return the methods that a request's path takes; the router tells those of its first route only."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    methods = {
+        method
+        for method in ROUTE_METHODS
+        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in request.app.routes)
+    }
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Make an application answer every error in OpenAI's shape."""
 
@@ -183,8 +227,8 @@ def add_error_handlers(app: FastAPI) -> None:
         known = RequestError(message, code=code)
         known.status = error.status_code
         answer = error_response(known)
-        if allowed := (error.headers or {}).get("Allow"):
-            answer.headers["allow"] = allowed
+        if error.status_code == 405:
+            answer.headers["allow"] = ", ".join(allowed_methods(request))
         return answer
 
     async def log_departure(request: Request, error: Exception) -> Response:

@@ -17,21 +17,30 @@ from lego_serve.core.editing.reuse import Quality
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError
-from lego_serve.gateway.admission import Admission, Place
+from lego_serve.gateway.admission import Admission, Place, applicant_of
 from lego_serve.image_metrics import psnr, ssim
 from lego_serve.metrics import Metrics
 
 log = logging.getLogger("lego_serve.gateway")
 WEIGHT_FACTOR = 0.1  # of the caller's
+TENANT = "(quality checks)"  # no caller can have this name, and no caller's share pays for them
 
 
 class QualityChecks:
     """Chooses the quality of edits, and computes some of them again in full to learn what quality they need."""
 
-    def __init__(self, runner: JobRunner, metrics: Metrics, fraction: float, admission: Admission) -> None:
-        self._runner, self._metrics, self._admission = runner, metrics, admission
+    def __init__(
+        self,
+        runner: JobRunner,
+        metrics: Metrics,
+        fraction: float,
+        admission: Admission,
+        deadlines: DeadlineLimits = DEFAULT_DEADLINES,
+    ) -> None:
+        self._runner, self._metrics, self._admission, self._deadlines = runner, metrics, admission, deadlines
         self._guard = QualityGuard(fraction)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -46,13 +55,14 @@ class QualityChecks:
         edit = job.inputs.get("edit")
         if not isinstance(edit, EditInput) or not _has_read_activations(result):
             return
-        place = self._admission.reserve_background()
+        comparison = self._full_computation(job, edit)
+        place = self._admission.reserve_background(applicant_of(comparison))
         if place is None:
             return
         if not self._guard.is_due(_cohort(job.workflow, edit), edit.quality, self._runner.now()):
-            place.release()
+            place.release(is_done=False)
             return
-        task = asyncio.get_running_loop().create_task(self._compare(job, edit, result.images[0], place))
+        task = asyncio.get_running_loop().create_task(self._compare(comparison, job, result.images[0], place))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -60,10 +70,18 @@ class QualityChecks:
         """Wait until nothing is being compared."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _compare(self, job: Job, edit: EditInput, image: GeneratedImage, place: Place) -> None:
-        cohort, started = _cohort(job.workflow, edit), self._runner.now()
+    async def close(self) -> None:
+        """Give up what is being compared."""
+        for task in list(self._running):
+            task.cancel()
+        await self.finished()
+
+    async def _compare(self, comparison: Job, job: Job, image: GeneratedImage, place: Place) -> None:
+        edit, started = job.inputs["edit"], self._runner.now()
+        assert isinstance(edit, EditInput)
+        cohort = _cohort(job.workflow, edit)
         try:
-            [full] = (await self._runner.run(_full_computation(job, edit, started))).images
+            [full] = (await self._runner.run(comparison)).images
             similarity, decibels, is_equal_outside = await asyncio.to_thread(_similarity, edit, image, full)
         except LegoError as error:
             log.info("an edit could not be compared with its full computation: %s", error.message)
@@ -76,22 +94,24 @@ class QualityChecks:
             place.release()
             self._guard.record_time(self._runner.now() - started, self._runner.now())
 
+    def _full_computation(self, job: Job, edit: EditInput) -> Job:
+        """Return the job that computes one image of an edit without reading activations."""
+        now = self._runner.now()
+        return replace(
+            job,
+            id=f"job_compared-{secrets.token_hex(8)}",  # no request can have it, whatever id its caller gives
+            inputs=dict(job.inputs) | {"edit": replace(edit, quality=Quality.EXACT), "n": 1},
+            submitted_s=now,
+            deadline_s=None,
+            latest_s=self._deadlines.latest(now, None),
+            tenant=TENANT,
+            weight=job.weight * WEIGHT_FACTOR,
+            stream=StreamOptions(),
+        )
+
 
 def _has_read_activations(result: JobResult) -> bool:
     return any(stats.reuse is not None and stats.reuse.masked_steps for stats in result.stats.values())
-
-
-def _full_computation(job: Job, edit: EditInput, now: float) -> Job:
-    """Return the job that computes one image of an edit without reading activations."""
-    return replace(
-        job,
-        id=f"job_compared-{secrets.token_hex(8)}",  # no request can have it, whatever id its caller gives
-        inputs=dict(job.inputs) | {"edit": replace(edit, quality=Quality.EXACT), "n": 1},
-        submitted_s=now,
-        deadline_s=None,
-        weight=job.weight * WEIGHT_FACTOR,
-        stream=StreamOptions(),
-    )
 
 
 def _cohort(workflow: str, edit: EditInput) -> EditCohort:

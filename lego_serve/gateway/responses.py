@@ -8,20 +8,21 @@ from typing import Any
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.gateway.media.codec import encode
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.schemas import ImageRequest
 
 
-async def images_response(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
+async def images_response(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
     """Return the answer of the Images API to a request that does not stream."""
-    files = await encode_images(body, result)
+    files = await encode_images(workers, body, result)
     data = [{"b64_json": file, "seed": image.seed} for file, image in zip(files, result.images, strict=True)]
     return {"created": int(time.time()), "data": data} | response_metadata(body, job, result)
 
 
-async def encode_images(body: ImageRequest, result: JobResult) -> list[str]:
+async def encode_images(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[str]:
     """Return each image as base64 of a file in the requested format."""
     return await asyncio.gather(
-        *(asyncio.to_thread(encode, image, body.output_format, body.output_compression) for image in result.images)
+        *(workers.write(encode, image, body.output_format, body.output_compression) for image in result.images)
     )
 
 

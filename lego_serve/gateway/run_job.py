@@ -4,32 +4,63 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lego_serve.core.jobs.job import Job, JobResult
-from lego_serve.core.jobs.ports import JobRunner, OnProgress
+from lego_serve.core.jobs.ports import OnProgress
 from lego_serve.errors import JobCancelled, LegoError, RequestError
+from lego_serve.gateway.admission import applicant_of
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.errors import ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
-from lego_serve.metrics import Metrics
+from lego_serve.metrics import UNKNOWN_WORKFLOW, Metrics
+
+Result = TypeVar("Result")
+
+
+class RequestRecord:
+    """What is recorded of one request: its workflow as soon as that is known, and since when it runs."""
+
+    def __init__(self) -> None:
+        self.workflow = UNKNOWN_WORKFLOW
+        self.started_s = time.monotonic()
+
+    def begin(self, workflow: str) -> None:
+        """Its body has been read, and this is its workflow: the request's duration counts from now on."""
+        self.workflow, self.started_s = workflow, time.monotonic()
 
 
 @contextmanager
-def record_outcome(metrics: Metrics, workflow: str) -> Iterator[None]:
-    """Count a request for a workflow by how the block ends, and its duration."""
-    started = time.monotonic()
-    outcome = "ok"
+def record_outcome(metrics: Metrics) -> Iterator[RequestRecord]:
+    """Count a request by how the block ends, and its duration.
+
+    A client that leaves is ``job_cancelled``, whoever notices: a cancelled task here is one whose client has left.
+    """
+    record, outcome = RequestRecord(), "ok"
     try:
-        yield
+        yield record
     except LegoError as error:
         outcome = error.code
         raise
+    except (asyncio.CancelledError, ClientDisconnect):
+        outcome = JobCancelled.code
+        raise
+    except HTTPException:
+        outcome = "bad_request"
+        raise
     except BaseException:
-        outcome = "internal_error"
+        outcome = LegoError.code
         raise
     finally:
-        metrics.record_outcome(workflow, outcome, time.monotonic() - started)
+        if record.workflow == UNKNOWN_WORKFLOW:
+            metrics.count_refused(outcome)
+        else:
+            metrics.record_outcome(record.workflow, outcome, time.monotonic() - record.started_s)
 
 
 async def run_job(
@@ -45,9 +76,10 @@ async def run_job(
     """
     if job_request.result is not None:
         return job_request.result
-    with context.admission.reserve():
+    with context.admission.reserve(applicant_of(job)):
+        running = asyncio.ensure_future(context.runner.run(bounded(context, job), on_progress))
         try:
-            result = await _run_while_connected(context.runner, request, job, on_progress)
+            result = await while_connected(context, request, running)
         except RequestError as error:
             raise in_request_words(error, job_request.body) from error
     context.metrics.record_result(job_request.workflow, result)
@@ -55,21 +87,32 @@ async def run_job(
     return result
 
 
-async def _run_while_connected(
-    runner: JobRunner, request: Request, job: Job, on_progress: OnProgress | None
-) -> JobResult:
-    """Run a job and cancel it when the client disconnects.  Raises LegoError."""
-    running = asyncio.ensure_future(runner.run(job, on_progress))
+def bounded(context: Context, job: Job) -> Job:
+    """Return a job that ends as the server's limits say, whatever deadline its caller named."""
+    return replace(job, latest_s=context.settings.deadlines.latest(job.submitted_s, job.deadline_s))
+
+
+async def while_connected(context: Context, request: Request, running: "asyncio.Future[Result]") -> Result:
+    """Return what a job comes to; cancel it when the client leaves or the server's last time is up.
+
+    Raises LegoError.
+    """
     leaving = asyncio.ensure_future(_disconnected(request))
+    stopping = asyncio.ensure_future(context.draining.expired())
+    tasks = (running, leaving, stopping)
     try:
-        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            raise JobCancelled("The client left before the image was ready.")
-        return running.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if running.cancelled():
+            raise JobCancelled("The job was cancelled.")
+        if running.done():
+            return running.result()
+        if stopping.done():
+            raise ServerStopping()
+        raise JobCancelled("The client left before the image was ready.")
     finally:
-        for task in (running, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -47,17 +49,28 @@ class GatewaySettings:
 
     ``controlnets``: by model, the ids of its ControlNets.  ``quality_check_fraction``: the largest part of the time
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
+    ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
+    ``cors_origins``: the origins of web pages that may use the server.
     """
 
     default_workflow: str
     keys: tuple[ApiKey, ...] = ()
     max_pending_jobs: int = 256
     max_body_bytes: int = 50 * 2**20
-    max_image_pixels: int = 16_000_000
+    max_image_pixels: int = 52_000_000
     size_multiple: int = 16
     controlnets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     quality_check_fraction: float = 0.0
     templates: TemplateSettings | None = None
+    allowed_hosts: frozenset[str] | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_pending_images: int | None = None
+    deadlines: DeadlineLimits = DEFAULT_DEADLINES
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether keys are several tenants'."""
+        return len({key.tenant for key in self.keys}) > 1
 
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""

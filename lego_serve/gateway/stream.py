@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import error_body, log_error
 from lego_serve.gateway.media.codec import encode, enlarge
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.responses import encode_images, response_metadata
@@ -60,7 +62,7 @@ async def stream(
         raise
     if isinstance(first, LegoError):
         raise first
-    events = _events(EventWriter(job_request, job), queue, first, running)
+    events = _events(EventWriter(context.images, job_request, job), queue, first, running)
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
@@ -116,10 +118,11 @@ async def _events(
 class EventWriter:
     """Writes what happens to one job as server-sent events."""
 
-    def __init__(self, job_request: ImageJobRequest, job: Job) -> None:
+    def __init__(self, workers: ImageWorkers, job_request: ImageJobRequest, job: Job) -> None:
+        self._workers = workers
         self._body, self._job = job_request.body, job
         self._kind = "image_edit" if isinstance(job_request.body, EditRequest) else "image_generation"
-        self._previews = 0
+        self._previews: Counter[int] = Counter()  # by image
 
     async def progress(self, progress: JobProgress) -> bytes:
         """Return the event of a job's progress: a partial image where there is a preview."""
@@ -135,20 +138,23 @@ class EventWriter:
 
     async def completed(self, result: JobResult) -> list[bytes]:
         """Return one event for each image of a result."""
-        files = await encode_images(self._body, result)
+        files = await encode_images(self._workers, self._body, result)
         metadata = response_metadata(self._body, self._job, result)
         common = metadata | {"created_at": int(time.time()), "usage": USAGE}
-        return [
-            _event(f"{self._kind}.completed", common | {"b64_json": file, "seed": image.seed})
-            for file, image in zip(files, result.images, strict=True)
-        ]
+        events = []
+        for index, (file, image) in enumerate(zip(files, result.images, strict=True)):
+            facts = metadata["lego"] | {"image_index": index, "seed": image.seed}
+            data = common | {"b64_json": file, "seed": image.seed, "lego": facts}
+            events.append(_event(f"{self._kind}.completed", data))
+        return events
 
     async def _partial_image(self, preview: GeneratedImage, facts: dict[str, Any]) -> bytes:
         width, height = int(str(self._job.inputs["width"])), int(str(self._job.inputs["height"]))
         output_format = self._body.output_format
-        file = await asyncio.to_thread(_encode_preview, preview, width, height, output_format)
-        index = self._previews
-        self._previews += 1
+        file = await self._workers.write(_encode_preview, preview, width, height, output_format)
+        image_index = int(facts["image_index"])
+        index = self._previews[image_index]
+        self._previews[image_index] += 1
         return _event(
             f"{self._kind}.partial_image",
             {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lego_serve.core.editing.edit import image_key
 from lego_serve.errors import NodeError, NotFound
 from lego_serve.gateway.errors import Conflict
 
@@ -63,12 +64,21 @@ class TemplateFiles:
         return template
 
     def image(self, tenant: str, template: Template) -> Image.Image:
-        """Return a template's image.  Raises NotFound where it was removed meanwhile."""
+        """Return a template's image.  Raises NotFound where it was removed, or is another than was registered."""
         try:
-            with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as image:
-                return image.convert("RGB")
-        except OSError:
+            with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as file:
+                if file.size != (template.width, template.height):
+                    raise ValueError(f"its size is {file.size}")
+                image = file.convert("RGB")
+        except FileNotFoundError:
             raise no_template() from None
+        except (OSError, SyntaxError, ValueError):  # Pillow's errors about damaged files
+            log.exception("the image of a template is damaged")
+            raise no_template() from None
+        if image_key(tenant, (image.height, image.width, 3), image.tobytes()) != template.image:
+            log.error("the image of the template %s is not the one that was registered", template.id)
+            raise no_template()
+        return image
 
     def listed(self, tenant: str) -> list[Template]:
         """Return a tenant's templates, the oldest first."""
@@ -124,8 +134,10 @@ class TemplateFiles:
     def _locked(self, tenant: str) -> Iterator[Path]:
         """Lock a tenant's folder and remove what a process that died there left half written."""
         folder = self._folder / tenant
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "wb") as lock:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)  # also of one that an older version made
+        with open(folder / "lock", "wb", opener=_open_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for file in folder.iterdir():
                 if file.suffix == ".new" or (file.suffix == ".png" and not file.with_suffix(".json").exists()):
@@ -150,11 +162,17 @@ def _read(folder: Path, template_id: str) -> Template | None:
         return None
 
 
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only this user may read: it holds an image of a tenant."""
+    return os.open(path, flags, 0o600)
+
+
 def _write_whole(path: Path, data: bytes) -> None:
     """Write a file; readers get the old content or the new, never a part."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(data)
+        with open(new, "wb", opener=_open_private) as file:
+            file.write(data)
         os.replace(new, path)
     except OSError:
         new.unlink(missing_ok=True)

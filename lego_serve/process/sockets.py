@@ -1,5 +1,6 @@
 """The sockets a server listens on."""
 
+import resource
 import socket
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def unix_socket(path: Path) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.bind(str(path))
     return bound
+
+
+def allow_many_files() -> None:
+    """Let this process have as many files and connections open as the system lets it ask for."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from lego_serve.errors import LegoError
 
 RESTART_PAUSE_S = 0.5
-STOP_TIMEOUT_S = 25.0
+STOP_MARGIN_S = 5.0  # what a gateway needs to stop beyond the time that its requests have
 
 
 class Supervisor:
-    """The gateway processes of one server."""
+    """The gateway processes of one server; ``drain_timeout_s`` is the time that their requests have at a stop."""
 
-    def __init__(self, command: Sequence[str], count: int, on_end: Callable[[int], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], count: int, on_end: Callable[[int], None], drain_timeout_s: float = 20.0
+    ) -> None:
         self._command, self._count, self._on_end = list(command), count, on_end
+        self._stop_timeout_s = drain_timeout_s + STOP_MARGIN_S
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -49,7 +52,7 @@ class Supervisor:
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        deadline_s = time.monotonic() + self._stop_timeout_s
         for process in self._processes:
             try:
                 process.wait(max(0.1, deadline_s - time.monotonic()))

@@ -7,16 +7,15 @@ It makes one image after the other, as a script does.  Each line in is
 
 import argparse
 import base64
+import gc
 import json
 import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from PIL import Image
 
-from loadgen.baselines.sd3_loading import dtype_name, load_pipeline, make_image
 from loadgen.images import png_bytes
 
 
@@ -26,6 +25,14 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--max-sequence-length", type=int, required=True)
     arguments = parser.parse_args()
+    if not (arguments.weights / "model_index.json").is_file():  # before the seconds that the imports below take
+        parser.error(f"--weights {arguments.weights} is no model folder: it has no model_index.json")
+    gc.disable()  # nothing that is imported is garbage
+    import torch
+
+    from loadgen.baselines.sd3_loading import dtype_name, load_pipeline
+
+    gc.enable()
     answers = sys.stdout
     sys.stdout = sys.stderr  # nothing a library prints may come between the answers
     pipeline = load_pipeline(arguments.weights)
@@ -38,6 +45,8 @@ def main() -> None:
 
 
 def _make_burst(pipeline: Any, requests: list[dict[str, Any]], max_sequence_length: int) -> dict[str, Any]:
+    from loadgen.baselines.sd3_loading import make_image
+
     start = perf_counter()
     done_s: list[float] = []
     images: list[Image.Image] = []

@@ -16,7 +16,7 @@ import pytest
 from lego_serve.core.jobs.recovery import MARGIN_STEPS
 from tests.support.e2e.faults.sitecustomize import DEADLY_GUIDANCE
 from tests.support.e2e.images import PROMPT, pixels
-from tests.support.e2e.servers import SEEDS, Server, backbones, begun, replicas_of, wait_for_two
+from tests.support.e2e.servers import SEEDS, Server, backbones, begun, replicas_of, wait_for_death, wait_for_two
 
 pytestmark = pytest.mark.ray
 KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "2"))
@@ -161,7 +161,8 @@ def test_inputs_that_die_with_their_maker_before_they_are_read_are_made_again(
         job = _denoising_job(crashes)
         [encoder] = replicas_of(crashes, "text_encoder")
         os.kill(encoder, signal.SIGKILL)
-        _wait_until_gone(encoder)
+        wait_for_death(encoder)
+        time.sleep(1)  # for Ray to have noticed
     finally:
         hold.unlink()
     thread.join()
@@ -181,10 +182,3 @@ def _denoising_job(server: Server) -> str:
             return str(jobs[0]["id"])
         time.sleep(0.1)
     pytest.fail("the job did not come to its denoising")
-
-
-def _wait_until_gone(pid: int) -> None:
-    limit = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
-        time.sleep(0.05)
-    time.sleep(1)  # for Ray to have noticed

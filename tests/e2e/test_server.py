@@ -18,6 +18,7 @@ from PIL import Image
 
 from lego_serve.process.tree import descendants
 from tests.support.e2e.images import PROMPT, pixels
+from tests.support.e2e.servers import wait_for_death
 
 pytestmark = pytest.mark.ray
 PAUSE_S = 5.0  # longer than the image takes that is paused
@@ -186,6 +187,7 @@ def test_a_killed_gateway_never_leaves_the_port_unanswered(server) -> None:
     gateways = gateway_ids(server.process.pid)
     assert len(gateways) == 2
     os.kill(gateways[0], signal.SIGKILL)
+    wait_for_death(gateways[0])
     killed = time.monotonic()
     while time.monotonic() - killed < 10:
         assert httpx2.get(f"{server.url}/health/live", timeout=5).status_code == 200

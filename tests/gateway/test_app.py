@@ -84,7 +84,7 @@ async def test_a_route_is_as_it_is_written_and_405_says_what_it_takes(client) ->
     """A slash too many is no redirect but an unknown route."""
     assert (await client.get("/v1/models/")).status_code == 404
     refused = await client.put("/v1/models")
-    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_what_nobody_expected_is_a_marked_500_logged_once(client, runner, caplog) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from fastapi import Request
 
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import HEADER, Peers
@@ -95,3 +97,38 @@ async def test_a_peers_question_is_answered_for_oneself_alone(two) -> None:
     assert (answer.status_code, runners[1].asked_to_cancel) == (404, [])
     answer = await clients[0].delete("/v1/admin/jobs/job_known", headers={HEADER: "1", "authorization": "Bearer no"})
     assert answer.status_code == 401
+
+
+async def test_asking_a_peer_makes_no_tls_context_and_one_client_a_socket(two, monkeypatch) -> None:
+    """However often it is asked: a context takes a tenth of a second in which a gateway does nothing else."""
+    made: list[str] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *args, **more: made.append("context"))
+    transports = httpx2.AsyncHTTPTransport.__init__
+
+    def counted(self, *args, **more) -> None:
+        made.append("transport")
+        transports(self, *args, **more)
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "__init__", counted)
+    _, clients = two
+    await clients[0].get("/v1/admin/jobs")
+    first = len(made)
+    for _ in range(20):
+        assert (await clients[0].get("/v1/admin/jobs")).status_code == 200
+    assert made == ["transport"] * first
+    assert first == 2  # of the other gateway and of the dead one
+
+
+async def test_a_client_goes_with_its_socket_and_all_go_at_the_end(tmp_path: Path) -> None:
+    """A gateway that is gone is not remembered; one that came since is asked."""
+    peers, runner = Peers(tmp_path, tmp_path / "own.sock"), FakeRunner()
+    request = Request({"type": "http", "headers": [(b"authorization", b"Bearer admin-key")]})
+    for name in ("a", "b"):
+        async with gateway(tmp_path, name, runner):
+            [answer] = await peers.ask(request, "GET", "/v1/admin/jobs")
+            assert answer["object"] == "list"
+            assert [socket.name for socket in peers._clients] == [f"{name}.sock"]
+        (tmp_path / f"{name}.sock").unlink()
+    kept = list(peers._clients.values())
+    await peers.close()
+    assert [client.is_closed for client in kept] == [True]

@@ -65,9 +65,19 @@ async def test_every_image_of_several_is_an_event(client) -> None:
     """Three images, three completed events, each with its seed."""
     body = {"prompt": "a", "stream": True, "n": 3, "seed": 7}
     received = events((await client.post(URL, json=body)).text)
-    assert [(name, data["seed"]) for name, data in received] == [
-        ("image_generation.completed", 7 + i) for i in range(3)
+    assert [(name, data["seed"], data["lego"]["seed"], data["lego"]["image_index"]) for name, data in received] == [
+        ("image_generation.completed", 7 + i, 7 + i, i) for i in range(3)
     ]
+
+
+async def test_every_event_can_be_given_to_its_image(client, runner) -> None:
+    """Previews say which image they show and count from 0 for each; finished images say it too."""
+    order = [0, 2, 2, 1, 0]
+    runner.progress = [JobProgress(index, 5, 20, 1.5, PREVIEW) for index in order]
+    body = {"prompt": "a", "stream": True, "n": 3, "partial_images": 2}
+    received = events((await client.post(URL, json=body)).text)
+    counted = [(data["lego"]["image_index"], data.get("partial_image_index")) for _, data in received]
+    assert counted == [(0, 0), (2, 0), (2, 1), (1, 0), (0, 1), (0, None), (1, None), (2, None)]
 
 
 async def test_an_early_error_has_its_own_status(client, runner) -> None:

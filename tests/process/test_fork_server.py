@@ -148,8 +148,12 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 def test_what_replicas_import_leaves_one_thread_and_no_ray() -> None:
-    """A fork has no other thread than the one that forks, and Ray reads a worker's environment when it is imported."""
+    """A fork has no other thread than the one that forks, and Ray reads a worker's environment when it is imported.
+
+    Slow: no process that has imported anything else can tell, and what replicas import takes seconds.
+    """
     code = (
+        "import gc; gc.disable()\n"
         "import os, sys, lego_serve.serving.cluster.preloaded, torch\n"
         "print(len(os.listdir('/proc/self/task')), 'ray' in sys.modules, torch.cuda.is_initialized())"
     )

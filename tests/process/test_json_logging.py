@@ -44,3 +44,32 @@ def test_our_own_information_is_logged_and_that_of_libraries_is_not(stream: io.S
     logging.getLogger("lego_serve.gateway").info("ours")
     logging.getLogger("some.library").info("theirs")
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours"]
+
+
+def test_lines_that_clients_can_cause_are_bounded_and_counted(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two thousand alike ten are told, and later one that says how many were not; every error is told."""
+    log, now = logging.getLogger("lego_serve.gateway"), [1000.0]
+    monkeypatch.setattr(logging.LogRecord, "__init__", _at(now, logging.LogRecord.__init__))
+    for number in range(2000):
+        log.info("request ended: %s", "job_cancelled" if number % 2 else "over_capacity")
+    for _ in range(20):
+        log.error("broken")
+    now[0] += 60.0
+    log.info("request ended: %s", "job_cancelled")
+    records = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [record["message"] for record in records].count("broken") == 20
+    ended = [record for record in records if record["message"].startswith("request ended")]
+    assert len(ended) == 11
+    assert [record.get("left_out") for record in ended] == [None] * 10 + [1990]
+
+
+def _at(now: list[float], make):
+    """A log record's initialiser that takes the time from a list."""
+
+    def initialise(self, *args, **more) -> None:
+        make(self, *args, **more)
+        self.created = now[0]
+
+    return initialise

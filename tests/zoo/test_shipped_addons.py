@@ -19,6 +19,7 @@ from lego_serve.zoo.train.lora import ADAPTERS, RANKS, adapter_file, adapter_id
 from lego_serve.zoo.train.lora_modules import load_adapter
 
 MAX_BYTES = 16_000_000
+STEPS = 8  # of an image: what is counted below is as clear as with the twenty that judges take by default
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +73,7 @@ def test_shipped_adapters_draw_their_styles() -> None:
 
     Slow: 24 images are made.
     """
-    seen = Counter((v.wanted, v.seen == PLAIN) for v in judge_styles(styled(WEIGHTS), [128], 6))
+    seen = Counter((v.wanted, v.seen == PLAIN) for v in judge_styles(styled(WEIGHTS, steps=STEPS), [128], 6))
     assert seen[(PLAIN, True)] == 6
     assert all(seen[(style, False)] >= 4 for style in RANKS), seen
 
@@ -82,8 +83,8 @@ def test_the_shipped_controlnet_places_shapes() -> None:
 
     Slow: 16 images are made.
     """
-    assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=True), [128], 8)) >= 5
-    assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=False), [128], 8)) <= 1
+    assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=True, steps=STEPS), [128], 8)) >= 5
+    assert sum(v.is_followed for v in judge_controlnet(controlled(WEIGHTS, with_net=False, steps=STEPS), [128], 8)) <= 1
 
 
 def test_shipped_adapters_and_the_controlnet_work_in_the_same_image() -> None:
@@ -91,6 +92,8 @@ def test_shipped_adapters_and_the_controlnet_work_in_the_same_image() -> None:
 
     Slow: as many images are made.
     """
-    found = list(judge_combined(combined(WEIGHTS), [CombinedSetting(style, 1, 1) for style in RANKS], 128, 8))
+    found = list(
+        judge_combined(combined(WEIGHTS, steps=STEPS), [CombinedSetting(style, 1, 1) for style in RANKS], 128, 8)
+    )
     assert sum(v.is_styled for v in found) >= 18
     assert sum(v.is_followed and v.is_styled for v in found) >= 8, [(v.setting.style, v.overlap) for v in found]

@@ -212,7 +212,7 @@ def _task(running: _Running, node: Node) -> Task:
             inputs[name] = running.values[argument.node]
         elif _given(job.inputs, argument.output):
             inputs[name] = job.inputs[argument.output]
-    return Task(job.id, node.name, node.kind, node.model, inputs, job.deadline_s, job.weight)
+    return Task(job.id, node.name, node.kind, node.model, inputs, job.deadline_s, job.weight, job.tenant)
 
 
 def _given(inputs: Mapping[str, object], name: str) -> bool:

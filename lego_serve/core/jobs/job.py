@@ -16,7 +16,10 @@ Value: TypeAlias = object
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request: a workflow by name, values for its inputs, and when it must be done."""
+    """One accepted request: a workflow by name, values for its inputs, and when it must be done.
+
+    ``deadline_s`` is the caller's and counts in the order of work; at ``latest_s`` the server gives the job up.
+    """
 
     id: str
     workflow: str
@@ -26,6 +29,13 @@ class Job:
     tenant: str = "default"
     weight: float = 1.0
     stream: StreamOptions = field(default_factory=StreamOptions)
+    latest_s: float | None = None
+
+    @property
+    def end_s(self) -> float | None:
+        """When it ends at the latest; None where nothing bounds it."""
+        bounds = [bound for bound in (self.deadline_s, self.latest_s) if bound is not None]
+        return min(bounds, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,7 @@ class Task:
     inputs: Mapping[str, Value]
     deadline_s: float | None = None
     weight: float = 1.0
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ ReplyT = TypeVar("ReplyT")
 
 @dataclass(frozen=True, slots=True)
 class NodeCall(Generic[ReplyT]):
-    """One request to a node, with the seconds it has left, its tenant and that one's weight.
+    """One request to a node, with the seconds it has left, its tenant and the tenant's weight.
 
     ``reads_refs``: the request holds references to arrays, which the replica reads first.  ``keeps_arrays``: large
     arrays of the reply stay in the object store, and references to them come back.
@@ -35,7 +35,7 @@ class NodeCall(Generic[ReplyT]):
     avoid: frozenset[str] = frozenset()
     is_paused: bool = False
     key: str = ""
-    tenant: str = ""
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)

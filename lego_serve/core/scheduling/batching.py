@@ -2,15 +2,17 @@
 
 A lane joins at any step and leaves when its steps are done.  The planner never touches a tensor and the runner never
 chooses.  Keys are never used twice.  Invariants: a lane's next step lies in [0, steps); a plan keeps to the limits
-unless it has a single lane; a suspect lane runs alone; a paused lane does not run; the lane that the policy puts first
-runs, so that a lane starves only if the policy starves it; a lane does not join a step that would become too long for
-the deadline of a lane in it.
+unless it has a single lane; a suspect lane runs alone; a paused lane does not run; of the tenant whose turn it is, the
+lane that the policy puts first runs, so that a lane starves only if the policy starves it; while all lanes are one
+tenant's, the policy alone decides; a lane does not join a step that would become too long for the deadline of a lane in
+it.
 """
 
 from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lego_serve.core.costs import Rates, StepCost, StepWork
+from lego_serve.core.scheduling.fairness import FairShares, step_part
 from lego_serve.core.scheduling.lane import Lane
 from lego_serve.core.scheduling.lora_mode import (
     AdapterRates,
@@ -82,6 +84,7 @@ class StepBatcher:
         self._steps_to_relax = 0
         self._steps_grouped = 0  # steps until patching is tried again
         self._lanes: dict[str, Lane] = {}
+        self._shares = FairShares()
         self._cost = StepCost(calibrated)
         self._step_s = 0.0  # recent mean seconds of a step
 
@@ -152,7 +155,7 @@ class StepBatcher:
         """
         lanes = list(self._lanes.values())
         rates = self._cost.rates
-        order = self._policy(lanes, now, ReplicaPace(rates, self._step_s))
+        order = self._in_turn(lanes, self._policy(lanes, now, ReplicaPace(rates, self._step_s)))
         plan = self._fitting(lanes, order, now, rates, cached)
         if plan is None or all(self._lanes[key].adapter_set is None for key in plan.keys):
             return plan
@@ -169,6 +172,7 @@ class StepBatcher:
         if typical:
             self._cost.observe(plan.work, took_s - plan.extra_s)
             self._step_s = took_s if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took_s
+        self._charge(plan)
         finished = []
         for key, step in zip(plan.keys, plan.steps, strict=True):
             lane = self._lanes.get(key)
@@ -186,12 +190,40 @@ class StepBatcher:
             assert key == lane.key, f"lane {lane.key} is filed under {key}"
             assert 0 <= lane.next_step < lane.steps, f"lane {key} stands at step {lane.next_step} of {lane.steps}"
 
+    def _in_turn(self, lanes: Sequence[Lane], order: Sequence[int]) -> Sequence[int]:
+        """Return an order of lanes by turns of their tenants, without the paused; as it is where there is only one."""
+        if len({lane.tenant for lane in lanes}) < 2:
+            return order
+        runnable = [index for index in order if not lanes[index].is_paused]
+        return self._shares.order(runnable, lambda index: lanes[index].tenant, lambda index: lanes[index].cost)
+
+    def _max_seconds(self, lanes: Sequence[Lane], rates: Rates) -> float:
+        """Return the predicted seconds that the next step may take: fewer for tenants with little work to share it."""
+        limits = self.limits
+        full_s = limits.seconds(rates)
+        if limits.max_step_s is not None or rates.row_s <= 0 or len({lane.tenant for lane in lanes}) < 2:
+            return full_s
+        rows: dict[str, int] = {}
+        for lane in lanes:
+            if not lane.is_paused:
+                rows[lane.tenant] = rows.get(lane.tenant, 0) + lane.work[lane.next_step].rows
+        return full_s * step_part(rows, (full_s - rates.constant_s) / rates.row_s)
+
+    def _charge(self, plan: StepPlan) -> None:
+        """Count a step's work as its tenants' own."""
+        costs: dict[str, float] = {}
+        for key, step in zip(plan.keys, plan.steps, strict=True):
+            lane = self._lanes.get(key)
+            if lane is not None and lane.next_step == step:
+                costs[lane.tenant] = costs.get(lane.tenant, 0.0) + lane.cost
+        self._shares.charge(costs)
+
     def _fitting(
         self, lanes: Sequence[Lane], order: Sequence[int], now: float, rates: Rates, cached: Container[str]
     ) -> StepPlan | None:
         """Return a step of the lanes in order, without the paused, as long as it keeps to limits and deadlines."""
         limits = self.limits
-        max_rows, max_s = limits.max_rows or float("inf"), limits.seconds(rates)
+        max_rows, max_s = limits.max_rows or float("inf"), self._max_seconds(lanes, rates)
         row_s, pair_s, constant_s = rates.row_s, rates.pair_s, rates.constant_s
         keys: list[str] = []
         steps: list[int] = []

@@ -27,6 +27,7 @@ class Lane:
     suspect_until: int = 0
     started_s: float | None = None
     is_paused: bool = False
+    tenant: str = "default"
     adapters: tuple[AdapterSet | None, ...] = ()
     shared: tuple[Mapping[str, StepWork], ...] = ()
     expected: tuple[StepWork, ...] = field(default=(), repr=False)
@@ -52,6 +53,11 @@ class Lane:
     def left(self) -> tuple[float, float, float]:
         """The steps, rows and pairs still to run; floats, since they are only multiplied by rates."""
         return self._remaining[self.next_step]
+
+    @property
+    def cost(self) -> float:
+        """What its next step takes of its tenant's share: its rows, in proportion to its pixels, by the weight."""
+        return self.work[self.next_step].rows / self.weight
 
     @property
     def adapter_set(self) -> AdapterSet | None:

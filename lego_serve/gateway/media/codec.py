@@ -7,15 +7,25 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from lego_serve.core.jobs.job import GeneratedImage
-from lego_serve.gateway.media.uploads import decode_pixels, open_upload
+from lego_serve.gateway.media.colours import WHITE, Ground
+from lego_serve.gateway.media.uploads import decode_colours, open_upload
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 DEFAULT_QUALITY = 90  # of JPEG and WebP
 
 
-def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
-    """Return an uploaded image as RGB.  Raises RequestError; ``max_pixels`` is checked before any is decoded."""
-    return decode_pixels(open_upload(data, "image", FORMATS, max_pixels), "RGB", "image")
+def decode_upload(data: bytes, max_pixels: int, ground: Ground = WHITE) -> Image.Image:
+    """Return an uploaded image as sRGB, on a ground where it is transparent; a very large one is scaled down.
+
+    Raises RequestError; ``max_pixels`` is checked before any is decoded.
+    """
+    return decode_sized_upload(data, max_pixels, ground)[0]
+
+
+def decode_sized_upload(data: bytes, max_pixels: int, ground: Ground = WHITE) -> tuple[Image.Image, tuple[int, int]]:
+    """Return what ``decode_upload`` does, and the size (width, height) before it is scaled down."""
+    upload = open_upload(data, "image", FORMATS, max_pixels)
+    return decode_colours(upload, "image", ground), upload.size
 
 
 def fit_size(image: Image.Image, multiple: int, low: int, high: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lego_serve.gateway.media.uploads import bad_image, decode_pixels, open_upload
+from lego_serve.gateway.media.uploads import bad_image, decode_alpha, open_upload
 
 MAX_SPREAD = 64  # pixels, of a mask's dilation and of its feather
 
@@ -16,11 +16,10 @@ def decode_mask(data: bytes, size: tuple[int, int], max_pixels: int) -> np.ndarr
     mask = open_upload(data, "mask", ("PNG",), max_pixels)
     if not mask.image.has_transparency_data:
         raise bad_image("mask", "must have an alpha channel; what is transparent is edited")
-    alpha = decode_pixels(mask, "RGBA", "mask").getchannel("A")
-    if alpha.size != size:
-        sizes = f"is {alpha.width}x{alpha.height}, the image {size[0]}x{size[1]}; they must be of one size"
+    if mask.size != size:  # before its pixels are decoded
+        sizes = f"is {mask.size[0]}x{mask.size[1]}, the image {size[0]}x{size[1]}; they must be of one size"
         raise bad_image("mask", sizes)
-    edited: np.ndarray = np.asarray(alpha) == 0
+    edited: np.ndarray = np.asarray(decode_alpha(mask, "mask")) == 0
     return edited
 
 

@@ -1,7 +1,5 @@
 """The ControlNets a request adds to a model: which are known, and their control images decoded."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +8,9 @@ from lego_serve.core.addons import ControlNetRequest
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import NotFound, RequestError, with_param
+from lego_serve.gateway.media.base64_text import decode_base64
 from lego_serve.gateway.media.codec import decode_upload, to_array
+from lego_serve.gateway.media.colours import BLACK
 from lego_serve.gateway.requests.schemas import ControlNetUse
 from lego_serve.gateway.settings import GatewaySettings
 
@@ -47,12 +47,12 @@ def decode_controlnets(
 
 
 def _decode_base64_image(text: str, size: tuple[int, int], max_pixels: int) -> np.ndarray:
-    """Return the pixels of base64, or of a ``data:image/...;base64,`` URL, at a size.  Raises RequestError."""
-    head, comma, rest = text.partition(",")
-    if comma and head.startswith("data:image/") and head.endswith(";base64"):
-        text = rest
+    """Return the pixels of base64, or of a data URL, at a size.  Raises RequestError.
+
+    What is transparent is black: nothing is drawn there.
+    """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        data = decode_base64(text)
+    except ValueError:
         raise RequestError("`image` must be base64 of an image.", param="image", code="invalid_image") from None
-    return to_array(decode_upload(data, max_pixels), *size)
+    return to_array(decode_upload(data, max_pixels, BLACK), *size)

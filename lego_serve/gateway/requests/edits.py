@@ -1,13 +1,11 @@
 """Edits: reads the form, then binds the workflow's inputs and decodes the image and the mask."""
 
-import asyncio
 import secrets
 from dataclasses import dataclass
 
 import numpy as np
 from fastapi import Request
 from PIL import Image
-from pydantic import ValidationError
 
 from lego_serve.core.editing.edit import EditInput, image_key, is_described
 from lego_serve.core.editing.reuse import Quality, ReuseStats
@@ -16,11 +14,10 @@ from lego_serve.core.nodes.messages import SourceImage
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import require_type, validation_error
-from lego_serve.gateway.media.codec import decode_upload, fit_size, to_array
+from lego_serve.gateway.media.codec import decode_sized_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, edit_weights
 from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
-from lego_serve.gateway.requests.multipart import read_form, split_form
+from lego_serve.gateway.requests.multipart import read_form
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
@@ -42,32 +39,27 @@ class EditForm:
 
 @dataclass(frozen=True, slots=True)
 class EditSource:
-    """What an edit changes: an uploaded image, or that of a template."""
+    """What an edit changes: an uploaded image, or that of a template; ``size`` is its own, before it was
+    scaled down.
+    """
 
     image: Image.Image
+    size: tuple[int, int]
     template: Template | None = None
 
 
 async def read_edit(request: Request) -> EditForm:
-    """Return the form of a request.  Raises WrongMediaType or RequestError."""
-    require_type(request, "multipart/form-data")
-    form = await read_form(request)
-    try:
-        fields, files = split_form(form, ("image", "mask"))
-        if "image" in files and "template" in fields:
+    """Return the form of a request.  Raises WrongMediaType, CapacityError or RequestError."""
+    async with read_form(request, EditRequest, ("image", "mask")) as form:
+        body, files = form.body, form.files
+        if "image" in files and body.template is not None:
             raise RequestError("An edit has an `image` or a `template`, not both.", param="template")
-        if "image" not in files and "template" not in fields:
+        if "image" not in files and body.template is None:
             raise RequestError("Exactly one `image`, or a `template`, is needed.", param="image", code="missing")
-        try:
-            body = EditRequest.model_validate(fields)
-        except ValidationError as error:
-            raise validation_error(error) from None
         body.refuse_unsupported()
         body.refuse_without_mask("mask" in files)
         contents = {name: await file.read() for name, file in files.items()}
         return EditForm(body, image=contents.get("image"), mask=contents.get("mask"))
-    finally:
-        await form.close()
 
 
 async def find_template(context: Context, caller: Caller, body: EditRequest) -> Template | None:
@@ -85,10 +77,10 @@ async def prepare_edit(
     extra = size_inputs(size) | {form.input_name: UNDECODED}
     if form.mask is None:
         inputs = bind_inputs(workflow, body, extra)
-        inputs["image"] = SourceImage(await asyncio.to_thread(to_array, source.image, *size))
+        inputs["image"] = SourceImage(await context.images.read(to_array, source.image, *size))
         return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
     inputs = bind_inputs(workflow, body, extra | caption_input(workflow, body.caption, template))
-    edit = await asyncio.to_thread(
+    edit = await context.images.read(
         _decode_edit,
         form,
         source,
@@ -124,9 +116,10 @@ def caption_input(workflow: Workflow, caption: str | None, template: Template | 
 
 async def _decode_source(context: Context, caller: Caller, form: EditForm, template: Template | None) -> EditSource:
     if template is not None:
-        return EditSource(await context.template_image(caller, template), template)
+        image = await context.template_image(caller, template)
+        return EditSource(image, image.size, template)
     assert form.image is not None, "a form without an image has a template"
-    return EditSource(await asyncio.to_thread(decode_upload, form.image, context.settings.max_image_pixels))
+    return EditSource(*await context.images.read(decode_sized_upload, form.image, context.settings.max_image_pixels))
 
 
 def _edit_size(body: EditRequest, workflow: Workflow, source: EditSource, multiple: int) -> tuple[int, int]:
@@ -145,7 +138,7 @@ def _decode_edit(
     """Decode the mask, and bring it and the image to a size (width, height).  Raises RequestError."""
     assert form.mask is not None, "an edit of a whole image has no mask to decode"
     body, template = form.body, source.template
-    mask = decode_mask(form.mask, source.image.size, max_pixels)
+    mask = decode_mask(form.mask, source.size, max_pixels)
     pixels = to_array(source.image, *size)
     return EditInput(
         pixels=pixels,

@@ -1,7 +1,5 @@
 """Generations: reads the body, then binds the workflow's inputs and decodes control images."""
 
-import asyncio
-
 from fastapi import Request
 
 from lego_serve.core.workflow.graph import Workflow
@@ -32,7 +30,9 @@ async def prepare_generation(
     inputs = bind_inputs(workflow, body, extra)
     if uses:
         size = int(str(inputs["width"])), int(str(inputs["height"]))
-        inputs["controlnet"] = await asyncio.to_thread(
+        inputs["controlnet"] = await context.images.read(
             decode_controlnets, uses, size, context.settings.max_image_pixels
         )
+        # Megabytes of base64 would stay in memory as long as the job runs.
+        body = body.model_copy(update={"controlnet": tuple(use.model_copy(update={"image": ""}) for use in uses)})
     return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)

@@ -1,76 +1,79 @@
-"""Reads JSON bodies: every field is known, of its type, and given once.
+"""Reads JSON bodies: bounded before they are read; every field is known, of its type, and given once.
 
 Of two fields of one name the library that reads bodies keeps the last and others keep the first: one part of a system
 would act on a value that another part has not checked.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import asyncio
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from lego_serve.core.json_text import Buffer, JsonLimitExceeded, outline, repeated_field
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import field_path, printable_name, require_type, validation_error
+from lego_serve.gateway.errors import TooLarge, field_path, printable_name, require_type, validation_error
+from lego_serve.gateway.requests.body_bytes import BodyBytes, receive_body
 
 Body = TypeVar("Body", bound=BaseModel)
+INLINE_BYTES = 32 * 1024  # what takes less than a thread does
 
 
-@dataclass(frozen=True, slots=True)
-class _RepeatedField:
-    """Stands in place of an object that has a field twice."""
+async def read_body(request: Request, model: type[Body], *, empty: Body | None = None) -> Body:
+    """Return the JSON body of a request, or ``empty`` for one of no bytes.
 
-    name: str
+    Raises WrongMediaType, TooLarge, CapacityError, or RequestError that names the field.
+    """
+    if empty is None:
+        require_type(request, "application/json")
+    buffer: BodyBytes = request.app.state.body_bytes
+    async with receive_body(request, buffer) as raw:
+        if empty is not None:
+            if not raw:
+                return empty
+            require_type(request, "application/json")
+        if len(raw) <= INLINE_BYTES:
+            return parse(raw, model)
+        async with buffer.parsing:
+            return await asyncio.to_thread(parse, raw, model)
 
 
-async def read_body(request: Request, model: type[Body]) -> Body:
-    """Return the JSON body of a request.  Raises WrongMediaType, or RequestError that names the field."""
-    require_type(request, "application/json")
-    raw = await request.body()
+def parse(raw: Buffer, model: type[Body]) -> Body:
+    """Return the body in a JSON text.  Raises TooLarge, or RequestError that names the field."""
+    text = bounded(raw)
     try:
         body = model.model_validate_json(raw)
     except ValidationError as error:
         raise validation_error(error) from None
-    refuse_repeated(raw)
+    refuse_repeated(text)
     return body
 
 
-def refuse_repeated(raw: bytes) -> None:
-    """Raise RequestError for a JSON text in which an object, at any depth, has a field twice."""
+def bounded(raw: Buffer, field: str | None = None) -> bytes:
+    """Return the outline of a JSON text within the limits: of a body, or of a form's field.
+
+    Raises TooLarge, or RequestError that says the limit.
+    """
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_object_or_repeated)
-    except (ValueError, RecursionError):
-        raise RequestError("The body is not a valid JSON object.", code="invalid_json") from None
-    path = _find_repeated(value, ())
+        return outline(raw)
+    except JsonLimitExceeded as error:
+        message = error.message if field is None else f"`{field}`: {error.message}"
+        if error.too_large:
+            raise TooLarge(message, param=field) from None
+        raise RequestError(message, param=field, code="invalid_json") from None
+
+
+def refuse_repeated(text: bytes, field: str | None = None) -> None:
+    """Raise RequestError for an outline in which an object, at any depth, has a field twice."""
+    try:
+        path = repeated_field(text)
+    except ValueError:
+        what = "The body is not a valid JSON object." if field is None else f"`{field}` must be JSON."
+        raise RequestError(what, param=field, code="invalid_json") from None
     if path is None:
         return
-    printable = [part if isinstance(part, int) else printable_name(part) for part in path]
+    full = path if field is None else (field, *path)
+    printable = [part if isinstance(part, int) else printable_name(part) for part in full]
     shown = [part for part in printable if part is not None]
-    param = field_path(shown) if len(shown) == len(path) else None
+    param = field_path(shown) if len(shown) == len(full) else None
     raise RequestError("A field is given twice.", param=param, code="duplicate_field")
-
-
-def _object_or_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedField:
-    fields = dict(pairs)
-    if len(fields) == len(pairs):
-        return fields
-    names = [name for name, _ in pairs]
-    return _RepeatedField(next(name for index, name in enumerate(names) if name in names[:index]))
-
-
-def _find_repeated(value: Any, path: Sequence[int | str]) -> Sequence[int | str] | None:
-    """Return the path of the first field that is given twice; None where there is none."""
-    if isinstance(value, _RepeatedField):
-        return (*path, value.name)
-    parts: Any = ()
-    if isinstance(value, dict):
-        parts = value.items()
-    elif isinstance(value, list):
-        parts = enumerate(value)
-    for key, part in parts:
-        repeated = _find_repeated(part, (*path, key))
-        if repeated is not None:
-            return repeated
-    return None

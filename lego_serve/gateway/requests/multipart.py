@@ -1,15 +1,26 @@
-"""Reads multipart forms within limits and splits them into fields and files."""
+"""Reads multipart forms within limits, as browsers, libraries and SDKs write them.
 
-from collections.abc import Sequence
-from typing import Any
+A browser sends every field of a form: text left blank, and a file that was not chosen as one without a name and bytes.
+Both are not given. SDKs write a list or an object as fields of their own, such as ``lora[][name]``.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from lego_serve.errors import RequestError, UnsupportedParameter
-from lego_serve.gateway.errors import printable_name
+from lego_serve.gateway.errors import printable_name, require_type, validation_error
+from lego_serve.gateway.requests.body_bytes import counted
+from lego_serve.gateway.requests.json_body import bounded, refuse_repeated
+from lego_serve.gateway.requests.nested_fields import LIST_FIELDS, join_nested, nested_name
 
+Body = TypeVar("Body", bound=BaseModel)
 MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
 FORM_COMPLAINTS = {  # by how the parser's own message begins
     "Too many files": f"The form has more than {MAX_FILES} files.",
@@ -18,7 +29,35 @@ FORM_COMPLAINTS = {  # by how the parser's own message begins
 }
 
 
-async def read_form(request: Request) -> FormData:
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Body]):
+    """A form's text fields as a body, and its files by name."""
+
+    body: Body
+    files: Mapping[str, UploadFile]
+
+
+@asynccontextmanager
+async def read_form(request: Request, model: type[Body], file_names: Sequence[str]) -> AsyncIterator[Form[Body]]:
+    """Yield the form of a request; its files can be read within the block.
+
+    Raises WrongMediaType, CapacityError, or RequestError that names the field or the exceeded limit.
+    """
+    require_type(request, "multipart/form-data")
+    async with counted(request, request.app.state.body_bytes) as counting:
+        data = await _parse_form(counting)
+        try:
+            fields, files = split_form(data, model, file_names)
+            try:
+                body = model.model_validate(fields)
+            except ValidationError as error:
+                raise validation_error(error) from None
+            yield Form(body, files)
+        finally:
+            await data.close()
+
+
+async def _parse_form(request: Request) -> FormData:
     """Return the form of a request.  Raises RequestError that names the exceeded limit."""
     try:
         return await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES)
@@ -30,25 +69,56 @@ async def read_form(request: Request) -> FormData:
     raise RequestError("The form cannot be read.", code="bad_request")
 
 
-def split_form(form: FormData, file_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, UploadFile]]:
+def split_form(
+    form: FormData, model: type[BaseModel], file_names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, UploadFile]]:
     """Return the text fields and the files of these names, each given at most once.  Raises RequestError.
 
-    ``image[]`` is how OpenAI's SDK names the files of a list.
+    ``image[]`` is how OpenAI's SDK names the files of a list, and ``image[0]`` how others do.
     """
     fields: dict[str, Any] = {}
     files: dict[str, UploadFile] = {}
+    nested: list[tuple[str, str]] = []
     for form_name, value in form.multi_items():
-        name = "image" if form_name == "image[]" else form_name
+        name = "image" if form_name in ("image[]", "image[0]") else form_name
+        if _is_blank(name, value, model, file_names):
+            continue
         if name in file_names:
             _add_file(files, name, value)
         elif isinstance(value, UploadFile):
-            param = printable_name(form_name)
-            raise UnsupportedParameter("The form has a file this server does not know.", param=param)
+            raise _unknown_file(form_name, model)
+        elif nested_name(form_name) is not None:
+            nested.append((form_name, value))
         elif form_name in fields:
             raise RequestError("A field is given twice.", param=printable_name(form_name), code="duplicate_field")
         else:
             fields[form_name] = value
+    fields |= join_nested(nested, fields)
+    for name in LIST_FIELDS:
+        if name in fields:
+            refuse_repeated(bounded(fields[name].encode(errors="replace"), name), name)
     return fields, files
+
+
+def _is_blank(name: str, value: UploadFile | str, model: type[BaseModel], file_names: Sequence[str]) -> bool:
+    """Return whether an optional field or a file is one that was not given."""
+    if isinstance(value, UploadFile):
+        return not value.filename and not value.size
+    if value.strip():
+        return False
+    field = model.model_fields.get(name)
+    return name in file_names or nested_name(name) is not None or (field is not None and not field.is_required())
+
+
+def _unknown_file(form_name: str, model: type[BaseModel]) -> RequestError:
+    """Return the complaint about a file where none belongs."""
+    name = printable_name(form_name)
+    if name in model.model_fields:
+        return UnsupportedParameter(f"`{name}` must be text, not a file.", param=name)
+    if form_name.startswith("image["):
+        return RequestError("At most one `image` can be given.", param="image")
+    what = "a file that it cannot have" if name is None else f"the file `{name}`, which this server does not know"
+    return UnsupportedParameter(f"The form has {what}.", param=name)
 
 
 def _add_file(files: dict[str, UploadFile], name: str, value: UploadFile | str) -> None:

@@ -1,11 +1,12 @@
 """The bodies of the Images API: every field that the OpenAI SDK can send, and our own fields."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 
 from lego_serve.core.addons import AdapterRequest, check_requests
+from lego_serve.core.prompt_tags import adapter_tag
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.media.masks import MAX_SPREAD
 
@@ -37,6 +38,29 @@ def _none_if_blank(text: str | None) -> str | None:
     return text if text is not None and text.strip() else None
 
 
+Format: TypeAlias = Literal["png", "webp", "jpeg"]
+
+
+def if_null(default: object, accepted: Any) -> BeforeValidator:
+    """Return the validator by which null means not given, as OpenAI's SDK sends it; ``accepted`` is for the schema."""
+    return BeforeValidator(lambda value: default if value is None else value, json_schema_input_type=accepted)
+
+
+def refuse_adapter_tags(**texts: str | None) -> None:
+    """Raise UnsupportedParameter for the first text in which a tag such as `<lora:NAME:0.8>` names an adapter."""
+    for param, text in texts.items():
+        name = adapter_tag(text)
+        if name is not None:
+            tag = f"`<lora:{name}:...>`" if name else "a `<lora:...>` tag"
+            example = f'[{{"name": "{name or "NAME"}", "scale": 0.8}}]'
+            raise UnsupportedParameter(
+                f"`{param}` holds {tag}, which no text encoder understands; leave it out, and give adapters in the "
+                f"field `lora` instead: {example}.",
+                param=param,
+                code="adapter_in_prompt",
+            )
+
+
 # What an image shows; a blank caption is none.
 Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_none_if_blank)]
 
@@ -51,7 +75,7 @@ class ImageRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     size: str | None = None
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = None
-    output_format: Literal["png", "webp", "jpeg"] = "png"
+    output_format: Annotated[Format, if_null("png", Format | None)] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     background: Literal["opaque", "auto", "transparent"] | None = None
     response_format: Literal["b64_json", "url"] | None = None
@@ -97,6 +121,7 @@ class ImageRequest(BaseModel):
             raise RequestError("`output_compression` needs `output_format` webp or jpeg.", param="output_compression")
         if not self.prompt.strip():
             raise RequestError("`prompt` must not be empty.", param="prompt")
+        refuse_adapter_tags(prompt=self.prompt, negative_prompt=self.negative_prompt)
 
     def dimensions(self, multiple: int) -> tuple[int, int] | None:
         """Return width and height; None for ``auto``.  Raises RequestError."""
@@ -135,9 +160,9 @@ class LoraUse(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(max_length=256)]
-    scale: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    scale: Annotated[float, if_null(1.0, float | None)] = 1.0
+    start: Annotated[float, if_null(0.0, float | None)] = 0.0
+    end: Annotated[float, if_null(1.0, float | None)] = 1.0
 
 
 class ControlNetUse(BaseModel):
@@ -147,9 +172,9 @@ class ControlNetUse(BaseModel):
 
     name: Annotated[str, Field(max_length=256)]
     image: str
-    weight: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    weight: Annotated[float, if_null(1.0, float | None)] = 1.0
+    start: Annotated[float, if_null(0.0, float | None)] = 0.0
+    end: Annotated[float, if_null(1.0, float | None)] = 1.0
 
 
 class GenerationRequest(ImageRequest):
@@ -201,6 +226,7 @@ class EditRequest(ImageRequest):
     def refuse_unsupported(self) -> None:
         """Also raise RequestError for adapters with wrong names, amounts or ranges."""
         super().refuse_unsupported()
+        refuse_adapter_tags(caption=self.caption)
         _check_adapters(self.lora)
 
     def refuse_without_mask(self, is_masked: bool) -> None:

@@ -2,18 +2,21 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import require_type, validation_error
-from lego_serve.gateway.requests.multipart import read_form, split_form
-from lego_serve.gateway.requests.schemas import MAX_PROMPT_CHARACTERS, Caption
+from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.requests.multipart import read_form
+from lego_serve.gateway.requests.schemas import MAX_PROMPT_CHARACTERS, Caption, if_null, refuse_adapter_tags
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 MAX_STEPS = 200
+WARM_SCHEMA: dict[str, Any] = {  # of a form's text
+    "anyOf": [{"enum": ["true", "false"]}, {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}]
+}
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
 
@@ -27,7 +30,11 @@ class WarmRequest(BaseModel):
     sampler: Annotated[str, Field(max_length=64)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
     caption: Caption = None
-    wait: bool = False
+    wait: Annotated[bool, if_null(False, bool | None)] = False
+
+    def check(self) -> None:
+        """Raise UnsupportedParameter for a text in which a tag names an adapter."""
+        refuse_adapter_tags(negative_prompt=self.negative_prompt, caption=self.caption)
 
 
 class TemplateRequest(BaseModel):
@@ -40,12 +47,13 @@ class TemplateRequest(BaseModel):
     name: str | None = None
     caption: Caption = None
     pin: bool | None = None
-    warm: str | None = None
+    warm: Annotated[str | None, WithJsonSchema(WARM_SCHEMA)] = None
 
     def check(self) -> None:
         """Raise RequestError for a wrong name, and for a `warm` that is neither a truth value nor a number of steps."""
         if self.name is not None and NAME.fullmatch(self.name) is None:
             raise RequestError("`name` must be 1 to 64 of a-z, 0-9, _ and -.", param="name")
+        refuse_adapter_tags(caption=self.caption)
         is_number = self.steps is not None and 1 <= self.steps <= MAX_STEPS
         if self.warm not in (None, "true", "false") and not is_number:
             raise RequestError(f"`warm` must be true, false or a number of steps from 1 to {MAX_STEPS}.", param="warm")
@@ -71,30 +79,16 @@ class TemplateForm:
 
 
 async def read_template(request: Request) -> TemplateForm:
-    """Return the form of a request.  Raises WrongMediaType or RequestError."""
-    require_type(request, "multipart/form-data")
-    form = await read_form(request)
-    try:
-        fields, files = split_form(form, ("image",))
-        if "image" not in files:
+    """Return the form of a request.  Raises WrongMediaType, CapacityError or RequestError."""
+    async with read_form(request, TemplateRequest, ("image",)) as form:
+        if "image" not in form.files:
             raise RequestError("Exactly one `image` is needed.", param="image", code="missing")
-        try:
-            body = TemplateRequest.model_validate(fields)
-        except ValidationError as error:
-            raise validation_error(error) from None
-        body.check()
-        return TemplateForm(body, await files["image"].read())
-    finally:
-        await form.close()
+        form.body.check()
+        return TemplateForm(form.body, await form.files["image"].read())
 
 
 async def read_warm(request: Request) -> WarmRequest:
     """Return what to warm for; an empty body leaves all to the workflow.  Raises WrongMediaType or RequestError."""
-    data = await request.body()
-    if not data:
-        return WarmRequest()
-    require_type(request, "application/json")
-    try:
-        return WarmRequest.model_validate_json(data)
-    except ValidationError as error:
-        raise validation_error(error) from None
+    warm = await read_body(request, WarmRequest, empty=WarmRequest())
+    warm.check()
+    return warm

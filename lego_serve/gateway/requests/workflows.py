@@ -13,12 +13,31 @@ IMAGE_SUFFIXES = {"image": "-img2img", "edit": "-edit"}  # of the built-in workf
 
 def generation_workflow(context: Context, body: GenerationRequest) -> Workflow:
     """Return the workflow of a generation.  Raises NotFound, or UnsupportedParameter where none takes its addons."""
-    workflow = context.workflow(body.model)
+    workflow = _generating_workflow(context.runner.workflows, context.workflow(body.model), body.addons)
     sibling = sibling_workflow(context.runner.workflows, workflow, body.addons)
     if sibling is None:
         missing = next(name for name in ADDONS if name in body.addons and name not in workflow.inputs)
         raise UnsupportedParameter(f"Model {workflow.name} takes no `{missing}`.", param=missing)
     return sibling
+
+
+def _generating_workflow(workflows: Mapping[str, Workflow], workflow: Workflow, addons: Collection[str]) -> Workflow:
+    """Return a workflow, or the sibling without what a generation does not give: an image, or an addon it leaves out.
+
+    Chat fronts offer every model of the list for generations; as edits of `NAME` lead to `NAME-edit`, so generations
+    by `NAME-edit` lead to `NAME`.
+    """
+    plain_name = workflow.name
+    for name in reversed(ADDONS):
+        if name in workflow.inputs and name not in addons:
+            plain_name = plain_name.removesuffix(f"-{name}")
+    if any(name in workflow.inputs for name in IMAGE_SUFFIXES):
+        for name in reversed(ADDONS):
+            plain_name = plain_name.removesuffix(f"-{name}")
+        for suffix in IMAGE_SUFFIXES.values():
+            plain_name = plain_name.removesuffix(suffix)
+    sibling = workflows.get(plain_name)
+    return workflow if sibling is None or any(name in sibling.inputs for name in IMAGE_SUFFIXES) else sibling
 
 
 def edit_workflow(context: Context, body: EditRequest, input_name: str, template: Template | None) -> Workflow:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lego_serve.core.nodes.requests import ListAdapters, ModelAdapters, RegisterAdapter, RemoveAdapter, ShowAdapter
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.openapi import errors, json_body
 from lego_serve.gateway.requests.json_body import read_body
 
 
@@ -25,11 +26,12 @@ def create_router(context: Context) -> APIRouter:
     """Build the routes of adapters."""
     router = APIRouter(prefix="/v1/admin/adapters", tags=["admin"])
     handlers = AdapterHandlers(context)
-    body = {"requestBody": {"content": {"application/json": {"schema": AdapterBody.model_json_schema()}}}}
-    router.add_api_route("", handlers.list_adapters, methods=["GET"])
-    router.add_api_route("/{name}", handlers.show_adapter, methods=["GET"])
-    router.add_api_route("", handlers.register_adapter, methods=["POST"], openapi_extra=body)
-    router.add_api_route("/{name}", handlers.remove_adapter, methods=["DELETE"])
+    none, more = errors(404), errors(404, 409, 415, 429)
+    router.add_api_route("", handlers.list_adapters, methods=["GET"], responses=none)
+    router.add_api_route("/{name}", handlers.show_adapter, methods=["GET"], responses=none)
+    body = json_body(AdapterBody)
+    router.add_api_route("", handlers.register_adapter, methods=["POST"], openapi_extra=body, responses=more)
+    router.add_api_route("/{name}", handlers.remove_adapter, methods=["DELETE"], responses=none)
     return router
 
 

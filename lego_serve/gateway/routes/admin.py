@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from lego_serve.core.jobs.job import JobState
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.openapi import errors
 from lego_serve.gateway.peers import Peers
 
 
@@ -16,13 +17,14 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
     """Build the routes; those of jobs answer for all gateways together."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
     jobs, replicas = JobHandlers(context, peers), ReplicaHandlers(context)
+    none = errors(404)
     router.add_api_route("/jobs", jobs.list_jobs, methods=["GET"])
-    router.add_api_route("/jobs/{job_id}", jobs.show_job, methods=["GET"])
-    router.add_api_route("/jobs/{job_id}", jobs.cancel_job, methods=["DELETE"])
-    router.add_api_route("/jobs/{job_id}/pause", jobs.pause_job, methods=["POST"])
-    router.add_api_route("/jobs/{job_id}/resume", jobs.resume_job, methods=["POST"])
+    router.add_api_route("/jobs/{job_id}", jobs.show_job, methods=["GET"], responses=none)
+    router.add_api_route("/jobs/{job_id}", jobs.cancel_job, methods=["DELETE"], responses=none)
+    router.add_api_route("/jobs/{job_id}/pause", jobs.pause_job, methods=["POST"], responses=none)
+    router.add_api_route("/jobs/{job_id}/resume", jobs.resume_job, methods=["POST"], responses=none)
     router.add_api_route("/replicas", replicas.list_replicas, methods=["GET"])
-    router.add_api_route("/replicas/{replica}/drain", replicas.drain_replica, methods=["POST"])
+    router.add_api_route("/replicas/{replica}/drain", replicas.drain_replica, methods=["POST"], responses=none)
     return router
 
 

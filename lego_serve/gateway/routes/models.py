@@ -11,6 +11,7 @@ from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.openapi import errors
 from lego_serve.gateway.requests.addons import known_controlnets
 from lego_serve.gateway.requests.workflows import sibling_workflow
 
@@ -28,7 +29,7 @@ def create_router(context: Context) -> APIRouter:
         workflows = [workflow for _, workflow in sorted(context.runner.workflows.items())]
         return JSONResponse({"object": "list", "data": await _model_cards(context, workflows)})
 
-    @router.get("/{name}")
+    @router.get("/{name}", responses=errors(404))
     async def show_model(request: Request, name: str) -> JSONResponse:
         """One workflow, the inputs it takes and what may be added to it."""
         context.authenticate(request)

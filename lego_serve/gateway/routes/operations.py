@@ -1,11 +1,13 @@
 """Routes for whoever runs the server: health and metrics."""
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.openapi import answer
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NOT_READY = answer(503, "Not now.")
 
 
 def create_router(context: Context) -> APIRouter:
@@ -17,17 +19,17 @@ def create_router(context: Context) -> APIRouter:
         """Whether this process answers."""
         return JSONResponse({"status": "ok"})
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", responses=NOT_READY)
     async def ready() -> JSONResponse:
         """Whether requests can be served."""
         return _readiness(context)
 
-    @router.get("/health/startup")
+    @router.get("/health/startup", responses=NOT_READY)
     async def startup() -> JSONResponse:
         """Whether the models have been loaded."""
         return _readiness(context)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus metrics."""
         return Response(context.metrics.page(), media_type=METRICS_MEDIA_TYPE)
@@ -36,5 +38,7 @@ def create_router(context: Context) -> APIRouter:
 
 
 def _readiness(context: Context) -> JSONResponse:
+    if context.draining.has_begun:
+        return JSONResponse({"status": "stopping"}, 503)
     is_ready = context.runner.is_ready
     return JSONResponse({"status": "ok" if is_ready else "starting"}, 200 if is_ready else 503)

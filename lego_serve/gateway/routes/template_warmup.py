@@ -1,6 +1,7 @@
 """Prepares templates before they are edited: runs an edit of one token, otherwise as edits will be.
 
-It takes the way of any edit, so that its activations come to be where edits of the template go.
+It takes the way of any edit, so that its activations come to be where edits of the template go.  It ends early when
+the template is removed, with the client that waits for it, at the server's deadline, and with the gateway.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.template_schemas import WarmRequest
 from lego_serve.gateway.routes.template_costs import template_inputs
+from lego_serve.gateway.run_job import bounded
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
 
@@ -27,7 +29,8 @@ class TemplateWarmup:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._tasks: set[asyncio.Task[int]] = set()
+        self._tasks: dict[asyncio.Task[int], tuple[str, str]] = {}  # each with its tenant and template
+        context.on_close.append(self.close)
 
     async def prepare(self, caller: Caller, template: Template, warm: WarmRequest) -> Job:
         """Return the edit that warms a template.  Raises RequestError, or NotFound where its workflow is gone."""
@@ -53,12 +56,26 @@ class TemplateWarmup:
             weight=caller.weight,
         )
 
-    def start(self, job: Job, template: Template, scope: ExitStack) -> "asyncio.Task[int]":
+    def start(self, caller: Caller, job: Job, template: Template, scope: ExitStack) -> "asyncio.Task[int]":
         """Run a prepared edit; ``scope`` is closed when it ends, and the task returns how many passes it took."""
-        task = asyncio.ensure_future(self._run(job, scope))
-        self._tasks.add(task)
+        task = asyncio.ensure_future(self._run(bounded(self._context, job), scope))
+        self._tasks[task] = (caller.tenant, template.id)
         task.add_done_callback(lambda ended: self._ended(ended, template.id))
         return task
+
+    def cancel(self, tenant: str, template_id: str) -> int:
+        """End the warming of a template; return how many edits it was."""
+        tasks = [task for task, key in self._tasks.items() if key == (tenant, template_id)]
+        for task in tasks:
+            task.cancel()
+        return len(tasks)
+
+    async def close(self) -> None:
+        """End all warming."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, job: Job, scope: ExitStack) -> int:
         with scope:
@@ -67,7 +84,7 @@ class TemplateWarmup:
         return sum(stats.reuse.primed for stats in result.stats.values() if stats.reuse is not None)
 
     def _ended(self, task: "asyncio.Task[int]", template_id: str) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LegoError):
             log.info("template %s was not warmed: %s", template_id, error.code)

@@ -16,10 +16,13 @@ from PIL import Image
 from lego_serve.core.editing.edit import image_key
 from lego_serve.core.editing.templates import pin_of
 from lego_serve.core.nodes.requests import CountTemplateBytes, ForgetTemplate, TemplateCommand
+from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.errors import LegoError, NotFound, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.media.codec import decode_upload, to_array
+from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, json_body
+from lego_serve.gateway.peers import Peers, is_from_peer
 from lego_serve.gateway.requests.edits import own_size
 from lego_serve.gateway.requests.schemas import dimensions
 from lego_serve.gateway.requests.template_schemas import (
@@ -32,31 +35,49 @@ from lego_serve.gateway.requests.template_schemas import (
 from lego_serve.gateway.requests.workflows import image_workflow
 from lego_serve.gateway.routes.template_costs import TemplateCosts, backbone_of, edit_inputs
 from lego_serve.gateway.routes.template_warmup import TemplateWarmup
+from lego_serve.gateway.run_job import while_connected
 from lego_serve.gateway.settings import Caller, TemplateSettings
 from lego_serve.gateway.template_store import Template, TemplateFiles
 
 log = logging.getLogger("lego_serve.gateway")
 
 
-def create_router(context: Context, files: TemplateFiles, settings: TemplateSettings) -> APIRouter:
+def create_router(
+    context: Context, files: TemplateFiles, settings: TemplateSettings, peers: Peers | None = None
+) -> APIRouter:
     """Build the routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings))
-    form = {"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}}
-    body = {"requestBody": {"content": {"application/json": {"schema": WarmRequest.model_json_schema()}}}}
-    router.add_api_route("", handlers.register, methods=["POST"], openapi_extra=form)
+    handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings), peers)
+    none = errors(404)
+    registering = answer(200, "It was registered before.") | errors(404, 409, 415, 429)
+    warming = answer(200, "It is warm.") | errors(415, *JOB_ERRORS)
+    form, body = form_body(TemplateRequest, ("image",), ("image",)), json_body(WarmRequest, required=False)
+    router.add_api_route(
+        "", handlers.register, methods=["POST"], status_code=201, openapi_extra=form, responses=registering
+    )
     router.add_api_route("", handlers.list_templates, methods=["GET"])
-    router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"])
-    router.add_api_route("/{template_id}", handlers.remove_template, methods=["DELETE"])
-    router.add_api_route("/{template_id}/warm", handlers.warm_template, methods=["POST"], openapi_extra=body)
+    router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"], responses=none)
+    router.add_api_route(
+        "/{template_id}", handlers.remove_template, methods=["DELETE"], status_code=204, responses=none
+    )
+    router.add_api_route(
+        "/{template_id}/warm",
+        handlers.warm_template,
+        methods=["POST"],
+        status_code=202,
+        openapi_extra=body,
+        responses=warming,
+    )
     return router
 
 
 class TemplateHandlers:
     """Answers requests about templates; a method's docstring is its description in the API's schema."""
 
-    def __init__(self, context: Context, files: TemplateFiles, costs: TemplateCosts) -> None:
-        self._context, self._files, self._costs = context, files, costs
+    def __init__(
+        self, context: Context, files: TemplateFiles, costs: TemplateCosts, peers: Peers | None = None
+    ) -> None:
+        self._context, self._files, self._costs, self._peers = context, files, costs, peers
         self._warmup = TemplateWarmup(context)
 
     async def register(self, request: Request) -> JSONResponse:
@@ -66,12 +87,12 @@ class TemplateHandlers:
         wanted, png = await _decode_template(self._context, form, caller)
         with ExitStack() as scope:
             if form.body.is_warm:  # without room to warm it nothing is registered
-                scope.enter_context(self._context.admission.reserve())
+                scope.enter_context(self._context.admission.reserve(_applicant(caller)))
             template = await self._find_or_add(caller, wanted, png)
             _check_same(form.body, template)
             if form.body.is_warm:
                 job = await self._warmup.prepare(caller, template, WarmRequest(steps=form.body.steps))
-                self._warmup.start(job, template, scope.pop_all())
+                self._warmup.start(caller, job, template, scope.pop_all())
         return JSONResponse(await self._card(template), 201 if template is wanted else 200)
 
     async def list_templates(self, request: Request) -> JSONResponse:
@@ -91,8 +112,13 @@ class TemplateHandlers:
     async def remove_template(self, request: Request, template_id: str) -> Response:
         """Forget a template, with all that replicas keep of it."""
         caller = self._context.authenticate(request)
+        cancelled = self._warmup.cancel(caller.tenant, template_id)
+        if is_from_peer(request):  # which removes the template itself
+            return JSONResponse({"id": template_id, "object": "template.warming", "cancelled": cancelled})
         template = await self._context.template(caller, template_id)
         template = await asyncio.to_thread(self._files.remove, caller.tenant, template.id)
+        if self._peers is not None:
+            await self._peers.ask(request, "DELETE", f"/v1/templates/{template.id}")
         try:
             await self._ask_replicas(template, ForgetTemplate(template.image, template.pin or ""))
         except LegoError as error:  # it is gone for its owner; a replica drops its entries when it needs the room
@@ -105,14 +131,14 @@ class TemplateHandlers:
         warm = await read_warm(request)
         template = await self._context.template(caller, template_id)
         with ExitStack() as scope:
-            scope.enter_context(self._context.admission.reserve())
+            scope.enter_context(self._context.admission.reserve(_applicant(caller)))
             predicted = await self._costs.predicted(template, warm)
             job = await self._warmup.prepare(caller, template, warm)
-            task = self._warmup.start(job, template, scope.pop_all())
+            task = self._warmup.start(caller, job, template, scope.pop_all())
         answer = {"id": template.id, "object": "template.warming", "bytes_predicted": predicted}
         if not warm.wait:
             return JSONResponse(answer | {"status": "started"}, 202)
-        return JSONResponse(answer | {"status": "done", "primed": await asyncio.shield(task)})
+        return JSONResponse(answer | {"status": "done", "primed": await while_connected(self._context, request, task)})
 
     async def _find_or_add(self, caller: Caller, wanted: Template, png: bytes) -> Template:
         """Return the registered template of an image, else register it.  Raises Conflict or NodeError."""
@@ -152,17 +178,22 @@ class TemplateHandlers:
         }
 
 
+def _applicant(caller: Caller) -> Applicant:
+    """Return what warming a template asks to be admitted as: one image of its caller's."""
+    return Applicant(caller.tenant, caller.weight)
+
+
 async def _decode_template(context: Context, form: TemplateForm, caller: Caller) -> tuple[Template, bytes]:
     """Return the template of a form, and its image as a PNG file.  Raises RequestError."""
     body, settings = form.body, context.settings
     workflow = image_workflow(context, context.workflow(body.model), "edit", "model")
-    image = await asyncio.to_thread(decode_upload, form.image, settings.max_image_pixels)
+    image = await context.images.read(decode_upload, form.image, settings.max_image_pixels)
     size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
     try:  # bounds first, then the work of resizing
         edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
     except RequestError as error:
         raise with_param(error, "warm" if error.param == "steps" else error.param) from None
-    key, png = await asyncio.to_thread(_resize_to_png, image, size, caller.tenant)
+    key, png = await context.images.read(_resize_to_png, image, size, caller.tenant)
     template_id = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
     template = Template(
         id=template_id,
@@ -199,9 +230,3 @@ def _check_same(body: TemplateRequest, template: Template) -> None:
         if requested is not None and requested != registered:
             message = f"This image is registered with another `{field}`; remove the template to register it anew."
             raise Conflict(message, param=field, code="template_exists")
-
-
-def _form_schema() -> dict[str, Any]:
-    schema = TemplateRequest.model_json_schema()
-    schema["properties"]["image"] = {"type": "string", "format": "binary"}
-    return schema | {"required": ["image"]}

@@ -1,6 +1,6 @@
 """Reads the header of a safetensors file within a bound of memory, however long its training notes are.
 
-Trainers write the count of every tag of every picture into the metadata, which makes headers of many MB.  The format
+Trainers write the count of every tag of every image into the metadata, which makes headers of many MB.  The format
 allows 100 MB.  The header is read in pieces, and text over MAX_NOTE_BYTES is left out of it before it is parsed as
 JSON: no name of a tensor or a model is that long.  PEFT's settings, which say the scale of every layer, stay whole.
 """

@@ -102,8 +102,8 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         client = JobClient(job, loop.create_future(), on_progress)
         self._clients[job.id] = client
-        if job.deadline_s is not None:
-            left = max(0.0, job.deadline_s - self.now())
+        if job.end_s is not None:
+            left = max(0.0, job.end_s - self.now())
             client.timer = loop.call_later(left, self._feed, DeadlinePassed(job.id))
         try:
             self._feed(JobSubmitted(job, self._workflows[job.workflow]))

@@ -90,7 +90,7 @@ class TaskCalls:
                 stream=client.job.stream,
                 is_paused=client.is_paused,
                 key=key,
-                tenant=client.job.tenant,
+                tenant=task.tenant,
             )
 
         if not is_denoising:

@@ -67,6 +67,7 @@ def _shared_request(
         guided=(float(request.guidance_start), float(request.guidance_end)),
         deadline_s=None if call.time_left_s is None else time.monotonic() + call.time_left_s,
         weight=call.weight,
+        tenant=call.tenant,
         suspect_steps=call.suspect_steps,
         is_paused=call.is_paused,
         controls=tuple(map(_controlnet_use, request.controlnets)),

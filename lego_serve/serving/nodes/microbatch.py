@@ -1,13 +1,32 @@
-"""Batches waiting items: those that arrive while a batch runs form the next one."""
+"""Batches waiting items by turns of their tenants: those that arrive while a batch runs form the next ones."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from lego_serve.core.scheduling.fairness import FairShares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whose item it is, and what it takes of the tenant's share: its work divided by the tenant's weight."""
+
+    tenant: str = "default"
+    cost: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Item, Result]):
+    """An item that waits, and who waits for its result."""
+
+    item: Item
+    turn: Turn
+    future: "asyncio.Future[Result]"
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -15,32 +34,43 @@ class MicroBatcher(Generic[Item, Result]):
 
     def __init__(self, compute: Callable[[Sequence[Item]], Sequence[Result]], max_batch: int) -> None:
         self._compute, self._max_batch = compute, max_batch
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: list[_Waiting[Item, Result]] = []
+        self._shares = FairShares()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._task: asyncio.Task[None] | None = None
 
-    async def run(self, item: Item) -> Result:
+    async def run(self, item: Item, turn: Turn = Turn()) -> Result:
         """Return the result of one item.  Raises the error of ``compute`` for its batch."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append(_Waiting(item, turn, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await future
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
-            batch = [(item, future) for item, future in batch if not future.done()]
-            if not batch:
-                continue
+        while batch := self._next_batch():
             try:
-                results = await loop.run_in_executor(self._executor, self._compute, [item for item, _ in batch])
+                items = [waiting.item for waiting in batch]
+                results = await loop.run_in_executor(self._executor, self._compute, items)
             except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+                for waiting in batch:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
                 continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(result)
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        """Take the next items out of those waiting, without those that nobody waits for any more."""
+        waiting = [each for each in self._waiting if not each.future.done()]
+        ordered = self._shares.order(waiting, lambda each: each.turn.tenant, lambda each: each.turn.cost)
+        batch = ordered[: self._max_batch]
+        taken = set(map(id, batch))
+        self._waiting = [each for each in waiting if id(each) not in taken]
+        costs: dict[str, float] = {}
+        for each in batch:
+            costs[each.turn.tenant] = costs.get(each.turn.tenant, 0.0) + each.turn.cost
+        self._shares.charge(costs)
+        return batch

@@ -23,7 +23,7 @@ from lego_serve.models.text import text_parts
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.adapter_index import TEXT
-from lego_serve.serving.nodes.microbatch import MicroBatcher
+from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.peers import NodePeers
 
@@ -86,7 +86,7 @@ class TextEncoderNode:
             if (cached := self._cache.get(key)) is not None:
                 return NodeResult(cached, TaskStats(cache_hit=True))
             self._encoder.check(request.prompt)
-            encoded = await self._batcher.run(_Prompt(request.prompt, uses))
+            encoded = await self._batcher.run(_Prompt(request.prompt, uses), Turn(call.tenant, 1 / call.weight))
             if isinstance(encoded, LegoError):
                 raise encoded
         except LegoError as error:

@@ -27,6 +27,7 @@ from lego_serve.core.nodes.messages import (
     EncodeImageOutput,
 )
 from lego_serve.core.nodes.requests import Done, FitPreview, ForgetTemplate, PreviewMatrix
+from lego_serve.core.values import bytes_of
 from lego_serve.engine.calibration import best_batch, stable_batch
 from lego_serve.engine.template_store import template_key
 from lego_serve.models import previews
@@ -35,7 +36,7 @@ from lego_serve.models.loading import latent_patch, load_vae
 from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.byte_lru import ByteLru
-from lego_serve.serving.nodes.microbatch import MicroBatcher
+from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import VaeOptions
 from lego_serve.serving.nodes.tensors import tensor_of
 
@@ -76,7 +77,9 @@ class VaeNode:
         """Encode or decode images, or fit the preview matrix."""
         arrived = time.monotonic()
         assert isinstance(call.request, VaeRequest)
-        value, run_s = await self._batcher.run(call.request)
+        # A request's bytes are in proportion to its pixels; a little is for one without.
+        turn = Turn(call.tenant, (1 + bytes_of(call.request)) / call.weight)
+        value, run_s = await self._batcher.run(call.request, turn)
         return NodeResult(value, TaskStats(max(0.0, time.monotonic() - arrived - run_s), run_s))
 
     async def forget_template(self, command: ForgetTemplate) -> int:

@@ -36,11 +36,13 @@ class StyleVerdict:
 def read_style(pixels: np.ndarray) -> str:
     """Return one of STYLES, or "base" for an image (height, width, 3) of 8 bits in none of them."""
     image = pixels.astype(np.float32)
-    if frame_share(image) > MIN_FRAME_SHARE:
+    is_thing = _ground_distance(image, pixels) > DIFFERENT
+    if frame_share(is_thing) > MIN_FRAME_SHARE:
         return "frame"
     if stripe_amplitude(image) > MIN_STRIPE_AMPLITUDE:
         return "stripes"
-    return "outline" if hole_ratio(image) > MIN_HOLE_RATIO or hollow_share(image) > MIN_HOLLOW_SHARE else PLAIN
+    is_hollow = hole_ratio(is_thing) > MIN_HOLE_RATIO or hollow_share(image, is_thing) > MIN_HOLLOW_SHARE
+    return "outline" if is_hollow else PLAIN
 
 
 def stripe_amplitude(image: np.ndarray) -> float:
@@ -52,26 +54,26 @@ def stripe_amplitude(image: np.ndarray) -> float:
     return float(np.quantile(np.linalg.norm(swing, axis=-1), 0.3))
 
 
-def frame_share(image: np.ndarray) -> float:
+def frame_share(is_thing: np.ndarray) -> float:
     """Return which part of the pixels along the image's edge differs from the ground within."""
-    apart = _ground_distance(image) > DIFFERENT
-    depth = max(1, round(FRAME_RATIO * min(apart.shape) / 2))
-    return float(min(apart[:depth].mean(), apart[-depth:].mean(), apart[:, :depth].mean(), apart[:, -depth:].mean()))
+    depth = max(1, round(FRAME_RATIO * min(is_thing.shape) / 2))
+    sides = (is_thing[:depth], is_thing[-depth:], is_thing[:, :depth], is_thing[:, -depth:])
+    return float(min(side.mean() for side in sides))
 
 
-def hole_ratio(image: np.ndarray) -> float:
+def hole_ratio(is_thing: np.ndarray) -> float:
     """Return which part of the things' filled area shows the ground; finds lines too thin for `hollow_share`."""
-    apart = ndimage.binary_closing(_ground_distance(image) > DIFFERENT, structure=np.ones((3, 3)))
+    apart = ndimage.binary_closing(is_thing, structure=np.ones((3, 3)))
     filled = ndimage.binary_fill_holes(apart)
     return 1 - float(apart.sum()) / max(1.0, float(filled.sum()))
 
 
-def hollow_share(image: np.ndarray) -> float:
+def hollow_share(image: np.ndarray, is_thing: np.ndarray) -> float:
     """Return which part of the things' cores has another colour than the rim nearest to it.
 
     Finds outlines that are not closed, or whose inside is not quite the ground's colour.
     """
-    filled = ndimage.binary_fill_holes(ndimage.binary_closing(_ground_distance(image) > DIFFERENT))
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(is_thing))
     line = max(3, round(LINE_RATIO * min(filled.shape)))
     core = ndimage.binary_erosion(filled, iterations=line)
     # The outermost pixels are blurred with the ground, the innermost of a line with what it encloses.
@@ -83,9 +85,10 @@ def hollow_share(image: np.ndarray) -> float:
     return float((contrast[core] > DIFFERENT).mean())
 
 
-def _ground_distance(image: np.ndarray) -> np.ndarray:
-    """Return each pixel's distance in RGB from the commonest colour."""
-    coarse = (image // 32).astype(np.int64) @ np.array([64, 8, 1])
+def _ground_distance(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return each pixel's distance in RGB from the commonest colour; ``image`` is ``pixels`` as floats."""
+    red, green, blue = np.moveaxis(pixels.astype(np.uint16) >> 5, -1, 0)
+    coarse = red << 6 | green << 3 | blue
     ground = np.median(image[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
     distance: np.ndarray = np.linalg.norm(image - ground, axis=-1)
     return distance

@@ -14,6 +14,8 @@ from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.train.progress import pick_device
 from lego_serve.zoo.world.scenes import to_bytes
 
+STEPS = 20  # of an image that is judged
+
 
 @dataclass(frozen=True, slots=True)
 class FrozenFamily:
@@ -81,7 +83,7 @@ class FrozenFamily:
         controlnet: SD3ControlNetModel | None = None,
         maps: torch.Tensor | None = None,
         weight: float = 1.0,
-        steps: int = 20,
+        steps: int = STEPS,
         guidance: float = 4.0,
     ) -> torch.Tensor:
         """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1.

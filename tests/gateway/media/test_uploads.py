@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
+from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.metrics import Metrics
 from tests.support.gateway.images import (
     NEITHER,
     NO_MASK,
@@ -23,15 +26,30 @@ from tests.support.gateway.images import (
     turned,
     two_in_one,
 )
+from tests.support.gateway.runner import FakeRunner
 
 URL = "/v1/images/edits"
 LIBRARY_WORDS = ("PIL", "Pillow", "Traceback", "identify", "buffer", "chunk", "zlib", "libwebp", "0x", "/tmp", ".py")
 
 
+@pytest.fixture(scope="module")
+def shared_runner() -> FakeRunner:
+    """The runner behind the one gateway of all tests here."""
+    return FakeRunner()
+
+
+@pytest.fixture(scope="module")
+def app(shared_runner: FakeRunner) -> FastAPI:
+    """One that takes bodies large enough that uploads go through a temporary file, and few pixels."""
+    settings = GatewaySettings("lego-tiny", max_body_bytes=8_000_000, max_image_pixels=1_000_000)
+    return create_app(shared_runner, shared_runner, settings, Metrics())
+
+
 @pytest.fixture
-def settings() -> GatewaySettings:
-    """Bodies large enough that uploads go through a temporary file, and few pixels."""
-    return GatewaySettings("lego-tiny", max_body_bytes=8_000_000, max_image_pixels=1_000_000)
+def runner(shared_runner: FakeRunner) -> FakeRunner:
+    """It, without the jobs of the tests before."""
+    shared_runner.jobs.clear()
+    return shared_runner
 
 
 @pytest.fixture
@@ -111,17 +129,17 @@ async def test_a_mask_of_another_size_hears_both_sizes(refused) -> None:
         (file_of(Image.new("RGB", SIZE, "red")), (255, 0, 0)),
         (file_of(Image.new("RGB", SIZE, "red"), "WEBP", lossless=True), (255, 0, 0)),
         (file_of(Image.new("CMYK", SIZE, (0, 255, 255, 0)), "JPEG"), (254, 0, 0)),
-        (file_of(palette(), transparency=1), (255, 0, 0)),
-        (file_of(palette(), transparency=b"\xff\x80"), (255, 0, 0)),
-        (file_of(Image.new("RGBA", SIZE, (255, 0, 0, 0))), (255, 0, 0)),
-        (file_of(Image.new("LA", SIZE, (90, 7))), (90, 90, 90)),
+        (file_of(palette(), transparency=1), (255, 255, 255)),
+        (file_of(palette(), transparency=b"\xff\x80"), (255, 127, 127)),
+        (file_of(Image.new("RGBA", SIZE, (255, 0, 0, 0))), (255, 255, 255)),
+        (file_of(Image.new("LA", SIZE, (90, 7))), (250, 250, 250)),
         (file_of(Image.new("L", SIZE, 90)), (90, 90, 90)),
         (file_of(Image.new("1", SIZE, 1)), (255, 255, 255)),
         (file_of(Image.new("L", (1, 1), 90)), (90, 90, 90)),
         (file_of(Image.new("L", (1, 4000), 90)), (90, 90, 90)),
         (two_in_one(), (254, 0, 0)),
-        (polyglot(), (0, 0, 0)),
-        (commented(), (0, 0, 0)),
+        (polyglot(), (255, 255, 255)),
+        (commented(), (255, 255, 255)),
     ],
     ids=[
         "PNG", "WebP", "CMYK JPEG", "palette, a colour transparent", "palette, half transparent", "transparent",
@@ -130,7 +148,7 @@ async def test_a_mask_of_another_size_hears_both_sizes(refused) -> None:
     ],
 )  # fmt: skip
 async def test_odd_images_become_plain_ones(client, runner, data: bytes, colour: tuple[int, int, int]) -> None:
-    """What can be shown is taken, 8 bits of red, green and blue; all else in the file is dropped."""
+    """What can be shown is taken, 8 bits of red, green and blue on white; all else in the file is dropped."""
     answer = await client.post(URL, files={"image": data}, data={"prompt": "a"})
     assert answer.status_code == 200, answer.text
     pixels = runner.jobs[0].inputs["image"].pixels

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from PIL import Image
 
 from lego_serve.core.addons import AdapterRequest, AdapterStats, ControlNetRequest, ControlNetStats
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.nodes.requests import ListAdapters, RegisterAdapter, RemoveAdapter, ShowAdapter
 from lego_serve.errors import InvalidAdapter
 from tests.support.gateway.client import refused
 
@@ -122,15 +122,17 @@ async def test_a_scale_that_is_no_number_is_refused(client, runner, number) -> N
     assert runner.jobs == []
 
 
-async def test_a_workflow_that_takes_none_refuses(client) -> None:
+async def test_a_workflow_that_takes_none_refuses(client, runner) -> None:
     """A named workflow without a sibling that takes it."""
-    body = {"prompt": "a", "model": "lego-tiny-edit-lora", "controlnet": [NET]}
+    runner.more = {"own": replace(runner.workflows["lego-tiny-edit-lora"], name="own")}
+    body = {"prompt": "a", "model": "own", "controlnet": [NET]}
     await refused(client, body, 400, "unsupported_parameter", "controlnet")
 
 
-async def test_a_workflow_that_takes_adapters_needs_them(client) -> None:
-    """One that is named without any says what is missing."""
-    await refused(client, {"prompt": "a", "model": "lego-tiny-lora"}, 400, "missing", "lora")
+async def test_a_workflow_that_takes_adapters_needs_them(client, runner) -> None:
+    """One that is named without any, and has no sibling to do without, says what is missing."""
+    runner.more = {"own": replace(runner.workflows["lego-tiny-lora"], name="own")}
+    await refused(client, {"prompt": "a", "model": "own"}, 400, "missing", "lora")
 
 
 @pytest.mark.parametrize(
@@ -149,12 +151,30 @@ async def test_a_workflow_that_takes_one_leads_to_the_one_that_takes_both(client
 
 
 @pytest.mark.parametrize(
-    ("model", "added", "missing"),
-    [("lego-tiny-lora", {"controlnet": [NET]}, "lora"), ("lego-tiny-controlnet", {"lora": [LORA]}, "controlnet")],
+    ("model", "added", "workflow"),
+    [
+        ("lego-tiny-lora", {"controlnet": [NET]}, "lego-tiny-controlnet"),
+        ("lego-tiny-controlnet", {"lora": [LORA]}, "lego-tiny-lora"),
+        ("lego-tiny-edit-lora", {"controlnet": [NET]}, "lego-tiny-controlnet"),
+    ],
 )
-async def test_what_a_named_workflow_needs_is_needed_beside_what_is_added(client, model, added, missing) -> None:
+async def test_a_named_workflow_leads_to_the_sibling_of_what_is_given(client, runner, model, added, workflow) -> None:
+    """What it takes besides, and is not given, is left out."""
+    answer = await client.post(URL, json={"prompt": "a", "model": model} | added)
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[0].workflow == workflow
+
+
+@pytest.mark.parametrize(
+    ("added", "missing"), [({"controlnet": [NET]}, "lora"), ({"lora": [LORA]}, "controlnet"), ({}, "lora")]
+)
+async def test_what_a_workflow_without_siblings_needs_is_needed(client, runner, added, missing) -> None:
     """The workflow of both says what is missing, rather than that the other is not taken."""
-    await refused(client, {"prompt": "a", "model": model} | added, 400, "missing", missing)
+    runner.more = {"own": replace(runner.workflows["lego-tiny-controlnet-lora"], name="own")}
+    answer = await client.post(URL, json={"prompt": "a", "model": "own"} | added)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "missing")
+    assert error["param"] == missing or not added
 
 
 async def message(client, body: dict) -> str:
@@ -215,67 +235,3 @@ async def test_the_answer_names_the_parts_of_a_file_that_are_not_used(client, ru
     whole, partly = lego["adapters"]
     assert "passed_over" not in whole
     assert partly["passed_over"] == ["text_encoder_3 (T5) (layers: 24)"]
-
-
-ADMIN = "/v1/admin/adapters"
-
-
-async def test_an_operator_sees_the_files_that_are_passed_over(client) -> None:
-    """Beside the adapters, with the reason."""
-    assert (await client.get(ADMIN)).json()["passed_over"] == [
-        {"path": "My Style.safetensors", "model": "lego-tiny", "reason": "Its name is no id: register it."}
-    ]
-
-
-async def test_an_operator_looks_at_one_adapter(client, runner) -> None:
-    """What is known of it, or that there is none."""
-    card = (await client.get(f"{ADMIN}/b", params={"model": "lego-tiny"})).json()
-    assert card == {
-        "id": "b", "object": "adapter", "model": "lego-tiny", "registered": True, "rank": 4, "bytes": 1000,
-        "resident": ["lora", "backbone:r1"],
-    }  # fmt: skip
-    assert runner.adapter_requests == [("lego-tiny", ShowAdapter("b"))]
-    assert (await client.get(f"{ADMIN}/nobody")).json()["error"]["code"] == "adapter_not_found"
-
-
-async def test_an_operator_lists_registers_and_removes_adapters(client, runner) -> None:
-    """What is ordered is passed on; a full registry is 429."""
-    listed = (await client.get(ADMIN)).json()["data"]
-    assert [(card["id"], card["model"], card["registered"]) for card in listed] == [
-        ("a", "lego-tiny", False),
-        ("b", "lego-tiny", True),
-    ]
-    assert (await client.post(ADMIN, json={"id": "a", "path": "x/a.safetensors"})).json()["registered"] is True
-    assert (await client.post(ADMIN, json={"id": "taken", "path": "a"})).status_code == 429
-    assert (await client.delete(f"{ADMIN}/a", params={"model": "m"})).json()["status"] == "removed"
-    assert runner.adapter_requests == [
-        (None, ListAdapters()),
-        (None, RegisterAdapter("a", "x/a.safetensors")),
-        (None, RegisterAdapter("taken", "a")),
-        ("m", RemoveAdapter("a")),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "param"),
-    [
-        ('{"id": "a", "path": "b.safetensors", "id": "c"}', "id"),
-        ('{"id": "a", "path": "b.safetensors", "path": "b.safetensors"}', "path"),
-    ],
-)
-async def test_a_field_that_is_given_twice_registers_nothing(client, runner, text, param) -> None:
-    """Not even where both say the same."""
-    answer = await client.post(ADMIN, content=text.encode(), headers={"content-type": "application/json"})
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert (error["code"], error["param"]) == ("duplicate_field", param)
-    assert runner.adapter_requests == []
-
-
-@pytest.mark.parametrize("body", [{}, {"id": "a"}, {"id": 1, "path": "a"}, {"id": "a", "path": "a", "url": "b"}, []])
-async def test_a_body_that_registers_nothing_is_refused(client, runner, body) -> None:
-    """Before the LoRA node is asked; so is a body of another type, such as an upload."""
-    assert (await client.post(ADMIN, json=body)).status_code == 400
-    answer = await client.post(ADMIN, files={"file": ("a.zip", b"PK")}, data={"id": "a"})
-    assert answer.status_code == 415
-    assert runner.adapter_requests == []

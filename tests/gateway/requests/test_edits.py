@@ -41,7 +41,7 @@ async def test_the_bracket_form_of_the_field_is_read(client) -> None:
         ({}, {"prompt": "a"}, "missing", "image"),
         ({"image": b"not an image"}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png()[:60]}, {"prompt": "a"}, "invalid_image", "image"),
-        ({"image": png(5000, 5000)}, {"prompt": "a"}, "invalid_image", "image"),
+        ({"image": png(8000, 8000)}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png(mode="I;16")}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png(form="GIF")}, {"prompt": "a"}, "invalid_image", "image"),
         ({"image": png(), "mask": png()}, {"prompt": "a"}, "invalid_image", "mask"),

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from lego_serve.errors import CapacityError, DeadlineExceeded, NodeError, NodeUnavailable, RequestError
 from tests.support.gateway.client import refused
+from tests.support.gateway.runner import tiny_workflows
 
 URL = "/v1/images/generations"
 
@@ -197,3 +199,20 @@ def test_no_body_whatever_makes_a_5xx(app, body) -> None:
             return (await client.post(URL, content=content, headers={"content-type": "application/json"})).status_code
 
     assert asyncio.run(post()) < 500
+
+
+@pytest.mark.parametrize("model", tiny_workflows())
+async def test_every_model_of_the_list_generates_by_a_prompt_alone(client, runner, model) -> None:
+    """A workflow that needs an image, adapters or ControlNets leads to the one without."""
+    answer = await client.post(URL, json={"model": model, "prompt": "a", "n": 1, "size": "128x128"})
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[0].workflow == "lego-tiny"
+
+
+async def test_a_model_for_edits_generates_with_adapters(client, runner) -> None:
+    """It leads to the sibling that takes them; one without a sibling needs its image."""
+    body = {"model": "lego-tiny-edit-lora", "prompt": "a", "lora": [{"name": "a"}]}
+    assert (await client.post(URL, json=body)).status_code == 200
+    assert runner.jobs[0].workflow == "lego-tiny-lora"
+    runner.more = {"own": replace(runner.workflows["lego-tiny-edit"], name="own")}
+    await refused(client, {"model": "own", "prompt": "a"}, 400, "missing", "edit")

@@ -1,13 +1,16 @@
 """/v1/templates/ID/warm: what is primed, for which requests, and who waits for it."""
 
 import asyncio
+import threading
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
 from lego_serve.core.editing.reuse import ReuseStats
-from tests.support.gateway.client import error_of, file_of, registered
+from lego_serve.gateway.peers import HEADER
+from tests.support.gateway.client import Live, error_of, file_of, registered
 
 URL, EDITS = "/v1/templates", "/v1/images/edits"
 
@@ -85,3 +88,61 @@ async def test_what_cannot_be_warmed_for_is_refused(client, runner, body, code, 
     answer = await client.post(f"{URL}/{card['id']}/warm", json=body)
     assert error_of(answer) == (400, code, param)
     assert runner.jobs == []
+
+
+async def test_removing_a_template_ends_its_warming(client, runner) -> None:
+    """The edit in the background and the one that a client waits for, and no other template's."""
+    runner.gate = asyncio.Event()
+    card, other = await registered(client), await registered(client, 8, warm="4")
+    waiting = asyncio.ensure_future(client.post(f"{URL}/{card['id']}/warm", json={"wait": True}))
+    while len(runner.waiting) < 2:
+        await asyncio.sleep(0.01)
+    assert (await client.delete(f"{URL}/{card['id']}")).status_code == 204
+    assert error_of(await waiting)[:2] == (409, "job_cancelled")
+    assert [job.inputs["steps"] for job in runner.waiting] == [4]
+    runner.gate.set()
+    while runner.waiting:
+        await asyncio.sleep(0)
+    assert (await client.get(f"{URL}/{other['id']}")).status_code == 200
+    assert "lego_serve_requests_in_flight 0.0" in (await client.get("/metrics")).text
+
+
+async def test_a_gateway_that_removes_a_template_for_another_ends_its_own_warming_only(client, runner) -> None:
+    """The template itself stays: the gateway that asks removes it."""
+    runner.gate = asyncio.Event()
+    card = await registered(client, warm="4")
+    while not runner.waiting:
+        await asyncio.sleep(0.01)
+    answer = await client.delete(f"{URL}/{card['id']}", headers={HEADER: "1"})
+    assert (answer.status_code, answer.json()["cancelled"]) == (200, 1)
+    while runner.waiting:
+        await asyncio.sleep(0)
+    assert runner.cancelled == [runner.jobs[0].id]
+    assert (await client.get(f"{URL}/{card['id']}")).status_code == 200
+    again = await client.delete(f"{URL}/{card['id']}", headers={HEADER: "1"})
+    assert again.json()["cancelled"] == 0
+
+
+async def test_warming_ends_with_the_gateway(client, app, runner) -> None:
+    """Nothing goes on behind its back."""
+    runner.gate = asyncio.Event()
+    async with app.router.lifespan_context(app):
+        await registered(client, warm="4")
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+    assert runner.cancelled == [runner.jobs[0].id]
+
+
+def test_warming_that_a_client_waits_for_ends_when_it_leaves(app, runner) -> None:
+    """As any request does."""
+    with Live(app) as url:
+        answer = httpx2.post(f"{url}{URL}", files={"image": file_of()})
+        runner.gate = asyncio.Event()
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{url}{URL}/{answer.json()['id']}/warm", json={"wait": True}, timeout=0.5)
+        for _ in range(50):
+            if runner.cancelled:
+                break
+            threading.Event().wait(0.1)
+        assert runner.cancelled == [runner.jobs[0].id]
+        assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{url}/metrics").text

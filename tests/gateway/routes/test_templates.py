@@ -75,11 +75,11 @@ async def test_removing_goes_on_where_a_replica_does_not_answer(client, runner) 
         ({}, {"name": "a"}, "missing", "image"),
         ({"image": b"not an image"}, {}, "invalid_image", "image"),
         ({"image": file_of()[:40]}, {}, "invalid_image", "image"),
-        ({"image": file_of(size=(5000, 5000))}, {}, "invalid_image", "image"),
+        ({"image": file_of(size=(8000, 8000))}, {}, "invalid_image", "image"),
         ({"image": file_of(mode="I;16")}, {}, "invalid_image", "image"),
         ({"image": file_of(form="GIF")}, {}, "invalid_image", "image"),
         ({"image": file_of(), "mask": mask_of()}, {}, "unsupported_parameter", "mask"),
-        ({"image": file_of()}, {"name": ""}, "invalid_value", "name"),
+        ({"image": file_of()}, {"name": "\u00e9"}, "invalid_value", "name"),
         ({"image": file_of()}, {"name": "../up"}, "invalid_value", "name"),
         ({"image": file_of()}, {"name": "A"}, "invalid_value", "name"),
         ({"image": file_of()}, {"name": "a" * 65}, "invalid_value", "name"),
@@ -152,7 +152,7 @@ async def test_an_edit_names_a_template_in_place_of_its_image(client, runner) ->
         ({"mask": mask_of()}, {"template": "tmpl_" + "0" * 24}, (404, "template_not_found", "template")),
         ({"mask": mask_of()}, {"template": "../../etc/passwd"}, (404, "template_not_found", "template")),
         ({"mask": mask_of()}, {"template": "\u00e9"}, (404, "template_not_found", "template")),
-        ({"mask": mask_of()}, {"template": ""}, (400, "invalid_value", "template")),
+        ({"mask": mask_of()}, {"template": ""}, (400, "missing", "image")),
     ],
 )
 async def test_edits_that_do_not_go_with_their_template_are_refused(client, runner, files, fields, wanted) -> None:

@@ -15,7 +15,7 @@ from tests.support.tiny_models import untrained
 def test_pipeline_answers_in_order(tmp_path: Path) -> None:
     """The baseline makes each image asked for, one after the other, all due at the start.
 
-    Slow: it is a process of its own, which imports diffusers.
+    Slow: it is a process of its own, whose imports of torch and diffusers take nearly all of the time.
     """
     export(untrained(), tmp_path / "weights")
     requests = [ImageRequest(prompt, 96, 128, 2, 4.0, 1) for prompt in ("a red circle", "a blue square")]
@@ -29,10 +29,7 @@ def test_pipeline_answers_in_order(tmp_path: Path) -> None:
 
 
 def test_failing_pipeline_is_told(tmp_path: Path) -> None:
-    """A baseline that cannot start is an error that ends with its output.
-
-    Slow: it imports diffusers before it fails.
-    """
+    """A baseline that cannot start is an error that ends with its output."""
     with (
         pytest.raises(ChildError, match=r"model_index\.json"),
         InProcessPipeline(tmp_path, 0, tmp_path / "log") as none,

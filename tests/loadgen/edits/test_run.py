@@ -34,6 +34,23 @@ SUITE = replace(
 Paint = Callable[[EditRequest], np.ndarray]
 
 
+class DrawnOnce(EditsWorkload):
+    """Draws each phase once for both systems and all tests: fewer requests of a phase are the first of more."""
+
+    def __init__(self) -> None:
+        super().__init__(SUITE, SMALL, 0)
+        self._drawn: dict[tuple[int, int], list[ImageRequest]] = {}
+
+    def requests(self, round_number: int, phase: int, count: int) -> list[ImageRequest]:
+        """Return the first ``count`` requests of a phase."""
+        if len(self._drawn.get((round_number, phase), ())) < count:
+            self._drawn[round_number, phase] = super().requests(round_number, phase, count)
+        return self._drawn[round_number, phase][:count]
+
+
+WORKLOAD = DrawnOnce()
+
+
 def edited(request: EditRequest, noise: int = 0) -> np.ndarray:
     """The template with its mask painted over by the seed, a little otherwise where asked."""
     made = read_pixels(request.image).copy()
@@ -96,11 +113,10 @@ def unpinned() -> Iterator[None]:
 def written(tmp_path_factory: pytest.TempPathFactory, unpinned: None) -> Path:
     """The folder of a run over simulated servers."""
     tmp_path = tmp_path_factory.mktemp("written")
-    workload = EditsWorkload(SUITE, SMALL, 0)
     hooks = SuiteHooks(
-        workload,
+        WORKLOAD,
         variants={FULL: without_reuse},
-        inspect=lambda server, rated: check_empty_mask(server, workload.sample(0.0)),
+        inspect=lambda server, rated: check_empty_mask(server, WORKLOAD.sample(0.0)),
         supplement=lambda measured, folder: edit_supplement(SMALL, measured, folder),
     )
     reused = sides(lambda request: edited(request, 2 * (request.reuse == "high")), edited)
@@ -177,9 +193,8 @@ def image_figures(lego: Paint, baseline: Paint) -> dict[str, object]:
     from loadgen.mixed.rounds import measure
 
     clock = FakeClock()
-    workload = EditsWorkload(SUITE, SMALL, 0)
     bench = Bench(
-        SUITE, replace(SUITE.quick, rounds=1), workload, sides(lego, baseline), lambda line: None, clock, 0.0,
+        SUITE, replace(SUITE.quick, rounds=1), WORKLOAD, sides(lego, baseline), lambda line: None, clock, 0.0,
         variants={FULL: without_reuse},
     )  # fmt: skip
     seen = measure(bench)
@@ -204,7 +219,7 @@ def test_a_server_that_ignores_the_mask_is_found_out() -> None:
 
 def test_an_empty_mask_that_changes_something_is_found_out() -> None:
     """The template must come back bit for bit."""
-    request = EditsWorkload(SUITE, SMALL, 0).sample(0.0)
+    request = WORKLOAD.sample(0.0)
     assert request.mask_ratio == 0
     for level, is_same in ((0, True), (1, False)):
         server = Painter(FakeClock(), lambda _: 0.1, 1, lambda each: read_pixels(each.image) ^ level)  # noqa: B023

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lego_serve.core.nodes.messages import TextEncodeOutput
 from lego_serve.serving.caches.byte_lru import ByteLru
-from lego_serve.serving.nodes.microbatch import MicroBatcher
+from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 
 NOTHING = np.zeros(0)
 
@@ -85,3 +85,18 @@ async def test_an_item_nobody_waits_for_is_not_computed() -> None:
         await second
     await asyncio.sleep(0.05)
     assert seen == [1]
+
+
+async def test_items_of_tenants_take_turns_by_their_cost() -> None:
+    """One of beta's behind twenty of alpha's is in the next batch; alpha's large one makes up for many of beta's."""
+    batches: list[list[str]] = []
+
+    def compute(items):
+        batches.append(list(items))
+        return items
+
+    batcher = MicroBatcher(compute, 1)
+    alphas = [asyncio.ensure_future(batcher.run(f"a{n}", Turn("alpha", 3.0))) for n in range(4)]
+    betas = [asyncio.ensure_future(batcher.run(f"b{n}", Turn("beta", 1.0))) for n in range(4)]
+    await asyncio.gather(*alphas, *betas)
+    assert [batch[0] for batch in batches] == ["a0", "b0", "b1", "b2", "a1", "b3", "a2", "a3"]

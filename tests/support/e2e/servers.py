@@ -140,3 +140,17 @@ def wait_for_two(server: Server) -> None:
             return
         time.sleep(0.5)
     pytest.fail("the replica was not replaced within two minutes")
+
+
+def wait_for_death(pid: int) -> None:
+    """Until a killed process has closed what it had open: on a busy machine that is some time after the signal."""
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return
+        if stat.rpartition(")")[2].split()[0] in "ZX":  # ended, and not yet waited for
+            return
+        time.sleep(0.005)
+    pytest.fail(f"process {pid} has not ended 20 s after it was killed")

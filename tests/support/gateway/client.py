@@ -1,18 +1,25 @@
 """How tests talk to a gateway, and what they send it."""
 
+import contextlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.transport.draining import Draining
+from lego_serve.gateway.transport.limits import ConnectionLimits
+from lego_serve.gateway.transport.server import create_server
 from lego_serve.metrics import Metrics
 from tests.support.gateway.runner import FakeRunner
 
@@ -20,11 +27,15 @@ from tests.support.gateway.runner import FakeRunner
 class Live:
     """The application on a real socket, in a thread."""
 
-    def __init__(self, app) -> None:
+    def __init__(self, app, limits=None, draining=None, drain_timeout_s: float = 0.0) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        limits = limits or ConnectionLimits()
+        draining = draining or Draining()
+        self.server = create_server(
+            app, limits, draining, drain_timeout_s, port=self.port, log_level="error", loop="asyncio"
+        )
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> str:
@@ -36,6 +47,36 @@ class Live:
     def __exit__(self, *error: object) -> None:
         self.server.should_exit = True
         self.thread.join()
+
+
+class Apart:
+    """The application in a process of its own, so that clients take none of its time."""
+
+    CODE = (
+        "import sys, uvicorn; from lego_serve.gateway.app import create_app;"
+        "from lego_serve.gateway.settings import GatewaySettings; from lego_serve.metrics import Metrics;"
+        "from tests.support.gateway.runner import FakeRunner; r = FakeRunner();"
+        "app = create_app(r, r, GatewaySettings('lego-tiny'), Metrics());"
+        "uvicorn.run(app, port=int(sys.argv[1]), log_level='error')"
+    )
+
+    def __enter__(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        root = Path(__file__).parents[3]
+        self._process = subprocess.Popen([sys.executable, "-c", self.CODE, str(port)], cwd=root)
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            with contextlib.suppress(httpx2.TransportError):
+                httpx2.get(f"{url}/health/live")
+                return url
+            time.sleep(0.1)
+        raise TimeoutError("the gateway does not answer")
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 def file_of(shade: int = 0, size: tuple[int, int] = (128, 96), form: str = "PNG", mode: str = "RGB") -> bytes:

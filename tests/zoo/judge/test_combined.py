@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,15 +34,21 @@ def drawn(some: MapSet, style: str, scenes: list[Scene] | None = None) -> np.nda
     return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+@cache
+def held_out(side: int, count: int, kind: str, style: str) -> np.ndarray:
+    """The scenes of the judge's own maps, in a style."""
+    [some] = [each for each in map_sets(side, count) if each.kind == kind]
+    return drawn(some, style)
+
+
 def renderer(side: int, count: int, style: str | None = None, shift: int = 0) -> GenerateCombined:
     """Draws what is asked for, in another style if one is given, each map getting the image of one ``shift`` on."""
-    sets = {some.kind: some for some in map_sets(side, count)}
 
     def generate(
         setting: CombinedSetting, texts: Sequence[str], maps: torch.Tensor, seeds: Sequence[int]
     ) -> np.ndarray:
         kind = "two_objects" if " and " in texts[0] else "one_object"
-        images = np.roll(drawn(sets[kind], style or setting.style), -shift, axis=0)
+        images = np.roll(held_out(side, count, kind, style or setting.style), -shift, axis=0)
         return images[list(seeds)]
 
     return generate

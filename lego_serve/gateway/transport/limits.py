@@ -1,0 +1,51 @@
+"""The limits of a connection, and how many connections a client address has."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What a client may send before it is known, and how long it may take; seconds and bytes.
+
+    A body may take ``body_timeout_s``, and a second more for each ``body_bytes_per_s`` that have arrived.
+    ``half_close_grace_s`` is how long a client that has ended its sending side is left alone before it is asked for a
+    sign of life, ``linger_s`` how long one that is still sending is heard after its last answer.
+    """
+
+    head_bytes: int = 32 * 1024
+    headers: int = 100
+    target_bytes: int = 8 * 1024
+    head_timeout_s: float = 30.0
+    body_timeout_s: float = 30.0
+    body_bytes_per_s: int = 16 * 1024
+    keep_alive_s: float = 120.0
+    write_timeout_s: float = 60.0
+    connections_per_address: int = 1024
+    half_close_grace_s: float = 1.0
+    linger_s: float = 2.0
+
+    def body_time_s(self, received: int) -> float:
+        """Return how long a body may take of which so many bytes have arrived."""
+        return self.body_timeout_s + received / self.body_bytes_per_s
+
+
+class AddressCounts:
+    """Counts the open connections of each client address."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._counts: Counter[str] = Counter()
+
+    def enter(self, address: str) -> bool:
+        """Count a connection, unless its address has as many as it may have."""
+        if self._counts[address] >= self._most:
+            return False
+        self._counts[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count a connection's end; an address without any is forgotten."""
+        self._counts[address] -= 1
+        if self._counts[address] <= 0:
+            del self._counts[address]

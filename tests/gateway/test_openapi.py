@@ -1,0 +1,129 @@
+"""The OpenAPI document: what it says is true of every answer, and all it refers to is in it.
+
+``LEGO_FUZZ_CASES`` is the number of generated requests; ``make fuzz`` sends 20,000.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import checks as general
+from schemathesis.specs.openapi import checks as openapi
+
+from tests.support.gateway.client import Live, error_of
+
+CASES = int(os.environ.get("LEGO_FUZZ_CASES", "300"))
+CHECKS = [
+    general.not_a_server_error,
+    openapi.status_code_conformance,
+    openapi.content_type_conformance,
+    openapi.response_schema_conformance,
+    openapi.response_headers_conformance,
+]
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every reference within a part of a document."""
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for part in value.values():
+            yield from references(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from references(part)
+
+
+async def test_every_reference_leads_somewhere(client) -> None:
+    """Each is found from the root of the document on."""
+    document = (await client.get("/openapi.json")).json()
+    found = set(references(document))
+    assert {"#/components/schemas/LoraUse", "#/components/schemas/Error"} <= found
+    for reference in found:
+        part = document
+        assert reference.startswith("#/")
+        for name in reference[2:].split("/"):
+            part = part[name]
+
+
+async def test_every_route_says_what_it_takes_and_what_can_go_wrong(client) -> None:
+    """Bodies of all routes that read one; errors in one form; keys; nothing that is never answered."""
+    document = (await client.get("/openapi.json")).json()
+    operations = {(m, path): said for path, item in document["paths"].items() for m, said in item.items()}
+    with_body = {path for (method, path), said in operations.items() if "requestBody" in said}
+    assert with_body == {
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/templates",
+        "/v1/templates/{template_id}/warm",
+        "/v1/admin/adapters",
+    }
+    for (_, path), said in operations.items():
+        answers = said["responses"]
+        assert "422" not in answers
+        assert {"400", "413", "503"} <= set(answers)
+        assert ("401" in answers) == ("security" in said) == path.startswith("/v1/")
+        assert "404" in answers or "{" not in path
+        if path.startswith("/v1/"):
+            forms = {answers[status]["content"]["application/json"]["schema"]["$ref"] for status in answers
+                     if status >= "400"}  # fmt: skip
+            assert forms == {"#/components/schemas/Error"}
+    assert set(operations["get", "/metrics"]["responses"]["200"]["content"]) == {"text/plain"}
+    warm = operations["post", "/v1/templates"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert warm["properties"]["warm"]["anyOf"][1] == {"type": "integer", "minimum": 1, "maximum": 200}
+    assert warm["required"] == ["image"]
+
+
+async def test_null_is_taken_for_every_optional_field(client, runner) -> None:
+    """It means not given, in entries of lists too: whatever the document says may be left out may be null."""
+    document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+
+    def nulls(schema: dict[str, Any]) -> dict[str, None]:
+        required = schema.get("required", ())
+        return {name: None for name in schema["properties"] if name not in required}
+
+    def body_of(path: str) -> dict[str, Any]:
+        return document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+    fields = nulls(body_of("/v1/images/generations"))
+    assert {"output_format", "n", "stream", "lora", "style"} <= set(fields)
+    for name in fields:
+        answer = await client.post("/v1/images/generations", json={"prompt": "a", name: None})
+        assert (name, answer.status_code) == (name, 200)
+    assert (await client.post("/v1/images/generations", json={"prompt": "a"} | fields)).status_code == 200
+    entry = {"name": "a"} | nulls(schemas["LoraUse"])
+    answer = await client.post("/v1/images/generations", json={"prompt": "a", "lora": [entry]})
+    assert answer.status_code == 200, answer.text
+    assert runner.jobs[-1].inputs["lora"][0].scale == 1.0
+    net = {"name": "edges", "image": "?"} | nulls(schemas["ControlNetUse"])
+    answer = await client.post("/v1/images/generations", json={"prompt": "a", "controlnet": [net]})
+    assert error_of(answer) == (400, "invalid_image", "controlnet[0].image")  # the only thing wrong with it
+    adapter = {"id": "x", "path": "y"} | nulls(body_of("/v1/admin/adapters"))
+    assert (await client.post("/v1/admin/adapters", json=adapter)).status_code == 200
+    warm = nulls(body_of("/v1/templates/{template_id}/warm"))
+    assert error_of(await client.post("/v1/templates/no/warm", json=warm))[0] == 404
+
+
+def test_every_answer_is_as_the_document_says(app, runner) -> None:
+    """Generated requests, sound and not, get no 5xx, no status that is not listed and no body of another form."""
+    answered: Counter[int] = Counter()
+    with Live(app) as url:
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        operations = [found.ok() for found in schema.get_all_operations()]
+        for operation in operations:
+
+            @given(case=operation.as_strategy())
+            @settings(max_examples=CASES // 12, deadline=None, suppress_health_check=list(HealthCheck))
+            def send(case: schemathesis.Case) -> None:
+                answered[case.call_and_validate(checks=CHECKS).status_code] += 1
+
+            send()
+    sys.stdout.write(f"{sum(answered.values())} requests: {dict(sorted(answered.items()))}\n")
+    assert answered[200] > 0
+    assert answered[400] > 0
+    assert runner.jobs

@@ -1,0 +1,154 @@
+"""Clients that are slow, silent, too many, or send what nobody reads."""
+
+import socket
+import time
+
+import httpx2
+import pytest
+
+from tests.support.gateway.wire import IMAGE, Reader, gateway, generation, head, is_closed, wait_for
+
+GET = head("GET", "/health/live")
+
+
+def test_a_slow_head_is_408_however_it_drips() -> None:
+    """Each byte is in time and the whole is not; a silent connection ends without an answer."""
+    with gateway(head_timeout_s=0.4) as server:
+        with server.connect() as silent:
+            assert Reader(silent).rest() == b""
+        with server.connect() as connection:
+            connection.sendall(GET)
+            reader = Reader(connection)
+            assert reader.answer().status == 200
+            for byte in GET[:10]:
+                connection.send(bytes([byte]))
+                time.sleep(0.02)
+            assert reader.answer().code == "request_timeout"
+            assert is_closed(connection)
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits", "/nope"])
+def test_a_slow_body_is_408_or_closed(path: str) -> None:
+    """Its request is told off where it waits for it; where it was answered before, the connection ends."""
+    media = "application/json" if "generations" in path else "multipart/form-data; boundary=x"
+    with gateway(body_timeout_s=0.3, body_bytes_per_s=1_000_000) as server, server.connect() as connection:
+        connection.sendall(head("POST", path, f"Content-Type: {media}", "Content-Length: 5000") + b"--x\r\n")
+        answer = Reader(connection).answer()
+        assert answer.code == ("route_not_found" if path == "/nope" else "request_timeout")
+        assert is_closed(connection)
+
+
+def test_a_long_body_has_time_for_each_byte_that_came() -> None:
+    """One that keeps to the rate takes longer than the timeout and is served."""
+    with gateway(body_timeout_s=0.3, body_bytes_per_s=50) as server, server.connect() as connection:
+        request = generation(body=IMAGE + b" " * 20)
+        connection.sendall(request[:-20])
+        for byte in request[-20:]:
+            time.sleep(0.03)
+            connection.send(bytes([byte]))
+        assert Reader(connection).answer().status == 200
+
+
+def test_an_idle_connection_is_kept_and_then_closed() -> None:
+    """For the time between two requests that is configured, not for that of a head; also after an unwanted body."""
+    with gateway(keep_alive_s=0.6, head_timeout_s=0.1) as server, server.connect() as connection:
+        reader = Reader(connection)
+        for request in (GET, head("POST", "/nope", "Content-Length: 9") + b"unwanted!", GET):
+            connection.sendall(request)
+            reader.answer()
+            time.sleep(0.3)
+        started = time.monotonic()
+        assert is_closed(connection)
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/images/generations", 413), ("/nope", 404), ("/v1/models", 405)])
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_body_that_nobody_wants_is_not_read_to_its_end(path: str, status: int, is_announced: bool) -> None:
+    """Its answer comes, says that the connection ends, and 300 MB are not taken; an announced one is 413 anywhere."""
+    with gateway(linger_s=0.2) as server, server.connect() as connection:
+        size = "Content-Length: 300000000" if is_announced else "Transfer-Encoding: chunked"
+        connection.sendall(head("POST", path, "Content-Type: application/json", size))
+        sent, part = 0, b"%x\r\n%b\r\n" % (100_000, b" " * 100_000)
+        try:
+            while sent < 300_000_000:
+                sent += connection.send(part)
+        except OSError:
+            pass
+        assert sent < 50_000_000
+        answer = Reader(connection).answer()
+        assert (answer.status, answer.headers["connection"]) == (413 if is_announced else status, "close")
+
+
+def test_a_small_body_that_nobody_wants_does_not_cost_the_connection() -> None:
+    """It is read and dropped."""
+    with gateway() as server, server.connect() as connection:
+        reader = Reader(connection)
+        for path in ("/nope", "/health/live", "/v1/images/generations"):
+            connection.sendall(head("POST", path, "Content-Length: 50000") + b"a" * 50_000)
+            assert reader.answer().status in (404, 405, 415)
+
+
+def test_a_client_that_asks_before_it_sends_its_body_is_told() -> None:
+    """To go on, where the body is wanted; else it has its answer, and the connection ends rather than mix up bodies."""
+    asking = generation("Expect: 100-continue")
+    with gateway() as server:
+        with server.connect() as connection:
+            reader = Reader(connection)
+            connection.sendall(asking[: -len(IMAGE)])
+            assert reader.answer().status == 100
+            connection.sendall(IMAGE)
+            assert reader.answer().status == 200
+        with server.connect() as connection:
+            connection.sendall(head("POST", "/nope", "Content-Length: 9", "Expect: 100-continue"))
+            answer = Reader(connection).answer()
+            assert (answer.status, answer.headers["connection"]) == (404, "close")
+
+
+def test_a_pipeline_whose_client_reads_nothing_is_closed() -> None:
+    """However many answers wait."""
+    with gateway(write_timeout_s=0.3, keep_alive_s=0.5) as server, server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.5)
+        try:
+            for _ in range(2000):
+                connection.sendall(head("GET", "/openapi.json") * 10)
+        except OSError:
+            pass
+        assert wait_for(lambda: not server.live.server.server_state.connections)
+
+
+def test_a_reader_that_is_slow_and_reads_gets_all_of_a_large_answer() -> None:
+    """Longer than the time in which nothing may be read."""
+    with gateway(write_timeout_s=0.3) as server, server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = b'{"prompt": "a", "size": "1024x1024", "n": 8, "output_format": "png", "output_compression": 0}'
+        connection.sendall(generation("Connection: close", body=body))
+        received = b""
+        started = time.monotonic()
+        while got := connection.recv(4096):
+            received += got
+            if time.monotonic() - started < 1:
+                time.sleep(0.02)
+        start, _, rest = received.partition(b"\r\n\r\n")
+        assert len(rest) == int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+
+
+def test_an_address_has_so_many_connections_and_no_more() -> None:
+    """One more is 429 with the time to try again; one that ends makes room."""
+    with gateway(connections_per_address=2) as server:
+        first, second = server.connect(), server.connect()
+        with first, server.connect() as third:
+            answer = Reader(third).answer()
+            assert (answer.status, answer.code) == (429, "too_many_connections")
+            assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+            assert ask_on(second) == 200
+            second.close()
+            assert wait_for(lambda: len(server.live.server.server_state.connections) < 2)
+            assert httpx2.get(f"{server.url}/health/live").status_code == 200
+
+
+def ask_on(connection: socket.socket) -> int:
+    """The status of a request on a connection."""
+    connection.sendall(GET)
+    return Reader(connection).answer().status

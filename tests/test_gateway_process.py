@@ -1,0 +1,39 @@
+"""What a gateway makes of its configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from lego_serve.config import load
+from lego_serve.gateway.transport.limits import ConnectionLimits
+from lego_serve.gateway_process import _connection_limits, _gateway_settings
+from lego_serve.served_workflows import configured
+
+MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
+KEYS = f"keys: [{{sha256: '{'0' * 64}', tenant: a}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        (MODEL, frozenset()),
+        (MODEL + "server: {allowed_hosts: [Lab.example, '::2']}\n", frozenset({"lab.example", "::2"})),
+        (MODEL + KEYS, None),
+        (MODEL + KEYS + "server: {allowed_hosts: [a]}\n", frozenset({"a"})),
+    ],
+)
+def test_any_name_is_answered_only_where_there_are_keys(text: str, hosts: frozenset[str] | None, tmp_path) -> None:
+    """Without them loopback's and those of the configuration."""
+    path: Path = tmp_path / "config.yaml"
+    path.write_text(text)
+    settings, workflows = configured(path)
+    assert _gateway_settings(settings, workflows, tmp_path, tmp_path).allowed_hosts == hosts
+
+
+def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> None:
+    """Each key is one, and its default is the same."""
+    path: Path = tmp_path / "config.yaml"
+    path.write_text(MODEL)
+    assert _connection_limits(load(path).server) == ConnectionLimits()
+    path.write_text(MODEL + "server: {limits: {keep_alive_s: 650}}\n")
+    assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650)
