@@ -5,9 +5,13 @@
     |  |- UnsupportedParameter   a known field that this server does not support (400)
     |  |- NotFound               an unknown model, job or route (404)
     |  |- InvalidAdapter         an adapter's file is damaged, hostile or made for another model (400)
+    |  |- IdempotencyKeyReused   an idempotency key came with another request than the first time (422)
     |- CapacityError           ours, for now: try again later (429)
     |- JobCancelled            the job was cancelled by its caller or an operator (409)
     |- DeadlineExceeded        the job could not end before its deadline (504)
+    |- JobEnded                a durable job has ended and changes no more (409)
+    |- StaleAttempt            a write for an attempt of a durable job that another has taken over (409)
+    |- StoreUnavailable        ours, for now: durable jobs can be neither read nor written; try again later (503)
     |- NodeError               ours: a model node failed (500)
     |  |- NodeUnavailable        ours, for now: not all replicas of a node can be reached; try again later (503)
     |- ConfigError             the operator's: a configuration file is wrong
@@ -70,6 +74,13 @@ class InvalidAdapter(RequestError):
     code = "invalid_adapter"
 
 
+class IdempotencyKeyReused(RequestError):
+    """An idempotency key that stands for another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class CapacityError(LegoError):
     """The server has no capacity now; ``retry_after_s`` says when to try again."""
 
@@ -98,6 +109,30 @@ class DeadlineExceeded(LegoError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class JobEnded(LegoError):
+    """A durable job has ended, so that nothing about it can change."""
+
+    status = 409
+    code = "job_ended"
+    kind = "invalid_request_error"
+
+
+class StaleAttempt(LegoError):
+    """Who writes about a durable job has it no more."""
+
+    status = 409
+    code = "stale_attempt"
+
+
+class StoreUnavailable(LegoError):
+    """The store of durable jobs cannot be reached, or is full."""
+
+    status = 503
+    code = "store_unavailable"
+    retryable = True
+    retry_after_s = 2.0
 
 
 class NodeError(LegoError):

@@ -11,6 +11,7 @@ from lego_serve.errors import (
     NodeUnavailable,
     NotFound,
     RequestError,
+    StoreUnavailable,
     UnsupportedParameter,
 )
 
@@ -44,5 +45,9 @@ def test_status_says_whose_fault_it_is() -> None:
     """The caller's faults are 4xx and ours 5xx; only what may succeed later is retryable."""
     assert {RequestError.status, UnsupportedParameter.status} == {400}
     assert (NotFound.status, CapacityError.status, DeadlineExceeded.status, LegoError.status) == (404, 429, 504, 500)
-    assert {cls for cls in subclasses(LegoError) if cls.retryable} == {CapacityError, NodeUnavailable}
+    assert {cls for cls in subclasses(LegoError) if cls.retryable} == {
+        CapacityError,
+        NodeUnavailable,
+        StoreUnavailable,
+    }
     assert NodeUnavailable.status == 503

@@ -1,0 +1,99 @@
+"""The envelope of a durable checkpoint: the bytes of a job's lanes, and all that must be the same to go on from them.
+
+A lane's own bytes hold its step and its tensors, but nothing of the model, the workflow or the schedule.  After a
+redeploy they would be read without complaint and end as a wrong picture; so whoever resumes compares the envelope, and
+starts a lane again where anything differs.
+
+    b"LEGOCKPT" | length of the header, 4 bytes | header, JSON | bytes of each lane, in the header's order
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAGIC = b"LEGOCKPT"
+FORMAT = 1
+MAX_HEADER_BYTES = 1 << 20
+
+
+class DamagedCheckpoint(ValueError):
+    """Bytes that are no checkpoint of this version, or not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """A lane of a job: image ``lane`` of denoising node ``node``, and what its steps depend on."""
+
+    node: str
+    lane: int
+    model_revision: str
+    steps: int
+    sampler: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobCheckpoint:
+    """The last durable state of a job's lanes.  ``workflow_hash`` is of the graph and the job's bound inputs."""
+
+    job_id: str
+    attempt: int
+    workflow_hash: str
+    lanes: Mapping[LaneKey, bytes]
+
+    def lanes_for(
+        self, job_id: str, workflow_hash: str, wanted: Mapping[tuple[str, int], LaneKey]
+    ) -> dict[tuple[str, int], bytes]:
+        """Return the bytes of each wanted lane, by node and number, that may go on; one that differs starts again."""
+        if (self.job_id, self.workflow_hash) != (job_id, workflow_hash):
+            return {}
+        return {place: self.lanes[key] for place, key in wanted.items() if key in self.lanes}
+
+
+def pack(checkpoint: JobCheckpoint) -> bytes:
+    """Return a checkpoint's bytes."""
+    lanes = [
+        asdict(key) | {"bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+        for key, state in checkpoint.lanes.items()
+    ]
+    header = json.dumps(
+        {
+            "format": FORMAT,
+            "job": checkpoint.job_id,
+            "attempt": checkpoint.attempt,
+            "workflow": checkpoint.workflow_hash,
+            "lanes": lanes,
+        }
+    ).encode()
+    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, *checkpoint.lanes.values()))
+
+
+def unpack(content: bytes) -> JobCheckpoint:
+    """Return the checkpoint of these bytes.  Raises DamagedCheckpoint."""
+    try:
+        header, start = _header(content)
+        lanes: dict[LaneKey, bytes] = {}
+        for entry in header["lanes"]:
+            size, digest = entry.pop("bytes"), entry.pop("sha256")
+            state = content[start : start + size]
+            if type(size) is not int or size < 0 or hashlib.sha256(state).hexdigest() != digest:
+                raise DamagedCheckpoint(f"lane {entry.get('lane')} of a checkpoint is damaged")
+            lanes[LaneKey(**entry)] = state
+            start += size
+        if start != len(content):
+            raise DamagedCheckpoint(f"a checkpoint of {start} bytes has {len(content)}")
+        return JobCheckpoint(str(header["job"]), int(header["attempt"]), str(header["workflow"]), lanes)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedCheckpoint(f"a checkpoint cannot be read: {error!r}") from None
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], int]:
+    start = len(MAGIC) + 4
+    size = int.from_bytes(content[len(MAGIC) : start], "big")
+    if not content.startswith(MAGIC) or size > MAX_HEADER_BYTES or len(content) < start + size:
+        raise DamagedCheckpoint("these bytes are no checkpoint, or not a whole one")
+    header = json.loads(content[start : start + size])
+    if header["format"] != FORMAT:
+        raise DamagedCheckpoint(f"a checkpoint has format {header['format']!r}; this version reads {FORMAT}")
+    return header, start + size

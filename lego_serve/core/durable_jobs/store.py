@@ -1,0 +1,138 @@
+"""The port of the stores of durable jobs, and what may be asked of a list of jobs.
+
+A store compares and sets; it decides nothing.  What becomes of a record is decided by ``transitions``, and written
+only where the store still holds the record it was decided about.  The claim alone is decided inside the store, because
+whoever is first must have the job in one step; it is ``transitions.claim``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lego_serve.core.durable_jobs.outbox import OutboxRow
+from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
+from lego_serve.core.durable_jobs.transitions import Change
+
+MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which of a tenant's jobs to list: after an id, which need not exist any more, newest first unless ascending."""
+
+    tenant: str
+    limit: int = 20
+    after: str | None = None
+    ascending: bool = False
+    status: JobStatus | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_PAGE:
+            raise ValueError(f"a page has 1 to {MAX_PAGE} jobs, not {self.limit}")
+
+    def matches(self, record: JobRecord) -> bool:
+        """Whether a job of this tenant belongs into the list."""
+        return (self.status in (None, record.status)) and (self.model in (None, record.request.model))
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs of a list, and whether there are more after them."""
+
+    jobs: tuple[JobRecord, ...]
+    has_more: bool
+
+
+class JobStore(Protocol):
+    """Holds the records of durable jobs for all gateways.
+
+    Every method may raise StoreUnavailable.  What was asked may have been done all the same: who repeats a write then
+    finds the record at another version, ended by its own attempt, perhaps, and a claim is found by ``lost_claims``.
+
+    An ``owner`` is one gateway process, under a name that no other process ever had.  It has a lease, which ``claim``
+    and ``beat`` renew; whoever finds it lapsed gives the owner's jobs to others (see sweeping.py).
+    """
+
+    async def now(self) -> float:
+        """Return the seconds on the wall clock that leases are measured by."""
+        ...
+
+    async def put(self, record: JobRecord) -> JobRecord:
+        """Keep a new record, queued or already claimed, and return it; or the one that its idempotency key stands for.
+
+        Raises ValueError where the id is taken.
+        """
+        ...
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """Return a record; None where it is unknown or forgotten."""
+        ...
+
+    async def page(self, query: JobQuery) -> JobPage:
+        """Return jobs of one tenant in the order of their ids."""
+        ...
+
+    async def position(self, record: JobRecord) -> int | None:
+        """Return how many jobs are claimed before this one; None where it is not queued."""
+        ...
+
+    async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
+        """Give up to ``count`` queued jobs to an owner, the first in claim order, and renew its lease."""
+        ...
+
+    async def write(self, change: Change) -> bool:
+        """Set a record and add its outbox rows, in one transaction; False where the record has another version."""
+        ...
+
+    async def forget(self, record: JobRecord) -> bool:
+        """Remove a record and free its idempotency key; False where it has another version."""
+        ...
+
+    async def beat(self, owner: str) -> bool:
+        """Renew an owner's lease; False where it had lapsed or was never taken."""
+        ...
+
+    async def lapsed_owners(self) -> Sequence[str]:
+        """Return the owners whose leases have lapsed."""
+        ...
+
+    async def owned(self, owner: str) -> Sequence[JobRecord]:
+        """Return the jobs that an owner runs."""
+        ...
+
+    async def drop_owner(self, owner: str) -> bool:
+        """End an owner's lease; False where it runs jobs."""
+        ...
+
+    async def due(self, limit: int) -> Sequence[JobRecord]:
+        """Return jobs whose ``due_at`` has come, the earliest first."""
+        ...
+
+    async def take_outbox(self, limit: int, hold_s: float) -> Sequence[OutboxRow]:
+        """Return messages that are due, the earliest first; for ``hold_s`` nobody else gets them."""
+        ...
+
+    async def postpone(self, row: OutboxRow) -> None:
+        """Set when a message is tried next."""
+        ...
+
+    async def settle(self, row_id: str) -> None:
+        """Remove a message: it was delivered, or given up."""
+        ...
+
+    async def setting(self, name: str, first: str) -> str:
+        """Return what all gateways keep under a name; where that is nothing yet, keep ``first`` and return it."""
+        ...
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name, in place of what was there."""
+        ...
+
+    async def wait_for_change(self, timeout_s: float) -> bool:
+        """Wait until a record may have changed since the last call; False where nothing did in that time."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        ...

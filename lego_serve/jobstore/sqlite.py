@@ -1,0 +1,254 @@
+"""The store of durable jobs in an sqlite database: what a server has unless Redis is configured.
+
+Several gateway processes of one machine open the same file.  It must lie on a local disk, because their shared memory
+guards the log.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from lego_serve.core.durable_jobs.ids import claim_order
+from lego_serve.core.durable_jobs.outbox import OutboxRow
+from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
+from lego_serve.core.durable_jobs.record_json import record_from_json, record_to_json, row_from_json, row_to_json
+from lego_serve.core.durable_jobs.store import JobPage, JobQuery
+from lego_serve.core.durable_jobs.transitions import Change, claim
+from lego_serve.errors import ConfigError
+from lego_serve.jobstore.network_folders import file_system_of, is_network
+from lego_serve.jobstore.sqlite_thread import SqliteThread
+
+T = TypeVar("T")
+POLL_S = 0.2
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key TEXT, status TEXT NOT NULL, model TEXT NOT NULL,
+    version INTEGER NOT NULL, owner TEXT, claim_order TEXT, due_at REAL, record TEXT NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (tenant, key) WHERE key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_tenant ON jobs (tenant, id);
+CREATE INDEX IF NOT EXISTS jobs_queued ON jobs (claim_order) WHERE claim_order IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, lease_until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, due_at REAL NOT NULL, message TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at);
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+INSERT = "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)"
+UPDATE = "UPDATE jobs SET status=?,version=?,owner=?,claim_order=?,due_at=?,record=? WHERE id=? AND version=?"
+LEASE = "INSERT INTO owners VALUES (?,?) ON CONFLICT (owner) DO UPDATE SET lease_until=excluded.lease_until"
+
+
+class SqliteJobStore:
+    """A JobStore in a file."""
+
+    def __init__(self, path: Path, clock: Callable[[], float], lease_s: float) -> None:
+        if is_network(kind := file_system_of(path)):
+            raise ConfigError(f"The job database {path} lies on {kind}; it must lie on a disk of this machine.")
+        self._clock, self._lease_s = clock, lease_s
+        self._thread = SqliteThread(path, SCHEMA)
+        self._own_writes = 0
+        self._seen: tuple[int, int] | None = None
+
+    async def now(self) -> float:
+        """Return the seconds on the clock."""
+        return self._clock()
+
+    async def put(self, record: JobRecord) -> JobRecord:
+        """Keep a new record, or return the one of its key."""
+        text, request = record_to_json(record), record.request
+
+        def do(db: apsw.Connection) -> JobRecord:
+            if request.key is not None:
+                same_key = "SELECT record FROM jobs WHERE tenant=? AND key=?"
+                for (earlier,) in db.execute(same_key, (request.tenant, request.key)):
+                    return record_from_json(str(earlier))
+            row = (record.id, request.tenant, request.key, record.status.value, request.model, record.version)
+            try:
+                db.execute(INSERT, (*row, record.owner, _order(record), record.due_at, text))
+            except apsw.ConstraintError:
+                raise ValueError(f"the job id {record.id} is taken") from None
+            if record.owner is not None:
+                db.execute(LEASE, (record.owner, self._clock() + self._lease_s))
+            return record
+
+        return await self._write(do)
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """Return a record."""
+        found = await self._records("SELECT record FROM jobs WHERE id=?", job_id)
+        return found[0] if found else None
+
+    async def page(self, query: JobQuery) -> JobPage:
+        """Return jobs of a tenant."""
+        terms, values = ["tenant=?"], [query.tenant]
+        for term, value in (
+            (f"id{'>' if query.ascending else '<'}?", query.after),
+            ("status=?", query.status and query.status.value),
+            ("model=?", query.model),
+        ):
+            if value is not None:
+                terms.append(term)
+                values.append(value)
+        order = "ASC" if query.ascending else "DESC"
+        asked = f"SELECT record FROM jobs WHERE {' AND '.join(terms)} ORDER BY id {order} LIMIT {query.limit + 1}"
+        found = await self._records(asked, *values)
+        return JobPage(tuple(found[: query.limit]), len(found) > query.limit)
+
+    async def position(self, record: JobRecord) -> int | None:
+        """Return how many queued jobs come first."""
+        asked = """SELECT (SELECT count(*) FROM jobs WHERE claim_order < self.claim_order)
+                   FROM jobs AS self WHERE id=? AND claim_order IS NOT NULL"""
+        position: int | None = await self._thread.read(lambda db: db.execute(asked, (record.id,)).get)
+        return position
+
+    async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
+        """Give the first queued jobs to an owner."""
+        asked = "SELECT record FROM jobs WHERE claim_order IS NOT NULL ORDER BY claim_order LIMIT ?"
+
+        def do(db: apsw.Connection) -> tuple[JobRecord, ...]:
+            now = self._clock()
+            db.execute(LEASE, (owner, now + self._lease_s))
+            found = db.execute(asked, (count,)).fetchall()
+            changes = [claim(record_from_json(str(text)), owner, now) for (text,) in found]
+            for change in changes:
+                _update(db, change)
+            return tuple(change.record for change in changes)
+
+        return await self._write(do)
+
+    async def write(self, change: Change) -> bool:
+        """Set a record where it is still the one that was changed."""
+
+        def do(db: apsw.Connection) -> bool:
+            if not _update(db, change):
+                return False
+            for row in change.outbox:
+                db.execute("INSERT OR IGNORE INTO outbox VALUES (?,?,?)", (row.id, row.due_at, row_to_json(row)))
+            return True
+
+        return await self._write(do)
+
+    async def forget(self, record: JobRecord) -> bool:
+        """Remove a record and its key."""
+
+        def do(db: apsw.Connection) -> bool:
+            db.execute("DELETE FROM jobs WHERE id=? AND version=?", (record.id, record.version))
+            return db.changes() == 1
+
+        return await self._write(do)
+
+    async def beat(self, owner: str) -> bool:
+        """Renew a lease."""
+
+        def do(db: apsw.Connection) -> bool:
+            now = self._clock()
+            held = db.execute("SELECT 1 FROM owners WHERE owner=? AND lease_until>?", (owner, now)).get
+            db.execute(LEASE, (owner, now + self._lease_s))
+            return held is not None
+
+        return await self._thread.write(do)
+
+    async def lapsed_owners(self) -> Sequence[str]:
+        """Return the owners whose leases are over."""
+        asked = "SELECT owner FROM owners WHERE lease_until<=? ORDER BY owner"
+        found = await self._thread.read(lambda db: db.execute(asked, (self._clock(),)).fetchall())
+        return [str(owner) for (owner,) in found]
+
+    async def owned(self, owner: str) -> Sequence[JobRecord]:
+        """Return the jobs of an owner, by id."""
+        return await self._records("SELECT record FROM jobs WHERE owner=? ORDER BY id", owner)
+
+    async def drop_owner(self, owner: str) -> bool:
+        """End a lease unless the owner runs jobs."""
+
+        def do(db: apsw.Connection) -> bool:
+            if db.execute("SELECT 1 FROM jobs WHERE owner=? LIMIT 1", (owner,)).get is not None:
+                return False
+            db.execute("DELETE FROM owners WHERE owner=?", (owner,))
+            return True
+
+        return await self._thread.write(do)
+
+    async def due(self, limit: int) -> Sequence[JobRecord]:
+        """Return the jobs that time has something to say about."""
+        asked = "SELECT record FROM jobs WHERE due_at<=? ORDER BY due_at, id LIMIT ?"
+        return await self._records(asked, self._clock(), limit)
+
+    async def take_outbox(self, limit: int, hold_s: float) -> Sequence[OutboxRow]:
+        """Return due messages and put them off."""
+
+        def do(db: apsw.Connection) -> list[OutboxRow]:
+            now = self._clock()
+            asked = "SELECT message FROM outbox WHERE due_at<=? ORDER BY due_at, id LIMIT ?"
+            rows = [row_from_json(str(text)) for (text,) in db.execute(asked, (now, limit)).fetchall()]
+            for row in rows:
+                db.execute("UPDATE outbox SET due_at=? WHERE id=?", (now + hold_s, row.id))
+            return rows
+
+        return await self._thread.write(do)
+
+    async def postpone(self, row: OutboxRow) -> None:
+        """Set when a message is tried next."""
+        values = (row.due_at, row_to_json(row), row.id)
+        await self._thread.write(lambda db: db.execute("UPDATE outbox SET due_at=?, message=? WHERE id=?", values))
+
+    async def settle(self, row_id: str) -> None:
+        """Remove a message."""
+        await self._thread.write(lambda db: db.execute("DELETE FROM outbox WHERE id=?", (row_id,)))
+
+    async def setting(self, name: str, first: str) -> str:
+        """Return what is kept under a name."""
+
+        def do(db: apsw.Connection) -> str:
+            db.execute("INSERT OR IGNORE INTO settings VALUES (?,?)", (name, first))
+            return str(db.execute("SELECT value FROM settings WHERE name=?", (name,)).get)
+
+        return await self._thread.write(do)
+
+    async def set_setting(self, name: str, value: str) -> None:
+        """Keep a value under a name."""
+        await self._thread.write(lambda db: db.execute("INSERT OR REPLACE INTO settings VALUES (?,?)", (name, value)))
+
+    async def wait_for_change(self, timeout_s: float) -> bool:
+        """Look a few times a second whether anyone has written."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while True:
+            foreign = await self._thread.read(lambda db: int(db.pragma("data_version")))
+            now, before = (foreign, self._own_writes), self._seen
+            self._seen = now
+            if now != (before or (foreign, 0)):
+                return True
+            left_s = until - loop.time()
+            if left_s <= 0:
+                return False
+            await asyncio.sleep(min(POLL_S, left_s))
+
+    async def close(self) -> None:
+        """End the thread."""
+        await self._thread.close()
+
+    async def _write(self, do: Callable[[apsw.Connection], T]) -> T:
+        """Change records; this process's own changes do not show in ``data_version``."""
+        answer = await self._thread.write(do)
+        self._own_writes += 1
+        return answer
+
+    async def _records(self, asked: str, *values: str | float | None) -> list[JobRecord]:
+        found = await self._thread.read(lambda db: db.execute(asked, values).fetchall())
+        return [record_from_json(str(text)) for (text,) in found]
+
+
+def _order(record: JobRecord) -> str | None:
+    return claim_order(record) if record.status is JobStatus.QUEUED else None
+
+
+def _update(db: apsw.Connection, change: Change) -> bool:
+    after = change.record
+    indexed = (after.status.value, after.version, after.owner, _order(after), after.due_at)
+    db.execute(UPDATE, (*indexed, record_to_json(after), after.id, change.before.version))
+    return db.changes() == 1

@@ -1,0 +1,104 @@
+"""Redis that is away, silent, full or read only: the store says so soon, and goes on when it is back."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from lego_serve.errors import StoreUnavailable
+from lego_serve.jobstore.breaker import FAILURES, PROBE_EVERY_S, Breaker
+from lego_serve.jobstore.redis_client import connect
+from lego_serve.jobstore.redis_store import RedisJobStore
+from tests.support.jobstore.jobs import new_job
+from tests.support.jobstore.redis_server import RedisServer
+
+SOON_S = 1.0  # four times the client's timeout
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer) -> AsyncIterator[RedisJobStore]:
+    """An empty store."""
+    client = connect(redis_server.url, timeout_s=10.0)
+    await client.flushall()
+    store = RedisJobStore(client, 15.0)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    """A path that is short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="lego-silent-") as folder:
+        yield Path(folder) / "redis.sock"
+
+
+async def test_a_silent_server_is_given_up_soon(socket: Path) -> None:
+    """And after a few times not asked any more, a probe a second apart."""
+    silent = await asyncio.start_unix_server(lambda _reader, _writer: asyncio.sleep(5), str(socket))
+    store = RedisJobStore(connect(f"unix://{socket}"), 15.0)
+    started = time.monotonic()
+    for _ in range(FAILURES):
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await store.get(new_job(1).id)
+    assert time.monotonic() - started < FAILURES * SOON_S
+    assert not store.is_available
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.get(new_job(1).id)
+    assert time.monotonic() - started < 0.1
+    await store.close()
+    silent.close()
+
+
+async def test_a_server_that_comes_back_has_what_it_acknowledged(
+    store: RedisJobStore, redis_server: RedisServer
+) -> None:
+    """Killed under load, five times; meanwhile the store is unavailable, which is no error of the caller's."""
+    acknowledged = []
+    for number in range(500):
+        if number % 100 == 50:
+            redis_server.stop()
+            with pytest.raises(StoreUnavailable):
+                await store.put(new_job(10_000 + number))
+            redis_server.start()
+        job = new_job(number)
+        acknowledged.append((await store.put(job)).id)
+    held = [await store.get(job_id) for job_id in acknowledged]
+    assert [job and job.id for job in held] == acknowledged
+
+
+@pytest.mark.parametrize(("setting", "value", "usual"), [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")])
+async def test_a_server_that_takes_no_writes_is_unavailable(
+    store: RedisJobStore, redis_server: RedisServer, setting: str, value: str, usual: str
+) -> None:
+    """Full, or without the replicas it wants; reads of what it has may go on."""
+    await store.put(new_job(1))
+    client = connect(redis_server.url)
+    await client.config_set(setting, value)
+    try:
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            await store.put(new_job(2))
+    finally:
+        await client.config_set(setting, usual)
+        await client.aclose()
+    assert (await store.put(new_job(3))).id == new_job(3).id
+
+
+def test_a_breaker_opens_after_failures_in_a_row_and_lets_a_probe_through() -> None:
+    """And one success closes it."""
+    now = 100.0
+    breaker = Breaker(lambda: now)
+    for _ in range(FAILURES):
+        assert breaker.admits()
+        breaker.note_failure()
+    assert breaker.is_open
+    assert not breaker.admits()
+    now += PROBE_EVERY_S
+    assert breaker.admits()
+    assert not breaker.admits()
+    breaker.note_success()
+    assert breaker.admits()
+    assert not breaker.is_open

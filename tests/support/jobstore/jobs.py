@@ -1,0 +1,22 @@
+"""Records of durable jobs for tests."""
+
+from dataclasses import replace
+from typing import Any
+
+from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, job_id
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, Webhook
+from lego_serve.core.durable_jobs.transitions import Retention, submit
+
+HOOK = Webhook("https://hooks.example/jobs")
+REQUEST = JobRequest("/v1/images/generations", "lego-tiny", "tiny", {"prompt": "a red square", "steps": 4}, seed=7)
+
+
+def request(**changes: Any) -> JobRequest:
+    """A request for one picture, with these fields instead."""
+    return replace(REQUEST, **changes)
+
+
+def new_job(number: int, now: float = 1000.0, retention: Retention | None = None, **changes: Any) -> JobRecord:
+    """A job just submitted, whose id ends with its number."""
+    chance = number.to_bytes(RANDOM_BYTES)
+    return submit(job_id(now, chance), request(**changes), now, retention)

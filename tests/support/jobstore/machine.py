@@ -1,0 +1,240 @@
+"""One state machine for every store of durable jobs: whatever happens, it is what the memory store would do.
+
+Beside that comparison each rule says what must hold of the answer itself, so that the memory store is tested as well.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from lego_serve.core.durable_jobs.ids import claim_order
+from lego_serve.core.durable_jobs.outbox import OutboxRow, after_failure
+from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobStatus, StoredProgress
+from lego_serve.core.durable_jobs.store import JobQuery, JobStore
+from lego_serve.core.durable_jobs.transitions import (
+    Change,
+    Retention,
+    cancel,
+    claim,
+    complete,
+    fail,
+    hand_over,
+    progress,
+)
+from lego_serve.errors import JobEnded, StaleAttempt
+from lego_serve.jobstore.memory import MemoryJobStore
+from lego_serve.jobstore.sweeping import Swept, release, sweep
+from tests.support.jobstore.jobs import HOOK, new_job
+
+T = TypeVar("T")
+LEASE_S = 15.0
+RETENTION = Retention(queued_s=60.0, ended_s=40.0)
+OWNERS = st.sampled_from(["gateway a", "gateway b", "gateway c"])
+TENANTS = st.sampled_from(["default", "tenant:b"])
+AHEAD = st.sampled_from([0.5, 8.0, 16.0, 64.0])
+
+
+class JobStoreMachine(RuleBasedStateMachine):
+    """Gateways come and go over one store; a subclass opens it."""
+
+    jobs = Bundle("jobs")  # ids
+    claims = Bundle("claims")  # records as they were claimed, which a gateway holds and may be stale
+    messages = Bundle("messages")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 1000.0
+        self.loop = asyncio.new_event_loop()
+        self.plain = MemoryJobStore(lambda: self.time, LEASE_S)
+        self.store = self.run(self.open_store())
+        self.number = 0
+        self.keys: dict[tuple[str, str], str] = {}
+        self.ended: dict[str, JobRecord] = {}
+        self.attempts: dict[str, int] = {}
+        self.told: set[str] = set()
+
+    async def open_store(self) -> JobStore:
+        """Return an empty store whose clock is ``self.time``."""
+        raise NotImplementedError
+
+    async def set_time(self) -> None:
+        """Tell the store that ``self.time`` has moved."""
+
+    def teardown(self) -> None:
+        """Close the store."""
+        self.run(self.store.close())
+        self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for a store's answer."""
+        return self.loop.run_until_complete(work)
+
+    def both(self, ask: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+        """Ask both stores, and see that they say the same."""
+        expected, answer = self.run(ask(self.plain)), self.run(ask(self.store))
+        assert answer == expected
+        return answer
+
+    @rule(
+        target=jobs,
+        tenant=TENANTS,
+        priority=st.sampled_from([-10, 0, 10]),
+        deadline_s=st.none() | AHEAD,
+        key=st.sampled_from([None, "key", "b:key"]),
+        owner=st.none() | OWNERS,
+        is_told=st.booleans(),
+    )
+    def submit(
+        self, tenant: str, priority: int, deadline_s: float | None, key: str | None, owner: str | None, is_told: bool
+    ) -> str:
+        """A request is accepted, and claimed at once where its gateway has room; a key stands for its first job."""
+        self.number += 1
+        deadline_at = None if deadline_s is None else self.time + deadline_s
+        job = new_job(
+            self.number, self.time, RETENTION, tenant=tenant, priority=priority, deadline_at=deadline_at, key=key,
+            webhook=HOOK if is_told else None, model=f"model {self.number % 2}",
+        )  # fmt: skip
+        job = job if owner is None else claim(job, owner, self.time).record
+        kept = self.both(lambda store: store.put(job))
+        if key is not None:
+            first = self.keys.setdefault((tenant, key), job.id)
+            assert kept.id == first
+            assert (kept == job) == (first == job.id)
+        else:
+            assert kept == job
+        return kept.id
+
+    @rule(target=claims, owner=OWNERS, count=st.integers(1, 3))
+    def claim(self, owner: str, count: int) -> Any:
+        """A gateway gets the first jobs in claim order, each as a new attempt."""
+        claimed = self.both(lambda store: store.claim(owner, count))
+        assert [claim_order(job) for job in claimed] == sorted(claim_order(job) for job in claimed)
+        for job in claimed:
+            assert job.attempt > self.attempts.get(job.id, 0)
+            self.attempts[job.id] = job.attempt
+            assert (job.status, job.owner) == (JobStatus.IN_PROGRESS, owner)
+        return multiple(*claimed)
+
+    @rule(
+        job_id=jobs, what=st.sampled_from(["complete", "fail", "progress", "hand over", "cancel"]), older=st.booleans()
+    )
+    def decide(self, job_id: str, what: str, older: bool) -> None:
+        """Somebody decides about the job as it is: the owner, one that was given up, or the caller."""
+        job = self.run(self.store.get(job_id))
+        if job is not None:
+            self._write(job, what, job.attempt - 1 if older else job.attempt)
+
+    @rule(held=claims, what=st.sampled_from(["complete", "fail", "progress", "hand over"]))
+    def decide_late(self, held: JobRecord, what: str) -> None:
+        """A gateway decides by the record that it claimed, whatever has become of it since."""
+        self._write(held, what, held.attempt)
+
+    def _write(self, known: JobRecord, what: str, attempt: int) -> None:
+        try:
+            change: Change = {
+                "complete": lambda: complete(known, attempt, {"data": [1]}, self.time),
+                "fail": lambda: fail(known, attempt, JobError("node_failed", "No."), self.time),
+                "progress": lambda: progress(known, attempt, StoredProgress(30, 6, 20)),
+                "hand over": lambda: hand_over(known, attempt),
+                "cancel": lambda: cancel(known, self.time),
+            }[what]()
+        except (JobEnded, StaleAttempt):
+            return
+        held = self.run(self.plain.get(known.id))
+        written = self.both(lambda store: store.write(change))
+        assert written == (held is not None and held.version == known.version)
+        if written:
+            self.told |= {row.id for row in change.outbox}
+
+    @rule(seconds=AHEAD)
+    def wait(self, seconds: float) -> None:
+        """Time passes; what lapses is found by a sweep and by nothing else."""
+        self.time += seconds
+        self.run(self.set_time())
+
+    @rule(owner=OWNERS)
+    def beat(self, owner: str) -> None:
+        """A gateway renews its lease."""
+        self.both(lambda store: store.beat(owner))
+
+    @rule(owner=OWNERS)
+    def die(self, owner: str) -> None:
+        """A gateway is seen to die: it has no job afterwards, and each goes round again or has failed."""
+        freed = self.both(lambda store: release(store, owner))
+        assert all(job.status in (JobStatus.QUEUED, JobStatus.FAILED) for job in freed)
+        assert self.both(lambda store: store.owned(owner)) == []
+        self._note_ends(freed)
+
+    @rule(limit=st.sampled_from([1, 500]))
+    def sweep(self, limit: int) -> None:
+        """Lapsed gateways lose their jobs, late jobs expire, old ones are forgotten with their keys."""
+        swept: Swept = self.both(lambda store: sweep(store, limit))
+        self._note_ends(swept.released)
+        self._note_ends(swept.expired)
+        for job in swept.forgotten:
+            assert job.expires_at is not None
+            assert job.expires_at <= self.time
+            self.ended.pop(job.id, None)
+            self.keys.pop((job.request.tenant, job.request.key or ""), None)
+
+    def _note_ends(self, jobs: tuple[JobRecord, ...]) -> None:
+        self.told |= {f"msg_{job.id}_{job.status}" for job in jobs if job.status.has_ended and job.request.webhook}
+
+    @rule(target=messages, limit=st.integers(1, 3))
+    def take_messages(self, limit: int) -> Any:
+        """A sender gets what is due; each is about an end that was written."""
+        rows = self.both(lambda store: store.take_outbox(limit, 5.0))
+        assert {row.id for row in rows} <= self.told
+        return multiple(*rows)
+
+    @rule(row=consumes(messages), is_delivered=st.booleans())
+    def send(self, row: OutboxRow, is_delivered: bool) -> None:
+        """A message is delivered, or tried again later."""
+        again = after_failure(row, self.time, 0.0)
+        if is_delivered or again is None:
+            self.both(lambda store: store.settle(row.id))
+            self.told.discard(row.id)
+        else:
+            self.both(lambda store: store.postpone(again))
+
+    @rule(
+        tenant=TENANTS,
+        limit=st.integers(1, 3),
+        ascending=st.booleans(),
+        status=st.none() | st.sampled_from(list(JobStatus)),
+        model=st.none() | st.just("model 1"),
+    )
+    def read_list(self, tenant: str, limit: int, ascending: bool, status: JobStatus | None, model: str | None) -> None:
+        """Page by page a list holds every job of its tenant once, in order."""
+        found: list[str] = []
+        after = None
+        while True:
+            query = JobQuery(tenant, limit, after, ascending, status, model)
+            page = self.both(lambda store: store.page(query))  # noqa: B023 - asked at once
+            found += [job.id for job in page.jobs]
+            assert len(page.jobs) <= limit
+            if not page.has_more:
+                break
+            after = page.jobs[-1].id
+        assert found == sorted(set(found), reverse=not ascending)
+
+    @rule(job_id=jobs)
+    def look(self, job_id: str) -> None:
+        """What a store says of a job is whole, and once it has ended it stays as it was."""
+        job = self.both(lambda store: store.get(job_id))
+        if job is None:
+            return
+        position = self.both(lambda store: store.position(job))
+        assert (position is None) == (job.status is not JobStatus.QUEUED)
+        if job.status.has_ended:
+            assert self.ended.setdefault(job.id, job) == job
+        assert (job.owner is None) == (job.status is not JobStatus.IN_PROGRESS)
+
+    @invariant()
+    def has_the_same_lists(self) -> None:
+        """Who owns what, what is due and whose lease lapsed is the same in both."""
+        self.both(lambda store: store.lapsed_owners())
+        self.both(lambda store: store.due(500))
