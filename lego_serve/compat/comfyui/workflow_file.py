@@ -3,7 +3,7 @@
 import re
 
 from lego_serve.compat.names import stem
-from lego_serve.compat.task import MAX_GUIDANCE, MAX_STEPS, ImageTask
+from lego_serve.compat.task import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS, ImageTask
 
 Json = dict[str, object]
 SIDES = (64, 2048)
@@ -62,7 +62,7 @@ def _inputs(task: ImageTask) -> Json:
         "height": _number("int", task.height or DEFAULT_SIDE, *SIDES),
         "steps": _number("int", task.steps or 20, 1, MAX_STEPS),
         "seed": _number("int", task.seed or 0, 0, 2**32 - 1),
-        "n": _number("int", task.n, 1, 8),
+        "n": _number("int", task.n, 1, MAX_IMAGES),
         "sampler": {"type": "sampler", "default": task.sampler or "euler"},
     }
     if task.guidance is not None:
