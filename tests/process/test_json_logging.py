@@ -46,30 +46,21 @@ def test_our_own_information_is_logged_and_that_of_libraries_is_not(stream: io.S
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours"]
 
 
-def test_lines_that_clients_can_cause_are_bounded_and_counted(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_that_clients_can_cause_are_bounded_and_counted(stream: io.StringIO) -> None:
     """Of two thousand alike ten are told, and later one that says how many were not; every error is told."""
-    log, now = logging.getLogger("lego_serve.gateway"), [1000.0]
-    monkeypatch.setattr(logging.LogRecord, "__init__", _at(now, logging.LogRecord.__init__))
     for number in range(2000):
-        log.info("request ended: %s", "job_cancelled" if number % 2 else "over_capacity")
+        log_at(1000.0, logging.INFO, "request ended: %s", "job_cancelled" if number % 2 else "over_capacity")
     for _ in range(20):
-        log.error("broken")
-    now[0] += 60.0
-    log.info("request ended: %s", "job_cancelled")
+        log_at(1000.0, logging.ERROR, "broken")
+    log_at(1060.0, logging.INFO, "request ended: %s", "job_cancelled")
     records = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [record["message"] for record in records].count("broken") == 20
     ended = [record for record in records if record["message"].startswith("request ended")]
-    assert len(ended) == 11
     assert [record.get("left_out") for record in ended] == [None] * 10 + [1990]
 
 
-def _at(now: list[float], make):
-    """A log record's initialiser that takes the time from a list."""
-
-    def initialise(self, *args, **more) -> None:
-        make(self, *args, **more)
-        self.created = now[0]
-
-    return initialise
+def log_at(created: float, level: int, text: str, *values: str) -> None:
+    """Log a line as at that time."""
+    record = logging.LogRecord("lego_serve.gateway", level, __file__, 1, text, values, None)
+    record.created = created
+    logging.getLogger(record.name).handle(record)

@@ -112,9 +112,9 @@ def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], 
     return {("lego-tiny", component): node for component, node in made.items()}
 
 
-def coordinator(some: dict[tuple[str, str], FakeNode]) -> Coordinator:
+def coordinator(some: dict[tuple[str, str], FakeNode], clock: Callable[[], float] = time.monotonic) -> Coordinator:
     """A coordinator over them."""
-    return Coordinator(some, WORKFLOWS, time.monotonic, {"lego-tiny": 5}, retry=RetryPolicy(20, (0.01,)))
+    return Coordinator(some, WORKFLOWS, clock, {"lego-tiny": 5}, retry=RetryPolicy(20, (0.01,)))
 
 
 BYTES = 1 << 20
