@@ -14,6 +14,7 @@ from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult, TaskStats
 from lego_serve.core.scheduling.admission import QUIET_DIVISOR, AdmissionLimits
 from lego_serve.errors import RequestError
 from lego_serve.gateway.admission import Admission
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
@@ -60,7 +61,7 @@ def asked(quality: Quality = Quality.HIGH) -> EditInput:
 def checks_of(runner: Painter, metrics: Metrics, fraction: float = 1.0) -> QualityChecks:
     """The checks of a gateway that is quiet with up to nine jobs pending."""
     admission = Admission(AdmissionLimits(max_pending=9 * QUIET_DIVISOR), runner, metrics)
-    return QualityChecks(runner, metrics, fraction, admission)
+    return QualityChecks(runner, metrics, fraction, admission, ImageWorkers())
 
 
 async def edit(checks: QualityChecks, runner: Painter, ask: EditInput | None = None) -> None:
