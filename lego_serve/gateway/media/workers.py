@@ -1,4 +1,4 @@
-"""The threads that do a gateway's work on images: no pixel is touched on the event loop."""
+"""The threads that do a gateway's work on images: none is decoded, resized, encoded or compared on the event loop."""
 
 import asyncio
 import time
@@ -34,7 +34,8 @@ class ImageWorkers:
     its images have the sizes its job needs.  Threads start with their first work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._uploads = ThreadPoolExecutor(1, "uploads")
         self._answers = ThreadPoolExecutor(1, "answers")
         self._turns = Turns()
@@ -43,10 +44,10 @@ class ImageWorkers:
     async def turn(self, tenant: str, weight: float = 1.0) -> AsyncIterator[UploadThread]:
         """Yield the thread of uploads for the images of one request; tenants take turns by weight and time taken."""
         await self._turns.begin(tenant)
-        started, thread = time.monotonic(), UploadThread(self._uploads)
+        started, thread = self._clock(), UploadThread(self._uploads)
 
         def end(_: object = None) -> None:
-            self._turns.end({tenant: (time.monotonic() - started) / weight})
+            self._turns.end({tenant: (self._clock() - started) / weight})
 
         try:
             yield thread
