@@ -81,11 +81,23 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
     decoder.gate.set()
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something."""
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def until_pending(client: httpx2.AsyncClient, count: int) -> None:
+    """Wait until so many places are taken."""
+    async with asyncio.timeout(60):
+        while f"lego_serve_requests_in_flight {count}.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.01)
+
+
 async def answered(burst: list[asyncio.Future[httpx2.Response]], count: int) -> list[tuple[int, str, str | None]]:
     """The refusals among a burst, once so many have come and no more do."""
-    async with asyncio.timeout(60):
-        while sum(request.done() for request in burst) < count:
-            await asyncio.sleep(0.01)
+    await until(lambda: sum(request.done() for request in burst) >= count)
     await asyncio.sleep(0.05)
     return [error_of(request.result()) for request in burst if request.done()]
 
@@ -95,6 +107,7 @@ async def test_a_place_is_reserved_before_anything_is_decoded(client, decoder, k
     """Of 24 uploads two are admitted; the others are refused while the first is being decoded, and none is read."""
     burst = [asyncio.ensure_future(SENDS[kind](client, file_of())) for _ in range(24)]
     assert await answered(burst, 22) == [(429, "over_capacity", None)] * 22
+    await until(lambda: len(decoder.begun) > 0)
     assert len(decoder.begun) == 1
     decoder.gate.set()
     codes = [(await request).status_code for request in burst]
@@ -110,13 +123,11 @@ async def test_the_place_of_an_upload_is_that_of_its_job(client, runner, is_stre
     for _ in range(2):
         fields = {"prompt": "a", "stream": str(is_streamed).lower()}
         burst.append(asyncio.ensure_future(client.post(EDITS, data=fields, files={"image": file_of()})))
-    async with asyncio.timeout(60):
-        while len(runner.waiting) < 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(runner.waiting) == 2)
     assert error_of(await edit(client, file_of())) == (429, "over_capacity", None)
     runner.gate.set()
     assert [(await request).status_code for request in burst] == [200, 200]
-    assert "lego_serve_requests_in_flight 0.0" in (await client.get("/metrics")).text
+    await until_pending(client, 0)
 
 
 async def test_an_edit_that_changes_nothing_needs_one_place_and_gives_it_back(runner, settings) -> None:
@@ -132,7 +143,7 @@ async def test_an_edit_that_changes_nothing_needs_one_place_and_gives_it_back(ru
             assert error_of(await edit(client, b"no image"))[:2] == (400, "invalid_image")
             assert error_of(await register(client, b"no image"))[:2] == (400, "invalid_image")
         assert runner.jobs == []
-        assert "lego_serve_requests_in_flight 0.0" in (await client.get("/metrics")).text
+        await until_pending(client, 0)
 
 
 @pytest.mark.parametrize("kind", SENDS)
@@ -145,17 +156,12 @@ async def test_the_bytes_of_an_upload_count_until_it_is_decoded(runner, settings
         burst = [asyncio.ensure_future(SENDS[kind](client, image)) for _ in range(12)]
         refused = await answered(burst, 12 - 4 * 1_300_000 // len(image))
         assert {code for _, code, _ in refused} == {"bodies_over_capacity"}
+        await until(lambda: len(decoder.begun) > 0)
         assert len(decoder.begun) == 1
         decoder.gate.set()
-        waiting = 12 - len(refused)
-        async with asyncio.timeout(60):
-            while len(decoder.begun) < waiting:
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await until(lambda: len(runner.waiting) + sum(request.done() for request in burst) == 12)
         again = asyncio.ensure_future(SENDS[kind](client, image))
-        async with asyncio.timeout(60):
-            while len(decoder.begun) < waiting + 1:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(decoder.begun) == 12 - len(refused) + 1)
         runner.gate.set()
         assert (await again).status_code in (200, 201)
         await asyncio.gather(*burst)
@@ -168,11 +174,11 @@ async def test_a_small_upload_waits_for_one_large_one_of_another_tenant(runner, 
     large, small = file_of(0, (1024, 1024)), file_of(1)
     async with another(runner, shared, "alpha") as client:
         many = [asyncio.ensure_future(edit(client, large)) for _ in range(24)]
-        await answered(many, 0)
+        await until_pending(client, 24)
         files = {"image": small}
         theirs = {"authorization": "Bearer beta"}
         one = asyncio.ensure_future(client.post(EDITS, data={"prompt": "a"}, files=files, headers=theirs))
-        await answered([one], 0)
+        await until_pending(client, 25)
         decoder.gate.set()
         assert (await one).status_code == 200
         assert [(await request).status_code for request in many] == [200] * 24
