@@ -57,7 +57,7 @@ class Admission:
         self._pace = DrainPace()
         self._tenant_paces: dict[str, DrainPace] = {}
 
-    def check(self, applicant: Applicant) -> None:
+    def _check(self, applicant: Applicant) -> None:
         """Raise CapacityError where a job would not be admitted now."""
         decision = admit(self._limits, self._seen_load, applicant)
         if isinstance(decision, Reject):
@@ -68,7 +68,7 @@ class Admission:
 
     def reserve(self, applicant: Applicant) -> Place:
         """Reserve the place of a job that a client waits for.  Raises CapacityError."""
-        self.check(applicant)
+        self._check(applicant)
         self._metrics.count_accepted()
         return self._take(applicant)
 

@@ -11,6 +11,7 @@ from lego_serve.core.web_pages import PagePolicy
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
 from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
@@ -95,7 +96,10 @@ def create_context(
         settings.max_pending_jobs, max_images=settings.max_pending_images, is_shared=settings.has_tenants
     )
     admission = Admission(limits, runner, metrics)
-    quality_checks = QualityChecks(runner, metrics, settings.quality_check_fraction, admission, settings.deadlines)
+    workers = ImageWorkers()
+    quality_checks = QualityChecks(
+        runner, metrics, settings.quality_check_fraction, admission, workers, settings.deadlines
+    )
     stored = settings.templates
     files = None if stored is None else TemplateFiles(stored.folder, stored.per_tenant, stored.tenant_bytes)
     return Context(
@@ -106,5 +110,6 @@ def create_context(
         admission=admission,
         quality_checks=quality_checks,
         templates=files,
+        images=workers,
         draining=draining or Draining(),
     )

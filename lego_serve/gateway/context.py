@@ -14,7 +14,7 @@ from lego_serve.errors import NotFound
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
 from lego_serve.gateway.job_ids import JobIds
-from lego_serve.gateway.media.workers import ImageWorkers
+from lego_serve.gateway.media.workers import ImageWorkers, UploadThread
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
@@ -70,8 +70,8 @@ class Context:
             raise no_template()
         return await asyncio.to_thread(self.templates.get, caller.tenant, template_id)
 
-    async def template_image(self, caller: Caller, template: Template) -> Image.Image:
+    async def template_image(self, thread: UploadThread, caller: Caller, template: Template) -> Image.Image:
         """Return the image of one of the caller's templates.  Raises NotFound."""
         if self.templates is None:
             raise no_template()
-        return await self.images.read(self.templates.image, caller.tenant, template)
+        return await thread.read(self.templates.image, caller.tenant, template)

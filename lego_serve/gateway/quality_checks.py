@@ -21,6 +21,7 @@ from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimi
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError
 from lego_serve.gateway.admission import Admission, Place, applicant_of
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.image_metrics import psnr, ssim
 from lego_serve.metrics import Metrics
 
@@ -38,9 +39,11 @@ class QualityChecks:
         metrics: Metrics,
         fraction: float,
         admission: Admission,
+        images: ImageWorkers,
         deadlines: DeadlineLimits = DEFAULT_DEADLINES,
     ) -> None:
         self._runner, self._metrics, self._admission, self._deadlines = runner, metrics, admission, deadlines
+        self._images = images
         self._guard = QualityGuard(fraction)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -82,7 +85,8 @@ class QualityChecks:
         cohort = _cohort(job.workflow, edit)
         try:
             [full] = (await self._runner.run(comparison)).images
-            similarity, decibels, is_equal_outside = await asyncio.to_thread(_similarity, edit, image, full)
+            async with self._images.turn(TENANT, comparison.weight) as thread:
+                similarity, decibels, is_equal_outside = await thread.read(_similarity, edit, image, full)
         except LegoError as error:
             log.info("an edit could not be compared with its full computation: %s", error.message)
         except Exception:

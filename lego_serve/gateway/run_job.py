@@ -1,4 +1,4 @@
-"""Runs a request's job: admits it, waits for it as long as the client is there, and records how it ended."""
+"""Runs a request's job in its place, waits for it as long as the client is there, and records how it ended."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.ports import OnProgress
 from lego_serve.errors import JobCancelled, LegoError, RequestError
-from lego_serve.gateway.admission import applicant_of
+from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
@@ -68,15 +68,18 @@ async def run_job(
     request: Request,
     job_request: ImageJobRequest,
     job: Job,
+    *,
+    place: Place,
     on_progress: OnProgress | None = None,
 ) -> JobResult:
-    """Run a request's job, unless its result is known already.
+    """Run a request's job, unless its result is known already; its place is free when this returns.
 
-    Raises LegoError: CapacityError where too many jobs are pending, JobCancelled where the client leaves.
+    Raises LegoError, such as JobCancelled where the client leaves.
     """
     if job_request.result is not None:
+        place.release(is_done=False)  # it says nothing about the pace of jobs
         return job_request.result
-    with context.admission.reserve(applicant_of(job)):
+    with place:
         running = asyncio.ensure_future(context.runner.run(bounded(context, job), on_progress))
         try:
             result = await while_connected(context, request, running)

@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.errors import LegoError
+from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import error_body, log_error
 from lego_serve.gateway.media.codec import encode, enlarge
@@ -45,14 +46,14 @@ Item: TypeAlias = JobProgress | JobResult | LegoError
 
 
 async def stream(
-    context: Context, request: Request, job_request: ImageJobRequest, *, job: Job, scope: ExitStack
+    context: Context, request: Request, job_request: ImageJobRequest, *, job: Job, place: Place, scope: ExitStack
 ) -> StreamingResponse:
     """Run a job and answer with its events; ``scope`` is closed when the job ends.
 
     Raises LegoError for what fails before the first event.
     """
     queue: asyncio.Queue[Item] = asyncio.Queue()
-    running = asyncio.ensure_future(_run_into(queue, context, request, job_request, job=job, scope=scope))
+    running = asyncio.ensure_future(_run_into(queue, context, request, job_request, job=job, place=place, scope=scope))
     try:
         first = await asyncio.wait_for(queue.get(), PATIENCE_S)
     except TimeoutError:
@@ -73,12 +74,13 @@ async def _run_into(
     job_request: ImageJobRequest,
     *,
     job: Job,
+    place: Place,
     scope: ExitStack,
 ) -> None:
     """Run a job and put its progress, and its result or error, into the queue."""
     try:
         with scope:
-            result = await run_job(context, request, job_request, job, queue.put_nowait)
+            result = await run_job(context, request, job_request, job, place=place, on_progress=queue.put_nowait)
     except LegoError as error:
         queue.put_nowait(error)
     except Exception:

@@ -14,6 +14,7 @@ from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult, TaskStats
 from lego_serve.core.scheduling.admission import QUIET_DIVISOR, AdmissionLimits
 from lego_serve.errors import RequestError
 from lego_serve.gateway.admission import Admission
+from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
@@ -57,10 +58,12 @@ def asked(quality: Quality = Quality.HIGH) -> EditInput:
     return EditInput(BLACK, weight, quality)
 
 
-def checks_of(runner: Painter, metrics: Metrics, fraction: float = 1.0) -> QualityChecks:
+def checks_of(
+    runner: Painter, metrics: Metrics, fraction: float = 1.0, workers: ImageWorkers | None = None
+) -> QualityChecks:
     """The checks of a gateway that is quiet with up to nine jobs pending."""
     admission = Admission(AdmissionLimits(max_pending=9 * QUIET_DIVISOR), runner, metrics)
-    return QualityChecks(runner, metrics, fraction, admission)
+    return QualityChecks(runner, metrics, fraction, admission, workers or ImageWorkers())
 
 
 async def edit(checks: QualityChecks, runner: Painter, ask: EditInput | None = None) -> None:
@@ -136,6 +139,19 @@ async def test_outside_both_have_the_requests_own_pixels(metrics, answered, full
         f'lego_serve_edit_outside_mask_changes_total{{workflow="lego-tiny-edit"}} {spills}.0'
         in metrics.page({}).decode()
     )
+
+
+async def test_images_are_compared_where_uploads_are_read(metrics) -> None:
+    """In a turn of their own, so that comparing takes no third thread and no upload waits for more than one."""
+    runner, workers = Painter(NOISE), ImageWorkers()
+    checks = checks_of(runner, metrics, workers=workers)
+    async with workers.turn("alpha"):
+        comparing = asyncio.ensure_future(edit(checks, runner))
+        await asyncio.sleep(0.1)
+        assert len(runner.jobs) == 2
+        assert b"lego_serve_edit_ssim_count{" not in metrics.page({})
+    await comparing
+    assert b'lego_serve_edit_ssim_count{quality="high",workflow="lego-tiny-edit"} 1.0' in metrics.page({})
 
 
 async def test_a_comparison_has_a_name_that_no_client_can_give(metrics) -> None:

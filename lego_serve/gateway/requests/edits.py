@@ -1,6 +1,8 @@
 """Edits: reads the form, then binds the workflow's inputs and decodes the image and the mask."""
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,7 @@ from lego_serve.errors import RequestError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.media.codec import decode_sized_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, edit_weights
+from lego_serve.gateway.media.workers import UploadThread
 from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
 from lego_serve.gateway.requests.multipart import read_form
 from lego_serve.gateway.requests.schemas import EditRequest
@@ -48,8 +51,12 @@ class EditSource:
     template: Template | None = None
 
 
-async def read_edit(request: Request) -> EditForm:
-    """Return the form of a request.  Raises WrongMediaType, CapacityError or RequestError."""
+@asynccontextmanager
+async def read_edit(request: Request) -> AsyncIterator[EditForm]:
+    """Yield the form of a request; its bytes count as long as the block lasts.
+
+    Raises WrongMediaType, CapacityError or RequestError.
+    """
     async with read_form(request, EditRequest, ("image", "mask")) as form:
         body, files = form.body, form.files
         if "image" in files and body.template is not None:
@@ -59,7 +66,7 @@ async def read_edit(request: Request) -> EditForm:
         body.refuse_unsupported()
         body.refuse_without_mask("mask" in files)
         contents = {name: await file.read() for name, file in files.items()}
-        return EditForm(body, image=contents.get("image"), mask=contents.get("mask"))
+        yield EditForm(body, image=contents.get("image"), mask=contents.get("mask"))
 
 
 async def find_template(context: Context, caller: Caller, body: EditRequest) -> Template | None:
@@ -70,17 +77,30 @@ async def find_template(context: Context, caller: Caller, body: EditRequest) -> 
 async def prepare_edit(
     context: Context, caller: Caller, form: EditForm, *, workflow: Workflow, template: Template | None
 ) -> ImageJobRequest:
-    """Bind an edit's inputs and decode its image and mask.  Raises RequestError."""
+    """Bind an edit's inputs and decode its image and mask, in one turn of its tenant.  Raises RequestError."""
+    async with context.images.turn(caller.tenant, caller.weight) as thread:
+        return await _decode(thread, context, caller, form, workflow=workflow, template=template)
+
+
+async def _decode(
+    thread: UploadThread,
+    context: Context,
+    caller: Caller,
+    form: EditForm,
+    *,
+    workflow: Workflow,
+    template: Template | None,
+) -> ImageJobRequest:
     body, settings = form.body, context.settings
-    source = await _decode_source(context, caller, form, template)
+    source = await _decode_source(thread, context, caller, form, template)
     size = _edit_size(body, workflow, source, settings.size_multiple)
     extra = size_inputs(size) | {form.input_name: UNDECODED}
     if form.mask is None:
         inputs = bind_inputs(workflow, body, extra)
-        inputs["image"] = SourceImage(await context.images.read(to_array, source.image, *size))
+        inputs["image"] = SourceImage(await thread.read(to_array, source.image, *size))
         return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
     inputs = bind_inputs(workflow, body, extra | caption_input(workflow, body.caption, template))
-    edit = await context.images.read(
+    edit = await thread.read(
         _decode_edit,
         form,
         source,
@@ -92,7 +112,8 @@ async def prepare_edit(
     inputs["edit"] = context.quality_checks.plan(workflow, edit)
     result = None
     if not np.any(np.asarray(edit.weight)):
-        result = _unchanged_result(np.asarray(edit.pixels), inputs.get("seed"), body, settings.size_multiple)
+        pixels = np.asarray(edit.pixels)
+        result = await thread.read(_unchanged_result, pixels, inputs.get("seed"), body, settings.size_multiple)
     return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller, result=result)
 
 
@@ -114,12 +135,14 @@ def caption_input(workflow: Workflow, caption: str | None, template: Template | 
     return {"caption": template.caption}
 
 
-async def _decode_source(context: Context, caller: Caller, form: EditForm, template: Template | None) -> EditSource:
+async def _decode_source(
+    thread: UploadThread, context: Context, caller: Caller, form: EditForm, template: Template | None
+) -> EditSource:
     if template is not None:
-        image = await context.template_image(caller, template)
+        image = await context.template_image(thread, caller, template)
         return EditSource(image, image.size, template)
     assert form.image is not None, "a form without an image has a template"
-    return EditSource(*await context.images.read(decode_sized_upload, form.image, context.settings.max_image_pixels))
+    return EditSource(*await thread.read(decode_sized_upload, form.image, context.settings.max_image_pixels))
 
 
 def _edit_size(body: EditRequest, workflow: Workflow, source: EditSource, multiple: int) -> tuple[int, int]:
@@ -157,10 +180,8 @@ def _unchanged_result(pixels: np.ndarray, seed: object, body: EditRequest, token
     """
     height, width, _ = pixels.shape
     first_seed = secrets.randbelow(2**32) if seed is None else int(str(seed))
-    images = [
-        GeneratedImage(width, height, pixels.tobytes(), seed=(first_seed + index) % 2**32)
-        for index in range(body.n or 1)
-    ]
+    rgb = pixels.tobytes()
+    images = [GeneratedImage(width, height, rgb, seed=(first_seed + index) % 2**32) for index in range(body.n or 1)]
     rows = (height // token_pixels) * (width // token_pixels)
     reuse = ReuseStats(body.reuse, masked_steps=0, steps=0, active_rows=0, rows=rows, primed=0)
     return JobResult(tuple(images), 0.0, stats={"edit": TaskStats(reuse=reuse)})

@@ -1,21 +1,25 @@
 """Generations: reads the body, then binds the workflow's inputs and decodes control images."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import Request
 
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.addons import check_controlnets, decode_controlnets
 from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
-from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.requests.json_body import held_body
 from lego_serve.gateway.requests.schemas import GenerationRequest
 from lego_serve.gateway.settings import Caller
 
 
-async def read_generation(request: Request) -> GenerationRequest:
-    """Return the body of a request.  Raises RequestError."""
-    body = await read_body(request, GenerationRequest)
-    body.refuse_unsupported()
-    return body
+@asynccontextmanager
+async def read_generation(request: Request) -> AsyncIterator[GenerationRequest]:
+    """Yield the body of a request; its bytes count as long as the block lasts.  Raises CapacityError, RequestError."""
+    async with held_body(request, GenerationRequest) as body:
+        body.refuse_unsupported()
+        yield body
 
 
 async def prepare_generation(
@@ -30,9 +34,8 @@ async def prepare_generation(
     inputs = bind_inputs(workflow, body, extra)
     if uses:
         size = int(str(inputs["width"])), int(str(inputs["height"]))
-        inputs["controlnet"] = await context.images.read(
-            decode_controlnets, uses, size, context.settings.max_image_pixels
-        )
+        async with context.images.turn(caller.tenant, caller.weight) as thread:
+            inputs["controlnet"] = await thread.read(decode_controlnets, uses, size, context.settings.max_image_pixels)
         # Megabytes of base64 would stay in memory as long as the job runs.
         body = body.model_copy(update={"controlnet": tuple(use.model_copy(update={"image": ""}) for use in uses)})
     return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)

@@ -5,6 +5,8 @@ would act on a value that another part has not checked.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from fastapi import Request
@@ -24,18 +26,32 @@ async def read_body(request: Request, model: type[Body], *, empty: Body | None =
 
     Raises WrongMediaType, TooLarge, CapacityError, or RequestError that names the field.
     """
+    async with held_body(request, model, empty=empty) as body:
+        return body
+
+
+@asynccontextmanager
+async def held_body(request: Request, model: type[Body], *, empty: Body | None = None) -> AsyncIterator[Body]:
+    """Yield what ``read_body`` returns; its bytes count as long as the block lasts, for they may be undecoded images.
+
+    Raises as ``read_body`` does.
+    """
     if empty is None:
         require_type(request, "application/json")
     buffer: BodyBytes = request.app.state.body_bytes
     async with receive_body(request, buffer) as raw:
         if empty is not None:
             if not raw:
-                return empty
+                yield empty
+                return
             require_type(request, "application/json")
         if len(raw) <= INLINE_BYTES:
-            return parse(raw, model)
-        async with buffer.parsing:
-            return await asyncio.to_thread(parse, raw, model)
+            body = parse(raw, model)
+        else:
+            async with buffer.parsing:
+                body = await asyncio.to_thread(parse, raw, model)
+        raw.clear()  # what is held from now on is the parsed body
+        yield body
 
 
 def parse(raw: Buffer, model: type[Body]) -> Body:

@@ -1,6 +1,8 @@
 """The bodies of requests about templates: an image to register, and the edits to warm it for."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -78,13 +80,17 @@ class TemplateForm:
     image: bytes
 
 
-async def read_template(request: Request) -> TemplateForm:
-    """Return the form of a request.  Raises WrongMediaType, CapacityError or RequestError."""
+@asynccontextmanager
+async def read_template(request: Request) -> AsyncIterator[TemplateForm]:
+    """Yield the form of a request; its bytes count as long as the block lasts.
+
+    Raises WrongMediaType, CapacityError or RequestError.
+    """
     async with read_form(request, TemplateRequest, ("image",)) as form:
         if "image" not in form.files:
             raise RequestError("Exactly one `image` is needed.", param="image", code="missing")
         form.body.check()
-        return TemplateForm(form.body, await form.files["image"].read())
+        yield TemplateForm(form.body, await form.files["image"].read())
 
 
 async def read_warm(request: Request) -> WarmRequest:

@@ -36,8 +36,10 @@ class TemplateWarmup:
         """Return the edit that warms a template.  Raises RequestError, or NotFound where its workflow is gone."""
         workflow = self._context.workflow(template.workflow)
         inputs = template_inputs(workflow, template, warm)
-        pixels = np.asarray(await self._context.template_image(caller, template))
         token_side = self._context.settings.size_multiple
+        async with self._context.images.turn(caller.tenant, caller.weight) as thread:
+            image = await self._context.template_image(thread, caller, template)
+            pixels = await thread.read(np.asarray, image)
         weight = np.zeros(pixels.shape[:2], np.uint8)
         weight[:token_side, :token_side] = 255
         edit = EditInput(

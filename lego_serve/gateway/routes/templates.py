@@ -17,6 +17,7 @@ from lego_serve.core.editing.edit import image_key
 from lego_serve.core.editing.templates import pin_of
 from lego_serve.core.nodes.requests import CountTemplateBytes, ForgetTemplate, TemplateCommand
 from lego_serve.core.scheduling.admission import Applicant
+from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError, NotFound, RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Conflict
@@ -83,15 +84,20 @@ class TemplateHandlers:
     async def register(self, request: Request) -> JSONResponse:
         """Register an image; one that is registered is answered as it is."""
         caller = self._context.authenticate(request)
-        form = await read_template(request)
-        wanted, png = await _decode_template(self._context, form, caller)
         with ExitStack() as scope:
-            if form.body.is_warm:  # without room to warm it nothing is registered
-                scope.enter_context(self._context.admission.reserve(_applicant(caller)))
+            async with read_template(request) as form:
+                body = form.body
+                workflow = image_workflow(self._context, self._context.workflow(body.model), "edit", "model")
+                # Decoding takes a place, and without room to warm it nothing is registered.
+                place = scope.enter_context(self._context.admission.reserve(_applicant(caller)))
+                wanted, png = await _decode_template(self._context, form, caller, workflow)
+            del form  # its image
+            if not body.is_warm:
+                place.release(is_done=False)
             template = await self._find_or_add(caller, wanted, png)
-            _check_same(form.body, template)
-            if form.body.is_warm:
-                job = await self._warmup.prepare(caller, template, WarmRequest(steps=form.body.steps))
+            _check_same(body, template)
+            if body.is_warm:
+                job = await self._warmup.prepare(caller, template, WarmRequest(steps=body.steps))
                 self._warmup.start(caller, job, template, scope.pop_all())
         return JSONResponse(await self._card(template), 201 if template is wanted else 200)
 
@@ -183,17 +189,19 @@ def _applicant(caller: Caller) -> Applicant:
     return Applicant(caller.tenant, caller.weight)
 
 
-async def _decode_template(context: Context, form: TemplateForm, caller: Caller) -> tuple[Template, bytes]:
+async def _decode_template(
+    context: Context, form: TemplateForm, caller: Caller, workflow: Workflow
+) -> tuple[Template, bytes]:
     """Return the template of a form, and its image as a PNG file.  Raises RequestError."""
     body, settings = form.body, context.settings
-    workflow = image_workflow(context, context.workflow(body.model), "edit", "model")
-    image = await context.images.read(decode_upload, form.image, settings.max_image_pixels)
-    size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
-    try:  # bounds first, then the work of resizing
-        edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
-    except RequestError as error:
-        raise with_param(error, "warm" if error.param == "steps" else error.param) from None
-    key, png = await context.images.read(_resize_to_png, image, size, caller.tenant)
+    async with context.images.turn(caller.tenant, caller.weight) as thread:
+        image = await thread.read(decode_upload, form.image, settings.max_image_pixels)
+        size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
+        try:  # bounds first, then the work of resizing
+            edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
+        except RequestError as error:
+            raise with_param(error, "warm" if error.param == "steps" else error.param) from None
+        key, png = await thread.read(_resize_to_png, image, size, caller.tenant)
     template_id = f"tmpl_{hashlib.sha256(f'{key} {workflow.name}'.encode()).hexdigest()[:24]}"
     template = Template(
         id=template_id,
