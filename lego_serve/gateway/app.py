@@ -59,16 +59,21 @@ def create_app(
     )
     app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
+    _add_routes(app, context, peers)
+    add_error_handlers(app)
+    _add_middleware(app, settings, draining)
+    return app
+
+
+def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     app.include_router(images.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))
     app.include_router(adapters.create_router(context))
-    if settings.templates is not None and context.templates is not None:
-        app.include_router(templates.create_router(context, context.templates, settings.templates, peers))
+    stored = context.settings.templates
+    if stored is not None and context.templates is not None:
+        app.include_router(templates.create_router(context, context.templates, stored, peers))
     app.include_router(operations.create_router(context))
-    add_error_handlers(app)
-    _add_middleware(app, settings, draining)
-    return app
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining) -> None:

@@ -80,14 +80,8 @@ class DenoiseStreams:
                 decision = recovery.after_loss()
                 await asyncio.sleep(DENOISE_LOST_PAUSE_S)
             else:
-                if answer is not None and answer.lost_refs:
-                    return answer
                 if answer is not None:
-                    recovery.note_result()
-                    stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
-                    if recovery.attempts:  # the replica knows of the last attempt alone
-                        stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
-                    return replace(answer, stats=stats)
+                    return answer if answer.lost_refs else _with_all_attempts(answer, recovery, started)
                 decision = recovery.after_move()
                 await asyncio.sleep(DENOISE_MOVED_PAUSE_S)
             match decision:
@@ -118,6 +112,17 @@ class DenoiseStreams:
             raise
         finally:
             self._attempts.discard(attempt)
+
+
+def _with_all_attempts(
+    answer: NodeResult[DenoiseOutput], recovery: Recovery, started: float
+) -> NodeResult[DenoiseOutput]:
+    """Return the last attempt's result with statistics of all of them, and tell the recovery that it has ended."""
+    recovery.note_result()
+    stats = replace(answer.stats, attempts=recovery.attempts + 1, steps_redone=recovery.steps_redone)
+    if recovery.attempts:  # the replica knows of the last attempt alone
+        stats = replace(stats, run_s=time.monotonic() - started - stats.queue_s)
+    return replace(answer, stats=stats)
 
 
 async def _consume(
