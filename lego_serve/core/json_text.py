@@ -1,4 +1,4 @@
-"""Bounds a JSON text before anything reads it: its depth, its values, its fields, and its bytes outside of strings.
+"""Bounds a JSON text before anything reads it: depth, values, fields, names, escapes, and bytes outside of strings.
 
 A text within the bounds is read in time linear in its length, whatever it holds; a few kilobytes of brackets cost a
 parser more than megabytes of base64. Strings are long only as values: no name of a field is.
@@ -24,12 +24,20 @@ SHORT_STRING_BYTES = 4096  # longer ones are left out of the outline
 
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """What a JSON text may hold; ``other_bytes`` counts all that is outside of strings, such as numbers and spaces."""
+    """What a JSON text may hold.
+
+    ``other_bytes`` counts all that is outside of strings, such as numbers and spaces, ``name_bytes`` the names of all
+    fields.  An escape costs many times what a plain byte does: there may be a backslash for each slash of the largest
+    base64, and a ``\\u`` for each character of the longest prompts.
+    """
 
     depth: int = 32
     values: int = 4096
     fields: int = 1024
     other_bytes: int = 1_048_576
+    name_bytes: int = 262_144
+    backslashes: int = 1_048_576
+    unicode_escapes: int = 262_144
 
 
 LIMITS = JsonLimits()
@@ -55,9 +63,10 @@ def outline(raw: Buffer, limits: JsonLimits = LIMITS) -> bytes:
 
     Nothing is checked but the bounds: a text that is no JSON has an outline that is none either.
     """
+    _check_escapes(raw, limits)
     parts: list[bytes] = []
     others: list[bytes] = []
-    position, other_bytes = 0, 0
+    position, other_bytes, name_bytes = 0, 0, 0
     while True:
         start = raw.find(b'"', position, position + limits.other_bytes - other_bytes + 1)
         length = (len(raw) if start < 0 else start) - position
@@ -73,8 +82,15 @@ def outline(raw: Buffer, limits: JsonLimits = LIMITS) -> bytes:
         if len(others) > 2 * limits.values:  # a value has at most one string more, its name
             raise JsonLimitExceeded(f"The JSON has more than {limits.values} values.")
         end = _end_of_string(raw, start + 1)
-        is_short = end - start <= SHORT_STRING_BYTES
-        parts.append(bytes(raw[start : end + 1]) if is_short or _is_name(raw, end) else b'""')
+        is_name = _is_name(raw, end)
+        name_bytes += (end - start - 1) * is_name
+        if name_bytes > limits.name_bytes:
+            message = f"The JSON has more than {limits.name_bytes} bytes in the names of fields."
+            raise JsonLimitExceeded(message, too_large=True)
+        if is_name or end - start <= SHORT_STRING_BYTES:
+            parts.append(bytes(raw[start : end + 1]))
+        else:
+            parts.append(b'""' if end < len(raw) else b'"')
         position = end + 1
     _check_structure(b" ".join(others), limits)
     return b"".join(parts)
@@ -107,8 +123,27 @@ def _end_of_string(raw: Buffer, start: int) -> int:
 
 
 def _is_name(raw: Buffer, end: int) -> bool:
-    """Return whether a colon follows the string that ends here, after a few spaces at most."""
-    return bytes(raw[end + 1 : end + 65]).lstrip(b" \t\r\n")[:1] in (b":", b"")
+    """Return whether a colon follows the string that ends here; many spaces may hide one."""
+    following = bytes(raw[end + 1 : end + 65])
+    return following.lstrip(b" \t\r\n")[:1] == b":" or (len(following) == 64 and not following.strip(b" \t\r\n"))
+
+
+def _check_escapes(raw: Buffer, limits: JsonLimits) -> None:
+    """Raise JsonLimitExceeded for too many backslashes, wherever they are, or too many that a ``u`` follows."""
+    backslashes = unicode_escapes = 0
+    for start in range(0, len(raw), CHUNK_BYTES):
+        end = start + CHUNK_BYTES
+        found = raw.count(b"\\", start, end)
+        if not found:
+            continue
+        backslashes += found
+        if backslashes > limits.backslashes:
+            message = f"The JSON has more than {limits.backslashes} backslashes."
+            raise JsonLimitExceeded(message, too_large=True)
+        unicode_escapes += raw.count(b"\\u", start, end + 1)  # one may begin in this chunk and end in the next
+        if unicode_escapes > limits.unicode_escapes:
+            message = f"The JSON has more than {limits.unicode_escapes} escapes that begin with \\u."
+            raise JsonLimitExceeded(message, too_large=True)
 
 
 def _check_structure(other: bytes, limits: JsonLimits) -> None:

@@ -53,6 +53,7 @@ class Context:
             raise Unauthorized("An API key is needed: `Authorization: Bearer KEY`.")
         if admin and not caller.is_admin:
             raise Forbidden("This needs a key of scope `admin`.")
+        request.state.tenant = caller.tenant  # whose the request's body is
         return caller
 
     def workflow(self, name: str | None) -> Workflow:

@@ -28,6 +28,7 @@ HOSTILE = {
     "a string of backslashes": b'{"a":"' + b"\\\\" * 5_000_000 + b'"}',
     "a string that is not closed": b'{"a":"' + b'\\"' * 5_000_000,
     "a long name": b'{"' + b"a" * 9_000_000 + b'":1}',
+    "a string of unicode escapes": b'{"a":"' + b"\\u0041" * 3_000_000 + b'"}',
     "base64 with its slashes escaped": b'{"a":"' + b"abcdefgh\\/" * 4_000_000 + b'"}',
 }
 
@@ -106,16 +107,31 @@ def test_a_field_given_twice_is_found_where_it_is(raw, path) -> None:
         (b"1" * 101, "100 bytes outside of strings", True),
         (b" " * 101, "100 bytes outside of strings", True),
         (b'""' * 100, "values", False),
+        (b'{"%b":1}' % (b"n" * 51), "50 bytes in the names of fields", True),
+        (b'{"%b":1,"%b":{"%b":1}}' % (b"k" * 20, b"l" * 20, b"m" * 11), "50 bytes in the names of fields", True),
+        (b'{"%b"%b:1}' % (b"n" * 51, b" " * 90), "50 bytes in the names of fields", True),
+        (b'["' + b"\\/" * 41 + b'"]', "40 backslashes", True),
+        (b'["' + b"\\u0041" * 21 + b'"]', "20 escapes that begin with ", True),
+        (b'["' + b"x" * (65_533) + b"\\u0041" * 21 + b'"]', "20 escapes that begin with ", True),
     ],
 )
 def test_what_is_over_a_limit_is_refused_with_its_number(raw, limit, too_large) -> None:
-    """Depth, values, fields, and bytes outside of strings; long strings are no matter."""
-    limits = JsonLimits(depth=4, values=8, fields=3, other_bytes=100)
+    """Depth, values, fields, names, escapes, and bytes outside of strings; long strings are no matter."""
+    limits = JsonLimits(4, 8, 3, other_bytes=100, name_bytes=50, backslashes=40, unicode_escapes=20)
     with pytest.raises(JsonLimitExceeded, match=limit) as raised:
         outline(raw, limits)
     assert raised.value.too_large is too_large
     assert outline(b'{"a":"' + b"x" * 100_000 + b'"}', limits) == b'{"a":""}'
     assert outline(b"[[[[0]]]]", limits) == b"[[[[0]]]]"
+    at_most = [b'["' + b"\\/" * 40 + b'"]', b'["' + b"\\u0041" * 20 + b'"]', b'{"%b":"%b"}' % (b"n" * 50, b"x" * 99)]
+    assert [outline(text, limits) for text in at_most] == at_most
+
+
+def test_long_prompts_and_large_images_are_within_the_limits_however_they_are_escaped() -> None:
+    """Two prompts of 32,000 characters beyond the basic plane, and 48 MB of base64 with each slash escaped."""
+    prompts = {"prompt": "\U0001f600" * 32_000, "negative_prompt": "\U0001f600" * 32_000}
+    assert json.loads(outline(json.dumps(prompts).encode())) == {"prompt": "", "negative_prompt": ""}
+    assert outline(b'{"image":"' + (b"abcdefgh" * 8)[:63] * 760_000 + b"\\/" * 760_000 + b'"}') == b'{"image":""}'
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from lego_serve.core.json_text import Buffer, JsonLimitExceeded, outline, repeated_field
 from lego_serve.errors import RequestError
 from lego_serve.gateway.errors import TooLarge, field_path, printable_name, require_type, validation_error
-from lego_serve.gateway.requests.body_bytes import BodyBytes, receive_body
+from lego_serve.gateway.requests.body_bytes import BodyBytes, counted, receive_body
 
 Body = TypeVar("Body", bound=BaseModel)
 INLINE_BYTES = 32 * 1024  # what takes less than a thread does
@@ -39,7 +39,8 @@ async def held_body(request: Request, model: type[Body], *, empty: Body | None =
     if empty is None:
         require_type(request, "application/json")
     buffer: BodyBytes = request.app.state.body_bytes
-    async with receive_body(request, buffer) as raw:
+    async with counted(request, buffer) as counting:
+        raw = await receive_body(counting)
         if empty is not None:
             if not raw:
                 yield empty

@@ -50,14 +50,17 @@ class Live:
 
 
 class Apart:
-    """The application in a process of its own, so that clients take none of its time."""
+    """The application on the product's server in a process of its own, so that clients take none of its time."""
 
     CODE = (
-        "import sys, uvicorn; from lego_serve.gateway.app import create_app;"
+        "import sys; from lego_serve.gateway.app import create_app;"
         "from lego_serve.gateway.settings import GatewaySettings; from lego_serve.metrics import Metrics;"
+        "from lego_serve.gateway.transport.draining import Draining;"
+        "from lego_serve.gateway.transport.limits import ConnectionLimits;"
+        "from lego_serve.gateway.transport.server import create_server;"
         "from tests.support.gateway.runner import FakeRunner; r = FakeRunner();"
         "app = create_app(r, r, GatewaySettings('lego-tiny'), Metrics());"
-        "uvicorn.run(app, port=int(sys.argv[1]), log_level='error')"
+        "create_server(app, ConnectionLimits(), Draining(), 0.0, port=int(sys.argv[1]), log_level='error').run()"
     )
 
     def __enter__(self) -> str:
