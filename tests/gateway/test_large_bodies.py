@@ -155,7 +155,7 @@ async def test_the_bodies_of_one_address_leave_room_for_others(runner) -> None:
         assert (await one.post(URL, json={"prompt": "a"})).status_code == 200
         assert error_of(await other.post(URL, content=b" " * 900_000, headers=JSON))[0] == 400
         slow.gate.set()
-        assert {error_of(answer) for answer in await asyncio.gather(*held)} == {(400, "unsupported_parameter", "style")}
+        assert {error_of(answer) for answer in await asyncio.gather(*held)} == {(400, "invalid_value", "style")}
         for _ in range(5):  # more than there would be room for, were one not forgotten
             assert error_of(await one.post("/v1/images/edits", files=FILES, data={"prompt": "a"}))[0] == 400
 

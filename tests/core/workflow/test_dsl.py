@@ -45,7 +45,7 @@ def test_python_and_yaml_are_one() -> None:
         steps: Int(1, 100) = 20,
         guidance: Float(0, 20) = 4,
         seed: Seed = 0,
-        n: Int(1, 8) = 1,
+        n: Int(1, 10) = 1,
         sampler: Sampler = "euler",
         guidance_start: Float(0, 1) = 0.0,
         guidance_end: Float(0, 1) = 1.0,
