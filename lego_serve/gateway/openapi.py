@@ -20,16 +20,33 @@ MEANINGS = {
     408: "The request did not come in whole in time.",
     409: "It does not fit what is stored, or was cancelled.",
     413: "The body, or a part of it, is larger than the limit that the message says.",
-    415: "The body is of a type that this route does not read.",
+    414: "The target is longer than the limit.",
+    415: "The body is of a type that this route does not read, or coded.",
     421: "The server does not answer for this host name.",
     429: "There is no capacity now; try again after `Retry-After` seconds.",
     431: "The head of the request is larger than the limit.",
     500: "The server failed.",
+    501: "The body comes in a transfer encoding that the server does not read.",
     503: "Something that is needed cannot be reached now, or the server is stopping; try again.",
     504: "The deadline passed before the answer was ready.",
+    505: "The request is of another version of HTTP than 1.0 and 1.1.",
 }
-ANYWHERE = (400, 403, 408, 413, 421, 431, 500, 503)  # what any request can get, whichever route it is for
-JOB_ERRORS = (404, 409, 429, 504)  # what running a job can end with
+ANYWHERE = (
+    400,
+    403,
+    408,
+    413,
+    414,
+    415,
+    421,
+    429,
+    431,
+    500,
+    501,
+    503,
+    505,
+)  # what any request can get, whichever route it is for
+JOB_ERRORS = (404, 409, 504)  # what running a job can end with
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],

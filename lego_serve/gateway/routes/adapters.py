@@ -26,7 +26,7 @@ def create_router(context: Context) -> APIRouter:
     """Build the routes of adapters."""
     router = APIRouter(prefix="/v1/admin/adapters", tags=["admin"])
     handlers = AdapterHandlers(context)
-    none, more = errors(404), errors(404, 409, 415, 429)
+    none, more = errors(404), errors(404, 409)
     router.add_api_route("", handlers.list_adapters, methods=["GET"], responses=none)
     router.add_api_route("/{name}", handlers.show_adapter, methods=["GET"], responses=none)
     body = json_body(AdapterBody)

@@ -26,7 +26,7 @@ from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
 
 STREAM = "The images; with `stream: true`, events of previews and of the images."
-ANSWERS = answer(200, STREAM, "text/event-stream") | errors(415, *JOB_ERRORS)
+ANSWERS = answer(200, STREAM, "text/event-stream") | errors(*JOB_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ def create_router(
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
     handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings), peers)
     none = errors(404)
-    registering = answer(200, "It was registered before.") | errors(404, 409, 415, 429)
-    warming = answer(200, "It is warm.") | errors(415, *JOB_ERRORS)
+    registering = answer(200, "It was registered before.") | errors(404, 409)
+    warming = answer(200, "It is warm.") | errors(*JOB_ERRORS)
     form, body = form_body(TemplateRequest, ("image",), ("image",)), json_body(WarmRequest, required=False)
     router.add_api_route(
         "", handlers.register, methods=["POST"], status_code=201, openapi_extra=form, responses=registering
