@@ -31,7 +31,8 @@ MEANINGS = {
     504: "The deadline passed before the answer was ready.",
     505: "The request is of another version of HTTP than 1.0 and 1.1.",
 }
-ANYWHERE = (
+# What any request can get, whichever route it is for.
+ANYWHERE = (400, 403, 408, 413, 414, 415, 421, 429, 431, 500, 501, 503, 505)
     400,
     403,
     408,
