@@ -33,20 +33,6 @@ MEANINGS = {
 }
 # What any request can get, whichever route it is for.
 ANYWHERE = (400, 403, 408, 413, 414, 415, 421, 429, 431, 500, 501, 503, 505)
-    400,
-    403,
-    408,
-    413,
-    414,
-    415,
-    421,
-    429,
-    431,
-    500,
-    501,
-    503,
-    505,
-)  # what any request can get, whichever route it is for
 JOB_ERRORS = (404, 409, 504)  # what running a job can end with
 ERROR_SCHEMA = {
     "type": "object",
