@@ -59,8 +59,8 @@ class Limits(Strict):
     )
     body_timeout_s: Seconds = Field(
         default=30,
-        description="Seconds in which a request's body must be there, above which it gets 408; each "
-        "`body_bytes_per_s` that arrived add one.",
+        description="Seconds that a request's body may fall behind `body_bytes_per_s`, above which it gets 408; what "
+        "comes faster makes up for lost seconds and earns no more.",
     )
     body_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
         default=16 * 1024, description="Bytes per second that a long body must come at."

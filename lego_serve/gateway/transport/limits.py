@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class ConnectionLimits:
     """What a client may send before it is known, and how long it may take; seconds and bytes.
 
-    A body may take ``body_timeout_s``, and a second more for each ``body_bytes_per_s`` that have arrived.
+    A body may be ``body_timeout_s`` behind ``body_bytes_per_s``; what comes faster makes up for that and earns no more.
     ``half_close_grace_s`` is how long a client that has ended its sending side is left alone before it is asked for a
     sign of life, ``linger_s`` how long one that is still sending is heard after its last answer.
     """
@@ -25,9 +25,9 @@ class ConnectionLimits:
     half_close_grace_s: float = 1.0
     linger_s: float = 2.0
 
-    def body_time_s(self, received: int) -> float:
-        """Return how long a body may take of which so many bytes have arrived."""
-        return self.body_timeout_s + received / self.body_bytes_per_s
+    def body_deadline(self, deadline: float, now: float, received: int) -> float:
+        """Return a body's next deadline, from its last one and the bytes that have arrived since it was set."""
+        return min(deadline + received / self.body_bytes_per_s, now + self.body_timeout_s)
 
 
 class AddressCounts:

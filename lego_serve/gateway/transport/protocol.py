@@ -56,7 +56,7 @@ class GatewayProtocol(H11Protocol):
         self._address: str | None = None
         self._probe: HangUpProbe | None = None
         self._phase: tuple[Phase, int] | None = None
-        self._phase_began, self._bytes_before = 0.0, 0
+        self._phase_began, self._body_deadline, self._bytes_before = 0.0, 0.0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
 
@@ -176,9 +176,15 @@ class GatewayProtocol(H11Protocol):
         if self._socket.is_closing():
             return
         phase = (self._current_phase(), self._parser.requests)
+        now = self.loop.time()
         if phase == self._phase:
+            if phase[0] == "body":
+                received = self._parser.body_bytes - self._bytes_before
+                self._body_deadline = self._limits.body_deadline(self._body_deadline, now, received)
+                self._bytes_before = self._parser.body_bytes
             return
-        self._phase, self._phase_began, self._bytes_before = phase, self.loop.time(), 0
+        self._phase, self._phase_began, self._bytes_before = phase, now, 0
+        self._body_deadline = now + self._limits.body_timeout_s
         self._set_timer()
 
     def _current_phase(self) -> Phase:
@@ -196,7 +202,7 @@ class GatewayProtocol(H11Protocol):
             case "head":
                 time_s = self._limits.head_timeout_s
             case "body":
-                time_s = self._limits.body_time_s(self._parser.body_bytes - self._bytes_before)
+                time_s = self._body_deadline - self._phase_began
             case "idle":
                 time_s = self._limits.keep_alive_s
             case "answer":
@@ -211,7 +217,8 @@ class GatewayProtocol(H11Protocol):
         if self._socket.is_closing():
             return
         if self._phase[0] == "body" and self.flow.read_paused:  # it is us who are slow: the client's time begins anew
-            self._phase_began, self._bytes_before = self.loop.time(), self._parser.body_bytes
+            self._body_deadline = self.loop.time() + self._limits.body_timeout_s
+            self._bytes_before = self._parser.body_bytes
             self._set_timer()
         elif self._phase[0] == "body":
             self._refuse(RequestTimeout("The request's body did not arrive in time."))

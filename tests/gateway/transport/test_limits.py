@@ -6,6 +6,7 @@ import time
 import httpx2
 import pytest
 
+from lego_serve.gateway.transport.limits import ConnectionLimits
 from tests.support.gateway.wire import IMAGE, Reader, gateway, generation, head, is_closed, wait_for
 
 GET = head("GET", "/health/live")
@@ -152,3 +153,17 @@ def ask_on(connection: socket.socket) -> int:
     """The status of a request on a connection."""
     connection.sendall(GET)
     return Reader(connection).answer().status
+
+
+def test_a_burst_earns_a_body_no_time_in_which_nothing_comes() -> None:
+    limits = ConnectionLimits(body_timeout_s=30, body_bytes_per_s=1000)
+    assert limits.body_deadline(30.0, 1.0, 50_000_000) == 31.0
+    assert limits.body_deadline(31.0, 20.0, 5000) == 36.0
+
+
+def test_a_body_that_keeps_its_rate_may_go_on() -> None:
+    limits = ConnectionLimits(body_timeout_s=30, body_bytes_per_s=1000)
+    deadline = 30.0
+    for second in range(1, 1000):
+        deadline = limits.body_deadline(deadline, float(second), 1000)
+        assert deadline == second + 30.0
