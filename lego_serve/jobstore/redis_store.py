@@ -1,7 +1,8 @@
 """The store of durable jobs in Redis: for gateways on several machines.
 
-Redis should keep an append-only file (``appendfsync everysec`` loses at most a second with the machine, nothing with
-the process) and must not evict (``maxmemory-policy noeviction``).
+Redis should keep an append-only file and must not evict (``maxmemory-policy noeviction``).  With ``appendfsync always``
+nothing that was acknowledged is lost.  ``everysec`` is faster and loses up to two seconds: with the machine, and with
+the process where the disk is slow, since Redis then answers before it has written.
 """
 
 import asyncio
