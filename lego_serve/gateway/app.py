@@ -61,7 +61,7 @@ def create_app(
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     _add_routes(app, context, peers)
     add_error_handlers(app)
-    _add_middleware(app, settings, draining)
+    _add_middleware(app, settings, draining, metrics)
     return app
 
 
@@ -76,7 +76,7 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     app.include_router(operations.create_router(context))
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining) -> None:
+def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics) -> None:
     """Add what every request passes; the last one added is the outermost."""
     policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
     app.add_middleware(HeadAsGet)
@@ -86,7 +86,7 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining)
     app.add_middleware(CatchAll, draining=draining)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)  # outside of all errors, so that pages can read them
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, on_refusal=metrics.count_refused)
 
 
 def create_context(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Scope
 
 from lego_serve.errors import (
     CapacityError,
@@ -97,6 +98,7 @@ ROUTE_ERRORS = {
     405: ("This route does not take this method.", "method_not_allowed"),
 }
 ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+REFUSED_AS, CUT_SHORT_AS = "refused_as", "cut_short_as"  # in a request's state: an error's code
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
 ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
 FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
@@ -120,6 +122,12 @@ def error_response(error: LegoError) -> Response:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(json.dumps(error_body(error)), error.status, headers, "application/json")
+
+
+def refusal(scope: Scope, error: LegoError) -> Response:
+    """Return the answer to a request that is refused before its route is asked, and note why for the metrics."""
+    scope.setdefault("state", {})[REFUSED_AS] = error.code
+    return error_response(error)
 
 
 def error_body(error: LegoError) -> dict[str, dict[str, str | None]]:
@@ -232,7 +240,10 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer
 
     async def log_departure(request: Request, error: Exception) -> Response:
-        log.info("the client left before its request had come in whole")
+        code = request.scope.get("state", {}).get(CUT_SHORT_AS)
+        log.info("request ended: %s", code) if code else log.info(
+            "the client left before its request had come in whole"
+        )
         return Response(status_code=CLIENT_LEFT)
 
     app.add_exception_handler(LegoError, answer_lego_error)

@@ -4,26 +4,31 @@ import asyncio
 import logging
 import re
 import uuid
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.errors import LegoError
-from lego_serve.gateway.errors import ServerStopping, TooLarge, WrongMediaType, error_response
+from lego_serve.gateway.errors import REFUSED_AS, ServerStopping, TooLarge, WrongMediaType, error_response, refusal
 from lego_serve.gateway.transport.draining import Draining
 
 log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # browsers take the type that an answer says
+IMAGE_ROUTES = "/v1/images/"
 CLOSE = (b"connection", b"close")
 DISCARD_BYTES = 256 * 1024  # of a body that nobody wants, before the connection is closed rather than read on
 ANSWERED_WHILE_STOPPING = ("/health/", "/metrics", "/v1/admin/jobs")  # what an operator watches a stop with
 
 
 class RequestIds:
-    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, and ``nosniff``."""
+    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, and ``nosniff``.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    ``on_refusal`` gets the error's code of each request for images that is refused before its route is asked.
+    """
+
+    def __init__(self, app: ASGIApp, on_refusal: Callable[[str], None]) -> None:
+        self._app, self._on_refusal = app, on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and add the headers to its answer."""
@@ -40,6 +45,9 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+        code = scope["state"].get(REFUSED_AS)
+        if code is not None and scope["path"].startswith(IMAGE_ROUTES):
+            self._on_refusal(code)
 
 
 class CatchAll:
@@ -109,7 +117,7 @@ class WhileStopping:
             await send(message)
 
         is_refused = self._draining.has_begun and not scope["path"].startswith(ANSWERED_WHILE_STOPPING)
-        app = error_response(ServerStopping()) if is_refused else self._app
+        app = refusal(scope, ServerStopping()) if is_refused else self._app
         await app(scope, receive, send_and_close)
 
 
@@ -151,9 +159,10 @@ class BodyLimit:
 
         app = self._app
         if announced is not None and announced > self._max_bytes:
-            app = error_response(self._too_large())
+            app = refusal(scope, self._too_large())
         elif headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
-            app = error_response(WrongMediaType("The body must not be coded: send it without Content-Encoding."))
+            message = "The body must not be coded: send it without Content-Encoding."
+            app = refusal(scope, WrongMediaType(message))
         await app(scope, receive_and_count, send_and_close)
 
     def _too_large(self) -> TooLarge:

@@ -16,7 +16,7 @@ from lego_serve.core.jobs.ports import OnProgress
 from lego_serve.errors import JobCancelled, LegoError, RequestError
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import ServerStopping
+from lego_serve.gateway.errors import CUT_SHORT_AS, ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
 from lego_serve.metrics import UNKNOWN_WORKFLOW, Metrics
 
@@ -36,10 +36,11 @@ class RequestRecord:
 
 
 @contextmanager
-def record_outcome(metrics: Metrics) -> Iterator[RequestRecord]:
+def record_outcome(metrics: Metrics, request: Request) -> Iterator[RequestRecord]:
     """Count a request by how the block ends, and its duration.
 
-    A client that leaves is ``job_cancelled``, whoever notices: a cancelled task here is one whose client has left.
+    A client that leaves is ``job_cancelled``, whoever notices: a cancelled task here is one whose client has left.  To
+    one that the transport has refused meanwhile, for a body that is too slow or is none, it says which error it was.
     """
     record, outcome = RequestRecord(), "ok"
     try:
@@ -48,7 +49,7 @@ def record_outcome(metrics: Metrics) -> Iterator[RequestRecord]:
         outcome = error.code
         raise
     except (asyncio.CancelledError, ClientDisconnect):
-        outcome = JobCancelled.code
+        outcome = request.scope["state"].get(CUT_SHORT_AS, JobCancelled.code)
         raise
     except HTTPException:
         outcome = "bad_request"

@@ -45,7 +45,7 @@ def create_router(context: Context) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Make images from a prompt."""
         with ExitStack() as scope:
-            record = scope.enter_context(record_outcome(context.metrics))
+            record = scope.enter_context(record_outcome(context.metrics, request))
             admitted = await _admit_generation(context, request, record, scope)
             return await _run_and_respond(context, request, admitted, scope)
 
@@ -53,7 +53,7 @@ def create_router(context: Context) -> APIRouter:
     async def edit(request: Request) -> Response:
         """Make images from an image and a prompt."""
         with ExitStack() as scope:
-            record = scope.enter_context(record_outcome(context.metrics))
+            record = scope.enter_context(record_outcome(context.metrics, request))
             admitted = await _admit_edit(context, request, record, scope)
             return await _run_and_respond(context, request, admitted, scope)
 

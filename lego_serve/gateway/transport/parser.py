@@ -9,8 +9,6 @@ from lego_serve.gateway.transport.limits import ConnectionLimits
 
 OUR_STATUSES = (501,)  # that h11 proposes and that say more than 400; its 431 may be about a line of a chunk
 FIELD_OVERHEAD = 4  # the colon, the space and the line's end of a header
-
-
 FREE_CHUNKS, CHUNK_BYTES = 4096, 256  # chunks of any size, and what further ones must have on average
 
 
@@ -28,7 +26,7 @@ class RequestParser(h11.Connection):
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__(h11.SERVER, limits.head_bytes)
         self._limits = limits
-        self.refusal = _refusal(400)
+        self.refusal = _refusal(400, limits)
         self.body_bytes = 0
         self.requests = 0
         self._chunks = 0
@@ -57,10 +55,10 @@ class RequestParser(h11.Connection):
                 if self._chunks > FREE_CHUNKS + self.body_bytes // CHUNK_BYTES:  # each costs as much as a large one
                     raise Refused("chunks", error_status_hint=400)
         except Refused as error:
-            self.refusal = _refusal(error.error_status_hint)
+            self.refusal = _refusal(error.error_status_hint, self._limits)
             raise
         except h11.RemoteProtocolError as error:
-            self.refusal = _refusal(self._status(error.error_status_hint, is_head=is_head))
+            self.refusal = _refusal(self._status(error.error_status_hint, is_head=is_head), self._limits)
             raise
         return event
 
@@ -108,10 +106,11 @@ def _origin_form(request: h11.Request) -> h11.Request:
     )
 
 
-def _refusal(status: int) -> RequestError:
+def _refusal(status: int, limits: ConnectionLimits) -> RequestError:
+    head = f"Headers of over {limits.head_bytes} bytes or {limits.headers} lines"
     message, code = {
-        414: ("The request's target is too long.", "uri_too_long"),
-        431: ("The request's headers are too large, or too many.", "headers_too_large"),
+        414: (f"The request's target is longer than {limits.target_bytes} bytes.", "uri_too_long"),
+        431: (f"{head} are not taken.", "headers_too_large"),
         501: ("A body's only transfer encoding can be `chunked`.", "unsupported_transfer_encoding"),
         505: ("The server speaks HTTP/1.1.", "http_version_not_supported"),
     }.get(status, ("The request cannot be read as HTTP/1.1.", "bad_request"))

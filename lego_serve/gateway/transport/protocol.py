@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from lego_serve.errors import CapacityError, LegoError, RequestError
-from lego_serve.gateway.errors import error_response
+from lego_serve.gateway.errors import CUT_SHORT_AS, error_response
 from lego_serve.gateway.middleware import CLOSE, DISCARD_BYTES, NO_SNIFFING
 from lego_serve.gateway.transport.hang_ups import HangUpProbe
 from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
@@ -67,7 +67,8 @@ class GatewayProtocol(H11Protocol):
         )
         super().connection_made(self._socket)
         if self.client is not None and not self._addresses.enter(self.client[0]):
-            message = "Your address has too many connections open; close some."
+            most = self._limits.connections_per_address
+            message = f"Your address has {most} connections open, and no more are taken; close some."
             self._refuse(CapacityError(message, code="too_many_connections"))
             return
         self._address = None if self.client is None else self.client[0]  # gateways' own sockets have no address
@@ -156,6 +157,7 @@ class GatewayProtocol(H11Protocol):
         request_id = uuid.uuid4().hex
         if not self._is_answered:
             request_id = self.scope["state"].get("request_id", request_id)
+            self.scope["state"][CUT_SHORT_AS] = error.code
             self.cycle.disconnected = True  # for the application the client has left
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -221,8 +223,10 @@ class GatewayProtocol(H11Protocol):
             self._bytes_before = self._parser.body_bytes
             self._set_timer()
         elif self._phase[0] == "body":
-            self._refuse(RequestTimeout("The request's body did not arrive in time."))
+            rate, behind_s = self._limits.body_bytes_per_s, self._limits.body_timeout_s
+            message = f"The body did not arrive in time: it was {behind_s:g} s behind {rate} bytes a second."
+            self._refuse(RequestTimeout(message))
         elif self._parser.has_partial_head:
-            self._refuse(RequestTimeout("The request's headers did not arrive in time."))
+            self._refuse(RequestTimeout(f"The headers did not arrive within {self._limits.head_timeout_s:g} s."))
         else:
             self._socket.close()

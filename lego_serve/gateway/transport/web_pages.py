@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lego_serve.core.web_pages import PagePolicy, PageRequest, host_name
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import CrossSite, Misdirected, error_response
+from lego_serve.gateway.errors import CrossSite, Misdirected, error_response, refusal
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 EXPOSED = ("x-request-id", "retry-after", "x-should-retry")
@@ -21,8 +21,8 @@ class PageGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (self._app if refusal is None else error_response(refusal))(scope, receive, send)
+        error = self._refusal(scope) if scope["type"] == "http" else None
+        await (self._app if error is None else refusal(scope, error))(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers = Headers(scope=scope)
