@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 SERVED := tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
 UNSHARED := "not shared_server and not long and not alone"
-MODELS := tests/core tests/engine tests/models tests/serving
+MODELS := tests/core tests/engine tests/jobstore tests/kernels tests/models tests/serving
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
