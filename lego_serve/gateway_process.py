@@ -85,7 +85,7 @@ def _gateway_settings(
 def _connection_limits(server: config_schema.Server) -> "ConnectionLimits":
     from lego_serve.gateway.transport.limits import ConnectionLimits
 
-    return ConnectionLimits(**server.limits.model_dump())
+    return ConnectionLimits(**server.limits.model_dump(), linger_bytes=server.max_body_bytes)
 
 
 async def _serve(

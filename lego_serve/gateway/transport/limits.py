@@ -10,7 +10,8 @@ class ConnectionLimits:
 
     A body may be ``body_timeout_s`` behind ``body_bytes_per_s``; what comes faster makes up for that and earns no more.
     ``half_close_grace_s`` is how long a client that has ended its sending side is left alone before it is asked for a
-    sign of life, ``linger_s`` how long one that is still sending is heard after its last answer.
+    sign of life; ``linger_s`` and ``linger_bytes`` are how long, and for how much, one that is still sending is heard
+    after its last answer, for many clients read no answer before they have sent all.
     """
 
     head_bytes: int = 32 * 1024
@@ -23,7 +24,8 @@ class ConnectionLimits:
     write_timeout_s: float = 60.0
     connections_per_address: int = 1024
     half_close_grace_s: float = 1.0
-    linger_s: float = 2.0
+    linger_s: float = 5.0
+    linger_bytes: int = 2**20
 
     def body_deadline(self, deadline: float, now: float, received: int) -> float:
         """Return a body's next deadline, from its last one and the bytes that have arrived since it was set."""

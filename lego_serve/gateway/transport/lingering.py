@@ -6,8 +6,6 @@ from typing import Any
 
 from lego_serve.gateway.transport.limits import ConnectionLimits
 
-LINGER_BYTES = 2**20  # that are read after the last answer, and dropped
-
 
 class LingeringTransport(asyncio.Transport):
     """Wraps a transport: a client that is still sending is heard a while after its answer, one that reads nothing ends.
@@ -54,7 +52,7 @@ class LingeringTransport(asyncio.Transport):
     def drop(self, data: bytes) -> None:
         """Count what arrives after the last answer, and stop to read where that is too much."""
         self._dropped += len(data)
-        if self._dropped > LINGER_BYTES:
+        if self._dropped > self._limits.linger_bytes:
             self._transport.pause_reading()
 
     def watch_writes(self) -> None:

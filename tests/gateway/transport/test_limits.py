@@ -81,6 +81,14 @@ def test_a_body_that_nobody_wants_is_not_read_to_its_end(path: str, status: int,
         assert (answer.status, answer.headers["connection"]) == (413 if is_announced else status, "close")
 
 
+def test_a_client_that_sends_all_before_it_reads_has_its_answer() -> None:
+    """Of a body of any size that may be sent, though its answer comes first and the connection ends."""
+    with gateway(linger_bytes=20_000_000) as server, server.connect() as connection:
+        connection.sendall(head("POST", "/nope", "Content-Length: 10000000") + b" " * 10_000_000)
+        answer = Reader(connection).answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+
 def test_a_small_body_that_nobody_wants_does_not_cost_the_connection() -> None:
     """It is read and dropped."""
     with gateway() as server, server.connect() as connection:
