@@ -97,6 +97,17 @@ def test_a_process_ends_with_its_fork_and_the_other_way_round(server: ForkServer
         launcher.communicate()
 
 
+def test_a_fork_ends_with_a_launcher_that_had_not_read_its_id(tmp_path: Path) -> None:
+    """A busy machine may end the launcher before: its socket is then reset, not closed."""
+    code = (
+        "import socket, time\nfrom lego_serve.process import fork_server\n"
+        "fork, launcher = socket.socketpair()\nfork.sendall(b'id')\nlauncher.close()\nfork_server._end_with(fork)\n"
+    )
+    assert (
+        subprocess.run([sys.executable, write(tmp_path, code)], timeout=60, check=False).returncode == -signal.SIGKILL
+    )
+
+
 def test_signals_reach_the_fork(server: ForkServer, tmp_path: Path) -> None:
     """It may end in its own way."""
     code = "import signal, time\nsignal.signal(15, lambda *given: exit(print('the end')))\nprint(1, flush=True)\n"
