@@ -1,8 +1,8 @@
-"""The files of durable jobs: pictures that came in, checkpoints, and results, in a folder for each job.
+"""The files of durable jobs: images that came in, checkpoints, and results, in a folder for each job.
 
-    ID/SHA256.input     a picture of the request
+    ID/SHA256.input     an image of the request
     ID/ATTEMPT.ckpt     the lanes of an attempt, as far as they were stored
-    ID/ATTEMPT-K.png    picture K that an attempt made
+    ID/ATTEMPT-K.png    image K that an attempt made
 
 Files know no fence.  So every attempt writes names of its own, and the record, which has one, says whose count: an
 owner that wakes up late overwrites nothing.  A file appears whole or not at all.  Inputs and results are on the disk
@@ -36,17 +36,17 @@ class JobFiles:
         self._root = root
 
     def write_input(self, job_id: str, content: bytes) -> str:
-        """Keep a picture of a request and return its sha256; it is on the disk then.  Raises StoreUnavailable."""
+        """Keep an image of a request and return its sha256; it is on the disk then.  Raises StoreUnavailable."""
         digest = hashlib.sha256(content).hexdigest()
         self._write(job_id, f"{digest}.input", content, is_durable=True)
         return digest
 
     def read_input(self, job_id: str, digest: str) -> bytes:
-        """Return a picture of a request.  Raises NotFound."""
+        """Return an image of a request.  Raises NotFound."""
         return self._read(job_id, f"{digest}.input")
 
     def write_result(self, job_id: str, attempt: int, index: int, content: bytes, image_format: str = "png") -> str:
-        """Keep a picture that an attempt made and return its sha256; it is on the disk then.
+        """Keep an image that an attempt made and return its sha256; it is on the disk then.
 
         Raises StoreUnavailable.
         """
@@ -54,7 +54,7 @@ class JobFiles:
         return hashlib.sha256(content).hexdigest()
 
     def read_result(self, job_id: str, attempt: int, index: int, image_format: str = "png") -> bytes:
-        """Return a picture that an attempt made.  Raises NotFound."""
+        """Return an image that an attempt made.  Raises NotFound."""
         return self._read(job_id, _result_name(attempt, index, image_format))
 
     def write_checkpoint(self, checkpoint: JobCheckpoint) -> None:
@@ -135,7 +135,7 @@ class JobFiles:
 
 def _result_name(attempt: int, index: int, image_format: str) -> str:
     if image_format not in FORMATS:
-        raise NotFound(f"No job makes pictures of the format {image_format}.")
+        raise NotFound(f"No job makes images of the format {image_format}.")
     return f"{attempt}-{index}.{image_format}"
 
 

@@ -22,8 +22,8 @@ def files(tmp_path: Path) -> JobFiles:
     return JobFiles(tmp_path / "data" / "jobs")
 
 
-def test_each_attempt_has_pictures_of_its_own(files: JobFiles) -> None:
-    """An owner that wakes up late does not write over the picture that counts."""
+def test_each_attempt_has_images_of_its_own(files: JobFiles) -> None:
+    """An owner that wakes up late does not write over the image that counts."""
     files.write_result(JOB, 2, 0, b"second")
     files.write_result(JOB, 1, 0, b"first")
     assert files.read_result(JOB, 2, 0) == b"second"
@@ -31,10 +31,10 @@ def test_each_attempt_has_pictures_of_its_own(files: JobFiles) -> None:
         files.read_result(JOB, 2, 1)
 
 
-def test_pictures_of_the_request_are_known_by_their_sha256(files: JobFiles) -> None:
+def test_images_of_the_request_are_known_by_their_sha256(files: JobFiles) -> None:
     """The record names them so."""
-    digest = files.write_input(JOB, b"picture")
-    assert files.read_input(JOB, digest) == b"picture"
+    digest = files.write_input(JOB, b"image")
+    assert files.read_input(JOB, digest) == b"image"
     with pytest.raises(NotFound):
         files.read_input(JOB, "0" * 64)
 
@@ -70,11 +70,11 @@ def test_results_and_inputs_are_on_the_disk_before_anybody_is_told(
     monkeypatch.setattr(files_module.os, "fsync", synced.append)
     files.write_checkpoint(JobCheckpoint(JOB, 1, "workflow", {}))
     assert len(synced) == 0
-    files.write_input(JOB, b"picture")
+    files.write_input(JOB, b"image")
     assert len(synced) == 2
-    files.write_result(JOB, 1, 0, b"picture")
+    files.write_result(JOB, 1, 0, b"image")
     assert len(synced) == 4
-    files.write_result(new_job(2).id, 1, 0, b"picture")
+    files.write_result(new_job(2).id, 1, 0, b"image")
     assert len(synced) == 7
 
 
@@ -89,7 +89,7 @@ def test_a_disk_that_takes_no_more_says_so_and_leaves_nothing_half_made(
 
     monkeypatch.setattr(files_module.os, "fsync", refuse)
     with pytest.raises(StoreUnavailable, match="is full" if number == errno.ENOSPC else "cannot be written"):
-        files.write_result(JOB, 1, 0, b"picture")
+        files.write_result(JOB, 1, 0, b"image")
     assert list((tmp_path / "data" / "jobs" / JOB).iterdir()) == []
 
 
@@ -106,7 +106,7 @@ def test_old_folders_without_a_record_go(files: JobFiles, tmp_path: Path) -> Non
     """Young ones stay, for their job may be about to be accepted; and so does what is no job's."""
     known, orphan, young = (new_job(number).id for number in range(3))
     for job in (known, orphan, young):
-        files.write_input(job, b"picture")
+        files.write_input(job, b"image")
     (tmp_path / "data" / "jobs" / "job_notes").mkdir()
     changed = (tmp_path / "data" / "jobs" / young).stat().st_mtime
     for job in (known, orphan):
@@ -117,13 +117,13 @@ def test_old_folders_without_a_record_go(files: JobFiles, tmp_path: Path) -> Non
 
 def test_only_this_user_reads_the_files(files: JobFiles, tmp_path: Path) -> None:
     """They are what callers sent and got."""
-    files.write_input(JOB, b"picture")
+    files.write_input(JOB, b"image")
     assert (tmp_path / "data" / "jobs" / JOB).stat().st_mode & 0o077 == 0
 
 
 def test_deleting_a_job_leaves_nothing(files: JobFiles, tmp_path: Path) -> None:
     """Also where there was nothing."""
-    files.write_input(JOB, b"picture")
+    files.write_input(JOB, b"image")
     files.delete(JOB)
     files.delete(JOB)
     assert list((tmp_path / "data" / "jobs").iterdir()) == []

@@ -55,7 +55,7 @@ async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: P
     """Its job was claimed again and has ended; what it writes afterwards changes nothing."""
     store = open_store(url, PATIENCE_S)
     (submitted,) = await _submit(store, 1, over_s=0)
-    claimer = Claimer(url, tmp_path, longest_picture_s=4.0)
+    claimer = Claimer(url, tmp_path, longest_image_s=4.0)
     job = await _until(store, submitted, lambda held: held.progress.percent > 0)
     claimer.stop()
     await _until(store, submitted, lambda held: held.status is JobStatus.QUEUED, meanwhile=sweep)
@@ -157,7 +157,7 @@ async def _all(store: JobStore) -> list[JobRecord]:
 
 
 async def _check(store: JobStore, folder: Path, records: list[JobRecord]) -> None:
-    """Each end was written once, by the attempt that the record names, with its picture and its message."""
+    """Each end was written once, by the attempt that the record names, with its image and its message."""
     files = JobFiles(folder / "jobs")
     lines = [line.split() for log in folder.glob("*.log") for line in log.read_text().splitlines()]
     ended = Counter(job for word, job, _ in lines if word == "ended")

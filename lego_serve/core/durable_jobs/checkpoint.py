@@ -1,7 +1,7 @@
 """The envelope of a durable checkpoint: the bytes of a job's lanes, and all that must be the same to go on from them.
 
 A lane's own bytes hold its step and its tensors, but nothing of the model, the workflow or the schedule.  After a
-redeploy they would be read without complaint and end as a wrong picture; so whoever resumes compares the envelope, and
+redeploy they would be read without complaint and end as a wrong image; so whoever resumes compares the envelope, and
 starts a lane again where anything differs.
 
     b"LEGOCKPT" | length of the header, 4 bytes | header, JSON | bytes of each lane, in the header's order

@@ -1,6 +1,6 @@
 """The inputs of a job as stored: JSON, in which bytes are replaced by their sha256 and kept apart.
 
-A record is read and written many times and its pictures once, so a record holds no picture.
+A record is read and written many times and its images once, so a record holds no image.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ ESCAPE = "$literal"  # a mapping with this one key stands for one that looks lik
 
 @dataclass(frozen=True, slots=True)
 class StoredInputs:
-    """Inputs ready to be stored: the values for the record, and the contents of its pictures by sha256."""
+    """Inputs ready to be stored: the values for the record, and the contents of its images by sha256."""
 
     values: Mapping[str, Json]
     contents: Mapping[str, bytes]

@@ -61,7 +61,7 @@ class StoredProgress:
 class JobRequest:
     """What a caller asked for, as it was accepted; none of it changes.
 
-    ``seed`` was drawn when the job was submitted, so that every attempt makes the same picture.  Pictures among the
+    ``seed`` was drawn when the job was submitted, so that every attempt makes the same image.  Images among the
     ``inputs`` are stored apart (see inputs.py).  ``key`` is the caller's idempotency key, ``fingerprint`` a hash of
     the parsed request under it.
     """

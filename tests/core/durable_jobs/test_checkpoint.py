@@ -49,7 +49,7 @@ def test_lanes_go_on_from_their_bytes() -> None:
     "changed", [{"model_revision": "2"}, {"steps": 30}, {"sampler": "dpmpp_2m"}, {"node": "refine"}, {"lane": 5}]
 )
 def test_a_lane_starts_again_where_anything_differs(changed: dict[str, object]) -> None:
-    """Its steps would end as the picture of neither."""
+    """Its steps would end as the image of neither."""
     wanted = {("denoise", 0): replace(KEY, **changed)}
     assert CHECKPOINT.lanes_for("job_1", "workflow", wanted) == {}
 

@@ -1,4 +1,4 @@
-"""The inputs of a job as stored: pictures apart, and all of it back as it was."""
+"""The inputs of a job as stored: images apart, and all of it back as it was."""
 
 import json
 
@@ -24,16 +24,16 @@ def test_inputs_come_back_whole(inputs: dict[str, object]) -> None:
     assert put_together(values, stored.contents.__getitem__) == inputs
 
 
-def test_the_same_picture_is_kept_once() -> None:
-    """Pictures are known by what they hold."""
-    stored = take_apart({"image": b"picture", "masks": (b"picture", b"mask")})
-    assert sorted(stored.contents.values()) == [b"mask", b"picture"]
-    assert "picture" not in json.dumps(stored.values)
+def test_the_same_image_is_kept_once() -> None:
+    """Images are known by what they hold."""
+    stored = take_apart({"image": b"pixels", "masks": (b"pixels", b"mask")})
+    assert sorted(stored.contents.values()) == [b"mask", b"pixels"]
+    assert "pixels" not in json.dumps(stored.values)
 
 
-def test_a_damaged_picture_is_refused() -> None:
-    """A job would otherwise go on with another picture than the one it was given."""
-    stored = take_apart({"image": b"picture"})
+def test_a_damaged_image_is_refused() -> None:
+    """A job would otherwise go on with another image than the one it was given."""
+    stored = take_apart({"image": b"image"})
     with pytest.raises(ValueError, match="is damaged"):
         put_together(stored.values, lambda _digest: b"another")
 

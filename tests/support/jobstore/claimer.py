@@ -1,4 +1,4 @@
-"""A gateway as the store of jobs sees one: a process that claims jobs, makes their pictures, and may be killed."""
+"""A gateway as the store of jobs sees one: a process that claims jobs, makes their images, and may be killed."""
 
 import asyncio
 import multiprocessing
@@ -36,9 +36,9 @@ def open_store(url: str, timeout_s: float = TIMEOUT_S) -> JobStore:
 class Claimer:
     """One such process, and what it wrote down."""
 
-    def __init__(self, url: str, folder: Path, longest_picture_s: float = 0.04) -> None:
+    def __init__(self, url: str, folder: Path, longest_image_s: float = 0.04) -> None:
         self.owner = f"gateway-{secrets.token_hex(8)}"
-        arguments = (url, self.owner, folder, longest_picture_s)
+        arguments = (url, self.owner, folder, longest_image_s)
         self._process: ForkServerProcess = CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
@@ -58,11 +58,11 @@ class Claimer:
         os.kill(self._process.pid, signal.SIGCONT)
 
 
-def _run(url: str, owner: str, folder: Path, longest_picture_s: float) -> None:
-    asyncio.run(_claim_and_make(open_store(url), owner, folder, longest_picture_s))
+def _run(url: str, owner: str, folder: Path, longest_image_s: float) -> None:
+    asyncio.run(_claim_and_make(open_store(url), owner, folder, longest_image_s))
 
 
-async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_picture_s: float) -> None:
+async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_image_s: float) -> None:
     log = os.open(folder / f"{owner}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     files = JobFiles(folder / "jobs")
     renewing = asyncio.ensure_future(_beat_and_sweep(store, owner))
@@ -71,20 +71,20 @@ async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_pic
         try:
             claimed = await lost_claims(store, owner, ()) if was_away else await store.claim(owner, 2)
             was_away = False
-            pictures_s = [random.uniform(longest_picture_s / 2, longest_picture_s) for _ in claimed]
-            await asyncio.gather(*(_make(store, files, *each, log) for each in zip(claimed, pictures_s, strict=True)))
+            images_s = [random.uniform(longest_image_s / 2, longest_image_s) for _ in claimed]
+            await asyncio.gather(*(_make(store, files, *each, log) for each in zip(claimed, images_s, strict=True)))
         except StoreUnavailable:
             claimed, was_away = (), True
         await asyncio.sleep(0 if claimed else 0.02)
     renewing.result()
 
 
-async def _make(store: JobStore, files: JobFiles, job: JobRecord, picture_s: float, log: int) -> None:
-    """Make a job's picture, and write down whether its end was taken."""
+async def _make(store: JobStore, files: JobFiles, job: JobRecord, image_s: float, log: int) -> None:
+    """Make a job's image, and write down whether its end was taken."""
     attempt = job.attempt
     try:
         job = await _insist(store, job, lambda held: progress(held, attempt, StoredProgress(50, 2, 4)))
-        await asyncio.sleep(picture_s)
+        await asyncio.sleep(image_s)
         digest = await asyncio.to_thread(files.write_result, job.id, attempt, 0, job.id.encode())
         await _insist(store, job, lambda held: complete(held, attempt, {"sha256": digest}, time.time()))
         os.write(log, f"ended {job.id} {attempt}\n".encode())

@@ -12,7 +12,7 @@ REQUEST = JobRequest("/v1/images/generations", "lego-tiny", "tiny", {"prompt": "
 
 
 def request(**changes: Any) -> JobRequest:
-    """A request for one picture, with these fields instead."""
+    """A request for one image, with these fields instead."""
     return replace(REQUEST, **changes)
 
 
