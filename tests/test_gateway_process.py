@@ -31,9 +31,10 @@ def test_any_name_is_answered_only_where_there_are_keys(text: str, hosts: frozen
 
 
 def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> None:
-    """Each key is one, and its default is the same."""
+    """Each key is one, its default is the same, and a refused body is heard out up to the size of the largest allowed."""
     path: Path = tmp_path / "config.yaml"
     path.write_text(MODEL)
-    assert _connection_limits(load(path).server) == ConnectionLimits()
-    path.write_text(MODEL + "server: {limits: {keep_alive_s: 650}}\n")
-    assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650)
+    largest = load(path).server.max_body_bytes
+    assert _connection_limits(load(path).server) == ConnectionLimits(linger_bytes=largest)
+    path.write_text(MODEL + "server: {max_body_bytes: 5000000, limits: {keep_alive_s: 650}}\n")
+    assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650, linger_bytes=5_000_000)
