@@ -31,7 +31,7 @@ def test_any_name_is_answered_only_where_there_are_keys(text: str, hosts: frozen
 
 
 def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> None:
-    """Each key is one, its default is the same, and a refused body is heard out up to the size of the largest allowed."""
+    """Each key is one, its default the same; a refused body is heard out up to the size of the largest allowed."""
     path: Path = tmp_path / "config.yaml"
     path.write_text(MODEL)
     largest = load(path).server.max_body_bytes

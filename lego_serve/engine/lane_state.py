@@ -1,12 +1,9 @@
 """A lane in the engine: its request, its state between two steps, its result and its checkpoint."""
 
-import json
 import logging
 import math
-import struct
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from lego_serve.core.costs import StepWork
@@ -14,13 +11,12 @@ from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.engine.controlnets import ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
-from lego_serve.errors import NodeError, RequestError, UnsupportedParameter
+from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.models.lora.adapter import Adapter, Uses, in_order
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
 from lego_serve.models.sampling import History, Schedule
 
 log = logging.getLogger("lego_serve.engine")
-MAGIC = b"lane1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +153,7 @@ class LaneState:
     steps_without_adapter: int = 0  # run before its adapters had loaded, here or on another replica
     unavailable: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
+    identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
 
@@ -244,39 +241,3 @@ class LaneState:
         entries = enumerate(self.edit.plan.entries)
         masked_steps = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
         return self.edit.stats(masked_steps, self.primed_passes, self.evicted_entries)
-
-
-def write_checkpoint(state: LaneState) -> bytes:
-    """Return the whole state of a lane between two steps, as bytes."""
-    head = {
-        "step": state.step,
-        "shape": list(state.latents.shape),
-        "history": len(state.history),
-        "early_steps": state.steps_without_adapter,
-    }
-    text = json.dumps(head).encode()
-    tensors = [state.latents, *state.history]
-    body = b"".join(tensor.detach().float().cpu().contiguous().numpy().tobytes() for tensor in tensors)
-    return MAGIC + struct.pack("<I", len(text)) + text + body
-
-
-def read_checkpoint(data: bytes, shape: tuple[int, ...]) -> Checkpoint:
-    """Return the content of a checkpoint.  Raises NodeError where it is damaged or of another shape."""
-    try:
-        if not data.startswith(MAGIC):
-            raise ValueError("it does not begin as one")
-        start = len(MAGIC) + 4
-        (length,) = struct.unpack("<I", data[len(MAGIC) : start])
-        head = json.loads(data[start : start + length])
-        if tuple(head["shape"]) != shape:
-            raise ValueError(f"it is of shape {head['shape']}, the lane of {list(shape)}")
-        numbers = np.frombuffer(data, np.float32, offset=start + length)
-        tensors = torch.from_numpy(numbers.copy()).view(1 + head["history"], *shape).unbind()
-        step, steps_without_adapter = int(head["step"]), int(head.get("early_steps", 0))
-        if not 0 <= steps_without_adapter <= step:
-            raise ValueError("it has more early steps than steps")
-        return Checkpoint(step, tensors[0], tensors[1:], steps_without_adapter)
-    except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
-        log.warning("a lane's checkpoint of %d bytes cannot be read", len(data), exc_info=error)
-        message = f"A lane's checkpoint of {len(data)} bytes cannot be read: {type(error).__name__}."
-        raise NodeError(message, code="bad_checkpoint") from None

@@ -13,7 +13,8 @@ from lego_serve.core.scheduling.batching import StepBatcher, StepPlan
 from lego_serve.core.scheduling.lane import Lane, with_missing
 from lego_serve.engine.controlnet_waits import timed_out, without_unavailable
 from lego_serve.engine.failures import failure_of, is_out_of_memory, not_finite
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState, write_checkpoint
+from lego_serve.engine.lane_checkpoint import write_checkpoint
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.step.advance import NanCheck, advance
 from lego_serve.engine.step.batch_runner import BatchOutcome, BatchRunner
 from lego_serve.engine.step.lane_setup import LaneSetup
@@ -43,10 +44,12 @@ class StepEngine:
         clock: Callable[[], float],
         controls: Mapping[str, ControlNetSource] | None = None,
         templates: TemplateStore | None = None,
+        model_revision: str = "",
     ) -> None:
+        """``model_revision`` tells weights apart: lanes go on from checkpoints of the same ones alone."""
         self._backbone = backbone
         self._templates = templates or TemplateStore(0, clock)
-        self._setup = LaneSetup(backbone, tables, {} if controls is None else controls, self._templates)
+        self._setup = LaneSetup(backbone, tables, {} if controls is None else controls, self._templates, model_revision)
         self._batcher, self._clock = batcher, clock
         self._runner = BatchRunner(backbone, self._setup, self._templates, batcher, clock)
         self._nan_check = NanCheck(backbone.device)

@@ -111,6 +111,26 @@ def test_a_lane_goes_on_elsewhere_from_its_checkpoint(
     assert torch.equal(latents(run(second)["mine"]), alone(model, mine))
 
 
+@pytest.mark.parametrize("other", ["weights", "seed", "steps", "guidance"])
+def test_a_checkpoint_of_another_lane_or_other_weights_is_begun_again(
+    model: tuple[Backbone, FlowMatchTables], other: str
+) -> None:
+    """After a redeploy a lane ends as the image of what is there now, not of half of each."""
+    changed = {"seed": {"seed": 8}, "steps": {"steps": 5}, "guidance": {"guidance": 2.0}}.get(other, {})
+    mine = request("mine", **({"seed": 7} | changed))
+    first = engine_of(model)
+    first.add(request("mine", 7))
+    first.step()
+    revision = "others" if other == "weights" else ""
+    batcher = StepBatcher(fifo, StepLimits(float("inf")))
+    second = StepEngine(*model, batcher, Clock(), model_revision=revision)
+    second.add(replace(mine, checkpoint=first.checkpoint("mine")))
+    result = run(second)["mine"]
+    assert isinstance(result, LaneResult)
+    assert len(result.step_s) == mine.steps
+    assert torch.equal(result.latents, alone(model, mine))
+
+
 @pytest.mark.parametrize("data", [b"", b"lane1", b"lane1\x05\x00\x00\x00{}   ", b"nonsense"])
 def test_a_damaged_checkpoint_is_refused(model: tuple[Backbone, FlowMatchTables], data: bytes) -> None:
     """What cannot be read is an error, and no lane is left behind."""

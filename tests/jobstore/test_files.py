@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint, LaneKey
+from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.errors import NotFound, StoreUnavailable
 from lego_serve.jobstore import files as files_module
 from lego_serve.jobstore.files import ORPHAN_S, JobFiles
 from tests.support.jobstore.jobs import new_job
 
 JOB = new_job(1).id
-KEY = LaneKey("denoise", 0, "revision", 20, "euler")
+KEY = LaneKey("denoise", 0)
 
 
 @pytest.fixture
@@ -43,11 +44,11 @@ def test_a_job_resumes_where_the_latest_whole_checkpoint_is(files: JobFiles, tmp
     """One that power loss cut off is passed over, and so is one of another job."""
     assert files.latest_checkpoint(JOB) is None
     for attempt in (1, 2, 10):
-        files.write_checkpoint(JobCheckpoint(JOB, attempt, "workflow", {KEY: f"step {attempt}".encode()}))
+        files.write_checkpoint(JobCheckpoint(JOB, attempt, "workflow", {KEY: LaneCheckpoint(attempt, b"state")}))
     folder = tmp_path / "data" / "jobs" / JOB
     found = files.latest_checkpoint(JOB)
     assert found is not None
-    assert found.lanes == {KEY: b"step 10"}
+    assert found.lanes == {KEY: LaneCheckpoint(10, b"state")}
     (folder / "10.ckpt").write_bytes((folder / "10.ckpt").read_bytes()[:-1])
     found = files.latest_checkpoint(JOB)
     assert found is not None

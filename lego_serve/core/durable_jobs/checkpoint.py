@@ -1,8 +1,8 @@
-"""The envelope of a durable checkpoint: the bytes of a job's lanes, and all that must be the same to go on from them.
+"""The envelope of a durable checkpoint: the bytes of a job's lanes, and whose they are.
 
-A lane's own bytes hold its step and its tensors, but nothing of the model, the workflow or the schedule.  After a
-redeploy they would be read without complaint and end as a wrong image; so whoever resumes compares the envelope, and
-starts a lane again where anything differs.
+A lane's own bytes say which weights, schedule and seed they are of; a backbone that has others starts the lane again.
+The envelope says of which job, workflow and inputs they are, so that a redeploy between two attempts never ends as an
+image that neither version would make.
 
     b"LEGOCKPT" | length of the header, 4 bytes | header, JSON | bytes of each lane, in the header's order
 """
@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from lego_serve.core.jobs.progress import LaneCheckpoint
 
 MAGIC = b"LEGOCKPT"
 FORMAT = 1
@@ -24,13 +26,10 @@ class DamagedCheckpoint(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LaneKey:
-    """A lane of a job: image ``lane`` of denoising node ``node``, and what its steps depend on."""
+    """A lane of a job: image ``lane`` of denoising node ``node``."""
 
     node: str
     lane: int
-    model_revision: str
-    steps: int
-    sampler: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,18 @@ class JobCheckpoint:
     job_id: str
     attempt: int
     workflow_hash: str
-    lanes: Mapping[LaneKey, bytes]
+    lanes: Mapping[LaneKey, LaneCheckpoint]
 
-    def lanes_for(
-        self, job_id: str, workflow_hash: str, wanted: Mapping[tuple[str, int], LaneKey]
-    ) -> dict[tuple[str, int], bytes]:
-        """Return the bytes of each wanted lane, by node and number, that may go on; one that differs starts again."""
-        if (self.job_id, self.workflow_hash) != (job_id, workflow_hash):
-            return {}
-        return {place: self.lanes[key] for place, key in wanted.items() if key in self.lanes}
+    def lanes_for(self, job_id: str, workflow_hash: str) -> Mapping[LaneKey, LaneCheckpoint]:
+        """Return the lanes that may go on in this job, none where it is another job or has another workflow by now."""
+        return self.lanes if (self.job_id, self.workflow_hash) == (job_id, workflow_hash) else {}
 
 
 def pack(checkpoint: JobCheckpoint) -> bytes:
     """Return a checkpoint's bytes."""
     lanes = [
-        asdict(key) | {"bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
-        for key, state in checkpoint.lanes.items()
+        asdict(key) | {"step": lane.step, "bytes": len(lane.state), "sha256": hashlib.sha256(lane.state).hexdigest()}
+        for key, lane in checkpoint.lanes.items()
     ]
     header = json.dumps(
         {
@@ -66,20 +61,21 @@ def pack(checkpoint: JobCheckpoint) -> bytes:
             "lanes": lanes,
         }
     ).encode()
-    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, *checkpoint.lanes.values()))
+    states = (lane.state for lane in checkpoint.lanes.values())
+    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, *states))
 
 
 def unpack(content: bytes) -> JobCheckpoint:
     """Return the checkpoint of these bytes.  Raises DamagedCheckpoint."""
     try:
         header, start = _header(content)
-        lanes: dict[LaneKey, bytes] = {}
+        lanes: dict[LaneKey, LaneCheckpoint] = {}
         for entry in header["lanes"]:
-            size, digest = entry.pop("bytes"), entry.pop("sha256")
+            step, size, digest = int(entry.pop("step")), entry.pop("bytes"), entry.pop("sha256")
             state = content[start : start + size]
             if type(size) is not int or size < 0 or hashlib.sha256(state).hexdigest() != digest:
                 raise DamagedCheckpoint(f"lane {entry.get('lane')} of a checkpoint is damaged")
-            lanes[LaneKey(**entry)] = state
+            lanes[LaneKey(**entry)] = LaneCheckpoint(step, state)
             start += size
         if start != len(content):
             raise DamagedCheckpoint(f"a checkpoint of {start} bytes has {len(content)}")

@@ -4,11 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
+from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, TemplateCommand
 from lego_serve.core.workflow.graph import Workflow
 
 ReplyT = TypeVar("ReplyT")
 OnProgress: TypeAlias = Callable[[JobProgress], None]
+
+
+class CheckpointKeeper(Protocol):
+    """Keeps a job's checkpoints for longer than the process that runs it; nodes are named as in the workflow."""
+
+    def kept(self, node: str) -> Mapping[int, LaneCheckpoint]:
+        """Return where the lanes of a denoising node begin; a lane without an entry begins at its first step."""
+        ...
+
+    def keep(self, node: str, lane: int, checkpoint: LaneCheckpoint) -> None:
+        """Take a lane's newest checkpoint, in place of the one before."""
+        ...
 
 
 class JobRunner(Protocol):
@@ -33,7 +46,9 @@ class JobRunner(Protocol):
         """Return the seconds on the clock that job times are given in."""
         ...
 
-    async def run(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
+    async def run(
+        self, job: Job, on_progress: OnProgress | None = None, checkpoints: CheckpointKeeper | None = None
+    ) -> JobResult:
         """Run a job whose inputs are bound, and report its progress as ``job.stream`` asks.
 
         Raises LegoError; cancelling the await cancels the job.

@@ -28,6 +28,14 @@ class ProgressMessage:
     report: bool  # whether the client may hear of it, or it is for the coordinator alone
 
 
+@dataclass(frozen=True, slots=True)
+class LaneCheckpoint:
+    """A lane's whole state after so many steps, as the bytes that a backbone writes and reads."""
+
+    step: int
+    state: bytes
+
+
 class ProgressThrottle:
     """Decides for one lane, after every step, whether a message goes out."""
 

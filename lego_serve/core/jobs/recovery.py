@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE, DENOISE_MOVES
 
 MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
@@ -54,10 +55,11 @@ class _Lane:
 class Recovery:
     """One denoising task, over all its attempts, also where it runs again since an input or its output was lost."""
 
-    def __init__(self, checkpoint_every_steps: int) -> None:
+    def __init__(self, checkpoint_every_steps: int, kept: Mapping[int, LaneCheckpoint] = {}) -> None:
+        """``kept``: where lanes begin, by number, since another process had run them so far."""
         self._every = checkpoint_every_steps
-        self._lanes: dict[int, _Lane] = {}
-        self._checkpoints: dict[int, bytes] = {}
+        self._lanes = {lane: _Lane(step=each.step, checkpoint_step=each.step) for lane, each in kept.items()}
+        self._checkpoints = {lane: each.state for lane, each in kept.items()}
         self._deaths = self._moves = 0
         self._replica: str | None = None
         self._suspicion = 0  # the suspect steps of the attempt that runs, or of the next

@@ -7,7 +7,8 @@ from lego_serve.core.costs import StepWork
 from lego_serve.core.scheduling.lora_mode import AdapterSet
 from lego_serve.engine.controlnets import prepare_controlnets
 from lego_serve.engine.edits import prepare_edit, start_edit
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState, read_checkpoint
+from lego_serve.engine.lane_checkpoint import lane_identity, read_checkpoint
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
 from lego_serve.engine.step.priming import EditStep, PrimingBatch, priming_work
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.models.lora.adapter import check_uses, key_of
@@ -27,8 +28,10 @@ class LaneSetup:
         tables: FlowMatchTables,
         controls: Mapping[str, ControlNetSource],
         templates: TemplateStore,
+        model_revision: str = "",
     ) -> None:
         self._backbone, self._tables, self._controls, self._templates = backbone, tables, controls, templates
+        self._model_revision = model_revision
 
     def new_state(self, request: LaneRequest, now: float) -> LaneState:
         """Return a lane before its first step.  Raises the errors of ``StepEngine.add``."""
@@ -57,9 +60,12 @@ class LaneSetup:
             controls=prepare_controlnets(request.controls, self._controls, size, shape, request.cond, request.negative),
             is_paused=request.is_paused,
             edit=edit,
+            identity=lane_identity(request, schedule, self._model_revision),
         )
         if request.checkpoint is not None:
-            state.restore(read_checkpoint(request.checkpoint, shape.of(*size)).on(device))
+            kept = read_checkpoint(request.checkpoint, shape.of(*size), state.identity)
+            if kept is not None:
+                state.restore(kept.on(device))
         return state
 
     def set_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:

@@ -24,7 +24,7 @@ from lego_serve.core.jobs.events import (
     JobSubmitted,
 )
 from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
-from lego_serve.core.jobs.ports import OnProgress
+from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, TemplateCommand
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
 from lego_serve.core.workflow.graph import Workflow
@@ -92,7 +92,9 @@ class Coordinator:
         """Seconds on this coordinator's clock."""
         return self._clock()
 
-    async def run(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
+    async def run(
+        self, job: Job, on_progress: OnProgress | None = None, checkpoints: CheckpointKeeper | None = None
+    ) -> JobResult:
         """Run a job to its end.  Raises LegoError; cancelling the await cancels the job.
 
         ValueError where its id is in flight: nothing is touched then, since it is another's.
@@ -100,7 +102,7 @@ class Coordinator:
         if job.id in self._clients:
             raise ValueError(f"job {job.id} is already in flight")
         loop = asyncio.get_running_loop()
-        client = JobClient(job, loop.create_future(), on_progress)
+        client = JobClient(job, loop.create_future(), on_progress, checkpoints)
         self._clients[job.id] = client
         if job.end_s is not None:
             left = max(0.0, job.end_s - self.now())

@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
-from lego_serve.core.jobs.ports import OnProgress
+from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
+from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.core.jobs.recovery import Recovery
 from lego_serve.errors import LegoError
 from lego_serve.serving.coordinator.broadcast import ControllableNode
@@ -38,6 +39,7 @@ class JobClient:
     job: Job
     future: asyncio.Future[JobResult]
     on_progress: OnProgress | None = None
+    checkpoints: CheckpointKeeper | None = None
     timer: asyncio.TimerHandle | None = None
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     previews: dict[int, int] = field(default_factory=dict)  # shown so far, by lane
@@ -54,6 +56,18 @@ class JobClient:
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
+
+    def recovery(self, node: str, checkpoint_every_steps: int) -> Recovery:
+        """Return the recovery of a denoising task, the same each time it runs."""
+        if node not in self.recoveries:
+            kept = {} if self.checkpoints is None else self.checkpoints.kept(node)
+            self.recoveries[node] = Recovery(checkpoint_every_steps, kept)
+        return self.recoveries[node]
+
+    def keep(self, node: str, progress: LaneProgress) -> None:
+        """Hand a lane's checkpoint on to whoever keeps them beyond this process."""
+        if self.checkpoints is not None and progress.checkpoint is not None:
+            self.checkpoints.keep(node, progress.lane, LaneCheckpoint(progress.step, progress.checkpoint))
 
     def report(self, progress: LaneProgress, make_preview: Callable[[], Awaitable[GeneratedImage]]) -> None:
         """Pass a lane's progress on as far as the client listens; a preview that is due is made meanwhile."""

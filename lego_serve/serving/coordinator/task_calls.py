@@ -9,7 +9,6 @@ from lego_serve.core.costs import PostDenoiseTime
 from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
 from lego_serve.core.jobs.job import Task
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
-from lego_serve.core.jobs.recovery import Recovery
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
 from lego_serve.core.values import NodeRequest, refs_of
 from lego_serve.core.workflow.graph import KINDS, Source, Workflow
@@ -103,13 +102,14 @@ class TaskCalls:
                 node,
                 call,
                 lambda progress: self._report(client, task, progress),
-                client.recoveries.setdefault(task.node, Recovery(self._checkpoint_every_steps[task.model])),
+                client.recovery(task.node, self._checkpoint_every_steps[task.model]),
             )
         finally:
             del client.denoising[key]
             client.denoised_s = self._clock()
 
     def _report(self, client: JobClient, task: Task, progress: LaneProgress) -> None:
+        client.keep(task.node, progress)
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 
     async def _until_answered(

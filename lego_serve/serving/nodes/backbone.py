@@ -26,7 +26,9 @@ from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
+from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
+from lego_serve.models.weights_digest import weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
@@ -34,6 +36,7 @@ from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
 
 log = logging.getLogger("lego_serve.nodes")
+DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 
 
 class BackboneNode:
@@ -67,7 +70,10 @@ class BackboneNode:
         )
         kept = options.templates
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
-        self._engine = StepEngine(backbone, tables, batcher, time.monotonic, self._controlnets.sources, templates)
+        revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
+        self._engine = StepEngine(
+            backbone, tables, batcher, time.monotonic, self._controlnets.sources, templates, revision
+        )
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.progress import PREPARING, LaneCheckpoint, ProgressThrottle, StreamOptions
 from lego_serve.core.jobs.recovery import MARGIN_STEPS, GiveUp, PoisonRequest, Recovery, Retry
 from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE
 
@@ -73,6 +73,18 @@ def test_a_task_whose_output_was_lost_runs_again_from_its_last_checkpoint_unsusp
     recovery.note_result()
     assert recovery.begin() == recovery.begin() == Retry({0: b"x"}, 0, frozenset())
     assert recovery.steps_redone == 4
+
+
+def test_a_task_begins_where_another_process_left_it() -> None:
+    """Its lanes have done those steps: none is counted as redone, and a death falls back no further."""
+    recovery = Recovery(EVERY, {0: LaneCheckpoint(20, b"twenty")})
+    assert recovery.begin() == Retry({0: b"twenty"}, 0, frozenset())
+    assert recovery.steps_redone == 0
+    recovery.note_progress(0, 23, None, is_starting=False)
+    decision = recovery.after_loss()
+    assert isinstance(decision, Retry)
+    assert decision.checkpoints == {0: b"twenty"}
+    assert recovery.steps_redone == 3
 
 
 @given(st.lists(st.integers(0, 27), max_size=60))

@@ -8,7 +8,7 @@ import pytest
 
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress, JobResult
 from lego_serve.core.jobs.messages import LaneProgress
-from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.jobs.progress import LaneCheckpoint, StreamOptions
 from lego_serve.errors import JobCancelled, NodeError
 from lego_serve.serving.coordinator.job_client import JobClient
 from tests.support.nodes import job
@@ -90,3 +90,29 @@ async def test_a_preview_that_cannot_be_made_is_left_out(caplog: pytest.LogCaptu
     assert reports == []
     assert "job-1" in caplog.text
     assert not listener.future.done()
+
+
+async def test_a_durable_jobs_checkpoints_are_kept_and_gone_on_from() -> None:
+    """By node and lane, the newest one; another process begins its recovery with them."""
+
+    class Keeper:
+        def __init__(self) -> None:
+            self.lanes: dict[tuple[str, int], LaneCheckpoint] = {}
+
+        def kept(self, node: str) -> dict[int, LaneCheckpoint]:
+            return {lane: each for (of, lane), each in self.lanes.items() if of == node}
+
+        def keep(self, node: str, lane: int, checkpoint: LaneCheckpoint) -> None:
+            self.lanes[node, lane] = checkpoint
+
+    keeper = Keeper()
+    first = client(StreamOptions(), [])
+    first.checkpoints = keeper
+    for step in (5, 10):
+        first.keep("latents", LaneProgress(1, step, 20, checkpoint=str(step).encode()))
+    first.keep("latents", LaneProgress(1, 12, 20))
+    second = client(StreamOptions(), [])
+    second.checkpoints = keeper
+    assert second.recovery("latents", 5).begin().checkpoints == {1: b"10"}
+    assert second.recovery("latents", 5) is second.recovery("latents", 5)
+    assert second.recovery("refine", 5).begin().checkpoints == {}

@@ -10,6 +10,7 @@ from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, JobState, TaskStats
+from lego_serve.core.jobs.ports import CheckpointKeeper
 from lego_serve.core.nodes.requests import (
     AdapterAdminRequest,
     ListAdapterNames,
@@ -70,8 +71,14 @@ class FakeRunner:
         """A clock that stands still."""
         return 100.0
 
-    async def run(self, job: Job, tell: Callable[[JobProgress], None] | None = None) -> JobResult:
+    async def run(
+        self,
+        job: Job,
+        tell: Callable[[JobProgress], None] | None = None,
+        checkpoints: CheckpointKeeper | None = None,
+    ) -> JobResult:
         """Tell and answer as told."""
+        self.checkpoints = checkpoints
         self.loop = asyncio.get_running_loop()
         self.jobs.append(job)
         for progress in self.progress if tell is not None else ():
