@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from lego_serve.config_jobs import Jobs
 from lego_serve.config_models import (
     Adapters,
     BackboneNode,
@@ -30,6 +31,7 @@ __all__ = [
     "Adapters",
     "BackboneNode",
     "ControlNet",
+    "Jobs",
     "Key",
     "Link",
     "Model",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lego_serve.config_jobs import Jobs
 from lego_serve.config_models import MIB, Bytes, Model, Name, Strict
 
 
@@ -219,6 +220,7 @@ class Settings(Strict):
         description="Further names for workflows that are served, such as `gpt-image-1: lego-tiny`, for clients that "
         "choose among names of their own.",
     )
+    jobs: Jobs = Field(default=Jobs(), description="Jobs that outlive the gateway that accepted them.")
     templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."

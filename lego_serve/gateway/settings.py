@@ -73,6 +73,10 @@ class GatewaySettings:
         """Whether keys are several tenants'."""
         return len({key.tenant for key in self.keys}) > 1
 
+    def weight_of(self, tenant: str) -> float:
+        """Return the weight of a tenant's jobs: the largest of its keys; 1 where it has none."""
+        return max((key.weight for key in self.keys if key.tenant == tenant), default=1.0)
+
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""
         digest = sha256(token.encode(errors="replace")).hexdigest()

@@ -45,6 +45,11 @@ class MemoryJobStore:
         """Return a record."""
         return self._records.get(job_id)
 
+    async def find(self, tenant: str, key: str) -> JobRecord | None:
+        """Return the job of a key."""
+        job_id = self._keys.get((tenant, key))
+        return None if job_id is None else self._records[job_id]
+
     async def page(self, query: JobQuery) -> JobPage:
         """Return jobs of a tenant."""
         ids = sorted((i for i, r in self._records.items() if r.request.tenant == query.tenant), reverse=True)
@@ -60,6 +65,10 @@ class MemoryJobStore:
         """Return how many queued jobs come first."""
         queued = [each.id for each in self._queued()]
         return queued.index(record.id) if record.id in queued else None
+
+    async def open_jobs(self, tenant: str) -> int:
+        """Return how many jobs of a tenant have not ended."""
+        return sum(record.request.tenant == tenant and not record.status.has_ended for record in self._records.values())
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""

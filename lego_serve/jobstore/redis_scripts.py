@@ -6,6 +6,7 @@ Keys, all with one hash tag, so that a cluster would keep them on one node:
     {lego}:ready          sorted set of claim orders, all of score 0: sorted as texts, each of which ends with the id
     {lego}:due            sorted set of ids by the time when something is due
     {lego}:jobs:TENANT    sorted set of ids, all of score 0
+    {lego}:open:TENANT    set of the ids of jobs that have not ended
     {lego}:idem:N:TENANT:KEY   the id that an idempotency key stands for; N is the length of the tenant's name
     {lego}:owners         sorted set of owners by the end of their lease
     {lego}:owned:OWNER    set of ids
@@ -43,12 +44,22 @@ local function set_owner(id, before, after)
   if before ~= '' and before ~= after then redis.call('SREM', P .. 'owned:' .. before, id) end
   if after ~= '' then redis.call('SADD', P .. 'owned:' .. after, id) end
 end
+local function set_open(id, tenant, status)
+  local is_open = status == 'queued' or status == 'in_progress'
+  redis.call(is_open and 'SADD' or 'SREM', P .. 'open:' .. tenant, id)
+end
 local function announce(id) redis.call('PUBLISH', P .. 'changes', id) end
 """
 
 NOW = "return string.format('%.6f', now())"
 
 GET = "return read(ARGV[1])"
+
+# key
+FIND = """
+local id = redis.call('GET', P .. ARGV[1])
+return read(id or '')
+"""
 
 # id, key or '', tenant, lease seconds, then record version status attempt owner started_at order due_at deadline_at
 PUT = """
@@ -62,6 +73,7 @@ redis.call('HSET', job(id), 'record', ARGV[5], 'version', ARGV[6], 'status', ARG
   'owner', ARGV[9], 'started_at', ARGV[10], 'order', ARGV[11], 'deadline_at', ARGV[13], 'key', key, 'tenant', tenant)
 if key ~= '' then redis.call('SET', P .. key, id) end
 redis.call('ZADD', P .. 'jobs:' .. tenant, 0, id)
+set_open(id, tenant, ARGV[7])
 set_order(id, '', ARGV[11])
 set_owner(id, '', ARGV[9])
 set_due(id, ARGV[12])
@@ -73,12 +85,13 @@ return false
 # id, expected version, record version status attempt owner started_at order due_at, then three words a message
 WRITE = """
 local id = ARGV[1]
-local held = redis.call('HMGET', job(id), 'version', 'order', 'owner')
+local held = redis.call('HMGET', job(id), 'version', 'order', 'owner', 'tenant')
 if held[1] ~= ARGV[2] then return 0 end
 redis.call('HSET', job(id), 'record', ARGV[3], 'version', ARGV[4], 'status', ARGV[5], 'attempt', ARGV[6],
   'owner', ARGV[7], 'started_at', ARGV[8], 'order', ARGV[9])
 set_order(id, held[2], ARGV[9])
 set_owner(id, held[3], ARGV[7])
+set_open(id, held[4], ARGV[5])
 set_due(id, ARGV[10])
 for i = 11, #ARGV, 3 do
   redis.call('ZADD', P .. 'outbox', ARGV[i + 1], ARGV[i])
@@ -117,6 +130,7 @@ set_order(id, held[2], '')
 set_owner(id, held[3], '')
 set_due(id, '')
 redis.call('ZREM', P .. 'jobs:' .. held[5], id)
+set_open(id, held[5], '')
 if held[4] ~= '' then redis.call('DEL', P .. held[4]) end
 redis.call('DEL', job(id))
 announce(id)
@@ -133,6 +147,8 @@ end
 local from = after == '' and '+' or '(' .. after
 return read_all(redis.call('ZREVRANGEBYLEX', tenant, from, '-', 'LIMIT', 0, count))
 """
+
+OPEN_JOBS = "return redis.call('SCARD', P .. 'open:' .. ARGV[1])"
 
 POSITION = """
 local order = redis.call('HGET', job(ARGV[1]), 'order')

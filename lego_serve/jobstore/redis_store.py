@@ -61,6 +61,11 @@ class RedisJobStore:
         found = _read([await self._scripts.run(lua.GET, job_id)])
         return found[0] if found else None
 
+    async def find(self, tenant: str, key: str) -> JobRecord | None:
+        """Return the job of a key."""
+        found = _read([await self._scripts.run(lua.FIND, _idempotency_key(tenant, key))])
+        return found[0] if found else None
+
     async def page(self, query: JobQuery) -> JobPage:
         """Return jobs of a tenant; a list by status or model is searched in chunks, so that Redis serves others too."""
         is_plain = query.status is None and query.model is None
@@ -77,6 +82,10 @@ class RedisJobStore:
         """Return how many queued jobs come first."""
         position: int | None = await self._scripts.run(lua.POSITION, record.id)
         return position
+
+    async def open_jobs(self, tenant: str) -> int:
+        """Return how many jobs of a tenant have not ended."""
+        return int(await self._scripts.run(lua.OPEN_JOBS, tenant))
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""
@@ -164,7 +173,11 @@ class RedisJobStore:
 
 def _key_of(record: JobRecord) -> str:
     key, tenant = record.request.key, record.request.tenant
-    return "" if key is None else f"idem:{len(tenant)}:{tenant}:{key}"
+    return "" if key is None else _idempotency_key(tenant, key)
+
+
+def _idempotency_key(tenant: str, key: str) -> str:
+    return f"idem:{len(tenant)}:{tenant}:{key}"
 
 
 def _words(record: JobRecord) -> tuple[str | int, ...]:

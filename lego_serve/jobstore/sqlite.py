@@ -23,7 +23,8 @@ from lego_serve.jobstore.sqlite_thread import SqliteThread
 
 T = TypeVar("T")
 POLL_S = 0.2
-SCHEMA = """
+OPEN = "status IN ('queued', 'in_progress')"
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key TEXT, status TEXT NOT NULL, model TEXT NOT NULL,
     version INTEGER NOT NULL, owner TEXT, claim_order TEXT, due_at REAL, record TEXT NOT NULL);
@@ -31,6 +32,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (tenant, key) WHERE key IS
 CREATE INDEX IF NOT EXISTS jobs_by_tenant ON jobs (tenant, id);
 CREATE INDEX IF NOT EXISTS jobs_queued ON jobs (claim_order) WHERE claim_order IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs (tenant) WHERE {OPEN};
 CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, lease_until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, due_at REAL NOT NULL, message TEXT NOT NULL);
@@ -82,6 +84,11 @@ class SqliteJobStore:
         found = await self._records("SELECT record FROM jobs WHERE id=?", job_id)
         return found[0] if found else None
 
+    async def find(self, tenant: str, key: str) -> JobRecord | None:
+        """Return the job of a key."""
+        found = await self._records("SELECT record FROM jobs WHERE tenant=? AND key=?", tenant, key)
+        return found[0] if found else None
+
     async def page(self, query: JobQuery) -> JobPage:
         """Return jobs of a tenant."""
         terms, values = ["tenant=?"], [query.tenant]
@@ -104,6 +111,12 @@ class SqliteJobStore:
                    FROM jobs AS self WHERE id=? AND claim_order IS NOT NULL"""
         position: int | None = await self._thread.read(lambda db: db.execute(asked, (record.id,)).get)
         return position
+
+    async def open_jobs(self, tenant: str) -> int:
+        """Return how many jobs of a tenant have not ended."""
+        asked = f"SELECT count(*) FROM jobs WHERE tenant=? AND {OPEN}"
+        count: int = await self._thread.read(lambda db: db.execute(asked, (tenant,)).get)
+        return count
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""

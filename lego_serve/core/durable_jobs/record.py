@@ -30,12 +30,13 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed, as the Images API would have answered."""
+    """Why a job failed, as the Images API would have answered, with its HTTP status."""
 
     code: str
     message: str
     type: str = "server_error"
     param: str | None = None
+    status: int = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,12 +69,20 @@ class JobStore(Protocol):
         """Return a record; None where it is unknown or forgotten."""
         ...
 
+    async def find(self, tenant: str, key: str) -> JobRecord | None:
+        """Return the job that a tenant's idempotency key stands for; None where it stands for none."""
+        ...
+
     async def page(self, query: JobQuery) -> JobPage:
         """Return jobs of one tenant in the order of their ids."""
         ...
 
     async def position(self, record: JobRecord) -> int | None:
         """Return how many jobs are claimed before this one; None where it is not queued."""
+        ...
+
+    async def open_jobs(self, tenant: str) -> int:
+        """Return how many jobs of a tenant wait or run."""
         ...
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:

@@ -40,7 +40,12 @@ def to_array(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 
 def encode(image: GeneratedImage, output_format: str, compression: int | None) -> str:
-    """Return a finished image as base64 of a file; a PNG carries its seed."""
+    """Return a finished image as base64 of a file."""
+    return base64.b64encode(encode_file(image, output_format, compression)).decode()
+
+
+def encode_file(image: GeneratedImage, output_format: str, compression: int | None) -> bytes:
+    """Return a finished image as a file; a PNG carries its seed."""
     pillow = Image.frombytes("RGB", (image.width, image.height), image.rgb)
     file = io.BytesIO()
     if output_format == "png":
@@ -52,7 +57,7 @@ def encode(image: GeneratedImage, output_format: str, compression: int | None) -
     else:
         quality = DEFAULT_QUALITY if compression is None else max(1, compression)
         pillow.save(file, output_format.upper(), quality=quality)
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
 def enlarge(image: GeneratedImage, width: int, height: int) -> GeneratedImage:

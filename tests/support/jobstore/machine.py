@@ -100,6 +100,8 @@ class JobStoreMachine(RuleBasedStateMachine):
         job = job if owner is None else claim(job, owner, self.time).record
         kept = self.both(lambda store: store.put(job))
         if key is not None:
+            assert self.both(lambda store: store.find(tenant, key)) == kept
+            assert self.both(lambda store: store.find(tenant, f"{key} other")) is None
             first = self.keys.setdefault((tenant, key), job.id)
             assert kept.id == first
             assert (kept == job) == (first == job.id)
@@ -238,3 +240,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         """Who owns what, what is due and whose lease lapsed is the same in both."""
         self.both(lambda store: store.lapsed_owners())
         self.both(lambda store: store.due(500))
+        for tenant in ("default", "tenant:b"):
+            count = self.both(lambda store: store.open_jobs(tenant))  # noqa: B023 - asked at once
+            page = self.run(self.plain.page(JobQuery(tenant, 100)))
+            assert page.has_more or count == sum(not job.status.has_ended for job in page.jobs)

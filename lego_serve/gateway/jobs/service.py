@@ -1,0 +1,204 @@
+"""Durable jobs as the gateway's routes see them: submit, read, watch, cancel, delete."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lego_serve.core.durable_jobs.idempotency import check_replay, fingerprint
+from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus
+from lego_serve.core.durable_jobs.store import JobPage, JobQuery, JobStore
+from lego_serve.core.durable_jobs.transitions import cancel, claim, submit
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.errors import CapacityError, JobEnded, NotFound
+from lego_serve.gateway.admission import Place, applicant_of
+from lego_serve.gateway.jobs.parts import JobParts
+from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare
+from lego_serve.gateway.jobs.watching import JobEvent, events_of
+from lego_serve.gateway.jobs.worker import JobWorker
+from lego_serve.gateway.requests.job_request import ImageJobRequest
+from lego_serve.gateway.settings import Caller
+from lego_serve.jobstore.sweeping import change
+
+PING_S = 15.0
+QUEUE_FULL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An accepted job; ``is_replayed`` where it was accepted before, under the same idempotency key."""
+
+    record: JobRecord
+    is_replayed: bool = False
+
+
+class DurableJobs:
+    """The durable jobs of one gateway."""
+
+    def __init__(self, parts: JobParts) -> None:
+        self._parts = parts
+        self.worker = JobWorker(parts)
+
+    @property
+    def store(self) -> JobStore:
+        """The store of records."""
+        return self._parts.store
+
+    async def submit(self, caller: Caller, submission: Submission) -> Submitted:
+        """Accept a job; it is stored when this returns, and runs at once where nobody waits.
+
+        Raises RequestError, CapacityError, StoreUnavailable, IdempotencyKeyReused.
+        """
+        mark = _fingerprint(submission)
+        if submission.key is not None:
+            earlier = await self.store.find(caller.tenant, submission.key)
+            if earlier is not None:
+                check_replay(earlier, mark)
+                return Submitted(earlier, is_replayed=True)
+        workflow = await choose_workflow(self._parts.context, caller, submission)
+        await self._check_room(caller)
+        seeded = submission.with_seed()
+        prepared = await prepare(self._parts.context, caller, seeded, workflow)
+        record = await self._record(caller, seeded, prepared, workflow, mark)
+        return await self._put(record, prepared, mark)
+
+    async def get(self, caller: Caller, job_id: str) -> JobRecord:
+        """Return one of the caller's jobs.  Raises NotFound, StoreUnavailable."""
+        record = await self.store.get(job_id) if is_job_id(job_id) else None
+        if record is None or record.request.tenant != caller.tenant:
+            raise NotFound("There is no job of this id, or not any more.", param="job_id", code="job_not_found")
+        return record
+
+    async def page(self, query: JobQuery) -> JobPage:
+        """Return jobs of one tenant.  Raises StoreUnavailable."""
+        return await self.store.page(query)
+
+    async def position(self, record: JobRecord) -> int | None:
+        """Return how many jobs are claimed before this one; None where it does not wait."""
+        return await self.store.position(record) if record.status is JobStatus.QUEUED else None
+
+    async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
+        """End one of the caller's jobs; one that has ended stays as it is.  Raises NotFound, StoreUnavailable."""
+        record = await self.get(caller, job_id)
+        now = self._parts.wall()
+        try:
+            record = await change(self.store, record, lambda known: cancel(known, now))
+        except JobEnded:
+            return await self.get(caller, job_id)
+        self.worker.stop(job_id)
+        self._parts.watchers.tell(record)
+        return record
+
+    async def delete(self, caller: Caller, job_id: str) -> None:
+        """End one of the caller's jobs and forget it, its key and its files.  Raises NotFound, StoreUnavailable."""
+        record = await self.cancel(caller, job_id)
+        while not await self.store.forget(record):
+            record = await self.get(caller, job_id)
+        await asyncio.to_thread(self._parts.files.delete, job_id)
+
+    async def image(self, record: JobRecord, index: int) -> bytes:
+        """Return an image of a completed job, as a file.  Raises NotFound."""
+        result = record.result
+        if result is None or not 0 <= index < len(images_of(record)):
+            raise NotFound("This job has no such image.", param="index", code="image_not_found")
+        files, image_format = self._parts.files, str(result["output_format"])
+        return await asyncio.to_thread(files.read_result, record.id, record.attempt, index, image_format)
+
+    def watch(self, record: JobRecord) -> AsyncIterator[JobEvent | None]:
+        """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
+        return events_of(self._parts.watchers, record, PING_S)
+
+    async def ended(self, record: JobRecord, timeout_s: float | None = None) -> JobRecord:
+        """Wait for a job's end, for so long at most; return the job as it is then."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for event in self.watch(record):
+                    if isinstance(event, JobRecord):
+                        record = event
+        except TimeoutError:
+            pass
+        return record
+
+    async def close(self) -> None:
+        """Give back what runs here."""
+        await self.worker.close()
+
+    async def _check_room(self, caller: Caller) -> None:
+        most = self._parts.settings.max_queued
+        if await self.store.open_jobs(caller.tenant) >= most:
+            message = f"{most} of your jobs wait or run already, which is the most; try again when some have ended."
+            raise CapacityError(message, code="queue_full", retry_after_s=QUEUE_FULL_S)
+
+    async def _record(
+        self, caller: Caller, submission: Submission, prepared: ImageJobRequest, workflow: Workflow, mark: str
+    ) -> JobRecord:
+        """Write the request's images to files and return the record of its job."""
+        now, options = self._parts.wall(), submission.options
+        deadline_ms = options.deadline_ms or submission.body.deadline_ms
+        stored = submission.store()
+        request = JobRequest(
+            endpoint=submission.endpoint,
+            workflow=workflow.name,
+            model=submission.body.model or workflow.name,
+            inputs=stored.values,
+            seed=submission.body.seed or 0,
+            tenant=caller.tenant,
+            priority=options.priority,
+            deadline_at=None if deadline_ms is None else now + deadline_ms / 1000,
+            metadata=options.metadata,
+            webhook=options.webhook,
+            key=submission.key,
+            fingerprint=mark,
+            traceparent=options.traceparent,
+        )
+        name = job_id(now, secrets.token_bytes(RANDOM_BYTES))
+        record = submit(name, request, now, self._parts.settings.retention)
+        for content in stored.contents.values():
+            await asyncio.to_thread(self._parts.files.write_input, name, content)
+        return record
+
+    async def _put(self, record: JobRecord, prepared: ImageJobRequest, mark: str) -> Submitted:
+        """Store a job, claimed already where it may run at once."""
+        place = self._place(prepared, record)
+        if place is not None:
+            record = claim(record, self._parts.settings.owner, self._parts.wall()).record
+        try:
+            kept = await self.store.put(record)
+        except BaseException:
+            if place is not None:  # a job that was stored all the same is found by `lost_claims`
+                place.release(is_done=False)
+            raise
+        if kept.id != record.id:
+            if place is not None:
+                place.release(is_done=False)
+            await asyncio.to_thread(self._parts.files.delete, record.id)
+            check_replay(kept, mark)
+            return Submitted(kept, is_replayed=True)
+        if place is None:
+            self.worker.wake()
+        else:
+            self.worker.adopt(kept, prepared, place)
+        return Submitted(kept)
+
+    def _place(self, prepared: ImageJobRequest, record: JobRecord) -> Place | None:
+        """Return a place among the pending jobs; None where the job is to wait its turn."""
+        if not self.worker.has_room:
+            return None
+        try:
+            return self._parts.context.admission.reserve(applicant_of(prepared.to_job(record.id, 0.0)))
+        except CapacityError:
+            return None
+
+
+def images_of(record: JobRecord) -> list[dict[str, object]]:
+    """Return what the record of a completed job says of each of its images; empty for another."""
+    images = (record.result or {}).get("images")
+    return images if isinstance(images, list) else []
+
+
+def _fingerprint(submission: Submission) -> str:
+    options = submission.options
+    webhook = None if options.webhook is None else [options.webhook.url, list(options.webhook.events)]
+    extra = [options.priority, options.deadline_ms, dict(options.metadata), webhook]
+    return fingerprint(submission.endpoint, {"body": submission.values, "options": extra}, submission.files)

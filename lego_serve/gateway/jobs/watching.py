@@ -1,0 +1,115 @@
+"""Tells whoever watches a durable job how it stands: of jobs that run here at once, of others as the store changes.
+
+A watcher that is slow misses states, never the last one: it is given the latest, not a queue of all.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from lego_serve.core.durable_jobs.record import JobRecord
+
+READS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A preview of image ``lane`` of a job, as a JPEG file."""
+
+    job_id: str
+    lane: int
+    step: int
+    steps: int
+    jpeg: bytes
+
+
+JobEvent: TypeAlias = JobRecord | JobPreview
+
+
+class Watcher:
+    """What one watcher has not heard yet: the latest record, and the latest preview of each lane."""
+
+    def __init__(self) -> None:
+        self._record: JobRecord | None = None
+        self._previews: dict[int, JobPreview] = {}
+        self._news = asyncio.Event()
+
+    def put(self, event: JobEvent) -> None:
+        """Take an event, in place of an older one of its kind."""
+        if isinstance(event, JobPreview):
+            self._previews[event.lane] = event
+        elif self._record is None or self._record.version < event.version:
+            self._record = event
+        self._news.set()
+
+    async def next(self, timeout_s: float | None = None) -> list[JobEvent]:
+        """Return what is new, previews first; nothing where nothing is in that time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        self._news.clear()
+        events: list[JobEvent] = [self._previews[lane] for lane in sorted(self._previews)]
+        if self._record is not None:
+            events.append(self._record)
+        self._record, self._previews = None, {}
+        return events
+
+
+class Watchers:
+    """The watchers of one gateway, by job."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._seen: dict[str, int] = {}  # the version last told, by job
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """The jobs that somebody watches."""
+        return tuple(self._watchers)
+
+    def are_interested_in(self, job_id: str) -> bool:
+        """Whether anybody watches a job."""
+        return job_id in self._watchers
+
+    def tell(self, event: JobEvent) -> None:
+        """Tell a job's watchers of an event; a state that they know already is not told again."""
+        job_id = event.job_id if isinstance(event, JobPreview) else event.id
+        watchers = self._watchers.get(job_id)
+        if not watchers:
+            return
+        if isinstance(event, JobRecord):
+            if self._seen.get(job_id, 0) >= event.version:
+                return
+            self._seen[job_id] = event.version
+        for watcher in watchers:
+            watcher.put(event)
+
+    @contextlib.contextmanager
+    def watch(self, record: JobRecord) -> Iterator[Watcher]:
+        """Yield a watcher of a job that knows its state already."""
+        watcher = Watcher()
+        self._watchers.setdefault(record.id, set()).add(watcher)
+        self._seen.setdefault(record.id, record.version)
+        if self._seen[record.id] < record.version:
+            self._seen[record.id] = record.version
+        try:
+            yield watcher
+        finally:
+            self._watchers[record.id].discard(watcher)
+            if not self._watchers[record.id]:
+                del self._watchers[record.id], self._seen[record.id]
+
+
+async def events_of(watchers: Watchers, record: JobRecord, ping_s: float) -> AsyncIterator[JobEvent | None]:
+    """Yield a job's state now, then what happens to it, and its end last; None for each ``ping_s`` without news."""
+    with watchers.watch(record) as watcher:
+        yield record
+        while not record.status.has_ended:
+            events = await watcher.next(ping_s)
+            if not events:
+                yield None
+            for event in events:
+                yield event
+                if isinstance(event, JobRecord):
+                    record = event

@@ -1,0 +1,199 @@
+"""The durable jobs that one gateway runs: claims them, keeps its lease, sweeps what is overdue, stops what it lost.
+
+Everything here may meet a store that is away; it goes on when the store is back, and jobs that run go on meanwhile.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any
+
+from lego_serve.core.durable_jobs.record import JobRecord
+from lego_serve.errors import LegoError, StoreUnavailable
+from lego_serve.gateway.admission import Place
+from lego_serve.gateway.jobs.attempt import JobAttempt
+from lego_serve.gateway.jobs.parts import JobParts
+from lego_serve.gateway.requests.job_request import ImageJobRequest
+from lego_serve.jobstore.sweeping import lost_claims, sweep
+
+log = logging.getLogger("lego_serve.jobs")
+RETRY_S = 1.0
+LISTEN_S = 5.0
+REFRESH_S = 0.1  # between two looks at what the store's changes are about
+ORPHANS_S = 3600.0
+BEATS = 3  # in the time of a lease
+
+
+class JobWorker:
+    """Runs what it claims, up to ``max_running`` jobs at once."""
+
+    def __init__(self, parts: JobParts, chance: Callable[[], float] = random.random) -> None:
+        self._parts, self._chance = parts, chance
+        self._attempts: dict[str, tuple[JobAttempt, asyncio.Task[None]]] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+        self._is_queue_empty = False  # as far as the last claim saw
+        self._may_have_lost_claims = True
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The jobs that run here."""
+        return tuple(self._attempts)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a job that is accepted now may run at once: nobody waits, and there is a place."""
+        return self._free > 0 and self._is_queue_empty and not self._is_stopping
+
+    @property
+    def _free(self) -> int:
+        return self._parts.settings.max_running - len(self._attempts)
+
+    def start(self) -> None:
+        """Begin to claim jobs."""
+        loops = (self._claim_jobs, self._keep_lease, self._sweep, self._listen, self._remove_orphans)
+        self._loops = [asyncio.ensure_future(self._forever(each)) for each in loops]
+        self._loops.append(asyncio.ensure_future(self._give_back_at_stop()))
+
+    def adopt(self, record: JobRecord, prepared: ImageJobRequest | None = None, place: Place | None = None) -> None:
+        """Run a job that this gateway has claimed; an earlier attempt at it here ends."""
+        self.stop(record.id)
+        attempt = JobAttempt(self._parts, record, prepared, place)
+        task = asyncio.ensure_future(self._run(attempt))
+        self._attempts[record.id] = attempt, task
+
+    def stop(self, job_id: str) -> None:
+        """End an attempt here at its next step, and write nothing: somebody has ended the job, or has it now."""
+        held = self._attempts.pop(job_id, None)
+        if held is not None:
+            held[1].cancel()
+
+    def wake(self) -> None:
+        """Look for jobs to claim: one was queued."""
+        self._is_queue_empty = False
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Give back what runs, and stop."""
+        await self._give_back()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._parts.store.close()
+
+    async def _run(self, attempt: JobAttempt) -> None:
+        try:
+            await attempt.run()
+        except LegoError:
+            log.exception("job %s could not be ended", attempt.record.id)
+        finally:
+            held = self._attempts.get(attempt.record.id)
+            if held is not None and held[0] is attempt:
+                del self._attempts[attempt.record.id]
+            self._wake.set()
+
+    async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something again and again; where the store is away, after a while."""
+        is_away = False
+        while True:
+            try:
+                await work()
+                is_away = False
+            except StoreUnavailable as error:
+                self._may_have_lost_claims = True
+                if not is_away:
+                    log.warning("the job store is away: %s", error.message)
+                is_away = True
+                await asyncio.sleep(RETRY_S)
+            except LegoError:
+                log.exception("durable jobs met an unexpected error")
+                await asyncio.sleep(RETRY_S)
+
+    async def _claim_jobs(self) -> None:
+        self._wake.clear()
+        free = self._free
+        if free > 0 and not self._is_stopping:
+            claimed = await self._parts.store.claim(self._parts.settings.owner, free)
+            self._is_queue_empty = len(claimed) < free
+            for record in claimed:
+                self._parts.watchers.tell(record)
+                self.adopt(record)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), LISTEN_S)
+
+    async def _keep_lease(self) -> None:
+        settings = self._parts.settings
+        if not await self._parts.store.beat(settings.owner) and self._attempts:
+            log.warning("this gateway's lease had ended; its jobs may have gone to others")
+        await asyncio.sleep(settings.lease_s / BEATS)
+
+    async def _sweep(self) -> None:
+        swept = await sweep(self._parts.store)
+        if swept.released:
+            self._wake.set()
+        for record in (*swept.released, *swept.expired):
+            self._parts.watchers.tell(record)
+        for record in swept.expired:
+            self.stop(record.id)
+        await self._delete(record.id for record in swept.forgotten)
+        await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
+
+    async def _listen(self) -> None:
+        """See what others have changed: jobs to claim, jobs that this gateway lost, jobs that are watched."""
+        if not await self._parts.store.wait_for_change(LISTEN_S):
+            return
+        self._wake.set()
+        await self._drop_lost()
+        here = set(self._attempts)
+        watched = [job_id for job_id in self._parts.watchers.job_ids if job_id not in here]
+        for record in await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched)):
+            if record is not None:
+                self._parts.watchers.tell(record)
+        await asyncio.sleep(REFRESH_S)
+
+    async def _drop_lost(self) -> None:
+        """Stop attempts at jobs that have ended or that another has, and take up claims whose answer was lost."""
+        store, owner = self._parts.store, self._parts.settings.owner
+        before = dict(self._attempts)
+        owned = {record.id for record in await store.owned(owner)}
+        for job_id, (attempt, _) in before.items():
+            if job_id in owned:
+                continue
+            record = await store.get(job_id)
+            if record is None or record.status.has_ended or record.attempt != attempt.number:
+                if record is not None:
+                    self._parts.watchers.tell(record)
+                self.stop(job_id)
+        if self._may_have_lost_claims and not self._is_stopping:
+            self._may_have_lost_claims = False
+            for record in await lost_claims(store, owner, self._attempts):
+                self.adopt(record)
+
+    async def _remove_orphans(self) -> None:
+        """Delete folders of jobs that no record is known for, such as those of submissions that were cut off."""
+        files, store = self._parts.files, self._parts.store
+        for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
+            if await store.get(job_id) is None:
+                await asyncio.to_thread(files.delete, job_id)
+        await asyncio.sleep(ORPHANS_S)
+
+    async def _delete(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            await asyncio.to_thread(self._parts.files.delete, job_id)
+
+    async def _give_back_at_stop(self) -> None:
+        await self._parts.context.draining.begun()
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Let others have what runs here, from its newest checkpoints."""
+        self._is_stopping = True
+        held, self._attempts = list(self._attempts.values()), {}
+        for _, task in held:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in held), return_exceptions=True)
+        returns: list[Awaitable[None]] = [attempt.give_back() for attempt, _ in held]
+        await asyncio.gather(*returns)
