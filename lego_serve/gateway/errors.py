@@ -5,6 +5,7 @@ An answer repeats no value of the request and no message of a library.
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -119,6 +120,7 @@ def error_response(error: LegoError) -> Response:
     headers = {} if error.retryable else {"x-should-retry": "false"}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))  # which OpenAI's SDKs prefer
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(json.dumps(error_body(error)), error.status, headers, "application/json")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ ANSWERED_WHILE_STOPPING = ("/health/", "/metrics", "/v1/admin/jobs")  # what an 
 
 
 class RequestIds:
-    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, and ``nosniff``.
+    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, the time it took, and ``nosniff``.
 
     ``on_refusal`` gets the error's code of each request for images that is refused before its route is asked.
     """
@@ -38,10 +39,12 @@ class RequestIds:
         proposed = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = proposed if REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
+        began_s = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), NO_SNIFFING]
+                took = (b"openai-processing-ms", b"%d" % round((time.monotonic() - began_s) * 1000))
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), took, NO_SNIFFING]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import Job, JobResult
+from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.schemas import ImageRequest, quality_of
@@ -34,6 +35,8 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
         "output_format": body.output_format,
         "quality": quality_made(job),
         "size": f"{first.width}x{first.height}",
+        "usage": token_usage(job, result),
+        **safety_identifier(body),
         "lego": {
             "job_id": job.id,
             "seed": first.seed,
@@ -44,6 +47,12 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
         }
         | addon_usage(result),
     }
+
+
+def safety_identifier(body: ImageRequest) -> dict[str, str]:
+    """Return the field that says whom a request was made for, as OpenAI's answers do; empty where it does not say."""
+    effective = body.safety_identifier or body.user
+    return {"safety_identifier": effective} if effective else {}
 
 
 def quality_made(job: Job) -> str:

@@ -34,13 +34,6 @@ PING_S = 15.0
 PREVIEW_QUALITY = 80  # of JPEG and WebP
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 PING = b": ping\n\n"
-# Tokens are not counted here; OpenAI's SDK expects the fields.
-USAGE = {
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "total_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-}
 
 Item: TypeAlias = JobProgress | JobResult | LegoError
 
@@ -142,7 +135,7 @@ class EventWriter:
         """Return one event for each image of a result."""
         files = await encode_images(self._workers, self._body, result)
         metadata = response_metadata(self._body, self._job, result)
-        common = metadata | {"created_at": int(time.time()), "usage": USAGE}
+        common = metadata | {"created_at": int(time.time())}
         events = []
         for index, (file, image) in enumerate(zip(files, result.images, strict=True)):
             facts = metadata["lego"] | {"image_index": index, "seed": image.seed}

@@ -24,8 +24,8 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self._busy = threading.Lock()
 
-    def check(self, prompt: str, limit: int) -> None:
-        """Raise RequestError when a prompt has more than ``limit`` tokens."""
+    def count(self, prompt: str, limit: int) -> int:
+        """Return how many tokens a prompt has.  Raises RequestError for more than ``limit``."""
         with self._busy:
             used = len(self._tokenizer(prompt).input_ids)
         if used > limit:
@@ -34,6 +34,7 @@ class PromptTokenizer:
                 param="prompt",
                 code="prompt_too_long",
             )
+        return used
 
     def ids(self, prompts: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
         """Token ids, every prompt cut or padded to ``length``."""
@@ -74,13 +75,15 @@ class Sd3TextEncoder:
         self.adapters = LoraLayers.of_modules(dict(zip(names, self._clips, strict=False)))
         self._computing = threading.Lock()  # weights change with the adapters
 
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when a prompt has more tokens than the model reads (nothing is cut off silently)."""
+    def count(self, prompt: str) -> int:
+        """Return how many tokens a prompt has.
+
+        Raises RequestError for more than the model reads: nothing is cut off silently.
+        """
         # With T5 nothing is lost: it reads what CLIP's window cuts off, and the pipeline truncates CLIP's copy alone.
         if self._t5_tokenizer is None:
-            self._tokenizers[0].check(prompt, self._tokenizers[0].window)
-        else:
-            self._t5_tokenizer.check(prompt, self._max_sequence_length)
+            return self._tokenizers[0].count(prompt, self._tokenizers[0].window)
+        return self._t5_tokenizer.count(prompt, self._max_sequence_length)
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
         """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for text encoders."""
@@ -126,10 +129,10 @@ class FluxTextEncoder:
         self.adapters = LoraLayers.of_modules({"text_encoder": clip})
         self._computing = threading.Lock()  # weights change with the adapters
 
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when a prompt has more tokens than T5 is given."""
+    def count(self, prompt: str) -> int:
+        """Return how many tokens a prompt has.  Raises RequestError for more than T5 is given."""
         # What CLIP's window cuts off T5 still reads, as in the pipeline.
-        self._t5_tokenizer.check(prompt, self._max_sequence_length)
+        return self._t5_tokenizer.count(prompt, self._max_sequence_length)
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
         """Encode prompts, ``max_batch`` at a time, with the parts of adapters that are for CLIP."""

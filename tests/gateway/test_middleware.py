@@ -17,6 +17,12 @@ async def test_head_answers_as_get_without_its_body(client, path: str) -> None:
         assert asked.headers["content-length"] == got.headers["content-length"]
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/nope"])
+async def test_every_answer_says_how_long_it_took(client, path: str) -> None:
+    """In whole milliseconds, as OpenAI's do."""
+    assert 0 <= int((await client.get(path)).headers["openai-processing-ms"]) < 10_000
+
+
 @pytest.mark.parametrize(
     ("path", "methods"),
     [

@@ -35,7 +35,7 @@ async def test_previews_come_before_the_image(client, runner) -> None:
     assert [data["partial_image_index"] for _, data in received[:2]] == [0, 1]
     assert Image.open(io.BytesIO(base64.b64decode(received[0][1]["b64_json"]))).size == (128, 128)
     assert received[2][1]["lego"]["seed"] == 3
-    assert received[2][1]["usage"]["total_tokens"] == 0
+    assert received[2][1]["usage"]["total_tokens"] == 64
 
 
 async def test_a_streams_job_is_known_from_its_headers_on(client, runner) -> None:

@@ -21,7 +21,7 @@ def test_checking_a_prompt_does_not_disturb_one_that_is_being_encoded(tiny_folde
 
     def check() -> None:
         while not done.is_set():
-            encoder.check("a small yellow triangle above a large green square")
+            encoder.count("a small yellow triangle above a large green square")
 
     checking = threading.Thread(target=check)
     checking.start()

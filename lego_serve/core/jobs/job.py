@@ -57,6 +57,7 @@ class TaskStats:
     """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
 
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
+    ``text_tokens`` are those of an encoded prompt, also of a cached one.
     """
 
     queue_s: float = 0.0
@@ -70,6 +71,7 @@ class TaskStats:
     adapters: tuple[AdapterStats, ...] = ()
     controlnets: tuple[ControlNetStats, ...] = ()
     reuse: ReuseStats | None = None
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

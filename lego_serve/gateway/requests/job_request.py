@@ -46,6 +46,8 @@ def bind_inputs(workflow: Workflow, body: ImageRequest, extra: Mapping[str, obje
     ``extra`` holds the values that are not fields of the body.  Raises RequestError about the request's field.
     """
     values = body.inputs() | dict(extra)
+    if (guidance := body.guidance_of(workflow, body.guidance_scale)) is not None:
+        values["guidance"] = guidance
     if (steps := body.quality_steps) is not None and "steps" in workflow.inputs:
         values["steps"] = _within(workflow.inputs["steps"], steps)
     if "seed" in workflow.inputs:

@@ -19,6 +19,7 @@ from lego_serve.gateway.errors import printable_name, require_type, validation_e
 from lego_serve.gateway.requests.body_bytes import counted
 from lego_serve.gateway.requests.json_body import bounded, refuse_repeated
 from lego_serve.gateway.requests.nested_fields import LIST_FIELDS, join_nested, nested_name
+from lego_serve.gateway.requests.schemas import REFUSED
 
 Body = TypeVar("Body", bound=BaseModel)
 MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
@@ -113,6 +114,8 @@ def _is_blank(name: str, value: UploadFile | str, model: type[BaseModel], file_n
 def _unknown_file(form_name: str, model: type[BaseModel]) -> RequestError:
     """Return the complaint about a file where none belongs."""
     name = printable_name(form_name)
+    if name in REFUSED:
+        return UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
     if name in model.model_fields:
         return UnsupportedParameter(f"`{name}` must be text, not a file.", param=name)
     if form_name.startswith("image["):

@@ -9,6 +9,7 @@ from lego_serve.core.addons import AdapterRequest, check_requests
 from lego_serve.core.prompt_tags import adapter_tag
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.media.masks import MAX_SPREAD
+from lego_serve.gateway.requests.foreign_fields import ForeignFields
 
 MAX_PROMPT_CHARACTERS = 32_000
 QUALITY_STEPS = {"low": 8, "medium": 20, "high": 28, "xhigh": 40, "max": 50}
@@ -73,10 +74,8 @@ def refuse_adapter_tags(**texts: str | None) -> None:
 Caption = Annotated[Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None, AfterValidator(_none_if_blank)]
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(ForeignFields):
     """What generations and edits share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
@@ -131,14 +130,15 @@ class ImageRequest(BaseModel):
         if not self.prompt.strip():
             raise RequestError("`prompt` must not be empty.", param="prompt")
         refuse_adapter_tags(prompt=self.prompt, negative_prompt=self.negative_prompt)
+        self.refuse_foreign()
 
     def dimensions(self, multiple: int) -> tuple[int, int] | None:
         """Return width and height; None for ``auto``.  Raises RequestError."""
-        return dimensions(self.size, multiple)
+        return dimensions(self.merged_size(self.size), multiple)
 
     def field_of(self, param: str | None) -> str | None:
         """Return the request's field that gives the workflow's input ``param``."""
-        return REQUEST_NAMES.get(param or "", param)
+        return self.foreign_name(param) or REQUEST_NAMES.get(param or "", param)
 
     @property
     def quality_steps(self) -> int | None:
@@ -232,6 +232,7 @@ class EditRequest(ImageRequest):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     lora: Json[tuple[LoraUse, ...] | None] | None = None  # a form has text alone
+    extra_params: Json[dict[str, Any] | None] | None = None
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     template: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     caption: Caption = None

@@ -10,7 +10,7 @@ from lego_serve.errors import RequestError
 from lego_serve.gateway.errors import CrossSite, Misdirected, error_response, refusal
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
-EXPOSED = ("x-request-id", "retry-after", "x-should-retry")
+EXPOSED = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
 
 
 class PageGuard:

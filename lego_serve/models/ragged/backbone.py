@@ -49,8 +49,8 @@ class TextEncoder(Protocol):
 
     max_batch: int
 
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when the model cannot read all of a prompt."""
+    def count(self, prompt: str) -> int:
+        """Return how many tokens a prompt has.  Raises RequestError when the model cannot read all of it."""
         ...
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:

@@ -56,6 +56,14 @@ class _Encoded:
     run_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A cached conditioning, and the number of tokens of its prompt."""
+
+    value: TextEncodeOutput
+    tokens: int
+
+
 class TextEncoderNode:
     """Encodes prompts and caches the conditionings."""
 
@@ -65,7 +73,7 @@ class TextEncoderNode:
         size = options.max_batch
         self._encoder.max_batch = best_batch(self._sample, len(SAMPLES)) if size == "auto" else size
         self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(self._encode, self._encoder.max_batch)
-        self._cache: ByteLru[TextEncodeOutput] = ByteLru(options.cache_bytes)
+        self._cache: ByteLru[_Kept] = ByteLru(options.cache_bytes)
         lora_node = None if peers is None else peers.lora_node
         self._adapters = (
             None
@@ -84,8 +92,8 @@ class TextEncoderNode:
             uses = text_parts(tuple((lease.adapter, lease.loaded.request.scale) for lease in leases))
             key = _cache_key(call.tenant, request.prompt, uses)
             if (cached := self._cache.get(key)) is not None:
-                return NodeResult(cached, TaskStats(cache_hit=True))
-            self._encoder.check(request.prompt)
+                return NodeResult(cached.value, TaskStats(cache_hit=True, text_tokens=cached.tokens))
+            tokens = self._encoder.count(request.prompt)
             encoded = await self._batcher.run(_Prompt(request.prompt, uses), Turn(call.tenant, 1 / call.weight))
             if isinstance(encoded, LegoError):
                 raise encoded
@@ -94,9 +102,9 @@ class TextEncoderNode:
         finally:
             if self._adapters is not None:
                 self._adapters.release(leases)
-        self._cache.put(key, encoded.value)
+        self._cache.put(key, _Kept(encoded.value, tokens))
         queue_s = max(0.0, time.monotonic() - arrived - encoded.run_s)
-        return NodeResult(encoded.value, TaskStats(queue_s, encoded.run_s))
+        return NodeResult(encoded.value, TaskStats(queue_s, encoded.run_s, text_tokens=tokens))
 
     def resident(self) -> tuple[str, ...]:
         """Return the hashes of the cached adapters."""

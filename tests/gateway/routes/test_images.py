@@ -214,6 +214,7 @@ async def test_errors_say_whether_to_retry(client, runner, error, status, retry)
     answer = await client.post(URL, json={"prompt": "a"})
     assert (answer.status_code, answer.headers.get("x-should-retry")) == (status, retry)
     assert answer.headers.get("retry-after") == {429: "3", 503: "2"}.get(status)
+    assert answer.headers.get("retry-after-ms") == {429: "3000", 503: "2000"}.get(status)
 
 
 async def test_too_many_pending_jobs_are_429(client, runner) -> None:

@@ -29,10 +29,11 @@ class FakeEncoder:
 
     max_batch = 1
 
-    def check(self, prompt: str) -> None:
-        """Refuse the long ones."""
+    def count(self, prompt: str) -> int:
+        """A token a letter; long prompts are refused."""
         if len(prompt) > 10:
             raise RequestError("`prompt` is long.", param="prompt")
+        return len(prompt)
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
         """Zeros."""
@@ -64,6 +65,7 @@ async def test_a_known_prompt_costs_nothing(node: TextEncoderNode) -> None:
     assert kept.value is made.value
     assert made.reply.tokens.shape == (2, 3)
     assert (kept.stats.cache_hit, kept.stats.run_s) == (True, 0.0)
+    assert (made.stats.text_tokens, kept.stats.text_tokens) == (1, 1)
 
 
 async def test_a_refusal_is_an_answer(node: TextEncoderNode) -> None:

@@ -76,9 +76,9 @@ class AuraFlowTextEncoder:
         self.max_batch = 1
         self._encoder, self._tokenizer, self._length = encoder, PromptTokenizer(tokenizer), length
 
-    def check(self, prompt: str) -> None:
-        """Raise RequestError when the model cannot read all of a prompt."""
-        self._tokenizer.check(prompt, self._length)
+    def count(self, prompt: str) -> int:
+        """Return how many tokens a prompt has.  Raises RequestError when the model cannot read all of it."""
+        return self._tokenizer.count(prompt, self._length)
 
     def encode(self, prompts: Sequence[str], adapters: Uses = ()) -> list[Conditioning]:
         """Encode prompts, ``max_batch`` at a time; adapters have no part for this encoder."""
