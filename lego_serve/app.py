@@ -14,6 +14,8 @@ from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
+from lego_serve.gateway_process import OWNER
+from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
@@ -59,16 +61,19 @@ def _serve(
         metrics, gateways = folder / "metrics", folder / "gateways"
         metrics.mkdir()
         gateways.mkdir()
+        jobs = job_folder(settings, port, folder)
+        if jobs is not None:
+            check_job_folder(jobs)
         stopping.check()
         launcher = _start_fork_server(settings, folder / "fork.sock", undo)
         plans = node_plans(settings, workflows, folder)
         address = _start_nodes(settings, plans, folder / "ray", launcher, stopping, report, undo)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
-        words = [str(config_path), address, str(port), str(gateways)]
+        words = [str(config_path), address, str(port), str(gateways), *([] if jobs is None else [str(jobs)])]
         supervisor = Supervisor(
             [sys.executable, "-m", "lego_serve.gateway_process", *words],
             server.gateways,
-            partial(_forget, gateways),
+            partial(_forget, gateways, settings, jobs),
             server.drain_timeout_s,
         )
         undo.callback(supervisor.shut_down)
@@ -165,9 +170,14 @@ def _answers_ready(socket: Path) -> bool:
         return False
 
 
-def _forget(gateways: Path, pid: int) -> None:
-    """Clear away what a gateway that ended has left."""
+def _forget(gateways: Path, settings: config.Settings, jobs: Path | None, pid: int) -> None:
+    """Clear away what a gateway that ended has left, and let others have its durable jobs."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    (gateways / f"{pid}.sock").unlink(missing_ok=True)
+    own = gateways / f"{pid}.sock"
+    own.unlink(missing_ok=True)
+    owner = own.with_suffix(OWNER)
+    if jobs is not None and owner.exists():
+        release_jobs(settings.jobs, jobs, owner.read_text())
+    owner.unlink(missing_ok=True)

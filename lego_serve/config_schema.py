@@ -97,6 +97,12 @@ def _host_name(name: str) -> str:
     return name.lower()
 
 
+def _public_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+        raise ValueError(f"`{url}` is no address, such as `https://images.example`")
+    return url.rstrip("/")
+
+
 class Server(Strict):
     """The HTTP side."""
 
@@ -145,6 +151,11 @@ class Server(Strict):
         default=(),
         description="Origins of web pages that may use the server, such as `https://app.example`. `*` is all of them, "
         "and needs `keys`.",
+    )
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+        default=None,
+        description="Address by which clients reach the server, such as `https://images.example`, for links in "
+        "answers. Without it links begin with the address that was asked on loopback, and are paths elsewhere.",
     )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(

@@ -16,6 +16,7 @@ from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
 from lego_serve.errors import LegoError
+from lego_serve.job_storage import new_owner, open_storage
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
 from lego_serve.served_workflows import configured, default_workflow
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
 
-def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None:
+OWNER = ".owner"  # ends the name of the file in which a gateway says as whom it has durable jobs
+
+
+def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: Path | None = None) -> None:
     """Join Ray at the address and serve HTTP until a signal ends the process.
 
     The gateway listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
+    ``jobs`` is the folder of durable jobs; without it there are none.
     """
     from lego_serve.gateway.app import create_app
     from lego_serve.gateway.peers import Peers
@@ -50,8 +55,10 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path) -> None
     coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
     gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
     own = peers / f"{os.getpid()}.sock"
-    draining = Draining()
-    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining)
+    draining, owner = Draining(), new_owner()
+    own.with_suffix(OWNER).write_text(owner)
+    storage = open_storage(settings, jobs, owner)
+    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining, storage)
     bound = [shared_socket(settings.server.host, port), unix_socket(own)]
     allow_many_files()
     limits = _connection_limits(settings.server)
@@ -78,6 +85,7 @@ def _gateway_settings(
         cors_origins=server.cors_origins,
         aliases=settings.aliases,
         max_pending_images=pending_images(settings),
+        public_url=server.public_url,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
     )
 
@@ -116,6 +124,7 @@ async def _serve(
 if __name__ == "__main__":
     json_logging.install()
     try:
-        run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+        jobs = Path(sys.argv[5]) if len(sys.argv) > 5 else None
+        run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), jobs)
     except LegoError as error:
         sys.exit(f"error: {error.message}")

@@ -11,13 +11,15 @@ from lego_serve.core.web_pages import PagePolicy
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
+from lego_serve.gateway.jobs.parts import JobStorage
+from lego_serve.gateway.jobs.service import with_durable_jobs
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
 from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
-from lego_serve.gateway.routes import adapters, images, models, operations, templates
+from lego_serve.gateway.routes import adapters, images, jobs, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.template_store import TemplateFiles
@@ -33,19 +35,24 @@ def create_app(
     metrics: Metrics,
     peers: Peers | None = None,
     draining: Draining | None = None,
+    storage: JobStorage | None = None,
 ) -> FastAPI:
     """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own.
 
-    ``draining`` is told by whoever stops the server.
+    ``draining`` is told by whoever stops the server.  Without ``storage`` there are no durable jobs.
     """
     draining = draining or Draining()
     context = create_context(runner, admin, settings, metrics, draining)
     context.on_close.append(context.quality_checks.close)
+    if storage is not None:
+        context = with_durable_jobs(context, storage)
     if peers is not None:
         context.on_close.append(peers.close)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if context.jobs is not None:
+            context.jobs.start()
         yield
         await context.close()
 
@@ -59,6 +66,7 @@ def create_app(
     )
     app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
+    app.state.jobs = context.jobs
     _add_routes(app, context, peers)
     add_error_handlers(app)
     _add_middleware(app, settings, draining, metrics)
@@ -67,6 +75,7 @@ def create_app(
 
 def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     app.include_router(images.create_router(context))
+    app.include_router(jobs.create_router(context))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))
     app.include_router(adapters.create_router(context))

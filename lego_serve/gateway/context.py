@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from PIL import Image
@@ -21,6 +22,9 @@ from lego_serve.gateway.template_store import Template, TemplateFiles, no_templa
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.metrics import Metrics
 
+if TYPE_CHECKING:
+    from lego_serve.gateway.jobs.service import DurableJobs
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -36,6 +40,7 @@ class Context:
     job_ids: JobIds = field(default_factory=JobIds)
     draining: Draining = field(default_factory=Draining)
     images: ImageWorkers = field(default_factory=ImageWorkers)
+    jobs: "DurableJobs | None" = None
     on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -148,7 +149,11 @@ def printable_name(name: str) -> str | None:
 def validation_error(error: ValidationError) -> RequestError:
     """Return the first of pydantic's complaints in our own words, naming the field."""
     first = error.errors(include_input=False, include_url=False, include_context=True)[0]
-    kind, path = str(first["type"]), first["loc"]
+    return _complaint(str(first["type"]), first["loc"], first.get("ctx", {}))
+
+
+def _complaint(kind: str, path: Sequence[int | str], context: Mapping[str, object]) -> RequestError:
+    """Return a complaint of pydantic's about the value at a path."""
     if not path:
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
     if kind == "extra_forbidden":
@@ -158,7 +163,6 @@ def validation_error(error: ValidationError) -> RequestError:
         return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
     if kind == "missing":
         return RequestError(f"`{name}` is required.", param=name, code="missing")
-    context: Mapping[str, object] = first.get("ctx", {})
     for bound, phrase in BOUND_PHRASES.items():
         if bound in context:
             return RequestError(f"`{name}` must be {phrase} {context[bound]}.", param=name, code="out_of_range")
@@ -186,7 +190,7 @@ def _value_rule(kind: str, name: str, context: Mapping[str, object]) -> str | No
             return "must not be empty"
         case "string_too_long":
             return f"is longer than {context.get('max_length')} characters"
-        case "literal_error":
+        case "literal_error" | "enum":
             known_words = re.findall(r"'([^']*)'", str(context.get("expected")))
             accepted = [word for word in known_words if word not in REFUSED_WORDS.get(name, ())]
             return f"must be {' or '.join(accepted)}"
@@ -231,6 +235,11 @@ def add_error_handlers(app: FastAPI) -> None:
         log_error(error)
         return error_response(error)
 
+    async def answer_parameter_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]  # of the path or the query, which its place begins with
+        return error_response(_complaint(str(first["type"]), first["loc"][1:], first.get("ctx", {})))
+
     async def answer_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message, code = ROUTE_ERRORS.get(error.status_code, ("The request cannot be read.", "bad_request"))
@@ -249,5 +258,6 @@ def add_error_handlers(app: FastAPI) -> None:
         return Response(status_code=CLIENT_LEFT)
 
     app.add_exception_handler(LegoError, answer_lego_error)
+    app.add_exception_handler(RequestValidationError, answer_parameter_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, log_departure)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 Answers: TypeAlias = dict[int | str, dict[str, Any]]
 REFERENCE = "#/components/schemas/{model}"
+FASTAPIS_OWN = "Validation Error"  # the description of an answer that it documents and that nothing here gives
 METHODS = ("get", "post", "put", "patch", "delete")
 MEANINGS = {
     400: "The request cannot succeed as it is; `param` names the field.",
@@ -22,6 +23,7 @@ MEANINGS = {
     413: "The body, or a part of it, is larger than the limit that the message says.",
     414: "The target is longer than the limit.",
     415: "The body is of a type that this route does not read, or coded.",
+    422: "The `Idempotency-Key` was used for another request.",
     421: "The server does not answer for this host name.",
     429: "There is no capacity now; try again after `Retry-After` seconds.",
     431: "The head of the request is larger than the limit.",
@@ -125,7 +127,8 @@ def _complete(document: dict[str, Any], needs_key: bool) -> None:
             if operation is None:
                 continue
             answers = operation["responses"]
-            answers.pop("422", None)  # FastAPI's own; nothing here is answered so
+            if answers.get("422", {}).get("description") == FASTAPIS_OWN:
+                del answers["422"]
             for status in ANYWHERE:
                 answers.setdefault(str(status), _error(status))
             if path.startswith("/v1/"):

@@ -29,6 +29,7 @@ class RequestRecord:
     def __init__(self) -> None:
         self.workflow = UNKNOWN_WORKFLOW
         self.started_s = time.monotonic()
+        self.is_durable = False  # a durable job, which is recorded where it runs
 
     def begin(self, workflow: str) -> None:
         """Its body has been read, and this is its workflow: the request's duration counts from now on."""
@@ -58,7 +59,9 @@ def record_outcome(metrics: Metrics, request: Request) -> Iterator[RequestRecord
         outcome = LegoError.code
         raise
     finally:
-        if record.workflow == UNKNOWN_WORKFLOW:
+        if record.is_durable:
+            pass
+        elif record.workflow == UNKNOWN_WORKFLOW:
             metrics.count_refused(outcome)
         else:
             metrics.record_outcome(record.workflow, outcome, time.monotonic() - record.started_s)

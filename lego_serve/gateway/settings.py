@@ -50,7 +50,8 @@ class GatewaySettings:
     ``controlnets``: by model, the ids of its ControlNets.  ``quality_check_fraction``: the largest part of the time
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
-    ``cors_origins``: the origins of web pages that may use the server.
+    ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
+    with, without a slash at its end.
     """
 
     default_workflow: str
@@ -67,6 +68,7 @@ class GatewaySettings:
     aliases: Mapping[str, str] = field(default_factory=dict)
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
+    public_url: str | None = None
 
     @property
     def has_tenants(self) -> bool:

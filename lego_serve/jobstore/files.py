@@ -57,6 +57,13 @@ class JobFiles:
         """Return an image that an attempt made.  Raises NotFound."""
         return self._read(job_id, _result_name(attempt, index, image_format))
 
+    def result_path(self, job_id: str, attempt: int, index: int, image_format: str = "png") -> Path:
+        """Return the file of an image that an attempt made.  Raises NotFound."""
+        path = self._folder(job_id) / _result_name(attempt, index, image_format)
+        if not path.is_file():
+            raise NotFound(f"Job {job_id} has no such file.", param="id")
+        return path
+
     def write_checkpoint(self, checkpoint: JobCheckpoint) -> None:
         """Keep how far an attempt is, in place of what it kept before.  Raises StoreUnavailable."""
         self._write(checkpoint.job_id, f"{checkpoint.attempt}.ckpt", pack(checkpoint), is_durable=False)

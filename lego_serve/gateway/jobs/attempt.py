@@ -100,7 +100,7 @@ class JobAttempt:
         await self._resume(job_request)
         keeping = asyncio.ensure_future(self._keep_up())
         try:
-            running = asyncio.ensure_future(context.runner.run(job, self._note, self._checkpoints))
+            running = asyncio.ensure_future(context.runner.run(job, self.note, self._checkpoints))
             await asyncio.wait({running, keeping}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 running.cancel()
@@ -149,7 +149,7 @@ class JobAttempt:
         self._checkpoints = JobCheckpoints(record.id, self.number, job_hash(job_request.workflow, record), earlier)
         self._reports = LaneReports(images if isinstance(images, int) else 1)
 
-    def _note(self, progress: JobProgress) -> None:
+    def note(self, progress: JobProgress) -> None:
         """Take a report of a lane; a preview is for whoever watches."""
         assert self._reports is not None, "a job that runs has been made ready"
         self._reports.note(progress)

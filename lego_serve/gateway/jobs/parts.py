@@ -1,5 +1,6 @@
 """What everything about durable jobs in one gateway shares."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,6 +9,16 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.jobstore.files import JobFiles
+
+
+@dataclass(frozen=True, slots=True)
+class JobStorage:
+    """Where durable jobs are kept, and how many of them run here; ``wall`` is the wall clock in seconds."""
+
+    store: JobStore
+    files: JobFiles
+    settings: JobSettings
+    wall: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True)

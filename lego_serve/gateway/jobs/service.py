@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lego_serve.core.durable_jobs.idempotency import check_replay, fingerprint
 from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
@@ -13,7 +14,9 @@ from lego_serve.core.durable_jobs.transitions import cancel, claim, submit
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import CapacityError, JobEnded, NotFound
 from lego_serve.gateway.admission import Place, applicant_of
-from lego_serve.gateway.jobs.parts import JobParts
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.jobs.parts import JobParts, JobStorage
+from lego_serve.gateway.jobs.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare
 from lego_serve.gateway.jobs.watching import JobEvent, events_of
 from lego_serve.gateway.jobs.worker import JobWorker
@@ -39,6 +42,7 @@ class DurableJobs:
     def __init__(self, parts: JobParts) -> None:
         self._parts = parts
         self.worker = JobWorker(parts)
+        self._signer: UrlSigner | None = None
 
     @property
     def store(self) -> JobStore:
@@ -67,7 +71,7 @@ class DurableJobs:
         """Return one of the caller's jobs.  Raises NotFound, StoreUnavailable."""
         record = await self.store.get(job_id) if is_job_id(job_id) else None
         if record is None or record.request.tenant != caller.tenant:
-            raise NotFound("There is no job of this id, or not any more.", param="job_id", code="job_not_found")
+            raise _no_job()
         return record
 
     async def page(self, query: JobQuery) -> JobPage:
@@ -105,6 +109,26 @@ class DurableJobs:
         files, image_format = self._parts.files, str(result["output_format"])
         return await asyncio.to_thread(files.read_result, record.id, record.attempt, index, image_format)
 
+    async def image_path(self, record: JobRecord, index: int) -> Path:
+        """Return the file of an image of a completed job.  Raises NotFound."""
+        assert record.result is not None, "a job with images has a result"
+        image_format = str(record.result["output_format"])
+        return await asyncio.to_thread(self._parts.files.result_path, record.id, record.attempt, index, image_format)
+
+    async def signer(self) -> UrlSigner:
+        """Return what signs links to images.  Raises StoreUnavailable."""
+        if self._signer is None:
+            self._signer = await url_signer(self.store)
+        return self._signer
+
+    async def open_link(self, path: str, job_id: str, expires: str | None, signature: str | None) -> JobRecord:
+        """Return the job whose image a signed link opens.  Raises Unauthorized, NotFound, StoreUnavailable."""
+        (await self.signer()).check(path, expires, signature, self._parts.wall())
+        record = await self.store.get(job_id) if is_job_id(job_id) else None
+        if record is None:
+            raise _no_job()
+        return record
+
     def watch(self, record: JobRecord) -> AsyncIterator[JobEvent | None]:
         """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
         return events_of(self._parts.watchers, record, PING_S)
@@ -119,6 +143,10 @@ class DurableJobs:
         except TimeoutError:
             pass
         return record
+
+    def start(self) -> None:
+        """Begin to run jobs."""
+        self.worker.start()
 
     async def close(self) -> None:
         """Give back what runs here."""
@@ -191,10 +219,22 @@ class DurableJobs:
             return None
 
 
+def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
+    """Return the gateway's parts with durable jobs, which begin when they are started."""
+    parts = JobParts(context, storage.store, storage.files, storage.settings, storage.wall)
+    jobs = DurableJobs(parts)
+    context.on_close.append(jobs.close)
+    return replace(context, jobs=jobs)
+
+
 def images_of(record: JobRecord) -> list[dict[str, object]]:
     """Return what the record of a completed job says of each of its images; empty for another."""
     images = (record.result or {}).get("images")
     return images if isinstance(images, list) else []
+
+
+def _no_job() -> NotFound:
+    return NotFound("There is no job of this id, or not any more.", param="job_id", code="job_not_found")
 
 
 def _fingerprint(submission: Submission) -> str:

@@ -44,6 +44,10 @@ class Watcher:
             self._record = event
         self._news.set()
 
+    def wake(self) -> None:
+        """End a wait for news."""
+        self._news.set()
+
     async def next(self, timeout_s: float | None = None) -> list[JobEvent]:
         """Return what is new, previews first; nothing where nothing is in that time."""
         with contextlib.suppress(TimeoutError):
@@ -84,6 +88,12 @@ class Watchers:
             self._seen[job_id] = event.version
         for watcher in watchers:
             watcher.put(event)
+
+    def wake(self) -> None:
+        """Have every watcher look up though there is no news, as the gateway stops."""
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.wake()
 
     @contextlib.contextmanager
     def watch(self, record: JobRecord) -> Iterator[Watcher]:

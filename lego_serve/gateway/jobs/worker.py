@@ -65,6 +65,11 @@ class JobWorker:
         task = asyncio.ensure_future(self._run(attempt))
         self._attempts[record.id] = attempt, task
 
+    def attempt(self, job_id: str) -> JobAttempt | None:
+        """Return the attempt at a job that runs here."""
+        held = self._attempts.get(job_id)
+        return None if held is None else held[0]
+
     def stop(self, job_id: str) -> None:
         """End an attempt here at its next step, and write nothing: somebody has ended the job, or has it now."""
         held = self._attempts.pop(job_id, None)
@@ -197,3 +202,4 @@ class JobWorker:
         await asyncio.gather(*(task for _, task in held), return_exceptions=True)
         returns: list[Awaitable[None]] = [attempt.give_back() for attempt, _ in held]
         await asyncio.gather(*returns)
+        self._parts.watchers.wake()

@@ -14,6 +14,9 @@ from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.jobs.answers import answer_durably
+from lego_serve.gateway.jobs.preferences import Preferences, read_preferences
+from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, JobOptions, Submission
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, json_body
 from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
 from lego_serve.gateway.requests.generations import prepare_generation, read_generation
@@ -26,7 +29,8 @@ from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
 
 STREAM = "The images; with `stream: true`, events of previews and of the images."
-ANSWERS = answer(200, STREAM, "text/event-stream") | errors(*JOB_ERRORS)
+ACCEPTED = answer(202, "The job, with `Prefer: respond-async`; it waits or runs.")
+ANSWERS = answer(200, STREAM, "text/event-stream") | ACCEPTED | errors(*JOB_ERRORS, 422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ def create_router(context: Context) -> APIRouter:
         """Make images from a prompt."""
         with ExitStack() as scope:
             record = scope.enter_context(record_outcome(context.metrics, request))
+            if (preferences := read_preferences(request)).is_durable:
+                return await _generate_durably(context, request, preferences, record)
             admitted = await _admit_generation(context, request, record, scope)
             return await _run_and_respond(context, request, admitted, scope)
 
@@ -54,10 +60,39 @@ def create_router(context: Context) -> APIRouter:
         """Make images from an image and a prompt."""
         with ExitStack() as scope:
             record = scope.enter_context(record_outcome(context.metrics, request))
+            if (preferences := read_preferences(request)).is_durable:
+                return await _edit_durably(context, request, preferences, record)
             admitted = await _admit_edit(context, request, record, scope)
             return await _run_and_respond(context, request, admitted, scope)
 
     return router
+
+
+async def _generate_durably(
+    context: Context, request: Request, preferences: Preferences, record: RequestRecord
+) -> Response:
+    """Make a durable job of a generation: its client wants an answer at once, or may ask for it again."""
+    caller = context.authenticate(request)
+    async with read_generation(request) as body:
+        submission = Submission(GENERATIONS, body, options=_options(request), key=preferences.key)
+        record.is_durable = True
+        return await answer_durably(context, request, caller, submission, preferences)
+
+
+async def _edit_durably(
+    context: Context, request: Request, preferences: Preferences, record: RequestRecord
+) -> Response:
+    """Make a durable job of an edit."""
+    caller = context.authenticate(request)
+    async with read_edit(request) as form:
+        files = {name: each for name, each in (("image", form.image), ("mask", form.mask)) if each is not None}
+        submission = Submission(EDITS, form.body, files, _options(request), preferences.key)
+        record.is_durable = True
+        return await answer_durably(context, request, caller, submission, preferences)
+
+
+def _options(request: Request) -> JobOptions:
+    return JobOptions(traceparent=request.headers.get("traceparent"))
 
 
 async def _admit_generation(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:

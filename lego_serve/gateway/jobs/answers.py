@@ -1,0 +1,157 @@
+"""Answers about durable jobs: the job itself, its result, and its events."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
+from lego_serve.errors import LegoError
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.errors import ServerStopping
+from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata
+from lego_serve.gateway.jobs.outcomes import stored_error
+from lego_serve.gateway.jobs.preferences import Preferences
+from lego_serve.gateway.jobs.service import DurableJobs, Submitted, images_of
+from lego_serve.gateway.jobs.submission import Submission
+from lego_serve.gateway.jobs.watching import JobEvent, JobPreview
+from lego_serve.gateway.public_url import base_url
+from lego_serve.gateway.run_job import while_connected
+from lego_serve.gateway.settings import Caller
+
+MIN_POLL_S, MAX_POLL_S = 0.25, 5.0
+REPLAYED = {"idempotency-replayed": "true"}
+PING = b": ping\n\n"
+
+
+class JobsDisabled(LegoError):
+    """This server keeps no durable jobs."""
+
+    status = 503
+    code = "jobs_disabled"
+
+    def __init__(
+        self, message: str = "This server keeps no durable jobs (`jobs.store: none`); send the request as it is."
+    ) -> None:
+        super().__init__(message)
+
+
+def jobs_of(context: Context) -> DurableJobs:
+    """Return the gateway's durable jobs.  Raises JobsDisabled."""
+    if context.jobs is None:
+        raise JobsDisabled
+    return context.jobs
+
+
+async def answer_durably(
+    context: Context, request: Request, caller: Caller, submission: Submission, preferences: Preferences
+) -> Response:
+    """Submit a request for images as a job, and answer the job, or its images where the client waits for them.
+
+    Raises LegoError.
+    """
+    jobs = jobs_of(context)
+    submitted = await jobs.submit(caller, submission)
+    if preferences.is_async:
+        return await answer_submitted(context, request, submitted, preferences)
+    ending = asyncio.ensure_future(jobs.ended(submitted.record))
+    record = await while_connected(context, request, ending)
+    if not record.status.has_ended:
+        raise ServerStopping
+    return await answer_result(context, request, record, REPLAYED if submitted.is_replayed else {})
+
+
+async def answer_submitted(
+    context: Context, request: Request, submitted: Submitted, preferences: Preferences
+) -> Response:
+    """Answer the submission of a job: 202 and the job, or 200 where it ended in the time that the client waits."""
+    jobs, record = jobs_of(context), submitted.record
+    if preferences.wait_s is not None:
+        ending = asyncio.ensure_future(jobs.ended(record, preferences.wait_s))
+        record = await while_connected(context, request, ending)
+    headers = {"location": f"{JOBS}/{record.id}"}
+    if preferences.applied:
+        headers["preference-applied"] = preferences.applied
+    if submitted.is_replayed:
+        headers |= REPLAYED
+    return await answer_job(context, request, record, 200 if record.status.has_ended else 202, headers)
+
+
+async def answer_job(
+    context: Context, request: Request, record: JobRecord, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer a job as it is; while it waits or runs, headers say when to ask again."""
+    if not record.status.has_ended:
+        poll_s = min(max(record.progress.eta_s or 1.0, MIN_POLL_S), MAX_POLL_S)
+        headers = (headers or {}) | {
+            "openai-poll-after-ms": str(round(poll_s * 1000)),
+            "retry-after": str(max(1, round(poll_s))),
+        }
+    return JSONResponse(await describe(context, request, record), status, headers)
+
+
+async def describe(context: Context, request: Request, record: JobRecord) -> dict[str, Any]:
+    """Return a job as answers show it.  Raises StoreUnavailable."""
+    jobs = jobs_of(context)
+    signer = await jobs.signer()
+    return job_object(record, await jobs.position(record), base_url(context.settings, request), signer.sign)
+
+
+async def answer_result(context: Context, request: Request, record: JobRecord, headers: dict[str, str]) -> Response:
+    """Answer what a synchronous request would have been answered; 202 and the job where it has not ended.
+
+    Raises the error that the job ended with.
+    """
+    error = stored_error(record)
+    if error is not None:
+        raise error
+    if record.status is not JobStatus.COMPLETED:
+        return await answer_job(context, request, record, 202, headers)
+    assert record.result is not None, "a completed job has a result"
+    jobs, cards = jobs_of(context), images_of(record)
+    files = await asyncio.gather(*(jobs.image(record, index) for index in range(len(cards))))
+    data = [
+        {"b64_json": base64.b64encode(file).decode(), "seed": card["seed"]}
+        for file, card in zip(files, cards, strict=True)
+    ]
+    content = {"created": record.result["created"], "data": data} | result_metadata(record)
+    return JSONResponse(content, 200, headers)
+
+
+async def event_stream(context: Context, request: Request, record: JobRecord) -> AsyncIterator[bytes]:
+    """Yield a job's events: each holds the whole job, and has the record's version as its id."""
+    jobs = jobs_of(context)
+    shown: dict[str, Any] = {}
+    async for event in jobs.watch(record):
+        if event is None:
+            if context.draining.has_begun:
+                return  # the client connects again, to another gateway
+            yield PING
+        elif isinstance(event, JobPreview):
+            yield _event("job.preview", record.version, shown | {"preview": _preview(event)})
+        else:
+            record, shown = event, await describe(context, request, event)
+            for index, _ in enumerate(images_of(record)):
+                card = {"index": index, "path": image_path(record.id, index), **shown["result"]["data"][index]}
+                yield _event("job.image", record.version, shown | {"image": card})
+            name = record.status.value if record.status.has_ended else "progress"
+            yield _event(f"job.{name}", record.version, shown)
+
+
+def _preview(event: JobEvent) -> dict[str, Any]:
+    assert isinstance(event, JobPreview), "only previews are shown so"
+    return {
+        "image_index": event.lane,
+        "step": event.step,
+        "steps": event.steps,
+        "output_format": "jpeg",
+        "b64_json": base64.b64encode(event.jpeg).decode(),
+    }
+
+
+def _event(name: str, version: int, content: dict[str, Any]) -> bytes:
+    return f"event: {name}\nid: {version}\ndata: {json.dumps({'type': name} | content)}\n\n".encode()

@@ -1,0 +1,321 @@
+"""Durable jobs over HTTP: accepted in two ways, read in five, ended once."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lego_serve.core.jobs.job import GeneratedImage, JobProgress
+from lego_serve.errors import NodeError, NodeUnavailable, RequestError
+from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from tests.support.gateway.client import error_of, file_of, mask_of
+from tests.support.gateway.durable import QUICK, Cluster, until
+from tests.support.gateway.runner import FakeRunner
+
+IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
+ASYNC = {"prefer": "respond-async"}
+BODY = {"prompt": "a red circle", "size": "96x128", "n": 2}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """One server's store, without keys."""
+    return Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny", max_body_bytes=2_000_000))
+
+
+async def test_any_request_for_images_becomes_a_job_where_its_client_wants_no_image_now(cluster: Cluster) -> None:
+    """202 and the job; its result is what the request would have been answered, and each image has a link."""
+    async with cluster.gateway() as gateway:
+        accepted = await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)
+        assert accepted.status_code == 202
+        job = accepted.json()
+        assert accepted.headers["location"] == f"{JOBS}/{job['id']}"
+        assert accepted.headers["preference-applied"] == "respond-async"
+        assert (job["object"], job["endpoint"]) == ("job", IMAGES)
+        assert job["status"] in ("queued", "in_progress")
+        ended = await until(gateway.client, job["id"])
+        assert (ended["status"], ended["progress"], ended["images_done"]) == ("completed", 100, 2)
+        result = (await gateway.client.get(f"{JOBS}/{job['id']}/result")).json()
+        assert [data["seed"] for data in result["data"]] == [result["lego"]["seed"], result["lego"]["seed"] + 1]
+        for index, data in enumerate(result["data"]):
+            file = base64.b64decode(data["b64_json"])
+            assert Image.open(io.BytesIO(file)).size == (96, 128)
+            link = ended["result"]["data"][index]["url"]  # type: ignore[index]
+            assert link.startswith(f"http://localhost{JOBS}/{job['id']}/images/{index}?")
+            fetched = await gateway.client.get(link)
+            assert fetched.content == file
+            assert fetched.headers["etag"] == f'"{hashlib.sha256(file).hexdigest()}"'
+            assert fetched.headers["content-type"] == "image/png"
+
+
+async def test_a_file_is_fetched_in_parts_and_not_twice(cluster: Cluster) -> None:
+    """Range gives a part, and the tag of what a client has gives 304."""
+    async with cluster.gateway() as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        await until(gateway.client, job["id"])
+        url = f"{JOBS}/{job['id']}/images/0"
+        whole = await gateway.client.get(url)
+        part = await gateway.client.get(url, headers={"range": "bytes=0-7"})
+        assert (part.status_code, part.content) == (206, whole.content[:8])
+        same = await gateway.client.get(url, headers={"if-none-match": whole.headers["etag"]})
+        assert (same.status_code, same.content) == (304, b"")
+        missing = await gateway.client.get(f"{JOBS}/{job['id']}/images/2")
+        assert error_of(missing) == (404, "image_not_found", "index")
+
+
+async def test_a_job_names_an_endpoint_and_its_body_or_a_workflow_and_its_inputs(cluster: Cluster) -> None:
+    """Both make the same image of the same seed; what is said of the job is kept beside."""
+    async with cluster.gateway() as gateway:
+        options = {"priority": 5, "metadata": {"order": "17"}, "deadline_ms": 60_000}
+        bodies = [
+            {"endpoint": IMAGES, "body": {"prompt": "a", "size": "96x96", "seed": 3, "num_inference_steps": 4}},
+            {"workflow": "lego-tiny", "inputs": {"prompt": "a", "width": 96, "height": 96, "seed": 3, "steps": 4}},
+        ]
+        for body in bodies:
+            answer = await gateway.client.post(JOBS, json=body | options, headers={"prefer": "wait=10"})
+            assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=10")
+            job = answer.json()
+            assert (job["status"], job["priority"], job["metadata"]) == ("completed", 5, {"order": "17"})
+            assert job["deadline_at"] == job["created_at"] + 60
+        first, second = gateway.runner.jobs
+        assert dict(first.inputs) == dict(second.inputs)
+        assert first.deadline_s == pytest.approx(160, abs=2)
+
+
+async def test_an_edit_is_stored_with_its_files(cluster: Cluster) -> None:
+    """As a form with `Prefer`, and as a job with base64; the masked part alone is edited."""
+    async with cluster.gateway() as gateway:
+        files = {"image": file_of(9), "mask": mask_of()}
+        form = await gateway.client.post("/v1/images/edits", data={"prompt": "a"}, files=files, headers=ASYNC)
+        assert form.status_code == 202, form.text
+        body = {"prompt": "a"} | {name: base64.b64encode(file).decode() for name, file in files.items()}
+        job = await gateway.client.post(JOBS, json={"endpoint": "/v1/images/edits", "body": body})
+        for answer in (form, job):
+            assert (await until(gateway.client, answer.json()["id"]))["status"] == "completed"
+        weights = [run.inputs["edit"].weight.tobytes() for run in gateway.runner.jobs]
+        assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({}, (400, "missing", "endpoint")),
+        ({"endpoint": IMAGES}, (400, "missing", "endpoint")),
+        ({"endpoint": IMAGES, "body": {}, "workflow": "lego-tiny", "inputs": {}}, (400, "missing", "endpoint")),
+        ({"endpoint": IMAGES, "body": {"prompt": ""}}, (400, "invalid_value", "prompt")),
+        ({"endpoint": IMAGES, "body": {"prompt": "a", "n": 11}}, (400, "out_of_range", "n")),
+        ({"endpoint": IMAGES, "body": {"prompt": "a", "model": "no"}}, (404, "model_not_found", "model")),
+        ({"endpoint": "/v1/images/edits", "body": {"prompt": "a"}}, (400, "missing", "image")),
+        (
+            {"endpoint": "/v1/images/edits", "body": {"prompt": "a", "image": "?"}},
+            (400, "invalid_base64", "image"),
+        ),
+        ({"workflow": "lego-tiny", "inputs": {"prompt": "a", "width": 96}}, (400, "invalid_value", "inputs")),
+        ({"workflow": "lego-tiny", "inputs": {"prompt": "a"}, "priority": 11}, (400, "out_of_range", "priority")),
+        ({"endpoint": "/v1/chat", "body": {}}, (400, "invalid_value", "endpoint")),
+    ],
+)
+async def test_a_wrong_job_is_refused_and_nothing_of_it_is_left(cluster: Cluster, body, error) -> None:
+    """The refusal names the field, as for a synchronous request; no record and no file is left."""
+    async with cluster.gateway() as gateway:
+        answer = await gateway.client.post(JOBS, json=body)
+        assert error_of(answer)[::2] == error[::2], answer.text
+        assert (await gateway.client.get(JOBS)).json()["data"] == []
+    assert [path.name for path in cluster.folder.iterdir() if path.is_dir()] == []
+
+
+async def test_lists_are_read_page_by_page(cluster: Cluster) -> None:
+    """Newest first or oldest first, from an id on, by state; a wrong query names its field."""
+    async with cluster.gateway() as gateway:
+        ids = []
+        for _ in range(5):
+            ids.append((await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"])
+        for job_id in ids:
+            await until(gateway.client, job_id)
+        page = (await gateway.client.get(JOBS, params={"limit": 2})).json()
+        assert ([job["id"] for job in page["data"]], page["has_more"]) == (ids[:2:-1], True)
+        rest = (await gateway.client.get(JOBS, params={"limit": 9, "after": page["last_id"]})).json()
+        assert ([job["id"] for job in rest["data"]], rest["has_more"]) == (ids[2::-1], False)
+        ascending = (await gateway.client.get(JOBS, params={"order": "asc", "status": "completed"})).json()
+        assert [job["id"] for job in ascending["data"]] == ids
+        assert (await gateway.client.get(JOBS, params={"status": "failed"})).json()["data"] == []
+        for query, name in (({"limit": 0}, "limit"), ({"status": "done"}, "status"), ({"order": "up"}, "order")):
+            assert error_of(await gateway.client.get(JOBS, params=query))[::2] == (400, name)
+
+
+async def events_of(gateway, job_id: str) -> list[tuple[str, dict]]:
+    """All events of a job, to its end."""
+    answer = await gateway.client.get(f"{JOBS}/{job_id}/events")
+    blocks = [block.splitlines() for block in answer.text.strip().split("\n\n") if not block.startswith(":")]
+    return [(lines[0].removeprefix("event: "), json.loads(lines[2].removeprefix("data: "))) for lines in blocks]
+
+
+async def test_events_tell_the_state_now_each_step_previews_and_the_end(cluster: Cluster) -> None:
+    """Each holds the whole job; whoever comes after the end is told of the end."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    preview = GeneratedImage(2, 2, bytes(12), 0)
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY | {"n": 1}, headers=ASYNC)).json()
+        listening = asyncio.ensure_future(events_of(gateway, job["id"]))
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        attempt = gateway.app.state.jobs.worker.attempt(job["id"])
+        attempt.note(JobProgress(0, 5, 20, 1.5, preview))
+        await asyncio.sleep(0.1)
+        attempt.note(JobProgress(0, 10, 20, 1.0))
+        await asyncio.sleep(0.1)
+        runner.gate.set()
+        events = await listening
+        names = [name for name, _ in events]
+        assert names[0] == "job.progress"
+        assert names[-2:] == ["job.image", "job.completed"]
+        shown = next(event for name, event in events if name == "job.preview")
+        assert (shown["preview"]["step"], shown["preview"]["steps"]) == (5, 20)
+        Image.open(io.BytesIO(base64.b64decode(shown["preview"]["b64_json"]))).verify()
+        steps = [event["step"] for name, event in events if name == "job.progress"]
+        assert steps == sorted(steps)
+        assert 10 in steps
+        assert {event["id"] for _, event in events} == {job["id"]}
+        assert [name for name, _ in await events_of(gateway, job["id"])] == ["job.image", "job.completed"]
+
+
+async def test_a_cancelled_job_ends_at_once_and_its_lanes_with_it(cluster: Cluster) -> None:
+    """A second cancel changes nothing, its result is 409, and it can be deleted with all it had."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            cancelled = await gateway.client.post(f"{JOBS}/{job['id']}/cancel")
+            assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+        while runner.in_flight:
+            await asyncio.sleep(0.01)
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result"))[:2] == (409, "job_cancelled")
+        deleted = await gateway.client.delete(f"{JOBS}/{job['id']}")
+        assert deleted.json() == {"id": job["id"], "object": "job", "deleted": True}
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}"))[:2] == (404, "job_not_found")
+    assert [path.name for path in cluster.folder.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long"), 400, "prompt_too_long"),
+        (NodeError("The node failed."), 500, "node_failed"),
+    ],
+)
+async def test_a_failed_jobs_result_is_the_error_that_a_request_would_have_met(
+    cluster: Cluster, error, status, code
+) -> None:
+    """With its status; the job shows it too."""
+    runner = FakeRunner()
+    runner.error = error
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        ended = await until(gateway.client, job["id"])
+        assert (ended["status"], ended["error"]["code"]) == ("failed", code)  # type: ignore[index]
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result")) == (status, code, error.param)
+
+
+async def test_a_job_outlives_nodes_that_cannot_be_reached(cluster: Cluster) -> None:
+    """It goes round again until they can be."""
+    runner = FakeRunner()
+    runner.error = NodeUnavailable("Not now.")
+    runner.error.retry_after_s = 0.05
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        while len(runner.jobs) < 3:
+            await asyncio.sleep(0.01)
+        runner.error = None
+        ended = await until(gateway.client, job["id"])
+        assert ended["status"] == "completed"
+        assert ended["attempt"] >= 3  # type: ignore[operator]
+
+
+async def test_jobs_are_claimed_by_priority_where_more_wait_than_run(cluster: Cluster) -> None:
+    """A place is all there is here: the more urgent of those that wait is next, and each says how many are before."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        ids = {}
+        for priority in (0, -5, 5, 1):
+            body = {"workflow": "lego-tiny", "inputs": {"prompt": f"{priority}"}, "priority": priority}
+            ids[priority] = (await gateway.client.post(JOBS, json=body)).json()["id"]
+            while not runner.waiting:
+                await asyncio.sleep(0.01)
+        shown = {priority: (await gateway.client.get(f"{JOBS}/{ids[priority]}")).json() for priority in ids}
+        assert {priority: job["position"] for priority, job in shown.items()} == {0: None, 5: 0, 1: 1, -5: 2}
+        runner.gate.set()
+        for job_id in ids.values():
+            await until(gateway.client, job_id)
+        assert [job.inputs["prompt"] for job in runner.jobs] == ["0", "5", "1", "-5"]
+
+
+async def test_a_tenant_may_have_so_many_jobs_open(cluster: Cluster) -> None:
+    """One more is refused until one has ended."""
+    cluster.jobs = replace(QUICK, max_queued=2)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        first, _ = [(await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json() for _ in range(2)]
+        full = await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)
+        assert error_of(full)[:2] == (429, "queue_full")
+        assert int(full.headers["retry-after"]) > 0
+        await gateway.client.post(f"{JOBS}/{first['id']}/cancel")
+        assert (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).status_code == 202
+
+
+async def test_a_deadline_ends_a_job_that_waits(cluster: Cluster) -> None:
+    """It expires, in the queue too, and its result is 504."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)
+        job = (await gateway.client.post(IMAGES, json=BODY | {"deadline_ms": 50}, headers=ASYNC)).json()
+        assert (await until(gateway.client, job["id"]))["status"] == "expired"
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result"))[:2] == (504, "deadline_exceeded")
+
+
+async def test_jobs_of_one_tenant_are_nothing_to_another(cluster: Cluster) -> None:
+    """Read, watched, cancelled, deleted or listed with another's key there is none."""
+    keys = tuple(ApiKey(hashlib.sha256(t.encode()).hexdigest(), t, is_admin=False) for t in ("alice", "bob"))
+    cluster.settings = replace(cluster.settings, keys=keys)
+    async with cluster.gateway(token="alice") as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        ended = await until(gateway.client, job["id"])
+        bob = {"authorization": "Bearer bob"}
+        for method, path in (
+            ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/result"),
+            ("GET", "/images/0"),
+        ):  # fmt: skip
+            answer = await gateway.client.request(method, f"{JOBS}/{job['id']}{path}", headers=bob)
+            assert error_of(answer)[:2] == (404, "job_not_found")
+        assert (await gateway.client.get(JOBS, headers=bob)).json()["data"] == []
+        link = ended["result"]["data"][0]["url"]  # type: ignore[index]
+        assert (await gateway.client.get(link, headers={"authorization": ""})).status_code == 200
+        forged = link[:-1] + ("0" if link[-1] != "0" else "1")
+        assert error_of(await gateway.client.get(forged))[:2] == (401, "invalid_signature")
+
+
+async def test_without_a_store_there_are_no_jobs(client) -> None:
+    """Each way to one is refused in words; requests without a key or a preference go on as ever."""
+    for answer in (
+        await client.get(JOBS),
+        await client.post(IMAGES, json=BODY, headers=ASYNC),
+        await client.post(IMAGES, json=BODY, headers={"idempotency-key": "k"}),
+    ):
+        assert error_of(answer)[:2] == (503, "jobs_disabled")
+        assert answer.headers["x-should-retry"] == "false"
+    assert (await client.post(IMAGES, json=BODY)).status_code == 200

@@ -1,0 +1,78 @@
+"""A gateway with durable jobs over a runner that answers at once, and others that share its store."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx2
+from fastapi import FastAPI
+
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.jobs.parts import JobStorage
+from lego_serve.gateway.jobs.settings import JobSettings
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.transport.draining import Draining
+from lego_serve.jobstore.files import JobFiles
+from lego_serve.jobstore.sqlite import SqliteJobStore
+from lego_serve.metrics import Metrics
+from tests.support.gateway.runner import FakeRunner
+
+LEASE_S = 5.0
+QUICK = JobSettings("gateway", progress_s=0.02, sweep_s=0.1, checkpoint_s=0.05, lease_s=LEASE_S)
+
+
+@dataclass
+class Gateway:
+    """One gateway: its application, what it is told of a stop, and a client of it."""
+
+    app: FastAPI
+    draining: Draining
+    client: httpx2.AsyncClient
+    runner: FakeRunner
+
+
+@dataclass
+class Cluster:
+    """Gateways over one database and one folder; ``settings`` are those of each."""
+
+    folder: Path
+    settings: GatewaySettings
+    jobs: JobSettings = QUICK
+    wall: Callable[[], float] = time.time
+    count: int = field(default=0, init=False)
+
+    @asynccontextmanager
+    async def gateway(self, runner: FakeRunner | None = None, token: str = "") -> AsyncIterator[Gateway]:
+        """Start one, and stop it in good order."""
+        self.count += 1
+        runner, draining = runner or FakeRunner(), Draining()
+        self.folder.mkdir(exist_ok=True)
+        storage = JobStorage(
+            SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
+            JobFiles(self.folder),
+            replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
+            self.wall,
+        )
+        app = create_app(runner, runner, self.settings, Metrics(), draining=draining, storage=storage)
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client,
+        ):
+            yield Gateway(app, draining, client, runner)
+
+
+async def until(client: httpx2.AsyncClient, job_id: str, *statuses: str, limit_s: float = 10.0) -> dict[str, object]:
+    """Return a job as soon as it has one of these states; all that end without any."""
+    ends = statuses or ("completed", "failed", "cancelled", "expired")
+    limit = time.monotonic() + limit_s
+    while True:
+        job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
+        if job["status"] in ends:
+            return job
+        assert time.monotonic() < limit, job
+        await asyncio.sleep(0.01)
