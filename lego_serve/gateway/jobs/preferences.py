@@ -44,4 +44,5 @@ def read_preferences(request: Request) -> Preferences:
     if wait is not None and not (wait.isascii() and wait.isdigit() and 1 <= int(wait[:9]) <= MAX_WAIT_S):
         raise RequestError(f"`wait` in the header Prefer must be 1 to {MAX_WAIT_S} seconds.", code="invalid_prefer")
     key = request.headers.get("idempotency-key")
-    return Preferences("respond-async" in given, None if wait is None else int(wait), key and check_key(key))
+    wait_s = None if wait is None else int(wait)
+    return Preferences("respond-async" in given, wait_s, None if key is None else check_key(key))

@@ -1,0 +1,203 @@
+"""Durable jobs over several gateways of one store: whichever dies, stops or sleeps, each job ends once."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lego_serve.core.jobs.job import JobProgress
+from lego_serve.core.jobs.progress import LaneCheckpoint
+from lego_serve.errors import StoreUnavailable
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.jobstore.sweeping import release
+from tests.support.gateway.client import error_of
+from tests.support.gateway.durable import QUICK, Cluster, Gateway, until
+from tests.support.gateway.runner import FakeRunner
+
+IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
+ASYNC = {"prefer": "respond-async"}
+BODY = {"prompt": "a red circle"}
+ONE = replace(QUICK, max_running=1)  # so that a gateway whose job was given to others does not take it again
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """One store."""
+    return Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny"))
+
+
+def held() -> FakeRunner:
+    """A runner whose jobs wait."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    return runner
+
+
+async def running(gateway: Gateway, body: dict[str, object] = BODY) -> str:
+    """Submit a job, and return its id once it runs."""
+    job = (await gateway.client.post(IMAGES, json=body, headers=ASYNC)).json()
+    while not gateway.runner.waiting:
+        await asyncio.sleep(0.01)
+    return str(job["id"])
+
+
+async def test_a_gateway_that_stops_hands_its_jobs_over(cluster: Cluster) -> None:
+    """At once, with the newest checkpoint, and nothing counts as a death; the other goes on from there."""
+    first_runner = held()
+    async with cluster.gateway(first_runner) as first:
+        job_id = await running(first)
+        assert first_runner.checkpoints is not None
+        first_runner.checkpoints.keep("latents", 0, LaneCheckpoint(15, b"fifteen"))
+        async with cluster.gateway() as second:
+            first.draining.begin()
+            ended = await until(second.client, job_id)
+            assert (ended["status"], ended["attempt"]) == ("completed", 2)
+            assert second.runner.checkpoints.kept("latents") == {0: LaneCheckpoint(15, b"fifteen")}
+            assert first.runner.jobs[0].inputs == second.runner.jobs[0].inputs  # the seed too
+    assert not list(cluster.folder.glob("*/*.ckpt"))
+
+
+async def test_a_job_is_written_down_by_time_and_gone_on_with_elsewhere(cluster: Cluster) -> None:
+    """What a gateway that dies has written is where another begins; the steps since are all that is lost."""
+    first_runner = held()
+    cluster.jobs = ONE
+    async with cluster.gateway(first_runner) as first:
+        job_id = await running(first)
+        attempt = first.app.state.jobs.worker.attempt(job_id)
+        attempt.note(JobProgress(0, 10, 100, 60.0))
+        first_runner.checkpoints.keep("latents", 0, LaneCheckpoint(10, b"ten"))
+        while not list(cluster.folder.glob(f"{job_id}/1.ckpt")):
+            await asyncio.sleep(0.01)
+        async with cluster.gateway() as second:
+            await release(second.app.state.jobs.store, "gateway 1")  # as the supervisor does
+            ended = await until(second.client, job_id)
+            assert (ended["status"], ended["attempt"]) == ("completed", 2)
+            assert second.runner.checkpoints.kept("latents") == {0: LaneCheckpoint(10, b"ten")}
+            while first.runner.in_flight:  # whoever was given up stops at its next write
+                await asyncio.sleep(0.01)
+
+
+async def test_whoever_was_taken_for_dead_writes_nothing_any_more(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sleeps, wakes and ends its job late: the record and the image are those of the attempt that counts."""
+    first_runner = held()
+    cluster.jobs = replace(ONE, progress_s=60.0)
+    async with cluster.gateway(first_runner) as first:
+        job_id = await running(first)
+
+        async def sleep(timeout_s: float) -> bool:
+            await asyncio.sleep(60)
+            return False
+
+        monkeypatch.setattr(first.app.state.jobs.store, "wait_for_change", sleep)
+        await asyncio.sleep(0.3)  # what it was waiting for before
+        async with cluster.gateway() as second:
+            await release(second.app.state.jobs.store, "gateway 1")
+            before = await until(second.client, job_id)
+            first_runner.gate.set()
+            await asyncio.sleep(0.3)
+            assert (await second.client.get(f"{JOBS}/{job_id}")).json() == before
+            assert (await second.client.get(f"{JOBS}/{job_id}/images/0")).status_code == 200
+
+
+async def test_a_job_that_kills_whoever_runs_it_ends_at_the_third_death(cluster: Cluster) -> None:
+    """It does not go round for ever."""
+    async with cluster.gateway(held()) as gateway:
+        job_id = await running(gateway)
+        for _ in range(3):
+            await until(gateway.client, job_id, "in_progress")
+            await release(gateway.app.state.jobs.store, "gateway 1")
+        ended = await until(gateway.client, job_id)
+        assert (ended["status"], ended["error"]["code"]) == ("failed", "attempts_exhausted")  # type: ignore[index]
+
+
+async def test_a_job_is_watched_from_any_gateway(cluster: Cluster) -> None:
+    """Its end is told where it does not run, too; so is a cancel, which stops it where it does."""
+    runner = held()
+    async with cluster.gateway(runner) as first, cluster.gateway(held()) as second:
+        job_id = await running(first)
+        other = second if first.app.state.jobs.worker.attempt(job_id) else first
+        listening = asyncio.ensure_future(other.client.get(f"{JOBS}/{job_id}/events"))
+        await asyncio.sleep(0.1)
+        cancelled = await other.client.post(f"{JOBS}/{job_id}/cancel")
+        assert cancelled.json()["status"] == "cancelled"
+        assert "event: job.cancelled" in (await listening).text
+        while runner.in_flight:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_repeated_request_is_answered_once(cluster: Cluster) -> None:
+    """While the first runs the second waits for its images; after it they are there; another request is refused."""
+    runner = held()
+    key = {"idempotency-key": "order 17"}
+    async with cluster.gateway(runner) as gateway, cluster.gateway() as other:
+        first = asyncio.ensure_future(gateway.client.post(IMAGES, json=BODY, headers=key))
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+        second = asyncio.ensure_future(other.client.post(IMAGES, json=BODY, headers=key))
+        await asyncio.sleep(0.1)
+        runner.gate.set()
+        answers = [await first, await second, await gateway.client.post(IMAGES, json=BODY, headers=key)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
+        assert answers[0].json() == answers[1].json() == answers[2].json()
+        assert len(runner.jobs) + len(other.runner.jobs) == 1
+        reused = await gateway.client.post(IMAGES, json={"prompt": "another"}, headers=key)
+        assert error_of(reused)[:2] == (422, "idempotency_key_reused")
+        assert reused.headers["x-should-retry"] == "false"
+        accepted = await gateway.client.post(IMAGES, json=BODY, headers=key | ASYNC)
+        assert (accepted.status_code, accepted.headers["idempotency-replayed"]) == (200, "true")  # it has ended
+
+
+async def test_a_request_that_is_repeated_after_its_client_left_finds_its_job(cluster: Cluster) -> None:
+    """The first connection breaks; the job goes on, and the second gets its images."""
+    runner = held()
+    key = {"idempotency-key": "k"}
+    async with cluster.gateway(runner) as gateway:
+        first = asyncio.ensure_future(gateway.client.post(IMAGES, json=BODY, headers=key))
+        while not runner.waiting:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        runner.gate.set()
+        again = await gateway.client.post(IMAGES, json=BODY, headers=key)
+        assert (again.status_code, len(runner.jobs)) == (200, 1)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "schlüssel"])
+async def test_a_key_that_is_none_is_refused(cluster: Cluster, key: str) -> None:
+    """Nothing is run for it."""
+    async with cluster.gateway() as gateway:
+        answer = await gateway.client.post(IMAGES, json=BODY, headers={"idempotency-key": key.encode("latin-1")})
+        assert error_of(answer)[:2] == (400, "invalid_idempotency_key")
+        assert gateway.runner.jobs == []
+
+
+async def test_while_the_store_is_away_requests_that_need_none_are_answered(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submissions get 503 and when to try again; a job that runs ends as soon as the store is back."""
+    runner = held()
+    async with cluster.gateway(runner) as gateway:
+        job_id = await running(gateway)
+        store = gateway.app.state.jobs.store
+
+        async def away(*words: object) -> None:
+            raise StoreUnavailable("The job store does not answer; try again later.")
+
+        with monkeypatch.context() as patch:
+            for name in ("put", "find", "get", "write", "claim", "beat", "owned", "open_jobs", "page"):
+                patch.setattr(store, name, away)
+            runner.gate.set()
+            for answer in (
+                await gateway.client.post(IMAGES, json=BODY, headers=ASYNC),
+                await gateway.client.post(IMAGES, json=BODY, headers={"idempotency-key": "k"}),
+                await gateway.client.get(f"{JOBS}/{job_id}"),
+                await gateway.client.get(JOBS),
+            ):
+                assert error_of(answer)[:2] == (503, "store_unavailable")
+                assert answer.headers["retry-after"]
+            assert (await gateway.client.post(IMAGES, json=BODY)).status_code == 200
+        assert (await until(gateway.client, job_id))["status"] == "completed"
