@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from lego_serve.config_jobs import Jobs
+from lego_serve.config_jobs import Jobs, Webhooks
 from lego_serve.config_models import (
     Adapters,
     BackboneNode,
@@ -44,6 +44,7 @@ __all__ = [
     "Strict",
     "Templates",
     "TextEncoderNode",
+    "Webhooks",
     "cores",
     "default_config",
     "load",

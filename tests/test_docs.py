@@ -35,6 +35,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`models.NAME.nodes.backbone`": config.BackboneNode,
     "`models.NAME.nodes.text_encoder.replicas`": config.Replicas,
     "`templates`": config.Templates,
+    "`jobs`": config.Jobs,
+    "`jobs.webhooks`": config.Webhooks,
     "`keys`": config.Key,
 }
 

@@ -21,6 +21,7 @@ class OutboxRow:
     happened_at: float
     due_at: float
     tries: int = 0
+    traceparent: str | None = None
 
 
 def rows_of(ended: JobRecord) -> tuple[OutboxRow, ...]:
@@ -29,8 +30,17 @@ def rows_of(ended: JobRecord) -> tuple[OutboxRow, ...]:
     event = f"job.{ended.status}"
     if webhook is None or happened_at is None or (webhook.events and event not in webhook.events):
         return ()
-    row_id = f"msg_{ended.id}_{ended.status}"
-    return (OutboxRow(row_id, ended.id, ended.request.tenant, event, webhook.url, happened_at, happened_at),)
+    row = OutboxRow(
+        f"msg_{ended.id}_{ended.status}",
+        ended.id,
+        ended.request.tenant,
+        event,
+        webhook.url,
+        happened_at,
+        due_at=happened_at,
+        traceparent=ended.request.traceparent,
+    )
+    return (row,)
 
 
 def after_failure(row: OutboxRow, now: float, chance: float) -> OutboxRow | None:

@@ -1,6 +1,9 @@
 """Messages about the ends of jobs: how often they are tried, and when."""
 
-from lego_serve.core.durable_jobs.outbox import RETRY_AFTER_S, after_failure, rows_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.core.durable_jobs.outbox import JITTER, RETRY_AFTER_S, after_failure, rows_of
 from lego_serve.core.durable_jobs.transitions import cancel
 from tests.support.jobstore.jobs import HOOK, new_job
 
@@ -25,3 +28,27 @@ def test_chance_only_makes_a_wait_longer() -> None:
     late = after_failure(row, 1000.0, 1.0)
     assert late is not None
     assert late.due_at == 1005.5
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e6)), min_size=9, max_size=12))
+def test_whatever_chance_and_delays_the_schedule_holds(tries: list[tuple[float, float]]) -> None:
+    """No wait is shorter than it should be, none a tenth longer, and after the tenth try there is none."""
+    job = new_job(1, webhook=HOOK, traceparent="00-1-1-01")
+    (first,) = rows_of(cancel(job, 1000.0).record)
+    row, now = first, first.due_at
+    for number, (chance, late_s) in enumerate(tries):
+        now += late_s  # the gateway was away
+        later = after_failure(row, now, chance)
+        if number >= len(RETRY_AFTER_S):
+            assert later is None
+            continue
+        assert later is not None
+        wait_s = later.due_at - now
+        assert RETRY_AFTER_S[number] - 1e-6 <= wait_s <= RETRY_AFTER_S[number] * (1 + JITTER) + 1e-6
+        assert (later.id, later.url, later.happened_at, later.traceparent) == (
+            first.id,
+            first.url,
+            first.happened_at,
+            "00-1-1-01",
+        )
+        row, now = later, later.due_at
