@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lego_serve.config_jobs import Jobs
+from lego_serve.config_jobs import Jobs, TenantLimits
 from lego_serve.config_models import MIB, Bytes, Model, Name, Strict
 
 
@@ -236,6 +236,22 @@ class Settings(Strict):
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."
     )
+    tenant_limits: TenantLimits = Field(
+        default=TenantLimits(), description="What each tenant may ask for; nothing is limited by default."
+    )
+    tenants: dict[Name, TenantLimits] = Field(
+        default={},
+        description="Limits of single tenants by name: a key that is given replaces that of `tenant_limits`, and "
+        "`null` lifts it. Without `keys` there is one tenant, `default`.",
+    )
+
+    @model_validator(mode="after")
+    def _known_tenants(self) -> "Settings":
+        known = {key.tenant for key in self.keys} or {"default"}
+        for name in self.tenants:
+            if name not in known:
+                raise ValueError(f"`tenants`: no key is of tenant `{name}`")
+        return self
 
     @model_validator(mode="after")
     def _loopback_without_keys(self) -> "Settings":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config, config_schema
+from lego_serve.config_jobs import EMBEDDED, NO_STORE
+from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
@@ -22,7 +24,7 @@ from lego_serve.process.sockets import allow_many_files, shared_socket, unix_soc
 from lego_serve.served_workflows import configured, default_workflow
 
 if TYPE_CHECKING:
-    from lego_serve.gateway.settings import GatewaySettings
+    from lego_serve.gateway.settings import GatewaySettings, LimitSettings
     from lego_serve.gateway.transport.limits import ConnectionLimits
     from lego_serve.gateway.transport.server import GatewayServer
     from lego_serve.metrics import Metrics
@@ -87,7 +89,23 @@ def _gateway_settings(
         max_pending_images=pending_images(settings),
         public_url=server.public_url,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
+        limits=_limit_settings(settings),
     )
+
+
+def _limit_settings(settings: config.Settings) -> "LimitSettings":
+    from lego_serve.gateway.settings import LimitSettings
+
+    usual = settings.tenant_limits
+    own = {name: usual.model_copy(update=limits.given) for name, limits in settings.tenants.items()}
+    redis_url = None if settings.jobs.store in (EMBEDDED, NO_STORE) else settings.jobs.store
+    return LimitSettings(
+        _tenant_limits(usual), {name: _tenant_limits(limits) for name, limits in own.items()}, redis_url
+    )
+
+
+def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
+    return TenantLimits(limits.requests_per_minute, limits.work_per_minute, limits.max_in_flight, limits.max_queued)
 
 
 def _connection_limits(server: config_schema.Server) -> "ConnectionLimits":

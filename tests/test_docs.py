@@ -36,6 +36,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`models.NAME.nodes.text_encoder.replicas`": config.Replicas,
     "`templates`": config.Templates,
     "`keys`": config.Key,
+    "`tenant_limits`": config.TenantLimits,
 }
 
 

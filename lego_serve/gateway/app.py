@@ -13,6 +13,7 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.service import with_durable_jobs
+from lego_serve.gateway.limits.tenant_limits import TenantLimiter
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
 from lego_serve.gateway.openapi import DescribedApp
@@ -123,6 +124,7 @@ def create_context(
         metrics=metrics,
         admission=admission,
         quality_checks=quality_checks,
+        limits=TenantLimiter(settings.limits, runner.now),
         templates=files,
         images=workers,
         draining=draining or Draining(),

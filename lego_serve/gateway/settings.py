@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 
 
@@ -44,6 +45,19 @@ class TemplateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What every tenant may ask for, what single tenants may instead, and the Redis that counts for all gateways."""
+
+    usual: TenantLimits = field(default_factory=TenantLimits)
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    redis_url: str | None = None
+
+    def of(self, tenant: str) -> TenantLimits:
+        """Return the limits of a tenant."""
+        return self.tenants.get(tenant, self.usual)
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """The gateway's limits and keys; without keys everyone is the default tenant's admin.
 
@@ -69,6 +83,7 @@ class GatewaySettings:
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
     public_url: str | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     @property
     def has_tenants(self) -> bool:

@@ -64,6 +64,7 @@ class DurableJobs:
         await self._check_room(caller)
         seeded = submission.with_seed()
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
+        await self._parts.context.limits.charge(caller.tenant, prepared.work)
         record = await self._record(caller, seeded, prepared, workflow, mark)
         return await self._put(record, prepared, mark)
 
@@ -153,7 +154,7 @@ class DurableJobs:
         await self.worker.close()
 
     async def _check_room(self, caller: Caller) -> None:
-        most = self._parts.settings.max_queued
+        most = self._parts.context.limits.max_queued(caller.tenant, self._parts.settings.max_queued)
         if await self.store.open_jobs(caller.tenant) >= most:
             message = f"{most} of your jobs wait or run already, which is the most; try again when some have ended."
             raise CapacityError(message, code="queue_full", retry_after_s=QUEUE_FULL_S)

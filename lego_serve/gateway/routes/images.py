@@ -73,6 +73,8 @@ async def _generate_durably(
 ) -> Response:
     """Make a durable job of a generation: its client wants an answer at once, or may ask for it again."""
     caller = context.authenticate(request)
+    if preferences.key is None:  # a repeated request uses nothing
+        await context.limits.check(request, caller.tenant)
     async with read_generation(request) as body:
         submission = Submission(GENERATIONS, body, options=_options(request), key=preferences.key)
         record.is_durable = True
@@ -84,6 +86,8 @@ async def _edit_durably(
 ) -> Response:
     """Make a durable job of an edit."""
     caller = context.authenticate(request)
+    if preferences.key is None:
+        await context.limits.check(request, caller.tenant)
     async with read_edit(request) as form:
         files = {name: each for name, each in (("image", form.image), ("mask", form.mask)) if each is not None}
         submission = Submission(EDITS, form.body, files, _options(request), preferences.key)
@@ -97,21 +101,38 @@ def _options(request: Request) -> JobOptions:
 
 async def _admit_generation(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
     caller = context.authenticate(request)
+    await context.limits.check(request, caller.tenant)
     async with read_generation(request) as body:
         workflow = generation_workflow(context, body)
         record.begin(workflow.name)
-        place = scope.enter_context(context.admission.reserve(_applicant(caller, workflow, body)))
-        return Admitted(await prepare_generation(context, caller, body, workflow), place)
+        place = _place(context, scope, _applicant(caller, workflow, body))
+        job_request = await prepare_generation(context, caller, body, workflow)
+    return await _charged(context, request, Admitted(job_request, place))
 
 
 async def _admit_edit(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
     caller = context.authenticate(request)
+    await context.limits.check(request, caller.tenant)
     async with read_edit(request) as form:
         template = await find_template(context, caller, form.body)
         workflow = edit_workflow(context, form.body, form.input_name, template)
         record.begin(workflow.name)
-        place = scope.enter_context(context.admission.reserve(_applicant(caller, workflow, form.body)))
-        return Admitted(await prepare_edit(context, caller, form, workflow=workflow, template=template), place)
+        place = _place(context, scope, _applicant(caller, workflow, form.body))
+        job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+    return await _charged(context, request, Admitted(job_request, place))
+
+
+def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
+    """Return the place of a request, held until ``scope`` ends.  Raises CapacityError."""
+    scope.enter_context(context.limits.hold(applicant.tenant))
+    return scope.enter_context(context.admission.reserve(applicant))
+
+
+async def _charged(context: Context, request: Request, admitted: Admitted) -> Admitted:
+    """Take an admitted request's work, known now, from what its tenant may use.  Raises RateLimitExceeded."""
+    job_request = admitted.job_request
+    await context.limits.charge(job_request.caller.tenant, job_request.work, request)
+    return admitted
 
 
 def _applicant(caller: Caller, workflow: Workflow, body: ImageRequest) -> Applicant:
