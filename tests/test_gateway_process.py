@@ -48,10 +48,11 @@ tenants: {a: {work_per_minute: 5000000, max_in_flight: null}}
 
 
 def test_a_tenants_limits_are_the_usual_ones_but_for_what_is_said_of_it(tmp_path) -> None:
-    """A key that is given replaces the usual one, and null lifts it; without any of both nothing is limited."""
+    """A key that is given replaces the usual one, and null lifts it; they are counted where jobs are kept in Redis."""
     path: Path = tmp_path / "config.yaml"
     for text, limits in (
         (MODEL + KEYS, LimitSettings()),
+        (MODEL + KEYS + "jobs: {store: 'redis://r:1/0'}\n", LimitSettings(redis_url="redis://r:1/0")),
         (
             MODEL + KEYS + TENANTS,
             LimitSettings(TenantLimits(requests=60, in_flight=4), {"a": TenantLimits(requests=60, work=5_000_000)}),
