@@ -16,10 +16,10 @@ from lego_serve.errors import CapacityError, JobEnded, NotFound
 from lego_serve.gateway.admission import Place, applicant_of
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.parts import JobParts, JobStorage
-from lego_serve.gateway.jobs.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare
 from lego_serve.gateway.jobs.watching import JobEvent, events_of
 from lego_serve.gateway.jobs.worker import JobWorker
+from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.sweeping import change

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.gateway.settings import ApiKey, GatewaySettings, LimitSettings
 from tests.support.gateway.client import another, error_of, file_of
+from tests.support.gateway.durable import Cluster
 from tests.support.gateway.runner import FakeRunner
 
 URL = "/v1/images/generations"
@@ -130,3 +132,31 @@ async def test_without_limits_nothing_is_said(client) -> None:
     """No header of any limit."""
     answer = await client.post(URL, json=BODY)
     assert not [name for name in answer.headers if "ratelimit" in name]
+
+
+async def test_durable_jobs_count_when_they_are_accepted(tmp_path: Path) -> None:
+    """Whichever way they come; a request that is repeated under its key uses nothing."""
+    limits = LimitSettings(TenantLimits(requests=3, work=100 * WORK))
+    async with Cluster(tmp_path, GatewaySettings("lego-tiny", limits=limits)).gateway() as gateway:
+        client, wait = gateway.client, {"prefer": "respond-async"}
+        job = {"endpoint": URL, "body": BODY}
+        for _ in range(3):
+            assert (await client.post("/v1/jobs", json=job, headers={"idempotency-key": "k"})).status_code == 202
+        assert (await client.post("/v1/jobs", json=job)).headers["x-ratelimit-remaining-requests"] == "2"
+        accepted = await client.post(URL, json=BODY, headers=wait)
+        assert (accepted.status_code, accepted.headers["x-ratelimit-remaining-requests"]) == (202, "1")
+        for path, body in (("/v1/jobs", job), (URL, BODY)):
+            refused = await client.post(path, json=body, headers=wait)
+            assert error_of(refused) == (429, "rate_limit_exceeded", None)
+
+
+async def test_a_tenant_may_have_fewer_durable_jobs_open_than_others(tmp_path: Path) -> None:
+    """Its own limit comes before that of all."""
+    limits = LimitSettings(tenants={"default": TenantLimits(queued=1)})
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with Cluster(tmp_path, GatewaySettings("lego-tiny", limits=limits)).gateway(runner) as gateway:
+        job = {"endpoint": URL, "body": BODY}
+        assert (await gateway.client.post("/v1/jobs", json=job)).status_code == 202
+        assert error_of(await gateway.client.post("/v1/jobs", json=job)) == (429, "queue_full", None)
+        runner.gate.set()
