@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from lego_serve.config_jobs import Jobs, Webhooks
+from lego_serve.config_jobs import Jobs, TenantLimits, Webhooks
 from lego_serve.config_models import (
     Adapters,
     BackboneNode,
@@ -43,6 +43,7 @@ __all__ = [
     "SideNode",
     "Strict",
     "Templates",
+    "TenantLimits",
     "TextEncoderNode",
     "Webhooks",
     "cores",

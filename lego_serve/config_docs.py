@@ -50,7 +50,7 @@ def _children(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
     """The sections below a key, each with the word that stands for an entry of a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield "", annotation
-    # Ids of ControlNets have a pattern; models may be called anything.
+    # Ids of ControlNets and tenants have a pattern; models may be called anything.
     entry = ("NAME" if get_args(annotation)[0] is str else "ID") if get_origin(annotation) is dict else ""
     for part in get_args(annotation):
         for key, section in _children(part):

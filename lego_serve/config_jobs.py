@@ -1,4 +1,4 @@
-"""Defines the configuration of durable jobs: where they are kept, how many run, and for how long they stay."""
+"""Defines the configuration of durable jobs, and of how much each tenant may ask for."""
 
 import base64
 from typing import Annotated
@@ -12,6 +12,7 @@ EMBEDDED, NO_STORE = "sqlite", "none"
 DAY_S = 86_400
 SECRET_BYTES = range(24, 65)
 Seconds = Annotated[float, Field(gt=0, le=30 * DAY_S)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 def _store(store: str) -> str:
@@ -98,3 +99,28 @@ class Jobs(Strict):
         description="Seconds that a job's record, images and idempotency key are kept after its end.",
     )
     webhooks: Webhooks = Field(default=Webhooks(), description="Messages about jobs that ended.")
+
+
+class TenantLimits(Strict):
+    """What a tenant may ask for, all its keys together; beyond it requests get 429 `rate_limit_exceeded`."""
+
+    requests_per_minute: Count | None = Field(
+        default=None, description="Requests for images a minute, and as many at once after a minute's rest."
+    )
+    work_per_minute: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
+        default=None,
+        description="Pixel-steps a minute, and as many at once after a minute's rest: pixels of an image, times its "
+        "steps, times two where the model is guided away from a negative prompt, for each image.",
+    )
+    max_in_flight: Count | None = Field(
+        default=None, description="Requests that may wait for their images at once, in each gateway."
+    )
+    max_queued: Count | None = Field(
+        default=None,
+        description="Durable jobs that have not ended, in all gateways together; `jobs.max_queued` if none.",
+    )
+
+    @property
+    def given(self) -> dict[str, int | None]:
+        """The keys that the file has."""
+        return self.model_dump(include=self.model_fields_set)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lego_serve.config_jobs import Jobs
+from lego_serve.config_jobs import Jobs, TenantLimits
 from lego_serve.config_models import MIB, Bytes, Model, Name, Strict
 
 
@@ -157,6 +157,17 @@ class Server(Strict):
         description="Address by which clients reach the server, such as `https://images.example`, for links in "
         "answers. Without it links begin with the address that was asked on loopback, and are paths elsewhere.",
     )
+    default_response_format: Literal["b64_json", "url"] = Field(
+        default="b64_json",
+        description="What answers without `response_format` hold: images, or links to them. Links need `public_url`, "
+        "unless the server listens on loopback.",
+    )
+    kept_images_s: Seconds = Field(
+        default=3600, description="Seconds that images are kept to which an answer holds links."
+    )
+    kept_images_bytes: Bytes = Field(
+        default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
+    )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(
         default=52_000_000,
@@ -171,6 +182,12 @@ class Server(Strict):
     ray_address: str | None = Field(
         default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
     )
+
+    @model_validator(mode="after")
+    def _links_lead_somewhere(self) -> "Server":
+        if self.default_response_format == "url" and self.public_url is None and not _is_loopback(self.host):
+            raise ValueError("default_response_format `url` needs public_url, which links begin with")
+        return self
 
     @model_validator(mode="after")
     def _ordered_deadlines(self) -> "Server":
@@ -236,6 +253,22 @@ class Settings(Strict):
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."
     )
+    tenant_limits: TenantLimits = Field(
+        default=TenantLimits(), description="What each tenant may ask for; nothing is limited by default."
+    )
+    tenants: dict[Name, TenantLimits] = Field(
+        default={},
+        description="Limits of single tenants by name: a key that is given replaces that of `tenant_limits`, and "
+        "`null` lifts it. Without `keys` there is one tenant, `default`.",
+    )
+
+    @model_validator(mode="after")
+    def _known_tenants(self) -> "Settings":
+        known = {key.tenant for key in self.keys} or {"default"}
+        for name in self.tenants:
+            if name not in known:
+                raise ValueError(f"`tenants`: no key is of tenant `{name}`")
+        return self
 
     @model_validator(mode="after")
     def _loopback_without_keys(self) -> "Settings":

@@ -8,10 +8,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config, config_schema
+from lego_serve.config_jobs import EMBEDDED, NO_STORE
+from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
@@ -22,7 +25,7 @@ from lego_serve.process.sockets import allow_many_files, shared_socket, unix_soc
 from lego_serve.served_workflows import configured, default_workflow
 
 if TYPE_CHECKING:
-    from lego_serve.gateway.settings import GatewaySettings
+    from lego_serve.gateway.settings import GatewaySettings, KeptImageSettings, LimitSettings
     from lego_serve.gateway.transport.limits import ConnectionLimits
     from lego_serve.gateway.transport.server import GatewayServer
     from lego_serve.metrics import Metrics
@@ -54,6 +57,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: P
     metrics = Metrics()
     coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
     gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
+    gateway = replace(gateway, kept_images=_kept_images(settings.server, jobs or peers.parent))
     own = peers / f"{os.getpid()}.sock"
     draining, owner = Draining(), new_owner()
     own.with_suffix(OWNER).write_text(owner)
@@ -86,8 +90,31 @@ def _gateway_settings(
         aliases=settings.aliases,
         max_pending_images=pending_images(settings),
         public_url=server.public_url,
+        default_response_format=server.default_response_format,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
+        limits=_limit_settings(settings),
     )
+
+
+def _limit_settings(settings: config.Settings) -> "LimitSettings":
+    from lego_serve.gateway.settings import LimitSettings
+
+    usual = settings.tenant_limits
+    own = {name: usual.model_copy(update=limits.given) for name, limits in settings.tenants.items()}
+    redis_url = None if settings.jobs.store in (EMBEDDED, NO_STORE) else settings.jobs.store
+    return LimitSettings(
+        _tenant_limits(usual), {name: _tenant_limits(limits) for name, limits in own.items()}, redis_url
+    )
+
+
+def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
+    return TenantLimits(limits.requests_per_minute, limits.work_per_minute, limits.max_in_flight, limits.max_queued)
+
+
+def _kept_images(server: config_schema.Server, folder: Path) -> "KeptImageSettings":
+    from lego_serve.gateway.settings import KeptImageSettings
+
+    return KeptImageSettings(folder / "kept", server.kept_images_s, server.kept_images_bytes)
 
 
 def _connection_limits(server: config_schema.Server) -> "ConnectionLimits":

@@ -134,6 +134,7 @@ def test_every_old_key_is_tried_above() -> None:
     ("line", "words"),
     [
         ("aliases: {gpt-image-1: lego-tny}", ["`aliases`", "gpt-image-1", "`lego-tny`", "did you mean `lego-tiny`"]),
+        ("tenants: {acme: {requests_per_minute: 5}}", ["`tenants`", "no key is of tenant `acme`"]),
         ("aliases: {lego-tiny: lego-tiny}", ["`aliases`", "lego-tiny is the name of a workflow"]),
         ("default_workflow: lego-tny", ["`default_workflow`", "`lego-tny`", "did you mean `lego-tiny`"]),
         ("workflows: [lego-tny]", ["`workflows`", "`lego-tny`", "did you mean `lego-tiny`"]),

@@ -38,6 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`jobs`": config.Jobs,
     "`jobs.webhooks`": config.Webhooks,
     "`keys`": config.Key,
+    "`tenant_limits`": config.TenantLimits,
 }
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from lego_serve.config import load
+from lego_serve.core.rate_limits import TenantLimits
+from lego_serve.gateway.settings import LimitSettings
 from lego_serve.gateway.transport.limits import ConnectionLimits
 from lego_serve.gateway_process import _connection_limits, _gateway_settings
 from lego_serve.served_workflows import configured
@@ -38,3 +40,24 @@ def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> N
     assert _connection_limits(load(path).server) == ConnectionLimits(linger_bytes=largest)
     path.write_text(MODEL + "server: {max_body_bytes: 5000000, limits: {keep_alive_s: 650}}\n")
     assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650, linger_bytes=5_000_000)
+
+
+TENANTS = """tenant_limits: {requests_per_minute: 60, max_in_flight: 4}
+tenants: {a: {work_per_minute: 5000000, max_in_flight: null}}
+"""
+
+
+def test_a_tenants_limits_are_the_usual_ones_but_for_what_is_said_of_it(tmp_path) -> None:
+    """A key that is given replaces the usual one, and null lifts it; they are counted where jobs are kept in Redis."""
+    path: Path = tmp_path / "config.yaml"
+    for text, limits in (
+        (MODEL + KEYS, LimitSettings()),
+        (MODEL + KEYS + "jobs: {store: 'redis://r:1/0'}\n", LimitSettings(redis_url="redis://r:1/0")),
+        (
+            MODEL + KEYS + TENANTS,
+            LimitSettings(TenantLimits(requests=60, in_flight=4), {"a": TenantLimits(requests=60, work=5_000_000)}),
+        ),
+    ):
+        path.write_text(text)
+        settings, workflows = configured(path)
+        assert _gateway_settings(settings, workflows, tmp_path, tmp_path).limits == limits

@@ -13,13 +13,15 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.service import with_durable_jobs
+from lego_serve.gateway.limits.tenant_limits import TenantLimiter
+from lego_serve.gateway.links.kept_images import KeptImages
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.middleware import BodyLimit, CatchAll, HeadAsGet, RequestIds, WhileStopping
 from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
-from lego_serve.gateway.routes import adapters, images, jobs, models, operations, templates
+from lego_serve.gateway.routes import adapters, images, jobs, kept_images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.template_store import TemplateFiles
@@ -53,6 +55,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if context.jobs is not None:
             context.jobs.start()
+        if context.kept_images is not None:
+            context.kept_images.start()
         yield
         await context.close()
 
@@ -76,6 +80,8 @@ def create_app(
 def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     app.include_router(images.create_router(context))
     app.include_router(jobs.create_router(context))
+    if context.kept_images is not None:
+        app.include_router(kept_images.create_router(context.kept_images))
     app.include_router(models.create_router(context))
     app.include_router(admin_routes.create_router(context, peers))
     app.include_router(adapters.create_router(context))
@@ -116,6 +122,7 @@ def create_context(
     )
     stored = settings.templates
     files = None if stored is None else TemplateFiles(stored.folder, stored.per_tenant, stored.tenant_bytes)
+    kept = None if settings.kept_images is None else KeptImages(settings.kept_images)
     return Context(
         runner=runner,
         admin=admin,
@@ -123,7 +130,10 @@ def create_context(
         metrics=metrics,
         admission=admission,
         quality_checks=quality_checks,
+        limits=TenantLimiter(settings.limits, runner.now),
         templates=files,
+        kept_images=kept,
+        on_close=[] if kept is None else [kept.close],
         images=workers,
         draining=draining or Draining(),
     )

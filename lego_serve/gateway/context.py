@@ -15,6 +15,8 @@ from lego_serve.errors import NotFound
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
 from lego_serve.gateway.job_ids import JobIds
+from lego_serve.gateway.limits.tenant_limits import TenantLimiter
+from lego_serve.gateway.links.kept_images import KeptImages
 from lego_serve.gateway.media.workers import ImageWorkers, UploadThread
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
@@ -36,11 +38,13 @@ class Context:
     metrics: Metrics
     admission: Admission
     quality_checks: QualityChecks
+    limits: TenantLimiter
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
     draining: Draining = field(default_factory=Draining)
     images: ImageWorkers = field(default_factory=ImageWorkers)
     jobs: "DurableJobs | None" = None
+    kept_images: KeptImages | None = None
     on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:

@@ -101,6 +101,7 @@ ROUTE_ERRORS = {
 }
 ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 REFUSED_AS, CUT_SHORT_AS = "refused_as", "cut_short_as"  # in a request's state: an error's code
+ANSWER_HEADERS = "answer_headers"  # in a request's state: what its answer, or the error, says besides
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
 ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
 FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)

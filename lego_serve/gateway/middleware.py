@@ -10,7 +10,15 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.errors import LegoError
-from lego_serve.gateway.errors import REFUSED_AS, ServerStopping, TooLarge, WrongMediaType, error_response, refusal
+from lego_serve.gateway.errors import (
+    ANSWER_HEADERS,
+    REFUSED_AS,
+    ServerStopping,
+    TooLarge,
+    WrongMediaType,
+    error_response,
+    refusal,
+)
 from lego_serve.gateway.transport.draining import Draining
 
 log = logging.getLogger("lego_serve.gateway")
@@ -44,7 +52,9 @@ class RequestIds:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 took = (b"openai-processing-ms", b"%d" % round((time.monotonic() - began_s) * 1000))
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), took, NO_SNIFFING]
+                told = scope["state"].get(ANSWER_HEADERS, ())
+                own = ((b"x-request-id", request_id), took, NO_SNIFFING)
+                message["headers"] = [*message.get("headers", ()), *told, *own]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -2,21 +2,29 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.token_usage import token_usage
-from lego_serve.gateway.media.codec import encode
+from lego_serve.gateway.media.codec import encode, encode_file
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.schemas import ImageRequest, quality_of
 
+Keep: TypeAlias = Callable[[Sequence[bytes], str], Awaitable[list[str]]]  # files of a format to links
 
-async def images_response(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
-    """Return the answer of the Images API to a request that does not stream."""
-    files = await encode_images(workers, body, result)
-    data = [{"b64_json": file, "seed": image.seed} for file, image in zip(files, result.images, strict=True)]
+
+async def images_response(
+    workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult, keep: Keep | None = None
+) -> dict[str, Any]:
+    """Return the answer of the Images API to a request that does not stream; ``keep`` makes links of its images."""
+    if keep is None:
+        name, values = "b64_json", await encode_images(workers, body, result)
+    else:
+        name, values = "url", await keep(await _encode_files(workers, body, result), body.output_format)
+    data = [{name: value, "seed": image.seed} for value, image in zip(values, result.images, strict=True)]
     return {"created": int(time.time()), "data": data} | response_metadata(body, job, result)
 
 
@@ -24,6 +32,12 @@ async def encode_images(workers: ImageWorkers, body: ImageRequest, result: JobRe
     """Return each image as base64 of a file in the requested format."""
     return await asyncio.gather(
         *(workers.write(encode, image, body.output_format, body.output_compression) for image in result.images)
+    )
+
+
+async def _encode_files(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[bytes]:
+    return await asyncio.gather(
+        *(workers.write(encode_file, image, body.output_format, body.output_compression) for image in result.images)
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 
 
@@ -44,6 +45,28 @@ class TemplateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptImageSettings:
+    """Where images are kept that answers hold links to, for how long, and how much all of them may take."""
+
+    folder: Path
+    keep_s: float = 3600.0
+    max_bytes: int = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What every tenant may ask for, what single tenants may instead, and the Redis that counts for all gateways."""
+
+    usual: TenantLimits = field(default_factory=TenantLimits)
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    redis_url: str | None = None
+
+    def of(self, tenant: str) -> TenantLimits:
+        """Return the limits of a tenant."""
+        return self.tenants.get(tenant, self.usual)
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """The gateway's limits and keys; without keys everyone is the default tenant's admin.
 
@@ -51,7 +74,7 @@ class GatewaySettings:
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
-    with, without a slash at its end.
+    with, without a slash at its end.  Without ``kept_images`` answers hold no links.
     """
 
     default_workflow: str
@@ -69,6 +92,9 @@ class GatewaySettings:
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
     public_url: str | None = None
+    default_response_format: str = "b64_json"
+    kept_images: KeptImageSettings | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     @property
     def has_tenants(self) -> bool:

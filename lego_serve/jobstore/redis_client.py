@@ -19,13 +19,12 @@ AWAY = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLIC
 
 def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
     """Return a client that neither waits nor repeats: a script that was sent may have been carried out."""
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-    )
+    return Redis.from_url(url, decode_responses=True, **patience(timeout_s))
+
+
+def patience(timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """Return the arguments of a connection that neither waits nor repeats."""
+    return {"retry": Retry(NoBackoff(), 0), "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
 
 
 class ScriptRunner:

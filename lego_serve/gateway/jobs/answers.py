@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -13,13 +13,14 @@ from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import ServerStopping
-from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata
+from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata, result_with_links
 from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.preferences import Preferences
 from lego_serve.gateway.jobs.service import DurableJobs, Submitted, images_of
 from lego_serve.gateway.jobs.submission import Submission
 from lego_serve.gateway.jobs.watching import JobEvent, JobPreview
-from lego_serve.gateway.public_url import base_url
+from lego_serve.gateway.links.public_url import base_url
+from lego_serve.gateway.links.requested import links_start
 from lego_serve.gateway.run_job import while_connected
 from lego_serve.gateway.settings import Caller
 
@@ -113,6 +114,9 @@ async def answer_result(context: Context, request: Request, record: JobRecord, h
         return await answer_job(context, request, record, 202, headers)
     assert record.result is not None, "a completed job has a result"
     jobs, cards = jobs_of(context), images_of(record)
+    links = links_start(context, request, _response_format(record))
+    if links is not None:
+        return JSONResponse(result_with_links(record, links, (await jobs.signer()).sign), 200, headers)
     files = await asyncio.gather(*(jobs.image(record, index) for index in range(len(cards))))
     data = [
         {"b64_json": base64.b64encode(file).decode(), "seed": card["seed"]}
@@ -120,6 +124,13 @@ async def answer_result(context: Context, request: Request, record: JobRecord, h
     ]
     content = {"created": record.result["created"], "data": data} | result_metadata(record)
     return JSONResponse(content, 200, headers)
+
+
+def _response_format(record: JobRecord) -> str | None:
+    """Return the format that a job's request asks for; None where it names none."""
+    body = record.request.inputs.get("body")
+    named = body.get("response_format") if isinstance(body, Mapping) else None
+    return named if isinstance(named, str) else None
 
 
 async def event_stream(context: Context, request: Request, record: JobRecord) -> AsyncIterator[bytes]:

@@ -16,10 +16,10 @@ from lego_serve.errors import CapacityError, JobEnded, NotFound
 from lego_serve.gateway.admission import Place, applicant_of
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.parts import JobParts, JobStorage
-from lego_serve.gateway.jobs.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare
 from lego_serve.gateway.jobs.watching import JobEvent, events_of
 from lego_serve.gateway.jobs.worker import JobWorker
+from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.sweeping import change
@@ -64,6 +64,7 @@ class DurableJobs:
         await self._check_room(caller)
         seeded = submission.with_seed()
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
+        await self._parts.context.limits.charge(caller.tenant, prepared.work)
         record = await self._record(caller, seeded, prepared, workflow, mark)
         return await self._put(record, prepared, mark)
 
@@ -153,7 +154,7 @@ class DurableJobs:
         await self.worker.close()
 
     async def _check_room(self, caller: Caller) -> None:
-        most = self._parts.settings.max_queued
+        most = self._parts.context.limits.max_queued(caller.tenant, self._parts.settings.max_queued)
         if await self.store.open_jobs(caller.tenant) >= most:
             message = f"{most} of your jobs wait or run already, which is the most; try again when some have ended."
             raise CapacityError(message, code="queue_full", retry_after_s=QUEUE_FULL_S)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.rate_limits import pixel_steps
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.errors import RequestError, with_param
@@ -24,6 +25,11 @@ class ImageJobRequest:
     inputs: Mapping[str, object]
     caller: Caller
     result: JobResult | None = None
+
+    @property
+    def work(self) -> int:
+        """What it takes, in pixel-steps."""
+        return 1 if self.result is not None else pixel_steps(self.workflow, self.inputs)
 
     def to_job(self, job_id: str, now: float) -> Job:
         """Return the job, submitted now."""

@@ -18,7 +18,7 @@ MAX_IMAGES = 10
 RANDOM_SEED = -1  # as tools write "draw one"
 # Known to the SDK, not honoured here; refused by name rather than ignored.
 REFUSED = ("complexity", "frame_count", "frame_duration_ms", "svg", "markup")
-REFUSED_WORDS = {"input_fidelity": ("high",), "background": ("transparent",), "response_format": ("url",)}
+REFUSED_WORDS = {"input_fidelity": ("high",), "background": ("transparent",)}
 ADDONS = ("controlnet", "lora")  # in the order of the suffixes of built-in workflows
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 # One entry, as `entry_param` writes it.
@@ -115,8 +115,6 @@ class ImageRequest(ForeignFields):
         for name in REFUSED:
             if getattr(self, name) is not None:
                 raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
-        if self.response_format == "url":
-            raise UnsupportedParameter("Images are returned as `b64_json` only.", param="response_format")
         if self.background == "transparent":
             raise UnsupportedParameter("Images have an opaque background.", param="background")
         for name in ("partial_images", "stream_progress"):

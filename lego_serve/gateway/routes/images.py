@@ -6,6 +6,7 @@ the job, answer.  The body's bytes count until its media are decoded, and the pl
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -17,6 +18,7 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.answers import answer_durably
 from lego_serve.gateway.jobs.preferences import Preferences, read_preferences
 from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, JobOptions, Submission
+from lego_serve.gateway.links.requested import requested_links
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, json_body
 from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
 from lego_serve.gateway.requests.generations import prepare_generation, read_generation
@@ -35,10 +37,11 @@ ANSWERS = answer(200, STREAM, "text/event-stream") | ACCEPTED | errors(*JOB_ERRO
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request ready to become a job, and its place among the pending ones."""
+    """A request ready to become a job, its place among the pending ones, and what links in its answer begin with."""
 
     job_request: ImageJobRequest
     place: Place
+    links: str | None
 
 
 def create_router(context: Context) -> APIRouter:
@@ -73,7 +76,10 @@ async def _generate_durably(
 ) -> Response:
     """Make a durable job of a generation: its client wants an answer at once, or may ask for it again."""
     caller = context.authenticate(request)
+    if preferences.key is None:  # a repeated request uses nothing
+        await context.limits.check(request, caller.tenant)
     async with read_generation(request) as body:
+        requested_links(context, request, body)
         submission = Submission(GENERATIONS, body, options=_options(request), key=preferences.key)
         record.is_durable = True
         return await answer_durably(context, request, caller, submission, preferences)
@@ -84,7 +90,10 @@ async def _edit_durably(
 ) -> Response:
     """Make a durable job of an edit."""
     caller = context.authenticate(request)
+    if preferences.key is None:
+        await context.limits.check(request, caller.tenant)
     async with read_edit(request) as form:
+        requested_links(context, request, form.body)
         files = {name: each for name, each in (("image", form.image), ("mask", form.mask)) if each is not None}
         submission = Submission(EDITS, form.body, files, _options(request), preferences.key)
         record.is_durable = True
@@ -97,21 +106,40 @@ def _options(request: Request) -> JobOptions:
 
 async def _admit_generation(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
     caller = context.authenticate(request)
+    await context.limits.check(request, caller.tenant)
     async with read_generation(request) as body:
+        links = requested_links(context, request, body)
         workflow = generation_workflow(context, body)
         record.begin(workflow.name)
-        place = scope.enter_context(context.admission.reserve(_applicant(caller, workflow, body)))
-        return Admitted(await prepare_generation(context, caller, body, workflow), place)
+        place = _place(context, scope, _applicant(caller, workflow, body))
+        job_request = await prepare_generation(context, caller, body, workflow)
+    return await _charged(context, request, Admitted(job_request, place, links))
 
 
 async def _admit_edit(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
     caller = context.authenticate(request)
+    await context.limits.check(request, caller.tenant)
     async with read_edit(request) as form:
+        links = requested_links(context, request, form.body)
         template = await find_template(context, caller, form.body)
         workflow = edit_workflow(context, form.body, form.input_name, template)
         record.begin(workflow.name)
-        place = scope.enter_context(context.admission.reserve(_applicant(caller, workflow, form.body)))
-        return Admitted(await prepare_edit(context, caller, form, workflow=workflow, template=template), place)
+        place = _place(context, scope, _applicant(caller, workflow, form.body))
+        job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+    return await _charged(context, request, Admitted(job_request, place, links))
+
+
+def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
+    """Return the place of a request, held until ``scope`` ends.  Raises CapacityError."""
+    scope.enter_context(context.limits.hold(applicant.tenant))
+    return scope.enter_context(context.admission.reserve(applicant))
+
+
+async def _charged(context: Context, request: Request, admitted: Admitted) -> Admitted:
+    """Take an admitted request's work, known now, from what its tenant may use.  Raises RateLimitExceeded."""
+    job_request = admitted.job_request
+    await context.limits.charge(job_request.caller.tenant, job_request.work, request)
+    return admitted
 
 
 def _applicant(caller: Caller, workflow: Workflow, body: ImageRequest) -> Applicant:
@@ -128,4 +156,7 @@ async def _run_and_respond(context: Context, request: Request, admitted: Admitte
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, place=place, scope=scope.pop_all())
     result = await run_job(context, request, job_request, job, place=place)
-    return JSONResponse(await images_response(context.images, job_request.body, job, result))
+    keep = None
+    if admitted.links is not None and context.kept_images is not None:
+        keep = partial(context.kept_images.keep, admitted.links)
+    return JSONResponse(await images_response(context.images, job_request.body, job, result, keep))

@@ -67,6 +67,8 @@ class JobRoutes:
         """Accept a job: its images are made whatever becomes of this connection or this process."""
         caller, preferences = self._context.authenticate(request), read_preferences(request)
         jobs = jobs_of(self._context)
+        if preferences.key is None:  # a repeated request uses nothing
+            await self._context.limits.check(request, caller.tenant)
         async with held_body(request, JobSubmissionBody) as body:
             submission = read_submission(body, preferences.key, request.headers.get("traceparent"))
             submitted = await jobs.submit(caller, submission)

@@ -10,7 +10,18 @@ from lego_serve.errors import RequestError
 from lego_serve.gateway.errors import CrossSite, Misdirected, error_response, refusal
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
-EXPOSED = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "openai-processing-ms",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
 
 
 class PageGuard:

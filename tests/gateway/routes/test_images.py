@@ -86,7 +86,7 @@ async def test_an_alias_stands_for_its_workflow(client, runner) -> None:
 
 @pytest.mark.parametrize(
     ("field", "words"),
-    [("input_fidelity", "low"), ("background", "opaque or auto"), ("response_format", "b64_json")],
+    [("input_fidelity", "low"), ("background", "opaque or auto"), ("response_format", "b64_json or url")],
 )
 async def test_a_refusal_lists_what_is_accepted_and_nothing_else(client, field, words) -> None:
     """Words that the API knows and this server refuses are not offered."""

@@ -33,7 +33,7 @@ HONOURED = {
     "output_format": Decision(("png", "webp", "jpeg", None), ("gif", "svg")),
     "output_compression": Decision((100, None), (50, 101)),  # less than 100 needs another format than PNG
     "background": Decision(("opaque", "auto", None), ("transparent",)),
-    "response_format": Decision(("b64_json", None), ("url",)),
+    "response_format": Decision(("b64_json", None), ("url",)),  # links need an address that clients can be told
     "partial_images": Decision((0, None), (2, 4)),  # more than none needs a stream
     "stream": Decision((True, False, None), ("yes please",)),
     "safety_identifier": Decision(("s", None)),

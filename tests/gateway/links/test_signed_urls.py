@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.gateway.errors import Unauthorized
-from lego_serve.gateway.jobs.signed_urls import SETTING, InvalidSignature, LinkExpired, UrlSigner, rotate, url_signer
+from lego_serve.gateway.links.signed_urls import SETTING, InvalidSignature, LinkExpired, UrlSigner, rotate, url_signer
 from lego_serve.jobstore.memory import MemoryJobStore
 
 PATH = "/v1/jobs/job_1/images/0"

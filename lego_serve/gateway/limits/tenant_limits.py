@@ -1,0 +1,114 @@
+"""Holds tenants to their limits: before their bodies are read, again when the work of a request is known, and at once.
+
+A request that is refused for another reason uses nothing of a quota.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fastapi import Request
+
+from lego_serve.core.rate_limits import Exceeded, Standing, exceeded, headers
+from lego_serve.core.scheduling.drain_pace import DrainPace
+from lego_serve.errors import CapacityError
+from lego_serve.gateway.errors import ANSWER_HEADERS
+from lego_serve.gateway.limits.throttles import Throttles
+from lego_serve.gateway.settings import LimitSettings
+
+
+class RateLimitExceeded(CapacityError):
+    """A tenant has used up what it may use; without ``retry_after_s`` the request alone is more than that."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = 1.0
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after_s=retry_after_s or 0.0)
+        self.retry_after_s = retry_after_s
+        self.retryable = retry_after_s is not None
+
+
+class TenantLimiter:
+    """The limits of all tenants in one gateway; ``now`` is the clock that jobs are timed by."""
+
+    def __init__(
+        self, settings: LimitSettings, now: Callable[[], float], chance: Callable[[], float] = random.random
+    ) -> None:
+        self._settings, self._now, self._chance = settings, now, chance
+        self._throttles = Throttles(settings.redis_url)
+        self._in_flight: Counter[str] = Counter()
+        self._paces: dict[str, DrainPace] = {}
+
+    async def check(self, request: Request, tenant: str) -> None:
+        """Tell a request's answer what is left of its tenant's quotas.  Raises RateLimitExceeded where nothing is."""
+        quotas = self._settings.of(tenant).quotas
+        if quotas:
+            standings = await self._throttles.peek(tenant, quotas)
+            _tell(request, standings)
+            _raise_if(exceeded(standings, {}))
+
+    async def charge(self, tenant: str, work: int, request: Request | None = None) -> None:
+        """Take a request and its work from the quotas.  Raises RateLimitExceeded, and takes nothing then.
+
+        The answer to ``request`` is told what is left. Where two requests of a tenant are checked at once, one of them
+        may run although only the other could be paid.
+        """
+        quotas = self._settings.of(tenant).quotas
+        if not quotas:
+            return
+        costs = {"requests": 1, "work": work}
+        standings = await self._throttles.peek(tenant, quotas)
+        _tell(request, standings)
+        _raise_if(exceeded(standings, costs))
+        standings = await self._throttles.take(tenant, {quota: costs[quota.name] for quota in quotas})
+        _tell(request, standings)
+
+    @contextmanager
+    def hold(self, tenant: str) -> Iterator[None]:
+        """Count a request as in flight.  Raises RateLimitExceeded where its tenant has as many as it may."""
+        limit = self._settings.of(tenant).in_flight
+        if limit is None:
+            yield
+            return
+        pace = self._paces.setdefault(tenant, DrainPace())
+        if self._in_flight[tenant] >= limit:
+            message = f"You have {limit} requests in flight, as many as you may; wait for one to end."
+            raise RateLimitExceeded(message, retry_after_s=pace.retry_after_s(self._now(), self._chance()) / limit)
+        self._in_flight[tenant] += 1
+        pace.begin(1, self._now())
+        try:
+            yield
+        finally:
+            self._in_flight[tenant] -= 1
+            pace.end(1, self._now())
+
+    def max_queued(self, tenant: str, usual: int) -> int:
+        """Return how many durable jobs a tenant may have that have not ended; ``usual`` where nothing is said of it."""
+        limit = self._settings.of(tenant).queued
+        return usual if limit is None else limit
+
+
+def _tell(request: Request | None, standings: tuple[Standing, ...]) -> None:
+    if request is None:
+        return
+    told = [(name.encode(), value.encode()) for name, value in headers(standings).items()]
+    request.scope["state"][ANSWER_HEADERS] = told
+
+
+def _raise_if(found: Exceeded | None) -> None:
+    if found is None:
+        return
+    quota = found.quota
+    what = quota.unit or quota.name
+    if found.cost > quota.limit:
+        raise RateLimitExceeded(
+            f"This request takes {found.cost:,} {what}, and you may use {quota.limit:,} a minute: ask for fewer or "
+            "smaller images, or for fewer steps.",
+            retry_after_s=None,
+        )
+    raise RateLimitExceeded(
+        f"You may use {quota.limit:,} {what} a minute; try again in {found.wait_s:.1f} s.", retry_after_s=found.wait_s
+    )
