@@ -157,6 +157,12 @@ class Server(Strict):
         description="Address by which clients reach the server, such as `https://images.example`, for links in "
         "answers. Without it links begin with the address that was asked on loopback, and are paths elsewhere.",
     )
+    access_log: bool = Field(
+        default=True, description="Whether the log has a line for each request. Actions of operators always have one."
+    )
+    log_prompts: bool = Field(
+        default=False, description="Whether the lines of requests for images have their prompts, which may be private."
+    )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(
         default=52_000_000,

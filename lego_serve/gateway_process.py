@@ -87,6 +87,8 @@ def _gateway_settings(
         max_pending_images=pending_images(settings),
         public_url=server.public_url,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
+        access_log=server.access_log,
+        log_prompts=server.log_prompts,
     )
 
 

@@ -22,6 +22,7 @@ from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import adapters, images, jobs, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.telemetry.access_log import AccessLog
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
@@ -95,6 +96,7 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining,
     app.add_middleware(CatchAll, draining=draining)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)  # outside of all errors, so that pages can read them
+    app.add_middleware(AccessLog, has_requests=settings.access_log)
     app.add_middleware(RequestIds, on_refusal=metrics.count_refused)
 
 

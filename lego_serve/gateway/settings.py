@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 
+KEY_ID_DIGITS = 12  # of a key's SHA-256, which the configuration has in full
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -21,11 +23,12 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: a tenant, and the weight of its jobs."""
+    """Who makes a request: a tenant, and the weight of its jobs; ``key_id`` tells its keys apart in logs."""
 
     tenant: str = "default"
     is_admin: bool = True
     weight: float = 1.0
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class GatewaySettings:
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
-    with, without a slash at its end.
+    with, without a slash at its end.  ``access_log``: whether each request is a line of the log,
+    ``log_prompts`` whether that has its prompt.
     """
 
     default_workflow: str
@@ -69,6 +73,8 @@ class GatewaySettings:
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
     public_url: str | None = None
+    access_log: bool = True
+    log_prompts: bool = False
 
     @property
     def has_tenants(self) -> bool:
@@ -85,5 +91,5 @@ class GatewaySettings:
         caller = None
         for key in self.keys:  # all are compared, so that the time it takes reveals nothing
             if hmac.compare_digest(key.sha256, digest):
-                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight)
+                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight, key_id=digest[:KEY_ID_DIGITS])
         return caller
