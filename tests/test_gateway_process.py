@@ -38,3 +38,13 @@ def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> N
     assert _connection_limits(load(path).server) == ConnectionLimits(linger_bytes=largest)
     path.write_text(MODEL + "server: {max_body_bytes: 5000000, limits: {keep_alive_s: 650}}\n")
     assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650, linger_bytes=5_000_000)
+
+
+def test_what_is_logged_is_what_the_configuration_says(tmp_path) -> None:
+    """Requests but no prompts, unless it says otherwise."""
+    path: Path = tmp_path / "config.yaml"
+    for text, expected in (("", (True, False)), ("server: {access_log: false, log_prompts: true}\n", (False, True))):
+        path.write_text(MODEL + text)
+        settings, workflows = configured(path)
+        gateway = _gateway_settings(settings, workflows, tmp_path, tmp_path)
+        assert (gateway.access_log, gateway.log_prompts) == expected

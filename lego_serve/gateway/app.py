@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits
@@ -23,6 +24,7 @@ from lego_serve.gateway.routes import adapters, images, jobs, models, operations
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.telemetry.access_log import AccessLog
+from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
@@ -37,16 +39,19 @@ def create_app(
     peers: Peers | None = None,
     draining: Draining | None = None,
     storage: JobStorage | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own.
 
-    ``draining`` is told by whoever stops the server.  Without ``storage`` there are no durable jobs.
+    ``draining`` is told by whoever stops the server.  Without ``storage`` there are no durable jobs, and without a
+    ``tracer_provider`` nothing is traced.
     """
     draining = draining or Draining()
-    context = create_context(runner, admin, settings, metrics, draining)
+    context = create_context(runner, admin, settings, metrics, draining, Tracing(tracer_provider))
     context.on_close.append(context.quality_checks.close)
     if storage is not None:
         context = with_durable_jobs(context, storage)
+    context.on_close.append(context.tracing.close)
     if peers is not None:
         context.on_close.append(peers.close)
 
@@ -64,6 +69,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        telemetry=request_spans(tracer_provider),
     )
     app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
@@ -106,6 +112,7 @@ def create_context(
     settings: GatewaySettings,
     metrics: Metrics,
     draining: Draining | None = None,
+    tracing: Tracing | None = None,
 ) -> Context:
     """Build the parts that the routes share."""
     limits = AdmissionLimits(
@@ -128,4 +135,5 @@ def create_context(
         templates=files,
         images=workers,
         draining=draining or Draining(),
+        tracing=tracing or Tracing(),
     )

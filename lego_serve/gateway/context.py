@@ -19,6 +19,7 @@ from lego_serve.gateway.media.workers import ImageWorkers, UploadThread
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
 from lego_serve.gateway.telemetry.access_log import note_admin_route
+from lego_serve.gateway.telemetry.tracing import Tracing
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.metrics import Metrics
@@ -43,6 +44,7 @@ class Context:
     draining: Draining = field(default_factory=Draining)
     images: ImageWorkers = field(default_factory=ImageWorkers)
     jobs: "DurableJobs | None" = None
+    tracing: Tracing = field(default_factory=Tracing)
     on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from lego_serve.gateway.errors import (
     refusal,
 )
 from lego_serve.gateway.telemetry.trace_context import trace_id
+from lego_serve.gateway.telemetry.tracing import hide_query
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.process.log_facts import LogFacts, logged_with
 
@@ -58,6 +59,8 @@ class RequestIds:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id), took, NO_SNIFFING]
             await send(message)
 
+        if scope.get("query_string"):
+            hide_query()
         with logged_with(LogFacts(request_id.decode(), trace_id=trace_id(scope["headers"]))):
             await self._app(scope, receive, send_with_headers)
         code = scope["state"].get(REFUSED_AS)
