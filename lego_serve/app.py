@@ -16,6 +16,7 @@ from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
 from lego_serve.gateway_process import OWNER
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
+from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
@@ -42,6 +43,8 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
+    if settings.server.traces:
+        require_extra()  # here, where it is one line on the terminal
     return run_off_main_thread(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)
 
 

@@ -167,6 +167,16 @@ class Server(Strict):
     )
     kept_images_bytes: Bytes = Field(
         default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
+    access_log: bool = Field(
+        default=True, description="Whether the log has a line for each request. Actions of operators always have one."
+    )
+    log_prompts: bool = Field(
+        default=False, description="Whether the lines of requests for images have their prompts, which may be private."
+    )
+    traces: bool = Field(
+        default=False,
+        description="Whether gateways send traces by OTLP, as the environment's `OTEL_*` variables say. Needs "
+        "`pip install 'lego_serve[otel]'`.",
     )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(

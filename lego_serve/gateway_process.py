@@ -44,6 +44,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: P
     """
     from lego_serve.gateway.app import create_app
     from lego_serve.gateway.peers import Peers
+    from lego_serve.gateway.telemetry.export import otlp_provider
     from lego_serve.gateway.transport.draining import Draining
     from lego_serve.gateway.transport.server import create_server
     from lego_serve.metrics import Metrics
@@ -62,7 +63,8 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: P
     draining, owner = Draining(), new_owner()
     own.with_suffix(OWNER).write_text(owner)
     storage = open_storage(settings, jobs, owner)
-    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining, storage)
+    provider = otlp_provider() if settings.server.traces else None
+    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining, storage, provider)
     bound = [shared_socket(settings.server.host, port), unix_socket(own)]
     allow_many_files()
     limits = _connection_limits(settings.server)
@@ -93,6 +95,8 @@ def _gateway_settings(
         default_response_format=server.default_response_format,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
         limits=_limit_settings(settings),
+        access_log=server.access_log,
+        log_prompts=server.log_prompts,
     )
 
 

@@ -61,3 +61,13 @@ def test_a_tenants_limits_are_the_usual_ones_but_for_what_is_said_of_it(tmp_path
         path.write_text(text)
         settings, workflows = configured(path)
         assert _gateway_settings(settings, workflows, tmp_path, tmp_path).limits == limits
+
+
+def test_what_is_logged_is_what_the_configuration_says(tmp_path) -> None:
+    """Requests but no prompts, unless it says otherwise."""
+    path: Path = tmp_path / "config.yaml"
+    for text, expected in (("", (True, False)), ("server: {access_log: false, log_prompts: true}\n", (False, True))):
+        path.write_text(MODEL + text)
+        settings, workflows = configured(path)
+        gateway = _gateway_settings(settings, workflows, tmp_path, tmp_path)
+        assert (gateway.access_log, gateway.log_prompts) == expected

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits
@@ -24,6 +25,8 @@ from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import adapters, images, jobs, kept_images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.telemetry.access_log import AccessLog
+from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
@@ -38,16 +41,19 @@ def create_app(
     peers: Peers | None = None,
     draining: Draining | None = None,
     storage: JobStorage | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application over a job runner and its cluster; ``peers`` are asked for jobs that are not its own.
 
-    ``draining`` is told by whoever stops the server.  Without ``storage`` there are no durable jobs.
+    ``draining`` is told by whoever stops the server.  Without ``storage`` there are no durable jobs, and without a
+    ``tracer_provider`` nothing is traced.
     """
     draining = draining or Draining()
-    context = create_context(runner, admin, settings, metrics, draining)
+    context = create_context(runner, admin, settings, metrics, draining, Tracing(tracer_provider))
     context.on_close.append(context.quality_checks.close)
     if storage is not None:
         context = with_durable_jobs(context, storage)
+    context.on_close.append(context.tracing.close)
     if peers is not None:
         context.on_close.append(peers.close)
 
@@ -67,6 +73,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        telemetry=request_spans(tracer_provider),
     )
     app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
@@ -101,6 +108,7 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining,
     app.add_middleware(CatchAll, draining=draining)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)  # outside of all errors, so that pages can read them
+    app.add_middleware(AccessLog, has_requests=settings.access_log)
     app.add_middleware(RequestIds, on_refusal=metrics.count_refused)
 
 
@@ -110,6 +118,7 @@ def create_context(
     settings: GatewaySettings,
     metrics: Metrics,
     draining: Draining | None = None,
+    tracing: Tracing | None = None,
 ) -> Context:
     """Build the parts that the routes share."""
     limits = AdmissionLimits(
@@ -136,4 +145,5 @@ def create_context(
         on_close=[] if kept is None else [kept.close],
         images=workers,
         draining=draining or Draining(),
+        tracing=tracing or Tracing(),
     )

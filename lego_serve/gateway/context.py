@@ -20,9 +20,12 @@ from lego_serve.gateway.links.kept_images import KeptImages
 from lego_serve.gateway.media.workers import ImageWorkers, UploadThread
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.settings import Caller, GatewaySettings
+from lego_serve.gateway.telemetry.access_log import note_admin_route
+from lego_serve.gateway.telemetry.tracing import Tracing
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.metrics import Metrics
+from lego_serve.process.log_facts import log_facts
 
 if TYPE_CHECKING:
     from lego_serve.gateway.jobs.service import DurableJobs
@@ -45,6 +48,7 @@ class Context:
     images: ImageWorkers = field(default_factory=ImageWorkers)
     jobs: "DurableJobs | None" = None
     kept_images: KeptImages | None = None
+    tracing: Tracing = field(default_factory=Tracing)
     on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:
@@ -54,16 +58,23 @@ class Context:
 
     def authenticate(self, request: Request, *, admin: bool = False) -> Caller:
         """Return who calls.  Raises Unauthorized or Forbidden."""
+        caller = self._caller(request)
+        if admin:
+            note_admin_route(request, None if caller is None else caller.key_id)
+        if caller is None:
+            raise Unauthorized("An API key is needed: `Authorization: Bearer KEY`.")
+        log_facts().tenant = caller.tenant
+        if admin and not caller.is_admin:
+            raise Forbidden("This needs a key of scope `admin`.")
+        if self.settings.keys:
+            request.state.tenant = caller.tenant  # whose the request's body is
+        return caller
+
+    def _caller(self, request: Request) -> Caller | None:
         if not self.settings.keys:
             return Caller()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        caller = self.settings.caller(token.strip()) if scheme.lower() == "bearer" else None
-        if caller is None:
-            raise Unauthorized("An API key is needed: `Authorization: Bearer KEY`.")
-        if admin and not caller.is_admin:
-            raise Forbidden("This needs a key of scope `admin`.")
-        request.state.tenant = caller.tenant  # whose the request's body is
-        return caller
+        return self.settings.caller(token.strip()) if scheme.lower() == "bearer" else None
 
     def workflow(self, name: str | None) -> Workflow:
         """Return the workflow of a name, the default one without a name.  Raises NotFound."""

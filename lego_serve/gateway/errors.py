@@ -100,8 +100,9 @@ ROUTE_ERRORS = {
     405: ("This route does not take this method.", "method_not_allowed"),
 }
 ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-REFUSED_AS, CUT_SHORT_AS = "refused_as", "cut_short_as"  # in a request's state: an error's code
 ANSWER_HEADERS = "answer_headers"  # in a request's state: what its answer, or the error, says besides
+REFUSED_AS, CUT_SHORT_AS, ENDED_AS = "refused_as", "cut_short_as", "ended_as"  # in a request's state: an error's code
+CUT_SHORT_STATUS = "cut_short_status"  # the same, its status
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
 ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
 FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
@@ -234,6 +235,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer_lego_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LegoError)
         log_error(error)
+        request.scope.setdefault("state", {})[ENDED_AS] = error.code
         return error_response(error)
 
     async def answer_parameter_error(request: Request, error: Exception) -> Response:
@@ -247,6 +249,7 @@ def add_error_handlers(app: FastAPI) -> None:
         known = RequestError(message, code=code)
         known.status = error.status_code
         answer = error_response(known)
+        request.scope.setdefault("state", {})[ENDED_AS] = code
         if error.status_code == 405:
             answer.headers["allow"] = ", ".join(allowed_methods(request))
         return answer

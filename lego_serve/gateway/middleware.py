@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lego_serve.errors import LegoError
 from lego_serve.gateway.errors import (
     ANSWER_HEADERS,
+    ENDED_AS,
     REFUSED_AS,
     ServerStopping,
     TooLarge,
@@ -19,7 +20,10 @@ from lego_serve.gateway.errors import (
     error_response,
     refusal,
 )
+from lego_serve.gateway.telemetry.trace_context import trace_id
+from lego_serve.gateway.telemetry.tracing import hide_query
 from lego_serve.gateway.transport.draining import Draining
+from lego_serve.process.log_facts import LogFacts, logged_with
 
 log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
@@ -31,7 +35,8 @@ ANSWERED_WHILE_STOPPING = ("/health/", "/metrics", "/v1/admin/jobs")  # what an 
 
 
 class RequestIds:
-    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, the time it took, and ``nosniff``.
+    """Adds ``x-request-id`` to every answer and log line, the caller's where it is well formed; answers also get the
+    time they took, and ``nosniff``.
 
     ``on_refusal`` gets the error's code of each request for images that is refused before its route is asked.
     """
@@ -57,7 +62,10 @@ class RequestIds:
                 message["headers"] = [*message.get("headers", ()), *told, *own]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if scope.get("query_string"):
+            hide_query()
+        with logged_with(LogFacts(request_id.decode(), trace_id=trace_id(scope["headers"]))):
+            await self._app(scope, receive, send_with_headers)
         code = scope["state"].get(REFUSED_AS)
         if code is not None and scope["path"].startswith(IMAGE_ROUTES):
             self._on_refusal(code)
@@ -87,9 +95,11 @@ class CatchAll:
         except asyncio.CancelledError:
             if not self._draining.has_expired or is_started:
                 raise
+            scope["state"][ENDED_AS] = ServerStopping.code
             await error_response(ServerStopping())(scope, receive, send)
         except Exception:
             log.exception("unexpected error")
+            scope["state"][ENDED_AS] = LegoError.code
             if scope["type"] == "http" and not is_started:
                 await error_response(LegoError("Something unexpected went wrong on the server."))(scope, receive, send)
 
@@ -109,7 +119,11 @@ class HeadAsGet:
         async def send_without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, send_without_body)
+        finally:
+            scope["route"] = as_get.get("route")
 
 
 class WhileStopping:

@@ -11,13 +11,14 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from lego_serve.core.jobs.job import Job, JobResult
+from lego_serve.core.jobs.job import Job, JobProgress, JobResult
 from lego_serve.core.jobs.ports import OnProgress
 from lego_serve.errors import JobCancelled, LegoError, RequestError
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import CUT_SHORT_AS, ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
+from lego_serve.gateway.telemetry.tracing import JobSpan
 from lego_serve.metrics import UNKNOWN_WORKFLOW, Metrics
 
 Result = TypeVar("Result")
@@ -83,15 +84,30 @@ async def run_job(
     if job_request.result is not None:
         place.release(is_done=False)  # it says nothing about the pace of jobs
         return job_request.result
-    with place:
-        running = asyncio.ensure_future(context.runner.run(bounded(context, job), on_progress))
+    model = job_request.body.model or job_request.workflow.name
+    with place, context.tracing.request_job(job, model, is_streamed=bool(job_request.body.stream)) as span:
+        tell = None if on_progress is None else _noting_the_first(span, on_progress)
+        running = asyncio.ensure_future(context.runner.run(bounded(context, job), tell))
         try:
             result = await while_connected(context, request, running)
         except RequestError as error:
             raise in_request_words(error, job_request.body) from error
+        if on_progress is not None:
+            span.chunk()
+        span.completed(job_request.workflow, result, context.runner.now())
     context.metrics.record_result(job_request.workflow, result)
     context.quality_checks.consider(job, result)
     return result
+
+
+def _noting_the_first(span: JobSpan, on_progress: OnProgress) -> OnProgress:
+    """Return what reports progress and notes in the job's span when that began."""
+
+    def report(progress: JobProgress) -> None:
+        span.chunk()
+        on_progress(progress)
+
+    return report
 
 
 def bounded(context: Context, job: Job) -> Job:

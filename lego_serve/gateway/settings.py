@@ -9,6 +9,8 @@ from pathlib import Path
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 
+KEY_ID_DIGITS = 12  # of a key's SHA-256, which the configuration has in full
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -22,11 +24,12 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: a tenant, and the weight of its jobs."""
+    """Who makes a request: a tenant, and the weight of its jobs; ``key_id`` tells its keys apart in logs."""
 
     tenant: str = "default"
     is_admin: bool = True
     weight: float = 1.0
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class GatewaySettings:
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
-    with, without a slash at its end.  Without ``kept_images`` answers hold no links.
+    with, without a slash at its end.  Without ``kept_images`` answers hold no links.  ``access_log``: whether each request is a line of the log,
+    ``log_prompts`` whether that has its prompt.
     """
 
     default_workflow: str
@@ -95,6 +99,8 @@ class GatewaySettings:
     default_response_format: str = "b64_json"
     kept_images: KeptImageSettings | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
+    access_log: bool = True
+    log_prompts: bool = False
 
     @property
     def has_tenants(self) -> bool:
@@ -111,5 +117,5 @@ class GatewaySettings:
         caller = None
         for key in self.keys:  # all are compared, so that the time it takes reveals nothing
             if hmac.compare_digest(key.sha256, digest):
-                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight)
+                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight, key_id=digest[:KEY_ID_DIGITS])
         return caller

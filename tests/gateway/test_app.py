@@ -103,12 +103,12 @@ async def test_an_ordinary_outcome_is_one_line_of_the_log(client, runner, caplog
     caplog.set_level("INFO", "lego_serve")
     runner.error = error
     await client.post("/v1/images/generations", json={"prompt": "a"})
-    [record] = [record for record in caplog.records if record.name.startswith("lego_serve")]
+    [record] = [record for record in caplog.records if record.name.startswith("lego_serve.gateway")]
     assert (record.levelname, record.exc_info) == ("INFO", None)
     caplog.clear()
     runner.error = NodeError("broken")
     await client.post("/v1/images/generations", json={"prompt": "a"})
-    [record] = [record for record in caplog.records if record.name.startswith("lego_serve")]
+    [record] = [record for record in caplog.records if record.name.startswith("lego_serve.gateway")]
     assert record.levelname == "ERROR"
     assert record.exc_info
 

@@ -8,7 +8,7 @@ still out is cancelled.  Events about jobs or tasks that have ended are late ans
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lego_serve.core.jobs.events import (
     CancelRequested,
@@ -40,6 +40,7 @@ class _Running:
     workflow: Workflow
     waiting: dict[str, set[str]]  # node -> the nodes it still waits for
     out: set[str] = field(default_factory=set)
+    began: dict[str, float] = field(default_factory=dict)  # node -> when it was dispatched last
     values: dict[str, Value] = field(default_factory=dict)
     stats: dict[str, TaskStats] = field(default_factory=dict)
     reruns: int = 0
@@ -129,6 +130,7 @@ class Dataflow:
         for name in ready:
             del running.waiting[name]
             running.out.add(name)
+            running.began[name] = now
             self._tell(running.job.id, now, f"dispatch {name}")
             commands.append(Dispatch(_task(running, running.workflow.nodes[name])))
         return commands
@@ -136,7 +138,7 @@ class Dataflow:
     def _done(self, running: _Running, event: TaskDone, now: float) -> list[Command]:
         running.out.discard(event.node)
         running.values[event.node] = event.value
-        running.stats[event.node] = event.stats
+        running.stats[event.node] = replace(event.stats, began_s=running.began[event.node], ended_s=now)
         for missing in running.waiting.values():
             missing.discard(event.node)
         if running.waiting or running.out:

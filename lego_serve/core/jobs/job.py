@@ -58,6 +58,7 @@ class TaskStats:
 
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
     ``text_tokens`` are those of an encoded prompt, also of a cached one.
+    ``began_s`` and ``ended_s`` are when its coordinator sent it off and had its result; no comparison heeds them.
     """
 
     queue_s: float = 0.0
@@ -72,6 +73,8 @@ class TaskStats:
     controlnets: tuple[ControlNetStats, ...] = ()
     reuse: ReuseStats | None = None
     text_tokens: int = 0
+    began_s: float | None = field(default=None, compare=False)
+    ended_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from lego_serve.gateway.responses import response_metadata
 from lego_serve.gateway.run_job import bounded
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.sweeping import change
+from lego_serve.process.log_facts import LogFacts, log_facts, logged_with
 
 log = logging.getLogger("lego_serve.jobs")
 PAUSE_S = 1.0  # before what the store, or the nodes, could not do is tried again
@@ -50,11 +51,12 @@ class JobAttempt:
 
     async def run(self) -> None:
         """Run the job and write how it ended; returns early where another has it.  Cancelling leaves it as it is."""
-        with ExitStack() as scope:
-            if self._place is not None:
-                scope.callback(self._place.release)
-            decide = await self._decide(scope)
-        await self._write(decide)
+        with logged_with(LogFacts(job_id=self.record.id, tenant=self.record.request.tenant)):
+            with ExitStack() as scope:
+                if self._place is not None:
+                    scope.callback(self._place.release)
+                decide = await self._decide(scope)
+            await self._write(decide)
 
     async def give_back(self) -> None:
         """Queue the job again, with its newest checkpoint; after ``run`` was cancelled, as this gateway stops."""
@@ -98,23 +100,31 @@ class JobAttempt:
             return await self._keep(job_request, job, job_request.result)
         job = self._job(job_request, scope.enter_context(context.job_ids.reserve(record.id.removeprefix("job_"))))
         await self._resume(job_request)
+        with context.tracing.durable_job(job, record.request.model, record.request.traceparent) as span:
+            log_facts().trace_id = span.trace_id
+            try:
+                result = await self._run_unless_lost(job)
+            except RequestError as error:
+                raise in_request_words(error, job_request.body) from error
+            span.completed(job_request.workflow, result, context.runner.now())
+        context.metrics.record_result(job_request.workflow, result)
+        context.quality_checks.consider(job, result)
+        return await self._keep(job_request, job, result)
+
+    async def _run_unless_lost(self, job: Job) -> JobResult:
+        """Run the job, as long as no other gateway has it.  Raises LegoError."""
         keeping = asyncio.ensure_future(self._keep_up())
+        running = asyncio.ensure_future(self._parts.context.runner.run(job, self.note, self._checkpoints))
         try:
-            running = asyncio.ensure_future(context.runner.run(job, self.note, self._checkpoints))
             await asyncio.wait({running, keeping}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 running.cancel()
                 await asyncio.wait({running})
                 raise StaleAttempt("Another gateway has the job.")
-            result = running.result()
-        except RequestError as error:
-            raise in_request_words(error, job_request.body) from error
+            return running.result()
         finally:
             keeping.cancel()
             running.cancel()
-        context.metrics.record_result(job_request.workflow, result)
-        context.quality_checks.consider(job, result)
-        return await self._keep(job_request, job, result)
 
     async def _prepare(self, scope: ExitStack) -> ImageJobRequest:
         """Read the stored request, take a place for it, and decode its images.  Raises LegoError."""

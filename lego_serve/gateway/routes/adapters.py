@@ -10,6 +10,7 @@ from lego_serve.core.nodes.requests import ListAdapters, ModelAdapters, Register
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.openapi import errors, json_body
 from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.telemetry.access_log import note_admin_target
 
 
 class AdapterBody(BaseModel):
@@ -59,6 +60,7 @@ class AdapterHandlers:
         """Give a name to a file under a configured root."""
         self._context.authenticate(request, admin=True)
         body = await read_body(request, AdapterBody)
+        note_admin_target(request, body.id)
         answer = await self._context.admin.adapters(body.model, RegisterAdapter(body.id, body.path))
         [card] = _adapter_cards(answer)
         return JSONResponse(card | {"registered": True})

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from lego_serve.errors import CapacityError, LegoError, RequestError
-from lego_serve.gateway.errors import CUT_SHORT_AS, error_response
+from lego_serve.gateway.errors import CUT_SHORT_AS, CUT_SHORT_STATUS, error_response
 from lego_serve.gateway.middleware import CLOSE, DISCARD_BYTES, NO_SNIFFING
 from lego_serve.gateway.transport.hang_ups import HangUpProbe
 from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
@@ -157,7 +157,7 @@ class GatewayProtocol(H11Protocol):
         request_id = uuid.uuid4().hex
         if not self._is_answered:
             request_id = self.scope["state"].get("request_id", request_id)
-            self.scope["state"][CUT_SHORT_AS] = error.code
+            self.scope["state"] |= {CUT_SHORT_AS: error.code, CUT_SHORT_STATUS: error.status}
             self.cycle.disconnected = True  # for the application the client has left
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):

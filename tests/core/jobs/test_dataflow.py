@@ -83,6 +83,21 @@ def test_finish_carries_outputs_and_costs() -> None:
     assert commands == [Finish("j", {"image": "value of d"}, costs)]
 
 
+def test_costs_say_when_a_node_was_sent_off_and_when_it_was_done() -> None:
+    """On the coordinator's clock; of a node that ran again, its last run."""
+    flow = Dataflow()
+    times = {"a": 1.0, "b": 2.0, "c": 4.0}
+    flow.handle(submit(DIAMOND), 0.5)
+    for node, now in times.items():
+        flow.handle(done(node), now)
+    flow.handle(InputsLost("j", "d", frozenset("b")), 5.0)
+    flow.handle(done("b"), 6.0)
+    [finish] = flow.handle(done("d"), 8.0)
+    assert isinstance(finish, Finish)
+    ran = {node: (stats.began_s, stats.ended_s) for node, stats in finish.stats.items()}
+    assert ran == {"a": (0.5, 1.0), "b": (5.0, 6.0), "c": (1.0, 4.0), "d": (6.0, 8.0)}
+
+
 def test_a_task_has_plain_inputs_literals_and_refs() -> None:
     """Inputs become plain values, absent optional ones are left out, literals stay, nodes become Refs."""
     arguments: dict[str, object] = {
