@@ -232,6 +232,11 @@ class Settings(Strict):
         "choose among names of their own.",
     )
     jobs: Jobs = Field(default=Jobs(), description="Jobs that outlive the gateway that accepted them.")
+    compat: tuple[Literal["a1111", "comfyui"], ...] = Field(
+        default=(),
+        description="Foreign protocols that are served besides OpenAI's: `a1111` is AUTOMATIC1111's, `comfyui` is "
+        "ComfyUI's. See [compatibility](compatibility.md).",
+    )
     templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."

@@ -87,6 +87,7 @@ def _gateway_settings(
         max_pending_images=pending_images(settings),
         public_url=server.public_url,
         deadlines=DeadlineLimits(server.default_deadline_ms / 1000, server.max_deadline_ms / 1000),
+        compat=frozenset(settings.compat),
     )
 
 

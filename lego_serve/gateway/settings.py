@@ -52,6 +52,7 @@ class GatewaySettings:
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
     with, without a slash at its end.
+    ``compat``: the foreign protocols that are served besides.
     """
 
     default_workflow: str
@@ -69,6 +70,7 @@ class GatewaySettings:
     max_pending_images: int | None = None
     deadlines: DeadlineLimits = DEFAULT_DEADLINES
     public_url: str | None = None
+    compat: frozenset[str] = frozenset()
 
     @property
     def has_tenants(self) -> bool:
