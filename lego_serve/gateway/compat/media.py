@@ -45,6 +45,45 @@ def edit_mask(use: MaskUse, data: bytes, image: bytes, max_pixels: int) -> bytes
     return out.getvalue()
 
 
+def opaque(data: bytes, max_pixels: int) -> bytes:
+    """Return an image without its transparency, and the colours below it as they are.  Raises RequestError."""
+    upload = open_upload(data, "image", FORMATS, max_pixels)
+    if not upload.image.has_transparency_data:
+        return data
+    out = io.BytesIO()
+    try:
+        upload.image.convert("RGBA").convert("RGB").save(out, "PNG", compress_level=1)
+    except (OSError, ValueError, SyntaxError):  # Pillow's words for a damaged file
+        raise bad_image("image", "is damaged and cannot be decoded") from None
+    return out.getvalue()
+
+
+def masked(data: bytes, mask: bytes, max_pixels: int) -> bytes:
+    """Return an image with the transparency of another, as a PNG.  Raises RequestError."""
+    upload = open_upload(mask, "mask", FORMATS, max_pixels)
+    if not upload.image.has_transparency_data:
+        raise bad_image("image", "must have an alpha channel, which is the mask")
+    alpha = decode_alpha(upload, "mask")
+    colours = decode_colours(open_upload(opaque(data, max_pixels), "image", FORMATS, max_pixels), "image")
+    colours.putalpha(alpha.resize(colours.size, Image.Resampling.NEAREST))
+    out = io.BytesIO()
+    colours.save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def checked_image(data: bytes, max_pixels: int) -> bytes:
+    """Return a file that is a still image of a kind that is read here.  Raises RequestError."""
+    open_upload(data, "image", FORMATS, max_pixels)
+    return data
+
+
+def media_type(data: bytes) -> str:
+    """Return the type of an image's file."""
+    if data.startswith(b"\xff\xd8"):
+        return "image/jpeg"
+    return "image/webp" if data[8:12] == b"WEBP" else "image/png"
+
+
 def _channel(use: MaskUse, data: bytes, max_pixels: int) -> Image.Image:
     """Return the channel of a mask that says what changes; ``grey`` is the alpha of one that is transparent."""
     upload = open_upload(data, "mask", FORMATS, max_pixels)

@@ -1,13 +1,12 @@
 """Makes what a foreign request asks for into a body of the Images API, its workflow and its files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from lego_serve.compat.requests import OurRequest
-from lego_serve.compat.task import InputImage
 from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError, with_param
@@ -24,7 +23,6 @@ from lego_serve.gateway.settings import Caller
 # The workflow's input behind each field that may be dispensable.
 INPUTS = {"guidance_scale": "guidance", "sampler": "sampler", "n": "n"}
 BodyT = TypeVar("BodyT", bound=ImageRequest)
-ReadFile: TypeAlias = Callable[[InputImage], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,13 @@ class ForeignImages:
         return await prepare_edit(context, caller, form, workflow=self.workflow, template=None)
 
 
-async def make_request(context: Context, caller: Caller, ours: OurRequest, read: ReadFile) -> ForeignImages:
-    """Return our request; ``read`` answers the file of an image.  Raises RequestError, NotFound."""
+async def make_request(
+    context: Context, caller: Caller, ours: OurRequest, image: bytes | None = None, mask: bytes | None = None
+) -> ForeignImages:
+    """Return our request; ``image`` and ``mask`` are the files of an edit, as they came.
+
+    Raises RequestError, NotFound.
+    """
     model = GenerationRequest if ours.route == "generations" else EditRequest
     try:
         body = model.model_validate(dict(ours.fields), strict=False)
@@ -64,13 +67,11 @@ async def make_request(context: Context, caller: Caller, ours: OurRequest, read:
     if isinstance(body, GenerationRequest):
         workflow = generation_workflow(context, body)
         return ForeignImages(_without(body, ours, workflow), workflow)
-    assert ours.image is not None, "an edit has an image"
-    image = read(ours.image)
-    mask = None
     if ours.mask is not None:
+        assert image is not None, "an edit has an image"
+        assert mask is not None, "an edit of a part has a mask"
         async with context.images.turn(caller.tenant, caller.weight) as thread:
-            file = read(ours.mask.image)
-            mask = await thread.read(edit_mask, ours.mask, file, image, context.settings.max_image_pixels)
+            mask = await thread.read(edit_mask, ours.mask, mask, image, context.settings.max_image_pixels)
     workflow = edit_workflow(context, body, "image" if mask is None else "edit", None)
     return ForeignImages(_without(body, ours, workflow), workflow, image, mask)
 

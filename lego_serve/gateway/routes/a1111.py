@@ -29,7 +29,7 @@ NOTHING_TO_DO = (  # answered with null
 def create_router(context: Context, peers: Peers | None) -> APIRouter:
     """Build the routes; those of progress, interrupt and options are of all gateways together."""
     router = APIRouter(route_class=route_class(render), include_in_schema=False)
-    runs, options = Runs(), TenantOptions(None)
+    runs, options = Runs(), TenantOptions(None if context.jobs is None else context.jobs.store)
     images, state = ImageHandlers(context, runs, options), StateHandlers(context, peers, runs, options)
     answers = {
         "GET": {

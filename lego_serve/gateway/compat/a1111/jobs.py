@@ -11,7 +11,7 @@ from lego_serve.compat.a1111.answers import Outcome, infotext, result
 from lego_serve.compat.names import find
 from lego_serve.compat.requests import our_request
 from lego_serve.compat.samplers import SAMPLERS
-from lego_serve.compat.task import ImageTask, InputImage
+from lego_serve.compat.task import ImageTask
 from lego_serve.core.jobs.job import GeneratedImage, Job
 from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.errors import JobCancelled
@@ -42,7 +42,9 @@ class Made:
 async def make_foreign(context: Context, caller: Caller, task: ImageTask) -> ForeignImages:
     """Return our request for what a body asks for.  Raises Refused, RequestError."""
     ours = our_request(task, await names(context, with_adapters=bool(task.loras)), {})
-    return await make_request(context, caller, ours, _file)
+    image = None if task.image is None else file_of_base64(task.image.value, "image")
+    mask = None if task.mask is None else file_of_base64(task.mask.image.value, "mask")
+    return await make_request(context, caller, ours, image, mask)
 
 
 async def run_images(context: Context, request: Request, bound: ImageJobRequest, *, place: Place, run: Run) -> Made:
@@ -108,10 +110,6 @@ async def _previews(context: Context, run: Run) -> tuple[GeneratedImage, ...]:
     """Return the last previews of a run, of its images' size."""
     latest = [preview for _, preview in sorted(run.previews.items())]
     return tuple(await asyncio.gather(*(context.images.write(enlarge, preview, *run.size) for preview in latest)))
-
-
-def _file(image: InputImage) -> bytes:
-    return file_of_base64(image.value, "image")
 
 
 def _number(job: Job, name: str, default: int) -> int:
