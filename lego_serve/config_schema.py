@@ -167,6 +167,7 @@ class Server(Strict):
     )
     kept_images_bytes: Bytes = Field(
         default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
+    )
     access_log: bool = Field(
         default=True, description="Whether the log has a line for each request. Actions of operators always have one."
     )
@@ -259,6 +260,11 @@ class Settings(Strict):
         "choose among names of their own.",
     )
     jobs: Jobs = Field(default=Jobs(), description="Jobs that outlive the gateway that accepted them.")
+    compat: tuple[Literal["a1111", "comfyui"], ...] = Field(
+        default=(),
+        description="Foreign protocols that are served besides OpenAI's: `a1111` is AUTOMATIC1111's, `comfyui` is "
+        "ComfyUI's. See [compatibility](compatibility.md).",
+    )
     templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."

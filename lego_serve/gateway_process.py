@@ -97,6 +97,7 @@ def _gateway_settings(
         limits=_limit_settings(settings),
         access_log=server.access_log,
         log_prompts=server.log_prompts,
+        compat=frozenset(settings.compat),
     )
 
 

@@ -22,7 +22,7 @@ from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
-from lego_serve.gateway.routes import adapters, images, jobs, kept_images, models, operations, templates
+from lego_serve.gateway.routes import a1111, adapters, comfyui, images, jobs, kept_images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.telemetry.access_log import AccessLog
@@ -95,6 +95,11 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     stored = context.settings.templates
     if stored is not None and context.templates is not None:
         app.include_router(templates.create_router(context, context.templates, stored, peers))
+    if "a1111" in context.settings.compat:
+        app.include_router(a1111.create_router(context, peers))
+    if "comfyui" in context.settings.compat:
+        app.include_router(comfyui.create_router(context))
+        app.state.sockets = comfyui.SOCKETS
     app.include_router(operations.create_router(context))
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 Answers: TypeAlias = dict[int | str, dict[str, Any]]
 REFERENCE = "#/components/schemas/{model}"
 FASTAPIS_OWN = "Validation Error"  # the description of an answer that it documents and that nothing here gives
+FASTAPIS_SCHEMAS = ("HTTPValidationError", "ValidationError")  # of that answer
 METHODS = ("get", "post", "put", "patch", "delete")
 MEANINGS = {
     400: "The request cannot succeed as it is; `param` names the field.",
@@ -118,7 +119,8 @@ def _error(status: int) -> dict[str, Any]:
 def _complete(document: dict[str, Any], needs_key: bool) -> None:
     """Give every operation its errors and security, and every reference a place to lead to."""
     components = document.setdefault("components", {})
-    schemas: dict[str, Any] = {"Error": ERROR_SCHEMA}
+    own = {name: schema for name, schema in components.get("schemas", {}).items() if name not in FASTAPIS_SCHEMAS}
+    schemas: dict[str, Any] = {"Error": ERROR_SCHEMA} | own
     components["schemas"] = schemas
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, item in document["paths"].items():

@@ -77,8 +77,11 @@ class GatewaySettings:
     that comparing edits with their full computation may take.  Without ``templates`` none can be registered.
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
-    with, without a slash at its end.  Without ``kept_images`` answers hold no links.  ``access_log``: whether each request is a line of the log,
+    with, without a slash at its end.  Without ``kept_images`` answers hold no links.  ``access_log``: whether each
+    request is a line of the log,
     ``log_prompts`` whether that has its prompt.
+    with, without a slash at its end.
+    ``compat``: the foreign protocols that are served besides.
     """
 
     default_workflow: str
@@ -101,6 +104,7 @@ class GatewaySettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     access_log: bool = True
     log_prompts: bool = False
+    compat: frozenset[str] = frozenset()
 
     @property
     def has_tenants(self) -> bool:

@@ -35,6 +35,11 @@ class JobFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        """The folder itself; what is not named as a job is left alone."""
+        return self._root
+
     def write_input(self, job_id: str, content: bytes) -> str:
         """Keep an image of a request and return its sha256; it is on the disk then.  Raises StoreUnavailable."""
         digest = hashlib.sha256(content).hexdigest()

@@ -22,6 +22,7 @@ from lego_serve.gateway.jobs.worker import JobWorker
 from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
+from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sweeping import change
 
 PING_S = 15.0
@@ -48,6 +49,11 @@ class DurableJobs:
     def store(self) -> JobStore:
         """The store of records."""
         return self._parts.store
+
+    @property
+    def files(self) -> JobFiles:
+        """The folder of files."""
+        return self._parts.files
 
     async def submit(self, caller: Caller, submission: Submission) -> Submitted:
         """Accept a job; it is stored when this returns, and runs at once where nobody waits.

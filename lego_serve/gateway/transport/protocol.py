@@ -23,6 +23,7 @@ from lego_serve.gateway.transport.hang_ups import HangUpProbe
 from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
 from lego_serve.gateway.transport.lingering import LingeringTransport
 from lego_serve.gateway.transport.parser import RequestParser
+from lego_serve.gateway.transport.websockets import GatewayWebSocket
 
 UNFINISHED = (h11.IDLE, h11.SEND_BODY, h11.ERROR, h11.CLOSED)  # the client's states without a whole request
 EMPTY_COMMENT = b":\n\n"  # of server-sent events, which the application sends whole
@@ -49,9 +50,10 @@ class GatewayProtocol(H11Protocol):
         *,
         limits: ConnectionLimits,
         addresses: AddressCounts,
+        sockets: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits, self._addresses = limits, addresses
+        self._limits, self._addresses, self._sockets = limits, addresses, sockets
         self._parser = self.conn = RequestParser(limits)
         self._address: str | None = None
         self._probe: HangUpProbe | None = None
@@ -59,6 +61,7 @@ class GatewayProtocol(H11Protocol):
         self._phase_began, self._body_deadline, self._bytes_before = 0.0, 0.0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
+        self._is_handed_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection, unless its address has as many as it may have."""
@@ -99,6 +102,8 @@ class GatewayProtocol(H11Protocol):
                     self._socket.linger()
                     break
             super().data_received(part)
+            if self._is_handed_over:
+                return
         if self._socket.is_lingering:
             self._socket.drop(data)
         self._watch()
@@ -143,7 +148,24 @@ class GatewayProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _should_upgrade(self) -> bool:
-        return False  # every offer of another protocol is declined by answering the request over HTTP/1.1
+        """Whether a request opens a WebSocket where there is one; other offers are declined by an answer over HTTP."""
+        is_offered = self.scope["path"] in self._sockets and self.scope["method"] == "GET"
+        return is_offered and self._get_upgrade() == b"websocket"
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over, with all that counts it."""
+        self._is_handed_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._socket.forget()
+        self.connections.discard(self)
+        address, self._address = self._address, None
+
+        def end() -> None:
+            if address is not None:
+                self._addresses.leave(address)
+
+        GatewayWebSocket(self.config, self.server_state, self.app_state, end).take_over(self._socket.bare, event)
 
     def _ask_for_sign_of_life(self) -> None:
         if self.conn.our_state is h11.SEND_RESPONSE:

@@ -12,6 +12,7 @@ from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
 from lego_serve.gateway.transport.protocol import GatewayProtocol
 
 TICK_S = 0.05
+MAX_MESSAGE_BYTES = 64 * 1024  # that a client may send over a WebSocket
 ENDING_S = 1.5  # that requests have to answer when they are told to end, and once more when they are cancelled
 
 
@@ -50,12 +51,19 @@ def create_server(
     drain_timeout_s: float = 20.0,
     **options: Any,
 ) -> GatewayServer:
-    """Build the server of an application; ``options`` are further ones of uvicorn's."""
-    protocol: Any = partial(GatewayProtocol, limits=limits, addresses=AddressCounts(limits.connections_per_address))
+    """Build the server of an application; ``options`` are further ones of uvicorn's.
+
+    The application's state says at which paths it takes WebSockets.
+    """
+    sockets: frozenset[str] = getattr(getattr(app, "state", None), "sockets", frozenset())
+    addresses = AddressCounts(limits.connections_per_address)
+    protocol: Any = partial(GatewayProtocol, limits=limits, addresses=addresses, sockets=sockets)
     config = uvicorn.Config(
         app,
         http=protocol,
-        ws="none",
+        ws="none",  # the protocol opens those that there are
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
         access_log=False,
         server_header=False,
         timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]  # uvicorn only hands it to the event loop

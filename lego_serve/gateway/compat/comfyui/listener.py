@@ -1,0 +1,166 @@
+"""One listener at `/ws`: it is told of the prompts of its client id, whichever gateway accepted or runs them.
+
+A listener may come before its prompt, after it, or to another gateway: what it has to hear of is found in the store.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import uuid
+from collections.abc import Coroutine
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from lego_serve.compat.comfyui.messages import Message, hello, queue_changed
+from lego_serve.errors import LegoError, StoreUnavailable
+from lego_serve.gateway.compat.callers import foreign_caller
+from lego_serve.gateway.compat.comfyui.errors import render
+from lego_serve.gateway.compat.comfyui.events import Story
+from lego_serve.gateway.compat.comfyui.files import no_jobs
+from lego_serve.gateway.compat.comfyui.prompts import Prompt, Prompts
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.jobs.watching import JobPreview
+
+LOOK_S = 0.4  # between two looks for new prompts
+REPEAT_S = 5.0  # after which the status is told again: some clients take ten seconds of silence for a lost connection
+LATEST = 20  # prompts that are looked through for new ones
+MAX_WAITING = 64  # messages to a slow reader, above which it gets no further previews
+MAX_ID = 256
+GOING_AWAY = 1012  # the code by which a server that stops closes
+log = logging.getLogger("lego_serve.gateway")
+
+
+class ListenerHandler:
+    """Answers those who want to listen."""
+
+    def __init__(self, context: Context, prompts: Prompts | None) -> None:
+        self._context, self._prompts = context, prompts
+
+    async def listen(self, websocket: WebSocket) -> None:
+        """Tell a client of its prompts until either side ends."""
+        try:
+            caller = foreign_caller(self._context, websocket)
+            if self._prompts is None:
+                raise no_jobs()
+            listener = Listener(self._context, self._prompts, caller.tenant, websocket)
+            first = await listener.look()
+        except LegoError as error:
+            await websocket.send_denial_response(render(error))
+            return
+        await websocket.accept()
+        await listener.run(first)
+
+
+class Listener:
+    """A connection, what it has been told of, and what waits to be sent."""
+
+    def __init__(self, context: Context, prompts: Prompts, tenant: str, websocket: WebSocket) -> None:
+        self._context, self._prompts, self._tenant, self._websocket = context, prompts, tenant, websocket
+        self._id = websocket.query_params.get("clientId", "")[:MAX_ID] or uuid.uuid4().hex
+        self._known: set[str] = set()  # jobs that it is or was told of, or that ended before it came
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wants_previews = False
+        self._remaining = 0
+
+    async def look(self) -> list[Prompt]:
+        """Return the prompts to tell of from now on: those of this client that have not ended, and new ones."""
+        running, waiting = await self._prompts.open(self._tenant)
+        latest = await self._prompts.latest(self._tenant, LATEST)
+        self._remaining = len(running) + len(waiting)
+        found = {prompt.record.id: prompt for prompt in (*running, *waiting, *reversed(latest))}
+        return [prompt for job, prompt in found.items() if prompt.client_id == self._id and job not in self._known]
+
+    async def run(self, first: list[Prompt]) -> None:
+        """Tell of prompts until the client leaves or the server stops."""
+        self._send(hello(self._id, self._remaining))
+        for prompt in first:
+            if prompt.record.status.has_ended:
+                self._known.add(prompt.record.id)
+            else:
+                self._follow(prompt)
+        mains = [self._start(main) for main in (self._receive(), self._look_on(), self._write())]
+        try:
+            await asyncio.wait(mains, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._context.draining.has_begun:
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await self._websocket.close(GOING_AWAY)
+
+    def _start(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a listener's task failed", exc_info=error)
+
+    def _send(self, *told: Message) -> None:
+        for message in told:
+            if isinstance(message, dict) or self._waiting.qsize() < MAX_WAITING:
+                self._waiting.put_nowait(message)
+
+    async def _receive(self) -> None:
+        """Read what the client says: what it can do."""
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                message = await self._websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                self._note(message.get("text") or "")
+
+    def _note(self, text: str) -> None:
+        with contextlib.suppress(ValueError, RecursionError):
+            said = json.loads(text) if len(text) < 10_000 else None
+            if isinstance(said, dict) and said.get("type") == "feature_flags":
+                self._wants_previews = True
+
+    async def _write(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                message = await self._waiting.get()
+                if isinstance(message, bytes):
+                    await self._websocket.send_bytes(message)
+                else:
+                    await self._websocket.send_text(json.dumps(message))
+
+    async def _look_on(self) -> None:
+        """Look for new prompts, and repeat the status, as long as the server does not stop."""
+        loop = asyncio.get_running_loop()
+        told, told_at = self._remaining, loop.time()
+        while not self._context.draining.has_begun:
+            await asyncio.sleep(LOOK_S)
+            try:
+                for prompt in await self.look():
+                    self._follow(prompt)
+            except StoreUnavailable:
+                continue
+            if told != self._remaining or loop.time() - told_at > REPEAT_S:
+                told, told_at = self._remaining, loop.time()
+                self._send(queue_changed(told))
+
+    def _follow(self, prompt: Prompt) -> None:
+        self._known.add(prompt.record.id)
+        self._start(self._tell(prompt))
+
+    async def _tell(self, prompt: Prompt) -> None:
+        story = Story(prompt)
+        try:
+            async for event in self._prompts.jobs.watch(prompt.record):
+                if isinstance(event, JobPreview):
+                    is_shown = prompt.has_previews or self._wants_previews
+                    self._send(*story.of_preview(event, is_shown=is_shown))
+                elif event is not None:
+                    has_ended = event.status.has_ended
+                    remaining = await self._prompts.remaining(self._tenant) if has_ended else 0
+                    self._send(*story.of_record(event, remaining))
+        except StoreUnavailable:
+            self._known.discard(prompt.record.id)  # it is found again when the store is back

@@ -1,0 +1,88 @@
+"""Makes what a foreign request asks for into a body of the Images API, its workflow and its files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from lego_serve.compat.requests import OurRequest
+from lego_serve.core.scheduling.admission import Applicant
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.errors import RequestError, with_param
+from lego_serve.gateway.compat.media import edit_mask
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.errors import validation_error
+from lego_serve.gateway.requests.edits import EditForm, prepare_edit
+from lego_serve.gateway.requests.generations import prepare_generation
+from lego_serve.gateway.requests.job_request import ImageJobRequest
+from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, ImageRequest
+from lego_serve.gateway.requests.workflows import edit_workflow, generation_workflow
+from lego_serve.gateway.settings import Caller
+
+# The workflow's input behind each field that may be dispensable.
+INPUTS = {"guidance_scale": "guidance", "sampler": "sampler", "n": "n"}
+BodyT = TypeVar("BodyT", bound=ImageRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignImages:
+    """A request of the Images API made of a foreign one, with its workflow; an edit has files beside its body."""
+
+    body: GenerationRequest | EditRequest
+    workflow: Workflow
+    image: bytes | None = None
+    mask: bytes | None = None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files of an edit by the names of its form."""
+        return {name: file for name, file in (("image", self.image), ("mask", self.mask)) if file is not None}
+
+    def applicant(self, caller: Caller) -> Applicant:
+        """Return what it asks to be admitted as."""
+        return Applicant(caller.tenant, caller.weight, self.body.n or 1)
+
+    async def bind(self, context: Context, caller: Caller) -> ImageJobRequest:
+        """Bind the workflow's inputs, and decode images.  Raises RequestError."""
+        if isinstance(self.body, GenerationRequest):
+            return await prepare_generation(context, caller, self.body, self.workflow)
+        form = EditForm(self.body, self.image, self.mask)
+        return await prepare_edit(context, caller, form, workflow=self.workflow, template=None)
+
+
+async def make_request(
+    context: Context, caller: Caller, ours: OurRequest, image: bytes | None = None, mask: bytes | None = None
+) -> ForeignImages:
+    """Return our request; ``image`` and ``mask`` are the files of an edit, as they came.
+
+    Raises RequestError, NotFound.
+    """
+    model = GenerationRequest if ours.route == "generations" else EditRequest
+    try:
+        body = model.model_validate(dict(ours.fields), strict=False)
+    except ValidationError as error:
+        raise validation_error(error) from None
+    body.refuse_unsupported()
+    if isinstance(body, GenerationRequest):
+        workflow = generation_workflow(context, body)
+        return ForeignImages(_without(body, ours, workflow), workflow)
+    if ours.mask is not None:
+        assert image is not None, "an edit has an image"
+        assert mask is not None, "an edit of a part has a mask"
+        async with context.images.turn(caller.tenant, caller.weight) as thread:
+            mask = await thread.read(edit_mask, ours.mask, mask, image, context.settings.max_image_pixels)
+    workflow = edit_workflow(context, body, "image" if mask is None else "edit", None)
+    return ForeignImages(_without(body, ours, workflow), workflow, image, mask)
+
+
+def _without(body: BodyT, ours: OurRequest, workflow: Workflow) -> BodyT:
+    """Return the body without what is dispensable and no input of the workflow."""
+    spare = [field for field in ours.dispensable if INPUTS[field] not in workflow.inputs]
+    return body.model_copy(update=dict.fromkeys(spare))
+
+
+def in_words(error: RequestError, words: Mapping[str, str]) -> RequestError:
+    """Return an error about one of our fields as one about the caller's own, where that has another name."""
+    field = (error.param or "").split("[", 1)[0].split(".", 1)[0]
+    return with_param(error, words[field]) if field in words else error

@@ -1,0 +1,35 @@
+"""Answers the errors of a protocol's routes in that protocol's own shape."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from lego_serve.compat.task import Refused
+from lego_serve.errors import LegoError, RequestError
+from lego_serve.gateway.errors import log_error
+
+
+def route_class(render: Callable[[LegoError], Response]) -> type[APIRoute]:
+    """Return the class of routes whose errors ``render`` answers."""
+
+    class ForeignRoute(APIRoute):
+        """A route of a foreign protocol."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """Return the handler, which raises no error of ours."""
+            handler = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handler(request)
+                except Refused as refused:
+                    return render(RequestError(refused.message, param=refused.field))
+                except LegoError as error:
+                    log_error(error)
+                    return render(error)
+
+            return answer
+
+    return ForeignRoute
