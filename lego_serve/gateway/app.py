@@ -25,6 +25,7 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
+from lego_serve.gateway.ui.routes import add_ui
 from lego_serve.metrics import Metrics
 
 
@@ -83,6 +84,7 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     if stored is not None and context.templates is not None:
         app.include_router(templates.create_router(context, context.templates, stored, peers))
     app.include_router(operations.create_router(context))
+    add_ui(app, context, peers)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics) -> None:

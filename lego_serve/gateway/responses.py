@@ -1,6 +1,7 @@
 """The body of an answer: its images as files, and how they were made."""
 
 import asyncio
+import json
 import time
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,10 @@ from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode
 from lego_serve.gateway.media.workers import ImageWorkers
-from lego_serve.gateway.requests.schemas import ImageRequest, quality_of
+from lego_serve.gateway.requests.schemas import EditRequest, ImageRequest, quality_of
+
+NOT_EMBEDDED = {"stream", "partial_images", "stream_progress", "embed_request", "user", "safety_identifier"}
+MAX_EMBEDDED_CONTROLS = 65_536  # characters of base64
 
 
 async def images_response(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:
@@ -23,8 +27,27 @@ async def images_response(workers: ImageWorkers, body: ImageRequest, job: Job, r
 async def encode_images(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[str]:
     """Return each image as base64 of a file in the requested format."""
     return await asyncio.gather(
-        *(workers.write(encode, image, body.output_format, body.output_compression) for image in result.images)
+        *(
+            workers.write(
+                encode, image, body.output_format, body.output_compression, embedded_request(body, image.seed)
+            )
+            for image in result.images
+        )
     )
+
+
+def embedded_request(body: ImageRequest, seed: int) -> str | None:
+    """Return the JSON that a PNG carries of its request, with the image's own seed; None where none is wanted.
+
+    What says only how the answer comes is left out, and so are control images where they are large.
+    """
+    if not body.embed_request:
+        return None
+    fields = body.model_dump(mode="json", exclude=NOT_EMBEDDED, exclude_none=True, exclude_defaults=True)
+    if sum(len(use["image"]) for use in fields.get("controlnet", ())) > MAX_EMBEDDED_CONTROLS:
+        del fields["controlnet"]
+    path = "/v1/images/edits" if isinstance(body, EditRequest) else "/v1/images/generations"
+    return json.dumps({"path": path, "body": fields | {"seed": seed, "n": 1}})
 
 
 def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""Adds to the gateway what people see of it: pages, and what these ask for."""
+
+from functools import cache
+
+from fastapi import FastAPI
+
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.ui import pages
+
+
+@cache
+def static_files() -> pages.StaticFiles:
+    """Return the files of the pages, read once for all applications of a process."""
+    return pages.StaticFiles()
+
+
+def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> None:
+    """Add the pages and their routes."""
+    app.include_router(pages.create_router(context, static_files()))
