@@ -55,6 +55,16 @@ function boardStyle([width, height]) {
   return { "--ratio": `${width / height}`, aspectRatio: `${width} / ${height}` };
 }
 
+/**
+ * Rows and columns that are about as many.
+ * @param {number} count
+ * @param {[number, number]} size
+ */
+function sheetStyle(count, [width, height]) {
+  const columns = count === 3 ? 3 : Math.ceil(Math.sqrt(count));
+  return { "--columns": `${columns}`, "--rows": `${Math.ceil(count / columns)}`, "--ratio": `${width / height}` };
+}
+
 function Painting() {
   const now = /** @type {NonNullable<typeof source.value>} */ (source.value);
   const board = /** @type {import("./maskbits.js").Mask} */ (mask.value);
@@ -120,7 +130,7 @@ function fileName(picture) {
 function Making() {
   const { lanes, size, began } = /** @type {NonNullable<typeof run.value>} */ (run.value);
   return html`
-    <div class=${classes("lanes", lanes.length > 1 && "is-many")}>
+    <div class=${classes("lanes", lanes.length > 1 && "is-many")} style=${sheetStyle(lanes.length, size)}>
           ${lanes.map((lane, index) =>
             html`<div class="board is-making" key=${index} style=${boardStyle(size)}>
         ${lane.before && html`<img key=${`before ${lane.before}`} src=${lane.before} alt="" />`}
@@ -174,7 +184,7 @@ function Sheet() {
   const made = shown.value.map((id) => pictures.value.find((each) => each.id === id)).filter((each) =>
     each !== undefined
   );
-  return html`<div class="lanes is-many">
+  return html`<div class="lanes is-many" style=${sheetStyle(made.length, [made[0]?.width ?? 1, made[0]?.height ?? 1])}>
     ${
     made.map((picture) =>
       html`<button type="button" class="board" key=${picture.id} style=${
