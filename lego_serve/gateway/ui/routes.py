@@ -6,7 +6,8 @@ from fastapi import FastAPI
 
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
-from lego_serve.gateway.ui import pages
+from lego_serve.gateway.ui import admin, pages
+from lego_serve.gateway.ui.recorder import Recorder
 
 
 @cache
@@ -17,4 +18,5 @@ def static_files() -> pages.StaticFiles:
 
 def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> None:
     """Add the pages and their routes."""
+    app.include_router(admin.create_router(context, peers, Recorder(context)))
     app.include_router(pages.create_router(context, static_files()))
