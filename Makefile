@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 SERVED := tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
+SCRIPTS := lego_serve/gateway/ui/static
 UNSHARED := "not shared_server and not long and not alone"
 MODELS := tests/core tests/engine tests/jobstore tests/kernels tests/models tests/serving
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -65,6 +66,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno check --quiet $(SCRIPTS)
+	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno lint --quiet $(SCRIPTS)
+	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno fmt --check --quiet $(SCRIPTS)/*/*.js tests/ui/*.js
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

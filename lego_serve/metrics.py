@@ -4,7 +4,7 @@ Names are in base units and labels come from small fixed sets: never a prompt, a
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,6 +26,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._registry = registry or CollectorRegistry()
+        self.on_refusal: Callable[[str], None] = lambda reason: None
         self._declare_requests()
         self._declare_nodes()
         self._declare_adapters()
@@ -44,6 +45,7 @@ class Metrics:
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused before it became a job."""
         self._rejected.labels(reason).inc()
+        self.on_refusal(reason)
 
     def record_outcome(self, workflow: str, outcome: str, seconds: float) -> None:
         """Record the answer to a request for a known workflow: ``ok`` or an error's code."""
@@ -53,6 +55,8 @@ class Metrics:
     def count_refused(self, outcome: str) -> None:
         """Count a request of the Images API that ended before its workflow was known, by an error's code."""
         self._requests.labels(UNKNOWN_WORKFLOW, outcome).inc()
+        if outcome not in ("over_capacity", "tenant_share"):  # which are counted as such
+            self.on_refusal(outcome)
 
     def record_result(self, workflow: Workflow, result: JobResult) -> None:
         """Record a job that ended well, with the statistics of its nodes."""

@@ -95,6 +95,8 @@ class ControlNetRun:
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, with the seconds of each step and the lanes that shared it.
 
+    ``step_at``: when each step began, counted from the lane's arrival; what lies between them is waiting.
+
     ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
     number of steps it took part in, steps on other replicas included.
     """
@@ -108,6 +110,7 @@ class LaneResult:
     adapter_steps: tuple[tuple[str, int], ...] = ()
     controls: tuple[ControlNetRun, ...] = ()
     reuse: ReuseStats | None = None
+    step_at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class LaneState:
     started_s: float = math.nan
     step_s: list[float] = field(default_factory=list)
     step_lanes: list[int] = field(default_factory=list)
+    step_at: list[float] = field(default_factory=list)  # when each began, counted from the lane's arrival here
     controls: tuple[LaneControlNet, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     wait_for_adapters_at: int | None = None
@@ -217,6 +221,7 @@ class LaneState:
             run_s=now - started_s,
             step_s=tuple(self.step_s),
             step_lanes=tuple(self.step_lanes),
+            step_at=tuple(self.step_at),
             steps_without_adapter=self.steps_without_adapter,
             adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),
             controls=tuple(self._controlnet_run(control) for control in self.controls),

@@ -6,6 +6,7 @@ patch adapters into the weights they are grouped instead.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -55,6 +56,8 @@ class StepEngine:
         self._nan_check = NanCheck(backbone.device)
         self._states: dict[str, LaneState] = {}
         self._advanced: tuple[LaneState, ...] = ()
+        self.recent_lanes: deque[int] = deque(maxlen=8)  # of the last steps
+        self.last_step_s = 0.0
 
     @property
     def uses_cfg(self) -> bool:
@@ -170,6 +173,8 @@ class StepEngine:
         self._advance(plan, started_s, batch)
         self._drop_broken(plan.keys, batch.failures)
         now = self._clock()
+        self.recent_lanes.append(len(plan.keys))
+        self.last_step_s = now - started_s
         completed = without_unavailable(plan, self._states)
         is_typical = batch.is_typical and completed is plan
         finished = self._batcher.commit(completed, started_s, now, typical=is_typical)

@@ -30,6 +30,7 @@ from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
+from lego_serve.gateway.ui.routes import add_ui
 from lego_serve.metrics import Metrics
 
 
@@ -101,6 +102,7 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
         app.include_router(comfyui.create_router(context))
         app.state.sockets = comfyui.SOCKETS
     app.include_router(operations.create_router(context))
+    add_ui(app, context, peers)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics) -> None:

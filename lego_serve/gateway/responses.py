@@ -1,18 +1,23 @@
 """The body of an answer: its images as files, and how they were made."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
-from lego_serve.core.jobs.job import Job, JobResult
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
 from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode, encode_file
 from lego_serve.gateway.media.workers import ImageWorkers
-from lego_serve.gateway.requests.schemas import ImageRequest, quality_of
+from lego_serve.gateway.requests.schemas import EditRequest, ImageRequest, quality_of
 
+NOT_EMBEDDED = {"stream", "partial_images", "stream_progress", "embed_request", "user", "safety_identifier"}
+MAX_EMBEDDED_CONTROLS = 65_536  # characters of base64
+
+Encoded = TypeVar("Encoded")
 Keep: TypeAlias = Callable[[Sequence[bytes], str], Awaitable[list[str]]]  # files of a format to links
 
 
@@ -23,22 +28,48 @@ async def images_response(
     if keep is None:
         name, values = "b64_json", await encode_images(workers, body, result)
     else:
-        name, values = "url", await keep(await _encode_files(workers, body, result), body.output_format)
+        name, values = "url", await keep(await encode_files(workers, body, result), body.output_format)
     data = [{name: value, "seed": image.seed} for value, image in zip(values, result.images, strict=True)]
     return {"created": int(time.time()), "data": data} | response_metadata(body, job, result)
 
 
 async def encode_images(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[str]:
     """Return each image as base64 of a file in the requested format."""
-    return await asyncio.gather(
-        *(workers.write(encode, image, body.output_format, body.output_compression) for image in result.images)
-    )
+    return await _encode_all(encode, workers, body, result)
 
 
-async def _encode_files(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[bytes]:
-    return await asyncio.gather(
-        *(workers.write(encode_file, image, body.output_format, body.output_compression) for image in result.images)
+async def encode_files(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[bytes]:
+    """Return each image as a file in the requested format."""
+    return await _encode_all(encode_file, workers, body, result)
+
+
+async def _encode_all(
+    encode_one: Callable[[GeneratedImage, str, int | None, str | None], Encoded],
+    workers: ImageWorkers,
+    body: ImageRequest,
+    result: JobResult,
+) -> list[Encoded]:
+    work = (
+        workers.write(
+            encode_one, image, body.output_format, body.output_compression, embedded_request(body, image.seed)
+        )
+        for image in result.images
     )
+    return await asyncio.gather(*work)
+
+
+def embedded_request(body: ImageRequest, seed: int) -> str | None:
+    """Return the JSON that a PNG carries of its request, with the image's own seed; None where none is wanted.
+
+    What says only how the answer comes is left out, and so are control images where they are large.
+    """
+    if not body.embed_request:
+        return None
+    fields = body.model_dump(mode="json", exclude=NOT_EMBEDDED, exclude_none=True, exclude_defaults=True)
+    if sum(len(use["image"]) for use in fields.get("controlnet", ())) > MAX_EMBEDDED_CONTROLS:
+        del fields["controlnet"]
+    path = "/v1/images/edits" if isinstance(body, EditRequest) else "/v1/images/generations"
+    return json.dumps({"path": path, "body": fields | {"seed": seed, "n": 1}})
 
 
 def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[str, Any]:

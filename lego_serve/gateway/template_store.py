@@ -80,6 +80,13 @@ class TemplateFiles:
             raise no_template()
         return image
 
+    def png(self, tenant: str, template: Template) -> bytes:
+        """Return the file of a template's image.  Raises NotFound where it was removed."""
+        try:
+            return (self._folder / tenant / f"{template.id}.png").read_bytes()
+        except FileNotFoundError:
+            raise no_template() from None
+
     def listed(self, tenant: str) -> list[Template]:
         """Return a tenant's templates, the oldest first."""
         return _all(self._folder / tenant)

@@ -56,6 +56,7 @@ class Task:
 class TaskStats:
     """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
 
+    ``step_at``: when each step of the last attempt began, counted from the call's arrival at its replica.
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
     ``text_tokens`` are those of an encoded prompt, also of a cached one.
     ``began_s`` and ``ended_s`` are when its coordinator sent it off and had its result; no comparison heeds them.
@@ -72,6 +73,7 @@ class TaskStats:
     adapters: tuple[AdapterStats, ...] = ()
     controlnets: tuple[ControlNetStats, ...] = ()
     reuse: ReuseStats | None = None
+    step_at: tuple[float, ...] = ()
     text_tokens: int = 0
     began_s: float | None = field(default=None, compare=False)
     ended_s: float | None = field(default=None, compare=False)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
+from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.progress import LaneCheckpoint
-from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, TemplateCommand
+from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, SeenReplica, TemplateCommand
 from lego_serve.core.workflow.graph import Workflow
 
 ReplyT = TypeVar("ReplyT")
@@ -55,6 +56,11 @@ class JobRunner(Protocol):
         """
         ...
 
+    @property
+    def journal(self) -> Journal:
+        """What happened to its jobs, and what was decided."""
+        ...
+
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is not in flight here."""
         ...
@@ -77,6 +83,10 @@ class ClusterAdmin(Protocol):
 
     async def replicas(self) -> Mapping[str, str]:
         """Return the backbone replicas: id to the node they belong to."""
+        ...
+
+    async def loads(self) -> Sequence[SeenReplica]:
+        """Return every replica of every node that answers soon, with what it has in hand."""
         ...
 
     async def drain(self, replica: str) -> int:

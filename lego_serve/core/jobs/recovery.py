@@ -8,13 +8,14 @@ hits a random step of a random lane, so that it adds up to that hardly ever; a l
 step has only that one to be hit in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE, DENOISE_MOVES
 
+Change = Literal["accepted", "moved", "lost"]  # a replica has taken a call, has handed it over, or is gone
 MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
 
 
@@ -64,6 +65,7 @@ class Recovery:
         self._replica: str | None = None
         self._suspicion = 0  # the suspect steps of the attempt that runs, or of the next
         self._avoid: frozenset[str] = frozenset()  # what these should not run on
+        self.on_change: Callable[[Change, str], None] = lambda change, replica: None
         self.steps_redone = 0  # that are known of: a replica that died may have run some it had not told of
 
     @property
@@ -79,6 +81,7 @@ class Recovery:
     def note_accepted(self, replica: str) -> None:
         """A replica has taken the call."""
         self._replica = replica
+        self.on_change("accepted", replica)
 
     def note_progress(self, lane: int, step: int, checkpoint: bytes | None, *, is_starting: bool) -> None:
         """A lane has done so many steps, or is about to run the next alone (or to be made ready: PREPARING).
@@ -107,11 +110,13 @@ class Recovery:
     def after_move(self) -> RecoveryAction:
         """The replica is being drained or has left in good order: go on elsewhere, suspected of nothing."""
         self._moves += 1
+        self.on_change("moved", self._replica or "")
         return self._again(0)
 
     def after_loss(self) -> RecoveryAction:
         """The replica died."""
         self._deaths += 1
+        self.on_change("lost", self._replica or "")
         for state in self._lanes.values():
             if state.starting is not None:
                 deaths = state.deaths.get(state.starting, 0) + 1

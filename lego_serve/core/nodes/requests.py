@@ -187,5 +187,45 @@ class ForgetTemplate(TemplateCommand[int]):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """The bytes that a replica keeps of a kind of thing, and how many it may; 0 where nothing bounds them."""
+
+    kind: str
+    used: int
+    budget: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What a replica has in hand: images or calls that run and that wait, and the images of its last steps.
+
+    ``machine`` is its host's name.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    step_s: float = 0.0
+    recent: tuple[int, ...] = ()
+    memory: tuple[MemoryUse, ...] = ()
+    machine: str = ""
+    is_draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SeenReplica:
+    """A replica that answered, and which node it belongs to."""
+
+    id: str
+    model: str
+    component: str
+    load: ReplicaLoad
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLoad(ReplicaCommand[ReplicaLoad]):
+    """Asks what a replica has in hand."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListResidentAdapters(ReplicaCommand[tuple[str, ...]]):
     """Asks for the hashes of the adapters in memory."""

@@ -26,6 +26,7 @@ def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: 
         state.started_s = started_s
     state.step_s.append(took_s)
     state.step_lanes.append(lanes)
+    state.step_at.append(started_s - state.added_s)
 
 
 class NanCheck:

@@ -23,7 +23,7 @@ from lego_serve.gateway.jobs.submission import choose_workflow, prepare, restore
 from lego_serve.gateway.jobs.watching import JobPreview
 from lego_serve.gateway.media.codec import encode_file, enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
-from lego_serve.gateway.responses import response_metadata
+from lego_serve.gateway.responses import encode_files, response_metadata
 from lego_serve.gateway.run_job import bounded
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.sweeping import change
@@ -207,10 +207,8 @@ class JobAttempt:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
         body, files, record = job_request.body, self._parts.files, self.record
         cards = []
-        for index, image in enumerate(result.images):
-            content = await self._parts.context.images.write(
-                encode_file, image, body.output_format, body.output_compression
-            )
+        contents = await encode_files(self._parts.context.images, body, result)
+        for index, (image, content) in enumerate(zip(result.images, contents, strict=True)):
             digest = await asyncio.to_thread(
                 files.write_result, record.id, self.number, index, content, body.output_format
             )

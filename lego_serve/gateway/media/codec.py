@@ -39,18 +39,22 @@ def to_array(image: Image.Image, width: int, height: int) -> np.ndarray:
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
-def encode(image: GeneratedImage, output_format: str, compression: int | None) -> str:
+def encode(image: GeneratedImage, output_format: str, compression: int | None, request: str | None = None) -> str:
     """Return a finished image as base64 of a file."""
-    return base64.b64encode(encode_file(image, output_format, compression)).decode()
+    return base64.b64encode(encode_file(image, output_format, compression, request)).decode()
 
 
-def encode_file(image: GeneratedImage, output_format: str, compression: int | None) -> bytes:
-    """Return a finished image as a file; a PNG carries its seed."""
+def encode_file(
+    image: GeneratedImage, output_format: str, compression: int | None, request: str | None = None
+) -> bytes:
+    """Return a finished image as a file; a PNG carries its seed, and its request where one is given."""
     pillow = Image.frombytes("RGB", (image.width, image.height), image.rgb)
     file = io.BytesIO()
     if output_format == "png":
         metadata = PngImagePlugin.PngInfo()
         metadata.add_text("seed", str(image.seed))
+        if request is not None:
+            metadata.add_itxt("lego_serve", request)
         pillow.save(file, "PNG", pnginfo=metadata)
     elif output_format == "webp" and compression is None:
         pillow.save(file, "WEBP", lossless=True)

@@ -104,6 +104,7 @@ class ImageRequest(ForeignFields):
     guidance_start: Annotated[float, Field(ge=0, le=1)] | None = None
     guidance_end: Annotated[float, Field(ge=0, le=1)] | None = None
     stream_progress: bool | None = None
+    embed_request: bool | None = None
     complexity: Any = None
     frame_count: Any = None
     frame_duration_ms: Any = None

@@ -1,5 +1,6 @@
 """Routes for operators: the jobs of all gateways, and the backbone replicas."""
 
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from lego_serve.core.jobs.job import JobState
+from lego_serve.core.nodes.requests import SeenReplica
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.openapi import errors
@@ -92,8 +94,11 @@ class ReplicaHandlers:
         self._context = context
 
     async def list_replicas(self, request: Request) -> JSONResponse:
-        """The backbone replicas there are."""
+        """The backbone replicas there are; with `all=true` those of every node that answers soon, with their load."""
         self._context.authenticate(request, admin=True)
+        if request.query_params.get("all") == "true":
+            loads = sorted(await self._context.admin.loads(), key=lambda each: (each.model, each.component, each.id))
+            return JSONResponse({"object": "list", "data": [_replica_card(each) for each in loads]})
         replicas = await self._context.admin.replicas()
         data = [{"id": replica, "object": "replica", "node": node} for replica, node in sorted(replicas.items())]
         return JSONResponse({"object": "list", "data": data})
@@ -103,6 +108,11 @@ class ReplicaHandlers:
         self._context.authenticate(request, admin=True)
         moved = await self._context.admin.drain(replica)
         return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
+
+
+def _replica_card(replica: SeenReplica) -> dict[str, Any]:
+    node = {"id": replica.id, "object": "replica", "node": f"{replica.model}.{replica.component}"}
+    return node | {"load": asdict(replica.load)}
 
 
 def _job_path(job_id: str) -> str:

@@ -41,6 +41,7 @@ from lego_serve.gateway.settings import Caller, TemplateSettings
 from lego_serve.gateway.template_store import Template, TemplateFiles
 
 log = logging.getLogger("lego_serve.gateway")
+IMAGE = answer(200, "The image, as it was registered.", "image/png")
 
 
 def create_router(
@@ -58,6 +59,7 @@ def create_router(
     )
     router.add_api_route("", handlers.list_templates, methods=["GET"])
     router.add_api_route("/{template_id}", handlers.show_template, methods=["GET"], responses=none)
+    router.add_api_route("/{template_id}/image", handlers.show_image, methods=["GET"], responses=none | IMAGE)
     router.add_api_route(
         "/{template_id}", handlers.remove_template, methods=["DELETE"], status_code=204, responses=none
     )
@@ -114,6 +116,13 @@ class TemplateHandlers:
         stored_bytes = await self._ask_replicas(template, CountTemplateBytes(template.image))
         replicas = [{"id": replica, "bytes": stored} for replica, stored in sorted(stored_bytes.items()) if stored]
         return JSONResponse(await self._card(template) | {"replicas": replicas})
+
+    async def show_image(self, request: Request, template_id: str) -> Response:
+        """A template's image, as a PNG file."""
+        caller = self._context.authenticate(request)
+        template = await self._context.template(caller, template_id)
+        png = await asyncio.to_thread(self._files.png, caller.tenant, template)
+        return Response(png, media_type="image/png", headers={"cache-control": "private, no-store"})
 
     async def remove_template(self, request: Request, template_id: str) -> Response:
         """Forget a template, with all that replicas keep of it."""

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lego_serve.core.addons import LoadedAdapter, check_contents
+from lego_serve.core.caching.ledger import CacheLedger
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.core.nodes.requests import FetchAdapter, IdentifyAdapter
 from lego_serve.core.scheduling.retry import ADAPTER_FETCH, RetryPolicy
@@ -56,6 +57,11 @@ class AdapterCache:
     def kept(self) -> tuple[str, ...]:
         """The hashes of the cached adapters."""
         return self._cache.kept
+
+    @property
+    def ledger(self) -> CacheLedger:
+        """The bytes in use, and those that may be."""
+        return self._cache.ledger
 
     def has(self, adapters: Sequence[LoadedAdapter]) -> bool:
         """Return whether all adapters are cached."""

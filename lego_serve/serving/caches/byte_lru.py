@@ -26,6 +26,11 @@ class ByteLru(Generic[Value]):
         """The bytes of the kept values."""
         return self._bytes
 
+    @property
+    def max_bytes(self) -> int:
+        """The bytes that they may take."""
+        return self._max_bytes
+
     def get(self, key: str) -> Value | None:
         """Return the value of a key, now the most recently used; None when it is not kept."""
         if key in self._values:

@@ -1,6 +1,8 @@
 """The class that Ray Serve runs: one node of a model in a replica's process."""
 
+import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ray import serve
@@ -16,6 +18,8 @@ from lego_serve.core.nodes.requests import (
     MeasureTemplate,
     PauseCall,
     ReplicaCommand,
+    ReplicaLoad,
+    ReportLoad,
 )
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.handles import LazyNode
@@ -74,6 +78,8 @@ class NodeReplica:
         match command:
             case Identify():
                 return Done()
+            case ReportLoad():
+                return self._load()
             case DrainReplica(replica=replica):
                 return await node.drain() if replica == self._id else None
             case PauseCall():
@@ -87,6 +93,10 @@ class NodeReplica:
             case ListResidentAdapters():
                 return node.resident()
         raise TypeError(f"no replica knows {type(command).__name__}")
+
+    def _load(self) -> ReplicaLoad:
+        load: ReplicaLoad = self._node.load()
+        return replace(load, machine=socket.gethostname())
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Return the templates cached here, for Serve's routers; nothing unless this is a backbone."""

@@ -10,13 +10,16 @@ from lego_serve.core.nodes.requests import (
     ForgetTemplate,
     Identify,
     ReplicaCommand,
+    ReportLoad,
+    SeenReplica,
     TemplateCommand,
 )
 from lego_serve.core.scheduling.retry import BROADCAST, RetryPolicy
-from lego_serve.errors import NodeUnavailable, NotFound
+from lego_serve.errors import LegoError, NodeUnavailable, NotFound
 from lego_serve.serving.errors import NodeLost
 
 ReplyT = TypeVar("ReplyT")
+LOAD_PATIENCE_S = 1.0  # for loads, which are asked for every second while somebody looks
 log = logging.getLogger("lego_serve.coordinator")
 
 
@@ -38,6 +41,21 @@ async def list_replicas(nodes: Nodes, retry: RetryPolicy = BROADCAST) -> dict[st
     """Return the backbone replicas: id to the node they belong to.  Raises NodeUnavailable."""
     replies = await _ask_backbones(nodes, Identify(), retry)
     return {replica: node for node, answers in replies.items() for replica, _ in answers}
+
+
+async def report_loads(nodes: Nodes, patience_s: float = LOAD_PATIENCE_S) -> list[SeenReplica]:
+    """Return the replicas of all nodes that answer in time; a node that does not is left out, and asked but once."""
+
+    async def ask(key: tuple[str, str], node: ControllableNode) -> list[SeenReplica]:
+        try:
+            async with asyncio.timeout(patience_s):
+                answers = await node.control(ReportLoad())
+        except (TimeoutError, NodeLost, LegoError):
+            return []
+        return [SeenReplica(replica, *key, load) for replica, load in answers if load is not None]
+
+    found = await asyncio.gather(*(ask(key, node) for key, node in nodes.items()))
+    return [replica for each in found for replica in each]
 
 
 async def drain(nodes: Nodes, replica: str, retry: RetryPolicy = BROADCAST) -> int:

@@ -24,8 +24,9 @@ from lego_serve.core.jobs.events import (
     JobSubmitted,
 )
 from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
+from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
-from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, TemplateCommand
+from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, SeenReplica, TemplateCommand
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.serving.coordinator.adapter_admin import run_adapter_request
@@ -33,6 +34,7 @@ from lego_serve.serving.coordinator.broadcast import (
     ask_about_template,
     drain,
     list_replicas,
+    report_loads,
 )
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
 from lego_serve.serving.coordinator.results import result_of
@@ -66,7 +68,8 @@ class Coordinator:
     ) -> None:
         """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow."""
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
-        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry)
+        self._journal = Journal()
+        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal.history)
         self._checks = checks
         self._next_check: asyncio.TimerHandle | None = None
         self._check_due_s: float | None = None  # by the loop's clock; None while no event came since the last check
@@ -87,6 +90,11 @@ class Coordinator:
     def in_flight(self) -> int:
         """Jobs accepted and not ended."""
         return self._dataflow.in_flight
+
+    @property
+    def journal(self) -> Journal:
+        """What happened to its jobs, and what was decided."""
+        return self._journal
 
     def now(self) -> float:
         """Seconds on this coordinator's clock."""
@@ -130,6 +138,8 @@ class Coordinator:
         if (client := self._clients.get(job_id)) is None:
             return False
         client.is_paused = paused
+        self._journal.history.note_paused(job_id, paused)
+        self._decide("pause" if paused else "resume", client.job)
         await asyncio.gather(*(self._pause_call(client, key, node) for key, node in client.denoising.items()))
         return True
 
@@ -148,6 +158,7 @@ class Coordinator:
         """Cancel a job; False when it is not in flight here."""
         if job_id not in self._clients:
             return False
+        self._decide("cancel", self._clients[job_id].job)
         self._feed(CancelRequested(job_id, "an operator asked"))
         return True
 
@@ -157,7 +168,17 @@ class Coordinator:
 
     async def drain(self, replica: str) -> int:
         """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
-        return await drain(self._nodes, replica)
+        moved = await drain(self._nodes, replica)
+        why = f"an operator asked; its {moved} calls go on elsewhere from fresh checkpoints"
+        self._journal.decide("drain", replica, why, self.now(), by="operator")
+        return moved
+
+    async def loads(self) -> list[SeenReplica]:
+        """Return the replicas that answer soon, with what they have in hand."""
+        return await report_loads(self._nodes)
+
+    def _decide(self, kind: str, job: Job) -> None:
+        self._journal.decide(kind, job.workflow, "an operator asked", self.now(), by="operator", job=job.id)
 
     async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:
         """Return the reply of each backbone replica of a model.  Raises NodeUnavailable."""
@@ -169,6 +190,7 @@ class Coordinator:
 
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""
+        self._journal.note_departed(replicas, self.now())
         self._calls.departed(replicas)
 
     def story(self, job_id: str) -> tuple[str, ...]:
@@ -176,7 +198,10 @@ class Coordinator:
         return self._dataflow.story(job_id)
 
     def _feed(self, event: Event) -> None:
-        for command in self._dataflow.handle(event, self.now()):
+        now = self.now()
+        commands = self._dataflow.handle(event, now)
+        self._journal.history.note(event, commands, now)
+        for command in commands:
             self._carry_out(command)
         loop = asyncio.get_running_loop()
         if self._next_check is not None:

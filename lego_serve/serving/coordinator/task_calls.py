@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lego_serve.core.costs import PostDenoiseTime
 from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
+from lego_serve.core.jobs.history import History
 from lego_serve.core.jobs.job import Task
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
@@ -30,7 +31,9 @@ class TaskCalls:
         clock: Callable[[], float],
         checkpoint_every_steps: Mapping[str, int],
         retry: RetryPolicy = NODE_CALL,
+        history: History | None = None,
     ) -> None:
+        self._history = history or History()
         self._nodes, self._clock, self._retry = nodes, clock, retry
         self._checkpoint_every_steps = checkpoint_every_steps
         self._denoise = DenoiseStreams()
@@ -97,12 +100,16 @@ class TaskCalls:
         if client.job.stream.previews:
             self._previews.expect(task.model)
         client.denoising[key] = node
+        recovery = client.recovery(task.node, self._checkpoint_every_steps[task.model])
+        recovery.on_change = lambda change, replica: self._history.note_attempt(
+            task.job_id, task.node, change, replica, self._clock()
+        )
         try:
             return await self._denoise.run(
                 node,
                 call,
                 lambda progress: self._report(client, task, progress),
-                client.recovery(task.node, self._checkpoint_every_steps[task.model]),
+                recovery,
             )
         finally:
             del client.denoising[key]
@@ -110,6 +117,9 @@ class TaskCalls:
 
     def _report(self, client: JobClient, task: Task, progress: LaneProgress) -> None:
         client.keep(task.node, progress)
+        if not progress.is_starting:
+            step, steps, eta_s = progress.step, progress.steps, progress.eta_s
+            self._history.note_step(task.job_id, progress.lane, step, steps, eta_s, self._clock())
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 
     async def _until_answered(

@@ -13,7 +13,15 @@ from lego_serve.core.addons import LoadedAdapter, steps_without_adapter
 from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput
-from lego_serve.core.nodes.requests import CountTemplateBytes, ForgetTemplate, MeasureTemplate, PauseCall, TemplateSize
+from lego_serve.core.nodes.requests import (
+    CountTemplateBytes,
+    ForgetTemplate,
+    MeasureTemplate,
+    MemoryUse,
+    PauseCall,
+    ReplicaLoad,
+    TemplateSize,
+)
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.lora_mode import LoraMode, allowed_mode
 from lego_serve.core.scheduling.ordering import LANE_POLICIES
@@ -149,6 +157,19 @@ class BackboneNode:
     def resident(self) -> tuple[str, ...]:
         """Return the hashes of the cached adapters."""
         return () if self._adapters is None else self._adapters.kept
+
+    def load(self) -> ReplicaLoad:
+        """Return the lanes of the step that runs, those that wait, and what is kept for them."""
+        engine, store = self._engine, self._engine.templates
+        lanes = engine.lanes
+        recent = tuple(engine.recent_lanes)
+        running = min(lanes, recent[-1]) if recent else 0
+        memory = [MemoryUse("templates", store.used_bytes, store.budget_bytes)]
+        if self._adapters is not None:
+            memory.append(MemoryUse("adapters", self._adapters.ledger.used_bytes, self._adapters.ledger.budget_bytes))
+        return ReplicaLoad(
+            running, lanes - running, engine.last_step_s, recent, tuple(memory), is_draining=self._is_draining
+        )
 
     async def check_health(self) -> None:
         """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""

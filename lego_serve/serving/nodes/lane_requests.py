@@ -119,6 +119,7 @@ def task_stats(
         longest.run_s,
         step_s=longest.step_s,
         step_lanes=longest.step_lanes,
+        step_at=longest.step_at,
         batch_size=max(longest.step_lanes, default=1),
         adapters=adapters,
         controlnets=controlnets,

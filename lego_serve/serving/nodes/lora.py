@@ -29,8 +29,10 @@ from lego_serve.core.nodes.requests import (
     IdentifyAdapter,
     ListAdapterNames,
     ListAdapters,
+    MemoryUse,
     RegisterAdapter,
     RemoveAdapter,
+    ReplicaLoad,
     ShowAdapter,
 )
 from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFound, with_param
@@ -99,6 +101,12 @@ class LoraNode:
             case RemoveAdapter():
                 self._registry.remove(request.name)
                 return Done()
+
+    def load(self) -> ReplicaLoad:
+        """Return what it keeps of adapters."""
+        return ReplicaLoad(
+            memory=(MemoryUse("adapters", self._cache.ledger.used_bytes, self._cache.ledger.budget_bytes),)
+        )
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

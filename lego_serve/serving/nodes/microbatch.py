@@ -38,6 +38,12 @@ class MicroBatcher(Generic[Item, Result]):
         self._shares = FairShares()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._task: asyncio.Task[None] | None = None
+        self.running = 0  # items of the batch under way
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for their batch."""
+        return len(self._waiting)
 
     async def run(self, item: Item, turn: Turn = Turn()) -> Result:
         """Return the result of one item.  Raises the error of ``compute`` for its batch."""
@@ -50,6 +56,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
+            self.running = len(batch)
             try:
                 items = [waiting.item for waiting in batch]
                 results = await loop.run_in_executor(self._executor, self._compute, items)
@@ -61,6 +68,7 @@ class MicroBatcher(Generic[Item, Result]):
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
+        self.running = 0
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Take the next items out of those waiting, without those that nobody waits for any more."""

@@ -13,6 +13,7 @@ import torch
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
 from lego_serve.core.nodes.messages import TextEncodeInput, TextEncodeOutput
+from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad
 from lego_serve.engine.calibration import best_batch
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_text_encoder
@@ -109,6 +110,13 @@ class TextEncoderNode:
     def resident(self) -> tuple[str, ...]:
         """Return the hashes of the cached adapters."""
         return () if self._adapters is None else self._adapters.kept
+
+    def load(self) -> ReplicaLoad:
+        """Return what it has in hand, and what it keeps of prompts and adapters."""
+        memory = [MemoryUse("prompts", self._cache.bytes, self._cache.max_bytes)]
+        if self._adapters is not None:
+            memory.append(MemoryUse("adapters", self._adapters.ledger.used_bytes, self._adapters.ledger.budget_bytes))
+        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=tuple(memory))
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

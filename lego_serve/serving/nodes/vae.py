@@ -26,7 +26,7 @@ from lego_serve.core.nodes.messages import (
     EncodeImageInput,
     EncodeImageOutput,
 )
-from lego_serve.core.nodes.requests import Done, FitPreview, ForgetTemplate, PreviewMatrix
+from lego_serve.core.nodes.requests import Done, FitPreview, ForgetTemplate, MemoryUse, PreviewMatrix, ReplicaLoad
 from lego_serve.core.values import bytes_of
 from lego_serve.engine.calibration import best_batch, stable_batch
 from lego_serve.engine.template_store import template_key
@@ -86,6 +86,11 @@ class VaeNode:
         """Drop an image's cached encoding; return 0, as no activations are kept here."""
         await self._batcher.run(command)
         return 0
+
+    def load(self) -> ReplicaLoad:
+        """Return what it has in hand."""
+        memory = (MemoryUse("pictures", self._templates.bytes, self._templates.max_bytes),)
+        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=memory)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

@@ -10,6 +10,7 @@ from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, JobState, TaskStats
+from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper
 from lego_serve.core.nodes.requests import (
     AdapterAdminRequest,
@@ -19,6 +20,8 @@ from lego_serve.core.nodes.requests import (
     ModelAdapters,
     RegisterAdapter,
     RemoveAdapter,
+    ReplicaLoad,
+    SeenReplica,
     ShowAdapter,
     TemplateSize,
 )
@@ -61,6 +64,7 @@ class FakeRunner:
         self.more: dict[str, Workflow] = {}
         self.progress: list[JobProgress] = []
         self.is_ready = True
+        self.journal = Journal()
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -105,6 +109,10 @@ class FakeRunner:
     async def replicas(self) -> Mapping[str, str]:
         """One."""
         return {"r1": "lego-tiny.backbone"}
+
+    async def loads(self) -> list[SeenReplica]:
+        """The one, with little in hand."""
+        return [SeenReplica("r1", "lego-tiny", "backbone", ReplicaLoad(2, 1, 0.02, (1, 2), machine="here"))]
 
     async def drain(self, replica: str) -> int:
         """Known is only r1."""

@@ -16,6 +16,7 @@ import torch
 
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import ControlNetResidual, Message, NodeCall, NodeResult
+from lego_serve.core.nodes.requests import ReplicaLoad
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.controlnet.common import run_together
 from lego_serve.models.controlnet.loading import load_controlnet
@@ -88,6 +89,10 @@ class ControlNetNode:
                     return
         finally:
             task.cancel()
+
+    def load(self) -> ReplicaLoad:
+        """Return what it has in hand."""
+        return ReplicaLoad(self._batcher.running, self._batcher.waiting)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

@@ -1,0 +1,70 @@
+"""What one coordinator can say of its work: the history of its jobs, and the decisions that were made about them.
+
+A decision is what changed the course of things, by whom and why: a replica that went, a drain, a pause, requests that
+were refused.  Of each kind and subject one a second is kept, so that a burst is one line with a count.
+"""
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from lego_serve.core.jobs.history import History, Span
+
+DECISIONS_KEPT = 500
+TOGETHER_S = 5.0  # decisions of one kind, subject and reason that follow within this time are one, with a count
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided, about what, why and by whom; ``count`` of the same in a row, the last of them at ``at_s``."""
+
+    number: int
+    at_s: float
+    kind: str
+    subject: str
+    why: str
+    by: str = "server"
+    job: str = ""
+    count: int = 1
+
+
+class Journal:
+    """The history of a coordinator's jobs, and its decisions."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self._number = 0
+
+    def decisions(self, since: int = 0) -> Sequence[Decision]:
+        """Return the decisions made or repeated after the one of a number, oldest first."""
+        return [each for each in self._decisions if each.number > since]
+
+    def decide(self, kind: str, subject: str, why: str, now: float, *, by: str = "server", job: str = "") -> None:
+        """Note a decision; one that repeats another soon counts up that one."""
+        self._number += 1
+        for index in range(len(self._decisions) - 1, -1, -1):
+            last = self._decisions[index]
+            if now - last.at_s > TOGETHER_S:
+                break
+            if (last.kind, last.subject, last.why, last.by) == (kind, subject, why, by):
+                del self._decisions[index]
+                repeated = replace(last, number=self._number, at_s=now, count=last.count + 1, job=job or last.job)
+                self._decisions.append(repeated)
+                return
+        self._decisions.append(Decision(self._number, now, kind, subject, why, by, job))
+
+    def note_departed(self, replicas: Collection[str], now: float) -> None:
+        """Replicas have gone: note each, with the images that it had in hand and that go on elsewhere."""
+        for replica in replicas:
+            held = [record for record in self.history.live if _has(record.spans.values(), replica)]
+            images = sum(len(record.steps) for record in held)
+            goes_on = f"its {images} images go on elsewhere" if images != 1 else "its image goes on elsewhere"
+            why = f"it stopped answering, or was stopped; {goes_on if images else 'it had nothing in hand'}"
+            self.decide("lost", replica, why, now, job=held[0].id if held else "")
+
+
+def _has(spans: Collection[Span], replica: str) -> bool:
+    """Whether a replica had a call until now, or until a moment ago."""
+    attempts = [attempt for span in spans for attempt in span.attempts]
+    return bool(attempts) and attempts[-1].replica == replica

@@ -1,0 +1,197 @@
+"""The overview: figures of a window, alerts, and each model with its replicas."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, percentile
+from lego_serve.core.workflow.graph import KINDS
+from lego_serve.gateway.ui.part import merged_series
+from lego_serve.gateway.ui.watch import GONE_AFTER_S, Watch
+
+GOAL = 0.95  # of requests within their target
+NAMES = ("p50", "p95", "ok", "late", "failed", "refused", "images", "saved")
+
+
+def length_of(window_s: int) -> int:
+    """Return the seconds of a point in a window."""
+    return FINE_S if window_s <= 300 else COARSE_S
+
+
+def series_of(watch: Watch, window_s: int, last: int | None = None) -> dict[str, Any]:
+    """Return the series of a window; only its ``last`` points where that is given."""
+    length = length_of(window_s)
+    count = window_s // length if last is None else last
+    series = merged_series([*watch.gateways.values()])
+    bins = series.last(length, count, watch.at)
+    smooth = 5  # points: percentiles of few requests would jump
+    points = {name: [_point(name, bins, at, smooth, length) for at in range(len(bins))] for name in NAMES}
+    return {"object": "series", "step_s": length, "from": bins[0].index * length if bins else 0, "series": points}
+
+
+def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
+    """Return the figures of a window, and how everything stands now."""
+    length = length_of(window_s)
+    bins = merged_series([*watch.gateways.values()]).last(length, window_s // length, watch.at)
+    counts = {name: sum(each.counts.get(name, 0) for each in bins) for name in _COUNTED}
+    seconds = [value for each in bins for value in each.seconds]
+    live = [row for gateway in watch.gateways.values() for row in gateway.live]
+    states = [row["state"] for row in live]
+    judged = counts["ok"] + counts["failed"]
+    up = min(window_s, max((float(g.facts.get("up_s", 0)) for g in watch.gateways.values()), default=window_s))
+    span = max(up, float(length))
+    return {
+        "object": "overview",
+        "at": round(watch.at, 3),
+        "window_s": window_s,
+        "gateways": [
+            {**gateway.facts, "heard_s": round(max(0.0, watch.at - gateway.heard), 1)}
+            for gateway in watch.gateways.values()
+        ],
+        "counts": {name: round(count) for name, count in counts.items() if name not in ("computed", "full")}
+        | {"in_flight": len(live)}
+        | {state: states.count(state) for state in ("waiting", "running", "paused")}
+        | {"oldest_wait_s": max((row["age_s"] for row in live if row["state"] == "waiting"), default=0)},
+        "target": {"goal": GOAL, "within": None if not judged else round((counts["ok"] - counts["late"]) / judged, 5)},
+        "rates": {
+            "requests_s": round((judged + counts["cancelled"]) / span, 3),
+            "images_s": round(counts["images"] / span, 3),
+            "good_images_s": round((counts["images"] - counts["late_images"]) / span, 3),
+        },
+        "latency": {name: percentile(seconds, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
+        "work": {"full": round(counts["full"], 2), "computed": round(counts["computed"], 2)},
+        "alerts": alerts_of(watch),
+        "models": models_of(watch),
+    }
+
+
+_COUNTED = ("ok", "late", "failed", "refused", "cancelled", "images", "late_images", "computed", "full")
+
+
+def alerts_of(watch: Watch) -> list[dict[str, Any]]:
+    """Return what somebody should know now."""
+    alerts = []
+    why = {each["subject"]: each for each in watch.decisions() if each["kind"] == "lost"}
+    for replica in watch.replicas.values():
+        if replica["state"] == "lost":
+            known = why.get(replica["id"], {})
+            said = f"A {replica['component']} replica of {replica['model']} was lost."
+            href = f"/dashboard/requests/{known['job']}" if known.get("job") else "/dashboard/decisions"
+            more = known.get("why", "Another is started in its place.")
+            alerts.append(
+                {
+                    "id": f"lost-{replica['id']}",
+                    "level": "warn",
+                    "since": replica["lost_at"],
+                    "said": said,
+                    "more": more[:1].upper() + more[1:].rstrip(".") + ".",
+                    "href": href,
+                }
+            )
+    for name, gateway in watch.gateways.items():
+        if watch.at - gateway.heard > GONE_AFTER_S:
+            more = "What it had in hand is gone, and its part of the series is a gap."
+            said = f"Gateway {name} does not answer."
+            alerts.append(
+                {
+                    "id": f"gateway-{name}",
+                    "level": "bad",
+                    "since": gateway.heard,
+                    "said": said,
+                    "more": more,
+                    "href": "",
+                }
+            )
+    return alerts
+
+
+def models_of(watch: Watch) -> list[dict[str, Any]]:
+    """Return every model: its workflows, and its nodes with the replicas of each."""
+    workflows = watch.context.runner.workflows
+    parts: dict[str, set[str]] = {}
+    used: dict[str, list[str]] = {}
+    for name, workflow in sorted(workflows.items()):
+        for node in workflow.nodes.values():
+            parts.setdefault(node.model, set()).add(KINDS[node.kind].component)
+        for model in workflow.models:
+            used.setdefault(model, []).append(name)
+    for replica in watch.replicas.values():
+        parts.setdefault(replica["model"], set()).add(replica["component"])
+    live = [row for gateway in watch.gateways.values() for row in gateway.live]
+    return [
+        {
+            "name": model,
+            "workflows": used.get(model, []),
+            "waiting": sum(row["state"] == "waiting" and row["workflow"] in used.get(model, []) for row in live),
+            "within": _within(watch, used.get(model, [])),
+            "nodes": [_node(watch, model, component) for component in sorted(components, key=_order)],
+        }
+        for model, components in sorted(parts.items())
+    ]
+
+
+def _within(watch: Watch, workflows: Sequence[str]) -> float | None:
+    """Return the share of a model's last requests that were answered within their target."""
+    rows = [row for gateway in watch.gateways.values() for row in list(gateway.ended)[-200:]]
+    judged = [row for row in rows if row["workflow"] in workflows and row["outcome"] not in ("job_cancelled",)]
+    good = [row for row in judged if row["outcome"] == "ok" and "late" not in row["flags"]]
+    return round(len(good) / len(judged), 4) if judged else None
+
+
+def _node(watch: Watch, model: str, component: str) -> dict[str, Any]:
+    replicas = [r for r in watch.replicas.values() if (r["model"], r["component"]) == (model, component)]
+    states = [replica["state"] for replica in replicas]
+    return {
+        "component": component,
+        "up": states.count("up"),
+        "draining": states.count("draining"),
+        "lost": states.count("lost"),
+        "replicas": [replica["id"] for replica in sorted(replicas, key=lambda each: (each["since"], each["id"]))],
+    }
+
+
+def _order(component: str) -> tuple[int, str]:
+    usual = ("backbone", "text_encoder", "vae", "lora")
+    return (usual.index(component) if component in usual else len(usual), component)
+
+
+def _point(name: str, bins: Sequence[Bin], at: int, smooth: int, length: int) -> float | None:
+    near = bins[max(0, at - smooth + 1) : at + 1]
+    if name in ("p50", "p95"):
+        value = percentile([each for near_bin in near for each in near_bin.seconds], int(name[1:]) / 100)
+        return None if value is None else round(value, 4)
+    if name == "saved":
+        full, computed = _sum(near, "full"), _sum(near, "computed")
+        return round(1 - computed / full, 4) if full else None
+    if name == "ok":
+        return round((bins[at].counts.get("ok", 0) - bins[at].counts.get("late", 0)) / length, 3)
+    return round(bins[at].counts.get(name, 0) / length, 3)
+
+
+def _sum(bins: Iterable[Bin], name: str) -> float:
+    return sum(each.counts.get(name, 0) for each in bins)
+
+
+def caches_of(watch: Watch) -> dict[str, Any]:
+    """Return what is kept in memory by kind and model, and how often it was found."""
+    found: dict[str, list[int]] = {}
+    for gateway in watch.gateways.values():
+        for what, (hits, misses) in gateway.found.items():
+            total = found.setdefault(what, [0, 0])
+            total[0], total[1] = total[0] + hits, total[1] + misses
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for replica in watch.replicas.values():
+        memory: Mapping[str, Sequence[int]] = replica["memory"] if replica["state"] != "lost" else {}
+        for kind, (used, budget) in memory.items():
+            row = rows.setdefault((kind, replica["model"]), _cache(kind, replica["model"]))
+            row["used"], row["budget"] = row["used"] + used, row["budget"] + budget
+            row["replicas"].append(
+                {"id": replica["id"], "component": replica["component"], "used": used, "budget": budget}
+            )
+    for what, (hits, misses) in found.items():
+        kind, _, model = what.partition(" ")
+        rows.setdefault((kind, model), _cache(kind, model)).update(hits=hits, misses=misses)
+    return {"object": "caches", "data": [row for _, row in sorted(rows.items())]}
+
+
+def _cache(kind: str, model: str) -> dict[str, Any]:
+    return {"kind": kind, "model": model, "hits": 0, "misses": 0, "used": 0, "budget": 0, "replicas": []}

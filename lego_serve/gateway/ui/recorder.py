@@ -1,0 +1,153 @@
+"""Takes note of what ends in this gateway: series, errors, and how long each node of a workflow takes."""
+
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lego_serve.core.jobs.history import OK, JobRecord
+from lego_serve.core.jobs.series import Series, SoloTimes, percentile
+from lego_serve.gateway.context import Context
+
+ERRORS_KEPT = 200
+TIMES_KEPT = 200
+CANCELLED = "job_cancelled"
+SERVERS_OWN = ("job_warm-", "job_compared-")  # the server's own jobs, which nobody waits for
+
+
+@dataclass(slots=True)
+class _Error:
+    code: str
+    node: str
+    count: int = 0
+    last: float = 0.0
+    said: str = ""
+    job: str = ""
+
+
+class Recorder:
+    """What this gateway has seen; ``clock`` is the wall clock."""
+
+    def __init__(self, context: Context, clock: Callable[[], float] = time.time) -> None:
+        self.context, self.clock = context, clock
+        self.id = f"{os.getpid()}"
+        self.started = clock()
+        self.series, self.solo = Series(), SoloTimes()
+        self.totals: dict[str, float] = {}
+        self.found: dict[str, list[int]] = {}  # by kind and model: how often it was at hand, and how often not
+        self._errors: OrderedDict[tuple[str, str], _Error] = OrderedDict()
+        self._times: dict[str, dict[str, deque[tuple[float, float]]]] = {}
+        context.runner.journal.history.on_ended = self.note_ended
+        context.metrics.on_refusal = self.note_refused
+
+    def wall(self, at_s: float) -> float:
+        """Return a time of the runner's clock on the wall clock."""
+        return self.clock() - (self.context.runner.now() - at_s)
+
+    def target_s(self, record: JobRecord) -> float | None:
+        """Return within which time a job should end: its caller's deadline, or what is usual for such work."""
+        if record.deadline_s is not None:
+            return record.deadline_s - record.began_s
+        return self.solo.target_s(record.workflow, work_of(record))
+
+    def note_ended(self, record: JobRecord) -> None:
+        """Take note of a job that has ended."""
+        if record.id.startswith(SERVERS_OWN) or record.ended_s is None:
+            return
+        took_s, images = record.ended_s - record.began_s, len(record.steps)
+        if record.outcome == OK:
+            target_s = self.target_s(record)
+            is_late = target_s is not None and took_s > target_s
+            self.solo.learn(record.workflow, work_of(record), took_s)
+            computed, full = _rows(record)
+            counts = {"ok": 1, "late": int(is_late), "images": images, "late_images": images * is_late}
+            self._count(counts | {"computed": computed, "full": full}, took_s)
+            self._note_times(record)
+        elif record.outcome == CANCELLED:
+            self._count({"cancelled": 1})
+        else:
+            self._count({"failed": 1})
+            failed = [name for name, span in record.spans.items() if span.to_s is None]
+            self._note_error(record.outcome, failed[0] if failed else "", record.message, record.id)
+
+    def note_refused(self, reason: str) -> None:
+        """Take note of a request that never became a job."""
+        self._count({"refused": 1})
+        self._note_error(reason, "", "", "")
+        if reason in ("over_capacity", "tenant_share"):
+            said = "all places are taken" if reason == "over_capacity" else "the tenant has its part of all places"
+            journal = self.context.runner.journal
+            journal.decide("refuse", "requests", said, self.context.runner.now())
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return the errors by code and node, the last first."""
+        rows = [
+            {"code": e.code, "node": e.node, "count": e.count, "last": e.last, "said": e.said, "job": e.job}
+            for e in self._errors.values()
+        ]
+        return sorted(rows, key=lambda row: -float(str(row["last"])))
+
+    def times(self, workflow: str) -> dict[str, dict[str, float | int | None]]:
+        """Return how long the nodes of a workflow took lately."""
+        return {
+            node: {
+                "p50_s": percentile([run for _, run in times], 0.5),
+                "p95_s": percentile([run for _, run in times], 0.95),
+                "waited_p50_s": percentile([waited for waited, _ in times], 0.5),
+                "count": len(times),
+            }
+            for node, times in self._times.get(workflow, {}).items()
+        }
+
+    def _count(self, counts: Mapping[str, float], seconds: float | None = None) -> None:
+        self.series.add(self.clock(), counts, () if seconds is None else (seconds,))
+        for name, count in counts.items():
+            self.totals[name] = self.totals.get(name, 0) + count
+
+    def _note_times(self, record: JobRecord) -> None:
+        nodes = self._times.setdefault(record.workflow, {})
+        for name, span in record.spans.items():
+            if span.stats is not None:
+                if span.kind == "text_encode":
+                    self._note_found(f"prompts {span.model}", span.stats.cache_hit)
+                for kind, uses in (("adapters", span.stats.adapters), ("controlnets", span.stats.controlnets)):
+                    for use in uses:
+                        self._note_found(f"{kind} {span.model}", use.hit)
+                times = nodes.setdefault(name, deque(maxlen=TIMES_KEPT))
+                times.append((span.stats.queue_s, span.stats.run_s))
+
+    def _note_found(self, what: str, is_found: bool) -> None:
+        self.found.setdefault(what, [0, 0])[0 if is_found else 1] += 1
+
+    def _note_error(self, code: str, node: str, said: str, job: str) -> None:
+        error = self._errors.setdefault((code, node), _Error(code, node))
+        error.count, error.last = error.count + 1, round(self.clock(), 3)
+        error.said, error.job = said or error.said, job or error.job
+        while len(self._errors) > ERRORS_KEPT:
+            self._errors.popitem(last=False)
+
+
+def work_of(record: JobRecord) -> float:
+    """Return the pixels of a job's images times their steps."""
+    numbers = [record.parameters.get(name, 1) for name in ("width", "height", "steps", "n")]
+    work = 1.0
+    for number in numbers:
+        work *= number if isinstance(number, int | float) else 1
+    return work
+
+
+def _rows(record: JobRecord) -> tuple[float, float]:
+    """Return the work that a job's denoising computed, and what whole steps would have been, in steps of an image."""
+    computed = full = 0.0
+    for span in record.spans.values():
+        if span.kind != "denoise" or span.stats is None:
+            continue
+        steps = float(len(span.stats.step_s) or record.of_steps)
+        reuse = span.stats.reuse
+        full += steps
+        share = 1.0 if reuse is None or not reuse.rows else reuse.active_rows / reuse.rows
+        masked = 0 if reuse is None else reuse.masked_steps
+        computed += steps - masked + masked * share
+    return computed, full

@@ -1,0 +1,22 @@
+"""Adds to the gateway what people see of it: pages, and what these ask for."""
+
+from functools import cache
+
+from fastapi import FastAPI
+
+from lego_serve.gateway.context import Context
+from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.ui import admin, pages
+from lego_serve.gateway.ui.recorder import Recorder
+
+
+@cache
+def static_files() -> pages.StaticFiles:
+    """Return the files of the pages, read once for all applications of a process."""
+    return pages.StaticFiles()
+
+
+def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> None:
+    """Add the pages and their routes."""
+    app.include_router(admin.create_router(context, peers, Recorder(context)))
+    app.include_router(pages.create_router(context, static_files()))

@@ -1,0 +1,103 @@
+// The playground: make a picture, edit it, see where its time went.
+import { key, keyWanted } from "../app/api.js";
+import { Brick, Icon } from "../app/icons.js";
+import { isTyped, KeyButton, KeyDialog, ThemeButton, toast, Toasts } from "../app/kit.js";
+import { html, render, useEffect } from "../app/lib.js";
+import { counted } from "../app/format.js";
+import { Form } from "./form.js";
+import * as history from "./history.js";
+import { cancel, start } from "./run.js";
+import { Side } from "./side.js";
+import { Stage } from "./stage.js";
+import {
+  change,
+  choices,
+  facts,
+  form,
+  isComparing,
+  loadError,
+  loadModels,
+  mask,
+  maskChanged,
+  run,
+  source,
+  takeSource,
+} from "./state.js";
+import { formOf } from "./request.js";
+import { paintKey } from "./tools.js";
+
+function Top() {
+  const { is_ready: isReady } = facts.value;
+  return html`<header class="top">
+    <a class="brand" href="/"><${Brick} /> <span>lego_serve</span></a>
+    <nav aria-label="Pages"><a href="/" aria-current="page">Playground</a><a href="/dashboard">Dashboard</a></nav>
+    <span class="spacer"></span>
+    ${
+    loadError.value
+      ? html`
+        <button type="button" class="badge is-bad"
+          onClick=${loadModels}><${Icon} name="alert" size="14" /> not loaded: try again</button>
+      `
+      : html`<span class=${`badge ${isReady ? "is-ok" : "is-warn"}`}><${Icon} name=${
+        isReady ? "check" : "hold"
+      } size="14" /> ${isReady ? `${counted(choices.value.length, "workflow")} ready` : "starting"}</span>`
+  }
+    <${ThemeButton} />
+    ${(facts.value.keys || key.value) && html`<${KeyButton} />`}
+  </header>`;
+}
+
+/** @param {KeyboardEvent} event */
+function press(event) {
+  if (document.querySelector("dialog[open]")) return;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) start();
+  else if (event.key === "Escape" && run.value) cancel();
+  else if (isTyped(event)) return;
+  else if (form.value.mode === "edit" && mask.value && source.value && !run.value && paintKey(event, mask.value)) {
+    isComparing.value = false;
+    maskChanged();
+  } else return;
+  event.preventDefault();
+}
+
+/**
+ * Takes a picture that is dropped or pasted: with its settings where it carries them, else to be edited.
+ * @param {DataTransfer | null} data
+ */
+async function take(data) {
+  const file = [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+  if (!file || run.value) return;
+  const { settingsIn } = await import("./png.js");
+  const wanted = await settingsIn(file);
+  if (!wanted) return void (await takeSource(file, "file"));
+  form.value = formOf(wanted, form.value);
+  change({});
+  toast("The settings of this picture are back in the form.");
+}
+
+function Playground() {
+  useEffect(() => {
+    history.load();
+    loadModels();
+    /** @param {DragEvent} event */
+    const drop = (event) => (event.preventDefault(), take(event.dataTransfer));
+    /** @param {ClipboardEvent} event */
+    const paste = (event) => take(event.clipboardData);
+    addEventListener("keydown", press);
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", drop);
+    addEventListener("paste", paste);
+  }, []);
+  return html`
+    <${Top} />
+        <div class="play-columns">
+      <${Form} />
+      <${Stage} />
+      <${Side} />
+    </div>
+        <${Toasts} />
+        ${keyWanted.value && html`<${KeyDialog} onKey=${loadModels} />`}
+  `;
+}
+
+render(html`<${Playground} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
