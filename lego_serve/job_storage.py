@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lego_serve.config_jobs import EMBEDDED, NO_STORE, Jobs
 from lego_serve.config_schema import Settings
+from lego_serve.core.durable_jobs.receivers import ReceiverRules
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Retention
 from lego_serve.deployment import data_folder, resolve_path
@@ -71,6 +72,7 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
     from lego_serve.gateway.jobs.parts import JobStorage
     from lego_serve.gateway.jobs.settings import JobSettings
     from lego_serve.jobstore.files import JobFiles
+    from lego_serve.webhooks.settings import WebhookSettings
 
     jobs = settings.jobs
     bounds = JobSettings(
@@ -81,7 +83,14 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
         lease_s=jobs.lease_s,
         retention=Retention(jobs.queued_s, jobs.keep_s),
     )
-    return JobStorage(open_store(jobs, folder), JobFiles(folder), bounds)
+    hooks = jobs.webhooks
+    webhooks = WebhookSettings(
+        secrets=hooks.secrets,
+        rules=ReceiverRules(frozenset(hooks.allowed_hosts), hooks.ports),
+        base_url=settings.server.public_url,
+        timeout_s=hooks.timeout_s,
+    )
+    return JobStorage(open_store(jobs, folder), JobFiles(folder), bounds, webhooks=webhooks)
 
 
 def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:

@@ -48,7 +48,8 @@ async def stream(
     queue: asyncio.Queue[Item] = asyncio.Queue()
     running = asyncio.ensure_future(_run_into(queue, context, request, job_request, job=job, place=place, scope=scope))
     try:
-        first = await asyncio.wait_for(queue.get(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            first: Item | None = await queue.get()
     except TimeoutError:
         first = None
     except BaseException:
@@ -102,7 +103,8 @@ async def _events(
                     yield _event("error", error_body(item))
                     return
             try:
-                item = await asyncio.wait_for(queue.get(), PING_S)
+                async with asyncio.timeout(PING_S):
+                    item = await queue.get()
             except TimeoutError:
                 item = None
                 yield PING

@@ -154,7 +154,8 @@ class MemoryJobStore:
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Wait until a record changes."""
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
         except TimeoutError:
             return False
         self._changed.clear()

@@ -71,7 +71,8 @@ class WebhookSender:
                 self._woken.clear()
                 if not await self._begin_some():
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._woken.wait(), POLL_S)
+                        async with asyncio.timeout(POLL_S):
+                            await self._woken.wait()
         finally:
             self._stopped.set()
 

@@ -9,16 +9,21 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.jobstore.files import JobFiles
+from lego_serve.webhooks.settings import WebhookSettings
 
 
 @dataclass(frozen=True, slots=True)
 class JobStorage:
-    """Where durable jobs are kept, and how many of them run here; ``wall`` is the wall clock in seconds."""
+    """Where durable jobs are kept, how many of them run here, and where their ends may be told.
+
+    ``wall`` is the wall clock in seconds.
+    """
 
     store: JobStore
     files: JobFiles
     settings: JobSettings
     wall: Callable[[], float] = time.time
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 @dataclass(frozen=True, slots=True)

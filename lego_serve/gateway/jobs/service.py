@@ -1,6 +1,7 @@
 """Durable jobs as the gateway's routes see them: submit, read, watch, cancel, delete."""
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sweeping import change
+from lego_serve.webhooks.sender import WebhookSender
+from lego_serve.webhooks.settings import WebhookSettings
 
 PING_S = 15.0
 QUEUE_FULL_S = 10.0
@@ -40,8 +43,10 @@ class Submitted:
 class DurableJobs:
     """The durable jobs of one gateway."""
 
-    def __init__(self, parts: JobParts) -> None:
-        self._parts = parts
+    def __init__(self, parts: JobParts, webhooks: WebhookSettings) -> None:
+        self._parts, self._webhooks = parts, webhooks
+        self._sender = WebhookSender(parts.store, webhooks, parts.wall, random.random)
+        self._sending: asyncio.Future[None] | None = None
         self.worker = JobWorker(parts)
         self._signer: UrlSigner | None = None
 
@@ -60,7 +65,9 @@ class DurableJobs:
 
         Raises RequestError, CapacityError, StoreUnavailable, IdempotencyKeyReused.
         """
-        mark = _fingerprint(submission)
+        mark, webhook = _fingerprint(submission), submission.options.webhook
+        if webhook is not None:
+            self._webhooks.check(caller.tenant, webhook.url)
         if submission.key is not None:
             earlier = await self.store.find(caller.tenant, submission.key)
             if earlier is not None:
@@ -152,12 +159,17 @@ class DurableJobs:
         return record
 
     def start(self) -> None:
-        """Begin to run jobs."""
+        """Begin to run jobs and to send webhooks."""
         self.worker.start()
+        self._sending = asyncio.ensure_future(self._sender.run())
 
     async def close(self) -> None:
-        """Give back what runs here."""
+        """Give back what runs here, and stop sending."""
         await self.worker.close()
+        await self._sender.close()
+        if self._sending is not None:
+            await self._sending
+        await self.store.close()
 
     async def _check_room(self, caller: Caller) -> None:
         most = self._parts.context.limits.max_queued(caller.tenant, self._parts.settings.max_queued)
@@ -229,7 +241,7 @@ class DurableJobs:
 def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
     """Return the gateway's parts with durable jobs, which begin when they are started."""
     parts = JobParts(context, storage.store, storage.files, storage.settings, storage.wall)
-    jobs = DurableJobs(parts)
+    jobs = DurableJobs(parts, storage.webhooks)
     context.on_close.append(jobs.close)
     return replace(context, jobs=jobs)
 

@@ -51,7 +51,8 @@ class Watcher:
     async def next(self, timeout_s: float | None = None) -> list[JobEvent]:
         """Return what is new, previews first; nothing where nothing is in that time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
         self._news.clear()
         events: list[JobEvent] = [self._previews[lane] for lane in sorted(self._previews)]
         if self._record is not None:

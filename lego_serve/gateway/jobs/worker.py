@@ -87,7 +87,6 @@ class JobWorker:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._parts.store.close()
 
     async def _run(self, attempt: JobAttempt) -> None:
         try:
@@ -127,7 +126,8 @@ class JobWorker:
                 self._parts.watchers.tell(record)
                 self.adopt(record)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), LISTEN_S)
+            async with asyncio.timeout(LISTEN_S):  # `wait_for` of Python 3.11 may lose a cancel
+                await self._wake.wait()
 
     async def _keep_lease(self) -> None:
         settings = self._parts.settings
