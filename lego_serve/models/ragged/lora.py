@@ -23,7 +23,7 @@ from lego_serve.models.lora.adapter import Adapter, SetKey, Uses, in_order, key_
 from lego_serve.models.lora.targets import StreamOf, text_layer_path
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.layers import Linear, Part
-from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, pack_lora
+from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, common_precision, pack_lora
 from lego_serve.models.ragged.packing import Packing
 
 MAX_PACKED_BYTES = 1 << 30
@@ -169,8 +169,9 @@ class LoraLayers:
             weight.copy_(self._pristine[index])
         else:
             self._pristine[index] = weight.detach().clone()
-        for part, down, up, scale in products:
-            weight[part.start : part.stop].addmm_(up.to(weight), down.to(weight), alpha=scale)
+        for part, *factors, scale in products:
+            down, up = (common_precision(factor, weight).to(weight) for factor in factors)
+            weight[part.start : part.stop].addmm_(up, down, alpha=scale)
 
     def _restore_layer(self, index: int) -> None:
         self._layers[index].weight.copy_(self._pristine[index])

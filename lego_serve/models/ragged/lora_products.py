@@ -31,13 +31,28 @@ class PackedLora:
         return self.down.nbytes + sum(up.nbytes for up, _ in self.ups.values())
 
 
+def common_precision(factor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return a factor of an adapter as it is rounded before it meets a weight.
+
+    To bfloat16 it goes by way of float16: so an adapter saved in F32 and in F16 is one adapter, as its users take it
+    to be, where rounding at once would leave a last bit between them that a strong adapter makes visible.  Values are
+    bounded far below float16's largest, and those that it rounds to nothing change no sum.
+    """
+    is_wider = weight.dtype is torch.bfloat16 and factor.dtype is torch.float32
+    return factor.half() if is_wider else factor
+
+
 def pack_lora(products: Sequence[Product], weight: torch.Tensor) -> PackedLora:
     """Pack a set's products of one layer, in the dtype and on the device of the layer's weight."""
     downs, ups, column = [], {}, 0
     for part in sorted({part for part, *_ in products}, key=lambda part: part.start):
-        pairs = [(down, up.float() * scale) for owner, down, up, scale in products if owner == part]
-        down = torch.cat([down.to(weight) for down, _ in pairs])
-        up = torch.cat([up.to(weight) for _, up in pairs], dim=1)
+        own = [
+            (common_precision(down, weight), common_precision(up, weight).float() * scale)
+            for owner, down, up, scale in products
+            if owner == part
+        ]
+        down = torch.cat([down.to(weight) for down, _ in own])
+        up = torch.cat([up.to(weight) for _, up in own], dim=1)
         fill = -len(down) % RANK_STEP
         downs.append(F.pad(down, (0, 0, 0, fill)))
         ups[part] = (F.pad(up, (0, fill)).contiguous(), column)

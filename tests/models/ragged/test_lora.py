@@ -17,6 +17,7 @@ from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora import LoraLayers
+from lego_serve.models.ragged.lora_products import pack_lora
 from lego_serve.models.registry import ModelSpec
 from tests.support.adapters import adapter, diffusers_names, products, weights_hash
 from tests.support.builders import raw_lane
@@ -186,3 +187,17 @@ def test_a_backbone_knows_where_its_layers_lie(backbone: Backbone, tmp_path: Pat
     q, k = (backbone.adapters._locations[f"transformer.transformer_blocks.0.attn.{n}"] for n in ("to_q", "to_k"))
     assert q.layer == k.layer
     assert (q.part.stop, k.part.stop) == (64, 128)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.8])
+def test_an_adapter_saved_in_two_dtypes_is_one_where_the_model_computes_in_bfloat16(scale: float) -> None:
+    """Rounded at once to bfloat16, 1 in some hundred numbers would differ in its last bit."""
+    draw = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 64, generator=draw) * 0.2, torch.randn(64, 4, generator=draw) * 0.2
+    weight = torch.zeros(64, 64, dtype=torch.bfloat16)
+    part = Part("layer", 0, 64)
+    wide = pack_lora([(part, down, up, scale)], weight)
+    narrow = pack_lora([(part, down.half(), up.half(), scale)], weight)
+    assert torch.equal(wide.down, narrow.down)
+    assert torch.equal(wide.ups[part][0], narrow.ups[part][0])
+    assert not torch.equal(down.to(weight), down.half().to(weight))
