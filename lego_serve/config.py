@@ -8,8 +8,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from lego_serve.config_jobs import Jobs, TenantLimits, Webhooks
-from lego_serve.config_models import (
+from lego_serve.configuration.jobs import Jobs, TenantLimits, Webhooks
+from lego_serve.configuration.models import (
     Adapters,
     BackboneNode,
     ControlNet,
@@ -22,7 +22,8 @@ from lego_serve.config_models import (
     Strict,
     TextEncoderNode,
 )
-from lego_serve.config_schema import Key, Server, Settings, Templates
+from lego_serve.configuration.schema import Key, Settings, Templates
+from lego_serve.configuration.server import Server
 from lego_serve.core.suggest import closest
 from lego_serve.errors import ConfigError
 from lego_serve.yaml_reader import YamlReader

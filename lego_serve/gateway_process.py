@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lego_serve import config, config_schema
-from lego_serve.config_jobs import EMBEDDED, NO_STORE
+from lego_serve import config
+from lego_serve.configuration.jobs import EMBEDDED, NO_STORE
+from lego_serve.configuration.server import Server
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
@@ -116,13 +117,13 @@ def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
     return TenantLimits(limits.requests_per_minute, limits.work_per_minute, limits.max_in_flight, limits.max_queued)
 
 
-def _kept_images(server: config_schema.Server, folder: Path) -> "KeptImageSettings":
+def _kept_images(server: Server, folder: Path) -> "KeptImageSettings":
     from lego_serve.gateway.settings import KeptImageSettings
 
     return KeptImageSettings(folder / "kept", server.kept_images_s, server.kept_images_bytes)
 
 
-def _connection_limits(server: config_schema.Server) -> "ConnectionLimits":
+def _connection_limits(server: Server) -> "ConnectionLimits":
     from lego_serve.gateway.transport.limits import ConnectionLimits
 
     return ConnectionLimits(**server.limits.model_dump(), linger_bytes=server.max_body_bytes)

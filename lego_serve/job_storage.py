@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lego_serve.config_jobs import EMBEDDED, NO_STORE, Jobs
-from lego_serve.config_schema import Settings
+from lego_serve.configuration.jobs import EMBEDDED, NO_STORE, Jobs
+from lego_serve.configuration.schema import Settings
 from lego_serve.core.durable_jobs.receivers import ReceiverRules
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Retention

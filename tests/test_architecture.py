@@ -58,7 +58,7 @@ def test_every_module_says_what_it_is() -> None:
 
 
 MAY_NAME_FAMILIES = {  # everything else asks a family what it wants to know of it
-    "lego_serve/config_models.py": "the default of a key",
+    "lego_serve/configuration/models.py": "the default of a key",
     "lego_serve/models/registry.py": "the same default",
     "lego_serve/models/families/": "a family",
     "lego_serve/models/lora/targets_": "a family's table of names",

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from lego_serve.config_jobs import Webhooks
+from lego_serve.configuration.jobs import Webhooks
 from lego_serve.core.durable_jobs.outbox import rows_of
 from lego_serve.core.durable_jobs.transitions import cancel
 from lego_serve.webhooks.message import message_headers

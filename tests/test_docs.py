@@ -11,7 +11,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lego_serve import config, config_docs
+from lego_serve import config
+from lego_serve.configuration import docs as config_docs
 from lego_serve.core import addons
 from lego_serve.metrics import Metrics
 from lego_serve.models.lora import checkpoint, header
@@ -50,7 +51,7 @@ def rows(page: str, title: str) -> dict[str, list[str]]:
 
 
 def test_the_configuration_page_is_the_generated_one() -> None:
-    """After a change of the schema: ``python -m lego_serve.config_docs > docs/configuration.md``."""
+    """After a change of the schema: ``python -m lego_serve.configuration.docs > docs/configuration.md``."""
     assert config_docs.page() == CONFIGURATION
 
 

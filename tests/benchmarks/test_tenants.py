@@ -6,7 +6,7 @@ from hashlib import sha256
 import yaml
 
 from benchmarks.tenants import CONFIG, Tally, quantile
-from lego_serve.config_schema import Settings
+from lego_serve.configuration.schema import Settings
 
 
 def test_a_tally_counts_answers_and_refusals() -> None:

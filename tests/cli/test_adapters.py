@@ -11,9 +11,9 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec, built_in_folder
-from tests.support.adapters import diffusers_names, products, saved
 from tests.support.gateway.client import Live
 from tests.support.gateway.runner import FakeRunner
+from tests.support.lora.adapters import diffusers_names, products, saved
 
 CONFIG = """
 models:

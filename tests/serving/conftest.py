@@ -11,7 +11,7 @@ from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes import backbone as backbone_node
-from tests.support.adapters import diffusers_names, kohya_names, products, saved
+from tests.support.lora.adapters import diffusers_names, kohya_names, products, saved
 
 MEASURED: dict[tuple[object, ...], Any] = {}
 

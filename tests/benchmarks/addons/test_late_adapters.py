@@ -10,7 +10,7 @@ from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter, diffusers_names, products
+from tests.support.lora.adapters import adapter, diffusers_names, products
 
 STEPS, SIDE, COUNT = 4, 96, 2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.adapter_families import Family
+from tests.support.lora.families import Family
 
 
 @pytest.fixture(scope="module", params=["sd3-medium", "sd35-medium", "flux-dev"])

@@ -28,9 +28,9 @@ from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.model_files import load_module
 from lego_serve.models.ragged.controlnet_source import ControlNetSpec
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter, diffusers_names, products
 from tests.support.builders import run_results
 from tests.support.edits import HEIGHT, ROOM, STEPS, WIDTH, edit_lane, made, read, template, uneven, with_store
+from tests.support.lora.adapters import adapter, diffusers_names, products
 from tests.support.tiny_models import control_miniature, flux_miniature, miniature
 
 PROMPT, NEGATIVE, LENGTH = "a red circle on the left", "a blue square", 8

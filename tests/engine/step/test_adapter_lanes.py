@@ -13,8 +13,8 @@ from lego_serve.engine.lane_state import AdapterUse, LaneRequest
 from lego_serve.errors import InvalidAdapter, NodeError, RequestError
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.lora import LoraLayers
-from tests.support.adapter_families import Family, close, rest, run
-from tests.support.adapters import adapter, diffusers_names, products, weights_hash
+from tests.support.lora.adapters import adapter, diffusers_names, products, weights_hash
+from tests.support.lora.families import Family, close, rest, run
 
 
 def mixed(family: Family) -> list[LaneRequest]:

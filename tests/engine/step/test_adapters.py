@@ -10,8 +10,8 @@ import torch
 
 from lego_serve.core.scheduling.lora_mode import LoraMode
 from lego_serve.engine.lane_state import AdapterUse
-from tests.support.adapter_families import LENGTH, PROMPT, Family, close, run
-from tests.support.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved
+from tests.support.lora.adapters import FORMATS, adapter, diffusers_names, kohya_names, original_names, products, saved
+from tests.support.lora.families import LENGTH, PROMPT, Family, close, run
 
 
 def scaled(uses: Sequence[tuple[str, dict[str, torch.Tensor], float]], pipeline: Any, folder: Path) -> None:

@@ -16,8 +16,8 @@ from lego_serve.errors import InvalidAdapter
 from lego_serve.models.lora.adapter import Adapter, Pair
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter, diffusers_names, products
 from tests.support.builders import run_lanes
+from tests.support.lora.adapters import adapter, diffusers_names, products
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,8 @@ from lego_serve.models.registry import ModelSpec, families
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
 from lego_serve.zoo.architecture import build_scheduler, build_vae
-from tests.support.adapters import adapter, diffusers_names, kohya_names, products, saved
 from tests.support.builders import raw_lane
+from tests.support.lora.adapters import adapter, diffusers_names, kohya_names, products, saved
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, text_node
 from tests.support.tiny_models import WORDS, word_tokenizer
 from tests.support.transformers import captured, tokens_of

@@ -17,7 +17,7 @@ from lego_serve.errors import InvalidAdapter, NotFound
 from lego_serve.models.lora import checkpoint
 from lego_serve.models.lora.checkpoint import parse_adapter, pattern, peek_adapter_file, read_adapter_file
 from lego_serve.models.lora.roots import find_adapter
-from tests.support.unsound_adapters import BAD, GOOD, many, values
+from tests.support.lora.unsound import BAD, GOOD, many, values
 
 
 @pytest.mark.parametrize("kind", BAD)

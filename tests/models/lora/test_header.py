@@ -22,7 +22,7 @@ from lego_serve.models.lora.header import (
     without_long_notes,
 )
 from lego_serve.models.lora.loading import summary_of
-from tests.support.unsound_adapters import entry, raw
+from tests.support.lora.unsound import entry, raw
 
 MIB = 1 << 20
 

@@ -14,9 +14,9 @@ from lego_serve.models.lora.checkpoint import peek_adapter_file
 from lego_serve.models.lora.loading import base_layers, load_adapter
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import FORMATS, adapter, diffusers_names, original_names, products, saved
+from tests.support.lora.adapters import FORMATS, adapter, diffusers_names, original_names, products, saved
+from tests.support.lora.unsound import FAULTS, bad
 from tests.support.tiny_models import flux_miniature, miniature
-from tests.support.unsound_adapters import FAULTS, bad
 
 
 @pytest.fixture(scope="module", params=["sd3-medium", "sd35-medium", "flux-dev"])

@@ -10,7 +10,7 @@ from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.lora.mismatch import base_model_named
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter, diffusers_names, kohya_names, original_names, products
+from tests.support.lora.adapters import adapter, diffusers_names, kohya_names, original_names, products
 from tests.support.tiny_models import flux_miniature, miniature
 
 Tensors = dict[str, torch.Tensor]

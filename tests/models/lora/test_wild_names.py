@@ -11,8 +11,8 @@ from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.loading import base_layers, card_of
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter
-from tests.support.layer_names import LAYERS
+from tests.support.lora.adapters import adapter
+from tests.support.lora.layer_names import LAYERS
 from tests.support.tiny_models import flux_miniature, miniature
 
 Tensors = dict[str, torch.Tensor]

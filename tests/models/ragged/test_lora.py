@@ -19,8 +19,8 @@ from lego_serve.models.ragged.layers import Linear, Part
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.lora_products import pack_lora
 from lego_serve.models.registry import ModelSpec
-from tests.support.adapters import adapter, diffusers_names, products, weights_hash
 from tests.support.builders import raw_lane
+from tests.support.lora.adapters import adapter, diffusers_names, products, weights_hash
 from tests.support.tiny_models import miniature
 
 SIZES = {"channels": 8, "text_width": 256, "pooled_width": 192}

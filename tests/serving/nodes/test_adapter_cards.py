@@ -21,7 +21,7 @@ from lego_serve.models.registry import ModelSpec, built_in_folder, profile_folde
 from lego_serve.serving.caches.adapter_cache import AdapterCache
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
-from tests.support.adapters import diffusers_names, kohya_names, products, saved
+from tests.support.lora.adapters import diffusers_names, kohya_names, products, saved
 from tests.support.nodes import BYTES, command, load
 
 

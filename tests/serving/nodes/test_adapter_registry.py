@@ -20,8 +20,8 @@ from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
+from tests.support.lora.unsound import BAD, FAULTS, bad
 from tests.support.nodes import BYTES, command, load
-from tests.support.unsound_adapters import BAD, FAULTS, bad
 
 
 async def test_an_operator_registers_files_under_the_roots(spec: ModelSpec, root: Path, tmp_path: Path) -> None:

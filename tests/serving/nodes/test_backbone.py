@@ -35,7 +35,7 @@ from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import ControlNetOptions, ControlNetPlan, LoraOptions, VaeOptions
 from lego_serve.serving.nodes.text_encoder import TextEncoderNode
 from lego_serve.serving.nodes.vae import VaeNode
-from tests.support.adapters import diffusers_names, products, saved
+from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, resolved, text_node
 from tests.support.tiny_models import control_miniature
 

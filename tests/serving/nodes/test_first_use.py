@@ -19,7 +19,7 @@ from lego_serve.serving.nodes import adapter_index
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
-from tests.support.adapters import diffusers_names, products, saved
+from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, resolved, text_node
 
 BYTES = 1 << 24

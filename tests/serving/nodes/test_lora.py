@@ -18,7 +18,7 @@ from lego_serve.serving.nodes import lora as adapters_node
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
-from tests.support.adapters import diffusers_names, products, saved
+from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import BYTES, load, resolved
 
 STORAGE_S = 1.0

@@ -18,7 +18,7 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
-from tests.support.adapters import diffusers_names, products, saved
+from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import BYTES, backbone_node, command, denoised, encoded, latents_of, load, resolved, text_node
 
 FIXED_S = 1_700_000_000  # the time that files of an image or an archive have

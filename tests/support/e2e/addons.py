@@ -21,9 +21,9 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.process.tree import descendants
 from lego_serve.zoo.export import WEIGHTS
 from loadgen.addons.storage import SLOW_STORAGE
-from tests.support.adapters import Tensors, diffusers_names, kohya_names, products
 from tests.support.e2e.images import PROMPT, pixels
 from tests.support.e2e.servers import Server, running
+from tests.support.lora.adapters import Tensors, diffusers_names, kohya_names, products
 from tests.support.tiny_models import control_miniature
 
 STEPS = 12

@@ -11,7 +11,7 @@ from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.lora.checkpoint import parse_adapter
 from lego_serve.models.lora.loading import load_adapter
 from lego_serve.models.lora.names import BaseLayers
-from tests.support.layer_names import original_layers
+from tests.support.lora.layer_names import original_layers
 
 Tensors = dict[str, torch.Tensor]
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.to_add_out")

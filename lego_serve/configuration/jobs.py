@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from lego_serve.config_models import Name, Strict
+from lego_serve.configuration.models import Name, Strict
 from lego_serve.core.durable_jobs.receivers import allowed_entry
 
 EMBEDDED, NO_STORE = "sqlite", "none"

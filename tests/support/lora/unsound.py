@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from lego_serve.models.lora.names import BaseLayers
-from tests.support.adapters import diffusers_names, kohya_names, products
+from tests.support.lora.adapters import diffusers_names, kohya_names, products
 
 GOOD = save({"a.lora_A.weight": torch.ones(2, 3), "a.lora_B.weight": torch.ones(4, 2)}, {"made": "here"})
 

@@ -1,8 +1,4 @@
-"""Defines the configuration file: its top level, the HTTP side, templates and keys.
-
-Every key has a type, bounds, a default and a description; ``docs/configuration.md`` is generated from them. A
-description is plain Markdown and says the unit.
-"""
+"""Defines the configuration of the HTTP side: where it listens, what a connection may send, and whom it answers."""
 
 import re
 from ipaddress import ip_address
@@ -10,24 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lego_serve.config_jobs import Jobs, TenantLimits
-from lego_serve.config_models import MIB, Bytes, Model, Name, Strict
-
-
-class Key(Strict):
-    """An API key, by its SHA-256."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="SHA-256 of the key: 64 hexadecimal digits in small letters. Quote it."
-    )
-    tenant: Name = Field(description="Whose key it is: 1 to 64 letters `a-z`, digits, `_` and `-`.")
-    scope: Literal["user", "admin"] = Field(default="user", description="`admin` may use `/v1/admin` too.")
-    weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        default=1.0,
-        description="The tenant's share of the work beside other tenants that have any, and of the places of a "
-        "gateway: a tenant of weight 2 gets twice as much as one of weight 1. Between keys of one tenant, with "
-        "`least_slack`, each doubling puts lanes 10 s of slack ahead.",
-    )
+from lego_serve.configuration.models import MIB, Bytes, Strict
 
 
 def _host(host: str) -> str:
@@ -196,7 +175,7 @@ class Server(Strict):
 
     @model_validator(mode="after")
     def _links_lead_somewhere(self) -> "Server":
-        if self.default_response_format == "url" and self.public_url is None and not _is_loopback(self.host):
+        if self.default_response_format == "url" and self.public_url is None and not is_loopback(self.host):
             raise ValueError("default_response_format `url` needs public_url, which links begin with")
         return self
 
@@ -210,92 +189,7 @@ class Server(Strict):
         return self
 
 
-class Templates(Strict):
-    """Images registered for many edits: where they are kept, and how much of each tenant."""
-
-    folder: str | None = Field(
-        default=None,
-        description="Where they are kept, relative to the configuration's folder. To outlive the server it must be on "
-        "a disk that all gateways share. Without it, a folder in the server's temporary one, which outlives the "
-        "gateways.",
-    )
-    per_tenant: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        default=256, description="Number of templates that a tenant may have."
-    )
-    tenant_bytes: Bytes = Field(
-        default=256 * MIB, description="Bytes that the images of a tenant may take, as PNG files."
-    )
-    tenant_pinned_bytes: Bytes | Literal["fair"] = Field(
-        default="fair",
-        description="Bytes of activations that a tenant's pinned templates may take on each replica of a model, of "
-        "the half of `template_bytes` that can be pinned. `fair` is an equal part for each tenant among `keys`, and "
-        "all of it without keys. Give a number where many have keys and few pin.",
-    )
-
-
-def _some(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError("names no workflow; leave the key out to serve every built-in one the models allow")
-    return names
-
-
-class Settings(Strict):
-    """Everything a configuration file may say."""
-
-    server: Server = Field(default=Server(), description="The HTTP side.")
-    models: Annotated[dict[str, Model], Field(min_length=1)] = Field(description="Models by name.")
-    workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = Field(
-        default=None,
-        description="What is served: names of built-in workflows, or files relative to the configuration's folder. "
-        "Without it, every built-in workflow whose models are there.",
-    )
-    default_workflow: str | None = Field(
-        default=None,
-        description="What a request without `model` gets: a workflow that is served. Without it, the first by name, "
-        "text to image before others.",
-    )
-    aliases: dict[Annotated[str, Field(min_length=1, max_length=256)], str] = Field(
-        default={},
-        description="Further names for workflows that are served, such as `gpt-image-1: lego-tiny`, for clients that "
-        "choose among names of their own.",
-    )
-    jobs: Jobs = Field(default=Jobs(), description="Jobs that outlive the gateway that accepted them.")
-    compat: tuple[Literal["a1111", "comfyui"], ...] = Field(
-        default=(),
-        description="Foreign protocols that are served besides OpenAI's: `a1111` is AUTOMATIC1111's, `comfyui` is "
-        "ComfyUI's. See [compatibility](compatibility.md).",
-    )
-    templates: Templates = Field(default=Templates(), description="Images registered for many edits.")
-    keys: tuple[Key, ...] = Field(
-        default=(), description="Who may use the server. Without keys everybody may, as admin."
-    )
-    tenant_limits: TenantLimits = Field(
-        default=TenantLimits(), description="What each tenant may ask for; nothing is limited by default."
-    )
-    tenants: dict[Name, TenantLimits] = Field(
-        default={},
-        description="Limits of single tenants by name: a key that is given replaces that of `tenant_limits`, and "
-        "`null` lifts it. Without `keys` there is one tenant, `default`.",
-    )
-
-    @model_validator(mode="after")
-    def _known_tenants(self) -> "Settings":
-        known = {key.tenant for key in self.keys} or {"default"}
-        for name in self.tenants:
-            if name not in known:
-                raise ValueError(f"`tenants`: no key is of tenant `{name}`")
-        return self
-
-    @model_validator(mode="after")
-    def _loopback_without_keys(self) -> "Settings":
-        if not self.keys and not _is_loopback(self.server.host):
-            raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
-        if not self.keys and "*" in self.server.cors_origins:
-            raise ValueError("server.cors_origins `*` makes every web page an admin; give `keys`, or name the origins")
-        return self
-
-
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

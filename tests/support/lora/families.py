@@ -18,7 +18,7 @@ from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
-from tests.support.adapters import adapter, diffusers_names, products
+from tests.support.lora.adapters import adapter, diffusers_names, products
 from tests.support.tiny_models import flux_miniature, miniature
 
 PROMPT, NEGATIVE, STEPS, LENGTH = "a red circle on the left", "a blue square", 4, 8

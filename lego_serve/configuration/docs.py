@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the schema: ``python -m lego_serve.config_docs > docs/configuration.md``."""
+"""Writes docs/configuration.md from the schema: ``python -m lego_serve.configuration.docs > docs/configuration.md``."""
 
 import sys
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lego_serve.config_models import MIB
-from lego_serve.config_schema import Settings
+from lego_serve.configuration.models import MIB
+from lego_serve.configuration.schema import Settings
 
 HEAD = """# Configuration
 
-<!-- Generated: change lego_serve/config_schema.py or config_models.py, then run
-`python -m lego_serve.config_docs > docs/configuration.md`. -->
+<!-- Generated: change lego_serve/configuration/schema.py or configuration/models.py, then run
+`python -m lego_serve.configuration.docs > docs/configuration.md`. -->
 
 The server reads one YAML file, once, when it starts. A key that does not exist is refused with the nearest one that
 does, and a key given twice is refused too; YAML's aliases and tags are not taken. Bounds include their ends unless the

@@ -1,0 +1,157 @@
+"""What becomes of durable jobs over HTTP: lists, failures, order, bounds, deadlines, tenants."""
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lego_serve.errors import NodeError, NodeUnavailable, RequestError
+from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from tests.support.gateway.client import error_of
+from tests.support.gateway.durable import QUICK, Cluster, until
+from tests.support.gateway.runner import FakeRunner
+
+IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
+ASYNC = {"prefer": "respond-async"}
+BODY = {"prompt": "a red circle", "size": "96x128", "n": 2}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """One server's store, without keys."""
+    return Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny", max_body_bytes=2_000_000))
+
+
+async def test_lists_are_read_page_by_page(cluster: Cluster) -> None:
+    """Newest first or oldest first, from an id on, by state; a wrong query names its field."""
+    async with cluster.gateway() as gateway:
+        ids = []
+        for _ in range(5):
+            ids.append((await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"])
+        for job_id in ids:
+            await until(gateway.client, job_id)
+        page = (await gateway.client.get(JOBS, params={"limit": 2})).json()
+        assert ([job["id"] for job in page["data"]], page["has_more"]) == (ids[:2:-1], True)
+        rest = (await gateway.client.get(JOBS, params={"limit": 9, "after": page["last_id"]})).json()
+        assert ([job["id"] for job in rest["data"]], rest["has_more"]) == (ids[2::-1], False)
+        ascending = (await gateway.client.get(JOBS, params={"order": "asc", "status": "completed"})).json()
+        assert [job["id"] for job in ascending["data"]] == ids
+        assert (await gateway.client.get(JOBS, params={"status": "failed"})).json()["data"] == []
+        for query, name in (({"limit": 0}, "limit"), ({"status": "done"}, "status"), ({"order": "up"}, "order")):
+            assert error_of(await gateway.client.get(JOBS, params=query))[::2] == (400, name)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long"), 400, "prompt_too_long"),
+        (NodeError("The node failed."), 500, "node_failed"),
+    ],
+)
+async def test_a_failed_jobs_result_is_the_error_that_a_request_would_have_met(
+    cluster: Cluster, error, status, code
+) -> None:
+    """With its status; the job shows it too."""
+    runner = FakeRunner()
+    runner.error = error
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        ended = await until(gateway.client, job["id"])
+        assert (ended["status"], ended["error"]["code"]) == ("failed", code)  # type: ignore[index]
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result")) == (status, code, error.param)
+
+
+async def test_a_job_outlives_nodes_that_cannot_be_reached(cluster: Cluster) -> None:
+    """It goes round again until they can be."""
+    runner = FakeRunner()
+    runner.error = NodeUnavailable("Not now.")
+    runner.error.retry_after_s = 0.05
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        while len(runner.jobs) < 3:
+            await asyncio.sleep(0.01)
+        runner.error = None
+        ended = await until(gateway.client, job["id"])
+        assert ended["status"] == "completed"
+        assert ended["attempt"] >= 3  # type: ignore[operator]
+
+
+async def test_jobs_are_claimed_by_priority_where_more_wait_than_run(cluster: Cluster) -> None:
+    """A place is all there is here: the more urgent of those that wait is next, and each says how many are before."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        ids = {}
+        for priority in (0, -5, 5, 1):
+            body = {"workflow": "lego-tiny", "inputs": {"prompt": f"{priority}"}, "priority": priority}
+            ids[priority] = (await gateway.client.post(JOBS, json=body)).json()["id"]
+            while not runner.waiting:
+                await asyncio.sleep(0.01)
+        shown = {priority: (await gateway.client.get(f"{JOBS}/{ids[priority]}")).json() for priority in ids}
+        assert {priority: job["position"] for priority, job in shown.items()} == {0: None, 5: 0, 1: 1, -5: 2}
+        runner.gate.set()
+        for job_id in ids.values():
+            await until(gateway.client, job_id)
+        assert [job.inputs["prompt"] for job in runner.jobs] == ["0", "5", "1", "-5"]
+
+
+async def test_a_tenant_may_have_so_many_jobs_open(cluster: Cluster) -> None:
+    """One more is refused until one has ended."""
+    cluster.jobs = replace(QUICK, max_queued=2)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        first, _ = [(await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json() for _ in range(2)]
+        full = await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)
+        assert error_of(full)[:2] == (429, "queue_full")
+        assert int(full.headers["retry-after"]) > 0
+        await gateway.client.post(f"{JOBS}/{first['id']}/cancel")
+        assert (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).status_code == 202
+
+
+async def test_a_deadline_ends_a_job_that_waits(cluster: Cluster) -> None:
+    """It expires, in the queue too, and its result is 504."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)
+        job = (await gateway.client.post(IMAGES, json=BODY | {"deadline_ms": 50}, headers=ASYNC)).json()
+        assert (await until(gateway.client, job["id"]))["status"] == "expired"
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result"))[:2] == (504, "deadline_exceeded")
+
+
+async def test_jobs_of_one_tenant_are_nothing_to_another(cluster: Cluster) -> None:
+    """Read, watched, cancelled, deleted or listed with another's key there is none."""
+    keys = tuple(ApiKey(hashlib.sha256(t.encode()).hexdigest(), t, is_admin=False) for t in ("alice", "bob"))
+    cluster.settings = replace(cluster.settings, keys=keys)
+    async with cluster.gateway(token="alice") as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        ended = await until(gateway.client, job["id"])
+        bob = {"authorization": "Bearer bob"}
+        for method, path in (
+            ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/result"),
+            ("GET", "/images/0"),
+        ):  # fmt: skip
+            answer = await gateway.client.request(method, f"{JOBS}/{job['id']}{path}", headers=bob)
+            assert error_of(answer)[:2] == (404, "job_not_found")
+        assert (await gateway.client.get(JOBS, headers=bob)).json()["data"] == []
+        link = ended["result"]["data"][0]["url"]  # type: ignore[index]
+        assert (await gateway.client.get(link, headers={"authorization": ""})).status_code == 200
+        forged = link[:-1] + ("0" if link[-1] != "0" else "1")
+        assert error_of(await gateway.client.get(forged))[:2] == (401, "invalid_signature")
+
+
+async def test_without_a_store_there_are_no_jobs(client) -> None:
+    """Each way to one is refused in words; requests without a key or a preference go on as ever."""
+    for answer in (
+        await client.get(JOBS),
+        await client.post(IMAGES, json=BODY, headers=ASYNC),
+        await client.post(IMAGES, json=BODY, headers={"idempotency-key": "k"}),
+    ):
+        assert error_of(answer)[:2] == (503, "jobs_disabled")
+        assert answer.headers["x-should-retry"] == "false"
+    assert (await client.post(IMAGES, json=BODY)).status_code == 200
