@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from lego_serve.config_models import Name, Strict
+from lego_serve.config_models import MIB, Bytes, Name, Strict
 from lego_serve.core.durable_jobs.receivers import allowed_entry
 
 EMBEDDED, NO_STORE = "sqlite", "none"
@@ -97,6 +97,14 @@ class Jobs(Strict):
     keep_s: Seconds = Field(
         default=DAY_S,
         description="Seconds that a job's record, images and idempotency key are kept after its end.",
+    )
+    linked_images_s: Seconds = Field(
+        default=3600,
+        description="Seconds that images are kept, in `folder` too, to which the answer of a request that is no job "
+        "holds links.",
+    )
+    linked_images_bytes: Bytes = Field(
+        default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
     )
     webhooks: Webhooks = Field(default=Webhooks(), description="Messages about jobs that ended.")
 

@@ -162,12 +162,6 @@ class Server(Strict):
         description="What answers without `response_format` hold: images, or links to them. Links need `public_url`, "
         "unless the server listens on loopback.",
     )
-    kept_images_s: Seconds = Field(
-        default=3600, description="Seconds that images are kept to which an answer holds links."
-    )
-    kept_images_bytes: Bytes = Field(
-        default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
-    )
     access_log: bool = Field(
         default=True, description="Whether the log has a line for each request. Actions of operators always have one."
     )
