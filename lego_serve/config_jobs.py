@@ -115,7 +115,7 @@ class TenantLimits(Strict):
     requests_per_minute: Count | None = Field(
         default=None, description="Requests for images a minute, and as many at once after a minute's rest."
     )
-    work_per_minute: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
+    work_per_minute: Annotated[int, Field(ge=1, le=10**15 - 1)] | None = Field(
         default=None,
         description="Pixel-steps a minute, and as many at once after a minute's rest: pixels of an image, times its "
         "steps, times two where the model is guided away from a negative prompt, for each image.",
