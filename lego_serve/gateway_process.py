@@ -59,7 +59,7 @@ def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: P
     metrics = Metrics()
     coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
     gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
-    gateway = replace(gateway, kept_images=_kept_images(settings.server, jobs or peers.parent))
+    gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or peers.parent))
     own = peers / f"{os.getpid()}.sock"
     draining, owner = Draining(), new_owner()
     own.with_suffix(OWNER).write_text(owner)
@@ -117,10 +117,10 @@ def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
     return TenantLimits(limits.requests_per_minute, limits.work_per_minute, limits.max_in_flight, limits.max_queued)
 
 
-def _kept_images(server: Server, folder: Path) -> "KeptImageSettings":
+def _kept_images(jobs: config.Jobs, folder: Path) -> "KeptImageSettings":
     from lego_serve.gateway.settings import KeptImageSettings
 
-    return KeptImageSettings(folder / "kept", server.kept_images_s, server.kept_images_bytes)
+    return KeptImageSettings(folder / "kept", jobs.linked_images_s, jobs.linked_images_bytes)
 
 
 def _connection_limits(server: Server) -> "ConnectionLimits":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from lego_serve.configuration.models import Name, Strict
+from lego_serve.configuration.models import MIB, Bytes, Name, Strict
 from lego_serve.core.durable_jobs.receivers import allowed_entry
 
 EMBEDDED, NO_STORE = "sqlite", "none"
@@ -98,6 +98,14 @@ class Jobs(Strict):
         default=DAY_S,
         description="Seconds that a job's record, images and idempotency key are kept after its end.",
     )
+    linked_images_s: Seconds = Field(
+        default=3600,
+        description="Seconds that images are kept, in `folder` too, to which the answer of a request that is no job "
+        "holds links.",
+    )
+    linked_images_bytes: Bytes = Field(
+        default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
+    )
     webhooks: Webhooks = Field(default=Webhooks(), description="Messages about jobs that ended.")
 
 
@@ -107,7 +115,7 @@ class TenantLimits(Strict):
     requests_per_minute: Count | None = Field(
         default=None, description="Requests for images a minute, and as many at once after a minute's rest."
     )
-    work_per_minute: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
+    work_per_minute: Annotated[int, Field(ge=1, le=10**15 - 1)] | None = Field(
         default=None,
         description="Pixel-steps a minute, and as many at once after a minute's rest: pixels of an image, times its "
         "steps, times two where the model is guided away from a negative prompt, for each image.",

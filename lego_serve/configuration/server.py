@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lego_serve.configuration.models import MIB, Bytes, Strict
+from lego_serve.configuration.models import MIB, Strict
 
 
 def _host(host: str) -> str:
@@ -140,12 +140,6 @@ class Server(Strict):
         default="b64_json",
         description="What answers without `response_format` hold: images, or links to them. Links need `public_url`, "
         "unless the server listens on loopback.",
-    )
-    kept_images_s: Seconds = Field(
-        default=3600, description="Seconds that images are kept to which an answer holds links."
-    )
-    kept_images_bytes: Bytes = Field(
-        default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
     )
     access_log: bool = Field(
         default=True, description="Whether the log has a line for each request. Actions of operators always have one."

@@ -29,7 +29,8 @@ async def gateway(runner: FakeRunner, settings: GatewaySettings) -> AsyncIterato
     async with AsyncExitStack() as clients:
 
         async def make(usual: TenantLimits, tenant: str = "a", **tenants: TenantLimits) -> httpx2.AsyncClient:
-            limited = replace(settings, keys=keys, max_pending_jobs=8, limits=LimitSettings(usual, tenants))
+            limits, compat = LimitSettings(usual, tenants), frozenset({"a1111"})
+            limited = replace(settings, keys=keys, max_pending_jobs=8, limits=limits, compat=compat)
             return await clients.enter_async_context(another(runner, limited, tenant))
 
         yield make
@@ -90,6 +91,15 @@ async def test_edits_and_streams_count_alike(gateway, runner) -> None:
     edited = await client.post("/v1/images/edits", files={"image": file_of()}, data=BODY)
     streamed = await client.post(URL, json=BODY | {"stream": True})
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in (edited, streamed)] == ["2", "1"]
+
+
+async def test_requests_of_a_foreign_protocol_count_too(gateway, runner) -> None:
+    """In its own shape of errors."""
+    client = await gateway(TenantLimits(requests=1))
+    answers = [await client.post("/sdapi/v1/txt2img", json=BODY | {"width": 128, "height": 128}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(answers[1].headers["retry-after-ms"]) > 0
 
 
 async def test_each_tenant_has_its_own(gateway, runner) -> None:
