@@ -60,9 +60,15 @@ class PromptHandlers:
         return JSONResponse(answers.remaining(await self._prompts.remaining(caller.tenant)))
 
     async def queue(self, request: Request) -> JSONResponse:
-        """The prompts that run, and those that wait."""
+        """The prompts that run, and those that wait.
+
+        One that ended a moment ago still runs here: clients that look into the history first, and find it in neither,
+        take it for lost.
+        """
         caller = foreign_caller(self._context, request)
         running, waiting = await self._prompts.open(caller.tenant)
+        ids = {prompt.id for prompt in running}
+        running += [prompt for prompt in await self._prompts.just_ended(caller.tenant) if prompt.id not in ids]
         return JSONResponse(answers.queue([each.queued for each in running], [each.queued for each in waiting]))
 
     async def clear_queue(self, request: Request) -> JSONResponse:
@@ -106,6 +112,15 @@ class PromptHandlers:
             if body.prompt_id in (None, prompt.id):
                 await self._cancel(caller, prompt)
         return JSONResponse(None)
+
+    async def cancel(self, request: Request) -> JSONResponse:
+        """End one prompt, whether it runs or waits."""
+        caller = foreign_caller(self._context, request)
+        prompt = await self._prompts.find(caller.tenant, request.path_params["prompt_id"])
+        if prompt is None:
+            raise NotFound("There is no prompt of this id.", param="prompt_id")
+        await self._cancel(caller, prompt)
+        return JSONResponse({"cancelled": not prompt.record.status.has_ended})
 
     @property
     def _prompts(self) -> Prompts:
