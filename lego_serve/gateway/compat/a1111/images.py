@@ -51,6 +51,7 @@ class ImageHandlers:
         with ExitStack() as scope:
             record = scope.enter_context(record_outcome(context.metrics, request))
             caller = foreign_caller(context, request)
+            await context.limits.check(request, caller.tenant)
             run = scope.enter_context(self._runs.begin(Run(caller.tenant, time.time())))
             async with held_json(request) as body:
                 chosen = await self._options.get(caller.tenant)
@@ -59,8 +60,10 @@ class ImageHandlers:
                 asked = {name: value for name, value in body.items() if name not in LARGE}
                 wanted = await make_foreign(context, caller, task)
                 record.begin(wanted.workflow.name)
+                scope.enter_context(context.limits.hold(caller.tenant))
                 place = scope.enter_context(context.admission.reserve(wanted.applicant(caller)))
                 bound = await wanted.bind(context, caller)
                 del body, wanted
+            await context.limits.charge(caller.tenant, bound.work, request)
             made = await run_images(context, request, bound, place=place, run=run)
             return JSONResponse(await answer_of(context, task, asked, made))

@@ -28,6 +28,7 @@ from lego_serve.gateway.compat.media import opaque
 from lego_serve.gateway.compat.preparation import ForeignImages, make_request
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.settings import Caller
+from lego_serve.process.log_facts import log_facts
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -41,6 +42,7 @@ class PromptHandlers:
     async def submit(self, request: Request) -> JSONResponse:
         """Queue a prompt."""
         caller = foreign_caller(self._context, request)
+        await self._context.limits.check(request, caller.tenant)
         prompts = self._prompts
         try:
             async with held_json(request) as raw:
@@ -50,6 +52,7 @@ class PromptHandlers:
                 wanted = await self._wanted(caller, task)
                 graph = Graph(body.prompt, task.outputs, task.sampling_node or "")
                 prompt = await prompts.submit(caller, body, wanted, graph)
+                log_facts().job_id = prompt.record.id
         except PromptRefused as refused:
             return JSONResponse(refused.body, 400)
         return JSONResponse(answers.accepted(prompt.id, prompt.queued.number))
