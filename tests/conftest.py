@@ -102,8 +102,9 @@ def one_server() -> Iterator[OneServer]:
 
 @pytest.fixture(scope="module")
 def server(one_server: OneServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """The default deployment with two gateways."""
-    return one_server.get("default", lambda: running(tmp_path_factory.mktemp("server"), gateways=2))
+    """The default deployment with two gateways, which speak the foreign protocols too."""
+    text = (Path(__file__).parents[1] / "configs" / "tiny.yaml").read_text() + "compat: [a1111, comfyui]\n"
+    return one_server.get("default", lambda: running(tmp_path_factory.mktemp("server"), gateways=2, text=text))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Reads JSON bodies of foreign protocols: any fields, whatever type the body is said to be of, within our bounds."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,4 +46,15 @@ def _parsed(raw: bytearray) -> object:
         body: object = from_json(raw, allow_inf_nan=False)
     except ValueError:
         raise RequestError("The body is not valid JSON.", code="invalid_json") from None
+    if not _is_finite(body):
+        raise RequestError("The body has a number that is too large.", code="out_of_range")
     return body
+
+
+def _is_finite(value: object) -> bool:
+    """Whether no number in a value is beyond what JSON can say again, such as 1e999."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list) or all(map(_is_finite, value))

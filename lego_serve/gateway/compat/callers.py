@@ -9,6 +9,7 @@ from lego_serve.core.web_pages import SAFE_METHODS, PagePolicy, PageRequest
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import CrossSite, Misdirected, Unauthorized
 from lego_serve.gateway.settings import Caller
+from lego_serve.process.log_facts import log_facts
 
 MAX_HEADER = 4096
 
@@ -21,12 +22,12 @@ def foreign_caller(context: Context, connection: HTTPConnection) -> Caller:
     """
     settings = context.settings
     _refuse_pages(context, connection)
-    if not settings.keys:
-        return Caller()
-    caller = settings.caller(_token(connection.headers.get("authorization", "")))
+    caller = settings.caller(_token(connection.headers.get("authorization", ""))) if settings.keys else Caller()
     if caller is None:
         raise Unauthorized("An API key is needed: as a bearer token, or as the password of Basic credentials.")
-    connection.state.tenant = caller.tenant  # whose the request's body is
+    log_facts().tenant = caller.tenant
+    if settings.keys:
+        connection.state.tenant = caller.tenant  # whose the request's body is
     return caller
 
 

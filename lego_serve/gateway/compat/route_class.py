@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from lego_serve.compat.task import Refused
 from lego_serve.errors import LegoError, RequestError
-from lego_serve.gateway.errors import log_error
+from lego_serve.gateway.errors import ENDED_AS, log_error
 
 
 def route_class(render: Callable[[LegoError], Response]) -> type[APIRoute]:
@@ -25,10 +25,12 @@ def route_class(render: Callable[[LegoError], Response]) -> type[APIRoute]:
                 try:
                     return await handler(request)
                 except Refused as refused:
-                    return render(RequestError(refused.message, param=refused.field))
-                except LegoError as error:
+                    error: LegoError = RequestError(refused.message, param=refused.field)
+                except LegoError as raised:
+                    error = raised
                     log_error(error)
-                    return render(error)
+                request.scope.setdefault("state", {})[ENDED_AS] = error.code
+                return render(error)
 
             return answer
 

@@ -46,6 +46,7 @@ def _routes(context: Context, prompts: Prompts | None, uploads: Uploads | None) 
         ("GET", "/history/{prompt_id}", queue.history),
         ("POST", "/history", queue.clear_history),
         ("POST", "/interrupt", queue.interrupt),
+        ("POST", "/jobs/{prompt_id}/cancel", queue.cancel),
         ("GET", "/view", files.view),
         ("POST", "/upload/image", files.upload_image),
         ("POST", "/upload/mask", files.upload_mask),

@@ -22,7 +22,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self._on_end = on_end
-        self.logger = log
+        self.logger = self.conn.logger = log
 
     def take_over(self, transport: asyncio.Transport, request: h11.Request) -> None:
         """Go on with a connection on which a request has come in."""

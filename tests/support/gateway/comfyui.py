@@ -47,11 +47,13 @@ def memory_storage(folder: Path, owner: str = "gateway", store: MemoryJobStore |
 
 
 @asynccontextmanager
-async def served(runner: FakeRunner, settings: GatewaySettings, storage: JobStorage | None) -> AsyncIterator[Served]:
-    """Serve, and stop in good order."""
+async def served(
+    runner: FakeRunner, settings: GatewaySettings, storage: JobStorage | None, **limits: float
+) -> AsyncIterator[Served]:
+    """Serve within limits of connections, and stop in good order."""
     draining = Draining()
     app = create_app(runner, runner, settings, Metrics(), draining=draining, storage=storage)
-    server = create_server(app, ConnectionLimits(), draining, 1.0, log_level="error", lifespan="on")
+    server = create_server(app, ConnectionLimits(**limits), draining, 1.0, log_level="error", lifespan="on")
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     port = bound.getsockname()[1]

@@ -30,6 +30,8 @@ PREVIEW_METHODS = ("auto", "latent2rgb", "taesd")
 LANE_PREVIEWS = 3  # of each image; they are made into files where somebody listens
 FIRST = 1  # the priority of prompts that are to go before others
 MAX_KNOWN = 512  # graphs that are kept in memory
+MOMENT_S = 1.0
+RECENT = 20
 OPEN = (JobStatus.IN_PROGRESS, JobStatus.QUEUED)
 
 
@@ -146,6 +148,11 @@ class Prompts:
             await self._of_all(await self._page(tenant, MAX_PAGE, status, ascending=True)) for status in OPEN
         ]
         return running, waiting
+
+    async def just_ended(self, tenant: str) -> list[Prompt]:
+        """Return a tenant's prompts that ended a moment ago, the oldest first."""
+        since = await self.jobs.store.now() - MOMENT_S
+        return [prompt for prompt in await self.ended(tenant, RECENT) if (prompt.record.completed_at or 0.0) > since]
 
     async def latest(self, tenant: str, count: int) -> list[Prompt]:
         """Return a tenant's latest prompts in any state, the newest first."""

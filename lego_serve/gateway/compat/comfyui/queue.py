@@ -28,6 +28,7 @@ from lego_serve.gateway.compat.media import opaque
 from lego_serve.gateway.compat.preparation import ForeignImages, make_request
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.settings import Caller
+from lego_serve.process.log_facts import log_facts
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -41,6 +42,7 @@ class PromptHandlers:
     async def submit(self, request: Request) -> JSONResponse:
         """Queue a prompt."""
         caller = foreign_caller(self._context, request)
+        await self._context.limits.check(request, caller.tenant)
         prompts = self._prompts
         try:
             async with held_json(request) as raw:
@@ -50,6 +52,7 @@ class PromptHandlers:
                 wanted = await self._wanted(caller, task)
                 graph = Graph(body.prompt, task.outputs, task.sampling_node or "")
                 prompt = await prompts.submit(caller, body, wanted, graph)
+                log_facts().job_id = prompt.record.id
         except PromptRefused as refused:
             return JSONResponse(refused.body, 400)
         return JSONResponse(answers.accepted(prompt.id, prompt.queued.number))
@@ -60,9 +63,15 @@ class PromptHandlers:
         return JSONResponse(answers.remaining(await self._prompts.remaining(caller.tenant)))
 
     async def queue(self, request: Request) -> JSONResponse:
-        """The prompts that run, and those that wait."""
+        """The prompts that run, and those that wait.
+
+        One that ended a moment ago still runs here: clients that look into the history first, and find it in neither,
+        take it for lost.
+        """
         caller = foreign_caller(self._context, request)
         running, waiting = await self._prompts.open(caller.tenant)
+        ids = {prompt.id for prompt in running}
+        running += [prompt for prompt in await self._prompts.just_ended(caller.tenant) if prompt.id not in ids]
         return JSONResponse(answers.queue([each.queued for each in running], [each.queued for each in waiting]))
 
     async def clear_queue(self, request: Request) -> JSONResponse:
@@ -106,6 +115,15 @@ class PromptHandlers:
             if body.prompt_id in (None, prompt.id):
                 await self._cancel(caller, prompt)
         return JSONResponse(None)
+
+    async def cancel(self, request: Request) -> JSONResponse:
+        """End one prompt, whether it runs or waits."""
+        caller = foreign_caller(self._context, request)
+        prompt = await self._prompts.find(caller.tenant, request.path_params["prompt_id"])
+        if prompt is None:
+            raise NotFound("There is no prompt of this id.", param="prompt_id")
+        await self._cancel(caller, prompt)
+        return JSONResponse({"cancelled": not prompt.record.status.has_ended})
 
     @property
     def _prompts(self) -> Prompts:
