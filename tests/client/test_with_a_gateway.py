@@ -1,6 +1,7 @@
 """The client against the real gateway, whose runner answers at once."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.support.gateway.client import Live, file_of, mask_of
 from tests.support.gateway.durable import Cluster
 from tests.support.gateway.runner import FakeRunner
 
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 PNG = b"\x89PNG"
 
 
@@ -24,6 +27,7 @@ class Served:
 
     client: Client
     runner: FakeRunner
+    url: str
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     settings = GatewaySettings("lego-tiny", max_body_bytes=2_000_000, templates=templates)
     with Live(Cluster(tmp_path / "jobs", settings).app(runner)) as url:
         client = Client(url, retries=1)
-        yield Served(client, runner)
+        yield Served(client, runner, url)
         client.close()
 
 
@@ -119,3 +123,11 @@ def test_templates_and_adapters(served: Served) -> None:
     assert [each["id"] for each in served.client.templates()] == [card["id"]]
     assert served.client.edit("a", template=card["id"]).files
     assert [each["id"] for each in served.client.adapters()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_blocks_of_the_clients_page_run(served: Served, block: str, tmp_path: Path, monkeypatch) -> None:
+    """As they stand, but for the address."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.replace("http://127.0.0.1:8000", served.url), "client.md", "exec"), {})
+    assert served.runner.jobs
