@@ -41,6 +41,11 @@ def logged_with(facts: LogFacts) -> Iterator[None]:
         _current.reset(token)
 
 
+def log_with(facts: LogFacts) -> None:
+    """Give every later line of a task these facts, where the task is for one job alone."""
+    _current.set(facts)
+
+
 class FactsFilter(logging.Filter):
     """Adds the known facts to a record, as ``facts``."""
 
