@@ -1,5 +1,7 @@
 """Sends the requests of the command line to a running server, and prints the answers."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -8,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lego_serve.client import Client, Unreachable
 from lego_serve.errors import LegoError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -17,31 +20,30 @@ KeyOption = Annotated[str, typer.Option(envvar="LEGO_SERVE_KEY", help="An API ke
 out = Console()
 
 
+@contextmanager
+def connected(url: str, key: str) -> Iterator[Client]:
+    """Yield a client of a running server.  Raises LegoError, one line."""
+    if not as_text(key).isascii():
+        raise LegoError("an API key has no such letters")
+    try:
+        with closing(Client(as_text(url), key, retries=0)) as client:
+            yield client
+    except Unreachable as error:
+        if isinstance(error.__cause__, httpx2.ConnectError):
+            raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
+        raise
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise LegoError(f"{url}: {type(error).__name__}") from None
+
+
 def request(
     method: str, url: str, key: str, body: dict[str, Any] | None = None, files: dict[str, bytes] | None = None
 ) -> Any:
     """Return the server's answer to a JSON body, or to a form if there are ``files``.  Raises LegoError, one line."""
-    for word in (url, key, *(body or {}).values()):
+    for word in (body or {}).values():
         as_text(str(word))
-    if not key.isascii():
-        raise LegoError("an API key has no such letters")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    content: dict[str, Any] = {"json": body} if files is None else {"data": body, "files": files}
-    try:
-        answer = httpx2.request(method, url, headers=headers, timeout=600, **content)
-    except httpx2.ConnectError:
-        raise LegoError(f"nothing answers at {url}; start a server with `lego-serve serve`") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise LegoError(f"{url}: {type(error).__name__}") from None
-    if answer.status_code == 204:
-        return None
-    try:
-        answer_body = answer.json()
-    except ValueError:
-        raise LegoError(f"{url} answered {answer.status_code} and no JSON; is it a lego_serve server?") from None
-    if not 200 <= answer.status_code < 300:
-        raise LegoError(answer_body.get("error", {}).get("message", f"the server answered {answer.status_code}"))
-    return answer_body
+    with connected(url, key) as client:
+        return client.request(method, url, body, files)
 
 
 def url_part(word: str) -> str:

@@ -1,4 +1,4 @@
-"""``lego-serve templates list | add | warm | rm``: manages the images registered with a server for many edits."""
+"""``lego-serve templates list | show | add | warm | rm``: images registered for many edits."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,18 @@ def list_templates(url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
         size = f"{card['width']}x{card['height']}"
         table.add_row(card["id"], card["name"], card["model"], size, pinned, _predicted(card))
     print_table(table)
+
+
+@app.command()
+def show(template: Template, url: Url = DEFAULT_URL, key: KeyOption = "") -> None:
+    """Show one of your templates, and the replicas that keep activations of it."""
+    card = request("GET", f"{url}/v1/templates/{url_part(template)}", key)
+    replicas = ", ".join(f"{each['id']} ({each['bytes']} bytes)" for each in card["replicas"])
+    print_line(f"{card['id']}: {card['name']}, {card['width']}x{card['height']}, for {card['model']}")
+    print_line(f"caption: {card['caption'] or '-'}")
+    print_line(f"pinned: {'yes' if card['pinned'] else 'no'}")
+    print_line(f"bytes: {_predicted(card)}")
+    print_line(f"replicas: {replicas or '-'}")
 
 
 @app.command()

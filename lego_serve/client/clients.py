@@ -62,9 +62,9 @@ class AsyncClient:
         self, prompt: str, image: File | None = None, mask: File | None = None, **fields: Unpack[ImageFields]
     ) -> Images:
         """Make images from an image or a ``template``, and wait for them."""
-        form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
-        files = _files(image=image, mask=mask) or {"image": b""}  # a blank file is none, and makes the body a form
-        return Images.of(await self.request("POST", "/v1/images/edits", {"prompt": prompt, **form}, files))
+        form = {"prompt": prompt, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}}
+        parts = {name: (None, text) for name, text in form.items()}  # a form also where no file goes along
+        return Images.of(await self.request("POST", "/v1/images/edits", files=parts | _files(image=image, mask=mask)))
 
     async def submit(
         self,
@@ -154,7 +154,7 @@ class AsyncClient:
         return list((await self.request("GET", "/v1/admin/adapters"))["data"])
 
     async def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
     ) -> Any:
         """Return the answer to any request: of a JSON body, or of a form where there are files."""
         content = {"json": body} if files is None else {"data": body, "files": files}
@@ -237,6 +237,6 @@ def _path(job: Job | str) -> str:
     return f"/v1/jobs/{quote(job if isinstance(job, str) else job.id, safe='')}"
 
 
-def _files(**files: File | None) -> dict[str, bytes]:
+def _files(**files: File | None) -> dict[str, Any]:
     given = {name: file for name, file in files.items() if file is not None}
     return {name: file if isinstance(file, bytes) else file.read_bytes() for name, file in given.items()}

@@ -148,9 +148,7 @@ class Server(Strict):
         default=False, description="Whether the lines of requests for images have their prompts, which may be private."
     )
     traces: bool = Field(
-        default=False,
-        description="Whether gateways send traces by OTLP, as the environment's `OTEL_*` variables say. Needs "
-        "`pip install 'lego_serve[otel]'`.",
+        default=False, description="Whether traces go out by OTLP, as the environment's `OTEL_*` variables say."
     )
     limits: Limits = Field(default=Limits(), description="What a connection may send, and how long it may take.")
     max_image_pixels: Annotated[int, Field(ge=4096, le=89_000_000)] = Field(

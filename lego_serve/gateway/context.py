@@ -76,6 +76,11 @@ class Context:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return self.settings.caller(token.strip()) if scheme.lower() == "bearer" else None
 
+    def log_job(self, job_id: str, prompt: str) -> None:
+        """Have the lines of the request at work name its job; its own has the prompt where the settings ask for it."""
+        facts = log_facts()
+        facts.job_id, facts.prompt = job_id, prompt if self.settings.log_prompts else None
+
     def workflow(self, name: str | None) -> Workflow:
         """Return the workflow of a name, the default one without a name.  Raises NotFound."""
         name = name or self.settings.default_workflow

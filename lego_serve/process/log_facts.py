@@ -8,20 +8,21 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class LogFacts:
-    """The ids of a request or job, as far as they are known."""
+    """The ids of a request or job, as far as they are known; the prompt is for the request's own line, if for any."""
 
     request_id: str | None = None
     job_id: str | None = None
     tenant: str | None = None
     trace_id: str | None = None
+    prompt: str | None = None
 
 
-NAMES = tuple(field.name for field in fields(LogFacts))
+NAMES = ("request_id", "job_id", "tenant", "trace_id")  # in every line
 _current: ContextVar[LogFacts | None] = ContextVar("log_facts", default=None)
 
 
@@ -38,6 +39,11 @@ def logged_with(facts: LogFacts) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def log_with(facts: LogFacts) -> None:
+    """Give every later line of a task these facts, where the task is for one job alone."""
+    _current.set(facts)
 
 
 class FactsFilter(logging.Filter):

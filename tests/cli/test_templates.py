@@ -1,4 +1,4 @@
-"""``lego-serve templates list | add | warm | rm`` against a gateway in a thread."""
+"""``lego-serve templates list | show | add | warm | rm`` against a gateway in a thread."""
 
 import io
 from pathlib import Path
@@ -33,6 +33,17 @@ def test_a_template_is_added_listed_warmed_and_removed(command, image: str, tmp_
         code, out, _ = command("templates", "list", "--url", url)
         rows = [line.replace("│", " ").split() for line in out.splitlines() if name in line]
         assert rows == [[name, "mine", "lego-tiny", "128x96", "yes", "96000"]]
+        code, out, _ = command("templates", "show", name, "--url", url)
+        assert (code, out.splitlines()) == (
+            0,
+            [
+                f"{name}: mine, 128x96, for lego-tiny",
+                "caption: -",
+                "pinned: yes",
+                "bytes: 96000",
+                "replicas: r2 (5000 bytes)",
+            ],
+        )
         code, out, _ = command("templates", "warm", name, "--steps", "8", "--wait", "--url", url)
         assert (code, out) == (0, f"{name}: warmed by 0 passes, 38400 bytes in all\n")
         assert [job.inputs["steps"] for job in runner.jobs] == [8]

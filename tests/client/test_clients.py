@@ -14,7 +14,7 @@ import pytest
 from lego_serve import client as package
 from lego_serve.client import AsyncClient, Client, Images, Job, JobFailed, StillRunning, Unreachable
 from lego_serve.errors import CapacityError, LegoError, NotFound, RequestError
-from tests.support.scripted_server import Answer, ScriptedServer
+from tests.support.gateway.scripted_server import Answer, ScriptedServer
 
 URL = "/v1/images/generations"
 IMAGES = {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode(), "seed": 7}], "size": "8x8"}

@@ -14,7 +14,7 @@ ReplyT = TypeVar("ReplyT")
 
 @dataclass(frozen=True, slots=True)
 class NodeCall(Generic[ReplyT]):
-    """One request to a node, with the seconds it has left, its tenant and the tenant's weight.
+    """One request to a node, with the seconds it has left, its tenant and the tenant's weight, and its job's id.
 
     ``reads_refs``: the request holds references to arrays, which the replica reads first.  ``keeps_arrays``: large
     arrays of the reply stay in the object store, and references to them come back.
@@ -36,6 +36,7 @@ class NodeCall(Generic[ReplyT]):
     is_paused: bool = False
     key: str = ""
     tenant: str = "default"
+    job_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

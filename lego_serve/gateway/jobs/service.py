@@ -72,6 +72,7 @@ class DurableJobs:
             earlier = await self.store.find(caller.tenant, submission.key)
             if earlier is not None:
                 check_replay(earlier, mark)
+                self._log(earlier, submission)
                 return Submitted(earlier, is_replayed=True)
         workflow = await choose_workflow(self._parts.context, caller, submission)
         await self._check_room(caller)
@@ -79,7 +80,9 @@ class DurableJobs:
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
         await self._parts.context.limits.charge(caller.tenant, prepared.work)
         record = await self._record(caller, seeded, prepared, workflow, mark)
-        return await self._put(record, prepared, mark)
+        submitted = await self._put(record, prepared, mark)
+        self._log(submitted.record, submission)
+        return submitted
 
     async def get(self, caller: Caller, job_id: str) -> JobRecord:
         """Return one of the caller's jobs.  Raises NotFound, StoreUnavailable."""
@@ -170,6 +173,9 @@ class DurableJobs:
         if self._sending is not None:
             await self._sending
         await self.store.close()
+
+    def _log(self, record: JobRecord, submission: Submission) -> None:
+        self._parts.context.log_job(record.id, submission.body.prompt)
 
     async def _check_room(self, caller: Caller) -> None:
         most = self._parts.context.limits.max_queued(caller.tenant, self._parts.settings.max_queued)

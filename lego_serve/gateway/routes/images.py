@@ -29,8 +29,7 @@ from lego_serve.gateway.responses import images_response
 from lego_serve.gateway.run_job import RequestRecord, record_outcome, run_job
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
-from lego_serve.gateway.telemetry.access_log import note_prompt
-from lego_serve.process.log_facts import log_facts
+from lego_serve.gateway.telemetry.trace_context import traceparent
 
 STREAM = "The images; with `stream: true`, events of previews and of the images."
 ACCEPTED = answer(202, "The job, with `Prefer: respond-async`; it waits or runs.")
@@ -103,7 +102,7 @@ async def _edit_durably(
 
 
 def _options(request: Request) -> JobOptions:
-    return JobOptions(traceparent=request.headers.get("traceparent"))
+    return JobOptions(traceparent=traceparent(request.headers))
 
 
 async def _admit_generation(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
@@ -154,9 +153,7 @@ async def _run_and_respond(context: Context, request: Request, admitted: Admitte
     """Run an admitted request as a job; ``scope`` ends with the request, or with its stream."""
     job_request, place = admitted.job_request, admitted.place
     job_id = scope.enter_context(context.job_ids.reserve(request.state.request_id))
-    log_facts().job_id = job_id
-    if context.settings.log_prompts:
-        note_prompt(request, job_request.body.prompt)
+    context.log_job(job_id, job_request.body.prompt)
     job = job_request.to_job(job_id, context.runner.now())
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, place=place, scope=scope.pop_all())

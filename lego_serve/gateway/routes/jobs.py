@@ -23,6 +23,7 @@ from lego_serve.gateway.jobs.service import images_of
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
+from lego_serve.gateway.telemetry.trace_context import traceparent
 
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 ACCEPTED = answer(202, "The job, which waits or runs.")
@@ -70,7 +71,7 @@ class JobRoutes:
         if preferences.key is None:  # a repeated request uses nothing
             await self._context.limits.check(request, caller.tenant)
         async with held_body(request, JobSubmissionBody) as body:
-            submission = read_submission(body, preferences.key, request.headers.get("traceparent"))
+            submission = read_submission(body, preferences.key, traceparent(request.headers))
             submitted = await jobs.submit(caller, submission)
         return await answer_submitted(self._context, request, submitted, preferences)
 

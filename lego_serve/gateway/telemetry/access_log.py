@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lego_serve.gateway.errors import CLIENT_LEFT, CUT_SHORT_AS, CUT_SHORT_STATUS, ENDED_AS, REFUSED_AS
 from lego_serve.gateway.peers import is_from_peer
 from lego_serve.process.json_logging import ACCESS_LOG, AUDIT_LOG
+from lego_serve.process.log_facts import log_facts
 
 access_log, audit_log = logging.getLogger(ACCESS_LOG), logging.getLogger(AUDIT_LOG)
-ADMIN_KEY, ADMIN_TARGET, PROMPT = "admin_key", "admin_target", "logged_prompt"  # in a request's state
+ADMIN_KEY, ADMIN_TARGET = "admin_key", "admin_target"  # in a request's state
 READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -28,11 +29,6 @@ def note_admin_route(request: Request, key_id: str | None) -> None:
 def note_admin_target(request: Request, name: str) -> None:
     """Note what an operator's request is about, where its path does not say."""
     request.scope["state"][ADMIN_TARGET] = name
-
-
-def note_prompt(request: Request, prompt: str) -> None:
-    """Have a request's prompt in its line."""
-    request.scope["state"][PROMPT] = prompt
 
 
 @dataclass(slots=True)
@@ -75,7 +71,7 @@ class AccessLog:
             fields = {"method": request.method, "route": template, "status": status}
             fields |= {"duration_s": round(duration_s, 6), "bytes": answer.body_bytes}
             fields |= {"error": error} if error else {}
-            fields |= {"prompt": state[PROMPT]} if PROMPT in state else {}
+            fields |= {} if (prompt := log_facts().prompt) is None else {"prompt": prompt}
             access_log.info("%s %s: %d", request.method, template or "no route", status, extra={"fields": fields})
         if ADMIN_KEY in state and request.method not in READING and not _is_peers(request):
             _log_action(request, error or ("ok" if status < 400 else str(status)))

@@ -50,6 +50,7 @@ class NodeReplica:
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request."""
+        _log_about(call)
         try:
             call = await _readable(call)
         except RefsLost as lost:
@@ -59,6 +60,7 @@ class NodeReplica:
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
+        _log_about(call)
         yield CallAccepted(self._id)
         try:
             call = await _readable(call)
@@ -108,6 +110,13 @@ class NodeReplica:
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()
+
+
+def _log_about(call: NodeCall[Any]) -> None:
+    """Have the lines of this request's task name its job."""
+    from lego_serve.process.log_facts import LogFacts, log_with
+
+    log_with(LogFacts(job_id=call.job_id, tenant=call.tenant))
 
 
 async def _readable(call: NodeCall[Any]) -> NodeCall[Any]:

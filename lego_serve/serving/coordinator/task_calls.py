@@ -93,6 +93,7 @@ class TaskCalls:
                 is_paused=client.is_paused,
                 key=key,
                 tenant=task.tenant,
+                job_id=task.job_id,
             )
 
         if not is_denoising:

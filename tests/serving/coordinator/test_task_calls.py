@@ -38,6 +38,13 @@ async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
     assert refused.value.message == "`negative_prompt` has 60 tokens."
 
 
+async def test_calls_say_which_job_they_are_for() -> None:
+    """So that what a replica logs names it."""
+    some = nodes()
+    await coordinator(some).run(job())
+    assert {call.job_id for node in some.values() for call in node.calls} == {job().id}
+
+
 def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
     """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx2
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.jobs.parts import JobStorage
@@ -44,11 +45,11 @@ class Cluster:
     wall: Callable[[], float] = time.time
     count: int = field(default=0, init=False)
 
-    @asynccontextmanager
-    async def gateway(self, runner: FakeRunner | None = None, token: str = "") -> AsyncIterator[Gateway]:
-        """Start one, and stop it in good order."""
+    def app(
+        self, runner: FakeRunner, draining: Draining | None = None, traces: TracerProvider | None = None
+    ) -> FastAPI:
+        """Return the application of one more gateway."""
         self.count += 1
-        runner, draining = runner or FakeRunner(), Draining()
         self.folder.mkdir(exist_ok=True)
         storage = JobStorage(
             SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
@@ -56,7 +57,15 @@ class Cluster:
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
         )
-        app = create_app(runner, runner, self.settings, Metrics(), draining=draining, storage=storage)
+        return create_app(
+            runner, runner, self.settings, Metrics(), draining=draining, storage=storage, tracer_provider=traces
+        )
+
+    @asynccontextmanager
+    async def gateway(self, runner: FakeRunner | None = None, token: str = "") -> AsyncIterator[Gateway]:
+        """Start one, and stop it in good order."""
+        runner, draining = runner or FakeRunner(), Draining()
+        app = self.app(runner, draining)
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         async with (
