@@ -52,6 +52,7 @@ class Cell:
         self.waiting: list[Lane] = []  # not started, in order of their deadlines
         self._entries: list[Entry] = []  # of the waiting ones, in the same order
         self._calls: dict[int, Call] = {}
+        self._is_planned = True  # whether loads have been thought of since jobs, models or workers changed
         self.admission = Admission(rule.admission)
         self._padding_s = rule.admission.padding_s
         self._dispatcher = Dispatcher(rule.dispatch, self.workers, self.waiting, self.is_kept, costs.move_s)
@@ -74,11 +75,13 @@ class Cell:
                 decisions = []
             case WorkerLeft(worker):
                 decisions = self._worker_left(worker)
+        if not isinstance(event, CallEnded) or decisions:
+            self._is_planned = False
         return decisions + self._fill(now)
 
     def _offer(self, job: Job, now: float) -> list[Decision]:
         lane = Lane.of(job)
-        self._residency.count(job.work.models, job.work.paired_s, now)
+        self._residency.demand.count(job.work.models, job.work.paired_s, now)
         if now + job.work.critical_s > job.deadline_s + LATE_S and not self.admission.rule.admits_all:
             self.admission.shares.count(job.group, 0.0)
             return [Rejected(job, 0.0, f"it takes {job.work.critical_s:.2f} s at the least")]
@@ -214,8 +217,7 @@ class Cell:
         for call, reason in self._dispatcher.fill(now):
             self._calls[call.id] = call
             decisions.append(Run(call, reason))
-        if self.waiting:
-            decisions.extend(self._loads(now))
+        decisions.extend(self._loads(now))
         return decisions
 
     def _hopeless(self, now: float) -> list[Decision]:
@@ -228,8 +230,10 @@ class Cell:
         return [self._give_up(lane, "it cannot end in time any more") for lane in gone]
 
     def _loads(self, now: float) -> list[Decision]:
-        entries, free_s = self.schedule(now)
-        return [
-            Load(worker.id, models, evict, reason)
-            for worker, models, evict, reason in self._residency.plan(entries, free_s, self.lanes, now)
-        ]
+        loads = []
+        if not self._is_planned:
+            self._is_planned = True
+            if self.waiting:
+                loads.extend(self._residency.plan(*self.schedule(now), self.lanes, now))
+        loads.extend(self._residency.prefetch(now))
+        return [Load(worker.id, models, evict, reason) for worker, models, evict, reason in loads]
