@@ -73,3 +73,22 @@ class Demand:
                 if loss > losses.get(model, 0.0):
                     losses[model] = loss
         return losses
+
+
+class OfferedLoad:
+    """The work that is offered over what the workers can do, over about half a minute."""
+
+    def __init__(self, half_life_s: float = 30.0) -> None:
+        self._half_life_s = half_life_s
+        self._work_s = 0.0
+        self._at_s = 0.0
+
+    def count(self, seconds: float, now: float) -> None:
+        """Count a job of so many seconds."""
+        self._work_s = self._work_s * math.exp2((self._at_s - now) / self._half_life_s) + seconds
+        self._at_s = now
+
+    def share(self, workers: int, now: float) -> float:
+        """The load; 1 is what the workers can just do."""
+        work_s = self._work_s * math.exp2((self._at_s - now) / self._half_life_s)
+        return work_s * math.log(2.0) / self._half_life_s / max(1, workers)

@@ -1,4 +1,4 @@
-"""Which models are on which worker: loads what waiting jobs need, and copies of what is wanted most while there is time.
+"""Which models are on which worker: loads what waiting jobs need, and further copies of what is wanted most.
 
 A job's models are loaded as a set: a backbone without its ControlNet helps nobody.  The list schedule says, by
 predicted ends, whether a job waits for a worker that has its models or another one loads them.  A set that more work
