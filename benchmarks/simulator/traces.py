@@ -4,7 +4,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from lego_serve.errors import ConfigError
@@ -37,13 +37,16 @@ def diflow_requests(setting: Setting, path: Path) -> list[Request]:
 
 
 def gentd_days(path: Path, days: int = 12) -> Iterator[tuple[float, str, float]]:
-    """Yield seconds of the day, base model and seconds of running, of the last days of GenTD26 put over each other."""
+    """Yield seconds since noon, base model and seconds of running of GenTD26, its last days put over each other.
+
+    A day begins at noon: its requests come between one in the afternoon and seven in the morning.
+    """
     by_day: dict[str, list[tuple[float, str, float]]] = defaultdict(list)
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["predict_status"] != "SUCCEED" or not row["exec_time_seconds"]:
                 continue
-            at = datetime.fromisoformat(row["gmt_create"])
+            at = datetime.fromisoformat(row["gmt_create"]) - timedelta(hours=12)
             second = at.hour * 3600.0 + at.minute * 60.0 + at.second
             model = row["checkpoint_model_version_id"]
             by_day[at.date().isoformat()].append((second, model, float(row["exec_time_seconds"])))

@@ -10,6 +10,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 
 from lego_serve.core.cluster.admission import Admission, AdmissionRule
+from lego_serve.core.cluster.demand import OfferedLoad
 from lego_serve.core.cluster.dispatch import Dispatcher, DispatchRule, urgency
 from lego_serve.core.cluster.events import (
     Admitted,
@@ -27,9 +28,11 @@ from lego_serve.core.cluster.events import (
     WorkerJoined,
     WorkerLeft,
 )
+from lego_serve.core.cluster.parallelism import may_be_split
 from lego_serve.core.cluster.profiles import CostModel
-from lego_serve.core.cluster.residency import Residency, ResidencyRule
-from lego_serve.core.cluster.schedule import LATE_S, Entry, list_schedule
+from lego_serve.core.cluster.residency import Loading, Residency, ResidencyRule
+from lego_serve.core.cluster.routing import CellView
+from lego_serve.core.cluster.schedule import LATE_S, Entry, Split, list_schedule
 from lego_serve.core.cluster.state import Call, Job, Lane, Worker, batch_left_s
 
 
@@ -47,11 +50,14 @@ class Cell:
 
     def __init__(self, costs: CostModel, rule: CellRule = CellRule()) -> None:
         self._costs = costs
+        self._rule = rule
+        self._load = OfferedLoad()
         self.workers: dict[int, Worker] = {}
         self.lanes: dict[int, Lane] = {}  # admitted and not ended, by the job's id
         self.waiting: list[Lane] = []  # not started, in order of their deadlines
         self._entries: list[Entry] = []  # of the waiting ones, in the same order
         self._calls: dict[int, Call] = {}
+        self._is_planned = True  # whether loads have been thought of since jobs, models or workers changed
         self.admission = Admission(rule.admission)
         self._padding_s = rule.admission.padding_s
         self._dispatcher = Dispatcher(rule.dispatch, self.workers, self.waiting, self.is_kept, costs.move_s)
@@ -74,16 +80,21 @@ class Cell:
                 decisions = []
             case WorkerLeft(worker):
                 decisions = self._worker_left(worker)
+        if not isinstance(event, CallEnded) or decisions:
+            self._is_planned = False
         return decisions + self._fill(now)
 
     def _offer(self, job: Job, now: float) -> list[Decision]:
         lane = Lane.of(job)
-        self._residency.count(job.work.models, job.work.paired_s, now)
+        self._residency.demand.count(job.work.models, job.work.paired_s, now)
         if now + job.work.critical_s > job.deadline_s + LATE_S and not self.admission.rule.admits_all:
             self.admission.shares.count(job.group, 0.0)
             return [Rejected(job, 0.0, f"it takes {job.work.critical_s:.2f} s at the least")]
         if not self.workers:
             return [Rejected(job, 1.0, "there is no worker")]
+        self._load.count(job.work.paired_s, now)
+        parallel = self._rule.dispatch.parallel
+        lane.may_split = may_be_split(parallel, job.work) and self._load.share(len(self.workers), now) < parallel.spare
         entries, free_s = self.schedule(now)
         entry = self._entry(lane, now)
         verdict = self.admission.offer(lane, entry, entries, self.lanes, free_s, now)
@@ -107,6 +118,13 @@ class Cell:
             self.waiting.remove(lane)
         elif lane.home in self.workers:
             self.workers[lane.home].lanes.remove(lane)
+
+    def view(self, now: float) -> CellView:
+        """What the cell reports to gateways."""
+        work_s = sum(lane.left_s for lane in self.lanes.values())
+        work_s += sum(worker.free_s(now) - now for worker in self.workers.values())
+        resident = frozenset().union(*(worker.resident for worker in self.workers.values()))
+        return CellView(len(self.workers), work_s, resident, now)
 
     def schedule(self, now: float) -> tuple[list[Entry], list[float]]:
         """The entries of all lanes in the order of their turn, and when each worker's call is over."""
@@ -136,7 +154,8 @@ class Cell:
         if len(lanes) == 1:
             lane = lanes[0]
             key = urgency(lane, free_s)
-            return [Entry(key, lane.job.id, lane.job.deadline_s - self._padding_s, lane.left_s, slot, None)]
+            deadline_s = lane.job.deadline_s - self._padding_s
+            return [Entry(key, lane.job.id, deadline_s, lane.left_s, slot, None, _split(lane))]
         together = worker.call.lanes if worker.call is not None else ()
         entries, before_s = [], 0.0
         batch = sorted((each for each in lanes if each in together), key=lambda each: each.steps_left)
@@ -154,7 +173,8 @@ class Cell:
     def _entry(self, lane: Lane, now: float) -> Entry:
         job = lane.job
         ready_s = self._residency.ready_s(job.work.models, now)
-        return Entry(job.deadline_s, job.id, job.deadline_s - self._padding_s, lane.left_s, None, ready_s)
+        deadline_s = job.deadline_s - self._padding_s
+        return Entry(job.deadline_s, job.id, deadline_s, lane.left_s, None, ready_s, _split(lane))
 
     def _call_ended(self, call_id: int) -> list[Decision]:
         call = self._calls.pop(call_id, None)
@@ -214,8 +234,7 @@ class Cell:
         for call, reason in self._dispatcher.fill(now):
             self._calls[call.id] = call
             decisions.append(Run(call, reason))
-        if self.waiting:
-            decisions.extend(self._loads(now))
+        decisions.extend(self._loads(now))
         return decisions
 
     def _hopeless(self, now: float) -> list[Decision]:
@@ -228,8 +247,18 @@ class Cell:
         return [self._give_up(lane, "it cannot end in time any more") for lane in gone]
 
     def _loads(self, now: float) -> list[Decision]:
-        entries, free_s = self.schedule(now)
-        return [
-            Load(worker.id, models, evict, reason)
-            for worker, models, evict, reason in self._residency.plan(entries, free_s, self.lanes, now)
-        ]
+        loads: list[Loading] = []
+        if not self._is_planned:
+            self._is_planned = True
+            if self.waiting:
+                loads.extend(self._residency.plan(*self.schedule(now), self.lanes, now))
+        loads.extend(self._residency.prefetch(now))
+        return [Load(worker.id, models, evict, reason) for worker, models, evict, reason in loads]
+
+
+def _split(lane: Lane) -> Split | None:
+    if not lane.may_split:
+        return None
+    work = lane.job.work
+    encode_s = 0.0 if lane.is_encoded else work.encode_s
+    return Split(encode_s, lane.steps_left, work.step_s, work.split_step_s, work.decode_s)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lego_serve.core.cluster.parallelism import ParallelRule, may_join, split_reason, steps_of
+from lego_serve.core.cluster.schedule import LATE_S
 from lego_serve.core.cluster.state import Call, Lane, Worker
 from lego_serve.core.cluster.work import batch_step_s
 
@@ -50,22 +51,57 @@ class Dispatcher:
         self._waiting = waiting
         self._move_s = move_s
         self._calls = 0
+        self._crowded: list[Worker] = []  # those that run a lane while another of theirs waits
+        self._hurried: list[Lane] = []
 
     def fill(self, now: float) -> Iterator[tuple[Call, str]]:
         """Yield a call for every idle worker that can do something, and why."""
         idle = [worker for worker in self._workers.values() if worker.call is None]
         if not idle:
             return
+        self._crowded = [each for each in self._workers.values() if len(each.lanes) > 1 and each.call is not None]
+        self._hurried = self._in_need(now)
         plans: list[tuple[Worker, list[Lane], float, str]] = []
         helpers: list[Worker] = []
         for worker in idle:
-            plan = self._choose(worker, now)
+            plan = None if self._is_kept_for_help(worker, now) else self._choose(worker, now)
             if plan is None:
                 helpers.append(worker)
             else:
                 plans.append((worker, *plan))
         for worker, lanes, moved_s, reason in plans:
             yield self._issue(worker, lanes, helpers, moved_s, reason, now)
+
+    def _in_need(self, now: float) -> list[Lane]:
+        """The lanes that run alone, or go on now, and end too late on one worker, the most urgent first."""
+        hurried = []
+        for worker in self._workers.values():
+            call = worker.call
+            lanes = worker.lanes if call is None else call.lanes
+            if len(lanes) != 1 or (call is not None and len(call.workers) > 1):
+                continue
+            lane = lanes[0]
+            ends_s = worker.free_s(now) + lane.left_s
+            if lane.may_split and lane.steps_left and ends_s > lane.job.deadline_s + LATE_S:
+                hurried.append(lane)
+        return sorted(hurried, key=lambda lane: (lane.job.deadline_s, lane.job.id))
+
+    def _is_kept_for_help(self, worker: Worker, now: float) -> bool:
+        """Whether an idle worker had better wait for the next step of a lane that needs it."""
+        helped = {each.helps for each in self._workers.values()}
+        if worker.helps is not None:
+            if any(lane.job.id == worker.helps for lane in self._hurried):
+                return True
+            worker.helps = None
+        if worker.lanes:
+            return False
+        for lane in self._hurried:
+            assert lane.home is not None
+            soon = self._workers[lane.home].until_s - now <= lane.job.work.step_s
+            if soon and lane.job.id not in helped and worker.has(_step_models(lane)):
+                worker.helps = lane.job.id
+                return True
+        return False
 
     def _choose(self, worker: Worker, now: float) -> tuple[list[Lane], float, str] | None:
         own = self._own(worker, now)
@@ -100,10 +136,9 @@ class Dispatcher:
     def _stolen(self, worker: Worker, now: float) -> tuple[list[Lane], float, str] | None:
         paused = [
             lane
-            for other in self._workers.values()
-            if len(other.lanes) > 1 or (other.call is not None and other.lanes)
+            for other in self._crowded
             for lane in other.lanes
-            if lane.call is None and other.call is not None and worker.has(lane.job.work.models)
+            if lane.call is None and worker.has(lane.job.work.models)
         ]
         if not paused:
             return None
@@ -122,14 +157,18 @@ class Dispatcher:
             self._join(worker, lanes, now)
         workers = [worker]
         lane = lanes[0]
-        able = [each for each in helpers if each.has(_step_models(lane))]
-        why = split_reason(rule, lane, len(able), len(self._workers), now) if len(lanes) == 1 else None
+        able = self._able(lane, helpers)
+        idle = len(able) or self._soon_idle(worker, lane, now)
+        why = split_reason(rule, lane, idle, len(self._workers), now) if len(lanes) == 1 else None
         if why is not None and lane.is_encoded and lane.steps_left:
             helper = able[0]
             helpers.remove(helper)
+            helper.helps = None
             workers.append(helper)
             return self._call(workers, lanes, lane.job.work.split_step_s, 1, moved_s, now), why
         if why is not None and not lane.is_encoded:
+            if lane.may_split and able:
+                able[0].helps = lane.job.id
             return self._call(workers, lanes, 0.0, 0, moved_s, now), "its prompts before it is split"
         if rule.pairs or lane.job.work.shape.branches == 1:
             step_s = batch_step_s([each.job.work for each in lanes])
@@ -137,6 +176,19 @@ class Dispatcher:
             step_s = sum(2.0 * each.job.work.split_step_s for each in lanes)
         steps = steps_of(rule, lanes, step_s) if lane.steps_left else 0
         return self._call(workers, lanes, step_s, steps, moved_s, now), reason
+
+    def _able(self, lane: Lane, helpers: list[Worker]) -> list[Worker]:
+        """The idle workers that may take a branch of a lane: one that waits for it, else those that wait for none."""
+        models = _step_models(lane)
+        own = [each for each in helpers if each.helps == lane.job.id]
+        return own or [each for each in helpers if each.helps is None and each.has(models)]
+
+    def _soon_idle(self, worker: Worker, lane: Lane, now: float) -> int:
+        """Whether another worker could help a lane that needs it once its prompts are encoded."""
+        if not lane.may_split or lane.is_encoded or now + lane.left_s <= lane.job.deadline_s:
+            return 0
+        encoded_s = now + lane.job.work.encode_s
+        return int(any(each.free_s(now) <= encoded_s for each in self._workers.values() if each is not worker))
 
     def _join(self, worker: Worker, lanes: list[Lane], now: float) -> None:
         for lane in self._waiting[:LOOKED_AT]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lego_serve.core.cluster.state import Lane, batch_left_s
-from lego_serve.core.cluster.work import batch_step_s
+from lego_serve.core.cluster.work import JobWork, batch_step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class ParallelRule:
     cheap_speed_up: float = 1.85  # from which a split costs so little that any idle worker may help
     min_saving: float = 0.05  # of the GPU seconds, for a batch; less is not worth the slack that a batch uses up
     max_rows: int = 16
+    spare: float = 0.85  # below this load a job is admitted on two workers if it would be late on one
     padding_s: float = 0.0
 
 
@@ -42,6 +43,11 @@ def split_reason(rule: ParallelRule, lane: Lane, idle: int, workers: int, now: f
     if speed_up >= rule.cheap_speed_up:
         return "a worker is idle"
     return "half of the workers are idle" if 2 * idle >= workers else None
+
+
+def may_be_split(rule: ParallelRule, work: JobWork) -> bool:
+    """Whether a job can win enough by a second worker to be admitted on two."""
+    return rule.splits and work.shape.branches > 1 and work.step_s >= rule.min_speed_up * work.split_step_s
 
 
 def may_join(rule: ParallelRule, batch: Sequence[Lane], lane: Lane, now: float) -> bool:

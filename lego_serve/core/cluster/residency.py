@@ -1,15 +1,17 @@
-"""Which models are on which worker: loads what waiting jobs need where that ends them sooner than waiting would.
+"""Which models are on which worker: loads what waiting jobs need, and further copies of what is wanted most.
 
 A job's models are loaded as a set: a backbone without its ControlNet helps nobody.  The list schedule says, by
-predicted ends, whether a job waits for a worker that has its models or another one loads them; to make room a worker
-frees the models whose loading is expected to be saved least by their bytes.  Laws: what a lane or a call on the worker
-needs, or a waiting job is to run there next, is not freed; the bytes of a worker are never exceeded.
+predicted ends, whether a job waits for a worker that has its models or another one loads them.  A set that more work
+asks for, by its copies, than for those that would go, gets a further copy; also one whose jobs had to be refused since
+nobody had it.  Laws: what a lane or a call on the worker needs, or a waiting job is to run there next, is not freed;
+the bytes of a worker are never exceeded; a worker loads one set at a time.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from lego_serve.core.cluster.demand import Demand
 from lego_serve.core.cluster.profiles import CostModel
 from lego_serve.core.cluster.schedule import NEVER, Entry, list_schedule
 from lego_serve.core.cluster.state import Lane, Worker
@@ -21,33 +23,23 @@ Loading = tuple[Worker, tuple[str, ...], tuple[str, ...], str]
 class ResidencyRule:
     """How readily a worker loads."""
 
-    memory_s: float = 300.0  # demand is remembered for about so long
-    patience: float = 1.0  # loading must win so many times its own seconds over waiting, unless waiting is too late
+    half_life_s: float = 120.0  # of demand
+    hysteresis: float = 3.0  # a further copy must be worth so many times those it displaces
+    prefetches: bool = True
+    every_s: float = 1.0  # further copies are thought of so often
+    thought_of: int = 4  # sets, each time
 
 
 class Residency:
-    """Keeps account of demand, and plans loads for what waits."""
+    """Keeps account of demand, and plans loads for what waits and for what will come."""
 
     def __init__(self, rule: ResidencyRule, costs: CostModel, workers: Mapping[int, Worker]) -> None:
         self._rule = rule
         self._costs = costs
         self._workers = workers
-        self._demand: dict[str, tuple[float, float]] = {}  # by model: decayed seconds of work, and when it was counted
-
-    def count(self, models: frozenset[str], seconds: float, now: float) -> None:
-        """Count a request for the models."""
-        for model in models:
-            self._demand[model] = (self._wanted_s(model, now) + seconds, now)
-
-    def _wanted_s(self, model: str, now: float) -> float:
-        seconds, at_s = self._demand.get(model, (0.0, now))
-        return seconds * math.exp2((at_s - now) / self._rule.memory_s)
-
-    def benefit(self, model: str, now: float) -> float:
-        """What keeping one copy of the model is worth for each byte: demand for each copy, times the load it saves."""
-        profile = self._costs.profile(model)
-        copies = sum(model in worker.resident for worker in self._workers.values())
-        return self._wanted_s(model, now) * profile.load_s / max(1, profile.size_bytes) / max(1, copies)
+        self.demand = Demand(rule.half_life_s)
+        self._thought_s = float("-inf")
+        self._losses: dict[int, list[tuple[float, str]]] = {}  # by worker: what its models are worth, the least first
 
     def ready_s(self, models: frozenset[str], now: float) -> list[float] | None:
         """When each worker could have the models, loading from now; None if all have them."""
@@ -70,7 +62,7 @@ class Residency:
         if missing <= worker.loading.keys():
             return -1.0
         if worker.loading:
-            return NEVER  # one set at a time
+            return NEVER
         return self._costs.load_s(missing)
 
     def _arriving_s(self, worker: Worker, models: frozenset[str], now: float) -> float:
@@ -92,26 +84,71 @@ class Residency:
             if entry.bound is not None or worker.loading or models <= worker.resident:
                 continue
             missing = tuple(sorted(models - worker.resident))
-            evict = self._room(worker, missing, needed[slot], now)
-            if evict is not None:
-                self._begin(worker, missing, evict, now)
-                yield worker, missing, evict, f"job {entry.number} ends sooner than by waiting"
+            room = self._room(worker, missing, needed[slot], now)
+            if room is not None:
+                self._begin(worker, missing, room[0], now)
+                yield worker, missing, room[0], f"job {entry.number} ends sooner than by waiting"
 
-    def _room(self, worker: Worker, missing: Sequence[str], needed: set[str], now: float) -> tuple[str, ...] | None:
-        """The models to free for others; None if there is no room without what is needed."""
+    def prefetch(self, now: float) -> Iterator[Loading]:
+        """Yield loads of further copies, at most one a worker, where they are worth more than what they displace."""
+        if not self._rule.prefetches or now < self._thought_s + self._rule.every_s:
+            return
+        self._place(now)
+        for models in islice(self.demand.most_wanted(), self._rule.thought_of):
+            gain = self.demand.gain(models)
+            best: tuple[float, float, Worker, tuple[str, ...], tuple[str, ...]] | None = None
+            for worker in self._workers.values():
+                if worker.loading or models <= worker.resident:
+                    continue
+                missing = tuple(sorted(models - worker.resident))
+                room = self._room(worker, missing, set(models), now)
+                if room is None or gain <= self._rule.hysteresis * room[1]:
+                    continue
+                rank = (room[1], self.demand.share_of(worker.id))
+                if best is None or rank < best[:2]:
+                    best = (*rank, worker, missing, room[0])
+            if best is not None:
+                _, _, worker, missing, evict = best
+                self._begin(worker, missing, evict, now)
+                yield worker, missing, evict, "more is wanted of it than of what it displaces"
+                return
+
+    def _room(
+        self, worker: Worker, missing: Sequence[str], needed: set[str], now: float
+    ) -> tuple[tuple[str, ...], float] | None:
+        """The models to free for others, and what the most wanted of them is worth; None without room."""
         lacking = self._costs.size_bytes(missing) - (worker.memory_bytes - worker.reserved_bytes)
         if lacking <= 0:
-            return ()
+            return (), 0.0
         kept = needed.union(*(lane.job.work.models for lane in worker.lanes))
         if worker.call is not None:
             kept |= worker.call.models
         evict: list[str] = []
-        for model in sorted(worker.resident - kept, key=lambda each: (self.benefit(each, now), each)):
+        worth = 0.0
+        for loss, model in self._least_wanted(worker, now):
+            if model in kept:
+                continue
             evict.append(model)
+            worth = max(worth, loss)
             lacking -= self._costs.size_bytes((model,))
             if lacking <= 0:
-                return tuple(evict)
+                return tuple(evict), worth
         return None
+
+    def _least_wanted(self, worker: Worker, now: float) -> list[tuple[float, str]]:
+        """The models of a worker with what freeing each costs, as it was when copies were last thought of."""
+        if self._thought_s < now - self._rule.every_s:
+            self._place(now)
+        order = self._losses.get(worker.id)
+        if order is None:
+            losses = self.demand.losses(worker)
+            order = self._losses[worker.id] = sorted((losses.get(model, 0.0), model) for model in worker.resident)
+        return order
+
+    def _place(self, now: float) -> None:
+        self._thought_s = now
+        self._losses.clear()
+        self.demand.place(self._workers.values(), now)
 
     def _begin(self, worker: Worker, missing: Sequence[str], evict: Sequence[str], now: float) -> None:
         at_s = now
@@ -119,5 +156,6 @@ class Residency:
             at_s += self._costs.profile(model).load_s
             worker.loading[model] = at_s
         worker.resident.difference_update(evict)
+        self._losses.pop(worker.id, None)
         worker.reserved_bytes += self._costs.size_bytes(missing) - self._costs.size_bytes(evict)
         worker.sets.clear()

@@ -2,16 +2,34 @@
 
 It is pre-emptive between steps: a started job keeps its worker only from jobs whose deadline is not before it could
 end.  Laws: a worker's seconds are given once; a started job stays where it is; models that a worker lacks are copied
-first, beside what runs there; the same input gives the same schedule.
+first, beside what runs there; a job that would be late takes two workers where it may; the same input gives the same
+schedule.
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 LATE_S = 1e-9
 NEVER = float("inf")
+
+
+class Split(NamedTuple):
+    """What is left of a job that a second worker may help: its steps on one and on two, and what it does alone."""
+
+    encode_s: float
+    steps: int
+    step_s: float
+    split_step_s: float
+    decode_s: float
+
+    def ends_s(self, start_s: float, helper_s: float) -> float:
+        """When it ends if it starts then and a helper is there from its first step on after that other time."""
+        at_s = start_s + self.encode_s
+        alone = min(self.steps, max(0, math.ceil((helper_s - at_s) / self.step_s - 1e-9)))
+        return at_s + alone * self.step_s + (self.steps - alone) * self.split_step_s + self.decode_s
 
 
 class Entry(NamedTuple):
@@ -23,7 +41,7 @@ class Entry(NamedTuple):
     seconds: float
     bound: int | None  # an index into the slots
     ready_s: Sequence[float] | None  # by slot, when its models are there; None: now on all
-    least_s: float = NEVER  # its seconds with a second worker, where that may be
+    split: Split | None = None  # where a second worker may help
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +62,7 @@ def list_schedule(entries: Sequence[Entry], free_s: Sequence[float]) -> Schedule
     for entry in entries:  # bound ones come first wherever all workers are alike
         if entry.bound is None:
             break
-        free[entry.bound] += entry.seconds
-        ends.append(free[entry.bound])
+        ends.append(_bound(entry, entry.bound, free))
         slots.append(entry.bound)
         begin += 1
         if ends[-1] > entry.deadline_s + LATE_S:
@@ -55,13 +72,26 @@ def list_schedule(entries: Sequence[Entry], free_s: Sequence[float]) -> Schedule
         return _uniform(rest, free, ends, slots)
     for index, entry in enumerate(rest, start=begin):
         slot = entry.bound if entry.bound is not None else _soonest(entry, free)
-        start = free[slot] if entry.ready_s is None else max(free[slot], entry.ready_s[slot])
-        free[slot] = start + entry.seconds
-        ends.append(free[slot])
+        if entry.bound is None and entry.ready_s is not None:
+            free[slot] = max(free[slot], entry.ready_s[slot])
+        ends.append(_bound(entry, slot, free))
         slots.append(slot)
-        if free[slot] > entry.deadline_s + LATE_S:
+        if ends[-1] > entry.deadline_s + LATE_S:
             return Schedule(ends, slots, index)
     return Schedule(ends, slots, None)
+
+
+def _bound(entry: Entry, slot: int, free: list[float]) -> float:
+    """Place an entry on its slot, with the help of the soonest other one if it would be late without; when it ends."""
+    end = free[slot] + entry.seconds
+    if end > entry.deadline_s + LATE_S and entry.split is not None and len(free) > 1:
+        helper = min((other for other in range(len(free)) if other != slot), key=free.__getitem__)
+        helped = entry.split.ends_s(free[slot], free[helper])
+        if helped <= entry.deadline_s + LATE_S:
+            end = helped
+            free[helper] = end - entry.split.decode_s
+    free[slot] = end
+    return end
 
 
 def _uniform(entries: Sequence[Entry], free: list[float], ends: list[float], slots: list[int]) -> Schedule:
@@ -70,6 +100,16 @@ def _uniform(entries: Sequence[Entry], free: list[float], ends: list[float], slo
     for entry in entries:
         free_s, slot = heap[0]
         end = free_s + entry.seconds
+        if end > entry.deadline_s + LATE_S and entry.split is not None and len(heap) > 1:
+            helped = entry.split.ends_s(free_s, min(heap[1:3])[0])
+            if helped <= entry.deadline_s + LATE_S:  # on the two that are free first
+                end = helped
+                heapq.heappop(heap)
+                heapq.heapreplace(heap, (end - entry.split.decode_s, heap[0][1]))
+                heapq.heappush(heap, (end, slot))
+                ends.append(end)
+                slots.append(slot)
+                continue
         heapq.heapreplace(heap, (end, slot))
         ends.append(end)
         slots.append(slot)

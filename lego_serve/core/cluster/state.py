@@ -31,6 +31,7 @@ class Lane:
     is_encoded: bool = False
     home: int | None = None  # the worker that has its latents
     call: int | None = None  # the call that runs it now
+    may_split: bool = False  # whether it was admitted on two workers, should one be too slow
 
     @classmethod
     def of(cls, job: Job) -> "Lane":
@@ -80,6 +81,7 @@ class Worker:
     lanes: list[Lane] = field(default_factory=list)  # started here and not ended
     call: Call | None = None
     until_s: float = 0.0  # when its call is expected to end
+    helps: int | None = None  # the job whose next step it waits for, to take a branch of it
     sets: dict[frozenset[str], float] = field(default_factory=dict)  # what loading a set takes; emptied by changes
 
     def has(self, models: frozenset[str]) -> bool:
