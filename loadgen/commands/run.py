@@ -45,7 +45,6 @@ def run(
     send_deadline: options.SendDeadline = False,
     openai_only: options.OpenAIOnly = False,
     warm_up: options.WarmUp = 2,
-    timeout: options.Timeout = 300.0,
     api_key: options.ApiKey = None,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
@@ -57,7 +56,7 @@ def run(
     )
     objectives, pattern = options.read_objectives(slo, send_deadline), options.read_pattern(arrivals)
     count = _count(rate, closed, requests, seconds, trace)
-    measuring = Measuring(Target(url, api_key, timeout), objectives, mix, warm_up, seed, out, as_json)
+    measuring = Measuring(Target(url, api_key), objectives, mix, warm_up, seed, out, as_json)
     with measuring.bench() as bench:
         if trace is not None:
             records, due = read_trace(trace, window, speedup, rate, requests, seed)
