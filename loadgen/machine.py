@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,20 @@ def pin(cores: int) -> list[int]:
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     os.sched_setaffinity(0, chosen)
     return chosen
+
+
+def busy_share(seconds: float) -> float:
+    """Return the share of all cores' time that went to anything while this process slept for so long."""
+    before = _cpu_ticks()
+    time.sleep(seconds)
+    total, idle = (after - then for after, then in zip(_cpu_ticks(), before, strict=True))
+    return 1 - idle / total if total else 0.0
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Return the ticks of all cores since the start, and those in which they idled or waited for a disk."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    return sum(fields), fields[3] + fields[4]
 
 
 def describe_machine() -> dict[str, object]:

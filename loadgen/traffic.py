@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle")
@@ -79,7 +80,15 @@ class Poisson:
         return [scale * time for time in itertools.accumulate(gaps[:-1])]
 
 
-Arrivals = ClosedLoop | Poisson
+class OpenLoop(Protocol):
+    """Arrivals that fall due whatever the server does."""
+
+    def times_s(self, rng: random.Random) -> list[float]:
+        """Return when each request is due, in seconds from the start, ascending."""
+        ...
+
+
+Arrivals = ClosedLoop | OpenLoop
 
 
 def prompts(rng: random.Random) -> Iterator[str]:

@@ -28,6 +28,10 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="Model to ask for; several stand for the most popular workflows in turn."),
 ]
+Workflows = Annotated[
+    list[str] | None,
+    typer.Option("--workflow", help="Workflow of a simulated cluster; several in turn. None: its own."),
+]
 Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="Adapter the server has; several in turn.")]
 Size = Annotated[str, typer.Option(help="Size of every image.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps where the trace says nothing.")]
@@ -62,6 +66,7 @@ def convert(
     out: Out,
     format: Format = AUTO,
     model: Models = None,
+    workflow: Workflows = None,
     adapter: Adapters = None,
     size: Size = "1024x1024",
     steps: Steps = None,
@@ -72,7 +77,7 @@ def convert(
     seed: Seed = 0,
 ) -> None:
     """Write a published trace as one that this tool and NVIDIA's aiperf replay."""
-    asking = _asking(model, adapter, size, steps, force_steps, slo_scale, slo_ms)
+    asking = _asking(model, workflow, adapter, size, steps, force_steps, slo_scale, slo_ms)
     with bad_input_ends():
         records = itertools.islice(read_records(source, read_format(format), asking, seed), limit)
         _report(out, write_native(out, records))
@@ -87,6 +92,7 @@ def synth(
         float | None, typer.Option(min=1e-9, help="Requests a second; the original's unless given.")
     ] = None,
     model: Models = None,
+    workflow: Workflows = None,
     adapter: Adapters = None,
     size: Size = "1024x1024",
     steps: Steps = None,
@@ -98,7 +104,7 @@ def synth(
     """Make a trace with the statistics of a published one, which need not be at hand."""
     if name not in PROFILES:
         raise typer.BadParameter(f"no trace {name!r}; there is {', '.join(PROFILES)}", param_hint="NAME")
-    asking = _asking(model, adapter, size, steps, force_steps, slo_scale, slo_ms)
+    asking = _asking(model, workflow, adapter, size, steps, force_steps, slo_scale, slo_ms)
     profile = PROFILES[name]
     with bad_input_ends():
         arrivals = synthesise(profile, requests or profile.requests, rate, seed)
@@ -147,6 +153,7 @@ def scale_command(
 
 def _asking(
     model: list[str] | None,
+    workflow: list[str] | None,
     adapter: list[str] | None,
     size: str,
     steps: int | None,
@@ -156,7 +163,7 @@ def _asking(
 ) -> Asking:
     if force_steps and steps is None:
         raise typer.BadParameter("give the number of steps by --steps", param_hint="--force-steps")
-    return Asking(model or (), adapter or (), size, steps, force_steps, slo_scale or None, slo_ms)
+    return Asking(model or (), adapter or (), size, steps, force_steps, slo_scale or None, slo_ms, workflow or ())
 
 
 def _report(out: Path, count: int) -> None:

@@ -17,7 +17,7 @@ class Asking:
 
     ``models`` are the names the server knows its workflows by: the trace's most popular workflow becomes the first,
     and so on in turn; without any, the trace's own names are asked for.  So it is with ``adapters``, which are not
-    asked for at all where the server has none.
+    asked for at all where the server has none, and with ``workflows``, the names of a simulated cluster's.
     """
 
     models: Sequence[str] = ()
@@ -27,12 +27,14 @@ class Asking:
     forces_steps: bool = False
     slo_scale: float | None = 2.0  # of the seconds alone that a trace tells
     slo_ms: float | None = None  # of all other requests
+    workflows: Sequence[str] = ()
 
 
 def to_records(arrivals: Sequence[Arrival], asking: Asking, seed: int) -> Iterator[Record]:
     """Yield the requests in order of time, the first due at once; no prompt and no seed comes twice before all came."""
     ordered = sorted(arrivals, key=lambda arrival: arrival.at_s)
-    models = _named(Counter(arrival.workflow for arrival in ordered), asking.models)
+    known = Counter(arrival.workflow for arrival in ordered)
+    models, workflows = _named(known, asking.models), _named(known, asking.workflows)
     adapters = _named(Counter(name for arrival in ordered for name in arrival.adapters), asking.adapters)
     prompts = itertools.cycle(pair_prompts(random.Random(f"{seed}/prompts")))
     seeds = itertools.count(random.Random(f"{seed}/seeds").randrange(2**30))
@@ -49,7 +51,8 @@ def to_records(arrivals: Sequence[Arrival], asking: Asking, seed: int) -> Iterat
         payload["seed"] = next(seeds) % 2**32
         if used := list(dict.fromkeys(adapters[name] for name in arrival.adapters if name in adapters)):
             payload["lora"] = [{"name": name, "scale": 1.0} for name in used]
-        yield Record(1000 * (arrival.at_s - start_s), payload, _extra(arrival, asking))
+        workflow = workflows.get(arrival.workflow, arrival.workflow)
+        yield Record(1000 * (arrival.at_s - start_s), payload, {"workflow": workflow, **_extra(arrival, asking)})
 
 
 def _named(counts: Counter[str], names: Sequence[str]) -> dict[str, str]:
@@ -64,7 +67,7 @@ def _steps(arrival: Arrival, asking: Asking) -> int | None:
 
 
 def _extra(arrival: Arrival, asking: Asking) -> dict[str, object]:
-    extra: dict[str, object] = {"workflow": arrival.workflow}
+    extra: dict[str, object] = {}
     if arrival.tenant:
         extra["tenant"] = arrival.tenant
     if arrival.kind != GENERATION:

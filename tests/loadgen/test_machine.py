@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from loadgen.machine import describe_commit, describe_machine, describe_versions, pin
+from loadgen.machine import busy_share, describe_commit, describe_machine, describe_versions, pin
 
 
 def test_pin() -> None:
@@ -23,3 +23,8 @@ def test_where_it_ran() -> None:
 def test_no_commit(tmp_path: Path) -> None:
     """Outside a git repository the commit is unknown, not an error."""
     assert describe_commit(tmp_path) == "unknown"
+
+
+def test_a_share_of_the_cores_is_busy() -> None:
+    """How busy the machine is lies between nothing and all, whatever else it does."""
+    assert 0.0 <= busy_share(0.05) <= 1.0

@@ -8,6 +8,7 @@ from loadgen.traces.formats import AUTO, read_records
 from loadgen.traces.gaps import Gaps
 from loadgen.traces.payloads import Asking, to_records
 from loadgen.traces.profiles import PROFILES
+from loadgen.traces.record import write_native
 from loadgen.traces.statistics import describe
 from loadgen.traces.synth import synthesise
 
@@ -115,3 +116,19 @@ def test_weight_makes_long_gaps_follow_long_ones() -> None:
         return float(counts.var() / counts.mean())
 
     assert dispersion(Gaps(table, weight=0.3, memory=0.99)) > 3 * dispersion(Gaps(table))
+
+
+def test_the_simulator_reads_what_is_written(tmp_path: Path) -> None:
+    """A trace of this tool is one for `lego-serve simulate`: times, workflows, objectives and tenants are the same."""
+    from lego_serve.cluster_files import read_cluster, read_trace
+
+    setting = read_cluster(Path("configs/clusters/h800_8.yaml")).setting()
+    for name in ("diflow", "gentd26"):
+        asking = Asking(workflows=() if name == "diflow" else ("A", "B", "C"))
+        records = list(to_records(synthesise(PROFILES[name], 60, 3.0, 0), asking, 0))
+        path = tmp_path / name
+        write_native(path, records)
+        requests = read_trace(path, setting)
+        assert [request.at_s for request in requests] == pytest.approx([record.at_s for record in records], abs=1e-5)
+        assert [request.workflow for request in requests] == [record.workflow for record in records]
+        assert [1000 * request.slo_s for request in requests] == pytest.approx([r.extra["slo_ms"] for r in records])
