@@ -192,11 +192,34 @@ class Server(Strict):
     ray_address: str | None = Field(
         default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
     )
+    name: Name | None = Field(
+        default=None,
+        description="What the names of this server's applications begin with on a Ray that several servers share. "
+        "Without it they have no such part, but for `lego-serve serve` with `ray_address`: there it is made of the "
+        "machine's name and the file's path.",
+    )
+    operations_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="A second port for health, metrics and `/v1/admin`, on the same `host`. With it `port` answers "
+        "neither metrics nor `/v1/admin`, and a gateway that waits for Ray opens it at once, `port` when it is ready.",
+    )
+    peers: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")] | None = Field(
+        default=None,
+        description="`NAME:PORT` at which gateways on all machines are found, such as a headless Service: every "
+        "address of the name is one machine's, and the port is their `operations_port`. Routes about jobs ask them.",
+        examples=["lego-gateway-peers:8001"],
+    )
 
     @model_validator(mode="after")
     def _links_lead_somewhere(self) -> "Server":
         if self.default_response_format == "url" and self.public_url is None and not _is_loopback(self.host):
             raise ValueError("default_response_format `url` needs public_url, which links begin with")
+        return self
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> "Server":
+        if self.operations_port == self.port:
+            raise ValueError(f"operations_port is the same as port ({self.port})")
         return self
 
     @model_validator(mode="after")
@@ -263,6 +286,11 @@ class Settings(Strict):
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."
     )
+    keys_file: str | None = Field(
+        default=None,
+        description="A YAML file with more `keys`, relative to the configuration's folder, such as a mounted Secret. "
+        "Gateways read it again within seconds of a change; one that cannot be read or has no keys changes nothing.",
+    )
     tenant_limits: TenantLimits = Field(
         default=TenantLimits(), description="What each tenant may ask for; nothing is limited by default."
     )
@@ -276,17 +304,24 @@ class Settings(Strict):
     def _known_tenants(self) -> "Settings":
         known = {key.tenant for key in self.keys} or {"default"}
         for name in self.tenants:
-            if name not in known:
+            if name not in known and self.keys_file is None:
                 raise ValueError(f"`tenants`: no key is of tenant `{name}`")
         return self
 
     @model_validator(mode="after")
     def _loopback_without_keys(self) -> "Settings":
-        if not self.keys and not _is_loopback(self.server.host):
+        has_keys = bool(self.keys) or self.keys_file is not None
+        if not has_keys and not _is_loopback(self.server.host):
             raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
-        if not self.keys and "*" in self.server.cors_origins:
+        if not has_keys and "*" in self.server.cors_origins:
             raise ValueError("server.cors_origins `*` makes every web page an admin; give `keys`, or name the origins")
         return self
+
+
+class KeyFile(Strict):
+    """A file of keys."""
+
+    keys: Annotated[tuple[Key, ...], Field(min_length=1)] = Field(description="Who may use the server.")
 
 
 def _is_loopback(host: str) -> bool:
