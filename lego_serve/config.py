@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from lego_serve import config_schema
 from lego_serve.config_jobs import Jobs, TenantLimits, Webhooks
 from lego_serve.config_models import (
     Adapters,
@@ -17,13 +18,12 @@ from lego_serve.config_models import (
     Model,
     Node,
     Nodes,
-    Placed,
     Replicas,
     SideNode,
     Strict,
     TextEncoderNode,
 )
-from lego_serve.config_schema import Key, KeyFile, Server, Settings, Templates
+from lego_serve.config_schema import Key, Server, Settings, Templates
 from lego_serve.core.suggest import closest
 from lego_serve.errors import ConfigError
 from lego_serve.yaml_reader import YamlReader
@@ -38,7 +38,6 @@ __all__ = [
     "Model",
     "Node",
     "Nodes",
-    "Placed",
     "Replicas",
     "Server",
     "Settings",
@@ -70,7 +69,7 @@ def load(path: Path) -> Settings:
     settings = _read(path, Settings)
     if settings.keys_file is None:
         return settings
-    more = _read(keys_file(settings, path), KeyFile).keys
+    more = _read(keys_file(settings, path), config_schema.KeyFile).keys
     return settings.model_copy(update={"keys": (*settings.keys, *more)})
 
 

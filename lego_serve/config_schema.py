@@ -167,6 +167,7 @@ class Server(Strict):
     )
     kept_images_bytes: Bytes = Field(
         default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."
+    )
     access_log: bool = Field(
         default=True, description="Whether the log has a line for each request. Actions of operators always have one."
     )

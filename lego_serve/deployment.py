@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
+from lego_serve.config_models import Placed
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.controlnet_placement import Link
@@ -203,7 +204,7 @@ def _node_plan(spec: ModelSpec, component: str, options: NodeOptions, node: conf
     return NodePlan(spec, component, options, bounds, node.cpus, node.gpus, _placement(node))
 
 
-def _placement(place: config.Placed) -> Placement:
+def _placement(place: Placed) -> Placement:
     return Placement(place.labels, place.memory_bytes, place.max_per_node)
 
 
