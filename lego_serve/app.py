@@ -8,15 +8,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
+from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.gateway_process import OWNER
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
-from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
@@ -43,6 +44,8 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
+    if find_spec("torch") is None:
+        raise ConfigError("this installation serves no models: run `pip install 'lego_serve[worker]'`")
     if settings.server.traces:
         require_extra()  # here, where it is one line on the terminal
     return run_off_main_thread(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)

@@ -16,7 +16,7 @@ from lego_serve import config
 from lego_serve.cli.adapters import app as adapters_app
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, as_text, print_line, print_table, request, url_part
 from lego_serve.cli.cluster import app as cluster_app
-from lego_serve.cli.cluster import gateway
+from lego_serve.cli.cluster import gateway, health, node
 from lego_serve.cli.templates import app as templates_app
 from lego_serve.cli.workflows import app as workflows_app
 from lego_serve.errors import LegoError
@@ -26,7 +26,8 @@ app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(templates_app, name="templates")
 app.add_typer(cluster_app, name="cluster")
-app.command()(gateway)
+for command in (gateway, node, health):
+    app.command()(command)
 err = Console(stderr=True)
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; repeat it for several.")]

@@ -10,9 +10,11 @@ from pathlib import Path
 from lego_serve import config
 from lego_serve.app import forget_gateway, shared_folders, temporary_folder, wait_ready
 from lego_serve.cluster.serve_config import on_a_cluster
+from lego_serve.config_jobs import EMBEDDED
 from lego_serve.deployment import state_folder
 from lego_serve.errors import ConfigError
 from lego_serve.gateway_process import WAITS
+from lego_serve.job_storage import check_job_folder, job_folder
 from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
@@ -34,11 +36,12 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
         if server.operations_port is not None:
             undo.enter_context(reserve(server.host, server.operations_port))
         sockets = shared_folders(undo.enter_context(temporary_folder()))
-        words = [str(config_path), address, str(port), str(sockets), WAITS]
+        jobs = _job_folder(settings)
+        words = [str(config_path), address, str(port), str(sockets), *([] if jobs is None else [str(jobs)]), WAITS]
         supervisor = Supervisor(
             [sys.executable, "-m", "lego_serve.gateway_process", *words],
             server.gateways if count is None else count,
-            partial(forget_gateway, sockets),
+            partial(forget_gateway, sockets, settings, jobs),
             server.drain_timeout_s,
         )
         undo.callback(supervisor.shut_down)
@@ -48,6 +51,20 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
         report(f"listening at {host_and_port(server.host, server.operations_port or port)}; waiting for Ray")
         supervisor.watch(lambda: stopping.is_asked)
     return 0
+
+
+def _job_folder(settings: config.Settings) -> Path | None:
+    """The folder of durable jobs, which gateways of all machines share; None where there are none.
+
+    Raises ConfigError for a store that only one machine can open.
+    """
+    if settings.jobs.store == EMBEDDED and settings.server.peers is not None:
+        message = "`jobs.store: sqlite` is of one machine, and `server.peers` are on several: use Redis, or `none`"
+        raise ConfigError(message)
+    folder = job_folder(settings, settings.server.port, state_folder(settings))
+    if folder is not None:
+        check_job_folder(folder)
+    return folder
 
 
 def _require_writable(settings: config.Settings) -> None:
