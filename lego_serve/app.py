@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from lego_serve import config
@@ -43,6 +44,8 @@ def serve(config_path: Path, port: int | None, report: Report) -> int:
         if not 0 <= port <= 65535:
             raise ConfigError(f"there is no port {port}; ports go from 0 to 65535")
         settings = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})})
+    if find_spec("torch") is None:
+        raise ConfigError("this installation serves no models: run `pip install 'lego_serve[worker]'`")
     if settings.server.traces:
         require_extra()  # here, where it is one line on the terminal
     return run_off_main_thread(lambda: _serve(config_path, settings, workflows, stopping, report), stopping)
@@ -59,11 +62,11 @@ def _serve(
     with contextlib.ExitStack() as undo:
         holder = undo.enter_context(reserve(server.host, server.port))
         port = holder.getsockname()[1]
-        url = f"http://{host_and_port(server.host, port)}"
-        folder = undo.enter_context(_temporary_folder())
-        metrics, gateways = folder / "metrics", folder / "gateways"
-        metrics.mkdir()
-        gateways.mkdir()
+        if server.operations_port is not None:
+            undo.enter_context(reserve(server.host, server.operations_port))
+        url = _url(server, port)
+        folder = undo.enter_context(temporary_folder())
+        gateways = shared_folders(folder)
         jobs = job_folder(settings, port, folder)
         if jobs is not None:
             check_job_folder(jobs)
@@ -71,26 +74,30 @@ def _serve(
         launcher = _start_fork_server(settings, folder / "fork.sock", undo)
         plans = node_plans(settings, workflows, folder)
         address = _start_nodes(settings, plans, folder / "ray", launcher, stopping, report, undo)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         words = [str(config_path), address, str(port), str(gateways), *([] if jobs is None else [str(jobs)])]
         supervisor = Supervisor(
             [sys.executable, "-m", "lego_serve.gateway_process", *words],
             server.gateways,
-            partial(_forget, gateways, settings, jobs),
+            partial(forget_gateway, gateways, settings, jobs),
             server.drain_timeout_s,
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()  # gateways get ready while the nodes load
         _wait_for_nodes(plans, stopping, report)
-        _wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping, supervisor.check)
+        wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping, supervisor.check)
         report(f"ready in {time.monotonic() - started:.1f} s")
-        report(f"{url}/v1/images/generations  {url}/metrics")
+        watched = server.port if server.operations_port is None else server.operations_port
+        report(f"{url}/v1/images/generations  {_url(server, watched or port)}/metrics")
         supervisor.watch(lambda: stopping.is_asked)
     return 0
 
 
+def _url(server: config.Server, port: int) -> str:
+    return f"http://{host_and_port(server.host, port)}"
+
+
 @contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A folder for Ray, metrics and the gateways' own sockets; gone afterwards, with whatever was put there."""
     # Paths of sockets must stay under 107 characters: a short one.
     folder = Path(tempfile.mkdtemp(prefix="lego-", dir="/tmp"))
@@ -102,6 +109,15 @@ def _temporary_folder() -> Iterator[Path]:
             if not folder.exists():
                 break
             time.sleep(0.1)
+
+
+def shared_folders(folder: Path) -> Path:
+    """Make what gateways of one machine share: metrics, and the folder of their sockets, which is returned."""
+    metrics, gateways = folder / "metrics", folder / "gateways"
+    metrics.mkdir()
+    gateways.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    return gateways
 
 
 def _start_fork_server(settings: config.Settings, path: Path, undo: contextlib.ExitStack) -> str | None:
@@ -147,15 +163,19 @@ def _wait_for_nodes(plans: Sequence[NodePlan], stopping: StopSignal, report: Rep
     wait_until_up(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
 
 
-def _wait_ready(
-    sockets: "Sequence[Path]", stopping: StopSignal, check: Callable[[], None], timeout_s: float = 60.0
+def wait_ready(
+    sockets: Sequence[Path],
+    stopping: StopSignal,
+    check: Callable[[], None],
+    timeout_s: float = 60.0,
+    route: str = "/health/ready",
 ) -> None:
     """Wait until every gateway answers on its own socket: from then on one that dies leaves others on the port.
 
     ``check`` raises when that is not to be waited for any more.
     """
     limit = time.monotonic() + timeout_s
-    while not all(_answers_ready(socket) for socket in sockets):
+    while not all(_is_ok(socket, route) for socket in sockets):
         stopping.check()
         check()
         if time.monotonic() > limit:
@@ -163,17 +183,17 @@ def _wait_ready(
         time.sleep(0.1)
 
 
-def _answers_ready(socket: Path) -> bool:
+def _is_ok(socket: Path, route: str) -> bool:
     import httpx2
 
     try:
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), timeout=2) as client:
-            return client.get("http://gateway/health/ready").status_code == 200
+            return client.get(f"http://gateway{route}").status_code == 200
     except httpx2.TransportError:  # it has not got so far yet
         return False
 
 
-def _forget(gateways: Path, settings: config.Settings, jobs: Path | None, pid: int) -> None:
+def forget_gateway(gateways: Path, settings: config.Settings, jobs: Path | None, pid: int) -> None:
     """Clear away what a gateway that ended has left, and let others have its durable jobs."""
     from prometheus_client.multiprocess import mark_process_dead
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +22,7 @@ from lego_serve.configuration.models import (
     Strict,
     TextEncoderNode,
 )
-from lego_serve.configuration.schema import Key, Settings, Templates
+from lego_serve.configuration.schema import Key, KeyFile, Settings, Templates
 from lego_serve.configuration.server import Server
 from lego_serve.core.suggest import closest
 from lego_serve.errors import ConfigError
@@ -49,6 +49,7 @@ __all__ = [
     "Webhooks",
     "cores",
     "default_config",
+    "keys_file",
     "load",
 ]
 
@@ -60,19 +61,34 @@ RENAMED = {  # keys of earlier versions, and what says the same now
     "bytes_s": "bytes_per_s",
 }
 REMOVED = {"storage_s"}  # keys of earlier versions that nothing replaces
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def load(path: Path) -> Settings:
-    """Read a configuration file.  Raises ConfigError, one line."""
+    """Read a configuration file, and the file of keys that it names.  Raises ConfigError, one line."""
+    settings = _read(path, Settings)
+    if settings.keys_file is None:
+        return settings
+    more = _read(keys_file(settings, path), KeyFile).keys
+    return settings.model_copy(update={"keys": (*settings.keys, *more)})
+
+
+def keys_file(settings: Settings, path: Path) -> Path:
+    """Where the file of keys lies that the configuration at ``path`` names."""
+    assert settings.keys_file is not None
+    return path.parent / Path(settings.keys_file).expanduser()
+
+
+def _read(path: Path, schema: type[Section]) -> Section:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     reader = YamlReader(str(path), "configuration", ConfigError)
     try:
-        return Settings.model_validate(reader.read(text))
+        return schema.model_validate(reader.read(text))
     except ValidationError as error:
-        raise ConfigError(_one_line(error, reader.where)) from None
+        raise ConfigError(_one_line(error, reader.where, schema)) from None
 
 
 def default_config() -> Path:
@@ -86,15 +102,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _one_line(error: ValidationError, where: Callable[[tuple[str, ...]], str]) -> str:
+def _one_line(error: ValidationError, where: Callable[[tuple[str, ...]], str], schema: type[BaseModel]) -> str:
     """The most useful complaint as one line: a misspelt key first, for it is often why another is missing."""
     complaints = error.errors()
-    first = next((c for c in complaints if c["type"] == "extra_forbidden" and _hint(_place(c))), complaints[0])
+    first = next((c for c in complaints if c["type"] == "extra_forbidden" and _hint(_place(c), schema)), complaints[0])
     place = _place(first)
     name = ".".join(place)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        hint = _hint(place) or f"known keys: {', '.join(_keys_at(place[:-1]))}"
+        hint = _hint(place, schema) or f"known keys: {', '.join(_keys_at(place[:-1], schema))}"
         message = f"unknown key `{name}`; {hint}"
     elif first["type"] == "missing":
         message = f"key `{name}` is missing"
@@ -111,11 +127,11 @@ def _place(complaint: Any) -> list[str]:
     return place
 
 
-def _hint(place: list[str]) -> str | None:
+def _hint(place: list[str], schema: type[BaseModel]) -> str | None:
     """What to write instead of an unknown key: its new name if it was renamed, or else the nearest known one."""
     if place[-1] in REMOVED:
         return "it is no longer a setting"
-    known = _keys_at(place[:-1])
+    known = _keys_at(place[:-1], schema)
     new = RENAMED.get(place[-1])
     if new is not None and new.partition(":")[0] in known:
         return f"it is now `{new}`"
@@ -123,9 +139,8 @@ def _hint(place: list[str]) -> str | None:
     return f"did you mean `{near}`?" if near else None
 
 
-def _keys_at(place: list[str]) -> list[str]:
+def _keys_at(place: list[str], schema: Any) -> list[str]:
     """The keys that the schema knows at a place in the file; below a mapping or a list, those of its items."""
-    schema: Any = Settings
     for part in place:
         if get_origin(schema) in (dict, tuple):
             schema = next(a for a in reversed(get_args(schema)) if a is not Ellipsis)

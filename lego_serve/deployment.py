@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
+from lego_serve.configuration.models import Placed
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.controlnet_placement import Link
@@ -21,9 +22,11 @@ from lego_serve.serving.nodes.options import (
     LoraOptions,
     NodeOptions,
     NodePlan,
+    Placement,
     TemplateOptions,
     TextEncoderOptions,
     VaeOptions,
+    app_name,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ log = logging.getLogger("lego_serve")
 def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
     """The deployments the workflows need, shared among them: (model, component) to Serve application."""
     nodes = {(n.model, KINDS[n.kind].component) for w in workflows.values() for n in w.nodes.values()}
-    return {(model, component): f"{model}.{component}" for model, component in sorted(nodes)}
+    return {key: app_name(settings.server.name, *key) for key in sorted(nodes)}
 
 
 def missing_requirement(settings: config.Settings, workflow: Workflow) -> str | None:
@@ -71,6 +74,11 @@ def data_folder(settings: config.Settings) -> Path:
         raise ConfigError("`server.data`: this user has no home folder; name one in full") from None
 
 
+def state_folder(settings: config.Settings) -> Path:
+    """The folder for what the parts of a server on several machines share."""
+    return data_folder(settings) / "state"
+
+
 def own_profiles(settings: config.Settings) -> Path:
     """The folder for profiles of adapters that came with the package."""
     return data_folder(settings) / "profiles"
@@ -98,14 +106,31 @@ def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], sta
 
     ``state``: a folder for what outlives a node's process.
     """
+    server = settings.server.name
     nodes = needed_nodes(settings, workflows)
-    plans = [_plan(settings, model, component, state) for model, component in nodes]
+    plans = [replace(_plan(settings, model, component, state), server=server) for model, component in nodes]
+    nets = _remote_controlnets(settings, workflows)
+    return plans + [replace(_controlnet_plan(settings, *net), server=server) for net in nets]
+
+
+def planned_applications(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[str, str]:
+    """The names of the same deployments, each with the model in the configuration that it belongs to."""
+    apps = {app: model for (model, _), app in needed_nodes(settings, workflows).items()}
+    server, nets = settings.server.name, _remote_controlnets(settings, workflows)
+    return apps | {app_name(server, name, "controlnet"): model for model, name, _ in nets}
+
+
+def _remote_controlnets(
+    settings: config.Settings, workflows: Mapping[str, Workflow]
+) -> list[tuple[str, str, config.ControlNet]]:
+    """The ControlNets that may have a deployment of their own: model, name and section."""
     used = {n.model for w in workflows.values() for n in w.nodes.values() if n.kind == "encode_controls"}
-    for model in sorted(used):
-        for name, net in controlnets(settings.models[model]).items():
-            if may_be_remote(net):
-                plans.append(_controlnet_plan(settings, model, name, net))
-    return plans
+    return [
+        (model, name, net)
+        for model in sorted(used)
+        for name, net in controlnets(settings.models[model]).items()
+        if may_be_remote(net)
+    ]
 
 
 def may_be_remote(net: config.ControlNet) -> bool:
@@ -175,7 +200,12 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
 
 
 def _node_plan(spec: ModelSpec, component: str, options: NodeOptions, node: config.Node | config.SideNode) -> NodePlan:
-    return NodePlan(spec, component, options, ReplicaBounds(node.replicas.min, node.replicas.max), node.cpus, node.gpus)
+    bounds = ReplicaBounds(node.replicas.min, node.replicas.max)
+    return NodePlan(spec, component, options, bounds, node.cpus, node.gpus, _placement(node))
+
+
+def _placement(place: Placed) -> Placement:
+    return Placement(place.labels, place.memory_bytes, place.max_per_node)
 
 
 def _backbone_options(settings: config.Settings, model: str) -> BackboneOptions:
@@ -200,7 +230,7 @@ def _adapter_options(settings: config.Settings, model: str) -> AdapterOptions | 
     adapters = settings.models[model].adapters
     if adapters is None or not adapter_roots(settings, model):
         return None
-    return AdapterOptions(f"{model}.adapters", adapters.replica_cache_bytes)
+    return AdapterOptions(app_name(settings.server.name, model, "adapters"), adapters.replica_cache_bytes)
 
 
 def _lora_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> NodePlan:
@@ -220,7 +250,7 @@ def _lora_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> NodeP
         own_profiles=own_profiles(settings),
     )
     # One replica: what is registered at run time has one owner.
-    return NodePlan(spec, "adapters", options, ReplicaBounds(1, 1), adapters.cpus, 0)
+    return NodePlan(spec, "adapters", options, ReplicaBounds(1, 1), adapters.cpus, 0, _placement(adapters))
 
 
 def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
@@ -247,7 +277,7 @@ def _controlnet_plans(settings: config.Settings, model: str) -> tuple[ControlNet
         ControlNetPlan(
             spec=controlnet_spec(settings, model, name, net),
             placement=net.placement if may_be_remote(net) else "colocated",
-            app=f"{name}.controlnet",
+            app=app_name(settings.server.name, name, "controlnet"),
             link=None if net.link is None else Link(net.link.bytes_per_s, net.link.latency_s),
             stream_blocks=net.stream_blocks,
             timeout_s=net.timeout_s,

@@ -1,16 +1,17 @@
 """One gateway process: joins Ray, serves HTTP, and ends when told to."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lego_serve import config
 from lego_serve.configuration.jobs import EMBEDDED, NO_STORE
@@ -18,7 +19,7 @@ from lego_serve.configuration.server import Server
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, state_folder, template_settings
 from lego_serve.errors import LegoError
 from lego_serve.job_storage import new_owner, open_storage
 from lego_serve.process import json_logging
@@ -30,64 +31,105 @@ if TYPE_CHECKING:
     from lego_serve.gateway.transport.limits import ConnectionLimits
     from lego_serve.gateway.transport.server import GatewayServer
     from lego_serve.metrics import Metrics
-    from lego_serve.serving.cluster.handles import RayNode
+    from lego_serve.serving.cluster.handles import LazyNode, RayNode
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
-
+WAITS = "--waits"  # on the command line of a gateway that starts before Ray and its nodes
 OWNER = ".owner"  # ends the name of the file in which a gateway says as whom it has durable jobs
 
 
-def run_gateway(config_path: Path, address: str, port: int, peers: Path, jobs: Path | None = None) -> None:
+def run_gateway(
+    config_path: Path, address: str, port: int, peers: Path, jobs: Path | None = None, *, waits: bool = False
+) -> None:
     """Join Ray at the address and serve HTTP until a signal ends the process.
 
     The gateway listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
-    ``jobs`` is the folder of durable jobs; without it there are none.
+    ``jobs`` is the folder of durable jobs; without it there are none.  With ``waits`` it answers health checks before
+    there is a Ray with its nodes.
     """
     from lego_serve.gateway.app import create_app
-    from lego_serve.gateway.peers import Peers
+    from lego_serve.gateway.peers import Machines, Peers
     from lego_serve.gateway.telemetry.export import otlp_provider
     from lego_serve.gateway.transport.draining import Draining
     from lego_serve.gateway.transport.server import create_server
     from lego_serve.metrics import Metrics
-    from lego_serve.serving.cluster.connect import connect
+    from lego_serve.serving.cluster.connect import Reachability, connect, expected, join
+    from lego_serve.serving.cluster.handles import LazyNode
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
     settings, workflows = configured(config_path)
-    nodes = connect(address, needed_nodes(settings, workflows))
+    apps, ray = needed_nodes(settings, workflows), Reachability()
+    nodes: Mapping[tuple[str, str], RayNode | LazyNode] = expected(apps) if waits else connect(address, apps)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves; Ray's own handler prints where each thread was
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     metrics = Metrics()
-    coordinator = Coordinator(nodes, workflows, time.monotonic, every, metrics.record_dataflow_check)
-    gateway = _gateway_settings(settings, workflows, config_path.parent, peers.parent)
-    gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or peers.parent))
+    coordinator = Coordinator(
+        nodes, workflows, time.monotonic, every, metrics.record_dataflow_check, is_reachable=lambda: ray.is_reachable
+    )
+    state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
+    gateway = _gateway_settings(settings, workflows, config_path, state)
+    gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or state))
     own = peers / f"{os.getpid()}.sock"
     draining, owner = Draining(), new_owner()
     own.with_suffix(OWNER).write_text(owner)
     storage = open_storage(settings, jobs, owner)
     provider = otlp_provider() if settings.server.traces else None
-    app = create_app(coordinator, coordinator, gateway, metrics, Peers(peers, own), draining, storage, provider)
-    bound = [shared_socket(settings.server.host, port), unix_socket(own)]
+    others = Peers(peers, own, None if settings.server.peers is None else Machines(settings.server.peers))
+    app = create_app(coordinator, coordinator, gateway, metrics, others, draining, storage, provider)
+    at_once, when_ready = _sockets(settings.server, port, own, waits)
     allow_many_files()
     limits = _connection_limits(settings.server)
     server = create_server(app, limits, draining, settings.server.drain_timeout_s, log_config=None)
-    asyncio.run(_serve(server, bound, nodes.values(), coordinator, metrics))
+
+    async def get_ready() -> None:
+        _listen_to_routers(coordinator, metrics)
+        if waits:
+            await join(address, apps, [node for node in nodes.values() if isinstance(node, LazyNode)])
+            server.handle_signals()  # again: Ray's C++ part takes them
+        else:
+            await _probe(nodes.values())
+        for bound in when_ready:
+            await server.listen(bound)
+        await ray.watch()
+
+    asyncio.run(_serve(server, at_once, get_ready()))
+
+
+def _sockets(server: Server, port: int, own: Path, waits: bool) -> tuple[list[socket.socket], list[socket.socket]]:
+    """What to listen on at once, and what when the nodes have answered.
+
+    The port of requests waits where something else answers health checks: a gateway that is replaced gets no requests
+    that another one of its port could serve.
+    """
+    api, at_once = shared_socket(server.host, port), [unix_socket(own)]
+    if server.operations_port is not None:
+        at_once.append(shared_socket(server.host, server.operations_port))
+    elif waits:
+        return [*at_once, api], []
+    return at_once, [api]
 
 
 def _gateway_settings(
-    settings: config.Settings, workflows: Mapping[str, Workflow], beside: Path, state: Path
+    settings: config.Settings, workflows: Mapping[str, Workflow], config_path: Path, state: Path
 ) -> "GatewaySettings":
-    from lego_serve.gateway.settings import ApiKey, GatewaySettings
+    from lego_serve.gateway.settings import ApiKey, GatewaySettings, KeysFile
 
-    server = settings.server
+    def keys(settings: config.Settings) -> tuple[ApiKey, ...]:
+        return tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
+
+    server, keys_file = settings.server, None
+    if settings.keys_file is not None:
+        file = config.keys_file(settings, config_path)
+        keys_file = KeysFile(file, lambda: keys(config.load(config_path)))
     return GatewaySettings(
         default_workflow(settings, workflows),
-        tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys),
+        keys(settings),
         server.max_pending_jobs,
         server.max_body_bytes,
         server.max_image_pixels,
         controlnets={name: frozenset(controlnets(model)) for name, model in settings.models.items()},
         quality_check_fraction=server.quality_check_fraction,
-        templates=template_settings(settings, beside, state),
+        templates=template_settings(settings, config_path.parent, state),
         allowed_hosts=None if settings.keys and not server.allowed_hosts else frozenset(server.allowed_hosts),
         cors_origins=server.cors_origins,
         aliases=settings.aliases,
@@ -99,6 +141,8 @@ def _gateway_settings(
         access_log=server.access_log,
         log_prompts=server.log_prompts,
         compat=frozenset(settings.compat),
+        keys_file=keys_file,
+        operations_port=server.operations_port,
     )
 
 
@@ -129,35 +173,42 @@ def _connection_limits(server: Server) -> "ConnectionLimits":
     return ConnectionLimits(**server.limits.model_dump(), linger_bytes=server.max_body_bytes)
 
 
-async def _serve(
-    server: "GatewayServer",
-    bound: list[socket.socket],
-    nodes: Iterable["RayNode"],
-    coordinator: "Coordinator",
-    metrics: "Metrics",
-) -> None:
-    """Wait until all nodes answer, then serve on the bound sockets."""
+def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
+    """Hear what this process's routers learn of replicas, from their threads."""
     from lego_serve.serving.cluster.routing_state import on_departure, on_template_use
-
-    loop = asyncio.get_running_loop()
 
     def departed(replicas: frozenset[str]) -> None:
         loop.call_soon_threadsafe(coordinator.departed, replicas)
 
+    loop = asyncio.get_running_loop()
     on_departure(departed)
     on_template_use(metrics.set_template_use)
+
+
+async def _probe(nodes: "Iterable[RayNode | LazyNode]") -> None:
+    """Wait until all nodes answer."""
     serve_log = logging.getLogger("ray.serve")
     level = serve_log.level
     serve_log.setLevel(logging.ERROR)  # it warns of replicas that answer slowly, which they do while others load
     await asyncio.gather(*(node.probe() for node in nodes))
     serve_log.setLevel(level)
-    await server.serve(bound)
+
+
+async def _serve(server: "GatewayServer", at_once: list[socket.socket], get_ready: Coroutine[Any, Any, None]) -> None:
+    """Serve until a signal, and get ready meanwhile; a failure of that ends the server."""
+    getting_ready = asyncio.ensure_future(get_ready)
+    getting_ready.add_done_callback(lambda _: server.stop())
+    await server.serve(at_once)
+    getting_ready.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await getting_ready
 
 
 if __name__ == "__main__":
     json_logging.install()
     try:
-        jobs = Path(sys.argv[5]) if len(sys.argv) > 5 else None
-        run_gateway(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), jobs)
+        words = [word for word in sys.argv[1:] if word != WAITS]
+        folder = Path(words[4]) if len(words) > 4 else None
+        run_gateway(Path(words[0]), words[1], int(words[2]), Path(words[3]), folder, waits=WAITS in sys.argv)
     except LegoError as error:
         sys.exit(f"error: {error.message}")

@@ -1,6 +1,8 @@
 """Which workflows a configuration serves."""
 
+import socket
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from lego_serve import config
@@ -13,11 +15,20 @@ from lego_serve.workflow_files import built_in_workflows, read_workflow
 
 def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
     """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
-    settings = config.load(path)
+    settings = _named(config.load(path), path)
     try:
         return settings, load_workflows(settings, path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}") from None
+
+
+def _named(settings: config.Settings, path: Path) -> config.Settings:
+    """Settings with a name for a server that shares a Ray, the same at every start on this machine."""
+    server = settings.server
+    if server.ray_address is None or server.name is not None:
+        return settings
+    digest = sha256(f"{socket.gethostname()} {path.resolve()}".encode()).hexdigest()[:10]
+    return settings.model_copy(update={"server": server.model_copy(update={"name": f"server-{digest}"})})
 
 
 def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflow]:

@@ -247,3 +247,32 @@ def test_pending_images_are_twice_the_jobs_unless_they_are_given(tmp_path: Path,
     path = tmp_path / "config.yaml"
     path.write_text(MODEL + f"server: {server}\n")
     assert pending_images(load(path)) == images
+
+
+def test_keys_of_a_file_are_added_and_let_the_server_be_open(tmp_path: Path) -> None:
+    """The file lies beside the configuration."""
+    path = tmp_path / "config.yaml"
+    path.write_text("server: {host: 0.0.0.0}\nmodels: {a: {path: b}}\nkeys_file: keys.yaml\n")
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{sha256: '{'0' * 64}', tenant: a}}]\n")
+    assert [key.tenant for key in load(path).keys] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keys: []", "keys.yaml:1"),
+        ("key: []", "unknown key `key`; did you mean `keys`?"),
+        (f"keys: [{{sha256: '{'0' * 64}', tenants: a}}]", "unknown key `keys.0.tenants`; did you mean `tenant`?"),
+        (None, "keys.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_of_keys_is_refused_as_the_configuration_is(tmp_path: Path, text: str | None, message: str) -> None:
+    """One line with file, key and the nearest right one."""
+    path = tmp_path / "config.yaml"
+    path.write_text("models: {a: {path: b}}\nkeys_file: keys.yaml\n")
+    if text is not None:
+        (tmp_path / "keys.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert message in refused.value.message
+    assert "\n" not in refused.value.message

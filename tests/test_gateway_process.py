@@ -29,7 +29,7 @@ def test_any_name_is_answered_only_where_there_are_keys(text: str, hosts: frozen
     path: Path = tmp_path / "config.yaml"
     path.write_text(text)
     settings, workflows = configured(path)
-    assert _gateway_settings(settings, workflows, tmp_path, tmp_path).allowed_hosts == hosts
+    assert _gateway_settings(settings, workflows, path, tmp_path).allowed_hosts == hosts
 
 
 def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> None:

@@ -13,6 +13,8 @@ from rich.table import Table
 from lego_serve import config
 from lego_serve.cli.adapters import app as adapters_app
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, print_line, print_table, request, url_part
+from lego_serve.cli.cluster import app as cluster_app
+from lego_serve.cli.cluster import gateway, health, node
 from lego_serve.cli.images import edit, generate
 from lego_serve.cli.jobs import app as jobs_app
 from lego_serve.cli.templates import app as templates_app
@@ -24,6 +26,9 @@ app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(templates_app, name="templates")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(cluster_app, name="cluster")
+for command in (gateway, node, health):
+    app.command()(command)
 err = Console(stderr=True)
 app.command()(generate)
 app.command()(edit)

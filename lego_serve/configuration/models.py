@@ -35,7 +35,30 @@ class Replicas(Strict):
         return self
 
 
-class Node(Strict):
+LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+LabelKey = Annotated[str, Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{LABEL}$")]
+LabelRule = Annotated[str, Field(pattern=rf"^!?(in\({LABEL}(, ?{LABEL})*\)|{LABEL})$")]
+
+
+class Placed(Strict):
+    """Where replicas may run, beyond processors and GPUs."""
+
+    labels: dict[LabelKey, LabelRule] = Field(
+        default={},
+        description="Labels of the Ray nodes that a replica may run on, all of which must hold: `VALUE`, `!VALUE`, "
+        "`in(VALUE, VALUE)` or `!in(...)`.",
+        examples=["lego-class: h100"],
+    )
+    memory_bytes: Bytes = Field(
+        default=0, description="Bytes of main memory that a replica reserves on its Ray node; 0 reserves none."
+    )
+    max_per_node: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None,
+        description="Replicas that may share a Ray node. With 1, the loss of a machine costs one replica of them.",
+    )
+
+
+class Node(Placed):
     """How one component of a model is deployed."""
 
     replicas: Replicas = Field(default=Replicas(), description="How many replicas run.")
@@ -96,7 +119,7 @@ class BackboneNode(Node):
     )
 
 
-class SideNode(Strict):
+class SideNode(Placed):
     """How a remote ControlNet is deployed."""
 
     replicas: Replicas = Field(default=Replicas(), description="How many replicas run.")
@@ -112,7 +135,7 @@ class Nodes(Strict):
     vae: Node = Field(default=Node(), description="Images to latents and back.")
 
 
-class Adapters(Strict):
+class Adapters(Placed):
     """The adapters (LoRA) of a model: where they lie, what is kept of them, and how they are applied."""
 
     roots: Annotated[tuple[str, ...], Field(min_length=1)] = Field(

@@ -88,6 +88,11 @@ class Settings(Strict):
     keys: tuple[Key, ...] = Field(
         default=(), description="Who may use the server. Without keys everybody may, as admin."
     )
+    keys_file: str | None = Field(
+        default=None,
+        description="A YAML file with more `keys`, relative to the configuration's folder, such as a mounted Secret. "
+        "Gateways read it again within seconds of a change; one that cannot be read or has no keys changes nothing.",
+    )
     tenant_limits: TenantLimits = Field(
         default=TenantLimits(), description="What each tenant may ask for; nothing is limited by default."
     )
@@ -101,14 +106,21 @@ class Settings(Strict):
     def _known_tenants(self) -> "Settings":
         known = {key.tenant for key in self.keys} or {"default"}
         for name in self.tenants:
-            if name not in known:
+            if name not in known and self.keys_file is None:
                 raise ValueError(f"`tenants`: no key is of tenant `{name}`")
         return self
 
     @model_validator(mode="after")
     def _loopback_without_keys(self) -> "Settings":
-        if not self.keys and not is_loopback(self.server.host):
+        has_keys = bool(self.keys) or self.keys_file is not None
+        if not has_keys and not is_loopback(self.server.host):
             raise ValueError(f"server.host {self.server.host} is open to others; give `keys`, or bind to 127.0.0.1")
-        if not self.keys and "*" in self.server.cors_origins:
+        if not has_keys and "*" in self.server.cors_origins:
             raise ValueError("server.cors_origins `*` makes every web page an admin; give `keys`, or name the origins")
         return self
+
+
+class KeyFile(Strict):
+    """A file of keys."""
+
+    keys: Annotated[tuple[Key, ...], Field(min_length=1)] = Field(description="Who may use the server.")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lego_serve.configuration.models import MIB, Strict
+from lego_serve.configuration.models import MIB, Name, Strict
 
 
 def _host(host: str) -> str:
@@ -164,11 +164,34 @@ class Server(Strict):
     ray_address: str | None = Field(
         default=None, description="An existing Ray to join (`HOST:6379`). Without it the server starts a private one."
     )
+    name: Name | None = Field(
+        default=None,
+        description="What the names of this server's applications begin with on a Ray that several servers share. "
+        "Without it they have no such part, but for `lego-serve serve` with `ray_address`: there it is made of the "
+        "machine's name and the file's path.",
+    )
+    operations_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="A second port for health, metrics and `/v1/admin`, on the same `host`. With it `port` answers "
+        "neither metrics nor `/v1/admin`, and a gateway that waits for Ray opens it at once, `port` when it is ready.",
+    )
+    peers: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")] | None = Field(
+        default=None,
+        description="`NAME:PORT` at which gateways on all machines are found, such as a headless Service: every "
+        "address of the name is one machine's, and the port is their `operations_port`. Routes about jobs ask them.",
+        examples=["lego-gateway-peers:8001"],
+    )
 
     @model_validator(mode="after")
     def _links_lead_somewhere(self) -> "Server":
         if self.default_response_format == "url" and self.public_url is None and not is_loopback(self.host):
             raise ValueError("default_response_format `url` needs public_url, which links begin with")
+        return self
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> "Server":
+        if self.operations_port == self.port:
+            raise ValueError(f"operations_port is the same as port ({self.port})")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The HTTP application: routes, middleware and error answers put together.  Knows no Ray and no torch."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -13,7 +14,7 @@ from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.jobs.parts import JobStorage
-from lego_serve.gateway.jobs.service import with_durable_jobs
+from lego_serve.gateway.jobs.service import DurableJobs, with_durable_jobs
 from lego_serve.gateway.limits.tenant_limits import TenantLimiter
 from lego_serve.gateway.links.kept_images import KeptImages
 from lego_serve.gateway.media.workers import ImageWorkers
@@ -24,14 +25,17 @@ from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import a1111, adapters, comfyui, images, jobs, kept_images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
-from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.settings import GatewaySettings, Keys
 from lego_serve.gateway.telemetry.access_log import AccessLog
 from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
 from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
+from lego_serve.gateway.transport.ports import SplitPorts, WhileStarting
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
 from lego_serve.gateway.ui.routes import add_ui
 from lego_serve.metrics import Metrics
+
+READY_PAUSE_S = 0.1  # between two looks whether durable jobs can begin
 
 
 def create_app(
@@ -60,11 +64,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if context.jobs is not None:
-            context.jobs.start()
+        starting = None if context.jobs is None else asyncio.ensure_future(_start(context.jobs, runner))
         if context.kept_images is not None:
             context.kept_images.start()
         yield
+        if starting is not None:
+            starting.cancel()
         await context.close()
 
     app = DescribedApp(
@@ -81,8 +86,15 @@ def create_app(
     app.state.jobs = context.jobs
     _add_routes(app, context, peers)
     add_error_handlers(app)
-    _add_middleware(app, settings, draining, metrics)
+    _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready)
     return app
+
+
+async def _start(jobs: DurableJobs, runner: JobRunner) -> None:
+    """Begin to run jobs when the nodes answer."""
+    while not runner.is_ready:
+        await asyncio.sleep(READY_PAUSE_S)
+    jobs.start()
 
 
 def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
@@ -105,10 +117,15 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     add_ui(app, context, peers)
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics) -> None:
+def _add_middleware(
+    app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics, is_ready: Callable[[], bool]
+) -> None:
     """Add what every request passes; the last one added is the outermost."""
     policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(WhileStarting, is_ready=is_ready)
+    if settings.operations_port is not None:
+        app.add_middleware(SplitPorts, operations_port=settings.operations_port)
     app.add_middleware(PageGuard, policy=policy)
     app.add_middleware(WhileStopping, draining=draining)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -147,6 +164,7 @@ def create_context(
         admission=admission,
         quality_checks=quality_checks,
         limits=TenantLimiter(settings.limits, runner.now),
+        keys=Keys(settings.keys, settings.keys_file),
         templates=files,
         kept_images=kept,
         on_close=[] if kept is None else [kept.close],

@@ -19,7 +19,7 @@ from lego_serve.gateway.limits.tenant_limits import TenantLimiter
 from lego_serve.gateway.links.kept_images import KeptImages
 from lego_serve.gateway.media.workers import ImageWorkers, UploadThread
 from lego_serve.gateway.quality_checks import QualityChecks
-from lego_serve.gateway.settings import Caller, GatewaySettings
+from lego_serve.gateway.settings import Caller, GatewaySettings, Keys
 from lego_serve.gateway.telemetry.access_log import note_admin_route
 from lego_serve.gateway.telemetry.tracing import Tracing
 from lego_serve.gateway.template_store import Template, TemplateFiles, no_template
@@ -42,6 +42,7 @@ class Context:
     admission: Admission
     quality_checks: QualityChecks
     limits: TenantLimiter
+    keys: Keys
     templates: TemplateFiles | None = None
     job_ids: JobIds = field(default_factory=JobIds)
     draining: Draining = field(default_factory=Draining)
@@ -71,10 +72,10 @@ class Context:
         return caller
 
     def _caller(self, request: Request) -> Caller | None:
-        if not self.settings.keys:
+        if not self.keys.are_needed:
             return Caller()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return self.settings.caller(token.strip()) if scheme.lower() == "bearer" else None
+        return self.keys.caller(token.strip()) if scheme.lower() == "bearer" else None
 
     def log_job(self, job_id: str, prompt: str) -> None:
         """Have the lines of the request at work name its job; its own has the prompt where the settings ask for it."""

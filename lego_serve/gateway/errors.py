@@ -95,6 +95,18 @@ class ServerStopping(LegoError):
         super().__init__(message)
 
 
+class ServerStarting(LegoError):
+    """The models are not there yet."""
+
+    status = 503
+    code = "server_starting"
+    retryable = True
+    retry_after_s = 5.0
+
+    def __init__(self, message: str = "The server is starting; try again shortly.") -> None:
+        super().__init__(message)
+
+
 ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),

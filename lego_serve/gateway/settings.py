@@ -1,15 +1,20 @@
-"""The gateway's settings, as frozen values."""
+"""The gateway's settings, as frozen values, and the keys that change beside them."""
 
 import hmac
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
+from lego_serve.errors import LegoError
 
+KEYS_PERIOD_S = 1.0  # between two looks at a file of keys
 KEY_ID_DIGITS = 12  # of a key's SHA-256, which the configuration has in full
+log = logging.getLogger("lego_serve.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,65 @@ class Caller:
     is_admin: bool = True
     weight: float = 1.0
     key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysFile:
+    """A file of keys that may change, and how all keys are read again; ``read`` raises LegoError."""
+
+    path: Path
+    read: Callable[[], tuple[ApiKey, ...]]
+
+
+class Keys:
+    """Who may use the gateway; keys of a file are read again when it has changed."""
+
+    def __init__(
+        self, keys: tuple[ApiKey, ...], file: KeysFile | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keys, self._file, self._clock = keys, file, clock
+        self._looked_s = clock()
+        self._version = self._current_version()
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether a request needs a key at all."""
+        return bool(self._keys)
+
+    def caller(self, token: str) -> Caller | None:
+        """Return who holds this token; None where nobody does."""
+        self._look()
+        digest = sha256(token.encode(errors="replace")).hexdigest()
+        caller = None
+        for key in self._keys:  # all are compared, so that the time it takes reveals nothing
+            if hmac.compare_digest(key.sha256, digest):
+                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight, key_id=digest[:KEY_ID_DIGITS])
+        return caller
+
+    def _look(self) -> None:
+        """Read the keys again where their file has changed; one that is wrong changes nothing."""
+        if self._file is None or self._clock() - self._looked_s < KEYS_PERIOD_S:
+            return
+        self._looked_s = self._clock()
+        if (version := self._current_version()) == self._version:
+            return
+        self._version = version
+        try:
+            self._keys = self._file.read()
+        except LegoError as error:
+            log.error("the keys stay as they were: %s", error.message)
+        else:
+            log.info("%d keys were read again", len(self._keys))
+
+    def _current_version(self) -> tuple[int, int, int] | None:
+        """What changes with the file, also where a mounted Secret is exchanged for another; None where it is gone."""
+        if self._file is None:
+            return None
+        try:
+            stat = self._file.path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +142,9 @@ class GatewaySettings:
     ``allowed_hosts``: names that requests may call the server by besides loopback's; None is any name.
     ``cors_origins``: the origins of web pages that may use the server.  ``public_url``: what links in answers begin
     with, without a slash at its end.  Without ``kept_images`` answers hold no links.  ``access_log``: whether each
-    request is a line of the log,
-    ``log_prompts`` whether that has its prompt.
-    with, without a slash at its end.
-    ``compat``: the foreign protocols that are served besides.
+    request is a line of the log, ``log_prompts`` whether that has its prompt.  ``compat``: the foreign protocols that
+    are served besides.  ``keys_file`` has been read into ``keys``.  ``operations_port``: where health, metrics and the
+    routes of operators are; None is beside the others.
     """
 
     default_workflow: str
@@ -105,21 +168,14 @@ class GatewaySettings:
     access_log: bool = True
     log_prompts: bool = False
     compat: frozenset[str] = frozenset()
+    keys_file: KeysFile | None = None
+    operations_port: int | None = None
 
     @property
     def has_tenants(self) -> bool:
-        """Whether keys are several tenants'."""
-        return len({key.tenant for key in self.keys}) > 1
+        """Whether keys are several tenants', or may become so."""
+        return self.keys_file is not None or len({key.tenant for key in self.keys}) > 1
 
     def weight_of(self, tenant: str) -> float:
         """Return the weight of a tenant's jobs: the largest of its keys; 1 where it has none."""
         return max((key.weight for key in self.keys if key.tenant == tenant), default=1.0)
-
-    def caller(self, token: str) -> Caller | None:
-        """Return who holds this token; None where nobody does."""
-        digest = sha256(token.encode(errors="replace")).hexdigest()
-        caller = None
-        for key in self.keys:  # all are compared, so that the time it takes reveals nothing
-            if hmac.compare_digest(key.sha256, digest):
-                caller = Caller(key.tenant, is_admin=key.is_admin, weight=key.weight, key_id=digest[:KEY_ID_DIGITS])
-        return caller

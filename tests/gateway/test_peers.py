@@ -13,8 +13,9 @@ import pytest
 import uvicorn
 from fastapi import Request
 
+from lego_serve.gateway import peers as peering
 from lego_serve.gateway.app import create_app
-from lego_serve.gateway.peers import HEADER, Peers
+from lego_serve.gateway.peers import HEADER, Machines, Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 from tests.support.gateway.runner import FakeRunner
@@ -132,3 +133,41 @@ async def test_a_client_goes_with_its_socket_and_all_go_at_the_end(tmp_path: Pat
     kept = list(peers._clients.values())
     await peers.close()
     assert [client.is_closed for client in kept] == [True]
+
+
+async def test_gateways_of_other_machines_answer_with_those_beside_them(tmp_path: Path, monkeypatch) -> None:
+    """Each machine is asked once, under one of its addresses, and asks no further machine."""
+    there = tmp_path / "there"
+    there.mkdir()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.listen()
+        port = bound.getsockname()[1]
+        app = create_app(FakeRunner(), FakeRunner(), GatewaySettings("lego-tiny", KEYS), Metrics(), Peers(there, there))
+        asked: list[str] = []
+
+        async def noted(scope, receive, send) -> None:
+            headers = dict(scope.get("headers", ()))
+            asked.append(headers.get(HEADER.encode(), b"").decode())
+            await app(scope, receive, send)
+
+        server = uvicorn.Server(uvicorn.Config(noted, log_level="error", lifespan="off"))
+        serving = asyncio.ensure_future(server._serve([bound]))
+        monkeypatch.setattr(peering, "_is_own", lambda address: False)
+        others = Peers(tmp_path, tmp_path / "own.sock", Machines(f"localhost:{port}"))
+        request = Request({"type": "http", "headers": [(b"authorization", b"Bearer admin-key")]})
+        [answer] = await others.ask(request, "GET", "/v1/admin/jobs")
+        assert answer["object"] == "list"
+        assert asked == ["machine"]
+        passed_on = Request({"type": "http", "headers": [(HEADER.encode(), b"machine")]})
+        assert await others.ask(passed_on, "GET", "/v1/admin/jobs") == []
+        await others.close()
+        server.should_exit = True
+        await serving
+
+
+async def test_a_name_without_addresses_leaves_the_other_machines_out(tmp_path: Path) -> None:
+    """And no machine asks itself."""
+    request = Request({"type": "http", "headers": []})
+    for name in ("nobody.invalid:1", "127.0.0.1:1"):
+        assert await Peers(tmp_path, tmp_path / "own.sock", Machines(name)).ask(request, "GET", "/v1/admin/jobs") == []

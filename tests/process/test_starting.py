@@ -63,7 +63,7 @@ def test_waiting_for_gateways_ends_with_the_first_that_dies(tmp_path: Path) -> N
     started = time.monotonic()
     try:
         with pytest.raises(LegoError, match="exit status 0"):
-            app._wait_ready([tmp_path / "none.sock"], StopSignal(), gateways.check)
+            app.wait_ready([tmp_path / "none.sock"], StopSignal(), gateways.check)
     finally:
         gateways.shut_down()
     assert time.monotonic() - started < 30

@@ -38,3 +38,14 @@ def run_jumping(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end what waits by asyncio's clock, in no time."""
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(work)
+
+
+class HandClock:
+    """A clock that a test turns on by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the seconds it shows."""
+        return self.now_s

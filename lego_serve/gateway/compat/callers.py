@@ -20,13 +20,13 @@ def foreign_caller(context: Context, connection: HTTPConnection) -> Caller:
     Bodies of any type are read, and browsers send Basic credentials by themselves: so web pages of other origins are
     refused here, with keys too.
     """
-    settings = context.settings
+    keys = context.keys
     _refuse_pages(context, connection)
-    caller = settings.caller(_token(connection.headers.get("authorization", ""))) if settings.keys else Caller()
+    caller = keys.caller(_token(connection.headers.get("authorization", ""))) if keys.are_needed else Caller()
     if caller is None:
         raise Unauthorized("An API key is needed: as a bearer token, or as the password of Basic credentials.")
     log_facts().tenant = caller.tenant
-    if settings.keys:
+    if keys.are_needed:
         connection.state.tenant = caller.tenant  # whose the request's body is
     return caller
 

@@ -1,11 +1,13 @@
 """The gateway's HTTP server: uvicorn, with our protocol and a stop that answers every request."""
 
 import asyncio
+import signal
 import socket
 from functools import partial
 from typing import Any
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
@@ -25,6 +27,32 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, draining: Draining, drain_timeout_s: float) -> None:
         super().__init__(config)
         self._draining, self._drain_timeout_s = draining, drain_timeout_s
+
+    async def listen(self, bound: socket.socket) -> None:
+        """Serve on one more socket from now on; not where the server is stopping."""
+        while not self.started and not self.should_exit:
+            await asyncio.sleep(TICK_S)
+        if self.should_exit:
+            bound.close()
+            return
+        made: Any = self.config.http_protocol_class
+        protocol = partial(
+            made,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(protocol, sock=bound, backlog=self.config.backlog))
+
+    def handle_signals(self) -> None:
+        """Handle the signals that end the server, where something else has taken them; on the main thread."""
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, self.handle_exit)
+
+    def stop(self) -> None:
+        """Have the server stop as for a signal."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop, in at most the drain timeout and a few seconds."""

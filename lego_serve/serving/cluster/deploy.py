@@ -60,7 +60,7 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
 
 def deploy(plans: Sequence[NodePlan], launcher: str | None = None) -> None:
     """Have Serve start all nodes at once.  ``launcher`` starts Python processes in place of ``python``."""
-    targets = [serve.RunTarget(_application(plan, launcher), name=plan.app, route_prefix=None) for plan in plans]
+    targets = [serve.RunTarget(application(plan, launcher), name=plan.app, route_prefix=None) for plan in plans]
     serve.run_many(targets, wait_for_applications_running=False)
 
 
@@ -105,12 +105,14 @@ def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
 
 def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
     """What a node asks for, and what all of Ray has."""
-    asked = {"CPU": plan.cpus, "GPU": plan.gpus}
+    asked = {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.placement.memory_bytes}
     wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items() if value)
     has = " and ".join(f"{there_is.get(name, 0):g} {name}" for name, value in asked.items() if value)
+    labels = ", ".join(f"{key}={rule}" for key, rule in plan.placement.labels.items())
+    where = f" where Ray nodes have {labels}" if labels else ""
     return (
-        f"each of its {plan.replicas.min} replicas asks for {wanted}, and Ray has {has} for all nodes together; "
-        "see `cpus`, `gpus` and `replicas` in the configuration"
+        f"each of its {plan.replicas.min} replicas asks for {wanted}{where}, and Ray has {has} for all nodes together; "
+        "see `cpus`, `gpus`, `labels` and `replicas` in the configuration"
     )
 
 
@@ -132,7 +134,8 @@ def stop(apps: Sequence[str], *, owned: bool) -> None:
     ray.shutdown()
 
 
-def _application(plan: NodePlan, launcher: str | None) -> Any:
+def application(plan: NodePlan, launcher: str | None = None) -> Any:
+    """A node as a Serve application.  ``launcher`` starts Python processes in place of ``python``."""
     runtime_env: dict[str, Any] = {"env_vars": THREAD_ENVIRONMENT}
     if launcher is not None and not plan.gpus and plan.spec.device == "cpu":  # a fork may not use CUDA
         runtime_env["py_executable"] = launcher
@@ -148,10 +151,17 @@ def _application(plan: NodePlan, launcher: str | None) -> Any:
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),
         autoscaling_config=autoscaling_config(plan.replicas),
-        ray_actor_options={
-            "num_cpus": plan.cpus,
-            "num_gpus": plan.gpus,
-            "runtime_env": runtime_env,
-        },
+        max_replicas_per_node=plan.placement.max_per_node,
+        ray_actor_options=_resources(plan) | {"runtime_env": runtime_env},
     )
     return deployment.bind(plan.spec, plan.options)
+
+
+def _resources(plan: NodePlan) -> dict[str, Any]:
+    """What Ray is to reserve for a replica, and where."""
+    asked: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
+    if plan.placement.memory_bytes:
+        asked["memory"] = plan.placement.memory_bytes
+    if plan.placement.labels:
+        asked["label_selector"] = dict(plan.placement.labels)
+    return asked

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
@@ -106,11 +107,24 @@ class RayNode:
 
 
 class LazyNode:
-    """A deployment that may not be there yet, for a node that calls another one."""
+    """A deployment that may not be there yet: for a node that calls another one, and for gateways that wait."""
 
     def __init__(self, app: str) -> None:
         self._app = app
         self._node: RayNode | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is there and a replica has answered."""
+        return self._node is not None and self._node.is_ready
+
+    async def probe(self) -> None:
+        """Wait until a replica answers.  Raises NodeLost, also while the deployment is not there."""
+        node = await self._found()
+        try:
+            await node.probe()
+        except (RayError, RayServeException) as error:
+            raise NodeLost(type(error).__name__) from error
 
     async def run(self, call: NodeCall[ReplyT]) -> NodeResult[ReplyT]:
         """Make a call.  Raises NodeLost, also while the deployment is not there."""
@@ -121,8 +135,14 @@ class LazyNode:
         async for message in (await self._found()).stream(call):
             yield message
 
+    async def control(self, command: ReplicaCommand[ReplyT]) -> list[tuple[str, ReplyT | None]]:
+        """Send a command to every replica, as ``RayNode.control`` does.  Raises NodeLost and NodeError."""
+        return await (await self._found()).control(command)
+
     async def _found(self) -> RayNode:
         if self._node is None:
+            if not ray.is_initialized():
+                raise NodeLost("this process has not joined Ray yet")
             try:
                 self._node = RayNode(await asyncio.to_thread(serve.get_app_handle, self._app))
             except RayServeException:

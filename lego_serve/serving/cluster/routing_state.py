@@ -13,6 +13,7 @@ from lego_serve.core.scheduling.routing import ReplicaChoice
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # called from the router's thread
 _watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
+_models: dict[str, str] = {}  # by application, where that is not MODEL.COMPONENT
 choice = ReplicaChoice()  # what this process's calls have in hand, and where templates are as far as it knows
 rng = Random()
 
@@ -25,6 +26,11 @@ def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
 def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
     """Call ``watcher`` with a model's template use, from another thread."""
     _watchers.append(watcher)
+
+
+def name_models(models: Mapping[str, str]) -> None:
+    """Tell watchers of these applications by their models."""
+    _models.update(models)
 
 
 def leave(replica: str) -> None:
@@ -44,4 +50,4 @@ def record_stats(app: str, stats: Iterable[Mapping[str, Mapping[str, int]]]) -> 
     uses = [TemplateUse(**each["template_use"]) for each in stats if "template_use" in each]
     if uses:
         for watcher in _watchers:
-            watcher(app.rpartition(".")[0], sum(uses, TemplateUse()))
+            watcher(_models.get(app, app.rpartition(".")[0]), sum(uses, TemplateUse()))

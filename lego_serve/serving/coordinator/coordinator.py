@@ -65,8 +65,13 @@ class Coordinator:
         on_check: Callable[[bool], None] = lambda is_sound: None,
         retry: RetryPolicy = NODE_CALL,
         checks: CheckTimes = CheckTimes(),
+        is_reachable: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow."""
+        """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow.
+
+        ``is_reachable``: whether the cluster that the nodes run on can be reached.
+        """
+        self._is_reachable = is_reachable
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
         self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal.history)
@@ -83,8 +88,8 @@ class Coordinator:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every node answers."""
-        return all(node.is_ready for node in self._nodes.values())
+        """Whether every node has answered and their cluster can be reached."""
+        return self._is_reachable() and all(node.is_ready for node in self._nodes.values())
 
     @property
     def in_flight(self) -> int:

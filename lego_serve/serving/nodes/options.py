@@ -1,6 +1,7 @@
 """Options of each node kind, made from the configuration; importable without torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -105,8 +106,20 @@ NodeOptions: TypeAlias = TextEncoderOptions | VaeOptions | BackboneOptions | Lor
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where replicas may run: labels of the Ray node, bytes of its memory, and how many may share one."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: int = 0
+    max_per_node: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One deployment: its model, component and options, its replica bounds, and the resources of a replica."""
+    """One deployment: its model, component and options, its replica bounds, and the resources of a replica.
+
+    ``server`` is the name of the server that it belongs to; several servers on one Ray have different ones.
+    """
 
     spec: ModelSpec
     component: str
@@ -114,8 +127,15 @@ class NodePlan:
     replicas: ReplicaBounds
     cpus: float
     gpus: float
+    placement: Placement = Placement()
+    server: str | None = None
 
     @property
     def app(self) -> str:
         """The name of its Serve application."""
-        return f"{self.spec.name}.{self.component}"
+        return app_name(self.server, self.spec.name, self.component)
+
+
+def app_name(server: str | None, model: str, component: str) -> str:
+    """Return the name of a node's Serve application."""
+    return ".".join(part for part in (server, model, component) if part)

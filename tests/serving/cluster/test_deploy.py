@@ -48,7 +48,7 @@ class FakeServe:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, no waiting."""
     monkeypatch.setattr(deploying, "STATUS_PAUSE_S", 0.01)
-    monkeypatch.setattr(deploying, "_application", lambda plan: None)
+    monkeypatch.setattr(deploying, "application", lambda plan: None)
     monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 2.0})
 
 

@@ -25,8 +25,6 @@ from lego_serve.gateway.media.codec import enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.run_job import run_job
 from lego_serve.gateway.settings import Caller
-from lego_serve.gateway.telemetry.access_log import note_prompt
-from lego_serve.process.log_facts import log_facts
 
 PREVIEWS = 8
 LABELS = {ours: label for theirs, (label, ours) in SAMPLERS.items() if theirs == ours}
@@ -55,9 +53,7 @@ async def run_images(context: Context, request: Request, bound: ImageJobRequest,
     Raises LegoError.
     """
     with context.job_ids.reserve(request.state.request_id) as job_id:
-        log_facts().job_id = job_id
-        if context.settings.log_prompts:
-            note_prompt(request, bound.body.prompt)
+        context.log_job(job_id, bound.body.prompt)
         stream = StreamOptions(previews=PREVIEWS, steps=True)
         job = replace(bound.to_job(job_id, context.runner.now()), stream=stream)
         if run.is_stopped:
