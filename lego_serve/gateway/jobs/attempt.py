@@ -46,6 +46,7 @@ class JobAttempt:
         self._checkpoints: JobCheckpoints | None = None
         self._reports: LaneReports | None = None
         self._told: StoredProgress | None = None
+        self._has_news = asyncio.Event()
         self._previews: set[asyncio.Task[None]] = set()
         self._started_s = time.monotonic()
 
@@ -163,6 +164,7 @@ class JobAttempt:
         """Take a report of a lane; a preview is for whoever watches."""
         assert self._reports is not None, "a job that runs has been made ready"
         self._reports.note(progress)
+        self._has_news.set()
         if progress.preview is not None and self._parts.watchers.are_interested_in(self.record.id):
             task = asyncio.ensure_future(self._show(progress, progress.preview))
             self._previews.add(task)
@@ -178,7 +180,8 @@ class JobAttempt:
         """Write down how far the job is, until another has it."""
         checkpointed_s = time.monotonic()
         while True:
-            await asyncio.sleep(self._parts.settings.progress_s)
+            await self._has_news.wait()
+            self._has_news.clear()
             try:
                 await self._store_progress()
                 if time.monotonic() - checkpointed_s >= self._parts.settings.checkpoint_s:
@@ -188,6 +191,7 @@ class JobAttempt:
                 return
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self._parts.settings.progress_s)
 
     async def _store_progress(self) -> None:
         summary = None if self._reports is None else self._reports.summary()
