@@ -24,6 +24,7 @@ from lego_serve.errors import (
     JobCancelled,
     LegoError,
     RequestError,
+    StoreUnavailable,
     UnsupportedParameter,
 )
 from lego_serve.gateway.requests.schemas import REFUSED_WORDS
@@ -107,6 +108,18 @@ class ServerStarting(LegoError):
         super().__init__(message)
 
 
+class JobsDisabled(LegoError):
+    """This server keeps no durable jobs."""
+
+    status = 503
+    code = "jobs_disabled"
+
+    def __init__(
+        self, message: str = "This server keeps no durable jobs (`jobs.store: none`); send the request as it is."
+    ) -> None:
+        super().__init__(message)
+
+
 ROUTE_ERRORS = {
     404: ("There is no such route.", "route_not_found"),
     405: ("This route does not take this method.", "method_not_allowed"),
@@ -116,7 +129,7 @@ ANSWER_HEADERS = "answer_headers"  # in a request's state: what its answer, or t
 REFUSED_AS, CUT_SHORT_AS, ENDED_AS = "refused_as", "cut_short_as", "ended_as"  # in a request's state: an error's code
 CUT_SHORT_STATUS = "cut_short_status"  # the same, its status
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
-ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, ServerStopping)
+ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, JobsDisabled, ServerStopping, StoreUnavailable)
 FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
 BOUND_PHRASES = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 TYPE_WORDS = {

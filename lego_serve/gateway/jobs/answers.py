@@ -10,9 +10,8 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
-from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import ServerStopping
+from lego_serve.gateway.errors import JobsDisabled, ServerStopping
 from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata, result_with_links
 from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.preferences import Preferences
@@ -27,18 +26,6 @@ from lego_serve.gateway.settings import Caller
 MIN_POLL_S, MAX_POLL_S = 0.25, 5.0
 REPLAYED = {"idempotency-replayed": "true"}
 PING = b": ping\n\n"
-
-
-class JobsDisabled(LegoError):
-    """This server keeps no durable jobs."""
-
-    status = 503
-    code = "jobs_disabled"
-
-    def __init__(
-        self, message: str = "This server keeps no durable jobs (`jobs.store: none`); send the request as it is."
-    ) -> None:
-        super().__init__(message)
 
 
 def jobs_of(context: Context) -> DurableJobs:

@@ -1,5 +1,6 @@
 """Routes of durable jobs: submit, list, read, watch, fetch, cancel, delete."""
 
+import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -26,6 +27,7 @@ from lego_serve.gateway.requests.json_body import held_body
 from lego_serve.gateway.telemetry.trace_context import traceparent
 
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-\d{1,18})")  # one part; of several, none is given
 ACCEPTED = answer(202, "The job, which waits or runs.")
 
 
@@ -143,6 +145,13 @@ class JobRoutes:
         headers = {"etag": tag, "cache-control": "private, max-age=3600, immutable"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
+        if not _is_range(request.headers.get("range", "")):  # one that cannot be read is none (RFC 9110, 14.2)
+            request.scope["headers"] = [each for each in request.scope["headers"] if each[0] != b"range"]
         path = await jobs.image_path(record, index)
         media_type = MEDIA_TYPES[str(record.result["output_format"])]
         return FileResponse(path, headers=headers, media_type=media_type)
+
+
+def _is_range(text: str) -> bool:
+    match = RANGE.fullmatch(text)
+    return match is not None and (not match["first"] or not match["last"] or int(match["first"]) <= int(match["last"]))

@@ -25,6 +25,12 @@ LEASE_S = 5.0
 QUICK = JobSettings("gateway", progress_s=0.02, sweep_s=0.1, checkpoint_s=0.05, lease_s=LEASE_S)
 
 
+def storage_in(folder: Path) -> JobStorage:
+    """Where one gateway keeps durable jobs."""
+    folder.mkdir(exist_ok=True)
+    return JobStorage(SqliteJobStore(folder / "jobs.db", time.time, LEASE_S), JobFiles(folder), QUICK)
+
+
 @dataclass
 class Gateway:
     """One gateway: its application, what it is told of a stop, and a client of it."""
