@@ -13,14 +13,16 @@ class Story:
         self._prompt = prompt
         self._has_begun = False
         self._step = 0
+        self.is_over = False
 
     def of_record(self, record: JobRecord, remaining: int) -> list[Message]:
         """Return what a state is told by; ``remaining`` prompts are left after an end."""
-        if record.status is JobStatus.QUEUED:
+        if record.status is JobStatus.QUEUED or self.is_over:
             return []
         told = self._begin(record)
         if not record.status.has_ended:
             return told + self._stepped(record.progress.step, record.progress.steps)
+        self.is_over = True
         if record.status is JobStatus.COMPLETED:
             told += self._stepped(record.progress.steps, record.progress.steps)
             for node, files in self._prompt.files(record).items():

@@ -9,10 +9,12 @@ import json
 import logging
 import uuid
 from collections.abc import Coroutine
+from dataclasses import dataclass
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lego_serve.compat.comfyui.messages import Message, hello, queue_changed
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.errors import LegoError, StoreUnavailable
 from lego_serve.gateway.compat.callers import foreign_caller
 from lego_serve.gateway.compat.comfyui.errors import render
@@ -31,20 +33,51 @@ GOING_AWAY = 1012  # the code by which a server that stops closes
 log = logging.getLogger("lego_serve.gateway")
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tenant's prompts as they were seen: those that have not ended, and the latest of all."""
+
+    open: list[Prompt]
+    latest: list[Prompt]
+
+
+class Looks:
+    """Looks at the prompts of a tenant, once for all of its listeners that look again at about the same time."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self.prompts = prompts
+        self._seen: dict[str, tuple[float, Seen]] = {}
+
+    async def look(self, tenant: str) -> Seen:
+        """Return a tenant's prompts as they are now.  Raises StoreUnavailable."""
+        running, waiting = await self.prompts.open(tenant)
+        latest = await self.prompts.latest(tenant, LATEST)
+        seen = Seen([*running, *waiting], latest)
+        self._seen[tenant] = asyncio.get_running_loop().time(), seen
+        return seen
+
+    async def look_again(self, tenant: str) -> Seen:
+        """Return a tenant's prompts as they were a moment ago at the longest.  Raises StoreUnavailable."""
+        seen_at, seen = self._seen.get(tenant, (0.0, None))
+        is_new = seen is not None and asyncio.get_running_loop().time() - seen_at < LOOK_S / 2
+        return seen if seen is not None and is_new else await self.look(tenant)
+
+
 class ListenerHandler:
     """Answers those who want to listen."""
 
     def __init__(self, context: Context, prompts: Prompts | None) -> None:
-        self._context, self._prompts = context, prompts
+        self._context = context
+        self._looks = None if prompts is None else Looks(prompts)
 
     async def listen(self, websocket: WebSocket) -> None:
         """Tell a client of its prompts until either side ends."""
         try:
             caller = foreign_caller(self._context, websocket)
-            if self._prompts is None:
+            if self._looks is None:
                 raise no_jobs()
-            listener = Listener(self._context, self._prompts, caller.tenant, websocket)
-            first = await listener.look()
+            listener = Listener(self._context, self._looks, caller.tenant, websocket)
+            first = listener.take_up(await self._looks.look(caller.tenant))
         except LegoError as error:
             await websocket.send_denial_response(render(error))
             return
@@ -55,21 +88,21 @@ class ListenerHandler:
 class Listener:
     """A connection, what it has been told of, and what waits to be sent."""
 
-    def __init__(self, context: Context, prompts: Prompts, tenant: str, websocket: WebSocket) -> None:
-        self._context, self._prompts, self._tenant, self._websocket = context, prompts, tenant, websocket
+    def __init__(self, context: Context, looks: Looks, tenant: str, websocket: WebSocket) -> None:
+        self._context, self._looks, self._tenant, self._websocket = context, looks, tenant, websocket
+        self._prompts = looks.prompts
         self._id = websocket.query_params.get("clientId", "")[:MAX_ID] or uuid.uuid4().hex
         self._known: set[str] = set()  # jobs that it is or was told of, or that ended before it came
+        self._stories: dict[str, Story] = {}  # by job, of those that it is told of now
         self._waiting: asyncio.Queue[Message] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wants_previews = False
         self._remaining = 0
 
-    async def look(self) -> list[Prompt]:
+    def take_up(self, seen: Seen) -> list[Prompt]:
         """Return the prompts to tell of from now on: those of this client that have not ended, and new ones."""
-        running, waiting = await self._prompts.open(self._tenant)
-        latest = await self._prompts.latest(self._tenant, LATEST)
-        self._remaining = len(running) + len(waiting)
-        found = {prompt.record.id: prompt for prompt in (*running, *waiting, *reversed(latest))}
+        self._remaining = len(seen.open)
+        found = {prompt.record.id: prompt for prompt in (*seen.open, *reversed(seen.latest))}
         return [prompt for job, prompt in found.items() if prompt.client_id == self._id and job not in self._known]
 
     async def run(self, first: list[Prompt]) -> None:
@@ -138,29 +171,42 @@ class Listener:
         told, told_at = self._remaining, loop.time()
         while not self._context.draining.has_begun:
             await asyncio.sleep(LOOK_S)
-            try:
-                for prompt in await self.look():
-                    self._follow(prompt)
-            except StoreUnavailable:
-                continue
+            with contextlib.suppress(StoreUnavailable):
+                await self._look()
             if told != self._remaining or loop.time() - told_at > REPEAT_S:
                 told, told_at = self._remaining, loop.time()
                 self._send(queue_changed(told))
+
+    async def _look(self) -> None:
+        seen = await self._looks.look_again(self._tenant)
+        for prompt in self.take_up(seen):
+            self._follow(prompt)
+        for prompt in seen.latest:
+            story = self._stories.get(prompt.record.id)
+            if story is not None and prompt.record.status.has_ended:  # it may have ended just before its watch began
+                await self._hear(story, prompt.record)
 
     def _follow(self, prompt: Prompt) -> None:
         self._known.add(prompt.record.id)
         self._start(self._tell(prompt))
 
     async def _tell(self, prompt: Prompt) -> None:
-        story = Story(prompt)
+        story = self._stories[prompt.record.id] = Story(prompt)
         try:
             async for event in self._prompts.jobs.watch(prompt.record):
                 if isinstance(event, JobPreview):
                     is_shown = prompt.has_previews or self._wants_previews
                     self._send(*story.of_preview(event, is_shown=is_shown))
                 elif event is not None:
-                    has_ended = event.status.has_ended
-                    remaining = await self._prompts.remaining(self._tenant) if has_ended else 0
-                    self._send(*story.of_record(event, remaining))
+                    await self._hear(story, event)
+                if story.is_over:
+                    return
         except StoreUnavailable:
             self._known.discard(prompt.record.id)  # it is found again when the store is back
+        finally:
+            del self._stories[prompt.record.id]
+
+    async def _hear(self, story: Story, record: JobRecord) -> None:
+        """Tell what a state of a prompt means; an end with how many are left then.  Raises StoreUnavailable."""
+        remaining = await self._prompts.remaining(self._tenant) if record.status.has_ended else 0
+        self._send(*story.of_record(record, remaining))

@@ -1,8 +1,10 @@
 """What a listener at /ws hears, whenever and wherever it comes."""
 
 import asyncio
+import contextlib
 import json
 import struct
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 import websockets
 
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.errors import NodeError
+from lego_serve.gateway.jobs.service import DurableJobs
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from tests.support.gateway.comfyui import Served, memory_storage, served
 from tests.support.gateway.runner import FakeRunner
@@ -156,6 +160,29 @@ async def test_an_error_is_told_with_its_reason(runner, settings, tmp_path) -> N
         messages = await heard(connection, "executing")
     error = next(message["data"] for message in messages if message["type"] == "execution_error")
     assert (error["exception_message"], error["node_id"], error["node_type"]) == ("A node failed.", "3", "KSampler")
+
+
+async def test_an_end_that_no_watch_tells_is_told_all_the_same(runner, settings, tmp_path, monkeypatch) -> None:
+    """Such as one that came between the look at a prompt and its watch; it is told once."""
+
+    async def silent(jobs: DurableJobs, record: JobRecord) -> AsyncIterator[JobRecord]:
+        yield record
+        await asyncio.sleep(60.0)
+
+    runner.gate = asyncio.Event()
+    monkeypatch.setattr(DurableJobs, "watch", silent)
+    async with (
+        served(runner, settings, memory_storage(tmp_path / "jobs")) as gateway,
+        listening(gateway) as connection,
+    ):
+        await queued(gateway)
+        await asyncio.sleep(0.6)
+        runner.gate.set()
+        messages = await heard(connection, "executing")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                messages += [json.loads(message) async for message in connection]
+    assert kinds(messages).count("execution_success") == 1
 
 
 async def test_a_server_that_stops_says_so(runner, settings, tmp_path) -> None:
