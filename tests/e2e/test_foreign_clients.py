@@ -183,7 +183,7 @@ def test_the_node_sdk_runs_a_workflow(server, node_package) -> None:
     script = Path(__file__).parents[1] / "support" / "e2e" / "comfyui_sdk.mjs"
     image = base64.b64encode(png(np.asarray(photo()))).decode()
     done = subprocess.run(
-        ["node", str(script), str(node_package), server.url, json.dumps(text_to_image(steps=20))],
+        ["node", str(script), str(node_package), server.url, json.dumps(text_to_image(steps=100))],
         capture_output=True,
         text=True,
         check=False,

@@ -65,9 +65,10 @@ class StateHandlers:
         """Choose the model of the caller's next images."""
         caller = foreign_caller(self._context, request)
         if is_from_peer(request):
-            await self._options.set(caller.tenant, Options(request.query_params.get(CHOSEN) or None))
-            return JSONResponse(None)
-        chosen = changed(await self._options.get(caller.tenant), await read_json(request), known_models(self._context))
+            chosen = Options(request.query_params.get(CHOSEN) or None)
+        else:
+            before = await self._options.get(caller.tenant)
+            chosen = changed(before, await read_json(request), known_models(self._context))
         await self._options.set(caller.tenant, chosen)
         if not self._options.are_shared:
             await self._ask(request, "POST", f"options?{CHOSEN}={quote(chosen.checkpoint or '')}")

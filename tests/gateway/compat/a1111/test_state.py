@@ -18,12 +18,13 @@ import uvicorn
 from PIL import Image
 
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
-from lego_serve.errors import JobCancelled
+from lego_serve.errors import JobCancelled, StoreUnavailable
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.compat.a1111.lists import LISTS
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
+from tests.support.gateway.comfyui import memory_storage, served
 from tests.support.gateway.runner import FakeRunner
 
 URL = "/sdapi/v1"
@@ -139,6 +140,26 @@ async def test_the_chosen_model_is_the_tenants_in_every_gateway(tmp_path, settin
         request = await started(b, runner, headers=alpha)
         runner.gate.set()
         assert json.loads((await request).json()["info"])["sd_model_name"] == "gpt-image-1"
+
+
+async def test_the_chosen_model_is_kept_where_jobs_are(settings, tmp_path, monkeypatch) -> None:
+    """Gateways that know nothing of each other have it; while the store is away, the last one seen holds."""
+    storage = memory_storage(tmp_path / "jobs")
+    other = memory_storage(tmp_path / "jobs", "other", storage.store)
+    async with served(FakeRunner(), settings, storage) as a, served(FakeRunner(), settings, other) as b:
+        await a.client.post(f"{URL}/options", json={"sd_model_checkpoint": "gpt-image-1"})
+
+        async def chosen() -> str:
+            return str((await b.client.get(f"{URL}/options")).json()["sd_model_checkpoint"])
+
+        assert await chosen() == "gpt-image-1"
+
+        async def away(name: str, first: str) -> str:
+            raise StoreUnavailable("The store is away.")
+
+        monkeypatch.setattr(storage.store, "setting", away)
+        assert await chosen() == "gpt-image-1"
+        assert (await b.client.post(f"{URL}/txt2img", json={"prompt": "a"})).status_code == 200
 
 
 @pytest.mark.parametrize("path", LISTS)
