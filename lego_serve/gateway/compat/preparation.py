@@ -22,6 +22,7 @@ from lego_serve.gateway.settings import Caller
 
 # The workflow's input behind each field that may be dispensable.
 INPUTS = {"guidance_scale": "guidance", "sampler": "sampler", "n": "n"}
+NO_PROMPT = " "  # foreign tools may ask for whatever a model makes of no text, which the Images API does not take
 BodyT = TypeVar("BodyT", bound=ImageRequest)
 
 
@@ -60,10 +61,11 @@ async def make_request(
     """
     model = GenerationRequest if ours.route == "generations" else EditRequest
     try:
-        body = model.model_validate(dict(ours.fields), strict=False)
+        body = model.model_validate(dict(ours.fields) | {"prompt": ours.fields["prompt"] or NO_PROMPT}, strict=False)
     except ValidationError as error:
         raise validation_error(error) from None
-    body.refuse_unsupported()
+    is_blank = not body.prompt.strip()
+    (body.model_copy(update={"prompt": "a"}) if is_blank else body).refuse_unsupported()
     if isinstance(body, GenerationRequest):
         workflow = generation_workflow(context, body)
         return ForeignImages(_without(body, ours, workflow), workflow)

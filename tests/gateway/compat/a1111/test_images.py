@@ -84,6 +84,13 @@ async def test_an_image_alone_starts_an_image(client, runner) -> None:
     assert (runner.jobs[0].workflow, runner.jobs[0].inputs["strength"]) == ("lego-tiny-img2img", 0.75)
 
 
+async def test_a_prompt_may_be_empty(client, runner) -> None:
+    """Clients send none by default; an adapter may be all there is in one."""
+    for prompt in ("", None, "<lora:b:1>"):
+        assert (await client.post(TXT2IMG, json=BODY | {"prompt": prompt})).status_code == 200
+        assert str(runner.jobs[-1].inputs["prompt"]).strip() == ""
+
+
 async def test_images_can_stay_away(client) -> None:
     """With `send_images` false the answer only says how they were made."""
     made = (await client.post(TXT2IMG, json=BODY | {"send_images": False})).json()
@@ -95,7 +102,6 @@ async def test_images_can_stay_away(client) -> None:
     [
         ({"steps": 101}, "`steps`"),
         ({"width": 1000}, "`width`"),
-        ({"prompt": ""}, "`prompt`"),
         ({"enable_hr": True}, "`enable_hr`"),
         ({"sampler_name": "UniPC"}, "UniPC"),
         ({"cfg_scale": 50}, "`cfg_scale`"),

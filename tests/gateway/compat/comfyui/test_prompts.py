@@ -57,6 +57,15 @@ async def test_a_body_of_any_type_is_read(comfyui: Served, media_type: str | Non
     assert (await comfyui.client.post("/api/prompt", content=body, headers=headers)).status_code == 200
 
 
+async def test_a_text_may_be_empty(comfyui: Served, runner: FakeRunner) -> None:
+    """It is kept so, until a gateway runs it."""
+    graph = text_to_image()
+    graph["6"]["inputs"]["text"] = ""
+    answer = await comfyui.client.post("/prompt", json={"prompt": graph})
+    await comfyui.ended(answer.json()["prompt_id"])
+    assert str(runner.jobs[0].inputs["prompt"]).strip() == ""
+
+
 async def test_a_web_page_of_another_origin_posts_nothing(comfyui: Served, runner: FakeRunner) -> None:
     """Any body is read, so the origin is what protects; a page of the server itself may."""
     body = {"prompt": text_to_image()}
