@@ -24,7 +24,7 @@ from lego_serve.gateway.compat.comfyui.prompts import Prompt, Prompts
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.watching import JobPreview
 
-LOOK_S = 0.4  # between two looks for new prompts
+LOOK_S = 0.4  # between two looks for prompts that other gateways accept
 REPEAT_S = 5.0  # after which the status is told again: some clients take ten seconds of silence for a lost connection
 LATEST = 20  # prompts that are looked through for new ones
 MAX_WAITING = 64  # messages to a slow reader, above which it gets no further previews
@@ -41,26 +41,30 @@ class Seen:
     latest: list[Prompt]
 
 
+NOTHING = Seen([], [])
+
+
 class Looks:
     """Looks at the prompts of a tenant, once for all of its listeners that look again at about the same time."""
 
     def __init__(self, prompts: Prompts) -> None:
         self.prompts = prompts
-        self._seen: dict[str, tuple[float, Seen]] = {}
+        self._seen: dict[str, tuple[float, int, Seen]] = {}  # by tenant, with the time and what was accepted by then
 
     async def look(self, tenant: str) -> Seen:
         """Return a tenant's prompts as they are now.  Raises StoreUnavailable."""
+        accepted = self.prompts.accepted.count
         running, waiting = await self.prompts.open(tenant)
         latest = await self.prompts.latest(tenant, LATEST)
         seen = Seen([*running, *waiting], latest)
-        self._seen[tenant] = asyncio.get_running_loop().time(), seen
+        self._seen[tenant] = asyncio.get_running_loop().time(), accepted, seen
         return seen
 
     async def look_again(self, tenant: str) -> Seen:
         """Return a tenant's prompts as they were a moment ago at the longest.  Raises StoreUnavailable."""
-        seen_at, seen = self._seen.get(tenant, (0.0, None))
-        is_new = seen is not None and asyncio.get_running_loop().time() - seen_at < LOOK_S / 2
-        return seen if seen is not None and is_new else await self.look(tenant)
+        seen_at, accepted, seen = self._seen.get(tenant, (0.0, -1, NOTHING))
+        is_new = asyncio.get_running_loop().time() - seen_at < LOOK_S / 2 and accepted == self.prompts.accepted.count
+        return seen if is_new else await self.look(tenant)
 
 
 class ListenerHandler:
@@ -170,7 +174,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         told, told_at = self._remaining, loop.time()
         while not self._context.draining.has_begun:
-            await asyncio.sleep(LOOK_S)
+            await self._prompts.accepted.wait(LOOK_S)
             with contextlib.suppress(StoreUnavailable):
                 await self._look()
             if told != self._remaining or loop.time() - told_at > REPEAT_S:

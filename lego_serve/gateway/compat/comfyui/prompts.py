@@ -1,6 +1,7 @@
 """Prompts as durable jobs: the job's idempotency key is the prompt's id, and its graph is kept beside its images."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -111,11 +112,31 @@ class Prompt:
         )
 
 
+class Accepted:
+    """How many prompts this gateway has accepted, for who waits for the next one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._next = asyncio.Event()
+
+    def add(self) -> None:
+        """Count one more."""
+        self.count += 1
+        self._next.set()
+        self._next = asyncio.Event()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until there is one more, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._next.wait(), timeout_s)
+
+
 class Prompts:
     """The prompts of all tenants, in the store of jobs."""
 
     def __init__(self, jobs: DurableJobs) -> None:
         self.jobs = jobs
+        self.accepted = Accepted()
         self._known: dict[str, Graph] = {}
 
     async def submit(self, caller: Caller, body: PromptBody, wanted: ForeignImages, graph: Graph) -> Prompt:
@@ -133,6 +154,7 @@ class Prompts:
         )
         submitted = await self.jobs.submit(caller, submission)
         self._remember(submitted.record.id, graph)
+        self.accepted.add()
         return Prompt(submitted.record, prompt_id, graph)
 
     async def find(self, tenant: str, prompt_id: str) -> Prompt | None:
