@@ -67,7 +67,7 @@ class Context:
         log_facts().tenant = caller.tenant
         if admin and not caller.is_admin:
             raise Forbidden("This needs a key of scope `admin`.")
-        if self.settings.keys:
+        if self.keys.are_needed:
             request.state.tenant = caller.tenant  # whose the request's body is
         return caller
 

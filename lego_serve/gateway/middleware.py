@@ -20,10 +20,7 @@ from lego_serve.gateway.errors import (
     error_response,
     refusal,
 )
-from lego_serve.gateway.telemetry.trace_context import trace_id
-from lego_serve.gateway.telemetry.tracing import hide_query
 from lego_serve.gateway.transport.draining import Draining
-from lego_serve.process.log_facts import LogFacts, logged_with
 
 log = logging.getLogger("lego_serve.gateway")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
@@ -35,8 +32,7 @@ ANSWERED_WHILE_STOPPING = ("/health/", "/metrics", "/v1/admin/jobs")  # what an 
 
 
 class RequestIds:
-    """Adds ``x-request-id`` to every answer and log line, the caller's where it is well formed; answers also get the
-    time they took, and ``nosniff``.
+    """Adds ``x-request-id`` to every answer, the caller's where it is well formed, the time it took, and ``nosniff``.
 
     ``on_refusal`` gets the error's code of each request for images that is refused before its route is asked.
     """
@@ -62,10 +58,7 @@ class RequestIds:
                 message["headers"] = [*message.get("headers", ()), *told, *own]
             await send(message)
 
-        if scope.get("query_string"):
-            hide_query()
-        with logged_with(LogFacts(request_id.decode(), trace_id=trace_id(scope["headers"]))):
-            await self._app(scope, receive, send_with_headers)
+        await self._app(scope, receive, send_with_headers)
         code = scope["state"].get(REFUSED_AS)
         if code is not None and scope["path"].startswith(IMAGE_ROUTES):
             self._on_refusal(code)

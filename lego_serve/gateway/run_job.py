@@ -92,8 +92,7 @@ async def run_job(
             result = await while_connected(context, request, running)
         except RequestError as error:
             raise in_request_words(error, job_request.body) from error
-        if on_progress is not None:
-            span.chunk()
+        span.chunk()
         span.completed(job_request.workflow, result, context.runner.now())
     context.metrics.record_result(job_request.workflow, result)
     context.quality_checks.consider(job, result)

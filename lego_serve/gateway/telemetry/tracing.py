@@ -45,7 +45,7 @@ class JobSpan:
     _tracer: Tracer
     _wall: Callable[[], float]
     _began_s: float
-    _has_first_chunk: bool = False
+    _awaits_first_chunk: bool
 
     @property
     def trace_id(self) -> str | None:
@@ -53,9 +53,9 @@ class JobSpan:
         return hexadecimal(self._span.get_span_context())
 
     def chunk(self) -> None:
-        """A part of a streamed answer is there; the first one counts."""
-        if not self._has_first_chunk:
-            self._has_first_chunk = True
+        """A part of the answer is there; of a stream the first one counts."""
+        if self._awaits_first_chunk:
+            self._awaits_first_chunk = False
             self._span.set_attribute(names.FIRST_CHUNK_S, self._wall() - self._began_s)
 
     def completed(self, workflow: Workflow, result: JobResult, now_s: float) -> None:
@@ -123,7 +123,7 @@ class Tracing:
             start_time=int(began_s * NS),
         )
         try:
-            yield JobSpan(span, self._tracer, self._wall, began_s)
+            yield JobSpan(span, self._tracer, self._wall, began_s, names.REQUEST_STREAM in more)
         except BaseException as error:
             span.set_attribute(names.ERROR_TYPE, _error_type(error))
             span.set_status(StatusCode.ERROR)

@@ -13,6 +13,7 @@ from lego_serve.errors import CapacityError, NodeError
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import HEADER
 from lego_serve.gateway.settings import ApiKey
+from lego_serve.gateway.telemetry.access_log import AccessLog
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live, file_of
 
@@ -177,3 +178,25 @@ async def test_an_action_passed_on_between_gateways_is_one_line(app, logged) -> 
         async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
             await client.delete("/v1/admin/jobs/job_known", headers={HEADER: "1"})
     assert len(logged("lego_serve.audit")) == 1
+
+
+async def test_a_websocket_is_one_line_too(logged) -> None:
+    """With the status that began it, the bytes that were sent, and nothing of its query."""
+
+    async def application(scope, receive, send) -> None:
+        if scope["path"] == "/refused":
+            await send({"type": "websocket.close"})
+            return
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "four"})
+        await send({"type": "websocket.send", "bytes": b"five5"})
+        await send({"type": "websocket.close"})
+
+    async def nothing(*message: object) -> None:
+        """Take it."""
+
+    for path in ("/taken", "/refused"):
+        scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"token=secret", "state": {}}
+        await AccessLog(application)(scope, nothing, nothing)
+    assert [(line["status"], line["bytes"]) for line in logged("lego_serve.access")] == [(101, 9), (403, 0)]
+    assert "secret" not in json.dumps(logged("lego_serve"))

@@ -58,6 +58,7 @@ async def run_images(context: Context, request: Request, bound: ImageJobRequest,
         job = replace(bound.to_job(job_id, context.runner.now()), stream=stream)
         if run.is_stopped:
             return Made(job, ())
+        context.log_job(job.id, bound.body.prompt)
         run.job_id, run.images = job.id, _number(job, "n", 1)
         run.steps, run.size = _number(job, "steps", 0), (_number(job, "width", 0), _number(job, "height", 0))
         try:
