@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from lego_serve import config
 from lego_serve.cli.adapters import app as adapters_app
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, as_text, print_line, print_table, request, url_part
+from lego_serve.cli.simulate import run as run_simulation
 from lego_serve.cli.templates import app as templates_app
 from lego_serve.cli.workflows import app as workflows_app
 from lego_serve.errors import LegoError
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Serve diffus
 app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(templates_app, name="templates")
+app.command(name="simulate")(run_simulation)
 err = Console(stderr=True)
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; repeat it for several.")]

@@ -28,6 +28,7 @@ from lego_serve.core.cluster.events import (
     WorkerJoined,
     WorkerLeft,
 )
+from lego_serve.core.cluster.pace import Pace
 from lego_serve.core.cluster.parallelism import may_be_split
 from lego_serve.core.cluster.profiles import CostModel
 from lego_serve.core.cluster.residency import Loading, Residency, ResidencyRule
@@ -52,6 +53,8 @@ class Cell:
         self._costs = costs
         self._rule = rule
         self._load = OfferedLoad()
+        self._pace = Pace()
+        self._began_s: dict[int, float] = {}
         self.workers: dict[int, Worker] = {}
         self.lanes: dict[int, Lane] = {}  # admitted and not ended, by the job's id
         self.waiting: list[Lane] = []  # not started, in order of their deadlines
@@ -69,7 +72,7 @@ class Cell:
             case Offered(job):
                 decisions = self._offer(job, now)
             case CallEnded(call_id):
-                decisions = self._call_ended(call_id)
+                decisions = self._call_ended(call_id, now)
             case Loaded(worker, models):
                 decisions = self._loaded(worker, models)
             case Cancelled(job_id):
@@ -154,8 +157,7 @@ class Cell:
         if len(lanes) == 1:
             lane = lanes[0]
             key = urgency(lane, free_s)
-            deadline_s = lane.job.deadline_s - self._padding_s
-            return [Entry(key, lane.job.id, deadline_s, lane.left_s, slot, None, _split(lane))]
+            return [Entry(key, lane.job.id, lane.job.deadline_s, lane.left_s, slot, None, _split(lane))]
         together = worker.call.lanes if worker.call is not None else ()
         entries, before_s = [], 0.0
         batch = sorted((each for each in lanes if each in together), key=lambda each: each.steps_left)
@@ -173,13 +175,14 @@ class Cell:
     def _entry(self, lane: Lane, now: float) -> Entry:
         job = lane.job
         ready_s = self._residency.ready_s(job.work.models, now)
-        deadline_s = job.deadline_s - self._padding_s
+        deadline_s = job.deadline_s - self._padding_s - self._pace.padding_s(lane.steps_left + 1)
         return Entry(job.deadline_s, job.id, deadline_s, lane.left_s, None, ready_s, _split(lane))
 
-    def _call_ended(self, call_id: int) -> list[Decision]:
+    def _call_ended(self, call_id: int, now: float) -> list[Decision]:
         call = self._calls.pop(call_id, None)
         if call is None:
             return []
+        self._pace.ended(call.seconds, now - self._began_s.pop(call_id, now - call.seconds))
         for number in call.workers:
             worker = self.workers.get(number)
             if worker is not None and worker.call is call:
@@ -214,6 +217,7 @@ class Cell:
         call = worker.call
         if call is not None:
             self._calls.pop(call.id, None)
+            self._began_s.pop(call.id, None)
             for other in call.workers:
                 if other in self.workers:
                     self.workers[other].call = None
@@ -233,6 +237,7 @@ class Cell:
             decisions.extend(self._hopeless(now))
         for call, reason in self._dispatcher.fill(now):
             self._calls[call.id] = call
+            self._began_s[call.id] = now
             decisions.append(Run(call, reason))
         decisions.extend(self._loads(now))
         return decisions
