@@ -20,7 +20,7 @@ from lego_serve.sim.run import Outcome, simulate
 from lego_serve.sim.run_page import run_page
 from lego_serve.sim.workload import Request, retimed
 
-WINDOW_S = 60.0  # of the Gantt chart, from the start
+WINDOW_S = 30.0  # of the Gantt chart, from the start
 console = Console(stderr=True)
 
 

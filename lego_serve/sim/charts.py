@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lego_serve.sim.cluster import Span
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 40
 COLOURS = ("#3b6fd4", "#d4603b", "#2f9e6e", "#8c5bc9", "#b58a16", "#c2458b", "#4a9bb0", "#7d7d7d")
 
 
@@ -157,7 +157,7 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> str:
 
 
 def _grid(frame: _Frame, y_label: str) -> str:
-    parts = [f'<text x="{LEFT}" y="10" text-anchor="start">{escape(y_label)}</text>']
+    parts = [f'<text x="{LEFT}" y="12" text-anchor="start">{escape(y_label)}</text>']
     for tick in _ticks(frame.y0, frame.y1):
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')

@@ -24,6 +24,7 @@ class Clockwork:
         """Begin with the pipelines that are placed, as far as they fit."""
         self._cluster = cluster
         self._idle = {gpu.id for gpu in cluster.gpus}
+        self._free_s: dict[int, float] = {}  # when a GPU is expected to be free
         self._held: dict[int, dict[str, None]] = {gpu.id: {} for gpu in cluster.gpus}  # the least recently used first
         for name, gpus in self._placement.items():
             for gpu in gpus:
@@ -43,6 +44,7 @@ class Clockwork:
 
     def _serve(self) -> None:
         cluster = self._cluster
+        waiting: deque[Request] = deque()
         while self._queue and self._idle:
             request = self._queue.popleft()
             work = cluster.setting.work(request.workflow, request.scale)
@@ -50,15 +52,25 @@ class Clockwork:
             holders = [gpu for gpu in self._idle if request.workflow in self._held[gpu]]
             gpu = min(holders) if holders and self._is_competent else min(self._idle)
             load_s = 0.0 if gpu in holders else swap_s
+            if load_s and self._is_competent and self._ends_sooner_waiting(request, load_s):
+                waiting.append(request)
+                continue
             ahead_s = load_s + work.solo_s if self._is_competent else 0.0
             if cluster.now + ahead_s > request.deadline_s + 1e-9:
                 cluster.shed(request, "it cannot end in time" if ahead_s else "its time is over")
                 continue
             self._idle.discard(gpu)
+            self._free_s[gpu] = cluster.now + load_s + work.solo_s
             self._swap_in(gpu, request.workflow)
             missing = sorted(work.models - cluster.gpus[gpu].resident.keys())
-            cluster.load(gpu, missing, lambda: None)
-            cluster.engine.after(load_s, self._run, gpu, request)
+            there_s = cluster.load(gpu, missing, lambda: None)
+            cluster.engine.at(max(there_s, cluster.now + load_s), self._run, gpu, request)
+        self._queue.extendleft(reversed(waiting))
+
+    def _ends_sooner_waiting(self, request: Request, load_s: float) -> bool:
+        """Whether a busy GPU that has the pipeline is free before an idle one could load it."""
+        free_s = (self._free_s[gpu] for gpu in self._free_s if request.workflow in self._held[gpu])
+        return min(free_s, default=float("inf")) < self._cluster.now + load_s
 
     def _swap_in(self, gpu: int, name: str) -> None:
         held, setting = self._held[gpu], self._cluster.setting
