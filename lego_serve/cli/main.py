@@ -17,6 +17,7 @@ from lego_serve.cli.cluster import app as cluster_app
 from lego_serve.cli.cluster import gateway, health, node
 from lego_serve.cli.images import edit, generate
 from lego_serve.cli.jobs import app as jobs_app
+from lego_serve.cli.simulate import run as run_simulation
 from lego_serve.cli.templates import app as templates_app
 from lego_serve.cli.workflows import app as workflows_app
 from lego_serve.errors import LegoError
@@ -29,6 +30,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(cluster_app, name="cluster")
 for command in (gateway, node, health):
     app.command()(command)
+app.command(name="simulate")(run_simulation)
 err = Console(stderr=True)
 app.command()(generate)
 app.command()(edit)

@@ -100,6 +100,16 @@ class Span:
     label: str
 
 
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """A model came to a GPU (1) or went (-1)."""
+
+    at_s: float
+    gpu: int
+    model: str
+    change: int
+
+
 @dataclass(slots=True)
 class Ended:
     """How a request ended."""
@@ -119,6 +129,7 @@ class SimCluster:
         self.gpus = [Gpu(number, setting.memory_bytes) for number in range(setting.gpus)]
         self.ended: dict[int, Ended] = {}
         self.spans: list[Span] = []
+        self.residences: list[Residence] = []
         self._noise = noise
         self._rng = random.Random(seed)
         self._window_s = window_s
@@ -134,6 +145,11 @@ class SimCluster:
             if model not in self.gpus[gpu].resident:
                 self._reserve(self.gpus[gpu], model)
                 self.gpus[gpu].resident[model] = self.setting.costs.size_bytes((model,))
+                self._moved(gpu, model, 1)
+
+    def _moved(self, gpu: int, model: str, change: int) -> None:
+        if self.now < self._window_s:
+            self.residences.append(Residence(self.now, gpu, model, change))
 
     def execute(
         self,
@@ -203,6 +219,7 @@ class SimCluster:
     def _loaded(self, gpu: Gpu, model: str) -> None:
         if gpu.loading.pop(model, None) is not None:
             gpu.resident[model] = self.setting.costs.size_bytes((model,))
+            self._moved(gpu.id, model, 1)
 
     def evict(self, gpu: int, model: str) -> None:
         """Free a model's bytes; a running call keeps its models."""
@@ -212,6 +229,7 @@ class SimCluster:
         if model not in holder.resident:
             raise SimulationError(f"GPU {gpu} does not hold {model}, which cannot be freed")
         holder.used_bytes -= holder.resident.pop(model)
+        self._moved(gpu, model, -1)
 
     def finish(self, request: Request) -> None:
         """A request's image is there."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lego_serve.sim.cluster import EXACT, Ended, Gpu, Noise, Setting, SimCluster, SimulationError, Span
+from lego_serve.sim.cluster import EXACT, Ended, Gpu, Noise, Residence, Setting, SimCluster, SimulationError, Span
 from lego_serve.sim.workload import Request
 
 
@@ -29,6 +29,7 @@ class Outcome:
     span_s: float
     events: int
     spans: Sequence[Span] = ()
+    residences: Sequence[Residence] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,7 +97,7 @@ def simulate(
     ended = [cluster.ended[request.id] for request in requests]
     notes = getattr(policy, "notes", {})
     span_s = requests[-1].at_s - requests[0].at_s if requests else 0.0
-    return Outcome(ended, cluster.gpus, span_s, cluster.engine.events, cluster.spans, dict(notes))
+    return Outcome(ended, cluster.gpus, span_s, cluster.engine.events, cluster.spans, cluster.residences, dict(notes))
 
 
 def _check(cluster: SimCluster) -> None:

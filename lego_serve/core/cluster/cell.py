@@ -28,6 +28,7 @@ from lego_serve.core.cluster.events import (
     WorkerJoined,
     WorkerLeft,
 )
+from lego_serve.core.cluster.pace import Pace
 from lego_serve.core.cluster.parallelism import may_be_split
 from lego_serve.core.cluster.profiles import CostModel
 from lego_serve.core.cluster.residency import Loading, Residency, ResidencyRule
@@ -52,6 +53,9 @@ class Cell:
         self._costs = costs
         self._rule = rule
         self._load = OfferedLoad()
+        self._ready: dict[frozenset[str], list[float] | None] = {}
+        self._pace = Pace()
+        self._began_s: dict[int, float] = {}
         self.workers: dict[int, Worker] = {}
         self.lanes: dict[int, Lane] = {}  # admitted and not ended, by the job's id
         self.waiting: list[Lane] = []  # not started, in order of their deadlines
@@ -69,7 +73,7 @@ class Cell:
             case Offered(job):
                 decisions = self._offer(job, now)
             case CallEnded(call_id):
-                decisions = self._call_ended(call_id)
+                decisions = self._call_ended(call_id, now)
             case Loaded(worker, models):
                 decisions = self._loaded(worker, models)
             case Cancelled(job_id):
@@ -100,6 +104,7 @@ class Cell:
         verdict = self.admission.offer(lane, entry, entries, self.lanes, free_s, now)
         self.admission.shares.count(job.group, 1.0 if verdict.is_admitted else 0.0)
         if not verdict.is_admitted:
+            self._residency.missed(job.work.models)
             return [Rejected(job, verdict.retry_after_s, verdict.reason)]
         decisions: list[Decision] = [self._give_up(each, f"for job {job.id}") for each in verdict.shed]
         self.lanes[job.id] = lane
@@ -128,12 +133,13 @@ class Cell:
 
     def schedule(self, now: float) -> tuple[list[Entry], list[float]]:
         """The entries of all lanes in the order of their turn, and when each worker's call is over."""
+        self._ready.clear()
         workers = list(self.workers.values())
         free_s = [worker.free_s(now) for worker in workers]
         bound: list[Entry] = []
         for slot, worker in enumerate(workers):
             if worker.lanes:
-                bound.extend(self._bound(worker, slot, free_s[slot]))
+                bound.extend(self._bound(worker, slot, free_s[slot], now))
         waiting = [self._entry(lane, now) for lane in self.waiting]
         bound.sort()
         if bound and waiting and bound[-1][:2] > waiting[0][:2]:
@@ -149,13 +155,14 @@ class Cell:
         rest = [entry for entry in entries if entry.number not in ids]
         return list_schedule(rest, free_s).late is None
 
-    def _bound(self, worker: Worker, slot: int, free_s: float) -> list[Entry]:
+    def _bound(self, worker: Worker, slot: int, free_s: float, now: float) -> list[Entry]:
         lanes = worker.lanes
         if len(lanes) == 1:
             lane = lanes[0]
             key = urgency(lane, free_s)
-            deadline_s = lane.job.deadline_s - self._padding_s
-            return [Entry(key, lane.job.id, deadline_s, lane.left_s, slot, None, _split(lane))]
+            split = _split(lane)
+            ready_s = None if split is None else self._ready_s(lane.job.work.models, now)
+            return [Entry(key, lane.job.id, lane.job.deadline_s, lane.left_s, slot, ready_s, split)]
         together = worker.call.lanes if worker.call is not None else ()
         entries, before_s = [], 0.0
         batch = sorted((each for each in lanes if each in together), key=lambda each: each.steps_left)
@@ -170,16 +177,23 @@ class Cell:
                 entries.append(Entry(key, lane.job.id, lane.job.deadline_s, lane.left_s, slot, None))
         return entries
 
+    def _ready_s(self, models: frozenset[str], now: float) -> list[float] | None:
+        """When each worker could have the models; the same for all entries of one schedule."""
+        if models not in self._ready:
+            self._ready[models] = self._residency.ready_s(models, now)
+        return self._ready[models]
+
     def _entry(self, lane: Lane, now: float) -> Entry:
         job = lane.job
-        ready_s = self._residency.ready_s(job.work.models, now)
-        deadline_s = job.deadline_s - self._padding_s
+        ready_s = self._ready_s(job.work.models, now)
+        deadline_s = job.deadline_s - self._padding_s - self._pace.padding_s(lane.steps_left + 1)
         return Entry(job.deadline_s, job.id, deadline_s, lane.left_s, None, ready_s, _split(lane))
 
-    def _call_ended(self, call_id: int) -> list[Decision]:
+    def _call_ended(self, call_id: int, now: float) -> list[Decision]:
         call = self._calls.pop(call_id, None)
         if call is None:
             return []
+        self._pace.ended(call.seconds, now - self._began_s.pop(call_id, now - call.seconds))
         for number in call.workers:
             worker = self.workers.get(number)
             if worker is not None and worker.call is call:
@@ -214,6 +228,7 @@ class Cell:
         call = worker.call
         if call is not None:
             self._calls.pop(call.id, None)
+            self._began_s.pop(call.id, None)
             for other in call.workers:
                 if other in self.workers:
                     self.workers[other].call = None
@@ -233,6 +248,7 @@ class Cell:
             decisions.extend(self._hopeless(now))
         for call, reason in self._dispatcher.fill(now):
             self._calls[call.id] = call
+            self._began_s[call.id] = now
             decisions.append(Run(call, reason))
         decisions.extend(self._loads(now))
         return decisions

@@ -39,8 +39,11 @@ class Profile:
 class CostModel:
     """The profiles of all models, and what moving a job between workers costs."""
 
-    def __init__(self, profiles: Iterable[Profile], *, sync_s: float = 0.0, move_s: float = 0.0) -> None:
+    def __init__(
+        self, profiles: Iterable[Profile], *, hop_s: float = 0.0, sync_s: float = 0.0, move_s: float = 0.0
+    ) -> None:
         self._profiles = {profile.name: profile for profile in profiles}
+        self.hop_s = hop_s  # of each step that one worker takes
         self.sync_s = sync_s  # of each step that two workers share
         self.move_s = move_s  # of a started job to another worker
         self._seconds: dict[tuple[str, int], float] = {}

@@ -13,7 +13,7 @@ from itertools import islice
 
 from lego_serve.core.cluster.demand import Demand
 from lego_serve.core.cluster.profiles import CostModel
-from lego_serve.core.cluster.schedule import NEVER, Entry, list_schedule
+from lego_serve.core.cluster.schedule import LATE_S, NEVER, Entry, list_schedule
 from lego_serve.core.cluster.state import Lane, Worker
 
 Loading = tuple[Worker, tuple[str, ...], tuple[str, ...], str]
@@ -75,7 +75,7 @@ class Residency:
         if all(entry.ready_s is None for entry in entries):
             return
         workers = list(self._workers.values())
-        schedule = list_schedule([each._replace(deadline_s=NEVER) for each in entries], free_s)
+        schedule = list_schedule(_patient(entries, free_s, now), free_s)
         needed: dict[int, set[str]] = {}
         for entry, slot in zip(entries, schedule.slots, strict=True):
             needed.setdefault(slot, set()).update(lanes[entry.number].job.work.models)
@@ -88,6 +88,11 @@ class Residency:
             if room is not None:
                 self._begin(worker, missing, room[0], now)
                 yield worker, missing, room[0], f"job {entry.number} ends sooner than by waiting"
+
+    def missed(self, models: frozenset[str]) -> None:
+        """Hear that a job was refused; if nobody has its models and nobody loads them, think of copies at once."""
+        if not any(models <= worker.resident | worker.loading.keys() for worker in self._workers.values()):
+            self._thought_s = float("-inf")
 
     def prefetch(self, now: float) -> Iterator[Loading]:
         """Yield loads of further copies, at most one a worker, where they are worth more than what they displace."""
@@ -159,3 +164,19 @@ class Residency:
         self._losses.pop(worker.id, None)
         worker.reserved_bytes += self._costs.size_bytes(missing) - self._costs.size_bytes(evict)
         worker.sets.clear()
+
+
+def _patient(entries: Sequence[Entry], free_s: Sequence[float], now: float) -> list[Entry]:
+    """The entries without deadlines; those that end in time on workers that have their models wait for one of these."""
+    waiting = []
+    for entry in entries:
+        if entry.bound is None and entry.ready_s is not None:
+            held = [ready if ready <= now else NEVER for ready in entry.ready_s]
+            waiting.append(entry._replace(deadline_s=NEVER, ready_s=held))
+        else:
+            waiting.append(entry._replace(deadline_s=NEVER))
+    ends_s = list_schedule(waiting, free_s).ends_s
+    return [
+        patient if end_s <= entry.deadline_s + LATE_S else entry._replace(deadline_s=NEVER)
+        for entry, patient, end_s in zip(entries, waiting, ends_s, strict=True)
+    ]

@@ -84,14 +84,22 @@ def list_schedule(entries: Sequence[Entry], free_s: Sequence[float]) -> Schedule
 def _bound(entry: Entry, slot: int, free: list[float]) -> float:
     """Place an entry on its slot, with the help of the soonest other one if it would be late without; when it ends."""
     end = free[slot] + entry.seconds
-    if end > entry.deadline_s + LATE_S and entry.split is not None and len(free) > 1:
-        helper = min((other for other in range(len(free)) if other != slot), key=free.__getitem__)
-        helped = entry.split.ends_s(free[slot], free[helper])
-        if helped <= entry.deadline_s + LATE_S:
-            end = helped
-            free[helper] = end - entry.split.decode_s
+    if entry.deadline_s + LATE_S < end < NEVER and entry.split is not None:
+        helper = _helper(entry, slot, free)
+        if helper is not None:
+            helped = entry.split.ends_s(free[slot], free[helper])
+            if helped <= entry.deadline_s + LATE_S:
+                end = helped
+                free[helper] = end - entry.split.decode_s
     free[slot] = end
     return end
+
+
+def _helper(entry: Entry, slot: int, free: Sequence[float]) -> int | None:
+    """The other slot that is free first, of those that have the models."""
+    ready = entry.ready_s
+    able = [each for each in range(len(free)) if each != slot and (ready is None or ready[each] <= free[each])]
+    return min(able, key=free.__getitem__, default=None)
 
 
 def _uniform(entries: Sequence[Entry], free: list[float], ends: list[float], slots: list[int]) -> Schedule:

@@ -63,12 +63,12 @@ class JobWork:
     @cached_property
     def step_s(self) -> float:
         """The seconds of a step with all branches on one worker."""
-        return self._pass_s(self.shape.branches)
+        return self._pass_s(self.shape.branches) + self.costs.hop_s
 
     @cached_property
     def split_step_s(self) -> float:
         """The seconds of a step with each branch on a worker of its own."""
-        return self._pass_s(1) + (self.costs.sync_s if self.shape.branches > 1 else 0.0)
+        return self._pass_s(1) + (self.costs.sync_s if self.shape.branches > 1 else self.costs.hop_s)
 
     def _pass_s(self, rows: int) -> float:
         models = (self.shape.backbone, *self.shape.controlnets)
@@ -122,7 +122,7 @@ def batch_step_s(works: Sequence[JobWork]) -> float:
         return works[0].step_s
     costs, backbone = works[0].costs, works[0].shape.backbone
     rows = sum(work.shape.branches for work in works)
-    seconds = costs.seconds(backbone, rows) * max(work.scale for work in works)
+    seconds = costs.hop_s + costs.seconds(backbone, rows) * max(work.scale for work in works)
     controlnets: dict[str, int] = {}
     for work in works:
         for model in work.shape.controlnets:

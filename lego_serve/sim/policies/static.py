@@ -73,20 +73,25 @@ class Static:
         self._serve(gpu)
 
 
-def packed(setting: Setting, shares: Mapping[str, float]) -> dict[str, list[int]]:
-    """Place workflows by their known load: the one with most work for each copy next, where the least is to do."""
+def packed(setting: Setting, shares: Mapping[str, float], *, shares_models: bool = True) -> dict[str, list[int]]:
+    """Place workflows by their known load: the one with most work for each copy next, where the least is to do.
+
+    Workflows on one GPU share the models that both run, unless pipelines are whole.
+    """
     costs = setting.costs
     load = {name: shares.get(name, 0.0) * setting.work(name).solo_s for name in setting.workflows}
     placement: dict[str, list[int]] = {name: [] for name in setting.workflows}
     held: list[set[str]] = [set() for _ in range(setting.gpus)]
+    used = [0] * setting.gpus
     open_names = sorted(setting.workflows)
     while open_names:
         name = max(open_names, key=lambda each: load[each] / len(placement[each]) if placement[each] else 1e9)
         models = setting.work(name).models
+        needs = [costs.size_bytes(models - held[gpu] if shares_models else models) for gpu in range(setting.gpus)]
         able = [
             gpu
             for gpu in range(setting.gpus)
-            if gpu not in placement[name] and costs.size_bytes(held[gpu] | models) <= setting.memory_bytes
+            if gpu not in placement[name] and used[gpu] + needs[gpu] <= setting.memory_bytes
         ]
         if not able:
             open_names.remove(name)
@@ -95,8 +100,9 @@ def packed(setting: Setting, shares: Mapping[str, float]) -> dict[str, list[int]
         for other, gpus in placement.items():
             for gpu in gpus:
                 busy[gpu] += load[other] / len(gpus)
-        gpu = min(able, key=lambda each: (costs.size_bytes(models - held[each]) > 0, busy[each], each))
-        gpu = min(able, key=lambda each: (busy[each], each)) if not placement[name] else gpu
+        is_first = not placement[name]
+        gpu = min(able, key=lambda each: (needs[each] > 0 and not is_first, busy[each], each))
         placement[name].append(gpu)
         held[gpu] |= models
+        used[gpu] += needs[gpu]
     return placement
