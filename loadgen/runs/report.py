@@ -90,7 +90,7 @@ def html_report(results: Sequence[Result]) -> str:
         title=escape(f"Load test: {names}"),
         style=STYLE,
         colours=colours,
-        lead=" and ".join(f"<code>{escape(str(result.config.get('command', '')))}</code>" for result in results),
+        lead="<br>".join(f"<code>{escape(str(result.config.get('command', '')))}</code>" for result in results),
         body=body,
     )
 

@@ -1,5 +1,6 @@
 """One run against a server: warm-up, the seconds alone that objectives are a multiple of, then the load."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from loadgen.runs.posting import Posted
 from loadgen.stats import median
 from loadgen.traffic import Arrivals, ClosedLoop
 
+REPORT_S = 15.0
 SEEDS = 2**32
 WARM_UP_SEED = 7_919  # added to a request's seed, so that no cache answers the run with the warm-up's image
 
@@ -46,6 +48,7 @@ class Session:
     def __init__(self, http: httpx2.AsyncClient, objectives: Objectives, on_line: OnLine) -> None:
         self._http, self._objectives, self._on_line = http, objectives, on_line
         self._solo_s: dict[tuple[object, ...], float] = {}
+        self._answers = 0
 
     @property
     def solo_s(self) -> Mapping[tuple[object, ...], float]:
@@ -83,7 +86,20 @@ class Session:
         slo_s = await self.slo_s(requests)
         if self._objectives.is_sent:
             requests = [_with_deadline(request, limit) for request, limit in zip(requests, slo_s, strict=True)]
-        return outcomes_of(requests, await self._drive(requests, arrivals, rng), slo_s)
+        reports = asyncio.create_task(self._report(len(requests)))
+        try:
+            samples = await self._drive(requests, arrivals, rng)
+        finally:
+            reports.cancel()
+        return outcomes_of(requests, samples, slo_s)
+
+    async def _report(self, count: int) -> None:
+        """Say now and then how far a long run is."""
+        before, start = self._answers, asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(REPORT_S)
+            seconds = asyncio.get_running_loop().time() - start
+            self._on_line(f"after {seconds:.0f} s {self._answers - before} of {count} requests have ended")
 
     def _slo_of(self, request: Posted) -> float | None:
         if self._objectives.scale is not None:
@@ -106,6 +122,7 @@ class Session:
 
     async def _send(self, request: Posted) -> Reply:
         reply = await post(self._http, request.path, request.fields, request.files)
+        self._answers += 1
         return reply if reply.image is None else replace(reply, image=b"")  # thousands of images would fill the memory
 
 
