@@ -61,6 +61,8 @@ def read_result(folder: Path) -> Result:
     try:
         headline(summary)
         tables(summary)
+        if result.is_sweep and not all(set(trial["met"]) <= {"0", "1"} for trial in summary["trials"]):
+            raise ValueError("`met` of a trial")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TraceError(
             folder / SUMMARY, f"is no summary of a run or a sweep: {error!r} is missing or wrong"

@@ -12,11 +12,11 @@ from loadgen.progress import OnLine
 from loadgen.runs.outcome import Outcome, outcomes_of
 from loadgen.runs.posting import Posted
 from loadgen.stats import median
+from loadgen.traces.record import SEEDS
 from loadgen.traffic import Arrivals, ClosedLoop
 
 REPORT_S = 15.0
-SEEDS = 2**32
-WARM_UP_SEED = 7_919  # added to a request's seed, so that no cache answers the run with the warm-up's image
+WARM_UP = 7_919  # which take of a request warms up
 
 
 class NotAnsweredError(Exception):
@@ -56,10 +56,10 @@ class Session:
         return self._solo_s
 
     async def warm_up(self, requests: Sequence[Posted]) -> None:
-        """Send requests one after the other with other seeds, untimed.  Raises NotAnsweredError where none works."""
+        """Send requests one by one with other prompts and seeds, untimed.  Raises NotAnsweredError where none works."""
         if not requests:
             return
-        samples = await self._drive([_reseeded(each, WARM_UP_SEED) for each in requests], ClosedLoop(len(requests), 1))
+        samples = await self._drive([_again(each, WARM_UP) for each in requests], ClosedLoop(len(requests), 1))
         if not any(sample.is_ok for sample in samples):
             raise NotAnsweredError(f"no image in {len(samples)} requests of the warm-up: {samples[0].reply.error}")
 
@@ -108,7 +108,7 @@ class Session:
         return None if slo_ms is None else slo_ms / 1000
 
     async def _time_alone(self, request: Posted) -> float:
-        again = [_reseeded(request, index + 1) for index in range(self._objectives.repeats)]
+        again = [_again(request, index + 1) for index in range(self._objectives.repeats)]
         samples = await self._drive(again, ClosedLoop(len(again), 1))
         answered = [sample.service_s for sample in samples if sample.is_ok]
         if not answered:
@@ -135,10 +135,13 @@ def _with_deadline(request: Posted, slo_s: float | None) -> Posted:
     return replace(request, fields=fields)
 
 
-def _reseeded(request: Posted, more: int) -> Posted:
-    """Return the request with another seed, where it has one."""
-    seed = request.fields.get("seed")
-    if not isinstance(seed, int | str) or not str(seed).isdigit():
-        return request
-    changed = (int(seed) + more) % SEEDS
-    return replace(request, fields={**request.fields, "seed": changed if isinstance(seed, int) else str(changed)})
+def _again(request: Posted, more: int) -> Posted:
+    """Return the request with another seed and prompt, so that no cache answers for the one that is timed."""
+    fields = dict(request.fields)
+    seed, prompt = fields.get("seed"), fields.get("prompt")
+    if isinstance(seed, int | str) and str(seed).isdigit():
+        changed = (int(seed) + more) % SEEDS
+        fields["seed"] = changed if isinstance(seed, int) else str(changed)
+    if isinstance(prompt, str):
+        fields["prompt"] = f"{prompt}, warming up {more}"
+    return replace(request, fields=fields)
