@@ -1,6 +1,7 @@
 """``python -m loadgen sweep``: the highest rate at which enough requests meet their objective."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,8 +80,10 @@ def _measure(
         raise ValueError("a sweep needs an objective for every request: give --slo, such as --slo 5x")
     bench.warm_up(measuring.post(records[: measuring.warm_up]))
 
+    takes = itertools.count(1)
+
     def attempt(rate_rps: float, count: int, repeat: int) -> Sequence[Outcome]:
-        requests, arrivals = source.load(count, rate_rps, repeat)
+        requests, arrivals = source.load(count, rate_rps, repeat, next(takes))
         return bench.run(measuring.post(requests), arrivals, f"{measuring.seed}/{repeat}/arrivals")
 
     found = search_limit(attempt, plan, time.monotonic, measuring.say, gate)

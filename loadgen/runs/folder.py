@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,20 +17,33 @@ from loadgen.traces.record import Record
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 RUN, SWEEP = "run", "sweep"
+KEY, HIDDEN = "--api-key", "..."
 
 
 def describe(kind: str, options: Mapping[str, object], workload: str) -> dict[str, object]:
     """Return the content of ``config.json``."""
     return {
         "kind": kind,
-        "command": shlex.join(["python", "-m", "loadgen", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "loadgen", *without_secrets(sys.argv[1:])]),
         "commit": describe_commit(Path(__file__).parent),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "options": dict(options),
+        "options": {name: without_secrets([v])[0] if isinstance(v, str) else v for name, v in options.items()},
         "workload": workload,
     }
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments without keys: results are passed on."""
+    shown: list[str] = []
+    for argument in arguments:
+        if shown and shown[-1] == KEY:
+            argument = HIDDEN
+        elif argument.startswith(f"{KEY}="):
+            argument = f"{KEY}={HIDDEN}"
+        shown.append(re.sub(r"://[^/@\s]*@", f"://{HIDDEN}@", argument))
+    return shown
 
 
 def digest(records: Sequence[Record], due_s: Sequence[float]) -> str:

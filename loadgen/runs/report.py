@@ -61,6 +61,8 @@ def read_result(folder: Path) -> Result:
     try:
         headline(summary)
         tables(summary)
+        if result.is_sweep and not all(set(trial["met"]) <= {"0", "1"} for trial in summary["trials"]):
+            raise ValueError("`met` of a trial")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TraceError(
             folder / SUMMARY, f"is no summary of a run or a sweep: {error!r} is missing or wrong"
@@ -90,7 +92,7 @@ def html_report(results: Sequence[Result]) -> str:
         title=escape(f"Load test: {names}"),
         style=STYLE,
         colours=colours,
-        lead=" and ".join(f"<code>{escape(str(result.config.get('command', '')))}</code>" for result in results),
+        lead="<br>".join(f"<code>{escape(str(result.config.get('command', '')))}</code>" for result in results),
         body=body,
     )
 

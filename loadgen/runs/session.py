@@ -1,5 +1,6 @@
 """One run against a server: warm-up, the seconds alone that objectives are a multiple of, then the load."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,11 @@ from loadgen.progress import OnLine
 from loadgen.runs.outcome import Outcome, outcomes_of
 from loadgen.runs.posting import Posted
 from loadgen.stats import median
+from loadgen.traces.record import SEEDS
 from loadgen.traffic import Arrivals, ClosedLoop
 
-SEEDS = 2**32
-WARM_UP_SEED = 7_919  # added to a request's seed, so that no cache answers the run with the warm-up's image
+REPORT_S = 15.0
+WARM_UP = 7_919  # which take of a request warms up
 
 
 class NotAnsweredError(Exception):
@@ -46,6 +48,7 @@ class Session:
     def __init__(self, http: httpx2.AsyncClient, objectives: Objectives, on_line: OnLine) -> None:
         self._http, self._objectives, self._on_line = http, objectives, on_line
         self._solo_s: dict[tuple[object, ...], float] = {}
+        self._answers = 0
 
     @property
     def solo_s(self) -> Mapping[tuple[object, ...], float]:
@@ -53,10 +56,10 @@ class Session:
         return self._solo_s
 
     async def warm_up(self, requests: Sequence[Posted]) -> None:
-        """Send requests one after the other with other seeds, untimed.  Raises NotAnsweredError where none works."""
+        """Send requests one by one with other prompts and seeds, untimed.  Raises NotAnsweredError where none works."""
         if not requests:
             return
-        samples = await self._drive([_reseeded(each, WARM_UP_SEED) for each in requests], ClosedLoop(len(requests), 1))
+        samples = await self._drive([_again(each, WARM_UP) for each in requests], ClosedLoop(len(requests), 1))
         if not any(sample.is_ok for sample in samples):
             raise NotAnsweredError(f"no image in {len(samples)} requests of the warm-up: {samples[0].reply.error}")
 
@@ -83,7 +86,20 @@ class Session:
         slo_s = await self.slo_s(requests)
         if self._objectives.is_sent:
             requests = [_with_deadline(request, limit) for request, limit in zip(requests, slo_s, strict=True)]
-        return outcomes_of(requests, await self._drive(requests, arrivals, rng), slo_s)
+        reports = asyncio.create_task(self._report(len(requests)))
+        try:
+            samples = await self._drive(requests, arrivals, rng)
+        finally:
+            reports.cancel()
+        return outcomes_of(requests, samples, slo_s)
+
+    async def _report(self, count: int) -> None:
+        """Say now and then how far a long run is."""
+        before, start = self._answers, asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(REPORT_S)
+            seconds = asyncio.get_running_loop().time() - start
+            self._on_line(f"after {seconds:.0f} s {self._answers - before} of {count} requests have ended")
 
     def _slo_of(self, request: Posted) -> float | None:
         if self._objectives.scale is not None:
@@ -92,7 +108,7 @@ class Session:
         return None if slo_ms is None else slo_ms / 1000
 
     async def _time_alone(self, request: Posted) -> float:
-        again = [_reseeded(request, index + 1) for index in range(self._objectives.repeats)]
+        again = [_again(request, index + 1) for index in range(self._objectives.repeats)]
         samples = await self._drive(again, ClosedLoop(len(again), 1))
         answered = [sample.service_s for sample in samples if sample.is_ok]
         if not answered:
@@ -106,6 +122,7 @@ class Session:
 
     async def _send(self, request: Posted) -> Reply:
         reply = await post(self._http, request.path, request.fields, request.files)
+        self._answers += 1
         return reply if reply.image is None else replace(reply, image=b"")  # thousands of images would fill the memory
 
 
@@ -118,10 +135,13 @@ def _with_deadline(request: Posted, slo_s: float | None) -> Posted:
     return replace(request, fields=fields)
 
 
-def _reseeded(request: Posted, more: int) -> Posted:
-    """Return the request with another seed, where it has one."""
-    seed = request.fields.get("seed")
-    if not isinstance(seed, int | str) or not str(seed).isdigit():
-        return request
-    changed = (int(seed) + more) % SEEDS
-    return replace(request, fields={**request.fields, "seed": changed if isinstance(seed, int) else str(changed)})
+def _again(request: Posted, more: int) -> Posted:
+    """Return the request with another seed and prompt, so that no cache answers for the one that is timed."""
+    fields = dict(request.fields)
+    seed, prompt = fields.get("seed"), fields.get("prompt")
+    if isinstance(seed, int | str) and str(seed).isdigit():
+        changed = (int(seed) + more) % SEEDS
+        fields["seed"] = changed if isinstance(seed, int) else str(changed)
+    if isinstance(prompt, str):
+        fields["prompt"] = f"{prompt}, warming up {more}"
+    return replace(request, fields=fields)

@@ -12,13 +12,17 @@ from loadgen.traces.payloads import Asking, to_records
 from loadgen.traces.record import Record
 from loadgen.traffic import OpenLoop
 
-SEEDS = 2**32
+TAKES_OF_TRIAL = 1000  # how often a trial may go round a trace
 
 
 class Source(Protocol):
-    """The requests and arrivals of a load; a repeat differs from another, and is alike at all rates."""
+    """The requests and arrivals of a load.
 
-    def load(self, count: int, rate_rps: float, repeat: int) -> tuple[list[Record], OpenLoop]:
+    A repeat's mix and pattern differ from another's, and are alike at all rates; each ``take`` has other prompts and
+    seeds, so that no cache of the server's knows the requests from before.
+    """
+
+    def load(self, count: int, rate_rps: float, repeat: int, take: int = 0) -> tuple[list[Record], OpenLoop]:
         """Return ``count`` requests and when they are due at a mean rate."""
         ...
 
@@ -35,9 +39,10 @@ class ModelSource:
     adapters: Sequence[str] = ()
     controlnets: Sequence[str] = ()
 
-    def load(self, count: int, rate_rps: float, repeat: int) -> tuple[list[Record], OpenLoop]:
+    def load(self, count: int, rate_rps: float, repeat: int, take: int = 0) -> tuple[list[Record], OpenLoop]:
         """Return ``count`` requests and when they are due at a mean rate."""
-        return self.requests(count, repeat), self.pattern.at(count, rate_rps)
+        requests = [record.take(take) for record in self.requests(count, repeat)]
+        return requests, self.pattern.at(count, rate_rps)
 
     def requests(self, count: int, repeat: int) -> list[Record]:
         """Return the first ``count`` requests of a repeat."""
@@ -67,18 +72,18 @@ class TraceSource:
     records: Sequence[Record]
     repeats: int = 1
 
-    def load(self, count: int, rate_rps: float, repeat: int) -> tuple[list[Record], OpenLoop]:
+    def load(self, count: int, rate_rps: float, repeat: int, take: int = 0) -> tuple[list[Record], OpenLoop]:
         """Return ``count`` requests and when they are due at a mean rate.  Raises ValueError for a trace of no span."""
         size = len(self.records)
         start = repeat * size // max(self.repeats, 1) % size
         places = [(start + index) % size for index in range(count)]
-        turns = [(start + index) // size for index in range(count)]
+        takes = [take * TAKES_OF_TRIAL + (start + index) // size for index in range(count)]
         gaps_s = [self._gap_s(place) for place in places[1:]]
         if sum(gaps_s) <= 0:
             raise ValueError(f"the {count} requests of the trace are due at once, so they have no rate to change")
         scale = (count - 1) / rate_rps / sum(gaps_s)
         due_s = [scale * at_s for at_s in itertools.accumulate(gaps_s, initial=0.0)]
-        requests = [again(self.records[place], turn) for place, turn in zip(places, turns, strict=True)]
+        requests = [self.records[place].take(number) for place, number in zip(places, takes, strict=True)]
         return requests, Schedule(due_s)
 
     def _gap_s(self, place: int) -> float:
@@ -86,11 +91,3 @@ class TraceSource:
         if place:
             return self.records[place].at_s - self.records[place - 1].at_s
         return (self.records[-1].at_s - self.records[0].at_s) / max(len(self.records) - 1, 1)
-
-
-def again(record: Record, turn: int) -> Record:
-    """Return the record for another turn of its trace, with a seed of its own, so that no cache answers it."""
-    seed = record.payload.get("seed")
-    if not turn or not isinstance(seed, int):
-        return record
-    return replace(record, payload={**record.payload, "seed": (seed + 1_000_003 * turn) % SEEDS})

@@ -6,12 +6,15 @@ what a body has no field for.  See docs/loadgen.md.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadgen.traces.arrival import GENERATION, KINDS
 from loadgen.traces.errors import TraceError
 from loadgen.traces.rows import Row, json_rows, shown
+
+SEEDS = 2**32
+SEEDS_APART = 1_000_003  # between the takes of one request
 
 FIELDS = ("timestamp", "payload", "extra")
 TEXTS = ("workflow", "tenant")
@@ -51,6 +54,17 @@ class Record:
         """Return ``solo_ms`` or ``slo_ms``; None where the trace says nothing."""
         value = self.extra.get(field)
         return float(value) if isinstance(value, int | float) else None
+
+    def take(self, number: int) -> "Record":
+        """Return the request for another time: with a seed and a prompt of its own, so that no cache answers it."""
+        if not number:
+            return self
+        payload = dict(self.payload)
+        if isinstance(seed := payload.get("seed"), int):
+            payload["seed"] = (seed + SEEDS_APART * number) % SEEDS
+        if isinstance(prompt := payload.get("prompt"), str):
+            payload["prompt"] = f"{prompt}, take {number}"
+        return replace(self, payload=payload)
 
     def line(self) -> str:
         """Return the record as a line of the file."""

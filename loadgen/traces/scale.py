@@ -58,7 +58,7 @@ def _repeated(records: Sequence[Record], times: int) -> list[Record]:
     span_ms = records[-1].timestamp_ms if records else 0.0
     period_ms = span_ms + span_ms / max(1, len(records) - 1)
     return [
-        _at(record, record.timestamp_ms + turn * period_ms, turn=turn) for turn in range(times) for record in records
+        _at(record.take(turn), record.timestamp_ms + turn * period_ms) for turn in range(times) for record in records
     ]
 
 
@@ -67,9 +67,5 @@ def _rebased(records: Sequence[Record]) -> list[Record]:
     return [_at(record, record.timestamp_ms - start_ms) for record in records]
 
 
-def _at(record: Record, timestamp_ms: float, turn: int = 0) -> Record:
-    """Return the request at another time; repeated ones get seeds of their own, so that no cache answers them."""
-    payload = record.payload
-    if turn and isinstance(seed := payload.get("seed"), int):
-        payload = {**payload, "seed": (seed + 1_000_003 * turn) % 2**32}
-    return replace(record, timestamp_ms=timestamp_ms, payload=payload)
+def _at(record: Record, timestamp_ms: float) -> Record:
+    return replace(record, timestamp_ms=timestamp_ms)

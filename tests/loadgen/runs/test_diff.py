@@ -33,7 +33,7 @@ def test_slower_runs_are_worse_and_faster_ones_better() -> None:
 
 def test_equal_runs_are_never_worse() -> None:
     """Two draws of one run differ by chance alone, which is not called worse."""
-    for seed in range(4):
+    for seed in range(2):
         assert "worse" not in verdicts(run(seed), run(seed + 100)).values()
     assert set(verdicts(run(1), run(1), is_paired=True).values()) == {"alike"}
 

@@ -75,7 +75,8 @@ def test_objectives_are_a_multiple_of_the_seconds_alone() -> None:
 
     outcomes: list[Outcome] = act(MockSettings(ServiceTimes(1.0, 0.25)), Objectives(scale=3.0), twice, said)
     assert [o.slo_s for o in outcomes] == pytest.approx([6.0, 9.0, 6.0, 9.0])
-    assert len(said) == 2
+    assert sum(line.startswith("alone") for line in said) == 2
+    assert "after 15 s 1 of 2 requests have ended" in said
 
 
 def test_objectives_come_from_the_trace_unless_given() -> None:

@@ -50,3 +50,13 @@ def test_a_trace_without_a_span_has_no_rate() -> None:
     """Requests that are all due at once cannot be brought to a rate."""
     with pytest.raises(ValueError, match="due at once"):
         TraceSource(trace(0, 0, 0)).load(3, 1.0, 0)
+
+
+def test_takes_differ_in_prompt_and_seed_alone() -> None:
+    """Each trial of a search has prompts and seeds of its own, and the same mix and pattern otherwise."""
+    for source in (ModelSource(("a", "b"), Pattern(), sizes=("64x64", "8x8")), TraceSource(trace(*range(30)))):
+        one, other = (source.load(12, 2.0, 0, take)[0] for take in (1, 2))
+        for field in ("prompt", "seed"):
+            assert not {record.payload[field] for record in one} & {record.payload[field] for record in other}
+        assert [r.payload.get("size") for r in one] == [r.payload.get("size") for r in other]
+        assert [r.payload.get("model") for r in one] == [r.payload.get("model") for r in other]
