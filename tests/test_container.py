@@ -2,11 +2,9 @@
 
 import json
 import re
-import subprocess
-import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path, PurePosixPath
 
@@ -17,20 +15,25 @@ from lego_serve.config import load
 ROOT = Path(__file__).parent.parent
 TEXT = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 STEPS = [line.split(" ", 1) for line in TEXT.splitlines() if line and not line.startswith("#")]
-COPIED = [source for word, rest in STEPS if word == "COPY" for source in rest.split()[:-1]]
+COPIED = {source for word, rest in STEPS if word == "COPY" and "--from" not in rest for source in rest.split()[:-1]}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def argument_of(word: str) -> str:
-    """What follows an instruction that stands there once."""
-    [rest] = [rest for instruction, rest in STEPS if instruction == word]
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage by its name."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for word, rest in STEPS:
+        if word == "FROM":
+            steps = found.setdefault(rest.split()[-1], [])
+        elif found:
+            steps.append((word, rest))
+    return found
+
+
+def argument_of(stage: str, word: str) -> str:
+    """What follows an instruction that stands once in a stage."""
+    [rest] = [rest for instruction, rest in stages()[stage] if instruction == word]
     return rest
-
-
-def health_check() -> list[str]:
-    """The command of the health check."""
-    command: list[str] = json.loads(argument_of("HEALTHCHECK").partition("CMD ")[2])
-    return command
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_everything_that_is_copied_exists_and_is_let_through() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert [source for source in COPIED if not (ROOT / source).exists()] == []
     assert "*" in lines
-    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == set(COPIED)
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == COPIED
 
 
 def test_what_the_package_is_built_from_is_copied() -> None:
@@ -68,47 +71,51 @@ def test_what_the_package_is_built_from_is_copied() -> None:
     packages = [name.removesuffix("*") for name in tools["packages"]["find"]["include"]]
     places = [where for where in tools["packages"]["find"].get("where", ["."]) if where != "."]
     wanted = {name for name in packages if (ROOT / name).is_dir()} | set(places)
-    assert wanted | {"pyproject.toml", "constraints.txt", "LICENSE", PROJECT["project"]["readme"]} <= set(COPIED)
+    assert wanted | {"pyproject.toml", "constraints.txt", "LICENSE", PROJECT["project"]["readme"]} <= COPIED
 
 
-def test_the_health_check_is_python_that_tells_ready_from_not(status: list[int]) -> None:
-    """It compiles; 200 is status 0, and 503 or no answer is not."""
-    program, flag, code = health_check()
-    assert (program, flag) == ("python", "-c")
-    compile(code, "health check", "exec")
-    here = code.replace(":8000/", f":{status[0]}/")
-    ready = subprocess.run([sys.executable, "-c", here], capture_output=True, check=False).returncode
+def test_the_health_check_tells_ready_from_not(
+    status: list[int], command: Callable[..., tuple[object, str, str]]
+) -> None:
+    """200 is status 0, and 503 or no answer is not; one line says which."""
+    program, *words = json.loads(argument_of("run", "HEALTHCHECK").partition("CMD ")[2])
+    assert (program, words) == ("lego-serve", ["health"])
+    url = f"http://127.0.0.1:{status[0]}"
+    assert command("health", "--url", url)[0] == 0
     status[1] = 503
-    starting = subprocess.run([sys.executable, "-c", here], capture_output=True, check=False).returncode
-    gone = subprocess.run([sys.executable, "-c", code.replace(":8000/", ":9/")], capture_output=True, check=False)
-    assert (ready, starting, gone.returncode) == (0, 1, 1)
+    assert command("health", "--url", url)[::2] == (1, f"error: {url}: not ready: Service Unavailable\n")
+    assert command("health", "--url", "http://127.0.0.1:9")[0] == 1
 
 
-def test_it_runs_the_packages_command_with_a_copied_file() -> None:
-    """The entry point is a script of the project, its default argument a configuration on the exposed port."""
-    [entry] = json.loads(argument_of("ENTRYPOINT"))
+def test_each_image_runs_a_command_of_the_package() -> None:
+    """The worker, the default target, with a copied file on the exposed port; the gateway with a mounted one."""
+    [entry] = json.loads(argument_of("run", "ENTRYPOINT"))
     assert entry in PROJECT["project"]["scripts"]
-    subcommand, path = json.loads(argument_of("CMD"))
-    first = next(rest for word, rest in STEPS if word == "WORKDIR")
-    settings = load(ROOT / PurePosixPath(path).relative_to(first))
+    assert list(stages())[-1] == "worker"
+    subcommand, path = json.loads(argument_of("worker", "CMD"))
+    settings = load(ROOT / PurePosixPath(path).relative_to("/opt/lego-serve"))
     assert subcommand == "serve"
-    assert argument_of("EXPOSE") == str(settings.server.port)
-    assert f":{settings.server.port}/" in health_check()[2]
+    assert argument_of("run", "EXPOSE") == str(settings.server.port)
+    assert json.loads(argument_of("gateway", "CMD"))[0] == "gateway"
 
 
-def test_it_runs_as_nobody_special_with_a_home() -> None:
-    """A user of its own is made and taken before the command."""
-    words = [word for word, _ in STEPS]
-    user = argument_of("USER")
-    [made] = [rest for word, rest in STEPS if word == "RUN" and "useradd" in rest]
-    assert made.endswith(f" {user}")
-    assert "--create-home" in made
-    assert words.index("USER") < words.index("ENTRYPOINT")
+def test_both_run_as_a_user_with_a_number_and_a_home() -> None:
+    """Kubernetes refuses an image whose user is a name, where root is not allowed."""
+    [made] = [rest for word, rest in stages()["run"] if word == "RUN"]
+    for stage in ("gateway", "worker"):
+        assert argument_of(stage, "USER") == "10001:10001"
+    assert "useradd --create-home --uid 10001" in made
 
 
-def test_packages_are_held_to_the_constraints() -> None:
-    """Every pip command names the file; torch's index can be chosen."""
-    installs = [rest for word, rest in STEPS if word == "RUN" and "pip install" in rest]
-    assert installs
-    assert all("-c constraints.txt" in rest for rest in installs)
-    assert any(rest.startswith("TORCH_INDEX=") for word, rest in STEPS if word == "ARG")
+def test_packages_are_held_to_the_constraints_and_compiled() -> None:
+    """Every pip command names the file; torch's index can be chosen; the gateway has no torch."""
+    for stage, extras in (("build-gateway", "'.[otel]'"), ("build-worker", "'.[worker,otel]'")):
+        runs = [rest for word, rest in stages()[stage] if word == "RUN"]
+        installs = [rest for rest in runs if "pip install" in rest]
+        assert all("-c constraints.txt" in rest for rest in installs)
+        assert installs[-1].endswith(extras)
+        assert "compileall" in runs[-1]
+    assert argument_of("build-worker", "ARG").startswith("TORCH_INDEX=")
+    assert {"torch", "diffusers", "transformers"} <= {
+        re.split(r"[<>=]", name)[0] for name in PROJECT["project"]["optional-dependencies"]["worker"]
+    }
