@@ -1,1 +1,268 @@
-export {};
+// The dashboard's frame: navigation, the state of the link, keys, and the view of the address.
+import { key, keyWanted } from "../app/api.js";
+import { age, clock, counted } from "../app/format.js";
+import { Brick, Icon } from "../app/icons.js";
+import { Dialog, isTyped, KeyButton, KeyDialog, ThemeButton, Toasts, toggleTheme } from "../app/kit.js";
+import { classes, html, later, render, signal, useEffect, useState } from "../app/lib.js";
+import { Actions, asked, cancelAction, menuOf } from "./actions.js";
+import { Alerts } from "./notices.js";
+import { Overview } from "./overview.js";
+import { go, route, start as startRouter } from "./router.js";
+import * as store from "./store.js";
+
+const PAGES = {
+  requests: later(() => import("./requests.js"), "Requests"),
+  models: later(() => import("./models.js"), "Models"),
+  workflows: later(() => import("./workflows.js"), "Workflows"),
+  caches: later(() => import("./caches.js"), "Caches"),
+  decisions: later(() => import("./decisions.js"), "Decisions"),
+};
+/** @type {[string, string, string, string][]} */
+const NAV = [
+  ["overview", "Overview", "/dashboard", "o"],
+  ["requests", "Requests", "/dashboard/requests", "r"],
+  ["models", "Models", "/dashboard/models", "m"],
+  ["workflows", "Workflows", "/dashboard/workflows", "w"],
+  ["caches", "Caches", "/dashboard/caches", "c"],
+  ["decisions", "Decisions", "/dashboard/decisions", "d"],
+];
+const isHelping = signal(false);
+
+function Nav() {
+  const overview = store.view.value?.overview;
+  /** @type {Record<string, number | undefined>} */
+  const counts = { requests: overview?.counts.in_flight, models: overview?.models.length };
+  return html`
+    <aside class="nav">
+      <a class="brand" href="/dashboard"><${Brick} /> <span>lego_serve</span></a>
+      <nav aria-label="Dashboard">
+          ${NAV.map(([page, name, path, letter]) =>
+            html`<a key=${page} href=${path} title=${`g ${letter}`} aria-current=${
+              route.value.page === page ? "page" : undefined
+            }>
+        <${Icon} name=${page} /> <span>${name}</span> ${
+              counts[page] !== undefined && html`<span class="nav-count">${counts[page]}</span>`
+            }
+      </a>`
+          )}
+          <p class="nav-head">Make</p>
+          <a href="/" class="nav-play"><${Icon} name="play" /> <span class="wide">Playground</span><span class="narrow">Make</span></a>
+        </nav>
+      <footer>
+          ${overview && html`
+            <p>
+              <${Health} overview=${overview} />
+            </p>
+          `}
+          <div><${ThemeButton} />${(key.value || store.refusedBy.value) && html`<${KeyButton} />`}
+          <button type="button" class="icon-button" aria-label="Keys" title="Keys (?)" onClick=${() => (isHelping
+            .value = true)}>?</button></div>
+        </footer>
+    </aside>
+  `;
+}
+
+/** @param {{overview: any}} props */
+function Health({ overview }) {
+  const ready = overview.gateways.every((/** @type {any} */ each) => each.is_ready);
+  const replicas = Object.values(store.view.value?.replicas ?? {}).filter(({ state }) => state !== "lost");
+  const machines = new Set(replicas.map(({ machine }) => machine)).size;
+  return html`
+    <span class=${`badge ${ready ? "is-ok" : "is-warn"}`}>${ready ? "✓ ready" : "‖ starting"}</span>
+    <span class="hint">${counted(overview.gateways.length, "gateway")}, ${counted(
+      replicas.length,
+      "replica",
+    )} on ${counted(machines, "machine")}</span>
+  `;
+}
+
+function Link() {
+  store.tick.value;
+  const ms = store.silence.value;
+  if (store.heldSince.value !== null) {
+    return html`<span class="pill is-warn" role="status">‖ held since ${clock(store.heldSince.value)}, ${
+      counted(store.changesHeld.value, "change")
+    }</span>`;
+  }
+  const state = store.link.value;
+  if (state === "live") {
+    return html`<span class="pill is-ok"><span class="dot"></span> Live <span class="hint">${
+      (ms / 1000).toFixed(1)
+    } s ago</span></span>`;
+  }
+  if (state === "stale") {
+    return html`<span class="pill is-warn" role="status">▲ last heard ${age(ms / 1000)} ago</span>`;
+  }
+  if (state === "cut") {
+    return html`<span class="pill is-bad" role="status">✕ Cut off${
+      store.againIn.value > 0 ? `; again in ${store.againIn.value} s` : ""
+    }</span>`;
+  }
+  return html`<span class="pill">${state === "refused" ? "not connected" : "connecting…"}</span>`;
+}
+
+function Head() {
+  const { page, name } = route.value;
+  const title = NAV.find(([each]) => each === page)?.[1] ?? "Not here";
+  const find = (/** @type {any} */ event) => {
+    event.preventDefault();
+    const text = event.target.elements.find.value.trim();
+    go(text ? `/dashboard/requests?q=${encodeURIComponent(text)}` : "/dashboard/requests");
+  };
+  return html`
+    <header class="head">
+      <h1>${name ? html`<a href=${`/dashboard/${page}`}>${title}</a>` : title}</h1>
+      <${Link} />
+      <span class="spacer"></span>
+      <form role="search" class="find" onSubmit=${find}>
+        <${Icon} name="search" size="16" />
+        <input id="find" name="find" type="search" aria-label="Find a request" placeholder="Find a request"
+          autocomplete="off" spellcheck="false" />
+        <kbd aria-hidden="true">/</kbd>
+      </form>
+      <div class="choice" role="group" aria-label="Time span">
+          ${[[300, "5 min"], [3600, "1 hour"]].map(([seconds, text]) =>
+            html`<button type="button" key=${seconds} aria-pressed=${store.span.value === seconds} onClick=${() =>
+              store.setSpan(Number(seconds))}>${text}</button>`
+          )}
+        </div>
+      <button type="button" class="icon-button is-edged" aria-pressed=${store.heldSince.value !==
+        null} aria-label="Hold still"
+        title="Hold still (h)" onClick=${store.toggleHold}><${Icon} name=${store.heldSince.value === null
+          ? "hold"
+          : "play"} /></button>
+    </header>
+  `;
+}
+
+function View() {
+  const { page } = route.value;
+  const view = store.view.value;
+  const refused = store.refusedBy.value;
+  const Page = /** @type {any} */ (PAGES)[page];
+  if (page === "requests") return html`<${Page} view=${view} />`;
+  if (refused) return html`<${Refused} error=${refused} />`;
+  if (!view) return html`<${Loading} />`;
+  if (page === "overview") return html`<${Overview} view=${view} />`;
+  return Page
+    ? html`<${Page} view=${view} name=${route.value.name} />`
+    : html`<p class="card empty">There is no such page. <a href="/dashboard">Go to the overview.</a></p>`;
+}
+
+/** @param {{error: import("../app/api.js").ApiError}} props */
+function Refused({ error }) {
+  const said = error.status === 403 ? "This needs an admin key." : error.message;
+  return html`
+    <section class="card empty-state">
+      <${Icon} name="key" size="28" />
+      <h2>${said}</h2>
+      <p class="hint">${error.status === 403
+        ? html`With this key you see <a href="/dashboard/requests">your own requests</a>, and the <a href="/">playground</a> works.`
+        : `${error.code ?? ""} ${error.requestId ? `· request ${error.requestId}` : ""}`}</p>
+      <div><button type="button" class="button" onClick=${() => (keyWanted.value =
+        "Use another key.")}>Use another key</button> <button type="button" class="button" onClick=${store
+        .connect}>Try again</button></div>
+    </section>
+  `;
+}
+
+/** Shapes of the final size; nothing at all for a moment. */
+function Loading() {
+  const [isLong, setLong] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setLong(true), 300);
+    return () => clearTimeout(timer);
+  }, []);
+  return html`
+    <div class=${classes("loading", isLong && "is-shown")} aria-busy="true" aria-label="Loading">
+      <div class="tiles">${[1, 2, 3, 4, 5].map((each) => html`<div key=${each} class="card tile shape"></div>`)}</div>
+      <div class="charts">
+        <div class="card chart shape"></div>
+        <div class="card chart shape"></div>
+      </div>
+      <div class="card shape is-tall"></div>
+    </div>
+  `;
+}
+
+function Help() {
+  if (!isHelping.value) return null;
+  const keys = [
+    ["/", "find a request"],
+    ...NAV.map(([, name, , letter]) => [`g ${letter}`, name]),
+    ["g p", "Playground"],
+    ["j k", "next and previous row"],
+    ["Enter", "open the row"],
+    ["x", "cancel the row (asks)"],
+    ["h", "hold still"],
+    ["t", "theme"],
+    ["?", "this list"],
+  ];
+  return html`
+    <${Dialog} title="Keys" onClose=${() => (isHelping.value = false)}>
+      <dl class="keys">${keys.map(([press, what]) =>
+        html`
+          <dt key=${press}><kbd>${press}</kbd></dt>
+          <dd>${what}</dd>
+        `
+      )}</dl>
+      <//>
+  `;
+}
+
+let isGoing = false;
+
+/** @param {KeyboardEvent} event */
+function press(event) {
+  if (isTyped(event) || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) {
+    return;
+  }
+  const wasGoing = isGoing;
+  isGoing = false;
+  const rows = [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".request-row:not(.is-head) a"))];
+  const at = rows.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+  if (wasGoing) {
+    const found = NAV.find(([, , , letter]) => letter === event.key);
+    if (event.key === "p") location.href = "/";
+    else if (found) go(found[2]);
+    else return;
+  } else if (event.key === "g") isGoing = true;
+  else if (event.key === "/") document.getElementById("find")?.focus();
+  else if (event.key === "h") store.toggleHold();
+  else if (event.key === "t") toggleTheme();
+  else if (event.key === "?") isHelping.value = true;
+  else if (event.key === "j") rows[Math.min(rows.length - 1, at + 1)]?.focus();
+  else if (event.key === "k") rows[Math.max(0, at - 1)]?.focus();
+  else if (event.key === "x" && at >= 0) {
+    const row = store.view.value?.requests[rows[at].title];
+    if (!row || row.state === "ended") return;
+    asked.value = cancelAction(row);
+  } else return;
+  event.preventDefault();
+}
+
+function Dashboard() {
+  useEffect(() => {
+    startRouter();
+    store.start();
+    addEventListener("keydown", press);
+  }, []);
+  useEffect(() => {
+    const title = NAV.find(([page]) => page === route.value.page)?.[1] ?? "Dashboard";
+    document.title = `${title} - lego_serve`;
+  }, [route.value]);
+  const alerts = store.view.value?.overview.alerts ?? [];
+  return html`<a class="skip" href="#main">To the content</a>
+    <${Nav} />
+    <div class="page">
+      <${Head} />
+      ${store.refusedBy.value === null && html`<${Alerts} alerts=${alerts} />`}
+      <main id="main" tabindex="-1"><${View} /></main>
+    </div>
+    ${(asked.value || menuOf.value) && html`<${Actions} />`}
+    <${Help} />
+    <${Toasts} />
+    ${keyWanted.value && html`<${KeyDialog} onKey=${store.keyChanged} />`}`;
+}
+
+render(html`<${Dashboard} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -1,0 +1,75 @@
+// What changed the course of things, and the errors that requests ended with.
+import { askJson, said } from "../app/api.js";
+import { age, short } from "../app/format.js";
+import { html, useEffect, useState } from "../app/lib.js";
+import { DecisionList } from "./notices.js";
+import { requestPath } from "./rows.js";
+import { go, route, withQuery } from "./router.js";
+import { serverNow, tick } from "./store.js";
+
+const KINDS = ["lost", "drain", "refuse", "cancel", "pause", "resume"];
+
+export function Decisions() {
+  const kind = route.value.query.get("kind") ?? "";
+  const [list, setList] = useState(/** @type {any[] | null} */ (null));
+  const [errors, setErrors] = useState(/** @type {any[]} */ ([]));
+  const [problem, setProblem] = useState(/** @type {unknown} */ (null));
+  const beat = Math.floor(tick.value / 3);
+  useEffect(() => {
+    askJson(`/v1/admin/decisions?kind=${encodeURIComponent(kind)}`).then(
+      ({ data }) => (setList(data), setProblem(null)),
+      setProblem,
+    );
+    askJson("/v1/admin/errors").then(({ data }) => setErrors(data), () => {});
+  }, [kind, beat]);
+  return html`
+    <div class="two is-even">
+      <section class="card" aria-labelledby="decided-title">
+          <header><h2 id="decided-title">Decisions</h2><span class="spacer"></span>
+            <label class="filter"><span>Kind</span><select value=${kind} onChange=${(/** @type {any} */ event) =>
+              go(withQuery({ kind: event.target.value }), { replace: true })}>
+              <option value="">any</option>${KINDS.map((each) =>
+                html`<option key=${each} value=${each}>${each}</option>`
+              )}</select></label></header>
+          ${problem
+            ? html`<p class="failure">${said(problem)}</p>`
+            : list
+            ? html`<${DecisionList} decisions=${list} />`
+            : html`<div class="shape is-tall"></div>`}
+        </section>
+      <section class="card" aria-labelledby="errors-title">
+          <header><h2 id="errors-title">Errors</h2></header>
+          ${errors.length === 0
+            ? html`<p class="empty">No request has ended with an error since the gateways started.</p>`
+            : html`
+              <div class="table-room" tabindex="0" role="region" aria-label="Table">
+                <table class="plain">
+                  <thead>
+                    <tr>
+                      <th scope="col">Code</th>
+                      <th scope="col">Node</th>
+                      <th scope="col">Times</th>
+                      <th scope="col">Last</th>
+                      <th scope="col">Request</th>
+                    </tr>
+                  </thead>
+                  <tbody>${errors.map((each) =>
+                    html`
+                      <tr key=${`${each.code} ${each.node}`}>
+                        <th scope="row"><span class="mono">${each.code}</span><small>${each.said}</small></th>
+                        <td>${each.node || "–"}</td>
+                        <td>${each.count}</td>
+                        <td>${age(serverNow() - each.last)} ago</td>
+                        <td>${each.job
+                          ? html`<a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>`
+                          : "–"}</td>
+                      </tr>
+                    `
+                  )}</tbody>
+                </table>
+              </div>
+            `}
+        </section>
+    </div>
+  `;
+}

@@ -1,0 +1,177 @@
+// Models one to a line, and one model with each of its replicas.
+import { bytes, duration, tail } from "../app/format.js";
+import { Dialog } from "../app/kit.js";
+import { html, signal } from "../app/lib.js";
+import { asked, drainAction } from "./actions.js";
+import { MemoryBar, ModelRow } from "./bricks.js";
+import { mayAct } from "./store.js";
+
+const opened = signal("");
+const MANY = 20; // models: more are lines, and bricks only where one is opened
+
+/** @param {{view: import("./store.js").View, name: string}} props */
+export function Models({ view, name }) {
+  const { models } = view.overview;
+  const shown = name ? models.filter((/** @type {any} */ model) => model.name === name) : models;
+  if (shown.length === 0) {
+    return html`<p class="card empty">There is no model ${name}. <a href="/dashboard/models">Show all.</a></p>`;
+  }
+  const card = view.replicas[opened.value];
+  return html`
+    <section class="card" aria-label="Models">
+      ${shown.length > MANY
+        ? html`<${Lines} models=${shown} replicas=${view.replicas} />`
+        : shown.map((/** @type {any} */ model) =>
+          html`<${ModelRow} key=${model.name} model=${model} replicas=${view.replicas} onOpen=${(
+            /** @type {string} */ id,
+          ) => (opened.value = id)} />`
+        )}
+    </section>
+    ${name && html`<${Replicas} model=${shown[0]} replicas=${view.replicas} />`}
+    ${card && !asked.value && html`<${Sheet} card=${card} />`}
+  `;
+}
+
+/** @param {{models: any[], replicas: Record<string, any>}} props */
+function Lines({ models, replicas }) {
+  return html`
+    <div class="table-room" tabindex="0" role="region" aria-label="Table">
+      <table class="plain">
+        <thead>
+          <tr>
+            <th scope="col">Model</th>
+            <th scope="col">Running</th>
+            <th scope="col">Waiting</th>
+            <th scope="col">Replicas</th>
+            <th scope="col">Within target</th>
+          </tr>
+        </thead>
+        <tbody>${models.map((model) => {
+          const ids = model.nodes.flatMap((/** @type {any} */ node) => node.replicas);
+          const running = ids.reduce(
+            (/** @type {number} */ sum, /** @type {string} */ id) => sum + (replicas[id]?.load.running ?? 0),
+            0,
+          );
+          return html`
+            <tr key=${model.name}>
+              <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></th>
+              <td>${running}</td>
+              <td>${model.waiting}</td>
+              <td>${ids.length}</td>
+              <td>${model.within === null ? "–" : `${Math.round(model.within * 100)} %`}</td>
+            </tr>
+          `;
+        })}</tbody>
+      </table>
+    </div>
+  `;
+}
+
+/** @param {{model: any, replicas: Record<string, any>}} props */
+function Replicas({ model, replicas }) {
+  const cards = model.nodes.flatMap((/** @type {any} */ node) =>
+    node.replicas.map((/** @type {string} */ id) => replicas[id])
+  ).filter(Boolean);
+  return html`
+    <section class="card" aria-labelledby="replicas-title">
+      <header>
+        <h2 id="replicas-title">Replicas</h2>
+      </header>
+      <div class="table-room" tabindex="0" role="region" aria-label="Table">
+        <table class="plain">
+          <thead>
+            <tr>
+              <th scope="col">Replica</th>
+              <th scope="col">Node</th>
+              <th scope="col">Machine</th>
+              <th scope="col">State</th>
+              <th scope="col">Runs</th>
+              <th scope="col">Waits</th>
+              <th scope="col">Step</th>
+              <th scope="col">Memory</th>
+              <th scope="col"><span class="for-ears">Actions</span></th>
+            </tr>
+          </thead>
+          <tbody>${cards.map((/** @type {any} */ card) =>
+            html`
+              <tr key=${card.id}>
+                <th scope="row"><button type="button" class="as-link mono" onClick=${() => (opened.value =
+                  card.id)}>${tail(card.id)}</button></th>
+                <td>${card.component}</td>
+                <td>${card.machine || "–"}</td>
+                <td>${card.state === "up"
+                  ? html`<span class="badge is-ok">✓ up</span>`
+                  : html`<span class="badge is-warn">▲ ${card.state}</span>`}</td>
+                <td>${card.load.running}</td>
+                <td>${card.load.waiting}</td>
+                <td>${card.load.step_s > 0 ? duration(card.load.step_s) : "–"}</td>
+                <td class="memory-cell">
+                  <${MemoryBar} memory=${card.memory} />
+                </td>
+                <td>${card.component === "backbone" && card.state === "up" && mayAct() &&
+                  html`<button type="button" class="button is-small" onClick=${() => (asked.value = drainAction(
+                    card,
+                  ))}>Drain…</button>`}</td>
+              </tr>
+            `
+          )}</tbody>
+        </table>
+      </div>
+    </section>
+  `;
+}
+
+/** @param {{card: any}} props */
+function Sheet({ card }) {
+  const { running, waiting, step_s: stepS, recent } = card.load;
+  const most = Math.max(8, ...recent);
+  const close = () => (opened.value = "");
+  return html`<${Dialog} title=${`Replica ${tail(card.id)}`} onClose=${close}>
+    <p class="hint">${card.node} on ${card.machine || "a machine"} · <span class="mono">${card.id}</span></p>
+    <dl class="facts">
+      <dt>state</dt><dd>${card.state}</dd><dt>images in the step</dt><dd>${running}</dd><dt>waiting</dt><dd>${waiting}</dd>
+      ${
+    stepS > 0 && html`
+      <dt>last step</dt>
+      <dd>${duration(stepS)}</dd>
+    `
+  }
+    </dl>
+    ${
+    recent.length > 0 &&
+    html`
+      <div>
+        <h3>Images in the last steps</h3>
+        <div class="recent" role="img" aria-label=${recent.join(", ")}>${recent.map((
+          /** @type {number} */ lanes,
+          /** @type {number} */ at,
+        ) => html`<span key=${at} style=${{ height: `${(lanes / most) * 100}%` }}><b>${lanes}</b></span>`)}</div>
+      </div>
+    `
+  }
+    ${
+    Object.keys(card.memory).length > 0 &&
+    html`
+      <div>
+        <h3>Memory</h3>
+        <table class="plain">
+          <tbody>${Object.entries(card.memory).map(([kind, [used, budget]]) =>
+            html`
+              <tr key=${kind}>
+                <th scope="row">${kind}</th>
+                <td>${bytes(used)}${budget ? ` of ${bytes(budget)}` : ""}</td>
+              </tr>
+            `
+          )}</tbody>
+        </table>
+      </div>
+    `
+  }
+    <footer><button type="button" class="button" onClick=${close}>Close</button>
+      ${
+    card.component === "backbone" && card.state === "up" && mayAct() &&
+    html`<button type="button" class="button is-main" onClick=${() => (close(),
+      (asked.value = drainAction(card)))}>Drain…</button>`
+  }</footer>
+  <//>`;
+}

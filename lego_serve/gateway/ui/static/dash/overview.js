@@ -1,0 +1,197 @@
+// The overview: how it goes, what runs where, what was decided.
+import { askJson } from "../app/api.js";
+import { bytes, duration, short } from "../app/format.js";
+import { html, useEffect, useState } from "../app/lib.js";
+import { menuOf } from "./actions.js";
+import { ModelRow } from "./bricks.js";
+import { Chart, Spark } from "./charts.js";
+import { DecisionList } from "./notices.js";
+import { requestPath, RequestRow, RowHead } from "./rows.js";
+import { go } from "./router.js";
+import { serverNow, span } from "./store.js";
+import { Waterfall } from "./waterfall.js";
+
+/** @param {{view: import("./store.js").View}} props */
+export function Overview({ view }) {
+  const { overview, series, replicas, requests, decisions } = view;
+  const live = Object.values(requests).filter((row) => row.state !== "ended").sort((a, b) => a.created - b.created);
+  return html`
+    <${Tiles} overview=${overview} series=${series} />
+    <div class="charts">
+      <${Chart}
+        title="Latency"
+        series=${series}
+        unit="s"
+        lines=${[{ name: "p50", label: "p50", hue: "accent" }, { name: "p95", label: "p95", hue: "part-adapters" }]}
+        sentence=${`Half of the requests took at most ${duration(overview.latency.p50)}, 95 of 100 at most ${
+          duration(overview.latency.p95)
+        }, in the last ${span.value / 60} minutes.`}
+      />
+      <${Chart}
+        title="Requests a second"
+        series=${series}
+        unit=""
+        stacked=${true}
+        lines=${[
+          { name: "refused", label: "refused", hue: "part-adapters", fill: true },
+          { name: "failed", label: "failed", hue: "bad", fill: true },
+          { name: "late", label: "late", hue: "part-prompts", fill: true },
+          { name: "ok", label: "within target", hue: "accent", fill: true },
+        ]}
+        sentence=${`${overview.counts.ok} answered, ${overview.counts.late} of them late; ${overview.counts.failed} failed, ${overview.counts.refused} refused, in the last ${
+          span.value / 60
+        } minutes.`}
+      />
+    </div>
+    <section class="card" aria-labelledby="models-title">
+      <header><h2 id="models-title">Models</h2><span class="hint">a stud is an image in the step that runs</span><span class="spacer"></span><${StudLegend} /></header>
+      ${overview.models.map((/** @type {any} */ model) =>
+        html`<${ModelRow} key=${model.name} model=${model} replicas=${replicas} onOpen=${() =>
+          go(`/dashboard/models/${encodeURIComponent(model.name)}`)} />`
+      )}
+    </section>
+    <div class="two">
+      <section class="card is-flush" aria-labelledby="flight-title">
+        <header><h2 id="flight-title">In flight</h2><span class="badge is-accent">${overview.counts
+          .in_flight}</span><span class="hint">${live.length > 7
+          ? "7 oldest"
+          : ""}</span><span class="spacer"></span><a href="/dashboard/requests">All requests</a></header>
+        ${live.length === 0
+          ? html`<p class="empty">Nothing runs now. <a href="/">Make a picture in the playground.</a></p>`
+          : html`<div class="request-table" role="table" aria-label="Requests in flight"><${RowHead} />${
+            live.slice(0, 7).map((row) =>
+              html`<${RequestRow} key=${row.id} row=${row} onMenu=${() => (menuOf.value = row)} />`
+            )
+          }</div>`}
+      </section>
+      <section class="card" aria-labelledby="decisions-title">
+        <header><h2 id="decisions-title">Decisions</h2><span class="spacer"></span><a href="/dashboard/decisions">All</a></header>
+        <${DecisionList} decisions=${Object.values(decisions).sort((a, b) => b.at - a.at).slice(0, 6)} />
+      </section>
+    </div>
+    <${Slowest} requests=${requests} />
+    <${CacheStrip} replicas=${replicas} />
+  `;
+}
+
+function StudLegend() {
+  return html`
+    <ul class="legend">
+      <li><span class="stud is-on"></span>runs</li>
+      <li><span class="stud is-waiting"></span>waits</li>
+      <li><span class="stud"></span>room</li>
+    </ul>
+  `;
+}
+
+/** @param {{overview: any, series: any}} props */
+function Tiles({ overview, series }) {
+  const { counts, target, rates, latency, work } = overview;
+  const points = series.series;
+  const within = points.ok.map((/** @type {number} */ ok, /** @type {number} */ at) => {
+    const all = ok + points.late[at] + points.failed[at];
+    return all > 0 ? ok / all : null;
+  });
+  const saved = work.full > 0 ? 1 - work.computed / work.full : null;
+  return html`
+    <div class="tiles">
+      <${Tile} name="Within target" value=${target.within === null
+        ? "–"
+        : (target.within * 100).toFixed(1)} unit=${target.within === null ? "" : "%"} more=${`goal ${
+        Math.round(target.goal * 100)
+      } % of requests`}>
+        <${Spark} points=${within} hue="ok" goal=${target.goal} />
+        <//>
+        <${Tile} name="Goodput" value=${rates.good_images_s.toFixed(
+          rates.good_images_s < 10 ? 2 : 0,
+        )} unit="images/s" more=${`of ${rates.images_s.toFixed(2)} answered a second`}>
+          <${Spark} points=${points.images} />
+          <//>
+          <${Tile} name="Latency, p95" value=${duration(latency.p95).split(
+            " ",
+          )[0]} unit=${duration(latency.p95).split(" ")[1] ?? ""} more=${`p50 ${duration(latency.p50)} · p99 ${
+            duration(latency.p99)
+          }`}>
+            <${Spark} points=${points.p95} />
+            <//>
+            <${Tile} name="Waiting" value=${counts.waiting} unit=${counts.waiting === 1
+              ? "request"
+              : "requests"} more=${counts.waiting > 0
+              ? `oldest ${duration(counts.oldest_wait_s)}`
+              : `${counts.running} running${counts.paused ? `, ${counts.paused} paused` : ""}`}>
+              <${Spark} points=${points.refused} hue="part-adapters" />
+              <//>
+              <${Tile} name="Work saved" value=${saved === null ? "–" : Math.round(saved * 100)} unit=${saved === null
+                ? ""
+                : "%"} more="of what whole steps would cost">
+                <${Spark} points=${points.saved} hue="part-control" />
+                <//>
+                </div>
+  `;
+}
+
+/** @param {{name: string, value: any, unit: string, more: string, children?: any}} props */
+function Tile({ name, value, unit, more, children }) {
+  return html`<section class="card tile">
+    <h2>${name}</h2>
+    <p class="tile-value"><strong>${value}</strong> <span>${unit}</span></p>
+    <p class="hint">${more}</p>
+    ${children}
+  </section>`;
+}
+
+/** @param {{requests: Record<string, any>}} props */
+function Slowest({ requests }) {
+  const ended = Object.values(requests).filter((row) => row.state === "ended" && serverNow() - row.created < 600);
+  const slowest = ended.reduce(
+    (most, row) => (!most || row.age_s > most.age_s ? row : most),
+    /** @type {any} */ (null),
+  );
+  const [whole, setWhole] = useState(/** @type {any} */ (null));
+  const id = slowest?.id ?? "";
+  useEffect(() => {
+    if (id) askJson(`/v1/admin/requests/${encodeURIComponent(id)}`).then(setWhole, () => setWhole(null));
+  }, [id]);
+  if (!slowest || whole?.id !== id) return null;
+  const isLate = whole.target_s !== null && whole.total_s > whole.target_s;
+  return html`
+    <section class="card" aria-labelledby="slowest-title">
+      <header><h2 id="slowest-title">Slowest lately: <a class="mono" href=${requestPath(id)}>${short(id)}</a></h2>
+          ${isLate &&
+            html`<span class="badge is-warn">▲ ${duration(whole.total_s)}, target ${duration(whole.target_s)}</span>`}
+          <span class="spacer"></span><a class="button is-small" href=${requestPath(id)}>Open</a></header>
+      <${Waterfall} request=${whole} />
+    </section>
+  `;
+}
+
+/** @param {{replicas: Record<string, any>}} props */
+function CacheStrip({ replicas }) {
+  const sums = /** @type {Map<string, [number, number]>} */ (new Map());
+  for (const { memory, state } of Object.values(replicas)) {
+    if (state === "lost") continue;
+    for (const [kind, [used, budget]] of Object.entries(memory)) {
+      const [all, most] = sums.get(kind) ?? [0, 0];
+      sums.set(kind, [all + used, most + budget]);
+    }
+  }
+  if (sums.size === 0) return null;
+  return html`<section class="card strip" aria-label="Memory">
+    ${
+    [...sums].sort(([one], [other]) => one.localeCompare(other)).map(([kind, [used, budget]]) =>
+      html`
+        <div key=${kind}>
+          <h2><a href="/dashboard/caches">${kind[0].toUpperCase()}${kind.slice(1)}</a></h2>
+          <p class="tile-value"><strong>${budget > 0
+            ? Math.round((used / budget) * 100)
+            : "–"}</strong> <span>% full</span></p>
+          <span class="brick-bar is-wide"><span class="part is-control" style=${{
+            width: `${budget > 0 ? (used / budget) * 100 : 0}%`,
+          }}></span></span>
+          <p class="hint">${bytes(used)} of ${bytes(budget)} in all replicas</p>
+        </div>
+      `
+    )
+  }
+  </section>`;
+}

@@ -1,0 +1,255 @@
+// The list of requests, filtered by the address and windowed; and one request whole.
+import { askJson, said } from "../app/api.js";
+import { counted, duration, short } from "../app/format.js";
+import { copy } from "../app/kit.js";
+import { html, useEffect, useRef, useState } from "../app/lib.js";
+import { asked, cancelAction, menuOf, pauseAction } from "./actions.js";
+import { ageOf, Flags, Progress, RequestRow, RowHead } from "./rows.js";
+import { go, route, withQuery } from "./router.js";
+import { heldSince, mayAct, tick } from "./store.js";
+import { Waterfall } from "./waterfall.js";
+
+const ROW = matchMedia("(max-width: 720px)").matches ? 96 : 57;
+const AROUND = 6; // rows drawn above and below those that are seen
+const PAGE = 200;
+const FILTERS = ["q", "state", "workflow", "outcome", "tenant", "over_s", "sort"];
+
+/** @param {{view: import("./store.js").View | null}} props */
+export function Requests({ view }) {
+  return route.value.name
+    ? html`<${One} id=${route.value.name} key=${route.value.name} />`
+    : html`<${List} view=${view} />`;
+}
+
+/** @param {{view: import("./store.js").View | null}} props */
+function List({ view }) {
+  const [found, setFound] = useState(/** @type {{data: any[], total: number} | null} */ (null));
+  const [error, setError] = useState(/** @type {import("../app/api.js").ApiError | null} */ (null));
+  const [most, setMost] = useState(PAGE);
+  const query = FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value);
+  const text = new URLSearchParams(query).toString();
+  const beat = heldSince.value === null ? Math.floor(tick.value / 2) : -1;
+  useEffect(() => {
+    let isLeft = false;
+    load(text, most).then(
+      (list) => !isLeft && (setFound(list), setError(null)),
+      (problem) => !isLeft && setError(problem),
+    );
+    return () => (isLeft = true);
+  }, [text, most, beat]);
+  return html`<section class="card is-flush" aria-label="Requests">
+    <${FilterBar} view=${view} rows=${found?.data ?? []} />
+    ${
+    error &&
+    html`<p class="failure">${said(error)} ${error.code ? html`<span class="mono">${error.code}</span>` : ""} ${
+      error.requestId ? html`<span class="hint">request ${error.requestId}</span>` : ""
+    }</p>`
+  }
+    ${
+    !found
+      ? html`<div class="shape is-tall"></div>`
+      : found.total === 0
+      ? html`<p class="empty">${
+        text
+          ? html`No request is like that. <a href="/dashboard/requests">Show all.</a>`
+          : html`No request yet. <a href="/">Make one in the playground.</a>`
+      }</p>`
+      : html`<${Windowed} rows=${found.data} total=${found.total} onMore=${() => setMost(most + PAGE)} />`
+  }
+  </section>`;
+}
+
+/**
+ * @param {string} text
+ * @param {number} most
+ */
+async function load(text, most) {
+  /** @type {any[]} */
+  const data = [];
+  let [cursor, total] = ["0", 0];
+  while (cursor && data.length < most) {
+    const list = await askJson(`/v1/admin/requests?${text}&limit=${PAGE}&cursor=${cursor}`);
+    data.push(...list.data);
+    [cursor, total] = [list.next, list.total];
+  }
+  return { data, total };
+}
+
+/** @param {{view: import("./store.js").View | null, rows: any[]}} props */
+function FilterBar({ view, rows }) {
+  const query = route.value.query;
+  const set = (/** @type {string} */ name) => (/** @type {any} */ event) =>
+    go(withQuery({ [name]: event.target.value }), { replace: true });
+  const workflows = [
+    ...new Set([
+      ...(view?.overview.models ?? []).flatMap((/** @type {any} */ model) => model.workflows),
+      ...rows.map((row) => row.workflow),
+    ]),
+  ].sort();
+  const outcomes = [...new Set(["ok", ...rows.map((row) => row.outcome).filter(Boolean), query.get("outcome") ?? ""])]
+    .filter(Boolean).sort();
+  const isFiltered = FILTERS.some((name) => query.get(name));
+  const choice = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string[]} */ values) =>
+    html`<label class="filter"><span>${label}</span><select value=${query.get(name) ?? ""} onChange=${set(name)}>
+      <option value="">any</option>${
+      values.map((value) => html`<option key=${value} value=${value}>${value.replaceAll("_", " ")}</option>`)
+    }
+    </select></label>`;
+  return html`<div class="filters" role="search" aria-label="Filter requests">
+    <label class="filter is-wide"><span>Words</span><input type="search" value=${
+    query.get("q") ?? ""
+  } placeholder="id, workflow, tenant, late…" onInput=${set("q")} /></label>
+    ${choice("state", "State", ["waiting", "running", "paused", "ended"])}
+    ${choice("workflow", "Workflow", workflows)}
+    ${choice("outcome", "Outcome", outcomes)}
+    <label class="filter"><span>Longer than</span><select value=${query.get("over_s") ?? ""} onChange=${set("over_s")}>
+      <option value="">any</option>${
+    [1, 5, 10, 60].map((seconds) => html`<option key=${seconds} value=${seconds}>${seconds} s</option>`)
+  }</select></label>
+    <label class="filter"><span>Order</span><select value=${query.get("sort") ?? ""} onChange=${set("sort")}>
+      <option value="">in flight first</option><option value="-age_s">longest first</option><option value="-waited_s">most waited first</option><option value="-created">newest first</option></select></label>
+    ${isFiltered && html`<a class="button is-small" href="/dashboard/requests">Clear</a>`}
+  </div>`;
+}
+
+/**
+ * A table of which only the rows that are seen exist.
+ * @param {{rows: any[], total: number, onMore: () => void}} props
+ */
+function Windowed({ rows, total, onMore }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const [top, setTop] = useState(0);
+  const [height, setHeight] = useState(800);
+  useEffect(() => {
+    const element = /** @type {HTMLElement} */ (box.current);
+    const observer = new ResizeObserver(() => setHeight(element.clientHeight));
+    observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
+  const first = Math.max(0, Math.floor(top / ROW) - AROUND);
+  const last = Math.min(rows.length, Math.ceil((top + height) / ROW) + AROUND);
+  useEffect(() => {
+    if (last >= rows.length && rows.length < total) onMore();
+  }, [last, rows.length, total]);
+  return html`
+    <div class="request-table" role="table" aria-label="Requests" aria-rowcount=${total}>
+      <${RowHead} />
+      <div class="windowed" ref=${box} tabindex="0" role="rowgroup" aria-label="Rows" onScroll=${(
+        /** @type {any} */ event,
+      ) => setTop(event.target.scrollTop)}>
+        <div class="windowed-all" role="presentation" style=${{ height: `${rows.length * ROW}px` }}>
+          <div class="windowed-seen" role="presentation" style=${{ transform: `translateY(${first * ROW}px)` }}>
+              ${rows.slice(first, last).map((row, index) =>
+                html`<${RequestRow} key=${row.id} row=${row} place=${
+                  first + index + 2
+                } onMenu=${() => (menuOf.value = row)} />`
+              )}
+            </div>
+        </div>
+      </div>
+      <p class="table-foot hint">${counted(total, "request")}</p>
+    </div>
+  `;
+}
+
+/** @param {{id: string}} props */
+function One({ id }) {
+  const [request, setRequest] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const isLive = !request || request.state !== "ended";
+  const beat = isLive && heldSince.value === null ? tick.value : -1;
+  useEffect(() => {
+    askJson(`/v1/admin/requests/${encodeURIComponent(id)}`).then(
+      (found) => (setRequest(found), setError(null)),
+      setError,
+    );
+  }, [id, beat]);
+  if (!request) {
+    return error
+      ? html`
+        <section
+          class="card empty-state"><h2>${said(error)}</h2><p class="hint">${error.code ??
+            ""} · the last 2,000 requests of each gateway are kept</p><a class="button" href="/dashboard/requests">All requests</a></section>
+      `
+      : html`<div class="card shape is-tall"></div>`;
+  }
+  const rows = Object.entries(request.inputs).filter(([name]) => !["width", "height"].includes(name));
+  return html`
+    <section class="card" aria-labelledby="request-title">
+      <header><h2 id="request-title" class="mono">${short(id)}</h2><${Flags} row=${request} />
+        <span class="badge ${request.state === "ended"
+          ? (request.outcome === "ok" ? "is-ok" : "is-bad")
+          : "is-accent"}">${request.state === "ended"
+          ? (request.outcome === "ok" ? "✓ answered" : "✕ ended")
+          : request.state}</span>
+        <span class="spacer"></span>
+        ${isLive && mayAct() && html`
+          <button type="button" class="button is-small" onClick=${() => (asked.value = pauseAction(
+            request,
+          ))}>${request.state === "paused" ? "Resume…" : "Pause…"}</button>
+          <button type="button" class="button is-small is-stop" onClick=${() => (asked.value = cancelAction(
+            request,
+          ))}>Cancel…</button>
+        `}
+        <button type="button" class="button is-small" onClick=${() => copy(id, "The id was")}>Copy id</button></header>
+      ${isLive &&
+        html`<div class="one-progress"><${Progress} row=${request} /><span class="hint">${duration(ageOf(request))}${
+          request.eta_s !== null ? `, about ${duration(request.eta_s)} left` : ""
+        }</span></div>`}
+      ${request.message && html`<p class="failure">${request.message}</p>`}
+      <${Waterfall} request=${request} />
+    </section>
+    <div class="two is-even">
+      <section class="card" aria-labelledby="facts-title">
+        <header>
+          <h2 id="facts-title">What was asked for</h2>
+        </header>
+        <dl class="facts">
+          <dt>workflow</dt><dd><a href=${`/dashboard/workflows/${encodeURIComponent(request.workflow)}`}>${request
+            .workflow}</a></dd>
+          <dt>tenant</dt><dd>${request.tenant}</dd>
+          <dt>size</dt><dd>${request.size.replace("x", " × ")}</dd>
+          ${rows.map(([name, value]) =>
+            html`
+              <dt key=${name}>${name.replaceAll("_", " ")}</dt>
+              <dd>${value}</dd>
+            `
+          )}
+          ${request.addons.map((/** @type {any} */ each) =>
+            html`
+              <dt key=${each.name}>${each.field === "lora" ? "adapter" : "ControlNet"}</dt>
+              <dd>${each.name}</dd>
+            `
+          )}
+          ${request.reuse && html`
+            <dt>computed</dt>
+            <dd>${`${
+              Math.round(request.reuse.share * 100)
+            } % of the rows in ${request.reuse.masked_steps} of ${request.reuse.steps} steps`}</dd>
+          `}
+          ${request.deadline_s !== null && html`
+            <dt>deadline</dt>
+            <dd>${duration(request.deadline_s)}</dd>
+          `}
+          ${request.target_s !== null && html`
+            <dt>target</dt>
+            <dd>${duration(request.target_s)}${request.deadline_s === null
+              ? ", five times what it takes alone"
+              : ""}</dd>
+          `}
+          <dt>waited</dt><dd>${duration(request.waited_s)}</dd>
+        </dl>
+        <p class="hint">Prompts and images are not kept.</p>
+      </section>
+      <section class="card" aria-labelledby="story-title">
+        <header>
+          <h2 id="story-title">What happened</h2>
+        </header>
+        <ol class="story">${request.story.map((
+          /** @type {[number, string]} */ [at, words],
+          /** @type {number} */ index,
+        ) => html`<li key=${index}><span class="mono">${duration(at)}</span><span>${words}</span></li>`)}</ol>
+      </section>
+    </div>
+  `;
+}

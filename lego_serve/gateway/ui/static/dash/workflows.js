@@ -1,0 +1,165 @@
+// Workflows as graphs: the longest way to a node gives its column.
+import { askJson, said } from "../app/api.js";
+import { duration } from "../app/format.js";
+import { html, useEffect, useState } from "../app/lib.js";
+import { columnsOf } from "./layers.js";
+
+const [WIDTH, HEIGHT, GAP_X, GAP_Y] = [148, 56, 84, 26];
+/** @type {Record<string, string>} */
+const HUES = { text_encoder: "prompts", backbone: "steps", vae: "decode", adapters: "adapters", lora: "adapters" };
+
+/** @param {{view: import("./store.js").View, name: string}} props */
+export function Workflows({ view, name }) {
+  const names = [...new Set(view.overview.models.flatMap((/** @type {any} */ model) => model.workflows))].sort();
+  if (!name) {
+    const rows = Object.values(view.requests);
+    return html`
+      <section class="card is-flush" aria-label="Workflows">
+        <div class="table-room" tabindex="0" role="region" aria-label="Table">
+          <table class="plain">
+            <thead>
+              <tr>
+                <th scope="col">Workflow</th>
+                <th scope="col">Models</th>
+                <th scope="col">In flight</th>
+                <th scope="col">Lately</th>
+              </tr>
+            </thead>
+            <tbody>${names.map((/** @type {string} */ each) => {
+              const own = rows.filter((row) => row.workflow === each);
+              const models = view.overview.models.filter((/** @type {any} */ model) => model.workflows.includes(each));
+              return html`
+                <tr key=${each}>
+                  <th scope="row"><a href=${`/dashboard/workflows/${encodeURIComponent(each)}`}>${each}</a></th>
+                  <td>${models.map((/** @type {any} */ model) => model.name).join(", ")}</td>
+                  <td>${own.filter((row) => row.state !== "ended").length}</td>
+                  <td><a href=${`/dashboard/requests?workflow=${encodeURIComponent(each)}`}>${own
+                    .length} requests</a></td>
+                </tr>
+              `;
+            })}</tbody>
+          </table>
+        </div>
+      </section>
+    `;
+  }
+  return html`<${One} name=${name} key=${name} />`;
+}
+
+/** @param {{name: string}} props */
+function One({ name }) {
+  const [flow, setFlow] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  useEffect(() => void askJson(`/v1/admin/workflows/${encodeURIComponent(name)}`).then(setFlow, setError), [name]);
+  if (!flow) {
+    return error ? html`<p class="card failure">${said(error)}</p>` : html`<div class="card shape is-tall"></div>`;
+  }
+  return html`
+    <section class="card" aria-labelledby="flow-title">
+      <header><h2 id="flow-title">${flow.name}</h2><span class="hint">version ${flow
+        .version} · <span class="mono">${flow.hash.slice(0, 12)}</span></span></header>
+      <div class="graph-room" tabindex="0" role="region" aria-label="Graph">
+        <${Graph} flow=${flow} />
+      </div>
+      <p
+        class="hint">Times are medians of the last requests in this gateway; a node that has not run since it started has none.</p>
+    </section>
+    <section class="card" aria-labelledby="nodes-title">
+      <header>
+        <h2 id="nodes-title">The same as a list</h2>
+      </header>
+      <div class="table-room" tabindex="0" role="region" aria-label="Table">
+        <table class="plain">
+          <thead>
+            <tr>
+              <th scope="col">Node</th>
+              <th scope="col">Kind</th>
+              <th scope="col">Model</th>
+              <th scope="col">After</th>
+              <th scope="col">Median</th>
+              <th scope="col">95 of 100</th>
+              <th scope="col">Waits</th>
+              <th scope="col">Runs</th>
+            </tr>
+          </thead>
+          <tbody>${flow.nodes.map((/** @type {any} */ node) => {
+            const times = flow.times[node.name] ?? {};
+            const before = flow.edges.filter((/** @type {any} */ edge) => edge.to === node.name).map((
+              /** @type {any} */ edge,
+            ) => edge.from);
+            return html`
+              <tr key=${node.name}>
+                <th scope="row">${node.name}</th>
+                <td>${node.kind.replaceAll("_", " ")}</td>
+                <td><a href=${`/dashboard/models/${encodeURIComponent(node.model)}`}>${node.model}</a></td>
+                <td>${[...new Set(before)].join(", ") || "–"}</td>
+                <td>${duration(times.p50_s)}</td>
+                <td>${duration(times.p95_s)}</td>
+                <td>${duration(times.waited_p50_s)}</td>
+                <td>${times.count ?? 0}</td>
+              </tr>
+            `;
+          })}</tbody>
+        </table>
+      </div>
+    </section>
+  `;
+}
+
+/** @param {{flow: any}} props */
+function Graph({ flow }) {
+  const columns = columnsOf(flow.nodes.map((/** @type {any} */ node) => node.name), flow.edges);
+  const most = Math.max(...columns.map((column) => column.length));
+  const height = most * (HEIGHT + GAP_Y);
+  const places = /** @type {Map<string, [number, number]>} */ (new Map());
+  columns.forEach((column, x) =>
+    column.forEach((name, y) => {
+      const top = (height - column.length * (HEIGHT + GAP_Y)) / 2;
+      places.set(name, [x * (WIDTH + GAP_X), top + y * (HEIGHT + GAP_Y) + GAP_Y / 2]);
+    })
+  );
+  const width = columns.length * (WIDTH + GAP_X) - GAP_X;
+  const at = (/** @type {string} */ name) => places.get(name) ?? [0, 0];
+  return html`<svg class="graph" width=${width} height=${height} viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${`${flow.nodes.length} nodes in ${columns.length} columns; the list below says the same`}>
+    ${
+    flow.edges.map((/** @type {any} */ edge) => {
+      const [x0, y0] = at(edge.from);
+      const [x1, y1] = at(edge.to);
+      const [fromX, fromY, toX, toY] = [x0 + WIDTH, y0 + HEIGHT / 2, x1, y1 + HEIGHT / 2];
+      const bend = (toX - fromX) / 2;
+      const isFar = toX - fromX > GAP_X + 1; // it goes around what lies between
+      const around = fromY + toY > height ? height - 4 : 4;
+      const path = isFar
+        ? `M${fromX} ${fromY}C${fromX + 70} ${fromY} ${fromX + 20} ${around} ${fromX + 110} ${around}L${
+          toX - 110
+        } ${around}C${toX - 20} ${around} ${toX - 70} ${toY} ${toX} ${toY}`
+        : `M${fromX} ${fromY}C${fromX + bend} ${fromY} ${toX - bend} ${toY} ${toX} ${toY}`;
+      return html`<g key=${`${edge.from} ${edge.to} ${edge.type}`}>
+        <path class="edge" d=${path} />
+        ${
+        toX - fromX <= GAP_X + 1 &&
+        html`<text class="edge-name" x=${fromX + bend} y=${(fromY + toY) / 2 - 5}>${edge.type}</text>`
+      }
+      </g>`;
+    })
+  }
+    ${
+    flow.nodes.map((/** @type {any} */ node) => {
+      const [x, y] = at(node.name);
+      const times = flow.times[node.name];
+      return html`
+        <g key=${node.name} transform=${`translate(${x} ${y})`}>
+          <rect class="graph-node" width=${WIDTH} height=${HEIGHT} rx="8" />
+          <rect class=${`graph-stripe part-fill is-${
+            HUES[node.component] ?? "control"
+          }`} width="6" height=${HEIGHT} rx="3" />
+          <text class="graph-name" x="16" y="23">${node.name}</text>
+          <text class="graph-kind" x="16" y="42">${node.kind.replaceAll("_", " ")}${times?.count
+            ? ` · ${duration(times.p50_s)}`
+            : ""}</text>
+        </g>
+      `;
+    })
+  }
+  </svg>`;
+}

@@ -1,0 +1,190 @@
+"""The routes of the dashboard: lists, one request whole, and whose they are."""
+
+import asyncio
+from hashlib import sha256
+
+import httpx2
+import pytest
+
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from lego_serve.metrics import Metrics
+from tests.support.gateway.client import error_of
+from tests.support.ui.lively import LivelyRunner
+
+BODY = {"prompt": "a secret", "num_inference_steps": 4, "seed": 3}
+URL = "/v1/images/generations"
+ADMIN = ("/overview", "/series", "/caches", "/decisions", "/errors", "/workflows/lego-tiny", "/events")
+
+
+async def rows_of(client: httpx2.AsyncClient, **query: object) -> list[dict[str, object]]:
+    """The list of requests."""
+    answer = await client.get("/v1/admin/requests", params=query)
+    assert answer.status_code == 200, answer.text
+    data: list[dict[str, object]] = answer.json()["data"]
+    return data
+
+
+async def test_an_ended_request_is_a_row_and_whole_with_its_parts(looked_at) -> None:
+    """Its nodes add up to its total, its steps lie within it, and no word of its prompt is anywhere."""
+    await looked_at.post(URL, json=BODY)
+    [row] = await rows_of(looked_at)
+    assert (row["state"], row["outcome"], row["step"], row["steps"]) == ("ended", "ok", 4, 4)
+    answer = await looked_at.get(f"/v1/admin/requests/{row['id']}")
+    whole = answer.json()
+    assert "secret" not in answer.text
+    assert whole["critical"] == ["negative", "latents", "image"]
+    assert abs(whole["spans"][-1]["to_s"] - whole["total_s"]) < 0.005
+    latents = next(span for span in whole["spans"] if span["kind"] == "denoise")
+    assert len(latents["steps"]) == 4
+    for at_s, took_s, lanes in latents["steps"]:
+        assert latents["from_s"] <= at_s
+        assert at_s + took_s <= latents["to_s"] + 0.005
+        assert lanes >= 1
+    assert whole["story"][-1][1] == "finished"
+
+
+async def test_a_request_in_flight_tells_its_step_and_replica(looked_at, lively) -> None:
+    """As they are now; paused ones say so."""
+    lively.step_s = 0.02
+    running = asyncio.ensure_future(looked_at.post(URL, json=BODY | {"num_inference_steps": 50}))
+    while not lively.journal.history.live or lively.journal.history.live[0].step < 2:
+        await asyncio.sleep(0.01)
+    [row] = await rows_of(looked_at, state="running")
+    assert row["steps"] == 50
+    assert row["replica"] in lively.backbones
+    assert row["eta_s"] is not None
+    await looked_at.post(f"/v1/admin/jobs/{row['id']}/pause")
+    await asyncio.sleep(0.6)  # what was seen a moment ago is not asked for again
+    assert [each["flags"] for each in await rows_of(looked_at, state="paused")] == [["paused"]]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_lost_replica_is_told_and_where_its_images_went(looked_at, lively) -> None:
+    """In the overview, among the decisions, and in the request's own notes."""
+    lively.step_s = 0.02
+    await looked_at.get("/v1/admin/overview")
+    running = asyncio.ensure_future(looked_at.post(URL, json=BODY | {"num_inference_steps": 30}))
+    while not lively.journal.history.live or lively.journal.history.live[0].step < 3:
+        await asyncio.sleep(0.01)
+    lost = lively.journal.history.live[0].replica
+    assert lost is not None
+    lively.lose(lost)
+    assert (await running).status_code == 200
+    await asyncio.sleep(0.5)
+    overview = (await looked_at.get("/v1/admin/overview")).json()
+    assert [alert["id"] for alert in overview["alerts"]] == [f"lost-{lost}"]
+    [backbone] = [node for node in overview["models"][0]["nodes"] if node["component"] == "backbone"]
+    assert (backbone["up"], backbone["lost"]) == (1, 1)
+    [decision] = (await looked_at.get("/v1/admin/decisions", params={"kind": "lost"})).json()["data"]
+    assert (decision["subject"], "goes on elsewhere" in decision["why"]) == (lost, True)
+    whole = (await looked_at.get(f"/v1/admin/requests/{decision['job']}")).json()
+    assert "resumed" in whole["flags"]
+    notes = [note for span in whole["spans"] for note in span["notes"]]
+    assert any(lost in words and level == "bad" for _, words, level in notes)
+
+
+async def test_lists_are_filtered_sorted_and_paged(looked_at) -> None:
+    """No list is ever sent whole without being asked for in pages."""
+    for seed in range(5):
+        await looked_at.post(URL, json=BODY | {"seed": seed, "lora": [{"name": "a"}]} if seed == 2 else BODY)
+    assert len(await rows_of(looked_at)) == 5
+    assert [row["workflow"] for row in await rows_of(looked_at, q="ADAPTERS tiny")] == ["lego-tiny-lora"]
+    assert await rows_of(looked_at, over_s=60) == []
+    ages = [row["age_s"] for row in await rows_of(looked_at, sort="-age_s")]
+    assert ages == sorted(ages, reverse=True)  # type: ignore[type-var]
+    seen, cursor = [], "0"
+    while cursor:
+        page = (await looked_at.get("/v1/admin/requests", params={"limit": 2, "cursor": cursor})).json()
+        seen += [row["id"] for row in page["data"]]
+        cursor = page["next"]
+    assert len(set(seen)) == page["total"] == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "param"), [("limit=0", "limit"), ("limit=201", "limit"), ("cursor=x", "cursor"), ("sort=tenant", "sort")]
+)
+async def test_wrong_queries_are_refused_by_name(looked_at, query: str, param: str) -> None:
+    """400, and the field that is wrong."""
+    status, _, named = error_of(await looked_at.get(f"/v1/admin/requests?{query}"))
+    assert (status, named) == (400, param)
+
+
+async def test_a_window_is_five_minutes_or_an_hour(looked_at) -> None:
+    """Of points of two seconds, or of ten."""
+    lengths = []
+    for window in (300, 3600):
+        series = (await looked_at.get("/v1/admin/series", params={"window": window})).json()
+        lengths.append((series["step_s"], len(series["series"]["p95"])))
+    assert lengths == [(2, 150), (10, 360)]
+    assert error_of(await looked_at.get("/v1/admin/overview?window=7"))[0] == 400
+
+
+async def test_errors_are_told_by_code_and_refusals_too(looked_at) -> None:
+    """Those of jobs with the node, those without a job by themselves."""
+    await looked_at.post(URL, json=BODY | {"model": "nope"})
+    data = (await looked_at.get("/v1/admin/errors")).json()["data"]
+    assert [(each["code"], each["node"], each["count"]) for each in data] == [("model_not_found", "", 1)]
+
+
+async def test_a_workflow_is_a_graph_with_times(looked_at) -> None:
+    """Its nodes and edges, and what its nodes took lately."""
+    await looked_at.post(URL, json=BODY)
+    graph = (await looked_at.get("/v1/admin/workflows/lego-tiny")).json()
+    assert {node["name"] for node in graph["nodes"]} == {"cond", "negative", "latents", "image"}
+    assert {(edge["from"], edge["to"]) for edge in graph["edges"]} >= {("cond", "latents"), ("latents", "image")}
+    assert graph["times"]["latents"]["count"] == 1
+    assert error_of(await looked_at.get("/v1/admin/workflows/nope"))[1] == "model_not_found"
+
+
+async def test_caches_tell_what_is_kept_and_found(looked_at) -> None:
+    """By kind and model, with each replica's part."""
+    await looked_at.post(URL, json=BODY)
+    data = {row["kind"]: row for row in (await looked_at.get("/v1/admin/caches")).json()["data"]}
+    assert (data["prompts"]["hits"], data["prompts"]["misses"]) == (1, 1)
+    assert data["templates"]["used"] == sum(each["used"] for each in data["templates"]["replicas"])
+
+
+async def test_replicas_of_every_node_are_listed_where_all_are_wanted(looked_at) -> None:
+    """The old list stays as it is."""
+    old = (await looked_at.get("/v1/admin/replicas")).json()["data"]
+    assert old == [{"id": "r1", "object": "replica", "node": "lego-tiny.backbone"}]
+    every = (await looked_at.get("/v1/admin/replicas?all=true")).json()["data"]
+    assert {card["node"].split(".")[1] for card in every} == {"backbone", "text_encoder", "vae", "adapters"}
+
+
+async def test_users_see_their_own_requests_and_nothing_else() -> None:
+    """Another tenant's are not there for them, not even by their id; operators see all."""
+    keys = tuple(ApiKey(sha256(name.encode()).hexdigest(), name, name == "ops") for name in ("ops", "shop", "press"))
+    runner = LivelyRunner(step_s=0.001)
+    app = create_app(runner, runner, GatewaySettings("lego-tiny", keys), Metrics())
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for name in ("shop", "press"):
+            await client.post(URL, json=BODY, headers={"authorization": f"Bearer {name}"})
+        client.headers["authorization"] = "Bearer ops"
+        rows = {str(row["tenant"]): row for row in await rows_of(client)}
+        client.headers["authorization"] = "Bearer shop"
+        assert [row["tenant"] for row in await rows_of(client)] == ["shop"]
+        assert [row["tenant"] for row in await rows_of(client, tenant="press")] == ["shop"]
+        assert (await client.get(f"/v1/admin/requests/{rows['shop']['id']}")).status_code == 200
+        assert error_of(await client.get(f"/v1/admin/requests/{rows['press']['id']}"))[0] == 404
+        for path in ADMIN:
+            assert error_of(await client.get(f"/v1/admin{path}"))[:2] == (403, "insufficient_scope")
+        del client.headers["authorization"]
+        assert (await client.get("/v1/admin/requests")).status_code == 401
+        assert (await client.get("/v1/ui")).json()["keys"] is True
+
+
+async def test_only_gateways_ask_each_other_for_their_part() -> None:
+    """It has the requests of all tenants: who writes the mark of a gateway into a request of their own gets nothing."""
+    keys = (ApiKey(sha256(b"shop").hexdigest(), "shop", is_admin=False),)
+    runner = LivelyRunner()
+    app = create_app(runner, runner, GatewaySettings("lego-tiny", keys), Metrics())
+    headers = {"authorization": "Bearer shop", "x-lego-peer": "1"}
+    for url, status in (("http://gateway:8000", 403), ("http://socket", 200)):
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=url, headers=headers) as client:
+            assert (await client.get("/v1/admin/part")).status_code == status
+            del client.headers["x-lego-peer"]
+            assert (await client.get("/v1/admin/part")).status_code == 403

@@ -1,0 +1,54 @@
+import { columnsOf } from "../../lego_serve/gateway/ui/static/dash/layers.js";
+import { merge } from "../../lego_serve/gateway/ui/static/dash/merge.js";
+import { ticksOf } from "../../lego_serve/gateway/ui/static/dash/scale.js";
+import { equal } from "./equal.js";
+
+const VIEW = {
+  at: 10,
+  overview: { counts: { ok: 1 }, target: { goal: 0.95 } },
+  replicas: { a: { id: "a" }, b: { id: "b" } },
+  requests: { x: { step: 1 } },
+  decisions: {},
+  series: { step_s: 2, from: 100, series: { p50: [1, 2, 3], ok: [0, 1, 2] } },
+};
+
+Deno.test("a patch changes what it names and keeps all else", () => {
+  const next = merge(VIEW, { at: 11, overview: { counts: { ok: 2 } }, replicas: { a: null, c: { id: "c" } } });
+  equal(next.overview, { counts: { ok: 2 }, target: { goal: 0.95 } });
+  equal(Object.keys(next.replicas), ["b", "c"]);
+  if (next.replicas.b !== VIEW.replicas.b || next.requests !== VIEW.requests) throw new Error("made anew");
+  equal(Object.keys(VIEW.replicas), ["a", "b"]);
+});
+
+Deno.test("points come at the end of series, and as many go", () => {
+  const next = merge(VIEW, { series: { step_s: 2, from: 106, series: { p50: [4], ok: [3] } } });
+  equal(next.series, { step_s: 2, from: 102, series: { p50: [2, 3, 4], ok: [1, 2, 3] } });
+});
+
+Deno.test("points that are known already are not added again", () => {
+  const next = merge(VIEW, { series: { step_s: 2, from: 104, series: { p50: [3, 4], ok: [2, 3] } } });
+  equal(next.series.series.p50, [2, 3, 4]);
+});
+
+Deno.test("time without words is a gap", () => {
+  const next = merge(VIEW, { series: { step_s: 2, from: 110, series: { p50: [6], ok: [5] } } });
+  equal(next.series.series.p50, [null, null, 6]);
+});
+
+Deno.test("points of another length are not mixed in", () => {
+  equal(merge(VIEW, { series: { step_s: 10, from: 110, series: { p50: [6] } } }).series, VIEW.series);
+});
+
+Deno.test("axes have about five round numbers from zero", () => {
+  for (let length = 0.003; length < 5000; length *= 1.37) {
+    const ticks = ticksOf(length);
+    if (ticks[0] !== 0 || ticks.length < 3 || ticks.length > 6 || ticks[ticks.length - 1] > length) {
+      throw new Error(`${length}: ${ticks}`);
+    }
+  }
+});
+
+Deno.test("a node stands to the right of all that it waits for", () => {
+  const edges = [["a", "c"], ["b", "c"], ["a", "d"], ["c", "d"]].map(([from, to]) => ({ from, to }));
+  equal(columnsOf(["d", "c", "b", "a"], edges), [["b", "a"], ["c"], ["d"]]);
+});
