@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from lego_serve.configuration import schema as top_level
 from lego_serve.configuration.jobs import Jobs, TenantLimits, Webhooks
 from lego_serve.configuration.models import (
     Adapters,
@@ -22,7 +23,7 @@ from lego_serve.configuration.models import (
     Strict,
     TextEncoderNode,
 )
-from lego_serve.configuration.schema import Key, KeyFile, Settings, Templates
+from lego_serve.configuration.schema import Key, Settings, Templates
 from lego_serve.configuration.server import Server
 from lego_serve.core.suggest import closest
 from lego_serve.errors import ConfigError
@@ -69,7 +70,7 @@ def load(path: Path) -> Settings:
     settings = _read(path, Settings)
     if settings.keys_file is None:
         return settings
-    more = _read(keys_file(settings, path), KeyFile).keys
+    more = _read(keys_file(settings, path), top_level.KeyFile).keys
     return settings.model_copy(update={"keys": (*settings.keys, *more)})
 
 
