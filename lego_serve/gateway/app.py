@@ -13,6 +13,7 @@ from lego_serve.core.web_pages import PagePolicy
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
+from lego_serve.gateway.jobs.once import OnceOnly
 from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.service import DurableJobs, with_durable_jobs
 from lego_serve.gateway.limits.tenant_limits import TenantLimiter
@@ -86,7 +87,7 @@ def create_app(
     app.state.jobs = context.jobs
     _add_routes(app, context, peers)
     add_error_handlers(app)
-    _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready)
+    _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready, storage)
     return app
 
 
@@ -118,10 +119,17 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
 
 
 def _add_middleware(
-    app: FastAPI, settings: GatewaySettings, draining: Draining, metrics: Metrics, is_ready: Callable[[], bool]
+    app: FastAPI,
+    settings: GatewaySettings,
+    draining: Draining,
+    metrics: Metrics,
+    is_ready: Callable[[], bool],
+    storage: JobStorage | None,
 ) -> None:
     """Add what every request passes; the last one added is the outermost."""
     policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
+    keep_s = 0.0 if storage is None else storage.settings.retention.ended_s
+    app.add_middleware(OnceOnly, store=None if storage is None else storage.store, keep_s=keep_s)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WhileStarting, is_ready=is_ready)
     if settings.operations_port is not None:

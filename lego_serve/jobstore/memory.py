@@ -21,6 +21,7 @@ class MemoryJobStore:
         self._leases: dict[str, float] = {}
         self._outbox: dict[str, tuple[float, OutboxRow]] = {}  # when each is due, which a hold puts off
         self._settings: dict[str, str] = {}
+        self._notes: dict[str, tuple[float, str]] = {}  # until when, and what
         self._changed = asyncio.Event()
 
     async def now(self) -> float:
@@ -142,6 +143,14 @@ class MemoryJobStore:
     async def settle(self, row_id: str) -> None:
         """Remove a message."""
         self._outbox.pop(row_id, None)
+
+    async def note(self, name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+        """Keep a text for a while."""
+        now = self._clock()
+        self._notes = {each: kept for each, kept in self._notes.items() if kept[0] > now}
+        if replaces or name not in self._notes:
+            self._notes[name] = (now + keep_s, text)
+        return self._notes[name][1]
 
     async def setting(self, name: str, first: str) -> str:
         """Return what is kept under a name."""

@@ -11,6 +11,7 @@ Keys, all with one hash tag, so that a cluster would keep them on one node:
     {lego}:owners         sorted set of owners by the end of their lease
     {lego}:owned:OWNER    set of ids
     {lego}:outbox, {lego}:messages   sorted set of message ids by the time they are due, hash of messages
+    {lego}:note:NAME      hash of a text and until when it is kept, a key that expires
     {lego}:settings       hash of what all gateways keep under a name
     {lego}:changes        the channel on which ids of changed jobs are published
 
@@ -199,6 +200,17 @@ return 1
 SETTLE = """
 redis.call('HDEL', P .. 'messages', ARGV[1])
 return redis.call('ZREM', P .. 'outbox', ARGV[1])
+"""
+
+# name, text, seconds, '1' to replace; with the script's own time, as all else lapses by it
+NOTE = """
+local held = redis.call('HMGET', P .. 'note:' .. ARGV[1], 'text', 'until')
+if ARGV[4] == '1' or not held[1] or tonumber(held[2]) <= now() then
+  redis.call('HSET', P .. 'note:' .. ARGV[1], 'text', ARGV[2], 'until', now() + tonumber(ARGV[3]))
+  redis.call('EXPIRE', P .. 'note:' .. ARGV[1], math.ceil(tonumber(ARGV[3])))
+  return ARGV[2]
+end
+return held[1]
 """
 
 SETTING = """

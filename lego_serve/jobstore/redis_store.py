@@ -134,6 +134,10 @@ class RedisJobStore:
         """Remove a message."""
         await self._scripts.run(lua.SETTLE, row_id)
 
+    async def note(self, name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+        """Keep a text for a while."""
+        return str(await self._scripts.run(lua.NOTE, name, text, keep_s, "1" if replaces else ""))
+
     async def setting(self, name: str, first: str) -> str:
         """Return what is kept under a name."""
         return str(await self._scripts.run(lua.SETTING, name, first))

@@ -37,6 +37,8 @@ CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, lease_until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, due_at REAL NOT NULL, message TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at);
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, until REAL NOT NULL, text TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS notes_until ON notes (until);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 INSERT = "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)"
@@ -212,6 +214,18 @@ class SqliteJobStore:
     async def settle(self, row_id: str) -> None:
         """Remove a message."""
         await self._thread.write(lambda db: db.execute("DELETE FROM outbox WHERE id=?", (row_id,)))
+
+    async def note(self, name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+        """Keep a text for a while."""
+
+        def do(db: apsw.Connection) -> str:
+            now = self._clock()
+            db.execute("DELETE FROM notes WHERE until<=?", (now,))
+            how = "REPLACE" if replaces else "IGNORE"
+            db.execute(f"INSERT OR {how} INTO notes VALUES (?,?,?)", (name, now + keep_s, text))
+            return str(db.execute("SELECT text FROM notes WHERE name=?", (name,)).get)
+
+        return await self._thread.write(do)
 
     async def setting(self, name: str, first: str) -> str:
         """Return what is kept under a name."""

@@ -129,6 +129,10 @@ class JobStore(Protocol):
         """Remove a message: it was delivered, or given up."""
         ...
 
+    async def note(self, name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+        """Keep a text under a name for so many seconds and return it; what is kept already, unless it is replaced."""
+        ...
+
     async def setting(self, name: str, first: str) -> str:
         """Return what all gateways keep under a name; where that is nothing yet, keep ``first`` and return it."""
         ...

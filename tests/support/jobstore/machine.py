@@ -55,6 +55,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         self.ended: dict[str, JobRecord] = {}
         self.attempts: dict[str, int] = {}
         self.told: set[str] = set()
+        self.notes: dict[str, tuple[float, str]] = {}
 
     async def open_store(self) -> JobStore:
         """Return an empty store whose clock is ``self.time``."""
@@ -184,6 +185,16 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     def _note_ends(self, jobs: tuple[JobRecord, ...]) -> None:
         self.told |= {f"msg_{job.id}_{job.status}" for job in jobs if job.status.has_ended and job.request.webhook}
+
+    @rule(name=st.sampled_from(["a", "b"]), text=st.sampled_from(["x", "y"]), keep_s=AHEAD, replaces=st.booleans())
+    def note(self, name: str, text: str, keep_s: float, replaces: bool) -> None:
+        """A text is kept for a while; the first one stays unless it is replaced."""
+        kept = self.both(lambda store: store.note(name, text, keep_s, replaces=replaces))
+        until, before = self.notes.get(name, (0.0, ""))
+        expected = before if until > self.time and not replaces else text
+        assert kept == expected
+        if replaces or until <= self.time:
+            self.notes[name] = (self.time + keep_s, text)
 
     @rule(target=messages, limit=st.integers(1, 3))
     def take_messages(self, limit: int) -> Any:

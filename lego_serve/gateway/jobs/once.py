@@ -1,0 +1,189 @@
+"""Carries out a request with an `Idempotency-Key` once, on every route that changes something.
+
+Requests for images become durable jobs, which know their keys themselves.  The answer to any other is kept as long as
+jobs are, and given again to whoever repeats the request; while the first one is at work, a repeat waits for it.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lego_serve.core.durable_jobs.idempotency import check_key
+from lego_serve.core.durable_jobs.store import JobStore
+from lego_serve.errors import IdempotencyKeyReused, LegoError, StoreUnavailable
+from lego_serve.gateway.errors import JobsDisabled, error_response
+
+UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+DURABLE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # they know their keys themselves
+RUNNING_S = 60.0  # what takes longer, or whose gateway died, is taken for not done
+POLL_S = 0.1
+MAX_ANSWER_BYTES = 256 * 1024
+NOT_KEPT = (401, 403, 408, 413, 429)  # the next try may fare better
+REPLAYED = (b"idempotency-replayed", b"true")
+HEADER = "idempotency-key"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What a key stands for: the hash of its request, and the answer; no status while that is at work."""
+
+    fingerprint: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""  # base64
+
+    def to_json(self) -> str:
+        """Return it as a text."""
+        return json.dumps([self.fingerprint, self.status, dict(self.headers), self.body])
+
+    @classmethod
+    def of_json(cls, text: str) -> "StoredAnswer":
+        """Return the one of a text."""
+        return cls(*json.loads(text))
+
+
+class BodyHash:
+    """A hash of a body as it passes by, without the boundary of its parts: a client draws another for each try."""
+
+    def __init__(self, method: str, path: str, content_type: str) -> None:
+        self._hash = hashlib.sha256(f"{method} {path}\n".encode())
+        _, _, boundary = content_type.partition("boundary=")
+        self._boundary = boundary.strip().strip('"').encode()
+        self._rest = b""
+        self.is_whole = False  # whether all of the body has passed by
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next bytes; a boundary may lie across two chunks."""
+        data = self._rest + chunk
+        if not self._boundary:
+            self._hash.update(data)
+            return
+        data = data.replace(self._boundary, b"")
+        kept = len(self._boundary) - 1
+        self._hash.update(data[: max(0, len(data) - kept)])
+        self._rest = data[max(0, len(data) - kept) :]
+
+    def digest(self) -> str:
+        """Return the hash of all that was added."""
+        self._hash.update(self._rest)
+        self._rest = b""
+        return self._hash.hexdigest()
+
+
+class OnceOnly:
+    """Answers a repeated request as the first one was; ``store`` is where answers are kept, None for nowhere."""
+
+    def __init__(self, app: ASGIApp, store: JobStore | None, keep_s: float) -> None:
+        self._app, self._store, self._keep_s = app, store, keep_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it."""
+        has_key = scope["type"] == "http" and any(name == HEADER.encode() for name, _ in scope["headers"])
+        if not has_key or scope["method"] not in UNSAFE or scope["path"] in DURABLE:
+            await self._app(scope, receive, send)
+            return
+        try:
+            answer = await self._answer(Request(scope, receive), send)
+        except LegoError as error:
+            answer = error_response(error)
+        if answer is not None:
+            await answer(scope, receive, send)
+
+    async def _answer(self, request: Request, send: Send) -> Response | None:
+        """Return a kept answer, or None after the request was carried out.  Raises LegoError."""
+        store = self._store
+        if store is None:
+            raise JobsDisabled
+        name = _name(request)
+        running = StoredAnswer(secrets.token_hex(16))
+        kept = StoredAnswer.of_json(await store.note(name, running.to_json(), RUNNING_S, replaces=False))
+        if kept == running:
+            await self._carry_out(store, name, request, send)
+            return None
+        body = _hash_of(request)
+        async for chunk in request.stream():
+            body.add(chunk)
+        while not kept.status:
+            await asyncio.sleep(POLL_S)
+            kept = StoredAnswer.of_json(await store.note(name, running.to_json(), RUNNING_S, replaces=False))
+            if kept == running:
+                await self._forget(store, name)
+                raise StoreUnavailable("The request that came first with this Idempotency-Key was given up; try again.")
+        if kept.fingerprint != body.digest():
+            raise IdempotencyKeyReused(
+                "This Idempotency-Key was used for another request; send a key of its own with each request."
+            )
+        answer = Response(base64.b64decode(kept.body), kept.status, dict(kept.headers))
+        answer.raw_headers.append(REPLAYED)
+        return answer
+
+    async def _carry_out(self, store: JobStore, name: str, request: Request, send: Send) -> None:
+        body, recorded = _hash_of(request), _Recorded()
+
+        async def receive_and_hash() -> Message:
+            message = await request.receive()
+            if message["type"] == "http.request":
+                body.add(message.get("body", b""))
+                body.is_whole = not message.get("more_body", False)
+            return message
+
+        async def send_and_record(message: Message) -> None:
+            recorded.add(message)
+            if not message.get("more_body", False) and message["type"] == "http.response.body":
+                await self._keep(store, name, body, recorded)
+            await send(message)
+
+        try:
+            await self._app(request.scope, receive_and_hash, send_and_record)
+        except BaseException:
+            await self._forget(store, name)
+            raise
+
+    async def _keep(self, store: JobStore, name: str, body: BodyHash, recorded: "_Recorded") -> None:
+        if not recorded.is_to_be_kept or not (body.is_whole or recorded.status < 300):
+            await self._forget(store, name)
+            return
+        content = base64.b64encode(bytes(recorded.body)).decode()
+        answer = StoredAnswer(body.digest(), recorded.status, recorded.headers, content)
+        await store.note(name, answer.to_json(), self._keep_s, replaces=True)
+
+    async def _forget(self, store: JobStore, name: str) -> None:
+        await store.note(name, StoredAnswer().to_json(), 0.001, replaces=True)
+
+
+class _Recorded:
+    """An answer as it goes out."""
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.body = 0, dict[str, str](), bytearray()
+
+    def add(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            named = {name.decode().lower(): value.decode("latin-1") for name, value in message.get("headers", ())}
+            self.headers = {name: named[name] for name in ("content-type", "location") if name in named}
+        else:
+            self.body += message.get("body", b"")
+
+    @property
+    def is_to_be_kept(self) -> bool:
+        return self.status < 500 and self.status not in NOT_KEPT and len(self.body) <= MAX_ANSWER_BYTES
+
+
+def _hash_of(request: Request) -> BodyHash:
+    return BodyHash(request.method, request.url.path, request.headers.get("content-type", ""))
+
+
+def _name(request: Request) -> str:
+    """Return what the answer is kept under: the key of this caller, who may be nobody."""
+    key = check_key(request.headers[HEADER])
+    whose = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+    return f"{whose} {key}"

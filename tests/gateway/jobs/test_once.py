@@ -1,0 +1,99 @@
+"""An `Idempotency-Key` on routes that make no images: what was done once is answered again, and done no second time."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lego_serve.gateway.jobs.once import BodyHash
+from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
+from tests.support.gateway.client import error_of, file_of
+from tests.support.gateway.durable import Cluster
+
+KEY = {"idempotency-key": "once"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """One store, and room for templates."""
+    templates = TemplateSettings(tmp_path / "templates", 3, 100_000, {"lego-tiny": 300_000})
+    return Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny", templates=templates))
+
+
+async def test_a_template_is_registered_once(cluster: Cluster) -> None:
+    """Though each try has a boundary of its own; the second gateway gives the first one's answer."""
+    async with cluster.gateway() as first, cluster.gateway() as second:
+        answers = [
+            await gateway.client.post("/v1/templates", files={"image": file_of(9)}, headers=KEY)
+            for gateway in (first, second, first)
+        ]
+        assert [answer.status_code for answer in answers] == [201, 201, 201]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
+        assert len((await first.client.get("/v1/templates")).json()["data"]) == 1
+        other = await first.client.post("/v1/templates", files={"image": file_of(8)}, headers=KEY)
+        assert error_of(other)[:2] == (422, "idempotency_key_reused")
+
+
+async def test_what_was_removed_is_removed_once(cluster: Cluster) -> None:
+    """Without the key a second try finds nothing; with it, that it was done."""
+    async with cluster.gateway() as gateway:
+        card = (await gateway.client.post("/v1/templates", files={"image": file_of(9)})).json()
+        for _ in range(2):
+            answer = await gateway.client.delete(f"/v1/templates/{card['id']}", headers=KEY)
+            assert answer.status_code == 204, answer.text
+        assert (await gateway.client.delete(f"/v1/templates/{card['id']}")).status_code == 404
+
+
+async def test_a_repeat_waits_for_the_first(cluster: Cluster) -> None:
+    """Both come to the same answer, and one adapter is registered."""
+    async with cluster.gateway() as gateway:
+        body = {"id": "x", "path": "y"}
+        answers = await asyncio.gather(
+            *(gateway.client.post("/v1/admin/adapters", json=body, headers=KEY) for _ in range(4))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+        assert len(gateway.runner.adapter_requests) == 1
+
+
+async def test_an_error_that_may_pass_is_not_kept(cluster: Cluster) -> None:
+    """The next try is carried out."""
+    async with cluster.gateway() as gateway:
+        full = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
+        assert full.status_code == 429
+        again = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
+        assert again.headers.get("idempotency-replayed") is None
+        assert len(gateway.runner.adapter_requests) == 2
+
+
+async def test_keys_of_two_callers_have_nothing_to_do_with_each_other(cluster: Cluster) -> None:
+    """Each may use the same text."""
+    async with cluster.gateway() as gateway:
+        for who in ("a", "b"):
+            headers = KEY | {"authorization": f"Bearer {who}"}
+            answer = await gateway.client.post("/v1/templates", files={"image": file_of(9)}, headers=headers)
+            assert answer.headers.get("idempotency-replayed") is None
+
+
+async def test_without_a_store_a_key_is_refused(cluster: Cluster, client) -> None:
+    """Rather than taken and not honoured."""
+    answer = await client.post("/v1/admin/adapters", json={"id": "x", "path": "y"}, headers=KEY)
+    assert error_of(answer)[:2] == (503, "jobs_disabled")
+
+
+@given(st.lists(st.binary(max_size=9), max_size=6), st.lists(st.integers(1, 7), min_size=1))
+def test_the_hash_of_a_body_does_not_depend_on_its_boundary_or_its_pieces(parts: list[bytes], sizes: list[int]) -> None:
+    """Whatever lies across two pieces."""
+    digests = set()
+    for boundary, pieces in ((b"xxBOUNDxx", sizes), (b"another-one", [3])):
+        body = b"--" + boundary + (b"\r\n--" + boundary).join(parts) + b"--" + boundary + b"--"
+        hashed = BodyHash("POST", "/v1/templates", f"multipart/form-data; boundary={boundary.decode()}")
+        at, turn = 0, 0
+        while at < len(body):
+            size = pieces[turn % len(pieces)]
+            hashed.add(body[at : at + size])
+            at, turn = at + size, turn + 1
+        digests.add(hashed.digest())
+    assert len(digests) == 1
