@@ -100,7 +100,7 @@ async def _events(
                     return
                 case LegoError():
                     log_error(item)
-                    yield _event("error", error_body(item))
+                    yield sse_event("error", error_body(item))
                     return
             try:
                 async with asyncio.timeout(PING_S):
@@ -130,7 +130,7 @@ class EventWriter:
             "eta_s": round(progress.eta_s, 3),
         }
         if progress.preview is None:
-            return _event(f"{self._kind}.progress", facts)
+            return sse_event(f"{self._kind}.progress", facts)
         return await self._partial_image(progress.preview, facts)
 
     async def completed(self, result: JobResult) -> list[bytes]:
@@ -142,7 +142,7 @@ class EventWriter:
         for index, (file, image) in enumerate(zip(files, result.images, strict=True)):
             facts = metadata["lego"] | {"image_index": index, "seed": image.seed}
             data = common | {"b64_json": file, "seed": image.seed, "lego": facts}
-            events.append(_event(f"{self._kind}.completed", data))
+            events.append(sse_event(f"{self._kind}.completed", data))
         return events
 
     async def _partial_image(self, preview: GeneratedImage, facts: dict[str, Any]) -> bytes:
@@ -152,7 +152,7 @@ class EventWriter:
         image_index = int(facts["image_index"])
         index = self._previews[image_index]
         self._previews[image_index] += 1
-        return _event(
+        return sse_event(
             f"{self._kind}.partial_image",
             {
                 "b64_json": file,
@@ -172,6 +172,6 @@ def _encode_preview(image: GeneratedImage, width: int, height: int, output_forma
     return encode(enlarge(image, width, height), output_format, compression)
 
 
-def _event(name: str, data: dict[str, Any]) -> bytes:
+def sse_event(name: str, data: dict[str, Any]) -> bytes:
     content = data if name == "error" else {"type": name} | data
     return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()

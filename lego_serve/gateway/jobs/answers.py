@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import JobsDisabled, ServerStopping
+from lego_serve.gateway.jobs.image_stream import image_events
 from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata, result_with_links
 from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.preferences import Preferences
@@ -22,10 +23,10 @@ from lego_serve.gateway.links.public_url import base_url
 from lego_serve.gateway.links.requested import links_start
 from lego_serve.gateway.run_job import while_connected
 from lego_serve.gateway.settings import Caller
+from lego_serve.gateway.stream import HEADERS, PING
 
 MIN_POLL_S, MAX_POLL_S = 0.25, 5.0
 REPLAYED = {"idempotency-replayed": "true"}
-PING = b": ping\n\n"
 
 
 def jobs_of(context: Context) -> DurableJobs:
@@ -46,6 +47,10 @@ async def answer_durably(
     submitted = await jobs.submit(caller, submission)
     if preferences.is_async:
         return await answer_submitted(context, request, submitted, preferences)
+    if submission.body.stream:
+        events = image_events(context, jobs, submitted.record, submission.body)
+        headers = HEADERS | (REPLAYED if submitted.is_replayed else {})
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
     ending = asyncio.ensure_future(jobs.ended(submitted.record))
     record = await while_connected(context, request, ending)
     if not record.status.has_ended:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -180,7 +180,9 @@ class JobAttempt:
         """Write down how far the job is, until another has it."""
         checkpointed_s = time.monotonic()
         while True:
-            await self._has_news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._parts.settings.checkpoint_s):
+                    await self._has_news.wait()
             self._has_news.clear()
             try:
                 await self._store_progress()

@@ -148,7 +148,7 @@ class DurableJobs:
 
     def watch(self, record: JobRecord) -> AsyncIterator[JobEvent | None]:
         """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
-        return events_of(self._parts.watchers, record, PING_S)
+        return events_of(self._parts.watchers, record, self.store.get, PING_S)
 
     async def ended(self, record: JobRecord, timeout_s: float | None = None) -> JobRecord:
         """Wait for a job's end, for so long at most; return the job as it is then."""

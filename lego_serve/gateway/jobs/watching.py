@@ -5,11 +5,12 @@ A watcher that is slow misses states, never the last one: it is given the latest
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from lego_serve.core.durable_jobs.record import JobRecord
+from lego_serve.errors import StoreUnavailable
 
 READS_AT_ONCE = 32
 
@@ -112,9 +113,17 @@ class Watchers:
                 del self._watchers[record.id], self._seen[record.id]
 
 
-async def events_of(watchers: Watchers, record: JobRecord, ping_s: float) -> AsyncIterator[JobEvent | None]:
-    """Yield a job's state now, then what happens to it, and its end last; None for each ``ping_s`` without news."""
+async def events_of(
+    watchers: Watchers, record: JobRecord, read: Callable[[str], Awaitable[JobRecord | None]], ping_s: float
+) -> AsyncIterator[JobEvent | None]:
+    """Yield a job's state now, then what happens to it, and its end last; None for each ``ping_s`` without news.
+
+    ``read`` answers the stored record: what changed since the caller read it was told to nobody.
+    """
     with watchers.watch(record) as watcher:
+        with contextlib.suppress(StoreUnavailable):
+            stored = await read(record.id)
+            record = record if stored is None or stored.version < record.version else stored
         yield record
         while not record.status.has_ended:
             events = await watcher.next(ping_s)

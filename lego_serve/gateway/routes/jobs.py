@@ -24,9 +24,9 @@ from lego_serve.gateway.jobs.service import images_of
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
+from lego_serve.gateway.stream import HEADERS
 from lego_serve.gateway.telemetry.trace_context import traceparent
 
-HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-\d{1,18})")  # one part; of several, none is given
 ACCEPTED = answer(202, "The job, which waits or runs.")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.errors import NodeError, NodeUnavailable, RequestError
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from tests.support.gateway.client import error_of
@@ -155,3 +156,15 @@ async def test_without_a_store_there_are_no_jobs(client) -> None:
         assert error_of(answer)[:2] == (503, "jobs_disabled")
         assert answer.headers["x-should-retry"] == "false"
     assert (await client.post(IMAGES, json=BODY)).status_code == 200
+
+
+async def test_an_end_between_a_look_and_the_watch_is_told(cluster: Cluster) -> None:
+    """Whoever holds a record that is old by now hears of the end at once, not of nothing."""
+    async with cluster.gateway() as gateway:
+        jobs = gateway.app.state.jobs
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        await until(gateway.client, job["id"])
+        ended = await jobs.store.get(job["id"])
+        old = replace(ended, status=JobStatus.IN_PROGRESS, version=2)
+        events = [event async for event in jobs.watch(old)]
+        assert events == [ended]

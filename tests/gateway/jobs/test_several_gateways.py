@@ -1,6 +1,7 @@
 """Durable jobs over several gateways of one store: whichever dies, stops or sleeps, each job ends once."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from lego_serve.core.jobs.job import JobProgress
 from lego_serve.core.jobs.progress import LaneCheckpoint
-from lego_serve.errors import StoreUnavailable
+from lego_serve.errors import RequestError, StoreUnavailable
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.jobstore.sweeping import release
 from tests.support.gateway.client import error_of
@@ -201,3 +202,29 @@ async def test_while_the_store_is_away_requests_that_need_none_are_answered(
                 assert answer.headers["retry-after"]
             assert (await gateway.client.post(IMAGES, json=BODY)).status_code == 200
         assert (await until(gateway.client, job_id))["status"] == "completed"
+
+
+async def test_a_stream_with_a_key_tells_of_the_job_and_a_repeat_of_its_end(cluster: Cluster) -> None:
+    """The images are the same, and made once."""
+    key = {"idempotency-key": "k"}
+    body = BODY | {"stream": True, "partial_images": 1}
+    async with cluster.gateway() as gateway:
+        ends = []
+        for _ in range(2):
+            answer = await gateway.client.post(IMAGES, json=body, headers=key)
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            name, data = answer.text.strip().split("\n\n")[-1].split("\n")
+            assert name == "event: image_generation.completed"
+            ends.append(json.loads(data.removeprefix("data: "))["b64_json"])
+        assert ends[0] == ends[1]
+        assert len(gateway.runner.jobs) == 1
+
+
+async def test_a_stream_of_a_job_that_fails_ends_with_its_error(cluster: Cluster) -> None:
+    """In the form that OpenAI's SDK raises."""
+    runner = FakeRunner()
+    runner.error = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
+    async with cluster.gateway(runner) as gateway:
+        answer = await gateway.client.post(IMAGES, json=BODY | {"stream": True}, headers={"idempotency-key": "k"})
+        name, data = answer.text.strip().split("\n\n")[-1].split("\n")
+        assert (name, json.loads(data.removeprefix("data: "))["error"]["code"]) == ("event: error", "prompt_too_long")
