@@ -35,6 +35,7 @@ TABLES: dict[str, Make] = {
     "sensitivity": rates.sensitivity,
     "bursts": bursts.table,
     "gpus": bursts.gpus,
+    "autoscaling": bursts.autoscaling,
     "overload": bursts.overload,
     "zoo": many_models.table,
     "gentd": many_models.gentd,

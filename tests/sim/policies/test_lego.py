@@ -1,6 +1,7 @@
 """Our policy against baselines and the bound, in short runs."""
 
 import random
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 
 from benchmarks.simulator.many_models import zoo_load
 from lego_serve.cluster_files import read_cluster
+from lego_serve.core.cluster.autoscaling import ScalerRule
 from lego_serve.sim.cluster import Noise
 from lego_serve.sim.policies.lego import Lego
 from lego_serve.sim.policies.names import POLICIES, lego_options, policy_named, preloaded
+from lego_serve.sim.policies.scaled import ScaledLego
 from lego_serve.sim.report import fluid_bound
 from lego_serve.sim.run import simulate
 from lego_serve.sim.workload import gamma, requests_of, retimed
@@ -99,3 +102,16 @@ def test_eighteen_workflows_on_sixteen_gpus(name: str, least: float) -> None:
     assert outcome.attainment >= least
     assert (outcome.attainment < 0.5) == (name == "diflow")
     assert (loads > 2.0) == (name == "diflow")
+
+
+def test_workers_follow_the_load() -> None:
+    """A rate that grows from one in two seconds to three a second brings workers; few requests are lost meanwhile."""
+    rng = random.Random(3)
+    gaps = [max(1.0 / 3.0, 2.0 - 0.02 * number) for number in range(220)]
+    times = list(accumulate(gaps))
+    requests = requests_of(times, SETTING.shares, SETTING.slo_s, rng)
+    scaled = ScaledLego(lego_options(), ScalerRule(0.6, 5.0, 60.0, 20.0), 2, 5.0)
+    outcome = simulate(SETTING, requests, scaled)
+    assert outcome.attainment >= 0.8
+    assert outcome.notes["most"] > 4
+    assert outcome.notes["gpu_s_active"] < 0.8 * 8 * times[-1]
