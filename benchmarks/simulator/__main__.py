@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.simulator import bursts, many_models, published_results, rates, recorded, scale
+from benchmarks.simulator import bursts, gentd, many_models, published_results, rates, recorded, scale
 from benchmarks.simulator.loads import artifact, pattern, zoo
 from benchmarks.simulator.many_models import zoo_load
 from benchmarks.simulator.tables import Kept, Result
@@ -38,7 +38,7 @@ TABLES: dict[str, Make] = {
     "autoscaling": bursts.autoscaling,
     "overload": bursts.overload,
     "zoo": many_models.table,
-    "gentd": many_models.gentd,
+    "gentd": gentd.table,
     "gateways": scale.gateways,
     "speed": scale.speed,
 }
