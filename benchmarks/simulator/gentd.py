@@ -30,7 +30,7 @@ def table(kept: Kept, *, quick: bool) -> Result:
     requests = [Request(i, (at - BEGIN_S) / SPEED, model, 2.0 * s, s) for i, (at, model, s) in enumerate(rows)]
     names = sorted({row[1] for row in rows})
     days, latest = list(gentd_days(path, days=24)), list(gentd_days(path))
-    makers = _makers(_seconds(days[: -len(latest)], names))
+    makers = makers_of(_seconds(days[: -len(latest)], names))
     found = {name: kept(f"gentd {name}", _fewest, make, names, requests) for name, make in makers.items()}
     gpus, loads = found["lego"]
     more = round(1.12 * gpus)
@@ -52,7 +52,8 @@ def table(kept: Kept, *, quick: bool) -> Result:
 ARGMIN, HINDSIGHT = "argmin over idle workers (diflow's rule)", "static+drop, hindsight"
 
 
-def _makers(earlier: dict[str, float]) -> dict[str, Maker]:
+def makers_of(earlier: dict[str, float]) -> dict[str, Maker]:
+    """What makes each policy; ``earlier`` is the popularity of the days before."""
     rule = DiflowOptions(admits_all=True, node_s=0.0, hop_s=0.0, advances_inline=True)
     return {
         HINDSIGHT: lambda setting, load: Static(packed(setting, work_shares(load)), drops_hopeless=True),
@@ -81,13 +82,14 @@ def _words(requests: Sequence[Request], names: Sequence[str]) -> str:
     )
 
 
-def _setting(gpus: int, names: Sequence[str]) -> Setting:
+def setting_of(gpus: int, names: Sequence[str]) -> Setting:
+    """So many GPUs with room for two models each."""
     costs = CostModel(Profile(name, LOAD_S, 1, ((1, 1.0),)) for name in names)
     return Setting(gpus, 2, costs, {name: WorkflowShape(name, name, 1) for name in names}, {})
 
 
 def _run(make: Maker, names: Sequence[str], requests: Sequence[Request], gpus: int) -> Outcome:
-    setting = _setting(gpus, names)
+    setting = setting_of(gpus, names)
     return simulate(setting, requests, make(setting, requests))
 
 
