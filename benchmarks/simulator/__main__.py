@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.simulator import bursts, many_models, published_results, rates, scale
+from benchmarks.simulator import bursts, gentd, many_models, published_results, rates, recorded, scale
 from benchmarks.simulator.loads import artifact, pattern, zoo
 from benchmarks.simulator.many_models import zoo_load
 from benchmarks.simulator.tables import Kept, Result
@@ -26,6 +26,7 @@ from lego_serve.sim.run_page import residency
 Make = Callable[..., Result]
 TABLES: dict[str, Make] = {
     "theory": published_results.theory,
+    "recorded": recorded.table,
     "artifact": published_results.table,
     "rates": rates.table,
     "never-below": rates.never_below,
@@ -34,9 +35,10 @@ TABLES: dict[str, Make] = {
     "sensitivity": rates.sensitivity,
     "bursts": bursts.table,
     "gpus": bursts.gpus,
+    "autoscaling": bursts.autoscaling,
     "overload": bursts.overload,
     "zoo": many_models.table,
-    "gentd": many_models.gentd,
+    "gentd": gentd.table,
     "gateways": scale.gateways,
     "speed": scale.speed,
 }

@@ -1,5 +1,8 @@
 """Bursts that are tolerated, GPUs that are needed, and what is left of goodput far beyond saturation."""
 
+import math
+import random
+
 from benchmarks.simulator.loads import (
     GOAL,
     artifact,
@@ -10,10 +13,13 @@ from benchmarks.simulator.loads import (
     run,
 )
 from benchmarks.simulator.tables import Kept, Result, verdict
+from lego_serve.core.cluster.autoscaling import ScalerRule
 from lego_serve.sim.charts import Point, bars
 from lego_serve.sim.cluster import Setting
+from lego_serve.sim.policies.names import lego_options
+from lego_serve.sim.policies.scaled import ScaledLego
 from lego_serve.sim.statistics import highest, mean_of
-from lego_serve.sim.workload import retimed
+from lego_serve.sim.workload import Request, requests_of, retimed
 
 NAMES = ("static", "static+drop", "packed+drop", "diflow", "diflow-no-admission", "lego", "bound best batch")
 RATE = 2.0
@@ -73,6 +79,37 @@ def gpus(kept: Kept, *, quick: bool) -> Result:
         [verdict("lego over diflow as shipped", ratio.mean, 0.80, at_most=True)],
         [("GPUs needed", "Mean over DiFlow's rate scales.", chart)],
     )
+
+
+def autoscaling(kept: Kept, *, quick: bool) -> Result:
+    """A number of workers that follows a load of waves, against a fixed one."""
+    setting = artifact(12)
+    requests = _waves(setting, 400.0 if quick else 2400.0)
+    span_s = requests[-1].at_s
+    rows: list[list[object]] = []
+    for name, start_s in (("12 always", 0.0), ("scaled, 10 s to start", 10.0), ("scaled, 30 s to start", 30.0)):
+        scaled = ScaledLego(lego_options(), ScalerRule(0.6, 5.0, 60.0, 20.0), 2, start_s)
+        outcome = run(setting, requests, "lego" if not start_s else lambda scaled=scaled: scaled)  # type: ignore[misc]
+        gpus = outcome.notes.get("gpu_s_active", 12 * span_s) / span_s
+        changes = outcome.notes.get("changes", 0)
+        rows.append([name, f"{outcome.attainment:.1%}", f"{gpus:.2f}", outcome.notes.get("most", 12), changes])
+    return Result(
+        "Workers that follow the load",
+        f"{len(requests)} requests in {span_s:.0f} s, a rate that swings from 0.5 to 4.5 a second in ten minutes; "
+        "new workers are empty. SLO 2 times the latency alone.",
+        ["", "in time", "mean GPUs", "most", "changes"],
+        rows,
+    )
+
+
+def _waves(setting: Setting, span_s: float) -> list[Request]:
+    """Poisson arrivals whose rate is a sine, by thinning those of the highest rate."""
+    rng, now, times = random.Random(51), 0.0, list[float]()
+    while now < span_s:
+        now += rng.expovariate(4.5)
+        if rng.random() * 4.5 < 2.5 - 2.0 * math.cos(2 * math.pi * now / 600.0):
+            times.append(now)
+    return requests_of(times, setting.shares, setting.slo_s, rng)
 
 
 def overload(kept: Kept, *, quick: bool) -> Result:

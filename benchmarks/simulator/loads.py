@@ -77,7 +77,7 @@ def highest_rate(
     load: Sequence[Request],
     policy: str | Callable[[], Policy],
     *,
-    high: float = 6.5,
+    high: float = 8.0,
     low: float = 0.4,
     tolerance: float = 0.02,
     is_met: Callable[[Outcome], bool] | None = None,

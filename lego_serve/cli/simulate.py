@@ -41,31 +41,40 @@ def run(
     setting = read_cluster(cluster).setting(gpus, slo_scale)
     requests = read_trace(trace, setting)
     noise = Noise(cost_error, hop_ms / 1000.0)
-    points = [None, *_rates(rates)]
-    runs: dict[str, list[dict[str, Any]]] = {}
-    shown: dict[str, Outcome] = {}
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("simulating", total=len(policy) * len(points) * len(requests))
-        for name in dict.fromkeys(policy):
-            runs[name] = []
-            for rate in points:
-                load = requests if rate is None else retimed(requests, rate)
-                started = time.process_time()
-                outcome = _simulate(setting, load, name, noise, seed)
-                console.log(f"{name}: {outcome.events} events in {time.process_time() - started:.1f} s of processor")
-                progress.advance(task, len(requests))
-                runs[name].append({"rate": _rate(load), **summary(setting, load, outcome)})
-                if rate is None:
-                    shown[name] = outcome
+    runs, shown = _simulate(setting, requests, list(dict.fromkeys(policy)), [None, *_rates(rates)], noise, seed)
     _print(runs)
     report = {"inputs": dict(inputs(setting, requests)), "seed": seed, "cost_error": cost_error, "runs": runs}
     _write(out, json.dumps(report, indent=1, sort_keys=True) + "\n")
     _write(html, run_page(str(trace.name), setting, requests, runs, shown, WINDOW_S))
 
 
-def _simulate(setting: Setting, load: Sequence[Request], name: str, noise: Noise, seed: int) -> Outcome:
-    shares = _work_shares(load)
-    return simulate(setting, load, policy_named(name, setting, shares), noise=noise, seed=seed, window_s=WINDOW_S)
+def _simulate(
+    setting: Setting,
+    requests: Sequence[Request],
+    names: Sequence[str],
+    rates: Sequence[float | None],
+    noise: Noise,
+    seed: int,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Outcome]]:
+    """Run each policy at the trace's own rate and at others; the numbers of all, and the runs at the trace's own."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    shown: dict[str, Outcome] = {}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("simulating", total=len(names) * len(rates) * len(requests))
+        for number, (name, rate) in enumerate((name, rate) for name in names for rate in rates):
+            load = requests if rate is None else retimed(requests, rate)
+            started, done = time.process_time(), number * len(requests)
+
+            def advance(count: int, done: int = done) -> None:
+                progress.update(task, completed=done + count)
+
+            policy = policy_named(name, setting, _work_shares(load))
+            outcome = simulate(setting, load, policy, noise=noise, seed=seed, window_s=WINDOW_S, progress=advance)
+            console.log(f"{name}: {outcome.events} events in {time.process_time() - started:.1f} s of processor")
+            runs[name].append({"rate": _rate(load), **summary(setting, load, outcome)})
+            if rate is None:
+                shown[name] = outcome
+    return runs, shown
 
 
 def _work_shares(requests: Sequence[Request]) -> Mapping[str, float]:

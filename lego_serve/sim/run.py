@@ -81,15 +81,9 @@ def simulate(
         policy.arrive(request)
 
     first = next(pending, None)
-    was_enabled = gc.isenabled()
-    gc.disable()  # a simulation makes no cycles worth looking for
-    try:
-        if first is not None:
-            cluster.engine.at(first.at_s, arrive, first)
-        cluster.engine.run()
-    finally:
-        if was_enabled:
-            gc.enable()
+    if first is not None:
+        cluster.engine.at(first.at_s, arrive, first)
+        _run(cluster)
     for request in requests:
         if request.id not in cluster.ended:
             cluster.ended[request.id] = Ended(request, "unfinished", cluster.now, "nothing happens any more")
@@ -98,6 +92,17 @@ def simulate(
     notes = getattr(policy, "notes", {})
     span_s = requests[-1].at_s - requests[0].at_s if requests else 0.0
     return Outcome(ended, cluster.gpus, span_s, cluster.engine.events, cluster.spans, cluster.residences, dict(notes))
+
+
+def _run(cluster: SimCluster) -> None:
+    """Run all events; a simulation makes no cycles worth looking for."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        cluster.engine.run()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check(cluster: SimCluster) -> None:

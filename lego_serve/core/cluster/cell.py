@@ -31,7 +31,7 @@ from lego_serve.core.cluster.events import (
 from lego_serve.core.cluster.pace import Pace
 from lego_serve.core.cluster.parallelism import may_be_split
 from lego_serve.core.cluster.profiles import CostModel
-from lego_serve.core.cluster.residency import Loading, Residency, ResidencyRule
+from lego_serve.core.cluster.residency import Residency, ResidencyRule
 from lego_serve.core.cluster.routing import CellView
 from lego_serve.core.cluster.schedule import LATE_S, Entry, Split, list_schedule
 from lego_serve.core.cluster.state import Call, Job, Lane, Worker, batch_left_s
@@ -263,12 +263,14 @@ class Cell:
         return [self._give_up(lane, "it cannot end in time any more") for lane in gone]
 
     def _loads(self, now: float) -> list[Decision]:
-        loads: list[Loading] = []
-        if not self._is_planned:
-            self._is_planned = True
-            if self.waiting:
-                loads.extend(self._residency.plan(*self.schedule(now), self.lanes, now))
-        loads.extend(self._residency.prefetch(now))
+        is_due = self._residency.is_due(now)
+        if self._is_planned and not is_due:
+            return []
+        self._is_planned = True
+        entries, free_s = self.schedule(now) if self.waiting else ([], [])
+        loads = list(self._residency.plan(entries, free_s, self.lanes, now))
+        if is_due:
+            loads.extend(self._residency.prefetch(now))
         return [Load(worker.id, models, evict, reason) for worker, models, evict, reason in loads]
 
 

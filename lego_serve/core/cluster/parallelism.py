@@ -8,7 +8,7 @@ becomes late.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lego_serve.core.cluster.state import Lane, batch_left_s
+from lego_serve.core.cluster.state import Lane
 from lego_serve.core.cluster.work import JobWork, batch_step_s
 
 
@@ -75,8 +75,3 @@ def _in_batch_s(batch: Sequence[Lane], lane: Lane) -> float:
 def steps_of(rule: ParallelRule, lanes: Sequence[Lane], step_s: float) -> int:
     """How many steps a call takes: about a quantum, and not beyond the first lane that ends."""
     return max(1, min(min(lane.steps_left for lane in lanes), int(rule.quantum_s / step_s)))
-
-
-def saved_s(lanes: Sequence[Lane]) -> float:
-    """The GPU seconds that a batch of lanes saves over running them one by one."""
-    return sum(lane.left_s for lane in lanes) - batch_left_s(lanes)

@@ -39,6 +39,7 @@ class Residency:
         self._workers = workers
         self.demand = Demand(rule.half_life_s)
         self._thought_s = float("-inf")
+        self._needed: dict[int, set[str]] = {}  # by worker: what is to run there next, as planned last
         self._losses: dict[int, list[tuple[float, str]]] = {}  # by worker: what its models are worth, the least first
 
     def ready_s(self, models: frozenset[str], now: float) -> list[float] | None:
@@ -72,19 +73,22 @@ class Residency:
         self, entries: Sequence[Entry], free_s: Sequence[float], lanes: Mapping[int, Lane], now: float
     ) -> Iterator[Loading]:
         """Yield the loads that the schedule of what waits asks for."""
-        if all(entry.ready_s is None for entry in entries):
-            return
+        self._needed = {}
         workers = list(self._workers.values())
+        if all(entry.ready_s is None for entry in entries):  # whoever runs them, they are there
+            if entries and self.is_due(now):
+                sets = {lanes[entry.number].job.work.models for entry in entries}
+                self._needed = dict.fromkeys(self._workers, set().union(*sets))
+            return
         schedule = list_schedule(_patient(entries, free_s, now), free_s)
-        needed: dict[int, set[str]] = {}
         for entry, slot in zip(entries, schedule.slots, strict=True):
-            needed.setdefault(slot, set()).update(lanes[entry.number].job.work.models)
+            self._needed.setdefault(workers[slot].id, set()).update(lanes[entry.number].job.work.models)
         for entry, slot in zip(entries, schedule.slots, strict=True):
             worker, models = workers[slot], lanes[entry.number].job.work.models
             if entry.bound is not None or worker.loading or models <= worker.resident:
                 continue
             missing = tuple(sorted(models - worker.resident))
-            room = self._room(worker, missing, needed[slot], now)
+            room = self._room(worker, missing, now)
             if room is not None:
                 self._begin(worker, missing, room[0], now)
                 yield worker, missing, room[0], f"job {entry.number} ends sooner than by waiting"
@@ -94,10 +98,12 @@ class Residency:
         if not any(models <= worker.resident | worker.loading.keys() for worker in self._workers.values()):
             self._thought_s = float("-inf")
 
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to think of further copies."""
+        return self._rule.prefetches and not self._thought_s <= now < self._thought_s + self._rule.every_s
+
     def prefetch(self, now: float) -> Iterator[Loading]:
-        """Yield loads of further copies, at most one a worker, where they are worth more than what they displace."""
-        if not self._rule.prefetches or now < self._thought_s + self._rule.every_s:
-            return
+        """Yield the load of a further copy that is worth more than what it displaces; ``plan`` comes before."""
         self._place(now)
         for models in islice(self.demand.most_wanted(), self._rule.thought_of):
             gain = self.demand.gain(models)
@@ -106,7 +112,7 @@ class Residency:
                 if worker.loading or models <= worker.resident:
                     continue
                 missing = tuple(sorted(models - worker.resident))
-                room = self._room(worker, missing, set(models), now)
+                room = self._room(worker, missing, now, models)
                 if room is None or gain <= self._rule.hysteresis * room[1]:
                     continue
                 rank = (room[1], self.demand.share_of(worker.id))
@@ -119,13 +125,14 @@ class Residency:
                 return
 
     def _room(
-        self, worker: Worker, missing: Sequence[str], needed: set[str], now: float
+        self, worker: Worker, missing: Sequence[str], now: float, wanted: frozenset[str] = frozenset()
     ) -> tuple[tuple[str, ...], float] | None:
         """The models to free for others, and what the most wanted of them is worth; None without room."""
         lacking = self._costs.size_bytes(missing) - (worker.memory_bytes - worker.reserved_bytes)
         if lacking <= 0:
             return (), 0.0
-        kept = needed.union(*(lane.job.work.models for lane in worker.lanes))
+        needed = self._needed.get(worker.id, set())
+        kept = needed.union(wanted, *(lane.job.work.models for lane in worker.lanes))
         if worker.call is not None:
             kept |= worker.call.models
         evict: list[str] = []
@@ -142,7 +149,7 @@ class Residency:
 
     def _least_wanted(self, worker: Worker, now: float) -> list[tuple[float, str]]:
         """The models of a worker with what freeing each costs, as it was when copies were last thought of."""
-        if self._thought_s < now - self._rule.every_s:
+        if not self._thought_s <= now <= self._thought_s + self._rule.every_s:
             self._place(now)
         order = self._losses.get(worker.id)
         if order is None:

@@ -96,23 +96,17 @@ class JobWork:
         """The seconds that are left on one worker, with so many steps to go."""
         return (0.0 if is_encoded else self.encode_s) + steps * self.step_s + self.decode_s
 
-    def best_batch_s(self, largest: int = 8) -> float:
-        """The least GPU seconds that the job can take in any batch of at most so many rows; a bound on its work."""
-        return self._least_s(range(1, largest + 1))
-
     def least_s(self, rows: Sequence[int]) -> float:
-        """The least GPU seconds of the job in batches of these numbers of rows."""
-        return self._least_s(rows)
+        """The least GPU seconds that the job can take where each pass is in a batch of one of these numbers of rows."""
 
-    def _least_s(self, batches: Sequence[int]) -> float:
-        def each(model: str, among: Sequence[int]) -> float:
-            return min(self.costs.seconds(model, batch) / batch for batch in among)
+        def each(model: str) -> float:
+            return min(self.costs.seconds(model, batch) / batch for batch in rows)
 
         shape = self.shape
-        encoders = shape.branches * sum(each(model, batches) for model in shape.encoders)
-        prepare = sum(each(model, batches) for model in shape.prepare)
-        decoder = 0.0 if shape.decoder is None else each(shape.decoder, batches)
-        passes = sum(each(model, batches) for model in (shape.backbone, *shape.controlnets))
+        encoders = shape.branches * sum(each(model) for model in shape.encoders)
+        prepare = sum(each(model) for model in shape.prepare)
+        decoder = 0.0 if shape.decoder is None else each(shape.decoder)
+        passes = sum(each(model) for model in (shape.backbone, *shape.controlnets))
         return encoders + prepare + decoder + self.scale * shape.steps * shape.branches * passes
 
 

@@ -47,7 +47,7 @@ class Lego:
         self._preload = preload
         self._requests: dict[int, Request] = {}
         self._rng = random.Random(self._options.seed)
-        self.notes: dict[str, object] = {}
+        self.notes: dict[str, float] = {}
 
     def start(self, cluster: SimCluster) -> None:
         """Put what is preloaded on the GPUs and tell their cells of them."""

@@ -1,0 +1,100 @@
+"""``lego-serve simulate``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lego_serve.cli.main import app
+from lego_serve.cluster_files import read_cluster, read_trace
+from lego_serve.errors import ConfigError
+from tests.support.cluster.settings import CONFIGS
+
+CLUSTER = CONFIGS / "h800_8.yaml"
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Twenty requests, four a second."""
+    path = tmp_path / "trace.jsonl"
+    lines = [{"timestamp": 250 * n, "payload": {}, "extra": {"workflow": "ABC"[n % 3]}} for n in range(20)]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    return path
+
+
+def test_policies_are_compared_and_the_same_bytes_come_again(trace: Path, tmp_path: Path) -> None:
+    """Two policies at two rates; the numbers go to a JSON file, the charts to an HTML file."""
+    texts = []
+    for number in range(2):
+        out, html = tmp_path / f"{number}.json", tmp_path / f"{number}.html"
+        options = [
+            "--cluster",
+            str(CLUSTER),
+            "--policy",
+            "lego",
+            "--policy",
+            "diflow",
+            "--rates",
+            "6",
+            "--cost-error",
+            "0.1",
+        ]
+        done = CliRunner().invoke(app, ["simulate", str(trace), *options, "--json", str(out), "--html", str(html)])
+        assert done.exit_code == 0, done.output
+        texts.append(out.read_text() + html.read_text())
+    assert texts[0] == texts[1]
+    found = json.loads((tmp_path / "0.json").read_text())
+    assert [len(rows) for rows in found["runs"].values()] == [2, 2]
+    assert found["runs"]["lego"][0]["attainment"] == 1.0
+
+
+def test_an_unknown_policy_is_refused_by_name(trace: Path) -> None:
+    """With the nearest one."""
+    done = CliRunner().invoke(app, ["simulate", str(trace), "--cluster", str(CLUSTER), "--policy", "legos"])
+    assert isinstance(done.exception, ConfigError)
+    assert "legos; did you mean lego?" in done.exception.message
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is an object"),
+        ('{"timestamp": "x", "extra": {"workflow": "A"}}', "timestamp: a number"),
+        ('{"timestamp": 1, "extra": {"workflow": "Z"}}', "extra.workflow: the cluster has no workflow 'Z'"),
+        ('{"timestamp": 1, "extra": {"workflow": "A", "slo_ms": -1}}', "extra.slo_ms"),
+    ],
+)
+def test_a_wrong_line_of_a_trace_is_named(trace: Path, line: str, error: str) -> None:
+    """File, line and field in one line."""
+    trace.write_text(trace.read_text() + line + "\n")
+    with pytest.raises(ConfigError, match=error) as caught:
+        read_trace(trace, read_cluster(CLUSTER).setting())
+    assert str(caught.value).startswith(f"{trace}:22: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error"),
+    [
+        ("gpus: 8", "gpus: 0", "gpus: Input should be greater than or equal to 1"),
+        ("memory_gib: 72", "memory_gib: 20", "its models need"),
+        ("backbone: schnell, steps: 4", "backbone: schnel, steps: 4", "no profile of model schnel"),
+        ("steps: 4", "steps: 0", "workflows.A.steps"),
+        ("gpus: 8", "gpu: 8", "gpus: Field required"),
+    ],
+)
+def test_a_wrong_field_of_a_cluster_is_named(tmp_path: Path, before: str, after: str, error: str) -> None:
+    """File, line and field in one line."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER.read_text().replace(before, after))
+    with pytest.raises(ConfigError, match=error) as caught:
+        read_cluster(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_cluster_file_is_right() -> None:
+    """Those of the repository can be read."""
+    assert [read_cluster(path).gpus for path in sorted(CONFIGS.glob("*.yaml"))] == [8, 16]
