@@ -53,10 +53,11 @@ def running(site) -> Callable[..., str]:
 
 def test_a_request_is_seen_from_its_step_to_its_end(visit, site, running) -> None:
     """In the overview, as a stud on its replica, and whole with a cell for each step."""
-    job = running(num_inference_steps=40)
+    job = running(num_inference_steps=90)
+    replica = next(record.replica for record in site.runner.journal.history.live)
     page = visit("/dashboard")
     expect(page.locator(".pill")).to_contain_text("Live")
-    row = page.get_by_role("row").filter(has_text=re.compile(r"step \d+ / 40"))
+    row = page.get_by_role("row").filter(has_text=re.compile(r"step \d+ / 90"))
     expect(row).to_be_visible()
     replica = next(record.replica for record in site.runner.journal.history.live)
     expect(page.get_by_role("button", name=f"backbone replica {replica}")).to_have_accessible_name(
@@ -65,7 +66,7 @@ def test_a_request_is_seen_from_its_step_to_its_end(visit, site, running) -> Non
     row.get_by_role("link").click()
     assert page.url.endswith(f"/dashboard/requests/{job}")
     expect(page.get_by_text("✓ answered")).to_be_visible()
-    expect(page.locator(".is-step")).to_have_count(40)
+    expect(page.locator(".is-step")).to_have_count(90)
     assert page.locator("tr.is-critical").count() == 3
     expect(page.get_by_text("Prompts and images are not kept.")).to_be_visible()
 

@@ -111,7 +111,7 @@ async function follow(answer, asked, before, maskFile) {
     const [width, height] = content.size.split("x").map(Number);
     const { lego: facts, seed } = content;
     made.push(
-      await add({
+      add({
         made: Date.now(),
         wanted: asked,
         blob,
