@@ -19,6 +19,7 @@ export function Models({ view, name }) {
   const card = view.replicas[opened.value];
   return html`
     <section class="card" aria-label="Models">
+      <h2 class="for-ears">Models and their nodes</h2>
       ${shown.length > MANY
         ? html`<${Lines} models=${shown} replicas=${view.replicas} />`
         : shown.map((/** @type {any} */ model) =>

@@ -54,7 +54,8 @@ function List({ view }) {
           ? html`No request is like that. <a href="/dashboard/requests">Show all.</a>`
           : html`No request yet. <a href="/">Make one in the playground.</a>`
       }</p>`
-      : html`<${Windowed} rows=${found.data} total=${found.total} onMore=${() => setMost(most + PAGE)} />`
+      : html`<${Windowed} rows=${found.data} total=${found.total} onMore=${(/** @type {number} */ last) =>
+        setMost(Math.ceil(last / PAGE) * PAGE)} />`
   }
   </section>`;
 }
@@ -114,7 +115,7 @@ function FilterBar({ view, rows }) {
 
 /**
  * A table of which only the rows that are seen exist.
- * @param {{rows: any[], total: number, onMore: () => void}} props
+ * @param {{rows: any[], total: number, onMore: (last: number) => void}} props
  */
 function Windowed({ rows, total, onMore }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
@@ -127,9 +128,9 @@ function Windowed({ rows, total, onMore }) {
     return () => observer.disconnect();
   }, []);
   const first = Math.max(0, Math.floor(top / ROW) - AROUND);
-  const last = Math.min(rows.length, Math.ceil((top + height) / ROW) + AROUND);
+  const last = Math.min(total, Math.ceil((top + height) / ROW) + AROUND);
   useEffect(() => {
-    if (last >= rows.length && rows.length < total) onMore();
+    if (last > rows.length) onMore(last);
   }, [last, rows.length, total]);
   return html`
     <div class="request-table" role="table" aria-label="Requests" aria-rowcount=${total}>
@@ -137,7 +138,7 @@ function Windowed({ rows, total, onMore }) {
       <div class="windowed" ref=${box} tabindex="0" role="rowgroup" aria-label="Rows" onScroll=${(
         /** @type {any} */ event,
       ) => setTop(event.target.scrollTop)}>
-        <div class="windowed-all" role="presentation" style=${{ height: `${rows.length * ROW}px` }}>
+        <div class="windowed-all" role="presentation" style=${{ height: `${total * ROW}px` }}>
           <div class="windowed-seen" role="presentation" style=${{ transform: `translateY(${first * ROW}px)` }}>
               ${rows.slice(first, last).map((row, index) =>
                 html`<${RequestRow} key=${row.id} row=${row} place=${

@@ -56,13 +56,24 @@ export async function load() {
   }
 }
 
-/** @param {Omit<Picture, "id" | "url">} picture */
-export async function add(picture) {
+/**
+ * Shows a picture at once, and keeps it when the browser has time: one that keeps nothing must not hide it.
+ * @param {Omit<Picture, "id" | "url">} picture
+ */
+export function add(picture) {
   const id = Math.max(Date.now(), (pictures.value[0]?.id ?? 0) + 1);
   const added = { ...picture, id, url: URL.createObjectURL(picture.blob) };
-  const kept = within([added, ...pictures.value]);
-  const gone = [added, ...pictures.value].filter((each) => !kept.includes(each));
-  pictures.value = kept;
+  const all = [added, ...pictures.value];
+  pictures.value = within(all);
+  keep(added, all.slice(pictures.value.length));
+  return added;
+}
+
+/**
+ * @param {Picture} added
+ * @param {Picture[]} gone
+ */
+async function keep(added, gone) {
   const { url: _, ...stored } = added;
   try {
     await transact("readwrite", (store) => store.put(stored));
@@ -70,7 +81,6 @@ export async function add(picture) {
   } catch {
     isKept.value = false;
   }
-  return added;
 }
 
 /** @param {Picture} picture */

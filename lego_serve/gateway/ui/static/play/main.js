@@ -29,7 +29,8 @@ import { paintKey } from "./tools.js";
 function Top() {
   const { is_ready: isReady } = facts.value;
   return html`<header class="top">
-    <a class="brand" href="/"><${Brick} /> <span>lego_serve</span></a>
+    <h1 class="for-ears">Playground</h1>
+      <a class="brand" href="/" aria-label="lego_serve"><${Brick} /> <span>lego_serve</span></a>
     <nav aria-label="Pages"><a href="/" aria-current="page">Playground</a><a href="/dashboard">Dashboard</a></nav>
     <span class="spacer"></span>
     ${

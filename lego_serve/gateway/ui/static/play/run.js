@@ -3,11 +3,11 @@ import { ApiError, ask, said } from "../app/api.js";
 import { readEvents } from "../app/events.js";
 import { toast } from "../app/kit.js";
 import { add } from "./history.js";
-import { dimensionsOf, form, isComparing, mask, refusals, refuse, run, shown, source, wanted } from "./state.js";
+import { card, dimensionsOf, form, isComparing, mask, refusals, refuse, run, shown, source, wanted } from "./state.js";
 
 /** Sends the request, follows it to its end, and keeps its pictures. */
 export async function start() {
-  if (run.value) return;
+  if (run.value || !card.value) return; // the models are not known yet
   refusals.value = {};
   const asked = wanted.value;
   const isEdit = asked.path.endsWith("/edits");
@@ -111,7 +111,7 @@ async function follow(answer, asked, before, maskFile) {
     const [width, height] = content.size.split("x").map(Number);
     const { lego: facts, seed } = content;
     made.push(
-      await add({
+      add({
         made: Date.now(),
         wanted: asked,
         blob,

@@ -1,0 +1,220 @@
+"""Generating in the playground: previews, refusals, cancelling, history, and the request as code."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.support.gateway.wire import wait_for
+from tests.support.ui.sites import PHONE
+
+PROMPT = 'a "large" red circle, it\'s <b>left</b>\nand $HOME `below` \\ ü'
+MADE = re.compile("Done in")
+
+
+def generate(page: Page, prompt: str = "a red circle", seed: int = 5) -> None:
+    """Make a picture and wait for it."""
+    page.locator("#field-prompt").fill(prompt)
+    page.locator("#field-seed").fill(str(seed))
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(MADE)).to_be_visible()
+
+
+def test_a_picture_is_made_with_previews_and_told_with_its_times(visit, site, sent) -> None:
+    """Steps rise, a preview comes before the picture, and the picture has the size and the seed asked for."""
+    site.runner.step_s = 0.06
+    page = visit()
+    bodies = sent(page)
+    page.locator("#field-prompt").fill("a red circle")
+    page.locator("#field-seed").fill("5")
+    page.get_by_role("button", name="Generate Ctrl").click()
+    expect(page.get_by_text("preview, step")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile(r"1\d"))
+    expect(page.get_by_text(MADE)).to_be_visible()
+    size = page.locator(".board img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size == [128, 128]
+    assert json.loads(bodies[0]) == {
+        "model": "lego-tiny", "prompt": "a red circle", "seed": 5, "embed_request": True,
+        "stream": True, "partial_images": 3, "stream_progress": True,
+    }  # fmt: skip
+    expect(page.locator(".times tbody th")).to_have_text(["waits", "prompts", "steps", "decode", "whole"])
+
+
+def test_several_pictures_are_laid_out_and_one_is_opened(visit, site) -> None:
+    """Each with its own seed."""
+    page = visit()
+    page.locator("#field-n").fill("4")
+    page.locator("#field-prompt").fill("a red circle")
+    page.locator("#field-seed").fill("7")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".lanes .tag")).to_have_text(["seed 7", "seed 8", "seed 9", "seed 10"])
+    page.get_by_role("button", name="Seed 9").click()
+    expect(page.get_by_text("seed 9")).to_be_visible()
+
+
+@pytest.mark.parametrize("way", ["button", "Escape", "leave"])
+def test_a_cancelled_request_is_cancelled_in_the_server(visit, site, way: str, told) -> None:
+    """By the button, by Escape, and where the page is left; no picture stays and the form goes on."""
+    site.runner.step_s = 0.2
+    page = visit()
+    page.locator("#field-prompt").fill("a red circle")
+    page.get_by_label("Steps", exact=True).fill("60")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(re.compile(r"Step \d+ of 60"))).to_be_visible()
+    if way == "button":
+        page.get_by_role("button", name="Cancel").click()
+    elif way == "Escape":
+        page.keyboard.press("Escape")
+    else:
+        page.goto("about:blank")
+    assert wait_for(lambda: site.runner.cancelled == [site.runner.jobs[0].id], 2.0)
+    if way != "leave":
+        expect(page.get_by_role("button", name="Generate Ctrl")).to_be_enabled()
+        assert page.locator(".film img").count() == 0
+
+
+def test_refusals_stand_at_the_field_they_are_about(visit, told) -> None:
+    """The server's and the page's own; what is changed is no longer refused."""
+    told.allow("400")
+    page = visit()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#refusal-prompt")).to_have_text("Say what the picture shall show.")
+    page.locator("#field-prompt").fill("a red circle")
+    expect(page.locator("#refusal-prompt")).to_have_count(0)
+    page.locator("#field-seed").fill("99999999999")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#refusal-seed")).to_contain_text("4294967295")
+    assert page.locator("#field-seed").get_attribute("aria-invalid") == "true"
+    page.locator("#field-seed").fill("3")
+    page.get_by_label("Size").select_option("own")
+    page.get_by_label("Size").fill("100x77")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#refusal-size")).to_contain_text("multiples of 16")
+
+
+def test_adapters_are_found_added_and_sent(visit, sent) -> None:
+    """By letters and keys; removed ones are gone."""
+    page = visit()
+    bodies = sent(page)
+    finder = page.get_by_role("combobox", name="Add an adapter")
+    finder.press_sequentially("B")
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_text(["b"])
+    finder.press("Enter")
+    finder.press("ArrowDown")
+    finder.press("Enter")
+    page.get_by_role("button", name="Remove a", exact=True).click()
+    page.get_by_label("Scale", exact=True).fill("0.8")
+    generate(page)
+    assert json.loads(bodies[0])["lora"] == [{"name": "b", "scale": 0.8}]
+
+
+def test_a_drawn_map_is_sent_white_on_black(visit, sent) -> None:
+    """As a PNG of the picture's size."""
+    page = visit()
+    bodies = sent(page)
+    page.get_by_role("combobox", name="Add a ControlNet").press("ArrowDown")
+    page.get_by_role("option", name="outline").click()
+    board = page.locator(".map-board canvas")
+    board.focus()
+    for key in ("Space", "ArrowRight", "ArrowRight", "Space"):
+        board.press(key)
+    page.get_by_role("button", name="Use this map").click()
+    expect(page.locator(".map-row img")).to_be_visible()
+    generate(page)
+    [use] = json.loads(bodies[0])["controlnet"]
+    image = Image.open(io.BytesIO(base64.b64decode(use["image"])))
+    assert (use["name"], image.size) == ("outline", (128, 128))
+    assert sorted(colour for _, colour in image.convert("RGB").getcolors() or []) == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_history_outlasts_the_page_and_gives_settings_back(visit) -> None:
+    """In this browser alone; Clear empties it."""
+    page = visit()
+    page.get_by_label("Steps", exact=True).fill("12")
+    page.get_by_label("Guidance", exact=True).fill("6.5")
+    generate(page, PROMPT, seed=41)
+    page.reload()
+    expect(page.locator(".film img")).to_have_count(1)
+    page.locator("#field-prompt").fill("something else")
+    page.get_by_label("Steps", exact=True).fill("3")
+    page.locator(".film button").first.click()
+    page.get_by_role("button", name="Reuse").click()
+    expect(page.locator("#field-prompt")).to_have_value(PROMPT)
+    expect(page.locator("#field-seed")).to_have_value("41")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("12")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("dialog").get_by_role("button", name="Clear", exact=True).click()
+    expect(page.locator(".film img")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_text("Your pictures come here")).to_be_visible()
+
+
+def test_a_dropped_picture_gives_its_settings_back(visit) -> None:
+    """A PNG of this server carries them."""
+    page = visit()
+    generate(page, PROMPT, seed=41)
+    page.locator("#field-prompt").fill("something else")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    file = base64.b64encode(download.value.path().read_bytes()).decode()
+    page.evaluate(
+        """text => {
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "a.png", { type: "image/png" }));
+          dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        file,
+    )
+    expect(page.locator("#field-prompt")).to_have_value(PROMPT)
+    expect(page.locator("#field-seed")).to_have_value("41")
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_the_code_makes_the_same_picture(visit, tmp_path, language: str) -> None:
+    """Run by a shell or by Python as it stands, whatever the prompt holds."""
+    page = visit()
+    generate(page, PROMPT, seed=11)
+    page.get_by_role("button", name=language, exact=True).click()
+    code = page.locator(".code").inner_text()
+    command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert (tmp_path / "image1.png").read_bytes() == download.value.path().read_bytes()
+
+
+def test_two_pictures_are_compared_with_what_differs(visit) -> None:
+    """The slider is moved by keys and by hand; only settings that differ are listed."""
+    page = visit()
+    generate(page, "a red circle", seed=5)
+    generate(page, "a blue square", seed=6)
+    page.get_by_role("button", name="Compare").click()
+    slider = page.get_by_role("slider", name="How much of the first picture")
+    for key in ("Home", "ArrowRight", "Shift+ArrowRight"):
+        slider.press(key)
+    expect(slider).to_have_attribute("aria-valuenow", "12")
+    box = page.locator(".is-compared").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 9)
+    expect(slider).to_have_attribute("aria-valuenow", "75")
+    expect(page.locator(".differences tbody th")).to_have_text(["prompt", "seed"])
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(visit) -> None:
+    """The picture comes first, and the button stays in sight."""
+    page = visit(size=PHONE, has_touch=True)
+    generate(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    expect(page.get_by_role("button", name="Generate Ctrl")).to_be_in_viewport()
+    for button in page.locator(".tools button:visible").all():
+        box = button.bounding_box()
+        assert box is not None
+        assert box["height"] >= 34
