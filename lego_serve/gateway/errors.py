@@ -147,7 +147,7 @@ def error_response(error: LegoError) -> Response:
     """Return the HTTP answer to an error."""
     headers = {} if error.retryable else {"x-should-retry": "false"}
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))  # which OpenAI's SDKs prefer
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
