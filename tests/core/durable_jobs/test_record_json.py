@@ -66,7 +66,7 @@ def test_a_message_comes_back_whole() -> None:
         ({"attempt": "1"}, "JobRecord.attempt is a str"),
         ({"attempt": True}, "JobRecord.attempt is a bool"),
         ({"status": "paused"}, "JobRecord.status is a str"),
-        ({"error": {"code": "x"}}, "JobRecord.error has fields too many or too few: message, param, type"),
+        ({"error": {"code": "x"}}, "JobRecord.error has fields too many or too few: message, param, status, type"),
         ({"result": []}, "JobRecord.result is a list"),
     ],
 )

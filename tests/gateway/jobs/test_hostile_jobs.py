@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import pytest_asyncio
 
@@ -233,3 +235,21 @@ async def test_a_range_that_is_no_part_of_a_file_is_passed_over(running: Gateway
     assert (beyond.status_code, beyond.content) == (416, b"")
     part = await client.get(url, headers={"range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, whole[1:4])
+
+
+async def test_a_record_that_cannot_be_read_is_ours_and_stops_no_other(tmp_path: Path) -> None:
+    """Such as one of a later version: its job is 500 with a code, and jobs are accepted and run as before."""
+    cluster = Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny"))
+    async with cluster.gateway() as gateway:
+        damaged = (await gateway.client.post(JOBS, json=GOOD)).json()["id"]
+        await until(gateway.client, damaged)
+        database = apsw.Connection(str(cluster.folder / "jobs.db"))
+        database.execute(
+            "UPDATE jobs SET record=replace(record, '\"format\":1', '\"format\":2') WHERE id=?", (damaged,)
+        )
+        database.close()
+        for path in (f"{JOBS}/{damaged}", f"{JOBS}/{damaged}/result", JOBS):
+            answer = await gateway.client.get(path)
+            assert error_of(answer) == (500, "unreadable_record", None)
+        after = (await gateway.client.post(JOBS, json=GOOD)).json()["id"]
+        assert (await until(gateway.client, after))["status"] == "completed"
