@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -131,6 +132,7 @@ CUT_SHORT_STATUS = "cut_short_status"  # the same, its status
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
 ORDINARY_ENDS = (CapacityError, DeadlineExceeded, JobCancelled, JobsDisabled, ServerStopping, StoreUnavailable)
 FIELD_NAME = re.compile(r"(?=.{1,64}$)\w+(?:\[\w*\]){0,3}", re.ASCII)
+CHARSET = re.compile(r"(?:^|[;\s])charset\*?\s*=\s*[\"']?([^\"';\s]*)", re.I)
 BOUND_PHRASES = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 TYPE_WORDS = {
     "int": "an integer",
@@ -185,7 +187,7 @@ def _complaint(kind: str, path: Sequence[int | str], context: Mapping[str, objec
         return RequestError("The body is not a valid JSON object.", code="invalid_json")
     if kind == "extra_forbidden":
         return _unknown_field(path)
-    name = field_path(path)
+    name = field_path(_printable_path(path))
     if kind.startswith("json_"):  # a text field of a form
         return RequestError(f"`{name}` must be JSON.", param=name, code="invalid_json")
     if kind == "missing":
@@ -193,10 +195,17 @@ def _complaint(kind: str, path: Sequence[int | str], context: Mapping[str, objec
     for bound, phrase in BOUND_PHRASES.items():
         if bound in context:
             return RequestError(f"`{name}` must be {phrase} {context[bound]}.", param=name, code="out_of_range")
+    if kind == "too_long":
+        return RequestError(f"`{name}` has more than {context['max_length']} entries.", param=name, code="too_many")
     if (rule := _value_rule(kind, name, context)) is not None:
         return RequestError(f"`{name}` {rule}.", param=name)
     words = next((text for prefix, text in TYPE_WORDS.items() if kind.startswith(prefix)), "of another form")
     return RequestError(f"`{name}` must be {words}.", param=name, code="invalid_type")
+
+
+def _printable_path(path: Sequence[int | str]) -> list[int | str]:
+    """Return a path as far as it may be sent back: names within a mapping are the caller's."""
+    return list(takewhile(lambda part: isinstance(part, int) or printable_name(part) is not None, path))
 
 
 def _unknown_field(path: Sequence[int | str]) -> UnsupportedParameter:
@@ -204,7 +213,7 @@ def _unknown_field(path: Sequence[int | str]) -> UnsupportedParameter:
     name = printable_name(str(path[-1]))
     if name is None:
         return UnsupportedParameter("The request has a field that it cannot have.")
-    param = field_path((*path[:-1], name))
+    param = field_path((*_printable_path(path[:-1]), name))
     return UnsupportedParameter(f"`{param}` is no field of this request.", param=param)
 
 
@@ -230,9 +239,13 @@ def field_path(parts: Sequence[int | str]) -> str:
 
 
 def require_type(request: Request, expected: str) -> None:
-    """Raise WrongMediaType for a body of another type."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != expected:
+    """Raise WrongMediaType for a body of another type, or one that says it is in another charset than UTF-8."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != expected:
         raise WrongMediaType(f"The body must be of type {expected}.")
+    charset = CHARSET.search(parameters)
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
+        raise WrongMediaType("The body must be in UTF-8.")
 
 
 def log_error(error: LegoError) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobRequest, StoredProgress, Webhook
+from lego_serve.errors import LegoError
 
 FORMAT = 1
 Reader: TypeAlias = Callable[[Any], Any]
@@ -20,8 +21,10 @@ _DATACLASSES = (JobRecord, JobRequest, JobError, StoredProgress, Webhook, Outbox
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
-class BadRecord(ValueError):
-    """A stored text that is no record of this version."""
+class BadRecord(LegoError, ValueError):
+    """A stored text that is no record of this version; ours, so that what runs for ever survives it."""
+
+    code = "unreadable_record"
 
 
 def record_to_json(record: JobRecord) -> str:

@@ -1,5 +1,6 @@
 """What the headers of a request for images say of how it is to be run: `Prefer` (RFC 7240) and `Idempotency-Key`."""
 
+import re
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -8,6 +9,7 @@ from lego_serve.core.durable_jobs.idempotency import check_key
 from lego_serve.errors import RequestError
 
 MAX_WAIT_S = 60
+WAIT = re.compile(r"[0-9]{1,2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def read_preferences(request: Request) -> Preferences:
             name, _, value = part.partition(";")[0].partition("=")
             given.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = given.get("wait")
-    if wait is not None and not (wait.isascii() and wait.isdigit() and 1 <= int(wait[:9]) <= MAX_WAIT_S):
+    if wait is not None and not (WAIT.fullmatch(wait) and 1 <= int(wait) <= MAX_WAIT_S):
         raise RequestError(f"`wait` in the header Prefer must be 1 to {MAX_WAIT_S} seconds.", code="invalid_prefer")
     key = request.headers.get("idempotency-key")
     wait_s = None if wait is None else int(wait)

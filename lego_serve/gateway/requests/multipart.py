@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.errors import printable_name, require_type, validation_error
@@ -23,10 +23,12 @@ from lego_serve.gateway.requests.schemas import REFUSED
 
 Body = TypeVar("Body", bound=BaseModel)
 MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
+CUT_OFF = "Cut off"
 FORM_COMPLAINTS = {  # by how the parser's own message begins
-    "Too many files": f"The form has more than {MAX_FILES} files.",
-    "Too many fields": f"The form has more than {MAX_FIELDS} fields.",
-    "Part exceeded": f"A text field of the form is longer than {MAX_TEXT_BYTES} bytes.",
+    "Too many files": (f"The form has more than {MAX_FILES} files.", "form_too_large"),
+    "Too many fields": (f"The form has more than {MAX_FIELDS} fields.", "form_too_large"),
+    "Part exceeded": (f"A text field of the form is longer than {MAX_TEXT_BYTES} bytes.", "form_too_large"),
+    CUT_OFF: ("The form is cut off: its last boundary is missing.", "bad_request"),
 }
 
 
@@ -58,16 +60,55 @@ async def read_form(request: Request, model: type[Body], file_names: Sequence[st
             await data.close()
 
 
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which by itself takes a form that is cut off for whole, and decodes text by any codec.
+
+    Some codecs, such as punycode, take time with the square of the text.  Text that is not UTF-8 would become other
+    text rather than an error.
+    """
+
+    is_whole = False
+
+    def on_part_begin(self) -> None:
+        """Decode this part, its name included, as UTF-8, whatever charset the form claims."""
+        super().on_part_begin()
+        self._charset = "utf-8"
+
+    def on_part_end(self) -> None:
+        """Take a part.  Raises RequestError for text that is not UTF-8."""
+        try:
+            self._current_part.data.decode()
+        except UnicodeDecodeError:
+            raise _not_text(printable_name(self._current_part.field_name)) from None
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        """Note that the last boundary was there."""
+        self.is_whole = True
+
+
 async def _parse_form(request: Request) -> FormData:
-    """Return the form of a request.  Raises RequestError that names the exceeded limit."""
+    """Return the form of a request.  Raises RequestError that names the exceeded limit, or what is wrong."""
+    limits = {"max_files": MAX_FILES, "max_fields": MAX_FIELDS, "max_part_size": MAX_TEXT_BYTES}
+    parser = _FormParser(request.headers, request.stream(), **limits)
     try:
-        return await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES)
-    except HTTPException as error:  # the parser's message is the only sign of what is wrong
-        detail = str(error.detail)
-    for beginning, message in FORM_COMPLAINTS.items():
+        data = await parser.parse()
+    except MultiPartException as error:  # the parser's message is the only sign of what is wrong
+        detail = error.message
+    else:
+        if parser.is_whole:
+            return data
+        await data.close()
+        detail = CUT_OFF
+    for beginning, (message, code) in FORM_COMPLAINTS.items():
         if detail.startswith(beginning):
-            raise RequestError(message, code="form_too_large")
+            raise RequestError(message, code=code)
     raise RequestError("The form cannot be read.", code="bad_request")
+
+
+def _not_text(name: str | None) -> RequestError:
+    what = "A text field of the form" if name is None else f"`{name}`"
+    return RequestError(f"{what} is not text in UTF-8; a file needs a `filename`.", param=name)
 
 
 def split_form(

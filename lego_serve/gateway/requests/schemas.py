@@ -20,7 +20,7 @@ RANDOM_SEED = -1  # as tools write "draw one"
 REFUSED = ("complexity", "frame_count", "frame_duration_ms", "svg", "markup")
 REFUSED_WORDS = {"input_fidelity": ("high",), "background": ("transparent",)}
 ADDONS = ("controlnet", "lora")  # in the order of the suffixes of built-in workflows
-SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
 # One entry, as `entry_param` writes it.
 ENTRY = re.compile(r"(?P<field>lora|controlnet)\[(?P<name>[a-z0-9_-]{1,64})\](?P<part>\.[a-z]+)?")
 

@@ -1,10 +1,9 @@
 """Routes of durable jobs: submit, list, read, watch, fetch, cancel, delete."""
 
-import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.core.durable_jobs.store import MAX_PAGE, JobQuery
@@ -21,13 +20,13 @@ from lego_serve.gateway.jobs.answers import (
 from lego_serve.gateway.jobs.job_object import JOBS, MEDIA_TYPES, image_path
 from lego_serve.gateway.jobs.preferences import read_preferences
 from lego_serve.gateway.jobs.service import images_of
+from lego_serve.gateway.links.image_file import ImageFile
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
 from lego_serve.gateway.stream import HEADERS
 from lego_serve.gateway.telemetry.trace_context import traceparent
 
-RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-\d{1,18})")  # one part; of several, none is given
 ACCEPTED = answer(202, "The job, which waits or runs.")
 
 
@@ -145,13 +144,6 @@ class JobRoutes:
         headers = {"etag": tag, "cache-control": "private, max-age=3600, immutable"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        if not _is_range(request.headers.get("range", "")):  # one that cannot be read is none (RFC 9110, 14.2)
-            request.scope["headers"] = [each for each in request.scope["headers"] if each[0] != b"range"]
         path = await jobs.image_path(record, index)
         media_type = MEDIA_TYPES[str(record.result["output_format"])]
-        return FileResponse(path, headers=headers, media_type=media_type)
-
-
-def _is_range(text: str) -> bool:
-    match = RANGE.fullmatch(text)
-    return match is not None and (not match["first"] or not match["last"] or int(match["first"]) <= int(match["last"]))
+        return ImageFile(path, headers=headers, media_type=media_type)

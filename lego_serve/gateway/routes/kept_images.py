@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from lego_serve.gateway.jobs.job_object import MEDIA_TYPES
+from lego_serve.gateway.links.image_file import ImageFile
 from lego_serve.gateway.links.kept_images import ROUTE, KeptImages
 from lego_serve.gateway.openapi import answer, errors
 
@@ -26,6 +27,6 @@ def create_router(kept: KeptImages) -> APIRouter:
     ) -> Response:
         """An image by the link that an answer holds, as long as it is kept."""
         path = await kept.open_link(name, expires, signature)
-        return FileResponse(path, headers=HEADERS, media_type=MEDIA_TYPES[path.suffix.removeprefix(".")])
+        return ImageFile(path, headers=HEADERS, media_type=MEDIA_TYPES[path.suffix.removeprefix(".")])
 
     return router

@@ -1,5 +1,6 @@
 """Parses requests within limits: h11, and what it leaves to its user."""
 
+import re
 from urllib.parse import urlsplit
 
 import h11
@@ -9,6 +10,10 @@ from lego_serve.gateway.transport.limits import ConnectionLimits
 
 OUR_STATUSES = (501,)  # that h11 proposes and that say more than 400; its 431 may be about a line of a chunk
 FIELD_OVERHEAD = 4  # the colon, the space and the line's end of a header
+HEAD_END = re.compile(rb"\n\r?\n")  # as h11 finds it
+# What h11 reads all the same, and some proxies in another way: a line that ends without CR, or goes on in the next one.
+LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")
+LIST_OF_LENGTHS = re.compile(rb"\ncontent-length:[^\n]*,")
 FREE_CHUNKS, CHUNK_BYTES = 4096, 256  # chunks of any size, and what further ones must have on average
 
 
@@ -30,6 +35,7 @@ class RequestParser(h11.Connection):
         self.body_bytes = 0
         self.requests = 0
         self._chunks = 0
+        self._searched = 0  # bytes of the buffer in which a head does not end
         self.is_streaming_events = False
 
     @property
@@ -42,9 +48,13 @@ class RequestParser(h11.Connection):
         is_head = self.their_state is h11.IDLE
         if is_head and self._receive_buffer._data.startswith(b"\r\n"):  # that some clients send after a body
             self._receive_buffer.maybe_extract_at_most(2)
+            self._searched = 0
         try:
+            if is_head:
+                self._check_lines()
             event = super().next_event()
             if isinstance(event, h11.Request):
+                self._searched = 0
                 self.requests += 1
                 self.body_bytes = self._chunks = 0
                 self._check(event)
@@ -73,6 +83,18 @@ class RequestParser(h11.Connection):
         if proposed == 431 and is_head:
             return 431 if b"\n" in self.trailing_data[0] else 414
         return proposed if proposed in OUR_STATUSES else 400
+
+    def _check_lines(self) -> None:
+        """Refuse a head, once it is whole, that a proxy before us may have taken for another, or for two."""
+        data = self._receive_buffer._data
+        end = HEAD_END.search(data, max(0, self._searched - 2))
+        self._searched = len(data)
+        if end is None:
+            return
+        head = data[: end.end()].lower()
+        lengths = head.count(b"\ncontent-length:")
+        if LOOSE_LINE.search(head) or lengths > 1 or (lengths and LIST_OF_LENGTHS.search(head)):
+            raise Refused("lines", error_status_hint=400)
 
     def _check(self, request: h11.Request) -> None:
         names = [name for name, _ in request.headers]

@@ -19,6 +19,7 @@ from lego_serve.gateway.transport.draining import Draining
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.metrics import Metrics
+from lego_serve.webhooks.settings import WebhookSettings
 from tests.support.gateway.runner import FakeRunner
 
 LEASE_S = 5.0
@@ -49,6 +50,7 @@ class Cluster:
     settings: GatewaySettings
     jobs: JobSettings = QUICK
     wall: Callable[[], float] = time.time
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     count: int = field(default=0, init=False)
 
     def app(
@@ -62,6 +64,7 @@ class Cluster:
             JobFiles(self.folder),
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
+            self.webhooks,
         )
         return create_app(
             runner, runner, self.settings, Metrics(), draining=draining, storage=storage, tracer_provider=traces
