@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 from lego_serve.cluster_files import read_cluster, read_trace
 from lego_serve.errors import LegoError
 from lego_serve.sim.cluster import Noise, Setting
-from lego_serve.sim.policies.names import POLICIES, policy_named
+from lego_serve.sim.policies.names import POLICIES, Division, policy_named
 from lego_serve.sim.report import inputs, summary
 from lego_serve.sim.run import Outcome, simulate
 from lego_serve.sim.run_page import run_page
@@ -22,6 +23,15 @@ from lego_serve.sim.workload import Request, retimed
 
 WINDOW_S = 30.0  # of the Gantt chart, from the start
 console = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """How the simulated world differs from what policies believe, and how our policy is divided."""
+
+    noise: Noise
+    seed: int
+    division: Division
 
 
 def run(
@@ -33,6 +43,9 @@ def run(
     slo_scale: Annotated[float | None, typer.Option(help="Instead of the file's; a trace's own limits stay.")] = None,
     cost_error: Annotated[float, typer.Option(min=0, help="How far calls stray from estimates, such as 0.1.")] = 0.0,
     hop_ms: Annotated[float, typer.Option(min=0, help="From a call's end until the policy hears of it.")] = 0.0,
+    cells: Annotated[int, typer.Option(min=1, help="Of lego: parts of the cluster, each with a dispatcher.")] = 1,
+    gateways: Annotated[int, typer.Option(min=1, help="Of lego: they route by reports.")] = 1,
+    report_age: Annotated[float, typer.Option(min=0, help="Seconds that a report is old before the next.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the errors.")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to this file.")] = None,
@@ -40,10 +53,12 @@ def run(
     """Simulate one or several policies on a trace; the same seed gives the same bytes."""
     setting = read_cluster(cluster).setting(gpus, slo_scale)
     requests = read_trace(trace, setting)
-    noise = Noise(cost_error, hop_ms / 1000.0)
-    runs, shown = _simulate(setting, requests, list(dict.fromkeys(policy)), [None, *_rates(rates)], noise, seed)
+    if cells > setting.gpus:
+        raise LegoError(f"--cells {cells}: the cluster has only {setting.gpus} GPUs")
+    world = _World(Noise(cost_error, hop_ms / 1000.0), seed, Division(cells, gateways, report_age))
+    runs, shown = _simulate(setting, requests, list(dict.fromkeys(policy)), [None, *_rates(rates)], world)
     _print(runs)
-    report = {"inputs": dict(inputs(setting, requests)), "seed": seed, "cost_error": cost_error, "runs": runs}
+    report = {"inputs": dict(inputs(setting, requests)), "world": repr(world), "runs": runs}
     _write(out, json.dumps(report, indent=1, sort_keys=True) + "\n")
     _write(html, run_page(str(trace.name), setting, requests, runs, shown, WINDOW_S))
 
@@ -53,8 +68,7 @@ def _simulate(
     requests: Sequence[Request],
     names: Sequence[str],
     rates: Sequence[float | None],
-    noise: Noise,
-    seed: int,
+    world: _World,
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Outcome]]:
     """Run each policy at the trace's own rate and at others; the numbers of all, and the runs at the trace's own."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -68,8 +82,10 @@ def _simulate(
             def advance(count: int, done: int = done) -> None:
                 progress.update(task, completed=done + count)
 
-            policy = policy_named(name, setting, _work_shares(load))
-            outcome = simulate(setting, load, policy, noise=noise, seed=seed, window_s=WINDOW_S, progress=advance)
+            policy = policy_named(name, setting, _work_shares(load), world.division)
+            outcome = simulate(
+                setting, load, policy, noise=world.noise, seed=world.seed, window_s=WINDOW_S, progress=advance
+            )
             console.log(f"{name}: {outcome.events} events in {time.process_time() - started:.1f} s of processor")
             runs[name].append({"rate": _rate(load), **summary(setting, load, outcome)})
             if rate is None:

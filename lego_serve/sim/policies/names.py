@@ -1,7 +1,7 @@
 """The policies by name, as the command line and the tables make them; baselines know the load beforehand."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lego_serve.core.cluster.admission import AdmissionRule
 from lego_serve.core.cluster.cell import CellRule
@@ -28,6 +28,15 @@ BATCHES = {
     **dict.fromkeys(("clip", "clip-f"), (8, 16)),
     "xl": (1, 4),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How our policy is divided: cells of GPUs, and gateways that hear of them now and then."""
+
+    cells: int = 1
+    gateways: int = 1
+    report_age_s: float = 0.0
 
 
 def preloaded(setting: Setting) -> list[str]:
@@ -65,6 +74,7 @@ ABLATIONS: dict[str, LegoOptions] = {
     "lego-every-batch": lego_options(parallel=ParallelRule(min_saving=0.01)),
     "lego-no-prefetch": lego_options(residency=ResidencyRule(prefetches=False)),
 }
+LEGO = {"lego": lego_options(), **ABLATIONS}
 POLICIES: dict[str, Maker] = {
     "static": lambda setting, shares: Static(groups(setting, shares)),
     "static+drop": shepherd,
@@ -74,13 +84,17 @@ POLICIES: dict[str, Maker] = {
     "clockwork": lambda setting, shares: Clockwork(packed(setting, shares, shares_models=False)),
     "diflow": _diflow(DiflowOptions()),
     "diflow-no-admission": _diflow(DiflowOptions(admits_all=True)),
-    "lego": _lego(lego_options()),
-    **{name: _lego(options) for name, options in ABLATIONS.items()},
+    **{name: _lego(options) for name, options in LEGO.items()},
 }
 
 
-def policy_named(name: str, setting: Setting, shares: Mapping[str, float] | None = None) -> Policy:
-    """Make a policy by its name.  Raises ConfigError for an unknown one."""
+def policy_named(
+    name: str, setting: Setting, shares: Mapping[str, float] | None = None, division: Division | None = None
+) -> Policy:
+    """Make a policy by its name; ours may be divided.  Raises ConfigError for an unknown one."""
     if name not in POLICIES:
         raise ConfigError(did_you_mean("policy", name, POLICIES))
+    if division is not None and name in LEGO:
+        cells, gateways, age_s = division.cells, division.gateways, division.report_age_s
+        return Lego(replace(LEGO[name], cells=cells, gateways=gateways, stale_s=age_s), preloaded(setting))
     return POLICIES[name](setting, setting.shares if shares is None else shares)
