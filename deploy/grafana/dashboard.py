@@ -68,7 +68,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Steps redone", "ops", rate("steps_redone", "model"), BY_MODEL),
         Panel("Tokens computed", "ops", rate("denoise_tokens", "model"), BY_MODEL),
         Panel(
-            "Tokens of edits not computed", "percentunit", share("denoise_tokens_saved", "denoise_tokens", "model"), BY_MODEL
+            "Tokens of edits not computed",
+            "percentunit",
+            share("denoise_tokens_saved", "denoise_tokens", "model"),
+            BY_MODEL,
         ),
     ),
     "Caches": (
@@ -91,7 +94,9 @@ def dashboard() -> dict[str, Any]:
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
-        panels.append({"id": len(panels) + 1, "type": "row", "title": title, "gridPos": _place(0, y, 24, 1), "panels": []})
+        panels.append(
+            {"id": len(panels) + 1, "type": "row", "title": title, "gridPos": _place(0, y, 24, 1), "panels": []}
+        )
         y += 1
         for index, panel in enumerate(row):
             where = _place(index % 3 * WIDTH, y + index // 3 * HEIGHT, WIDTH, HEIGHT)
