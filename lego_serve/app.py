@@ -18,6 +18,7 @@ from lego_serve.errors import ConfigError
 from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.gateway_process import OWNER
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
+from lego_serve.metrics import settle
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.signals import StopSignal, run_off_main_thread
@@ -28,6 +29,7 @@ from lego_serve.served_workflows import configured
 from lego_serve.serving.nodes.options import NodePlan
 
 REMOVALS = 50
+METRICS = "metrics"  # the folder of what gateways count
 PRELOADED = "lego_serve.serving.cluster.preloaded"
 Report = Callable[[str], None]
 
@@ -113,7 +115,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def shared_folders(folder: Path) -> Path:
     """Make what gateways of one machine share: metrics, and the folder of their sockets, which is returned."""
-    metrics, gateways = folder / "metrics", folder / "gateways"
+    metrics, gateways = folder / METRICS, folder / "gateways"
     metrics.mkdir()
     gateways.mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
@@ -198,6 +200,7 @@ def forget_gateway(gateways: Path, settings: config.Settings, jobs: Path | None,
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    settle(gateways.parent / METRICS, pid)
     own = gateways / f"{pid}.sock"
     own.unlink(missing_ok=True)
     owner = own.with_suffix(OWNER)

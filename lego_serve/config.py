@@ -65,10 +65,13 @@ REMOVED = {"storage_s"}  # keys of earlier versions that nothing replaces
 Section = TypeVar("Section", bound=BaseModel)
 
 
-def load(path: Path) -> Settings:
-    """Read a configuration file, and the file of keys that it names.  Raises ConfigError, one line."""
+def load(path: Path, *, has_keys_file: bool = True) -> Settings:
+    """Read a configuration file, and the file of keys that it names.  Raises ConfigError, one line.
+
+    ``has_keys_file``: whether this machine is to have that file; only gateways need it.
+    """
     settings = _read(path, Settings)
-    if settings.keys_file is None:
+    if settings.keys_file is None or not has_keys_file:
         return settings
     more = _read(keys_file(settings, path), top_level.KeyFile).keys
     return settings.model_copy(update={"keys": (*settings.keys, *more)})

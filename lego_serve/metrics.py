@@ -4,21 +4,37 @@ Names are in base units and labels come from small fixed sets: never a prompt, a
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import JobResult, TaskStats
 from lego_serve.core.workflow.graph import Workflow
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
+# Each half as much again as the one before: a quantile between two of them is at most a quarter off.
+SECONDS = tuple(round(0.005 * 1.5**power, 4) for power in range(31))  # to 960
 SSIM = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 DECIBELS = (15, 20, 25, 30, 35, 40, 45, 50)
 UNKNOWN_WORKFLOW = "none"  # of a request that ends before its workflow is known
-LANES = (1, 2, 4, 8, 16, 32, 64, 128)
+LANES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+ACCEPTED, ENDED, IN_FLIGHT = "lego_serve_jobs_accepted", "lego_serve_jobs_ended", "lego_serve_requests_in_flight"
+ENDED_HELP = "Jobs that ended; with those in flight they are the accepted ones, at every scrape."
+Ending: TypeAlias = Literal["completed", "failed", "cancelled", "expired"]
+# What a request ends with that the server owed an image, in time.
+MISSES = frozenset(
+    {
+        *("deadline_exceeded", "over_capacity", "tenant_share", "node_failed", "replica_lost", "controlnet_late"),
+        *("internal_error", "server_stopping", "server_starting", "store_unavailable"),
+    }
+)
+TOKEN_PIXELS = 16 * 16
 
 
 class Metrics:
@@ -36,11 +52,17 @@ class Metrics:
 
     def count_accepted(self) -> None:
         """Count a job that was admitted."""
-        self._in_flight.inc()
+        self._accepted.inc()
 
-    def count_left(self) -> None:
-        """Count a job that ended, whatever its result."""
-        self._in_flight.dec()
+    def count_left(self, ending: Ending) -> None:
+        """Count a job that ended."""
+        self._ended.labels(ending).inc()
+
+    def set_jobs(self, waiting: int, running: int, paused: int, is_ready: bool) -> None:
+        """Set how the jobs in flight here stand, and whether this gateway is ready for more."""
+        for state, count in (("waiting", waiting), ("running", running), ("paused", paused)):
+            self._jobs.labels(state).set(count)
+        self._ready.set(is_ready)
 
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused before it became a job."""
@@ -51,6 +73,10 @@ class Metrics:
         """Record the answer to a request for a known workflow: ``ok`` or an error's code."""
         self._requests.labels(workflow, outcome).inc()
         self._request_s.labels(workflow).observe(seconds)
+        if outcome == "ok":
+            self._attained.labels(workflow).inc()
+        elif outcome in MISSES:
+            self._missed.labels(workflow).inc()
 
     def count_refused(self, outcome: str) -> None:
         """Count a request of the Images API that ended before its workflow was known, by an error's code."""
@@ -62,10 +88,18 @@ class Metrics:
         """Record a job that ended well, with the statistics of its nodes."""
         self._queue_s.labels(workflow.name).observe(result.queue_s)
         self._images.labels(workflow.name).inc(len(result.images))
+        pixels = sum(image.width * image.height for image in result.images)
+        self._pixels.labels(workflow.name).inc(pixels)
         for name, stats in result.stats.items():
             node = workflow.nodes[name]
             labels = (node.kind, node.model)
             self._node_s.labels(*labels).observe(stats.run_s)
+            self._node_queue_s.labels(*labels).observe(stats.queue_s)
+            self._batch_size.labels(*labels).observe(stats.batch_size)
+            self._retries.labels(*labels).inc(max(0, stats.attempts - 1))
+            if node.kind == "denoise":
+                self._steps_redone.labels(node.model).inc(stats.steps_redone)
+                self._record_tokens(node.model, stats, len(result.images), pixels)
             if node.kind == "text_encode":
                 (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()
             self._record_addons(node.model, stats)
@@ -96,11 +130,21 @@ class Metrics:
     def page(self, environment: Mapping[str, str] | None = None) -> bytes:
         """Return the exposition text; of all gateways together where they share a folder."""
         folder = (environment or os.environ).get("PROMETHEUS_MULTIPROC_DIR")
-        if not folder:
-            return generate_latest(self._registry)
-        together = CollectorRegistry()
-        MultiProcessCollector(together, path=folder)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        counted: Collector = self._registry
+        if folder:
+            counted = MultiProcessCollector(None, path=folder)  # type: ignore[no-untyped-call]
+        page = CollectorRegistry(auto_describe=False)
+        page.register(WithInFlight(counted))
+        return generate_latest(page)
+
+    def _record_tokens(self, model: str, stats: TaskStats, images: int, pixels: int) -> None:
+        """Count the image's tokens of all steps, and those that an edit did not have to compute."""
+        if (reuse := stats.reuse) is None:
+            self._tokens.labels(model).inc(len(stats.step_s) * pixels / TOKEN_PIXELS)
+            return
+        saved = reuse.masked_steps * (reuse.rows - reuse.active_rows)
+        self._tokens.labels(model).inc(images * (reuse.steps * reuse.rows - saved))
+        self._tokens_saved.labels(model).inc(images * saved)
 
     def _record_reuse(self, model: str, reuse: ReuseStats, images: int) -> None:
         self._edit_steps.labels(model, "masked").inc(reuse.masked_steps * images)
@@ -129,13 +173,25 @@ class Metrics:
         self._requests = self._counter("requests", "Requests answered.", "workflow", "outcome")
         self._request_s = self._histogram("request_duration_seconds", "Whole requests.", SECONDS, "workflow")
         self._queue_s = self._histogram("request_queue_seconds", "Waiting in nodes, per job.", SECONDS, "workflow")
-        self._in_flight = self._gauge("requests_in_flight", "Jobs accepted and not ended.", "livesum")
+        self._accepted = Counter(ACCEPTED, "Jobs accepted.", registry=self._registry)
+        self._ended = Counter(ENDED, ENDED_HELP, ("outcome",), registry=self._registry)
+        self._jobs = self._gauge("jobs", "Jobs in flight by state, as of the last seconds.", "livesum", "state")
+        self._ready = self._gauge("ready_gateways", "Gateway processes that are ready.", "livesum")
+        self._attained = self._counter("slo_attained", "Requests answered well, in time.", "workflow")
+        self._missed = self._counter("slo_missed", "Requests that the server could not answer in time.", "workflow")
         self._rejected = self._counter("requests_rejected", "Requests refused.", "reason")
         self._images = self._counter("images", "Images made.", "workflow")
+        self._pixels = self._counter("image_pixels", "Pixels of these images.", "workflow")
         self._dataflow_checks = self._counter("dataflow_checks", "Checks of the dataflow's invariants.", "result")
 
     def _declare_nodes(self) -> None:
         self._node_s = self._histogram("node_duration_seconds", "Running in a node.", SECONDS, "node", "model")
+        self._node_queue_s = self._histogram("node_queue_seconds", "Waiting in a node.", SECONDS, "node", "model")
+        self._batch_size = self._histogram("node_batch_size", "Calls computed together.", LANES, "node", "model")
+        self._retries = self._counter("node_retries", "Calls made again as a replica was lost.", "node", "model")
+        self._steps_redone = self._counter("steps_redone", "Steps computed again for the same reason.", "model")
+        self._tokens = self._counter("denoise_tokens", "Tokens of images computed in steps.", "model")
+        self._tokens_saved = self._counter("denoise_tokens_saved", "Tokens of edits read, not computed.", "model")
         self._step_s = self._histogram("denoise_step_seconds", "Forward passes of the backbone.", SECONDS, "model")
         self._step_lanes = self._histogram("denoise_step_lanes", "Lanes that share a forward pass.", LANES, "model")
         self._cache_hits = self._counter("cache_hits", "Answers from a node's cache.", "node", "model")
@@ -188,3 +244,40 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"lego_serve_{name}", help_text, labels, buckets=buckets, registry=self._registry)
+
+
+class WithInFlight(Collector):
+    """Collects what another does, and the jobs in flight: those accepted without those ended, of one and the same look.
+
+    A gauge of its own would be read at another moment than the counters of other processes.
+    """
+
+    def __init__(self, counted: Collector) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        accepted = ended = 0.0
+        for metric in self._counted.collect():
+            total = sum(sample.value for sample in metric.samples if sample.name == f"{metric.name}_total")
+            accepted += total if metric.name == ACCEPTED else 0
+            ended += total if metric.name == ENDED else 0
+            yield metric
+        yield GaugeMetricFamily(IN_FLIGHT, "Jobs accepted and not ended.", value=accepted - ended)
+
+
+def settle(folder: Path, pid: int) -> None:
+    """Count the jobs that a gateway process had when it died as failed: nobody else can."""
+    path = folder / f"counter_{pid}.db"
+    if not path.exists():
+        return
+    values = MmapedDict(str(path))  # type: ignore[no-untyped-call]
+    try:
+        found = {key: value for key, value, _ in values.read_all_values()}  # type: ignore[no-untyped-call]
+        accepted = sum(value for key, value in found.items() if f'"{ACCEPTED}"' in key)
+        lost = accepted - sum(value for key, value in found.items() if f'"{ENDED}"' in key)
+        if lost > 0:
+            failed = mmap_key(ENDED, f"{ENDED}_total", ["outcome"], ["failed"], ENDED_HELP)  # type: ignore[no-untyped-call]
+            values.write_value(failed, found.get(failed, 0.0) + lost, 0.0)  # type: ignore[no-untyped-call]
+    finally:
+        values.close()  # type: ignore[no-untyped-call]

@@ -13,9 +13,9 @@ from lego_serve.errors import ConfigError
 from lego_serve.workflow_files import built_in_workflows, read_workflow
 
 
-def configured(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
+def configured(path: Path, *, has_keys_file: bool = True) -> tuple[config.Settings, dict[str, Workflow]]:
     """A configuration and the workflows it serves.  Raises ConfigError or WorkflowError, one line with the file."""
-    settings = _named(config.load(path), path)
+    settings = _named(config.load(path, has_keys_file=has_keys_file), path)
     try:
         return settings, load_workflows(settings, path.parent)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lego_serve.models.registry import families
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [file for room in ("lego_serve", "loadgen", "benchmarks") for file in ROOT.glob(f"{room}/**/*.py")]
+SOURCES = [file for room in ("lego_serve", "loadgen", "benchmarks", "deploy") for file in ROOT.glob(f"{room}/**/*.py")]
 TESTS = list(ROOT.glob("tests/**/*.py"))
 
 
@@ -95,7 +95,7 @@ def test_no_folder_has_more_than_14_modules() -> None:
     """A newcomer should guess the right file from a short list."""
     rooms = [
         folder
-        for top in ("lego_serve", "loadgen", "benchmarks", "kernels", "tests")
+        for top in ("lego_serve", "loadgen", "benchmarks", "deploy", "kernels", "tests")
         for folder in ROOT.glob(f"{top}/**/")
     ]
     full = {str(room.relative_to(ROOT)): n for room in rooms if (n := len(_modules(room))) > 14}
@@ -108,6 +108,7 @@ MIRRORED = {  # the folders of tests that mirror a folder of sources; e2e and su
     **{f"tests/{name}": f"lego_serve/{name}" for name in ("zoo", "process", "cli", "client", "cluster")},
     **{f"tests/{name}": name for name in ("loadgen", "benchmarks")},
     "tests/kernels": "kernels/lego_kernels",
+    "tests/deploy": "deploy/checks",
     "tests/sim": "lego_serve/sim",
 }
 

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
-from lego_serve.metrics import Metrics
+from lego_serve.metrics import Metrics, settle
 from lego_serve.workflow_files import built_in_workflows
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +50,9 @@ def observed() -> Metrics:
     }
     metrics.count_accepted()
     metrics.record_result(workflow, JobResult((image, image), 0.1, {}, 1, stats))
-    metrics.count_left()
+    metrics.count_left("completed")
+    metrics.set_jobs(1, 2, 3, is_ready=True)
+    metrics.record_outcome(workflow.name, "node_failed", 0.5)
     metrics.set_template_use("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
     metrics.record_comparison(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
     metrics.record_outcome(workflow.name, "ok", 0.5)
@@ -124,7 +128,7 @@ def test_labels_come_from_small_fixed_sets() -> None:
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {
-        "computed", "le", "model", "node", "outcome", "quality", "reason", "result", "workflow",
+        "computed", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "workflow",
     }  # fmt: skip
 
 
@@ -179,3 +183,55 @@ def test_a_metric_without_help_or_type_is_complained_of() -> None:
     """Both rules are checked."""
     assert complaints("# TYPE x_lanes gauge\nx_lanes 1\n") == ["x_lanes: no help text"]
     assert complaints("# HELP x_lanes Words.\nx_lanes 1\n") == ["x_lanes: no type"]
+
+
+ENDINGS = ("completed", "failed", "cancelled", "expired")
+
+
+def jobs_of(page: str) -> tuple[float, float, float]:
+    """Jobs accepted, ended and in flight, as a page has them."""
+    values = {s.name: 0.0 for f in text_string_to_metric_families(page) for s in f.samples}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            values[sample.name] += sample.value
+    names = ("jobs_accepted_total", "jobs_ended_total", "requests_in_flight")
+    accepted, ended, in_flight = (values.get(f"lego_serve_{name}", 0.0) for name in names)
+    return accepted, ended, in_flight
+
+
+@given(st.lists(st.sampled_from(("accept", *ENDINGS)), max_size=40))
+def test_accepted_jobs_have_ended_or_are_in_flight_at_every_scrape(events: list[str]) -> None:
+    """Whatever happens in between, and nothing is counted twice."""
+    metrics, in_flight = Metrics(), 0
+    for event in events:
+        if event == "accept":
+            metrics.count_accepted()
+            in_flight += 1
+        elif in_flight:
+            metrics.count_left(event)
+            in_flight -= 1
+        accepted, ended, told = jobs_of(metrics.page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode())
+        assert (accepted, told) == (ended + told, in_flight)
+
+
+def test_the_jobs_of_a_gateway_that_died_have_failed(tmp_path: Path) -> None:
+    """And are not in flight for ever; a second look counts them once."""
+    code = (
+        f"import runpy, os; made = runpy.run_path({__file__!r}); metrics = made['Metrics']();"
+        "[metrics.count_accepted() for _ in range(3)]; metrics.count_left('completed'); print(os.getpid())"
+    )
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    pid = int(done.stdout)
+    look = f"import runpy; print(runpy.run_path({__file__!r})['Metrics']().page().decode())"
+
+    def page() -> str:
+        asked = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment, capture_output=True, check=True)
+        return asked.stdout.decode()
+
+    assert jobs_of(page()) == (3, 1, 2)
+    for _ in range(2):
+        settle(tmp_path, pid)
+    assert jobs_of(page()) == (3, 3, 0)
+    assert 'lego_serve_jobs_ended_total{outcome="failed"} 2.0' in page()
+    settle(tmp_path, 1)  # one that counted nothing

@@ -27,7 +27,7 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
     """
     stopping = StopSignal()
     stopping.install()
-    settings, _ = on_a_cluster(config_path)
+    settings, _ = on_a_cluster(config_path, has_keys_file=True)
     server = settings.server
     _require_writable(settings)
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts a Ray of its own

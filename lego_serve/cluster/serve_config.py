@@ -16,9 +16,9 @@ from lego_serve.served_workflows import configured
 BUILDER = "lego_serve.cluster.builder:build"
 
 
-def on_a_cluster(path: Path) -> tuple[config.Settings, dict[str, Workflow]]:
+def on_a_cluster(path: Path, *, has_keys_file: bool = False) -> tuple[config.Settings, dict[str, Workflow]]:
     """A configuration of parts that are started one by one, and its workflows.  Raises ConfigError."""
-    settings, workflows = configured(path)
+    settings, workflows = configured(path, has_keys_file=has_keys_file)
     if settings.server.ray_address is not None:
         message = "`server.ray_address` is for `lego-serve serve`, which starts all parts itself; leave it out here"
         raise ConfigError(f"{path}: {message}")

@@ -1,17 +1,21 @@
 """Counts this gateway's pending jobs, of all and of each tenant, and admits no more than the limits allow."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
+from starlette.requests import ClientDisconnect
+
 from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit
 from lego_serve.core.scheduling.drain_pace import DrainPace
-from lego_serve.errors import CapacityError
-from lego_serve.metrics import Metrics
+from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, StaleAttempt
+from lego_serve.metrics import Ending, Metrics
 
+GIVEN_UP = (JobCancelled, StaleAttempt, asyncio.CancelledError, ClientDisconnect, GeneratorExit)
 MESSAGES = {
     "over_capacity": "Too many requests are pending; try again in {seconds:.0f} s.",
     "tenant_share": "Your requests take all the places that one tenant may have; try again in {seconds:.0f} s.",
@@ -21,21 +25,26 @@ MESSAGES = {
 class Place:
     """The place of one admitted job among the pending ones, held until it is released; also a context manager."""
 
-    def __init__(self, on_release: Callable[[bool], None]) -> None:
+    def __init__(self, on_release: Callable[[bool, Ending], None]) -> None:
         self._on_release = on_release
         self._is_held = True
+        self._ending: Ending | None = None
 
-    def release(self, *, is_done: bool = True) -> None:
+    def note(self, error: BaseException) -> None:
+        """Note what the job ended with, where that is not raised through this context."""
+        self._ending = ending_of(error)
+
+    def release(self, *, is_done: bool = True, ending: Ending | None = None) -> None:
         """Give the place to another job; a second time does nothing.  ``is_done``: the job was not given up."""
         if self._is_held:
             self._is_held = False
-            self._on_release(is_done)
+            self._on_release(is_done, ending or self._ending or ("completed" if is_done else "cancelled"))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.release(is_done=error[0] is None)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.release(is_done=kind is None, ending=None if error is None else ending_of(error))
 
 
 class Admission:
@@ -90,13 +99,13 @@ class Admission:
         self._pace.begin(applicant.images, now)
         self._pace_of(applicant.tenant).begin(applicant.images, now)
 
-        def leave(is_done: bool) -> None:
+        def leave(is_done: bool, ending: Ending) -> None:
             ended = self._runner.now()
             self._change(applicant, -1)
             self._pace.end(applicant.images, ended, is_done=is_done)
             self._pace_of(applicant.tenant).end(applicant.images, ended, is_done=is_done)
             if not applicant.is_background:
-                self._metrics.count_left()
+                self._metrics.count_left(ending)
 
         return Place(leave)
 
@@ -113,6 +122,13 @@ class Admission:
 
     def _pace_of(self, tenant: str) -> DrainPace:
         return self._tenant_paces.setdefault(tenant, DrainPace())
+
+
+def ending_of(error: BaseException) -> Ending:
+    """Return how a job ended that ended with an error."""
+    if isinstance(error, DeadlineExceeded):
+        return "expired"
+    return "cancelled" if isinstance(error, GIVEN_UP) else "failed"
 
 
 def applicant_of(job: Job) -> Applicant:

@@ -36,6 +36,7 @@ from lego_serve.gateway.transport.web_pages import Cors, PageGuard
 from lego_serve.gateway.ui.routes import add_ui
 from lego_serve.metrics import Metrics
 
+COUNT_PAUSE_S = 2.0  # between two looks at how jobs stand
 READY_PAUSE_S = 0.1  # between two looks whether durable jobs can begin
 
 
@@ -65,10 +66,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = None if context.jobs is None else asyncio.ensure_future(_start(context.jobs, runner))
+        starting = None
+        if context.jobs is not None and runner.is_ready:
+            context.jobs.start()
+        elif context.jobs is not None:
+            starting = asyncio.ensure_future(_start(context.jobs, runner))
         if context.kept_images is not None:
             context.kept_images.start()
+        counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining))
         yield
+        counting.cancel()
         if starting is not None:
             starting.cancel()
         await context.close()
@@ -89,6 +96,17 @@ def create_app(
     add_error_handlers(app)
     _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready, storage)
     return app
+
+
+async def _count_jobs(runner: JobRunner, metrics: Metrics, draining: Draining) -> None:
+    """Keep the metrics of jobs in flight."""
+    while True:
+        states = runner.states()
+        paused = sum(state.is_paused for state in states)
+        running = sum(not state.is_paused and "running" in state.nodes.values() for state in states)
+        is_ready = runner.is_ready and not draining.has_begun
+        metrics.set_jobs(len(states) - paused - running, running, paused, is_ready)
+        await asyncio.sleep(COUNT_PAUSE_S)
 
 
 async def _start(jobs: DurableJobs, runner: JobRunner) -> None:

@@ -82,7 +82,7 @@ async def run_job(
     Raises LegoError, such as JobCancelled where the client leaves.
     """
     if job_request.result is not None:
-        place.release(is_done=False)  # it says nothing about the pace of jobs
+        place.release(is_done=False, ending="completed")  # it says nothing about the pace of jobs
         return job_request.result
     model = job_request.body.model or job_request.workflow.name
     with place, context.tracing.request_job(job, model, is_streamed=bool(job_request.body.stream)) as span:

@@ -55,7 +55,7 @@ class JobAttempt:
         with logged_with(LogFacts(job_id=self.record.id, tenant=self.record.request.tenant)):
             with ExitStack() as scope:
                 if self._place is not None:
-                    scope.callback(self._place.release)
+                    scope.push(self._place)
                 decide = await self._decide(scope)
             await self._write(decide)
 
@@ -76,6 +76,7 @@ class JobAttempt:
             result = await self._images(scope)
         except LegoError as error:
             outcome = error.code
+            self._note(error)
             decide = decision_about(error, self.number, self._parts.wall())
             if isinstance(error, NOT_NOW):
                 await asyncio.sleep(error.retry_after_s or PAUSE_S)
@@ -84,6 +85,7 @@ class JobAttempt:
         except Exception:
             log.exception("job %s met an unexpected error", self.record.id)
             unexpected = LegoError("Something unexpected went wrong on the server.")
+            self._note(unexpected)
             outcome, decide = unexpected.code, decision_about(unexpected, self.number, self._parts.wall())
         else:
             outcome, now = "ok", self._parts.wall()
@@ -91,6 +93,10 @@ class JobAttempt:
         seconds = time.monotonic() - self._started_s
         self._parts.context.metrics.record_outcome(self.record.request.workflow, outcome, seconds)
         return decide
+
+    def _note(self, error: LegoError) -> None:
+        if self._place is not None:
+            self._place.note(error)
 
     async def _images(self, scope: ExitStack) -> Mapping[str, Json]:
         """Make the job's images, keep them as files, and return what its record says of them.  Raises LegoError."""
@@ -138,8 +144,8 @@ class JobAttempt:
             raise LegoError("The stored request cannot be read any more.", code="job_damaged") from error
         workflow = await choose_workflow(context, caller, submission)
         job_request = await prepare(context, caller, submission, workflow)
-        place = context.admission.reserve(applicant_of(job_request.to_job(record.id, 0.0)))
-        scope.enter_context(place)
+        self._place = context.admission.reserve(applicant_of(job_request.to_job(record.id, 0.0)))
+        scope.enter_context(self._place)
         return job_request
 
     def _job(self, job_request: ImageJobRequest, run_id: str) -> Job:
