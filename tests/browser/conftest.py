@@ -75,9 +75,14 @@ def settings(tmp_path: Path) -> GatewaySettings:
 
 
 @pytest.fixture
-def site(settings: GatewaySettings) -> Iterator[Site]:
+def runner() -> LivelyRunner:
+    """The runner behind the gateway."""
+    return LivelyRunner(step_s=0.004)
+
+
+@pytest.fixture
+def site(settings: GatewaySettings, runner: LivelyRunner) -> Iterator[Site]:
     """A gateway that listens."""
-    runner = LivelyRunner(step_s=0.004)
     live = Live(create_app(runner, runner, settings, Metrics()))
     with live as url:
         yield Site(url, runner, live)

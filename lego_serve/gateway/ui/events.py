@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request
 
 from lego_serve.errors import CapacityError
-from lego_serve.gateway.ui.overview import length_of, overview_of, series_of
+from lego_serve.gateway.ui.overview import length_of, overview_of, series_of, shown_replicas
 from lego_serve.gateway.ui.watch import Watch
 
 TICK_S = 1.0
@@ -45,14 +45,16 @@ class Listeners:
 RowFilter = Callable[[Mapping[str, Any]], bool]
 
 
-def state_of(watch: Watch, window_s: int, is_shown: RowFilter) -> dict[str, Any]:
+def state_of(watch: Watch, window_s: int, is_shown: RowFilter, model: str = "") -> dict[str, Any]:
     """Return all that a page shows, in the form in which changes are found."""
     rows = [row for row in watch.rows() if is_shown(row)]
     live = [row for row in rows if row["state"] != "ended"][:ROWS]
     ended = [row for row in rows if row["state"] == "ended"][: ROWS - min(len(live), ROWS // 2)]
+    overview = overview_of(watch, window_s)
+    replicas = shown_replicas(watch, overview["models"], model)
     return {
-        "overview": overview_of(watch, window_s),
-        "replicas": {name: _heard(card, watch.at) for name, card in watch.replicas.items()},
+        "overview": overview,
+        "replicas": {name: _heard(card, watch.at) for name, card in replicas.items()},
         "requests": {row["id"]: row for row in [*live, *ended]},
         "decisions": {f"{each['gateway']}.{each['number']}": each for each in watch.decisions()[:50]},
     }
@@ -94,10 +96,11 @@ async def events(
     watch: Watch, request: Request, listeners: Listeners, window_s: int, is_shown: RowFilter
 ) -> AsyncIterator[bytes]:
     """Yield the events of one listener until it leaves; ``listeners`` counts it already."""
-    loop = asyncio.get_running_loop()
+    loop, query = asyncio.get_running_loop(), request.url.query
+    model = request.query_params.get("model", "")
     try:
         await watch.refresh(request)
-        sent, number = state_of(watch, window_s, is_shown), 1
+        sent, number = watch.once(("state", window_s, query), lambda: state_of(watch, window_s, is_shown, model)), 1
         series = series_of(watch, window_s)
         last_bin = int(watch.at // length_of(window_s))
         yield _event("snapshot", number, {"at": round(watch.at, 3), **sent, "series": series})
@@ -105,7 +108,7 @@ async def events(
         while not watch.context.draining.has_begun:
             await asyncio.sleep(TICK_S)
             await watch.refresh(request)
-            now = state_of(watch, window_s, is_shown)
+            now = watch.once(("state", window_s, query), lambda: state_of(watch, window_s, is_shown, model))
             patch = changes(sent, now)
             this_bin = int(watch.at // length_of(window_s))
             if this_bin > last_bin:

@@ -1,13 +1,17 @@
 """The overview: figures of a window, alerts, and each model with its replicas."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, percentile
+from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, Series, percentile
 from lego_serve.core.workflow.graph import KINDS
 from lego_serve.gateway.ui.part import merged_series
 from lego_serve.gateway.ui.watch import GONE_AFTER_S, Watch
 
+SHOWN_MODELS = 8  # whose replicas are drawn in the overview
+ALL_REPLICAS = 200  # above which only those are sent that are drawn
+JUDGED = 400  # of the last requests of each gateway
 GOAL = 0.95  # of requests within their target
 NAMES = ("p50", "p95", "ok", "late", "failed", "refused", "images", "saved")
 
@@ -21,17 +25,20 @@ def series_of(watch: Watch, window_s: int, last: int | None = None) -> dict[str,
     """Return the series of a window; only its ``last`` points where that is given."""
     length = length_of(window_s)
     count = window_s // length if last is None else last
-    series = merged_series([*watch.gateways.values()])
-    bins = series.last(length, count, watch.at)
+    bins = _series(watch).last(length, count, watch.at)
     smooth = 5  # points: percentiles of few requests would jump
     points = {name: [_point(name, bins, at, smooth, length) for at in range(len(bins))] for name in NAMES}
     return {"object": "series", "step_s": length, "from": bins[0].index * length if bins else 0, "series": points}
 
 
+def _series(watch: Watch) -> Series:
+    return watch.once("series", lambda: merged_series([*watch.gateways.values()]))
+
+
 def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
     """Return the figures of a window, and how everything stands now."""
     length = length_of(window_s)
-    bins = merged_series([*watch.gateways.values()]).last(length, window_s // length, watch.at)
+    bins = _series(watch).last(length, window_s // length, watch.at)
     counts = {name: sum(each.counts.get(name, 0) for each in bins) for name in _COUNTED}
     seconds = [value for each in bins for value in each.seconds]
     live = [row for gateway in watch.gateways.values() for row in gateway.live]
@@ -59,6 +66,7 @@ def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
         },
         "latency": {name: percentile(seconds, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
         "work": {"full": round(counts["full"], 2), "computed": round(counts["computed"], 2)},
+        "machines": len({each["machine"] for each in watch.replicas.values() if each["state"] != "lost"}),
         "alerts": alerts_of(watch),
         "models": models_of(watch),
     }
@@ -117,35 +125,67 @@ def models_of(watch: Watch) -> list[dict[str, Any]]:
     for replica in watch.replicas.values():
         parts.setdefault(replica["model"], set()).add(replica["component"])
     live = [row for gateway in watch.gateways.values() for row in gateway.live]
-    return [
-        {
-            "name": model,
-            "workflows": used.get(model, []),
-            "waiting": sum(row["state"] == "waiting" and row["workflow"] in used.get(model, []) for row in live),
-            "within": _within(watch, used.get(model, [])),
-            "nodes": [_node(watch, model, component) for component in sorted(components, key=_order)],
-        }
-        for model, components in sorted(parts.items())
-    ]
+    waiting = Counter(row["workflow"] for row in live if row["state"] == "waiting")
+    by_node: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for replica in watch.replicas.values():
+        by_node.setdefault((replica["model"], replica["component"]), []).append(replica)
+    within = _within(watch)
+    models = []
+    for model, components in sorted(parts.items()):
+        own = [each for component in components for each in by_node.get((model, component), ())]
+        models.append(
+            {
+                "name": model,
+                "workflows": used.get(model, []),
+                "waiting": sum(waiting[name] for name in used.get(model, [])),
+                "running": sum(each["load"]["running"] for each in own if each["component"] == "backbone"),
+                "within": within(used.get(model, [])),
+                "nodes": [
+                    _node(component, by_node.get((model, component), []))
+                    for component in sorted(components, key=_order)
+                ],
+            }
+        )
+    return models if len(models) <= SHOWN_MODELS else sorted(models, key=lambda model: -_trouble(model))
 
 
-def _within(watch: Watch, workflows: Sequence[str]) -> float | None:
-    """Return the share of a model's last requests that were answered within their target."""
-    rows = [row for gateway in watch.gateways.values() for row in list(gateway.ended)[-200:]]
-    judged = [row for row in rows if row["workflow"] in workflows and row["outcome"] not in ("job_cancelled",)]
-    good = [row for row in judged if row["outcome"] == "ok" and "late" not in row["flags"]]
-    return round(len(good) / len(judged), 4) if judged else None
+def shown_replicas(watch: Watch, models: Sequence[Mapping[str, Any]], wanted: str) -> dict[str, Mapping[str, Any]]:
+    """Return the replicas to show: all, or of many those of the first models, and of the model that is looked at."""
+    if len(watch.replicas) <= ALL_REPLICAS:
+        return dict(watch.replicas)
+    names = {wanted, *(model["name"] for model in models[:SHOWN_MODELS])}
+    return {name: card for name, card in watch.replicas.items() if card["model"] in names}
 
 
-def _node(watch: Watch, model: str, component: str) -> dict[str, Any]:
-    replicas = [r for r in watch.replicas.values() if (r["model"], r["component"]) == (model, component)]
+def _trouble(model: Mapping[str, Any]) -> int:
+    """Return how much a model wants to be looked at: what is lost, then what waits."""
+    return int(model["waiting"] + 100 * sum(node["lost"] for node in model["nodes"]))
+
+
+def _within(watch: Watch) -> Callable[[Sequence[str]], float | None]:
+    """Return what tells the share of some workflows' last requests that were answered within their target."""
+    judged: Counter[str] = Counter()
+    good: Counter[str] = Counter()
+    for gateway in watch.gateways.values():
+        for row in list(gateway.ended)[-JUDGED:]:
+            if row["outcome"] != "job_cancelled":
+                judged[row["workflow"]] += 1
+                good[row["workflow"]] += row["outcome"] == "ok" and "late" not in row["flags"]
+
+    def share(workflows: Sequence[str]) -> float | None:
+        all_of_them = sum(judged[name] for name in workflows)
+        return round(sum(good[name] for name in workflows) / all_of_them, 4) if all_of_them else None
+
+    return share
+
+
+def _node(component: str, replicas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     states = [replica["state"] for replica in replicas]
     return {
         "component": component,
         "up": states.count("up"),
         "draining": states.count("draining"),
         "lost": states.count("lost"),
-        "replicas": [replica["id"] for replica in sorted(replicas, key=lambda each: (each["since"], each["id"]))],
     }
 
 

@@ -6,7 +6,7 @@ Nothing is asked while nobody looks.  Any gateway can do this for all: the other
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -16,6 +16,7 @@ from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.ui.part import KnownGateway, Since, part_of
 from lego_serve.gateway.ui.recorder import Recorder
 
+Made = TypeVar("Made")
 FRESH_S = 0.5  # what is younger is not asked for again
 LOST_AFTER_S = 5.0  # without a word of a replica
 LOST_SHOWN_S = 120.0
@@ -32,6 +33,7 @@ class Watch:
         self.gateways: dict[str, KnownGateway] = {}
         self.replicas: dict[str, dict[str, Any]] = {}
         self.at = 0.0
+        self._made: dict[object, Any] = {}
         self._turn = asyncio.Lock()
 
     async def refresh(self, request: Request) -> None:
@@ -42,6 +44,14 @@ class Watch:
             seen, _ = await asyncio.gather(self.context.admin.loads(), self._ask_gateways(request))
             self.at = self._clock()
             self._note_replicas(seen)
+            self._made.clear()
+
+    def once(self, key: object, make: Callable[[], Made]) -> Made:
+        """Return what is made of all that is known, made once for all who look until more is known."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all known jobs, those in flight first, then by when they began, the newest first."""

@@ -77,11 +77,23 @@ export function MemoryBar({ memory }) {
 }
 
 /**
- * The replicas of one node under its name, with how many there are.
- * @param {{node: any, replicas: Record<string, any>, onOpen?: (id: string) => void}} props
+ * The replicas of a node, the oldest first.
+ * @param {Record<string, any>} replicas
+ * @param {string} model
+ * @param {string} component
  */
-export function NodeBricks({ node, replicas, onOpen }) {
-  const cards = node.replicas.map((/** @type {string} */ id) => replicas[id]).filter(Boolean);
+export function cardsOf(replicas, model, component) {
+  return Object.values(replicas)
+    .filter((card) => card.model === model && card.component === component)
+    .sort((one, other) => one.since - other.since || one.id.localeCompare(other.id));
+}
+
+/**
+ * The replicas of one node under its name, with how many there are.
+ * @param {{node: any, model: string, replicas: Record<string, any>, onOpen?: (id: string) => void}} props
+ */
+export function NodeBricks({ node, model, replicas, onOpen }) {
+  const cards = cardsOf(replicas, model, node.component);
   const facts = [
     node.up !== cards.length || cards.length !== 1 ? `${node.up} up` : "",
     node.draining > 0 ? `${node.draining} draining` : "",
@@ -124,7 +136,7 @@ export function ModelRow({ model, replicas, onOpen }) {
         </div>
       <div class="model-nodes">
           ${model.nodes.map((/** @type {any} */ node) =>
-            html`<${NodeBricks} key=${node.component} node=${node} replicas=${replicas} onOpen=${onOpen} />`
+            html`<${NodeBricks} key=${node.component} node=${node} model=${model.name} replicas=${replicas} onOpen=${onOpen} />`
           )}
         </div>
     </section>

@@ -65,14 +65,19 @@ function Nav() {
 /** @param {{overview: any}} props */
 function Health({ overview }) {
   const ready = overview.gateways.every((/** @type {any} */ each) => each.is_ready);
-  const replicas = Object.values(store.view.value?.replicas ?? {}).filter(({ state }) => state !== "lost");
-  const machines = new Set(replicas.map(({ machine }) => machine)).size;
+  const { models } = overview;
+  const count = models.reduce(
+    (/** @type {number} */ sum, /** @type {any} */ model) =>
+      sum +
+      model.nodes.reduce((/** @type {number} */ all, /** @type {any} */ node) => all + node.up + node.draining, 0),
+    0,
+  );
   return html`
     <span class=${`badge ${ready ? "is-ok" : "is-warn"}`}>${ready ? "✓ ready" : "‖ starting"}</span>
-    <span class="hint">${counted(overview.gateways.length, "gateway")}, ${counted(
-      replicas.length,
-      "replica",
-    )} on ${counted(machines, "machine")}</span>
+    <span class="hint">${counted(overview.gateways.length, "gateway")}, ${counted(count, "replica")} on ${counted(
+      overview.machines,
+      "machine",
+    )}</span>
   `;
 }
 

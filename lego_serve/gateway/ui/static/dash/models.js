@@ -3,7 +3,7 @@ import { bytes, duration, tail } from "../app/format.js";
 import { Dialog } from "../app/kit.js";
 import { html, signal } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
-import { MemoryBar, ModelRow } from "./bricks.js";
+import { cardsOf, MemoryBar, ModelRow } from "./bricks.js";
 import { mayAct } from "./store.js";
 
 const opened = signal("");
@@ -11,7 +11,9 @@ const MANY = 20; // models: more are lines, and bricks only where one is opened
 
 /** @param {{view: import("./store.js").View, name: string}} props */
 export function Models({ view, name }) {
-  const { models } = view.overview;
+  const models = view.overview.models.toSorted((/** @type {any} */ one, /** @type {any} */ other) =>
+    one.name.localeCompare(other.name)
+  );
   const shown = name ? models.filter((/** @type {any} */ model) => model.name === name) : models;
   if (shown.length === 0) {
     return html`<p class="card empty">There is no model ${name}. <a href="/dashboard/models">Show all.</a></p>`;
@@ -21,7 +23,7 @@ export function Models({ view, name }) {
     <section class="card" aria-label="Models">
       <h2 class="for-ears">Models and their nodes</h2>
       ${shown.length > MANY
-        ? html`<${Lines} models=${shown} replicas=${view.replicas} />`
+        ? html`<${Lines} models=${shown} />`
         : shown.map((/** @type {any} */ model) =>
           html`<${ModelRow} key=${model.name} model=${model} replicas=${view.replicas} onOpen=${(
             /** @type {string} */ id,
@@ -33,8 +35,8 @@ export function Models({ view, name }) {
   `;
 }
 
-/** @param {{models: any[], replicas: Record<string, any>}} props */
-function Lines({ models, replicas }) {
+/** @param {{models: any[]}} props */
+function Lines({ models }) {
   return html`
     <div class="table-room" tabindex="0" role="region" aria-label="Table">
       <table class="plain">
@@ -48,17 +50,16 @@ function Lines({ models, replicas }) {
           </tr>
         </thead>
         <tbody>${models.map((model) => {
-          const ids = model.nodes.flatMap((/** @type {any} */ node) => node.replicas);
-          const running = ids.reduce(
-            (/** @type {number} */ sum, /** @type {string} */ id) => sum + (replicas[id]?.load.running ?? 0),
+          const count = model.nodes.reduce(
+            (/** @type {number} */ sum, /** @type {any} */ node) => sum + node.up + node.draining,
             0,
           );
           return html`
             <tr key=${model.name}>
               <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></th>
-              <td>${running}</td>
+              <td>${model.running}</td>
               <td>${model.waiting}</td>
-              <td>${ids.length}</td>
+              <td>${count}</td>
               <td>${model.within === null ? "–" : `${Math.round(model.within * 100)} %`}</td>
             </tr>
           `;
@@ -70,9 +71,7 @@ function Lines({ models, replicas }) {
 
 /** @param {{model: any, replicas: Record<string, any>}} props */
 function Replicas({ model, replicas }) {
-  const cards = model.nodes.flatMap((/** @type {any} */ node) =>
-    node.replicas.map((/** @type {string} */ id) => replicas[id])
-  ).filter(Boolean);
+  const cards = model.nodes.flatMap((/** @type {any} */ node) => cardsOf(replicas, model.name, node.component));
   return html`
     <section class="card" aria-labelledby="replicas-title">
       <header>

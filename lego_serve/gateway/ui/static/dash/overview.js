@@ -11,10 +11,13 @@ import { go } from "./router.js";
 import { serverNow, span } from "./store.js";
 import { Waterfall } from "./waterfall.js";
 
+const MOST_MODELS = 8; // with their bricks, the troubled ones first; all are on their own page
+
 /** @param {{view: import("./store.js").View}} props */
 export function Overview({ view }) {
   const { overview, series, replicas, requests, decisions } = view;
   const live = Object.values(requests).filter((row) => row.state !== "ended").sort((a, b) => a.created - b.created);
+  const first = overview.models.slice(0, MOST_MODELS);
   return html`
     <${Tiles} overview=${overview} series=${series} />
     <div class="charts">
@@ -45,10 +48,12 @@ export function Overview({ view }) {
     </div>
     <section class="card" aria-labelledby="models-title">
       <header><h2 id="models-title">Models</h2><span class="hint">a stud is an image in the step that runs</span><span class="spacer"></span><${StudLegend} /></header>
-      ${overview.models.map((/** @type {any} */ model) =>
+      ${first.map((/** @type {any} */ model) =>
         html`<${ModelRow} key=${model.name} model=${model} replicas=${replicas} onOpen=${() =>
           go(`/dashboard/models/${encodeURIComponent(model.name)}`)} />`
       )}
+      ${overview.models.length > first.length &&
+        html`<p class="empty"><a href="/dashboard/models">${overview.models.length - first.length} more models</a></p>`}
     </section>
     <div class="two">
       <section class="card is-flush" aria-labelledby="flight-title">

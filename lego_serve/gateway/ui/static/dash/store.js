@@ -3,6 +3,7 @@ import { ApiError, ask, key, keyWanted, said } from "../app/api.js";
 import { readEvents } from "../app/events.js";
 import { signal } from "../app/lib.js";
 import { merge } from "./merge.js";
+import { route } from "./router.js";
 
 /**
  * @typedef {{
@@ -64,6 +65,11 @@ export function toggleHold() {
   }
 }
 
+/** The model that is looked at, whose replicas are wanted whatever their number. */
+function modelOf() {
+  return route.value.page === "models" ? route.value.name : "";
+}
+
 /** Opens the stream anew. */
 export async function connect() {
   clearTimeout(waiting);
@@ -71,7 +77,10 @@ export async function connect() {
   const own = (open = new AbortController());
   againIn.value = 0;
   try {
-    const answer = await ask(`/v1/admin/events?window=${span.value}`, { signal: own.signal });
+    const model = modelOf();
+    const answer = await ask(`/v1/admin/events?window=${span.value}${model && `&model=${encodeURIComponent(model)}`}`, {
+      signal: own.signal,
+    });
     failures = 0;
     refusedBy.value = null;
     await readEvents(answer, take, () => (heard = performance.now()));
@@ -127,6 +136,12 @@ function watch() {
 
 export function start() {
   setInterval(watch, 1000);
+  let looked = modelOf();
+  route.subscribe(() => {
+    const now = modelOf();
+    if (now !== looked && (view.value?.overview.models.length ?? 0) > 8) connect();
+    looked = now;
+  });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
       clearTimeout(waiting);
