@@ -12,7 +12,7 @@ from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError, with_param
 from lego_serve.gateway.compat.media import edit_mask
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import validation_error
+from lego_serve.gateway.requests.complaints import validation_error
 from lego_serve.gateway.requests.edits import EditForm, prepare_edit
 from lego_serve.gateway.requests.generations import prepare_generation
 from lego_serve.gateway.requests.job_request import ImageJobRequest

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+from lego_serve.core.durable_jobs.lane_reports import LaneReports
 from lego_serve.core.durable_jobs.record import JobRecord, Json, StoredProgress
 from lego_serve.core.durable_jobs.transitions import complete, hand_over
 from lego_serve.core.durable_jobs.transitions import progress as progressed
@@ -18,7 +19,6 @@ from lego_serve.gateway.admission import Place, applicant_of
 from lego_serve.gateway.jobs.checkpoints import JobCheckpoints, job_hash
 from lego_serve.gateway.jobs.outcomes import NOT_NOW, Decide, decision_about
 from lego_serve.gateway.jobs.parts import JobParts
-from lego_serve.gateway.jobs.progress import LaneReports
 from lego_serve.gateway.jobs.submission import choose_workflow, prepare, restore
 from lego_serve.gateway.jobs.watching import JobPreview
 from lego_serve.gateway.media.codec import encode_file, enlarge

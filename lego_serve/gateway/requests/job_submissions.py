@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lego_serve.core.durable_jobs.record import PRIORITIES, Webhook
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import validation_error
 from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, ImageBody, JobOptions, Submission
 from lego_serve.gateway.media.base64_text import decode_base64
+from lego_serve.gateway.requests.complaints import validation_error
 from lego_serve.gateway.requests.schemas import REQUEST_NAMES, EditRequest, GenerationRequest
 
 FILES = ("image", "mask")

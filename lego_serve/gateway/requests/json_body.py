@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from lego_serve.core.json_text import Buffer, JsonLimitExceeded, outline, repeated_field
 from lego_serve.errors import RequestError
-from lego_serve.gateway.errors import TooLarge, field_path, printable_name, require_type, validation_error
+from lego_serve.gateway.errors import TooLarge, require_type
 from lego_serve.gateway.requests.body_bytes import BodyBytes, counted, receive_body
+from lego_serve.gateway.requests.complaints import field_path, printable_name, validation_error
 
 Body = TypeVar("Body", bound=BaseModel)
 INLINE_BYTES = 32 * 1024  # what takes less than a thread does

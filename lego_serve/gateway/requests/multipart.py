@@ -15,8 +15,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lego_serve.errors import RequestError, UnsupportedParameter
-from lego_serve.gateway.errors import printable_name, require_type, validation_error
+from lego_serve.gateway.errors import require_type
 from lego_serve.gateway.requests.body_bytes import counted
+from lego_serve.gateway.requests.complaints import printable_name, validation_error
 from lego_serve.gateway.requests.json_body import bounded, refuse_repeated
 from lego_serve.gateway.requests.nested_fields import LIST_FIELDS, join_nested, nested_name
 from lego_serve.gateway.requests.schemas import REFUSED
