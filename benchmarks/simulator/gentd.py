@@ -10,7 +10,7 @@ from lego_serve.core.cluster.work import WorkflowShape
 from lego_serve.sim.cluster import Setting
 from lego_serve.sim.policies.diflow import Diflow, DiflowOptions
 from lego_serve.sim.policies.lego import Lego
-from lego_serve.sim.policies.names import lego_options, policy_named
+from lego_serve.sim.policies.names import lego_options
 from lego_serve.sim.policies.static import Static, packed
 from lego_serve.sim.run import Outcome, Policy, simulate
 from lego_serve.sim.workload import Request
@@ -59,7 +59,6 @@ def makers_of(earlier: dict[str, float]) -> dict[str, Maker]:
         HINDSIGHT: lambda setting, load: Static(packed(setting, work_shares(load)), drops_hopeless=True),
         "static+drop, earlier popularity": lambda setting, load: Static(packed(setting, earlier), drops_hopeless=True),
         ARGMIN: lambda setting, load: Diflow(rule),
-        "lego without prefetch": lambda setting, load: policy_named("lego-no-prefetch", setting),
         "lego": lambda setting, load: Lego(lego_options()),
     }
 

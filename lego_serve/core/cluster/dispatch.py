@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lego_serve.core.cluster.parallelism import ParallelRule, may_join, split_reason, steps_of
-from lego_serve.core.cluster.schedule import LATE_S
+from lego_serve.core.cluster.schedule import LATE_S, WaitingList
 from lego_serve.core.cluster.state import Call, Lane, Worker
 from lego_serve.core.cluster.work import batch_step_s
 
@@ -41,7 +41,7 @@ class Dispatcher:
         self,
         rule: DispatchRule,
         workers: dict[int, Worker],
-        waiting: list[Lane],
+        waiting: WaitingList,
         is_kept: Callable[[Worker, list[Lane], float], bool],
         move_s: float = 0.0,
     ) -> None:
@@ -123,7 +123,7 @@ class Dispatcher:
         return self._rule.preempts and fresh.job.deadline_s < urgency(lane, now)
 
     def _first_waiting(self, worker: Worker) -> Lane | None:
-        for lane in self._waiting[:TAKEN_FROM]:
+        for lane in self._waiting.head(TAKEN_FROM):
             if worker.has(lane.job.work.models):
                 return lane
         return None
@@ -191,7 +191,7 @@ class Dispatcher:
         return int(any(each.free_s(now) <= encoded_s for each in self._workers.values() if each is not worker))
 
     def _join(self, worker: Worker, lanes: list[Lane], now: float) -> None:
-        for lane in self._waiting[:LOOKED_AT]:
+        for lane in self._waiting.head(LOOKED_AT):
             if not worker.has(lane.job.work.models) or not may_join(self._rule.parallel, lanes, lane, now):
                 continue
             if self._is_kept(worker, [*lanes, lane], now):

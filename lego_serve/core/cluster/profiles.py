@@ -1,10 +1,14 @@
-"""What a pass, a load and a move of a model cost: measured tables, read between and beyond their points."""
+"""What a pass, a load and a move of a model cost, from measured tables, and how far calls stray from it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.errors import ConfigError
+
+PACE_MEMORY = 0.98  # weight of the past against the next call
+SURENESS = 1.3  # standard deviations that are kept free
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,26 @@ class CostModel:
     def size_bytes(self, models: Iterable[str]) -> int:
         """The bytes of the models on a GPU."""
         return sum(self.profile(model).size_bytes for model in models)
+
+
+class Pace:
+    """A running mean and variance of the seconds by which calls exceed their estimates."""
+
+    def __init__(self) -> None:
+        self._mean_s = 0.0
+        self._square = 0.0
+
+    def ended(self, estimated_s: float, taken_s: float) -> None:
+        """Hear of a call."""
+        excess = taken_s - estimated_s
+        if abs(excess) < 1e-9:
+            excess = 0.0
+        self._mean_s = PACE_MEMORY * self._mean_s + (1.0 - PACE_MEMORY) * excess
+        self._square = PACE_MEMORY * self._square + (1.0 - PACE_MEMORY) * excess * excess
+
+    def padding_s(self, calls: int) -> float:
+        """The seconds by which a job of so many calls may well be late; 0 where estimates hold."""
+        if not self._square:
+            return 0.0
+        variance = max(0.0, self._square - self._mean_s * self._mean_s)
+        return max(0.0, calls * self._mean_s + SURENESS * math.sqrt(calls * variance))

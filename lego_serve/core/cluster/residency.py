@@ -7,7 +7,7 @@ nobody had it.  Laws: what a lane or a call on the worker needs, or a waiting jo
 the bytes of a worker are never exceeded; a worker loads one set at a time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -39,6 +39,7 @@ class Residency:
         self._workers = workers
         self.demand = Demand(rule.half_life_s)
         self._thought_s = float("-inf")
+        self._everywhere: dict[frozenset[str], bool] = {}
         self._needed: dict[int, set[str]] = {}  # by worker: what is to run there next, as planned last
         self._losses: dict[int, list[tuple[float, str]]] = {}  # by worker: what its models are worth, the least first
 
@@ -69,17 +70,32 @@ class Residency:
     def _arriving_s(self, worker: Worker, models: frozenset[str], now: float) -> float:
         return max(now, *(worker.loading[model] for model in models if model in worker.loading))
 
+    def changed(self, worker: Worker) -> None:
+        """Hear that a worker has other models now, has come or has gone."""
+        worker.sets.clear()
+        self._everywhere.clear()
+
+    def are_everywhere(self, sets: Iterable[frozenset[str]]) -> bool:
+        """Whether every worker has the models of all these sets."""
+        for models in sets:
+            found = self._everywhere.get(models)
+            if found is None:
+                found = self._everywhere[models] = all(worker.has(models) for worker in self._workers.values())
+            if not found:
+                return False
+        return True
+
+    def nothing_to_plan(self, sets: Iterable[frozenset[str]]) -> list[Loading]:
+        """Hear that what waits finds its models wherever it runs; they are not displaced for further copies."""
+        self._needed = dict.fromkeys(self._workers, set().union(*sets))
+        return []
+
     def plan(
         self, entries: Sequence[Entry], free_s: Sequence[float], lanes: Mapping[int, Lane], now: float
     ) -> Iterator[Loading]:
         """Yield the loads that the schedule of what waits asks for."""
         self._needed = {}
         workers = list(self._workers.values())
-        if all(entry.ready_s is None for entry in entries):  # whoever runs them, they are there
-            if entries and self.is_due(now):
-                sets = {lanes[entry.number].job.work.models for entry in entries}
-                self._needed = dict.fromkeys(self._workers, set().union(*sets))
-            return
         schedule = list_schedule(_patient(entries, free_s, now), free_s)
         for entry, slot in zip(entries, schedule.slots, strict=True):
             self._needed.setdefault(workers[slot].id, set()).update(lanes[entry.number].job.work.models)
@@ -170,7 +186,7 @@ class Residency:
         worker.resident.difference_update(evict)
         self._losses.pop(worker.id, None)
         worker.reserved_bytes += self._costs.size_bytes(missing) - self._costs.size_bytes(evict)
-        worker.sets.clear()
+        self.changed(worker)
 
 
 def _patient(entries: Sequence[Entry], free_s: Sequence[float], now: float) -> list[Entry]:

@@ -8,9 +8,13 @@ schedule.
 
 import heapq
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from lego_serve.core.cluster.state import Job, Lane
 
 LATE_S = 1e-9
 NEVER = float("inf")
@@ -131,3 +135,77 @@ def _soonest(entry: Entry, free: Sequence[float]) -> int:
         return min(range(len(free)), key=free.__getitem__)
     starts = [a if a > b else b for a, b in zip(free, entry.ready_s, strict=True)]
     return min(range(len(starts)), key=starts.__getitem__)
+
+
+def end_if_kept(
+    seconds: Sequence[float],
+    deadlines_s: Sequence[float],
+    free_s: list[float],
+    place: int,
+    newcomer: tuple[float, float],
+) -> float | None:
+    """When a newcomer of these seconds and deadline ends at its place in the order; None if anybody is late then.
+
+    The same answer as the schedule's where all workers are alike and nobody is bound, in a tenth of the time.
+    """
+    heapq.heapify(free_s)
+    replace = heapq.heapreplace
+    for each_s, deadline_s in zip(seconds[:place], deadlines_s[:place], strict=True):
+        end = free_s[0] + each_s
+        if end > deadline_s:
+            return None
+        replace(free_s, end)
+    eta_s = free_s[0] + newcomer[0]
+    if eta_s > newcomer[1]:
+        return None
+    replace(free_s, eta_s)
+    for each_s, deadline_s in zip(seconds[place:], deadlines_s[place:], strict=True):
+        end = free_s[0] + each_s
+        if end > deadline_s:
+            return None
+        replace(free_s, end)
+    return eta_s
+
+
+class WaitingList:
+    """The admitted jobs that have not started, in order of deadline, with what a schedule asks of each."""
+
+    def __init__(self) -> None:
+        self._lanes: list[Lane] = []
+        self._keys: list[tuple[float, int]] = []
+        self.seconds: list[float] = []
+        self.deadlines_s: list[float] = []
+        self.sets: Counter[frozenset[str]] = Counter()  # of models
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes)
+
+    def head(self, count: int) -> list[Lane]:
+        """The first ones."""
+        return self._lanes[:count]
+
+    def place(self, job: Job) -> int:
+        """Where a job is, or would be."""
+        return bisect_left(self._keys, (job.deadline_s, job.id))
+
+    def add(self, lane: Lane) -> None:
+        """Take a lane at its place."""
+        place = self.place(lane.job)
+        self._lanes.insert(place, lane)
+        self._keys.insert(place, (lane.job.deadline_s, lane.job.id))
+        self.seconds.insert(place, lane.left_s)
+        self.deadlines_s.insert(place, lane.job.deadline_s)
+        self.sets[lane.job.work.models] += 1
+
+    def remove(self, lane: Lane) -> None:
+        """Let a lane go."""
+        place = self.place(lane.job)
+        for each in (self._lanes, self._keys, self.seconds, self.deadlines_s):
+            del each[place]
+        models = lane.job.work.models
+        self.sets[models] -= 1
+        if not self.sets[models]:
+            del self.sets[models]

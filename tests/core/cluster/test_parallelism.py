@@ -1,8 +1,7 @@
 """How wide a job runs."""
 
-from lego_serve.core.cluster.pace import Pace
 from lego_serve.core.cluster.parallelism import ParallelRule, may_join, split_reason, steps_of
-from lego_serve.core.cluster.profiles import CostModel, Profile
+from lego_serve.core.cluster.profiles import CostModel, Pace, Profile
 from lego_serve.core.cluster.state import Job, Lane
 from lego_serve.core.cluster.work import JobWork, WorkflowShape
 from tests.support.cluster.settings import small_costs, small_work

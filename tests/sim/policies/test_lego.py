@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.simulator.many_models import zoo_load
 from lego_serve.cluster_files import read_cluster
 from lego_serve.core.cluster.autoscaling import ScalerRule
+from lego_serve.core.cluster.outlook import Outlook
 from lego_serve.sim.cluster import Noise
 from lego_serve.sim.policies.lego import Lego
 from lego_serve.sim.policies.names import POLICIES, lego_options, policy_named, preloaded
@@ -115,3 +116,16 @@ def test_workers_follow_the_load() -> None:
     assert outcome.attainment >= 0.8
     assert outcome.notes["most"] > 4
     assert outcome.notes["gpu_s_active"] < 0.8 * 8 * times[-1]
+
+
+def test_the_quick_answer_of_admission_is_the_schedule_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it every request has the same fate, also with splits, sheds and estimates that stray."""
+
+    def fates(noise: Noise) -> str:
+        load = poisson_requests(SETTING, 4.2, 120, 12)
+        return repr(simulate(SETTING, load, policy_named("lego", SETTING), noise=noise, seed=2).ended)
+
+    worlds = (Noise(), Noise(cost_error=0.1))
+    quick = [fates(noise) for noise in worlds]
+    monkeypatch.setattr(Outlook, "quick_end_s", lambda self, lane, now: None)
+    assert [fates(noise) for noise in worlds] == quick
