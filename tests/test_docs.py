@@ -131,7 +131,7 @@ def test_the_command_for_keys_makes_a_key_and_its_digest() -> None:
 
 def test_the_configuration_for_a_container_loads(tmp_path: Path) -> None:
     """With a digest in its place it listens to others and serves workflows."""
-    [block] = re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.S)
+    [block] = re.findall(r"```yaml\n(.*?)```", (DOCS / "deployment.md").read_text(), re.S)
     path = tmp_path / "config.yaml"
     path.write_text(block.replace("PUT-THE-DIGEST-HERE", "0" * 64))
     settings = config.load(path)
