@@ -53,9 +53,9 @@ class Told:
         return [line for line in self.lines if not any(words in line for words in self.allowed)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
+    """One browser for the tests of a file: while it is there, an event loop runs, and others may not."""
     assert CHROMIUM is not None, "these tests need Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-dev-shm-usage"])

@@ -16,6 +16,13 @@ from tests.support.ui.sites import PHONE
 
 PROMPT = 'a "large" red circle, it\'s <b>left</b>\nand $HOME `below` \\ ü'
 MADE = re.compile("Done in")
+KEPT = """() => new Promise((done) => {
+  const request = indexedDB.open("lego_serve", 1);
+  request.onsuccess = () => {
+    const store = request.result.transaction("pictures").objectStore("pictures").count();
+    store.onsuccess = () => (request.result.close(), done(store.result));
+  };
+})"""
 
 
 def generate(page: Page, prompt: str = "a red circle", seed: int = 5) -> None:
@@ -139,6 +146,7 @@ def test_history_outlasts_the_page_and_gives_settings_back(visit) -> None:
     page.get_by_label("Steps", exact=True).fill("12")
     page.get_by_label("Guidance", exact=True).fill("6.5")
     generate(page, PROMPT, seed=41)
+    assert wait_for(lambda: page.evaluate(KEPT) == 1)
     page.reload()
     expect(page.locator(".film img")).to_have_count(1)
     page.locator("#field-prompt").fill("something else")
