@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from lego_serve.core.jobs.history import History, Span
+from lego_serve.core.jobs.recovery import Change
 
 DECISIONS_KEPT = 500
 TOGETHER_S = 5.0  # decisions of one kind, subject and reason that follow within this time are one, with a count
@@ -26,6 +27,7 @@ class Decision:
     by: str = "server"
     job: str = ""
     count: int = 1
+    node: str = ""  # MODEL.COMPONENT, of a replica where that is known
 
 
 class Journal:
@@ -40,7 +42,9 @@ class Journal:
         """Return the decisions made or repeated after the one of a number, oldest first."""
         return [each for each in self._decisions if each.number > since]
 
-    def decide(self, kind: str, subject: str, why: str, now: float, *, by: str = "server", job: str = "") -> None:
+    def decide(
+        self, kind: str, subject: str, why: str, now: float, *, by: str = "server", job: str = "", node: str = ""
+    ) -> None:
         """Note a decision; one that repeats another soon counts up that one."""
         self._number += 1
         for index in range(len(self._decisions) - 1, -1, -1):
@@ -52,16 +56,30 @@ class Journal:
                 repeated = replace(last, number=self._number, at_s=now, count=last.count + 1, job=job or last.job)
                 self._decisions.append(repeated)
                 return
-        self._decisions.append(Decision(self._number, now, kind, subject, why, by, job))
+        self._decisions.append(Decision(self._number, now, kind, subject, why, by, job, node=node))
+
+    def note_attempt(self, job_id: str, node: str, change: Change, replica: str, now: float) -> None:
+        """A replica has taken a denoising call, has handed it over, or is gone."""
+        if change == "lost" and replica:
+            record = self.history.get(job_id)
+            span = None if record is None else record.spans.get(node)
+            self._note_lost(replica, now, "" if span is None else f"{span.model}.backbone")
+        self.history.note_attempt(job_id, node, change, replica, now)
 
     def note_departed(self, replicas: Collection[str], now: float) -> None:
-        """Replicas have gone: note each, with the images that it had in hand and that go on elsewhere."""
-        for replica in replicas:
-            held = [record for record in self.history.live if _has(record.spans.values(), replica)]
-            images = sum(len(record.steps) for record in held)
-            goes_on = f"its {images} images go on elsewhere" if images != 1 else "its image goes on elsewhere"
-            why = f"it stopped answering, or was stopped; {goes_on if images else 'it had nothing in hand'}"
-            self.decide("lost", replica, why, now, job=held[0].id if held else "")
+        """Replicas are no longer to be used, as the cluster says: what broke off before has mostly told it already."""
+        for replica in sorted(replicas):
+            self._note_lost(replica, now, "")
+
+    def _note_lost(self, replica: str, now: float, node: str) -> None:
+        """Note that a replica has gone, once, with the images that it had in hand and that go on elsewhere."""
+        if any(each.kind == "lost" and each.subject == replica for each in self._decisions):
+            return
+        held = [record for record in self.history.live if _has(record.spans.values(), replica)]
+        images = sum(len(record.steps) for record in held)
+        goes_on = f"its {images} images go on elsewhere" if images != 1 else "its image goes on elsewhere"
+        why = f"it stopped answering, or was stopped; {goes_on if images else 'it had nothing in hand'}"
+        self.decide("lost", replica, why, now, job=held[0].id if held else "", node=node)
 
 
 def _has(spans: Collection[Span], replica: str) -> bool:

@@ -68,6 +68,7 @@ def part_of(recorder: Recorder, since: Since) -> dict[str, Any]:
                 "by": each.by,
                 "job": each.job,
                 "count": each.count,
+                "node": each.node,
                 "gateway": recorder.id,
             }
             for each in decisions

@@ -1,6 +1,7 @@
 """Jobs as the dashboard shows them: a row of a list, and one whole with all that happened to it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +21,8 @@ def row_of(recorder: Recorder, record: JobRecord) -> dict[str, Any]:
     target_s = recorder.target_s(record)
     width, height = record.parameters.get("width"), record.parameters.get("height")
     eta_s = None
-    if record.eta_s is not None and record.step > 0:
-        eta_s = max(0.0, record.eta_s - (now - record.told_s))
+    if record.eta_s is not None and record.step > 0 and record.eta_s > now - record.told_s:
+        eta_s = record.eta_s - (now - record.told_s)
     return {
         "id": record.id,
         "state": state_of(record),
@@ -94,6 +95,9 @@ def _span_of(record: JobRecord, span: Span, end_s: float) -> dict[str, Any]:
     """Return a node's part; what a replica measured is anchored at the coordinator's word that it was done."""
     stats = span.stats or TaskStats()
     to_s = end_s if span.to_s is None else span.to_s
+    if span.to_s is None and (span.kind != "denoise" or record.step > 0):  # it runs, since when is known later
+        began_s = max([span.from_s, *(attempt.at_s for attempt in span.attempts)])
+        stats = replace(stats, run_s=to_s - began_s)
     anchor_s = to_s - stats.queue_s - stats.run_s
     if span.attempts:
         anchor_s = max(span.attempts[-1].at_s, min(anchor_s, to_s))

@@ -5,12 +5,12 @@ Nothing is asked while nobody looks.  Any gateway can do this for all: the other
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 
-from lego_serve.core.nodes.requests import SeenReplica
+from lego_serve.core.nodes.requests import ReplicaLoad, SeenReplica
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.ui.part import KnownGateway, Since, part_of
@@ -69,7 +69,7 @@ class Watch:
         for each in sorted(every, key=lambda decision: -decision["at"]):
             key = (each["kind"], each["subject"])
             same = seen.get(key)
-            if each["kind"] == "lost" and same is not None and abs(same["at"] - each["at"]) < 30:
+            if each["kind"] in ("lost", "up") and same is not None and abs(same["at"] - each["at"]) < 30:
                 if not same["job"] and each["job"]:
                     same.update(each)
                 continue
@@ -90,13 +90,15 @@ class Watch:
         for name in [name for name, known in self.gateways.items() if now - known.heard > 10 * GONE_AFTER_S]:
             del self.gateways[name]
 
-    def _note_replicas(self, seen: list[SeenReplica] | Any) -> None:
+    def _note_replicas(self, seen: Sequence[SeenReplica]) -> None:
         now = self.at
         before = dict(self.replicas)
         for replica in seen:
             card = card_of(replica, now)
             old = before.get(replica.id)
             card["since"] = now if old is None else old["since"]
+            if old is None and before:
+                self._tell_of_new(replica, seen)
             self.replicas[replica.id] = card
         present = {replica.id for replica in seen}
         answering = {(replica.model, replica.component) for replica in seen}
@@ -109,6 +111,24 @@ class Watch:
                 self.replicas[name] = card | {"state": "lost", "lost_at": departed.get(name, now)}
             elif card["state"] == "lost" and now - card["lost_at"] > LOST_SHOWN_S:
                 del self.replicas[name]
+        self._show_lost(present)
+
+    def _show_lost(self, present: Collection[str]) -> None:
+        """Show the replicas that went lately though nobody looked at this gateway before they did."""
+        for each in self.decisions():
+            model, _, component = each["node"].rpartition(".")
+            is_new = each["kind"] == "lost" and model and self.at - each["at"] < LOST_SHOWN_S
+            if is_new and each["subject"] not in {*present, *self.replicas}:
+                gone = card_of(SeenReplica(each["subject"], model, component, ReplicaLoad()), each["at"])
+                self.replicas[each["subject"]] = gone | {"state": "lost", "since": each["at"], "lost_at": each["at"]}
+
+    def _tell_of_new(self, replica: SeenReplica, seen: Sequence[SeenReplica]) -> None:
+        """Note a replica that was not there when somebody looked last."""
+        node = (replica.model, replica.component)
+        count = sum((each.model, each.component) == node for each in seen)
+        why = f"{replica.model}.{replica.component} has {count} {'replica' if count == 1 else 'replicas'} now"
+        runner = self.context.runner
+        runner.journal.decide("up", replica.id, why, runner.now())
 
 
 def card_of(replica: SeenReplica, now: float) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Coordinator:
         self._is_reachable = is_reachable
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
-        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal.history)
+        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal)
         self._checks = checks
         self._next_check: asyncio.TimerHandle | None = None
         self._check_due_s: float | None = None  # by the loop's clock; None while no event came since the last check

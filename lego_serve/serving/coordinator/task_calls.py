@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from lego_serve.core.costs import PostDenoiseTime
 from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
-from lego_serve.core.jobs.history import History
 from lego_serve.core.jobs.job import Task
+from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
 from lego_serve.core.values import NodeRequest, refs_of
@@ -31,9 +31,9 @@ class TaskCalls:
         clock: Callable[[], float],
         checkpoint_every_steps: Mapping[str, int],
         retry: RetryPolicy = NODE_CALL,
-        history: History | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        self._history = history or History()
+        self._journal = journal or Journal()
         self._nodes, self._clock, self._retry = nodes, clock, retry
         self._checkpoint_every_steps = checkpoint_every_steps
         self._denoise = DenoiseStreams()
@@ -102,7 +102,7 @@ class TaskCalls:
             self._previews.expect(task.model)
         client.denoising[key] = node
         recovery = client.recovery(task.node, self._checkpoint_every_steps[task.model])
-        recovery.on_change = lambda change, replica: self._history.note_attempt(
+        recovery.on_change = lambda change, replica: self._journal.note_attempt(
             task.job_id, task.node, change, replica, self._clock()
         )
         try:
@@ -120,7 +120,7 @@ class TaskCalls:
         client.keep(task.node, progress)
         if not progress.is_starting:
             step, steps, eta_s = progress.step, progress.steps, progress.eta_s
-            self._history.note_step(task.job_id, progress.lane, step, steps, eta_s, self._clock())
+            self._journal.history.note_step(task.job_id, progress.lane, step, steps, eta_s, self._clock())
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 
     async def _until_answered(

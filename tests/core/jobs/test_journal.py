@@ -36,6 +36,18 @@ def test_a_replica_that_had_nothing_is_told_so() -> None:
     assert (decision.job, decision.why.endswith("it had nothing in hand")) == ("", True)
 
 
+def test_a_call_that_breaks_off_tells_of_its_replica_at_once() -> None:
+    """With the node that it belongs to; that it has departed, which the cluster says later, is no second decision."""
+    journal = on_replica("b7f2")
+    journal.note_attempt("job_1", "latents", "lost", "b7f2", 2.5)
+    journal.note_departed(["b7f2"], 20.0)
+    [decision] = journal.decisions()
+    assert (decision.at_s, decision.node, decision.job) == (2.5, "lego-tiny.backbone", "job_1")
+    record = journal.history.get("job_1")
+    assert record is not None
+    assert record.spans["latents"].attempts[0].end == "lost"
+
+
 def test_a_burst_is_one_decision_with_a_count() -> None:
     """The same within five seconds counts up, and has a new number, so that who has heard of it hears again."""
     journal = Journal()

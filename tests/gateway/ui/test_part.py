@@ -71,3 +71,21 @@ async def test_any_gateway_answers_for_all(monkeypatch) -> None:
             peers.is_gone = True
             await asyncio.sleep(STALE_S)
             assert (await ours.get("/v1/admin/requests")).json()["total"] == 6
+
+
+async def test_a_lost_replica_is_shown_by_a_gateway_that_nobody_looked_at_before() -> None:
+    """From the decision, which has its node."""
+    runner = LivelyRunner(0.02)
+    async with client_of(create_app(runner, runner, GatewaySettings("lego-tiny"), Metrics())) as client:
+        body = {"prompt": "a", "num_inference_steps": 20}
+        running = asyncio.ensure_future(client.post("/v1/images/generations", json=body))
+        while not runner.journal.history.live or runner.journal.history.live[0].step < 2:
+            await asyncio.sleep(0.01)
+        lost = runner.journal.history.live[0].replica
+        assert lost is not None
+        runner.backbones.remove(lost)
+        await running
+        overview = (await client.get("/v1/admin/overview")).json()
+        [backbone] = [node for node in overview["models"][0]["nodes"] if node["component"] == "backbone"]
+        assert (backbone["up"], backbone["lost"]) == (1, 1)
+        assert "goes on elsewhere" in overview["alerts"][0]["more"]

@@ -125,7 +125,7 @@ class LivelyRunner(FakeRunner):
             while job.id in self._paused:
                 await asyncio.sleep(self.step_s)
             if replica not in self.backbones:
-                history.note_attempt(job.id, node, "lost", replica, self.now())
+                self.journal.note_attempt(job.id, node, "lost", replica, self.now())
                 replica = self._take(job, node)
             took.append((at - began, self.now() - at, 1 + len(self.waiting)))
             for index in range(n):
