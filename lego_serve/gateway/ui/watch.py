@@ -14,6 +14,7 @@ from lego_serve.core.nodes.requests import ReplicaLoad, SeenReplica
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.ui.part import KnownGateway, Since, part_of
+from lego_serve.gateway.ui.queued import queued_rows
 from lego_serve.gateway.ui.recorder import Recorder
 
 Made = TypeVar("Made")
@@ -33,6 +34,7 @@ class Watch:
         self.gateways: dict[str, KnownGateway] = {}
         self.replicas: dict[str, dict[str, Any]] = {}
         self.at = 0.0
+        self._queued: list[dict[str, Any]] = []
         self._made: dict[object, Any] = {}
         self._turn = asyncio.Lock()
 
@@ -41,8 +43,10 @@ class Watch:
         async with self._turn:
             if self._clock() - self.at < FRESH_S:
                 return
-            seen, _ = await asyncio.gather(self.context.admin.loads(), self._ask_gateways(request))
-            self.at = self._clock()
+            seen, queued, _ = await asyncio.gather(
+                self.context.admin.loads(), queued_rows(self.context, self._clock()), self._ask_gateways(request)
+            )
+            self.at, self._queued = self._clock(), queued
             self._note_replicas(seen)
             self._made.clear()
 
@@ -54,9 +58,11 @@ class Watch:
         return made
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all known jobs, those in flight first, then by when they began, the newest first."""
+        """Return all known jobs, those in flight and queued first, then by when they began, the newest first."""
         known = [*self.gateways.values()]
         live = [row for gateway in known for row in gateway.live]
+        taken = {row["id"] for row in live}
+        live += [row for row in self._queued if row["id"] not in taken]
         ids = {row["id"] for row in live}
         ended = [row for gateway in known for row in gateway.ended if row["id"] not in ids]
         return sorted(live, key=lambda row: -row["age_s"]) + sorted(ended, key=lambda row: -row["created"])

@@ -110,7 +110,7 @@ function optionsOf(element, lines, unit) {
     ...sizeOf(element),
     legend: { show: false },
     cursor: { show: false },
-    padding: [8, 8, 0, 0],
+    padding: [8, 18, 0, 0],
     axes: [
       {
         ...axis,

@@ -109,7 +109,7 @@ function Tiles({ overview, series }) {
         <//>
         <${Tile} name="Goodput" value=${rates.good_images_s.toFixed(
           rates.good_images_s < 10 ? 2 : 0,
-        )} unit="images/s" more=${`of ${rates.images_s.toFixed(2)} answered a second`}>
+        )} unit="images/s" more=${`of ${rates.images_s.toFixed(2)} answered`}>
           <${Spark} points=${points.images} />
           <//>
           <${Tile} name="Latency, p95" value=${duration(latency.p95).split(
@@ -128,7 +128,7 @@ function Tiles({ overview, series }) {
               <//>
               <${Tile} name="Work saved" value=${saved === null ? "–" : Math.round(saved * 100)} unit=${saved === null
                 ? ""
-                : "%"} more="of what whole steps would cost">
+                : "%"} more="of what all steps cost">
                 <${Spark} points=${points.saved} hue="part-control" />
                 <//>
                 </div>
