@@ -10,6 +10,7 @@ import { cancel, start } from "./run.js";
 import { Side } from "./side.js";
 import { Stage } from "./stage.js";
 import {
+  cards,
   change,
   choices,
   facts,
@@ -27,7 +28,7 @@ import { formOf } from "./request.js";
 import { paintKey } from "./tools.js";
 
 function Top() {
-  const { is_ready: isReady } = facts.value;
+  const isReady = facts.value.is_ready && cards.value !== null;
   return html`<header class="top">
     <h1 class="for-ears">Playground</h1>
       <a class="brand" href="/" aria-label="lego_serve"><${Brick} /> <span>lego_serve</span></a>
