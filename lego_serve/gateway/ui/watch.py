@@ -132,7 +132,8 @@ class Watch:
         """Note a replica that was not there when somebody looked last."""
         node = (replica.model, replica.component)
         count = sum((each.model, each.component) == node for each in seen)
-        why = f"{replica.model}.{replica.component} has {count} {'replica' if count == 1 else 'replicas'} now"
+        are = "is 1 replica" if count == 1 else f"are {count} replicas"
+        why = f"there {are} of {replica.model}.{replica.component} now"
         runner = self.context.runner
         runner.journal.decide("up", replica.id, why, runner.now())
 

@@ -24,13 +24,13 @@ export function DecisionList({ decisions }) {
     decisions.map((each) => {
       const [icon, level, title] = KINDS[each.kind] ?? ["decisions", "muted", () => `${each.kind}: ${each.subject}`];
       return html`
-        <li key=${`${each.gateway}.${each.number}`}>
+        <li key=${`${each.gateway}. ${each.number}`}>
           <span class=${`decision-icon is-${level}`}><${Icon} name=${icon} size="16" /></span>
           <div>
             <p>${title(each)}${each.count > 1 && each.kind !== "refuse" ? ` (${each.count} times)` : ""}</p>
-            <p class="hint">${each.why.slice(0, 1).toUpperCase()}${each.why.slice(1)}.${each.job
+            <p class="hint">${each.why.slice(0, 1).toUpperCase()}${each.why.slice(1)}. ${each.job
               ? html`
-                · <a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>
+                <a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>
               `
               : ""}</p>
           </div>
