@@ -8,8 +8,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -21,6 +23,7 @@ from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import IdempotencyKeyReused, LegoError, StoreUnavailable
 from lego_serve.gateway.errors import JobsDisabled, error_response
 
+log = logging.getLogger("lego_serve.jobs")
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 DURABLE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # they know their keys themselves
 RUNNING_S = 60.0  # what takes longer, or whose gateway died, is taken for not done
@@ -138,13 +141,17 @@ class OnceOnly:
         async def send_and_record(message: Message) -> None:
             recorded.add(message)
             if not message.get("more_body", False) and message["type"] == "http.response.body":
-                await self._keep(store, name, body, recorded)
+                try:
+                    await self._keep(store, name, body, recorded)
+                except StoreUnavailable as error:  # the answer has begun, and what was done is done
+                    log.warning("the answer to a request with a key could not be kept: %s", error.message)
             await send(message)
 
         try:
             await self._app(request.scope, receive_and_hash, send_and_record)
         except BaseException:
-            await self._forget(store, name)
+            with suppress(StoreUnavailable):
+                await self._forget(store, name)
             raise
 
     async def _keep(self, store: JobStore, name: str, body: BodyHash, recorded: "_Recorded") -> None:
