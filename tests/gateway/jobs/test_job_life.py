@@ -9,6 +9,7 @@ import pytest
 
 from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.errors import NodeError, NodeUnavailable, RequestError
+from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from tests.support.gateway.client import error_of
 from tests.support.gateway.durable import QUICK, Cluster, until, wait_until
@@ -166,3 +167,20 @@ async def test_an_end_between_a_look_and_the_watch_is_told(cluster: Cluster) -> 
         old = replace(ended, status=JobStatus.IN_PROGRESS, version=2)
         events = [event async for event in jobs.watch(old)]
         assert events == [ended]
+
+
+async def test_what_a_later_watcher_knows_is_news_to_an_earlier_one(cluster: Cluster) -> None:
+    """The end that the later one has read itself reaches both, whoever would tell of it."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        jobs = gateway.app.state.jobs
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        known = await jobs.store.get(job["id"])
+        watchers = Watchers()
+        with watchers.watch(known) as earlier:
+            ended = replace(known, status=JobStatus.CANCELLED, version=known.version + 1)
+            with watchers.watch(ended):
+                assert await earlier.next(timeout_s=1) == [ended]
+                watchers.tell(ended)
+                assert await earlier.next(timeout_s=0.01) == []

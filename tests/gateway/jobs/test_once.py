@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.errors import StoreUnavailable
+from lego_serve.gateway.jobs import once
 from lego_serve.gateway.jobs.once import BodyHash
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from tests.support.gateway.client import error_of, file_of
@@ -67,6 +68,17 @@ async def test_an_error_that_may_pass_is_not_kept(cluster: Cluster) -> None:
         again = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
         assert again.headers.get("idempotency-replayed") is None
         assert len(gateway.runner.adapter_requests) == 2
+
+
+async def test_whoever_repeats_a_request_at_once_need_not_wait_for_the_first_to_be_forgotten(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client does that repeats an error that may pass; the note of the first lapses late here."""
+    monkeypatch.setattr(once, "FORGET_S", 0.2)
+    async with cluster.gateway() as gateway:
+        for count in (1, 2, 3):
+            full = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
+            assert (full.status_code, len(gateway.runner.adapter_requests)) == (429, count)
 
 
 async def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
