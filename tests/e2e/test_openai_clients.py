@@ -42,7 +42,8 @@ def test_openais_node_package_makes_images_and_jobs(server, tmp_path) -> None:
     package = installed(NODE_SDK, tmp_path)
     heard = heard_by("node", str(SUPPORT / "openai_sdk.mjs"), str(package), server.url)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
-    same = client.images.generate(model="lego-tiny", prompt=PROMPT, size="128x96", n=2, extra_body={"seed": 5})
+    body = {"seed": 5, "num_inference_steps": 60}
+    same = client.images.generate(model="lego-tiny", prompt=PROMPT, size="128x96", n=2, extra_body=body)
     assert heard["made"] == heard["result"] == [image.b64_json for image in same.data or ()]
     assert size_of(heard["edited"]) == (128, 96)
     assert [name for name, _ in heard["events"]] == ["image_generation.partial_image"] * 2 + [

@@ -4,7 +4,8 @@ const [folder, url] = process.argv.slice(2);
 const { default: OpenAI, toFile } = createRequire(`${folder}/`)(folder);
 
 const client = new OpenAI({ apiKey: "none", baseURL: `${url}/v1` });
-const request = { model: "lego-tiny", prompt: "a large red circle on the left, blue background", size: "128x96", seed: 5 };
+const prompt = "a large red circle on the left, blue background";
+const request = { model: "lego-tiny", prompt, size: "128x96", seed: 5, num_inference_steps: 60 };
 const heard = {};
 
 const made = await client.images.generate({ ...request, n: 2 });
