@@ -170,7 +170,7 @@ def node_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_node_sdk_runs_a_workflow(server, node_package) -> None:
     """It uploads, sends text/plain, hears progress, and fetches what was saved."""
-    script = Path(__file__).parents[1] / "support" / "e2e" / "comfyui_sdk.mjs"
+    script = Path(__file__).parents[2] / "support" / "e2e" / "comfyui_sdk.mjs"
     image = base64.b64encode(png(np.asarray(photo()))).decode()
     done = subprocess.run(
         ["node", str(script), str(node_package), server.url, json.dumps(text_to_image(steps=100))],

@@ -19,7 +19,7 @@ from tests.support.e2e.node import installed
 pytestmark = pytest.mark.ray
 NODE_SDK = "openai@6.49.0"
 LITELLM = "litellm==1.110.2"
-SUPPORT = Path(__file__).parents[1] / "support" / "e2e"
+SUPPORT = Path(__file__).parents[2] / "support" / "e2e"
 PATIENCE_S = 120.0
 
 
