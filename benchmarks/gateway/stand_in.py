@@ -81,16 +81,20 @@ class InstantRunner:
         return False
 
 
-def main(port: int, folder: Path) -> None:
+def serve(port: int, runner: InstantRunner, storage: JobStorage) -> None:
     """Serve until a signal."""
-    runner, draining = InstantRunner(), Draining()
-    settings = JobSettings("stand-in", max_running=1024, max_queued=100_000, lease_s=LEASE_S)
-    store = SqliteJobStore(folder / "jobs.db", time.time, LEASE_S)
-    storage = JobStorage(store, JobFiles(folder), settings)
+    draining = Draining()
     admin: ClusterAdmin = runner  # type: ignore[assignment]  # nobody asks it here
     gateway = GatewaySettings("lego-tiny", max_pending_jobs=2048, access_log=False)
     app = create_app(runner, admin, gateway, Metrics(), draining=draining, storage=storage)
     create_server(app, ConnectionLimits(), draining, 0.0, port=port, log_level="error").run()
+
+
+def main(port: int, folder: Path) -> None:
+    """Serve one gateway over an sqlite store in a folder."""
+    settings = JobSettings("stand-in", max_running=1024, max_queued=100_000, lease_s=LEASE_S)
+    store = SqliteJobStore(folder / "jobs.db", time.time, LEASE_S)
+    serve(port, InstantRunner(), JobStorage(store, JobFiles(folder), settings))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class JobAttempt:
             if self._checkpoints is not None and self._checkpoints.is_new:
                 await asyncio.to_thread(self._parts.files.write_checkpoint, self._checkpoints.take())
             self._tell(await change(self._parts.store, self.record, lambda record: hand_over(record, self.number)))
+        except JobEnded:  # `run` was cancelled between the end that it wrote and what is left to do after one
+            await asyncio.to_thread(self._parts.files.delete_checkpoints, self.record.id)
         except TAKEN_AWAY:
             return
         except StoreUnavailable:

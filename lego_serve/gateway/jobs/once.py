@@ -8,8 +8,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -21,10 +23,12 @@ from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import IdempotencyKeyReused, LegoError, StoreUnavailable
 from lego_serve.gateway.errors import JobsDisabled, error_response
 
+log = logging.getLogger("lego_serve.jobs")
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 DURABLE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # they know their keys themselves
 RUNNING_S = 60.0  # what takes longer, or whose gateway died, is taken for not done
 POLL_S = 0.1
+FORGET_S = 0.001
 MAX_ANSWER_BYTES = 256 * 1024
 NOT_KEPT = (401, 403, 408, 413, 429)  # the next try may fare better
 REPLAYED = (b"idempotency-replayed", b"true")
@@ -48,6 +52,9 @@ class StoredAnswer:
     def of_json(cls, text: str) -> "StoredAnswer":
         """Return the one of a text."""
         return cls(*json.loads(text))
+
+
+FORGOTTEN = StoredAnswer()
 
 
 class BodyHash:
@@ -104,7 +111,10 @@ class OnceOnly:
             raise JobsDisabled
         name = _name(request)
         running = StoredAnswer(secrets.token_hex(16))
-        kept = StoredAnswer.of_json(await store.note(name, running.to_json(), RUNNING_S, replaces=False))
+        kept = await self._note(store, name, running)
+        while kept == FORGOTTEN:  # it is about to lapse, and nobody is at work; what follows takes its place
+            await asyncio.sleep(FORGET_S)
+            kept = await self._note(store, name, running)
         if kept == running:
             await self._carry_out(store, name, request, send)
             return None
@@ -113,7 +123,7 @@ class OnceOnly:
             body.add(chunk)
         while not kept.status:
             await asyncio.sleep(POLL_S)
-            kept = StoredAnswer.of_json(await store.note(name, running.to_json(), RUNNING_S, replaces=False))
+            kept = await self._note(store, name, running)
             if kept == running:
                 await self._forget(store, name)
                 raise StoreUnavailable("The request that came first with this Idempotency-Key was given up; try again.")
@@ -138,13 +148,17 @@ class OnceOnly:
         async def send_and_record(message: Message) -> None:
             recorded.add(message)
             if not message.get("more_body", False) and message["type"] == "http.response.body":
-                await self._keep(store, name, body, recorded)
+                try:
+                    await self._keep(store, name, body, recorded)
+                except StoreUnavailable as error:  # the answer has begun, and what was done is done
+                    log.warning("the answer to a request with a key could not be kept: %s", error.message)
             await send(message)
 
         try:
             await self._app(request.scope, receive_and_hash, send_and_record)
         except BaseException:
-            await self._forget(store, name)
+            with suppress(StoreUnavailable):
+                await self._forget(store, name)
             raise
 
     async def _keep(self, store: JobStore, name: str, body: BodyHash, recorded: "_Recorded") -> None:
@@ -155,8 +169,12 @@ class OnceOnly:
         answer = StoredAnswer(body.digest(), recorded.status, recorded.headers, content)
         await store.note(name, answer.to_json(), self._keep_s, replaces=True)
 
+    async def _note(self, store: JobStore, name: str, running: StoredAnswer) -> StoredAnswer:
+        """Take the key for this request, unless it is taken; return what it stands for then."""
+        return StoredAnswer.of_json(await store.note(name, running.to_json(), RUNNING_S, replaces=False))
+
     async def _forget(self, store: JobStore, name: str) -> None:
-        await store.note(name, StoredAnswer().to_json(), 0.001, replaces=True)
+        await store.note(name, FORGOTTEN.to_json(), FORGET_S, replaces=True)
 
 
 class _Recorded:

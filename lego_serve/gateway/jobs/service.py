@@ -150,6 +150,10 @@ class DurableJobs:
         """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
         return events_of(self._parts.watchers, record, self.store.get, PING_S)
 
+    def is_watched(self, job_id: str) -> bool:
+        """Whether anybody watches a job through this gateway."""
+        return self._parts.watchers.are_interested_in(job_id)
+
     async def ended(self, record: JobRecord, timeout_s: float | None = None) -> JobRecord:
         """Wait for a job's end, for so long at most; return the job as it is then."""
         try:

@@ -101,10 +101,9 @@ class Watchers:
     def watch(self, record: JobRecord) -> Iterator[Watcher]:
         """Yield a watcher of a job that knows its state already."""
         watcher = Watcher()
+        self.tell(record)  # news to those who watch already, perhaps; it is not told again
         self._watchers.setdefault(record.id, set()).add(watcher)
         self._seen.setdefault(record.id, record.version)
-        if self._seen[record.id] < record.version:
-            self._seen[record.id] = record.version
         try:
             yield watcher
         finally:

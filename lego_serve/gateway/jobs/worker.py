@@ -125,6 +125,8 @@ class JobWorker:
             for record in claimed:
                 self._parts.watchers.tell(record)
                 self.adopt(record)
+            if self._is_stopping and claimed:  # since the claim was sent; others were given back already
+                await self._give_back()
         with suppress(TimeoutError):
             async with asyncio.timeout(LISTEN_S):  # `wait_for` of Python 3.11 may lose a cancel
                 await self._wake.wait()

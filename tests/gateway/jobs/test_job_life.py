@@ -9,9 +9,10 @@ import pytest
 
 from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.errors import NodeError, NodeUnavailable, RequestError
+from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from tests.support.gateway.client import error_of
-from tests.support.gateway.durable import QUICK, Cluster, until
+from tests.support.gateway.durable import QUICK, Cluster, until, wait_until
 from tests.support.gateway.runner import FakeRunner
 
 IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
@@ -71,8 +72,7 @@ async def test_a_job_outlives_nodes_that_cannot_be_reached(cluster: Cluster) -> 
     runner.error.retry_after_s = 0.05
     async with cluster.gateway(runner) as gateway:
         job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
-        while len(runner.jobs) < 3:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: len(runner.jobs) >= 3)
         runner.error = None
         ended = await until(gateway.client, job["id"])
         assert ended["status"] == "completed"
@@ -89,8 +89,7 @@ async def test_jobs_are_claimed_by_priority_where_more_wait_than_run(cluster: Cl
         for priority in (0, -5, 5, 1):
             body = {"workflow": "lego-tiny", "inputs": {"prompt": f"{priority}"}, "priority": priority}
             ids[priority] = (await gateway.client.post(JOBS, json=body)).json()["id"]
-            while not runner.waiting:
-                await asyncio.sleep(0.01)
+            await wait_until(lambda: bool(runner.waiting))
         shown = {priority: (await gateway.client.get(f"{JOBS}/{ids[priority]}")).json() for priority in ids}
         assert {priority: job["position"] for priority, job in shown.items()} == {0: None, 5: 0, 1: 1, -5: 2}
         runner.gate.set()
@@ -168,3 +167,20 @@ async def test_an_end_between_a_look_and_the_watch_is_told(cluster: Cluster) -> 
         old = replace(ended, status=JobStatus.IN_PROGRESS, version=2)
         events = [event async for event in jobs.watch(old)]
         assert events == [ended]
+
+
+async def test_what_a_later_watcher_knows_is_news_to_an_earlier_one(cluster: Cluster) -> None:
+    """The end that the later one has read itself reaches both, whoever would tell of it."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    async with cluster.gateway(runner) as gateway:
+        jobs = gateway.app.state.jobs
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        known = await jobs.store.get(job["id"])
+        watchers = Watchers()
+        with watchers.watch(known) as earlier:
+            ended = replace(known, status=JobStatus.CANCELLED, version=known.version + 1)
+            with watchers.watch(ended):
+                assert await earlier.next(timeout_s=1) == [ended]
+                watchers.tell(ended)
+                assert await earlier.next(timeout_s=0.01) == []

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
+from lego_serve.gateway.jobs.service import DurableJobs
+from lego_serve.gateway.jobs.watching import JobEvent, JobPreview
 from lego_serve.gateway.settings import GatewaySettings
 from tests.support.gateway.client import error_of, file_of, mask_of
-from tests.support.gateway.durable import Cluster, until
+from tests.support.gateway.durable import Cluster, until, wait_until
 from tests.support.gateway.runner import FakeRunner
 
 IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
@@ -138,6 +141,14 @@ async def events_of(gateway, job_id: str) -> list[tuple[str, dict]]:
     return [(lines[0].removeprefix("event: "), json.loads(lines[2].removeprefix("data: "))) for lines in blocks]
 
 
+async def hear(jobs: DurableJobs, job_id: str, heard: list[JobEvent | None]) -> None:
+    """Write down what a second watcher is told at the same moment as the first."""
+    record = await jobs.store.get(job_id)
+    assert record is not None
+    async for event in jobs.watch(record):
+        heard.append(event)
+
+
 async def test_events_tell_the_state_now_each_step_previews_and_the_end(cluster: Cluster) -> None:
     """Each holds the whole job; whoever comes after the end is told of the end."""
     runner = FakeRunner()
@@ -146,15 +157,18 @@ async def test_events_tell_the_state_now_each_step_previews_and_the_end(cluster:
     async with cluster.gateway(runner) as gateway:
         job = (await gateway.client.post(IMAGES, json=BODY | {"n": 1}, headers=ASYNC)).json()
         listening = asyncio.ensure_future(events_of(gateway, job["id"]))
-        while not runner.waiting:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-        attempt = gateway.app.state.jobs.worker.attempt(job["id"])
+        await wait_until(lambda: bool(runner.waiting))
+        jobs, heard = gateway.app.state.jobs, list[JobEvent | None]()
+        await wait_until(lambda: jobs.is_watched(job["id"]))
+        hearing = asyncio.ensure_future(hear(jobs, job["id"], heard))
+        await wait_until(lambda: bool(heard))
+        attempt = jobs.worker.attempt(job["id"])
         attempt.note(JobProgress(0, 5, 20, 1.5, preview))
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: any(isinstance(event, JobPreview) for event in heard))
         attempt.note(JobProgress(0, 10, 20, 1.0))
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: any(isinstance(event, JobRecord) and event.progress.step == 10 for event in heard))
         runner.gate.set()
+        await hearing
         events = await listening
         names = [name for name, _ in events]
         assert names[0] == "job.progress"
@@ -175,13 +189,11 @@ async def test_a_cancelled_job_ends_at_once_and_its_lanes_with_it(cluster: Clust
     runner.gate = asyncio.Event()
     async with cluster.gateway(runner) as gateway:
         job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
-        while not runner.waiting:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: bool(runner.waiting))
         for _ in range(2):
             cancelled = await gateway.client.post(f"{JOBS}/{job['id']}/cancel")
             assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
-        while runner.in_flight:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: not runner.in_flight)
         assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result"))[:2] == (409, "job_cancelled")
         deleted = await gateway.client.delete(f"{JOBS}/{job['id']}")
         assert deleted.json() == {"id": job["id"], "object": "job", "deleted": True}

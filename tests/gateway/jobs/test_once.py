@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.errors import StoreUnavailable
+from lego_serve.gateway.jobs import once
 from lego_serve.gateway.jobs.once import BodyHash
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from tests.support.gateway.client import error_of, file_of
@@ -66,6 +68,36 @@ async def test_an_error_that_may_pass_is_not_kept(cluster: Cluster) -> None:
         again = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
         assert again.headers.get("idempotency-replayed") is None
         assert len(gateway.runner.adapter_requests) == 2
+
+
+async def test_whoever_repeats_a_request_at_once_need_not_wait_for_the_first_to_be_forgotten(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client does that repeats an error that may pass; the note of the first lapses late here."""
+    monkeypatch.setattr(once, "FORGET_S", 0.2)
+    async with cluster.gateway() as gateway:
+        for count in (1, 2, 3):
+            full = await gateway.client.post("/v1/admin/adapters", json={"id": "taken", "path": "y"}, headers=KEY)
+            assert (full.status_code, len(gateway.runner.adapter_requests)) == (429, count)
+
+
+async def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store goes away while the request is at work; a whole answer comes, and the work is not undone."""
+    async with cluster.gateway() as gateway:
+        store = gateway.app.state.jobs.store
+        note = store.note
+
+        async def note_once(name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+            if replaces:
+                raise StoreUnavailable("The job store does not answer; try again later.")
+            kept: str = await note(name, text, keep_s, replaces=replaces)
+            return kept
+
+        monkeypatch.setattr(store, "note", note_once)
+        answer = await gateway.client.post("/v1/admin/adapters", json={"id": "x", "path": "y"}, headers=KEY)
+        assert (answer.status_code, len(gateway.runner.adapter_requests)) == (200, 1), answer.text
 
 
 async def test_keys_of_two_callers_have_nothing_to_do_with_each_other(cluster: Cluster) -> None:

@@ -2,18 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.jobs.job import JobProgress
 from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.errors import RequestError, StoreUnavailable
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.jobstore.sweeping import release
 from tests.support.gateway.client import error_of
-from tests.support.gateway.durable import QUICK, Cluster, Gateway, until
+from tests.support.gateway.durable import QUICK, Cluster, Gateway, until, wait_until
 from tests.support.gateway.runner import FakeRunner
 
 IMAGES, JOBS = "/v1/images/generations", "/v1/jobs"
@@ -36,10 +38,9 @@ def held() -> FakeRunner:
 
 
 async def running(gateway: Gateway, *others: Gateway) -> str:
-    """Submit a job, and return its id once it runs, there or where else it may be claimed."""
+    """Submit a job, and return its id once it runs: here, or in another gateway where this one has just begun."""
     job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
-    while not any(each.runner.waiting for each in (gateway, *others)):
-        await asyncio.sleep(0.01)
+    await wait_until(lambda: any(each.runner.waiting for each in (gateway, *others)))
     return str(job["id"])
 
 
@@ -59,6 +60,49 @@ async def test_a_gateway_that_stops_hands_its_jobs_over(cluster: Cluster) -> Non
     assert not list(cluster.folder.glob("*/*.ckpt"))
 
 
+async def test_what_a_gateway_claims_as_it_begins_to_stop_goes_to_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to its last claim comes when all else was given back; nobody waits for it to be gone."""
+    cluster.jobs = ONE
+    claimed, go_on = asyncio.Event(), asyncio.Event()
+    async with cluster.gateway(held()) as first:
+        await running(first)
+        claim = first.app.state.jobs.store.claim
+
+        async def claim_late(owner: str, count: int) -> Sequence[JobRecord]:
+            records: Sequence[JobRecord] = await claim(owner, count)
+            if records:
+                claimed.set()
+                await go_on.wait()
+            return records
+
+        monkeypatch.setattr(first.app.state.jobs.store, "claim", claim_late)
+        job_id = (await first.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"]
+        assert first.runner.gate is not None
+        first.runner.gate.set()
+        await claimed.wait()
+        first.draining.begin()
+        await asyncio.sleep(0)
+        go_on.set()
+        async with asyncio.timeout(10), cluster.gateway() as second:
+            ended = await until(second.client, job_id)
+        assert (ended["status"], len(first.runner.jobs)) == ("completed", 1)
+
+
+async def test_a_job_that_ends_as_its_gateway_stops_leaves_no_checkpoint(cluster: Cluster) -> None:
+    """The stop comes between the end that was written and what is left to do after one."""
+    async with cluster.gateway(held()) as gateway:
+        job_id = await running(gateway)
+        attempt = gateway.app.state.jobs.worker.attempt(job_id)
+        assert gateway.runner.gate is not None
+        gateway.runner.gate.set()
+        await until(gateway.client, job_id)
+        attempt._checkpoints.keep("latents", 0, LaneCheckpoint(15, b"fifteen"))
+        await attempt.give_back()
+        assert not list(cluster.folder.glob("*/*.ckpt"))
+
+
 async def test_a_job_is_written_down_by_time_and_gone_on_with_elsewhere(cluster: Cluster) -> None:
     """What a gateway that dies has written is where another begins; the steps since are all that is lost."""
     first_runner = held()
@@ -67,16 +111,18 @@ async def test_a_job_is_written_down_by_time_and_gone_on_with_elsewhere(cluster:
         job_id = await running(first)
         attempt = first.app.state.jobs.worker.attempt(job_id)
         first_runner.checkpoints.keep("latents", 0, LaneCheckpoint(10, b"ten"))
-        while not list(cluster.folder.glob(f"{job_id}/1.ckpt")):
+
+        def checkpoint_is_written() -> bool:
             attempt.note(JobProgress(0, 10, 100, 60.0))  # the first may come before a checkpoint is due
-            await asyncio.sleep(0.01)
+            return (cluster.folder / job_id / "1.ckpt").exists()
+
+        await wait_until(checkpoint_is_written)
         async with cluster.gateway() as second:
             await release(second.app.state.jobs.store, "gateway 1")  # as the supervisor does
             ended = await until(second.client, job_id)
             assert (ended["status"], ended["attempt"]) == ("completed", 2)
             assert second.runner.checkpoints.kept("latents") == {0: LaneCheckpoint(10, b"ten")}
-            while first.runner.in_flight:  # whoever was given up stops at its next write
-                await asyncio.sleep(0.01)
+            await wait_until(lambda: not first.runner.in_flight)  # whoever was given up stops at its next write
 
 
 async def test_whoever_was_taken_for_dead_writes_nothing_any_more(
@@ -120,30 +166,29 @@ async def test_a_job_is_watched_from_any_gateway(cluster: Cluster) -> None:
         job_id = await running(first, second)
         other = second if first.app.state.jobs.worker.attempt(job_id) else first
         listening = asyncio.ensure_future(other.client.get(f"{JOBS}/{job_id}/events"))
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: other.app.state.jobs.is_watched(job_id))
         cancelled = await other.client.post(f"{JOBS}/{job_id}/cancel")
         assert cancelled.json()["status"] == "cancelled"
         assert "event: job.cancelled" in (await listening).text
-        while first.runner.in_flight or second.runner.in_flight:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: not first.runner.in_flight + second.runner.in_flight)
 
 
 async def test_a_repeated_request_is_answered_once(cluster: Cluster) -> None:
     """While the first runs the second waits for its images; after it they are there; another request is refused."""
-    runner = held()
+    runner, another = held(), held()
     key = {"idempotency-key": "order 17"}
-    async with cluster.gateway(runner) as gateway, cluster.gateway() as other:
+    async with cluster.gateway(runner) as gateway, cluster.gateway(another) as other:
         first = asyncio.ensure_future(gateway.client.post(IMAGES, json=BODY, headers=key))
-        while not runner.waiting:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: bool(runner.waiting or another.waiting))
         second = asyncio.ensure_future(other.client.post(IMAGES, json=BODY, headers=key))
         await asyncio.sleep(0.1)
-        runner.gate.set()
+        for each in (runner, another):
+            each.gate.set()
         answers = [await first, await second, await gateway.client.post(IMAGES, json=BODY, headers=key)]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
         assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
         assert answers[0].json() == answers[1].json() == answers[2].json()
-        assert len(runner.jobs) + len(other.runner.jobs) == 1
+        assert len(runner.jobs) + len(another.jobs) == 1
         reused = await gateway.client.post(IMAGES, json={"prompt": "another"}, headers=key)
         assert error_of(reused)[:2] == (422, "idempotency_key_reused")
         assert reused.headers["x-should-retry"] == "false"
@@ -157,8 +202,7 @@ async def test_a_request_that_is_repeated_after_its_client_left_finds_its_job(cl
     key = {"idempotency-key": "k"}
     async with cluster.gateway(runner) as gateway:
         first = asyncio.ensure_future(gateway.client.post(IMAGES, json=BODY, headers=key))
-        while not runner.waiting:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: bool(runner.waiting))
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         runner.gate.set()

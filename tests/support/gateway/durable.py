@@ -11,6 +11,7 @@ import httpx2
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 
+from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.settings import JobSettings
@@ -44,13 +45,17 @@ class Gateway:
 
 @dataclass
 class Cluster:
-    """Gateways over one database and one folder; ``settings`` are those of each."""
+    """Gateways over one database and one folder; ``settings`` are those of each.
+
+    ``open_store`` opens another store than the database.
+    """
 
     folder: Path
     settings: GatewaySettings
     jobs: JobSettings = QUICK
     wall: Callable[[], float] = time.time
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    open_store: Callable[[], JobStore] | None = None
     count: int = field(default=0, init=False)
 
     def app(
@@ -60,7 +65,7 @@ class Cluster:
         self.count += 1
         self.folder.mkdir(exist_ok=True)
         storage = JobStorage(
-            SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
+            self.open_store() if self.open_store else SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
             JobFiles(self.folder),
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
@@ -82,6 +87,14 @@ class Cluster:
             httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client,
         ):
             yield Gateway(app, draining, client, runner)
+
+
+async def wait_until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
+    """Wait for something to come about; a test whose gateway stands still fails instead."""
+    limit = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < limit, f"it has not come about in {limit_s:.0f} s"
+        await asyncio.sleep(0.01)
 
 
 async def until(client: httpx2.AsyncClient, job_id: str, *statuses: str, limit_s: float = 10.0) -> dict[str, object]:

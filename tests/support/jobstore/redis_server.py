@@ -3,10 +3,14 @@
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 MISSING = "redis-server is not installed here; on Debian: apt-get install redis-server"
 START_S = 10.0
@@ -47,6 +51,11 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    def flush(self) -> None:
+        """Forget everything."""
+        with Redis(unix_socket_path=str(self.socket)) as client:
+            client.flushall()
+
     def _answers(self) -> bool:
         try:
             with socket.socket(socket.AF_UNIX) as client:
@@ -56,3 +65,14 @@ class RedisServer:
                 return client.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """Run one in a folder whose name is short, because the path of a unix socket must be."""
+    with tempfile.TemporaryDirectory(prefix="lego-redis-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
