@@ -100,6 +100,10 @@ def bars(values: Mapping[str, Point | float], y_label: str, *, mark_y: float | N
             f"<title>{escape(name)}: {point.y:.3g}</title></rect>"
             f'<text x="{middle}" y="{y - 4}" text-anchor="middle">{point.y:.3g}</text>'
         )
+        parts.append(
+            f'<text x="{middle}" y="{HEIGHT - BOTTOM + 12}" text-anchor="end" '
+            f'transform="rotate(-25 {middle} {HEIGHT - BOTTOM + 12})">{escape(name)}</text>'
+        )
         if point.low is not None and point.high is not None:
             low, high = frame.y(point.low), frame.y(point.high)
             parts.append(f'<line class="whisker" x1="{middle}" x2="{middle}" y1="{low}" y2="{high}"/>')
@@ -107,7 +111,7 @@ def bars(values: Mapping[str, Point | float], y_label: str, *, mark_y: float | N
         parts.append(
             f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{frame.y(mark_y)}" y2="{frame.y(mark_y)}"/>'
         )
-    return _svg("".join(parts), HEIGHT) + _legend(list(points))
+    return _svg("".join(parts), HEIGHT + BOTTOM)
 
 
 def gantt(spans: Sequence[Span], gpus: int, start_s: float, end_s: float) -> str:

@@ -30,7 +30,7 @@ def run_page(
             Section(f"GPUs under {name}", "From the start.", gantt(outcome.spans, setting.gpus, 0.0, end_s))
         )
         chart = residency(outcome.residences, end_s)
-        sections.append(Section(f"Models under {name}", "Copies of the largest models over time.", chart))
+        sections.append(Section(f"Models under {name}", "Copies over time, of the models that moved most.", chart))
     sections.append(Section("Reasons", "Why requests were not served.", _reasons(runs)))
     return page(f"Simulation of {title}", words, sections)
 
@@ -78,9 +78,9 @@ def residency(residences: Sequence[Residence], end_s: float) -> str:
     changes: dict[str, list[tuple[float, int]]] = {}
     for each in residences:
         changes.setdefault(each.model, []).append((each.at_s, each.change))
-    largest = sorted(changes, key=lambda model: (-len(changes[model]), model))[:SHOWN_MODELS]
+    moved = sorted(changes, key=lambda model: (-len(changes[model]), model))[:SHOWN_MODELS]
     series = {}
-    for model in sorted(largest):
+    for model in sorted(moved):
         copies, points = 0, [Point(0.0, 0.0)]
         for at_s, change in changes[model]:
             copies += change
