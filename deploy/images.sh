@@ -11,6 +11,7 @@ done
 if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     [ -e "$root/usr/bin/python3" ] ||
         debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" "${LEGO_MIRROR:-http://deb.debian.org/debian}" >&2
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$root" / >/dev/null
     buildah commit --quiet "$container" "$base" >/dev/null
