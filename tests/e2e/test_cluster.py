@@ -181,7 +181,7 @@ def test_no_request_fails_while_the_head_is_away_or_a_link_is_down_for_seconds(c
     cluster.start_node(worker, "--num-cpus=2", "--labels=lego-class=cpu")
     cluster.submit()
     cluster.wait("the nodes", lambda: cluster.ask("/health/ready", port=8001)[0] == 200, 300)
-    body = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1, "size": "64x64"}
+    body = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1, "size": "96x96"}
     seen: list[tuple[int, float]] = []
 
     def ask_for(seconds: float) -> None:
