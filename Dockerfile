@@ -36,7 +36,7 @@ RUN /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash 
 
 FROM ${BASE} AS run
 # What a supervisor would set: Ray nodes are started by others here.
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RAY_USAGE_STATS_ENABLED=0 \

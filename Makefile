@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: deploy-files demo serve test test-models test-rest test-shared-servers test-alone test-long long fuzz chaos check
+.PHONY: cluster images deploy-files demo serve test test-models test-rest test-shared-servers test-alone test-long long fuzz chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -62,10 +64,17 @@ class Cluster:
             }
         )
 
-    def start(self, machine: Machine, *command: str) -> None:
+    def start(self, machine: Machine, *command: str, **environment: str) -> None:
         """Start a machine's first process."""
         log = self.folder / f"{machine.name}.log"
-        self.running[machine.name] = machine.start(command, log, self.environment)
+        self.running[machine.name] = machine.start(command, log, self.environment | environment)
+
+    def start_head(self, **environment: str) -> None:
+        """Start the head; where Redis keeps what it knows, it finds that again."""
+        own = [f"--node-ip-address={self.head.address}", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0"]
+        self.start(
+            self.head, "ray", "start", "--head", *own, "--object-store-memory=100000000", "--block", **environment
+        )
 
     def start_node(self, machine: Machine, *options: str, gateways: bool = False) -> None:
         """Start a machine that joins the head."""
@@ -116,7 +125,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A head, a gateway and one machine that computes; a second one can be started."""
+    """Four machines on which nothing runs yet."""
     from hashlib import sha256
 
     with ExitStack() as scope:
@@ -126,14 +135,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         digest = sha256(KEY.encode()).hexdigest()
         (tmp_path / "keys.yaml").write_text(f"keys: [{{sha256: '{digest}', tenant: dev, scope: admin}}]\n")
         scope.callback(lambda: [made.kill(host) for host in hosts if host.name in made.running])
-        head = [f"--node-ip-address={made.head.address}", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0"]
-        made.start(made.head, "ray", "start", "--head", *head, "--object-store-memory=100000000", "--block")
-        made.start_node(made.gateway, "--num-cpus=0", gateways=True)
         yield made
 
 
 def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: Cluster) -> None:
     """The gateway answers health checks before all else; the request in flight is answered by the replacement."""
+    cluster.start_head()
+    cluster.start_node(cluster.gateway, "--num-cpus=0", gateways=True)
     cluster.wait("the gateway's health", lambda: cluster.ask("/health/live", port=8001)[0] == 200, 120)
     assert cluster.ask("/health/ready", port=8001)[0] == 503
     cluster.start_node(cluster.workers[0], "--num-cpus=2", "--labels=lego-class=cpu")
@@ -159,3 +167,45 @@ def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: 
     inner = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
     subprocess.run(["nsenter", "-t", inner[0], "-p", "-m", "kill", "-TERM", "1"], check=True)
     assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_no_request_fails_while_the_head_is_away_or_a_link_is_down_for_seconds(cluster: Cluster) -> None:
+    """With Redis under the head; 12 s without it, and 8 s without the machine that computes."""
+    worker, store = cluster.workers
+    redis = ["--protected-mode", "no", "--save", "", "--appendonly", "yes", "--dir", str(cluster.folder)]
+    cluster.start(store, "redis-server", *redis)
+    found = {"RAY_REDIS_ADDRESS": f"{store.address}:6379"}
+    cluster.start_head(**found)
+    cluster.start_node(cluster.gateway, "--num-cpus=0", gateways=True)
+    cluster.start_node(worker, "--num-cpus=2", "--labels=lego-class=cpu")
+    cluster.submit()
+    cluster.wait("the nodes", lambda: cluster.ask("/health/ready", port=8001)[0] == 200, 300)
+    body = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1, "size": "96x96"}
+    seen: list[tuple[int, float]] = []
+
+    def ask_for(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            started = time.monotonic()
+            status, _ = cluster.ask("/v1/images/generations", body)
+            seen.append((status, time.monotonic() - started))
+            time.sleep(0.2)
+
+    ask_for(3)
+    cluster.kill(cluster.head)
+    ask_for(12)
+    cluster.start_head(**found)
+    ask_for(30)
+    link = ["ip", "-n", worker.name, "link", "set", "eth0"]
+    subprocess.run([*link, "down"], check=True)
+    waiting = threading.Thread(target=ask_for, args=(20,))
+    waiting.start()
+    time.sleep(8)
+    subprocess.run([*link, "up"], check=True)
+    subprocess.run(["ip", "-n", worker.name, "route", "add", "default", "via", "10.213.7.1"], check=True)
+    waiting.join()
+    statuses = [status for status, _ in seen]
+    sys.stdout.write(f"{len(seen)} requests, the slowest took {max(seconds for _, seconds in seen):.1f} s\n")
+    assert set(statuses) == {200}, f"{statuses}\n{cluster.logs()}"
+    assert cluster.ask("/health/ready", port=8001)[0] == 200

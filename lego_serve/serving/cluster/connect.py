@@ -49,6 +49,7 @@ def expected(apps: Apps) -> dict[tuple[str, str], LazyNode]:
 async def join(address: str, apps: Apps, nodes: Collection[LazyNode]) -> None:
     """Join Ray as soon as it is there, and wait until every node answers."""
     reminder = Reminder(f"Ray at {address}")
+    log.info("joining Ray at %s as soon as it answers", address)
     while True:
         try:
             await in_thread(lambda: _join(address, apps))

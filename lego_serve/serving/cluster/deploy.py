@@ -12,10 +12,10 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
-from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
-from lego_serve.serving.cluster.connect import NAMESPACE
+from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
 from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.nodes.options import NodePlan
@@ -50,7 +50,12 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
         }
     else:
         options["address"] = address
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except NO_RAY as error:
+        if address is None:
+            raise
+        raise ConfigError(f"`server.ray_address`: no Ray answers at {address} ({type(error).__name__})") from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
     log_like_this_process()

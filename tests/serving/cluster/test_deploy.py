@@ -1,12 +1,14 @@
 """Deploying nodes over a Serve that says what the test wants: progress, failure, no place."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ray.serve.schema import ApplicationStatus
 
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
-from lego_serve.errors import CheckpointError, NodeError
+from lego_serve.errors import CheckpointError, ConfigError, NodeError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.process.signals import Stopped
 from lego_serve.serving.cluster import deploy as deploying
@@ -113,3 +115,16 @@ def test_loading_stops_when_the_server_is_told_to(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(Stopped):
         wait_until_up([plan("vae")], lambda plan: None, check)
+
+
+def test_a_ray_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It names the key and the address."""
+
+    def init(**options: object) -> None:
+        raise ConnectionError("long words\nof several lines")
+
+    monkeypatch.setattr(deploying.ray, "init", init)
+    monkeypatch.setattr(deploying.os, "environ", dict(os.environ))
+    with pytest.raises(ConfigError) as refused:
+        deploying.start_ray("nowhere:6379", 1, tmp_path)
+    assert refused.value.message == "`server.ray_address`: no Ray answers at nowhere:6379 (ConnectionError)"

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds both images from the Dockerfile without a registry or a daemon: on a Debian base made here, with buildah. For root.
+#   deploy/images.sh [gateway|worker ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+base=localhost/lego-serve/base:bookworm
+root=${LEGO_BASE_ROOT:-/var/tmp/lego-serve-base}
+for program in buildah debootstrap; do
+    command -v "$program" >/dev/null || { echo "error: $program is missing: apt-get install buildah debootstrap runc" >&2; exit 1; }
+done
+if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
+    [ -e "$root/usr/bin/python3" ] ||
+        debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" "${LEGO_MIRROR:-http://deb.debian.org/debian}" >&2
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$root" / >/dev/null
+    buildah commit --quiet "$container" "$base" >/dev/null
+    buildah rm "$container" >/dev/null
+fi
+mounts=(-v /etc/ssl/certs:/etc/ssl/certs:ro)
+for path in /etc/pip.conf /opt/wheels /opt/pypi /opt/pypi-more; do # where this machine's packages come from
+    [ -e "$path" ] && mounts+=(-v "$path:$path:ro")
+done
+for target in "${@:-gateway}"; do
+    # The docker format: OCI's has no health check.
+    buildah bud --isolation chroot --format docker --pull-never --layers --target "$target" \
+        --build-arg BASE="$base" "${mounts[@]}" -t "lego-serve:$target" -f Dockerfile . >&2
+    buildah images --format '{{.Name}}:{{.Tag}} {{.Size}}' "localhost/lego-serve:$target"
+done
