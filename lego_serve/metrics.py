@@ -69,6 +69,10 @@ class Metrics:
         self._rejected.labels(reason).inc()
         self.on_refusal(reason)
 
+    def count_webhook(self, outcome: str) -> None:
+        """Count a try to send a webhook, by what became of it."""
+        self._webhooks.labels(outcome).inc()
+
     def record_outcome(self, workflow: str, outcome: str, seconds: float) -> None:
         """Record the answer to a request for a known workflow: ``ok`` or an error's code."""
         self._requests.labels(workflow, outcome).inc()
@@ -182,6 +186,7 @@ class Metrics:
         self._rejected = self._counter("requests_rejected", "Requests refused.", "reason")
         self._images = self._counter("images", "Images made.", "workflow")
         self._pixels = self._counter("image_pixels", "Pixels of these images.", "workflow")
+        self._webhooks = self._counter("webhooks", "Tries to send a webhook.", "outcome")
         self._dataflow_checks = self._counter("dataflow_checks", "Checks of the dataflow's invariants.", "result")
 
     def _declare_nodes(self) -> None:

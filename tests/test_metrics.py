@@ -59,6 +59,7 @@ def observed() -> Metrics:
     metrics.count_rejected("over_capacity")
     metrics.record_dataflow_check(True)
     metrics.record_dataflow_check(False)
+    metrics.count_webhook("delivered")
     return metrics
 
 

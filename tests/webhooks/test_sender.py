@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import openai
@@ -9,9 +10,12 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from lego_serve.core.durable_jobs.outbox import RETRY_AFTER_S
-from lego_serve.webhooks.sender import HOLD_S, Outcome
+from lego_serve.core.durable_jobs.receivers import ReceiverRules
+from lego_serve.errors import StoreUnavailable
+from lego_serve.webhooks.sender import HOLD_S, Outcome, WebhookSender
+from lego_serve.webhooks.settings import WebhookSettings
 from tests.support.webhooks.receiver import receiving
-from tests.support.webhooks.sending import NEW_SECRET, OLD_SECRET, sending, until
+from tests.support.webhooks.sending import NEW_SECRET, OLD_SECRET, SECRETS, sending, until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -196,3 +200,42 @@ async def test_a_message_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
         await running.told(1)
         assert len(receiver.got[0].body) < 20 * 1024
         assert "prompt" not in json.loads(receiver.got[0].body)["data"]
+
+
+async def test_a_message_that_could_not_be_removed_comes_again_under_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store was away after the receiver had answered: the receiver tells the two apart by nothing."""
+    async with receiving() as receiver, sending(receiver.address) as running:
+        settle, calls = running.store.settle, []
+
+        async def away_once(row_id: str) -> None:
+            calls.append(row_id)
+            if len(calls) == 1:
+                raise StoreUnavailable("away")
+            await settle(row_id)
+
+        monkeypatch.setattr(running.store, "settle", away_once)
+        await running.end_job(1, f"http://{receiver.address}/")
+        await until(lambda: len(calls) == 1)
+        running.move_on(HOLD_S - 1.0)
+        await asyncio.sleep(0.02)
+        assert len(receiver.got) == 1
+        running.move_on(1.5)
+        assert await running.told(1) == [Outcome.DELIVERED]
+        assert len({(got.headers["webhook-id"], got.body) for got in receiver.got}) == 1
+        assert len(receiver.got) == 2
+
+
+async def test_two_gateways_send_each_message_once() -> None:
+    """Whoever takes it has it for as long as a try can last."""
+    async with receiving() as receiver, sending(receiver.address) as running:
+        rules = ReceiverRules(frozenset({receiver.address}))
+        other = WebhookSender(running.store, WebhookSettings(SECRETS, rules), time.time, lambda: 0.0)
+        task = asyncio.create_task(other.run())
+        for number in range(40):
+            await running.end_job(number, f"http://{receiver.address}/")
+            other.wake()
+        await until(lambda: len(receiver.got) >= 40)
+        await asyncio.sleep(0.05)
+        await other.close()
+        await task
+    assert len(receiver.got) == len({got.headers["webhook-id"] for got in receiver.got}) == 40

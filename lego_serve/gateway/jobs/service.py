@@ -45,7 +45,9 @@ class DurableJobs:
 
     def __init__(self, parts: JobParts, webhooks: WebhookSettings) -> None:
         self._parts, self._webhooks = parts, webhooks
-        self._sender = WebhookSender(parts.store, webhooks, parts.wall, random.random)
+        count = parts.context.metrics.count_webhook
+        self._sender = WebhookSender(parts.store, webhooks, parts.wall, random.random, on_outcome=count)
+        parts.watchers.on_end = self._sender.wake
         self._sending: asyncio.Future[None] | None = None
         self.worker = JobWorker(parts)
         self._signer: UrlSigner | None = None

@@ -63,9 +63,10 @@ class Watcher:
 
 
 class Watchers:
-    """The watchers of one gateway, by job."""
+    """The watchers of one gateway, by job; ``on_end`` hears of jobs with a webhook that have ended."""
 
     def __init__(self) -> None:
+        self.on_end: Callable[[], None] = lambda: None
         self._watchers: dict[str, set[Watcher]] = {}
         self._seen: dict[str, int] = {}  # the version last told, by job
 
@@ -81,6 +82,8 @@ class Watchers:
     def tell(self, event: JobEvent) -> None:
         """Tell a job's watchers of an event; a state that they know already is not told again."""
         job_id = event.job_id if isinstance(event, JobPreview) else event.id
+        if isinstance(event, JobRecord) and event.request.webhook is not None and event.status.has_ended:
+            self.on_end()
         watchers = self._watchers.get(job_id)
         if not watchers:
             return

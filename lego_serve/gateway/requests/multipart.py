@@ -23,40 +23,41 @@ from lego_serve.gateway.requests.nested_fields import LIST_FIELDS, join_nested, 
 from lego_serve.gateway.requests.schemas import REFUSED
 
 Body = TypeVar("Body", bound=BaseModel)
-MAX_FILES, MAX_FIELDS, MAX_TEXT_BYTES = 16, 64, 64 * 1024
 CUT_OFF = "Cut off"
-FORM_COMPLAINTS = {  # by how the parser's own message begins
-    "Too many files": (f"The form has more than {MAX_FILES} files.", "form_too_large"),
-    "Too many fields": (f"The form has more than {MAX_FIELDS} fields.", "form_too_large"),
-    "Part exceeded": (f"A text field of the form is longer than {MAX_TEXT_BYTES} bytes.", "form_too_large"),
-    CUT_OFF: ("The form is cut off: its last boundary is missing.", "bad_request"),
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Form(Generic[Body]):
-    """A form's text fields as a body, and its files by name."""
+class FormLimits:
+    """How many parts a form may have, and how long its texts may be."""
 
-    body: Body
-    files: Mapping[str, UploadFile]
+    files: int = 16
+    fields: int = 64
+    text_bytes: int = 64 * 1024
+
+    def complaint(self, detail: str) -> RequestError:
+        """Return the error that a message of the parser stands for; its beginning is the only sign of what is wrong."""
+        known = {
+            "Too many files": (f"The form has more than {self.files} files.", "form_too_large"),
+            "Too many fields": (f"The form has more than {self.fields} fields.", "form_too_large"),
+            "Part exceeded": (f"A text field of the form is longer than {self.text_bytes} bytes.", "form_too_large"),
+            CUT_OFF: ("The form is cut off: its last boundary is missing.", "bad_request"),
+        }
+        unreadable = ("The form cannot be read.", "bad_request")
+        message, code = next((said for start, said in known.items() if detail.startswith(start)), unreadable)
+        return RequestError(message, code=code)
 
 
 @asynccontextmanager
-async def read_form(request: Request, model: type[Body], file_names: Sequence[str]) -> AsyncIterator[Form[Body]]:
-    """Yield the form of a request; its files can be read within the block.
+async def form_data(request: Request, limits: FormLimits) -> AsyncIterator[FormData]:
+    """Yield the parts of a form; its files can be read within the block.
 
     Raises WrongMediaType, CapacityError, or RequestError that names the field or the exceeded limit.
     """
     require_type(request, "multipart/form-data")
     async with counted(request, request.app.state.body_bytes) as counting:
-        data = await _parse_form(counting)
+        data = await _parse(counting, limits)
         try:
-            fields, files = split_form(data, model, file_names)
-            try:
-                body = model.model_validate(fields)
-            except ValidationError as error:
-                raise validation_error(error) from None
-            yield Form(body, files)
+            yield data
         finally:
             await data.close()
 
@@ -88,28 +89,50 @@ class _FormParser(MultiPartParser):
         self.is_whole = True
 
 
-async def _parse_form(request: Request) -> FormData:
-    """Return the form of a request.  Raises RequestError that names the exceeded limit, or what is wrong."""
-    limits = {"max_files": MAX_FILES, "max_fields": MAX_FIELDS, "max_part_size": MAX_TEXT_BYTES}
-    parser = _FormParser(request.headers, request.stream(), **limits)
+async def _parse(request: Request, limits: FormLimits) -> FormData:
+    parser = _FormParser(
+        request.headers,
+        request.stream(),
+        max_files=limits.files,
+        max_fields=limits.fields,
+        max_part_size=limits.text_bytes,
+    )
     try:
         data = await parser.parse()
-    except MultiPartException as error:  # the parser's message is the only sign of what is wrong
-        detail = error.message
-    else:
-        if parser.is_whole:
-            return data
-        await data.close()
-        detail = CUT_OFF
-    for beginning, (message, code) in FORM_COMPLAINTS.items():
-        if detail.startswith(beginning):
-            raise RequestError(message, code=code)
-    raise RequestError("The form cannot be read.", code="bad_request")
+    except MultiPartException as error:
+        raise limits.complaint(error.message) from None
+    if parser.is_whole:
+        return data
+    await data.close()
+    raise limits.complaint(CUT_OFF)
 
 
 def _not_text(name: str | None) -> RequestError:
     what = "A text field of the form" if name is None else f"`{name}`"
     return RequestError(f"{what} is not text in UTF-8; a file needs a `filename`.", param=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Body]):
+    """A form's text fields as a body, and its files by name."""
+
+    body: Body
+    files: Mapping[str, UploadFile]
+
+
+@asynccontextmanager
+async def read_form(request: Request, model: type[Body], file_names: Sequence[str]) -> AsyncIterator[Form[Body]]:
+    """Yield the form of a request; its files can be read within the block.
+
+    Raises WrongMediaType, CapacityError, or RequestError that names the field or the exceeded limit.
+    """
+    async with form_data(request, FormLimits()) as data:
+        fields, files = split_form(data, model, file_names)
+        try:
+            body = model.model_validate(fields)
+        except ValidationError as error:
+            raise validation_error(error) from None
+        yield Form(body, files)
 
 
 def split_form(

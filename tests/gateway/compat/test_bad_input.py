@@ -90,3 +90,13 @@ async def test_a_graph_with_anything_in_it_is_answered(client: httpx2.AsyncClien
 async def test_any_query_is_answered(client: httpx2.AsyncClient, path: str, query: Any) -> None:
     """By every route that reads one."""
     await answered(client, "GET", path, params=query)
+
+
+@pytest.mark.parametrize("path", ["/upload/image", "/upload/mask", "/api/upload/image"])
+@pytest.mark.parametrize("charset", ["charset=punycode", "charset*0=punycode", "charset*=idna''idna", "charset=utf-16"])
+async def test_no_codec_is_chosen_by_who_uploads(client: httpx2.AsyncClient, path: str, charset: str) -> None:
+    """Some raise what nobody expects, and some take seconds."""
+    part = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    body = part % (b"type", b"b" * 8000 + b"-" + b"aaaa" * 1800) + part % (b"f1", b"a") + b"--x--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x; {charset}"}
+    assert (await client.post(path, content=body, headers=headers)).status_code in (400, 415)

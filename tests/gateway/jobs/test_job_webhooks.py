@@ -34,8 +34,11 @@ def job_for(url: str, *events: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, "completed"), (NodeError("broken"), "failed")])
-async def test_a_receiver_hears_how_a_job_ended(tmp_path: Path, error: Exception | None, status: str) -> None:
-    """And where to read the rest; the trace of the submission goes with it."""
+async def test_a_receiver_hears_how_a_job_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str
+) -> None:
+    """At once, and where to read the rest; the trace of the submission goes with it."""
+    monkeypatch.setattr("lego_serve.webhooks.sender.POLL_S", 60.0)
     runner = FakeRunner()
     runner.error = error
     async with receiving() as receiver, cluster_of(tmp_path, receiver.address).gateway(runner) as gateway:
@@ -49,6 +52,8 @@ async def test_a_receiver_hears_how_a_job_ended(tmp_path: Path, error: Exception
         assert got.headers["traceparent"].startswith(TRACE[:36])
         asked = await gateway.client.get(message["data"]["urls"]["result"])
         assert asked.status_code == (200 if error is None else 500)
+        page = (await gateway.client.get("/metrics")).text
+        assert 'lego_serve_webhooks_total{outcome="delivered"} 1.0' in page
 
 
 async def test_a_receiver_hears_only_of_the_ends_it_asked_for(tmp_path: Path) -> None:

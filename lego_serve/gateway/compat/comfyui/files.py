@@ -1,14 +1,11 @@
 """Handlers of ComfyUI's routes of files: images that come in, and what prompts have saved."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from lego_serve.compat.comfyui.paths import job_of, upload_answer
 from lego_serve.core.durable_jobs.record import JobStatus
@@ -18,11 +15,10 @@ from lego_serve.gateway.compat.comfyui.prompts import Prompts
 from lego_serve.gateway.compat.comfyui.uploads import Uploads
 from lego_serve.gateway.compat.media import checked_image, masked, media_type
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import require_type
-from lego_serve.gateway.requests.body_bytes import counted
+from lego_serve.gateway.requests.multipart import FormLimits, form_data
 from lego_serve.gateway.settings import Caller
 
-MAX_PART_BYTES = 16 * 1024
+LIMITS = FormLimits(files=1, fields=8, text_bytes=16 * 1024)
 CACHED = {"cache-control": "private, max-age=3600", "content-disposition": "inline"}
 
 
@@ -47,7 +43,7 @@ class FileHandlers:
     async def upload_image(self, request: Request) -> JSONResponse:
         """Keep an image."""
         caller = foreign_caller(self._context, request)
-        async with _form(request) as form:
+        async with form_data(request, LIMITS) as form:
             name, content = await _image(form)
             async with self._context.images.turn(caller.tenant, caller.weight) as thread:
                 content = await thread.read(checked_image, content, self._context.settings.max_image_pixels)
@@ -56,7 +52,7 @@ class FileHandlers:
     async def upload_mask(self, request: Request) -> JSONResponse:
         """Keep an image that is there already, with the transparency of the one that is sent."""
         caller = foreign_caller(self._context, request)
-        async with _form(request) as form:
+        async with form_data(request, LIMITS) as form:
             name, mask = await _image(form)
             original = await self._original(caller, form)
             async with self._context.images.turn(caller.tenant, caller.weight) as thread:
@@ -107,21 +103,6 @@ class FileHandlers:
         if self._uploads is None:
             raise no_jobs()
         return self._uploads
-
-
-@asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
-    """Yield a form; its files can be read within the block.  Raises WrongMediaType, CapacityError, RequestError."""
-    require_type(request, "multipart/form-data")
-    async with counted(request, request.app.state.body_bytes) as counting:
-        try:
-            form = await counting.form(max_files=1, max_fields=8, max_part_size=MAX_PART_BYTES)
-        except HTTPException:
-            raise RequestError("The form cannot be read; it has one file `image`.", code="bad_request") from None
-        try:
-            yield form
-        finally:
-            await form.close()
 
 
 async def _image(form: FormData) -> tuple[str, bytes]:
