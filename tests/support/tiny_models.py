@@ -56,11 +56,9 @@ def miniature(name: str) -> StableDiffusion3Pipeline:
     )
     for weight in transformer.parameters():
         weight.data.add_(torch.randn_like(weight) * 0.05)
-    scheduler = build_scheduler()
-    scheduler.register_to_config(shift=3.0)
     return StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=type(scheduler).from_config(scheduler.config),
+        scheduler=build_scheduler(),
         vae=build_vae(),
         text_encoder=encoders[0],
         tokenizer=tokenizer,

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3ControlNetModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from lego_serve.zoo.architecture import PROMPT_TOKENS
@@ -25,6 +31,7 @@ class FrozenFamily:
     vae: AutoencoderKL
     encoders: tuple[CLIPTextModelWithProjection, ...]
     tokenizer: CLIPTokenizer
+    scheduler: FlowMatchEulerDiscreteScheduler
 
     @classmethod
     def load(cls, folder: Path = WEIGHTS) -> "FrozenFamily":
@@ -42,7 +49,7 @@ class FrozenFamily:
         parts = [family.transformer, family.vae, family.text_encoder, family.text_encoder_2]
         for part in parts:
             part.to(device, torch.float32).requires_grad_(False).eval()
-        return cls(parts[0], parts[1], (parts[2], parts[3]), family.tokenizer)
+        return cls(parts[0], parts[1], (parts[2], parts[3]), family.tokenizer, family.scheduler)
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,14 +95,15 @@ class FrozenFamily:
     ) -> torch.Tensor:
         """Draw prompts in one batch, with classifier-free guidance and, if given, control maps in -1..1.
 
-        The steps are those of StableDiffusion3Pipeline and its ControlNet sibling, sigmas 1 to 1/1000 of
-        flow matching without shift.
+        The steps are those of StableDiffusion3Pipeline and its ControlNet sibling, at the sigmas of the family's
+        scheduler.
         """
         device = self.transformer.device
         text, pooled = self.condition([""] * len(texts) + list(texts))
         shape = (self.transformer.config.in_channels, side // 8, side // 8)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
-        sigmas = [*torch.linspace(1, 1 / 1000, steps).tolist(), 0.0]
+        self.scheduler.set_timesteps(steps)
+        sigmas = self.scheduler.sigmas.tolist()
         control = None if maps is None else self.encode_maps(maps).repeat(2, 1, 1, 1)
         for now, after in itertools.pairwise(sigmas):
             velocity = self.velocity(x.repeat(2, 1, 1, 1), now, text, pooled, controlnet, control, weight)
