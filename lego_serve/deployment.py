@@ -11,9 +11,12 @@ from lego_serve.configuration.models import Placed
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.controlnet_placement import Link
+from lego_serve.core.tiers.book import TierBook
 from lego_serve.core.workflow.graph import KINDS, Workflow
 from lego_serve.errors import ConfigError
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
+from lego_serve.models.tier_files import read_book
+from lego_serve.places import data_folder, own_profiles, resolve_path
 from lego_serve.serving.nodes.options import (
     AdapterOptions,
     BackboneOptions,
@@ -31,9 +34,6 @@ from lego_serve.serving.nodes.options import (
 
 if TYPE_CHECKING:
     from lego_serve.gateway.settings import TemplateSettings
-
-
-DATA = "data:"
 
 
 log = logging.getLogger("lego_serve")
@@ -55,33 +55,6 @@ def missing_requirement(settings: config.Settings, workflow: Workflow) -> str | 
         if node.kind == "encode_controls" and not controlnets(settings.models[node.model]):
             return f"ControlNets, which model `{node.model}` has none of"
     return None
-
-
-def resolve_path(settings: config.Settings, path: str) -> Path:
-    """Where a path of a configuration leads: `builtin:` into this package, `data:` into the server's own folder."""
-    if path.startswith(BUILT_IN):
-        return built_in_folder(path)
-    if path.startswith(DATA):
-        return data_folder(settings) / path.removeprefix(DATA)
-    return Path(path).expanduser()
-
-
-def data_folder(settings: config.Settings) -> Path:
-    """The folder for what a server keeps beyond its end.  Raises ConfigError where there is no home for a `~`."""
-    try:
-        return Path(settings.server.data).expanduser().absolute()
-    except RuntimeError:
-        raise ConfigError("`server.data`: this user has no home folder; name one in full") from None
-
-
-def state_folder(settings: config.Settings) -> Path:
-    """The folder for what the parts of a server on several machines share."""
-    return data_folder(settings) / "state"
-
-
-def own_profiles(settings: config.Settings) -> Path:
-    """The folder for profiles of adapters that came with the package."""
-    return data_folder(settings) / "profiles"
 
 
 def adapter_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
@@ -166,6 +139,19 @@ def tenant_pin_room(settings: config.Settings, model: str) -> int:
     return pin_room(budget, len(tenants), None if pinned_bytes == "fair" else pinned_bytes)
 
 
+def tier_book(settings: config.Settings, model: str) -> TierBook:
+    """Return the tiers of a model: those of the file that it names, or of the one beside its weights.
+
+    Raises ConfigError for a file that cannot be read or is of another model's weights, and for a tier it lacks.
+    """
+    chosen = settings.models[model]
+    file = None if chosen.tiers is None else resolve_path(settings, chosen.tiers)
+    try:
+        return read_book(chosen.path, file, chosen.tier)
+    except ValueError as error:
+        raise ConfigError(f"`models.{model}`: {error}") from None
+
+
 def model_spec(settings: config.Settings, model: str) -> ModelSpec:
     """Return a model's spec."""
     chosen = settings.models[model]
@@ -222,6 +208,7 @@ def _backbone_options(settings: config.Settings, model: str) -> BackboneOptions:
         adapter_mode="grouped" if chosen.adapters is None else chosen.adapters.mode,
         controlnets=_controlnet_plans(settings, model),
         controlnet_bytes=chosen.controlnet_cache_bytes,
+        tiers=tier_book(settings, model),
         templates=TemplateOptions(node.template_bytes, node.template_coding, tenant_pin_room(settings, model)),
     )
 

@@ -19,9 +19,10 @@ from lego_serve.configuration.server import Server
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, pending_images, state_folder, template_settings
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings, tier_book
 from lego_serve.errors import LegoError
 from lego_serve.job_storage import new_owner, open_storage
+from lego_serve.places import state_folder
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
 from lego_serve.served_workflows import configured, default_workflow
@@ -143,6 +144,7 @@ def _gateway_settings(
         compat=frozenset(settings.compat),
         keys_file=keys_file,
         operations_port=server.operations_port,
+        tiers={name: tier_book(settings, name) for name in settings.models},
     )
 
 

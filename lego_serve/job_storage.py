@@ -14,8 +14,8 @@ from lego_serve.configuration.schema import Settings
 from lego_serve.core.durable_jobs.receivers import ReceiverRules
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Retention
-from lego_serve.deployment import data_folder, resolve_path
 from lego_serve.errors import ConfigError, StoreUnavailable
+from lego_serve.places import data_folder, resolve_path
 
 if TYPE_CHECKING:
     from lego_serve.gateway.jobs.parts import JobStorage

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from lego_serve import config
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, as_text, print_line, print_table, request, url_part
-from lego_serve.deployment import adapter_roots, model_spec, own_profiles, resolve_path
+from lego_serve.deployment import adapter_roots, model_spec
 from lego_serve.errors import ConfigError, LegoError
 from lego_serve.models.registry import profile_folder
+from lego_serve.places import own_profiles, resolve_path
 
 app = typer.Typer(no_args_is_help=True, help="Manage a server's adapters (LoRA), and measure how late one may arrive.")
 ROUTE = "/v1/admin/adapters"

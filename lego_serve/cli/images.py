@@ -16,6 +16,7 @@ from lego_serve.errors import LegoError
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 Out = Annotated[Path, typer.Option("--out", help="Where to write the image.")]
 Loras = Annotated[list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="An adapter; repeat it for several.")]
+Tier = Annotated[str | None, typer.Option(help="How much of the work is done: exact, high, balanced, fast or turbo.")]
 ControlNets = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:FILE[:WEIGHT]", help="A ControlNet and its image; repeat it for several."),
@@ -31,6 +32,7 @@ def generate(
     guidance: float | None = None,
     negative: str | None = None,
     seed: int | None = None,
+    tier: Tier = None,
     lora: Loras = None,
     controlnet: ControlNets = None,
     url: Url = DEFAULT_URL,
@@ -45,6 +47,7 @@ def generate(
         guidance_scale=_finite("--guidance", guidance),
         negative_prompt=negative,
         seed=seed,
+        tier=tier,
         lora=[_lora_entry(word) for word in lora or ()],
         controlnet=[_controlnet_entry(word) for word in controlnet or ()],
     )
@@ -64,6 +67,7 @@ def edit(
     guidance: float | None = None,
     negative: str | None = None,
     seed: int | None = None,
+    tier: Tier = None,
     strength: Annotated[float | None, typer.Option(help="How much of an image without a mask is made anew.")] = None,
     caption: Annotated[str | None, typer.Option(metavar="TEXT", help="What the image shows before the edit.")] = None,
     lora: Loras = None,
@@ -81,6 +85,7 @@ def edit(
         guidance_scale=_finite("--guidance", guidance),
         negative_prompt=negative,
         seed=seed,
+        tier=tier,
         strength=_finite("--strength", strength),
         caption=caption,
         template=template,

@@ -19,6 +19,7 @@ from lego_serve.cli.images import edit, generate
 from lego_serve.cli.jobs import app as jobs_app
 from lego_serve.cli.simulate import run as run_simulation
 from lego_serve.cli.templates import app as templates_app
+from lego_serve.cli.tune import app as tune_app
 from lego_serve.cli.workflows import app as workflows_app
 from lego_serve.errors import LegoError
 
@@ -27,6 +28,7 @@ app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(templates_app, name="templates")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
 for command in (gateway, node, health):
     app.command()(command)

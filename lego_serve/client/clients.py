@@ -37,6 +37,8 @@ class ImageFields(TypedDict, total=False):
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    tier: str
+    tier_floor: str
     negative_prompt: str
     output_format: str
     lora: list[dict[str, Any]]

@@ -11,10 +11,10 @@ from lego_serve import config
 from lego_serve.app import forget_gateway, shared_folders, temporary_folder, wait_ready
 from lego_serve.cluster.serve_config import on_a_cluster
 from lego_serve.configuration.jobs import EMBEDDED
-from lego_serve.deployment import state_folder
 from lego_serve.errors import ConfigError
 from lego_serve.gateway_process import WAITS
 from lego_serve.job_storage import check_job_folder, job_folder
+from lego_serve.places import state_folder
 from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor

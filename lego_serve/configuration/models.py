@@ -240,6 +240,16 @@ class Model(Strict):
     )
     fetch: bool = Field(default=False, description="Whether a hub id may be downloaded.")
     nodes: Nodes = Field(default=Nodes(), description="How its components are deployed.")
+    tier: Literal["exact", "high", "balanced", "fast", "turbo"] = Field(
+        default="exact",
+        description="How much of the work that is asked for is done, where neither the request nor its workflow names "
+        "a tier. Another than `exact` must have been tuned for the model; docs/tiers.md says how.",
+    )
+    tiers: str | None = Field(
+        default=None,
+        description="File of the tiers that were tuned for this model. Without it `tiers.json` in the model's folder, "
+        "where there is one; a hub id has none.",
+    )
     adapters: Adapters | None = Field(default=None, description="Its adapters (LoRA).")
     controlnets: dict[Name, ControlNet] = Field(
         default={}, description="Its ControlNets by id, of 1 to 64 letters `a-z`, digits, `_` and `-`."

@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lego_serve.core.workflow.graph import Node, Source, Workflow
+from lego_serve.core.workflow.graph import Node, Workflow
+from lego_serve.core.workflow.tiers import Books, argument, run_of
 
 WINDOW_S = 60
 
@@ -112,24 +113,24 @@ def _item(name: str, **parameters: int | str | None) -> str:
     return ";".join([f'"{name}"', *words])
 
 
-def pixel_steps(workflow: Workflow, inputs: Mapping[str, object]) -> int:
-    """Return the work of a job whose inputs are bound, at least 1.
+def pixel_steps(workflow: Workflow, inputs: Mapping[str, object], books: Books | None = None) -> int:
+    """Return the work of a job whose inputs are bound, at least 1; in a tier of ``books`` its evaluations count.
 
     What adapters, ControlNets and the nodes around the backbone add is not counted, nor what a mask saves.
     """
     denoising = (node for node in workflow.nodes.values() if node.kind == "denoise")
-    return max(1, sum(_node_work(node, inputs) for node in denoising))
+    return max(1, sum(_node_work(node, inputs, books or {}) for node in denoising))
 
 
-def _node_work(node: Node, inputs: Mapping[str, object]) -> int:
-    factors = [_number(node, name, inputs) for name in ("n", "width", "height", "steps")]
+def _node_work(node: Node, inputs: Mapping[str, object], books: Books) -> int:
+    run = run_of(node, inputs, books) if books else None
+    steps = _number(node, "steps", inputs) if run is None else run.grid.evaluations
+    factors = [steps, *(_number(node, name, inputs) for name in ("n", "width", "height"))]
     is_guided = "negative" in node.arguments and _number(node, "guidance", inputs) > 1
     return int(math.prod(factors)) * (2 if is_guided else 1)
 
 
-def _number(node: Node, argument: str, inputs: Mapping[str, object]) -> float:
+def _number(node: Node, name: str, inputs: Mapping[str, object]) -> float:
     """Return the number that an argument is, or that an input gives it; 1 where it is neither."""
-    value = node.arguments.get(argument)
-    if isinstance(value, Source):
-        value = inputs.get(value.output) if value.node == "inputs" else None
+    value = argument(node, name, inputs)
     return float(value) if isinstance(value, int | float) else 1.0

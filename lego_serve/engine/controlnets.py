@@ -30,9 +30,10 @@ class ControlNetUse:
     mode: int | None = None
     key: str = ""
 
-    def is_active(self, step: int, steps: int) -> bool:
-        """Whether it takes part in a step."""
-        return self.weight != 0 and self.start <= step / steps and (step + 1) / steps <= self.end
+    def is_active(self, span: tuple[int, int], steps: int) -> bool:
+        """Whether it takes part in a step that spans these of ``steps``, from and up to; one by one without a grid."""
+        first, after = span
+        return self.weight != 0 and self.start <= first / steps and after / steps <= self.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def prepare_edit(
     backbone: Backbone,
     store: TemplateStore,
     size: tuple[int, int],
-    steps: int,
+    schedule: Schedule,
     negative: Conditioning | None = None,
 ) -> LaneEdit:
     """Make an edit of an image of so many pixels (width, height) ready; ``negative`` is given to guided lanes.
@@ -139,7 +139,15 @@ def prepare_edit(
     entries = {prompt.key: prompt.size_bytes(backbone, store, rows) for prompt in branches}
     # Two branches that share an entry save rows even where it is computed for every step anew.
     room = None if len(entries) < len(branches) else store.budget_bytes // sum(entries.values())
-    plan = plan_reuse(REUSE_RULES[edit.quality], steps, len(active), rows, room, is_uncaptioned=not edit.is_described)
+    plan = plan_reuse(
+        REUSE_RULES[edit.quality],
+        schedule.asked,
+        len(active),
+        rows,
+        room,
+        is_uncaptioned=not edit.is_described,
+        begins=schedule.begins,
+    )
     return LaneEdit(
         edit=edit.to(backbone.device),
         active=active.to(backbone.device),

@@ -39,7 +39,7 @@ def lane_identity(request: LaneRequest, schedule: Schedule, model_revision: str)
     """
     facts = (
         model_revision,
-        (request.sampler, request.steps, request.strength, request.seed),
+        (request.sampler_run, request.steps, request.strength, request.seed),
         (request.guidance, request.guided),
         (request.width, request.height),
         (schedule.sigmas, schedule.times),

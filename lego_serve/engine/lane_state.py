@@ -8,6 +8,8 @@ import torch
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.tiers.book import EXACT, TierUse
+from lego_serve.core.tiers.grids import Grid
 from lego_serve.engine.controlnets import ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
@@ -39,10 +41,12 @@ class LaneRequest:
 
     ``guided`` is the part of the steps, from and up to, in which guidance applies (Kynkäänniemi et al., 2024): step i
     of n is guided where from <= i / n < up to.  A ``checkpoint`` is the state to go on from; from there the lane runs
-    ``suspect_steps`` steps alone.  A lane may be added paused.  The effects of several ``controls`` add up, and those
-    of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this step of the
-    schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of
-    ``init``.
+    ``suspect_steps`` steps alone.  On a ``grid`` the lane runs the grid's steps, with its sampler, in place of the
+    ``steps`` that are asked for; whatever is active in a part of the steps is so in the part of the grid that stands
+    for them, and the answer names the ``tier``.  A lane may be added paused.  The effects of several ``controls`` add
+    up, and those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this
+    step of the schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template
+    instead of ``init``.
     """
 
     key: str
@@ -67,9 +71,16 @@ class LaneRequest:
     wait_for_adapters_at: int | None = None
     edit: Edit | None = None
     tenant: str = "default"
+    grid: Grid | None = None
+    tier: str = EXACT
+
+    @property
+    def sampler_run(self) -> str:
+        """The sampler that its steps are taken with."""
+        return self.sampler if self.grid is None else self.grid.sampler
 
     def is_guided(self, step: int) -> bool:
-        """Whether guidance applies at a step (of ``steps``)."""
+        """Whether guidance applies at one of the ``steps`` that are asked for."""
         first, last = self.guided
         return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
 
@@ -111,6 +122,7 @@ class LaneResult:
     controls: tuple[ControlNetRun, ...] = ()
     reuse: ReuseStats | None = None
     step_at: tuple[float, ...] = ()
+    tier: TierUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +205,15 @@ class LaneState:
         recent = self.step_s[-5:]
         return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
 
+    def is_guided(self, step: int) -> bool:
+        """Whether guidance applies at a step of the schedule."""
+        return self.request.is_guided(self.skipped + self.schedule.begins[step])
+
     def controls_at(self, step: int) -> tuple[LaneControlNet, ...]:
         """Return the ControlNets active in a step of the schedule."""
-        return tuple(control for control in self.controls if control.use.is_active(step, self.schedule.steps))
+        return tuple(
+            control for control in self.controls if control.use.is_active(self.schedule.span(step), self.schedule.asked)
+        )
 
     def adapters_at(self, step: int) -> Uses:
         """Return the adapters active in a step of the schedule, each with its scale."""
@@ -203,7 +221,7 @@ class LaneState:
 
     def work(self, step: int, tokens: int, *, uses_cfg: bool) -> StepWork:
         """Return the rows and pairs of one of its steps, of both branches where that is guided."""
-        guided = uses_cfg and self.request.is_guided(self.skipped + step)
+        guided = uses_cfg and self.is_guided(step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
         own = StepWork(sum(lengths), sum(length * length for length in lengths))
@@ -226,17 +244,17 @@ class LaneState:
             adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),
             controls=tuple(self._controlnet_run(control) for control in self.controls),
             reuse=self._reuse_stats(),
+            tier=TierUse(self.request.tier, self.schedule.steps, self.schedule.asked),
         )
 
     def _is_active(self, use: AdapterUse, step: int) -> bool:
-        return use.is_active(self.skipped + step, self.request.steps)
+        return use.is_active(self.skipped + self.schedule.begins[step], self.request.steps)
 
     def _active_steps(self, use: AdapterUse) -> int:
         return sum(self._is_active(use, step) for step in range(self.steps_without_adapter, self.schedule.steps))
 
     def _controlnet_run(self, control: LaneControlNet) -> ControlNetRun:
-        steps = self.schedule.steps
-        active = sum(control.use.is_active(step, steps) for step in range(steps))
+        active = sum(control in self.controls_at(step) for step in range(self.schedule.steps))
         passes = control.passes.copy()  # a pass elsewhere may still be written down, by another thread
         return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
 

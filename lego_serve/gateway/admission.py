@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.ports import JobRunner
-from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit
+from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit, is_crowded
 from lego_serve.core.scheduling.drain_pace import DrainPace
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, StaleAttempt
 from lego_serve.metrics import Ending, Metrics
@@ -80,6 +80,11 @@ class Admission:
         self._check(applicant)
         self._metrics.count_accepted()
         return self._take(applicant)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether jobs that allow it should run in a lower tier, before any is rejected."""
+        return is_crowded(self._limits, self._seen_load)
 
     def reserve_background(self, applicant: Applicant) -> Place | None:
         """Reserve the place of a job that nobody waits for; None unless the server is quiet."""

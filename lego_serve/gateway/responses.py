@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
+from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode, encode_file
 from lego_serve.gateway.media.workers import ImageWorkers
@@ -90,8 +91,26 @@ def response_metadata(body: ImageRequest, job: Job, result: JobResult) -> dict[s
             "cache_hits": result.cache_hits,
             "steps_redone": sum(stats.steps_redone for stats in result.stats.values()),
         }
+        | tier_usage(job, result)
         | addon_usage(result),
     }
+
+
+def tier_usage(job: Job, result: JobResult) -> dict[str, Any]:
+    """Return the tier that ran, what it evaluated and saved, and what it was lowered from; empty without denoising."""
+    uses = [stats.tier for stats in result.stats.values() if stats.tier is not None]
+    if not uses:
+        return {}
+    evaluations, steps = sum(use.evaluations for use in uses), sum(use.steps for use in uses)
+    choice = job.inputs.get("tier")
+    lowered_from = choice.lowered_from if isinstance(choice, TierChoice) else None
+    usage = {
+        "name": uses[-1].tier,
+        "evaluations": evaluations,
+        "steps": steps,
+        "saved_ratio": round(1 - evaluations / steps, 4),
+    }
+    return {"tier": usage | ({} if lowered_from is None else {"lowered_from": lowered_from})}
 
 
 def safety_identifier(body: ImageRequest) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
+from lego_serve.core.tiers.book import TierBook
 from lego_serve.errors import LegoError
 
 KEYS_PERIOD_S = 1.0  # between two looks at a file of keys
@@ -144,7 +145,7 @@ class GatewaySettings:
     with, without a slash at its end.  Without ``kept_images`` answers hold no links.  ``access_log``: whether each
     request is a line of the log, ``log_prompts`` whether that has its prompt.  ``compat``: the foreign protocols that
     are served besides.  ``keys_file`` has been read into ``keys``.  ``operations_port``: where health, metrics and the
-    routes of operators are; None is beside the others.
+    routes of operators are; None is beside the others.  ``tiers`` by model; one without an entry has ``exact`` alone.
     """
 
     default_workflow: str
@@ -170,6 +171,7 @@ class GatewaySettings:
     compat: frozenset[str] = frozenset()
     keys_file: KeysFile | None = None
     operations_port: int | None = None
+    tiers: Mapping[str, TierBook] = field(default_factory=dict)
 
     @property
     def has_tenants(self) -> bool:

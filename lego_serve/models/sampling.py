@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lego_serve.core.tiers.grids import Grid
 from lego_serve.errors import RequestError
 from lego_serve.models.ragged.conditioning import ImageLatents
 
@@ -24,10 +25,21 @@ History = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The sigma of each step and a final 0 (steps + 1 numbers), and the time in 0..1 the model is given (steps)."""
+    """The sigma of each step and a final 0 (steps + 1 numbers), and the time in 0..1 the model is given (steps).
+
+    On a grid the steps stand for others, those asked for: ``asked`` counts them, and ``begins`` has, for each step,
+    the index of the asked step that it begins in.  Without a grid each step stands for itself.
+    """
 
     sigmas: tuple[float, ...]
     times: tuple[float, ...]
+    begins: tuple[int, ...] = ()
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.asked:
+            object.__setattr__(self, "asked", len(self.times))
+            object.__setattr__(self, "begins", tuple(range(len(self.times))))
 
     @property
     def steps(self) -> int:
@@ -38,6 +50,19 @@ class Schedule:
         """Return the schedule without the first ``1 - strength`` of its steps, as in diffusers."""
         first = int(max(self.steps - min(self.steps * strength, self.steps), 0))
         return Schedule(self.sigmas[first:], self.times[first:])
+
+    def on_grid(self, grid: Grid) -> "Schedule":
+        """Return the steps of a grid in place of these, from the same first sigma to the same end.
+
+        A grid tells the model its sigmas as times, as Euler does.
+        """
+        sigmas = grid.part_below(self.sigmas[0])
+        begins = tuple(sum(asked >= sigma - 1e-9 for asked in self.sigmas[1:-1]) for sigma in sigmas[:-1])
+        return Schedule(sigmas, sigmas[:-1], begins, self.steps)
+
+    def span(self, step: int) -> tuple[int, int]:
+        """Return the asked steps that a step stands for, from and up to."""
+        return self.begins[step], self.begins[step + 1] if step + 1 < self.steps else self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +135,18 @@ class FlowMatchTables:
         schedule: Schedule,
         init: ImageLatents | None = None,
         strength: float = 1.0,
+        grid: Grid | None = None,
     ) -> LaneStart:
         """Draw a lane's noise, or noise an encoded image as far as ``strength`` (0..1) says.
 
         As in diffusers' image-to-image pipeline one generator draws the image's posterior sample
-        first and the noise second, and the first ``1 - strength`` of the steps is left out.
+        first and the noise second, and the first ``1 - strength`` of the steps is left out.  Of a ``grid`` the part
+        below the first sigma that is left is run.
         """
         generator = torch.Generator().manual_seed(seed)
         if init is None:
-            return LaneStart(noise(shape, generator), schedule)
-        remaining = schedule.shortened(strength)
+            return LaneStart(noise(shape, generator), _on(grid, schedule))
+        remaining = _on(grid, schedule.shortened(strength))
         latents = init.mean + init.std * noise(shape, generator)
         sigma = remaining.sigmas[0]
         return LaneStart(sigma * noise(shape, generator) + (1.0 - sigma) * latents, remaining)
@@ -155,6 +182,10 @@ class FlowMatchTables:
         # The solver gives the model whole timesteps, a little below those of its sigmas.
         times = tuple(t / config.num_train_timesteps for t in solver.timesteps.tolist())
         return Schedule(tuple(solver.sigmas.tolist()), times)
+
+
+def _on(grid: Grid | None, schedule: Schedule) -> Schedule:
+    return schedule if grid is None else schedule.on_grid(grid)
 
 
 def noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 WHOLE_BYTES = 1 << 20  # a file up to this size is read whole
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a larger one: training changes all of its blocks, and a copy none
 

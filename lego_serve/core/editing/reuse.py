@@ -5,7 +5,7 @@ A masked step reads the other rows from the template's activations at its own si
 ``exact`` reads none; a plan reads nothing if that saves no rows; a plan never reads more entries than fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -116,16 +116,28 @@ class ReusePlan:
 
 
 def plan_reuse(
-    rule: ReuseRule, steps: int, active_rows: int, rows: int, room: int | None = None, *, is_uncaptioned: bool = False
+    rule: ReuseRule,
+    steps: int,
+    active_rows: int,
+    rows: int,
+    room: int | None = None,
+    *,
+    is_uncaptioned: bool = False,
+    begins: Sequence[int] | None = None,
 ) -> ReusePlan:
     """Return the plan of an edit whose mask covers ``active_rows`` of its image's ``rows``.
 
     ``room``: how many steps' entries fit into memory at once; if too few, more of the first steps run in full.
-    ``is_uncaptioned``: the priming prompt does not describe the image.  Raises ValueError for impossible numbers.
+    ``is_uncaptioned``: the priming prompt does not describe the image.  ``begins``: on a grid, the index of the step,
+    of ``steps``, that each of the grid's begins in; the shares are of those.  Raises ValueError for impossible numbers.
     """
     if steps < 1 or not 0 <= active_rows <= rows:
         raise ValueError(f"{steps} steps of {active_rows} in {rows} rows")
-    first, last = _steps_of(rule.first_share(rows, is_uncaptioned=is_uncaptioned), steps), _steps_of(rule.last, steps)
+    share = rule.first_share(rows, is_uncaptioned=is_uncaptioned)
+    first, last = _steps_of(share, steps), _steps_of(rule.last, steps)
+    if begins is not None:
+        first, last = sum(each < first for each in begins), sum(each >= steps - last for each in begins)
+        steps = len(begins)
     if room is not None:
         first = max(first, steps - last - room * rule.stride)
     if active_rows > MAX_ACTIVE_FRACTION * rows:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.tiers.book import TierUse
 
 Value: TypeAlias = object
 
@@ -73,6 +74,7 @@ class TaskStats:
     adapters: tuple[AdapterStats, ...] = ()
     controlnets: tuple[ControlNetStats, ...] = ()
     reuse: ReuseStats | None = None
+    tier: TierUse | None = None
     step_at: tuple[float, ...] = ()
     text_tokens: int = 0
     began_s: float | None = field(default=None, compare=False)

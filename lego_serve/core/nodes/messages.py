@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lego_serve.core.addons import AdapterRequest, ControlNetInput, ControlNetRequest, LoadedAdapter
 from lego_serve.core.editing.edit import EditInput, EditLatents
+from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.values import Array, NodeRequest, Tensor
 
 
@@ -116,12 +117,18 @@ class DenoiseInput(NodeRequest[DenoiseOutput]):
     init: EncodeImageOutput | None = None
     strength: float = 1.0
     sampler: str = "euler"
+    tier: TierChoice | str | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     adapters: LoadAdaptersOutput | None = None
     controls: EncodeControlsOutput | None = None
     edit: EncodeEditOutput | None = None
     prime: TextEncodeOutput | None = None
+
+    @property
+    def tier_name(self) -> str | None:
+        """The tier that it names; None leaves it to the model."""
+        return self.tier.tier if isinstance(self.tier, TierChoice) else self.tier
 
     @property
     def loaded_adapters(self) -> tuple[LoadedAdapter, ...]:

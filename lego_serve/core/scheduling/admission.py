@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+CROWDED_DIVISOR = 2  # from half of the jobs that may be pending on, jobs that allow it run in a lower tier
 QUIET_DIVISOR = 8  # background work starts beside at most an eighth of the jobs that may be pending
 SHARE_OF_FREE = 8.0  # how many places a tenant may hold for each free one
 
@@ -101,6 +102,13 @@ def admit(limits: AdmissionLimits, load: Load, job: Applicant = Applicant()) -> 
 def has_spare_capacity(limits: AdmissionLimits, load: Load) -> bool:
     """Whether background work may start: few jobs are pending and no more than allowed run in the background."""
     return load.pending <= limits.max_quiet_pending and load.background < limits.max_background
+
+
+def is_crowded(limits: AdmissionLimits, load: Load) -> bool:
+    """Whether so many jobs or images are pending that a job should take less work, where its caller allows it."""
+    max_images = limits.max_images
+    has_many_images = max_images is not None and CROWDED_DIVISOR * load.images > max_images
+    return CROWDED_DIVISOR * load.pending > limits.max_pending or has_many_images
 
 
 def _is_within_share(limits: AdmissionLimits, load: Load, job: Applicant) -> bool:

@@ -40,7 +40,7 @@ class DeclaredInput:
         return DeclaredInput(self.type, low, high)
 
 
-Text, Int, Float, Bool, Image, Sampler, Adapters, Controls, Edit = (DeclaredInput(t) for t in INPUT_TYPES)
+Text, Int, Float, Bool, Image, Sampler, Tier, Adapters, Controls, Edit = (DeclaredInput(t) for t in INPUT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _declared(parameter: inspect.Parameter, place: str) -> dict[str, Any]:
     annotation = parameter.annotation
     if not isinstance(annotation, DeclaredInput):
         raise WorkflowError(
-            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, "
+            f"{place}: input {parameter.name}: annotate it with Text, Int, Float, Bool, Image, Sampler, Tier, "
             "Adapters or Controls"
         )
     declaration: dict[str, Any] = {"type": annotation.type}

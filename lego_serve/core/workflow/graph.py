@@ -23,7 +23,7 @@ from lego_serve.core.nodes.messages import (
 from lego_serve.core.values import NodeRequest
 
 API_VERSION = "lego.dev/v1"
-INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "adapters", "controls", "edit")
+INPUT_TYPES = ("text", "int", "float", "bool", "image", "sampler", "tier", "adapters", "controls", "edit")
 OUTPUTS: Mapping[str, str] = {"image": "image"}  # name and type of what a client receives
 
 
@@ -118,6 +118,7 @@ KINDS: Mapping[str, Kind] = {
             "init": "image_latents",
             "strength": "float",
             "sampler": "sampler",
+            "tier": "tier",
             "guidance_start": "float",
             "guidance_end": "float",
             "adapters": "loaded_adapters",

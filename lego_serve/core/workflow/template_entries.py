@@ -11,6 +11,7 @@ from typing import Any
 from lego_serve.core.editing.edit import is_described
 from lego_serve.core.editing.reuse import REUSE_RULES, Quality, plan_reuse
 from lego_serve.core.workflow.graph import Node, Source, Workflow
+from lego_serve.core.workflow.tiers import Books, run_of
 
 
 def edit_node(workflow: Workflow) -> Node | None:
@@ -26,10 +27,17 @@ class Entries:
     with_text: int = 0
 
 
-def entries_of(workflow: Workflow, inputs: Mapping[str, object], rows: int, quality: Quality = Quality.HIGH) -> Entries:
+def entries_of(
+    workflow: Workflow,
+    inputs: Mapping[str, object],
+    rows: int,
+    quality: Quality = Quality.HIGH,
+    books: Books | None = None,
+) -> Entries:
     """Return the entries that an edit with these inputs of a workflow reads, if its ``strength`` is 1.
 
-    ``rows``: the token rows of its image.  If both branches have the same prompt they share the entries with text.
+    ``rows``: the token rows of its image.  In a tier of ``books`` it has as many steps as that evaluates.  If both
+    branches have the same prompt they share the entries with text.
     """
     node = edit_node(workflow)
     if node is None:
@@ -38,7 +46,8 @@ def entries_of(workflow: Workflow, inputs: Mapping[str, object], rows: int, qual
     def argument(name: str, default: object = None) -> Any:
         return _resolved(workflow, node.arguments.get(name, default), inputs)
 
-    steps = int(argument("steps"))
+    run = run_of(node, inputs, books) if books else None
+    steps = int(argument("steps")) if run is None else run.grid.evaluations
     first, last = float(argument("guidance_start", 0.0)), float(argument("guidance_end", 1.0))
     prime, negative = argument("prime"), argument("negative")
     is_guided = negative is not None and float(argument("guidance")) > 1

@@ -2,7 +2,9 @@
 
 import math
 
-CHOICES = {"sampler": ("euler", "dpmpp_2m")}  # types with a fixed set of values
+from lego_serve.core.tiers.book import TIERS
+
+CHOICES = {"sampler": ("euler", "dpmpp_2m"), "tier": TIERS}  # types with a fixed set of values
 
 
 def as_type(value: object, kind: str) -> object:

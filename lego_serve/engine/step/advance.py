@@ -13,7 +13,7 @@ CHECK_EVERY_STEPS = 5  # on a device, which is waited for as often anyway, when 
 
 def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: float, lanes: int) -> None:
     """Take a lane's step with the velocity of a pass over so many lanes, which began then and took so long."""
-    take_step = SAMPLERS[state.request.sampler]
+    take_step = SAMPLERS[state.request.sampler_run]
     sigma = state.schedule.sigmas[state.step]
     # Kept as a tensor of this step; a preview is made from x - sigma v only when one is due.
     state.predicted = torch.sub(state.latents, velocity, alpha=sigma)

@@ -41,12 +41,15 @@ class LaneSetup:
         schedule = self._tables.schedule(request.sampler, request.steps, shape.tokens(*size))
         edit = None
         if request.edit is None:
-            start = self._tables.start(shape.of(*size), request.seed, schedule, request.init, request.strength)
+            start = self._tables.start(
+                shape.of(*size), request.seed, schedule, request.init, request.strength, request.grid
+            )
             latents, schedule = start.latents, start.schedule
         else:
             schedule = schedule.shortened(request.strength)
+            schedule = schedule if request.grid is None else schedule.on_grid(request.grid)
             negative = request.negative if request.guidance > 1 else None
-            edit = prepare_edit(request.edit, self._backbone, self._templates, size, schedule.steps, negative)
+            edit = prepare_edit(request.edit, self._backbone, self._templates, size, schedule, negative)
             latents = start_edit(request.edit, request.seed, schedule)
         device = self._backbone.device  # lanes stay there: no step moves them, and only requested latents are fetched
         state = LaneState(
@@ -55,7 +58,7 @@ class LaneSetup:
             negative=None if request.negative is None else self._backbone.prepare(request.negative),
             latents=latents.to(device),
             schedule=schedule,
-            skipped=request.steps - schedule.steps,
+            skipped=request.steps - schedule.asked,
             added_s=now,
             controls=prepare_controlnets(request.controls, self._controls, size, shape, request.cond, request.negative),
             is_paused=request.is_paused,
@@ -133,7 +136,7 @@ class LaneSetup:
 
     def _negative(self, state: LaneState, step: int) -> PreparedPrompt | None:
         """Return the negative prompt of a guided step, None in other steps."""
-        return state.negative if state.request.is_guided(state.skipped + step) else None
+        return state.negative if state.is_guided(step) else None
 
     def _edit_step(self, state: LaneState, step: int) -> EditStep:
         assert state.edit is not None

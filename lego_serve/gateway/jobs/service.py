@@ -80,7 +80,8 @@ class DurableJobs:
         await self._check_room(caller)
         seeded = submission.with_seed()
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
-        await self._parts.context.limits.charge(caller.tenant, prepared.work)
+        context = self._parts.context
+        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers))
         record = await self._record(caller, seeded, prepared, workflow, mark)
         submitted = await self._put(record, prepared, mark)
         self._log(submitted.record, submission)

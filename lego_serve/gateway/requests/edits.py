@@ -19,7 +19,7 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.media.codec import decode_sized_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, edit_weights
 from lego_serve.gateway.media.workers import UploadThread
-from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
+from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, settle_tier, size_inputs
 from lego_serve.gateway.requests.multipart import read_form
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import Caller
@@ -95,11 +95,13 @@ async def _decode(
     source = await _decode_source(thread, context, caller, form, template)
     size = _edit_size(body, workflow, source, settings.size_multiple)
     extra = size_inputs(size) | {form.input_name: UNDECODED}
+    if form.mask is not None:
+        extra |= caption_input(workflow, body.caption, template)
+    inputs = bind_inputs(workflow, body, extra)
+    settle_tier(workflow, body, inputs, settings.tiers, is_crowded=context.admission.is_crowded)
     if form.mask is None:
-        inputs = bind_inputs(workflow, body, extra)
         inputs["image"] = SourceImage(await thread.read(to_array, source.image, *size))
         return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
-    inputs = bind_inputs(workflow, body, extra | caption_input(workflow, body.caption, template))
     edit = await thread.read(
         _decode_edit,
         form,

@@ -8,7 +8,7 @@ from fastapi import Request
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.addons import check_controlnets, decode_controlnets
-from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, size_inputs
+from lego_serve.gateway.requests.job_request import UNDECODED, ImageJobRequest, bind_inputs, settle_tier, size_inputs
 from lego_serve.gateway.requests.json_body import held_body
 from lego_serve.gateway.requests.schemas import GenerationRequest
 from lego_serve.gateway.settings import Caller
@@ -32,6 +32,7 @@ async def prepare_generation(
     if uses:
         extra["controlnet"] = UNDECODED
     inputs = bind_inputs(workflow, body, extra)
+    settle_tier(workflow, body, inputs, context.settings.tiers, is_crowded=context.admission.is_crowded)
     if uses:
         size = int(str(inputs["width"])), int(str(inputs["height"]))
         async with context.images.turn(caller.tenant, caller.weight) as thread:

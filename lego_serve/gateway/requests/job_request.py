@@ -9,6 +9,7 @@ from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.rate_limits import pixel_steps
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Input, Workflow
+from lego_serve.core.workflow.tiers import INPUT, Books, choose_tier
 from lego_serve.errors import RequestError, with_param
 from lego_serve.gateway.requests.schemas import ImageRequest
 from lego_serve.gateway.settings import Caller
@@ -26,10 +27,9 @@ class ImageJobRequest:
     caller: Caller
     result: JobResult | None = None
 
-    @property
-    def work(self) -> int:
-        """What it takes, in pixel-steps."""
-        return 1 if self.result is not None else pixel_steps(self.workflow, self.inputs)
+    def work(self, books: Books) -> int:
+        """Return what it takes, in pixel-steps, with the tiers of ``books``."""
+        return 1 if self.result is not None else pixel_steps(self.workflow, self.inputs, books)
 
     def to_job(self, job_id: str, now: float) -> Job:
         """Return the job, submitted now."""
@@ -68,6 +68,21 @@ def _within(bounds: Input, value: int) -> int:
     """Return a value that is a wish, not a demand, as far as an input's bounds allow."""
     least, most = (bound if bound is None else int(bound) for bound in (bounds.min, bounds.max))
     return max(least or value, min(value, value if most is None else most))
+
+
+def settle_tier(
+    workflow: Workflow, body: ImageRequest, inputs: dict[str, object], books: Books, *, is_crowded: bool
+) -> None:
+    """Put the tier of a request into its bound inputs: the one it names, or a lower one that it allows, in a crowd.
+
+    Raises RequestError about the request's field where the tier is not tuned for what is asked.
+    """
+    try:
+        choice = choose_tier(workflow, inputs, books, body.tier_floor, is_crowded=is_crowded)
+    except RequestError as error:
+        raise in_request_words(error, body) from None
+    if INPUT in workflow.inputs:
+        inputs[INPUT] = choice
 
 
 def size_inputs(size: tuple[int, int] | None) -> dict[str, object]:

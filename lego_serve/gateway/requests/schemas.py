@@ -103,6 +103,8 @@ class ImageRequest(ForeignFields):
     sampler: Annotated[str, Field(max_length=64)] | None = None
     guidance_start: Annotated[float, Field(ge=0, le=1)] | None = None
     guidance_end: Annotated[float, Field(ge=0, le=1)] | None = None
+    tier: Annotated[str, Field(max_length=64)] | None = None
+    tier_floor: Literal["exact", "high", "balanced", "fast", "turbo"] | None = None
     stream_progress: bool | None = None
     embed_request: bool | None = None
     complexity: Any = None
@@ -163,6 +165,7 @@ class ImageRequest(ForeignFields):
             "seed": None if self.seed == RANDOM_SEED else self.seed,
             "n": self.n,
             "sampler": self.sampler,
+            "tier": self.tier,
             "guidance_start": self.guidance_start,
             "guidance_end": self.guidance_end,
         }

@@ -30,6 +30,7 @@ class WarmRequest(BaseModel):
     steps: Steps | None = None
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None
     sampler: Annotated[str, Field(max_length=64)] | None = None
+    tier: Annotated[str, Field(max_length=64)] | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] | None = None
     caption: Caption = None
     wait: Annotated[bool, if_null(False, bool | None)] = False

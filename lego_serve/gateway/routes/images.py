@@ -139,7 +139,7 @@ def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
 async def _charged(context: Context, request: Request, admitted: Admitted) -> Admitted:
     """Take an admitted request's work, known now, from what its tenant may use.  Raises RateLimitExceeded."""
     job_request = admitted.job_request
-    await context.limits.charge(job_request.caller.tenant, job_request.work, request)
+    await context.limits.charge(job_request.caller.tenant, job_request.work(context.settings.tiers), request)
     return admitted
 
 

@@ -8,6 +8,7 @@ from lego_serve.core.nodes.requests import MeasureTemplate, TemplateSize
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.core.workflow.template_entries import edit_node, entries_of
+from lego_serve.core.workflow.tiers import Books
 from lego_serve.errors import NodeUnavailable, RequestError, with_param
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.requests.edits import caption_input
@@ -15,14 +16,14 @@ from lego_serve.gateway.requests.template_schemas import WarmRequest
 from lego_serve.gateway.settings import TemplateSettings
 from lego_serve.gateway.template_store import Template
 
-OPTIONAL_FIELDS = ("steps", "guidance", "sampler", "negative_prompt", "caption")  # of a request for warming
+OPTIONAL_FIELDS = ("steps", "guidance", "sampler", "tier", "negative_prompt", "caption")  # of a request for warming
 
 
 class TemplateCosts:
     """Predicts bytes: those of one entry, which replicas compute, times the entries that an edit reads."""
 
-    def __init__(self, runner: JobRunner, admin: ClusterAdmin, settings: TemplateSettings) -> None:
-        self._runner, self._admin = runner, admin
+    def __init__(self, runner: JobRunner, admin: ClusterAdmin, settings: TemplateSettings, tiers: Books) -> None:
+        self._runner, self._admin, self._tiers = runner, admin, tiers
         self._budgets, self._tenant_pins = settings.budgets, settings.tenant_pins
         self._sizes: dict[tuple[str, int, int], TemplateSize] = {}  # as replicas answered, by model, width and height
 
@@ -36,7 +37,7 @@ class TemplateCosts:
             return None
         inputs = template_inputs(workflow, template, warm or WarmRequest(steps=template.steps))
         size = await self._size(backbone_of(workflow), template.width, template.height)
-        entries = entries_of(workflow, inputs, size.rows)
+        entries = entries_of(workflow, inputs, size.rows, books=self._tiers)
         return entries.plain * size.entry_bytes + entries.with_text * (size.entry_bytes + size.text_bytes)
 
     def budget(self, template: Template) -> int:

@@ -49,7 +49,9 @@ def create_router(
 ) -> APIRouter:
     """Build the routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    handlers = TemplateHandlers(context, files, TemplateCosts(context.runner, context.admin, settings), peers)
+    handlers = TemplateHandlers(
+        context, files, TemplateCosts(context.runner, context.admin, settings, context.settings.tiers), peers
+    )
     none = errors(404)
     registering = answer(200, "It was registered before.") | errors(404, 409)
     warming = answer(200, "It is warm.") | errors(*JOB_ERRORS)

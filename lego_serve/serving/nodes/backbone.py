@@ -31,12 +31,12 @@ from lego_serve.engine.lane_state import LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread, LaneListener
-from lego_serve.errors import LegoError, NodeError
+from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
-from lego_serve.models.weights_digest import weights_digest
+from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
@@ -44,7 +44,6 @@ from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
 
 log = logging.getLogger("lego_serve.nodes")
-DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 
 
 class BackboneNode:
@@ -82,6 +81,11 @@ class BackboneNode:
         self._engine = StepEngine(
             backbone, tables, batcher, time.monotonic, self._controlnets.sources, templates, revision
         )
+        try:
+            options.tiers.check(revision)
+        except ValueError as error:
+            raise CheckpointError(f"model {spec.name}: {error}") from None
+        self._tiers = options.tiers
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
@@ -219,12 +223,13 @@ class BackboneNode:
         """Run a call's lanes to their end; adds the adapters to release afterwards to ``leases``."""
         assert self._thread is not None
         adapters, wait_for_adapters_at = request.loaded_adapters, None
+        tier = self._tiers.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
         if self._adapters is not None and adapters:
             if self._adapters.has(adapters):
                 leases += await self._adapters.take(adapters)
             else:  # lanes take their place in the order now, and wait there
-                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request))
-        requests = lane_requests(call, request, self._lanes + 1, adapter_uses(leases), wait_for_adapters_at)
+                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request, tier))
+        requests = lane_requests(call, request, self._lanes + 1, adapter_uses(leases), wait_for_adapters_at, tier)
         self._lanes += len(requests)
         keys = self._calls[call.key] = [lane.key for lane in requests]
         tasks: list[asyncio.Future[Any]] = []

@@ -10,6 +10,7 @@ from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import NodeCall
 from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, EncodeImageOutput, TextEncodeOutput
+from lego_serve.core.tiers.book import TierRun
 from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
@@ -25,12 +26,14 @@ def lane_requests(
     first: int,
     adapters: tuple[AdapterUse, ...] = (),
     wait_for_adapters_at: int | None = None,
+    tier: TierRun | None = None,
 ) -> list[LaneRequest]:
-    """Return a call's lanes, numbered from ``first``.
+    """Return a call's lanes, numbered from ``first``, on the grid of their tier.
 
     ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
     """
     lane = _shared_request(call, request, adapters, wait_for_adapters_at)
+    lane = lane if tier is None else replace(lane, tier=tier.tier, grid=tier.grid)
     return [
         replace(
             lane,
@@ -77,10 +80,11 @@ def _shared_request(
     )
 
 
-def steps_of(request: DenoiseInput) -> int:
-    """Return the steps that the lanes of a call run."""
+def steps_of(request: DenoiseInput, tier: TierRun | None = None) -> int:
+    """Return the steps that the lanes of a call run; at the least where they run a part of a tier's grid."""
     is_whole = request.init is None and request.edit is None
-    return request.steps if is_whole else max(1, int(request.steps * float(request.strength)))
+    steps = request.steps if tier is None else tier.grid.evaluations
+    return steps if is_whole else max(1, int(steps * float(request.strength)))
 
 
 def adapter_uses(leases: Sequence[AdapterLease]) -> tuple[AdapterUse, ...]:
@@ -124,6 +128,7 @@ def task_stats(
         adapters=adapters,
         controlnets=controlnets,
         reuse=_reuse(results, longest),
+        tier=longest.tier,
     )
 
 

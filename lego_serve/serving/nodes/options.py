@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.controlnet_placement import Link
+from lego_serve.core.tiers.book import TierBook
 from lego_serve.models.registry import ModelSpec
 
 MaxBatch: TypeAlias = int | Literal["auto"]
@@ -76,6 +77,7 @@ class BackboneOptions:
     controlnets: tuple[ControlNetPlan, ...] = ()
     controlnet_bytes: int | None = None
     templates: TemplateOptions = TemplateOptions()
+    tiers: TierBook = field(default_factory=TierBook)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import random
 
-from lego_serve.zoo.world.scenes import PLACES, Scene, Thing
+from lego_serve.zoo.world.scenes import PLACES, Scene, Thing, sample_scenes
 
 COLOUR_WORDS = {"purple": ("purple", "purple", "violet")}
 SHAPE_WORDS = {
@@ -92,3 +92,11 @@ def says(text: str) -> frozenset[str]:
     if "background" in words or "ground" in words:
         stated.add("ground")
     return frozenset(stated)
+
+
+def calibration_captions(count: int) -> tuple[str, ...]:
+    """Return the same captions every time, of one object and of two in turn, that no judge asks for."""
+    rng = random.Random("calibration")
+    kinds = [sample_scenes(rng, -(-count // 2), things, held_out=False) for things in (1, 2)]
+    scenes = [scene for pair in zip(*kinds, strict=True) for scene in pair]
+    return tuple(caption(scene, rng, complete=True) for scene in scenes[:count])

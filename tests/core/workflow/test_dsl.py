@@ -169,8 +169,8 @@ def same_name(prompt: Text):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (no_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image, Sampler, Adapters or"),
-        (wrong_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image, Sampler, Adapters or"),
+        (no_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image, Sampler, Tier, Adapters or"),
+        (wrong_annotation, "input prompt: annotate it with Text, Int, Float, Bool, Image, Sampler, Tier, Adapters or"),
         (unknown_annotation, "unknown annotation: name 'Txt' is not defined"),
         (no_result, "workflow w must return what a node gave it"),
         (same_name, "node latents: another node has this name"),

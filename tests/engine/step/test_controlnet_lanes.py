@@ -49,8 +49,8 @@ class Faulty(Sd3ControlNet):
 )
 def test_a_use_is_active_where_diffusers_keeps_it(start: float, end: float, active: list[int]) -> None:
     """Step i of n where start <= i / n and (i + 1) / n <= end; one without weight never."""
-    assert [i for i in range(5) if use(start=start, end=end).is_active(i, 5)] == active
-    assert not any(use(start=start, end=end, weight=0.0).is_active(i, 5) for i in range(5))
+    assert [i for i in range(5) if use(start=start, end=end).is_active((i, i + 1), 5)] == active
+    assert not any(use(start=start, end=end, weight=0.0).is_active((i, i + 1), 5) for i in range(5))
 
 
 def test_a_step_weighs_its_controlnets_as_well(model: tuple[Backbone, FlowMatchTables], net: Sd3ControlNet) -> None:

@@ -64,6 +64,6 @@ class ImageHandlers:
                 place = scope.enter_context(context.admission.reserve(wanted.applicant(caller)))
                 bound = await wanted.bind(context, caller)
                 del body, wanted
-            await context.limits.charge(caller.tenant, bound.work, request)
+            await context.limits.charge(caller.tenant, bound.work(context.settings.tiers), request)
             made = await run_images(context, request, bound, place=place, run=run)
             return JSONResponse(await answer_of(context, task, asked, made))

@@ -1,0 +1,124 @@
+"""Tiers: how much of the work that is asked for is done, by measured combinations, one book of them for each model.
+
+``exact`` does all of it.  Every other tier replaces the steps of a sampler, for images of a range of sizes, by a grid
+that was tuned and measured for them.  Invariants: nothing that was not tuned is run, and no tier stands in for another
+unless the request allows it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lego_serve.core.tiers.grids import Grid
+from lego_serve.errors import RequestError
+
+EXACT = "exact"
+TIERS = (EXACT, "high", "balanced", "fast", "turbo")  # from all of the work to the least
+
+
+@dataclass(frozen=True, slots=True)
+class TierChoice:
+    """The tier that a job runs in, and the part of its steps that this evaluates.
+
+    ``lowered_from``: the tier that was asked for, where the server ran a lower one under load.
+    """
+
+    tier: str = EXACT
+    share: float = 1.0
+    lowered_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierUse:
+    """The tier that a lane ran in, the evaluations that it took, and the steps that these stand for."""
+
+    tier: str
+    evaluations: int
+    steps: int
+
+    @property
+    def saved_ratio(self) -> float:
+        """The part of the evaluations that was saved."""
+        return 1 - self.evaluations / self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class TierRun:
+    """What a tier runs in place of the steps of a sampler, for images of ``pixels``, from and up to and including.
+
+    ``quality`` holds what was measured of it, by the names of the tables.
+    """
+
+    tier: str
+    sampler: str
+    steps: int
+    pixels: tuple[int, int]
+    grid: Grid
+    quality: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        low, high = self.pixels
+        if self.tier not in TIERS or self.tier == EXACT or self.steps < 1 or not 0 < low <= high:
+            raise ValueError(f"no tier runs as {self.tier!r} of {self.steps} steps, {low} to {high} pixels")
+
+    def is_for(self, sampler: str, steps: int, pixels: int) -> bool:
+        """Whether it may run in place of these steps, for an image of so many pixels."""
+        low, high = self.pixels
+        return (sampler, steps) == (self.sampler, self.steps) and low <= pixels <= high
+
+
+@dataclass(frozen=True, slots=True)
+class TierBook:
+    """The tiers of a model that have been tuned; ``default`` is that of requests which name none.
+
+    ``weights`` is the digest of those that they were tuned on; empty where there is nothing to compare.
+    """
+
+    runs: tuple[TierRun, ...] = ()
+    default: str = EXACT
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        if self.default not in self.names:
+            raise ValueError(f"the tier {self.default} is not tuned, there is {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tiers there are, ``exact`` first."""
+        tuned = {run.tier for run in self.runs}
+        return tuple(tier for tier in TIERS if tier == EXACT or tier in tuned)
+
+    def check(self, weights: str) -> None:
+        """Raise ValueError where the tiers were tuned on other weights than those of a digest."""
+        if self.weights and self.weights != weights:
+            raise ValueError("its tiers were tuned on other weights; tune them again, or take the file of tiers away")
+
+    def choose(self, tier: str | None, sampler: str, steps: int, width: int, height: int) -> TierRun | None:
+        """Return what runs in place of these steps, None for ``exact``.  Raises RequestError where none was tuned."""
+        tier = self.default if tier is None else tier
+        if tier == EXACT:
+            return None
+        if tier not in self.names:
+            raise _refused(f"This model has no tier of this name; there is {', '.join(self.names)}.")
+        tuned = [run for run in self.runs if run.tier == tier]
+        for run in tuned:
+            if run.is_for(sampler, steps, width * height):
+                return run
+        raise _refused(
+            f"Tier {tier} is not tuned for {steps} steps of {sampler} at {width}x{height}; it is for "
+            f"{_listed(tuned)}, and tier exact for all."
+        )
+
+
+def cheaper(tier: str, floor: str) -> tuple[str, ...]:
+    """Return the tiers below one, down to a floor, each cheaper than the one before."""
+    return TIERS[TIERS.index(tier) + 1 : TIERS.index(floor) + 1]
+
+
+def _listed(runs: Sequence[TierRun]) -> str:
+    """Return what runs are for, in words."""
+    words = {f"{run.steps} steps of {run.sampler} from {run.pixels[0]} to {run.pixels[1]} pixels" for run in runs}
+    return ", ".join(sorted(words))
+
+
+def _refused(message: str) -> RequestError:
+    return RequestError(message, param="tier", code="no_such_tier")

@@ -1,0 +1,42 @@
+"""A book of tiers as JSON values, as it lies beside a model's weights in ``tiers.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
+from lego_serve.core.tiers.grids import Grid
+
+FILE = "tiers.json"
+FORMAT = 1
+
+
+def to_json(book: TierBook) -> dict[str, Any]:
+    """Return a book as it is kept; which tier is the default is not the file's to say."""
+    return {"format": FORMAT, "weights": book.weights, "runs": [_run_to_json(run) for run in book.runs]}
+
+
+def from_json(content: object, default: str = EXACT) -> TierBook:
+    """Return the book of a file.  Raises ValueError for a damaged one, and for a default that it does not have."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"this is no file of tiers of format {FORMAT}")
+    try:
+        return TierBook(tuple(map(_run_from_json, content["runs"])), default, str(content["weights"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the file of tiers is damaged: {type(error).__name__} {error}") from None
+
+
+def _run_to_json(run: TierRun) -> dict[str, Any]:
+    return {
+        "tier": run.tier,
+        "sampler": run.sampler,
+        "steps": run.steps,
+        "pixels": list(run.pixels),
+        "grid": {"sampler": run.grid.sampler, "sigmas": list(run.grid.sigmas)},
+        "quality": dict(run.quality),
+    }
+
+
+def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
+    low, high = entry["pixels"]
+    grid = Grid(entry["grid"]["sampler"], tuple(map(float, entry["grid"]["sigmas"])))
+    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), (int(low), int(high)), grid, entry["quality"])

@@ -1,0 +1,108 @@
+"""The fields `tier` and `tier_floor`: what they run, what they refuse, and what the answer says."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import httpx2
+import pytest
+from PIL import Image
+
+from lego_serve.core.jobs.job import TaskStats
+from lego_serve.core.tiers.book import TierBook, TierChoice, TierRun, TierUse
+from lego_serve.core.tiers.grids import Grid, shifted_sigmas
+from lego_serve.gateway.app import create_app
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.metrics import Metrics
+from tests.support.gateway.runner import FakeRunner
+
+URL = "/v1/images/generations"
+BOOK = TierBook(
+    tuple(
+        TierRun(tier, "euler", 20, (96 * 96, 256 * 256), Grid("euler", shifted_sigmas(evaluations, 3.0, 0.001)))
+        for tier, evaluations in (("high", 10), ("fast", 5))
+    )
+)
+
+
+@pytest.fixture
+async def client(runner: FakeRunner, settings: GatewaySettings) -> AsyncIterator[httpx2.AsyncClient]:
+    """Of a gateway whose model has two tiers, for 20 steps, and which is crowded with three jobs."""
+    tiered = replace(settings, tiers={"lego-tiny": BOOK}, max_pending_jobs=5)
+    transport = httpx2.ASGITransport(create_app(runner, runner, tiered, Metrics()), raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+async def test_a_tier_reaches_the_job_and_the_answer_says_what_it_saved(client, runner) -> None:
+    """By the evaluations that ran, as the replica counted them."""
+    use = TierUse("high", 10, 20)
+    runner.stats = {"latents": replace(TaskStats(0.25, 1.5), tier=use)}
+    answer = await client.post(URL, json={"prompt": "a", "tier": "high"})
+    assert runner.jobs[0].inputs["tier"] == TierChoice("high", 0.5)
+    assert answer.json()["lego"]["tier"] == {"name": "high", "evaluations": 10, "steps": 20, "saved_ratio": 0.5}
+
+
+async def test_without_a_tier_all_of_the_work_is_done(client, runner) -> None:
+    """In a crowd too, where the request allows nothing else."""
+    await client.post(URL, json={"prompt": "a"})
+    assert runner.jobs[0].inputs["tier"] == TierChoice("exact")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tier": "best"}, "`tier` must be one of exact, high, balanced, fast, turbo."),
+        ({"tier": "turbo"}, "there is exact, high, fast"),
+        ({"tier": "high", "num_inference_steps": 21}, "not tuned for 21 steps of euler"),
+        ({"tier": "high", "quality": "low"}, "not tuned for 8 steps of euler"),
+        ({"tier": "high", "sampler": "dpmpp_2m"}, "not tuned for 20 steps of dpmpp_2m"),
+    ],
+)
+async def test_an_unknown_or_untuned_tier_is_refused_with_those_there_are(client, runner, fields, said) -> None:
+    """Nothing runs, and no other tier stands in."""
+    answer = await client.post(URL, json={"prompt": "a"} | fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "tier")
+    assert said in error["message"]
+    assert not runner.jobs
+
+
+async def test_an_unknown_floor_is_refused(client, runner) -> None:
+    """As any field with a set of values."""
+    answer = await client.post(URL, json={"prompt": "a", "tier_floor": "cheap"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tier_floor")
+    assert not runner.jobs
+
+
+async def test_in_a_crowd_a_job_runs_at_its_floor_before_any_is_rejected(client, runner) -> None:
+    """The third of five places is still run as asked; the answer of those after it says that they were lowered."""
+    runner.gate = asyncio.Event()
+    runner.stats = {"latents": replace(TaskStats(0.25, 1.5), tier=TierUse("fast", 5, 20))}
+    posts = []
+    for _ in range(5):
+        posts.append(asyncio.ensure_future(client.post(URL, json={"prompt": "a", "tier_floor": "balanced"})))
+        while len(runner.jobs) < len(posts):
+            await asyncio.sleep(0)
+    assert [job.inputs["tier"].tier for job in runner.jobs] == ["exact", "exact", "high", "high", "high"]
+    rejected = await client.post(URL, json={"prompt": "a", "tier_floor": "balanced"})
+    assert rejected.status_code == 429
+    runner.gate.set()
+    answers = [answer.json()["lego"]["tier"] for answer in await asyncio.gather(*posts)]
+    assert ["lowered_from" in tier for tier in answers] == [False, False, True, True, True]
+    assert answers[-1]["lowered_from"] == "exact"
+
+
+async def test_a_form_of_an_edit_names_a_tier_too(client, runner) -> None:
+    """And is refused in the same words."""
+    files = {"image": ("a.png", _png(), "image/png")}
+    fields = {"prompt": "a", "tier": "turbo", "model": "lego-tiny"}
+    answer = await client.post("/v1/images/edits", data=fields, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tier")
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(file, "PNG")
+    return file.getvalue()
