@@ -16,6 +16,7 @@ from lego_serve.core.durable_jobs.receivers import ReceiverRefused
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.webhook_turns import Key, WebhookTurns
 from lego_serve.errors import StoreUnavailable
+from lego_serve.task_end import end_tasks
 from lego_serve.webhooks.client import Resolver, WebhookClient, look_up
 from lego_serve.webhooks.message import message_headers, message_text
 from lego_serve.webhooks.settings import WebhookSettings
@@ -83,9 +84,7 @@ class WebhookSender:
         await self._stopped.wait()
         if self._tries:
             _, late = await asyncio.wait(self._tries, timeout=GRACE_S)
-            for each in late:
-                each.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end_tasks(late)
         await self._client.close()
 
     async def _begin_some(self) -> bool:

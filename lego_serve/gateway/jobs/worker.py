@@ -17,6 +17,7 @@ from lego_serve.gateway.jobs.attempt import JobAttempt
 from lego_serve.gateway.jobs.parts import JobParts
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.jobstore.sweeping import lost_claims, sweep
+from lego_serve.task_end import end_tasks
 
 log = logging.getLogger("lego_serve.jobs")
 RETRY_S = 1.0
@@ -84,9 +85,7 @@ class JobWorker:
     async def close(self) -> None:
         """Give back what runs, and stop."""
         await self._give_back()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end_tasks(self._loops)
 
     async def _run(self, attempt: JobAttempt) -> None:
         try:
@@ -199,9 +198,7 @@ class JobWorker:
         """Let others have what runs here, from its newest checkpoints."""
         self._is_stopping = True
         held, self._attempts = list(self._attempts.values()), {}
-        for _, task in held:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in held), return_exceptions=True)
+        await end_tasks(task for _, task in held)
         returns: list[Awaitable[None]] = [attempt.give_back() for attempt, _ in held]
         await asyncio.gather(*returns)
         self._parts.watchers.wake()

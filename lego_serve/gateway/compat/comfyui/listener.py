@@ -23,6 +23,7 @@ from lego_serve.gateway.compat.comfyui.files import no_jobs
 from lego_serve.gateway.compat.comfyui.prompts import Prompt, Prompts
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.watching import JobPreview
+from lego_serve.task_end import end_tasks
 
 LOOK_S = 0.4  # between two looks for prompts that other gateways accept
 REPEAT_S = 5.0  # after which the status is told again: some clients take ten seconds of silence for a lost connection
@@ -121,10 +122,7 @@ class Listener:
         try:
             await asyncio.wait(mains, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(self._tasks)
         if self._context.draining.has_begun:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                 await self._websocket.close(GOING_AWAY)
