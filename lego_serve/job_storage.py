@@ -19,6 +19,8 @@ from lego_serve.places import data_folder, resolve_path
 
 if TYPE_CHECKING:
     from lego_serve.gateway.jobs.parts import JobStorage
+    from lego_serve.jobstore.blobs.port import Blobs
+    from lego_serve.jobstore.checkpoints import Checkpoints
 
 log = logging.getLogger("lego_serve.jobs")
 
@@ -65,6 +67,32 @@ def open_store(jobs: Jobs, folder: Path) -> JobStore:
     return RedisJobStore(connect(jobs.store), jobs.lease_s)
 
 
+def open_blobs(jobs: Jobs, folder: Path) -> "Blobs":
+    """Open what holds the files of jobs.  Raises ConfigError where what it needs is not installed."""
+    if jobs.objects is None:
+        from lego_serve.jobstore.blobs.folder import FolderBlobs
+
+        return FolderBlobs(folder)
+    try:
+        from lego_serve.jobstore.blobs.objects import open_objects
+    except ImportError:
+        raise ConfigError("`jobs.objects` needs what `pip install 'lego_serve[objects]'` installs") from None
+    return open_objects(jobs.objects)
+
+
+def open_checkpoints(jobs: Jobs, blobs: "Blobs", folder: Path) -> "Checkpoints":
+    """Open what holds the checkpoints of jobs: a folder, or Redis with what is too large for it among the files."""
+    from lego_serve.jobstore.checkpoints import FileCheckpoints
+
+    if jobs.store == EMBEDDED:
+        from lego_serve.jobstore.blobs.folder import FolderBlobs
+
+        return FileCheckpoints(FolderBlobs(folder))
+    from lego_serve.jobstore.redis_checkpoints import RedisCheckpoints, connect_for_bytes
+
+    return RedisCheckpoints(connect_for_bytes(jobs.store), FileCheckpoints(blobs))
+
+
 def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobStorage | None":
     """Return what a gateway keeps durable jobs with; None where there are none."""
     if folder is None:
@@ -90,7 +118,9 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
         base_url=settings.server.public_url,
         timeout_s=hooks.timeout_s,
     )
-    return JobStorage(open_store(jobs, folder), JobFiles(folder), bounds, webhooks=webhooks)
+    blobs = open_blobs(jobs, folder)
+    checkpoints = open_checkpoints(jobs, blobs, folder)
+    return JobStorage(open_store(jobs, folder), JobFiles(blobs), checkpoints, folder, bounds, webhooks=webhooks)
 
 
 def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:

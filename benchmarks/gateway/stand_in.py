@@ -22,7 +22,6 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.limits import ConnectionLimits
 from lego_serve.gateway.transport.server import create_server
-from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.metrics import Metrics
 from lego_serve.workflow_files import built_in_workflows
@@ -94,7 +93,7 @@ def main(port: int, folder: Path) -> None:
     """Serve one gateway over an sqlite store in a folder."""
     settings = JobSettings("stand-in", max_running=1024, max_queued=100_000, lease_s=LEASE_S)
     store = SqliteJobStore(folder / "jobs.db", time.time, LEASE_S)
-    serve(port, InstantRunner(), JobStorage(store, JobFiles(folder), settings))
+    serve(port, InstantRunner(), JobStorage.in_folder(store, folder, settings))
 
 
 if __name__ == "__main__":

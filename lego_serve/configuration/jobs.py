@@ -1,6 +1,7 @@
 """Defines the configuration of durable jobs, and of how much each tenant may ask for."""
 
 import base64
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -19,6 +20,12 @@ def _store(store: str) -> str:
     if store in (EMBEDDED, NO_STORE) or store.startswith(("redis://", "rediss://", "unix://")):
         return store
     raise ValueError(f"`{store}` is no store; give `{EMBEDDED}`, `{NO_STORE}` or `redis://HOST:PORT/DATABASE`")
+
+
+def _objects(url: str) -> str:
+    if re.fullmatch(r"(s3|gs|az)://[^/?#]+(/[^?#]*)?", url):
+        return url
+    raise ValueError(f"`{url}` is no object store; give `s3://BUCKET/PREFIX`, `gs://` or `az://`")
 
 
 def _secret(text: str) -> str:
@@ -73,6 +80,13 @@ class Jobs(Strict):
         description="Folder for the database, images and checkpoints of jobs, shared by all gateways; with `sqlite` on "
         "a disk of this machine. Without it, `data:jobs/PORT`.",
     )
+    objects: Annotated[str, AfterValidator(_objects)] | None = Field(
+        default=None,
+        description="Where the images of jobs are kept in place of `folder`, so that gateways on several machines need "
+        "share none: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`. Needs `pip install "
+        "'lego_serve[objects]'`. Keys, region and endpoint come from the environment, such as `AWS_ACCESS_KEY_ID`, "
+        "`AWS_SECRET_ACCESS_KEY`, `AWS_REGION` and `AWS_ENDPOINT_URL`.",
+    )
     max_running: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=16,
         description="Durable jobs that each gateway runs at once; the others wait in the store, where the order is "
@@ -85,8 +99,9 @@ class Jobs(Strict):
     )
     checkpoint_s: Seconds = Field(
         default=10,
-        description="Seconds between two checkpoints of a running job on the disk: what is computed again at most when "
-        "its gateway dies. A job that is about to end sooner writes none.",
+        description="Seconds between two stored checkpoints of a running job: what is computed again at most when its "
+        "gateway dies. A job that is about to end sooner writes none. They are files in `folder`, or with Redis there, "
+        "up to 16 MiB each.",
     )
     lease_s: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=15,

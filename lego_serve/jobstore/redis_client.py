@@ -41,7 +41,7 @@ class ScriptRunner:
         """Whether Redis answered lately."""
         return not self._breaker.is_open
 
-    async def run(self, body: str, *arguments: str | float) -> Any:
+    async def run(self, body: str, *arguments: str | bytes | float) -> Any:
         """Return what a script answers.  Raises StoreUnavailable where Redis is away or refuses to write."""
         if not self._breaker.admits():
             raise StoreUnavailable("The job store does not answer; try again later.")

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint, LaneKey
-from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.errors import NotFound, StoreUnavailable
-from lego_serve.jobstore import files as files_module
+from lego_serve.jobstore.blobs import folder as folder_module
+from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import ORPHAN_S, JobFiles
 from tests.support.jobstore.jobs import new_job
 
 JOB = new_job(1).id
-KEY = LaneKey("denoise", 0)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> JobFiles:
     """A folder that is not there yet."""
-    return JobFiles(tmp_path / "data" / "jobs")
+    return JobFiles(FolderBlobs(tmp_path / "data" / "jobs"))
 
 
 def test_each_attempt_has_images_of_its_own(files: JobFiles) -> None:
@@ -40,43 +38,16 @@ def test_images_of_the_request_are_known_by_their_sha256(files: JobFiles) -> Non
         files.read_input(JOB, "0" * 64)
 
 
-def test_a_job_resumes_where_the_latest_whole_checkpoint_is(files: JobFiles, tmp_path: Path) -> None:
-    """One that power loss cut off is passed over, and so is one of another job."""
-    assert files.latest_checkpoint(JOB) is None
-    for attempt in (1, 2, 10):
-        files.write_checkpoint(JobCheckpoint(JOB, attempt, "workflow", {KEY: LaneCheckpoint(attempt, b"state")}))
-    folder = tmp_path / "data" / "jobs" / JOB
-    found = files.latest_checkpoint(JOB)
-    assert found is not None
-    assert found.lanes == {KEY: LaneCheckpoint(10, b"state")}
-    (folder / "10.ckpt").write_bytes((folder / "10.ckpt").read_bytes()[:-1])
-    found = files.latest_checkpoint(JOB)
-    assert found is not None
-    assert found.attempt == 2
-    other = new_job(2).id
-    files.write_checkpoint(JobCheckpoint(other, 3, "workflow", {}))
-    (tmp_path / "data" / "jobs" / other / "3.ckpt").rename(folder / "3.ckpt")
-    found = files.latest_checkpoint(JOB)
-    assert found is not None
-    assert found.attempt == 2
-    files.delete_checkpoints(JOB)
-    assert files.latest_checkpoint(JOB) is None
-
-
 def test_results_and_inputs_are_on_the_disk_before_anybody_is_told(
     files: JobFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file and its name are synced; a checkpoint is not, which comes again in seconds."""
+    """The file and its name are synced, and that of a new folder."""
     synced: list[int] = []
-    monkeypatch.setattr(files_module.os, "fsync", synced.append)
-    files.write_checkpoint(JobCheckpoint(JOB, 1, "workflow", {}))
-    assert len(synced) == 0
+    monkeypatch.setattr(folder_module.os, "fsync", synced.append)
     files.write_input(JOB, b"image")
-    assert len(synced) == 2
+    assert len(synced) == 3
     files.write_result(JOB, 1, 0, b"image")
-    assert len(synced) == 4
-    files.write_result(new_job(2).id, 1, 0, b"image")
-    assert len(synced) == 7
+    assert len(synced) == 5
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
@@ -88,7 +59,7 @@ def test_a_disk_that_takes_no_more_says_so_and_leaves_nothing_half_made(
     def refuse(_handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files_module.os, "fsync", refuse)
+    monkeypatch.setattr(folder_module.os, "fsync", refuse)
     with pytest.raises(StoreUnavailable, match="is full" if number == errno.ENOSPC else "cannot be written"):
         files.write_result(JOB, 1, 0, b"image")
     assert list((tmp_path / "data" / "jobs" / JOB).iterdir()) == []
@@ -111,7 +82,8 @@ def test_old_folders_without_a_record_go(files: JobFiles, tmp_path: Path) -> Non
     (tmp_path / "data" / "jobs" / "job_notes").mkdir()
     changed = (tmp_path / "data" / "jobs" / young).stat().st_mtime
     for job in (known, orphan):
-        os.utime(tmp_path / "data" / "jobs" / job, (changed - 10, changed - 10))
+        for file in (tmp_path / "data" / "jobs" / job).iterdir():
+            os.utime(file, (changed - 10, changed - 10))
     assert files.delete_orphans(changed + ORPHAN_S - 5, {known}) == [orphan]
     assert sorted(each.name for each in (tmp_path / "data" / "jobs").iterdir()) == sorted([known, young, "job_notes"])
 

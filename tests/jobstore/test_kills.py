@@ -15,6 +15,7 @@ from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, job_id
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.store import MAX_PAGE, JobQuery, JobStore
 from lego_serve.core.durable_jobs.transitions import complete, submit
+from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.redis_client import connect
 from lego_serve.jobstore.sweeping import change, release, sweep
@@ -158,7 +159,7 @@ async def _all(store: JobStore) -> list[JobRecord]:
 
 async def _check(store: JobStore, folder: Path, records: list[JobRecord]) -> None:
     """Each end was written once, by the attempt that the record names, with its image and its message."""
-    files = JobFiles(folder / "jobs")
+    files = JobFiles(FolderBlobs(folder / "jobs"))
     lines = [line.split() for log in folder.glob("*.log") for line in log.read_text().splitlines()]
     ended = Counter(job for word, job, _ in lines if word == "ended")
     attempts = {(job, int(attempt)) for word, job, attempt in lines if word == "ended"}

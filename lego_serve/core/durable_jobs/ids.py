@@ -22,6 +22,11 @@ def is_job_id(text: str) -> bool:
     return len(text) == ID_LENGTH and text.startswith("job_") and all(c in "0123456789abcdef" for c in text[4:])
 
 
+def made_at(job_id: str) -> float:
+    """Return the time in a job's id, in seconds."""
+    return int(job_id[4:16], 16) / 1000
+
+
 def claim_order(record: JobRecord) -> str:
     """Return a text that sorts jobs as they are claimed: priority, deadline, age, tenant.  It ends with the id.
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint
 from lego_serve.core.durable_jobs.lane_reports import LaneReports
 from lego_serve.core.durable_jobs.record import JobRecord, Json, StoredProgress
 from lego_serve.core.durable_jobs.transitions import complete, hand_over
@@ -17,7 +18,7 @@ from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.errors import JobEnded, LegoError, NotFound, RequestError, StaleAttempt, StoreUnavailable
 from lego_serve.gateway.admission import Place, applicant_of
 from lego_serve.gateway.jobs.checkpoints import JobCheckpoints, job_hash
-from lego_serve.gateway.jobs.outcomes import NOT_NOW, Decide, decision_about
+from lego_serve.gateway.jobs.outcomes import NOT_NOW, Decide, InputsUnavailable, decision_about
 from lego_serve.gateway.jobs.parts import JobParts
 from lego_serve.gateway.jobs.submission import choose_workflow, prepare, restore
 from lego_serve.gateway.jobs.watching import JobPreview
@@ -63,10 +64,10 @@ class JobAttempt:
         """Queue the job again, with its newest checkpoint; after ``run`` was cancelled, as this gateway stops."""
         try:
             if self._checkpoints is not None and self._checkpoints.is_new:
-                await asyncio.to_thread(self._parts.files.write_checkpoint, self._checkpoints.take())
+                await self._checkpoints.store(self._parts.checkpoints.write)
             self._tell(await change(self._parts.store, self.record, lambda record: hand_over(record, self.number)))
         except JobEnded:  # `run` was cancelled between the end that it wrote and what is left to do after one
-            await asyncio.to_thread(self._parts.files.delete_checkpoints, self.record.id)
+            await self._drop_checkpoints()
         except TAKEN_AWAY:
             return
         except StoreUnavailable:
@@ -142,6 +143,8 @@ class JobAttempt:
         caller = Caller(request.tenant, is_admin=False, weight=context.settings.weight_of(request.tenant))
         try:
             submission = await asyncio.to_thread(restore, request, lambda digest: files.read_input(record.id, digest))
+        except StoreUnavailable as error:
+            raise InputsUnavailable(error.message) from error
         except (ValueError, NotFound) as error:
             raise LegoError("The stored request cannot be read any more.", code="job_damaged") from error
         workflow = await choose_workflow(context, caller, submission)
@@ -164,7 +167,7 @@ class JobAttempt:
         record, images = self.record, job_request.inputs.get("n", 1)
         earlier = None
         if self.number > 1:
-            earlier = await asyncio.to_thread(self._parts.files.latest_checkpoint, record.id)
+            earlier = await self._earlier()
         self._checkpoints = JobCheckpoints(record.id, self.number, job_hash(job_request.workflow, record), earlier)
         self._reports = LaneReports(images if isinstance(images, int) else 1)
 
@@ -215,7 +218,20 @@ class JobAttempt:
         """Write a checkpoint, unless there is nothing new or the job is about to end."""
         eta_s = 0.0 if self._told is None else self._told.eta_s or 0.0
         if self._checkpoints is not None and self._checkpoints.is_new and eta_s > self._parts.settings.checkpoint_s:
-            await asyncio.to_thread(self._parts.files.write_checkpoint, self._checkpoints.take())
+            await self._checkpoints.store(self._parts.checkpoints.write)
+
+    async def _earlier(self) -> JobCheckpoint | None:
+        """Return what an earlier attempt has left; nothing where that cannot be read now."""
+        try:
+            return await self._parts.checkpoints.latest(self.record.id)
+        except StoreUnavailable:
+            log.warning("the checkpoint of job %s cannot be read; it starts again", self.record.id)
+            return None
+
+    async def _drop_checkpoints(self) -> None:
+        """Remove what an ended job needs no more; what cannot be removed now goes with the job."""
+        with suppress(StoreUnavailable):
+            await self._parts.checkpoints.delete(self.record.id)
 
     async def _keep(self, job_request: ImageJobRequest, job: Job, result: JobResult) -> dict[str, Any]:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
@@ -242,7 +258,7 @@ class JobAttempt:
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
         if self.record.status.has_ended:
-            await asyncio.to_thread(self._parts.files.delete_checkpoints, self.record.id)
+            await self._drop_checkpoints()
 
     def _tell(self, record: JobRecord) -> None:
         self.record = record

@@ -1,4 +1,4 @@
-"""The checkpoints of a durable job: kept in memory as they come, and written to the disk by time.
+"""The checkpoints of a durable job: kept in memory as they come, and stored by time.
 
 A checkpoint every few steps costs more than the steps it saves when a gateway dies; one every some seconds does not
 (Young, 1974: the interval grows with the square root of the time between failures).
@@ -6,7 +6,7 @@ A checkpoint every few steps costs more than the steps it saves when a gateway d
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint, LaneKey
 from lego_serve.core.durable_jobs.record import JobRecord
@@ -30,7 +30,7 @@ class JobCheckpoints:
 
     @property
     def is_new(self) -> bool:
-        """Whether a lane has come further since ``take``."""
+        """Whether a lane has come further since ``store``."""
         return self._is_new
 
     def kept(self, node: str) -> Mapping[int, LaneCheckpoint]:
@@ -42,7 +42,11 @@ class JobCheckpoints:
         self._lanes[LaneKey(node, lane)] = checkpoint
         self._is_new = True
 
-    def take(self) -> JobCheckpoint:
-        """Return all lanes as they are, to be written."""
+    async def store(self, write: Callable[[JobCheckpoint], Awaitable[None]]) -> None:
+        """Write all lanes as they are.  Raises what ``write`` raises; they are still to be written then."""
         self._is_new = False
-        return JobCheckpoint(self._job_id, self._attempt, self._workflow_hash, dict(self._lanes))
+        try:
+            await write(JobCheckpoint(self._job_id, self._attempt, self._workflow_hash, dict(self._lanes)))
+        except BaseException:
+            self._is_new = True
+            raise

@@ -5,11 +5,25 @@ from typing import TypeAlias
 
 from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobStatus
 from lego_serve.core.durable_jobs.transitions import Change, cancel, expire, fail, hand_over
-from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, LegoError, NodeUnavailable
+from lego_serve.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    JobCancelled,
+    LegoError,
+    NodeUnavailable,
+    StoreUnavailable,
+)
 from lego_serve.gateway.errors import ServerStopping
 
 Decide: TypeAlias = Callable[[JobRecord], Change]
-NOT_NOW = (CapacityError, NodeUnavailable, ServerStopping)  # the job is as good as before, and goes round again
+
+
+class InputsUnavailable(StoreUnavailable):
+    """The images of a stored request cannot be read now."""
+
+
+# What says nothing of the job: it is as good as before, and goes round again.
+NOT_NOW = (CapacityError, NodeUnavailable, ServerStopping, InputsUnavailable)
 
 
 def decision_about(error: LegoError, attempt: int, now: float) -> Decide:

@@ -3,11 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
+from lego_serve.jobstore.blobs.folder import FolderBlobs
+from lego_serve.jobstore.checkpoints import Checkpoints, FileCheckpoints
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.webhooks.settings import WebhookSettings
 
@@ -16,23 +20,33 @@ from lego_serve.webhooks.settings import WebhookSettings
 class JobStorage:
     """Where durable jobs are kept, how many of them run here, and where their ends may be told.
 
-    ``wall`` is the wall clock in seconds.
+    ``folder`` is for what else the gateways of one machine share; ``wall`` is the wall clock in seconds.
     """
 
     store: JobStore
     files: JobFiles
+    checkpoints: Checkpoints
+    folder: Path
     settings: JobSettings
     wall: Callable[[], float] = time.time
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
+    @classmethod
+    def in_folder(cls, store: JobStore, folder: Path, settings: JobSettings, **more: Any) -> Self:
+        """Return one whose files and checkpoints lie in a folder beside the store; ``more`` are further fields."""
+        blobs = FolderBlobs(folder)
+        return cls(store, JobFiles(blobs), FileCheckpoints(blobs), folder, settings, **more)
+
 
 @dataclass(frozen=True, slots=True)
 class JobParts:
-    """The gateway's parts, the store of records, the folder of files, and who watches; ``wall`` is the wall clock."""
+    """The gateway's parts, where jobs are kept, and who watches; ``wall`` is the wall clock."""
 
     context: Context
     store: JobStore
     files: JobFiles
+    checkpoints: Checkpoints
+    folder: Path
     settings: JobSettings
     wall: Callable[[], float]
     watchers: Watchers = field(default_factory=Watchers)

@@ -59,8 +59,13 @@ class DurableJobs:
 
     @property
     def files(self) -> JobFiles:
-        """The folder of files."""
+        """The files of all jobs."""
         return self._parts.files
+
+    @property
+    def folder(self) -> Path:
+        """The folder for what else the gateways of one machine share."""
+        return self._parts.folder
 
     async def submit(self, caller: Caller, submission: Submission) -> Submitted:
         """Accept a job; it is stored when this returns, and runs at once where nobody waits.
@@ -129,11 +134,11 @@ class DurableJobs:
         files, image_format = self._parts.files, str(result["output_format"])
         return await asyncio.to_thread(files.read_result, record.id, record.attempt, index, image_format)
 
-    async def image_path(self, record: JobRecord, index: int) -> Path:
-        """Return the file of an image of a completed job.  Raises NotFound."""
+    async def find_image(self, record: JobRecord, index: int) -> Path | bytes:
+        """Return an image of a completed job: its file on this machine, or else its content.  Raises NotFound."""
         assert record.result is not None, "a job with images has a result"
         image_format = str(record.result["output_format"])
-        return await asyncio.to_thread(self._parts.files.result_path, record.id, record.attempt, index, image_format)
+        return await asyncio.to_thread(self._parts.files.find_result, record.id, record.attempt, index, image_format)
 
     async def signer(self) -> UrlSigner:
         """Return what signs links to images.  Raises StoreUnavailable."""
@@ -179,6 +184,7 @@ class DurableJobs:
         await self._sender.close()
         if self._sending is not None:
             await self._sending
+        await self._parts.checkpoints.close()
         await self.store.close()
 
     def _log(self, record: JobRecord, submission: Submission) -> None:
@@ -253,7 +259,9 @@ class DurableJobs:
 
 def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
     """Return the gateway's parts with durable jobs, which begin when they are started."""
-    parts = JobParts(context, storage.store, storage.files, storage.settings, storage.wall)
+    parts = JobParts(
+        context, storage.store, storage.files, storage.checkpoints, storage.folder, storage.settings, storage.wall
+    )
     jobs = DurableJobs(parts, storage.webhooks)
     context.on_close.append(jobs.close)
     return replace(context, jobs=jobs)

@@ -183,12 +183,14 @@ class JobWorker:
         files, store = self._parts.files, self._parts.store
         for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
             if await store.get(job_id) is None:
-                await asyncio.to_thread(files.delete, job_id)
+                await self._delete([job_id])
         await asyncio.sleep(ORPHANS_S)
 
     async def _delete(self, job_ids: Iterable[str]) -> None:
+        """Remove the files of forgotten jobs; what cannot be removed now is an orphan, and goes within hours."""
         for job_id in job_ids:
-            await asyncio.to_thread(self._parts.files.delete, job_id)
+            with suppress(StoreUnavailable):
+                await asyncio.to_thread(self._parts.files.delete, job_id)
 
     async def _give_back_at_stop(self) -> None:
         await self._parts.context.draining.begun()

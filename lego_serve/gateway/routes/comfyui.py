@@ -25,7 +25,7 @@ def create_router(context: Context) -> APIRouter:
     """Build the routes; without a store of jobs those that need one answer 503."""
     router = APIRouter(route_class=route_class(render), include_in_schema=False)
     prompts = None if context.jobs is None else Prompts(context.jobs)
-    uploads = None if context.jobs is None else Uploads(context.jobs.files.root / UPLOADS)
+    uploads = None if context.jobs is None else Uploads(context.jobs.folder / UPLOADS)
     listener = ListenerHandler(context, prompts)
     for prefix in PREFIXES:
         for method, path, answer in _routes(context, prompts, uploads):

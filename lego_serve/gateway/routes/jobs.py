@@ -20,10 +20,11 @@ from lego_serve.gateway.jobs.answers import (
 from lego_serve.gateway.jobs.job_object import JOBS, MEDIA_TYPES, image_path
 from lego_serve.gateway.jobs.preferences import read_preferences
 from lego_serve.gateway.jobs.service import images_of
-from lego_serve.gateway.links.image_file import ImageFile
+from lego_serve.gateway.links.image_file import ImageContent, ImageFile
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
+from lego_serve.gateway.routes.direct_route import DirectRoute
 from lego_serve.gateway.stream import HEADERS
 from lego_serve.gateway.telemetry.trace_context import traceparent
 
@@ -32,7 +33,7 @@ ACCEPTED = answer(202, "The job, which waits or runs.")
 
 def create_router(context: Context) -> APIRouter:
     """Build the routes."""
-    router = APIRouter(prefix=JOBS, tags=["jobs"])
+    router = APIRouter(prefix=JOBS, tags=["jobs"], route_class=DirectRoute)
     handlers = JobRoutes(context)
     none = errors(404)
     router.add_api_route(
@@ -144,6 +145,8 @@ class JobRoutes:
         headers = {"etag": tag, "cache-control": "private, max-age=3600, immutable"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        path = await jobs.image_path(record, index)
+        found = await jobs.find_image(record, index)
         media_type = MEDIA_TYPES[str(record.result["output_format"])]
-        return ImageFile(path, headers=headers, media_type=media_type)
+        if isinstance(found, bytes):
+            return ImageContent(found, headers=headers, media_type=media_type)
+        return ImageFile(found, headers=headers, media_type=media_type)

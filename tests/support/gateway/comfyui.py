@@ -16,7 +16,6 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.limits import ConnectionLimits
 from lego_serve.gateway.transport.server import GatewayServer, create_server
-from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.memory import MemoryJobStore
 from lego_serve.metrics import Metrics
 from tests.support.gateway.durable import LEASE_S, QUICK
@@ -43,7 +42,7 @@ class Served:
 def memory_storage(folder: Path, owner: str = "gateway", store: MemoryJobStore | None = None) -> JobStorage:
     """A store in memory, and files in a folder."""
     folder.mkdir(exist_ok=True)
-    return JobStorage(store or MemoryJobStore(time.time, LEASE_S), JobFiles(folder), replace(QUICK, owner=owner))
+    return JobStorage.in_folder(store or MemoryJobStore(time.time, LEASE_S), folder, replace(QUICK, owner=owner))
 
 
 @asynccontextmanager

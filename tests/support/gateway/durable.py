@@ -17,6 +17,9 @@ from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.transport.draining import Draining
+from lego_serve.jobstore.blobs.folder import FolderBlobs
+from lego_serve.jobstore.blobs.port import Blobs
+from lego_serve.jobstore.checkpoints import Checkpoints, FileCheckpoints
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.metrics import Metrics
@@ -30,7 +33,7 @@ QUICK = JobSettings("gateway", progress_s=0.02, sweep_s=0.1, checkpoint_s=0.05, 
 def storage_in(folder: Path) -> JobStorage:
     """Where one gateway keeps durable jobs."""
     folder.mkdir(exist_ok=True)
-    return JobStorage(SqliteJobStore(folder / "jobs.db", time.time, LEASE_S), JobFiles(folder), QUICK)
+    return JobStorage.in_folder(SqliteJobStore(folder / "jobs.db", time.time, LEASE_S), folder, QUICK)
 
 
 @dataclass
@@ -47,7 +50,8 @@ class Gateway:
 class Cluster:
     """Gateways over one database and one folder; ``settings`` are those of each.
 
-    ``open_store`` opens another store than the database.
+    ``open_store`` opens another store than the database, ``open_checkpoints`` what is no folder; ``blobs`` are files
+    in another place.
     """
 
     folder: Path
@@ -56,6 +60,8 @@ class Cluster:
     wall: Callable[[], float] = time.time
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     open_store: Callable[[], JobStore] | None = None
+    open_checkpoints: Callable[[], Checkpoints] | None = None
+    blobs: Blobs | None = None
     count: int = field(default=0, init=False)
 
     def app(
@@ -64,9 +70,12 @@ class Cluster:
         """Return the application of one more gateway."""
         self.count += 1
         self.folder.mkdir(exist_ok=True)
+        blobs = FolderBlobs(self.folder) if self.blobs is None else self.blobs
         storage = JobStorage(
             self.open_store() if self.open_store else SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
-            JobFiles(self.folder),
+            JobFiles(blobs),
+            self.open_checkpoints() if self.open_checkpoints else FileCheckpoints(blobs),
+            self.folder,
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
             self.webhooks,

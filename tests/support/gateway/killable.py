@@ -19,7 +19,6 @@ from lego_serve.core.jobs.job import Job, JobProgress, JobResult
 from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
 from lego_serve.gateway.jobs.parts import JobStorage
 from lego_serve.gateway.jobs.settings import JobSettings
-from lego_serve.jobstore.files import JobFiles
 from lego_serve.webhooks import sender
 from lego_serve.webhooks.settings import WebhookSettings
 from tests.support.jobstore import claimer
@@ -82,5 +81,5 @@ def _run(store: str, owner: str, port: int, folder: Path, receiver: str) -> None
         owner, max_running=8, max_queued=100_000, lease_s=LEASE_S, checkpoint_s=0.2, progress_s=0.02, sweep_s=0.2
     )
     webhooks = WebhookSettings(SECRETS, ReceiverRules(frozenset({receiver} - {""})))
-    storage = JobStorage(claimer.open_store(store), JobFiles(folder), settings, time.time, webhooks)
+    storage = JobStorage.in_folder(claimer.open_store(store), folder, settings, wall=time.time, webhooks=webhooks)
     serve(port, SlowRunner(), storage)

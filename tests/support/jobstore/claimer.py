@@ -15,6 +15,7 @@ from lego_serve.core.durable_jobs.record import JobRecord, StoredProgress
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Change, complete, progress
 from lego_serve.errors import JobEnded, StaleAttempt, StoreUnavailable
+from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.redis_client import TIMEOUT_S, connect
 from lego_serve.jobstore.redis_store import RedisJobStore
@@ -64,7 +65,7 @@ def _run(url: str, owner: str, folder: Path, longest_image_s: float) -> None:
 
 async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_image_s: float) -> None:
     log = os.open(folder / f"{owner}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    files = JobFiles(folder / "jobs")
+    files = JobFiles(FolderBlobs(folder / "jobs"))
     renewing = asyncio.ensure_future(_beat_and_sweep(store, owner))
     was_away = False
     while not renewing.done():

@@ -1,0 +1,148 @@
+"""Durable jobs over gateways that share Redis and an object store, and no folder: as on several machines."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+from PIL import Image
+
+from lego_serve.core.jobs.job import JobProgress
+from lego_serve.core.jobs.progress import LaneCheckpoint
+from lego_serve.errors import StoreUnavailable
+from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.jobstore.blobs.folder import FolderBlobs
+from lego_serve.jobstore.blobs.objects import ObjectBlobs
+from lego_serve.jobstore.checkpoints import FileCheckpoints
+from lego_serve.jobstore.redis_checkpoints import RedisCheckpoints, connect_for_bytes
+from lego_serve.jobstore.redis_client import connect
+from lego_serve.jobstore.redis_store import RedisJobStore
+from lego_serve.jobstore.sweeping import release
+from tests.support.gateway.durable import LEASE_S, QUICK, Cluster, until, wait_until
+from tests.support.gateway.images import file_of
+from tests.support.gateway.runner import FakeRunner
+from tests.support.jobstore.redis_server import RedisServer
+
+IMAGES, EDITS, JOBS = "/v1/images/generations", "/v1/images/edits", "/v1/jobs"
+ASYNC = {"prefer": "respond-async"}
+BODY = {"prompt": "a red circle"}
+
+
+class AwayBlobs(ObjectBlobs):
+    """An object store that can be away."""
+
+    is_away = False
+
+    def read(self, folder: str, name: str) -> bytes:
+        """Read what there is, or nothing."""
+        if self.is_away:
+            raise StoreUnavailable("The object store of jobs does not answer; try again later.")
+        return super().read(folder, name)
+
+
+class Machines:
+    """Two machines."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.objects = AwayBlobs(MemoryStore())
+        self.first, self.second = (self._machine(url, folder / name) for name in "ab")
+
+    def _machine(self, url: str, folder: Path) -> Cluster:
+        return Cluster(
+            folder,
+            GatewaySettings("lego-tiny", max_image_pixels=1_000_000),
+            replace(QUICK, owner=folder.name, max_running=1),
+            open_store=lambda: RedisJobStore(connect(url, 5.0), LEASE_S),
+            open_checkpoints=lambda: RedisCheckpoints(connect_for_bytes(url), FileCheckpoints(FolderBlobs(folder))),
+            blobs=self.objects,
+        )
+
+
+@pytest.fixture
+def machines(redis_server: RedisServer, tmp_path: Path) -> Machines:
+    """Two, with nothing to do."""
+    redis_server.flush()
+    return Machines(redis_server.url, tmp_path)
+
+
+def held() -> FakeRunner:
+    """A runner whose jobs wait."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    return runner
+
+
+async def test_a_job_goes_on_from_a_checkpoint_of_another_machine(machines: Machines) -> None:
+    """The first machine is lost; nothing of its disk is needed, and nothing is left in Redis."""
+    first_runner = held()
+    async with machines.first.gateway(first_runner) as first:
+        job_id = (await first.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"]
+        await wait_until(lambda: bool(first_runner.waiting))
+        attempt = first.app.state.jobs.worker.attempt(job_id)
+        first_runner.checkpoints.keep("latents", 0, LaneCheckpoint(10, b"ten"))
+        store = machines.second.open_checkpoints()  # type: ignore[misc]
+        while await store.latest(job_id) is None:
+            attempt.note(JobProgress(0, 10, 100, 60.0))
+            await asyncio.sleep(0.01)
+        async with machines.second.gateway() as second:
+            await release(second.app.state.jobs.store, "a 1")
+            ended = await until(second.client, job_id)
+            assert (ended["status"], ended["attempt"]) == ("completed", 2)
+            assert second.runner.checkpoints.kept("latents") == {0: LaneCheckpoint(10, b"ten")}
+            await wait_until(lambda: not first.runner.in_flight)
+        assert await store.latest(job_id) is None
+        await store.close()
+    assert not list(machines.first.folder.glob("**/*.ckpt"))
+
+
+async def test_what_one_machine_was_sent_another_makes_and_each_shows(machines: Machines) -> None:
+    """The images of an edit, its mask and its results are objects; parts and tags of these are as of files."""
+    form = {"prompt": "a red circle", "seed": "3"}
+    files = {"image": ("a.png", file_of(Image.new("RGB", (128, 128))), "image/png")}
+    async with machines.first.gateway(held()) as first, machines.second.gateway() as second:
+        busy = (await first.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"]
+        busy_elsewhere = not first.app.state.jobs.worker.attempt(busy)
+        job = (await first.client.post(EDITS, data=form, files=files, headers=ASYNC)).json()
+        ended = await until(second.client, job["id"])
+        assert ended["status"] == "completed", (ended, busy_elsewhere)
+        shown = [await each.client.get(f"{JOBS}/{job['id']}/images/0") for each in (first, second)]
+        assert shown[0].content == shown[1].content
+        whole, url = shown[0], f"{JOBS}/{job['id']}/images/0"
+        assert (whole.headers["content-type"], whole.headers["accept-ranges"]) == ("image/png", "bytes")
+        size = len(whole.content)
+        for asked, status, content in (
+            ("bytes=0-7", 206, whole.content[:8]),
+            ("bytes=8-", 206, whole.content[8:]),
+            ("bytes=-5", 206, whole.content[-5:]),
+            (f"bytes=1-{size + 99}", 206, whole.content[1:]),
+            (f"bytes={size}-", 416, b""),
+            ("bytes=5-2", 200, whole.content),
+            ("bytes=0-1,3-4", 200, whole.content),
+        ):
+            part = await first.client.get(url, headers={"range": asked})
+            assert (part.status_code, part.content) == (status, content), asked
+        part = await first.client.get(url, headers={"range": "bytes=2-3"})
+        assert (part.headers["content-range"], part.headers["content-length"]) == (f"bytes 2-3/{size}", "2")
+        tag = whole.headers["etag"]
+        assert (await first.client.get(url, headers={"if-none-match": tag})).status_code == 304
+        changed = await first.client.get(url, headers={"range": "bytes=2-3", "if-range": '"another"'})
+        assert (changed.status_code, changed.content) == (200, whole.content)
+        assert (await first.client.delete(f"{JOBS}/{job['id']}")).status_code == 200
+        assert list(machines.objects.list(job["id"])) == []
+
+
+async def test_a_job_whose_images_cannot_be_read_now_goes_round_again(machines: Machines) -> None:
+    """It neither fails nor counts as a death: the object store comes back."""
+    form = {"prompt": "a red circle", "seed": "3"}
+    files = {"image": ("a.png", file_of(Image.new("RGB", (128, 128))), "image/png")}
+    async with machines.first.gateway(held()) as first:
+        await first.client.post(IMAGES, json=BODY, headers=ASYNC)
+        await wait_until(lambda: bool(first.runner.waiting))
+        job_id = (await first.client.post(EDITS, data=form, files=files, headers=ASYNC)).json()["id"]
+        machines.objects.is_away = True
+        async with machines.second.gateway() as second:
+            while (await until(second.client, job_id, "in_progress", "queued"))["attempt"] != 2:
+                await asyncio.sleep(0.01)
+            machines.objects.is_away = False
+            assert (await until(second.client, job_id))["status"] == "completed"
