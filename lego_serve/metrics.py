@@ -5,8 +5,9 @@ Names are in base units and labels come from small fixed sets: never a prompt, a
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -35,6 +36,7 @@ MISSES = frozenset(
     }
 )
 TOKEN_PIXELS = 16 * 16
+Labelled = TypeVar("Labelled", Counter, Histogram)
 
 
 class Metrics:
@@ -238,7 +240,7 @@ class Metrics:
         self._template_budget = self._gauge("template_budget_bytes", "Bytes they may take.", latest, "model")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"lego_serve_{name}", help_text, labels, registry=self._registry)
+        return _remembering(Counter(f"lego_serve_{name}", help_text, labels, registry=self._registry))
 
     def _gauge(
         self, name: str, help_text: str, across_processes: Literal["livesum", "livemostrecent"], *labels: str
@@ -248,7 +250,14 @@ class Metrics:
         )
 
     def _histogram(self, name: str, help_text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"lego_serve_{name}", help_text, labels, buckets=buckets, registry=self._registry)
+        made = Histogram(f"lego_serve_{name}", help_text, labels, buckets=buckets, registry=self._registry)
+        return _remembering(made)
+
+
+def _remembering(metric: Labelled) -> Labelled:
+    """Return a metric that finds a label's values again at once: the library checks and locks for each look."""
+    metric.labels = cache(metric.labels)  # type: ignore[method-assign]
+    return metric
 
 
 class WithInFlight(Collector):

@@ -41,6 +41,7 @@ class JsonLimits:
 
 
 LIMITS = JsonLimits()
+SHORT_BYTES = 4000  # a text of so few can exceed no limit but that of depth, and has no long string
 
 
 class JsonLimitExceeded(Exception):
@@ -63,6 +64,8 @@ def outline(raw: Buffer, limits: JsonLimits = LIMITS) -> bytes:
 
     Nothing is checked but the bounds: a text that is no JSON has an outline that is none either.
     """
+    if len(raw) <= SHORT_BYTES and raw.count(b"{") + raw.count(b"[") <= limits.depth and limits is LIMITS:
+        return bytes(raw)
     _check_escapes(raw, limits)
     parts: list[bytes] = []
     others: list[bytes] = []

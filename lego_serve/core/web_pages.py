@@ -8,6 +8,7 @@ by which the page called the server (its own, in DNS rebinding), ``Origin`` is w
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Literal
 
@@ -64,6 +65,7 @@ def host_name(header: str) -> str | None:
     return (match[1] or match[2]).lower().removesuffix(".") or None
 
 
+@lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """Whether a host's name is this machine whatever a name server says."""
     if name == "localhost" or name.endswith(".localhost"):

@@ -96,7 +96,8 @@ class Admission:
     @property
     def _seen_load(self) -> Load:
         # Every job the runner has is reserved here, unless it came to the runner by another way.
-        return replace(self._load, pending=max(self._load.pending, self._runner.in_flight))
+        running = self._runner.in_flight
+        return self._load if running <= self._load.pending else replace(self._load, pending=running)
 
     def _take(self, applicant: Applicant) -> Place:
         now = self._runner.now()

@@ -26,6 +26,7 @@ from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
 from lego_serve.gateway.routes import a1111, adapters, comfyui, images, jobs, kept_images, models, operations, templates
 from lego_serve.gateway.routes import admin as admin_routes
+from lego_serve.gateway.routes.direct_route import add_routes
 from lego_serve.gateway.settings import GatewaySettings, Keys
 from lego_serve.gateway.telemetry.access_log import AccessLog
 from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
@@ -117,22 +118,22 @@ async def _start(jobs: DurableJobs, runner: JobRunner) -> None:
 
 
 def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
-    app.include_router(images.create_router(context))
-    app.include_router(jobs.create_router(context))
+    add_routes(app, images.create_router(context))
+    add_routes(app, jobs.create_router(context))
     if context.kept_images is not None:
-        app.include_router(kept_images.create_router(context.kept_images))
-    app.include_router(models.create_router(context))
-    app.include_router(admin_routes.create_router(context, peers))
-    app.include_router(adapters.create_router(context))
+        add_routes(app, kept_images.create_router(context.kept_images))
+    add_routes(app, models.create_router(context))
+    add_routes(app, admin_routes.create_router(context, peers))
+    add_routes(app, adapters.create_router(context))
     stored = context.settings.templates
     if stored is not None and context.templates is not None:
-        app.include_router(templates.create_router(context, context.templates, stored, peers))
+        add_routes(app, templates.create_router(context, context.templates, stored, peers))
     if "a1111" in context.settings.compat:
-        app.include_router(a1111.create_router(context, peers))
+        add_routes(app, a1111.create_router(context, peers))
     if "comfyui" in context.settings.compat:
-        app.include_router(comfyui.create_router(context))
+        add_routes(app, comfyui.create_router(context))
         app.state.sockets = comfyui.SOCKETS
-    app.include_router(operations.create_router(context))
+    add_routes(app, operations.create_router(context))
     add_ui(app, context, peers)
 
 

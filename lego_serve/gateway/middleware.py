@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,7 +46,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         proposed = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = proposed if REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex.encode()
+        request_id = proposed if REQUEST_ID.fullmatch(proposed) else os.urandom(16).hex().encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         began_s = time.monotonic()
 

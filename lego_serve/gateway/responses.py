@@ -11,7 +11,7 @@ from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
 from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.token_usage import token_usage
-from lego_serve.gateway.media.codec import encode, encode_file
+from lego_serve.gateway.media.codec import encode, encode_file, is_quick
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.schemas import EditRequest, ImageRequest, quality_of
 
@@ -50,13 +50,15 @@ async def _encode_all(
     body: ImageRequest,
     result: JobResult,
 ) -> list[Encoded]:
-    work = (
-        workers.write(
-            encode_one, image, body.output_format, body.output_compression, embedded_request(body, image.seed)
-        )
-        for image in result.images
-    )
-    return await asyncio.gather(*work)
+    encoded: list[Encoded] = []
+    for image in result.images:
+        how = image, body.output_format, body.output_compression, embedded_request(body, image.seed)
+        if is_quick(image, body.output_format):
+            encoded.append(encode_one(*how))
+            await asyncio.sleep(0)  # others may go on between two
+        else:
+            encoded.append(await workers.write(encode_one, *how))
+    return encoded
 
 
 def embedded_request(body: ImageRequest, seed: int) -> str | None:

@@ -120,21 +120,21 @@ async def while_connected(context: Context, request: Request, running: "asyncio.
     Raises LegoError.
     """
     leaving = asyncio.ensure_future(_disconnected(request))
-    stopping = asyncio.ensure_future(context.draining.expired())
-    tasks = (running, leaving, stopping)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        with context.draining.cancelling(leaving):
+            await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
         if running.cancelled():
             raise JobCancelled("The job was cancelled.")
         if running.done():
             return running.result()
-        if stopping.done():
+        if leaving.cancelled():
             raise ServerStopping()
         raise JobCancelled("The client left before the image was ready.")
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        leaving.cancel()
+        if not running.done():
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

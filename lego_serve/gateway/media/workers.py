@@ -1,4 +1,4 @@
-"""The threads that do a gateway's work on images: none is decoded, resized, encoded or compared on the event loop."""
+"""The threads that do a gateway's work on images: none is decoded, resized or compared on the event loop."""
 
 import asyncio
 import time

@@ -22,7 +22,7 @@ def known_controlnets(settings: GatewaySettings, workflow: Workflow) -> frozense
 
 def check_controlnets(settings: GatewaySettings, workflow: Workflow, uses: Sequence[ControlNetUse]) -> None:
     """Raise NotFound for the first ControlNet that the workflow's models do not have."""
-    known = known_controlnets(settings, workflow)
+    known = known_controlnets(settings, workflow) if uses else frozenset[str]()
     for index, use in enumerate(uses):
         if use.name not in known:
             message = did_you_mean("ControlNet", use.name, known, "GET /v1/models lists them")

@@ -26,6 +26,7 @@ from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, ImageRequest
 from lego_serve.gateway.requests.workflows import edit_workflow, generation_workflow
 from lego_serve.gateway.responses import images_response
+from lego_serve.gateway.routes.direct_route import DirectRoute
 from lego_serve.gateway.run_job import RequestRecord, record_outcome, run_job
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
@@ -47,7 +48,7 @@ class Admitted:
 
 def create_router(context: Context) -> APIRouter:
     """Build the routes of the Images API."""
-    router = APIRouter(prefix="/v1/images", tags=["images"])
+    router = APIRouter(prefix="/v1/images", tags=["images"], route_class=DirectRoute)
 
     @router.post("/generations", openapi_extra=json_body(GenerationRequest), responses=ANSWERS)
     async def generate(request: Request) -> Response:

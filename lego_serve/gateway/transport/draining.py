@@ -1,6 +1,8 @@
 """Whether the gateway is stopping, and whether the time of its last requests has run out."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Draining:
@@ -8,7 +10,8 @@ class Draining:
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
-        self._expired = asyncio.Event()
+        self._has_expired = False
+        self._waits: set[asyncio.Future[None]] = set()
 
     @property
     def has_begun(self) -> bool:
@@ -18,7 +21,7 @@ class Draining:
     @property
     def has_expired(self) -> bool:
         """Whether requests that are still running are to end."""
-        return self._expired.is_set()
+        return self._has_expired
 
     def begin(self) -> None:
         """Refuse new work from now on."""
@@ -27,12 +30,21 @@ class Draining:
     def expire(self) -> None:
         """End what is still running."""
         self._begun.set()
-        self._expired.set()
+        self._has_expired = True
+        for wait in self._waits:
+            wait.cancel()
 
     async def begun(self) -> None:
         """Wait until new work is refused."""
         await self._begun.wait()
 
-    async def expired(self) -> None:
-        """Wait until requests are to end."""
-        await self._expired.wait()
+    @contextmanager
+    def cancelling(self, wait: "asyncio.Future[None]") -> Iterator[None]:
+        """Cancel what a request waits for when requests are to end, as long as the block lasts."""
+        if self._has_expired:
+            wait.cancel()
+        self._waits.add(wait)
+        try:
+            yield
+        finally:
+            self._waits.discard(wait)
