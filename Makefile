@@ -51,11 +51,11 @@ test-long: $(STAMP)
 
 # Every test, with more examples of each property.
 long: $(STAMP)
-	LEGO_EXAMPLES=200 $(PYTEST)
+	LEGO_EXAMPLES=200 LEGO_FUZZ_CASES=10000 $(PYTEST)
 
 # Twenty thousand requests made from the OpenAPI document, to a gateway without models; minutes.
 fuzz: $(STAMP)
-	LEGO_FUZZ_CASES=20000 $(PYTEST) -s tests/gateway/test_openapi.py -k as_the_document_says
+	LEGO_FUZZ_CASES=20000 $(PYTEST) -m long -s tests/gateway/test_openapi.py -k as_the_document_says
 
 # Kills twenty backbone replicas under load; minutes.
 chaos: $(STAMP)
