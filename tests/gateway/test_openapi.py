@@ -176,6 +176,7 @@ def test_every_answer_is_as_the_document_says(keyed, runner, mode, cases) -> Non
     Each is answered, and nothing is left of it in the gateway.
     """
     answered: Counter[int] = Counter()
+    share = -(-cases // 2 // OPERATIONS)
     with Live(keyed) as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         for found in schema.get_all_operations():
@@ -185,9 +186,7 @@ def test_every_answer_is_as_the_document_says(keyed, runner, mode, cases) -> Non
                     continue
 
                 @given(case=cases_of(operation, mode, known))
-                @settings(
-                    max_examples=-(-cases // 2 // OPERATIONS), deadline=None, suppress_health_check=list(HealthCheck)
-                )
+                @settings(max_examples=share, deadline=None, suppress_health_check=list(HealthCheck))
                 def send(case: schemathesis.Case) -> None:
                     answered[case.call_and_validate(checks=CHECKS, timeout=ANSWER_S).status_code] += 1
 

@@ -72,6 +72,27 @@ async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: P
     await store.close()
 
 
+async def test_who_stood_still_does_not_end_the_attempt_that_follows(url: str, tmp_path: Path) -> None:
+    """It wakes while another runs the job, which has not ended: only the number of its attempt says that it is late."""
+    store = open_store(url, PATIENCE_S)
+    (submitted,) = await _submit(store, 1, over_s=0)
+    claimer = Claimer(url, tmp_path, longest_image_s=4.0)
+    job = await _until(store, submitted, lambda held: held.progress.percent > 0)
+    claimer.stop()
+    await _until(store, submitted, lambda held: held.status is JobStatus.QUEUED, meanwhile=sweep)
+    (again,) = await store.claim("another", 1)
+    claimer.wake()
+    log = tmp_path / f"{claimer.owner}.log"
+    await _until(store, submitted, lambda _held: log.read_text() != "", meanwhile=lambda held: held.beat("another"))
+    claimer.kill()
+    assert log.read_text() == f"refused {job.id} {job.attempt}\n"
+    assert await store.get(submitted) == again
+    assert list(await store.take_outbox(9, 60.0)) == []
+    ended = await change(store, again, lambda held: complete(held, again.attempt, {"data": []}, time.time()))
+    assert ended.status is JobStatus.COMPLETED
+    await store.close()
+
+
 async def _until(
     store: JobStore,
     job_id: str,
