@@ -20,7 +20,8 @@ from lego_serve.places import data_folder, resolve_path
 if TYPE_CHECKING:
     from lego_serve.gateway.jobs.parts import JobStorage
     from lego_serve.jobstore.blobs.port import Blobs
-    from lego_serve.jobstore.checkpoints import Checkpoints
+    from lego_serve.jobstore.running.checkpoints import Checkpoints
+    from lego_serve.jobstore.running.previews import Previews
 
 log = logging.getLogger("lego_serve.jobs")
 
@@ -80,17 +81,21 @@ def open_blobs(jobs: Jobs, folder: Path) -> "Blobs":
     return open_objects(jobs.objects)
 
 
-def open_checkpoints(jobs: Jobs, blobs: "Blobs", folder: Path) -> "Checkpoints":
-    """Open what holds the checkpoints of jobs: a folder, or Redis with what is too large for it among the files."""
-    from lego_serve.jobstore.checkpoints import FileCheckpoints
+def open_running(jobs: Jobs, blobs: "Blobs", folder: Path) -> "tuple[Checkpoints, Previews]":
+    """Open what holds checkpoints and previews of running jobs: a folder, or Redis, with what is too large in files."""
+    from lego_serve.jobstore.running.checkpoints import FileCheckpoints
+    from lego_serve.jobstore.running.previews import FilePreviews
 
     if jobs.store == EMBEDDED:
         from lego_serve.jobstore.blobs.folder import FolderBlobs
 
-        return FileCheckpoints(FolderBlobs(folder))
-    from lego_serve.jobstore.redis_checkpoints import RedisCheckpoints, connect_for_bytes
+        return FileCheckpoints(FolderBlobs(folder)), FilePreviews(FolderBlobs(folder))
+    from lego_serve.jobstore.redis_client import connect_for_bytes
+    from lego_serve.jobstore.running.redis_checkpoints import RedisCheckpoints
+    from lego_serve.jobstore.running.redis_previews import RedisPreviews
 
-    return RedisCheckpoints(connect_for_bytes(jobs.store), FileCheckpoints(blobs))
+    checkpoints = RedisCheckpoints(connect_for_bytes(jobs.store), FileCheckpoints(blobs))
+    return checkpoints, RedisPreviews(connect_for_bytes(jobs.store))
 
 
 def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobStorage | None":
@@ -119,8 +124,9 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
         timeout_s=hooks.timeout_s,
     )
     blobs = open_blobs(jobs, folder)
-    checkpoints = open_checkpoints(jobs, blobs, folder)
-    return JobStorage(open_store(jobs, folder), JobFiles(blobs), checkpoints, folder, bounds, webhooks=webhooks)
+    checkpoints, previews = open_running(jobs, blobs, folder)
+    store, files = open_store(jobs, folder), JobFiles(blobs)
+    return JobStorage(store, files, checkpoints, previews, folder, bounds, webhooks=webhooks)
 
 
 def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:

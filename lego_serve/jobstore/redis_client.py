@@ -13,6 +13,7 @@ from lego_serve.jobstore.breaker import Breaker
 from lego_serve.jobstore.redis_scripts import SERVER_TIME, complete_script
 
 TIMEOUT_S = 0.25
+LARGE_TIMEOUT_S = 2.0
 # What Redis answers while it is full, loading, read only or cannot save: the command is right, the server is not.
 AWAY = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 
@@ -25,6 +26,11 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
 def patience(timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Return the arguments of a connection that neither waits nor repeats."""
     return {"retry": Retry(NoBackoff(), 0), "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+
+
+def connect_for_bytes(url: str) -> Redis:
+    """Return a client that answers bytes, and has the time that megabytes take."""
+    return Redis.from_url(url, **patience(LARGE_TIMEOUT_S))
 
 
 class ScriptRunner:

@@ -13,7 +13,7 @@ Keys, all with one hash tag, so that a cluster would keep them on one node:
     {lego}:outbox, {lego}:messages   sorted set of message ids by the time they are due, hash of messages
     {lego}:note:NAME      hash of a text and until when it is kept, a key that expires
     {lego}:settings       hash of what all gateways keep under a name
-    {lego}:ckpt:ID        the bytes of a checkpoint, a key that expires (see redis_checkpoints.py)
+    {lego}:ckpt:ID, {lego}:previews:ID   what an attempt leaves while it runs, keys that expire (see running/)
     {lego}:changes        the channel on which ids of changed jobs are published
 
 Sorted sets rather than keys that expire, because what lapses must be found.  The scripts use commands of Redis 6.2.
@@ -50,7 +50,11 @@ local function set_open(id, tenant, status)
   local is_open = status == 'queued' or status == 'in_progress'
   redis.call(is_open and 'SADD' or 'SREM', P .. 'open:' .. tenant, id)
 end
-local function drop_checkpoint(id) redis.call('DEL', P .. 'ckpt:' .. id) end
+local function drop_running(id) redis.call('DEL', P .. 'ckpt:' .. id, P .. 'previews:' .. id) end
+local function is_run(id, attempt)
+  local held = redis.call('HMGET', job(id), 'attempt', 'owner')
+  return held[1] == attempt and held[2] ~= ''
+end
 local function announce(id) redis.call('PUBLISH', P .. 'changes', id) end
 """
 
@@ -95,7 +99,7 @@ redis.call('HSET', job(id), 'record', ARGV[3], 'version', ARGV[4], 'status', ARG
 set_order(id, held[2], ARGV[9])
 set_owner(id, held[3], ARGV[7])
 set_open(id, held[4], ARGV[5])
-if ARGV[5] ~= 'queued' and ARGV[5] ~= 'in_progress' then drop_checkpoint(id) end
+if ARGV[5] ~= 'queued' and ARGV[5] ~= 'in_progress' then drop_running(id) end
 set_due(id, ARGV[10])
 for i = 11, #ARGV, 3 do
   redis.call('ZADD', P .. 'outbox', ARGV[i + 1], ARGV[i])
@@ -137,20 +141,29 @@ redis.call('ZREM', P .. 'jobs:' .. held[5], id)
 set_open(id, held[5], '')
 if held[4] ~= '' then redis.call('DEL', P .. held[4]) end
 redis.call('DEL', job(id))
-drop_checkpoint(id)
+drop_running(id)
 announce(id)
 return 1
 """
 
 # id, attempt, content, milliseconds that it is kept; refused unless the record has the attempt and somebody runs it
 SET_CHECKPOINT = """
-local held = redis.call('HMGET', job(ARGV[1]), 'attempt', 'owner')
-if held[1] ~= ARGV[2] or held[2] == '' then return 0 end
+if not is_run(ARGV[1], ARGV[2]) then return 0 end
 redis.call('SET', P .. 'ckpt:' .. ARGV[1], ARGV[3], 'PX', ARGV[4])
 return 1
 """
 
 GET_CHECKPOINT = "return redis.call('GET', P .. 'ckpt:' .. ARGV[1])"
+
+# id, attempt, lane, content, milliseconds that all are kept
+SET_PREVIEW = """
+if not is_run(ARGV[1], ARGV[2]) then return 0 end
+redis.call('HSET', P .. 'previews:' .. ARGV[1], ARGV[3], ARGV[4])
+redis.call('PEXPIRE', P .. 'previews:' .. ARGV[1], ARGV[5])
+return 1
+"""
+
+GET_PREVIEWS = "return redis.call('HGETALL', P .. 'previews:' .. ARGV[1])"
 
 # tenant, how many, after or '', '1' for ascending
 PAGE = """

@@ -10,12 +10,12 @@ from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint, LaneKey
 from lego_serve.core.durable_jobs.transitions import complete, hand_over
 from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.errors import StaleAttempt, StoreUnavailable
-from lego_serve.jobstore import redis_checkpoints
 from lego_serve.jobstore.blobs.folder import FolderBlobs
-from lego_serve.jobstore.checkpoints import FileCheckpoints
-from lego_serve.jobstore.redis_checkpoints import RedisCheckpoints, connect_for_bytes
-from lego_serve.jobstore.redis_client import connect
+from lego_serve.jobstore.redis_client import connect, connect_for_bytes
 from lego_serve.jobstore.redis_store import RedisJobStore
+from lego_serve.jobstore.running import redis_checkpoints
+from lego_serve.jobstore.running.checkpoints import FileCheckpoints
+from lego_serve.jobstore.running.redis_checkpoints import RedisCheckpoints
 from lego_serve.jobstore.sweeping import change, release
 from tests.support.jobstore.jobs import new_job
 from tests.support.jobstore.redis_server import RedisServer

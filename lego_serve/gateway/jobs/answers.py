@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import JobsDisabled, ServerStopping
@@ -18,7 +19,7 @@ from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.preferences import Preferences
 from lego_serve.gateway.jobs.service import DurableJobs, Submitted, images_of
 from lego_serve.gateway.jobs.submission import Submission
-from lego_serve.gateway.jobs.watching import JobEvent, JobPreview
+from lego_serve.gateway.jobs.watching import JobEvent
 from lego_serve.gateway.links.public_url import base_url
 from lego_serve.gateway.links.requested import links_start
 from lego_serve.gateway.run_job import while_connected

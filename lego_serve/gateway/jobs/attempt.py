@@ -10,6 +10,7 @@ from typing import Any
 
 from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint
 from lego_serve.core.durable_jobs.lane_reports import LaneReports
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, Json, StoredProgress
 from lego_serve.core.durable_jobs.transitions import complete, hand_over
 from lego_serve.core.durable_jobs.transitions import progress as progressed
@@ -21,7 +22,6 @@ from lego_serve.gateway.jobs.checkpoints import JobCheckpoints, job_hash
 from lego_serve.gateway.jobs.outcomes import NOT_NOW, Decide, InputsUnavailable, decision_about
 from lego_serve.gateway.jobs.parts import JobParts
 from lego_serve.gateway.jobs.submission import choose_workflow, prepare, restore
-from lego_serve.gateway.jobs.watching import JobPreview
 from lego_serve.gateway.media.codec import encode_file, enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
 from lego_serve.gateway.responses import encode_files, response_metadata
@@ -49,6 +49,7 @@ class JobAttempt:
         self._told: StoredProgress | None = None
         self._has_news = asyncio.Event()
         self._previews: set[asyncio.Task[None]] = set()
+        self._has_shown = False
         self._started_s = time.monotonic()
 
     async def run(self) -> None:
@@ -67,7 +68,7 @@ class JobAttempt:
                 await self._checkpoints.store(self._parts.checkpoints.write)
             self._tell(await change(self._parts.store, self.record, lambda record: hand_over(record, self.number)))
         except JobEnded:  # `run` was cancelled between the end that it wrote and what is left to do after one
-            await self._drop_checkpoints()
+            await self._drop_running()
         except TAKEN_AWAY:
             return
         except StoreUnavailable:
@@ -176,7 +177,7 @@ class JobAttempt:
         assert self._reports is not None, "a job that runs has been made ready"
         self._reports.note(progress)
         self._has_news.set()
-        if progress.preview is not None and self._parts.watchers.are_interested_in(self.record.id):
+        if progress.preview is not None:
             task = asyncio.ensure_future(self._show(progress, progress.preview))
             self._previews.add(task)
             task.add_done_callback(self._previews.discard)
@@ -184,8 +185,11 @@ class JobAttempt:
     async def _show(self, progress: JobProgress, preview: GeneratedImage) -> None:
         larger = enlarge(preview, preview.width * 8, preview.height * 8)
         file = await self._parts.context.images.write(encode_file, larger, "jpeg", PREVIEW_QUALITY)
+        self._has_shown = True
         event = JobPreview(self.record.id, progress.index, progress.step, progress.steps, file)
         self._parts.watchers.tell(event)
+        with suppress(StoreUnavailable):  # those who watch through other gateways miss one
+            await self._parts.previews.put(self.number, event)
 
     async def _keep_up(self) -> None:
         """Write down how far the job is, until another has it."""
@@ -228,10 +232,13 @@ class JobAttempt:
             log.warning("the checkpoint of job %s cannot be read; it starts again", self.record.id)
             return None
 
-    async def _drop_checkpoints(self) -> None:
+    async def _drop_running(self) -> None:
         """Remove what an ended job needs no more; what cannot be removed now goes with the job."""
         with suppress(StoreUnavailable):
             await self._parts.checkpoints.delete(self.record.id)
+        if self._has_shown:
+            with suppress(StoreUnavailable):
+                await self._parts.previews.delete(self.record.id)
 
     async def _keep(self, job_request: ImageJobRequest, job: Job, result: JobResult) -> dict[str, Any]:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
@@ -258,7 +265,7 @@ class JobAttempt:
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
         if self.record.status.has_ended:
-            await self._drop_checkpoints()
+            await self._drop_running()
 
     def _tell(self, record: JobRecord) -> None:
         self.record = record

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import ServerStopping, error_body
@@ -12,13 +13,12 @@ from lego_serve.gateway.jobs.job_object import result_metadata
 from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.service import DurableJobs, images_of
 from lego_serve.gateway.jobs.submission import ImageBody
-from lego_serve.gateway.jobs.watching import JobPreview
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.stream import PING, sse_event
 
 
 async def image_events(context: Context, jobs: DurableJobs, record: JobRecord, body: ImageBody) -> AsyncIterator[bytes]:
-    """Yield previews and steps as far as this gateway runs the job, then its images or its error.
+    """Yield previews and steps, then the images or the error of a job.
 
     The job goes on where the client leaves: it has a key to come back with.
     """

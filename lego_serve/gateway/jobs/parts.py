@@ -11,8 +11,9 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.jobstore.blobs.folder import FolderBlobs
-from lego_serve.jobstore.checkpoints import Checkpoints, FileCheckpoints
 from lego_serve.jobstore.files import JobFiles
+from lego_serve.jobstore.running.checkpoints import Checkpoints, FileCheckpoints
+from lego_serve.jobstore.running.previews import FilePreviews, Previews
 from lego_serve.webhooks.settings import WebhookSettings
 
 
@@ -26,6 +27,7 @@ class JobStorage:
     store: JobStore
     files: JobFiles
     checkpoints: Checkpoints
+    previews: Previews
     folder: Path
     settings: JobSettings
     wall: Callable[[], float] = time.time
@@ -35,7 +37,7 @@ class JobStorage:
     def in_folder(cls, store: JobStore, folder: Path, settings: JobSettings, **more: Any) -> Self:
         """Return one whose files and checkpoints lie in a folder beside the store; ``more`` are further fields."""
         blobs = FolderBlobs(folder)
-        return cls(store, JobFiles(blobs), FileCheckpoints(blobs), folder, settings, **more)
+        return cls(store, JobFiles(blobs), FileCheckpoints(blobs), FilePreviews(blobs), folder, settings, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class JobParts:
     store: JobStore
     files: JobFiles
     checkpoints: Checkpoints
+    previews: Previews
     folder: Path
     settings: JobSettings
     wall: Callable[[], float]

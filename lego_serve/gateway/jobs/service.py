@@ -185,6 +185,7 @@ class DurableJobs:
         if self._sending is not None:
             await self._sending
         await self._parts.checkpoints.close()
+        await self._parts.previews.close()
         await self.store.close()
 
     def _log(self, record: JobRecord, submission: Submission) -> None:
@@ -260,7 +261,14 @@ class DurableJobs:
 def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
     """Return the gateway's parts with durable jobs, which begin when they are started."""
     parts = JobParts(
-        context, storage.store, storage.files, storage.checkpoints, storage.folder, storage.settings, storage.wall
+        context,
+        storage.store,
+        storage.files,
+        storage.checkpoints,
+        storage.previews,
+        storage.folder,
+        storage.settings,
+        storage.wall,
     )
     jobs = DurableJobs(parts, storage.webhooks)
     context.on_close.append(jobs.close)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lego_serve.core.durable_jobs.inputs import StoredInputs, put_together, take_apart
-from lego_serve.core.durable_jobs.record import JobRequest, Webhook
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus, Webhook
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.edits import EditForm, find_template, prepare_edit
@@ -80,6 +80,12 @@ def restore(request: JobRequest, read: Callable[[str], bytes]) -> Submission:
     model = EditRequest if request.endpoint == EDITS else GenerationRequest
     body = model.model_validate_json(json.dumps(values))
     return Submission(request.endpoint, body, {name: bytes(each) for name, each in files.items()})
+
+
+def shows_previews(record: JobRecord) -> bool:
+    """Whether somebody may see previews of a job: it runs, and they were asked for."""
+    body = record.request.inputs.get("body")
+    return record.status is JobStatus.IN_PROGRESS and isinstance(body, Mapping) and bool(body.get("partial_images"))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -6,24 +6,13 @@ A watcher that is slow misses states, never the last one: it is given the latest
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.errors import StoreUnavailable
 
 READS_AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class JobPreview:
-    """A preview of image ``lane`` of a job, as a JPEG file."""
-
-    job_id: str
-    lane: int
-    step: int
-    steps: int
-    jpeg: bytes
 
 
 JobEvent: TypeAlias = JobRecord | JobPreview
@@ -69,6 +58,7 @@ class Watchers:
         self.on_end: Callable[[], None] = lambda: None
         self._watchers: dict[str, set[Watcher]] = {}
         self._seen: dict[str, int] = {}  # the version last told, by job
+        self._shown: dict[str, dict[int, int]] = {}  # the step of the preview last told, by job and lane
 
     @property
     def job_ids(self) -> tuple[str, ...]:
@@ -79,20 +69,26 @@ class Watchers:
         """Whether anybody watches a job."""
         return job_id in self._watchers
 
-    def tell(self, event: JobEvent) -> None:
-        """Tell a job's watchers of an event; a state that they know already is not told again."""
+    def tell(self, event: JobEvent) -> bool:
+        """Tell a job's watchers of an event; return whether it is news to any, which alone is told."""
         job_id = event.job_id if isinstance(event, JobPreview) else event.id
         if isinstance(event, JobRecord) and event.request.webhook is not None and event.status.has_ended:
             self.on_end()
         watchers = self._watchers.get(job_id)
         if not watchers:
-            return
+            return False
         if isinstance(event, JobRecord):
             if self._seen.get(job_id, 0) >= event.version:
-                return
+                return False
             self._seen[job_id] = event.version
+        else:
+            shown = self._shown.setdefault(job_id, {})
+            if shown.get(event.lane, -1) >= event.step:
+                return False
+            shown[event.lane] = event.step
         for watcher in watchers:
             watcher.put(event)
+        return True
 
     def wake(self) -> None:
         """Have every watcher look up though there is no news, as the gateway stops."""
@@ -113,6 +109,7 @@ class Watchers:
             self._watchers[record.id].discard(watcher)
             if not self._watchers[record.id]:
                 del self._watchers[record.id], self._seen[record.id]
+                self._shown.pop(record.id, None)
 
 
 async def events_of(

@@ -15,6 +15,7 @@ from lego_serve.errors import LegoError, StoreUnavailable
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.jobs.attempt import JobAttempt
 from lego_serve.gateway.jobs.parts import JobParts
+from lego_serve.gateway.jobs.submission import shows_previews
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.jobstore.sweeping import lost_claims, sweep
 from lego_serve.task_end import end_tasks
@@ -156,8 +157,9 @@ class JobWorker:
         here = set(self._attempts)
         watched = [job_id for job_id in self._parts.watchers.job_ids if job_id not in here]
         for record in await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched)):
-            if record is not None:
-                self._parts.watchers.tell(record)
+            if record is not None and self._parts.watchers.tell(record) and shows_previews(record):
+                for preview in await self._parts.previews.latest(record.id, record.attempt):
+                    self._parts.watchers.tell(preview)
         await asyncio.sleep(REFRESH_S)
 
     async def _drop_lost(self) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
 from lego_serve.gateway.jobs.service import DurableJobs
-from lego_serve.gateway.jobs.watching import JobEvent, JobPreview
+from lego_serve.gateway.jobs.watching import JobEvent
 from lego_serve.gateway.settings import GatewaySettings
 from tests.support.gateway.client import error_of, file_of, mask_of
 from tests.support.gateway.durable import Cluster, until, wait_until

@@ -19,8 +19,9 @@ from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.blobs.port import Blobs
-from lego_serve.jobstore.checkpoints import Checkpoints, FileCheckpoints
 from lego_serve.jobstore.files import JobFiles
+from lego_serve.jobstore.running.checkpoints import Checkpoints, FileCheckpoints
+from lego_serve.jobstore.running.previews import FilePreviews, Previews
 from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.metrics import Metrics
 from lego_serve.webhooks.settings import WebhookSettings
@@ -50,8 +51,8 @@ class Gateway:
 class Cluster:
     """Gateways over one database and one folder; ``settings`` are those of each.
 
-    ``open_store`` opens another store than the database, ``open_checkpoints`` what is no folder; ``blobs`` are files
-    in another place.
+    ``open_store`` opens another store than the database, ``open_checkpoints`` and ``open_previews`` what is no folder;
+    ``blobs`` are files in another place.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Cluster:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     open_store: Callable[[], JobStore] | None = None
     open_checkpoints: Callable[[], Checkpoints] | None = None
+    open_previews: Callable[[], Previews] | None = None
     blobs: Blobs | None = None
     count: int = field(default=0, init=False)
 
@@ -75,6 +77,7 @@ class Cluster:
             self.open_store() if self.open_store else SqliteJobStore(self.folder / "jobs.db", self.wall, LEASE_S),
             JobFiles(blobs),
             self.open_checkpoints() if self.open_checkpoints else FileCheckpoints(blobs),
+            self.open_previews() if self.open_previews else FilePreviews(blobs),
             self.folder,
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,

@@ -1,9 +1,9 @@
 """What a listener is told of one prompt, as its job goes on."""
 
 from lego_serve.compat.comfyui.messages import Begun, Ended, Message, Previewed, Saved, Stepped, messages
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.gateway.compat.comfyui.prompts import STATUS_WORDS, Prompt
-from lego_serve.gateway.jobs.watching import JobPreview
 
 
 class Story:

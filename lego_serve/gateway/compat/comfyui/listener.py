@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lego_serve.compat.comfyui.messages import Message, hello, queue_changed
+from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.errors import LegoError, StoreUnavailable
 from lego_serve.gateway.compat.callers import foreign_caller
@@ -22,7 +23,6 @@ from lego_serve.gateway.compat.comfyui.events import Story
 from lego_serve.gateway.compat.comfyui.files import no_jobs
 from lego_serve.gateway.compat.comfyui.prompts import Prompt, Prompts
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.jobs.watching import JobPreview
 from lego_serve.task_end import end_tasks
 
 LOOK_S = 0.4  # between two looks for prompts that other gateways accept

@@ -11,18 +11,12 @@ from redis.asyncio import Redis
 from lego_serve.core.durable_jobs.checkpoint import DamagedCheckpoint, JobCheckpoint, pack, unpack
 from lego_serve.errors import StaleAttempt
 from lego_serve.jobstore import redis_scripts as lua
-from lego_serve.jobstore.checkpoints import Checkpoints
-from lego_serve.jobstore.redis_client import ScriptRunner, patience
+from lego_serve.jobstore.redis_client import ScriptRunner
 from lego_serve.jobstore.redis_store import PREFIX
+from lego_serve.jobstore.running.checkpoints import Checkpoints
 
 MAX_BYTES = 16 * 2**20  # four images of 2048 x 2048 with the history of their sampler
 KEEP_S = 3600
-TIMEOUT_S = 2.0  # of a connection that carries so much
-
-
-def connect_for_bytes(url: str) -> Redis:
-    """Return a client that answers bytes, and has the time that megabytes take."""
-    return Redis.from_url(url, **patience(TIMEOUT_S))
 
 
 class RedisCheckpoints:
