@@ -61,11 +61,24 @@ fuzz: $(STAMP)
 chaos: $(STAMP)
 	LEGO_CHAOS_KILLS=20 $(PYTEST) tests/e2e/test_recovery.py
 
+# Both images from the Dockerfile, without a registry or a daemon; for root. A minute, and ten the first time.
+images:
+	deploy/images.sh gateway worker
+
+# The manifests' pods from both images, in network namespaces of this machine; they are broken one after the other.
+cluster: $(STAMP) images
+	$(PYTEST) -s tests/e2e/test_cluster.py tests/e2e/test_pods.py
+
+# What follows from other files: Serve's configurations of the overlays, the operator's rules, the dashboard.
+deploy-files: $(STAMP)
+	$(BIN)/python -m deploy.generate
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.checks
 	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno check --quiet $(SCRIPTS)
 	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno lint --quiet $(SCRIPTS)
 	DENO_NO_UPDATE_CHECK=1 $(BIN)/deno fmt --check --quiet $(SCRIPTS)/*/*.js tests/ui/*.js

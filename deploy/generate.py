@@ -27,13 +27,13 @@ _Text.add_representer(
 def files() -> Mapping[Path, str]:
     """What each of these files is to hold."""
     overlays = [path.parent for path in sorted(KUBERNETES.glob("overlays/*/config.yaml"))]
-    found = {overlay / "serve-config.yaml": _patch(overlay / "config.yaml") for overlay in overlays}
+    found = {overlay / "serve-config.yaml": patch(overlay / "config.yaml") for overlay in overlays}
     found[KUBERNETES / "components" / "monitoring" / "rules.yaml"] = _rules()
     found[HERE / "grafana" / "lego-serve.json"] = dashboard.text()
     return found
 
 
-def _patch(config: Path) -> str:
+def patch(config: Path) -> str:
     """A patch that gives a RayService the nodes of a configuration."""
     document = {
         "apiVersion": "ray.io/v1",

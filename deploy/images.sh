@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds both images from the Dockerfile without a registry or a daemon: on a Debian base made here, with buildah. For root.
-#   deploy/images.sh [gateway|worker ...]
+#   deploy/images.sh [gateway|worker|store|prometheus ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 base=localhost/lego-serve/base:bookworm
@@ -18,12 +18,19 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     buildah rm "$container" >/dev/null
 fi
 mounts=(-v /etc/ssl/certs:/etc/ssl/certs:ro)
+torch=()
 for path in /etc/pip.conf /opt/wheels /opt/pypi /opt/pypi-more; do # where this machine's packages come from
     [ -e "$path" ] && mounts+=(-v "$path:$path:ro")
 done
+# A torch for the CPU lies on this machine: no index is asked for one.
+compgen -G "/opt/wheels/torch-*cpu*" >/dev/null && torch=(--build-arg TORCH_INDEX=file:///opt/wheels/cpu)
 for target in "${@:-gateway}"; do
+    case $target in
+        store | prometheus) file=deploy/local/Dockerfile ;; # what stands for the images of others
+        *) file=Dockerfile ;;
+    esac
     # The docker format: OCI's has no health check.
     buildah bud --isolation chroot --format docker --pull-never --layers --target "$target" \
-        --build-arg BASE="$base" "${mounts[@]}" -t "lego-serve:$target" -f Dockerfile . >&2
+        --build-arg BASE="$base" "${torch[@]}" "${mounts[@]}" -t "lego-serve:$target" -f "$file" . >&2
     buildah images --format '{{.Name}}:{{.Tag}} {{.Size}}' "localhost/lego-serve:$target"
 done

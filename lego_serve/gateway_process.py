@@ -177,7 +177,7 @@ def _connection_limits(server: Server) -> "ConnectionLimits":
 
 def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
     """Hear what this process's routers learn of replicas, from their threads."""
-    from lego_serve.serving.cluster.routing_state import on_departure, on_template_use
+    from lego_serve.serving.cluster.routing_state import on_departure, on_memory_use, on_template_use
 
     def departed(replicas: frozenset[str]) -> None:
         loop.call_soon_threadsafe(coordinator.departed, replicas)
@@ -185,6 +185,7 @@ def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
     loop = asyncio.get_running_loop()
     on_departure(departed)
     on_template_use(metrics.set_template_use)
+    on_memory_use(metrics.set_memory_use)
 
 
 async def _probe(nodes: "Iterable[RayNode | LazyNode]") -> None:

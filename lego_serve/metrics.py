@@ -4,20 +4,19 @@ Names are in base units and labels come from small fixed sets: never a prompt, a
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import JobResult, TaskStats
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.metrics_page import ACCEPTED, ENDED, ENDED_HELP, WithInFlight
 
 # Each half as much again as the one before: a quantile between two of them is at most a quarter off.
 SECONDS = tuple(round(0.005 * 1.5**power, 4) for power in range(31))  # to 960
@@ -25,8 +24,7 @@ SSIM = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.
 DECIBELS = (15, 20, 25, 30, 35, 40, 45, 50)
 UNKNOWN_WORKFLOW = "none"  # of a request that ends before its workflow is known
 LANES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-ACCEPTED, ENDED, IN_FLIGHT = "lego_serve_jobs_accepted", "lego_serve_jobs_ended", "lego_serve_requests_in_flight"
-ENDED_HELP = "Jobs that ended; with those in flight they are the accepted ones, at every scrape."
+ROWS = tuple(2**power for power in range(4, 18))  # to 131,072
 Ending: TypeAlias = Literal["completed", "failed", "cancelled", "expired"]
 # What a request ends with that the server owed an image, in time.
 MISSES = frozenset(
@@ -37,6 +35,8 @@ MISSES = frozenset(
 )
 TOKEN_PIXELS = 16 * 16
 Labelled = TypeVar("Labelled", Counter, Histogram)
+# Every gateway hears the same of all replicas and of the store: the latest value is the whole.
+LATEST: Literal["livemostrecent"] = "livemostrecent"
 
 
 class Metrics:
@@ -65,6 +65,26 @@ class Metrics:
         for state, count in (("waiting", waiting), ("running", running), ("paused", paused)):
             self._jobs.labels(state).set(count)
         self._ready.set(is_ready)
+
+    def set_durable_jobs(self, counts: JobCounts) -> None:
+        """Set how the durable jobs of all gateways stand, and the messages about their ends."""
+        for state, count in (("queued", counts.queued), ("in_progress", counts.in_progress)):
+            self._durable_jobs.labels(state).set(count)
+        self._webhook_backlog.set(counts.messages)
+
+    def count_durable_end(self, outcome: str) -> None:
+        """Count a durable job that ended: ``completed``, ``failed``, ``cancelled`` or ``expired``."""
+        self._durable_ended.labels(outcome).inc()
+
+    def count_decision(self, kind: str) -> None:
+        """Count a decision that was made about jobs or replicas, by its kind."""
+        self._decisions.labels(kind).inc()
+
+    def set_memory_use(self, node: str, model: str, uses: Mapping[str, tuple[int, int]]) -> None:
+        """Set what all replicas of a node keep now, by the kind of thing: bytes, and how many they may be."""
+        for kind, (used, budget) in uses.items():
+            self._memory_used.labels(node, model, kind).set(used)
+            self._memory_budget.labels(node, model, kind).set(budget)
 
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused before it became a job."""
@@ -114,6 +134,8 @@ class Metrics:
             for step_s, lanes in zip(stats.step_s, stats.step_lanes, strict=True):
                 self._step_s.labels(node.model).observe(step_s)
                 self._step_lanes.labels(node.model).observe(lanes)
+            for rows in stats.step_rows:
+                self._step_rows.labels(node.model).observe(rows)
 
     def record_comparison(
         self, workflow: str, quality: str, similarity: float, decibels: float, is_equal_outside: bool
@@ -189,6 +211,12 @@ class Metrics:
         self._images = self._counter("images", "Images made.", "workflow")
         self._pixels = self._counter("image_pixels", "Pixels of these images.", "workflow")
         self._webhooks = self._counter("webhooks", "Tries to send a webhook.", "outcome")
+        self._durable_jobs = self._gauge(
+            "durable_jobs", "Durable jobs of all gateways that wait or run.", LATEST, "state"
+        )
+        self._durable_ended = self._counter("durable_jobs_ended", "Durable jobs that ended here.", "outcome")
+        self._webhook_backlog = self._gauge("webhook_backlog", "Messages that are still to be sent.", LATEST)
+        self._decisions = self._counter("decisions", "Decisions about jobs and replicas.", "kind")
         self._dataflow_checks = self._counter("dataflow_checks", "Checks of the dataflow's invariants.", "result")
 
     def _declare_nodes(self) -> None:
@@ -201,6 +229,10 @@ class Metrics:
         self._tokens_saved = self._counter("denoise_tokens_saved", "Tokens of edits read, not computed.", "model")
         self._step_s = self._histogram("denoise_step_seconds", "Forward passes of the backbone.", SECONDS, "model")
         self._step_lanes = self._histogram("denoise_step_lanes", "Lanes that share a forward pass.", LANES, "model")
+        self._step_rows = self._histogram("denoise_step_rows", "Token rows of a forward pass.", ROWS, "model")
+        labels = ("node", "model", "kind")
+        self._memory_used = self._gauge("memory_used_bytes", "Bytes kept, in all replicas.", LATEST, *labels)
+        self._memory_budget = self._gauge("memory_budget_bytes", "Bytes that may be kept.", LATEST, *labels)
         self._cache_hits = self._counter("cache_hits", "Answers from a node's cache.", "node", "model")
         self._cache_misses = self._counter("cache_misses", "Cacheable calls computed.", "node", "model")
 
@@ -233,11 +265,9 @@ class Metrics:
             "template_primings", "Passes over templates for what edits read.", "model"
         )
         self._template_evictions = self._counter("template_evictions", "Entries evicted for others.", "model")
-        # Every gateway hears the same of all replicas: the latest value is the whole.
-        latest: Literal["livemostrecent"] = "livemostrecent"
-        self._template_entries = self._gauge("template_entries", "Entries kept, in all replicas.", latest, "model")
-        self._template_used = self._gauge("template_used_bytes", "Bytes of these entries.", latest, "model")
-        self._template_budget = self._gauge("template_budget_bytes", "Bytes they may take.", latest, "model")
+        self._template_entries = self._gauge("template_entries", "Entries kept, in all replicas.", LATEST, "model")
+        self._template_used = self._gauge("template_used_bytes", "Bytes of these entries.", LATEST, "model")
+        self._template_budget = self._gauge("template_budget_bytes", "Bytes they may take.", LATEST, "model")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return _remembering(Counter(f"lego_serve_{name}", help_text, labels, registry=self._registry))
@@ -258,40 +288,3 @@ def _remembering(metric: Labelled) -> Labelled:
     """Return a metric that finds a label's values again at once: the library checks and locks for each look."""
     metric.labels = cache(metric.labels)  # type: ignore[method-assign]
     return metric
-
-
-class WithInFlight(Collector):
-    """Collects what another does, and the jobs in flight: those accepted without those ended, of one and the same look.
-
-    A gauge of its own would be read at another moment than the counters of other processes.
-    """
-
-    def __init__(self, counted: Collector) -> None:
-        self._counted = counted
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all metrics."""
-        accepted = ended = 0.0
-        for metric in self._counted.collect():
-            total = sum(sample.value for sample in metric.samples if sample.name == f"{metric.name}_total")
-            accepted += total if metric.name == ACCEPTED else 0
-            ended += total if metric.name == ENDED else 0
-            yield metric
-        yield GaugeMetricFamily(IN_FLIGHT, "Jobs accepted and not ended.", value=accepted - ended)
-
-
-def settle(folder: Path, pid: int) -> None:
-    """Count the jobs that a gateway process had when it died as failed: nobody else can."""
-    path = folder / f"counter_{pid}.db"
-    if not path.exists():
-        return
-    values = MmapedDict(str(path))  # type: ignore[no-untyped-call]
-    try:
-        found = {key: value for key, value, _ in values.read_all_values()}  # type: ignore[no-untyped-call]
-        accepted = sum(value for key, value in found.items() if f'"{ACCEPTED}"' in key)
-        lost = accepted - sum(value for key, value in found.items() if f'"{ENDED}"' in key)
-        if lost > 0:
-            failed = mmap_key(ENDED, f"{ENDED}_total", ["outcome"], ["failed"], ENDED_HELP)  # type: ignore[no-untyped-call]
-            values.write_value(failed, found.get(failed, 0.0) + lost, 0.0)  # type: ignore[no-untyped-call]
-    finally:
-        values.close()  # type: ignore[no-untyped-call]

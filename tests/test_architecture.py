@@ -108,7 +108,7 @@ MIRRORED = {  # the folders of tests that mirror a folder of sources; e2e and su
     **{f"tests/{name}": f"lego_serve/{name}" for name in ("zoo", "process", "cli", "client", "cluster")},
     **{f"tests/{name}": name for name in ("loadgen", "benchmarks")},
     "tests/kernels": "kernels/lego_kernels",
-    "tests/deploy": "deploy/checks",
+    "tests/deploy": "deploy",
     "tests/sim": "lego_serve/sim",
 }
 

@@ -13,9 +13,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
+from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
-from lego_serve.metrics import Metrics, settle
+from lego_serve.metrics import Metrics
+from lego_serve.metrics_page import settle
 from lego_serve.workflow_files import built_in_workflows
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +46,14 @@ def observed() -> Metrics:
         "cond": TaskStats(cache_hit=True),
         "negative": TaskStats(run_s=0.1),
         "latents": TaskStats(
-            0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), adapters=used, controlnets=nets, reuse=READ
+            0.1,
+            0.2,
+            step_s=(0.1, 0.1),
+            step_lanes=(1, 2),
+            step_rows=(64, 128),
+            adapters=used,
+            controlnets=nets,
+            reuse=READ,
         ),
         "image": TaskStats(run_s=0.1),
     }
@@ -60,6 +69,10 @@ def observed() -> Metrics:
     metrics.record_dataflow_check(True)
     metrics.record_dataflow_check(False)
     metrics.count_webhook("delivered")
+    metrics.set_durable_jobs(JobCounts(3, 2, 1))
+    metrics.count_durable_end("completed")
+    metrics.count_decision("lost")
+    metrics.set_memory_use("text_encoder", "lego-tiny", {"prompts": (100, 1000)})
     return metrics
 
 
@@ -129,7 +142,7 @@ def test_labels_come_from_small_fixed_sets() -> None:
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {
-        "computed", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "workflow",
+        "computed", "kind", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "workflow",
     }  # fmt: skip
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from deploy.checks.tools import HERE, complaint
-from lego_serve.metrics import IN_FLIGHT, Metrics
+from lego_serve.metrics import Metrics
+from lego_serve.metrics_page import IN_FLIGHT
 
 PROMETHEUS = HERE / "prometheus"
 RUNBOOK = HERE.parent / "docs" / "runbook.md"
@@ -41,6 +42,27 @@ def config_faults(folder: Path = PROMETHEUS) -> Iterator[str]:
             f"severity={severity}",
         )
         yield from complaint("amtool", "config", "routes", "test", *words)
+
+
+def text_faults(text: str) -> Iterator[str]:
+    """Yield what promtool says of metrics as a gateway shows them."""
+    yield from complaint("promtool", "check", "metrics", text=text)
+
+
+def metric_faults() -> Iterator[str]:
+    """Yield what promtool says of all our metrics, each with a value."""
+    yield from text_faults(sample())
+
+
+def sample() -> str:
+    """A scrape in which every metric has a value."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for metric in [each for each in vars(metrics).values() if isinstance(each, Counter | Gauge | Histogram)]:
+        names: Any = metric._labelnames
+        if names:
+            metric.labels(*names)
+    return metrics.page({}).decode()
 
 
 def runbook_faults(rules: Path, runbook: Path = RUNBOOK) -> Iterator[str]:

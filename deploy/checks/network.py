@@ -106,28 +106,30 @@ def _one_way(policies: list[Any], kind: str, rules: str, peers: str, own: Pod, o
     """Whether policies of one direction let a pod of ours talk to the other; pods elsewhere have none here."""
     if own.address is not None or own.namespace is not OWN:
         return True
-    chosen = [each for each in policies if kind in each["policyTypes"] and _selects(each["podSelector"], own.labels)]
+    chosen = [each for each in policies if kind in each["policyTypes"] and selects(each["podSelector"], own.labels)]
     if not chosen:
         return True
     return any(
-        (peers not in rule or any(_is_peer(peer, other) for peer in rule[peers]))
+        (peers not in rule or any(is_peer(peer, other) for peer in rule[peers]))
         and ("ports" not in rule or any(each["port"] == port for each in rule["ports"]))
         for policy in chosen
         for rule in policy.get(rules, ())
     )
 
 
-def _is_peer(peer: Mapping[str, Any], pod: Pod) -> bool:
+def is_peer(peer: Mapping[str, Any], pod: Pod) -> bool:
+    """Whether a policy's peer means this end of a connection."""
     if "ipBlock" in peer:
         return pod.address is not None and ip_address(pod.address) in ip_network(peer["ipBlock"]["cidr"])
     if pod.address is not None:
         return False
     namespaces = peer.get("namespaceSelector")
-    is_there = pod.namespace is OWN if namespaces is None else _selects(namespaces, pod.namespace)
-    return is_there and _selects(peer.get("podSelector", {}), pod.labels)
+    is_there = pod.namespace is OWN if namespaces is None else selects(namespaces, pod.namespace)
+    return is_there and selects(peer.get("podSelector", {}), pod.labels)
 
 
-def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a selector of labels chooses these."""
     wanted = selector.get("matchLabels", {}).items()
     among = all(labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ()))
     return among and all(labels.get(key) == value for key, value in wanted)

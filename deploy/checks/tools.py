@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -34,14 +35,14 @@ def program(name: str) -> str:
     return found
 
 
-def run(name: str, *words: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Run a program to its end."""
-    return subprocess.run([program(name), *map(str, words)], capture_output=True, text=True, check=False)
+def run(name: str, *words: str | Path, text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end, with a text as its input."""
+    return subprocess.run([program(name), *map(str, words)], input=text, capture_output=True, text=True, check=False)
 
 
-def complaint(name: str, *words: str | Path) -> list[str]:
+def complaint(name: str, *words: str | Path, text: str | None = None) -> list[str]:
     """What a program complains of: its output where it fails."""
-    done = run(name, *words)
+    done = run(name, *words, text=text)
     return [] if done.returncode == 0 else [(done.stdout + done.stderr).strip()]
 
 
@@ -60,6 +61,15 @@ def rendered(folder: Path) -> tuple[Manifest, ...]:
 def overlay(name: str) -> tuple[Manifest, ...]:
     """The manifests of an overlay."""
     return rendered(KUBERNETES / "overlays" / name)
+
+
+def with_component(name: str) -> tuple[Manifest, ...]:
+    """The manifests of the base with one component.  Raises ValueError."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / "kubernetes"
+        shutil.copytree(KUBERNETES, copied)
+        (copied / "kustomization.yaml").write_text(f"resources: [base]\ncomponents: [components/{name}]\n")
+        return rendered(copied)
 
 
 def named(manifest: Manifest) -> str:

@@ -56,6 +56,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Ends", "ops", rate("jobs_ended", "outcome"), "{{outcome}}"),
         Panel("Accepted", "ops", rate("jobs_accepted")),
         Panel("Ready gateways", "short", "sum(lego_serve_ready_gateways)"),
+        Panel("Durable jobs", "short", "max by (state) (lego_serve_durable_jobs)", "{{state}}"),
+        Panel("Durable jobs' ends", "ops", rate("durable_jobs_ended", "outcome"), "{{outcome}}"),
+        Panel("Messages still to be sent", "short", "max(lego_serve_webhook_backlog)"),
+        Panel("Decisions", "ops", rate("decisions", "kind"), "{{kind}}"),
         Panel("Checks that failed", "ops", rate("dataflow_checks", "result"), "{{result}}"),
     ),
     "Nodes": (
@@ -64,6 +68,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Calls computed together", "short", mean("node_batch_size", "model, node"), BY_NODE),
         Panel("Step, 95th percentile", "s", quantile("denoise_step_seconds", "model"), BY_MODEL),
         Panel("Lanes in a step", "short", mean("denoise_step_lanes", "model"), BY_MODEL),
+        Panel("Token rows in a step", "short", mean("denoise_step_rows", "model"), BY_MODEL),
         Panel("Calls made again", "ops", rate("node_retries", "model, node"), BY_NODE),
         Panel("Steps redone", "ops", rate("steps_redone", "model"), BY_MODEL),
         Panel("Tokens computed", "ops", rate("denoise_tokens", "model"), BY_MODEL),
@@ -79,6 +84,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Adapters found", "percentunit", share("adapter_hits", "adapter_loads", "model"), BY_MODEL),
         Panel("Adapter loads, 95th percentile", "s", quantile("adapter_load_seconds", "model"), BY_MODEL),
         # Every gateway hears the same of all replicas.
+        Panel(
+            "Bytes kept", "bytes", "max by (model, node, kind) (lego_serve_memory_used_bytes)", BY_NODE + " {{kind}}"
+        ),
         Panel("Template bytes", "bytes", "max by (model) (lego_serve_template_used_bytes)", BY_MODEL),
         Panel("Template budget", "bytes", "max by (model) (lego_serve_template_budget_bytes)", BY_MODEL),
         Panel("Template entries evicted", "ops", rate("template_evictions", "model"), BY_MODEL),

@@ -106,6 +106,8 @@ class ControlNetRun:
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, with the seconds of each step and the lanes that shared it.
 
+    ``step_rows``: the token rows of all of them in each step, as the pass was planned.
+
     ``step_at``: when each step began, counted from the lane's arrival; what lies between them is waiting.
 
     ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
@@ -119,6 +121,7 @@ class LaneResult:
     step_lanes: tuple[int, ...]
     steps_without_adapter: int = 0
     adapter_steps: tuple[tuple[str, int], ...] = ()
+    step_rows: tuple[int, ...] = ()
     controls: tuple[ControlNetRun, ...] = ()
     reuse: ReuseStats | None = None
     step_at: tuple[float, ...] = ()
@@ -161,6 +164,7 @@ class LaneState:
     started_s: float = math.nan
     step_s: list[float] = field(default_factory=list)
     step_lanes: list[int] = field(default_factory=list)
+    step_rows: list[int] = field(default_factory=list)
     step_at: list[float] = field(default_factory=list)  # when each began, counted from the lane's arrival here
     controls: tuple[LaneControlNet, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
@@ -239,6 +243,7 @@ class LaneState:
             run_s=now - started_s,
             step_s=tuple(self.step_s),
             step_lanes=tuple(self.step_lanes),
+            step_rows=tuple(self.step_rows),
             step_at=tuple(self.step_at),
             steps_without_adapter=self.steps_without_adapter,
             adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),

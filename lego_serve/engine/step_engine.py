@@ -16,7 +16,7 @@ from lego_serve.engine.controlnet_waits import timed_out, without_unavailable
 from lego_serve.engine.failures import failure_of, is_out_of_memory, not_finite
 from lego_serve.engine.lane_checkpoint import write_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
-from lego_serve.engine.step.advance import NanCheck, advance
+from lego_serve.engine.step.advance import NanCheck, PassSize, advance
 from lego_serve.engine.step.batch_runner import BatchOutcome, BatchRunner
 from lego_serve.engine.step.lane_setup import LaneSetup
 from lego_serve.engine.step.priming import EntrySize, entry_size
@@ -250,7 +250,7 @@ class StepEngine:
                 continue
             state = self._states[key]
             if not state.unavailable:
-                advance(state, batch.velocities[key], started_s, took_s, len(plan.keys))
+                advance(state, batch.velocities[key], started_s, took_s, PassSize(len(plan.keys), plan.work.rows))
             if state.is_waiting:
                 self._batcher.pause(key)
 

@@ -74,6 +74,7 @@ def create_app(
             starting = asyncio.ensure_future(_start(context.jobs, runner))
         if context.kept_images is not None:
             context.kept_images.start()
+        runner.journal.on_decision = metrics.count_decision
         counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining))
         yield
         counting.cancel()

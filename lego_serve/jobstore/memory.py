@@ -1,13 +1,14 @@
 """The store of durable jobs in this process's memory: for tests, and the plainest statement of what a store does."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lego_serve.core.durable_jobs.ids import claim_order
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
-from lego_serve.core.durable_jobs.store import JobPage, JobQuery
+from lego_serve.core.durable_jobs.store import JobCounts, JobPage, JobQuery
 from lego_serve.core.durable_jobs.transitions import Change, claim
 
 
@@ -70,6 +71,11 @@ class MemoryJobStore:
     async def open_jobs(self, tenant: str) -> int:
         """Return how many jobs of a tenant have not ended."""
         return sum(record.request.tenant == tenant and not record.status.has_ended for record in self._records.values())
+
+    async def counts(self) -> JobCounts:
+        """Return how many jobs and messages there are."""
+        states = Counter(record.status for record in self._records.values())
+        return JobCounts(states[JobStatus.QUEUED], states[JobStatus.IN_PROGRESS], len(self._outbox))
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""

@@ -178,6 +178,14 @@ return read_all(redis.call('ZREVRANGEBYLEX', tenant, from, '-', 'LIMIT', 0, coun
 
 OPEN_JOBS = "return redis.call('SCARD', P .. 'open:' .. ARGV[1])"
 
+COUNTS = """
+local running = 0
+for _, owner in ipairs(redis.call('ZRANGE', P .. 'owners', 0, -1)) do
+  running = running + redis.call('SCARD', P .. 'owned:' .. owner)
+end
+return {redis.call('ZCARD', P .. 'ready'), running, redis.call('ZCARD', P .. 'outbox')}
+"""
+
 POSITION = """
 local order = redis.call('HGET', job(ARGV[1]), 'order')
 return order and order ~= '' and redis.call('ZRANK', P .. 'ready', order)

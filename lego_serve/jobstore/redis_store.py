@@ -18,7 +18,7 @@ from lego_serve.core.durable_jobs.ids import claim_order
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.record_json import record_from_json, record_to_json, row_from_json, row_to_json
-from lego_serve.core.durable_jobs.store import JobPage, JobQuery
+from lego_serve.core.durable_jobs.store import JobCounts, JobPage, JobQuery
 from lego_serve.core.durable_jobs.transitions import Change
 from lego_serve.jobstore import redis_scripts as lua
 from lego_serve.jobstore.redis_client import ScriptRunner
@@ -86,6 +86,10 @@ class RedisJobStore:
     async def open_jobs(self, tenant: str) -> int:
         """Return how many jobs of a tenant have not ended."""
         return int(await self._scripts.run(lua.OPEN_JOBS, tenant))
+
+    async def counts(self) -> JobCounts:
+        """Return how many jobs and messages there are."""
+        return JobCounts(*map(int, await self._scripts.run(lua.COUNTS)))
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""

@@ -15,7 +15,7 @@ from lego_serve.core.durable_jobs.ids import claim_order
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.record_json import record_from_json, record_to_json, row_from_json, row_to_json
-from lego_serve.core.durable_jobs.store import JobPage, JobQuery
+from lego_serve.core.durable_jobs.store import JobCounts, JobPage, JobQuery
 from lego_serve.core.durable_jobs.transitions import Change, claim
 from lego_serve.errors import ConfigError
 from lego_serve.jobstore.network_folders import file_system_of, is_network
@@ -119,6 +119,13 @@ class SqliteJobStore:
         asked = f"SELECT count(*) FROM jobs WHERE tenant=? AND {OPEN}"
         count: int = await self._thread.read(lambda db: db.execute(asked, (tenant,)).get)
         return count
+
+    async def counts(self) -> JobCounts:
+        """Return how many jobs and messages there are."""
+        asked = """SELECT (SELECT count(*) FROM jobs WHERE claim_order IS NOT NULL),
+                   (SELECT count(*) FROM jobs WHERE owner IS NOT NULL), (SELECT count(*) FROM outbox)"""
+        counted: tuple[int, int, int] = await self._thread.read(lambda db: db.execute(asked).get)
+        return JobCounts(*counted)
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
         """Give the first queued jobs to an owner."""

@@ -44,6 +44,15 @@ class JobPage:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """How many durable jobs of all tenants wait and run, and how many messages about ended ones wait too."""
+
+    queued: int = 0
+    in_progress: int = 0
+    messages: int = 0
+
+
 class JobStore(Protocol):
     """Holds the records of durable jobs for all gateways.
 
@@ -83,6 +92,10 @@ class JobStore(Protocol):
 
     async def open_jobs(self, tenant: str) -> int:
         """Return how many jobs of a tenant wait or run."""
+        ...
+
+    async def counts(self) -> JobCounts:
+        """Return how many jobs and messages there are."""
         ...
 
     async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:

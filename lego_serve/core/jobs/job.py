@@ -57,6 +57,7 @@ class Task:
 class TaskStats:
     """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
 
+    ``step_lanes`` and ``step_rows``: the lanes and the token rows of the passes that its steps were part of.
     ``step_at``: when each step of the last attempt began, counted from the call's arrival at its replica.
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
     ``text_tokens`` are those of an encoded prompt, also of a cached one.
@@ -69,6 +70,7 @@ class TaskStats:
     batch_size: int = 1
     step_s: tuple[float, ...] = ()
     step_lanes: tuple[int, ...] = ()
+    step_rows: tuple[int, ...] = ()
     attempts: int = 1
     steps_redone: int = 0
     adapters: tuple[AdapterStats, ...] = ()

@@ -5,7 +5,7 @@ were refused.  Of each kind and subject one a second is kept, so that a burst is
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from lego_serve.core.jobs.history import History, Span
@@ -35,6 +35,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.history = History()
+        self.on_decision: Callable[[str], None] = lambda kind: None
         self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
         self._number = 0
 
@@ -46,6 +47,7 @@ class Journal:
         self, kind: str, subject: str, why: str, now: float, *, by: str = "server", job: str = "", node: str = ""
     ) -> None:
         """Note a decision; one that repeats another soon counts up that one."""
+        self.on_decision(kind)
         self._number += 1
         for index in range(len(self._decisions) - 1, -1, -1):
             last = self._decisions[index]

@@ -2,17 +2,26 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
 from lego_serve.engine.lane_state import LaneState
 from lego_serve.models.sampling import SAMPLERS
 
+
+class PassSize(NamedTuple):
+    """The lanes of a forward pass, and their token rows."""
+
+    lanes: int
+    rows: int
+
+
 CHECK_EVERY_STEPS = 5  # on a device, which is waited for as often anyway, when the states of lanes are fetched
 
 
-def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: float, lanes: int) -> None:
-    """Take a lane's step with the velocity of a pass over so many lanes, which began then and took so long."""
+def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: float, size: PassSize) -> None:
+    """Take a lane's step with the velocity of a pass of that size, which began then and took so long."""
     take_step = SAMPLERS[state.request.sampler_run]
     sigma = state.schedule.sigmas[state.step]
     # Kept as a tensor of this step; a preview is made from x - sigma v only when one is due.
@@ -25,7 +34,8 @@ def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: 
     if math.isnan(state.started_s):
         state.started_s = started_s
     state.step_s.append(took_s)
-    state.step_lanes.append(lanes)
+    state.step_lanes.append(size.lanes)
+    state.step_rows.append(size.rows)
     state.step_at.append(started_s - state.added_s)
 
 

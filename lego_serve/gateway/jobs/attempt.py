@@ -269,4 +269,4 @@ class JobAttempt:
 
     def _tell(self, record: JobRecord) -> None:
         self.record = record
-        self._parts.watchers.tell(record)
+        self._parts.written(record)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
@@ -53,3 +54,9 @@ class JobParts:
     settings: JobSettings
     wall: Callable[[], float]
     watchers: Watchers = field(default_factory=Watchers)
+
+    def written(self, record: JobRecord) -> None:
+        """This gateway has written a change of a job: whoever watches hears of it, and ends are counted."""
+        if record.status.has_ended:
+            self.context.metrics.count_durable_end(record.status.value)
+        self.watchers.tell(record)

@@ -116,7 +116,7 @@ class DurableJobs:
         except JobEnded:
             return await self.get(caller, job_id)
         self.worker.stop(job_id)
-        self._parts.watchers.tell(record)
+        self._parts.written(record)
         return record
 
     async def delete(self, caller: Caller, job_id: str) -> None:

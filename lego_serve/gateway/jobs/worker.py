@@ -142,10 +142,11 @@ class JobWorker:
         if swept.released:
             self._wake.set()
         for record in (*swept.released, *swept.expired):
-            self._parts.watchers.tell(record)
+            self._parts.written(record)
         for record in swept.expired:
             self.stop(record.id)
         await self._delete(record.id for record in swept.forgotten)
+        self._parts.context.metrics.set_durable_jobs(await self._parts.store.counts())
         await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
 
     async def _listen(self) -> None:

@@ -101,11 +101,9 @@ class NodeReplica:
         return replace(load, machine=socket.gethostname())
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """Return the templates cached here, for Serve's routers; nothing unless this is a backbone."""
-        if not isinstance(self._options, BackboneOptions):
-            return {}
-        stats: dict[str, Any] = self._node.routing_stats()
-        return stats
+        """Return what Serve's routers hear: what is kept here, and a backbone's templates."""
+        stats: dict[str, Any] = self._node.routing_stats() if isinstance(self._options, BackboneOptions) else {}
+        return stats | {"memory": {each.kind: (each.used, each.budget) for each in self._node.load().memory}}
 
     async def check_health(self) -> None:
         """Raise when the node cannot work."""

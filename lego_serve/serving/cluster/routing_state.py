@@ -5,14 +5,17 @@ routes, apart from what others import.  So nothing that is shared may stand in `
 what is here through this one.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
+from typing import Any, TypeAlias
 
 from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.scheduling.routing import ReplicaChoice
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # called from the router's thread
 _watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
+MemoryWatcher: TypeAlias = Callable[[str, str, Mapping[str, tuple[int, int]]], None]
+_memory_watchers: list[MemoryWatcher] = []
 _models: dict[str, str] = {}  # by application, where that is not MODEL.COMPONENT
 choice = ReplicaChoice()  # what this process's calls have in hand, and where templates are as far as it knows
 rng = Random()
@@ -26,6 +29,11 @@ def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
 def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
     """Call ``watcher`` with a model's template use, from another thread."""
     _watchers.append(watcher)
+
+
+def on_memory_use(watcher: MemoryWatcher) -> None:
+    """Call ``watcher`` with a node's component and model, and what all its replicas keep by kind, likewise."""
+    _memory_watchers.append(watcher)
 
 
 def name_models(models: Mapping[str, str]) -> None:
@@ -45,9 +53,18 @@ def left(replicas: Collection[str]) -> None:
         listener(frozenset(replicas))
 
 
-def record_stats(app: str, stats: Iterable[Mapping[str, Mapping[str, int]]]) -> None:
+def record_stats(app: str, stats: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
     """Record what the replicas of an application say of themselves."""
+    own_model, _, component = app.rpartition(".")
+    model = _models.get(app, own_model)
     uses = [TemplateUse(**each["template_use"]) for each in stats if "template_use" in each]
     if uses:
         for watcher in _watchers:
-            watcher(_models.get(app, app.rpartition(".")[0]), sum(uses, TemplateUse()))
+            watcher(model, sum(uses, TemplateUse()))
+    kept: dict[str, tuple[int, int]] = {}
+    for each in stats:
+        for kind, (used, budget) in each.get("memory", {}).items():
+            known = kept.get(kind, (0, 0))
+            kept[kind] = (known[0] + used, known[1] + budget)
+    for memory_watcher in _memory_watchers if kept else ():
+        memory_watcher(component, model, kept)

@@ -123,6 +123,7 @@ def task_stats(
         longest.run_s,
         step_s=longest.step_s,
         step_lanes=longest.step_lanes,
+        step_rows=longest.step_rows,
         step_at=longest.step_at,
         batch_size=max(longest.step_lanes, default=1),
         adapters=adapters,

@@ -26,6 +26,7 @@ def test_who_listens_hears_who_left_and_what_replicas_keep(monkeypatch: pytest.M
     heard: list[object] = []
     monkeypatch.setattr(routing_state, "_listeners", [])
     monkeypatch.setattr(routing_state, "_watchers", [])
+    monkeypatch.setattr(routing_state, "_memory_watchers", [])
     routing_state.on_departure(heard.append)
     routing_state.on_template_use(lambda model, use: heard.append((model, use)))
     routing_state.leave("a")
@@ -35,3 +36,6 @@ def test_who_listens_hears_who_left_and_what_replicas_keep(monkeypatch: pytest.M
     routing_state.record_stats("m.v1.backbone", [{"template_use": use}, {}, {"template_use": use}])
     routing_state.record_stats("m.vae", [{}])
     assert heard == [frozenset({"a"}), ("m.v1", TemplateUse(2, 4, 6))]
+    routing_state.on_memory_use(lambda node, model, uses: heard.append((node, model, uses)))
+    routing_state.record_stats("m.vae", [{}, {"memory": {"prompts": [5, 9]}}, {"memory": {"prompts": (1, 9)}}])
+    assert heard[2:] == [("vae", "m", {"prompts": (6, 18)})]

@@ -251,6 +251,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         """Who owns what, what is due and whose lease lapsed is the same in both."""
         self.both(lambda store: store.lapsed_owners())
         self.both(lambda store: store.due(500))
+        self.both(lambda store: store.counts())
         for tenant in ("default", "tenant:b"):
             count = self.both(lambda store: store.open_jobs(tenant))  # noqa: B023 - asked at once
             page = self.run(self.plain.page(JobQuery(tenant, 100)))

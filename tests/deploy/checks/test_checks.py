@@ -10,8 +10,8 @@ import yaml
 
 from deploy import generate
 from deploy.checks import __main__ as checks
-from deploy.checks import kinds, monitoring, network, operator, packaging, serving
-from deploy.checks.tools import HERE, KUBERNETES, ToolMissing, overlay, program, rendered
+from deploy.checks import kinds, monitoring, network, operator, packaging, plants, serving
+from deploy.checks.tools import HERE, KUBERNETES, ToolMissing, overlay, program, rendered, with_component
 
 Change = Callable[[Any], object]
 
@@ -50,9 +50,22 @@ def promtool_or_skip() -> None:
         pytest.skip(str(missing))
 
 
-def test_what_is_there_has_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
-    """All checks pass; those whose program is missing say which."""
-    assert checks.main() == 0, capsys.readouterr().out
+def test_a_check_that_finds_nothing_is_a_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make check` runs all of them, and each over a planted fault."""
+    assert plants.PLANTS.keys() == checks.CHECKS.keys()
+    monkeypatch.setattr(checks, "CHECKS", {"network": checks.CHECKS["network"]})
+    assert checks.main() == 0
+    monkeypatch.setitem(plants.PLANTS, "network", lambda folder: [])
+    assert checks.main() == 1
+    assert "network: 1 faults" in capsys.readouterr().out
+
+
+def test_every_component_can_be_put_on_the_base() -> None:
+    """Also that which no overlay has."""
+    [service] = [each for each in with_component("incremental-upgrade") if each["kind"] == "RayService"]
+    assert service["spec"]["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
 
 
 @pytest.mark.parametrize(
