@@ -22,6 +22,7 @@ torch=()
 for path in /etc/pip.conf /opt/wheels /opt/pypi /opt/pypi-more; do # where this machine's packages come from
     [ -e "$path" ] && mounts+=(-v "$path:$path:ro")
 done
+[ -e ~/.config/pip/pip.conf ] && mounts+=(-v "$HOME/.config/pip/pip.conf:/root/.config/pip/pip.conf:ro")
 # A torch for the CPU lies on this machine: no index is asked for one.
 compgen -G "/opt/wheels/torch-*cpu*" >/dev/null && torch=(--build-arg TORCH_INDEX=file:///opt/wheels/cpu)
 for target in "${@:-gateway}"; do

@@ -21,6 +21,7 @@ from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
 from lego_serve.metrics_page import settle
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
+from lego_serve.process.ray_token import require_token
 from lego_serve.process.signals import StopSignal, run_off_main_thread
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
@@ -148,6 +149,8 @@ def _start_nodes(
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
     from lego_serve.serving.cluster.deploy import deploy, start_ray, stop
 
+    if settings.server.ray_address is not None:
+        require_token(os.environ, Path.home())
     json_logging.install()  # on stderr: stdout is for this server's own lines
     report("starting Ray")
     undo.callback(stop, [plan.app for plan in plans], owned=settings.server.ray_address is None)

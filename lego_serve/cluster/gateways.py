@@ -15,6 +15,7 @@ from lego_serve.errors import ConfigError
 from lego_serve.gateway_process import WAITS
 from lego_serve.job_storage import check_job_folder, job_folder
 from lego_serve.places import state_folder
+from lego_serve.process.ray_token import require_token
 from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
@@ -30,6 +31,7 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
     settings, _ = on_a_cluster(config_path, has_keys_file=True)
     server = settings.server
     _require_writable(settings)
+    require_token(os.environ, Path.home())
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts a Ray of its own
     with contextlib.ExitStack() as undo:
         port = undo.enter_context(reserve(server.host, server.port)).getsockname()[1]

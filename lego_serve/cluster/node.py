@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lego_serve.cluster.serve_config import on_a_cluster
 from lego_serve.errors import ConfigError
+from lego_serve.process.ray_token import require_token
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.process.tree import descendants
 
@@ -34,6 +35,7 @@ def run_node(config_path: Path | None, gateways: int, ray: Sequence[str], report
     program = shutil.which(ray[0])
     if program is None:
         raise ConfigError(f"there is no program {ray[0]}; name Ray's own command after `--`")
+    require_token(os.environ, Path.home())
     commands, drain_s = {"Ray": [program, *ray[1:]]}, 0.0
     if gateways:
         if config_path is None:

@@ -26,3 +26,19 @@ def test_what_cannot_work_is_one_line_and_status_1(command, tmp_path: Path, serv
     assert complaint.startswith("error: ")
     assert complaint.count("\n") == 1
     assert message in complaint
+
+
+@pytest.mark.parametrize("words", [("gateway",), ("node", "--gateways", "1", "--config")])
+def test_a_missing_token_is_one_line_and_status_1(
+    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Before anything listens or is started: Ray itself would wait for ever."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "config.yaml"
+    path.write_text(f"server: {{port: 0, data: {tmp_path / 'data'}}}\njobs: {{store: none}}\n{MODELS}")
+    status, _, complaint = command(*words, str(path), *(("--", "true") if words[0] == "node" else ()))
+    assert status == 1
+    assert complaint.startswith("error: RAY_AUTH_MODE is token, and there is none")
+    assert complaint.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.nodes.options import NodePlan
 
+LISTENER_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
 MAX_ONGOING = 1024
 ROUTER = "lego_serve.serving.cluster.router:LegoRequestRouter"
@@ -49,6 +51,7 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     else:
+        require_listener(address)
         options["address"] = address
     try:
         ray.init(**options)
@@ -61,6 +64,18 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
     log_like_this_process()
     gcs_address: str = ray.get_runtime_context().gcs_address
     return gcs_address
+
+
+def require_listener(address: str) -> None:
+    """Raise ConfigError where nobody listens at HOST:PORT: Ray itself would try again for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, or a name that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENER_S).close()
+    except OSError as error:
+        message = f"`server.ray_address`: no Ray answers at {address} ({error.strerror or type(error).__name__})"
+        raise ConfigError(message) from None
 
 
 def deploy(plans: Sequence[NodePlan], launcher: str | None = None) -> None:

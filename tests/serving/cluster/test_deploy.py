@@ -1,6 +1,7 @@
 """Deploying nodes over a Serve that says what the test wants: progress, failure, no place."""
 
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,6 +126,11 @@ def test_a_ray_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(deploying.ray, "init", init)
     monkeypatch.setattr(deploying.os, "environ", dict(os.environ))
-    with pytest.raises(ConfigError) as refused:
-        deploying.start_ray("nowhere:6379", 1, tmp_path)
-    assert refused.value.message == "`server.ray_address`: no Ray answers at nowhere:6379 (ConnectionError)"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ConfigError) as refused:
+            deploying.start_ray(address, 1, tmp_path)
+    assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (ConnectionError)"
+    with pytest.raises(ConfigError) as refused:  # at once, where Ray would try for a quarter of an hour
+        deploying.start_ray(address, 1, tmp_path)
+    assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (Connection refused)"
