@@ -65,8 +65,9 @@ chaos: $(STAMP)
 images:
 	deploy/images.sh gateway worker
 
-# The manifests' pods from both images, in network namespaces of this machine; they are broken one after the other.
-cluster: $(STAMP) images
+# Parts on several machines, and the manifests' pods from both images, in network namespaces of this machine; they are
+# broken one after the other. A part of `make test-long`; prints the figures of docs/benchmarks/deployment.md.
+cluster: $(STAMP)
 	$(PYTEST) -s tests/e2e/test_cluster.py tests/e2e/test_pods.py
 
 # What follows from other files: Serve's configurations of the overlays, the operator's rules, the dashboard.

@@ -12,6 +12,7 @@ from deploy.checks.tools import HERE, Manifest, named
 NAME_LETTERS = 47
 CRD = HERE.parents[1] / "shared" / "data" / "kuberay" / "ray.io_rayservices.yaml"
 STOP_MARGIN_S = 25
+DRAIN_S = 20  # a gateway's `server.drain_timeout_s`
 FT_RIVALS = {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"}
 
 
@@ -53,6 +54,7 @@ def _service(manifest: Manifest) -> Iterator[str]:
             rivals = FT_RIVALS & {each["name"] for each in _main(group).get("env", [])}
             if rivals or "redis-password" in group["rayStartParams"]:
                 yield f"{name}: gcsFaultToleranceOptions and {', '.join(rivals) or 'redis-password'} exclude each other"
+    yield from _ends(head, groups)
     for group in groups:
         if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
             yield f"{group['groupName']}: replicas must be between minReplicas and maxReplicas"
@@ -72,12 +74,25 @@ def _group(group: Manifest) -> Iterator[str]:
     scratch = {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume}
     if mounts.get("/tmp") not in scratch:
         yield "a read-only root needs an emptyDir on /tmp: Ray finds no temporary folder"
-    sleep_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    sleep_s = _sleep_s(group)
     if pod.get("terminationGracePeriodSeconds", 30) < sleep_s + STOP_MARGIN_S:
         yield f"terminationGracePeriodSeconds must be at least {sleep_s + STOP_MARGIN_S}"
     for each in container.get("env", []):
         if any(word in each["name"].upper() for word in ("PASSWORD", "TOKEN", "SECRET")) and "value" in each:
             yield f"{each['name']}: secrets come by reference"
+
+
+def _ends(head: Manifest, groups: list[Manifest]) -> Iterator[str]:
+    """Who would end before the gateways, when all pods of a cluster are told to at once."""
+    gateways = [_sleep_s(group) for group in groups if group["groupName"] == "gateway"]
+    least_s = max(gateways, default=0) + DRAIN_S
+    for group in (head, *(group for group in groups if group["groupName"] != "gateway")):
+        if _sleep_s(group) < least_s:
+            yield f"{group.get('groupName', 'head')}: its preStop must sleep {least_s} s, as long as gateways need"
+
+
+def _sleep_s(group: Manifest) -> int:
+    return int(_main(group).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0))
 
 
 def _maps(cluster: Manifest, maps: set[str]) -> Iterator[str]:

@@ -100,6 +100,10 @@ def test_a_misspelt_key_of_any_kind_is_found(prod: list[Any], plant: Change, fau
         (lambda m: main_of(m, 1)["volumeMounts"].pop(0), "needs an emptyDir on /tmp"),
         (lambda m: main_of(m, 1)["securityContext"].pop("readOnlyRootFilesystem"), "root must be read-only"),
         (lambda m: pod(m, 0).update(terminationGracePeriodSeconds=30), "must be at least 35"),
+        (
+            lambda m: main_of(m, 2)["lifecycle"]["preStop"]["sleep"].update(seconds=9),
+            "class-b: its preStop must sleep 30",
+        ),
         (lambda m: main_of(m, 1)["env"].append({"name": "HF_TOKEN", "value": "hf_x"}), "secrets come by reference"),
         (lambda m: one(m, "PodDisruptionBudget")["spec"].update(minAvailable="50%"), "must be a number"),
         (lambda m: pod(m, 0)["volumes"][1]["configMap"].update(name="lego-config"), "no ConfigMap is called"),
