@@ -61,14 +61,15 @@ fuzz: $(STAMP)
 chaos: $(STAMP)
 	LEGO_CHAOS_KILLS=20 $(PYTEST) tests/e2e/test_recovery.py
 
-# Both images from the Dockerfile, without a registry or a daemon; for root. A minute, and ten the first time.
-images:
-	deploy/images.sh gateway worker
+# Both images from the Dockerfile, without a registry or a daemon, and an inventory of each (an SBOM by CycloneDX); for root.
+# A minute, and ten the first time.
+images: $(STAMP)
+	LEGO_SBOM=$${LEGO_SBOM:-.} deploy/images.sh gateway worker
 
 # Parts on several machines, and the manifests' pods from both images, in network namespaces of this machine; they are
 # broken one after the other. A part of `make test-long`; prints the figures of docs/benchmarks/deployment.md.
 cluster: $(STAMP)
-	$(PYTEST) -s tests/e2e/test_cluster.py tests/e2e/test_pods.py
+	$(PYTEST) -s tests/e2e/cluster
 
 # What follows from other files: Serve's configurations of the overlays, the operator's rules, the dashboard.
 deploy-files: $(STAMP)

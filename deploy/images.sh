@@ -25,6 +25,17 @@ done
 [ -e ~/.config/pip/pip.conf ] && mounts+=(-v "$HOME/.config/pip/pip.conf:/root/.config/pip/pip.conf:ro")
 # A torch for the CPU lies on this machine: no index is asked for one.
 compgen -G "/opt/wheels/torch-*cpu*" >/dev/null && torch=(--build-arg TORCH_INDEX=file:///opt/wheels/cpu)
+# Writes what an image's Python holds, as a CycloneDX document, into $LEGO_SBOM (a folder), where that is named.
+inventory() {
+    [ -n "${LEGO_SBOM:-}" ] && [ "$file" = Dockerfile ] || return 0
+    local container root
+    container=$(buildah from --pull-never "localhost/lego-serve:$1")
+    root=$(buildah mount "$container")
+    .venv/bin/cyclonedx-py environment --no-validate --output-reproducible --of JSON \
+        -o "$LEGO_SBOM/lego-serve-$1.cdx.json" "$root/opt/venv"
+    buildah rm "$container" >/dev/null
+    echo "$LEGO_SBOM/lego-serve-$1.cdx.json"
+}
 for target in "${@:-gateway}"; do
     case $target in
         store | prometheus) file=deploy/local/Dockerfile ;; # what stands for the images of others
@@ -34,4 +45,5 @@ for target in "${@:-gateway}"; do
     buildah bud --isolation chroot --format docker --pull-never --layers --target "$target" \
         --build-arg BASE="$base" "${torch[@]}" "${mounts[@]}" -t "lego-serve:$target" -f "$file" . >&2
     buildah images --format '{{.Name}}:{{.Tag}} {{.Size}}' "localhost/lego-serve:$target"
+    inventory "$target"
 done

@@ -40,7 +40,7 @@ class Container:
             os.close(handle)
 
     def wait(self) -> int:
-        """Wait for its end; answers its exit status."""
+        """Wait for its end; answers its exit status, -1 where nobody knows it any more."""
         try:
             handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -49,7 +49,10 @@ class Container:
             select.select([handle], [], [])
             os.close(handle)
         for _ in range(100):  # podman hears of it a little later
-            state = json.loads(call("podman", "inspect", "--format", "{{json .State}}", self.name))
+            try:
+                state = json.loads(call("podman", "inspect", "--format", "{{json .State}}", self.name))
+            except RuntimeError:
+                break  # it has been removed
             if not state["Running"]:
                 return int(state["ExitCode"])
             time.sleep(0.05)
@@ -61,6 +64,19 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def settings(folder: Path) -> Path:
+    """Write podman's settings for a machine without systemd and without the right to raise limits."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())  # as podman lowers its own
+    processes = min(most, resource.getrlimit(resource.RLIMIT_NPROC)[1] % 2**63)
+    limits = f'"nofile={files}:{files}", "nproc={processes}:{processes}"'
+    path = folder / "containers.conf"
+    path.write_text(
+        f'[containers]\ndefault_ulimits = [{limits}]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
+    )
+    return path
+
+
 class Containers:
     """Runs containers of one test, with files in one folder: ``configMap/NAME/KEY``, ``secret/NAME/KEY``, claims."""
 
@@ -69,12 +85,7 @@ class Containers:
         self._names: list[str] = []
         self.hosts = folder / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
-        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-        hard = ", ".join(f'"{name}={(most := resource.getrlimit(kind)[1])}:{most}"' for name, kind in limits.items())
-        # Without the right to raise limits podman's defaults are refused.
-        text = f'[containers]\ndefault_ulimits = [{hard}]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
-        (folder / "containers.conf").write_text(text)
-        self._environment = os.environ | {"CONTAINERS_CONF": str(folder / "containers.conf")}
+        self._environment = os.environ | {"CONTAINERS_CONF": str(settings(folder))}
 
     def run(self, pod: Pod, name: str, place: Place) -> Container:
         """Start a pod's container in a place.  Raises RuntimeError."""

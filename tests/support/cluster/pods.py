@@ -1,5 +1,6 @@
 """Overlays as pods of this machine, and clients that ask them from where an ingress would."""
 
+import copy
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ IMAGES = {  # what the manifests name, and what was built here
     "valkey/valkey:8.1-bookworm": "localhost/lego-serve:store",
 }
 KEY = "for-development-only"
+KEY_DIGEST = sha256(KEY.encode()).hexdigest()
+MEMORY, STORE = "4Gi", "200000000"  # of a pod and of its object store, where the manifests mean larger machines
 BODY = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1, "size": "96x96"}
 
 
@@ -36,9 +40,9 @@ def why_not() -> str | None:
     return why_no_network()
 
 
-def build_images() -> None:
-    """Build all images from the Dockerfiles; quick where nothing has changed."""
-    subprocess.run([ROOT / "deploy" / "images.sh", "gateway", "worker", "store"], check=True)
+def build_images(*targets: str) -> None:
+    """Build images from the Dockerfiles, those of pods if none is named; quick where nothing has changed."""
+    subprocess.run([ROOT / "deploy" / "images.sh", *(targets or ("gateway", "worker", "store"))], check=True)
 
 
 def overlay_with(folder: Path, name: str, config: str) -> tuple[Manifest, ...]:
@@ -49,6 +53,18 @@ def overlay_with(folder: Path, name: str, config: str) -> tuple[Manifest, ...]:
     (place / "config.yaml").write_text(config)
     (place / "serve-config.yaml").write_text(patch(place / "config.yaml"))
     return rendered(copied / "overlays" / name)
+
+
+def small(manifests: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
+    """The same with less memory for each pod, so that all fit on one machine."""
+    found = copy.deepcopy(manifests)
+    for manifest in found:
+        if manifest["kind"] == "RayService":
+            for group in manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
+                group["rayStartParams"]["object-store-memory"] = STORE
+                limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+                limits["memory"] = MEMORY if group["groupName"] != "gateway" else limits["memory"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
