@@ -18,9 +18,9 @@ from lego_serve.errors import ConfigError
 from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.gateway_process import OWNER
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
-from lego_serve.metrics_page import settle
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
+from lego_serve.process.metrics_page import settle
 from lego_serve.process.ray_token import require_token
 from lego_serve.process.signals import StopSignal, run_off_main_thread
 from lego_serve.process.sockets import host_and_port, reserve

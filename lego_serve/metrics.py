@@ -16,7 +16,7 @@ from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import JobResult, TaskStats
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.metrics_page import ACCEPTED, ENDED, ENDED_HELP, WithInFlight
+from lego_serve.process.metrics_page import ACCEPTED, ENDED, ENDED_HELP, WithInFlight
 
 # Each half as much again as the one before: a quantile between two of them is at most a quarter off.
 SECONDS = tuple(round(0.005 * 1.5**power, 4) for power in range(31))  # to 960

@@ -17,7 +17,7 @@ from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
 from lego_serve.metrics import Metrics
-from lego_serve.metrics_page import settle
+from lego_serve.process.metrics_page import settle
 from lego_serve.workflow_files import built_in_workflows
 
 ROOT = Path(__file__).parent.parent

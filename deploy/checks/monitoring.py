@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from deploy.checks.tools import HERE, complaint
 from lego_serve.metrics import Metrics
-from lego_serve.metrics_page import IN_FLIGHT
+from lego_serve.process.metrics_page import IN_FLIGHT
 
 PROMETHEUS = HERE / "prometheus"
 RUNBOOK = HERE.parent / "docs" / "runbook.md"
