@@ -1,7 +1,7 @@
 """What a step costs, without Ray: ``python -m benchmarks.engine COMMAND``.
 
-All commands but ``planner``, ``prepacked`` and ``gelu`` first compare the kernels with their references and the
-model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX;
+All commands but ``planner``, ``prepacked``, ``gelu`` and ``tiers`` first compare the kernels with their references and
+the model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX;
 with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
 """
 
@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
+from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps, tiers
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
@@ -21,6 +21,7 @@ from benchmarks.engine.timing import Patience
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS
+from lego_serve.tuning.sample_file import SampleFile
 
 LANES = (1, 2, 4, 8)
 QUICK = Patience(rounds=3, least_s=0.0)
@@ -162,6 +163,22 @@ def gelu_command(
     layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
     results = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
     _finish(gelu.gelu_report(results), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("tiers")
+def tiers_command(
+    samples: Annotated[Path, typer.Option(help="Where samples are kept, batch by batch; it goes on from there.")],
+    count: Annotated[int, typer.Option(min=2, help="Prompts of one object, and as many of two.")] = 150,
+    side: Annotated[int, typer.Option(min=96, help="Side of the images in pixels.")] = 256,
+    controls: Annotated[list[int] | None, typer.Option(help="Evaluations of controls; 14, 10 and 7.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first images here, every tier.")] = None,
+) -> None:
+    """Draw lego-tiny's images in every tier and by controls of as many evaluations, and compare."""
+    file = SampleFile(samples)
+    tiers.measure_tiers(file, side, count, controls or (14, 10, 7))
+    console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
+    if sheet is not None:
+        tiers.write_sheet(sheet, side, 6)
 
 
 def _subjects(

@@ -115,6 +115,11 @@ def quality_of(found: Mapping[str, Mapping[str, float]], name: str) -> dict[str,
     return {key: value for key, value in found[name].items() if key != "seconds"}
 
 
+def draw_row(pipeline: OfflinePipeline, images: Calibration, row: Row, *, steps: int = 28) -> list[np.ndarray]:
+    """Return the pixels of images drawn in one way.  Raises LegoError."""
+    return _draw(pipeline, images.lanes(pipeline, steps, "euler"), row)[0]
+
+
 def _draw(pipeline: OfflinePipeline, lanes: Sequence[LaneRequest], row: Row) -> tuple[list[np.ndarray], float]:
     """Return the pixels of each lane and the processor seconds that they took together."""
     began = time.process_time()

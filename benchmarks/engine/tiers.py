@@ -1,0 +1,103 @@
+"""What tiers save and cost: ``python -m benchmarks.engine tiers --samples FILE``, which goes on where it stopped.
+
+Each image is drawn by every row from the same noise, one row after the other in this process: all steps, each tier, and
+controls of as many evaluations: plain fewer steps, the shift that suits the number, and DPM++ 2M.  The judge is that of
+lego-tiny.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lego_serve.core.tiers.book import TierBook
+from lego_serve.core.tiers.grids import Grid, shifted_sigmas
+from lego_serve.engine.offline import OfflinePipeline
+from lego_serve.models.registry import ModelSpec
+from lego_serve.models.tier_files import read_book
+from lego_serve.tuning.quality import Row, Sample, draw_row, measure, table
+from lego_serve.tuning.sample_file import SampleFile
+from lego_serve.tuning.trajectories import Calibration
+from lego_serve.zoo.judge.grids import write_grid
+from lego_serve.zoo.judge.prompts import Prompt, faults, held_out_prompts
+
+PATH, STEPS, GUIDANCE, BATCH = "builtin:lego-tiny", 28, 4.0, 4
+TIERS = ("high", "balanced", "fast")
+SHIFTS = {14: 3.0, 10: 4.0, 7: 4.0}  # those that `lego-serve tune grid` finds best
+CONVERGES_EVERY = 4  # batches of which one is held against converged images, which take two of all steps
+
+
+def rows_of(book: TierBook, side: int, evaluations: Sequence[int]) -> list[Row]:
+    """Return the rows: all steps first, the tiers, then the controls for these numbers of evaluations."""
+    runs = [book.choose(tier, "euler", STEPS, side, side) for tier in TIERS]
+    tiers = [Row(run.tier, run.grid, run.grid.evaluations) for run in runs if run is not None]
+    shifted = [
+        Row(f"shift {SHIFTS[n]:g}, {n}", Grid("euler", shifted_sigmas(n, SHIFTS[n], 1 / 1000)), n) for n in evaluations
+    ]
+    plain = [Row(f"plain, {n}", None, n, steps=n) for n in evaluations]
+    second = [Row(f"DPM++ 2M, {n}", None, n, sampler="dpmpp_2m", steps=n) for n in evaluations]
+    return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second]
+
+
+def measure_tiers(file: SampleFile, side: int, count: int, evaluations: Sequence[int]) -> None:
+    """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them."""
+    torch.set_num_threads(1)
+    pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
+    rows, prompts = rows_of(read_book(PATH), side, evaluations), judged_prompts(count)
+    for first in range(0, len(prompts), BATCH):
+        if first in file.images:
+            continue
+        images = Calibration(tuple(p.text for p in prompts[first : first + BATCH]), side, side, GUIDANCE, first)
+        converges = first // BATCH % CONVERGES_EVERY == 0
+        file.add(
+            list(
+                measure(
+                    pipeline,
+                    images,
+                    rows,
+                    steps=STEPS,
+                    first=first,
+                    judge=lambda index, pixels: not faults(prompts[index], pixels),
+                    converges=converges,
+                )
+            )
+        )
+
+
+def judged_prompts(count: int) -> list[Prompt]:
+    """Return held-out prompts, of one object and of two in turn."""
+    pairs = zip(held_out_prompts(1, count), held_out_prompts(2, count), strict=True)
+    return [prompt for pair in pairs for prompt in pair]
+
+
+def write_sheet(file: Path, side: int, count: int) -> None:
+    """Draw the first prompts by all steps and by each tier, and write them side by side."""
+    torch.set_num_threads(1)
+    pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
+    prompts = judged_prompts(-(-count // 2))[:count]
+    images = Calibration(tuple(p.text for p in prompts), side, side, GUIDANCE)
+    rows = rows_of(read_book(PATH), side, ())
+    columns = [draw_row(pipeline, images, row) for row in rows]
+    pixels = [column[index] for index in range(count) for column in columns]
+    captions = [f"{row.name}: {prompt.text}" for prompt in prompts for row in rows]
+    write_grid(pixels, captions, file, columns=len(rows))
+
+
+def markdown(samples: Sequence[Sample]) -> str:
+    """Return the table of samples; speeds are those of ``exact`` over a row's, decoding included."""
+    found = table(samples)
+    lines = [
+        "| row | images | speed | PSNR mean (least) | SSIM mean (least) | true PSNR mean (least) | right, one + two |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        own = [sample for sample in samples if sample.row == name]
+        kinds = [[s.is_right for s in own if s.image % 2 == kind and s.is_right is not None] for kind in (0, 1)]
+        right = " + ".join(f"{sum(kind)} of {len(kind)}" for kind in kinds)
+        true = f"{row['true_psnr_mean']:.1f} ({row['true_psnr_least']:.1f})" if "true_psnr_mean" in row else ""
+        is_exact = name == "exact"
+        psnr = "" if is_exact else f"{row['psnr_mean']:.1f} ({row['psnr_least']:.1f})"
+        ssim = "" if is_exact else f"{row['ssim_mean']:.4f} ({row['ssim_least']:.3f})"
+        speed = found["exact"]["seconds"] / row["seconds"]
+        lines.append(f"| {name} | {row['images']:.0f} | {speed:.2f} | {psnr} | {ssim} | {true} | {right} |")
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""Linear layers of 8-bit products: weights with a scale for each output, rows with a scale for each row.
+
+A scale for a whole batch of rows, as torch's dynamic layers take it, would tie a row to its mates.  Here each row is
+divided by its own largest number first, so that all of them span the same range, and a row that does so from -1 to 1 is
+added: the batch's scale then is the same constant for any rows, and sums of whole numbers are exact in any order.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+SMALLEST = 1e-12  # what a row of zeros is divided by
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Rows:
+    """The 8-bit form of a weight (outputs, inputs), for rows of fp32 on a CPU."""
+
+    packed: Any
+    inputs: int
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> "Int8Rows":
+        """Round a weight to 8 bits, a scale for each output."""
+        scales = weight.abs().amax(dim=1).clamp_min(SMALLEST) / 127
+        zeros = torch.zeros(weight.shape[0], dtype=torch.long)
+        quantised = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
+        return cls(torch.ops.quantized.linear_prepack(quantised, None), int(weight.shape[1]))
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute ``x @ weight.T + bias`` for rows x (rows, inputs); a row's result is a function of that row alone."""
+        largest = x.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
+        spanning = x.new_zeros(1, self.inputs)
+        spanning[0, 0], spanning[0, 1] = 1.0, -1.0
+        # Seven bits for rows: eight of both overflow the 16-bit sums of pairs on CPUs without VNNI.
+        out = torch.ops.quantized.linear_dynamic(torch.cat([x / largest, spanning]), self.packed, True)[:-1]
+        scaled: torch.Tensor = out * largest
+        return scaled if bias is None else scaled + bias
+
+
+def int8_rows_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Compute what ``Int8Rows`` does with plain whole numbers in double precision: the specification of its kernel."""
+    scales = (weight.abs().amax(dim=1).clamp_min(SMALLEST) / 127).double()
+    rounded = (weight.double() / scales[:, None]).round().clamp(-128, 127)
+    largest = x.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST)
+    step = 2 / 127  # of seven bits over [-1, 1]
+    rows = ((x / largest).double() / step).round()
+    out = F.linear(rows, rounded) * scales * step * largest.double()
+    return (out if bias is None else out + bias.double()).to(x.dtype)
