@@ -164,6 +164,7 @@ def model_spec(settings: config.Settings, model: str) -> ModelSpec:
         device=chosen.device,
         max_sequence_length=chosen.max_sequence_length,
         fetch=chosen.fetch,
+        linear=chosen.linear,
     )
 
 

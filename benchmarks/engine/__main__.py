@@ -1,8 +1,9 @@
 """What a step costs, without Ray: ``python -m benchmarks.engine COMMAND``.
 
-All commands but ``planner``, ``prepacked``, ``gelu`` and ``tiers`` first compare the kernels with their references and
-the model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and a small FLUX;
-with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no download.
+All commands but ``planner``, ``prepacked``, ``gelu``, ``int8`` and ``tiers`` first compare the kernels with their
+references and the model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and
+a small FLUX; with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no
+download.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps, tiers
+from benchmarks.engine import forms, gelu, int8, masked, planner, prepacked, ragged, steps, tiers
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
@@ -163,6 +164,22 @@ def gelu_command(
     layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
     results = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
     _finish(gelu.gelu_report(results), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("int8")
+def int8_command(
+    count: Annotated[int, typer.Option(min=0, help="Images to compare with those in fp32.")] = 24,
+    seconds: Seconds = 1.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time steps whose blocks multiply in 8 bits against steps in fp32, on the CPU, and compare images."""
+    torch.set_num_threads(1)
+    names, sides = (int8.NAMES[1:], int8.SIDES[:1]) if quick else (int8.NAMES, int8.SIDES)
+    rows = int8.measure_int8(names, sides, QUICK if quick else Patience(least_s=seconds))
+    found = [] if quick or not count else int8.likeness(count)
+    _finish(int8.int8_report(rows, found), torch.device("cpu"), {}, to_json, to_markdown)
 
 
 @app.command("tiers")

@@ -56,6 +56,7 @@ LARGE_SIDES = (16, 32, 64)  # 256, 512 and 1024 pixels
 ARCHITECTURES = {
     "tiny": Architecture("sd3", 32, (4, 8, 12, 16)),
     "tiny-flux": Architecture("flux", 32, (4, 8, 12, 16), _SMALL_FLUX),
+    "wide": Architecture("sd3", 77, (8, 16, 32), _SD3 | {"pos_embed_max_size": 192, "num_layers": 2}),
     "sd3-medium": Architecture("sd3", 333, LARGE_SIDES, _SD3 | {"pos_embed_max_size": 192}, scale=4),
     "sd35-medium": Architecture("sd3", 333, LARGE_SIDES, _SD3 | _SD35, scale=4),
     "flux-dev": Architecture("flux", 512, LARGE_SIDES, {"guidance_embeds": True}, scale=4),

@@ -235,6 +235,11 @@ class Model(Strict):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="Where to compute.", examples=["cpu", "cuda", "cuda:N"]
     )
+    linear: Literal["dense", "int8"] = Field(
+        default="dense",
+        description="How the blocks of the backbone multiply. `int8`: weights of 8 bits and rows of 7, with a scale "
+        "for each row, for `dtype: float32` on a CPU; it pays from a width of about 500 on.",
+    )
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = Field(
         default=256, description="Text tokens of T5, or the rows of zeros in their place."
     )
@@ -260,3 +265,9 @@ class Model(Strict):
         "expected benefit; they are loaded when a request first names them. Without it all are loaded at the start "
         "and kept.",
     )
+
+    @model_validator(mode="after")
+    def _has_weights_to_patch(self) -> "Model":
+        if self.linear != "dense" and self.adapters is not None and self.adapters.mode == "patched":
+            raise ValueError(f"`adapters.mode: patched` changes weights that `linear: {self.linear}` does not read")
+        return self

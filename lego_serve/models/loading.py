@@ -9,6 +9,7 @@ from types import ModuleType
 from lego_serve.errors import CheckpointError
 from lego_serve.models.model_files import load_module, model_folder
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
+from lego_serve.models.ragged.int8_rows import use_int8_rows
 from lego_serve.models.registry import ModelSpec, families, family_module
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.vae import KlVae
@@ -17,6 +18,8 @@ from lego_serve.models.vae import KlVae
 def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
     """Load the denoiser of a model and its sigma tables.  Raises CheckpointError."""
     backbone, tables = _family(spec).load_backbone(spec)
+    if spec.linear == "int8":
+        use_int8_rows(backbone, spec.name)
     return backbone, tables
 
 

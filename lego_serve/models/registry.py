@@ -12,7 +12,10 @@ _FAMILIES = "lego_serve.models.families"  # found by name: nothing here depends 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model's location and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``."""
+    """A model's location and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``.
+
+    ``linear``: how the backbone's blocks multiply, ``dense`` or ``int8``.
+    """
 
     name: str
     path: str
@@ -22,6 +25,7 @@ class ModelSpec:
     device: str = "cpu"
     max_sequence_length: int = 256
     fetch: bool = False
+    linear: str = "dense"
 
 
 def families() -> tuple[str, ...]:

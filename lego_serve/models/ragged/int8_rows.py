@@ -5,11 +5,16 @@ divided by its own largest number first, so that all of them span the same range
 added: the batch's scale then is the same constant for any rows, and sums of whole numbers are exact in any order.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+from lego_serve.errors import CheckpointError
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.layers import linears
 
 SMALLEST = 1e-12  # what a row of zeros is divided by
 
@@ -26,7 +31,9 @@ class Int8Rows:
         """Round a weight to 8 bits, a scale for each output."""
         scales = weight.abs().amax(dim=1).clamp_min(SMALLEST) / 127
         zeros = torch.zeros(weight.shape[0], dtype=torch.long)
-        quantised = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch is to drop such tensors some day; constraints.txt pins it
+            quantised = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         return cls(torch.ops.quantized.linear_prepack(quantised, None), int(weight.shape[1]))
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -49,3 +56,18 @@ def int8_rows_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
     rows = ((x / largest).double() / step).round()
     out = F.linear(rows, rounded) * scales * step * largest.double()
     return (out if bias is None else out + bias.double()).to(x.dtype)
+
+
+def use_int8_rows(backbone: Backbone, name: str) -> None:
+    """Have the blocks of a backbone multiply in 8 bits; what runs over a row a branch stays as it is.
+
+    Raises CheckpointError for a backbone that does not compute in fp32 on a CPU.
+    """
+    for layer in linears(vars(backbone)):
+        if layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+            raise CheckpointError(
+                f"model {name}: `linear: int8` is for `device: cpu` and `dtype: float32`; this is "
+                f"{layer.weight.device.type} and {str(layer.weight.dtype).removeprefix('torch.')}"
+            )
+        if layer.is_of_blocks:
+            layer.kind = Int8Rows.of(layer.weight)

@@ -43,12 +43,20 @@ class LoraDelta(Protocol):
         ...
 
 
+class LinearKind(Protocol):
+    """Another way to compute a layer's product than with its weight as it is; a row's result depends on it alone."""
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute the product for rows x (rows, inputs), and add the bias."""
+        ...
+
+
 @dataclass(slots=True)
 class Linear:
     """A weight (outputs, inputs) and a bias or None; ``parts`` are the model's layers it computes side by side.
 
-    ``ops`` are the products of the model it belongs to.  ``lora`` is set for the duration of a step in which adapters
-    add to it; None, as nearly always, costs nothing.
+    ``ops`` are the products of the model it belongs to, unless it has a ``kind`` of its own.  ``lora`` is set for the
+    duration of a step in which adapters add to it; None, as nearly always, costs nothing.
     """
 
     weight: torch.Tensor
@@ -56,6 +64,7 @@ class Linear:
     parts: tuple[Part, ...] = ()
     ops: LinearOps = field(default_factory=LinearOps)
     lora: LoraDelta | None = None
+    kind: LinearKind | None = None
 
     @classmethod
     def of(cls, *modules: Any) -> "Linear":
@@ -69,8 +78,14 @@ class Linear:
         )
         return cls(torch.cat([module.weight for module in modules]), bias, parts)
 
+    @property
+    def is_of_blocks(self) -> bool:
+        """Whether it is a block's own, over rows of tokens; modulation and embeddings are over a row a branch."""
+        return bool(self.parts) and all("blocks." in part.path and ".norm" not in part.path for part in self.parts)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.ops.linear(x, self.weight, self.bias)
+        kind = self.kind
+        out = self.ops.linear(x, self.weight, self.bias) if kind is None else kind(x, self.bias)
         return out if self.lora is None else self.lora(x, out, self.ops)
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +94,7 @@ class Linear:
         Rows that adapters add to get their bits in two passes, all others in one where that pays, whatever else is in
         the batch.
         """
-        out = self.ops.linear_gelu(x, self.weight, self.bias)
+        out = None if self.kind is not None else self.ops.linear_gelu(x, self.weight, self.bias)
         if out is None:
             return gelu_tanh(self(x))
         if self.lora is not None:

@@ -59,12 +59,12 @@ class BackboneNode:
         backbone.bucket_rows = options.bucket_rows
         verdict = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, verdict)
-        rates = calibrate(backbone)
+        rates, keeps_weights = calibrate(backbone), options.batch_invariant or spec.linear != "dense"
         batcher = StepBatcher(
             LANE_POLICIES[options.lane_policy],
             StepLimits(options.max_step_s, options.max_rows),
             rates,
-            allowed_mode(LoraMode(options.adapter_mode), batch_invariant=options.batch_invariant),
+            allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
             None if lora_node is None else calibrate_adapters(backbone),
         )
         self._adapters = (
@@ -79,7 +79,13 @@ class BackboneNode:
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
         self._engine = StepEngine(
-            backbone, tables, batcher, time.monotonic, self._controlnets.sources, templates, revision
+            backbone,
+            tables,
+            batcher,
+            time.monotonic,
+            self._controlnets.sources,
+            templates,
+            revision if spec.linear == "dense" else f"{revision} {spec.linear}",
         )
         try:
             options.tiers.check(revision)
