@@ -255,5 +255,5 @@ def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
 
 def _row_branch(lengths: Sequence[int], bucket_rows: int) -> torch.Tensor:
     """Number each row by its branch; fill rows are numbered 0, whose modulation does them no harm."""
-    row_branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    row_branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths), output_size=sum(lengths))
     return F.pad(row_branch, (0, -len(row_branch) % bucket_rows))
