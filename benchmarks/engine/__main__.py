@@ -14,8 +14,9 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.engine import forms, gelu, int8, masked, planner, prepacked, ragged, steps, tiers
+from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
+from benchmarks.engine.compute import int8, tiers
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
 from benchmarks.engine.timing import Patience
