@@ -1,6 +1,8 @@
-"""``lego-serve tune grid``: measures which evaluations of a model are enough, and writes its tiers."""
+"""``lego-serve tune grid | quality``: finds which evaluations of a model are enough, and measures what they cost."""
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +15,24 @@ from lego_serve.core.tiers.book import TIERS, TierBook, TierRun
 from lego_serve.core.tiers.book_json import FILE
 from lego_serve.deployment import model_spec
 from lego_serve.errors import ConfigError, LegoError, RequestError
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import local_folder, read_book, write_book
 from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.places import resolve_path
 
 if TYPE_CHECKING:
     from lego_serve.tuning.grid_search import Tuned
+    from lego_serve.tuning.quality import Judge
 
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="CONFIG", help="A YAML file; by default configs/tiny.yaml.")
+]
+OfModel = Annotated[str | None, typer.Option("--model", help="The model, if the file has several.")]
+Steps = Annotated[int, typer.Option(min=4, max=200, help="Steps that the tiers stand for.")]
+Sampler = Annotated[str, typer.Option(help="The sampler of these steps: euler or dpmpp_2m.")]
+Side = Annotated[int, typer.Option(min=16, help="Side in pixels of the images; the largest there are, for `grid`.")]
+Guidance = Annotated[float, typer.Option(min=0, help="Guidance of these images.")]
+Prompts = Annotated[Path | None, typer.Option(help="A file of prompts, one a line; more are more careful.")]
 app = typer.Typer(no_args_is_help=True, help="Tune the tiers of a model: fewer evaluations, nearly the same images.")
 SHARES = {"high": 1 / 2, "balanced": 10 / 28, "fast": 1 / 4}  # of the steps, by tier
 IMAGES = 8
@@ -35,34 +48,20 @@ PROMPTS = (
 )
 
 
-@app.callback()
-def commands() -> None:
-    """Tune the tiers of a model: fewer evaluations, nearly the same images."""
-
-
 @app.command("grid")
 def tune_grid(
-    config_path: Annotated[
-        Path | None, typer.Option("--config", metavar="CONFIG", help="A YAML file; by default configs/tiny.yaml.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, if the file has several.")] = None,
-    steps: Annotated[int, typer.Option(min=4, max=200, help="Steps that the tiers stand for.")] = 28,
-    sampler: Annotated[str, typer.Option(help="The sampler of these steps: euler or dpmpp_2m.")] = "euler",
-    side: Annotated[
-        int, typer.Option(min=16, help="Side in pixels of the images to tune on, the largest there are.")
-    ] = 256,
+    config_path: Config = None,
+    model: OfModel = None,
+    steps: Steps = 28,
+    sampler: Sampler = "euler",
+    side: Side = 256,
     smallest: Annotated[int, typer.Option(min=16, help="Side in pixels of the smallest images to serve so.")] = 96,
-    guidance: Annotated[float, typer.Option(min=0, help="Guidance of these images.")] = 4.0,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line; more are more careful.")] = None,
+    guidance: Guidance = 4.0,
+    prompts: Prompts = None,
     out: Annotated[Path | None, typer.Option(help="Write the tiers here instead of beside the weights.")] = None,
 ) -> None:
     """Find the grids of every tier for a number of steps, and write those that come near beside the weights."""
-    settings = config.load(config_path or config.default_config())
-    spec = model_spec(settings, _model(settings, model))
-    folder, named = local_folder(spec.path), settings.models[spec.name].tiers
-    file = out or (resolve_path(settings, named) if named is not None else folder and folder / FILE)
-    if file is None or folder is None:
-        raise ConfigError(f"model {spec.name} is no folder on this machine: nothing can be tuned")
+    spec, folder, file = _tuned(config_path, model, out)
     from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.tuning.grid_search import tune_grids
     from lego_serve.tuning.trajectories import Calibration
@@ -78,6 +77,64 @@ def tune_grid(
     print_line(
         f"{file}: {len(runs)} tiers of {steps} steps of {sampler}, in {time.process_time() - began:.0f} s of one thread"
     )
+
+
+@app.command("quality")
+def tune_quality(
+    samples: Annotated[Path, typer.Option(help="Where samples are kept, batch by batch; it goes on from there.")],
+    config_path: Config = None,
+    model: OfModel = None,
+    steps: Steps = 28,
+    sampler: Sampler = "euler",
+    side: Side = 256,
+    guidance: Guidance = 4.0,
+    prompts: Prompts = None,
+    count: Annotated[int, typer.Option(min=1, help="Images to draw in every tier.")] = 48,
+    out: Annotated[Path | None, typer.Option(help="The file of tiers, instead of the one beside the weights.")] = None,
+) -> None:
+    """Measure what the tiers of a number of steps do to images, and write it into the model's file of tiers."""
+    spec, folder, file = _tuned(config_path, model, out)
+    from lego_serve.engine.offline import OfflinePipeline
+    from lego_serve.tuning.quality import Row, measure_all, quality_of, table
+    from lego_serve.tuning.sample_file import SampleFile
+    from lego_serve.tuning.trajectories import Calibration
+
+    try:
+        book = read_book(spec.path, file)
+    except ValueError as error:
+        raise ConfigError(f"model {spec.name}: {error}") from None
+    runs = [run for run in book.runs if run.is_for(sampler, steps, side * side)]
+    if not runs:
+        raise ConfigError(f"{file} has no tier for {steps} steps of {sampler} at {side}x{side}; tune its grids first")
+    texts, judge = _judged(spec.path, prompts, count)
+    rows = [Row("exact", None, steps), *(Row(run.tier, run.grid, run.grid.evaluations) for run in runs)]
+    images, kept = Calibration(texts, side, side, guidance), SampleFile(samples)
+    measure_all(OfflinePipeline.load(spec), images, rows, kept, steps=steps, sampler=sampler, judge=judge)
+    found, setting = table(kept.samples), f"{side}x{side}, guidance {guidance:g}"
+    measured = [replace(run, quality={**run.quality, setting: quality_of(found, run.tier)}) for run in runs]
+    _write(spec.path, weights_digest(folder, DENOISER), measured, file)
+    for run in measured:
+        print_line(f"{run.tier}: {json.dumps(run.quality[setting])}")
+
+
+def _judged(path: str, file: Path | None, count: int) -> tuple[tuple[str, ...], "Judge | None"]:
+    """Return the prompts to measure with, and who judges their images: lego-tiny has a judge of its own."""
+    if file is not None or path != "builtin:lego-tiny":
+        return _prompts(path, file)[:count], None
+    from lego_serve.zoo.judge.prompts import faults, mixed_prompts
+
+    asked = mixed_prompts(count)
+    return tuple(prompt.text for prompt in asked), lambda index, pixels: not faults(asked[index], pixels)
+
+
+def _tuned(config_path: Path | None, model: str | None, out: Path | None) -> tuple[ModelSpec, Path, Path]:
+    """Return the model to tune, the folder of its weights and the file of its tiers.  Raises ConfigError."""
+    settings = config.load(config_path or config.default_config())
+    spec = model_spec(settings, _model(settings, model))
+    folder, named = local_folder(spec.path), settings.models[spec.name].tiers
+    if folder is None:
+        raise ConfigError(f"model {spec.name} is no folder on this machine: nothing can be tuned")
+    return spec, folder, out or (folder / FILE if named is None else resolve_path(settings, named))
 
 
 def _run(tier: str, sampler: str, steps: int, pixels: tuple[int, int], tuned: "Tuned") -> TierRun:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lego_serve.image_metrics import psnr, ssim
 from lego_serve.tuning.trajectories import Calibration, ends
 
 CONVERGED = Grid("dpmpp_2m", shifted_sigmas(56, 3.0, 1 / 1000))
+BATCH, CONVERGES_EVERY = 4, 4
 EQUAL_DB = 99.0  # counts for images that do not differ at all
 Judge = Callable[[int, np.ndarray], bool]  # whether the image of a prompt, by its index, shows what that says
 
@@ -85,6 +87,44 @@ def measure(
                 is_right=None if judge is None else judge(first + index, pixels),
                 seconds=seconds / len(drawn),
             )
+
+
+class SampleStore(Protocol):
+    """Samples that grow batch by batch."""
+
+    @property
+    def images(self) -> frozenset[int]:
+        """The numbers of the images that were measured."""
+        ...
+
+    def add(self, batch: Sequence[Sample]) -> None:
+        """Keep the samples of a batch."""
+        ...
+
+
+def measure_all(
+    pipeline: OfflinePipeline,
+    images: Calibration,
+    rows: Sequence[Row],
+    kept: SampleStore,
+    *,
+    steps: int,
+    sampler: str = "euler",
+    judge: Judge | None = None,
+) -> None:
+    """Measure all images, a few at a time, as far as they are not kept yet.  Raises LegoError.
+
+    Converged images take two of all steps, so one batch in CONVERGES_EVERY is held against them.
+    """
+    for first in range(0, len(images.prompts), BATCH):
+        if first in kept.images:
+            continue
+        part = images.part(first, BATCH)
+        converges = first // BATCH % CONVERGES_EVERY == 0
+        found = measure(
+            pipeline, part, rows, steps=steps, sampler=sampler, first=first, judge=judge, converges=converges
+        )
+        kept.add(list(found))
 
 
 def table(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -21,9 +21,9 @@ class Calibration:
     guidance: float
     first_seed: int = 0
 
-    def first(self, count: int) -> "Calibration":
-        """Return the first few of them."""
-        return replace(self, prompts=self.prompts[:count])
+    def part(self, first: int, count: int) -> "Calibration":
+        """Return a few of them, each with its own seed."""
+        return replace(self, prompts=self.prompts[first : first + count], first_seed=self.first_seed + first)
 
     def lanes(self, pipeline: OfflinePipeline, steps: int, sampler: str) -> list[LaneRequest]:
         """Return the lane of each image; they are as served, with the empty negative prompt where one guides."""

@@ -15,16 +15,15 @@ from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book
-from lego_serve.tuning.quality import Row, Sample, draw_row, measure, table
+from lego_serve.tuning.quality import Row, Sample, draw_row, measure_all, table
 from lego_serve.tuning.sample_file import SampleFile
 from lego_serve.tuning.trajectories import Calibration
 from lego_serve.zoo.judge.grids import write_grid
-from lego_serve.zoo.judge.prompts import Prompt, faults, held_out_prompts
+from lego_serve.zoo.judge.prompts import faults, mixed_prompts
 
-PATH, STEPS, GUIDANCE, BATCH = "builtin:lego-tiny", 28, 4.0, 4
+PATH, STEPS, GUIDANCE = "builtin:lego-tiny", 28, 4.0
 TIERS = ("high", "balanced", "fast")
 SHIFTS = {14: 3.0, 10: 4.0, 7: 4.0}  # those that `lego-serve tune grid` finds best
-CONVERGES_EVERY = 4  # batches of which one is held against converged images, which take two of all steps
 
 
 def rows_of(book: TierBook, side: int, evaluations: Sequence[int]) -> list[Row]:
@@ -43,38 +42,17 @@ def measure_tiers(file: SampleFile, side: int, count: int, evaluations: Sequence
     """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them."""
     torch.set_num_threads(1)
     pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
-    rows, prompts = rows_of(read_book(PATH), side, evaluations), judged_prompts(count)
-    for first in range(0, len(prompts), BATCH):
-        if first in file.images:
-            continue
-        images = Calibration(tuple(p.text for p in prompts[first : first + BATCH]), side, side, GUIDANCE, first)
-        converges = first // BATCH % CONVERGES_EVERY == 0
-        file.add(
-            list(
-                measure(
-                    pipeline,
-                    images,
-                    rows,
-                    steps=STEPS,
-                    first=first,
-                    judge=lambda index, pixels: not faults(prompts[index], pixels),
-                    converges=converges,
-                )
-            )
-        )
-
-
-def judged_prompts(count: int) -> list[Prompt]:
-    """Return held-out prompts, of one object and of two in turn."""
-    pairs = zip(held_out_prompts(1, count), held_out_prompts(2, count), strict=True)
-    return [prompt for pair in pairs for prompt in pair]
+    rows, prompts = rows_of(read_book(PATH), side, evaluations), mixed_prompts(2 * count)
+    images = Calibration(tuple(prompt.text for prompt in prompts), side, side, GUIDANCE)
+    judge = lambda index, pixels: not faults(prompts[index], pixels)  # noqa: E731 - it is passed on at once
+    measure_all(pipeline, images, rows, file, steps=STEPS, judge=judge)
 
 
 def write_sheet(file: Path, side: int, count: int) -> None:
     """Draw the first prompts by all steps and by each tier, and write them side by side."""
     torch.set_num_threads(1)
     pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
-    prompts = judged_prompts(-(-count // 2))[:count]
+    prompts = mixed_prompts(count)
     images = Calibration(tuple(p.text for p in prompts), side, side, GUIDANCE)
     rows = rows_of(read_book(PATH), side, ())
     columns = [draw_row(pipeline, images, row) for row in rows]

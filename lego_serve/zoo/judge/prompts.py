@@ -11,6 +11,7 @@ from lego_serve.zoo.world.captions import RELATIONS, caption, relation_of, says
 from lego_serve.zoo.world.scenes import Scene, Thing, sample_scenes
 
 BATCH = 16
+POOL = 150  # of each kind; the words of a caption depend on how many are drawn
 KINDS = {"one_object": 1, "two_objects": 2}
 # Prompts, their seeds and the side in pixels to images (prompts, side, side, 3) of 8 bits.
 Generate = Callable[[Sequence[str], Sequence[int], int], np.ndarray]
@@ -29,6 +30,12 @@ def held_out_prompts(things: int, count: int) -> list[Prompt]:
     rng = random.Random(f"judge {things}")
     scenes = sample_scenes(rng, count, things, held_out=True)
     return [Prompt(caption(scene, rng, complete=True), scene) for scene in scenes]
+
+
+def mixed_prompts(count: int) -> list[Prompt]:
+    """Return held-out prompts, of one object and of two in turn; up to twice POOL, more are fewer and others."""
+    kinds = [held_out_prompts(things, max(POOL, -(-count // 2))) for things in KINDS.values()]
+    return [prompt for pair in zip(*kinds, strict=True) for prompt in pair][:count]
 
 
 def faults(prompt: Prompt, pixels: np.ndarray) -> list[str]:

@@ -1,0 +1,65 @@
+"""``lego-serve tune``: the grids of a model and what they cost, written beside its weights or elsewhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lego_serve.models.tier_files import read_book
+
+CONFIG = 'models: {{m: {{path: "{model}", max_sequence_length: 0, dtype: float32, tiers: "{tiers}"}}}}\n'
+
+
+@pytest.fixture
+def tiers(tmp_path: Path) -> Path:
+    """Where the tiers are kept."""
+    return tmp_path / "tiers.json"
+
+
+@pytest.fixture
+def words(tmp_path: Path, tiers: Path, tiny_folder: Path) -> list[str]:
+    """The options of a small model, two small images and four steps."""
+    config, prompts = tmp_path / "config.yaml", tmp_path / "prompts.txt"
+    config.write_text(CONFIG.format(model=tiny_folder, tiers=tiers))
+    prompts.write_text("a red circle\n\na blue square\n")
+    return ["--config", str(config), "--prompts", str(prompts), "--steps", "4", "--side", "96"]
+
+
+def test_a_model_is_tuned_and_measured(command, words, tiers, tiny_folder, tmp_path) -> None:
+    """Grids first, then what they do to images; a second tuning of other steps leaves the first."""
+    code, out, _ = command("tune", "grid", *words)
+    assert code == 0, out
+    assert "3 tiers of 4 steps of euler" in out
+    book = read_book(str(tiny_folder), tiers)
+    assert [(run.tier, run.grid.evaluations, run.pixels) for run in book.runs] == [
+        ("high", 2, (9216, 9216)),
+        ("balanced", 1, (9216, 9216)),
+        ("fast", 1, (9216, 9216)),
+    ]
+    samples = tmp_path / "samples"
+    code, out, _ = command("tune", "quality", *words, "--samples", str(samples))
+    assert code == 0, out
+    measured = read_book(str(tiny_folder), tiers)
+    assert [run.grid for run in measured.runs] == [run.grid for run in book.runs]
+    for run in measured.runs:
+        found = run.quality["96x96, guidance 4"]
+        assert isinstance(found, dict)
+        assert found["images"] == 2
+        assert found["psnr_least"] <= found["psnr_mean"] < 99
+    written = samples.read_text()
+    assert command("tune", "quality", *words, "--samples", str(samples))[0] == 0
+    assert samples.read_text() == written, "what is measured is not measured again"
+
+
+def test_what_cannot_be_tuned_is_one_line(command, words, tmp_path) -> None:
+    """A hub id, an unknown model, grids that are not there yet, and samples that are none."""
+    config = tmp_path / "hub.yaml"
+    config.write_text("models: {m: {path: someone/model}}\n")
+    assert "nothing can be tuned" in command("tune", "grid", "--config", str(config))[2]
+    assert "name one `--model` of m" in command("tune", "grid", *words, "--model", "other")[2]
+    code, _, error = command("tune", "quality", *words, "--samples", str(tmp_path / "samples"))
+    assert (code, error.count("\n")) == (1, 1)
+    assert "tiers" in error
+    (tmp_path / "no-samples").write_text(json.dumps([{"row": "exact"}]))
+    (tmp_path / "tiers.json").write_text("{}")
+    assert command("tune", "quality", *words, "--samples", str(tmp_path / "no-samples"))[0] == 1
