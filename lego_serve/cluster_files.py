@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lego_serve.core.cluster.profiles import CostModel, Profile
-from lego_serve.core.cluster.work import WorkflowShape
+from lego_serve.core.cluster.work import JobWork, WorkflowShape
+from lego_serve.core.tiers.book import EXACT
 from lego_serve.errors import ConfigError
 from lego_serve.sim.cluster import GIB, Setting
 from lego_serve.sim.workload import Request
@@ -27,6 +28,13 @@ class ModelFile(_Closed):
     batch_s: dict[int, float] = Field(min_length=1, description="Seconds of a pass by the rows of its batch.")
 
 
+class TierFile(_Closed):
+    """A tier of a workflow in a cluster file."""
+
+    steps: int = Field(ge=1, description="Steps that it takes, of the workflow's.")
+    share: float = Field(ge=0, le=1, description="Its part of the workflow's requests, where a trace does not say.")
+
+
 class WorkflowFile(_Closed):
     """A workflow in a cluster file."""
 
@@ -39,6 +47,32 @@ class WorkflowFile(_Closed):
     decoder: str | None = None
     share: float = Field(default=1.0, ge=0, description="Its part of the load, where a trace does not say.")
     solo_s: float | None = Field(default=None, gt=0, description="Its latency alone, instead of the profile's sum.")
+    tiers: dict[Literal["high", "balanced", "fast", "turbo"], TierFile] = Field(
+        default={}, description="Tiers with fewer steps; they have the time that all steps would have."
+    )
+
+    def shapes(self, name: str) -> dict[str, WorkflowShape]:
+        """Return its shape under its name, and that of each tier as `NAME:TIER`.  Raises ValueError."""
+        fields = self.model_dump(exclude={"share", "solo_s", "tiers"})
+        shapes = {name: WorkflowShape(name, **fields)}
+        for tier, each in self.tiers.items():
+            if each.steps > self.steps:
+                raise ValueError(f"workflow {name}: tier {tier} has {each.steps} steps, more than {self.steps}")
+            shapes[tier_name(name, tier)] = WorkflowShape(tier_name(name, tier), **fields | {"steps": each.steps})
+        return shapes
+
+    def shares(self, name: str) -> dict[str, float]:
+        """Return the part of the load of all steps and of each tier.  Raises ValueError."""
+        rest = 1.0 - sum(each.share for each in self.tiers.values())
+        if rest < -1e-9:
+            raise ValueError(f"workflow {name}: its tiers take more than all of its requests")
+        tiers = {tier_name(name, tier): self.share * each.share for tier, each in self.tiers.items()}
+        return {name: self.share * max(0.0, rest)} | tiers
+
+
+def tier_name(workflow: str, tier: str) -> str:
+    """Return what a tier of a workflow is called as a workflow of its own."""
+    return f"{workflow}:{tier}"
 
 
 class ClusterFile(_Closed):
@@ -56,12 +90,13 @@ class ClusterFile(_Closed):
             Profile(name, model.load_s, int(model.gib * GIB), tuple(sorted(model.batch_s.items())))
             for name, model in self.models.items()
         )
-        shapes = {
-            name: WorkflowShape(name, **each.model_dump(exclude={"share", "solo_s"}))
-            for name, each in self.workflows.items()
-        }
-        solo_s = {name: each.solo_s for name, each in self.workflows.items() if each.solo_s is not None}
-        shares = {name: each.share for name, each in self.workflows.items()}
+        shapes, shares, solo_s = dict[str, WorkflowShape](), dict[str, float](), dict[str, float]()
+        for name, each in self.workflows.items():
+            own = each.shapes(name)
+            shapes |= own
+            shares |= each.shares(name)
+            if each.solo_s is not None or each.tiers:  # who takes a lower tier waits no shorter for it
+                solo_s |= dict.fromkeys(own, each.solo_s or JobWork(own[name], costs).solo_s)
         memory_bytes = int(self.memory_gib * GIB)
         return Setting(gpus or self.gpus, memory_bytes, costs, shapes, shares, slo_scale or self.slo_scale, solo_s)
 
@@ -95,7 +130,7 @@ def _check_profile(reader: YamlReader, cluster: ClusterFile, workflow: str, mode
 
 
 def read_trace(path: Path, setting: Setting) -> list[Request]:
-    """Return the requests of a trace: a JSON object a line, with `timestamp` in ms and `extra.workflow`.
+    """Return the requests of a trace: a JSON object a line, with `timestamp` in ms, `extra.workflow` and `extra.tier`.
 
     Raises ConfigError, whose message names file, line and field.
     """
@@ -121,6 +156,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _request(where: str, number: int, value: dict[str, Any], setting: Setting) -> Request:
     extra = value.get("extra") or {}
     at_ms, workflow = _number(where, value, "timestamp", 0.0), str(extra.get("workflow"))
+    tier = extra.get("tier", EXACT)
+    workflow = workflow if tier == EXACT else tier_name(workflow, str(tier))
     if workflow not in setting.workflows:
         known = ", ".join(sorted(setting.workflows)[:6])
         raise ConfigError(f"{where}: extra.workflow: the cluster has no workflow {workflow!r}; it has {known}")

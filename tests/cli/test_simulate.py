@@ -98,3 +98,38 @@ def test_a_wrong_field_of_a_cluster_is_named(tmp_path: Path, before: str, after:
 def test_every_cluster_file_is_right() -> None:
     """Those of the repository can be read."""
     assert [read_cluster(path).gpus for path in sorted(CONFIGS.glob("*.yaml"))] == [8, 16]
+
+
+def tiered(tmp_path: Path, tiers: str) -> Path:
+    """The cluster with tiers of its workflow A."""
+    path = tmp_path / "tiered.yaml"
+    path.write_text(CLUSTER.read_text().replace("  A: {", f"  A: {{tiers: {tiers}, "))
+    return path
+
+
+def test_a_tier_is_simulated_with_its_own_steps_and_the_time_of_all(tmp_path: Path) -> None:
+    """Drawn by its share, or named by a trace; who takes less work keeps the deadline of the whole."""
+    setting = read_cluster(tiered(tmp_path, "{balanced: {steps: 2, share: 0.5}}")).setting()
+    whole, tier = setting.work("A"), setting.work("A:balanced")
+    assert (whole.shape.steps, tier.shape.steps) == (4, 2)
+    assert whole.paired_s - tier.paired_s == pytest.approx(2 * whole.step_s)
+    assert setting.slo_s("A") == setting.slo_s("A:balanced")
+    assert setting.shares["A"] == setting.shares["A:balanced"] == pytest.approx(0.225)
+    path = tmp_path / "trace.jsonl"
+    extras: list[dict[str, str]] = [{"workflow": "A", "tier": tier} for tier in ("exact", "balanced")]
+    path.write_text("\n".join(json.dumps({"timestamp": 0, "extra": extra}) for extra in extras))
+    assert [each.workflow for each in read_trace(path, setting)] == ["A", "A:balanced"]
+
+
+@pytest.mark.parametrize(
+    ("tiers", "said"),
+    [
+        ("{balanced: {steps: 5, share: 0.5}}", "tier balanced has 5 steps, more than 4"),
+        ("{high: {steps: 2, share: 0.6}, fast: {steps: 1, share: 0.6}}", "more than all of its requests"),
+        ("{quick: {steps: 2, share: 0.6}}", "quick"),
+    ],
+)
+def test_tiers_that_cannot_be_are_refused(tmp_path: Path, tiers: str, said: str) -> None:
+    """With the file and the line."""
+    with pytest.raises(ConfigError, match=said):
+        read_cluster(tiered(tmp_path, tiers))
