@@ -69,9 +69,10 @@ def run_gateway(
     )
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)
-    gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or state))
-    own = peers / f"{os.getpid()}.sock"
     draining, owner = Draining(), new_owner()
+    limits_here = replace(gateway.limits, owner=owner)
+    gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or state), limits=limits_here)
+    own = peers / f"{os.getpid()}.sock"
     own.with_suffix(OWNER).write_text(owner)
     storage = open_storage(settings, jobs, owner)
     provider = otlp_provider() if settings.server.traces else None

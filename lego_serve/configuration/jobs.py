@@ -136,7 +136,9 @@ class TenantLimits(Strict):
         "steps, times two where the model is guided away from a negative prompt, for each image.",
     )
     max_in_flight: Count | None = Field(
-        default=None, description="Requests that may wait for their images at once, in each gateway."
+        default=None,
+        description="Requests that may wait for their images at once: with Redis as `jobs.store` in all gateways "
+        "together, else in each.",
     )
     max_queued: Count | None = Field(
         default=None,

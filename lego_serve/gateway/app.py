@@ -58,7 +58,7 @@ def create_app(
     """
     draining = draining or Draining()
     context = create_context(runner, admin, settings, metrics, draining, Tracing(tracer_provider))
-    context.on_close.append(context.quality_checks.close)
+    context.on_close.extend((context.quality_checks.close, context.limits.close))
     if storage is not None:
         context = with_durable_jobs(context, storage)
     context.on_close.append(context.tracing.close)

@@ -123,11 +123,15 @@ class KeptImageSettings:
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """What every tenant may ask for, what single tenants may instead, and the Redis that counts for all gateways."""
+    """What every tenant may ask for, what single tenants may instead, and the Redis that counts for all gateways.
+
+    ``owner`` is this gateway there, as for durable jobs.
+    """
 
     usual: TenantLimits = field(default_factory=TenantLimits)
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     redis_url: str | None = None
+    owner: str = ""
 
     def of(self, tenant: str) -> TenantLimits:
         """Return the limits of a tenant."""

@@ -120,6 +120,10 @@ class MemoryJobStore:
         """Return the jobs of an owner, by id."""
         return [record for _, record in sorted(self._records.items()) if record.owner == owner]
 
+    async def owned_ids(self, owner: str) -> Sequence[str]:
+        """Return the ids of the jobs of an owner."""
+        return [record.id for record in await self.owned(owner)]
+
     async def drop_owner(self, owner: str) -> bool:
         """End a lease unless the owner runs jobs."""
         if await self.owned(owner):

@@ -12,6 +12,7 @@ Keys, all with one hash tag, so that a cluster would keep them on one node:
     {lego}:owned:OWNER    set of ids
     {lego}:outbox, {lego}:messages   sorted set of message ids by the time they are due, hash of messages
     {lego}:note:NAME      hash of a text and until when it is kept, a key that expires
+    {lego}:flight:TENANT  hash of how many requests each owner has in flight
     {lego}:settings       hash of what all gateways keep under a name
     {lego}:ckpt:ID, {lego}:previews:ID   what an attempt leaves while it runs, keys that expire (see running/)
     {lego}:changes        the channel on which ids of changed jobs are published
@@ -206,6 +207,8 @@ table.sort(ids)
 return read_all(ids)
 """
 
+OWNED_IDS = "return redis.call('SMEMBERS', P .. 'owned:' .. ARGV[1])"
+
 DROP_OWNER = """
 if redis.call('SCARD', P .. 'owned:' .. ARGV[1]) > 0 then return 0 end
 redis.call('ZREM', P .. 'owners', ARGV[1])
@@ -246,6 +249,22 @@ if ARGV[4] == '1' or not held[1] or tonumber(held[2]) <= now() then
   return ARGV[2]
 end
 return held[1]
+"""
+
+# tenant, owner, how many it has, how many all may have; not told where it has more than before and all have too many
+TELL_IN_FLIGHT = """
+local key, owner, here = P .. 'flight:' .. ARGV[1], ARGV[2], tonumber(ARGV[3])
+local total, before = here, 0
+local held = redis.call('HGETALL', key)
+for i = 1, #held, 2 do
+  local ends = redis.call('ZSCORE', P .. 'owners', held[i])
+  if held[i] == owner then before = tonumber(held[i + 1])
+  elseif ends and tonumber(ends) > now() then total = total + tonumber(held[i + 1])
+  else redis.call('HDEL', key, held[i]) end
+end
+if total > tonumber(ARGV[4]) and here > before then return 0 end
+if here > 0 then redis.call('HSET', key, owner, here) else redis.call('HDEL', key, owner) end
+return 1
 """
 
 SETTING = """

@@ -118,6 +118,10 @@ class RedisJobStore:
         """Return the jobs of an owner, by id."""
         return _read(await self._scripts.run(lua.OWNED, owner))
 
+    async def owned_ids(self, owner: str) -> Sequence[str]:
+        """Return the ids of the jobs of an owner."""
+        return sorted(await self._scripts.run(lua.OWNED_IDS, owner))
+
     async def drop_owner(self, owner: str) -> bool:
         """End a lease unless the owner runs jobs."""
         return bool(await self._scripts.run(lua.DROP_OWNER, owner))

@@ -184,6 +184,11 @@ class SqliteJobStore:
         """Return the jobs of an owner, by id."""
         return await self._records("SELECT record FROM jobs WHERE owner=? ORDER BY id", owner)
 
+    async def owned_ids(self, owner: str) -> Sequence[str]:
+        """Return the ids of the jobs of an owner."""
+        asked = "SELECT id FROM jobs WHERE owner=? ORDER BY id"
+        return await self._thread.read(lambda db: [str(job_id) for (job_id,) in db.execute(asked, (owner,)).fetchall()])
+
     async def drop_owner(self, owner: str) -> bool:
         """End a lease unless the owner runs jobs."""
 

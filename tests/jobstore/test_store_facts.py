@@ -139,7 +139,7 @@ async def test_who_submits_may_claim_in_the_same_step(stage: Stage) -> None:
     job = claim(new_job(1), "a", stage.now).record
     await stage.store.put(job)
     assert await stage.store.claim("b", 1) == ()
-    assert [each.id for each in await stage.store.owned("a")] == [job.id]
+    assert [each.id for each in await stage.store.owned("a")] == [job.id] == list(await stage.store.owned_ids("a"))
     await stage.wait(LEASE_S)
     swept = await sweep(stage.store)
     assert [(each.id, each.deaths) for each in swept.released] == [(job.id, 1)]

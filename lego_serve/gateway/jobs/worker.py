@@ -167,7 +167,7 @@ class JobWorker:
         """Stop attempts at jobs that have ended or that another has, and take up claims whose answer was lost."""
         store, owner = self._parts.store, self._parts.settings.owner
         before = dict(self._attempts)
-        owned = {record.id for record in await store.owned(owner)}
+        owned = frozenset(await store.owned_ids(owner))
         for job_id, (attempt, _) in before.items():
             if job_id in owned:
                 continue

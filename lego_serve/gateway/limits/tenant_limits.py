@@ -4,9 +4,8 @@ A request that is refused for another reason uses nothing of a quota.
 """
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from fastapi import Request
 
@@ -14,6 +13,7 @@ from lego_serve.core.rate_limits import Exceeded, Standing, exceeded, headers
 from lego_serve.core.scheduling.drain_pace import DrainPace
 from lego_serve.errors import CapacityError
 from lego_serve.gateway.errors import ANSWER_HEADERS
+from lego_serve.gateway.limits.in_flight import InFlight
 from lego_serve.gateway.limits.throttles import Throttles
 from lego_serve.gateway.settings import LimitSettings
 
@@ -39,7 +39,7 @@ class TenantLimiter:
     ) -> None:
         self._settings, self._now, self._chance = settings, now, chance
         self._throttles = Throttles(settings.redis_url)
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight = InFlight(settings.redis_url, settings.owner)
         self._paces: dict[str, DrainPace] = {}
 
     async def check(self, request: Request, tenant: str) -> None:
@@ -66,24 +66,29 @@ class TenantLimiter:
         standings = await self._throttles.take(tenant, {quota: costs[quota.name] for quota in quotas})
         _tell(request, standings)
 
-    @contextmanager
-    def hold(self, tenant: str) -> Iterator[None]:
-        """Count a request as in flight.  Raises RateLimitExceeded where its tenant has as many as it may."""
+    async def hold(self, tenant: str, scope: ExitStack) -> None:
+        """Count a request as in flight until ``scope`` ends.
+
+        Raises RateLimitExceeded where its tenant has as many as it may.
+        """
         limit = self._settings.of(tenant).in_flight
         if limit is None:
-            yield
             return
         pace = self._paces.setdefault(tenant, DrainPace())
-        if self._in_flight[tenant] >= limit:
+        if not await self._in_flight.enter(tenant, limit):
             message = f"You have {limit} requests in flight, as many as you may; wait for one to end."
             raise RateLimitExceeded(message, retry_after_s=pace.retry_after_s(self._now(), self._chance()) / limit)
-        self._in_flight[tenant] += 1
         pace.begin(1, self._now())
-        try:
-            yield
-        finally:
-            self._in_flight[tenant] -= 1
+
+        def leave() -> None:
+            self._in_flight.leave(tenant)
             pace.end(1, self._now())
+
+        scope.callback(leave)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._in_flight.close()
 
     def max_queued(self, tenant: str, usual: int) -> int:
         """Return how many durable jobs a tenant may have that have not ended; ``usual`` where nothing is said of it."""

@@ -113,7 +113,7 @@ async def _admit_generation(context: Context, request: Request, record: RequestR
         links = requested_links(context, request, body)
         workflow = generation_workflow(context, body)
         record.begin(workflow.name)
-        place = _place(context, scope, _applicant(caller, workflow, body))
+        place = await _place(context, scope, _applicant(caller, workflow, body))
         job_request = await prepare_generation(context, caller, body, workflow)
     return await _charged(context, request, Admitted(job_request, place, links))
 
@@ -126,14 +126,14 @@ async def _admit_edit(context: Context, request: Request, record: RequestRecord,
         template = await find_template(context, caller, form.body)
         workflow = edit_workflow(context, form.body, form.input_name, template)
         record.begin(workflow.name)
-        place = _place(context, scope, _applicant(caller, workflow, form.body))
+        place = await _place(context, scope, _applicant(caller, workflow, form.body))
         job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
     return await _charged(context, request, Admitted(job_request, place, links))
 
 
-def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
+async def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
     """Return the place of a request, held until ``scope`` ends.  Raises CapacityError."""
-    scope.enter_context(context.limits.hold(applicant.tenant))
+    await context.limits.hold(applicant.tenant, scope)
     return scope.enter_context(context.admission.reserve(applicant))
 
 

@@ -169,6 +169,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         freed = self.both(lambda store: release(store, owner))
         assert all(job.status in (JobStatus.QUEUED, JobStatus.FAILED) for job in freed)
         assert self.both(lambda store: store.owned(owner)) == []
+        assert list(self.both(lambda store: store.owned_ids(owner))) == []
         self._note_ends(freed)
 
     @rule(limit=st.sampled_from([1, 500]))

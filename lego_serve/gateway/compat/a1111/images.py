@@ -60,7 +60,7 @@ class ImageHandlers:
                 asked = {name: value for name, value in body.items() if name not in LARGE}
                 wanted = await make_foreign(context, caller, task)
                 record.begin(wanted.workflow.name)
-                scope.enter_context(context.limits.hold(caller.tenant))
+                await context.limits.hold(caller.tenant, scope)
                 place = scope.enter_context(context.admission.reserve(wanted.applicant(caller)))
                 bound = await wanted.bind(context, caller)
                 del body, wanted
