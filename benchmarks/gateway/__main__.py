@@ -1,7 +1,8 @@
 """What one gateway carries without models: ``python -m benchmarks.gateway [--quick]``.
 
 The gateway is a process on a core of its own, the clients are on another.  Small requests are images of 96 x 96, black
-at once; submissions are the same requests as durable jobs, in sqlite, in turns with synchronous ones.
+at once; submissions are the same requests as durable jobs, in sqlite, in turns with synchronous ones.  Beside the rate
+stands the gateway's processor time for each request, which says what one core carries though other work is on it.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from socket import socket
 from statistics import median
 from typing import Annotated
@@ -29,9 +32,23 @@ SMALL = {"liveness": request_bytes("GET", "/health/live"), "an image": request_b
 console = Console(width=140)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The gateway's port, and its process."""
+
+    port: int
+    process_id: int
+
+    @property
+    def used_s(self) -> float:
+        """The processor time that it has taken, all its threads together."""
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
+
+
 @contextmanager
-def gateway() -> Iterator[int]:
-    """A gateway on the first core, its clients on the others; yields its port."""
+def gateway() -> Iterator[Served]:
+    """A gateway on the first core, its clients on the others."""
     with closing(socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -43,7 +60,7 @@ def gateway() -> Iterator[int]:
         os.sched_setaffinity(0, cores[1:] or cores)
         try:
             asyncio.run(_until_up(port))
-            yield port
+            yield Served(port, process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -97,11 +114,15 @@ def main(quick: Annotated[bool, typer.Option(help="A few seconds of each.")] = F
     """Print what one gateway carries."""
     seconds, rounds, count = (2.0, 50, 50) if quick else (15.0, 500, 500)
     console.print(f"load {os.getloadavg()[0]:.1f} before")
-    with gateway() as port:
+    with gateway() as served:
+        port = served.port
         for name, request in SMALL.items():
             asyncio.run(closed_loop(port, request, 16, 1.0))  # warm
+            before_s = served.used_s
             got = asyncio.run(closed_loop(port, request, 16, seconds))
-            console.print(f"{name}: {got.per_s:.0f}/s, p50 {got.p50_ms:.1f} ms, p99 {got.p99_ms:.1f} ms")
+            each_us = 1e6 * (served.used_s - before_s) / (got.per_s * seconds)
+            took = f"{each_us:.0f} us of processor time each, {1e6 / each_us:.0f} in a second of it"
+            console.print(f"{name}: {got.per_s:.0f}/s, p50 {got.p50_ms:.1f} ms, p99 {got.p99_ms:.1f} ms; {took}")
         plain_ms, durable_ms = asyncio.run(submissions(port, rounds))
         added = f"{durable_ms - plain_ms:+.2f} ms"
         console.print(f"an image {plain_ms:.2f} ms, its submission {durable_ms:.2f} ms ({added}) at the median")
