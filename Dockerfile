@@ -17,9 +17,9 @@ COPY constraints.txt deploy/requirements.py ./
 FROM build AS build-gateway
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip python3 requirements.py otel > requirements.txt \
-    && /opt/venv/bin/pip install -c constraints.txt -r requirements.txt \
-    && /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv/lib
+    && /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
 COPY README.md LICENSE ./
+RUN /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
@@ -34,9 +34,9 @@ RUN --mount=type=cache,target=/root/.cache/pip case "$TORCH_INDEX" in */cpu) ;; 
     && /opt/venv/bin/pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -c constraints.txt torch
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip python3 requirements.py worker otel > requirements.txt \
-    && /opt/venv/bin/pip install -c constraints.txt -r requirements.txt \
-    && /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/venv/lib
+    && /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
 COPY README.md LICENSE ./
+RUN /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels

@@ -63,7 +63,7 @@ def _ray_pod(spec: Mapping[str, Any], group: Mapping[str, Any], cluster: str, na
     is_head = "groupName" not in group
     template = group["template"]
     plain = pod(name, template, secrets)
-    command = start_command(group, template["spec"]["containers"][0]["resources"], cluster)
+    command = start_command(spec, group, cluster)
     own = template["metadata"].get("annotations", {}).get("ray.io/overwrite-container-cmd") == "true"
     labels = {
         "ray.io/is-ray-node": "yes",
@@ -83,12 +83,15 @@ def _ray_pod(spec: Mapping[str, Any], group: Mapping[str, Any], cluster: str, na
     )
 
 
-def start_command(group: Mapping[str, Any], resources: Mapping[str, Any], cluster: str) -> str:
+def start_command(spec: Mapping[str, Any], group: Mapping[str, Any], cluster: str) -> str:
     """KubeRay's `ray start` of a group, from its parameters and the limits of its container."""
-    is_head, limits = "groupName" not in group, resources.get("limits", {})
+    is_head = "groupName" not in group
+    limits = group["template"]["spec"]["containers"][0]["resources"].get("limits", {})
     words = {"dashboard-agent-listen-port": "52365", "metrics-export-port": "8080", "block": "true"}
     if is_head:
         words |= {"dashboard-host": "0.0.0.0"}
+        words |= {"no-monitor": "true"} if _scales(spec) else {}
+        words |= {"redis-password": "$REDIS_PASSWORD"} if "gcsFaultToleranceOptions" in spec else {}
     else:
         words |= {"address": f"{head_service(cluster)}:{PORT}"}
     if "memory" in limits:
@@ -122,6 +125,8 @@ def _injected(
     if authentication.get("mode") == "token":
         yield "RAY_AUTH_MODE", "token"
         yield "RAY_AUTH_TOKEN", secrets[authentication["secretName"]]["auth_token"]
+    if is_head and _scales(spec):
+        yield "RAY_ENABLE_AUTOSCALER_V2", "true"
     store = spec.get("gcsFaultToleranceOptions")
     if store is not None and is_head:
         reference = store["redisPassword"]["valueFrom"]["secretKeyRef"]

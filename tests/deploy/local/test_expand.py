@@ -30,7 +30,8 @@ def test_the_head_runs_kuberays_command(pods: dict[str, Pod]) -> None:
     assert head.entrypoint == ("/bin/bash", "-c", "--")
     assert head.arguments == (
         "ulimit -n 65536; ray start --head --block --dashboard-agent-listen-port=52365 --dashboard-host=0.0.0.0 "
-        "--memory=4294967296 --metrics-export-port=8080 --num-cpus=0 --object-store-memory=200000000",
+        "--memory=4294967296 --metrics-export-port=8080 --no-monitor --num-cpus=0 --object-store-memory=200000000 "
+        "--redis-password=$REDIS_PASSWORD",
     )
     assert head.environment["RAY_REDIS_ADDRESS"] == "lego-gcs-redis:6379"
     assert head.environment["REDIS_PASSWORD"] == "p"
