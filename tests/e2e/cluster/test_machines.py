@@ -84,6 +84,11 @@ class Cluster:
         own = [f"--node-ip-address={self.head.address}", "--port=6379", "--dashboard-host=0.0.0.0"]
         return ["ray", "start", "--head", *own, "--object-store-memory=100000000", "--block", *options]
 
+    def wait_for_head(self) -> None:
+        """Wait until nodes can join, as KubeRay has their pods wait."""
+        url = f"http://{self.head.address}:52365/api/healthz"
+        self.wait("the head", lambda: "success" in self.head.run("curl", "-s", "-m", "5", url).stdout, 180)
+
     def start_node(self, machine: Machine, *options: str, gateways: bool = False) -> None:
         """Start a machine that joins the head."""
         ray = ["ray", "start", f"--address={self.head.address}:6379", f"--node-ip-address={machine.address}"]
@@ -152,9 +157,10 @@ def test_a_request_outlives_the_only_machine_that_computes(cluster: Cluster) -> 
     text = cluster.config.read_text().replace("labels: {lego-class: cpu}, cpus: 0.1", "labels: {lego-class: head}")
     cluster.config.write_text(text)
     cluster.start_head_with_gateway("--num-cpus=2", "--labels=lego-class=head")
-    cluster.start_node(worker, "--num-cpus=1", "--labels=lego-class=cpu")
     cluster.wait("the gateway's health", lambda: cluster.ask("/health/live", port=8001)[0] == 200, 120)
     assert cluster.ask("/health/ready", port=8001)[0] == 503
+    cluster.wait_for_head()
+    cluster.start_node(worker, "--num-cpus=1", "--labels=lego-class=cpu")
     cluster.submit()
     cluster.wait("the nodes", lambda: cluster.ask("/health/ready", port=8001)[0] == 200, 300)
     body = {"prompt": "a red circle", "num_inference_steps": 100, "seed": 1, "size": "128x128"}
@@ -186,6 +192,7 @@ def test_no_request_fails_while_the_head_is_away_or_a_link_is_down_for_seconds(c
     cluster.start(store, "redis-server", *redis)
     found = {"RAY_REDIS_ADDRESS": f"{store.address}:6379"}
     cluster.start_head(**found)
+    cluster.wait_for_head()
     cluster.start_node(cluster.gateway, "--num-cpus=0", gateways=True)
     cluster.start_node(worker, "--num-cpus=2", "--labels=lego-class=cpu")
     cluster.submit()
