@@ -67,9 +67,10 @@ images: $(STAMP)
 	LEGO_SBOM=$${LEGO_SBOM:-.} deploy/images.sh gateway worker
 
 # Parts on several machines, and the manifests' pods from both images, in network namespaces of this machine; they are
-# broken one after the other. A part of `make test-long`; prints the figures of docs/benchmarks/deployment.md.
+# broken one after the other: on an idle machine, for Ray gives up where its processes wait for a processor. Prints
+# figures. Those that need no images are a part of `make test-long`.
 cluster: $(STAMP)
-	$(PYTEST) -s tests/e2e/cluster
+	LEGO_CLUSTER=1 $(PYTEST) -s tests/e2e/cluster
 
 # What follows from other files: Serve's configurations of the overlays, the operator's rules, the dashboard.
 deploy-files: $(STAMP)
