@@ -23,6 +23,10 @@ Errors survive pickling between processes: a subclass with further arguments giv
 stores them in attributes, which pickle restores.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class LegoError(Exception):
     """An expected error; the message is fit for the caller to read."""
@@ -32,6 +36,7 @@ class LegoError(Exception):
     kind = "server_error"
     retryable = False
     retry_after_s: float | None = None
+    node_stats: Mapping[str, Any] = MappingProxyType({})  # what the nodes did of the job that ended with it, for traces
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

@@ -90,8 +90,11 @@ async def run_job(
         running = asyncio.ensure_future(context.runner.run(bounded(context, job), tell))
         try:
             result = await while_connected(context, request, running)
-        except RequestError as error:
-            raise in_request_words(error, job_request.body) from error
+        except LegoError as error:
+            span.failed(job_request.workflow, error, context.runner.now())
+            if isinstance(error, RequestError):
+                raise in_request_words(error, job_request.body) from error
+            raise
         span.chunk()
         span.completed(job_request.workflow, result, context.runner.now())
     context.metrics.record_result(job_request.workflow, result)

@@ -167,7 +167,9 @@ class Dataflow:
     def _fail(self, running: _Running, error: LegoError, now: float) -> list[Command]:
         commands: list[Command] = [CancelTask(running.job.id, node) for node in sorted(running.out)]
         self._end(running, now, f"failed: {error.code}")
-        return [*commands, Fail(running.job.id, error)]
+        at_work = running.began.keys() - running.stats.keys() - running.waiting.keys()  # and what failed
+        cut_short = {node: TaskStats(began_s=running.began[node], ended_s=now) for node in sorted(at_work)}
+        return [*commands, Fail(running.job.id, error, running.stats | cut_short)]
 
     def _end(self, running: _Running, now: float, how: str) -> None:
         job_id = running.job.id

@@ -1,7 +1,7 @@
 """What happened (events) and what to do (commands): the only words Dataflow speaks with its adapter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lego_serve.core.jobs.job import Job, Task, TaskStats, Value
@@ -89,10 +89,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The job has failed; nothing of it runs any more."""
+    """The job has failed; nothing of it runs any more.  ``stats`` are of the nodes that were done or at work."""
 
     job_id: str
     error: LegoError
+    stats: Mapping[str, TaskStats] = field(default_factory=dict)
 
 
 Command: TypeAlias = Dispatch | CancelTask | Finish | Fail

@@ -115,8 +115,11 @@ class JobAttempt:
             log_facts().trace_id = span.trace_id
             try:
                 result = await self._run_unless_lost(job)
-            except RequestError as error:
-                raise in_request_words(error, job_request.body) from error
+            except LegoError as error:
+                span.failed(job_request.workflow, error, context.runner.now())
+                if isinstance(error, RequestError):
+                    raise in_request_words(error, job_request.body) from error
+                raise
             span.completed(job_request.workflow, result, context.runner.now())
         context.metrics.record_result(job_request.workflow, result)
         context.quality_checks.consider(job, result)

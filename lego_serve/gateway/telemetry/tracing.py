@@ -60,10 +60,17 @@ class JobSpan:
 
     def completed(self, workflow: Workflow, result: JobResult, now_s: float) -> None:
         """Add the spans of the nodes; ``now_s`` is the time on the clock that theirs are on."""
+        self._nodes(workflow, result.stats, now_s)
+
+    def failed(self, workflow: Workflow, error: LegoError, now_s: float) -> None:
+        """Add the spans of the nodes of a job that failed, as far as they came."""
+        self._nodes(workflow, error.node_stats, now_s)
+
+    def _nodes(self, workflow: Workflow, all_stats: Mapping[str, TaskStats], now_s: float) -> None:
         if not self._span.is_recording():
             return
         offset_s, parent = self._wall() - now_s, set_span_in_context(self._span)
-        for name, stats in result.stats.items():
+        for name, stats in all_stats.items():
             if stats.began_s is None or stats.ended_s is None:
                 continue  # nobody ran it
             node = workflow.nodes[name]

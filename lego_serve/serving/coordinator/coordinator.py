@@ -238,7 +238,8 @@ class Coordinator:
                 client = self._clients[job_id]
                 self._calls.job_finished(client)
                 client.resolve(result_of(client.job, outputs, stats))
-            case Fail(job_id=job_id, error=error):
+            case Fail(job_id=job_id, error=error, stats=stats):
+                error.node_stats = stats
                 self._clients[job_id].resolve(error)
 
     async def _run_task(self, task: Task) -> None:

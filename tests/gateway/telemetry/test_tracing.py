@@ -126,6 +126,17 @@ async def test_a_job_that_fails_is_a_span_that_says_as_what(traced, runner, expo
     assert not job.events
 
 
+async def test_a_job_that_fails_has_the_spans_of_its_nodes(traced, runner, exporter) -> None:
+    """As far as they came."""
+    runner.error = NodeError("It broke.")
+    runner.error.node_stats = {"latents": LANE}
+    await traced.post(URL, json={"prompt": "a"})
+    found = spans(exporter)
+    job, node = found["generate_content lego-tiny"], found["denoise"]
+    assert node.parent.span_id == job.context.span_id
+    assert node.end_time - node.start_time == 2 * NS
+
+
 async def test_a_client_that_leaves_ends_its_span(runner, exporter, provider) -> None:
     """As a job that was cancelled."""
     with pytest.raises(asyncio.CancelledError), Tracing(provider).request_job(JOB, "lego-tiny"):
