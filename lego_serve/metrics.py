@@ -86,6 +86,10 @@ class Metrics:
             self._memory_used.labels(node, model, kind).set(used)
             self._memory_budget.labels(node, model, kind).set(budget)
 
+    def set_store_away(self, is_away: bool) -> None:
+        """Set whether this gateway cannot reach the store of durable jobs."""
+        self._without_store.set(is_away)
+
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused before it became a job."""
         self._rejected.labels(reason).inc()
@@ -205,6 +209,7 @@ class Metrics:
         self._ended = Counter(ENDED, ENDED_HELP, ("outcome",), registry=self._registry)
         self._jobs = self._gauge("jobs", "Jobs in flight by state, as of the last seconds.", "livesum", "state")
         self._ready = self._gauge("ready_gateways", "Gateway processes that are ready.", "livesum")
+        self._without_store = self._gauge("gateways_without_store", "Gateways without their store of jobs.", "livesum")
         self._attained = self._counter("slo_attained", "Requests answered well, in time.", "workflow")
         self._missed = self._counter("slo_missed", "Requests that the server could not answer in time.", "workflow")
         self._rejected = self._counter("requests_rejected", "Requests refused.", "reason")

@@ -75,7 +75,7 @@ def create_app(
         if context.kept_images is not None:
             context.kept_images.start()
         runner.journal.on_decision = metrics.count_decision
-        counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining))
+        counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining, context.jobs))
         yield
         counting.cancel()
         if starting is not None:
@@ -100,14 +100,15 @@ def create_app(
     return app
 
 
-async def _count_jobs(runner: JobRunner, metrics: Metrics, draining: Draining) -> None:
-    """Keep the metrics of jobs in flight."""
+async def _count_jobs(runner: JobRunner, metrics: Metrics, draining: Draining, jobs: DurableJobs | None) -> None:
+    """Keep the metrics of jobs in flight, and of whether the store of durable jobs can be reached."""
     while True:
         states = runner.states()
         paused = sum(state.is_paused for state in states)
         running = sum(not state.is_paused and "running" in state.nodes.values() for state in states)
         is_ready = runner.is_ready and not draining.has_begun
         metrics.set_jobs(len(states) - paused - running, running, paused, is_ready)
+        metrics.set_store_away(jobs is not None and jobs.worker.is_store_away)
         await asyncio.sleep(COUNT_PAUSE_S)
 
 

@@ -39,11 +39,17 @@ class JobWorker:
         self._is_stopping = False
         self._is_queue_empty = False  # as far as the last claim saw
         self._may_have_lost_claims = True
+        self._without_store: set[Callable[[], Coroutine[Any, Any, None]]] = set()  # what found it away the last time
 
     @property
     def running(self) -> tuple[str, ...]:
         """The jobs that run here."""
         return tuple(self._attempts)
+
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the store could not be reached the last time that something was asked of it."""
+        return bool(self._without_store)
 
     @property
     def has_room(self) -> bool:
@@ -101,16 +107,15 @@ class JobWorker:
 
     async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something again and again; where the store is away, after a while."""
-        is_away = False
         while True:
             try:
                 await work()
-                is_away = False
+                self._without_store.discard(work)
             except StoreUnavailable as error:
                 self._may_have_lost_claims = True
-                if not is_away:
+                if work not in self._without_store:
                     log.warning("the job store is away: %s", error.message)
-                is_away = True
+                self._without_store.add(work)
                 await asyncio.sleep(RETRY_S)
             except LegoError:
                 log.exception("durable jobs met an unexpected error")

@@ -41,4 +41,8 @@ def _readiness(context: Context) -> JSONResponse:
     if context.draining.has_begun:
         return JSONResponse({"status": "stopping"}, 503)
     is_ready = context.runner.is_ready
-    return JSONResponse({"status": "ok" if is_ready else "starting"}, 200 if is_ready else 503)
+    is_degraded = context.jobs is not None and context.jobs.worker.is_store_away
+    said: dict[str, object] = {"status": "ok" if is_ready else "starting"}
+    if is_degraded:
+        said["degraded"] = ["job_store"]
+    return JSONResponse(said, 200 if is_ready else 503)

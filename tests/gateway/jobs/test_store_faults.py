@@ -83,13 +83,26 @@ def open_gate(gateway: Gateway) -> None:
 async def test_a_silent_store_costs_submissions_and_nothing_else(cluster: Cluster, proxy: RedisProxy) -> None:
     """Its connections are open and nothing comes; the job that runs ends as soon as it speaks again."""
     async with with_a_job_that_runs(cluster) as (gateway, job_id):
+        assert await readiness(gateway) == {"status": "ok"}
         proxy.forwarding.clear()
         await refused_soon(gateway.client)
         open_gate(gateway)
         await answered_soon(gateway.client)
+        while await readiness(gateway) != {"status": "ok", "degraded": ["job_store"]}:
+            await asyncio.sleep(0.05)
         proxy.forwarding.set()
         assert (await ended(gateway, job_id))["status"] == "completed"
         await accepted_again(gateway)
+        while await readiness(gateway) != {"status": "ok"}:
+            await asyncio.sleep(0.05)
+
+
+async def readiness(gateway: Gateway) -> dict[str, object]:
+    """What a load balancer is told: the gateway serves, perhaps not everything."""
+    answer = await gateway.client.get("/health/ready")
+    assert answer.status_code == 200
+    said: dict[str, object] = answer.json()
+    return said
 
 
 async def ended(gateway: Gateway, job_id: str) -> dict[str, object]:
