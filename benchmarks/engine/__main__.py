@@ -196,7 +196,7 @@ def tiers_command(
     tiers.measure_tiers(file, side, count, controls or (14, 10, 7))
     console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
     if sheet is not None:
-        tiers.write_sheet(sheet, side, 6)
+        tiers.write_sheet(sheet, side, 4)
 
 
 def _subjects(
