@@ -24,7 +24,7 @@ COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
 RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile . \
-    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_serve
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_* /opt/venv/lib/python3*/site-packages/loadgen
 
 FROM build AS build-worker
 # For the CPU; for a GPU the index of a CUDA build: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cuVERSION
@@ -41,7 +41,7 @@ COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
 RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile . \
-    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_serve
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_* /opt/venv/lib/python3*/site-packages/loadgen
 
 FROM ${BASE} AS run
 # What a supervisor would set: Ray nodes are started by others here.
