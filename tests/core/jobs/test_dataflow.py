@@ -118,9 +118,7 @@ def test_a_failure_cancels_what_is_out_and_fails_the_job() -> None:
     """When one branch fails the other is cancelled before the job fails with the branch's error."""
     error = NodeError("broken")
     commands = feed(Dataflow(), submit(DIAMOND), done("a"), TaskFailed("j", "b", error))
-    stats = {"a": TaskStats(run_s=1.0, began_s=0.0, ended_s=0.0)} | dict.fromkeys(
-        "bc", TaskStats(began_s=0.0, ended_s=0.0)
-    )
+    stats = {"a": done("a").stats, "b": TaskStats(), "c": TaskStats()}
     assert commands == [CancelTask("j", "c"), Fail("j", error, stats)]
 
 
