@@ -39,9 +39,9 @@ def start_replica(config: Path, component: str, shared: str | None) -> dict[str,
     end_stage()
     with tempfile.TemporaryDirectory() as state:
         before = time.process_time()  # a replica is handed its plan
-        deployment = import_module("lego_serve.deployment")
+        node_plans = import_module("lego_serve.planning.node_plans")
         configured = import_module("lego_serve.served_workflows").configured
-        plans = deployment.node_plans(*configured(config), Path(state))
+        plans = node_plans.node_plans(*configured(config), Path(state))
         plan = next(plan for plan in plans if plan.component == component)
         skipped = time.process_time() - before
         load = getattr(import_module("lego_serve.models.loading"), f"load_{component}", None)

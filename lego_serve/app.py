@@ -13,11 +13,11 @@ from pathlib import Path
 
 from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
 from lego_serve.gateway.telemetry.export import require_extra
 from lego_serve.gateway_process import OWNER
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
+from lego_serve.planning.node_plans import node_plans
 from lego_serve.process import json_logging
 from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.metrics_page import settle

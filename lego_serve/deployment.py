@@ -2,33 +2,21 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lego_serve import config
-from lego_serve.configuration.models import Placed
 from lego_serve.core.editing.templates import pin_room
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds
-from lego_serve.core.scheduling.controlnet_placement import Link
 from lego_serve.core.tiers.book import TierBook
 from lego_serve.core.workflow.graph import KINDS, Workflow
 from lego_serve.errors import ConfigError
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
 from lego_serve.models.tier_files import read_book
-from lego_serve.places import data_folder, own_profiles, resolve_path
+from lego_serve.places import resolve_path
 from lego_serve.serving.nodes.options import (
-    AdapterOptions,
-    BackboneOptions,
-    ControlNetOptions,
-    ControlNetPlan,
-    LoraOptions,
-    NodeOptions,
-    NodePlan,
-    Placement,
-    TemplateOptions,
-    TextEncoderOptions,
-    VaeOptions,
+    WORKER_POOL,
+    WORKERS,
+    NodePlace,
     app_name,
 )
 
@@ -39,10 +27,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("lego_serve")
 
 
-def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], str]:
-    """The deployments the workflows need, shared among them: (model, component) to Serve application."""
+def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], NodePlace]:
+    """The nodes the workflows need, shared among them: (model, component) to where its calls go."""
     nodes = {(n.model, KINDS[n.kind].component) for w in workflows.values() for n in w.nodes.values()}
-    return {key: app_name(settings.server.name, *key) for key in sorted(nodes)}
+    return {key: needed_place(settings, *key) for key in sorted(nodes)}
+
+
+def needed_place(settings: config.Settings, model: str, component: str) -> NodePlace:
+    """Where the calls to a node go."""
+    if is_shared(settings, model, component):
+        return NodePlace(app_name(settings.server.name, WORKER_POOL, WORKERS), f"{model}.{component}")
+    return NodePlace(app_name(settings.server.name, model, component))
+
+
+def is_shared(settings: config.Settings, model: str, component: str) -> bool:
+    """Whether a node is on the shared workers; a LoRA node, which owns what is registered, never is."""
+    node = getattr(settings.models[model].nodes, component, None)
+    return node is not None and node.placement == "shared"
 
 
 def missing_requirement(settings: config.Settings, workflow: Workflow) -> str | None:
@@ -74,29 +75,19 @@ def controlnets(model: config.Model) -> dict[str, config.ControlNet]:
     }
 
 
-def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], state: Path) -> list[NodePlan]:
-    """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone.
-
-    ``state``: a folder for what outlives a node's process.
-    """
-    server = settings.server.name
-    nodes = needed_nodes(settings, workflows)
-    plans = [replace(_plan(settings, model, component, state), server=server) for model, component in nodes]
-    nets = _remote_controlnets(settings, workflows)
-    return plans + [replace(_controlnet_plan(settings, *net), server=server) for net in nets]
+def planned_applications(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[str, tuple[str, ...]]:
+    """The names of all deployments, each with the models in the configuration that it belongs to."""
+    apps: dict[str, tuple[str, ...]] = {}
+    for (model, _), place in needed_nodes(settings, workflows).items():
+        apps[place.app] = tuple(dict.fromkeys((*apps.get(place.app, ()), model)))
+    server, nets = settings.server.name, remote_controlnets(settings, workflows)
+    return apps | {app_name(server, name, "controlnet"): (model,) for model, name, _ in nets}
 
 
-def planned_applications(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[str, str]:
-    """The names of the same deployments, each with the model in the configuration that it belongs to."""
-    apps = {app: model for (model, _), app in needed_nodes(settings, workflows).items()}
-    server, nets = settings.server.name, _remote_controlnets(settings, workflows)
-    return apps | {app_name(server, name, "controlnet"): model for model, name, _ in nets}
-
-
-def _remote_controlnets(
+def remote_controlnets(
     settings: config.Settings, workflows: Mapping[str, Workflow]
 ) -> list[tuple[str, str, config.ControlNet]]:
-    """The ControlNets that may have a deployment of their own: model, name and section."""
+    """Return the ControlNets that may have a deployment of their own: model, name and section."""
     used = {n.model for w in workflows.values() for n in w.nodes.values() if n.kind == "encode_controls"}
     return [
         (model, name, net)
@@ -166,120 +157,3 @@ def model_spec(settings: config.Settings, model: str) -> ModelSpec:
         fetch=chosen.fetch,
         linear=chosen.linear,
     )
-
-
-def _plan(settings: config.Settings, model: str, component: str, state: Path) -> NodePlan:
-    spec, nodes = model_spec(settings, model), settings.models[model].nodes
-    match component:
-        case "adapters":
-            return _lora_plan(settings, spec, state)
-        case "text_encoder":
-            encoder = nodes.text_encoder
-            options: NodeOptions = TextEncoderOptions(
-                encoder.max_batch, encoder.cache_bytes, _adapter_options(settings, model)
-            )
-            return _node_plan(spec, component, options, encoder)
-        case "vae":
-            return _node_plan(spec, component, VaeOptions(nodes.vae.max_batch), nodes.vae)
-        case "backbone":
-            return _node_plan(spec, component, _backbone_options(settings, model), nodes.backbone)
-    raise ValueError(f"no component {component}")
-
-
-def _node_plan(spec: ModelSpec, component: str, options: NodeOptions, node: config.Node | config.SideNode) -> NodePlan:
-    bounds = ReplicaBounds(node.replicas.min, node.replicas.max)
-    return NodePlan(spec, component, options, bounds, node.cpus, node.gpus, _placement(node))
-
-
-def _placement(place: Placed) -> Placement:
-    return Placement(place.labels, place.memory_bytes, place.max_per_node)
-
-
-def _backbone_options(settings: config.Settings, model: str) -> BackboneOptions:
-    chosen = settings.models[model]
-    node = chosen.nodes.backbone
-    return BackboneOptions(
-        lane_policy=node.lane_policy,
-        max_step_s=None if node.max_step_s == "auto" else float(node.max_step_s),
-        max_rows=None if node.max_rows == "auto" else int(node.max_rows),
-        checkpoint_every_steps=node.checkpoint_every_steps,
-        batch_invariant=node.batch_invariant,
-        bucket_rows=node.bucket_rows,
-        adapters=_adapter_options(settings, model),
-        adapter_mode="grouped" if chosen.adapters is None else chosen.adapters.mode,
-        controlnets=_controlnet_plans(settings, model),
-        controlnet_bytes=chosen.controlnet_cache_bytes,
-        tiers=tier_book(settings, model),
-        templates=TemplateOptions(node.template_bytes, node.template_coding, tenant_pin_room(settings, model)),
-    )
-
-
-def _adapter_options(settings: config.Settings, model: str) -> AdapterOptions | None:
-    adapters = settings.models[model].adapters
-    if adapters is None or not adapter_roots(settings, model):
-        return None
-    return AdapterOptions(app_name(settings.server.name, model, "adapters"), adapters.replica_cache_bytes)
-
-
-def _lora_plan(settings: config.Settings, spec: ModelSpec, state: Path) -> NodePlan:
-    adapters = settings.models[spec.name].adapters
-    assert adapters is not None
-    options = LoraOptions(
-        roots=_usable_roots(settings, spec.name),
-        cache_bytes=adapters.cache_bytes,
-        registry_limit=adapters.registry_limit,
-        profiles=None if adapters.profiles is None else resolve_path(settings, adapters.profiles),
-        early_start=adapters.early_start,
-        registry=(
-            state / f"{spec.name}.adapters.json"
-            if adapters.registry is None
-            else resolve_path(settings, adapters.registry)
-        ),
-        own_profiles=own_profiles(settings),
-    )
-    # One replica: what is registered at run time has one owner.
-    return NodePlan(spec, "adapters", options, ReplicaBounds(1, 1), adapters.cpus, 0, _placement(adapters))
-
-
-def _usable_roots(settings: config.Settings, model: str) -> tuple[Path, ...]:
-    """A model's roots, with those in the server's own folder made; without what cannot be, as long as any is left.
-
-    Raises ConfigError.
-    """
-    usable = []
-    for root in adapter_roots(settings, model):
-        if root.is_relative_to(data_folder(settings)):
-            try:
-                root.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                log.warning("no adapters from %s, which cannot be made: %s; see `server.data`", root, error.strerror)
-                continue
-        usable.append(root)
-    if not usable:
-        raise ConfigError(f"`models.{model}.adapters.roots`: none of them can be made")
-    return tuple(usable)
-
-
-def _controlnet_plans(settings: config.Settings, model: str) -> tuple[ControlNetPlan, ...]:
-    return tuple(
-        ControlNetPlan(
-            spec=controlnet_spec(settings, model, name, net),
-            placement=net.placement if may_be_remote(net) else "colocated",
-            app=app_name(settings.server.name, name, "controlnet"),
-            link=None if net.link is None else Link(net.link.bytes_per_s, net.link.latency_s),
-            stream_blocks=net.stream_blocks,
-            timeout_s=net.timeout_s,
-        )
-        for name, net in controlnets(settings.models[model]).items()
-    )
-
-
-def controlnet_spec(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> ModelSpec:
-    """How a ControlNet is loaded: on its model's device and in its dtype."""
-    base = model_spec(settings, model)
-    return replace(base, name=name, path=net.path, revision=None)
-
-
-def _controlnet_plan(settings: config.Settings, model: str, name: str, net: config.ControlNet) -> NodePlan:
-    options = ControlNetOptions(model_spec(settings, model))
-    return _node_plan(controlnet_spec(settings, model, name, net), "controlnet", options, net.node)

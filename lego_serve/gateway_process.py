@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,14 @@ def run_gateway(
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     metrics = Metrics()
     coordinator = Coordinator(
-        nodes, workflows, time.monotonic, every, metrics.record_dataflow_check, is_reachable=lambda: ray.is_reachable
+        nodes,
+        workflows,
+        time.monotonic,
+        every,
+        metrics.record_dataflow_check,
+        is_reachable=lambda: ray.is_reachable,
+        apps={key: place.app for key, place in apps.items()},
+        is_alone=settings.server.gateways == 1 and not waits,
     )
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)
@@ -178,13 +185,18 @@ def _connection_limits(server: Server) -> "ConnectionLimits":
 
 def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
     """Hear what this process's routers learn of replicas, from their threads."""
-    from lego_serve.serving.cluster.routing_state import on_departure, on_memory_use, on_template_use
+    from lego_serve.serving.cluster.routing_state import on_departure, on_memory_use, on_replicas, on_template_use
 
     def departed(replicas: frozenset[str]) -> None:
         loop.call_soon_threadsafe(coordinator.departed, replicas)
 
+    def counted(app: str, resident: Mapping[str, Collection[str]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and routers have not yet
+            loop.call_soon_threadsafe(coordinator.pools.report, app, resident)
+
     loop = asyncio.get_running_loop()
     on_departure(departed)
+    on_replicas(counted)
     on_template_use(metrics.set_template_use)
     on_memory_use(metrics.set_memory_use)
 

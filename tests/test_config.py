@@ -7,10 +7,11 @@ import pytest
 
 from lego_serve import config, workflow_files
 from lego_serve.config import load
-from lego_serve.deployment import needed_nodes, node_plans, pending_images, template_settings
+from lego_serve.deployment import needed_nodes, pending_images, template_settings
 from lego_serve.errors import ConfigError, LegoError
+from lego_serve.planning.node_plans import node_plans
 from lego_serve.served_workflows import configured, load_workflows
-from lego_serve.serving.nodes.options import BackboneOptions, LoraOptions
+from lego_serve.serving.nodes.options import BackboneOptions, LoraOptions, NodePlace
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
@@ -32,7 +33,7 @@ def test_two_workflows_of_a_model_share_its_nodes(tmp_path: Path) -> None:
     workflows = load_workflows(settings, path.parent)
     assert set(workflows) == {"lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"}
     components = ("backbone", "text_encoder", "vae")
-    assert needed_nodes(settings, workflows) == {("lego-tiny", c): f"lego-tiny.{c}" for c in components}
+    assert needed_nodes(settings, workflows) == {("lego-tiny", c): NodePlace(f"lego-tiny.{c}") for c in components}
 
 
 def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path) -> None:

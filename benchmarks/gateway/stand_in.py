@@ -50,6 +50,9 @@ class InstantRunner:
         """Return the seconds on a clock."""
         return time.monotonic()
 
+    def forecast(self, job: Job) -> None:
+        """Nothing is known."""
+
     async def run(
         self, job: Job, on_progress: OnProgress | None = None, checkpoints: CheckpointKeeper | None = None
     ) -> JobResult:

@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lego_serve.cluster.serve_config import digest, on_a_cluster
-from lego_serve.deployment import node_plans, planned_applications
+from lego_serve.deployment import planned_applications
 from lego_serve.errors import ConfigError
 from lego_serve.places import state_folder
+from lego_serve.planning.node_plans import node_plans
 
 
 class BuilderArgs(BaseModel):

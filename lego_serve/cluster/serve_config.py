@@ -1,7 +1,7 @@
 """Prints Ray Serve's declarative configuration of the nodes that a lego_serve configuration needs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,17 +38,18 @@ def serve_document(settings: config.Settings, workflows: Mapping[str, Workflow],
             "name": app,
             "route_prefix": None,
             "import_path": BUILDER,
-            "args": {"config": str(at), "application": app, "digest": digest(settings, model)},
+            "args": {"config": str(at), "application": app, "digest": digest(settings, models)},
         }
-        for app, model in planned_applications(settings, workflows).items()
+        for app, models in planned_applications(settings, workflows).items()
     ]
     logging = {"enable_access_log": False, "log_level": "WARNING"}
     return {"proxy_location": "Disabled", "logging_config": logging, "applications": applications}
 
 
-def digest(settings: config.Settings, model: str) -> str:
-    """What changes with everything that a model's nodes are made of, so that Serve deploys them anew."""
+def digest(settings: config.Settings, models: Sequence[str]) -> str:
+    """What changes with everything that the nodes of models are made of, so that Serve deploys them anew."""
     tenants = len({key.tenant for key in settings.keys})
     server = {"data": settings.server.data, "name": settings.server.name, "tenants": tenants}
-    parts = [settings.models[model].model_dump(mode="json"), settings.templates.model_dump(mode="json"), server]
+    sections = [*(settings.models[model] for model in models), settings.templates, settings.workers]
+    parts = [*(section.model_dump(mode="json") for section in sections), server]
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -61,6 +61,11 @@ class Placed(Strict):
 class Node(Placed):
     """How one component of a model is deployed."""
 
+    placement: Literal["dedicated", "shared"] = Field(
+        default="dedicated",
+        description="`dedicated`: in a deployment of its own. `shared`: on the [workers](#workers), which load it when "
+        "it is asked for; `replicas`, `cpus`, `gpus` and where it may run are then those of the workers.",
+    )
     replicas: Replicas = Field(default=Replicas(), description="How many replicas run.")
     cpus: Amount = Field(
         default=0.5,
@@ -106,6 +111,12 @@ class BackboneNode(Node):
         description="Whether the bits of an image never depend on what else is served. With `false` that is dropped "
         "where it costs more than 5 %, and the log says where.",
     )
+    split_guidance: bool = Field(
+        default=False,
+        description="Whether an image that is alone may have its guidance branches computed by two replicas at the "
+        "same time, as long as the second has nothing else to do and it is faster. The bits are the same. Needs a "
+        "second replica and `batch_invariant`; images with adapters, ControlNets or a template stay on one.",
+    )
     bucket_rows: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=1,
         description="Rows of a step are padded to a multiple of this, for hardware that compiles for each shape.",
@@ -133,6 +144,11 @@ class Nodes(Strict):
     text_encoder: TextEncoderNode = Field(default=TextEncoderNode(), description="Prompts to conditionings.")
     backbone: BackboneNode = Field(default=BackboneNode(), description="Denoising.")
     vae: Node = Field(default=Node(), description="Images to latents and back.")
+
+    @property
+    def all(self) -> tuple[Node, ...]:
+        """The nodes of a model."""
+        return self.text_encoder, self.backbone, self.vae
 
 
 class Adapters(Placed):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lego_serve.configuration.jobs import Jobs, TenantLimits
 from lego_serve.configuration.models import MIB, Bytes, Model, Name, Strict
 from lego_serve.configuration.server import Server, is_loopback
+from lego_serve.configuration.workers import Workers
 
 
 class Key(Strict):
@@ -63,6 +64,7 @@ class Settings(Strict):
 
     server: Server = Field(default=Server(), description="The HTTP side.")
     models: Annotated[dict[str, Model], Field(min_length=1)] = Field(description="Models by name.")
+    workers: Workers = Field(default=Workers(), description="Workers that share all nodes of `placement: shared`.")
     workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = Field(
         default=None,
         description="What is served: names of built-in workflows, or files relative to the configuration's folder. "
@@ -101,6 +103,15 @@ class Settings(Strict):
         description="Limits of single tenants by name: a key that is given replaces that of `tenant_limits`, and "
         "`null` lifts it. Without `keys` there is one tenant, `default`.",
     )
+
+    @model_validator(mode="after")
+    def _one_device_for_shared(self) -> "Settings":
+        nodes = [(name, model.device, node) for name, model in self.models.items() for node in model.nodes.all]
+        devices = {device: name for name, device, node in nodes if node.placement == "shared"}
+        if len(devices) > 1:
+            named = ", ".join(f"{name} on {device}" for device, name in sorted(devices.items()))
+            raise ValueError(f"shared nodes run on the same workers and so on one device: {named}")
+        return self
 
     @model_validator(mode="after")
     def _known_tenants(self) -> "Settings":

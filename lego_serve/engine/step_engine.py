@@ -16,6 +16,7 @@ from lego_serve.engine.controlnet_waits import timed_out, without_unavailable
 from lego_serve.engine.failures import failure_of, is_out_of_memory, not_finite
 from lego_serve.engine.lane_checkpoint import write_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
+from lego_serve.engine.sharing.branch_splitter import BranchSplitter
 from lego_serve.engine.step.advance import NanCheck, PassSize, advance
 from lego_serve.engine.step.batch_runner import BatchOutcome, BatchRunner
 from lego_serve.engine.step.lane_setup import LaneSetup
@@ -28,6 +29,7 @@ from lego_serve.models.sampling import FlowMatchTables
 
 log = logging.getLogger("lego_serve.engine")
 Outcome = tuple[str, LaneResult | LegoError]
+AGEING_S = 30.0  # after so long a lane without a deadline comes before what has just arrived
 
 
 class StepEngine:
@@ -46,13 +48,17 @@ class StepEngine:
         controls: Mapping[str, ControlNetSource] | None = None,
         templates: TemplateStore | None = None,
         model_revision: str = "",
+        splitter: BranchSplitter | None = None,
     ) -> None:
-        """``model_revision`` tells weights apart: lanes go on from checkpoints of the same ones alone."""
+        """``model_revision`` tells weights apart: lanes go on from checkpoints of the same ones alone.
+
+        With a ``splitter`` a lane that is alone may have its guidance branches on two replicas.
+        """
         self._backbone = backbone
         self._templates = templates or TemplateStore(0, clock)
         self._setup = LaneSetup(backbone, tables, {} if controls is None else controls, self._templates, model_revision)
         self._batcher, self._clock = batcher, clock
-        self._runner = BatchRunner(backbone, self._setup, self._templates, batcher, clock)
+        self._runner = BatchRunner(backbone, self._setup, self._templates, batcher, clock, splitter)
         self._nan_check = NanCheck(backbone.device)
         self._states: dict[str, LaneState] = {}
         self._advanced: tuple[LaneState, ...] = ()
@@ -160,6 +166,14 @@ class StepEngine:
     def plan(self) -> StepPlan | None:
         """Return what the next step will run, or None where no lane can run."""
         return self._batcher.plan(self._clock(), self._templates)
+
+    def due_s(self, plan: StepPlan) -> float:
+        """When the first of a plan's lanes must have ended; for one without a deadline, AGEING_S after it came."""
+        lanes = [self._states[key] for key in plan.keys]
+        dues = [
+            lane.added_s + AGEING_S if lane.request.deadline_s is None else lane.request.deadline_s for lane in lanes
+        ]
+        return min(dues, default=self._clock())
 
     def step(self, plan: StepPlan | None = None) -> list[Outcome]:
         """Run one step of the lanes of a plan, the batcher's next one without; return the lanes that ended in it."""

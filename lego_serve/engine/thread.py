@@ -18,6 +18,7 @@ import torch
 from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
+from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
@@ -40,8 +41,10 @@ class LaneListener:
 class EngineThread:
     """Runs a StepEngine on its own thread for the coroutines of one event loop."""
 
-    def __init__(self, engine: StepEngine) -> None:
+    def __init__(self, engine: StepEngine, turns: ComputeTurns | None = None) -> None:
+        """``turns``: those of all that compute in this process, where that is more than this engine."""
         self._engine = engine
+        self._turns = turns or ComputeTurns()
         self._loop = asyncio.get_running_loop()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._listeners: dict[str, tuple[LaneListener, ProgressThrottle]] = {}  # of the compute thread alone
@@ -172,8 +175,9 @@ class EngineThread:
             plan = self._engine.plan()
             is_idle = plan is None
             if plan is not None:
-                self._announce_suspect(plan.keys)
-                outcomes += self._engine.step(plan)
+                with self._turns.turn(self._engine.due_s(plan)):
+                    self._announce_suspect(plan.keys)
+                    outcomes += self._engine.step(plan)
                 self._report_step()
             if outcomes:
                 for key, _ in outcomes:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit, is_crowded
-from lego_serve.core.scheduling.drain_pace import DrainPace
+from lego_serve.core.scheduling.drain_pace import MAX_WAIT_S, MIN_WAIT_S, DrainPace
 from lego_serve.errors import CapacityError, DeadlineExceeded, JobCancelled, StaleAttempt
 from lego_serve.metrics import Ending, Metrics
 
@@ -85,6 +85,25 @@ class Admission:
     def is_crowded(self) -> bool:
         """Whether jobs that allow it should run in a lower tier, before any is rejected."""
         return is_crowded(self._limits, self._seen_load)
+
+    def check_deadline(self, job: Job) -> None:
+        """Raise CapacityError for a job that would end after its deadline, or make another one end after its own.
+
+        At once, so that its client can go elsewhere, in place of an answer that nobody waits for any more.
+        """
+        if job.deadline_s is None:
+            return
+        forecast = self._runner.forecast(job)
+        if forecast is None or forecast.retry_after_s is None:
+            return
+        self._metrics.count_rejected("late")
+        now, seconds = self._runner.now(), min(MAX_WAIT_S, max(MIN_WAIT_S, forecast.retry_after_s))
+        message = (
+            f"{forecast.place} requests are ahead: this would be ready in {forecast.eta_s - now:.1f} s, and not all "
+            f"before their deadlines; its own is in {job.deadline_s - now:.1f} s. Try again in {seconds:.0f} s."
+        )
+        self._runner.journal.decide("refuse", job.workflow, "it, or another, would be late", now, job=job.id)
+        raise CapacityError(message, code="would_be_late", retry_after_s=seconds)
 
     def reserve_background(self, applicant: Applicant) -> Place | None:
         """Reserve the place of a job that nobody waits for; None unless the server is quiet."""

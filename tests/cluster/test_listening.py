@@ -24,7 +24,7 @@ from lego_serve.serving.cluster import connect as connecting
 there = Path(sys.argv[5])
 
 class Node:
-    is_ready = False
+    is_ready, hosted = False, ""
 
     async def probe(self):
         while not there.exists():

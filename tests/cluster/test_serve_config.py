@@ -10,8 +10,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from lego_serve.cluster.builder import BuilderArgs, build
 from lego_serve.cluster.serve_config import serve_config, serve_document
-from lego_serve.deployment import node_plans
 from lego_serve.errors import ConfigError
+from lego_serve.planning.node_plans import node_plans
 from lego_serve.served_workflows import configured
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, DeadlineLimits
 from lego_serve.errors import CapacityError, NodeError
 from lego_serve.gateway.admission import Admission
@@ -243,3 +244,21 @@ async def test_every_job_ends_at_the_servers_deadline_and_keeps_its_own(client, 
     async with another(runner, short) as other:
         await other.post(IMAGES, json={"prompt": "a", "deadline_ms": 5000})
     assert runner.jobs[-1].end_s == 102.0
+
+
+async def test_who_would_be_late_is_refused_at_once_and_told_when_to_come_again(client, runner) -> None:
+    """Only where the request has a deadline; the place it had is free again."""
+    runner.expects = Forecast(eta_s=112.5, place=3, retry_after_s=7.4)
+    body = {"prompt": "a red circle", "deadline_ms": 5000}
+    answer = await client.post("/v1/images/generations", json=body)
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "would_be_late"
+    assert answer.headers["retry-after"] == "8"
+    assert "3 requests are ahead" in answer.json()["error"]["message"]
+    assert runner.jobs == []
+    answer = await client.post("/v1/images/generations", json={"prompt": "a red circle"})
+    assert answer.status_code == 200
+    runner.expects = Forecast(eta_s=101.0, place=0)
+    assert (await client.post("/v1/images/generations", json=body)).status_code == 200
+    [decision] = [each for each in runner.journal.decisions() if each.kind == "refuse"]
+    assert decision.subject == "lego-tiny"

@@ -43,6 +43,7 @@ class FakeNode:
     """Answers with ``behave`` and notes what it was asked."""
 
     is_ready = True
+    hosted = ""
 
     def __init__(self, behave: Callable[[NodeCall[Any], int], object]) -> None:
         self.behave = behave

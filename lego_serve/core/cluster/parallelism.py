@@ -38,11 +38,14 @@ def split_reason(rule: ParallelRule, lane: Lane, idle: int, workers: int, now: f
         return None
     if now + lane.left_s > lane.job.deadline_s - rule.padding_s:
         return "its deadline needs two workers"
-    if speed_up < rule.min_speed_up:
+    if not speed_up_suffices(rule, speed_up, idle=idle, workers=workers):
         return None
-    if speed_up >= rule.cheap_speed_up:
-        return "a worker is idle"
-    return "half of the workers are idle" if 2 * idle >= workers else None
+    return "a worker is idle" if speed_up >= rule.cheap_speed_up else "half of the workers are idle"
+
+
+def speed_up_suffices(rule: ParallelRule, speed_up: float, *, idle: int, workers: int) -> bool:
+    """Whether a step that is so many times faster on two workers is worth the second, of ``idle`` ones."""
+    return speed_up >= rule.cheap_speed_up or (speed_up >= rule.min_speed_up and 2 * idle >= workers)
 
 
 def may_be_split(rule: ParallelRule, work: JobWork) -> bool:

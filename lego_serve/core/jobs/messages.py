@@ -22,6 +22,9 @@ class NodeCall(Generic[ReplyT]):
     A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
     lane), how many steps they run alone, which replicas to keep away from, whether they wait for an operator,
     and the key under which its work is counted and commands reach it.
+
+    A call to a shared worker names the ``node`` it is for, and the ``next_nodes`` that its job needs there afterwards.
+    ``target`` is the replica that it was placed on; it goes elsewhere where that one is gone.
     """
 
     request: NodeRequest[ReplyT]
@@ -37,6 +40,9 @@ class NodeCall(Generic[ReplyT]):
     key: str = ""
     tenant: str = "default"
     job_id: str | None = None
+    node: str = ""
+    next_nodes: frozenset[str] = frozenset()
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)

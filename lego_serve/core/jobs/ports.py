@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
+from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.progress import LaneCheckpoint
@@ -45,6 +46,10 @@ class JobRunner(Protocol):
 
     def now(self) -> float:
         """Return the seconds on the clock that job times are given in."""
+        ...
+
+    def forecast(self, job: Job) -> Forecast | None:
+        """Say when a job would end if it came now; None where that cannot be known yet."""
         ...
 
     async def run(

@@ -229,3 +229,17 @@ class ReportLoad(ReplicaCommand[ReplicaLoad]):
 @dataclass(frozen=True, slots=True)
 class ListResidentAdapters(ReplicaCommand[tuple[str, ...]]):
     """Asks for the hashes of the adapters in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HelperAddress:
+    """Where a replica computes guidance branches for others, and the token that it wants to hear first."""
+
+    host: str
+    port: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferHelp(ReplicaCommand[HelperAddress]):
+    """Asks a backbone replica where it computes branches of other replicas' lanes, while it has none of its own."""

@@ -150,12 +150,17 @@ class Outstanding:
 
 @dataclass(frozen=True, slots=True)
 class CallHints:
-    """What a call says that its replica is chosen by; ``denoise`` where it is a denoising call with a ``key``."""
+    """What a call says that its replica is chosen by; ``denoise`` where it is a denoising call with a ``key``.
+
+    ``target``: the replica it was placed on.  ``node``: what it needs on a shared worker.
+    """
 
     denoise: DenoiseInput | None = None
     key: str = ""
     avoid: frozenset[str] = frozenset()
     is_suspect: bool = False
+    target: str = ""
+    node: str = ""
 
 
 class ReplicaChoice:
@@ -167,23 +172,41 @@ class ReplicaChoice:
         self.draining: set[str] = set()  # replicas that turned a call away and are not gone yet
 
     def ranked(
-        self, call: CallHints, templates: Mapping[str, Collection[str]], now: float, rng: Random
+        self,
+        call: CallHints,
+        templates: Mapping[str, Collection[str]],
+        now: float,
+        rng: Random,
+        resident: Mapping[str, Collection[str]] = {},
     ) -> list[list[str]]:
         """Rank the replicas (each with the templates it reports) that may take a call: the first group is tried first.
 
         A denoising call is placed at the replica expected to end it first, and the others follow; of any other call
-        two replicas at random are tried, of which the caller takes the one with the shorter queue.
+        two replicas at random are tried, of which the caller takes the one with the shorter queue.  A call that was
+        placed goes where it was placed, if that is still there; else one to shared workers goes to those that hold
+        its node (``resident``, as each reports), if there are any.
         """
         ids = quarantine(exclude(list(templates), call.avoid | self.draining), call.is_suspect)
+        if call.target in ids and not call.is_suspect:
+            return self._placed(call, now, [call.target], [each for each in ids if each != call.target])
+        holders = [each for each in ids if call.node and call.node in resident.get(each, ())]
+        ids = ids if call.is_suspect else holders or ids
         if call.denoise is None or not ids:
             return [rng.sample(ids, min(2, len(ids)))]
         extra = priming_by_replica(call.denoise, {i: templates[i] for i in ids}, self.residency, now)
         first = rng.choice(self.outstanding.least(ids, extra))
-        self.outstanding.place(call.key, first, denoising_work(call.denoise) + extra.get(first, 0.0))
-        for label in entries_read(call.denoise):
-            self.residency.record_sent(first, label, now)
         rest = [replica for replica in ids if replica != first]
-        return [[first], rest] if rest else [[first]]
+        return self._placed(call, now, [first], rest, extra.get(first, 0.0))
+
+    def _placed(
+        self, call: CallHints, now: float, first: list[str], rest: list[str], extra: float = 0.0
+    ) -> list[list[str]]:
+        """Take note of where a call goes, and of the work that it is there."""
+        if call.denoise is not None:
+            self.outstanding.place(call.key, first[0], denoising_work(call.denoise) + extra)
+            for label in entries_read(call.denoise):
+                self.residency.record_sent(first[0], label, now)
+        return [first, rest] if rest else [first]
 
     def forget(self, replicas: Collection[str]) -> None:
         """Replicas are gone."""

@@ -160,6 +160,15 @@ class Workflow:
         """The models its nodes call."""
         return frozenset(node.model for node in self.nodes.values())
 
+    def followers(self, node: str) -> frozenset[str]:
+        """The nodes that need what a node puts out, at once or by way of others."""
+        found: set[str] = set()
+        frontier = {node}
+        while frontier:
+            frontier = {name for name, each in self.nodes.items() if each.needs & frontier} - found
+            found |= frontier
+        return frozenset(found)
+
     def canonical(self) -> dict[str, Any]:
         """Return the canonical form, in plain JSON values."""
         ssim_entry = {} if self.min_ssim is None else {"min_ssim": self.min_ssim}

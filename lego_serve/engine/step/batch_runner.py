@@ -14,6 +14,7 @@ from lego_serve.core.scheduling.memory_limit import halve_batch
 from lego_serve.engine.controlnet_waits import split_by_controlnet
 from lego_serve.engine.failures import failure_of, is_out_of_memory
 from lego_serve.engine.lane_state import LaneState
+from lego_serve.engine.sharing.branch_splitter import BranchSplitter
 from lego_serve.engine.step.lane_setup import LaneSetup
 from lego_serve.engine.step.priming import PrimingBatch
 from lego_serve.engine.template_store import TemplateStore
@@ -47,7 +48,9 @@ class BatchRunner:
         templates: TemplateStore,
         batcher: StepBatcher,
         clock: Callable[[], float],
+        splitter: BranchSplitter | None = None,
     ) -> None:
+        self._splitter = splitter
         self._backbone, self._setup, self._templates = backbone, setup, templates
         self._batcher, self._clock = batcher, clock
 
@@ -56,6 +59,8 @@ class BatchRunner:
         if not lanes:
             return
         try:
+            if self._split(lanes, outcome):
+                return
             outcome.velocities |= self._forward(lanes)
             return
         except ControlNetUnavailable as error:
@@ -66,6 +71,24 @@ class BatchRunner:
         # Not inside the handlers: there the error's traceback still holds the tensors of the pass that failed.
         for batch in batches:
             self.run(batch, outcome)
+
+    def _split(self, lanes: Batch, outcome: BatchOutcome) -> bool:
+        """Take a lone lane's step on two replicas, if that pays now; its time says nothing of steps on one."""
+        if self._splitter is None or len(lanes) > 1 or self._batcher.is_suspect(lanes[0].request.key):
+            return False
+        state = lanes[0]
+        if state.edit is not None or state.controls_at(state.step) or state.adapters:
+            return False
+        lane = self._setup.lane_input(state, PrimingBatch(self._backbone, self._templates, self._batcher.rates))
+        work = self._setup.work(state, state.step)
+        velocity = self._splitter.velocity(
+            self._batcher.lanes, lane, self._batcher.rates.seconds(work.rows, work.pairs)
+        )
+        if velocity is None:
+            return False
+        outcome.velocities[state.request.key] = velocity
+        outcome.is_typical = False
+        return True
 
     def _forward(self, lanes: Batch) -> dict[str, torch.Tensor]:
         """Return the velocities of one pass over lanes and over the template entries that their edits still lack."""

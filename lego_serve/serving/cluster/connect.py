@@ -16,6 +16,7 @@ from lego_serve.serving.cluster.handles import LazyNode, RayNode
 from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.routing_state import name_models
 from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.nodes.options import NodePlace
 
 NAMESPACE = "lego_serve"
 RETRY_PAUSE_S = 1.0
@@ -23,7 +24,7 @@ REMIND_S = 30.0  # between two lines that say what is waited for
 LOOK_PERIOD_S = 5.0
 LOST_AFTER_S = 30.0  # a head that comes back sooner with its state has cost nothing: calls go on without it
 NO_RAY = (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError, RayError)  # what `ray.init` raises for it
-Apps = Mapping[tuple[str, str], str]
+Apps = Mapping[tuple[str, str], NodePlace]
 Result = TypeVar("Result")
 log = logging.getLogger("lego_serve.cluster")
 
@@ -31,19 +32,19 @@ log = logging.getLogger("lego_serve.cluster")
 def connect(address: str, apps: Apps) -> dict[tuple[str, str], RayNode]:
     """Handles of deployed nodes by (model, component)."""
     _join(address, apps)
-    return {key: RayNode(serve.get_app_handle(app)) for key, app in apps.items()}
+    return {key: RayNode(serve.get_app_handle(place.app), place.hosted) for key, place in apps.items()}
 
 
 def _join(address: str, apps: Apps) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every router it starts
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     log_like_this_process()
-    name_models({app: model for (model, _), app in apps.items()})
+    name_models({place.app: model for (model, _), place in apps.items() if not place.hosted})
 
 
 def expected(apps: Apps) -> dict[tuple[str, str], LazyNode]:
     """Handles of nodes that may not be deployed yet, on a Ray that may not be there yet."""
-    return {key: LazyNode(app) for key, app in apps.items()}
+    return {key: LazyNode(place.app, place.hosted) for key, place in apps.items()}
 
 
 async def join(address: str, apps: Apps, nodes: Collection[LazyNode]) -> None:
@@ -59,7 +60,7 @@ async def join(address: str, apps: Apps, nodes: Collection[LazyNode]) -> None:
         else:
             break
     log.info("joined Ray at %s", address)
-    await asyncio.gather(*(_answers(node, app) for node, app in zip(nodes, apps.values(), strict=True)))
+    await asyncio.gather(*(_answers(node, place.app) for node, place in zip(nodes, apps.values(), strict=True)))
 
 
 async def _answers(node: LazyNode, app: str) -> None:

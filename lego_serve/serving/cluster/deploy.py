@@ -19,7 +19,8 @@ from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
 from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.replica import NodeReplica
-from lego_serve.serving.nodes.options import NodePlan
+from lego_serve.serving.cluster.worker import WorkerReplica
+from lego_serve.serving.nodes.options import NodePlan, WorkerOptions
 
 LISTENER_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -159,8 +160,9 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
     runtime_env: dict[str, Any] = {"env_vars": THREAD_ENVIRONMENT}
     if launcher is not None and not plan.gpus and plan.spec.device == "cpu":  # a fork may not use CUDA
         runtime_env["py_executable"] = launcher
+    is_worker = isinstance(plan.options, WorkerOptions)
     deployment = serve.deployment(
-        NodeReplica,
+        WorkerReplica if is_worker else NodeReplica,
         name=plan.component,
         max_constructor_retry_count=1,
         max_ongoing_requests=MAX_ONGOING,
@@ -174,7 +176,7 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
         max_replicas_per_node=plan.placement.max_per_node,
         ray_actor_options=_resources(plan) | {"runtime_env": runtime_env},
     )
-    return deployment.bind(plan.spec, plan.options)
+    return deployment.bind(plan.options) if is_worker else deployment.bind(plan.spec, plan.options)
 
 
 def _resources(plan: NodePlan) -> dict[str, Any]:

@@ -25,10 +25,10 @@ ReplyT = TypeVar("ReplyT")
 
 
 class RayNode:
-    """One Ray Serve deployment."""
+    """One Ray Serve deployment, or the node of that name on the shared workers' one."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: Any, hosted: str = "") -> None:
+        self._handle, self._hosted = handle, hosted
         self._streaming = handle.options(stream=True)
         self._ready = False
 
@@ -44,7 +44,7 @@ class RayNode:
 
     async def run(self, call: NodeCall[ReplyT]) -> NodeResult[ReplyT]:
         """Make a call; cancelling the await cancels it in the replica too."""
-        response = self._handle.run.remote(call)
+        response = self._handle.run.remote(self._addressed(call))
         try:
             answer: NodeResult[ReplyT] = await response
         except asyncio.CancelledError:
@@ -59,7 +59,7 @@ class RayNode:
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Make a call and yield its messages; closing the iterator cancels it in the replica too."""
-        call = call if call.key else replace(call, key=secrets.token_hex(8))
+        call = self._addressed(call if call.key else replace(call, key=secrets.token_hex(8)))
         response = self._streaming.stream.remote(call)
         ended = False
         try:
@@ -89,8 +89,9 @@ class RayNode:
         those Ray itself knows already.  Raises NodeLost where one that may live, or nobody, answers, and NodeError
         where one failed.
         """
+        arguments = (command, self._hosted) if self._hosted else (command,)
         try:
-            replies = await self._handle.broadcast("control", command).results_async(return_exceptions=True)
+            replies = await self._handle.broadcast("control", *arguments).results_async(return_exceptions=True)
         except (RayActorError, RayServeException) as error:
             raise NodeLost(type(error).__name__) from error
         answers = [each for each in replies if not isinstance(each, ActorDiedError)]
@@ -105,13 +106,26 @@ class RayNode:
             raise NodeLost("nobody answers")
         return answers
 
+    @property
+    def hosted(self) -> str:
+        """Its name on the shared workers; empty for a deployment of its own."""
+        return self._hosted
+
+    def _addressed(self, call: NodeCall[ReplyT]) -> NodeCall[ReplyT]:
+        return replace(call, node=self._hosted) if self._hosted else call
+
 
 class LazyNode:
     """A deployment that may not be there yet: for a node that calls another one, and for gateways that wait."""
 
-    def __init__(self, app: str) -> None:
-        self._app = app
+    def __init__(self, app: str, hosted: str = "") -> None:
+        self._app, self._hosted = app, hosted
         self._node: RayNode | None = None
+
+    @property
+    def hosted(self) -> str:
+        """Its name on the shared workers; empty for a deployment of its own."""
+        return self._hosted
 
     @property
     def is_ready(self) -> bool:
@@ -144,7 +158,7 @@ class LazyNode:
             if not ray.is_initialized():
                 raise NodeLost("this process has not joined Ray yet")
             try:
-                self._node = RayNode(await asyncio.to_thread(serve.get_app_handle, self._app))
+                self._node = RayNode(await asyncio.to_thread(serve.get_app_handle, self._app), self._hosted)
             except RayServeException:
                 raise NodeLost from None
         return self._node

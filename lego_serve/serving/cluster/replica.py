@@ -3,8 +3,9 @@
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import ray
 from ray import serve
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
@@ -16,9 +17,9 @@ from lego_serve.core.nodes.requests import (
     Identify,
     ListResidentAdapters,
     MeasureTemplate,
+    OfferHelp,
     PauseCall,
     ReplicaCommand,
-    ReplicaLoad,
     ReportLoad,
 )
 from lego_serve.models.registry import ModelSpec
@@ -32,7 +33,11 @@ from lego_serve.serving.nodes.options import (
     NodeOptions,
     TextEncoderOptions,
     VaeOptions,
+    WorkerOptions,
 )
+
+if TYPE_CHECKING:
+    from lego_serve.serving.nodes.peers import NodePeers
 
 ReplyT = TypeVar("ReplyT")
 
@@ -50,9 +55,9 @@ class NodeReplica:
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request."""
-        _log_about(call)
+        log_about(call)
         try:
-            call = await _readable(call)
+            call = await readable(call)
         except RefsLost as lost:
             return NodeResult(lost_refs=lost.ids)
         result: NodeResult[Any] = await self._node.run(call)
@@ -60,10 +65,10 @@ class NodeReplica:
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
-        _log_about(call)
+        log_about(call)
         yield CallAccepted(self._id)
         try:
-            call = await _readable(call)
+            call = await readable(call)
         except RefsLost as lost:
             unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
             yield unread
@@ -73,32 +78,9 @@ class NodeReplica:
 
     async def control(self, command: ReplicaCommand[ReplyT]) -> tuple[str, ReplyT | None]:
         """Run a broadcast command; return this replica's id and reply, None if the command is for another."""
-        return self._id, await self._run_command(command)
-
-    async def _run_command(self, command: ReplicaCommand[Any]) -> Any:
-        node = self._node
-        match command:
-            case Identify():
-                return Done()
-            case ReportLoad():
-                return self._load()
-            case DrainReplica(replica=replica):
-                return await node.drain() if replica == self._id else None
-            case PauseCall():
-                return node.pause(command)
-            case MeasureTemplate():
-                return node.template_size(command)
-            case CountTemplateBytes():
-                return node.template_bytes(command)
-            case ForgetTemplate():
-                return await node.forget_template(command)
-            case ListResidentAdapters():
-                return node.resident()
-        raise TypeError(f"no replica knows {type(command).__name__}")
-
-    def _load(self) -> ReplicaLoad:
-        load: ReplicaLoad = self._node.load()
-        return replace(load, machine=socket.gethostname())
+        if isinstance(command, Identify):
+            return self._id, cast(ReplyT, Done())
+        return self._id, await run_command(self._node, command, self._id)
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Return what Serve's routers hear: what is kept here, and a backbone's templates."""
@@ -110,34 +92,65 @@ class NodeReplica:
         await self._node.check_health()
 
 
-def _log_about(call: NodeCall[Any]) -> None:
+async def run_command(node: Any, command: ReplicaCommand[Any], replica: str) -> Any:
+    """Have a node of a replica run a broadcast command; return its reply, None if the command is for another."""
+    match command:
+        case ReportLoad():
+            return replace(node.load(), machine=socket.gethostname())
+        case DrainReplica(replica=wanted):
+            return await node.drain() if wanted == replica else None
+        case PauseCall():
+            return node.pause(command)
+        case MeasureTemplate():
+            return node.template_size(command)
+        case CountTemplateBytes():
+            return node.template_bytes(command)
+        case ForgetTemplate():
+            return await node.forget_template(command)
+        case ListResidentAdapters():
+            return node.resident()
+        case OfferHelp():
+            return node.offer_help()
+    raise TypeError(f"no replica knows {type(command).__name__}")
+
+
+def log_about(call: NodeCall[Any]) -> None:
     """Have the lines of this request's task name its job."""
     from lego_serve.process.log_facts import LogFacts, log_with
 
     log_with(LogFacts(job_id=call.job_id, tenant=call.tenant))
 
 
-async def _readable(call: NodeCall[Any]) -> NodeCall[Any]:
+async def readable(call: NodeCall[Any]) -> NodeCall[Any]:
     return await read_arrays(call) if call.reads_refs else call
+
+
+def _host() -> str:
+    """Return the address at which replicas on other Ray nodes reach this one."""
+    return str(ray.util.get_node_ip_address())
 
 
 def _lora_node(adapters: AdapterOptions | None) -> LazyNode | None:
     return None if adapters is None else LazyNode(adapters.lora_app)
 
 
-def make_node(spec: ModelSpec, options: NodeOptions) -> Any:
-    """Make the node that options are for, with handles of the deployments that they name."""
+def make_node(spec: ModelSpec, options: NodeOptions, process: "NodePeers | None" = None) -> Any:
+    """Make the node that options are for, with handles of the deployments that they name.
+
+    ``process``: what it shares with other nodes of its process.
+    """
     from lego_serve.serving.nodes.peers import NodePeers
 
+    process = process or NodePeers()
     match options:
         case TextEncoderOptions():
             from lego_serve.serving.nodes.text_encoder import TextEncoderNode
 
-            return TextEncoderNode(spec, options, NodePeers(_lora_node(options.adapters)))
+            return TextEncoderNode(spec, options, replace(process, lora_node=_lora_node(options.adapters)))
         case VaeOptions():
             from lego_serve.serving.nodes.vae import VaeNode
 
-            return VaeNode(spec, options)
+            return VaeNode(spec, options, process)
         case LoraOptions():
             from lego_serve.serving.nodes.lora import LoraNode
 
@@ -150,4 +163,9 @@ def make_node(spec: ModelSpec, options: NodeOptions) -> Any:
             from lego_serve.serving.nodes.backbone import BackboneNode
 
             controlnets = {plan.spec.name: LazyNode(plan.app) for plan in options.controlnets}
-            return BackboneNode(spec, options, NodePeers(_lora_node(options.adapters), controlnets))
+            group = None if options.helpers is None else LazyNode(options.helpers.app, options.helpers.hosted)
+            lora_node = _lora_node(options.adapters)
+            own = replace(process, lora_node=lora_node, controlnets=controlnets, replicas=group, host=_host)
+            return BackboneNode(spec, options, own)
+        case WorkerOptions():
+            raise TypeError("a worker is no node: it makes nodes")

@@ -31,7 +31,8 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         call = next((a for a in pending_request.args if isinstance(a, NodeCall)), None) if pending_request else None
         templates = {name: replica.routing_stats.get("templates", ()) for name, replica in by_id.items()}
-        ranked = routing_state.choice.ranked(_hints(call), templates, time.monotonic(), routing_state.rng)
+        resident = {name: replica.routing_stats.get("resident", ()) for name, replica in by_id.items()}
+        ranked = routing_state.choice.ranked(_hints(call), templates, time.monotonic(), routing_state.rng, resident)
         return [[by_id[name] for name in group] for group in ranked]
 
     def _fulfill_next_pending_request(
@@ -57,6 +58,8 @@ class LegoRequestRouter(RequestRouter):  # type: ignore[misc]
         left: Any = before - {replica.unique_id for replica in self._replica_id_set}
         if left:
             routing_state.left(left)
+        resident = {each.replica_id.unique_id: each.routing_stats.get("resident", ()) for each in replicas}
+        routing_state.record_replicas(self._deployment_id.app_name, resident)
         routing_state.record_stats(self._deployment_id.app_name, [replica.routing_stats for replica in replicas])
 
 
@@ -65,4 +68,4 @@ def _hints(call: NodeCall[Any] | None) -> CallHints:
     if call is None:
         return CallHints()
     denoise = call.request if isinstance(call.request, DenoiseInput) and call.key else None
-    return CallHints(denoise, call.key, call.avoid, call.suspect_steps > 0)
+    return CallHints(denoise, call.key, call.avoid, call.suspect_steps > 0, call.target, call.node)

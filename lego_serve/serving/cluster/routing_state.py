@@ -16,6 +16,7 @@ _listeners: list[Callable[[frozenset[str]], None]] = []  # called from the route
 _watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
 MemoryWatcher: TypeAlias = Callable[[str, str, Mapping[str, tuple[int, int]]], None]
 _memory_watchers: list[MemoryWatcher] = []
+_counters: list[Callable[[str, Mapping[str, Collection[str]]], None]] = []  # the same, of which replicas there are
 _models: dict[str, str] = {}  # by application, where that is not MODEL.COMPONENT
 choice = ReplicaChoice()  # what this process's calls have in hand, and where templates are as far as it knows
 rng = Random()
@@ -34,6 +35,17 @@ def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
 def on_memory_use(watcher: MemoryWatcher) -> None:
     """Call ``watcher`` with a node's component and model, and what all its replicas keep by kind, likewise."""
     _memory_watchers.append(watcher)
+
+
+def on_replicas(counter: Callable[[str, Mapping[str, Collection[str]]], None]) -> None:
+    """Call ``counter`` with an application, its replicas and the nodes that each holds, from another thread."""
+    _counters.append(counter)
+
+
+def record_replicas(app: str, resident: Mapping[str, Collection[str]]) -> None:
+    """Record which replicas an application has, and which nodes of shared workers each holds."""
+    for counter in _counters:
+        counter(app, resident)
 
 
 def name_models(models: Mapping[str, str]) -> None:

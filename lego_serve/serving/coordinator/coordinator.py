@@ -23,6 +23,7 @@ from lego_serve.core.jobs.events import (
     Finish,
     JobSubmitted,
 )
+from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
@@ -37,6 +38,7 @@ from lego_serve.serving.coordinator.broadcast import (
     report_loads,
 )
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
+from lego_serve.serving.coordinator.job_pools import JobPools
 from lego_serve.serving.coordinator.results import result_of
 from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
@@ -66,15 +68,21 @@ class Coordinator:
         retry: RetryPolicy = NODE_CALL,
         checks: CheckTimes = CheckTimes(),
         is_reachable: Callable[[], bool] = lambda: True,
+        apps: Mapping[tuple[str, str], str] = {},
+        *,
+        is_alone: bool = True,
     ) -> None:
         """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow.
 
-        ``is_reachable``: whether the cluster that the nodes run on can be reached.
+        ``is_reachable``: whether the cluster that the nodes run on can be reached.  ``apps``: the application of each
+        node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them.
         """
         self._is_reachable = is_reachable
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
-        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal)
+        hosted = {key: node.hosted for key, node in nodes.items()}
+        self.pools = JobPools(apps, hosted, clock, self._journal, binds=is_alone)
+        self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal, self.pools)
         self._checks = checks
         self._next_check: asyncio.TimerHandle | None = None
         self._check_due_s: float | None = None  # by the loop's clock; None while no event came since the last check
@@ -120,9 +128,12 @@ class Coordinator:
         if job.end_s is not None:
             left = max(0.0, job.end_s - self.now())
             client.timer = loop.call_later(left, self._feed, DeadlinePassed(job.id))
+        result = None
         try:
+            self.pools.add(job, self._workflows[job.workflow])
             self._feed(JobSubmitted(job, self._workflows[job.workflow]))
-            return await client.future
+            result = await client.future
+            return result
         except asyncio.CancelledError:
             self._feed(CancelRequested(job.id, "the client left"))
             if client.future.done() and not client.future.cancelled():
@@ -132,6 +143,11 @@ class Coordinator:
             if client.timer is not None:
                 client.timer.cancel()
             del self._clients[job.id]
+            self.pools.end(job.id, result)
+
+    def forecast(self, job: Job) -> Forecast | None:
+        """Say when a job would end if it came now; None where that cannot be known yet."""
+        return self.pools.forecast(job, self._workflows[job.workflow])
 
     def states(self) -> list[JobState]:
         """The jobs in flight here."""
@@ -196,6 +212,7 @@ class Coordinator:
     def departed(self, replicas: Collection[str]) -> None:
         """Replicas are no longer to be used; what streams from them goes on elsewhere."""
         self._journal.note_departed(replicas, self.now())
+        self.pools.left(replicas)
         self._calls.departed(replicas)
 
     def story(self, job_id: str) -> tuple[str, ...]:

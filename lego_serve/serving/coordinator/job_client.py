@@ -31,6 +31,11 @@ class NodeHandle(StreamingNode, ControllableNode, Protocol):
         """Whether a replica has answered."""
         ...
 
+    @property
+    def hosted(self) -> str:
+        """Its name on the shared workers; empty for a node with a deployment of its own."""
+        ...
+
 
 @dataclass(slots=True)
 class JobClient:

@@ -16,6 +16,7 @@ from lego_serve.core.workflow.graph import KINDS, Source, Workflow
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
+from lego_serve.serving.coordinator.job_pools import JobPools
 from lego_serve.serving.coordinator.previews import Previews
 from lego_serve.serving.errors import NodeLost
 
@@ -32,8 +33,10 @@ class TaskCalls:
         checkpoint_every_steps: Mapping[str, int],
         retry: RetryPolicy = NODE_CALL,
         journal: Journal | None = None,
+        pools: JobPools | None = None,
     ) -> None:
         self._journal = journal or Journal()
+        self._pools = pools or JobPools({}, {}, clock, self._journal)
         self._nodes, self._clock, self._retry = nodes, clock, retry
         self._checkpoint_every_steps = checkpoint_every_steps
         self._denoise = DenoiseStreams()
@@ -79,6 +82,7 @@ class TaskCalls:
         # What the client gets comes here anyway.
         keeps_arrays = task.node not in {source.node for source in workflow.outputs.values()}
         key = secrets.token_hex(8) if is_denoising else ""
+        next_nodes = self._next_nodes(task, workflow) if node.hosted else frozenset()
         after_s = self._post_denoise.of(client.job.workflow) if is_denoising else 0.0
 
         def call() -> NodeCall[Any]:
@@ -94,8 +98,12 @@ class TaskCalls:
                 key=key,
                 tenant=task.tenant,
                 job_id=task.job_id,
+                next_nodes=next_nodes,
+                target=self._pools.target(task.job_id) if node.hosted else "",
             )
 
+        if node.hosted:
+            await self._pools.bound(task.job_id)
         if not is_denoising:
             return await self._until_answered(node, call, task.node)
         if client.job.stream.previews:
@@ -116,10 +124,17 @@ class TaskCalls:
             del client.denoising[key]
             client.denoised_s = self._clock()
 
+    def _next_nodes(self, task: Task, workflow: Workflow) -> frozenset[str]:
+        """Return the nodes of shared workers that a job calls after this task."""
+        places = ((workflow.nodes[name].model, workflow.nodes[name].kind) for name in workflow.followers(task.node))
+        hosted = {self._nodes[model, KINDS[kind].component].hosted for model, kind in places}
+        return frozenset(hosted - {""})
+
     def _report(self, client: JobClient, task: Task, progress: LaneProgress) -> None:
         client.keep(task.node, progress)
         if not progress.is_starting:
             step, steps, eta_s = progress.step, progress.steps, progress.eta_s
+            self._pools.progressed(task.job_id, step, steps)
             self._journal.history.note_step(task.job_id, progress.lane, step, steps, eta_s, self._clock())
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 

@@ -16,6 +16,7 @@ from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput
 from lego_serve.core.nodes.requests import (
     CountTemplateBytes,
     ForgetTemplate,
+    HelperAddress,
     MeasureTemplate,
     MemoryUse,
     PauseCall,
@@ -28,6 +29,7 @@ from lego_serve.core.scheduling.ordering import LANE_POLICIES
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.engine.calibration import calibrate, calibrate_adapters
 from lego_serve.engine.lane_state import LaneResult
+from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread, LaneListener
@@ -38,6 +40,7 @@ from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
+from lego_serve.serving.nodes.branch_helpers import BranchHelpers
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
 from lego_serve.serving.nodes.options import BackboneOptions
@@ -59,13 +62,14 @@ class BackboneNode:
         backbone.bucket_rows = options.bucket_rows
         verdict = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, verdict)
-        rates, keeps_weights = calibrate(backbone), options.batch_invariant or spec.linear != "dense"
+        once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
+        rates = once(f"{spec.name} rates", lambda: calibrate(backbone))
         batcher = StepBatcher(
             LANE_POLICIES[options.lane_policy],
             StepLimits(options.max_step_s, options.max_rows),
             rates,
             allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
-            None if lora_node is None else calibrate_adapters(backbone),
+            None if lora_node is None else once(f"{spec.name} adapter rates", lambda: calibrate_adapters(backbone)),
         )
         self._adapters = (
             None
@@ -78,6 +82,11 @@ class BackboneNode:
         kept = options.templates
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
+        self._turns = peers.turns or ComputeTurns()
+        self._helpers = None
+        if peers.replicas is not None and backbone.uses_cfg:
+            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, self._has_lanes, peers.host)
+        splitter = None if self._helpers is None else self._helpers.splitter
         self._engine = StepEngine(
             backbone,
             tables,
@@ -86,6 +95,7 @@ class BackboneNode:
             self._controlnets.sources,
             templates,
             revision if spec.linear == "dense" else f"{revision} {spec.linear}",
+            splitter,
         )
         try:
             options.tiers.check(revision)
@@ -105,7 +115,9 @@ class BackboneNode:
             yield ReplicaDraining()
             return
         if self._thread is None:
-            self._thread = EngineThread(self._engine)
+            self._thread = EngineThread(self._engine, self._turns)
+        if self._helpers is not None and not self._streams:
+            self._helpers.ask()
         queue: asyncio.Queue[Message] = asyncio.Queue()
         self._streams.add(queue)
         work = asyncio.ensure_future(self._denoise(call, queue))
@@ -164,6 +176,10 @@ class BackboneNode:
                 self._thread.resume(lane)
         return len(lanes)
 
+    def offer_help(self) -> HelperAddress | None:
+        """Return where this replica computes branches of others' lanes; None where it does not."""
+        return None if self._helpers is None else self._helpers.address()
+
     def resident(self) -> tuple[str, ...]:
         """Return the hashes of the cached adapters."""
         return () if self._adapters is None else self._adapters.kept
@@ -187,6 +203,16 @@ class BackboneNode:
             raise NodeError("The compute thread of this replica has stopped.")
         if self._is_draining and not self._streams:
             raise NodeError("This replica has been drained.")
+
+    def close(self) -> None:
+        """Let go of its thread and helpers; nothing is in hand."""
+        if self._helpers is not None:
+            self._helpers.close()
+        if self._thread is not None:
+            self._thread.close()
+
+    def _has_lanes(self) -> bool:
+        return self._engine.lanes > 0
 
     async def _denoise(self, call: NodeCall[DenoiseOutput], queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its result."""

@@ -1,12 +1,14 @@
 """Batches waiting items by turns of their tenants: those that arrive while a batch runs form the next ones."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lego_serve.core.scheduling.fairness import FairShares
+from lego_serve.engine.sharing.compute_turns import ComputeTurns
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,8 +34,14 @@ class _Waiting(Generic[Item, Result]):
 class MicroBatcher(Generic[Item, Result]):
     """Runs ``compute`` on one thread over at most ``max_batch`` waiting items at a time."""
 
-    def __init__(self, compute: Callable[[Sequence[Item]], Sequence[Result]], max_batch: int) -> None:
-        self._compute, self._max_batch = compute, max_batch
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        max_batch: int,
+        turns: ComputeTurns | None = None,
+    ) -> None:
+        """``turns``: those of all that compute in this process, where that is more than this batcher."""
+        self._compute, self._max_batch, self._turns = compute, max_batch, turns or ComputeTurns()
         self._waiting: list[_Waiting[Item, Result]] = []
         self._shares = FairShares()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -59,7 +67,7 @@ class MicroBatcher(Generic[Item, Result]):
             self.running = len(batch)
             try:
                 items = [waiting.item for waiting in batch]
-                results = await loop.run_in_executor(self._executor, self._compute, items)
+                results = await loop.run_in_executor(self._executor, self._in_turn, items)
             except Exception as error:
                 for waiting in batch:
                     if not waiting.future.done():
@@ -69,6 +77,15 @@ class MicroBatcher(Generic[Item, Result]):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
         self.running = 0
+
+    def close(self) -> None:
+        """End its thread once it is idle."""
+        self._executor.shutdown(wait=False)
+
+    def _in_turn(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Compute a batch; it is short, and goes before steps, which are due when their images are."""
+        with self._turns.turn(time.monotonic()):
+            return self._compute(items)
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Take the next items out of those waiting, without those that nobody waits for any more."""

@@ -22,6 +22,14 @@ class AdapterOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NodePlace:
+    """Where a node's calls go: its own application, or that of the shared workers, who are told its name."""
+
+    app: str
+    hosted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TextEncoderOptions:
     """Options of a text encoder; ``max_batch`` prompts a pass, ``cache_bytes`` of encoded prompts."""
 
@@ -63,7 +71,8 @@ class BackboneOptions:
     """Options of a backbone: lane policy, bounds of a step, checkpoints, and add-ons.
 
     ``max_step_s`` bounds the predicted seconds of a step, ``max_rows`` its token rows; None leaves them to be
-    calibrated.  ``controlnet_bytes`` are kept of ControlNets loaded here; None keeps all.
+    calibrated.  ``controlnet_bytes`` are kept of ControlNets loaded here; None keeps all.  ``helpers``: where there
+    may be other replicas of it, which take the guidance branch of a lane that is alone.
     """
 
     lane_policy: str = "least_slack"
@@ -78,6 +87,7 @@ class BackboneOptions:
     controlnet_bytes: int | None = None
     templates: TemplateOptions = TemplateOptions()
     tiers: TierBook = field(default_factory=TierBook)
+    helpers: NodePlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,32 @@ class ControlNetOptions:
     base: ModelSpec
 
 
-NodeOptions: TypeAlias = TextEncoderOptions | VaeOptions | BackboneOptions | LoraOptions | ControlNetOptions
+@dataclass(frozen=True, slots=True)
+class HostedNode:
+    """A node that shared workers can load, by its name ``MODEL.COMPONENT``."""
+
+    spec: ModelSpec
+    component: str
+    options: TextEncoderOptions | VaeOptions | BackboneOptions
+
+    @property
+    def name(self) -> str:
+        """Its name among all nodes of the workers."""
+        return f"{self.spec.name}.{self.component}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Options of a shared worker: the nodes it may load, the bytes of them it keeps, whether it loads at its start."""
+
+    nodes: tuple[HostedNode, ...]
+    max_bytes: int
+    preload: bool = True
+
+
+NodeOptions: TypeAlias = (
+    TextEncoderOptions | VaeOptions | BackboneOptions | LoraOptions | ControlNetOptions | WorkerOptions
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +171,15 @@ class NodePlan:
     def app(self) -> str:
         """The name of its Serve application."""
         return app_name(self.server, self.spec.name, self.component)
+
+    @property
+    def hosted(self) -> HostedNode:
+        """The same node on shared workers."""
+        assert isinstance(self.options, TextEncoderOptions | VaeOptions | BackboneOptions), f"{self.app} has its own"
+        return HostedNode(self.spec, self.component, self.options)
+
+
+WORKER_POOL, WORKERS = "shared", "workers"  # the names of the shared workers' application, `shared.workers`
 
 
 def app_name(server: str | None, model: str, component: str) -> str:

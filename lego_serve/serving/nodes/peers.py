@@ -1,15 +1,25 @@
-"""Handles of the other deployments that a node calls."""
+"""What a node has besides its own model: other deployments that it calls, and what its process's nodes share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lego_serve.engine.sharing.compute_turns import ComputeTurns
+from lego_serve.engine.sharing.measurements import Measurements
 from lego_serve.serving.caches.adapter_cache import LoraNodeHandle
+from lego_serve.serving.nodes.branch_helpers import ReplicaGroup
 from lego_serve.serving.nodes.controlnets.remote import ControlNetHandle
 
 
 @dataclass(frozen=True, slots=True)
 class NodePeers:
-    """The LoRA node of a model, and its ControlNets by name."""
+    """The LoRA node of a model, its ControlNets by name and all replicas of the node itself, which may help it.
+
+    Of the process: turns to compute, measurements, and the address at which other replicas reach it.
+    """
 
     lora_node: LoraNodeHandle | None = None
     controlnets: Mapping[str, ControlNetHandle] = field(default_factory=dict)
+    replicas: ReplicaGroup | None = None
+    turns: ComputeTurns | None = None
+    measurements: Measurements = field(default_factory=Measurements)
+    host: Callable[[], str] = lambda: "127.0.0.1"

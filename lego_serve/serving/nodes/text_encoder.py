@@ -69,13 +69,16 @@ class TextEncoderNode:
     """Encodes prompts and caches the conditionings."""
 
     def __init__(self, spec: ModelSpec, options: TextEncoderOptions, peers: NodePeers | None = None) -> None:
+        peers = peers or NodePeers()
         torch.set_num_threads(1)
         self._encoder = load_text_encoder(spec)
-        size = options.max_batch
-        self._encoder.max_batch = best_batch(self._sample, len(SAMPLES)) if size == "auto" else size
-        self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(self._encode, self._encoder.max_batch)
+        size, name = options.max_batch, f"{spec.name}.text_encoder max_batch"
+        self._encoder.max_batch = peers.measurements.once(name, self._best_batch) if size == "auto" else size
+        self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(
+            self._encode, self._encoder.max_batch, peers.turns
+        )
         self._cache: ByteLru[_Kept] = ByteLru(options.cache_bytes)
-        lora_node = None if peers is None else peers.lora_node
+        lora_node = peers.lora_node
         self._adapters = (
             None
             if options.adapters is None or lora_node is None
@@ -121,11 +124,18 @@ class TextEncoderNode:
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
 
+    def close(self) -> None:
+        """Let go of its thread; nothing is in hand."""
+        self._batcher.close()
+
     async def _take(self, request: TextEncodeInput) -> list[AdapterLease]:
         """Lease the adapters that change text encoders; the others are not waited for."""
         adapters = () if request.adapters is None else request.adapters.adapters
         needed = [adapter for adapter in adapters if adapter.has_text and adapter.request.scale != 0]
         return [] if self._adapters is None or not needed else await self._adapters.take(needed)
+
+    def _best_batch(self) -> int:
+        return best_batch(self._sample, len(SAMPLES))
 
     def _sample(self, items: Sequence[int]) -> list[TextEncodeOutput]:
         return [_output(cond) for cond in self._encoder.encode_batch([SAMPLES[item] for item in items])]

@@ -38,6 +38,7 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import VaeOptions
+from lego_serve.serving.nodes.peers import NodePeers
 from lego_serve.serving.nodes.tensors import tensor_of
 
 TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
@@ -65,11 +66,14 @@ class _EncodedTemplate:
 class VaeNode:
     """Encodes images and decodes latents."""
 
-    def __init__(self, spec: ModelSpec, options: VaeOptions) -> None:
+    def __init__(self, spec: ModelSpec, options: VaeOptions, peers: NodePeers | None = None) -> None:
+        peers = peers or NodePeers()
         torch.set_num_threads(1)
         self._vae, self._patch = load_vae(spec), latent_patch(spec)
-        self._vae.max_batch = self._best_batch() if options.max_batch == "auto" else options.max_batch
-        self._batcher: MicroBatcher[VaeRequest, tuple[VaeReply, float]] = MicroBatcher(self._compute, 1)
+        size = options.max_batch
+        name = f"{spec.name}.vae max_batch"
+        self._vae.max_batch = peers.measurements.once(name, self._best_batch) if size == "auto" else size
+        self._batcher: MicroBatcher[VaeRequest, tuple[VaeReply, float]] = MicroBatcher(self._compute, 1, peers.turns)
         self._templates: ByteLru[_EncodedTemplate] = ByteLru(TEMPLATE_BYTES)
         self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
 
@@ -94,6 +98,10 @@ class VaeNode:
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
+
+    def close(self) -> None:
+        """Let go of its thread; nothing is in hand."""
+        self._batcher.close()
 
     def _best_batch(self) -> int:
         """Return the images a pass that are decoded fastest, with the bits before rounding that each has alone."""

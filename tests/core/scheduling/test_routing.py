@@ -245,3 +245,29 @@ def test_the_same_seed_chooses_the_same_replica_and_never_one_to_keep_away_from(
     named = {replica for group in groups for replica in group}
     allowed = replicas - avoid - draining or replicas
     assert named == ({min(allowed)} if is_suspect else allowed)
+
+
+def test_a_placed_call_goes_where_it_was_placed_while_that_is_there() -> None:
+    """Then the others; where it is gone, or to be avoided, it is routed as any call."""
+    choice, ids = ReplicaChoice(), dict.fromkeys(("a", "b", "c"), ())
+    placed = CallHints(target="b", node="m.vae")
+    assert choice.ranked(placed, ids, 0.0, Random(0))[0] == ["b"]
+    assert sorted(choice.ranked(placed, ids, 0.0, Random(0))[1]) == ["a", "c"]
+    gone = choice.ranked(replace(placed, target="z"), ids, 0.0, Random(0))
+    assert len(gone[0]) == 2
+    avoided = choice.ranked(replace(placed, avoid=frozenset({"b"})), ids, 0.0, Random(0))
+    assert "b" not in avoided[0]
+    denoising = replace(placed, denoise=PLAIN, key="call")
+    choice.ranked(denoising, ids, 0.0, Random(0))
+    assert choice.outstanding.of("b") == denoising_work(PLAIN)
+
+
+def test_calls_to_shared_workers_go_to_those_that_hold_their_node() -> None:
+    """And anywhere where nobody does."""
+    choice, ids = ReplicaChoice(), dict.fromkeys(("a", "b", "c"), ())
+    resident = {"a": ("m.vae",), "b": ("n.vae",), "c": ("m.vae", "n.vae")}
+    for seed in range(10):
+        [group] = choice.ranked(CallHints(node="m.vae"), ids, 0.0, Random(seed), resident)
+        assert set(group) == {"a", "c"}
+        [group] = choice.ranked(CallHints(node="o.vae"), ids, 0.0, Random(seed), resident)
+        assert set(group) <= set(ids)

@@ -7,9 +7,10 @@ import pytest
 from lego_serve.serving.cluster import connect as connecting
 from lego_serve.serving.cluster.connect import LOST_AFTER_S, Reachability, in_thread, join
 from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.nodes.options import NodePlace
 from tests.support.clocks import HandClock
 
-APPS = {("tiny", "vae"): "tiny.vae", ("tiny", "backbone"): "tiny.backbone"}
+APPS = {("tiny", "vae"): NodePlace("tiny.vae"), ("tiny", "backbone"): NodePlace("tiny.backbone")}
 
 
 class LateNode:

@@ -9,6 +9,7 @@ from typing import Any
 from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
 from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, JobState, TaskStats
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper
@@ -65,6 +66,7 @@ class FakeRunner:
         self.progress: list[JobProgress] = []
         self.is_ready = True
         self.journal = Journal()
+        self.expects: Forecast | None = None
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -74,6 +76,10 @@ class FakeRunner:
     def now(self) -> float:
         """A clock that stands still."""
         return 100.0
+
+    def forecast(self, job: Job) -> Forecast | None:
+        """As told."""
+        return self.expects
 
     async def run(
         self,

@@ -1,0 +1,23 @@
+"""Defines the keys of the workers that share all nodes of `placement: shared`."""
+
+from pydantic import Field
+
+from lego_serve.configuration.models import MIB, Amount, Bytes, Placed, Replicas
+
+
+class Workers(Placed):
+    """Workers that share their memory among all nodes of `placement: shared`: they load, keep and evict them."""
+
+    replicas: Replicas = Field(default=Replicas(), description="How many workers run: on GPUs, one for each.")
+    max_bytes: Bytes = Field(
+        default=2 * 1024 * MIB,
+        description="Bytes of weights that each worker keeps. Beyond it the models go whose expected benefit a byte is "
+        "least; none that is in use, or that an admitted request needs next.",
+    )
+    preload: bool = Field(
+        default=True,
+        description="Whether a worker loads, at its start, the models of the first workflows as far as they fit. "
+        "Others are loaded by the first request for them.",
+    )
+    cpus: Amount = Field(default=0.5, description="Processors that a worker reserves, in fractions.")
+    gpus: Amount = Field(default=0, description="GPUs that a worker reserves, in fractions.")

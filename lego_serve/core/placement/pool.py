@@ -1,0 +1,195 @@
+"""Places whole jobs on the replicas of one pool: late, by predicted ends, and with an honest answer when one comes.
+
+A pool is what may run a job's denoising: the shared workers, or the replicas of one backbone.  Its list schedule is the
+cell's: jobs by deadline, each on the replica where it ends first, models loaded where they are missing, so that a job
+waits for a replica that has its models or another one loads them, whichever is sooner.  A job is bound when its replica
+has room for it, and not before: what is unbound goes to whoever is free first.  Laws: a job is bound to a replica that
+is there; nobody waits while a replica has no work; a job that would be late, or make an admitted one late, is refused;
+an event about what is gone changes nothing.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from lego_serve.core.cluster.admission import Admission, AdmissionRule
+from lego_serve.core.cluster.profiles import CostModel, Profile
+from lego_serve.core.cluster.schedule import NEVER, Entry, list_schedule
+from lego_serve.core.cluster.state import Job, Lane
+from lego_serve.core.cluster.work import JobWork, WorkflowShape
+from lego_serve.core.jobs.forecast import Forecast
+
+FIRST_LOAD_S = 2.0  # of a model, before one was seen
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRule:
+    """How much is bound to a replica ahead of time: jobs, for its batches, or seconds of work."""
+
+    ahead: int = 8
+    ahead_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolJob:
+    """A job as a pool sees it: its seconds alone on a replica, the models it needs there, and its deadline."""
+
+    id: str
+    seconds: float
+    models: frozenset[str] = frozenset()
+    deadline_s: float = NEVER
+    tenant: str = "default"
+
+
+@dataclass(slots=True)
+class _Replica:
+    resident: set[str] = field(default_factory=set)
+    jobs: set[str] = field(default_factory=set)  # bound here
+    loads: dict[str, float] = field(default_factory=dict)  # models that bound jobs bring, and when they are there
+
+
+class Pool:
+    """The jobs and replicas of one pool, in one gateway; times are on its clock."""
+
+    def __init__(self, rule: PoolRule | None = None) -> None:
+        self._rule = rule or PoolRule()
+        self._replicas: dict[str, _Replica] = {}
+        self._jobs: dict[str, PoolJob] = {}
+        self._numbers: dict[str, int] = {}
+        self._bound: dict[str, str] = {}
+        self._load_s: dict[str, float] = {}
+        self._count = count()
+        self._admission = Admission(AdmissionRule(sheds_waiting=False))
+
+    @property
+    def waiting(self) -> int:
+        """The jobs that are bound to no replica yet."""
+        return len(self._jobs) - len(self._bound)
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any replica is known."""
+        return bool(self._replicas)
+
+    def report(self, resident: Mapping[str, Collection[str]]) -> None:
+        """Take which replicas there are, and the models that each has."""
+        for name in self._replicas.keys() - resident.keys():
+            self._forget(name)
+        for name, models in resident.items():
+            replica = self._replicas.setdefault(name, _Replica())
+            replica.resident = set(models)
+            for model in models:
+                replica.loads.pop(model, None)
+
+    def left(self, names: Iterable[str]) -> None:
+        """Replicas are not to be used any more; their jobs are to be bound anew."""
+        for name in names:
+            self._forget(name)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        """Hear how long a load took."""
+        self._load_s[model] = seconds
+
+    def forecast(self, job: PoolJob, now: float) -> Forecast | None:
+        """Say when a newcomer would end; None where no replica is known."""
+        if not self._replicas:
+            return None
+        entries, free_s = self._schedule(now)
+        entry = self._entry(job, len(self._numbers) and max(self._numbers.values()) + 1, now)
+        lanes = {self._numbers[name]: _lane(each, self._numbers[name]) for name, each in self._jobs.items()}
+        verdict = self._admission.offer(_lane(job, entry.number), entry, entries, lanes, free_s, now)
+        if verdict.is_admitted:
+            return Forecast(verdict.eta_s, verdict.place)
+        everybody = sorted([*(each._replace(deadline_s=NEVER) for each in entries), entry._replace(deadline_s=NEVER)])
+        place = next(index for index, each in enumerate(everybody) if each.number == entry.number)
+        eta_s = list_schedule(everybody, free_s).ends_s[place]
+        return Forecast(eta_s, place, verdict.retry_after_s)
+
+    def add(self, job: PoolJob, now: float) -> list[tuple[str, str]]:
+        """Take a job; return the jobs that are bound now, each with its replica."""
+        if job.id not in self._jobs:
+            self._jobs[job.id], self._numbers[job.id] = job, next(self._count)
+        return self.bind(now)
+
+    def end(self, job_id: str, now: float) -> list[tuple[str, str]]:
+        """A job has ended, however; return the jobs that are bound now, each with its replica."""
+        if self._jobs.pop(job_id, None) is None:
+            return []
+        del self._numbers[job_id]
+        self._unbind(job_id)
+        return self.bind(now)
+
+    def progressed(self, job_id: str, left_s: float) -> None:
+        """Hear how many seconds a job still takes."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            self._jobs[job_id] = replace(job, seconds=max(0.0, min(job.seconds, left_s)))
+
+    def replica_of(self, job_id: str) -> str | None:
+        """Return the replica a job is bound to; None while it waits."""
+        return self._bound.get(job_id)
+
+    def bind(self, now: float) -> list[tuple[str, str]]:
+        """Bind the jobs whose replica has room; return them, each with its replica."""
+        if not self.waiting or not self._replicas:
+            return []
+        entries, free_s = self._schedule(now)
+        schedule = list_schedule([each._replace(deadline_s=NEVER) for each in entries], free_s)
+        names, by_number = list(self._replicas), {number: name for name, number in self._numbers.items()}
+        bound = []
+        for entry, slot, end_s in zip(entries, schedule.slots, schedule.ends_s, strict=True):
+            job_id, replica = by_number[entry.number], self._replicas[names[slot]]
+            if entry.bound is not None:
+                continue
+            has_room = len(replica.jobs) < self._rule.ahead or end_s - entry.seconds <= now + self._rule.ahead_s
+            if has_room:
+                self._bind(job_id, names[slot], now)
+                bound.append((job_id, names[slot]))
+        return bound
+
+    def _bind(self, job_id: str, name: str, now: float) -> None:
+        replica, job = self._replicas[name], self._jobs[job_id]
+        replica.jobs.add(job_id)
+        self._bound[job_id] = name
+        at_s = max(now, *replica.loads.values(), now)
+        for model in sorted(job.models - replica.resident - replica.loads.keys()):
+            at_s += self._load_s.get(model, FIRST_LOAD_S)
+            replica.loads[model] = at_s
+
+    def _unbind(self, job_id: str) -> None:
+        name = self._bound.pop(job_id, None)
+        if name in self._replicas:
+            self._replicas[name].jobs.discard(job_id)
+
+    def _forget(self, name: str) -> None:
+        replica = self._replicas.pop(name, None)
+        for job_id in () if replica is None else replica.jobs:
+            self._bound.pop(job_id, None)
+
+    def _schedule(self, now: float) -> tuple[list[Entry], list[float]]:
+        """The entries of all jobs in order, and when each replica is free: now, for what it runs is entries too."""
+        entries = [self._entry(job, self._numbers[name], now) for name, job in self._jobs.items()]
+        return sorted(entries, key=lambda each: each[:2]), [now] * len(self._replicas)
+
+    def _entry(self, job: PoolJob, number: int, now: float) -> Entry:
+        name = self._bound.get(job.id)
+        if name is not None:
+            slot = list(self._replicas).index(name)
+            return Entry(job.deadline_s, number, job.deadline_s, job.seconds, slot, None)
+        ready_s = [self._ready_s(replica, job.models, now) for replica in self._replicas.values()]
+        return Entry(job.deadline_s, number, job.deadline_s, job.seconds, None, ready_s if max(ready_s) > now else None)
+
+    def _ready_s(self, replica: _Replica, models: frozenset[str], now: float) -> float:
+        """When a replica could have the models."""
+        at_s = now
+        for model in models - replica.resident:
+            arrives_s = replica.loads.get(model)
+            at_s = at_s + self._load_s.get(model, FIRST_LOAD_S) if arrives_s is None else max(at_s, arrives_s)
+        return at_s
+
+
+def _lane(job: PoolJob, number: int) -> Lane:
+    """A job in the words of admission: one step of so many seconds."""
+    costs = CostModel([Profile("job", 0.0, 0, ((1, job.seconds),))])
+    work = JobWork(WorkflowShape("job", "job", 1), costs)
+    return Lane.of(Job(number, work, 0.0, job.deadline_s, tenant=job.tenant))

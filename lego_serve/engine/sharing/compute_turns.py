@@ -1,0 +1,46 @@
+"""Lets one thread of a process compute at a time, the most urgent first.
+
+The models of a shared worker have a thread each, which hand over between steps and between batches: together they are
+one compute thread, so that two models never halve each other's pace.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+
+class ComputeTurns:
+    """A lock that goes to the waiting thread of the least ``due_s``; among equals to the one that came first."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._waiting: dict[int, float] = {}
+        self._numbers = count()
+        self._is_taken = False
+
+    @contextmanager
+    def turn(self, due_s: float) -> Iterator[None]:
+        """Compute for as long as the block runs; ``due_s`` is on the clock of all who share these turns."""
+        number = next(self._numbers)
+        with self._condition:
+            self._waiting[number] = due_s
+            try:
+                self._condition.wait_for(lambda: not self._is_taken and self._first() == number)
+            finally:
+                del self._waiting[number]
+            self._is_taken = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._is_taken = False
+                self._condition.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._waiting)
+
+    def _first(self) -> int:
+        return min(self._waiting, key=lambda number: (self._waiting[number], number))

@@ -1,0 +1,151 @@
+"""The class that Ray Serve runs as a shared worker: any node of its options, loaded when a call comes for it."""
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray import serve
+
+from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.nodes.requests import (
+    CountTemplateBytes,
+    DrainReplica,
+    ForgetTemplate,
+    Identify,
+    MemoryUse,
+    ReplicaCommand,
+    ReplicaLoad,
+    ReportLoad,
+)
+from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.serving.cluster.references import RefsLost, keep_arrays
+from lego_serve.serving.cluster.replica import log_about, make_node, readable, run_command
+from lego_serve.serving.nodes.options import HostedNode, WorkerOptions
+from lego_serve.serving.workers.host import HostedModel, ModelHost
+
+if TYPE_CHECKING:
+    from lego_serve.serving.nodes.peers import NodePeers
+
+ReplyT = TypeVar("ReplyT")
+
+
+class WorkerReplica:
+    """Hosts nodes of several models; one of them computes at a time."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        from lego_serve.engine.sharing.compute_turns import ComputeTurns
+        from lego_serve.process import json_logging
+        from lego_serve.serving.nodes.peers import NodePeers
+
+        json_logging.install()
+        process = NodePeers(turns=ComputeTurns())
+        models = {node.name: _hosted(node, process) for node in options.nodes}
+        self._host: ModelHost[Any] = ModelHost(models, options.max_bytes)
+        self._id = serve.get_replica_context().replica_id.unique_id
+        self._is_draining = False
+        self._streams = 0
+        if options.preload:
+            self._host.preload(tuple(models))
+
+    async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
+        """Answer one request to the node that it names."""
+        log_about(call)
+        try:
+            call = await readable(call)
+        except RefsLost as lost:
+            return NodeResult(lost_refs=lost.ids)
+        try:
+            async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
+                result: NodeResult[Any] = await lease.node.run(call)
+        except LegoError as error:
+            return NodeResult(error=error)
+        result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
+        return await keep_arrays(result) if call.keeps_arrays else result
+
+    async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
+        """Answer one request with progress, and with the result as the last message."""
+        log_about(call)
+        yield CallAccepted(self._id)
+        if self._is_draining:
+            yield ReplicaDraining()
+            return
+        try:
+            call = await readable(call)
+        except RefsLost as lost:
+            unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
+            yield unread
+            return
+        self._streams += 1
+        try:
+            async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
+                async for message in lease.node.stream(call):
+                    if isinstance(message, NodeResult):
+                        message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
+                        message = await keep_arrays(message) if call.keeps_arrays else message
+                    yield message
+        except LegoError as error:
+            failed: NodeResult[Any] = NodeResult(error=error)
+            yield failed
+        finally:
+            self._streams -= 1
+
+    async def control(self, command: ReplicaCommand[ReplyT], node: str) -> tuple[str, ReplyT | None]:
+        """Run a broadcast command for a node; return this worker's id and reply, None if it is for another."""
+        # A worker has a load for each of its nodes, and a load an id of its own.
+        name = f"{self._id}.{node}" if isinstance(command, ReportLoad) else self._id
+        return name, await self._run_command(command, node)
+
+    async def _run_command(self, command: ReplicaCommand[Any], name: str) -> Any:
+        match command:
+            case Identify():
+                return None
+            case DrainReplica(replica=replica):
+                return await self._drain() if replica.partition(".")[0] == self._id else None
+            case ReportLoad():
+                return self._load(name)
+        node = self._host.nodes.get(name)
+        if node is None:  # without a model there is nothing of it here
+            return 0 if isinstance(command, CountTemplateBytes | ForgetTemplate) else None
+        return await run_command(node, command, self._id)
+
+    def _load(self, name: str) -> ReplicaLoad:
+        """Return what a node has in hand here; nothing where it is not resident."""
+        node = self._host.nodes.get(name)
+        load: ReplicaLoad = ReplicaLoad() if node is None else node.load()
+        models = MemoryUse("models", self._host.bytes_of(name), self._host.max_bytes)
+        memory = (models, *load.memory)
+        return replace(load, memory=memory, is_draining=self._is_draining, machine=socket.gethostname())
+
+    async def _drain(self) -> int:
+        self._is_draining = True
+        moved = [await node.drain() for node in self._host.nodes.values() if hasattr(node, "drain")]
+        return sum(moved)
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Return the resident nodes, their bytes, and the templates of backbones, for Serve's routers."""
+        kept = [node.routing_stats()["templates"] for node in self._host.nodes.values() if hasattr(node, "drain")]
+        return {
+            "resident": tuple(sorted(self._host.nodes)),
+            "memory": {"models": (self._host.used_bytes, self._host.max_bytes)},
+            "templates": tuple(sorted({template for each in kept for template in each})),
+        }
+
+    async def check_health(self) -> None:
+        """Raise when a node of it cannot work, or when it has been drained."""
+        for node in list(self._host.nodes.values()):
+            await node.check_health()
+        if self._is_draining and not self._streams:
+            raise NodeError("This worker has been drained.")
+
+
+def _hosted(node: HostedNode, process: "NodePeers") -> HostedModel[Any]:
+    """Return how a node is loaded; one whose files cannot be read takes nothing and fails when it is loaded."""
+    from lego_serve.models.weights_size import weights_bytes
+
+    try:
+        size_bytes = weights_bytes(node.spec, node.component)
+    except CheckpointError:
+        size_bytes = 0
+    return HostedModel(size_bytes, partial(make_node, node.spec, node.options, process))

@@ -1,0 +1,21 @@
+"""What jobs need next is known until they have it, or are gone."""
+
+from lego_serve.core.caching.expectations import Expectations
+
+
+def test_what_any_job_needs_next_is_kept() -> None:
+    """A job's next call replaces what it needs."""
+    expected = Expectations(5.0)
+    expected.expect("a", ["backbone", "vae"], 0.0)
+    expected.expect("b", ["vae"], 1.0)
+    assert expected.keys(2.0) == {"backbone", "vae"}
+    expected.expect("a", [], 2.0)
+    assert expected.keys(2.0) == {"vae"}
+
+
+def test_a_job_that_never_comes_back_holds_nothing_for_ever() -> None:
+    """Its gateway may be gone."""
+    expected = Expectations(5.0)
+    expected.expect("a", ["backbone"], 0.0)
+    assert expected.keys(4.9) == {"backbone"}
+    assert expected.keys(5.0) == frozenset()

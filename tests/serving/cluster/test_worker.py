@@ -1,0 +1,170 @@
+"""A shared worker in this process, without Ray: two models one after the other, with the bits of nodes of their own."""
+
+import asyncio
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lego_serve.core.jobs.messages import CallAccepted, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
+from lego_serve.core.nodes.requests import DrainReplica, OfferHelp, ReportLoad
+from lego_serve.models.registry import ModelSpec
+from lego_serve.serving.cluster import worker as module
+from lego_serve.serving.cluster.replica import make_node
+from lego_serve.serving.cluster.worker import WorkerReplica
+from lego_serve.serving.nodes.options import (
+    BackboneOptions,
+    HostedNode,
+    NodePlace,
+    TextEncoderOptions,
+    VaeOptions,
+    WorkerOptions,
+)
+
+COMPONENTS = {
+    "text_encoder": TextEncoderOptions(max_batch=1),
+    "backbone": BackboneOptions(helpers=NodePlace("shared.workers", "one.backbone")),
+    "vae": VaeOptions(max_batch=1),
+}
+WEIGHTS = 20_134_668  # the bytes of one model's in fp32
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Serve tells a replica."""
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="w1"))
+    monkeypatch.setattr(module, "serve", SimpleNamespace(get_replica_context=lambda: context))
+
+
+def spec(name: str, path: str = "builtin:lego-tiny") -> ModelSpec:
+    """The package's model under another name."""
+    return ModelSpec(name, path, dtype="float32", max_sequence_length=0)
+
+
+def worker(*specs: ModelSpec, max_bytes: int = WEIGHTS + 5_000_000, preload: bool = False) -> WorkerReplica:
+    """One with room for one model and a little."""
+    nodes = tuple(HostedNode(each, name, options) for each in specs for name, options in COMPONENTS.items())
+    return WorkerReplica(WorkerOptions(nodes, max_bytes, preload))
+
+
+async def image_on(replica: WorkerReplica, model: str) -> tuple[np.ndarray, float]:
+    """A job's calls, one after the other; returns its image and what its calls waited for loads."""
+    waited = 0.0
+
+    async def ask(component: str, request: Any, *then: str) -> Any:
+        nonlocal waited
+        call = NodeCall(request, node=f"{model}.{component}", job_id="job", next_nodes=frozenset(then), key="k")
+        if component == "backbone":
+            messages = [message async for message in replica.stream(call)]
+            assert isinstance(messages[0], CallAccepted)
+            result = messages[-1]
+        else:
+            result = await replica.run(call)
+        waited += result.stats.load_s
+        return result.reply
+
+    rest = (f"{model}.backbone", f"{model}.vae")
+    cond = await ask("text_encoder", TextEncodeInput("a red circle"), *rest)
+    negative = await ask("text_encoder", TextEncodeInput(""), *rest)
+    latents = await ask("backbone", denoise(cond, negative), f"{model}.vae")
+    return np.asarray((await ask("vae", DecodeInput(latents))).pixels), waited
+
+
+def denoise(cond: TextEncodeOutput, negative: TextEncodeOutput) -> DenoiseInput:
+    """A few steps of one small image."""
+    return DenoiseInput(cond, 64, 64, steps=3, guidance=4.0, seed=1, n=1, negative=negative)
+
+
+async def image_alone() -> np.ndarray:
+    """The same image by nodes of their own."""
+    nodes = {name: make_node(spec("own"), replace(options)) for name, options in COMPONENTS.items()}
+    cond = (await nodes["text_encoder"].run(NodeCall(TextEncodeInput("a red circle")))).reply
+    negative = (await nodes["text_encoder"].run(NodeCall(TextEncodeInput("")))).reply
+    messages = [message async for message in nodes["backbone"].stream(NodeCall(denoise(cond, negative)))]
+    assert isinstance(messages[-1], NodeResult)
+    latents: DenoiseOutput = messages[-1].reply
+    pixels = np.asarray((await nodes["vae"].run(NodeCall(DecodeInput(latents)))).reply.pixels)
+    for node in nodes.values():
+        node.close()
+    return pixels
+
+
+async def test_models_take_turns_in_a_workers_memory_and_images_are_as_on_nodes_of_their_own(context: None) -> None:
+    """It begins with none; the second model evicts the first, which comes back with the same bits."""
+    wanted = await image_alone()
+    shared = worker(spec("one"), spec("two"))
+    assert shared.record_routing_stats()["resident"] == ()
+    for model in ("one", "two", "one"):
+        image, waited = await image_on(shared, model)
+        assert np.array_equal(image, wanted)
+        assert waited > 0
+        stats = shared.record_routing_stats()
+        assert {f"{model}.vae", f"{model}.backbone"} <= set(stats["resident"])
+        used, budget = stats["memory"]["models"]
+        assert 0 < used <= budget
+    assert (await image_on(shared, "one"))[1] == 0.0
+    load = (await shared.control(ReportLoad(), "one.backbone"))[1]
+    assert load is not None
+    assert load.memory[0].used > 0
+
+
+async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_served(
+    context: None, tmp_path: Path
+) -> None:
+    """At its start the worker loads what can be."""
+    from lego_serve.zoo.export import WEIGHTS as FOLDER
+
+    shutil.copytree(FOLDER, tmp_path / "bad", ignore=shutil.ignore_patterns("diffusion_pytorch_model*"))
+    shared = worker(spec("bad", str(tmp_path / "bad")), spec("good"), preload=True)
+    assert not {"bad.backbone", "bad.vae"} & set(shared.record_routing_stats()["resident"])
+    result = await shared.run(NodeCall(DecodeInput(DenoiseOutput(np.zeros(1))), node="bad.vae", job_id="job"))
+    assert result.error is not None
+    assert (result.error.code, result.error.status) == ("model_quarantined", 503)
+    assert "safetensors" in result.error.message
+    assert (await image_on(shared, "good"))[0].shape == (1, 64, 64, 3)
+
+
+async def test_a_drained_worker_takes_no_more_lanes_and_is_then_replaced(context: None) -> None:
+    """Another's drain is none of its business."""
+    shared = worker(spec("one"))
+    assert (await shared.control(DrainReplica("another"), "one.backbone"))[1] is None
+    assert (await shared.control(DrainReplica("w1.one.backbone"), "one.backbone"))[1] == 0
+    call: NodeCall[Any] = NodeCall(denoise(None, None), node="one.backbone")  # type: ignore[arg-type]
+    assert [type(message) async for message in shared.stream(call)] == [CallAccepted, ReplicaDraining]
+    with pytest.raises(Exception, match="drained"):
+        await shared.check_health()
+
+
+async def test_two_workers_take_the_branches_of_a_lone_image_with_the_bits_of_one(
+    context: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each knows the other as Ray would tell it."""
+    from lego_serve.serving.nodes import branch_helpers
+
+    workers = [worker(spec("one")) for _ in range(2)]
+    alone, _ = await image_on(workers[0], "one")
+    await image_on(workers[1], "one")
+    first, second = (each._host.nodes["one.backbone"] for each in workers)
+
+    class Group:
+        """Both of them."""
+
+        async def control(self, command: OfferHelp) -> list:
+            """Ask each."""
+            return [await each.control(command, "one.backbone") for each in workers]
+
+    monkeypatch.setattr(branch_helpers, "ASK_EVERY_S", 0.0)
+    first._helpers._group = Group()
+    first._helpers._host = second._helpers._host = lambda: "127.0.0.1"
+    first._helpers.ask()
+    await first._helpers._asking
+    image, _ = await image_on(workers[0], "one")
+    assert np.array_equal(image, alone)
+    assert first._helpers.splitter.steps > 0
+    assert second._helpers._helper.branches == first._helpers.splitter.steps
+    await asyncio.sleep(0)

@@ -1,0 +1,83 @@
+"""Jobs and the workers they are placed on, in one gateway process."""
+
+import asyncio
+
+from lego_serve.core.jobs.job import Job, JobResult, TaskStats
+from lego_serve.core.jobs.journal import Journal
+from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.workflow.graph import KINDS
+from lego_serve.serving.coordinator.job_pools import JobPools
+from tests.support.nodes import WORKFLOWS
+
+WORKFLOW = WORKFLOWS["lego-tiny"]
+NODES = {(node.model, KINDS[node.kind].component) for node in WORKFLOW.nodes.values()}
+SHARED = dict.fromkeys(NODES, "shared.workers")
+HOSTED = {key: ".".join(key) for key in NODES}
+
+
+def job(number: int, **more: float) -> Job:
+    """A job of the built-in workflow."""
+    return Job(f"job {number}", "lego-tiny", {"width": 64, "height": 64, "steps": 2}, 0.0, **more)
+
+
+def pools(binds: bool = True, now: float = 0.0) -> JobPools:
+    """Those of a server whose nodes are all shared."""
+    return JobPools(SHARED, HOSTED, lambda: now, Journal(), binds=binds)
+
+
+async def test_a_job_waits_for_a_worker_with_room_and_then_knows_it() -> None:
+    """Until no worker is known nobody waits: Serve's own choice is then as good as any."""
+    made = pools()
+    made.add(job(0), WORKFLOW)
+    await made.bound("job 0")
+    assert made.target("job 0") == ""
+    made.report("shared.workers", {"w1": ()})
+    assert made.target("job 0") == "w1"
+    for number in range(1, PoolRule().ahead + 1):
+        made.add(job(number), WORKFLOW)
+    last = f"job {PoolRule().ahead}"
+    waiting = asyncio.ensure_future(made.bound(last))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    made.end("job 0", None)
+    await waiting
+    assert made.target(last) == "w1"
+
+
+async def test_jobs_of_a_worker_that_left_go_to_another() -> None:
+    """What is told of other applications changes nothing."""
+    made = pools()
+    made.report("shared.workers", {"w1": (), "w2": ()})
+    made.report("another", {})
+    made.add(job(0), WORKFLOW)
+    first = made.target("job 0")
+    made.left([first])
+    assert made.target("job 0") in {"w1", "w2"} - {first}
+
+
+async def test_beside_other_gateways_no_call_is_placed() -> None:
+    """Each would think the workers idle that the others fill."""
+    made = pools(binds=False)
+    made.report("shared.workers", {"w1": ()})
+    made.add(job(0), WORKFLOW)
+    await made.bound("job 0")
+    assert made.target("job 0") == ""
+
+
+async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
+    """And a load that was waited for is a decision with its reason."""
+    journal = Journal()
+    made = JobPools(SHARED, HOSTED, lambda: 100.0, journal)
+    made.report("shared.workers", {"w1": tuple(HOSTED.values())})
+    assert made.forecast(job(9), WORKFLOW) is None
+    made.add(job(0), WORKFLOW)
+    made.end("job 0", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0, load_s=1.5)}))
+    heard = made.forecast(job(1), WORKFLOW)
+    assert heard is not None
+    assert heard.eta_s == 102.0
+    late = made.forecast(job(2, deadline_s=101.0), WORKFLOW)
+    assert late is not None
+    assert late.retry_after_s is not None
+    [decision] = journal.decisions()
+    assert (decision.kind, decision.job) == ("load", "job 0")
+    assert "waited 1.50 s" in decision.why

@@ -1,0 +1,195 @@
+"""Loads, evictions and failed loads of a worker's nodes, with nodes that are nothing but a name."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from lego_serve.core.caching.quarantine import Quarantine
+from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
+from lego_serve.serving.workers.host import HostedModel, ModelHost
+
+
+class Name:
+    """A node that knows its name and whether it was closed."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.is_closed = name, False
+
+    def close(self) -> None:
+        """Note it."""
+        self.is_closed = True
+
+
+class Shelf:
+    """Where nodes are loaded from: notes how often each was, and how many at once at the most."""
+
+    def __init__(self, *names: str, size: int = 1, load: Callable[[str], None] = lambda name: None) -> None:
+        self.loads: list[str] = []
+        self.most_at_once = self._at_once = 0
+        self._lock = threading.Lock()
+        self.before = load
+        self.models = {name: HostedModel(size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
+
+    def _load(self, name: str) -> Name:
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.loads.append(name)
+        try:
+            self.before(name)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        return Name(name)
+
+
+async def use(host: ModelHost[Name], name: str, job: str | None = None, then: tuple[str, ...] = ()) -> Name:
+    """One call of a moment."""
+    async with host.lease(name, job, then) as lease:
+        assert not lease.node.is_closed
+        await asyncio.sleep(0)
+        assert not lease.node.is_closed
+        return lease.node
+
+
+async def test_the_first_call_loads_and_says_how_long_it_waited() -> None:
+    """The second finds it there; calls that come together share one load."""
+    shelf = Shelf("a", load=lambda name: threading.Event().wait(0.02))
+    host = ModelHost(shelf.models, 1)
+    async with host.lease("a", None, ()) as first:
+        assert first.load_s >= 0.02
+    async with host.lease("a", None, ()) as second:
+        assert second.load_s == 0.0
+    assert shelf.loads == ["a"]
+    shelf = Shelf("a")
+    host = ModelHost(shelf.models, 1)
+    nodes = await asyncio.gather(*(use(host, "a") for _ in range(5)))
+    assert len(set(map(id, nodes))) == 1
+    assert shelf.loads == ["a"]
+
+
+async def test_what_is_beyond_the_budget_is_evicted_and_closed() -> None:
+    """Down to no model at all of a kind, and back at the next call."""
+    shelf = Shelf("a", "b", "c")
+    host = ModelHost(shelf.models, 2, lambda: 0.0)  # loads that cost the same: the oldest goes first
+    first = await use(host, "a")
+    for name in ("b", "c", "b", "c"):
+        await use(host, name)
+    assert first.is_closed
+    assert sorted(host.nodes) == ["b", "c"]
+    assert host.used_bytes <= host.max_bytes
+    again = await use(host, "a")
+    assert again is not first
+
+
+async def test_a_node_in_use_is_never_evicted() -> None:
+    """Whoever needs its room waits until the call has ended."""
+    host = ModelHost(Shelf("a", "b").models, 1)
+    async with host.lease("a", None, ()) as lease:
+        waiting = asyncio.ensure_future(use(host, "b"))
+        await asyncio.sleep(0.03)
+        assert not waiting.done()
+        assert not lease.node.is_closed
+    assert (await waiting).name == "b"
+    assert lease.node.is_closed
+
+
+async def test_what_an_admitted_job_needs_next_stays_between_its_calls() -> None:
+    """Another job waits for the room; the first job finds its model where it was."""
+    shelf = Shelf("text", "backbone", "other")
+    host = ModelHost(shelf.models, 2)
+    await use(host, "backbone")
+    await use(host, "text", "job", ("backbone",))
+    waiting = [asyncio.ensure_future(use(host, "other", "another")) for _ in range(2)]
+    await asyncio.gather(*waiting)
+    assert "backbone" in host.nodes  # `text`, which nobody needs any more, went
+    await use(host, "backbone", "job")
+    assert shelf.loads.count("backbone") == 1
+
+
+async def test_the_models_of_a_job_load_while_its_first_call_runs() -> None:
+    """A set is there together, not one after the other call."""
+    shelf = Shelf("text", "backbone", "vae")
+    host = ModelHost(shelf.models, 3)
+    async with host.lease("text", "job", ("backbone", "vae")):
+        while len(host.nodes) < 3:
+            await asyncio.sleep(0.001)
+    assert shelf.most_at_once == 1
+
+
+async def test_a_node_that_cannot_be_loaded_is_held_back_with_its_reason_and_the_others_go_on() -> None:
+    """It is tried again when its time has come, and is then as good as any."""
+
+    def load(name: str) -> None:
+        if name == "bad" and is_broken:
+            raise CheckpointError("no folder here")
+
+    is_broken, now = True, 0.0
+    shelf = Shelf("bad", "good", load=load)
+    host = ModelHost(shelf.models, 1, lambda: now, Quarantine(10.0))
+    for _ in range(3):
+        with pytest.raises(NodeUnavailable, match="bad cannot be loaded: no folder here"):
+            await use(host, "bad")
+    assert shelf.loads == ["bad"]
+    assert host.failures()["bad"].reason == "no folder here"
+    assert (await use(host, "good")).name == "good"
+    is_broken, now = False, 11.0
+    assert (await use(host, "bad")).name == "bad"
+    assert host.failures() == {}
+
+
+async def test_a_node_larger_than_the_budget_is_refused_by_its_numbers() -> None:
+    """Nothing is evicted for it."""
+    host = ModelHost(Shelf("a").models | Shelf("large", size=5).models, 2)
+    await use(host, "a")
+    with pytest.raises(NodeError, match="large takes 5 bytes, and a worker has 2"):
+        await use(host, "large")
+    assert list(host.nodes) == ["a"]
+
+
+def test_at_the_start_what_fits_is_loaded_in_order() -> None:
+    """One that fails does not keep the next from it."""
+
+    def load(name: str) -> None:
+        if name == "bad":
+            raise OSError("damaged")
+
+    host = ModelHost(Shelf("a", "bad", "b", "c", load=load).models, 2)
+    host.preload(["a", "bad", "b", "c"])
+    assert sorted(host.nodes) == ["a", "b"]
+
+
+async def test_a_caller_that_gives_up_leaves_the_load_to_others() -> None:
+    """And nothing is pinned for it."""
+    shelf = Shelf("a", "b", load=lambda name: threading.Event().wait(0.02))
+    host = ModelHost(shelf.models, 1)
+    gone = asyncio.ensure_future(use(host, "a"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert (await use(host, "b")).name == "b"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_is_asked_for_the_budget_holds_and_everybody_is_served(seed: int) -> None:
+    """Jobs of two models each, in any order and at the same time, some of which give up."""
+    rng, names = Random(seed), ("a", "b", "c", "d", "e")
+    host = ModelHost(Shelf(*names).models, 3)
+
+    async def job(number: int) -> None:
+        first, second = rng.sample(names, 2)
+        await use(host, first, f"job {number}", (second,))
+        await use(host, second, f"job {number}")
+
+    jobs = [asyncio.ensure_future(job(number)) for number in range(40)]
+    for each in rng.sample(jobs, 5):
+        each.cancel()
+    async with asyncio.timeout(20):
+        while not all(each.done() for each in jobs):
+            assert host.used_bytes <= host.max_bytes
+            await asyncio.sleep(0.001)
+    assert all(each.cancelled() or each.exception() is None for each in jobs)

@@ -1,0 +1,42 @@
+"""Where shared nodes run, as a configuration says."""
+
+from pathlib import Path
+
+import pytest
+
+from lego_serve.config import load
+from lego_serve.deployment import needed_nodes
+from lego_serve.errors import ConfigError
+from lego_serve.planning.node_plans import node_plans
+from lego_serve.served_workflows import configured
+from lego_serve.serving.nodes.options import NodePlace, WorkerOptions
+
+
+def test_shared_nodes_are_on_the_workers_and_have_no_deployment_of_their_own(tmp_path: Path) -> None:
+    """Their calls go to the workers' application with their name; what is dedicated stays as it was."""
+    path = tmp_path / "config.yaml"
+    shared = "{backbone: {placement: shared}, vae: {placement: shared}}"
+    path.write_text(
+        f"models: {{lego-tiny: {{path: 'builtin:lego-tiny', nodes: {shared}}}}}\n"
+        "workers: {replicas: {min: 2, max: 3}, max_bytes: 7, cpus: 0.25}\n"
+    )
+    settings, workflows = configured(path)
+    places = needed_nodes(settings, workflows)
+    assert places["lego-tiny", "backbone"] == NodePlace("shared.workers", "lego-tiny.backbone")
+    assert places["lego-tiny", "text_encoder"] == NodePlace("lego-tiny.text_encoder")
+    plans = {plan.app: plan for plan in node_plans(settings, workflows, tmp_path)}
+    assert sorted(plans) == ["lego-tiny.text_encoder", "shared.workers"]
+    workers = plans["shared.workers"]
+    assert isinstance(workers.options, WorkerOptions)
+    assert sorted(node.name for node in workers.options.nodes) == ["lego-tiny.backbone", "lego-tiny.vae"]
+    assert (workers.replicas.min, workers.replicas.max, workers.cpus, workers.options.max_bytes) == (2, 3, 0.25, 7)
+
+
+def test_shared_nodes_of_two_devices_are_refused(tmp_path: Path) -> None:
+    """A worker computes on one."""
+    path = tmp_path / "config.yaml"
+    nodes = "nodes: {backbone: {placement: shared}}"
+    models = f"a: {{path: /a, device: cpu, {nodes}}}, b: {{path: /b, device: cuda, {nodes}}}"
+    path.write_text(f"models: {{{models}}}\n")
+    with pytest.raises(ConfigError, match="one device: a on cpu, b on cuda"):
+        load(path)
