@@ -10,6 +10,7 @@ from lego_serve.core.workflow.dsl import (
     Int,
     Sampler,
     Text,
+    Tier,
     Value,
     decode,
     denoise,
@@ -47,6 +48,7 @@ def test_python_and_yaml_are_one() -> None:
         seed: Seed = 0,
         n: Int(1, 10) = 1,
         sampler: Sampler = "euler",
+        tier: Tier = None,
         guidance_start: Float(0, 1) = 0.0,
         guidance_end: Float(0, 1) = 1.0,
     ):
@@ -60,6 +62,7 @@ def test_python_and_yaml_are_one() -> None:
             seed=seed,
             n=n,
             sampler=sampler,
+            tier=tier,
             guidance_start=guidance_start,
             guidance_end=guidance_end,
             init=encode_image(M, name="encoded", image=image, width=width, height=height),
