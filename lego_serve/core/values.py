@@ -90,3 +90,8 @@ def arrays_of(value: object) -> list[Any]:
 def bytes_of(value: object) -> int:
     """Return the bytes of the arrays in a value; references count nothing."""
     return sum(array.nbytes for array in arrays_of(value))
+
+
+def whole_bytes_of(value: object) -> int:
+    """Return the bytes of the arrays in a value, wherever they are."""
+    return bytes_of(value) + sum(ref.size_bytes for ref in refs_of(value))

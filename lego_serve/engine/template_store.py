@@ -114,6 +114,14 @@ class TemplateStore:
         entries = list(self._entries.items())
         return sum(entry.size_bytes for key, entry in entries if key.startswith(f"{image}."))
 
+    def bytes_by_image(self) -> dict[str, int]:
+        """Return the bytes that entries take, by image; any thread may call this."""
+        found: dict[str, int] = {}
+        for key, entry in list(self._entries.items()):
+            image = key.partition(".")[0]
+            found[image] = found.get(image, 0) + entry.size_bytes
+        return found
+
     def acquire(
         self, key: str, size_bytes: int, load_s: float, *, keeps_text: bool = False
     ) -> tuple[Activations, bool]:

@@ -74,6 +74,7 @@ class CacheLedger:
         self._entries: dict[str, _Entry] = {}
         self._held: dict[str, _Entry] = {}  # loading or resident, in order of arrival
         self._used = 0
+        self.evicted = 0  # entries that have made room for others
         self._gap_s: float | None = None
         self._last_touch_s: float | None = None
 
@@ -146,6 +147,7 @@ class CacheLedger:
             return ReservationRefused("not_worth")
         for victim in victims:
             self._drop(victim)
+        self.evicted += len(victims)
         self._entries[key] = self._held[key] = entry
         self._used += size
         return Reservation(tuple(victims))

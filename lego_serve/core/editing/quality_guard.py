@@ -46,6 +46,16 @@ class _Record:
     samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
 
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """What comparing the edits of a cohort at a quality came to: how many, their mean SSIM, and what is used now."""
+
+    cohort: EditCohort
+    quality: Quality
+    count: int
+    mean: float
+
+
 class QualityGuard:
     """The comparisons of one process, which may take a share of its time; a share of 0 means none."""
 
@@ -75,6 +85,14 @@ class QualityGuard:
     def observe(self, cohort: EditCohort, quality: Quality, ssim: float, now: float) -> None:
         """Add a comparison: the SSIM within the mask."""
         self._records.setdefault((cohort, quality), _Record()).samples.append((now, ssim))
+
+    def comparisons(self, now: float) -> list[Comparisons]:
+        """Return what is known of each cohort at each quality, of those compared lately."""
+        found = []
+        for (cohort, quality), record in self._records.items():
+            if recent := list(self._recent(record, now)):
+                found.append(Comparisons(cohort, quality, len(recent), sum(recent) / len(recent)))
+        return found
 
     def _is_below(self, cohort: EditCohort, quality: Quality, min_ssim: float, now: float) -> bool:
         record = self._records.get((cohort, quality))

@@ -12,6 +12,7 @@ from typing import Literal
 from lego_serve.core.jobs.events import Command, Dispatch, Event, Fail, Finish, JobSubmitted, TaskDone
 from lego_serve.core.jobs.job import Job, TaskStats
 from lego_serve.core.jobs.recovery import Change
+from lego_serve.core.values import whole_bytes_of
 
 ENDED_KEPT = 2000
 OK = "ok"
@@ -32,7 +33,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A node of a job: when it was dispatched and done, what it cost, and the replicas it was on."""
+    """A node of a job: when it was dispatched and done, what it cost, and the replicas it was on.
+
+    ``bytes``: of the arrays that it made for the nodes after it.
+    """
 
     node: str
     kind: str
@@ -41,6 +45,14 @@ class Span:
     to_s: float | None = None
     stats: TaskStats | None = None
     attempts: tuple[Attempt, ...] = ()
+    bytes: int = 0
+
+    @property
+    def sent_s(self) -> float:
+        """The seconds that its call spent neither waiting nor running: on the way to its replica and back."""
+        if self.to_s is None or self.stats is None:
+            return 0.0
+        return max(0.0, self.to_s - self.from_s - self.stats.queue_s - self.stats.run_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,9 @@ class History:
         self._live: dict[str, JobRecord] = {}
         self._ended: deque[JobRecord] = deque(maxlen=kept)
         self._number = 0
+        self.on_begun: Callable[[JobRecord], None] = lambda record: None
         self.on_ended: Callable[[JobRecord], None] = lambda record: None
+        self.on_change: Callable[[], None] = lambda: None  # of more than steps
 
     @property
     def live(self) -> Sequence[JobRecord]:
@@ -109,9 +123,12 @@ class History:
     def note(self, event: Event, commands: Iterable[Command], now: float) -> None:
         """Take an event of the dataflow and what followed from it."""
         if isinstance(event, JobSubmitted):
-            self._live[event.job.id] = _record_of(event.job, now)
+            self._live[event.job.id] = record = _record_of(event.job, now)
+            self.on_begun(record)
+            self.on_change()
         elif isinstance(event, TaskDone):
-            self._change_span(event.job_id, event.node, to_s=now, stats=event.stats)
+            made = whole_bytes_of(event.value)
+            self._change_span(event.job_id, event.node, to_s=now, stats=event.stats, bytes=made)
         for command in commands:
             match command:
                 case Dispatch(task=task):
@@ -133,6 +150,7 @@ class History:
         elif attempts and not attempts[-1].end:
             attempts[-1] = replace(attempts[-1], end=change, end_s=now, step=record.step)
         self._change_span(job_id, node, attempts=tuple(attempts))
+        self.on_change()
 
     def note_step(self, job_id: str, lane: int, step: int, of_steps: int, eta_s: float, now: float) -> None:
         """An image of a job has done so many steps."""
@@ -145,6 +163,7 @@ class History:
         """An operator has paused a job, or let it go on."""
         if (record := self._live.get(job_id)) is not None:
             self._live[job_id] = replace(record, is_paused=is_paused)
+            self.on_change()
 
     def _dispatched(self, job_id: str, span: Span) -> None:
         record = self._live.get(job_id)
@@ -167,6 +186,7 @@ class History:
             ended = replace(record, outcome=outcome, message=message, ended_s=now, eta_s=None, number=self._number)
             self._ended.append(ended)
             self.on_ended(ended)
+            self.on_change()
 
 
 def _record_of(job: Job, now: float) -> JobRecord:

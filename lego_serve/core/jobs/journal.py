@@ -36,6 +36,8 @@ class Journal:
     def __init__(self) -> None:
         self.history = History()
         self.on_decision: Callable[[str], None] = lambda kind: None
+        self.on_change: Callable[[], None] = lambda: None  # of a job or a decision; steps are no change
+        self.history.on_change = lambda: self.on_change()
         self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
         self._number = 0
 
@@ -48,17 +50,20 @@ class Journal:
     ) -> None:
         """Note a decision; one that repeats another soon counts up that one."""
         self.on_decision(kind)
-        self._number += 1
+        self._decide(Decision(self._number + 1, now, kind, subject, why, by, job, node=node))
+        self.on_change()
+
+    def _decide(self, new: Decision) -> None:
+        self._number = new.number
         for index in range(len(self._decisions) - 1, -1, -1):
             last = self._decisions[index]
-            if now - last.at_s > TOGETHER_S:
+            if new.at_s - last.at_s > TOGETHER_S:
                 break
-            if (last.kind, last.subject, last.why, last.by) == (kind, subject, why, by):
+            if (last.kind, last.subject, last.why, last.by) == (new.kind, new.subject, new.why, new.by):
                 del self._decisions[index]
-                repeated = replace(last, number=self._number, at_s=now, count=last.count + 1, job=job or last.job)
-                self._decisions.append(repeated)
-                return
-        self._decisions.append(Decision(self._number, now, kind, subject, why, by, job, node=node))
+                new = replace(last, number=new.number, at_s=new.at_s, count=last.count + 1, job=new.job or last.job)
+                break
+        self._decisions.append(new)
 
     def note_attempt(self, job_id: str, node: str, change: Change, replica: str, now: float) -> None:
         """A replica has taken a denoising call, has handed it over, or is gone."""

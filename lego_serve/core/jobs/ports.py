@@ -8,6 +8,8 @@ from lego_serve.core.jobs.job import Job, JobProgress, JobResult, JobState
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, SeenReplica, TemplateCommand
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.core.workflow.graph import Workflow
 
 ReplyT = TypeVar("ReplyT")
@@ -23,6 +25,18 @@ class CheckpointKeeper(Protocol):
 
     def keep(self, node: str, lane: int, checkpoint: LaneCheckpoint) -> None:
         """Take a lane's newest checkpoint, in place of the one before."""
+        ...
+
+
+class Scaling(Protocol):
+    """Tells how many replicas nodes are to have, and pins them."""
+
+    async def read(self) -> ScaleBoard:
+        """Return the board of all nodes, by ``MODEL.COMPONENT``."""
+        ...
+
+    async def pin(self, node: str, bounds: ReplicaBounds | None) -> None:
+        """Pin a node; None is what its configuration says.  Raises NotFound, NodeUnavailable."""
         ...
 
 
@@ -92,6 +106,17 @@ class ClusterAdmin(Protocol):
 
     async def loads(self) -> Sequence[SeenReplica]:
         """Return every replica of every node that answers soon, with what it has in hand."""
+        ...
+
+    async def scales(self) -> ScaleBoard:
+        """Return how many replicas each node is to have, by ``MODEL.COMPONENT``; empty where that is not known."""
+        ...
+
+    async def pin(self, node: str, bounds: ReplicaBounds | None) -> None:
+        """Keep a node, ``MODEL.COMPONENT``, within bounds until a restart; None is what its configuration says.
+
+        Raises NotFound, NodeUnavailable.
+        """
         ...
 
     async def drain(self, replica: str) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 FINE_S, FINE_KEPT = 2, 150
 COARSE_S, COARSE_KEPT = 10, 360
 DURATIONS_KEPT = 400  # of a bin: enough for its percentiles
-COUNTED = ("ok", "late", "failed", "refused", "cancelled", "images", "late_images", "computed", "full")
 
 
 @dataclass(slots=True)

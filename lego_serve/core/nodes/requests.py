@@ -179,6 +179,11 @@ class CountTemplateBytes(TemplateCommand[int]):
 
 
 @dataclass(frozen=True, slots=True)
+class ListTemplateBytes(TemplateCommand[Mapping[str, int]]):
+    """Asks how many bytes are cached of each image that any is cached of."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetTemplate(TemplateCommand[int]):
     """Drops what is cached of an image, and its pin; the reply is how many bytes were freed."""
 
@@ -188,11 +193,15 @@ class ForgetTemplate(TemplateCommand[int]):
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """The bytes that a replica keeps of a kind of thing, and how many it may; 0 where nothing bounds them."""
+    """The bytes that a replica keeps of a kind of thing, and how many it may; 0 where nothing bounds them.
+
+    ``evicted``: how many of them have made room for others since the replica started.
+    """
 
     kind: str
     used: int
     budget: int = 0
+    evicted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

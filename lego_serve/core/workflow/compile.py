@@ -4,6 +4,7 @@ Checked are: keys, names and types everywhere; the type of every argument; that 
 a value; that the graph has no cycle; that every input and node is used.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -52,7 +53,7 @@ class _Compiler:
         for key, expected in (("apiVersion", API_VERSION), ("kind", "Workflow")):
             if declared.get(key, expected) != expected:
                 raise self._fail((key,), f"`{key}` must be `{expected}`")
-        name, version, min_ssim = self._metadata(declared["metadata"])
+        name, version, min_ssim, slo_s = self._metadata(declared["metadata"])
         for key, value in self._mapping((INPUTS,), declared.get(INPUTS, {})).items():
             self._inputs[self._name((INPUTS, key))] = self._input((INPUTS, key), value)
         raw_nodes = self._mapping(("nodes",), declared["nodes"])
@@ -62,7 +63,7 @@ class _Compiler:
         outputs = self._outputs(declared["outputs"])
         self._acyclic(nodes)
         self._all_used(nodes, outputs)
-        return Workflow(name, version, self._inputs, nodes, outputs, min_ssim)
+        return Workflow(name, version, self._inputs, nodes, outputs, min_ssim, slo_s)
 
     def _fail(self, path: Path, message: str) -> WorkflowError:
         place = f"{path[0].removesuffix('s')} {path[1]}: " if len(path) > 1 else ""
@@ -93,19 +94,27 @@ class _Compiler:
             raise self._fail(path, "a name has letters, digits and `_`, starts with no digit, and is not `inputs`")
         return path[-1]
 
-    def _metadata(self, value: Any) -> tuple[str, str, float | None]:
+    def _metadata(self, value: Any) -> tuple[str, str, float | None, float | None]:
         metadata = self._mapping(("metadata",), value)
-        self._keys(("metadata",), metadata, {"name", "version", "min_ssim"}, {"name"})
+        self._keys(("metadata",), metadata, {"name", "version", "min_ssim", "slo_s"}, {"name"})
         name, version = metadata["name"], metadata.get("version", "1")
         if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
             raise self._fail(("metadata", "name"), "a workflow's name is text of letters, digits, `.`, `_` and `-`")
         if isinstance(version, bool) or not isinstance(version, str | int | float) or not is_unicode(str(version)):
             raise self._fail(("metadata", "version"), "a version is text")
-        min_ssim = metadata.get("min_ssim")
-        is_number = isinstance(min_ssim, int | float) and not isinstance(min_ssim, bool)
-        if min_ssim is not None and not (is_number and 0 <= min_ssim <= 1):
-            raise self._fail(("metadata", "min_ssim"), "`min_ssim` is a number from 0 to 1")
-        return name, str(version), None if min_ssim is None else float(min_ssim)
+        min_ssim = self._number(metadata, "min_ssim", lambda number: 0 <= number <= 1, "a number from 0 to 1")
+        slo_s = self._number(metadata, "slo_s", lambda number: 0 < number < math.inf, "seconds, more than 0")
+        return name, str(version), min_ssim, slo_s
+
+    def _number(
+        self, metadata: Mapping[str, Any], name: str, is_within: Callable[[float], bool], what: str
+    ) -> float | None:
+        """Return a number of the metadata; None where it is not given."""
+        value = metadata.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and is_within(value)):
+            raise self._fail(("metadata", name), f"`{name}` is {what}")
+        return None if value is None else float(value)
 
     def _input(self, path: Path, value: Any) -> Input:
         fields = self._mapping(path, value)

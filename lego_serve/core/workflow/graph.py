@@ -145,7 +145,7 @@ class Workflow:
     """A validated graph; ``outputs`` names what the client receives.
 
     ``min_ssim``: the least mean SSIM, inside the mask, between edits that reuse activations and the same edits computed
-    in full; None sets no minimum.
+    in full; None sets no minimum.  ``slo_s``: the seconds in which a request of it should be answered; None sets none.
     """
 
     name: str
@@ -154,6 +154,7 @@ class Workflow:
     nodes: Mapping[str, Node]
     outputs: Mapping[str, Source]
     min_ssim: float | None = None
+    slo_s: float | None = None
 
     @property
     def models(self) -> frozenset[str]:
@@ -171,11 +172,12 @@ class Workflow:
 
     def canonical(self) -> dict[str, Any]:
         """Return the canonical form, in plain JSON values."""
-        ssim_entry = {} if self.min_ssim is None else {"min_ssim": self.min_ssim}
+        optional = {"min_ssim": self.min_ssim, "slo_s": self.slo_s}
+        given = {name: value for name, value in optional.items() if value is not None}
         return {
             "apiVersion": API_VERSION,
             "kind": "Workflow",
-            "metadata": {"name": self.name, "version": self.version} | ssim_entry,
+            "metadata": {"name": self.name, "version": self.version} | given,
             "inputs": {name: _input(value) for name, value in sorted(self.inputs.items())},
             "nodes": {
                 name: {"use": n.kind, "model": n.model, "with": {k: _plain(v) for k, v in sorted(n.arguments.items())}}

@@ -20,6 +20,7 @@ class ByteLru(Generic[Value]):
         self._max_bytes = max_bytes
         self._values: OrderedDict[str, Value] = OrderedDict()
         self._bytes = 0
+        self.evicted = 0  # values that have made room for others
 
     @property
     def bytes(self) -> int:
@@ -48,6 +49,7 @@ class ByteLru(Generic[Value]):
         while self._bytes > self._max_bytes:
             oldest, dropped = self._values.popitem(last=False)
             self._bytes -= _size(oldest, dropped)
+            self.evicted += 1
 
     def drop(self, key: str) -> None:
         """Drop a value, if it is kept."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lego_serve.core.caching.ledger import CacheLedger, Reservation
+from lego_serve.core.nodes.requests import MemoryUse
 
 Value = TypeVar("Value")
 FIRST_GUESS_S = 0.1  # the expected seconds of a load, before one was measured
@@ -153,3 +154,8 @@ class LoadingCache(Generic[Value]):
     def _forget(self, key: str, done: "asyncio.Task[tuple[Value, float]]") -> None:
         if self._loads.get(key) is done:
             del self._loads[key], self._wanted[key]
+
+
+def memory_of(kind: str, ledger: CacheLedger) -> MemoryUse:
+    """Return what is kept of a kind of thing, by its ledger."""
+    return MemoryUse(kind, ledger.used_bytes, ledger.budget_bytes, ledger.evicted)

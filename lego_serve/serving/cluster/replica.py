@@ -16,6 +16,7 @@ from lego_serve.core.nodes.requests import (
     ForgetTemplate,
     Identify,
     ListResidentAdapters,
+    ListTemplateBytes,
     MeasureTemplate,
     OfferHelp,
     PauseCall,
@@ -105,6 +106,8 @@ async def run_command(node: Any, command: ReplicaCommand[Any], replica: str) -> 
             return node.template_size(command)
         case CountTemplateBytes():
             return node.template_bytes(command)
+        case ListTemplateBytes():
+            return node.bytes_by_template()
         case ForgetTemplate():
             return await node.forget_template(command)
         case ListResidentAdapters():

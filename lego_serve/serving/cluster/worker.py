@@ -114,7 +114,8 @@ class WorkerReplica:
         """Return what a node has in hand here; nothing where it is not resident."""
         node = self._host.nodes.get(name)
         load: ReplicaLoad = ReplicaLoad() if node is None else node.load()
-        models = MemoryUse("models", self._host.bytes_of(name), self._host.max_bytes)
+        host = self._host
+        models = MemoryUse("models", host.bytes_of(name), host.max_bytes, host.evictions_of(name))
         memory = (models, *load.memory)
         return replace(load, memory=memory, is_draining=self._is_draining, machine=socket.gethostname())
 

@@ -26,10 +26,13 @@ from lego_serve.core.jobs.events import (
 from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
 from lego_serve.core.jobs.journal import Journal
-from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress
+from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress, Scaling
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, SeenReplica, TemplateCommand
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
+from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.errors import NotFound
 from lego_serve.serving.coordinator.adapter_admin import run_adapter_request
 from lego_serve.serving.coordinator.broadcast import (
     ask_about_template,
@@ -71,13 +74,15 @@ class Coordinator:
         apps: Mapping[tuple[str, str], str] = {},
         *,
         is_alone: bool = True,
+        scaling: Scaling | None = None,
     ) -> None:
         """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow.
 
         ``is_reachable``: whether the cluster that the nodes run on can be reached.  ``apps``: the application of each
-        node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them.
+        node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them.  Without ``scaling`` no number of
+        replicas is known, and none can be pinned.
         """
-        self._is_reachable = is_reachable
+        self._is_reachable, self._scaling = is_reachable, scaling
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
         hosted = {key: node.hosted for key, node in nodes.items()}
@@ -197,6 +202,21 @@ class Coordinator:
     async def loads(self) -> list[SeenReplica]:
         """Return the replicas that answer soon, with what they have in hand."""
         return await report_loads(self._nodes)
+
+    async def scales(self) -> ScaleBoard:
+        """Return how many replicas each node is to have."""
+        return ScaleBoard() if self._scaling is None else await self._scaling.read()
+
+    async def pin(self, node: str, bounds: ReplicaBounds | None) -> None:
+        """Pin the number of a node's replicas.  Raises NotFound, NodeUnavailable."""
+        if self._scaling is None:
+            raise NotFound(f"The replicas of `{node}` are not counted here.", code="node_not_found")
+        await self._scaling.pin(node, bounds)
+        many = (
+            "" if bounds is None else f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
+        )
+        why = f"an operator wants {many} replicas, until a restart" if bounds else "its configuration holds again"
+        self._journal.decide("pin", node, why, self.now(), by="operator", node=node)
 
     def _decide(self, kind: str, job: Job) -> None:
         self._journal.decide(kind, job.workflow, "an operator asked", self.now(), by="operator", job=job.id)

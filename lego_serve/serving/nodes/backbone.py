@@ -40,11 +40,13 @@ from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
+from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.branch_helpers import BranchHelpers
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
+from lego_serve.serving.nodes.tensors import weights_bytes
 
 log = logging.getLogger("lego_serve.nodes")
 
@@ -102,6 +104,7 @@ class BackboneNode:
         except ValueError as error:
             raise CheckpointError(f"model {spec.name}: {error}") from None
         self._tiers = options.tiers
+        self._weights_bytes = weights_bytes(backbone)
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
@@ -152,6 +155,10 @@ class BackboneNode:
         size = self._engine.entry_size(command.width, command.height)
         return TemplateSize(size.rows, size.plain_bytes, size.text_bytes)
 
+    def bytes_by_template(self) -> dict[str, int]:
+        """Return the bytes kept of each image."""
+        return self._engine.templates.bytes_by_image()
+
     def template_bytes(self, command: CountTemplateBytes) -> int:
         """Return the bytes kept of an image."""
         return self._engine.templates.bytes_of(command.image)
@@ -190,9 +197,12 @@ class BackboneNode:
         lanes = engine.lanes
         recent = tuple(engine.recent_lanes)
         running = min(lanes, recent[-1]) if recent else 0
-        memory = [MemoryUse("templates", store.used_bytes, store.budget_bytes)]
+        memory = [
+            MemoryUse("weights", self._weights_bytes),
+            MemoryUse("templates", store.used_bytes, store.budget_bytes, store.evicted),
+        ]
         if self._adapters is not None:
-            memory.append(MemoryUse("adapters", self._adapters.ledger.used_bytes, self._adapters.ledger.budget_bytes))
+            memory.append(memory_of("adapters", self._adapters.ledger))
         return ReplicaLoad(
             running, lanes - running, engine.last_step_s, recent, tuple(memory), is_draining=self._is_draining
         )

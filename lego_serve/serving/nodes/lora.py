@@ -29,7 +29,6 @@ from lego_serve.core.nodes.requests import (
     IdentifyAdapter,
     ListAdapterNames,
     ListAdapters,
-    MemoryUse,
     RegisterAdapter,
     RemoveAdapter,
     ReplicaLoad,
@@ -39,7 +38,7 @@ from lego_serve.errors import CheckpointError, InvalidAdapter, LegoError, NotFou
 from lego_serve.models.lora.checkpoint import refusal
 from lego_serve.models.lora.loading import base_layers, card_of, load_adapter
 from lego_serve.models.registry import ModelSpec, profile_folder
-from lego_serve.serving.caches.loading_cache import LoadingCache
+from lego_serve.serving.caches.loading_cache import LoadingCache, memory_of
 from lego_serve.serving.nodes.adapter_index import AdapterIndex, AdapterInfo, AdapterRead
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.options import LoraOptions
@@ -104,9 +103,7 @@ class LoraNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it keeps of adapters."""
-        return ReplicaLoad(
-            memory=(MemoryUse("adapters", self._cache.ledger.used_bytes, self._cache.ledger.budget_bytes),)
-        )
+        return ReplicaLoad(memory=(memory_of("adapters", self._cache.ledger),))
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

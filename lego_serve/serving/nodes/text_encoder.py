@@ -23,10 +23,12 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.models.text import text_parts
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.byte_lru import ByteLru
+from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.adapter_index import TEXT
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.peers import NodePeers
+from lego_serve.serving.nodes.tensors import weights_bytes
 
 SAMPLES = (  # of several lengths, one of which fills the model's window
     "a red circle",
@@ -77,6 +79,7 @@ class TextEncoderNode:
         self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(
             self._encode, self._encoder.max_batch, peers.turns
         )
+        self._weights_bytes = weights_bytes(self._encoder)
         self._cache: ByteLru[_Kept] = ByteLru(options.cache_bytes)
         lora_node = peers.lora_node
         self._adapters = (
@@ -116,9 +119,13 @@ class TextEncoderNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand, and what it keeps of prompts and adapters."""
-        memory = [MemoryUse("prompts", self._cache.bytes, self._cache.max_bytes)]
+        kept = self._cache
+        memory = [
+            MemoryUse("weights", self._weights_bytes),
+            MemoryUse("prompts", kept.bytes, kept.max_bytes, kept.evicted),
+        ]
         if self._adapters is not None:
-            memory.append(MemoryUse("adapters", self._adapters.ledger.used_bytes, self._adapters.ledger.budget_bytes))
+            memory.append(memory_of("adapters", self._adapters.ledger))
         return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=tuple(memory))
 
     async def check_health(self) -> None:

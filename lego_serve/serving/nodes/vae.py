@@ -39,7 +39,7 @@ from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import VaeOptions
 from lego_serve.serving.nodes.peers import NodePeers
-from lego_serve.serving.nodes.tensors import tensor_of
+from lego_serve.serving.nodes.tensors import tensor_of, weights_bytes
 
 TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
 SAMPLES, SAMPLE_SIZES = 8, ((16, 16), (8, 24))  # images to choose a batch size with, and their latents' sizes
@@ -75,6 +75,7 @@ class VaeNode:
         self._vae.max_batch = peers.measurements.once(name, self._best_batch) if size == "auto" else size
         self._batcher: MicroBatcher[VaeRequest, tuple[VaeReply, float]] = MicroBatcher(self._compute, 1, peers.turns)
         self._templates: ByteLru[_EncodedTemplate] = ByteLru(TEMPLATE_BYTES)
+        self._weights_bytes = weights_bytes(self._vae)
         self._latent_rgb = previews.shipped(model_folder(spec, "vae") / "vae")
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
@@ -93,7 +94,11 @@ class VaeNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand."""
-        memory = (MemoryUse("pictures", self._templates.bytes, self._templates.max_bytes),)
+        kept = self._templates
+        memory = (
+            MemoryUse("weights", self._weights_bytes),
+            MemoryUse("images", kept.bytes, kept.max_bytes, kept.evicted),
+        )
         return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=memory)
 
     async def check_health(self) -> None:

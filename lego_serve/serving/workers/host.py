@@ -69,6 +69,7 @@ class ModelHost(Generic[NodeT]):
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
         self._users: Counter[str] = Counter()
+        self._evictions: Counter[str] = Counter()
         self._pinned: set[str] = set()
         self._turn = asyncio.Lock()  # one load at a time, first come first served
         self._freed = asyncio.Event()
@@ -86,6 +87,10 @@ class ModelHost(Generic[NodeT]):
     def bytes_of(self, name: str) -> int:
         """The bytes of a node, if it is resident."""
         return self._models[name].size_bytes if name in self._nodes else 0
+
+    def evictions_of(self, name: str) -> int:
+        """How often a node has made room for others."""
+        return self._evictions[name]
 
     @property
     def max_bytes(self) -> int:
@@ -222,6 +227,7 @@ class ModelHost(Generic[NodeT]):
         for gone in decision.evict:
             log.info("evicting %s for %s", gone, name)
             self._nodes.pop(gone).close()
+            self._evictions[gone] += 1
         self._sync_pins()
 
     def _forget(self, name: str) -> None:

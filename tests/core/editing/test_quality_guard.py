@@ -98,3 +98,13 @@ def test_comparisons_never_take_more_than_their_share(share: float, edits: list[
             now += comparison_s
             spent_s += comparison_s
             guard.record_time(comparison_s, now)
+
+
+def test_what_comparisons_came_to_is_told_by_cohort_and_quality() -> None:
+    """Of those that count; a cohort without any is left out."""
+    guard = observed(QualityGuard(1.0, window_s=60), 0.9, 0.8)
+    guard.observe(OTHER, Quality.CAREFUL, 0.99, -50.0)
+    [careful, high] = sorted(guard.comparisons(10.0), key=lambda each: each.quality.value)
+    assert (careful.cohort, careful.count, careful.mean) == (OTHER, 1, 0.99)
+    assert (high.cohort, high.count, round(high.mean, 6)) == (COHORT, 2, 0.85)
+    assert [each.cohort for each in guard.comparisons(20.0)] == [COHORT]

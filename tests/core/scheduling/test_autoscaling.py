@@ -1,9 +1,12 @@
-"""Autoscaling: how many replicas there should be, and when a change is made."""
+"""Autoscaling: how many replicas there should be, when a change is made, and the board that tells of it."""
+
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision, ScaleState, ScalingRule
+from lego_serve.core.scheduling.scale_board import CHANGES_KEPT, ScaleBoard
 
 RULE, BOUNDS = ScalingRule(target_ongoing=8, up_delay_s=30, down_delay_s=600), ReplicaBounds(1, 4)
 
@@ -60,3 +63,41 @@ def test_no_decision_leaves_the_bounds_or_comes_before_its_time(
         if current != before:
             assert current == wanted
             assert now - wanted_since >= (RULE.up_delay_s if current > before else RULE.down_delay_s)
+
+
+NODES = st.sampled_from(["a.backbone", "b.vae"])
+ANY_BOUNDS = st.tuples(st.integers(1, 4), st.integers(0, 4)).map(lambda each: ReplicaBounds(each[0], sum(each)))
+STEPS = st.lists(st.tuples(NODES, st.floats(0, 80), ANY_BOUNDS, st.booleans()), max_size=40)
+
+
+@given(STEPS)
+def test_changes_lead_from_each_target_to_the_next(steps: list[tuple[str, float, ReplicaBounds, bool]]) -> None:
+    """Each has a reason; the first word about a node is none; the board is the same after a journey."""
+    board, targets = ScaleBoard(), dict[str, int]()
+    rule = ScalingRule(up_delay_s=0, down_delay_s=0)
+    for now, (node, ongoing, bounds, is_pinned) in enumerate(steps):
+        current = targets.get(node, bounds.min)
+        decision = rule.decide(ongoing, current, bounds, ScaleState(), float(now))
+        board.note(node, current, decision, bounds, float(now), is_pinned=is_pinned)
+        targets[node] = decision.replicas
+        assert board.nodes[node].target == decision.replicas
+        assert not board.note(node, decision.replicas, decision, bounds, float(now), is_pinned=is_pinned)
+    for node in targets:
+        changes = [each for each in board.changes if each.node == node]
+        assert all(each.why for each in changes)
+        assert all(one.after == other.before for one, other in pairwise(changes))
+    again = ScaleBoard.from_json(board.to_json())
+    assert (again.nodes, list(again.changes)) == (board.nodes, list(board.changes))
+    assert [each.number for each in board.changes] == sorted({each.number for each in board.changes})
+
+
+def test_an_empty_text_is_an_empty_board_and_old_changes_go() -> None:
+    """It never grows without end."""
+    board, bounds = ScaleBoard.from_json(""), ReplicaBounds(1, 9)
+    rule = ScalingRule(up_delay_s=0, down_delay_s=0)
+    for count in range(2 * CHANGES_KEPT):
+        current = 1 + count % 2
+        decision = rule.decide(16.0 if current == 1 else 1.0, current, bounds, ScaleState(), float(count))
+        board.note("a.backbone", current, decision, bounds, float(count))
+    assert len(board.changes) == CHANGES_KEPT
+    assert len(board.to_json()) < 20_000

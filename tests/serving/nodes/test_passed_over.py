@@ -43,7 +43,7 @@ def downloads(root: Path) -> Path:
 async def test_a_list_tells_of_every_file_that_is_no_adapter(
     spec: ModelSpec, downloads: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By its path and why, as the log does at the start; pictures and notes are not meant as adapters."""
+    """By its path and why, as the log does at the start; images and notes are not meant as adapters."""
     with caplog.at_level(logging.WARNING, "lego_serve.nodes"):
         node = LoraNode(spec, LoraOptions((downloads,), BYTES, registry_limit=9))
     reply = await command(node, ListAdapters())

@@ -16,7 +16,7 @@ import torch
 
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import ControlNetResidual, Message, NodeCall, NodeResult
-from lego_serve.core.nodes.requests import ReplicaLoad
+from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.controlnet.common import run_together
 from lego_serve.models.controlnet.loading import load_controlnet
@@ -31,6 +31,7 @@ from lego_serve.serving.nodes.controlnets.messages import (
 )
 from lego_serve.serving.nodes.microbatch import MicroBatcher
 from lego_serve.serving.nodes.options import ControlNetOptions
+from lego_serve.serving.nodes.tensors import weights_bytes
 
 log = logging.getLogger("lego_serve.nodes")
 MAX_STEPS = 16  # steps of different backbones in one pass
@@ -55,6 +56,7 @@ class ControlNetNode:
     def __init__(self, spec: ModelSpec, options: ControlNetOptions) -> None:
         torch.set_num_threads(1)
         self._net = load_controlnet(spec, options.base)
+        self._weights_bytes = weights_bytes(self._net)
         self._dtype = str(resolve_dtype(spec)).removeprefix("torch.")
         self._cache = PromptImageCache(self._net)
         self._batcher: MicroBatcher[_Step, StepOutcome] = MicroBatcher(self._compute, MAX_STEPS)
@@ -92,7 +94,8 @@ class ControlNetNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand."""
-        return ReplicaLoad(self._batcher.running, self._batcher.waiting)
+        memory = (MemoryUse("weights", self._weights_bytes),)
+        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=memory)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""
