@@ -121,7 +121,7 @@ def _sockets(server: Server, port: int, own: Path, waits: bool) -> tuple[list[so
 def _gateway_settings(
     settings: config.Settings, workflows: Mapping[str, Workflow], config_path: Path, state: Path
 ) -> "GatewaySettings":
-    from lego_serve.gateway.settings import ApiKey, GatewaySettings, KeysFile
+    from lego_serve.gateway.settings import ApiKey, GatewaySettings, KeysFile, ModelFacts
 
     def keys(settings: config.Settings) -> tuple[ApiKey, ...]:
         return tuple(ApiKey(k.sha256, k.tenant, k.scope == "admin", k.weight) for k in settings.keys)
@@ -153,6 +153,8 @@ def _gateway_settings(
         keys_file=keys_file,
         operations_port=server.operations_port,
         tiers={name: tier_book(settings, name) for name in settings.models},
+        slo_s=settings.slo_s,
+        models={name: ModelFacts(model.family, model.dtype, model.device) for name, model in settings.models.items()},
     )
 
 

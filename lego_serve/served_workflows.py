@@ -55,6 +55,9 @@ def load_workflows(settings: config.Settings, folder: Path) -> dict[str, Workflo
             raise ConfigError(f"`aliases`: {alias} is the name of a workflow that is served")
         if name not in found:
             raise ConfigError(f"`aliases`: {alias} stands for `{name}`, which is not served{nearest(name, found)}")
+    for name in settings.slo_s:
+        if name not in found:
+            raise ConfigError(f"`slo_s`: no workflow `{name}` is served{nearest(name, found)}")
     default = settings.default_workflow
     if default is not None and default not in found:
         raise ConfigError(f"`default_workflow`: no workflow `{default}` is served{nearest(default, found)}")

@@ -4,6 +4,7 @@ Every key has a type, bounds, a default and a description; ``docs/configuration.
 description is plain Markdown and says the unit.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -59,6 +60,13 @@ def _some(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _targets(targets: dict[str, float]) -> dict[str, float]:
+    for name, seconds in targets.items():
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{name}: a target is more than 0 seconds")
+    return targets
+
+
 class Settings(Strict):
     """Everything a configuration file may say."""
 
@@ -79,6 +87,12 @@ class Settings(Strict):
         default={},
         description="Further names for workflows that are served, such as `gpt-image-1: lego-tiny`, for clients that "
         "choose among names of their own.",
+    )
+    slo_s: Annotated[dict[str, float], AfterValidator(_targets)] = Field(
+        default={},
+        description="Seconds, more than 0, within which requests should be answered, by workflow, such as "
+        "`lego-tiny: 5`, in place of a workflow's own `slo_s`. The [dashboard](dashboard.md) judges by it what has no "
+        "`deadline_ms`.",
     )
     jobs: Jobs = Field(default=Jobs(), description="Jobs that outlive the gateway that accepted them.")
     compat: tuple[Literal["a1111", "comfyui"], ...] = Field(

@@ -24,9 +24,21 @@ from lego_serve.gateway.openapi import DescribedApp
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.quality_checks import QualityChecks
 from lego_serve.gateway.requests.body_bytes import BODIES, BodyBytes
-from lego_serve.gateway.routes import a1111, adapters, comfyui, images, jobs, kept_images, models, operations, templates
+from lego_serve.gateway.routes import (
+    a1111,
+    adapters,
+    admin_templates,
+    comfyui,
+    images,
+    jobs,
+    kept_images,
+    models,
+    operations,
+    templates,
+)
 from lego_serve.gateway.routes import admin as admin_routes
 from lego_serve.gateway.routes.direct_route import add_routes
+from lego_serve.gateway.routes.template_warmup import TemplateWarmup
 from lego_serve.gateway.settings import GatewaySettings, Keys
 from lego_serve.gateway.telemetry.access_log import AccessLog
 from lego_serve.gateway.telemetry.tracing import Tracing, request_spans
@@ -34,6 +46,7 @@ from lego_serve.gateway.template_store import TemplateFiles
 from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.ports import SplitPorts, WhileStarting
 from lego_serve.gateway.transport.web_pages import Cors, PageGuard
+from lego_serve.gateway.ui.recorder import Recorder
 from lego_serve.gateway.ui.routes import add_ui
 from lego_serve.metrics import Metrics
 
@@ -63,6 +76,7 @@ def create_app(
         context = with_durable_jobs(context, storage)
     context.on_close.append(context.tracing.close)
     if peers is not None:
+        peers.token = lambda: context.keys.peer_token
         context.on_close.append(peers.close)
 
     @asynccontextmanager
@@ -75,7 +89,7 @@ def create_app(
         if context.kept_images is not None:
             context.kept_images.start()
         runner.journal.on_decision = metrics.count_decision
-        counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining, context.jobs))
+        counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining, context.jobs, recorder.note_waiting))
         yield
         counting.cancel()
         if starting is not None:
@@ -94,13 +108,19 @@ def create_app(
     app.needs_key = bool(settings.keys)
     app.state.body_bytes = BodyBytes(BODIES * settings.max_body_bytes)
     app.state.jobs = context.jobs
-    _add_routes(app, context, peers)
+    recorder = _add_routes(app, context, peers)
     add_error_handlers(app)
     _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready, storage)
     return app
 
 
-async def _count_jobs(runner: JobRunner, metrics: Metrics, draining: Draining, jobs: DurableJobs | None) -> None:
+async def _count_jobs(
+    runner: JobRunner,
+    metrics: Metrics,
+    draining: Draining,
+    jobs: DurableJobs | None,
+    note_waiting: Callable[[int], None],
+) -> None:
     """Keep the metrics of jobs in flight, and of whether the store of durable jobs can be reached."""
     while True:
         states = runner.states()
@@ -109,6 +129,7 @@ async def _count_jobs(runner: JobRunner, metrics: Metrics, draining: Draining, j
         is_ready = runner.is_ready and not draining.has_begun
         metrics.set_jobs(len(states) - paused - running, running, paused, is_ready)
         metrics.set_store_away(jobs is not None and jobs.worker.is_store_away)
+        note_waiting(len(states) - paused - running)
         await asyncio.sleep(COUNT_PAUSE_S)
 
 
@@ -119,7 +140,7 @@ async def _start(jobs: DurableJobs, runner: JobRunner) -> None:
     jobs.start()
 
 
-def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
+def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> Recorder:
     add_routes(app, images.create_router(context))
     add_routes(app, jobs.create_router(context))
     if context.kept_images is not None:
@@ -129,14 +150,16 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> None:
     add_routes(app, adapters.create_router(context))
     stored = context.settings.templates
     if stored is not None and context.templates is not None:
-        add_routes(app, templates.create_router(context, context.templates, stored, peers))
+        warmup = TemplateWarmup(context)
+        add_routes(app, templates.create_router(context, context.templates, stored, warmup, peers))
+        add_routes(app, admin_templates.create_router(context, context.templates, stored, warmup))
     if "a1111" in context.settings.compat:
         add_routes(app, a1111.create_router(context, peers))
     if "comfyui" in context.settings.compat:
         add_routes(app, comfyui.create_router(context))
         app.state.sockets = comfyui.SOCKETS
     add_routes(app, operations.create_router(context))
-    add_ui(app, context, peers)
+    return add_ui(app, context, peers)
 
 
 def _add_middleware(

@@ -6,8 +6,11 @@ there asks the others beside it.
 """
 
 import asyncio
+import hmac
 import logging
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 HEADER = "x-lego-peer"  # marks a peer's request
+TOKEN_HEADER = "x-lego-peer-token"  # by which a gateway asks for itself and for no caller
 PROCESS, MACHINE = "1", "machine"  # which a gateway answers for itself alone, or with those beside it
 TIMEOUT_S = 5.0
 # A connection to a socket costs nothing worth keeping it for, and a kept one may be closed by its other end meanwhile.
@@ -30,6 +34,7 @@ class Peers:
     def __init__(self, folder: Path, own: Path, machines: "Machines | None" = None) -> None:
         self._folder, self._own, self._machines = folder, own, machines
         self._clients: dict[Path, httpx2.AsyncClient] = {}
+        self.token: Callable[[], str] = lambda: ""  # what gateways of one configuration know
 
     async def ask(self, request: Request, method: str, path: str) -> list[Any]:
         """Return the others' answers of status 200 to the same caller; none where the request is a peer's.
@@ -44,6 +49,21 @@ class Peers:
         if asked_as is None and self._machines is not None:
             asked += [_ask(client, method, path, key | {HEADER: MACHINE}) for client in await self._machines.clients()]
         return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+
+    async def current(self) -> list["Peer"]:
+        """Return those that a gateway asks for itself: the others of this machine, and the other machines."""
+        found = [Peer(client, PROCESS, self.token) for client in await self._current_clients()]
+        if self._machines is not None:
+            found += [Peer(client, MACHINE, self.token) for client in await self._machines.clients()]
+        return found
+
+    async def beside(self) -> list["Peer"]:
+        """Return the others of this machine."""
+        return [Peer(client, PROCESS, self.token) for client in await self._current_clients()]
+
+    def is_trusted(self, request: Request) -> bool:
+        """Whether a request is another gateway's own, of the same configuration."""
+        return is_from_peer(request) and hmac.compare_digest(request.headers.get(TOKEN_HEADER, ""), self.token())
 
     async def close(self) -> None:
         """Close all clients."""
@@ -64,6 +84,19 @@ class Peers:
         for client in gone:
             await client.aclose()
         return clients
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A gateway, or a machine with several, that another one asks for itself; two are equal where the client is."""
+
+    client: httpx2.AsyncClient
+    asked_as: str
+    token: Callable[[], str] = field(compare=False)
+
+    async def ask(self, path: str) -> Any | None:
+        """Return its answer; None where there is none of status 200."""
+        return await _ask(self.client, "GET", path, {HEADER: self.asked_as, TOKEN_HEADER: self.token()})
 
 
 class Machines:

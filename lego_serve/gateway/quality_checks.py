@@ -69,6 +69,21 @@ class QualityChecks:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
+    def comparisons(self) -> list[dict[str, object]]:
+        """Return what comparing edits has come to, by workflow, class of edits and quality."""
+        return [
+            {
+                "workflow": each.cohort.workflow,
+                "class": _class_of(each.cohort),
+                "quality": each.quality.value,
+                "count": each.count,
+                "mean": round(each.mean, 5),
+                "floor": self._runner.workflows[each.cohort.workflow].min_ssim,
+            }
+            for each in self._guard.comparisons(self._runner.now())
+            if each.cohort.workflow in self._runner.workflows
+        ]
+
     async def finished(self) -> None:
         """Wait until nothing is being compared."""
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -121,6 +136,11 @@ def _has_read_activations(result: JobResult) -> bool:
 def _cohort(workflow: str, edit: EditInput) -> EditCohort:
     weight = np.asarray(edit.weight)
     return EditCohort.of(workflow, float((weight > 0).mean()), weight.size, edit.is_described)
+
+
+def _class_of(cohort: EditCohort) -> str:
+    side = round(cohort.pixels**0.5)
+    return f"up to {cohort.share:.0%} of up to {side}x{side}{', with a caption' if cohort.is_described else ''}"
 
 
 def _similarity(edit: EditInput, image: GeneratedImage, full: GeneratedImage) -> tuple[float, float, bool]:

@@ -61,6 +61,13 @@ class Keys:
         """Whether a request needs a key at all."""
         return bool(self._keys)
 
+    @property
+    def peer_token(self) -> str:
+        """What gateways of one configuration know and nobody else, while there are keys."""
+        self._look()
+        digests = " ".join(sorted(key.sha256 for key in self._keys))
+        return hmac.new(digests.encode(), b"lego_serve peers", "sha256").hexdigest()
+
     def caller(self, token: str) -> Caller | None:
         """Return who holds this token; None where nobody does."""
         self._look()
@@ -139,6 +146,15 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model is and where it computes, as its configuration says."""
+
+    family: str
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """The gateway's limits and keys; without keys everyone is the default tenant's admin.
 
@@ -150,6 +166,8 @@ class GatewaySettings:
     request is a line of the log, ``log_prompts`` whether that has its prompt.  ``compat``: the foreign protocols that
     are served besides.  ``keys_file`` has been read into ``keys``.  ``operations_port``: where health, metrics and the
     routes of operators are; None is beside the others.  ``tiers`` by model; one without an entry has ``exact`` alone.
+    ``slo_s``: by workflow, the seconds in which a request of it should be answered, in place of what the workflow
+    says.  ``models``: what is known of them by name.
     """
 
     default_workflow: str
@@ -176,6 +194,8 @@ class GatewaySettings:
     keys_file: KeysFile | None = None
     operations_port: int | None = None
     tiers: Mapping[str, TierBook] = field(default_factory=dict)
+    slo_s: Mapping[str, float] = field(default_factory=dict)
+    models: Mapping[str, ModelFacts] = field(default_factory=dict)
 
     @property
     def has_tenants(self) -> bool:

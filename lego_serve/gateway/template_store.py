@@ -91,10 +91,14 @@ class TemplateFiles:
         """Return a tenant's templates, the oldest first."""
         return _all(self._folder / tenant)
 
+    def of_all(self) -> dict[str, list[Template]]:
+        """Return the templates of each tenant, the oldest first."""
+        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        return {folder.name: _all(folder) for folder in folders}
+
     def pinned(self) -> dict[str, list[Template]]:
         """Return the pinned templates of each tenant."""
-        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        return {folder.name: [template for template in _all(folder) if template.pin] for folder in folders}
+        return {tenant: [each for each in templates if each.pin] for tenant, templates in self.of_all().items()}
 
     def add(self, tenant: str, template: Template, png: bytes) -> Template:
         """Store a template, or return the stored one where its id is known.  Raises Conflict or NodeError."""

@@ -1,4 +1,4 @@
-"""PNGs that carry their request, so that a picture can be made again."""
+"""PNGs that carry their request, so that an image can be made again."""
 
 import base64
 import io

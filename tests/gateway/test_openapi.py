@@ -81,6 +81,7 @@ async def test_every_route_says_what_it_takes_and_what_can_go_wrong(client) -> N
         "/v1/templates",
         "/v1/templates/{template_id}/warm",
         "/v1/admin/adapters",
+        "/v1/admin/nodes/{node}/replicas",
     }
     for (method, path), said in operations.items():
         answers = said["responses"]

@@ -8,7 +8,7 @@ from lego_serve.compat.samplers import AUTOMATIC, SCHEDULERS
 
 Json = dict[str, object]
 MAX_TEXT = 1 << 16  # characters that are read of a text
-PICTURES = ("init_images", "mask")  # A1111 does not send them back
+IMAGES = ("init_images", "mask")  # A1111 does not send them back
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Progress:
 
 def result(images: Sequence[str], parameters: Mapping[str, object], outcome: Outcome, *, are_sent: bool = True) -> Json:
     """Return the answer to a request; ``images`` are PNG files in base64, without a prefix."""
-    shown = {name: value for name, value in parameters.items() if name not in PICTURES}
-    cleared = {name: None for name in PICTURES if name in parameters}
+    shown = {name: value for name, value in parameters.items() if name not in IMAGES}
+    cleared = {name: None for name in IMAGES if name in parameters}
     info = json.dumps(info_of(outcome), ensure_ascii=False, allow_nan=False)
     return {"images": list(images) if are_sent else [], "parameters": shown | cleared, "info": info}
 

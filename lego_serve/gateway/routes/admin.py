@@ -1,18 +1,33 @@
 """Routes for operators: the jobs of all gateways, and the backbone replicas."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from lego_serve.core.jobs.job import JobState
 from lego_serve.core.nodes.requests import SeenReplica
-from lego_serve.errors import NotFound
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.errors import NotFound, RequestError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.openapi import errors
+from lego_serve.gateway.openapi import errors, json_body
 from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.requests.json_body import read_body
+from lego_serve.gateway.telemetry.access_log import note_admin_target
+
+Count = Annotated[int, Field(ge=1, le=64)]
+
+
+class PinRequest(BaseModel):
+    """The fewest and the most replicas that a node is to have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    min: Count
+    max: Count
 
 
 def create_router(context: Context, peers: Peers | None) -> APIRouter:
@@ -27,6 +42,11 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
     router.add_api_route("/jobs/{job_id}/resume", jobs.resume_job, methods=["POST"], responses=none)
     router.add_api_route("/replicas", replicas.list_replicas, methods=["GET"])
     router.add_api_route("/replicas/{replica}/drain", replicas.drain_replica, methods=["POST"], responses=none)
+    pins, body = "/nodes/{node}/replicas", json_body(PinRequest)
+    router.add_api_route(
+        pins, replicas.pin_node, methods=["PUT"], status_code=202, openapi_extra=body, responses=errors(404, 503)
+    )
+    router.add_api_route(pins, replicas.unpin_node, methods=["DELETE"], status_code=202, responses=errors(404, 503))
     return router
 
 
@@ -108,6 +128,23 @@ class ReplicaHandlers:
         self._context.authenticate(request, admin=True)
         moved = await self._context.admin.drain(replica)
         return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
+
+    async def pin_node(self, request: Request, node: str) -> JSONResponse:
+        """Keep the number of a node's replicas within bounds, until the server is started anew."""
+        self._context.authenticate(request, admin=True)
+        body = await read_body(request, PinRequest)
+        note_admin_target(request, node)
+        if body.max < body.min:
+            raise RequestError(f"`max` ({body.max}) is less than `min` ({body.min}).", param="max", code="out_of_range")
+        await self._context.admin.pin(node, ReplicaBounds(body.min, body.max))
+        return JSONResponse({"object": "pin", "node": node, "min": body.min, "max": body.max, "until": "restart"}, 202)
+
+    async def unpin_node(self, request: Request, node: str) -> JSONResponse:
+        """Have the configuration say again how many replicas a node may have."""
+        self._context.authenticate(request, admin=True)
+        note_admin_target(request, node)
+        await self._context.admin.pin(node, None)
+        return JSONResponse({"object": "pin", "node": node, "min": None, "max": None, "until": None}, 202)
 
 
 def _replica_card(replica: SeenReplica) -> dict[str, Any]:

@@ -45,13 +45,16 @@ IMAGE = answer(200, "The image, as it was registered.", "image/png")
 
 
 def create_router(
-    context: Context, files: TemplateFiles, settings: TemplateSettings, peers: Peers | None = None
+    context: Context,
+    files: TemplateFiles,
+    settings: TemplateSettings,
+    warmup: TemplateWarmup,
+    peers: Peers | None = None,
 ) -> APIRouter:
     """Build the routes of templates; each caller sees those of their own tenant."""
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
-    handlers = TemplateHandlers(
-        context, files, TemplateCosts(context.runner, context.admin, settings, context.settings.tiers), peers
-    )
+    costs = TemplateCosts(context.runner, context.admin, settings, context.settings.tiers)
+    handlers = TemplateHandlers(context, files, costs, warmup, peers)
     none = errors(404)
     registering = answer(200, "It was registered before.") | errors(404, 409)
     warming = answer(200, "It is warm.") | errors(*JOB_ERRORS)
@@ -80,10 +83,15 @@ class TemplateHandlers:
     """Answers requests about templates; a method's docstring is its description in the API's schema."""
 
     def __init__(
-        self, context: Context, files: TemplateFiles, costs: TemplateCosts, peers: Peers | None = None
+        self,
+        context: Context,
+        files: TemplateFiles,
+        costs: TemplateCosts,
+        warmup: TemplateWarmup,
+        peers: Peers | None = None,
     ) -> None:
         self._context, self._files, self._costs, self._peers = context, files, costs, peers
-        self._warmup = TemplateWarmup(context)
+        self._warmup = warmup
 
     async def register(self, request: Request) -> JSONResponse:
         """Register an image; one that is registered is answered as it is."""

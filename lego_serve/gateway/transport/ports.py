@@ -8,8 +8,9 @@ from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.errors import ROUTE_ERRORS, ServerStarting, refusal
 from lego_serve.gateway.peers import is_from_peer
 
-OPERATIONS = ("/metrics", "/v1/admin")  # never on the API's port where they have one of their own
+OPERATIONS = ("/metrics", "/v1/admin", "/dashboard")  # never on the API's port where they have one of their own
 HEALTH = ("/health/",)
+FILES = ("/static/", "/v1/ui")  # what pages are made of, on either port
 
 
 class WhileStarting:
@@ -22,7 +23,10 @@ class WhileStarting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         self._has_started = self._has_started or self._is_ready()
-        is_passed = self._has_started or scope["type"] != "http" or scope["path"].startswith((*HEALTH, *OPERATIONS))
+        is_passed = (
+            self._has_started or scope["type"] != "http" or scope["path"].startswith((*HEALTH, *OPERATIONS, *FILES))
+        )
+        is_passed = is_passed or scope["path"] == "/"  # the playground says it itself
         await (self._app if is_passed else refusal(scope, ServerStarting()))(scope, receive, send)
 
 
@@ -39,7 +43,7 @@ class SplitPorts:
 
     def _is_answered(self, scope: Scope) -> bool:
         port = (scope.get("server") or ("", None))[1]
-        if port is None or scope["path"].startswith(HEALTH):
+        if port is None or scope["path"].startswith((*HEALTH, *FILES)):
             return True
         is_for_operators = scope["path"].startswith(OPERATIONS)
         return is_for_operators or is_from_peer(scope) if port == self._operations_port else not is_for_operators

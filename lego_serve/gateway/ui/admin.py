@@ -1,5 +1,6 @@
 """Routes of the dashboard: lists without bodies, one thing whole, and the stream of what changes."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -12,26 +13,30 @@ from lego_serve.errors import NotFound, RequestError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Forbidden
 from lego_serve.gateway.openapi import errors
-from lego_serve.gateway.peers import Peers, is_from_peer
+from lego_serve.gateway.peers import HEADER, MACHINE, Peers, is_from_peer
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import HEADERS
-from lego_serve.gateway.ui.events import Listeners, RowFilter, events
-from lego_serve.gateway.ui.overview import caches_of, overview_of, series_of
+from lego_serve.gateway.ui.caches import caches_of
+from lego_serve.gateway.ui.events import VIEWS, RowFilter, Stream, Wanted
+from lego_serve.gateway.ui.overview import NAMES, overview_of, series_of
 from lego_serve.gateway.ui.part import part_of
+from lego_serve.gateway.ui.pump import Bell, Pump
 from lego_serve.gateway.ui.recorder import Recorder
 from lego_serve.gateway.ui.rows import detail_of, graph_of
 from lego_serve.gateway.ui.watch import Watch, since_of
 
 WINDOWS = (300, 3600)
 MOST_ROWS = 200
+MOST_WAIT_S = 5.0  # for another gateway that waits for something to happen here
 SORTS = ("created", "-created", "age_s", "-age_s", "waited_s", "-waited_s")
 
 
 def create_router(context: Context, peers: Peers | None, recorder: Recorder) -> APIRouter:
     """Build the routes; all of them answer for all gateways together."""
     router = APIRouter(prefix="/v1/admin", tags=["dashboard"])
-    watch = Watch(context, peers, recorder)
-    view, jobs = ViewHandlers(context, watch), RequestHandlers(context, peers, watch)
+    watch, bell = Watch(context, peers, recorder), Bell()
+    context.runner.journal.on_change = bell.ring
+    view, jobs = ViewHandlers(context, peers, watch, bell), RequestHandlers(context, peers, watch, Pump(watch, bell))
     none = errors(404)
     router.add_api_route("/part", view.part, methods=["GET"], include_in_schema=False)
     router.add_api_route("/overview", view.overview, methods=["GET"])
@@ -49,56 +54,74 @@ def create_router(context: Context, peers: Peers | None, recorder: Recorder) -> 
 class ViewHandlers:
     """Answers for operators; a method's docstring is its description in the API's schema."""
 
-    def __init__(self, context: Context, watch: Watch) -> None:
-        self._context, self._watch = context, watch
+    def __init__(self, context: Context, peers: Peers | None, watch: Watch, bell: Bell) -> None:
+        self._context, self._peers, self._watch, self._bell = context, peers, watch, bell
 
-    async def part(self, request: Request, since: str = "") -> JSONResponse:
-        """What this gateway has to say to another one."""
-        caller = self._context.authenticate(request)
-        server = request.scope.get("server")
-        is_by_socket = server is not None and server[1] is None  # which only this machine's processes reach
-        if not (is_from_peer(request) and (caller.is_admin or is_by_socket)):
+    async def part(self, request: Request, since: str = "", wait: float = 0.0, rings: int = -1) -> JSONResponse:
+        """What this gateway has to say to another one, and those beside it to another machine.
+
+        With ``wait`` it answers when something has happened here, ``rings`` times up to now, or after these seconds.
+        """
+        if self._peers is None or not self._peers.is_trusted(request):
             raise Forbidden("Only the other gateways of this server ask this.")
-        return JSONResponse(part_of(self._watch.recorder, since_of(since, self._watch.recorder)))
+        await self._bell.wait(rings, min(wait, MOST_WAIT_S))
+        rings, recorder = self._bell.rings, self._watch.recorder
+        parts = [part_of(recorder, since_of(since, recorder))]
+        if request.headers[HEADER] == MACHINE:
+            beside = await self._peers.beside()
+            answers = await asyncio.gather(*(peer.ask(f"/v1/admin/part?since={since}") for peer in beside))
+            parts += [part for answer in answers if answer is not None for part in answer["parts"]]
+        return JSONResponse({"object": "parts", "rings": rings, "parts": parts})
 
     async def overview(self, request: Request, window: int = WINDOWS[0]) -> JSONResponse:
         """Figures of the last 300 or 3600 seconds, alerts, and each model with its nodes."""
         self._context.authenticate(request, admin=True)
-        await self._watch.refresh(request)
+        await self._watch.refresh()
         return JSONResponse(overview_of(self._watch, _window(window)))
 
-    async def series(self, request: Request, window: int = WINDOWS[0]) -> JSONResponse:
-        """Figures over time; null where nothing happened."""
+    async def series(
+        self, request: Request, window: int = WINDOWS[0], names: str = "", model: str = ""
+    ) -> JSONResponse:
+        """Figures over time, all or some `names` of them, of all models or of one; null where nothing happened."""
         self._context.authenticate(request, admin=True)
-        await self._watch.refresh(request)
-        return JSONResponse(series_of(self._watch, _window(window)))
+        wanted = _some_of("names", names, NAMES)
+        await self._watch.refresh()
+        return JSONResponse(series_of(self._watch, _window(window), model, wanted))
 
     async def workflow(self, request: Request, name: str) -> JSONResponse:
-        """A workflow as a graph, with how long its nodes took lately in the gateway that answers."""
+        """A workflow as a graph, with how long its nodes took lately, and what goes along its edges."""
         self._context.authenticate(request, admin=True)
         workflow = self._context.runner.workflows.get(name)
         if workflow is None:
             message = did_you_mean("workflow", name, self._context.runner.workflows, "GET /v1/models lists them")
             raise NotFound(message, param="name", code="model_not_found")
-        return JSONResponse(graph_of(workflow, self._watch.recorder.times(name)))
+        times = [self._watch.recorder.times(name)]
+        if self._peers is not None:
+            for answer in await self._peers.ask(request, "GET", f"/v1/admin/workflows/{quote(name, safe='')}"):
+                times += answer["every"]
+        if is_from_peer(request):
+            return JSONResponse({"object": "times", "every": times})
+        recorder = self._watch.recorder
+        target = {"slo_s": recorder.slo_s(name), "factor": recorder.solo.FACTOR}
+        return JSONResponse(graph_of(workflow, times) | {"target": target})
 
     async def caches(self, request: Request) -> JSONResponse:
         """What replicas keep in memory by kind and model, and how often it was found there."""
         self._context.authenticate(request, admin=True)
-        await self._watch.refresh(request)
+        await self._watch.refresh()
         return JSONResponse(caches_of(self._watch))
 
     async def decisions(self, request: Request, kind: str = "", limit: int = 100, cursor: str = "") -> JSONResponse:
         """What changed the course of things, the last first: losses, drains, refusals, pauses, each with its reason."""
         self._context.authenticate(request, admin=True)
-        await self._watch.refresh(request)
+        await self._watch.refresh()
         every = [each for each in self._watch.decisions() if kind in ("", each["kind"])]
         return JSONResponse(_page(every, limit, cursor))
 
     async def errors(self, request: Request, limit: int = 100, cursor: str = "") -> JSONResponse:
         """The errors that requests ended with, by code and node, the last first."""
         self._context.authenticate(request, admin=True)
-        await self._watch.refresh(request)
+        await self._watch.refresh()
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for gateway in self._watch.gateways.values():
             for error in gateway.errors:
@@ -111,9 +134,9 @@ class ViewHandlers:
 class RequestHandlers:
     """Answers about requests: to operators about all, to others about their own tenant's."""
 
-    def __init__(self, context: Context, peers: Peers | None, watch: Watch) -> None:
-        self._context, self._peers, self._watch = context, peers, watch
-        self._listeners = Listeners()
+    def __init__(self, context: Context, peers: Peers | None, watch: Watch, pump: Pump) -> None:
+        self._context, self._peers, self._watch, self._pump = context, peers, watch, pump
+        self._stream = Stream(watch, pump)
 
     async def list_requests(self, request: Request, limit: int = 100, cursor: str = "") -> JSONResponse:
         """Requests in flight and ended, filtered by `state`, `workflow`, `tenant`, `outcome`, `over_s` and `q`."""
@@ -122,7 +145,7 @@ class RequestHandlers:
         sort = request.query_params.get("sort", "")
         if sort not in ("", *SORTS):
             raise RequestError(f"`sort` must be one of {', '.join(SORTS)}.", param="sort")
-        await self._watch.refresh(request)
+        await self._watch.refresh()
         rows = [row for row in self._watch.rows() if is_shown(row)]
         if sort:
             rows.sort(key=lambda row: float(row[sort.removeprefix("-")]), reverse=sort.startswith("-"))
@@ -140,12 +163,13 @@ class RequestHandlers:
                 return JSONResponse(found)
         raise NotFound("There is no request of this id, nor was there one lately.", code="job_not_found")
 
-    async def events(self, request: Request, window: int = WINDOWS[0]) -> Response:
-        """All that the dashboard shows, once as a `snapshot`, then each second what has changed, as a `patch`."""
+    async def events(self, request: Request, window: int = WINDOWS[0], views: str = "", model: str = "") -> Response:
+        """All that the dashboard shows, once as a `snapshot`, then what has changed, as a `patch`."""
         caller = self._context.authenticate(request, admin=True)
-        is_shown, window_s = _filter(caller, request.query_params), _window(window)
-        self._listeners.enter()
-        stream = events(self._watch, request, self._listeners, window_s, is_shown)
+        is_shown, parts = _filter(caller, request.query_params), _some_of("views", views, VIEWS)
+        wanted = Wanted(request.url.query, _window(window), is_shown, model, parts)
+        self._pump.enter()
+        stream = self._stream.events(wanted, request.headers.get("last-event-id", ""))
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
 
@@ -185,6 +209,15 @@ def _page(rows: Sequence[Mapping[str, Any]], limit: int, cursor: str) -> dict[st
         "total": len(rows),
         "next": str(following) if following < len(rows) else None,
     }
+
+
+def _some_of(param: str, text: str, known: Sequence[str]) -> Sequence[str]:
+    """Return the names that a query lists, with commas; all where it lists none.  Raises RequestError."""
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in known:
+            raise RequestError(f"`{param}` may name {', '.join(known)}.", param=param)
+    return names or known
 
 
 def _window(window: int) -> int:

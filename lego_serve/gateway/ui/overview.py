@@ -5,15 +5,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, Series, percentile
+from lego_serve.core.scheduling.scale_board import NodeScale
 from lego_serve.core.workflow.graph import KINDS
+from lego_serve.gateway.ui.caches import caches_by_kind
 from lego_serve.gateway.ui.part import merged_series
-from lego_serve.gateway.ui.watch import GONE_AFTER_S, Watch
+from lego_serve.gateway.ui.watch import GONE, GONE_AFTER_S, Watch
 
 SHOWN_MODELS = 8  # whose replicas are drawn in the overview
 ALL_REPLICAS = 200  # above which only those are sent that are drawn
 JUDGED = 400  # of the last requests of each gateway
 GOAL = 0.95  # of requests within their target
-NAMES = ("p50", "p95", "ok", "late", "failed", "refused", "images", "saved")
+NAMES = ("p50", "p95", "ok", "late", "failed", "refused", "images", "saved", "waiting")
+COUNTED = (
+    "accepted", "ok", "late", "failed", "expired", "refused", "cancelled", "images", "late_images", "computed", "full"
+)  # fmt: skip
+GATEWAY_CLOCKS = ("up_s", "heard_s")  # that are rounded, so that not every look says something new
 
 
 def length_of(window_s: int) -> int:
@@ -21,14 +27,34 @@ def length_of(window_s: int) -> int:
     return FINE_S if window_s <= 300 else COARSE_S
 
 
-def series_of(watch: Watch, window_s: int, last: int | None = None) -> dict[str, Any]:
-    """Return the series of a window; only its ``last`` points where that is given."""
+def series_of(
+    watch: Watch, window_s: int, model: str = "", names: Sequence[str] = NAMES, last: int | None = None
+) -> dict[str, Any]:
+    """Return the series of a window, of all or of a model; only the ``last`` points where that is given.
+
+    Of a model they are made of the requests that are remembered, so that what was refused is not among them.
+    """
     length = length_of(window_s)
     count = window_s // length if last is None else last
-    bins = _series(watch).last(length, count, watch.at)
+    series = _series_of_model(watch, model) if model else _series(watch)
     smooth = 5  # points: percentiles of few requests would jump
-    points = {name: [_point(name, bins, at, smooth, length) for at in range(len(bins))] for name in NAMES}
-    return {"object": "series", "step_s": length, "from": bins[0].index * length if bins else 0, "series": points}
+    bins = series.last(length, count + smooth, watch.at)
+    points = {name: [_point(name, bins, at, smooth, length) for at in range(smooth, len(bins))] for name in names}
+    return {"object": "series", "step_s": length, "from": (bins[-1].index - count + 1) * length, "series": points}
+
+
+def _series_of_model(watch: Watch, model: str) -> Series:
+    """Return what became of the remembered requests that a model worked for."""
+    workflows = {name for name, each in watch.context.runner.workflows.items() if model in each.models}
+    series = Series()
+    rows = [row for row in watch.rows() if row["workflow"] in workflows and row["state"] == "ended"]
+    for row in sorted(rows, key=lambda row: row["created"] + row["age_s"]):
+        is_ok, is_late, n = row["outcome"] == "ok", "late" in row["flags"], row["n"]
+        is_failed = not is_ok and row["outcome"] != "job_cancelled"
+        counts = {"ok": is_ok, "late": is_ok and is_late, "failed": is_failed, "images": n * is_ok}
+        at = row["created"] + row["age_s"]
+        series.add(at, {name: float(count) for name, count in counts.items()}, (row["age_s"],) if is_ok else ())
+    return series
 
 
 def _series(watch: Watch) -> Series:
@@ -39,7 +65,7 @@ def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
     """Return the figures of a window, and how everything stands now."""
     length = length_of(window_s)
     bins = _series(watch).last(length, window_s // length, watch.at)
-    counts = {name: sum(each.counts.get(name, 0) for each in bins) for name in _COUNTED}
+    counts = {name: sum(each.counts.get(name, 0) for each in bins) for name in COUNTED}
     seconds = [value for each in bins for value in each.seconds]
     live = [row for gateway in watch.gateways.values() for row in gateway.live]
     states = [row["state"] for row in live]
@@ -51,14 +77,22 @@ def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
         "at": round(watch.at, 3),
         "window_s": window_s,
         "gateways": [
-            {**gateway.facts, "heard_s": round(max(0.0, watch.at - gateway.heard), 1)}
+            {
+                **gateway.facts,
+                "up_s": int(gateway.facts["up_s"] // 60 * 60),
+                "heard_s": round(heard_s) if (heard_s := watch.at - gateway.heard) > 3 else 0,
+            }
             for gateway in watch.gateways.values()
         ],
         "counts": {name: round(count) for name, count in counts.items() if name not in ("computed", "full")}
         | {"in_flight": len(live)}
         | {state: states.count(state) for state in ("waiting", "running", "paused")}
         | {"oldest_wait_s": max((row["age_s"] for row in live if row["state"] == "waiting"), default=0)},
-        "target": {"goal": GOAL, "within": None if not judged else round((counts["ok"] - counts["late"]) / judged, 5)},
+        "target": {
+            "goal": GOAL,
+            "within": None if not judged else round((counts["ok"] - counts["late"]) / judged, 5),
+            "median_s": _median_target_s(watch, window_s),
+        },
         "rates": {
             "requests_s": round((judged + counts["cancelled"]) / span, 3),
             "images_s": round(counts["images"] / span, 3),
@@ -66,18 +100,27 @@ def overview_of(watch: Watch, window_s: int) -> dict[str, Any]:
         },
         "latency": {name: percentile(seconds, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
         "work": {"full": round(counts["full"], 2), "computed": round(counts["computed"], 2)},
-        "machines": len({each["machine"] for each in watch.replicas.values() if each["state"] != "lost"}),
-        "alerts": alerts_of(watch),
-        "models": models_of(watch),
+        "machines": len({each["machine"] for each in watch.replicas.values() if each["state"] not in GONE}),
+        "alerts": alerts_of(watch, models := models_of(watch)),
+        "models": models,
+        "caches": caches_by_kind(watch),
+        "templates": watch.templates,
     }
 
 
-_COUNTED = ("ok", "late", "failed", "refused", "cancelled", "images", "late_images", "computed", "full")
+def _median_target_s(watch: Watch, window_s: int) -> float | None:
+    """Return the target of the middle one of the last requests."""
+    first = watch.at - window_s
+    last = [row for gateway in watch.gateways.values() for row in list(gateway.ended)[-JUDGED:]]
+    targets = [row["target_s"] for row in last if row["target_s"] is not None and row["created"] >= first]
+    return percentile(targets, 0.5)
 
 
-def alerts_of(watch: Watch) -> list[dict[str, Any]]:
+def alerts_of(watch: Watch, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what somebody should know now."""
     alerts = []
+    if not all(gateway.facts["is_ready"] for gateway in watch.gateways.values()):
+        alerts.append(_starting(watch, models))
     why = {each["subject"]: each for each in watch.decisions() if each["kind"] == "lost"}
     for replica in watch.replicas.values():
         if replica["state"] == "lost":
@@ -112,6 +155,22 @@ def alerts_of(watch: Watch) -> list[dict[str, Any]]:
     return alerts
 
 
+def _starting(watch: Watch, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    nodes = [(f"{model['name']}.{node['component']}", node["up"]) for model in models for node in model["nodes"]]
+    missing = [name for name, up in nodes if not up]
+    more = f"{len(nodes) - len(missing)} of {len(nodes)} nodes answer"
+    waits = f"; not yet {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}" if missing else ""
+    since = min((gateway.heard - gateway.facts["up_s"] for gateway in watch.gateways.values()), default=watch.at)
+    return {
+        "id": "starting",
+        "level": "warn",
+        "since": round(since, 1),
+        "said": "The server is starting, or has lost its models.",
+        "more": f"{more}{waits}.",
+        "href": "/dashboard/models",
+    }
+
+
 def models_of(watch: Watch) -> list[dict[str, Any]]:
     """Return every model: its workflows, and its nodes with the replicas of each."""
     workflows = watch.context.runner.workflows
@@ -129,24 +188,41 @@ def models_of(watch: Watch) -> list[dict[str, Any]]:
     by_node: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for replica in watch.replicas.values():
         by_node.setdefault((replica["model"], replica["component"]), []).append(replica)
-    within = _within(watch)
+    within, facts = _within(watch), watch.context.settings.models
     models = []
     for model, components in sorted(parts.items()):
         own = [each for component in components for each in by_node.get((model, component), ())]
         models.append(
             {
                 "name": model,
+                "family": facts[model].family if model in facts else "",
+                "dtype": facts[model].dtype if model in facts else "",
+                "device": facts[model].device if model in facts else "",
                 "workflows": used.get(model, []),
                 "waiting": sum(waiting[name] for name in used.get(model, [])),
                 "running": sum(each["load"]["running"] for each in own if each["component"] == "backbone"),
                 "within": within(used.get(model, [])),
+                "found": _found(watch, model),
                 "nodes": [
-                    _node(component, by_node.get((model, component), []))
+                    _node(
+                        component, by_node.get((model, component), []), watch.scales.nodes.get(f"{model}.{component}")
+                    )
                     for component in sorted(components, key=_order)
                 ],
             }
         )
-    return models if len(models) <= SHOWN_MODELS else sorted(models, key=lambda model: -_trouble(model))
+    if len(models) <= SHOWN_MODELS:
+        return models
+    return sorted(models, key=lambda model: (-_trouble(model), model["name"]))
+
+
+def _found(watch: Watch, model: str) -> float | None:
+    """Return the share of a model's prompts that were encoded already."""
+    hits = misses = 0
+    for gateway in watch.gateways.values():
+        found = gateway.found.get(f"prompts {model}", (0, 0))
+        hits, misses = hits + found[0], misses + found[1]
+    return round(hits / (hits + misses), 3) if hits + misses else None
 
 
 def shown_replicas(watch: Watch, models: Sequence[Mapping[str, Any]], wanted: str) -> dict[str, Mapping[str, Any]]:
@@ -179,11 +255,17 @@ def _within(watch: Watch) -> Callable[[Sequence[str]], float | None]:
     return share
 
 
-def _node(component: str, replicas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _node(component: str, replicas: Sequence[Mapping[str, Any]], scale: NodeScale | None) -> dict[str, Any]:
     states = [replica["state"] for replica in replicas]
+    up = states.count("up")
     return {
         "component": component,
-        "up": states.count("up"),
+        "target": None if scale is None else scale.target,
+        "min": None if scale is None else scale.bounds.min,
+        "max": None if scale is None else scale.bounds.max,
+        "is_pinned": scale is not None and scale.is_pinned,
+        "up": up,
+        "starting": 0 if scale is None else max(0, scale.target - up),
         "draining": states.count("draining"),
         "lost": states.count("lost"),
     }
@@ -202,6 +284,9 @@ def _point(name: str, bins: Sequence[Bin], at: int, smooth: int, length: int) ->
     if name == "saved":
         full, computed = _sum(near, "full"), _sum(near, "computed")
         return round(1 - computed / full, 4) if full else None
+    if name == "waiting":
+        looks = _sum(near, "looks")
+        return round(_sum(near, "waiting") / looks, 2) if looks else None
     if name == "ok":
         return round((bins[at].counts.get("ok", 0) - bins[at].counts.get("late", 0)) / length, 3)
     return round(bins[at].counts.get(name, 0) / length, 3)
@@ -209,29 +294,3 @@ def _point(name: str, bins: Sequence[Bin], at: int, smooth: int, length: int) ->
 
 def _sum(bins: Iterable[Bin], name: str) -> float:
     return sum(each.counts.get(name, 0) for each in bins)
-
-
-def caches_of(watch: Watch) -> dict[str, Any]:
-    """Return what is kept in memory by kind and model, and how often it was found."""
-    found: dict[str, list[int]] = {}
-    for gateway in watch.gateways.values():
-        for what, (hits, misses) in gateway.found.items():
-            total = found.setdefault(what, [0, 0])
-            total[0], total[1] = total[0] + hits, total[1] + misses
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for replica in watch.replicas.values():
-        memory: Mapping[str, Sequence[int]] = replica["memory"] if replica["state"] != "lost" else {}
-        for kind, (used, budget) in memory.items():
-            row = rows.setdefault((kind, replica["model"]), _cache(kind, replica["model"]))
-            row["used"], row["budget"] = row["used"] + used, row["budget"] + budget
-            row["replicas"].append(
-                {"id": replica["id"], "component": replica["component"], "used": used, "budget": budget}
-            )
-    for what, (hits, misses) in found.items():
-        kind, _, model = what.partition(" ")
-        rows.setdefault((kind, model), _cache(kind, model)).update(hits=hits, misses=misses)
-    return {"object": "caches", "data": [row for _, row in sorted(rows.items())]}
-
-
-def _cache(kind: str, model: str) -> dict[str, Any]:
-    return {"kind": kind, "model": model, "hits": 0, "misses": 0, "used": 0, "budget": 0, "replicas": []}

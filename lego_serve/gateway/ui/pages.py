@@ -1,8 +1,8 @@
 """The pages that people see: the playground at ``/``, the dashboard below ``/dashboard``, and the files of both.
 
-Files are read and compressed once.  Their addresses hold a hash of all of them, so that browsers keep them for good,
-and modules import each other by relative paths.  Pages load nothing from elsewhere, and run no script but these.
-Our own modules are sent without their comments, a fourth of what they weigh; lines keep their numbers.
+Files are read and compressed once.  Their addresses hold a hash of all of them, so that browsers keep them for good.
+Pages load nothing from elsewhere, and run no script but these: the vendored ones as they are, and our own modules
+joined into one for each page, without their comments, which are a fourth of what they weigh.
 """
 
 import base64
@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -18,6 +19,7 @@ from fastapi.responses import JSONResponse, Response
 
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.ui.bundle import bundle
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {
@@ -35,10 +37,10 @@ IMPORTS = {
     "@preact/signals-core": "signals-core.mjs",
     "@preact/signals": "signals.mjs",
 }
+PAGES = ("play", "dash")
 STYLES = {"play": ("css/base.css", "css/play.css"), "dash": ("vendor/uPlot.min.css", "css/base.css", "css/dash.css")}
 OWN = ("app/", "dash/", "play/")
 TYPE_COMMENT = re.compile(r"/\*\* @\w+ [^*]*\*/ ?")
-LATER = ("play/compare.js", "play/painter.js", "play/png.js")  # imported when they are needed
 ONE_YEAR = "public, max-age=31536000, immutable"
 REVALIDATED = "no-cache"
 POLICY = (
@@ -69,16 +71,19 @@ class StaticFiles:
         }
         for page, parts in STYLES.items():
             sources[f"css/{page}.page.css"] = b"\n".join(sources[part] for part in parts)
+        modules = {name: _without_comments(content) for name, content in sources.items() if name.startswith(OWN)}
+        for page in PAGES:
+            sources[f"{page}.page.js"] = bundle(modules, f"{page}/main.js").encode()
         digest = hashlib.sha256()
         for name, content in sources.items():
             digest.update(f"{name} {len(content)}\n".encode() + content)
         self.root = f"/static/{digest.hexdigest()[:16]}"
         self.policy = POLICY.format(map_hash=_script_hash(self._import_map()))
-        self._pages = {page: _stored(self._filled(page, sources), ".html") for page in ("play", "dash")}
+        self._pages = {page: _stored(self._filled(page, sources), ".html") for page in PAGES}
         self._files = {
-            name: _stored(_without_comments(content) if name.startswith(OWN) else content, Path(name).suffix)
+            name: _stored(content, Path(name).suffix)
             for name, content in sources.items()
-            if ".html" not in name
+            if ".html" not in name and not name.startswith(OWN)
         }
 
     def page(self, name: str) -> StoredFile:
@@ -99,9 +104,7 @@ class StaticFiles:
     def _filled(self, page: str, sources: Mapping[str, bytes]) -> bytes:
         """Return a page with the addresses of its files, and with those to load before they are imported."""
         text = sources[f"{page}.html"].decode()
-        preloaded = [*(f"vendor/{name}" for name in VENDORED), *(n for n in sources if n.startswith("app/"))]
-        if page == "play":
-            preloaded += [name for name in sources if name.startswith("play/") and name not in LATER]
+        preloaded = [f"vendor/{name}" for name in VENDORED]
         links = "\n".join(f'<link rel="modulepreload" href="{self.root}/{name}">' for name in preloaded)
         head = f'<script type="importmap">{self._import_map()}</script>\n{links}'
         return text.replace("<!-- head -->", head).replace("{root}", self.root).encode()
@@ -142,6 +145,7 @@ def create_router(context: Context, files: StaticFiles) -> APIRouter:
         return JSONResponse(
             {
                 "object": "ui",
+                "version": version("lego_serve"),
                 "keys": bool(settings.keys),
                 "previews": 3,
                 "upload_bytes": settings.max_body_bytes,
@@ -180,16 +184,17 @@ def _stored(content: bytes, suffix: str) -> StoredFile:
     return StoredFile(content, gzip.compress(content, 9, mtime=0), TYPES[suffix], tag)
 
 
-def _without_comments(source: bytes) -> bytes:
-    """Return a module without the comments that have lines of their own, and without types; lines keep their number."""
+def _without_comments(source: bytes) -> str:
+    """Return a module without the comments that have lines of their own, and without types."""
     kept, is_comment = [], False
     for line in source.decode().split("\n"):
         text = line.strip()
         begins = text.startswith("/**") and "*/" not in text
         is_whole = text.startswith("//") or (text.startswith("/**") and text.endswith("*/"))
-        kept.append("" if is_comment or begins or is_whole else TYPE_COMMENT.sub("", line))
+        if not (is_comment or begins or is_whole):
+            kept.append(TYPE_COMMENT.sub("", line))
         is_comment = (is_comment or begins) and not text.endswith("*/")
-    return "\n".join(kept).encode()
+    return "\n".join(kept)
 
 
 def _script_hash(text: str) -> str:

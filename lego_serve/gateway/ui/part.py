@@ -51,6 +51,7 @@ def part_of(recorder: Recorder, since: Since) -> dict[str, Any]:
         "at": round(now, 3),
         "gateway": {
             "id": recorder.id,
+            "pid": recorder.pid,
             "up_s": round(now - recorder.started, 1),
             "in_flight": runner.in_flight,
             "is_ready": runner.is_ready,
@@ -78,6 +79,7 @@ def part_of(recorder: Recorder, since: Since) -> dict[str, Any]:
         "totals": recorder.totals,
         "found": recorder.found,
         "errors": recorder.errors()[:50],
+        "comparisons": recorder.context.quality_checks.comparisons(),
     }
 
 
@@ -95,6 +97,7 @@ class KnownGateway:
     totals: Mapping[str, float] = field(default_factory=dict)
     found: Mapping[str, Sequence[int]] = field(default_factory=dict)
     errors: Sequence[dict[str, Any]] = ()
+    comparisons: Sequence[dict[str, Any]] = ()
 
     def take(self, part: Mapping[str, Any], now: float) -> None:
         """Take a part of it, which goes on where the last one ended."""
@@ -111,6 +114,7 @@ class KnownGateway:
             for index in [index for index in kept if index < first]:
                 del kept[index]
         self.totals, self.found, self.errors = part["totals"], part["found"], part["errors"]
+        self.comparisons = part["comparisons"]
         self.since = Since(part["job"], part["decision"], max(0.0, part["at"]))
 
 

@@ -46,6 +46,7 @@ def _row(record: JobRecord, now: float) -> dict[str, Any]:
         "size": f"{width}x{height}" if width and height else "",
         "n": n if isinstance(n, int) else 1,
         "target_s": None,
+        "target_by": "",
         "flags": ["queued"],
         "message": "",
         "gateway": "",

@@ -1,6 +1,8 @@
 """Takes note of what ends in this gateway: series, errors, and how long each node of a workflow takes."""
 
 import os
+import re
+import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -8,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lego_serve.core.jobs.history import OK, JobRecord
-from lego_serve.core.jobs.series import Series, SoloTimes, percentile
+from lego_serve.core.jobs.series import Series, SoloTimes
 from lego_serve.gateway.context import Context
 
 ERRORS_KEPT = 200
 TIMES_KEPT = 200
-CANCELLED = "job_cancelled"
+CANCELLED, EXPIRED = "job_cancelled", "deadline_exceeded"
+NodeTimes = tuple[float, float, float, int]  # seconds waiting, running and on the way; bytes that it made
 SERVERS_OWN = ("job_warm-", "job_compared-")  # the server's own jobs, which nobody waits for
 
 
@@ -32,13 +35,15 @@ class Recorder:
 
     def __init__(self, context: Context, clock: Callable[[], float] = time.time) -> None:
         self.context, self.clock = context, clock
-        self.id = f"{os.getpid()}"
+        self.id = f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
+        self.pid = os.getpid()
         self.started = clock()
         self.series, self.solo = Series(), SoloTimes()
         self.totals: dict[str, float] = {}
         self.found: dict[str, list[int]] = {}  # by kind and model: how often it was at hand, and how often not
         self._errors: OrderedDict[tuple[str, str], _Error] = OrderedDict()
-        self._times: dict[str, dict[str, deque[tuple[float, float]]]] = {}
+        self._times: dict[str, dict[str, deque[NodeTimes]]] = {}
+        context.runner.journal.history.on_begun = self.note_begun
         context.runner.journal.history.on_ended = self.note_ended
         context.metrics.on_refusal = self.note_refused
 
@@ -46,11 +51,32 @@ class Recorder:
         """Return a time of the runner's clock on the wall clock."""
         return self.clock() - (self.context.runner.now() - at_s)
 
-    def target_s(self, record: JobRecord) -> float | None:
-        """Return within which time a job should end: its caller's deadline, or what is usual for such work."""
+    def target(self, record: JobRecord) -> tuple[float | None, str]:
+        """Return within which time a job should end, and whose word that is.
+
+        Its caller's ``deadline``, its workflow's ``slo``, or what was ``learned`` of such work.
+        """
         if record.deadline_s is not None:
-            return record.deadline_s - record.began_s
-        return self.solo.target_s(record.workflow, work_of(record))
+            return record.deadline_s - record.began_s, "deadline"
+        slo_s = self.slo_s(record.workflow)
+        if slo_s is not None:
+            return slo_s, "slo"
+        learned_s = self.solo.target_s(record.workflow, work_of(record))
+        return learned_s, "" if learned_s is None else "learned"
+
+    def slo_s(self, workflow: str) -> float | None:
+        """Return the seconds in which requests of a workflow should be answered; the configuration's comes first."""
+        known = self.context.runner.workflows.get(workflow)
+        return self.context.settings.slo_s.get(workflow, None if known is None else known.slo_s)
+
+    def note_begun(self, record: JobRecord) -> None:
+        """Take note of a job that was accepted."""
+        if not record.id.startswith(SERVERS_OWN):
+            self._count({"accepted": 1})
+
+    def note_waiting(self, waiting: int) -> None:
+        """Take note of how many jobs wait, which is looked at now and then."""
+        self._count({"waiting": waiting, "looks": 1})
 
     def note_ended(self, record: JobRecord) -> None:
         """Take note of a job that has ended."""
@@ -58,7 +84,7 @@ class Recorder:
             return
         took_s, images = record.ended_s - record.began_s, len(record.steps)
         if record.outcome == OK:
-            target_s = self.target_s(record)
+            target_s, _ = self.target(record)
             is_late = target_s is not None and took_s > target_s
             self.solo.learn(record.workflow, work_of(record), took_s)
             computed, full = _rows(record)
@@ -68,7 +94,7 @@ class Recorder:
         elif record.outcome == CANCELLED:
             self._count({"cancelled": 1})
         else:
-            self._count({"failed": 1})
+            self._count({"failed": 1, "expired": int(record.outcome == EXPIRED)})
             failed = [name for name, span in record.spans.items() if span.to_s is None]
             self._note_error(record.outcome, failed[0] if failed else "", record.message, record.id)
 
@@ -89,17 +115,9 @@ class Recorder:
         ]
         return sorted(rows, key=lambda row: -float(str(row["last"])))
 
-    def times(self, workflow: str) -> dict[str, dict[str, float | int | None]]:
-        """Return how long the nodes of a workflow took lately."""
-        return {
-            node: {
-                "p50_s": percentile([run for _, run in times], 0.5),
-                "p95_s": percentile([run for _, run in times], 0.95),
-                "waited_p50_s": percentile([waited for waited, _ in times], 0.5),
-                "count": len(times),
-            }
-            for node, times in self._times.get(workflow, {}).items()
-        }
+    def times(self, workflow: str) -> dict[str, list[NodeTimes]]:
+        """Return what the nodes of a workflow cost lately, each time they ran."""
+        return {node: list(times) for node, times in self._times.get(workflow, {}).items()}
 
     def _count(self, counts: Mapping[str, float], seconds: float | None = None) -> None:
         self.series.add(self.clock(), counts, () if seconds is None else (seconds,))
@@ -116,7 +134,7 @@ class Recorder:
                     for use in uses:
                         self._note_found(f"{kind} {span.model}", use.hit)
                 times = nodes.setdefault(name, deque(maxlen=TIMES_KEPT))
-                times.append((span.stats.queue_s, span.stats.run_s))
+                times.append((span.stats.queue_s, span.stats.run_s, span.sent_s, span.bytes))
 
     def _note_found(self, what: str, is_found: bool) -> None:
         self.found.setdefault(what, [0, 0])[0 if is_found else 1] += 1

@@ -16,7 +16,9 @@ def static_files() -> pages.StaticFiles:
     return pages.StaticFiles()
 
 
-def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> None:
-    """Add the pages and their routes."""
-    app.include_router(admin.create_router(context, peers, Recorder(context)))
+def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> Recorder:
+    """Add the pages and their routes, and return what takes note of what they show."""
+    recorder = Recorder(context)
+    app.include_router(admin.create_router(context, peers, recorder))
     app.include_router(pages.create_router(context, static_files()))
+    return recorder

@@ -1,24 +1,24 @@
 """Jobs as the dashboard shows them: a row of a list, and one whole with all that happened to it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from lego_serve.core.jobs.history import OK, Attempt, JobRecord, Span
 from lego_serve.core.jobs.job import TaskStats
+from lego_serve.core.jobs.series import percentile
 from lego_serve.core.workflow.graph import KINDS, Node, Source, Workflow
-from lego_serve.gateway.ui.recorder import Recorder
+from lego_serve.gateway.ui.recorder import NodeTimes, Recorder
 
 GAP_S = 0.05  # between two steps: shorter waits are not spoken of
-ENCODED = "answer"
 
 
 def row_of(recorder: Recorder, record: JobRecord) -> dict[str, Any]:
     """Return a job as a row: numbers and words, no bodies."""
     now = recorder.context.runner.now()
     end_s = now if record.ended_s is None else record.ended_s
-    target_s = recorder.target_s(record)
+    target_s, target_by = recorder.target(record)
     width, height = record.parameters.get("width"), record.parameters.get("height")
     eta_s = None
     if record.eta_s is not None and record.step > 0 and record.eta_s > now - record.told_s:
@@ -39,6 +39,7 @@ def row_of(recorder: Recorder, record: JobRecord) -> dict[str, Any]:
         "size": f"{width}x{height}" if width and height else "",
         "n": len(record.steps),
         "target_s": None if target_s is None else round(target_s, 3),
+        "target_by": target_by,
         "flags": _flags(record, end_s - record.began_s, target_s),
         "message": record.message,
         "gateway": recorder.id,
@@ -114,6 +115,8 @@ def _span_of(record: JobRecord, span: Span, end_s: float) -> dict[str, Any]:
         "is_done": span.to_s is not None,
         "queue_s": round(stats.queue_s, 4),
         "run_s": round(stats.run_s, 4),
+        "transfer_s": round(span.sent_s, 4),
+        "bytes": span.bytes,
         "batch": stats.batch_size,
         "cache": "hit" if stats.cache_hit else "",
         "attempts": [_attempt_of(record, each) for each in span.attempts],
@@ -200,18 +203,43 @@ def _told(line: str, began_s: float) -> list[Any]:
         return [0.0, line]
 
 
-def graph_of(workflow: Workflow, times: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a workflow's nodes and edges with the times of its nodes."""
+def graph_of(workflow: Workflow, times: Sequence[Mapping[str, Sequence[NodeTimes]]]) -> dict[str, Any]:
+    """Return a workflow's nodes and edges, with what they cost lately in each gateway.
+
+    An edge has the bytes that go along it, and the seconds that the call of the node at its end was on the way.
+    """
+    every = {name: [each for one in times for each in one.get(name, ())] for name in workflow.nodes}
+
+    def median(name: str, part: int) -> float | None:
+        return percentile([each[part] for each in every[name]], 0.5)
+
     nodes = [
         {"name": name, "kind": node.kind, "model": node.model, "component": KINDS[node.kind].component}
         for name, node in workflow.nodes.items()
     ]
     edges = [
-        {"from": source.node, "to": name, "type": argument, "output": source.output}
+        {
+            "from": source.node,
+            "to": name,
+            "type": argument,
+            "output": source.output,
+            "p50_s": median(name, 2),
+            "bytes": median(source.node, 3),
+        }
         for name, node in workflow.nodes.items()
         for argument, source in node.arguments.items()
         if isinstance(source, Source) and source.node != "inputs"
     ]
     outputs = [{"name": name, "node": source.node} for name, source in workflow.outputs.items()]
     facts = {"name": workflow.name, "version": workflow.version, "hash": workflow.content_hash, "object": "workflow"}
-    return facts | {"nodes": nodes, "edges": edges, "outputs": outputs, "times": dict(times)}
+    costs = {
+        name: {
+            "p50_s": median(name, 1),
+            "p95_s": percentile([each[1] for each in found], 0.95),
+            "waited_p50_s": median(name, 0),
+            "count": len(found),
+        }
+        for name, found in every.items()
+        if found
+    }
+    return facts | {"nodes": nodes, "edges": edges, "outputs": outputs, "times": costs}

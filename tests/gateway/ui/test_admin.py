@@ -1,13 +1,17 @@
 """The routes of the dashboard: lists, one request whole, and whose they are."""
 
 import asyncio
+from dataclasses import replace
 from hashlib import sha256
 
 import httpx2
 import pytest
 
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.gateway.app import create_app
+from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from lego_serve.gateway.ui.caches import _together
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import error_of
 from tests.support.ui.lively import LivelyRunner
@@ -177,14 +181,118 @@ async def test_users_see_their_own_requests_and_nothing_else() -> None:
         assert (await client.get("/v1/ui")).json()["keys"] is True
 
 
-async def test_only_gateways_ask_each_other_for_their_part() -> None:
+async def test_only_gateways_ask_each_other_for_their_part(tmp_path) -> None:
     """It has the requests of all tenants: who writes the mark of a gateway into a request of their own gets nothing."""
     keys = (ApiKey(sha256(b"shop").hexdigest(), "shop", is_admin=False),)
-    runner = LivelyRunner()
-    app = create_app(runner, runner, GatewaySettings("lego-tiny", keys), Metrics())
-    headers = {"authorization": "Bearer shop", "x-lego-peer": "1"}
-    for url, status in (("http://gateway:8000", 403), ("http://socket", 200)):
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=url, headers=headers) as client:
-            assert (await client.get("/v1/admin/part")).status_code == status
-            del client.headers["x-lego-peer"]
-            assert (await client.get("/v1/admin/part")).status_code == 403
+    runner, peers = LivelyRunner(), Peers(tmp_path, tmp_path / "own.sock")
+    app = create_app(runner, runner, GatewaySettings("lego-tiny", keys), Metrics(), peers)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gateway") as client:
+        for headers in ({"x-lego-peer": "1"}, {"x-lego-peer": "1", "x-lego-peer-token": "guessed"}):
+            answer = await client.get("/v1/admin/part", headers=headers | {"authorization": "Bearer shop"})
+            assert answer.status_code == 403
+        known = {"x-lego-peer": "1", "x-lego-peer-token": peers.token()}
+        assert (await client.get("/v1/admin/part", headers=known)).status_code == 200
+        assert (await client.get("/v1/admin/part", headers={"x-lego-peer-token": peers.token()})).status_code == 403
+
+
+async def test_replicas_are_pinned_and_the_reason_is_told(looked_at, lively) -> None:
+    """What a node is to have stands beside what it has; unpinned, its configuration holds again."""
+    path = "/v1/admin/nodes/lego-tiny.backbone/replicas"
+    answer = await looked_at.put(path, json={"min": 3, "max": 3})
+    assert (answer.status_code, answer.json()["until"]) == (202, "restart")
+    assert lively.pins == [("lego-tiny.backbone", ReplicaBounds(3, 3))]
+    overview = (await looked_at.get("/v1/admin/overview")).json()
+    [backbone] = [node for node in overview["models"][0]["nodes"] if node["component"] == "backbone"]
+    told = {name: backbone[name] for name in ("target", "min", "max", "is_pinned", "up", "starting")}
+    assert told == {"target": 3, "min": 3, "max": 3, "is_pinned": True, "up": 2, "starting": 1}
+    decisions = (await looked_at.get("/v1/admin/decisions")).json()["data"]
+    assert {each["kind"] for each in decisions} == {"pin", "scale"}
+    [scaled] = [each for each in decisions if each["kind"] == "scale"]
+    assert (scaled["from"], scaled["to"], scaled["by"]) == (2, 3, "operator")
+    assert (await looked_at.delete(path)).status_code == 202
+    assert lively.pins[-1] == ("lego-tiny.backbone", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"min": 3, "max": 2}, "max"), ({"min": 0, "max": 1}, "min"), ({"min": 1}, "max"), ({"min": 1, "max": 65}, "max")],
+)
+async def test_wrong_pins_are_refused_by_name(looked_at, lively, body: dict[str, int], param: str) -> None:
+    """And pin nothing."""
+    answer = await looked_at.put("/v1/admin/nodes/lego-tiny.backbone/replicas", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    missing = await looked_at.put("/v1/admin/nodes/lego-tiny.nope/replicas", json={"min": 1, "max": 1})
+    assert error_of(missing)[:2] == (404, "node_not_found")
+    assert lively.pins == []
+
+
+async def test_a_target_is_the_callers_the_workflows_or_learned(lively, settings) -> None:
+    """In this order, and the row says whose; the configuration's word replaces the workflow's."""
+    lively.more = {"lego-tiny": replace(lively.workflows["lego-tiny"], slo_s=7.0)}
+    for configured, expected in (({}, 7.0), ({"lego-tiny": 3.0}, 3.0)):
+        app = create_app(lively, lively, replace(settings, slo_s=configured), Metrics())
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gateway") as client:
+            await client.post(URL, json=BODY)
+            await client.post(URL, json=BODY | {"deadline_ms": 9000})
+            by_deadline, by_slo, *_ = await rows_of(client)
+            assert (by_slo["target_s"], by_slo["target_by"]) == (expected, "slo")
+            assert (by_deadline["target_s"], by_deadline["target_by"]) == (9.0, "deadline")
+            overview = (await client.get("/v1/admin/overview")).json()
+            assert overview["target"]["median_s"] is not None
+            assert (await client.get("/v1/admin/workflows/lego-tiny")).json()["target"]["slo_s"] == expected
+
+
+async def test_edges_have_what_goes_along_them(looked_at) -> None:
+    """The bytes of what is made, and the time on the way."""
+    await looked_at.post(URL, json=BODY)
+    graph = (await looked_at.get("/v1/admin/workflows/lego-tiny")).json()
+    assert graph["times"]["latents"]["count"] == 1
+    latents = next(edge for edge in graph["edges"] if edge["from"] == "latents")
+    assert latents["bytes"] == 16 * 16 * 16 * 4
+    assert latents["p50_s"] >= 0
+
+
+async def test_a_models_series_are_of_its_own_requests(looked_at) -> None:
+    """Named ones alone; of a model that has none they are empty."""
+    await looked_at.post(URL, json=BODY)
+    await asyncio.sleep(2.1)  # the bin under way is left out
+    for model, count in (("lego-tiny", 1), ("other", 0)):
+        query = {"model": model, "names": "ok,images"}
+        series = (await looked_at.get("/v1/admin/series", params=query)).json()["series"]
+        assert set(series) == {"ok", "images"}
+        assert sum(series["ok"]) * 2 == count
+    assert error_of(await looked_at.get("/v1/admin/series?names=nope"))[2] == "names"
+
+
+async def test_what_makes_room_is_counted_and_told(looked_at, lively) -> None:
+    """Of each kind of thing, and as a decision once somebody has looked."""
+    await looked_at.get("/v1/admin/overview")
+    lively.evicted = 3
+    await asyncio.sleep(0.6)
+    await looked_at.get("/v1/admin/overview")
+    await asyncio.sleep(0.6)
+    caches = (await looked_at.get("/v1/admin/caches")).json()
+    [templates] = [row for row in caches["data"] if row["kind"] == "templates"]
+    assert templates["evicted"] == 6
+    decisions = (await looked_at.get("/v1/admin/decisions?kind=evict")).json()["data"]
+    assert len(decisions) == 2
+    assert "3 entries of templates made room" in decisions[0]["why"]
+
+
+def test_comparisons_of_several_gateways_are_one_by_class() -> None:
+    """Weighed by how many each has made."""
+    one = {"workflow": "e", "class": "small", "quality": "high", "count": 3, "mean": 0.9, "floor": 0.95}
+    rows = _together([one, {**one, "count": 1, "mean": 0.98}, {**one, "quality": "careful"}])
+    assert [(row["quality"], row["count"], row["mean"]) for row in rows] == [("careful", 3, 0.9), ("high", 4, 0.92)]
+
+
+async def test_a_replica_that_was_to_go_is_stopped_and_not_lost(looked_at, lively) -> None:
+    """After a drain, or where fewer are wanted; nobody is alarmed."""
+    await looked_at.get("/v1/admin/overview")
+    lively.journal.decide("drain", "c01d", "an operator asked", lively.now(), by="operator")
+    lively.lose("c01d")
+    await asyncio.sleep(0.6)
+    overview = (await looked_at.get("/v1/admin/overview")).json()
+    [backbone] = [node for node in overview["models"][0]["nodes"] if node["component"] == "backbone"]
+    assert (backbone["up"], backbone["lost"]) == (1, 0)
+    assert overview["alerts"] == []

@@ -58,15 +58,15 @@ async def test_pages_run_no_script_but_their_own(client) -> None:
 async def test_files_are_kept_for_good_and_pages_are_asked_for_again(client) -> None:
     """An address holds a hash of all files; a page that has not changed is 304."""
     page = await client.get("/", headers=BROWSER)
-    script = re.search(r'src="(/static/\w+/play/main.js)"', page.text)
+    script = re.search(r'src="(/static/\w+/play.page.js)"', page.text)
     assert script is not None
     file = await client.get(script[1])
     assert file.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert file.headers["content-type"] == "text/javascript; charset=utf-8"
     again = await client.get("/", headers=BROWSER | {"if-none-match": page.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert (await client.get(script[1].replace("main", "nope"))).status_code == 404
-    assert (await client.get("/static/0000/play/main.js")).status_code == 404
+    assert (await client.get(script[1].replace("play.page", "nope"))).status_code == 404
+    assert (await client.get("/static/0000/play.page.js")).status_code == 404
     assert (await client.get(f"{script[1]}/../../../pages.py")).status_code == 404
 
 
@@ -92,6 +92,14 @@ def test_pages_are_small() -> None:
     files = static_files()
     assert sizes("play", files) <= 50 * KB
     assert sizes("dash", files) <= 80 * KB
+
+
+def test_a_browser_asks_for_few_files() -> None:
+    """With the stream, a request's whole story and what it asks about itself the dashboard stays within fourteen."""
+    for page, most in (("play", 11), ("dash", 11)):
+        text = static_files().page(page).content.decode()
+        names = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', text))
+        assert len(names) + 1 <= most
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """A runner that answers at once, so that only HTTP is under test."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from lego_serve.core.nodes.requests import (
     AdapterAdminRequest,
     ListAdapterNames,
     ListAdapters,
+    ListTemplateBytes,
     MeasureTemplate,
     ModelAdapters,
     RegisterAdapter,
@@ -26,6 +28,8 @@ from lego_serve.core.nodes.requests import (
     ShowAdapter,
     TemplateSize,
 )
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision, ScaleState
+from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard
 from lego_serve.core.values import NodeRequest
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import CapacityError, NotFound
@@ -42,6 +46,14 @@ PASSED_OVER = (PassedOver("My Style.safetensors", "Its name is no id: register i
 def tiny_workflows() -> dict[str, Workflow]:
     """Those of lego-tiny, read once."""
     return {name: w for name, w in built_in_workflows().items() if w.models == {"lego-tiny"}}
+
+
+class SomethingOfEach(dict[str, int]):
+    """The bytes that a replica keeps of every image that it is asked about."""
+
+    def get(self, key: str, default: object = None) -> int:  # type: ignore[override]
+        """The same of each."""
+        return 5000
 
 
 class FakeRunner:
@@ -67,6 +79,8 @@ class FakeRunner:
         self.is_ready = True
         self.journal = Journal()
         self.expects: Forecast | None = None
+        self.pins: list[tuple[str, ReplicaBounds | None]] = []
+        self.board = ScaleBoard({"lego-tiny.backbone": NodeScale(1, ReplicaBounds(1, 2))})
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -120,6 +134,20 @@ class FakeRunner:
         """The one, with little in hand."""
         return [SeenReplica("r1", "lego-tiny", "backbone", ReplicaLoad(2, 1, 0.02, (1, 2), machine="here"))]
 
+    async def scales(self) -> ScaleBoard:
+        """What each node is to have: what was pinned, else one."""
+        return self.board
+
+    async def pin(self, node: str, bounds: ReplicaBounds | None) -> None:
+        """Known is only the backbone."""
+        if node != "lego-tiny.backbone":
+            raise NotFound(f"There is no node `{node}`; there is lego-tiny.backbone.", code="node_not_found")
+        self.pins.append((node, bounds))
+        self.journal.decide("pin", node, "an operator asked", self.now(), by="operator", node=node)
+        before, limits = self.board.nodes[node].target, bounds or ReplicaBounds(1, 2)
+        decision = ScaleDecision(limits.clamp(before), ScaleState(), "bounds")
+        self.board.note(node, before, decision, limits, time.time(), is_pinned=bounds is not None)
+
     async def drain(self, replica: str) -> int:
         """Known is only r1."""
         if replica != "r1":
@@ -155,6 +183,8 @@ class FakeRunner:
         if isinstance(request, MeasureTemplate):
             rows = request.width * request.height // 256
             return dict.fromkeys(("r1", "r2"), TemplateSize(rows, 80 * rows, 20 * rows))
+        if isinstance(request, ListTemplateBytes):
+            return {"r1": {}, "r2": SomethingOfEach()}
         return {"r1": 0, "r2": 5000}
 
     def states(self) -> list[JobState]:

@@ -87,7 +87,7 @@ class StateHandlers:
 
     async def _progress(self, run: Run, *, has_image: bool) -> Progress:
         preview = next((image for _, image in sorted(run.previews.items())), None) if has_image else None
-        picture = None if preview is None else await self._context.images.write(_picture, preview, run.size)
+        drawn = None if preview is None else await self._context.images.write(_drawn, preview, run.size)
         return Progress(
             is_running=True,
             job=JOB,
@@ -97,9 +97,9 @@ class StateHandlers:
             eta_s=run.eta_s,
             is_interrupted=run.is_interrupted,
             is_skipped=run.is_skipped,
-            image=picture,
+            image=drawn,
         )
 
 
-def _picture(preview: GeneratedImage, size: tuple[int, int]) -> str:
+def _drawn(preview: GeneratedImage, size: tuple[int, int]) -> str:
     return png_base64(enlarge(preview, *size), "")
