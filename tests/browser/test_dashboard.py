@@ -2,12 +2,10 @@
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from hashlib import sha256
 
-import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -16,25 +14,7 @@ from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live
 from tests.support.gateway.wire import wait_for
-from tests.support.ui.sites import Site
-
-HIDE = """state => {
-  Object.defineProperty(document, "hidden", { value: state, configurable: true });
-  document.dispatchEvent(new Event("visibilitychange"));
-}"""
-
-
-def ask(site: Site, key: str = "", **body: object) -> threading.Thread:
-    """Ask for a picture and go on."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-
-    def post() -> None:
-        json_body = {"prompt": "a", "seed": 1, **body}
-        httpx2.post(f"{site.url}/v1/images/generations", json=json_body, headers=headers, timeout=60)
-
-    thread = threading.Thread(target=post, daemon=True)
-    thread.start()
-    return thread
+from tests.support.ui.sites import HIDE, Site, ask
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ def alpha_of(body: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(form_of(body)["mask"])).convert("RGBA"))[..., 3]
 
 
-def open_picture(page: Page, tmp_path: Path, width: int = 128, height: int = 96) -> None:
+def open_image(page: Page, tmp_path: Path, width: int = 128, height: int = 96) -> None:
     """Open a file to be edited."""
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     file.write_bytes(png(width, height))
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_label("Open a file").set_input_files(file)
@@ -43,7 +43,7 @@ def open_picture(page: Page, tmp_path: Path, width: int = 128, height: int = 96)
 
 
 def stroke(page: Page, *points: tuple[float, float]) -> None:
-    """Draw from point to point, each a share of the picture."""
+    """Draw from point to point, each a share of the image."""
     box = page.locator(".painter canvas").bounding_box()
     assert box is not None
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
@@ -66,10 +66,10 @@ def send(page: Page) -> None:
 
 
 def test_what_is_painted_is_what_the_gateway_gets(visit, sent, tmp_path) -> None:
-    """Fully marked or not at all, of the picture's size; pixels outside come back equal."""
+    """Fully marked or not at all, of the image's size; pixels outside come back equal."""
     page = visit()
     bodies = sent(page)
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     stroke(page, (0.2, 0.3), (0.6, 0.4))
     share = float(marked(page).split()[0]) / 100
     send(page)
@@ -80,7 +80,7 @@ def test_what_is_painted_is_what_the_gateway_gets(visit, sent, tmp_path) -> None
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
     after = np.asarray(Image.open(download.value.path()))
-    before = np.asarray(Image.open(tmp_path / "picture.png"))
+    before = np.asarray(Image.open(tmp_path / "image.png"))
     far = np.asarray(Image.fromarray(alpha).resize((128, 96))) == 255
     far[:60] = False  # what feather may reach
     assert (after[far] == before[far]).all()
@@ -89,7 +89,7 @@ def test_what_is_painted_is_what_the_gateway_gets(visit, sent, tmp_path) -> None
 def test_strokes_are_undone_redone_erased_inverted_and_cleared(visit, tmp_path) -> None:
     """By buttons and by keys; what is done last is undone first."""
     page = visit()
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     stroke(page, (0.2, 0.5), (0.5, 0.5))
     one = marked(page)
     stroke(page, (0.2, 0.2), (0.8, 0.2))
@@ -115,7 +115,7 @@ def test_a_rectangle_marks_whole_pixels(visit, sent, tmp_path) -> None:
     """From corner to corner."""
     page = visit()
     bodies = sent(page)
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     page.get_by_role("button", name="Rectangle").click()
     stroke(page, (0.25, 0.25), (0.75, 0.5))
     send(page)
@@ -127,7 +127,7 @@ def test_a_mask_is_painted_by_keys_alone(visit, sent, tmp_path) -> None:
     """Arrows move the brush, Space paints, Shift and Space erases."""
     page = visit()
     bodies = sent(page)
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     page.locator(".painter canvas").focus()
     for key in ("[", "[", "Space", "Shift+ArrowRight", "Space", "Shift+Space", "Shift+ArrowLeft", "ArrowUp", "Space"):
         page.keyboard.press(key)
@@ -141,7 +141,7 @@ def test_a_mask_is_painted_by_touch(visit, sent, tmp_path) -> None:
     """The page does not scroll meanwhile."""
     page = visit(size=PHONE, has_touch=True)
     bodies = sent(page)
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     box = page.locator(".painter canvas").bounding_box()
     assert box is not None
     session = page.context.new_cdp_session(page)
@@ -159,13 +159,13 @@ def test_a_mask_is_painted_by_touch(visit, sent, tmp_path) -> None:
     assert columns.max() - columns.min() > 70
 
 
-def test_without_a_mask_the_whole_picture_is_edited(visit, sent, tmp_path) -> None:
+def test_without_a_mask_the_whole_image_is_edited(visit, sent, tmp_path) -> None:
     """The page says so; no mask and none of its fields are sent."""
     page = visit()
     bodies = sent(page)
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     expect(page.get_by_text("nothing is marked: all of it may change")).to_be_visible()
-    page.get_by_role("button", name="Edit the whole picture").click()
+    page.get_by_role("button", name="Edit the whole image").click()
     expect(page.get_by_text(DONE)).to_be_visible()
     assert set(form_of(bodies[0])) & {"mask", "caption", "mask_feather", "reuse"} == set()
 
@@ -175,7 +175,7 @@ def test_files_that_cannot_be_edited_are_refused_at_once(visit, tmp_path) -> Non
     page = visit()
     page.get_by_role("button", name="Edit", exact=True).click()
     wrong, large = tmp_path / "notes.txt", tmp_path / "large.png"
-    wrong.write_text("no picture")
+    wrong.write_text("no image")
     large.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2_000_001))
     for file, words in ((wrong, "Only PNG, JPEG and WebP"), (large, "this server takes 2000000")):
         page.get_by_label("Open a file").set_input_files(file)
@@ -183,9 +183,9 @@ def test_files_that_cannot_be_edited_are_refused_at_once(visit, tmp_path) -> Non
 
 
 def test_a_template_is_kept_and_edited(visit, sent, tmp_path, site) -> None:
-    """Its edits name it instead of sending a picture."""
+    """Its edits name it instead of sending an image."""
     page = visit()
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     page.get_by_role("button", name="Keep as template").click()
     expect(page.get_by_role("status").filter(has_text="Kept as template")).to_be_visible()
     bodies = sent(page)
@@ -202,10 +202,34 @@ def test_a_template_is_kept_and_edited(visit, sent, tmp_path, site) -> None:
 def test_the_mask_stays_while_the_prompt_changes(visit, tmp_path) -> None:
     """After an edit as well."""
     page = visit()
-    open_picture(page, tmp_path)
+    open_image(page, tmp_path)
     stroke(page, (0.2, 0.5), (0.5, 0.5))
     before = marked(page)
     send(page)
     page.locator("#field-prompt").fill("something else")
     page.get_by_role("button", name="Compare").click()
     assert marked(page) == before
+
+
+def test_a_refusal_of_the_servers_stands_at_the_file(visit, tmp_path, told) -> None:
+    """As that of a body that is too large with all that goes along."""
+    told.allow("413", "ERR_")
+    page = visit()
+    open_image(page, tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (810, 812, 3), np.uint8)
+    file = tmp_path / "noise.png"
+    Image.fromarray(noise).save(file)
+    assert 1_900_000 < file.stat().st_size < 2_000_000
+    page.get_by_label("Open a file").set_input_files(file)
+    page.locator("#field-prompt").fill("w" * 60_000)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".refusal").first).to_contain_text("larger than 2000000 bytes")
+
+
+def test_a_large_image_is_edited_or_refused_with_a_sentence(visit, tmp_path) -> None:
+    """Of sixteen million pixels: nothing hangs."""
+    page = visit()
+    open_image(page, tmp_path, 4096, 4096)
+    stroke(page, (0.3, 0.5), (0.6, 0.5))
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(DONE).or_(page.locator(".refusal").first)).to_be_visible(timeout=30_000)

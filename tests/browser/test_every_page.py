@@ -1,19 +1,22 @@
 """Every page, in both themes, on a desk and on a phone: nothing complains, nothing is too wide, axe finds nothing."""
 
 import re
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.support.ui.sites import DESK, PHONE, Site, fill_history
+from tests.support.ui.shots import SHOTS, keep
+from tests.support.ui.sites import DESK, PHONE, Site, fill_history, keep_busy
 
 PAGES = (
     "/", "/dashboard", "/dashboard/requests", "/dashboard/requests/JOB", "/dashboard/models/lego-tiny",
     "/dashboard/workflows", "/dashboard/workflows/lego-tiny-edit-lora", "/dashboard/caches", "/dashboard/decisions",
 )  # fmt: skip
-MORE_LOOKS = [(DESK, "dark"), (PHONE, "light"), (PHONE, "dark"), ((320, 640), "light")]
+MORE_LOOKS = [(DESK, "dark"), (PHONE, "light"), (PHONE, "dark"), ((320, 640), "light"), ((640, 400), "light")]
 
 
 def check(page: Page, width: int) -> None:
@@ -23,10 +26,12 @@ def check(page: Page, width: int) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
-def check_all(site: Site, visit: Callable[..., Page], size: tuple[int, int], theme: str) -> None:
+def check_all(site: Site, visit: Callable[..., Page], size: tuple[int, int], theme: str, **options: Any) -> None:
     """Look at every page of a site where things have happened, one after another in one tab."""
     job = fill_history(site)
-    page = visit("/", size, theme)
+    site.runner.step_s = 0.06 if SHOTS else site.runner.step_s
+    busy = keep_busy(site) if SHOTS else threading.Event()
+    page = visit("/", size, theme, **options)
     for path in PAGES:
         page.goto(site.url + path.replace("JOB", job))
         if path == "/":
@@ -34,7 +39,12 @@ def check_all(site: Site, visit: Callable[..., Page], size: tuple[int, int], the
         else:
             expect(page.locator(".pill")).to_contain_text("Live")
         expect(page.locator(".shape")).to_have_count(0)
+        if SHOTS is not None:
+            page.wait_for_timeout(3500 if path == "/dashboard" else 700)
         check(page, size[0])
+        if not options:
+            keep(page, f"{path.replace('JOB', 'one').strip('/').replace('/', '-') or 'playground'}-{theme}-{size[0]}")
+    busy.set()
 
 
 def test_every_page(site, visit) -> None:
@@ -45,5 +55,11 @@ def test_every_page(site, visit) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("size", "theme"), MORE_LOOKS)
 def test_every_page_otherwise(site, visit, size: tuple[int, int], theme: str) -> None:
-    """By night, on a phone, and on the smallest screen."""
+    """By night, on a phone, on the smallest screen, and on a desk's at twice the size."""
     check_all(site, visit, size, theme)
+
+
+@pytest.mark.long
+def test_every_page_in_the_systems_colours(site, visit) -> None:
+    """Which a user has chosen for all programs."""
+    check_all(site, visit, DESK, "light", forced_colors="active")

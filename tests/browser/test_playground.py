@@ -9,32 +9,33 @@ import sys
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.gateway.wire import wait_for
+from tests.support.ui.lively import png
 from tests.support.ui.sites import PHONE
 
 PROMPT = 'a "large" red circle, it\'s <b>left</b>\nand $HOME `below` \\ ü'
 MADE = re.compile("Done in")
 KEPT = """() => new Promise((done) => {
-  const request = indexedDB.open("lego_serve", 1);
+  const request = indexedDB.open("lego_serve", 2);
   request.onsuccess = () => {
-    const store = request.result.transaction("pictures").objectStore("pictures").count();
+    const store = request.result.transaction("images").objectStore("images").count();
     store.onsuccess = () => (request.result.close(), done(store.result));
   };
 })"""
 
 
 def generate(page: Page, prompt: str = "a red circle", seed: int = 5) -> None:
-    """Make a picture and wait for it."""
+    """Make an image and wait for it."""
     page.locator("#field-prompt").fill(prompt)
     page.locator("#field-seed").fill(str(seed))
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text(MADE)).to_be_visible()
 
 
-def test_a_picture_is_made_with_previews_and_told_with_its_times(visit, site, sent) -> None:
-    """Steps rise, a preview comes before the picture, and the picture has the size and the seed asked for."""
+def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent) -> None:
+    """Steps rise, a preview comes before the image, and the image has the size and the seed asked for."""
     site.runner.step_s = 0.06
     page = visit()
     bodies = sent(page)
@@ -53,7 +54,7 @@ def test_a_picture_is_made_with_previews_and_told_with_its_times(visit, site, se
     expect(page.locator(".times tbody th")).to_have_text(["waits", "prompts", "steps", "decode", "whole"])
 
 
-def test_several_pictures_are_laid_out_and_one_is_opened(visit, site) -> None:
+def test_several_images_are_laid_out_and_one_is_opened(visit, site) -> None:
     """Each with its own seed."""
     page = visit()
     page.locator("#field-n").fill("4")
@@ -67,7 +68,7 @@ def test_several_pictures_are_laid_out_and_one_is_opened(visit, site) -> None:
 
 @pytest.mark.parametrize("way", ["button", "Escape", "leave"])
 def test_a_cancelled_request_is_cancelled_in_the_server(visit, site, way: str, told) -> None:
-    """By the button, by Escape, and where the page is left; no picture stays and the form goes on."""
+    """By the button, by Escape, and where the page is left; no image stays and the form goes on."""
     site.runner.step_s = 0.2
     page = visit()
     page.locator("#field-prompt").fill("a red circle")
@@ -91,7 +92,7 @@ def test_refusals_stand_at_the_field_they_are_about(visit, told) -> None:
     told.allow("400")
     page = visit()
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#refusal-prompt")).to_have_text("Say what the picture shall show.")
+    expect(page.locator("#refusal-prompt")).to_have_text("Say what the image shall show.")
     page.locator("#field-prompt").fill("a red circle")
     expect(page.locator("#refusal-prompt")).to_have_count(0)
     page.locator("#field-seed").fill("99999999999")
@@ -122,7 +123,7 @@ def test_adapters_are_found_added_and_sent(visit, sent) -> None:
 
 
 def test_a_drawn_map_is_sent_white_on_black(visit, sent) -> None:
-    """As a PNG of the picture's size."""
+    """As a PNG of the image's size."""
     page = visit()
     bodies = sent(page)
     page.get_by_role("combobox", name="Add a ControlNet").press("ArrowDown")
@@ -160,10 +161,10 @@ def test_history_outlasts_the_page_and_gives_settings_back(visit) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator(".film img")).to_have_count(0)
     page.reload()
-    expect(page.get_by_text("Your pictures come here")).to_be_visible()
+    expect(page.get_by_text("Your images come here")).to_be_visible()
 
 
-def test_a_dropped_picture_gives_its_settings_back(visit) -> None:
+def test_a_dropped_image_gives_its_settings_back(visit) -> None:
     """A PNG of this server carries them."""
     page = visit()
     generate(page, PROMPT, seed=41)
@@ -185,7 +186,7 @@ def test_a_dropped_picture_gives_its_settings_back(visit) -> None:
 
 
 @pytest.mark.parametrize("language", ["curl", "Python"])
-def test_the_code_makes_the_same_picture(visit, tmp_path, language: str) -> None:
+def test_the_code_makes_the_same_image(visit, tmp_path, language: str) -> None:
     """Run by a shell or by Python as it stands, whatever the prompt holds."""
     page = visit()
     generate(page, PROMPT, seed=11)
@@ -199,13 +200,13 @@ def test_the_code_makes_the_same_picture(visit, tmp_path, language: str) -> None
     assert (tmp_path / "image1.png").read_bytes() == download.value.path().read_bytes()
 
 
-def test_two_pictures_are_compared_with_what_differs(visit) -> None:
+def test_two_images_are_compared_with_what_differs(visit) -> None:
     """The slider is moved by keys and by hand; only settings that differ are listed."""
     page = visit()
     generate(page, "a red circle", seed=5)
     generate(page, "a blue square", seed=6)
     page.get_by_role("button", name="Compare").click()
-    slider = page.get_by_role("slider", name="How much of the first picture")
+    slider = page.get_by_role("slider", name="How much of the first image")
     for key in ("Home", "ArrowRight", "Shift+ArrowRight"):
         slider.press(key)
     expect(slider).to_have_attribute("aria-valuenow", "12")
@@ -217,7 +218,7 @@ def test_two_pictures_are_compared_with_what_differs(visit) -> None:
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(visit) -> None:
-    """The picture comes first, and the button stays in sight."""
+    """The image comes first, and the button stays in sight."""
     page = visit(size=PHONE, has_touch=True)
     generate(page)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
@@ -226,3 +227,67 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(visit) -> None:
         box = button.bounding_box()
         assert box is not None
         assert box["height"] >= 34
+
+
+def test_no_more_than_four_adapters_and_an_unknown_one_is_refused_at_its_place(visit, told) -> None:
+    """The fifth cannot be added; what the server says of one stands in its own box."""
+    told.allow("404")
+    page = visit()
+    more = ["a", "b", "c", "d", "e"]
+
+    def with_more(route: Route) -> None:
+        answer = route.fetch()
+        models = answer.json()
+        for card in models["data"]:
+            card["lego"]["adapters"] = more
+        route.fulfill(response=answer, json=models)
+
+    page.route("**/v1/models", with_more)
+    page.reload()
+    finder = page.get_by_role("combobox", name="Add an adapter")
+    for _ in range(4):
+        finder.press("ArrowDown")
+        finder.press("Enter")
+    expect(finder).to_have_count(0)
+    expect(page.get_by_text("No more than 4 at once")).to_be_visible()
+    error = {"message": "There is no adapter `c`.", "param": "lora[2].name", "code": "adapter_not_found", "type": "x"}
+    page.route("**/v1/images/generations", lambda route: route.fulfill(status=404, json={"error": error}))
+    page.locator("#field-prompt").fill("a red circle")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".use").nth(2)).to_contain_text("There is no adapter `c`.")
+    page.get_by_role("button", name="Remove c", exact=True).click()
+    expect(page.get_by_text("There is no adapter `c`.")).to_have_count(0)
+
+
+def test_a_map_that_is_opened_is_sent_as_it_is(visit, sent, tmp_path) -> None:
+    """In base64, with its weight and until when it counts."""
+    page = visit()
+    bodies = sent(page)
+    file = tmp_path / "map.png"
+    file.write_bytes(png(128, 128))
+    page.get_by_role("combobox", name="Add a ControlNet").press("ArrowDown")
+    page.get_by_role("option", name="outline").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.locator(".map-row").get_by_label("Open").set_input_files(file)
+    expect(page.locator(".map-row img")).to_be_visible()
+    page.get_by_label("Weight", exact=True).fill("0.5")
+    generate(page)
+    [use] = json.loads(bodies[0])["controlnet"]
+    assert base64.b64decode(use["image"]) == file.read_bytes()
+    assert (use["name"], use["weight"]) == ("outline", 0.5)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["<img src=x onerror=alert(1)>", "\u202eright to left \u05d0\u05d1", "\U0001f9f1" * 40, "w" * 32_000],
+    ids=["markup", "rtl", "emoji", "long"],
+)
+def test_hostile_prompts_are_texts(visit, prompt: str, told) -> None:
+    """Shown as they are, no wider than the page, and run nothing."""
+    told.allow("400")  # too long is refused, at its field
+    page = visit()
+    page.locator("#field-prompt").fill(prompt)
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(MADE).or_(page.locator("#refusal-prompt"))).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    assert page.locator("img[src=x]").count() == 0

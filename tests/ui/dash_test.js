@@ -20,6 +20,17 @@ Deno.test("a patch changes what it names and keeps all else", () => {
   equal(Object.keys(VIEW.replicas), ["a", "b"]);
 });
 
+Deno.test("a card keeps the fields that a patch does not name", () => {
+  const before = merge(VIEW, {
+    requests: { y: { step: 1, steps: 9, state: "running" } },
+    models: { m: { waiting: 1 } },
+  });
+  const next = merge(before, { requests: { y: { step: 2 } }, models: { m: { running: 3 } } });
+  equal(next.requests.y, { step: 2, steps: 9, state: "running" });
+  equal(next.models.m, { waiting: 1, running: 3 });
+  equal(before.requests.y.step, 1);
+});
+
 Deno.test("points come at the end of series, and as many go", () => {
   const next = merge(VIEW, { series: { step_s: 2, from: 106, series: { p50: [4], ok: [3] } } });
   equal(next.series, { step_s: 2, from: 102, series: { p50: [2, 3, 4], ok: [1, 2, 3] } });

@@ -67,7 +67,7 @@ Deno.test("a stroke that is gone on with is one act", () => {
   equal(mask.count, 0);
 });
 
-Deno.test("a mask's picture is transparent where it is marked, and half of nothing", () => {
+Deno.test("a mask's image is transparent where it is marked, and half of nothing", () => {
   const mask = new Mask(20, 20);
   mask.do({ kind: "stroke", erase: false, radius: 3, points: [[10, 10]] });
   const alpha = [...mask.pixels()].filter((_, index) => index % 4 === 3);

@@ -40,7 +40,7 @@ Deno.test("a request has no field that nobody set", () => {
 Deno.test("fields of a mask are left out where nothing is marked", () => {
   const form = { ...FULL, mode: /** @type {"edit"} */ ("edit"), caption: "a cube", dilation: 3 };
   equal(["caption", "mask_dilation"].filter((name) => name in requestOf(form, false).body), []);
-  equal(requestOf(form, false).files, { image: "picture.png" });
+  equal(requestOf(form, false).files, { image: "image.png" });
   equal(requestOf({ ...form, template: "tmpl_1" }, true).files, { mask: "mask.png" });
 });
 

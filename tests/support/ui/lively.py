@@ -1,4 +1,4 @@
-"""A runner that takes its time and draws something, so that pages have previews, steps and pictures to show."""
+"""A runner that takes its time and draws something, so that pages have previews, steps and images to show."""
 
 import asyncio
 import io
@@ -17,7 +17,10 @@ from lego_serve.core.jobs.dataflow import Dataflow
 from lego_serve.core.jobs.events import CancelRequested, Event, JobSubmitted, TaskDone, TaskFailed
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult, TaskStats
 from lego_serve.core.jobs.ports import CheckpointKeeper
+from lego_serve.core.nodes.messages import DenoiseOutput, TextEncodeOutput
 from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad, SeenReplica
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.scale_board import NodeScale
 from lego_serve.errors import LegoError
 from tests.support.gateway.runner import FakeRunner
 
@@ -33,6 +36,8 @@ class LivelyRunner(FakeRunner):
         self.step_s, self.backbones = step_s, list(replicas)
         self._flow = Dataflow()
         self._paused: set[str] = set()
+        self.evicted = 0
+        self.board.nodes["lego-tiny.backbone"] = NodeScale(len(self.backbones), ReplicaBounds(1, 4))
 
     def now(self) -> float:
         """The machine's clock."""
@@ -46,6 +51,8 @@ class LivelyRunner(FakeRunner):
         """Those in flight are known."""
         (self._paused.add if paused else self._paused.discard)(job_id)
         self.journal.history.note_paused(job_id, paused)
+        verb = "pause" if paused else "resume"
+        self.journal.decide(verb, "lego-tiny", "an operator asked", self.now(), by="operator", job=job_id)
         return await super().pause(job_id, paused) or any(job.id == job_id for job in self.waiting)
 
     async def loads(self) -> list[SeenReplica]:
@@ -53,7 +60,11 @@ class LivelyRunner(FakeRunner):
         held = Counter(record.replica for record in self.journal.history.live if record.replica)
         seen = []
         for index, name in enumerate(self.backbones):
-            memory = (MemoryUse("templates", 21_000_000 * (index + 1), 64_000_000), MemoryUse("adapters", 9000, 40_000))
+            memory = (
+                MemoryUse("weights", 45_000_000),
+                MemoryUse("templates", 21_000_000 * (index + 1), 64_000_000, self.evicted),
+                MemoryUse("adapters", 9_000_000, 40_000_000),
+            )
             running = min(held[name], 8)
             load = ReplicaLoad(running, held[name] - running, self.step_s, (3, 4, running), memory, "m1")
             seen.append(SeenReplica(name, "lego-tiny", "backbone", load))
@@ -110,7 +121,7 @@ class LivelyRunner(FakeRunner):
                 stats = replace(result.stats["latents"], **await self._steps(job, name, tell))
             else:
                 await asyncio.sleep(self.step_s)
-            self._feed(TaskDone(job.id, name, object(), stats))
+            self._feed(TaskDone(job.id, name, _made(node.kind, job), stats))
         return result
 
     async def _steps(self, job: Job, node: str, tell: Callable[[JobProgress], None] | None) -> dict[str, Any]:
@@ -142,7 +153,17 @@ class LivelyRunner(FakeRunner):
         return replica
 
 
-def picture(width: int, height: int, seed: int) -> Image.Image:
+def _made(kind: str, job: Job) -> object:
+    """What a node makes, as large as it would be."""
+    width, height = int(str(job.inputs["width"])), int(str(job.inputs["height"]))
+    if kind == "denoise":
+        return DenoiseOutput(np.zeros((1, 16, height // 8, width // 8), np.float32))
+    if kind == "text_encode":
+        return TextEncodeOutput(np.zeros((333, 192), np.float32), np.zeros(192, np.float32))
+    return object()
+
+
+def shapes(width: int, height: int, seed: int) -> Image.Image:
     """Two shapes on a ground, by a seed."""
     image = Image.new("RGB", (width, height), GROUNDS[seed % len(GROUNDS)])
     pen, side = ImageDraw.Draw(image), min(width, height)
@@ -155,15 +176,15 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
 
 
 def png(width: int = 128, height: int = 128, seed: int = 3) -> bytes:
-    """Such a picture as a file."""
+    """Such an image as a file."""
     file = io.BytesIO()
-    picture(width, height, seed).save(file, "PNG")
+    shapes(width, height, seed).save(file, "PNG")
     return file.getvalue()
 
 
 def _drawn(job: Job, index: int) -> tuple[int, int, Image.Image, int]:
     width, height, seed = (int(str(job.inputs[name])) for name in ("width", "height", "seed"))
-    image = picture(width, height, seed + index)
+    image = shapes(width, height, seed + index)
     edit = job.inputs.get("edit")
     if edit is not None:
         pixels, weight = np.asarray(edit.pixels), np.asarray(edit.weight)  # type: ignore[attr-defined]

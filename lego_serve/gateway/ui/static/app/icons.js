@@ -26,6 +26,7 @@ const PATHS = {
   moon: "M15.5 12.5A6.5 6.5 0 017.5 4.5a6.5 6.5 0 108 8Z",
   more: "M5 10v.1M10 10v.1M15 10v.1",
   overview: "M3 3h6v6H3ZM11 3h6v3h-6ZM11 9h6v8h-6ZM3 12h6v5H3Z",
+  pin: "M7 3h6l-1 6 3 3H5l3-3ZM10 12v6",
   play: "M6 4l10 6-10 6Z",
   plus: "M10 4v12M4 10h12",
   rect: "M3 5h14v10H3Z",

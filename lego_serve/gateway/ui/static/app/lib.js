@@ -19,18 +19,3 @@ export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState };
 export function classes(...names) {
   return names.filter(Boolean).join(" ");
 }
-
-/**
- * A component whose module is loaded when it is drawn for the first time; nothing is drawn until then.
- * @param {() => Promise<any>} load
- * @param {string} name
- */
-export function later(load, name) {
-  const loaded = signal(/** @type {any} */ (null));
-  /** @type {Promise<void> | null} */
-  let loading = null;
-  return (/** @type {any} */ props) => {
-    loading ??= load().then((module) => void (loaded.value = module[name]));
-    return loaded.value && h(loaded.value, props);
-  };
-}

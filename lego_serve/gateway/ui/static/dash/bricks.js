@@ -1,17 +1,17 @@
 // The sign of the house: a replica is a brick, its studs are the images in the step that runs.
-import { age, bytes, counted, duration, tail } from "../app/format.js";
+import { age, bytes, counted, duration, percent, tail } from "../app/format.js";
 import { classes, html } from "../app/lib.js";
 import { serverNow } from "./store.js";
 
 const STUDS = { backbone: 8, other: 4 };
 const MOST_STUDS = 12;
 /** @type {Record<string, string>} */
-const KINDS = { templates: "control", prompts: "prompts", adapters: "adapters", pictures: "control" };
+const KINDS = { weights: "weights", templates: "control", prompts: "control", adapters: "adapters", images: "control" };
 
 /** @param {{card: any, onOpen?: (id: string) => void}} props */
 export function ReplicaBrick({ card, onOpen }) {
   const { running, waiting, step_s: stepS } = card.load;
-  const isLost = card.state === "lost";
+  const isLost = card.state === "lost" || card.state === "stopped";
   const room = card.component === "backbone" ? STUDS.backbone : STUDS.other;
   const count = Math.min(MOST_STUDS, Math.max(room, running + waiting));
   const studs = Array.from(
@@ -19,7 +19,7 @@ export function ReplicaBrick({ card, onOpen }) {
     (_, at) => (at < running ? "is-on" : at < running + waiting ? "is-waiting" : ""),
   );
   const says = isLost
-    ? "lost"
+    ? card.state
     : running > 0
     ? `${running} ${card.component === "backbone" ? "running" : "on"}`
     : card.state === "draining"
@@ -39,7 +39,8 @@ export function ReplicaBrick({ card, onOpen }) {
       class=${classes(
         "replica",
         card.component !== "backbone" && "is-small",
-        isLost && "is-lost",
+        card.state === "lost" && "is-lost",
+        card.state === "stopped" && "is-stopped",
         card.state === "draining" && "is-draining",
         card.heard_s > 3 && "is-old",
       )}
@@ -59,16 +60,28 @@ export function ReplicaBrick({ card, onOpen }) {
   `;
 }
 
+/** A replica that is to be there and does not answer yet. */
+function StartingBrick() {
+  return html`
+    <div class="replica is-starting" role="img" aria-label="a replica that is starting">
+      <span class="studs">${[1, 2, 3, 4].map((each) => html`<span key=${each} class="stud"></span>`)}</span>
+      <span class="brick"><span class="brick-line"><strong>starting</strong></span>
+        <span class="brick-more">does not answer yet</span></span>
+    </div>
+  `;
+}
+
 /** @param {{memory: Record<string, [number, number]>}} props */
 export function MemoryBar({ memory }) {
-  const kinds = Object.entries(memory);
+  const order = Object.keys(KINDS);
+  const kinds = Object.entries(memory).sort(([one], [other]) => order.indexOf(one) - order.indexOf(other));
   const whole = kinds.reduce((sum, [, [used, budget]]) => sum + Math.max(used, budget), 0) || 1;
   const said = kinds.map(([kind, [used, budget]]) => `${kind} ${bytes(used)}${budget ? ` of ${bytes(budget)}` : ""}`)
     .join(", ");
   return html`<span class="brick-bar" title=${said}>
     ${
     kinds.map(([kind, [used]]) =>
-      html`<span key=${kind} class=${`part is-${KINDS[kind] ?? "waits"}`} style=${{
+      html`<span key=${kind} class=${`part is-${KINDS[kind] ?? "control"}`} style=${{
         width: `${(used / whole) * 100}%`,
       }}></span>`
     )
@@ -90,23 +103,38 @@ export function cardsOf(replicas, model, component) {
 
 /**
  * The replicas of one node under its name, with how many there are.
- * @param {{node: any, model: string, replicas: Record<string, any>, onOpen?: (id: string) => void}} props
+ * @param {{node: any, model: any, replicas: Record<string, any>, onOpen?: (id: string) => void, onPin?: (node: any) => void}} props
  */
-export function NodeBricks({ node, model, replicas, onOpen }) {
-  const cards = cardsOf(replicas, model, node.component);
+export function NodeBricks({ node, model, replicas, onOpen, onPin }) {
+  const cards = cardsOf(replicas, model.name, node.component);
+  const isOff = node.target !== null && node.target !== node.up;
   const facts = [
-    node.up !== cards.length || cards.length !== 1 ? `${node.up} up` : "",
+    node.target === null || (node.target === 1 && !isOff) ? "" : `target ${node.target}`,
+    isOff || (node.target === null && cards.length !== 1) ? `${node.up} up` : "",
+    node.is_pinned ? "pinned" : "",
     node.draining > 0 ? `${node.draining} draining` : "",
     node.lost > 0 ? `${node.lost} lost` : "",
+    node.component === "text_encoder" && model.found !== null ? `${percent(model.found, 0)} from cache` : "",
   ].filter(Boolean);
   return html`
-    <div class=${classes("node", cards.length > 2 && "is-wide")}>
-      <p class="node-name"><strong>${node.component}</strong> <span>${facts.join(" · ")}</span></p>
+    <div class=${classes(
+      "node",
+      node.component === "backbone" && "is-main",
+      cards.length + node.starting > 2 && "is-wide",
+    )}>
+      <p class="node-name"><strong>${node.component}</strong> <span>${facts.join(" · ")}</span> ${onPin &&
+        node.target !== null &&
+        html`<button type="button" class="as-link" aria-label=${`Pin the replicas of ${node.component}…`} onClick=${() =>
+          onPin(node)}>Pin…</button>`}</p>
       <div class="node-bricks">
           ${cards.map((/** @type {any} */ card) =>
             html`<${ReplicaBrick} key=${card.id} card=${card} onOpen=${onOpen} />`
           )}
-          ${cards.length === 0 && html`<span class="hint">none answers</span>`}
+          ${Array.from(
+            { length: Math.min(node.starting, 8) },
+            (_, at) => html`<${StartingBrick} key=${`starting ${at}`} />`,
+          )}
+          ${cards.length + node.starting === 0 && html`<span class="hint">none answers</span>`}
         </div>
     </div>
   `;
@@ -114,15 +142,16 @@ export function NodeBricks({ node, model, replicas, onOpen }) {
 
 /**
  * A model with all its nodes.
- * @param {{model: any, replicas: Record<string, any>, onOpen?: (id: string) => void}} props
+ * @param {{model: any, replicas: Record<string, any>, onOpen?: (id: string) => void, onPin?: (node: any) => void}} props
  */
-export function ModelRow({ model, replicas, onOpen }) {
+export function ModelRow({ model, replicas, onOpen, onPin }) {
   const lost = model.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.lost, 0);
   const { within } = model;
   return html`
     <section class="model" aria-label=${`Model ${model.name}`}>
       <div class="model-facts">
           <h3><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></h3>
+          ${model.family && html`<p class="hint">${factsOf(model)}</p>`}
           <p class="hint">${counted(model.workflows.length, "workflow")}${model.waiting > 0
             ? ` · ${model.waiting} waiting`
             : ""}</p>
@@ -136,9 +165,39 @@ export function ModelRow({ model, replicas, onOpen }) {
         </div>
       <div class="model-nodes">
           ${model.nodes.map((/** @type {any} */ node) =>
-            html`<${NodeBricks} key=${node.component} node=${node} model=${model.name} replicas=${replicas} onOpen=${onOpen} />`
+            html`
+              <${NodeBricks} key=${node.component} node=${node} model=${model} replicas=${replicas} onOpen=${onOpen}
+                onPin=${onPin} />
+            `
           )}
         </div>
     </section>
+  `;
+}
+
+/** @type {Record<string, string>} */
+const FAMILIES = { sd3: "SD3", flux: "FLUX" };
+
+/**
+ * What a model is and where it runs, in a line.
+ * @param {any} model
+ */
+export function factsOf({ family, dtype, device }) {
+  return [
+    FAMILIES[family] ?? family,
+    dtype === "auto" ? "" : dtype,
+    device.replace("cuda", "GPU").replace("cpu", "CPU"),
+  ]
+    .filter(Boolean).join(" · ");
+}
+
+/** What the colours of the bars under the bricks stand for. */
+export function MemoryLegend() {
+  return html`
+    <ul class="legend">
+      ${[["weights", "weights"], ["control", "templates, prompts, images"], ["adapters", "adapters"]].map((
+        [hue, word],
+      ) => html`<li key=${hue}><span class=${`swatch part is-${hue}`}></span>${word}</li>`)}
+    </ul>
   `;
 }

@@ -1,33 +1,35 @@
-// What is kept in memory: prompts, adapters, templates; and the templates themselves.
-import { ask, askJson, said, sendJson } from "../app/api.js";
+// What is kept in memory: prompts, adapters, templates; how alike edits were; and the adapters there are.
+import { askJson, said } from "../app/api.js";
 import { bytes, counted, percent, tail } from "../app/format.js";
 import { html, useEffect, useState } from "../app/lib.js";
-import { asked } from "./actions.js";
-import { mayAct, tick } from "./store.js";
+import { heldSince, tick } from "./store.js";
+import { Templates } from "./templates.js";
 
 /** @type {Record<string, string>} */
 const SAYS = {
   prompts: "Encoded prompts; one that is found is not encoded again.",
   adapters: "Adapters (LoRA) in replicas and in the LoRA node.",
   templates: "Activations that masked edits read instead of computing them.",
-  pictures: "Encoded pictures of edits.",
+  images: "Encoded images of edits.",
   controlnets: "ControlNets in memory.",
 };
 
 export function Caches() {
-  const [caches, setCaches] = useState(/** @type {any[] | null} */ (null));
+  const [found, setFound] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
-  const beat = Math.floor(tick.value / 3);
-  useEffect(() => void askJson("/v1/admin/caches").then(({ data }) => (setCaches(data), setError(null)), setError), [
+  const beat = heldSince.value === null ? Math.floor(tick.value / 3) : -1;
+  const caches = found?.data;
+  useEffect(() => void askJson("/v1/admin/caches").then((answer) => (setFound(answer), setError(null)), setError), [
     beat,
   ]);
   return html`
     ${error && html`<p class="card failure">${said(error)}</p>`}
     ${!caches && !error && html`<div class="card shape is-tall"></div>`}
     ${caches?.length === 0 && html`<p class="card empty">No replica keeps anything yet.</p>`}
-    <div class="cache-cards">${(caches ?? []).map((row) =>
+    <div class="cache-cards">${(caches ?? []).map((/** @type {any} */ row) =>
       html`<${Card} key=${`${row.kind} ${row.model}`} row=${row} />`
     )}</div>
+    ${found?.comparisons.length > 0 && html`<${Comparisons} rows=${found.comparisons} />`}
     <${AdapterTable} />
     <${Templates} />
   `;
@@ -35,7 +37,7 @@ export function Caches() {
 
 /** @param {{row: any}} props */
 function Card({ row }) {
-  const { hits, misses, used, budget, replicas } = row;
+  const { hits, misses, used, budget, evicted, replicas } = row;
   const share = hits + misses > 0 ? hits / (hits + misses) : null;
   return html`<section class="card" aria-label=${`${row.kind} of ${row.model}`}>
     <header><h2>${row.kind[0].toUpperCase()}${row.kind.slice(1)}</h2><span class="hint">${row.model}</span></header>
@@ -60,6 +62,7 @@ function Card({ row }) {
       percent(budget > 0 ? used / budget : null, 0)
     } in all</p>`
   }
+    ${evicted > 0 && html`<p class="hint">${evicted} have made room for others</p>`}
   </section>`;
 }
 
@@ -76,7 +79,7 @@ function AdapterTable() {
       <label class="filter"><span class="for-ears">Find an adapter</span><input type="search" placeholder="Find an adapter" value=${word} onInput=${(
     /** @type {any} */ event,
   ) => setWord(event.target.value)} /></label></header>
-    <div class="table-room" tabindex="0" role="region" aria-label="Table"><table class="plain"><thead><tr><th scope="col">Name</th><th scope="col">Model</th><th scope="col">Rank</th><th scope="col">Size</th><th scope="col">At hand in</th></tr></thead>
+    <div class="table-room" tabindex="0" role="region" aria-label="Table of adapters"><table class="plain"><thead><tr><th scope="col">Name</th><th scope="col">Model</th><th scope="col">Rank</th><th scope="col">Size</th><th scope="col">At hand in</th></tr></thead>
       <tbody>${
     found.slice(0, 100).map((/** @type {any} */ each) =>
       html`
@@ -102,82 +105,40 @@ function AdapterTable() {
   </section>`;
 }
 
-function Templates() {
-  const [list, setList] = useState(/** @type {any[] | null} */ (null));
-  const load = () => void askJson("/v1/templates").then(({ data }) => setList(data), () => setList([]));
-  useEffect(load, []);
-  if (!list) return null;
-  /** @param {any} card */
-  const forget = (card) => (asked.value = {
-    title: `Remove template ${card.name}?`,
-    effect: "Its image is forgotten, and all that replicas keep of it. Edits that name it are refused from then on.",
-    verb: "Remove",
-    isBad: true,
-    act:
-      async () => (await askJson(`/v1/templates/${card.id}`, { method: "DELETE" }), load(), `${card.name} is removed.`),
-  });
-  /** @param {any} card */
-  const warm = (card) => (asked.value = {
-    title: `Warm template ${card.name}?`,
-    effect: `Replicas compute what edits of it will read, ${
-      bytes(card.bytes_predicted)
-    }; that takes about as long as an image.`,
-    verb: "Warm",
-    act: async () => (await sendJson(`/v1/templates/${card.id}/warm`, {}), `${card.name} is being warmed.`),
-  });
-  return html`<section class="card" aria-labelledby="templates-title">
-    <header><h2 id="templates-title">Templates</h2><span class="hint">of your tenant</span></header>
-    ${
-    list.length === 0
-      ? html`<p class="empty">None is registered. In the playground, open a picture to edit and keep it as a template.</p>`
-      : html`
-        <div class="table-room" tabindex="0" role="region" aria-label="Table">
-          <table class="plain">
-            <thead>
-              <tr>
-                <th scope="col">Template</th>
-                <th scope="col">Size</th>
-                <th scope="col">Model</th>
-                <th scope="col">Keeps</th>
-                <th scope="col">Pinned</th>
-                <th scope="col"><span class="for-ears">Actions</span></th>
+/** @param {{rows: any[]}} props */
+function Comparisons({ rows }) {
+  return html`
+    <section class="card" aria-labelledby="compared-title">
+      <header><h2 id="compared-title">Edits compared</h2><span class="hint">some are computed again in full, to see how alike they are</span></header>
+      <div class="table-room" tabindex="0" role="region" aria-label="Table of comparisons">
+        <table class="plain">
+          <thead>
+            <tr>
+              <th scope="col">Workflow</th>
+              <th scope="col">Masks of</th>
+              <th scope="col">Quality</th>
+              <th scope="col">Compared</th>
+              <th scope="col">Likeness</th>
+              <th scope="col">Floor</th>
+            </tr>
+          </thead>
+          <tbody>${rows.map((row) =>
+            html`
+              <tr key=${`${row.workflow} ${row.class} ${row.quality}`}>
+                <th scope="row"><a href=${`/dashboard/workflows/${encodeURIComponent(row.workflow)}`}>${row
+                  .workflow}</a></th>
+                <td>${row.class}</td>
+                <td>${row.quality}</td>
+                <td>${row.count}</td>
+                <td>${row.floor !== null && row.mean < row.floor
+                  ? html`<span class="badge is-warn">▲ ${row.mean.toFixed(3)}, computed with more care</span>`
+                  : row.mean.toFixed(3)}</td>
+                <td>${row.floor ?? "–"}</td>
               </tr>
-            </thead>
-            <tbody>${list.map((card) =>
-              html`
-                <tr key=${card.id}>
-                  <th scope="row"
-                    class="template-name"><${Thumb} id=${card.id} /> <span>${card.name}<small>${card.caption ??
-                      ""}</small></span></th>
-                  <td>${card.width} × ${card.height}</td>
-                  <td>${card.model}</td>
-                  <td>${bytes(card.bytes_predicted)}${card.fits ? "" : ", more than fits"}</td>
-                  <td>${card.pinned ? "yes" : "no"}</td>
-                  <td>${mayAct() && html`
-                    <button type="button" class="button is-small" onClick=${() =>
-                      warm(card)}>Warm…</button> <button type="button"
-                      class="button is-small is-stop" onClick=${() => forget(card)}>Remove…</button>
-                  `}</td>
-                </tr>
-              `
-            )}</tbody>
-          </table>
-        </div>
-      `
-  }
-  </section>`;
-}
-
-/** @param {{id: string}} props */
-function Thumb({ id }) {
-  const [url, setUrl] = useState("");
-  useEffect(() => {
-    let made = "";
-    ask(`/v1/templates/${id}/image`).then((answer) => answer.blob()).then(
-      (blob) => setUrl(made = URL.createObjectURL(blob)),
-      () => {},
-    );
-    return () => URL.revokeObjectURL(made);
-  }, [id]);
-  return url ? html`<img class="thumb" src=${url} alt="" />` : html`<span class="thumb"></span>`;
+            `
+          )}</tbody>
+        </table>
+      </div>
+    </section>
+  `;
 }

@@ -4,23 +4,33 @@ import { classes, html, useEffect, useRef } from "../app/lib.js";
 
 /** @typedef {{name: string, label: string, hue: string, fill?: boolean, dash?: boolean}} Line */
 
+/** @type {Line[]} */
+export const LATENCY_LINES = [
+  { name: "p50", label: "p50", hue: "accent" },
+  { name: "p95", label: "p95", hue: "part-adapters" },
+];
+
 /** @param {string} name */
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
 /**
- * @param {{title: string, series: any, lines: Line[], unit: string, sentence: string, stacked?: boolean}} props
+ * @param {{
+ *   title: string, series: any, lines: Line[], unit: string, sentence: string, stacked?: boolean, target?: number | null,
+ * }} props
  */
-export function Chart({ title, series, lines, unit, sentence, stacked = false }) {
+export function Chart({ title, series, lines, unit, sentence, stacked = false, target = null }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const plot = useRef(/** @type {any} */ (null));
   const [times, ...values] = dataOf(series, lines, stacked);
+  const all = target === null ? lines : [...lines, { name: "target", label: "target", hue: "bad", dash: true }];
+  if (target !== null) values.push(times.map(() => target));
   useEffect(() => {
     const element = /** @type {HTMLElement} */ (box.current);
     const { uPlot } = /** @type {any} */ (globalThis);
     if (!uPlot) return;
-    plot.current = new uPlot(optionsOf(element, lines, unit), [times, ...values], element);
+    plot.current = new uPlot(optionsOf(element, all, unit), [times, ...values], element);
     const observer = new ResizeObserver(() => plot.current?.setSize(sizeOf(element)));
     observer.observe(element);
     return () => {
@@ -28,13 +38,13 @@ export function Chart({ title, series, lines, unit, sentence, stacked = false })
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [isDark.value, series.step_s]);
-  useEffect(() => plot.current?.setData([times, ...values]), [series]);
+  }, [isDark.value, series.step_s, target !== null]);
+  useEffect(() => plot.current?.setData([times, ...values]), [series, target]);
   return html`
     <section class="card chart" aria-label=${title}>
       <header>
         <h2>${title}</h2>
-        <ul class="legend">${lines.map((line) =>
+        <ul class="legend">${all.map((line) =>
           html`<li key=${line.name}><span class=${
             classes("swatch", line.dash && "is-dash", !line.fill && "is-line")
           } style=${{ "--hue": `var(--${line.hue})` }}></span>${line.label}</li>`
@@ -116,7 +126,12 @@ function optionsOf(element, lines, unit) {
         ...axis,
         grid: { show: false },
         size: 26,
-        space: 70,
+        splits: (
+          /** @type {any} */ _,
+          /** @type {number} */ __,
+          /** @type {number} */ low,
+          /** @type {number} */ high,
+        ) => splitsOf(low, high),
         values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((time) => ago(time, at)),
       },
       {
@@ -140,7 +155,8 @@ function optionsOf(element, lines, unit) {
       {},
       ...lines.map((line) => ({
         stroke: colour(line.hue),
-        width: 2,
+        width: line.dash ? 1.5 : 2,
+        dash: line.dash ? [5, 4] : undefined,
         fill: line.fill ? over(colour(line.hue), colour("surface"), isDark.value ? 0.55 : 0.35) : undefined,
         points: { show: false },
         spanGaps: false,
@@ -150,13 +166,23 @@ function optionsOf(element, lines, unit) {
 }
 
 /**
+ * Times that are whole minutes, or tens of them, before the last one.
+ * @param {number} low
+ * @param {number} high
+ */
+function splitsOf(low, high) {
+  const step = high - low > 600 ? 600 : 60;
+  const count = Math.floor((high - low + 2) / step);
+  return Array.from({ length: count + 1 }, (_, at) => Math.max(low, high - (count - at) * step));
+}
+
+/**
  * @param {number} time
  * @param {number[]} all
  */
 function ago(time, all) {
-  const seconds = Math.round(Date.now() / 1000 - time);
-  if (time === all.at(-1) && seconds < 20) return "now";
-  return seconds < 90 ? `−${seconds} s` : `−${Math.round(seconds / 60)} min`;
+  const minutes = Math.round(((all.at(-1) ?? time) - time) / 60);
+  return minutes === 0 ? "now" : `−${minutes} min`;
 }
 
 /**

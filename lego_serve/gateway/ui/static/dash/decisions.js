@@ -7,7 +7,7 @@ import { requestPath } from "./rows.js";
 import { go, route, withQuery } from "./router.js";
 import { serverNow, tick } from "./store.js";
 
-const KINDS = ["lost", "drain", "refuse", "cancel", "pause", "resume"];
+const KINDS = ["scale", "pin", "lost", "up", "drain", "refuse", "evict", "warm", "cancel", "pause", "resume"];
 
 export function Decisions() {
   const kind = route.value.query.get("kind") ?? "";
@@ -42,7 +42,7 @@ export function Decisions() {
           ${errors.length === 0
             ? html`<p class="empty">No request has ended with an error since the gateways started.</p>`
             : html`
-              <div class="table-room" tabindex="0" role="region" aria-label="Table">
+              <div class="table-room" tabindex="0" role="region" aria-label="Table of errors">
                 <table class="plain">
                   <thead>
                     <tr>

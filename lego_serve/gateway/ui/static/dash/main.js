@@ -3,19 +3,24 @@ import { key, keyWanted } from "../app/api.js";
 import { age, clock, counted } from "../app/format.js";
 import { Brick, Icon } from "../app/icons.js";
 import { Dialog, isTyped, KeyButton, KeyDialog, ThemeButton, Toasts, toggleTheme } from "../app/kit.js";
-import { classes, html, later, render, signal, useEffect, useState } from "../app/lib.js";
+import { classes, html, render, signal, useEffect, useState } from "../app/lib.js";
 import { Actions, asked, cancelAction, menuOf } from "./actions.js";
+import { Caches } from "./caches.js";
+import { Decisions } from "./decisions.js";
+import { Models } from "./models.js";
 import { Alerts } from "./notices.js";
 import { Overview } from "./overview.js";
+import { Requests } from "./requests.js";
 import { go, route, start as startRouter } from "./router.js";
 import * as store from "./store.js";
+import { Workflows } from "./workflows.js";
 
 const PAGES = {
-  requests: later(() => import("./requests.js"), "Requests"),
-  models: later(() => import("./models.js"), "Models"),
-  workflows: later(() => import("./workflows.js"), "Workflows"),
-  caches: later(() => import("./caches.js"), "Caches"),
-  decisions: later(() => import("./decisions.js"), "Decisions"),
+  requests: Requests,
+  models: Models,
+  workflows: Workflows,
+  caches: Caches,
+  decisions: Decisions,
 };
 /** @type {[string, string, string, string][]} */
 const NAV = [
@@ -30,8 +35,13 @@ const isHelping = signal(false);
 
 function Nav() {
   const overview = store.view.value?.overview;
+  const models = Object.values(store.view.value?.models ?? {});
   /** @type {Record<string, number | undefined>} */
-  const counts = { requests: overview?.counts.in_flight, models: overview?.models.length };
+  const counts = overview && {
+    requests: overview.counts.in_flight,
+    models: models.length,
+    workflows: new Set(models.flatMap((model) => model.workflows)).size,
+  };
   return html`
     <aside class="nav">
       <a class="brand" href="/dashboard"><${Brick} /> <span>lego_serve</span></a>
@@ -41,7 +51,7 @@ function Nav() {
               route.value.page === page ? "page" : undefined
             }>
         <${Icon} name=${page} /> <span>${name}</span> ${
-              counts[page] !== undefined && html`<span class="nav-count">${counts[page]}</span>`
+              counts?.[page] !== undefined && html`<span class="nav-count">${counts[page]}</span>`
             }
       </a>`
           )}
@@ -65,7 +75,7 @@ function Nav() {
 /** @param {{overview: any}} props */
 function Health({ overview }) {
   const ready = overview.gateways.every((/** @type {any} */ each) => each.is_ready);
-  const { models } = overview;
+  const models = Object.values(store.view.value?.models ?? {});
   const count = models.reduce(
     (/** @type {number} */ sum, /** @type {any} */ model) =>
       sum +

@@ -8,12 +8,12 @@
 export function merge(view, patch) {
   const next = { ...view, at: patch.at ?? view.at };
   if (patch.overview) next.overview = { ...view.overview, ...patch.overview };
-  for (const part of ["replicas", "requests", "decisions"]) {
+  for (const part of ["models", "replicas", "requests", "decisions"]) {
     if (!patch[part]) continue;
     next[part] = { ...view[part] };
     for (const [id, card] of Object.entries(patch[part])) {
       if (card === null) delete next[part][id];
-      else next[part][id] = card;
+      else next[part][id] = { ...next[part][id], ...card };
     }
   }
   if (patch.series) next.series = extended(view.series, patch.series);

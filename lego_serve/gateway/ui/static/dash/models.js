@@ -1,19 +1,23 @@
 // Models one to a line, and one model with each of its replicas.
+import { askJson } from "../app/api.js";
 import { bytes, duration, tail } from "../app/format.js";
 import { Dialog } from "../app/kit.js";
-import { html, signal } from "../app/lib.js";
+import { html, signal, useEffect, useState } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
 import { cardsOf, MemoryBar, ModelRow } from "./bricks.js";
-import { mayAct } from "./store.js";
+import { Chart, LATENCY_LINES } from "./charts.js";
+import { DecisionList } from "./notices.js";
+import { PinDialog } from "./pins.js";
+import { mayAct, span } from "./store.js";
 
 const opened = signal("");
+/** The node whose replicas are to be pinned. */
+const pinned = signal(/** @type {{model: string, node: any} | null} */ (null));
 const MANY = 20; // models: more are lines, and bricks only where one is opened
 
 /** @param {{view: import("./store.js").View, name: string}} props */
 export function Models({ view, name }) {
-  const models = view.overview.models.toSorted((/** @type {any} */ one, /** @type {any} */ other) =>
-    one.name.localeCompare(other.name)
-  );
+  const models = Object.values(view.models).sort((one, other) => one.name.localeCompare(other.name));
   const shown = name ? models.filter((/** @type {any} */ model) => model.name === name) : models;
   if (shown.length === 0) {
     return html`<p class="card empty">There is no model ${name}. <a href="/dashboard/models">Show all.</a></p>`;
@@ -27,18 +31,63 @@ export function Models({ view, name }) {
         : shown.map((/** @type {any} */ model) =>
           html`<${ModelRow} key=${model.name} model=${model} replicas=${view.replicas} onOpen=${(
             /** @type {string} */ id,
-          ) => (opened.value = id)} />`
+          ) => (opened.value = id)} onPin=${
+            mayAct() ? (/** @type {any} */ node) => (pinned.value = { model: model.name, node }) : undefined
+          } />`
         )}
     </section>
-    ${name && html`<${Replicas} model=${shown[0]} replicas=${view.replicas} />`}
+    ${name && html`
+      <${ModelChart} name=${name} at=${Math.floor(view.at / 10)} />
+      <div class="two">
+        <${Replicas} model=${shown[0]} replicas=${view.replicas} />
+        <section class="card" aria-labelledby="why-title">
+          <header>
+            <h2 id="why-title">Why it scaled</h2>
+          </header>
+          <${DecisionList} decisions=${whyOf(
+            view,
+            name,
+          )} empty="Its number of replicas has not changed since the start." />
+        </section>
+      </div>
+    `}
+    ${pinned.value && html`<${PinDialog} ...${pinned.value} onClose=${() => (pinned.value = null)} />`}
     ${card && !asked.value && html`<${Sheet} card=${card} />`}
+  `;
+}
+
+/**
+ * The decisions about the replicas of a model, the last first.
+ * @param {import("./store.js").View} view
+ * @param {string} name
+ */
+function whyOf({ decisions }, name) {
+  const kinds = ["scale", "pin", "lost", "up", "drain"];
+  return Object.values(decisions).filter(({ kind, node }) => kinds.includes(kind) && node.startsWith(`${name}.`)).sort((
+    one,
+    other,
+  ) => other.at - one.at).slice(0, 12);
+}
+
+/** @param {{name: string, at: number}} props */
+function ModelChart({ name, at }) {
+  const [series, setSeries] = useState(/** @type {any} */ (null));
+  useEffect(
+    () =>
+      void askJson(`/v1/admin/series?window=${span.value}&model=${encodeURIComponent(name)}`).then(setSeries, () => {}),
+    [name, at, span.value],
+  );
+  if (!series) return html`<div class="card shape chart"></div>`;
+  return html`
+    <${Chart} title="Latency of its requests" series=${series} unit="s" lines=${LATENCY_LINES}
+      sentence="Half and 95 of 100 of the requests that this model worked for, over time." />
   `;
 }
 
 /** @param {{models: any[]}} props */
 function Lines({ models }) {
   return html`
-    <div class="table-room" tabindex="0" role="region" aria-label="Table">
+    <div class="table-room" tabindex="0" role="region" aria-label="Table of models">
       <table class="plain">
         <thead>
           <tr>
@@ -46,6 +95,7 @@ function Lines({ models }) {
             <th scope="col">Running</th>
             <th scope="col">Waiting</th>
             <th scope="col">Replicas</th>
+            <th scope="col">Target</th>
             <th scope="col">Within target</th>
           </tr>
         </thead>
@@ -60,6 +110,10 @@ function Lines({ models }) {
               <td>${model.running}</td>
               <td>${model.waiting}</td>
               <td>${count}</td>
+              <td>${model.nodes.reduce(
+                (/** @type {number} */ sum, /** @type {any} */ node) => sum + (node.target ?? node.up),
+                0,
+              )}</td>
               <td>${model.within === null ? "–" : `${Math.round(model.within * 100)} %`}</td>
             </tr>
           `;
@@ -77,7 +131,7 @@ function Replicas({ model, replicas }) {
       <header>
         <h2 id="replicas-title">Replicas</h2>
       </header>
-      <div class="table-room" tabindex="0" role="region" aria-label="Table">
+      <div class="table-room" tabindex="0" role="region" aria-label="Table of replicas">
         <table class="plain">
           <thead>
             <tr>
@@ -155,11 +209,12 @@ function Sheet({ card }) {
       <div>
         <h3>Memory</h3>
         <table class="plain">
-          <tbody>${Object.entries(card.memory).map(([kind, [used, budget]]) =>
+          <tbody>${Object.entries(card.memory).map(([kind, [used, budget, evicted]]) =>
             html`
               <tr key=${kind}>
                 <th scope="row">${kind}</th>
                 <td>${bytes(used)}${budget ? ` of ${bytes(budget)}` : ""}</td>
+                <td>${evicted > 0 ? `${evicted} made room` : ""}</td>
               </tr>
             `
           )}</tbody>

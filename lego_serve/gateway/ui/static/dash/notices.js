@@ -11,21 +11,35 @@ const KINDS = {
   up: ["arrowUp", "ok", (d) => `Replica ${tail(d.subject)} is up`],
   drain: ["arrowDown", "muted", (d) => `Replica ${tail(d.subject)} is drained`],
   refuse: ["decisions", "warn", (d) => `${d.count} ${d.count === 1 ? "request" : "requests"} refused`],
+  scale: [
+    "arrowUp",
+    "ok",
+    (d) => `${d.subject} ${d.from} → ${d.to} replicas`,
+  ],
+  pin: ["pin", "muted", (d) => `Replicas of ${d.subject} pinned`],
+  evict: [
+    "caches",
+    "muted",
+    (d) => d.subject.startsWith("template ") ? `Activations of ${d.subject} let go` : "Room was made",
+  ],
+  warm: ["play", "muted", (d) => `${d.subject} is warmed`],
   cancel: ["close", "muted", (d) => `${short(d.job)} cancelled`],
   pause: ["hold", "muted", (d) => `${short(d.job)} paused`],
   resume: ["play", "muted", (d) => `${short(d.job)} resumed`],
 };
 
-/** @param {{decisions: any[]}} props */
-export function DecisionList({ decisions }) {
-  if (decisions.length === 0) return html`<p class="empty">Nothing had to be decided yet.</p>`;
+/** @param {{decisions: any[], empty?: string}} props */
+export function DecisionList({ decisions, empty = "Nothing had to be decided yet." }) {
+  if (decisions.length === 0) return html`<p class="empty">${empty}</p>`;
   return html`<ol class="decisions">
     ${
     decisions.map((each) => {
       const [icon, level, title] = KINDS[each.kind] ?? ["decisions", "muted", () => `${each.kind}: ${each.subject}`];
       return html`
         <li key=${`${each.gateway}. ${each.number}`}>
-          <span class=${`decision-icon is-${level}`}><${Icon} name=${icon} size="16" /></span>
+          <span class=${`decision-icon is-${level}`}><${Icon} name=${each.kind === "scale" && each.to < each.from
+            ? "arrowDown"
+            : icon} size="16" /></span>
           <div>
             <p>${title(each)}${each.count > 1 && each.kind !== "refuse" ? ` (${each.count} times)` : ""}</p>
             <p class="hint">${each.why.slice(0, 1).toUpperCase()}${each.why.slice(1)}. ${each.job

@@ -3,12 +3,12 @@ import { askJson } from "../app/api.js";
 import { bytes, duration, short } from "../app/format.js";
 import { html, useEffect, useState } from "../app/lib.js";
 import { menuOf } from "./actions.js";
-import { ModelRow } from "./bricks.js";
-import { Chart, Spark } from "./charts.js";
+import { MemoryLegend, ModelRow } from "./bricks.js";
+import { Chart, LATENCY_LINES, Spark } from "./charts.js";
 import { DecisionList } from "./notices.js";
 import { requestPath, RequestRow, RowHead } from "./rows.js";
 import { go } from "./router.js";
-import { serverNow, span } from "./store.js";
+import { modelsOf, serverNow, span } from "./store.js";
 import { Waterfall } from "./waterfall.js";
 
 const MOST_MODELS = 8; // with their bricks, the troubled ones first; all are on their own page
@@ -17,7 +17,8 @@ const MOST_MODELS = 8; // with their bricks, the troubled ones first; all are on
 export function Overview({ view }) {
   const { overview, series, replicas, requests, decisions } = view;
   const live = Object.values(requests).filter((row) => row.state !== "ended").sort((a, b) => a.created - b.created);
-  const first = overview.models.slice(0, MOST_MODELS);
+  const models = modelsOf(view);
+  const first = models.slice(0, MOST_MODELS);
   return html`
     <${Tiles} overview=${overview} series=${series} />
     <div class="charts">
@@ -25,7 +26,8 @@ export function Overview({ view }) {
         title="Latency"
         series=${series}
         unit="s"
-        lines=${[{ name: "p50", label: "p50", hue: "accent" }, { name: "p95", label: "p95", hue: "part-adapters" }]}
+        lines=${LATENCY_LINES}
+        target=${overview.target.median_s}
         sentence=${`Half of the requests took at most ${duration(overview.latency.p50)}, 95 of 100 at most ${
           duration(overview.latency.p95)
         }, in the last ${span.value / 60} minutes.`}
@@ -47,13 +49,13 @@ export function Overview({ view }) {
       />
     </div>
     <section class="card" aria-labelledby="models-title">
-      <header><h2 id="models-title">Models</h2><span class="hint">a stud is an image in the step that runs</span><span class="spacer"></span><${StudLegend} /></header>
+      <header><h2 id="models-title">Models</h2><span class="hint">a stud is an image in the step that runs</span><span class="spacer"></span><${StudLegend} /><${MemoryLegend} /></header>
       ${first.map((/** @type {any} */ model) =>
         html`<${ModelRow} key=${model.name} model=${model} replicas=${replicas} onOpen=${() =>
           go(`/dashboard/models/${encodeURIComponent(model.name)}`)} />`
       )}
-      ${overview.models.length > first.length &&
-        html`<p class="empty"><a href="/dashboard/models">${overview.models.length - first.length} more models</a></p>`}
+      ${models.length > first.length &&
+        html`<p class="empty"><a href="/dashboard/models">${models.length - first.length} more models</a></p>`}
     </section>
     <div class="two">
       <section class="card is-flush" aria-labelledby="flight-title">
@@ -62,7 +64,7 @@ export function Overview({ view }) {
           ? "7 oldest"
           : ""}</span><span class="spacer"></span><a href="/dashboard/requests">All requests</a></header>
         ${live.length === 0
-          ? html`<p class="empty">Nothing runs now. <a href="/">Make a picture in the playground.</a></p>`
+          ? html`<p class="empty">Nothing runs now. <a href="/">Make an image in the playground.</a></p>`
           : html`<div class="request-table" role="table" aria-label="Requests in flight"><${RowHead} />${
             live.slice(0, 7).map((row) =>
               html`<${RequestRow} key=${row.id} row=${row} onMenu=${() => (menuOf.value = row)} />`
@@ -75,7 +77,7 @@ export function Overview({ view }) {
       </section>
     </div>
     <${Slowest} requests=${requests} />
-    <${CacheStrip} replicas=${replicas} />
+    <${CacheStrip} overview=${overview} />
   `;
 }
 
@@ -124,7 +126,7 @@ function Tiles({ overview, series }) {
               : "requests"} more=${counts.waiting > 0
               ? `oldest ${duration(counts.oldest_wait_s)}`
               : `${counts.running} running${counts.paused ? `, ${counts.paused} paused` : ""}`}>
-              <${Spark} points=${points.refused} hue="part-adapters" />
+              <${Spark} points=${points.waiting} hue="part-adapters" />
               <//>
               <${Tile} name="Work saved" value=${saved === null ? "–" : Math.round(saved * 100)} unit=${saved === null
                 ? ""
@@ -170,33 +172,60 @@ function Slowest({ requests }) {
   `;
 }
 
-/** @param {{replicas: Record<string, any>}} props */
-function CacheStrip({ replicas }) {
-  const sums = /** @type {Map<string, [number, number]>} */ (new Map());
-  for (const { memory, state } of Object.values(replicas)) {
-    if (state === "lost") continue;
-    for (const [kind, [used, budget]] of Object.entries(memory)) {
-      const [all, most] = sums.get(kind) ?? [0, 0];
-      sums.set(kind, [all + used, most + budget]);
-    }
-  }
-  if (sums.size === 0) return null;
-  return html`<section class="card strip" aria-label="Memory">
+/** @type {[string, string, string][]} */
+const STRIP = [["prompts", "Prompts", "found encoded"], ["adapters", "Adapters", "at hand"]];
+
+/** @param {{overview: any}} props */
+function CacheStrip({ overview: { caches, templates } }) {
+  const of = (/** @type {string} */ kind) => caches.find((/** @type {any} */ each) => each.kind === kind);
+  const [kept, edits] = [of("templates"), of("edits")];
+  if (caches.length === 0) return null;
+  return html`<section class="card strip" aria-label="Caches">
     ${
-    [...sums].sort(([one], [other]) => one.localeCompare(other)).map(([kind, [used, budget]]) =>
-      html`
-        <div key=${kind}>
-          <h2><a href="/dashboard/caches">${kind[0].toUpperCase()}${kind.slice(1)}</a></h2>
-          <p class="tile-value"><strong>${budget > 0
-            ? Math.round((used / budget) * 100)
-            : "–"}</strong> <span>% full</span></p>
-          <span class="brick-bar is-wide"><span class="part is-control" style=${{
-            width: `${budget > 0 ? (used / budget) * 100 : 0}%`,
-          }}></span></span>
-          <p class="hint">${bytes(used)} of ${bytes(budget)} in all replicas</p>
-        </div>
-      `
-    )
+    STRIP.filter(([kind]) => of(kind)).map(([kind, name, found]) => {
+      const { hits, misses, ...row } = of(kind);
+      const asked = hits + misses;
+      return html`<${Kept} key=${kind} name=${name} figure=${
+        asked > 0 ? Math.round((100 * hits) / asked) : null
+      } unit=${asked > 0 ? `% ${found}` : "not asked for yet"} row=${row} />`;
+    })
   }
+    ${
+    kept &&
+    html`<${Kept} name="Templates" figure=${templates.registered} unit=${`registered${
+      templates.pinned > 0 ? `, ${templates.pinned} pinned` : ""
+    }`} row=${kept} />`
+  }
+    <div>
+      <h2><a href="/dashboard/caches">Edits compared</a></h2>
+      <p class="tile-value"><strong>${edits ? edits.mean.toFixed(3) : "–"}</strong> <span>${
+    edits ? `likeness${edits.floor === null ? "" : `, floor ${edits.floor}`}` : "none yet"
+  }</span></p>
+      <${Bar} share=${edits ? edits.mean : 0} />
+      <p class="hint">${
+    edits
+      ? `${edits.count} compared with their whole computation`
+      : "Some edits are computed in full to see how alike they are."
+  }</p>
+    </div>
   </section>`;
+}
+
+/** @param {{name: string, figure: number | null, unit: string, row: any}} props */
+function Kept({ name, figure, unit, row: { used, budget, evicted } }) {
+  return html`
+    <div>
+      <h2><a href="/dashboard/caches">${name}</a></h2>
+      <p class="tile-value"><strong>${figure ?? "–"}</strong> <span>${unit}</span></p>
+      <${Bar} share=${budget > 0 ? used / budget : 0} />
+      <p class="hint">${bytes(used)} of ${bytes(budget)}${evicted > 0 ? ` · ${evicted} evicted` : ""}</p>
+    </div>
+  `;
+}
+
+/** @param {{share: number}} props */
+function Bar({ share }) {
+  return html`<span class="brick-bar is-wide"><span class="part is-control" style=${{
+    width: `${Math.min(100, 100 * share)}%`,
+  }}></span></span>`;
 }

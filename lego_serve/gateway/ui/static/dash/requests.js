@@ -1,17 +1,20 @@
 // The list of requests, filtered by the address and windowed; and one request whole.
 import { askJson, said } from "../app/api.js";
 import { counted, duration, short } from "../app/format.js";
+import { Icon } from "../app/icons.js";
 import { copy } from "../app/kit.js";
 import { html, useEffect, useRef, useState } from "../app/lib.js";
 import { asked, cancelAction, menuOf, pauseAction } from "./actions.js";
 import { ageOf, Flags, Progress, RequestRow, RowHead } from "./rows.js";
 import { go, route, withQuery } from "./router.js";
-import { heldSince, mayAct, tick } from "./store.js";
+import { heldSince, mayAct, modelsOf, tick } from "./store.js";
 import { Waterfall } from "./waterfall.js";
 
 const ROW = matchMedia("(max-width: 720px)").matches ? 96 : 57;
 const AROUND = 6; // rows drawn above and below those that are seen
 const PAGE = 200;
+/** @type {Record<string, string>} */
+const TARGETS = { slo: ", its workflow's slo_s", learned: ", five times what it takes alone" };
 const FILTERS = ["q", "state", "workflow", "outcome", "tenant", "over_s", "sort"];
 
 /** @param {{view: import("./store.js").View | null}} props */
@@ -83,7 +86,7 @@ function FilterBar({ view, rows }) {
     go(withQuery({ [name]: event.target.value }), { replace: true });
   const workflows = [
     ...new Set([
-      ...(view?.overview.models ?? []).flatMap((/** @type {any} */ model) => model.workflows),
+      ...(view ? modelsOf(view) : []).flatMap((/** @type {any} */ model) => model.workflows),
       ...rows.map((row) => row.workflow),
     ]),
   ].sort();
@@ -153,6 +156,20 @@ function Windowed({ rows, total, onMore }) {
   `;
 }
 
+/**
+ * The request as a command, with what is known of it: its prompt and images are not.
+ * @param {any} request
+ */
+export function curlOf({ workflow, size, inputs, addons }) {
+  const body = /** @type {Record<string, any>} */ ({ model: workflow, prompt: "PROMPT", size });
+  const names = { steps: "num_inference_steps", guidance: "guidance_scale", seed: "seed", n: "n", sampler: "sampler" };
+  for (const [name, field] of Object.entries(names)) if (inputs[name] !== undefined) body[field] = inputs[name];
+  const lora = addons.filter((/** @type {any} */ each) => each.field === "lora");
+  if (lora.length > 0) body.lora = lora.map((/** @type {any} */ { name }) => ({ name }));
+  const text = JSON.stringify(body).replaceAll("'", `'\\''`);
+  return `curl -sS ${location.origin}/v1/images/generations \\\n  -H "Content-Type: application/json" -d '${text}'`;
+}
+
 /** @param {{id: string}} props */
 function One({ id }) {
   const [request, setRequest] = useState(/** @type {any} */ (null));
@@ -192,6 +209,11 @@ function One({ id }) {
             request,
           ))}>Cancel…</button>
         `}
+        <button type="button" class="button is-small" onClick=${() =>
+          copy(
+            curlOf(request),
+            "The request, with a prompt to put in, was",
+          )}><${Icon} name="copy" size="16" /> curl</button>
         <button type="button" class="button is-small" onClick=${() => copy(id, "The id was")}>Copy id</button></header>
       ${isLive &&
         html`<div class="one-progress"><${Progress} row=${request} /><span class="hint">${duration(ageOf(request))}${
@@ -234,9 +256,7 @@ function One({ id }) {
           `}
           ${request.target_s !== null && html`
             <dt>target</dt>
-            <dd>${duration(request.target_s)}${request.deadline_s === null
-              ? ", five times what it takes alone"
-              : ""}</dd>
+            <dd>${duration(request.target_s)}${TARGETS[request.target_by] ?? ""}</dd>
           `}
           <dt>waited</dt><dd>${duration(request.waited_s)}</dd>
         </dl>

@@ -7,7 +7,7 @@ import { route } from "./router.js";
 
 /**
  * @typedef {{
- *   at: number, overview: any, replicas: Record<string, any>, requests: Record<string, any>,
+ *   at: number, overview: any, models: Record<string, any>, replicas: Record<string, any>, requests: Record<string, any>,
  *   decisions: Record<string, any>, series: {step_s: number, from: number, series: Record<string, (number | null)[]>},
  * }} View
  */
@@ -15,6 +15,20 @@ import { route } from "./router.js";
 const STALE_MS = 3000;
 const CUT_MS = 15000;
 const WAITS_S = [1, 2, 4, 8];
+
+/**
+ * The models, those with something lost or waiting first where they are many, else by their names.
+ * @param {View} view
+ * @returns {any[]}
+ */
+export function modelsOf({ models }) {
+  const all = Object.values(models);
+  const trouble = (/** @type {any} */ model) =>
+    model.waiting +
+    100 * model.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.lost, 0);
+  const isMany = all.length > 8;
+  return all.sort((one, other) => (isMany ? trouble(other) - trouble(one) : 0) || one.name.localeCompare(other.name));
+}
 
 /** What is shown; null before the first word. */
 export const view = signal(/** @type {View | null} */ (null));
@@ -41,6 +55,8 @@ let isDrawing = false;
 /** @type {AbortController | null} */
 let open = null;
 let failures = 0;
+let lastId = ""; // of the last event, and what it was asked with
+let lastPath = "";
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let waiting;
 
@@ -78,9 +94,11 @@ export async function connect() {
   againIn.value = 0;
   try {
     const model = modelOf();
-    const answer = await ask(`/v1/admin/events?window=${span.value}${model && `&model=${encodeURIComponent(model)}`}`, {
-      signal: own.signal,
-    });
+    const path = `/v1/admin/events?window=${span.value}${model && `&model=${encodeURIComponent(model)}`}`;
+    const goesOn = newest !== null && lastId !== "" && path === lastPath;
+    const headers = goesOn ? { "last-event-id": lastId } : undefined;
+    const answer = await ask(path, { signal: own.signal, headers });
+    lastPath = path;
     failures = 0;
     refusedBy.value = null;
     await readEvents(answer, take, () => (heard = performance.now()));
@@ -107,8 +125,9 @@ function retry(error) {
 }
 
 /** @param {import("../app/events.js").ServerEvent} message */
-function take({ event, data }) {
+function take({ event, data, id }) {
   heard = performance.now();
+  lastId = id;
   const content = JSON.parse(data);
   if (content.at) offset = content.at - Date.now() / 1000;
   if (event === "snapshot") newest = content;
@@ -139,7 +158,7 @@ export function start() {
   let looked = modelOf();
   route.subscribe(() => {
     const now = modelOf();
-    if (now !== looked && (view.value?.overview.models.length ?? 0) > 8) connect();
+    if (now !== looked && Object.keys(view.value?.models ?? {}).length > 8) connect();
     looked = now;
   });
   document.addEventListener("visibilitychange", () => {

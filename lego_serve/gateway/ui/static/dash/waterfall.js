@@ -166,7 +166,7 @@ function Legend({ spans }) {
     ["waits", "waits"],
     ["prompts", "prompts"],
     ["adapters", "adapters"],
-    ["control", "maps, pictures"],
+    ["control", "maps, images"],
     ["steps", "a step, stronger with more images"],
     ["decode", "decode"],
   ]).filter(([hue]) => hue === "waits" || kinds.has(hue));

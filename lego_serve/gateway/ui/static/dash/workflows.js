@@ -1,21 +1,22 @@
 // Workflows as graphs: the longest way to a node gives its column.
 import { askJson, said } from "../app/api.js";
-import { duration } from "../app/format.js";
+import { bytes, duration } from "../app/format.js";
 import { html, useEffect, useState } from "../app/lib.js";
 import { columnsOf } from "./layers.js";
+import { modelsOf } from "./store.js";
 
-const [WIDTH, HEIGHT, GAP_X, GAP_Y] = [148, 56, 84, 26];
+const [WIDTH, HEIGHT, GAP_X, GAP_Y] = [152, 56, 112, 30];
 /** @type {Record<string, string>} */
 const HUES = { text_encoder: "prompts", backbone: "steps", vae: "decode", adapters: "adapters", lora: "adapters" };
 
 /** @param {{view: import("./store.js").View, name: string}} props */
 export function Workflows({ view, name }) {
-  const names = [...new Set(view.overview.models.flatMap((/** @type {any} */ model) => model.workflows))].sort();
+  const names = [...new Set(modelsOf(view).flatMap((/** @type {any} */ model) => model.workflows))].sort();
   if (!name) {
     const rows = Object.values(view.requests);
     return html`
       <section class="card is-flush" aria-label="Workflows">
-        <div class="table-room" tabindex="0" role="region" aria-label="Table">
+        <div class="table-room" tabindex="0" role="region" aria-label="Table of workflows">
           <table class="plain">
             <thead>
               <tr>
@@ -27,7 +28,7 @@ export function Workflows({ view, name }) {
             </thead>
             <tbody>${names.map((/** @type {string} */ each) => {
               const own = rows.filter((row) => row.workflow === each);
-              const models = view.overview.models.filter((/** @type {any} */ model) => model.workflows.includes(each));
+              const models = modelsOf(view).filter((/** @type {any} */ model) => model.workflows.includes(each));
               return html`
                 <tr key=${each}>
                   <th scope="row"><a href=${`/dashboard/workflows/${encodeURIComponent(each)}`}>${each}</a></th>
@@ -61,14 +62,15 @@ function One({ name }) {
       <div class="graph-room" tabindex="0" role="region" aria-label="Graph">
         <${Graph} flow=${flow} />
       </div>
-      <p
-        class="hint">Times are medians of the last requests in this gateway; a node that has not run since it started has none.</p>
+      <p class="hint">On a node the median seconds of its last runs; on an edge what goes along it, and how long the call
+        that takes it was on the way, there and back.</p>
+      <p class="target-line"><strong>Target</strong> ${targetOf(flow.target)}</p>
     </section>
     <section class="card" aria-labelledby="nodes-title">
       <header>
         <h2 id="nodes-title">The same as a list</h2>
       </header>
-      <div class="table-room" tabindex="0" role="region" aria-label="Table">
+      <div class="table-room" tabindex="0" role="region" aria-label="Table of nodes">
         <table class="plain">
           <thead>
             <tr>
@@ -79,6 +81,7 @@ function One({ name }) {
               <th scope="col">Median</th>
               <th scope="col">95 of 100</th>
               <th scope="col">Waits</th>
+              <th scope="col">Makes</th>
               <th scope="col">Runs</th>
             </tr>
           </thead>
@@ -87,6 +90,7 @@ function One({ name }) {
             const before = flow.edges.filter((/** @type {any} */ edge) => edge.to === node.name).map((
               /** @type {any} */ edge,
             ) => edge.from);
+            const made = flow.edges.find((/** @type {any} */ edge) => edge.from === node.name)?.bytes;
             return html`
               <tr key=${node.name}>
                 <th scope="row">${node.name}</th>
@@ -96,6 +100,7 @@ function One({ name }) {
                 <td>${duration(times.p50_s)}</td>
                 <td>${duration(times.p95_s)}</td>
                 <td>${duration(times.waited_p50_s)}</td>
+                <td>${bytes(made)}</td>
                 <td>${times.count ?? 0}</td>
               </tr>
             `;
@@ -104,6 +109,18 @@ function One({ name }) {
       </div>
     </section>
   `;
+}
+
+/** @param {{slo_s: number | null, factor: number}} target */
+function targetOf({ slo_s: slo, factor }) {
+  return slo === null
+    ? `None is set (slo_s): a request is on time within ${factor} times what the quickest tenth of like requests took.`
+    : `${duration(slo)}, as its slo_s says; a request's own deadline_ms comes first.`;
+}
+
+/** @param {any} edge */
+function costOf({ bytes: size, p50_s: onTheWay }) {
+  return size === null ? "" : `${bytes(size)} · ${duration(onTheWay)}`;
 }
 
 /** @param {{flow: any}} props */
@@ -120,7 +137,9 @@ function Graph({ flow }) {
   );
   const width = columns.length * (WIDTH + GAP_X) - GAP_X;
   const at = (/** @type {string} */ name) => places.get(name) ?? [0, 0];
-  return html`<svg class="graph" width=${width} height=${height} viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${`${flow.nodes.length} nodes in ${columns.length} columns; the list below says the same`}>
+  return html`<svg class="graph" width=${width + 2} height=${height} viewBox=${`-1 0 ${
+    width + 2
+  } ${height}`} role="img" aria-label=${`${flow.nodes.length} nodes in ${columns.length} columns; the list below says the same`}>
     ${
     flow.edges.map((/** @type {any} */ edge) => {
       const [x0, y0] = at(edge.from);
@@ -137,8 +156,11 @@ function Graph({ flow }) {
       return html`<g key=${`${edge.from} ${edge.to} ${edge.type}`}>
         <path class="edge" d=${path} />
         ${
-        toX - fromX <= GAP_X + 1 &&
-        html`<text class="edge-name" x=${fromX + bend} y=${(fromY + toY) / 2 - 5}>${edge.type}</text>`
+        !isFar &&
+        html`
+          <text class="edge-name" x=${fromX + bend} y=${(fromY + toY) / 2 - 6}>${edge.type}</text>
+          <text class="edge-cost" x=${fromX + bend} y=${(fromY + toY) / 2 + 15}>${costOf(edge)}</text>
+        `
       }
       </g>`;
     })

@@ -1,23 +1,23 @@
 // What is added to a model: adapters, found by search, and ControlNets with a map that is drawn or opened.
 import { Icon } from "../app/icons.js";
 import { Dialog, toast } from "../app/kit.js";
-import { classes, html, later, useRef, useState } from "../app/lib.js";
+import { classes, html, useRef, useState } from "../app/lib.js";
 import { FileButton } from "./source.js";
 import { Refusal, refusalOf, Slider } from "./fields.js";
-import { pictures } from "./history.js";
+import { images } from "./history.js";
 import { Mask } from "./maskbits.js";
+import { Painter } from "./painter.js";
 import { card, change, dimensionsOf, form, wanted } from "./state.js";
 import { MaskTools } from "./tools.js";
 
 const MOST = 4;
-const Painter = later(() => import("./painter.js"), "Painter");
 
 /**
  * Whether the last answer that used an adapter had it in memory.
  * @param {string} name
  */
 function atHand(name) {
-  for (const { facts } of pictures.value.slice(0, 20)) {
+  for (const { facts } of images.value.slice(0, 20)) {
     const used = (facts.adapters ?? []).find((/** @type {any} */ each) => each.name === name);
     if (used) return true; // whoever has just loaded it has it now
   }

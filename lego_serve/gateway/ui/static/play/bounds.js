@@ -4,7 +4,7 @@ const MOST = 200;
 const MOST_BYTES = 200_000_000;
 
 /**
- * The newest pictures that are within the bounds.
+ * The newest images that are within the bounds.
  * @template {{blob: {size: number}, source: {size: number} | null, mask: {size: number} | null}} T
  * @param {T[]} all
  * @param {number} [most]

@@ -1,21 +1,21 @@
-// Two pictures under one slider, and the settings in which they differ.
+// Two images under one slider, and the settings in which they differ.
 import { html, useRef, useState } from "../app/lib.js";
-import { pictures } from "./history.js";
+import { images } from "./history.js";
 import { differences } from "./request.js";
 import { compared } from "./state.js";
 
-/** @param {{picture: import("./history.js").Picture}} props */
-export function Comparison({ picture }) {
-  const chosen = pictures.value.find(({ id }) => id === compared.value && id !== picture.id);
-  const index = pictures.value.findIndex(({ id }) => id === picture.id);
-  const other = chosen ?? (picture.source ? null : pictures.value[index + 1] ?? pictures.value[index - 1] ?? null);
-  const sourceUrl = useObjectUrl(chosen ? null : picture.source);
+/** @param {{image: import("./history.js").KeptImage}} props */
+export function Comparison({ image }) {
+  const chosen = images.value.find(({ id }) => id === compared.value && id !== image.id);
+  const index = images.value.findIndex(({ id }) => id === image.id);
+  const other = chosen ?? (image.source ? null : images.value[index + 1] ?? images.value[index - 1] ?? null);
+  const sourceUrl = useObjectUrl(chosen ? null : image.source);
   const before = other?.url ?? sourceUrl;
-  if (!before) return html`<p class="hint">Choose another picture below to compare with.</p>`;
+  if (!before) return html`<p class="hint">Choose another image below to compare with.</p>`;
   const rows = other
-    ? differences({ ...other.wanted.body, seed: other.seed }, { ...picture.wanted.body, seed: picture.seed })
+    ? differences({ ...other.wanted.body, seed: other.seed }, { ...image.wanted.body, seed: image.seed })
     : [];
-  return html`<${Slider} before=${before} after=${picture.url} size=${[picture.width, picture.height]} names=${
+  return html`<${Slider} before=${before} after=${image.url} size=${[image.width, image.height]} names=${
     other ? ["one", "other"] : ["before", "after"]
   } />
     ${
@@ -47,7 +47,7 @@ export function Comparison({ picture }) {
       `
       : html`
         <p
-          class="board-note"><strong>Before and after.</strong> <span>Choose another picture below to compare with that.</span><span class="spacer"></span><span>seed ${picture
+          class="board-note"><strong>Before and after.</strong> <span>Choose another image below to compare with that.</span><span class="spacer"></span><span>seed ${image
             .seed}</span></p>
       `
   }`;
@@ -108,7 +108,7 @@ function Slider({ before, after, size, names }) {
         class="compare-grip"
         role="slider"
         tabindex="0"
-        aria-label="How much of the first picture is seen"
+        aria-label="How much of the first image is seen"
         aria-valuemin="0"
         aria-valuemax="100"
         aria-valuenow=${percent}

@@ -5,7 +5,7 @@ import { counted, duration } from "../app/format.js";
 import { html, useState } from "../app/lib.js";
 import { Adapters, ControlNets } from "./addons.js";
 import { Field, InputSlider, Refusal, sizesOf, Slider, tied } from "./fields.js";
-import { pictures } from "./history.js";
+import { images } from "./history.js";
 import { cancel, start } from "./run.js";
 import { SourceField } from "./source.js";
 import { card, change, choices, form, inputs, isMasked, refusals, run, source } from "./state.js";
@@ -72,11 +72,11 @@ function Prompt() {
 
 function Caption() {
   return html`
-    <${Field} label="The picture as it is" hint="quicker, closer edits" name="caption">
+    <${Field} label="The image as it is" hint="quicker, closer edits" name="caption">
       <input
         id="field-caption"
         value=${form.value.caption}
-        placeholder="what the whole picture shows now"
+        placeholder="what the whole image shows now"
         onInput=${(/** @type {any} */ event) => change({ caption: event.target.value })}
         ...${tied("caption")}
       />
@@ -127,7 +127,7 @@ function Size() {
       : html`<select id="field-size" disabled=${isEdit && template !== ""} value=${
         size || (isEdit ? "" : sizes[0])
       } onChange=${choose} ...${tied("size")}>
-          ${isEdit && html`<option value="">as the picture</option>`}
+          ${isEdit && html`<option value="">as the image</option>`}
           ${sizes.map((each) => html`<option key=${each} value=${each}>${each.replace("x", " × ")}</option>`)}
           <option value="own">Other…</option>
         </select>`
@@ -225,7 +225,7 @@ function More() {
 /** How long such a request took lately. */
 function usualSeconds() {
   const steps = form.value.steps;
-  const alike = pictures.value.filter(({ wanted }) =>
+  const alike = images.value.filter(({ wanted }) =>
     wanted.body.model === card.value?.id && (wanted.body.num_inference_steps ?? null) === steps
   );
   const times = alike.slice(0, 5).map(({ took }) => took).sort((a, b) => a - b);
@@ -235,7 +235,7 @@ function usualSeconds() {
 function Send() {
   const isEdit = form.value.mode === "edit";
   const seconds = usualSeconds();
-  const verb = !isEdit ? "Generate" : isMasked.value ? "Edit the marked part" : "Edit the whole picture";
+  const verb = !isEdit ? "Generate" : isMasked.value ? "Edit the marked part" : "Edit the whole image";
   const note = isEdit && source.value && !isMasked.value ? "nothing is marked: all of it may change" : "";
   return html`<div class="send">
     <${Refusal} name="" />

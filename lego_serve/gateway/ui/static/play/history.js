@@ -1,4 +1,4 @@
-// The pictures of this browser, in IndexedDB: at most 200 of them and 200 MB, oldest out first.
+// The images of this browser, in IndexedDB: at most 200 of them and 200 MB, oldest out first.
 import { signal } from "../app/lib.js";
 import { within } from "./bounds.js";
 
@@ -6,13 +6,13 @@ import { within } from "./bounds.js";
  * @typedef {{
  *   id: number, made: number, wanted: import("./request.js").Wanted, blob: Blob, seed: number, width: number,
  *   height: number, took: number, facts: Record<string, any>, source: Blob | null, mask: Blob | null, url: string,
- * }} Picture
+ * }} KeptImage
  */
 
-const STORE = "pictures";
+const STORE = "images";
 
 /** Newest first. */
-export const pictures = signal(/** @type {Picture[]} */ ([]));
+export const images = signal(/** @type {KeptImage[]} */ ([]));
 /** Whether they outlast this page; a private window may keep nothing. */
 export const isKept = signal(true);
 
@@ -21,8 +21,11 @@ let opened = null;
 
 function open() {
   opened ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open("lego_serve", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
+    const request = indexedDB.open("lego_serve", 2);
+    request.onupgradeneeded = () => {
+      for (const name of request.result.objectStoreNames) request.result.deleteObjectStore(name);
+      request.result.createObjectStore(STORE, { keyPath: "id" });
+    };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
@@ -46,8 +49,8 @@ async function transact(mode, act) {
 
 export async function load() {
   try {
-    const stored = /** @type {Picture[]} */ (await transact("readonly", (store) => store.getAll()));
-    pictures.value = stored.sort((a, b) => b.id - a.id).map((each) => ({
+    const stored = /** @type {KeptImage[]} */ (await transact("readonly", (store) => store.getAll()));
+    images.value = stored.sort((a, b) => b.id - a.id).map((each) => ({
       ...each,
       url: URL.createObjectURL(each.blob),
     }));
@@ -57,21 +60,21 @@ export async function load() {
 }
 
 /**
- * Shows a picture at once, and keeps it when the browser has time: one that keeps nothing must not hide it.
- * @param {Omit<Picture, "id" | "url">} picture
+ * Shows an image at once, and keeps it when the browser has time: one that keeps nothing must not hide it.
+ * @param {Omit<KeptImage, "id" | "url">} image
  */
-export function add(picture) {
-  const id = Math.max(Date.now(), (pictures.value[0]?.id ?? 0) + 1);
-  const added = { ...picture, id, url: URL.createObjectURL(picture.blob) };
-  const all = [added, ...pictures.value];
-  pictures.value = within(all);
-  keep(added, all.slice(pictures.value.length));
+export function add(image) {
+  const id = Math.max(Date.now(), (images.value[0]?.id ?? 0) + 1);
+  const added = { ...image, id, url: URL.createObjectURL(image.blob) };
+  const all = [added, ...images.value];
+  images.value = within(all);
+  keep(added, all.slice(images.value.length));
   return added;
 }
 
 /**
- * @param {Picture} added
- * @param {Picture[]} gone
+ * @param {KeptImage} added
+ * @param {KeptImage[]} gone
  */
 async function keep(added, gone) {
   const { url: _, ...stored } = added;
@@ -83,20 +86,20 @@ async function keep(added, gone) {
   }
 }
 
-/** @param {Picture} picture */
-export async function remove(picture) {
-  pictures.value = pictures.value.filter((each) => each.id !== picture.id);
-  await forget(picture);
+/** @param {KeptImage} image */
+export async function remove(image) {
+  images.value = images.value.filter((each) => each.id !== image.id);
+  await forget(image);
 }
 
-/** @param {Picture} picture */
-async function forget(picture) {
-  URL.revokeObjectURL(picture.url);
-  await transact("readwrite", (store) => store.delete(picture.id)).catch(() => {});
+/** @param {KeptImage} image */
+async function forget(image) {
+  URL.revokeObjectURL(image.url);
+  await transact("readwrite", (store) => store.delete(image.id)).catch(() => {});
 }
 
 export async function clear() {
-  for (const each of pictures.value) URL.revokeObjectURL(each.url);
-  pictures.value = [];
+  for (const each of images.value) URL.revokeObjectURL(each.url);
+  images.value = [];
   await transact("readwrite", (store) => store.clear()).catch(() => {});
 }

@@ -1,4 +1,4 @@
-// The playground: make a picture, edit it, see where its time went.
+// The playground: make an image, edit it, see where its time went.
 import { key, keyWanted } from "../app/api.js";
 import { Brick, Icon } from "../app/icons.js";
 import { isTyped, KeyButton, KeyDialog, ThemeButton, toast, Toasts } from "../app/kit.js";
@@ -7,6 +7,7 @@ import { counted } from "../app/format.js";
 import { Form } from "./form.js";
 import * as history from "./history.js";
 import { cancel, start } from "./run.js";
+import { settingsIn } from "./png.js";
 import { Side } from "./side.js";
 import { Stage } from "./stage.js";
 import {
@@ -35,7 +36,7 @@ function Top() {
     <nav aria-label="Pages"><a href="/" aria-current="page">Playground</a><a href="/dashboard">Dashboard</a></nav>
     <span class="spacer"></span>
     ${
-    loadError.value
+    loadError.value && loadError.value.code !== "server_starting"
       ? html`
         <button type="button" class="badge is-bad"
           onClick=${loadModels}><${Icon} name="alert" size="14" /> not loaded: try again</button>
@@ -63,18 +64,17 @@ function press(event) {
 }
 
 /**
- * Takes a picture that is dropped or pasted: with its settings where it carries them, else to be edited.
+ * Takes an image that is dropped or pasted: with its settings where it carries them, else to be edited.
  * @param {DataTransfer | null} data
  */
 async function take(data) {
   const file = [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/"));
   if (!file || run.value) return;
-  const { settingsIn } = await import("./png.js");
   const wanted = await settingsIn(file);
   if (!wanted) return void (await takeSource(file, "file"));
   form.value = formOf(wanted, form.value);
   change({});
-  toast("The settings of this picture are back in the form.");
+  toast("The settings of this image are back in the form.");
 }
 
 function Playground() {

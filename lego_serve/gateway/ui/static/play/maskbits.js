@@ -96,7 +96,7 @@ export class Mask {
   }
 
   /**
-   * The pixels of a mask's picture: what is marked is transparent, as the API wants it.
+   * The pixels of a mask's image: what is marked is transparent, as the API wants it.
    * @returns {Uint8ClampedArray<ArrayBuffer>}
    */
   pixels() {

@@ -1,4 +1,4 @@
-// Paints a mask over a picture: by mouse, pen, touch and keys.
+// Paints a mask over an image: by mouse, pen, touch and keys.
 import { isDark } from "../app/kit.js";
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../app/lib.js";
 import { brushSize, tool } from "./tools.js";
@@ -134,7 +134,7 @@ function clamp(value, most) {
 }
 
 /**
- * Draws a mask at the size it is shown at: hatched over a picture, or as white ink.
+ * Draws a mask at the size it is shown at: hatched over an image, or as white ink.
  * @param {HTMLCanvasElement} canvas
  * @param {OffscreenCanvas} layer
  * @param {import("./maskbits.js").Mask} mask
@@ -190,7 +190,7 @@ function renew(layer, mask) {
 }
 
 /**
- * Light with dark stripes: seen on any picture, whatever its colours.
+ * Light with dark stripes: seen on any image, whatever its colours.
  * @param {CanvasRenderingContext2D} context
  * @param {number} ratio
  */

@@ -66,7 +66,7 @@ export function requestOf(form, isMasked = false) {
   if (isMasked) Object.assign(body, maskFields(form));
   if (form.template) body.template = form.template;
   /** @type {Record<string, string>} */
-  const files = form.template ? {} : { image: "picture.png" };
+  const files = form.template ? {} : { image: "image.png" };
   if (isMasked) files.mask = "mask.png";
   return { path: "/v1/images/edits", body, files };
 }

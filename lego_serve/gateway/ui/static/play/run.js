@@ -5,14 +5,14 @@ import { toast } from "../app/kit.js";
 import { add } from "./history.js";
 import { card, dimensionsOf, form, isComparing, mask, refusals, refuse, run, shown, source, wanted } from "./state.js";
 
-/** Sends the request, follows it to its end, and keeps its pictures. */
+/** Sends the request, follows it to its end, and keeps its images. */
 export async function start() {
   if (run.value || !card.value) return; // the models are not known yet
   refusals.value = {};
   const asked = wanted.value;
   const isEdit = asked.path.endsWith("/edits");
-  if (!asked.body.prompt.trim()) return refuse("prompt", "Say what the picture shall show.");
-  if (isEdit && !source.value) return refuse("image", "Choose a picture to edit: from the film, a file or a template.");
+  if (!asked.body.prompt.trim()) return refuse("prompt", "Say what the image shall show.");
+  if (isEdit && !source.value) return refuse("image", "Choose an image to edit: from the film, a file or a template.");
   const abort = new AbortController();
   const lanes = Array.from({ length: asked.body.n ?? 1 }, emptyLane);
   run.value = { began: performance.now(), lanes, abort, isEdit, size: dimensionsOf(asked) };
@@ -69,7 +69,7 @@ function payload(asked, maskFile) {
   for (const [name, value] of Object.entries(body)) {
     fields.append(name, typeof value === "string" ? value : JSON.stringify(value));
   }
-  if (asked.files.image && source.value?.blob) fields.append("image", source.value.blob, "picture.png");
+  if (asked.files.image && source.value?.blob) fields.append("image", source.value.blob, "image.png");
   if (maskFile) fields.append("mask", maskFile, "mask.png");
   return { body: fields };
 }
@@ -84,7 +84,7 @@ async function maskBlob() {
 }
 
 /**
- * Follows the events of a request to its end and returns its pictures.
+ * Follows the events of a request to its end and returns its images.
  * @param {Response} answer
  * @param {import("./request.js").Wanted} asked
  * @param {Blob | null} before
@@ -103,7 +103,7 @@ async function follow(answer, asked, before, maskFile) {
     else if (event.endsWith(".partial_image")) progress(content.lego, blobUrl(content));
     else if (event.endsWith(".completed")) completed.push(content);
   });
-  if (completed.length === 0) throw new ApiError("The connection broke before the picture came.");
+  if (completed.length === 0) throw new ApiError("The connection broke before the image came.");
   const took = (performance.now() - began) / 1000;
   const made = [];
   for (const content of completed) {

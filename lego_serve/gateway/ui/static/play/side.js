@@ -1,11 +1,11 @@
-// The right column: where the time of a picture went, and its request as code.
+// The right column: where the time of an image went, and its request as code.
 import { key } from "../app/api.js";
 import { bytes, duration, percent, short } from "../app/format.js";
 import { Icon } from "../app/icons.js";
 import { Choice, copy } from "../app/kit.js";
 import { html, signal } from "../app/lib.js";
 import { codeOf } from "./code.js";
-import { pictures } from "./history.js";
+import { images } from "./history.js";
 import { shown, wanted } from "./state.js";
 
 const language = signal(/** @type {"curl" | "python" | "cli"} */ ("curl"));
@@ -15,34 +15,34 @@ const PARTS = /** @type {[RegExp, string, string][]} */ ([
   [/cond|negative|prime|prompt|text/, "prompts", "prompts"],
   [/adapter|lora/, "adapters", "adapters"],
   [/control/, "outline", "control"],
-  [/template|source|encode|edit/, "picture", "control"],
+  [/template|source|encode|edit/, "image", "control"],
   [/latent|denoise/, "steps", "steps"],
   [/image|decode/, "decode", "decode"],
 ]);
 
 export function Side() {
-  const picture = pictures.value.find(({ id }) => id === shown.value[0]);
+  const image = images.value.find(({ id }) => id === shown.value[0]);
   return html`
     <aside class="side" aria-label="Times and code">
-      <${Times} picture=${picture} />
+      <${Times} image=${image} />
       <${Code} />
     </aside>
   `;
 }
 
-/** @param {{picture: import("./history.js").Picture | undefined}} props */
-function Times({ picture }) {
-  if (!picture) {
+/** @param {{image: import("./history.js").KeptImage | undefined}} props */
+function Times({ image }) {
+  if (!image) {
     return html`
       <section class="panel">
         <h2>Where the time goes</h2>
-        <p class="hint">After a picture: how long it waited, and the seconds of each node.</p>
+        <p class="hint">After an image: how long it waited, and the seconds of each node.</p>
       </section>
     `;
   }
-  const { facts } = picture;
+  const { facts } = image;
   const parts = partsOf(facts);
-  const whole = Math.max(picture.took, ...parts.map(({ to }) => to));
+  const whole = Math.max(image.took, ...parts.map(({ to }) => to));
   return html`
     <section class="panel">
       <header><h2>Where the time goes</h2><a href=${`/dashboard/requests/${
@@ -70,12 +70,12 @@ function Times({ picture }) {
               `
             )}
             <tr class="is-whole"><th scope="row">whole</th><td></td><td class="time-said">${duration(
-              picture.took,
+              image.took,
             )}</td></tr>
           </tbody>
       </table>
       <dl class="facts">
-          <dt>seed</dt><dd>${picture.seed}</dd>
+          <dt>seed</dt><dd>${image.seed}</dd>
           ${facts.cache_hits > 0 && html`
             <dt>prompts found in the cache</dt>
             <dd>${facts.cache_hits}</dd>
@@ -90,7 +90,7 @@ function Times({ picture }) {
           `}
           ${facts.reuse?.rows > 0 && html`
             <dt>computed</dt>
-            <dd>${`${percent(facts.reuse.active_rows / facts.reuse.rows, 0)} of the picture`}</dd>
+            <dd>${`${percent(facts.reuse.active_rows / facts.reuse.rows, 0)} of the image`}</dd>
           `}
           ${(facts.adapters ?? []).map((/** @type {any} */ use) =>
             html`
@@ -112,7 +112,7 @@ function Times({ picture }) {
 }
 
 /**
- * The parts of a picture's time one after another.  Nodes of one part run at the same time: the longest counts.
+ * The parts of an image's time one after another.  Nodes of one part run at the same time: the longest counts.
  * @param {Record<string, any>} facts
  */
 function partsOf(facts) {
@@ -121,7 +121,7 @@ function partsOf(facts) {
     const [, name, hue] = PARTS.find(([pattern]) => pattern.test(node)) ?? [/./, node, "decode"];
     seconds.set(name, [hue, Math.max(seconds.get(name)?.[1] ?? 0, Number(took))]);
   }
-  const order = ["prompts", "adapters", "outline", "picture", "steps", "decode"];
+  const order = ["prompts", "adapters", "outline", "image", "steps", "decode"];
   const rows = [...seconds].sort(([one], [other]) => order.indexOf(one) - order.indexOf(other));
   let at = 0;
   const all = /** @type {[string, [string, number]][]} */ ([["waits", ["waits", facts.queue_s ?? 0]], ...rows]);

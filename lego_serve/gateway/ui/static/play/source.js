@@ -1,4 +1,4 @@
-// The picture that is edited: from a file, the film or a template.
+// The image that is edited: from a file, the film or a template.
 import { askJson, said } from "../app/api.js";
 import { ask } from "../app/api.js";
 import { Icon } from "../app/icons.js";
@@ -9,15 +9,15 @@ import { change, form, refuse, source, takeSource, templates } from "./state.js"
 
 export function SourceField() {
   const now = source.value;
-  return html`<div class="field" role="group" aria-label="Picture to edit">
+  return html`<div class="field" role="group" aria-label="Image to edit">
     <div class="label-row">
-      <span class="label">Picture</span>
+      <span class="label">Image</span>
       <span class="hint">${now ? `${now.width} × ${now.height}` : "drop or paste one anywhere"}</span>
     </div>
     <div class="source-row">
       ${
     now
-      ? html`<img class="source-thumb" src=${now.url} alt="The picture to edit" />`
+      ? html`<img class="source-thumb" src=${now.url} alt="The image to edit" />`
       : html`<span class="source-thumb is-empty"><${Icon} name="image" /></span>`
   }
       <${FileButton} label="Open a file" onFile=${(/** @type {File} */ file) => takeSource(file, "file")} />
@@ -72,7 +72,7 @@ async function register() {
   const fields = new FormData();
   fields.append("model", form.value.model);
   if (form.value.caption.trim()) fields.append("caption", form.value.caption);
-  if (source.value?.blob) fields.append("image", source.value.blob, "picture.png");
+  if (source.value?.blob) fields.append("image", source.value.blob, "image.png");
   try {
     const card = await askJson("/v1/templates", { method: "POST", body: fields });
     templates.value = [...templates.value.filter(({ id }) => id !== card.id), card];

@@ -1,9 +1,11 @@
-// The middle: the picture, its preview while it is made, the mask over it, and the film of earlier ones.
+// The middle: the image, its preview while it is made, the mask over it, and the film of earlier ones.
 import { duration, percent } from "../app/format.js";
 import { Icon } from "../app/icons.js";
 import { Dialog } from "../app/kit.js";
-import { classes, html, later, useEffect, useState } from "../app/lib.js";
-import { clear, isKept, pictures, remove } from "./history.js";
+import { classes, html, useEffect, useState } from "../app/lib.js";
+import { Comparison } from "./compare.js";
+import { clear, images, isKept, remove } from "./history.js";
+import { Painter } from "./painter.js";
 import { formOf } from "./request.js";
 import {
   change,
@@ -22,28 +24,25 @@ import {
 } from "./state.js";
 import { MaskTools } from "./tools.js";
 
-const Comparison = later(() => import("./compare.js"), "Comparison");
-const Painter = later(() => import("./painter.js"), "Painter");
-
 export function Stage() {
   const [first] = shown.value;
-  const picture = pictures.value.find(({ id }) => id === first);
+  const image = images.value.find(({ id }) => id === first);
   const isPainting = form.value.mode === "edit" && source.value && !run.value && !isComparing.value;
   return html`
-    <main class="stage" aria-label="Picture">
+    <main class="stage" aria-label="Image">
       <div class="tools" role="toolbar" aria-label="Tools">
-          ${isPainting ? html`<${PaintTools} />` : html`<${PictureTools} picture=${picture} />`}
+          ${isPainting ? html`<${PaintTools} />` : html`<${ImageTools} image=${image} />`}
         </div>
       <div class="board-room">
           ${run.value
             ? html`<${Making} />`
-            : isComparing.value && picture
-            ? html`<${Comparison} picture=${picture} />`
+            : isComparing.value && image
+            ? html`<${Comparison} image=${image} />`
             : isPainting
             ? html`<${Painting} />`
             : shown.value.length > 1
             ? html`<${Sheet} />`
-            : html`<${Made} picture=${picture} />`}
+            : html`<${Made} image=${image} />`}
         </div>
       <${Film} />
     </main>
@@ -90,41 +89,41 @@ function PaintTools() {
   `;
 }
 
-/** @param {{picture: import("./history.js").Picture | undefined}} props */
-function PictureTools({ picture }) {
-  if (run.value || !picture) {
+/** @param {{image: import("./history.js").KeptImage | undefined}} props */
+function ImageTools({ image }) {
+  if (run.value || !image) {
     return html`<span class="hint">${run.value ? `${run.value.size[0]} × ${run.value.size[1]}` : ""}</span>`;
   }
-  const { wanted } = picture;
+  const { wanted } = image;
   const reuse = () => {
-    form.value = { ...formOf(wanted, form.value), seed: String(picture.seed) };
+    form.value = { ...formOf(wanted, form.value), seed: String(image.seed) };
     change({});
-    if (picture.source) takeSource(picture.source, "film");
+    if (image.source) takeSource(image.source, "film");
   };
   const edit = async () => {
     const caption = wanted.body.prompt;
-    if (await takeSource(picture.blob, "film")) change({ caption, model: wanted.body.model, prompt: "" });
+    if (await takeSource(image.blob, "film")) change({ caption, model: wanted.body.model, prompt: "" });
   };
   const isTwo = isComparing.value;
   return html`
-    <span class="hint">${picture.width} × ${picture.height}</span>
+    <span class="hint">${image.width} × ${image.height}</span>
     <span class="spacer"></span>
-    <button type="button" class="button is-plain" aria-pressed=${isTwo} disabled=${pictures.value.length < 2 &&
-      !picture.source} onClick=${() => (isComparing.value = !isTwo)}>
+    <button type="button" class="button is-plain" aria-pressed=${isTwo} disabled=${images.value.length < 2 &&
+      !image.source} onClick=${() => (isComparing.value = !isTwo)}>
           <${Icon} name="compare" /> Compare
         </button>
     <button type="button" class="button is-plain" onClick=${reuse}
-      title="Take all settings of this picture"><${Icon} name="reuse" /> Reuse</button>
-    <button type="button" class="icon-button" aria-label="Edit this picture" title="Edit this picture"
+      title="Take all settings of this image"><${Icon} name="reuse" /> Reuse</button>
+    <button type="button" class="icon-button" aria-label="Edit this image" title="Edit this image"
       onClick=${edit}><${Icon} name="brush" /></button>
-    <a class="icon-button" href=${picture.url} download=${fileName(picture)} aria-label="Download"
+    <a class="icon-button" href=${image.url} download=${fileName(image)} aria-label="Download"
       title="Download"><${Icon} name="download" /></a>
   `;
 }
 
-/** @param {import("./history.js").Picture} picture */
-function fileName(picture) {
-  return `${picture.wanted.body.model}-${picture.seed}.${picture.blob.type.split("/")[1]}`;
+/** @param {import("./history.js").KeptImage} image */
+function fileName(image) {
+  return `${image.wanted.body.model}-${image.seed}.${image.blob.type.split("/")[1]}`;
 }
 
 function Making() {
@@ -179,27 +178,27 @@ function Progress({ lanes, began }) {
   `;
 }
 
-/** Several pictures of one request. */
+/** Several images of one request. */
 function Sheet() {
-  const made = shown.value.map((id) => pictures.value.find((each) => each.id === id)).filter((each) =>
+  const made = shown.value.map((id) => images.value.find((each) => each.id === id)).filter((each) =>
     each !== undefined
   );
   return html`<div class="lanes is-many" style=${sheetStyle(made.length, [made[0]?.width ?? 1, made[0]?.height ?? 1])}>
     ${
-    made.map((picture) =>
-      html`<button type="button" class="board" key=${picture.id} style=${
-        boardStyle([picture.width, picture.height])
-      } onClick=${() => (shown.value = [picture.id])} aria-label=${`Seed ${picture.seed}`}>
-        <img src=${picture.url} alt=${picture.wanted.body.prompt} /><span class="tag">seed ${picture.seed}</span>
+    made.map((image) =>
+      html`<button type="button" class="board" key=${image.id} style=${
+        boardStyle([image.width, image.height])
+      } onClick=${() => (shown.value = [image.id])} aria-label=${`Seed ${image.seed}`}>
+        <img src=${image.url} alt=${image.wanted.body.prompt} /><span class="tag">seed ${image.seed}</span>
       </button>`
     )
   }
   </div>`;
 }
 
-/** @param {{picture: import("./history.js").Picture | undefined}} props */
-function Made({ picture }) {
-  if (!picture) {
+/** @param {{image: import("./history.js").KeptImage | undefined}} props */
+function Made({ image }) {
+  if (!image) {
     const isEdit = form.value.mode === "edit";
     return html`
       <div class="board is-empty" style=${boardStyle([1, 1])}>
@@ -207,64 +206,64 @@ function Made({ picture }) {
         <p>${loadError.value
           ? loadError.value.message
           : isEdit
-          ? "Drop a picture here, paste one, or open a file."
+          ? "Drop an image here, paste one, or open a file."
           : "Say what you want to see, then press Generate."}</p>
       </div>
     `;
   }
   return html`
-    <div class="board" style=${boardStyle([picture.width, picture.height])}>
-      <img src=${picture.url} alt=${picture.wanted.body.prompt} />
+    <div class="board" style=${boardStyle([image.width, image.height])}>
+      <img src=${image.url} alt=${image.wanted.body.prompt} />
     </div>
     <p
-      class="board-note"><strong>Done in ${duration(picture.took)}.</strong> <span>${picture.wanted.body
-        .prompt}</span><span class="spacer"></span><span>seed ${picture.seed}</span></p>
+      class="board-note"><strong>Done in ${duration(image.took)}.</strong> <span>${image.wanted.body
+        .prompt}</span><span class="spacer"></span><span>seed ${image.seed}</span></p>
   `;
 }
 
 function Film() {
   const [isAsking, setAsking] = useState(false);
-  if (pictures.value.length === 0) {
+  if (images.value.length === 0) {
     return html`
       <div class="film is-empty">
-        <p class="hint">Your pictures come here${isKept.value
+        <p class="hint">Your images come here${isKept.value
           ? ", kept in this browser alone"
           : "; this browser keeps none"}.</p>
       </div>
     `;
   }
-  /** @param {import("./history.js").Picture} picture */
-  const choose = (picture) => {
-    if (isComparing.value && shown.value.length === 1 && picture.id !== shown.value[0]) compared.value = picture.id;
+  /** @param {import("./history.js").KeptImage} image */
+  const choose = (image) => {
+    if (isComparing.value && shown.value.length === 1 && image.id !== shown.value[0]) compared.value = image.id;
     else {
-      shown.value = [picture.id];
+      shown.value = [image.id];
       isComparing.value = false;
-      if (form.value.mode === "edit" && !run.value) takeSource(picture.blob, "film");
+      if (form.value.mode === "edit" && !run.value) takeSource(image.blob, "film");
     }
   };
   /**
    * @param {KeyboardEvent} event
-   * @param {import("./history.js").Picture} picture
+   * @param {import("./history.js").KeptImage} image
    */
-  const press = (event, picture) => event.key === "Delete" && remove(picture);
-  return html`<nav class="film" aria-label="Earlier pictures">
+  const press = (event, image) => event.key === "Delete" && remove(image);
+  return html`<nav class="film" aria-label="Earlier images">
     ${
-    pictures.value.map((picture) =>
+    images.value.map((image) =>
       html`
         <button
           type="button"
-          key=${picture.id}
+          key=${image.id}
           class=${classes(
-            shown.value.includes(picture.id) && "is-shown",
-            isComparing.value && compared.value === picture.id && "is-other",
+            shown.value.includes(image.id) && "is-shown",
+            isComparing.value && compared.value === image.id && "is-other",
           )}
-          aria-pressed=${shown.value.includes(picture.id)}
-          title=${picture.wanted.body.prompt}
-          onClick=${() => choose(picture)}
-          onKeyDown=${(/** @type {KeyboardEvent} */ event) => press(event, picture)}
+          aria-pressed=${shown.value.includes(image.id)}
+          title=${image.wanted.body.prompt}
+          onClick=${() => choose(image)}
+          onKeyDown=${(/** @type {KeyboardEvent} */ event) => press(event, image)}
         >
-                <img src=${picture.url} alt=${picture.wanted.body.prompt} loading="lazy" />
-                ${picture.source && html`<span class="film-tag">edit</span>`}
+                <img src=${image.url} alt=${image.wanted.body.prompt} loading="lazy" />
+                ${image.source && html`<span class="film-tag">edit</span>`}
               </button>
       `
     )
@@ -275,7 +274,7 @@ function Film() {
     isAsking &&
     html`
       <${Dialog} title="Clear the history?" onClose=${() => setAsking(false)}>
-        <p>All ${pictures.value.length} pictures kept in this browser go. Nothing of them is on the server.</p>
+        <p>All ${images.value.length} images kept in this browser go. Nothing of them is on the server.</p>
         <footer>
           <button type="button" class="button" autofocus onClick=${() => setAsking(false)}>Keep them</button>
           <button type="button" class="button is-stop" onClick=${() => (clear(),

@@ -1,4 +1,4 @@
-// What the playground knows: its form, the models, the picture that is edited, and what runs.
+// What the playground knows: its form, the models, the image that is edited, and what runs.
 import { askJson, said } from "../app/api.js";
 import { computed, signal } from "../app/lib.js";
 import { Mask } from "./maskbits.js";
@@ -12,6 +12,7 @@ import { EMPTY, requestOf } from "./request.js";
  */
 
 const STORED_FORM = "lego.form";
+const STARTING_MS = 3000; // until a server that starts is asked again
 
 export const form = signal(storedForm());
 export const cards = signal(/** @type {Card[] | null} */ (null));
@@ -24,7 +25,7 @@ export const marked = signal(0);
 /** Rises with every change of the mask. */
 export const maskTick = signal(0);
 export const run = signal(/** @type {Run | null} */ (null));
-/** The pictures shown on the stage: several after a run of several. */
+/** The images shown on the stage: several after a run of several. */
 export const shown = signal(/** @type {number[]} */ ([]));
 export const isComparing = signal(false);
 export const compared = signal(/** @type {number | null} */ (null));
@@ -117,13 +118,15 @@ export async function loadModels() {
     const known = choices.value.map(({ id }) => id);
     if (!known.includes(form.value.model)) change({ model: known[0] ?? "" });
     templates.value = (await askJson("/v1/templates").catch(() => ({ data: [] }))).data;
+    if (!facts.value.is_ready) setTimeout(loadModels, STARTING_MS);
   } catch (error) {
     loadError.value = /** @type {any} */ (error);
+    if (loadError.value?.code === "server_starting") setTimeout(loadModels, STARTING_MS);
   }
 }
 
 /**
- * Takes a picture to be edited, with a mask of its size; a mask of that size is kept.
+ * Takes an image to be edited, with a mask of its size; a mask of that size is kept.
  * @param {Blob} blob
  * @param {string} from
  */
@@ -138,7 +141,7 @@ export async function takeSource(blob, from) {
     await image.decode();
   } catch (error) {
     URL.revokeObjectURL(url);
-    return refuse("image", `The browser cannot read this picture: ${said(error)}`);
+    return refuse("image", `The browser cannot read this image: ${said(error)}`);
   }
   const { naturalWidth: width, naturalHeight: height } = image;
   if (width * height > mostPixels) {
@@ -168,7 +171,7 @@ export function refuse(field, sentence) {
 }
 
 /**
- * The size (width, height) that a request's pictures will have, as far as it is known before.
+ * The size (width, height) that a request's images will have, as far as it is known before.
  * @param {import("./request.js").Wanted} asked
  * @returns {[number, number]}
  */

@@ -5,7 +5,7 @@ import { html, signal } from "../app/lib.js";
 /** @typedef {"brush" | "eraser" | "rect"} Tool */
 
 export const tool = signal(/** @type {Tool} */ ("brush"));
-/** The brush's diameter as a share of the picture's longer side. */
+/** The brush's diameter as a share of the image's longer side. */
 export const brushSize = signal(0.12);
 
 const [SMALLEST, LARGEST] = [0.005, 0.6];
