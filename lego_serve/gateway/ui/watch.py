@@ -200,8 +200,9 @@ class Watch:
             count = use.evicted - (before or {}).get(use.kind, use.evicted)
             if count > 0:
                 runner, (what, made) = self.context.runner, _evicted_words(use, count)
-                why = f"{what} made room for others in {replica.id[-4:]} of {replica.model}.{replica.component}; {made}"
                 node = f"{replica.model}.{replica.component}"
+                own = replica.id.removesuffix(f".{node}")  # a shared worker adds the node's name
+                why = f"{what} made room for others in {own[-4:]} of {node}; {made}"
                 runner.journal.decide("evict", f"{use.kind} {replica.id}", why, runner.now(), node=node)
 
     def _tell_of_new(self, replica: SeenReplica, seen: Sequence[SeenReplica]) -> None:
@@ -238,6 +239,8 @@ def _evicted_words(use: MemoryUse, count: int) -> tuple[str, str]:
     one = {"templates": "entry of a template", "images": "encoded image"}.get(use.kind, use.kind.removesuffix("s"))
     many = {"templates": "entries of templates", "images": "encoded images"}.get(use.kind, use.kind)
     megabytes = f"{use.used / 1e6:.0f} of {use.budget / 1e6:.0f} MB are taken"
+    if use.kind == "models":  # the bytes are the node's own, the budget is all nodes'
+        megabytes = f"a worker has {use.budget / 1e6:.0f} MB for all"
     return f"{count} {one if count == 1 else many}", megabytes
 
 

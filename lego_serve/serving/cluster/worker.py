@@ -116,7 +116,7 @@ class WorkerReplica:
         load: ReplicaLoad = ReplicaLoad() if node is None else node.load()
         host = self._host
         models = MemoryUse("models", host.bytes_of(name), host.max_bytes, host.evictions_of(name))
-        memory = (models, *load.memory)
+        memory = (models, *(use for use in load.memory if use.kind != "weights"))  # the account has these bytes
         return replace(load, memory=memory, is_draining=self._is_draining, machine=socket.gethostname())
 
     async def _drain(self) -> int:

@@ -6,11 +6,13 @@ from hashlib import sha256
 
 import httpx2
 
+from lego_serve.core.nodes.requests import MemoryUse
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import HEADER, MACHINE, PROCESS, Peer, Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.gateway.ui import recorder
 from lego_serve.gateway.ui.part import Since
+from lego_serve.gateway.ui.watch import _evicted_words
 from lego_serve.metrics import Metrics
 from tests.support.ui.lively import LivelyRunner
 
@@ -142,3 +144,9 @@ async def test_a_machine_answers_for_all_its_gateways(monkeypatch) -> None:
                 {HEADER: PROCESS, "x-lego-peer-token": "x"},
             ):
                 assert (await ours.get("/v1/admin/part", headers=headers)).status_code == 403
+
+
+def test_an_evicted_model_is_told_of_with_the_room_of_its_worker() -> None:
+    """The bytes in its row are its own, none any more; those of a cache are what is in it."""
+    assert _evicted_words(MemoryUse("models", 0, 25_000_000, 3), 1) == ("1 model", "a worker has 25 MB for all")
+    assert _evicted_words(MemoryUse("prompts", 1_000_000, 2_000_000, 2), 2) == ("2 prompts", "1 of 2 MB are taken")

@@ -12,7 +12,7 @@ import pytest
 
 from lego_serve.core.jobs.messages import CallAccepted, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
-from lego_serve.core.nodes.requests import DrainReplica, OfferHelp, ReportLoad
+from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportLoad
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster import worker as module
 from lego_serve.serving.cluster.replica import make_node
@@ -111,6 +111,22 @@ async def test_models_take_turns_in_a_workers_memory_and_images_are_as_on_nodes_
     load = (await shared.control(ReportLoad(), "one.backbone"))[1]
     assert load is not None
     assert load.memory[0].used > 0
+
+
+async def test_a_worker_tells_of_templates_of_models_that_made_room_and_of_weights_once(context: None) -> None:
+    """A node that is not there keeps no templates; one that went says so when it is asked again."""
+    shared = worker(spec("one"), spec("two"))
+    assert await shared.control(ListTemplateBytes(), "one.backbone") == ("w1", None)
+    await image_on(shared, "one")
+    assert await shared.control(ListTemplateBytes(), "one.backbone") == ("w1", {})
+    _, load = await shared.control(ReportLoad(), "one.backbone")
+    assert load is not None
+    assert [use.kind for use in load.memory] == ["models", "templates"]
+    assert load.memory[0].evicted == 0
+    await image_on(shared, "two")
+    name, load = await shared.control(ReportLoad(), "one.backbone")
+    assert load is not None
+    assert (name, load.memory[0].used, load.memory[0].evicted) == ("w1.one.backbone", 0, 1)
 
 
 async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_served(

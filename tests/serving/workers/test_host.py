@@ -79,6 +79,7 @@ async def test_what_is_beyond_the_budget_is_evicted_and_closed() -> None:
     for name in ("b", "c", "b", "c"):
         await use(host, name)
     assert first.is_closed
+    assert (host.evictions_of("a"), host.evictions_of("b")) == (1, 0)
     assert sorted(host.nodes) == ["b", "c"]
     assert host.used_bytes <= host.max_bytes
     again = await use(host, "a")

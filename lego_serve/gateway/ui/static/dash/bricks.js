@@ -6,7 +6,14 @@ import { serverNow } from "./store.js";
 const STUDS = { backbone: 8, other: 4 };
 const MOST_STUDS = 12;
 /** @type {Record<string, string>} */
-const KINDS = { weights: "weights", templates: "control", prompts: "control", adapters: "adapters", images: "control" };
+const KINDS = {
+  models: "weights",
+  weights: "weights",
+  templates: "control",
+  prompts: "control",
+  adapters: "adapters",
+  images: "control",
+};
 
 /** @param {{card: any, onOpen?: (id: string) => void}} props */
 export function ReplicaBrick({ card, onOpen }) {

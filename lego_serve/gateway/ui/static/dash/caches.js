@@ -12,6 +12,7 @@ const SAYS = {
   templates: "Activations that masked edits read instead of computing them.",
   images: "Encoded images of edits.",
   controlnets: "ControlNets in memory.",
+  models: "Nodes in the memory of shared workers.",
 };
 
 export function Caches() {
