@@ -33,6 +33,11 @@ def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -
     return {key: needed_place(settings, *key) for key in sorted(nodes)}
 
 
+def scaled_apps(places: Mapping[tuple[str, str], NodePlace]) -> dict[tuple[str, str], str]:
+    """The applications that scale, by (model, component): the shared workers count as one."""
+    return {(WORKER_POOL, WORKERS) if place.hosted else key: place.app for key, place in places.items()}
+
+
 def needed_place(settings: config.Settings, model: str, component: str) -> NodePlace:
     """Where the calls to a node go."""
     if is_shared(settings, model, component):

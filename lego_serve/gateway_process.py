@@ -19,7 +19,7 @@ from lego_serve.configuration.server import Server
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.deployment import controlnets, needed_nodes, pending_images, template_settings, tier_book
+from lego_serve.deployment import controlnets, needed_nodes, pending_images, scaled_apps, template_settings, tier_book
 from lego_serve.errors import LegoError
 from lego_serve.job_storage import new_owner, open_storage
 from lego_serve.places import state_folder
@@ -56,6 +56,7 @@ def run_gateway(
     from lego_serve.metrics import Metrics
     from lego_serve.serving.cluster.connect import Reachability, connect, expected, join
     from lego_serve.serving.cluster.handles import LazyNode
+    from lego_serve.serving.cluster.scale_records import ClusterScaling
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
     settings, workflows = configured(config_path)
@@ -73,6 +74,7 @@ def run_gateway(
         is_reachable=lambda: ray.is_reachable,
         apps={key: place.app for key, place in apps.items()},
         is_alone=settings.server.gateways == 1 and not waits,
+        scaling=ClusterScaling(scaled_apps(apps)),
     )
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lego_serve.config import load
-from lego_serve.deployment import needed_nodes
+from lego_serve.deployment import needed_nodes, scaled_apps
 from lego_serve.errors import ConfigError
 from lego_serve.planning.node_plans import node_plans
 from lego_serve.served_workflows import configured
@@ -30,6 +30,8 @@ def test_shared_nodes_are_on_the_workers_and_have_no_deployment_of_their_own(tmp
     assert isinstance(workers.options, WorkerOptions)
     assert sorted(node.name for node in workers.options.nodes) == ["lego-tiny.backbone", "lego-tiny.vae"]
     assert (workers.replicas.min, workers.replicas.max, workers.cpus, workers.options.max_bytes) == (2, 3, 0.25, 7)
+    own = ("lego-tiny", "text_encoder"), "lego-tiny.text_encoder"
+    assert scaled_apps(places) == dict([own, (("shared", "workers"), "shared.workers")])  # they scale as one
 
 
 def test_shared_nodes_of_two_devices_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
 from lego_serve.serving.cluster.ray_internals import log_like_this_process
 from lego_serve.serving.cluster.replica import NodeReplica
+from lego_serve.serving.cluster.scale_records import forget
 from lego_serve.serving.cluster.worker import WorkerReplica
 from lego_serve.serving.nodes.options import NodePlan, WorkerOptions
 
@@ -81,6 +82,7 @@ def require_listener(address: str) -> None:
 
 def deploy(plans: Sequence[NodePlan], launcher: str | None = None) -> None:
     """Have Serve start all nodes at once.  ``launcher`` starts Python processes in place of ``python``."""
+    forget([plan.app for plan in plans])
     targets = [serve.RunTarget(application(plan, launcher), name=plan.app, route_prefix=None) for plan in plans]
     serve.run_many(targets, wait_for_applications_running=False)
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from ray._private import worker
+from ray._raylet import InnerGcsClient
 from ray.serve._private.request_router import request_router
 
 from lego_serve.serving.cluster import ray_internals
@@ -69,3 +70,11 @@ def test_what_ray_prints_on_a_drivers_console_is_logged(
     logging.getLogger("ray.serve").warning("A replica is gone.")
     assert [record.getMessage() for record in caplog.records] == ["raylet: A worker died.", "A replica is gone."]
     assert capsys.readouterr().out == ""
+
+
+def test_ray_still_has_a_store_of_texts() -> None:
+    """With these methods and their time-outs; before a process has joined Ray it says so."""
+    for name in ("internal_kv_get", "internal_kv_put", "internal_kv_del", "internal_kv_keys"):
+        assert "timeout" in (getattr(InnerGcsClient, name).__doc__ or ""), f"Ray changed {name}: see KeyValueStore"
+    with pytest.raises(ConnectionError):
+        ray_internals.KeyValueStore().get("a")

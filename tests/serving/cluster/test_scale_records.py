@@ -1,0 +1,77 @@
+"""Pins and the board of replicas, as the controller and the gateways exchange them."""
+
+import pytest
+
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision, ScaleState
+from lego_serve.errors import NodeUnavailable, NotFound
+from lego_serve.serving.cluster.scale_records import BOARD, PIN, ClusterScaling, ScaleRecords, forget
+from tests.support.scale_texts import FakeStore
+
+APPS = {("m", "backbone"): "app-1", ("m", "vae"): "app-2"}
+ONE_TO_FOUR = ReplicaBounds(1, 4)
+
+
+def decided(replicas: int, reason: str = "9 requests want it") -> ScaleDecision:
+    """A decision."""
+    return ScaleDecision(replicas, ScaleState(), reason)
+
+
+async def test_a_gateway_reads_what_the_controller_decided() -> None:
+    """By the names of nodes; other servers' applications are left out."""
+    store = FakeStore()
+    records = ScaleRecords(store)
+    for app in ("app-1", "other"):
+        records.note(app, 1, decided(1), ONE_TO_FOUR, 10.0)
+        records.note(app, 1, decided(3), ONE_TO_FOUR, 11.0)
+    board = await ClusterScaling(APPS, store).read()
+    assert set(board.nodes) == {"m.backbone"}
+    assert board.nodes["m.backbone"].target == 3
+    assert [(c.node, c.before, c.after, c.why) for c in board.changes] == [("m.backbone", 1, 3, "9 requests want it")]
+
+
+async def test_a_pin_is_seen_by_the_controller_within_a_second_and_asked_for_no_oftener() -> None:
+    """For all nodes together."""
+    store = FakeStore()
+    scaling, records = ClusterScaling(APPS, store), ScaleRecords(store)
+    assert records.pinned("app-1", 10.0) is None
+    await scaling.pin("m.backbone", ReplicaBounds(2, 3))
+    assert records.pinned("app-1", 10.5) is None
+    assert records.pinned("app-1", 11.0) == ReplicaBounds(2, 3)
+    assert records.pinned("app-2", 11.5) is None
+    assert store.looks == 2
+    await scaling.pin("m.backbone", None)
+    assert records.pinned("app-1", 12.1) is None
+
+
+async def test_what_is_not_there_is_refused_by_name() -> None:
+    """And says what there is."""
+    with pytest.raises(NotFound, match=r"no node `m.lora`; there is m.backbone, m.vae"):
+        await ClusterScaling(APPS, FakeStore()).pin("m.lora", ONE_TO_FOUR)
+
+
+async def test_without_ray_decisions_hold_and_pins_are_refused() -> None:
+    """Nothing is known then; what was pinned stays pinned."""
+    store = FakeStore()
+    records, scaling = ScaleRecords(store), ClusterScaling(APPS, store)
+    store.texts[f"{PIN}app-1"] = "[2, 2]"
+    assert records.pinned("app-1", 10.0) == ReplicaBounds(2, 2)
+    store.is_gone = True
+    assert records.pinned("app-1", 20.0) == ReplicaBounds(2, 2)
+    records.note("app-1", 1, decided(3), ONE_TO_FOUR, 11.0)
+    assert not (await scaling.read()).nodes
+    with pytest.raises(NodeUnavailable):
+        await scaling.pin("m.vae", ONE_TO_FOUR)
+
+
+def test_a_restart_forgets_pins_and_what_was_decided_of_its_own_nodes() -> None:
+    """Those of other servers on the same Ray stay."""
+    store = FakeStore()
+    records = ScaleRecords(store)
+    for app in ("app-1", "other"):
+        store.put(f"{PIN}{app}", "[2, 2]")
+        records.note(app, 1, decided(1), ONE_TO_FOUR, 10.0)
+        records.note(app, 1, decided(2), ONE_TO_FOUR, 11.0)
+    forget(["app-1", "app-2"], store)
+    assert set(store.texts) == {f"{PIN}other", BOARD}
+    assert "app-1" not in store.get(BOARD)
+    assert "other" in store.get(BOARD)
