@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from lego_serve.core.nodes.requests import RunningStep
 from lego_serve.core.scheduling.batching import StepBatcher, StepPlan
 from lego_serve.core.scheduling.lane import Lane, with_missing
 from lego_serve.engine.controlnet_waits import timed_out, without_unavailable
@@ -64,6 +65,7 @@ class StepEngine:
         self._advanced: tuple[LaneState, ...] = ()
         self.recent_lanes: deque[int] = deque(maxlen=8)  # of the last steps
         self.last_step_s = 0.0
+        self._under_way: tuple[float, float] | None = None  # when the step under way began, and its predicted seconds
 
     @property
     def uses_cfg(self) -> bool:
@@ -88,6 +90,13 @@ class StepEngine:
     def max_rows(self) -> int | None:
         """The rows that a step may have now; None where nothing bounds them."""
         return self._batcher.limits.max_rows
+
+    @property
+    def running_step(self) -> RunningStep | None:
+        """The step under way, also where another thread asks; None between two."""
+        if (step := self._under_way) is None:
+            return None
+        return RunningStep(self._clock() - step[0], step[1])
 
     @property
     def advanced(self) -> tuple[LaneState, ...]:
@@ -183,9 +192,13 @@ class StepEngine:
             self._advanced = ()
             return []
         batch = BatchOutcome()
-        plan = self._patch_adapters(plan, batch)
-        self._advance(plan, started_s, batch)
-        self._drop_broken(plan.keys, batch.failures)
+        self._under_way = started_s, self._predicted_s(plan)
+        try:
+            plan = self._patch_adapters(plan, batch)
+            self._advance(plan, started_s, batch)
+            self._drop_broken(plan.keys, batch.failures)
+        finally:
+            self._under_way = None
         now = self._clock()
         self.recent_lanes.append(len(plan.keys))
         self.last_step_s = now - started_s
@@ -225,6 +238,9 @@ class StepEngine:
             self._batcher.pause(state.request.key)
         else:
             self._batcher.resume(state.request.key)
+
+    def _predicted_s(self, plan: StepPlan) -> float:
+        return self._batcher.rates.seconds(plan.work.rows, plan.work.pairs) + plan.extra_s
 
     def _finish(self, key: str, now: float) -> LaneResult | LegoError:
         state = self._states.pop(key)

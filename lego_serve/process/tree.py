@@ -20,10 +20,29 @@ def descendants(root: int) -> list[int]:
     return below
 
 
+def children(root: int) -> list[int]:
+    """Return the ids of the processes whose parent is this one."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent(int(entry)) == root]
+
+
+def command_of(pid: int) -> str:
+    """Return the name of a process's program, cut to 15 characters; empty where it has ended."""
+    try:
+        return Path("/proc", str(pid), "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
     fields = _stat(pid)
     return bool(fields) and fields[0] != "Z"
+
+
+def _parent(pid: int) -> int:
+    """Return the id of a process's parent; 0 where it has ended."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
 
 
 def _stat(pid: int) -> list[str]:

@@ -3,3 +3,7 @@
 
 class NodeLost(Exception):
     """The replica that had a call died before it answered; the call may be made again."""
+
+
+class NodeHung(NodeLost):
+    """The replica that has a call does not answer any more, or never got it; the call may be made again elsewhere."""

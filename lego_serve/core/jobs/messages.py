@@ -21,7 +21,8 @@ class NodeCall(Generic[ReplyT]):
 
     A denoising call may also say what the client listens to, where its lanes go on (checkpoints by
     lane), how many steps they run alone, which replicas to keep away from, whether they wait for an operator,
-    and the key under which its work is counted and commands reach it.
+    and the key under which its work is counted and commands reach it.  ``hangs``: how often the call was given up
+    before, since it hung.
 
     A call to a shared worker names the ``node`` it is for, and the ``next_nodes`` that its job needs there afterwards.
     ``target`` is the replica that it was placed on; it goes elsewhere where that one is gone.
@@ -38,6 +39,7 @@ class NodeCall(Generic[ReplyT]):
     avoid: frozenset[str] = frozenset()
     is_paused: bool = False
     key: str = ""
+    hangs: int = 0
     tenant: str = "default"
     job_id: str | None = None
     node: str = ""

@@ -1,7 +1,8 @@
 """Decides how a denoising call continues when its replica goes: elsewhere, alone for a while, or not at all.
 
 When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
-runs alone past the step at which the replica died; if it gets there it was innocent.  A lane that
+runs alone past the step at which the replica died; if it gets there it was innocent.  A replica that hangs for the
+first time of a call makes no suspects: a machine that stops is likelier than a request that stops it.  A lane that
 has taken a replica down DENOISE_DEATHS_ALONE times while it ran alone, each time in the same step, is
 refused; being made ready for its first step counts as a step of its own.  A kill from outside
 hits a random step of a random lane, so that it adds up to that hardly ever; a lane of a single
@@ -26,6 +27,7 @@ class Retry:
     checkpoints: Mapping[int, bytes]
     suspect_steps: int
     avoid: frozenset[str]
+    hangs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Recovery:
         self._every = checkpoint_every_steps
         self._lanes = {lane: _Lane(step=each.step, checkpoint_step=each.step) for lane, each in kept.items()}
         self._checkpoints = {lane: each.state for lane, each in kept.items()}
-        self._deaths = self._moves = 0
+        self._deaths = self._moves = self._hangs = 0
         self._replica: str | None = None
         self._suspicion = 0  # the suspect steps of the attempt that runs, or of the next
         self._avoid: frozenset[str] = frozenset()  # what these should not run on
@@ -101,7 +103,7 @@ class Recovery:
         Nodes are deterministic: what an input or an output is made anew of has the same bits, and steps stay valid.
         """
         self._fall_back()
-        return Retry(dict(self._checkpoints), self._suspicion, self._avoid)
+        return Retry(dict(self._checkpoints), self._suspicion, self._avoid, self._hangs)
 
     def note_result(self) -> None:
         """The task has its result: no lane of it is a suspect any more."""
@@ -125,6 +127,15 @@ class Recovery:
                     return PoisonRequest(state.starting)
         return self._again(self._suspect_steps)
 
+    def after_hang(self) -> RecoveryAction:
+        """The replica does not answer any more: the first time nobody is suspected, later it is as if it had died."""
+        self._hangs += 1
+        if self._hangs > 1:
+            return self.after_loss()
+        self._moves += 1
+        self.on_change("lost", self._replica or "")
+        return self._again(0)
+
     @property
     def _suspect_steps(self) -> int:
         """From its checkpoint past the furthest step any lane can have been in."""
@@ -138,7 +149,7 @@ class Recovery:
         self._suspicion = suspect_steps
         self._avoid = frozenset() if self._replica is None else frozenset({self._replica})
         self._replica = None
-        return Retry(dict(self._checkpoints), suspect_steps, self._avoid)
+        return Retry(dict(self._checkpoints), suspect_steps, self._avoid, self._hangs)
 
     def _fall_back(self) -> None:
         """Count the steps past the checkpoints as those to be made again."""

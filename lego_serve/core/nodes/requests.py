@@ -221,6 +221,27 @@ class ReplicaLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningStep:
+    """For how many seconds a replica's step has run, and how many were predicted."""
+
+    elapsed_s: float
+    predicted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallsInHand:
+    """The keys of the calls that a replica has taken and not answered, and its step, where it runs one."""
+
+    keys: frozenset[str]
+    step: RunningStep | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCalls(ReplicaCommand[CallsInHand]):
+    """Asks which calls a replica has in hand; that it answers says that it lives."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeenReplica:
     """A replica that answered, and which node it belongs to."""
 

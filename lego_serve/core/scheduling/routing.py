@@ -170,6 +170,7 @@ class ReplicaChoice:
         self.outstanding = Outstanding()
         self.residency = Residency()
         self.draining: set[str] = set()  # replicas that turned a call away and are not gone yet
+        self.hung: set[str] = set()  # replicas that owe an answer, or are in a step that does not end
 
     def ranked(
         self,
@@ -186,7 +187,7 @@ class ReplicaChoice:
         placed goes where it was placed, if that is still there; else one to shared workers goes to those that hold
         its node (``resident``, as each reports), if there are any.
         """
-        ids = quarantine(exclude(list(templates), call.avoid | self.draining), call.is_suspect)
+        ids = quarantine(exclude(list(templates), call.avoid | self.draining | self.hung), call.is_suspect)
         if call.target in ids and not call.is_suspect:
             return self._placed(call, now, [call.target], [each for each in ids if each != call.target])
         holders = [each for each in ids if call.node and call.node in resident.get(each, ())]
@@ -211,3 +212,4 @@ class ReplicaChoice:
     def forget(self, replicas: Collection[str]) -> None:
         """Replicas are gone."""
         self.draining.difference_update(replicas)
+        self.hung.difference_update(replicas)

@@ -17,7 +17,7 @@ from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
-from lego_serve.serving.cluster.ray_internals import log_like_this_process
+from lego_serve.serving.cluster.ray_internals import log_like_this_process, wait_for_a_slow_raylet
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.cluster.scale_records import forget
 from lego_serve.serving.cluster.worker import WorkerReplica
@@ -30,12 +30,16 @@ ROUTER = "lego_serve.serving.cluster.router:LegoRequestRouter"
 STATUS_PAUSE_S = 0.2
 CONTROL_LOOP_S = "0.5"  # Serve's own 0.1 keeps a core busy that the models need
 STATS_PERIOD_S = 2.0  # how often replicas are asked which templates they have
+# Serve replaces a replica that has failed three times in a row: some 20 s after it stopped.  Calls have long gone
+# elsewhere by then, and a replica that was only slow for as long as the machine was busy is not worth a restart.
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2, 5
 PATIENCE_S = 60.0
 # Serve says "to be scheduled" (30 s after a replica was to be placed) of one for which there is no room, and of one
 # whose process is still starting: Python, Ray and torch are some 10 s of processor time each, and six replicas on two
 # busy processors were seen to take more than a minute.  Where there is room for all, it can only be the second.
 ROOMY_PATIENCE_S = 300.0
 UNPLACED = "to be scheduled"
+RAY_DID_NOT_START = "ray_did_not_start"
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:
@@ -45,6 +49,7 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are ours, which they are
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
     if address is None:
+        wait_for_a_slow_raylet()
         options |= {
             "address": "local",
             "_temp_dir": str(folder),
@@ -61,6 +66,8 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
         if address is None:
             raise
         raise ConfigError(f"`server.ray_address`: no Ray answers at {address} ({type(error).__name__})") from None
+    except Exception as error:  # what Ray raises where its own processes took too long to start
+        raise NodeError(f"Ray did not start: {error}", code=RAY_DID_NOT_START) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
     log_like_this_process()
@@ -170,7 +177,8 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=-1,
         graceful_shutdown_timeout_s=20,
-        health_check_period_s=5,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),

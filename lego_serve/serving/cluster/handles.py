@@ -5,6 +5,7 @@ argument or result above 100 KB there for the one transfer, and maps its arrays 
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,12 +17,15 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
-from lego_serve.core.nodes.requests import ReplicaCommand
+from lego_serve.core.nodes.requests import CallsInHand, ReplicaCommand, ReportCalls
 from lego_serve.errors import NodeError
-from lego_serve.serving.cluster.routing_state import choice, leave
-from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.cluster.ray_internals import answers_as_they_come
+from lego_serve.serving.cluster.replica_watch import ReplicaWatch
+from lego_serve.serving.cluster.routing_state import choice, leave, note_hung, replicas_of
+from lego_serve.serving.errors import NodeHung, NodeLost
 
 ReplyT = TypeVar("ReplyT")
+COMMAND_TIMEOUT_S = 8.0  # for all replicas together: whoever gives a command gives it again, or says that it failed
 
 
 class RayNode:
@@ -31,6 +35,8 @@ class RayNode:
         self._handle, self._hosted = handle, hosted
         self._streaming = handle.options(stream=True)
         self._ready = False
+        app = handle.app_name
+        self._watch = ReplicaWatch(self._calls_in_hand, lambda: replicas_of(app), note_hung)
 
     @property
     def is_ready(self) -> bool:
@@ -43,11 +49,13 @@ class RayNode:
         self._ready = True
 
     async def run(self, call: NodeCall[ReplyT]) -> NodeResult[ReplyT]:
-        """Make a call; cancelling the await cancels it in the replica too."""
-        response = self._handle.run.remote(self._addressed(call))
+        """Make a call; cancelling the await cancels it in the replica too.  Raises NodeLost, NodeHung and NodeError."""
+        call = self._addressed(call)
+        response = self._handle.run.remote(call)
         try:
-            answer: NodeResult[ReplyT] = await response
-        except asyncio.CancelledError:
+            with self._watch.over(call.key, call.hangs) as watched:
+                answer: NodeResult[ReplyT] = await watched.wait_for(response)
+        except (asyncio.CancelledError, NodeHung):
             response.cancel()
             raise
         except (RayActorError, DeploymentUnavailableError):
@@ -58,18 +66,24 @@ class RayNode:
         return answer
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
-        """Make a call and yield its messages; closing the iterator cancels it in the replica too."""
-        call = self._addressed(call if call.key else replace(call, key=secrets.token_hex(8)))
+        """Make a call and yield its messages; closing the iterator cancels it in the replica too.
+
+        Raises NodeLost, NodeHung and NodeError.
+        """
+        call = self._addressed(call)
         response = self._streaming.stream.remote(call)
         ended = False
         try:
             replica = ""
-            async for message in response:
-                if isinstance(message, CallAccepted):
-                    replica = message.replica
-                elif isinstance(message, ReplicaDraining):
-                    leave(replica)
-                yield message
+            with self._watch.over(call.key, call.hangs) as watched:
+                messages = aiter(response)
+                while (message := await watched.wait_for(_next(messages))) is not None:
+                    if isinstance(message, CallAccepted):
+                        replica = message.replica
+                    elif isinstance(message, ReplicaDraining):
+                        leave(replica)
+                    watched.heard(replica)
+                    yield message
             ended = True
         except (RayActorError, DeploymentUnavailableError):
             ended = True
@@ -89,9 +103,11 @@ class RayNode:
         those Ray itself knows already.  Raises NodeLost where one that may live, or nobody, answers, and NodeError
         where one failed.
         """
-        arguments = (command, self._hosted) if self._hosted else (command,)
         try:
-            replies = await self._handle.broadcast("control", *arguments).results_async(return_exceptions=True)
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                replies = await self._broadcast(command).results_async(return_exceptions=True)
+        except TimeoutError:
+            raise NodeLost(f"a replica has not answered for {COMMAND_TIMEOUT_S:g} s") from None
         except (RayActorError, RayServeException) as error:
             raise NodeLost(type(error).__name__) from error
         answers = [each for each in replies if not isinstance(each, ActorDiedError)]
@@ -112,7 +128,27 @@ class RayNode:
         return self._hosted
 
     def _addressed(self, call: NodeCall[ReplyT]) -> NodeCall[ReplyT]:
-        return replace(call, node=self._hosted) if self._hosted else call
+        """Return a call with a key, under which its replica has it in hand, and with the node it is for."""
+        return replace(call, key=call.key or secrets.token_hex(8), node=self._hosted)
+
+    def _broadcast(self, command: ReplicaCommand[Any]) -> Any:
+        return self._handle.broadcast("control", command, *([self._hosted] if self._hosted else []))
+
+    async def _calls_in_hand(self) -> AsyncIterator[tuple[str, CallsInHand]]:
+        """Yield what replicas have in hand as they answer; those that die meanwhile do not.  Raises NodeLost."""
+        try:
+            answers = answers_as_they_come(self._broadcast(ReportCalls()))
+            async with contextlib.aclosing(answers):  # type: ignore[type-var]
+                async for answer in answers:
+                    if not isinstance(answer, BaseException):
+                        yield answer
+        except (RayActorError, RayServeException) as error:
+            raise NodeLost(type(error).__name__) from error
+
+
+async def _next(messages: AsyncIterator[Message]) -> Message | None:
+    """Return the next message; None after the last."""
+    return await anext(messages, None)
 
 
 class LazyNode:

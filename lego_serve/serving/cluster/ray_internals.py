@@ -5,16 +5,21 @@ book-keeping loses calls that share a request's id, so that one method of it is 
 cluster on every driver's standard output, coloured, whatever its options say; here they are logged.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray._private import worker
+from ray._private import services, worker
 from ray.experimental import internal_kv
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
+
+from lego_serve.process.tree import children, command_of, is_alive
 
 __all__ = [
     "KeyValueStore",
@@ -22,9 +27,82 @@ __all__ = [
     "RequestMetadata",
     "RequestRouter",
     "RunningReplica",
+    "answers_as_they_come",
+    "keep_to_this_machine",
     "log_like_this_process",
+    "wait_for_a_slow_raylet",
 ]
+LOCAL_RAY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 where Ray listens on loopback alone; this server sets it
+RAYLET_PATIENCE_S, RAYLET_PAUSE_S = 180.0, 0.2
 log = logging.getLogger("lego_serve.ray")
+
+
+async def answers_as_they_come(broadcast: Any) -> AsyncIterator[Any]:
+    """Yield each replica's answer to a broadcast, or the exception it ended with; Serve itself waits for the last.
+
+    Closing the iterator cancels what is still to be answered.
+    """
+    results = await broadcast._fetch_replica_results_async()
+    waiting = {asyncio.ensure_future(result.get_async()): result for result in results}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                del waiting[task]
+                yield asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
+    finally:
+        for task, result in waiting.items():
+            task.cancel()
+            result.cancel()
+
+
+def wait_for_a_slow_raylet() -> None:
+    """Have ``ray.init`` wait RAYLET_PATIENCE_S for the raylet it starts, which waits for its agents; Ray's own is 30 s.
+
+    Their imports alone were seen to take longer, on two processors that others kept busy.  One that has ended is not
+    waited for.
+    """
+    find = services.get_node
+    if hasattr(find, "is_patient"):
+        return
+
+    def get_node(*arguments: Any, **named: Any) -> Any:
+        limit = time.monotonic() + RAYLET_PATIENCE_S
+        while True:
+            try:
+                return find(*arguments, **named)
+            except RuntimeError:
+                if time.monotonic() > limit or not _runs_a_raylet():
+                    raise
+                time.sleep(RAYLET_PAUSE_S)
+
+    get_node.is_patient = True  # type: ignore[attr-defined]
+    services.get_node = get_node
+
+
+def keep_to_this_machine() -> None:
+    """Have Serve's server for calls between replicas listen on loopback where Ray does; call it in a replica.
+
+    Serve has it on all addresses, whatever Ray's own processes do.
+    """
+    if os.environ.get(LOCAL_RAY) != "0":
+        return
+    from ray.serve._private import replica  # here, where replicas have it already: others need not import it
+
+    if hasattr(replica.add_port_to_grpc_server, "is_local"):
+        return
+    add_port = replica.add_port_to_grpc_server
+
+    def add_local_port(server: Any, address: str) -> int:
+        port: int = add_port(server, address.replace("[::]", "127.0.0.1"))
+        return port
+
+    add_local_port.is_local = True  # type: ignore[attr-defined]
+    replica.add_port_to_grpc_server = add_local_port
+
+
+def _runs_a_raylet() -> bool:
+    return any(command_of(pid) == "raylet" and is_alive(pid) for pid in children(os.getpid()))
 
 
 def log_like_this_process() -> None:

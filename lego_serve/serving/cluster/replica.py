@@ -1,7 +1,9 @@
 """The class that Ray Serve runs: one node of a model in a replica's process."""
 
+import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -10,6 +12,7 @@ from ray import serve
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
 from lego_serve.core.nodes.requests import (
+    CallsInHand,
     CountTemplateBytes,
     Done,
     DrainReplica,
@@ -21,10 +24,12 @@ from lego_serve.core.nodes.requests import (
     OfferHelp,
     PauseCall,
     ReplicaCommand,
+    ReportCalls,
     ReportLoad,
 )
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.handles import LazyNode
+from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays, read_arrays
 from lego_serve.serving.nodes.options import (
     AdapterOptions,
@@ -43,6 +48,29 @@ if TYPE_CHECKING:
 ReplyT = TypeVar("ReplyT")
 
 
+class HeldCalls:
+    """The calls that a replica has taken and not answered."""
+
+    def __init__(self) -> None:
+        self._holders: Counter[str] = Counter()  # a call made again may come before it has ended where it was given up
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of the calls."""
+        return frozenset(self._holders)
+
+    @contextlib.contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Have a call in hand."""
+        self._holders[key] += 1
+        try:
+            yield
+        finally:
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                del self._holders[key]
+
+
 class NodeReplica:
     """Runs one node, whose libraries are imported in the replica's process alone."""
 
@@ -50,37 +78,44 @@ class NodeReplica:
         from lego_serve.process import json_logging
 
         json_logging.install()
+        keep_to_this_machine()
         self._options = options
         self._node = make_node(spec, options)
+        self._calls = HeldCalls()
         self._id = serve.get_replica_context().replica_id.unique_id
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request."""
         log_about(call)
-        try:
-            call = await readable(call)
-        except RefsLost as lost:
-            return NodeResult(lost_refs=lost.ids)
-        result: NodeResult[Any] = await self._node.run(call)
-        return await keep_arrays(result) if call.keeps_arrays else result
+        with self._calls.holding(call.key):
+            try:
+                call = await readable(call)
+            except RefsLost as lost:
+                return NodeResult(lost_refs=lost.ids)
+            result: NodeResult[Any] = await self._node.run(call)
+            return await keep_arrays(result) if call.keeps_arrays else result
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
         log_about(call)
-        yield CallAccepted(self._id)
-        try:
-            call = await readable(call)
-        except RefsLost as lost:
-            unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
-            yield unread
-            return
-        async for message in self._node.stream(call):
-            yield await keep_arrays(message) if call.keeps_arrays and isinstance(message, NodeResult) else message
+        with self._calls.holding(call.key):
+            yield CallAccepted(self._id)
+            try:
+                call = await readable(call)
+            except RefsLost as lost:
+                unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
+                yield unread
+                return
+            async for message in self._node.stream(call):
+                yield await keep_arrays(message) if call.keeps_arrays and isinstance(message, NodeResult) else message
 
     async def control(self, command: ReplicaCommand[ReplyT]) -> tuple[str, ReplyT | None]:
         """Run a broadcast command; return this replica's id and reply, None if the command is for another."""
         if isinstance(command, Identify):
             return self._id, cast(ReplyT, Done())
+        if isinstance(command, ReportCalls):
+            step = self._node.running_step if isinstance(self._options, BackboneOptions) else None
+            return self._id, cast(ReplyT, CallsInHand(self._calls.keys, step))
         return self._id, await run_command(self._node, command, self._id)
 
     def record_routing_stats(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ MemoryWatcher: TypeAlias = Callable[[str, str, Mapping[str, tuple[int, int]]], N
 _memory_watchers: list[MemoryWatcher] = []
 _counters: list[Callable[[str, Mapping[str, Collection[str]]], None]] = []  # the same, of which replicas there are
 _models: dict[str, str] = {}  # by application, where that is not MODEL.COMPONENT
+_replicas: dict[str, frozenset[str]] = {}  # the ids of each application's replicas
 choice = ReplicaChoice()  # what this process's calls have in hand, and where templates are as far as it knows
 rng = Random()
 
@@ -44,6 +45,7 @@ def on_replicas(counter: Callable[[str, Mapping[str, Collection[str]]], None]) -
 
 def record_replicas(app: str, resident: Mapping[str, Collection[str]]) -> None:
     """Record which replicas an application has, and which nodes of shared workers each holds."""
+    _replicas[app] = frozenset(resident)
     for counter in _counters:
         counter(app, resident)
 
@@ -63,6 +65,17 @@ def left(replicas: Collection[str]) -> None:
     choice.forget(replicas)
     for listener in _listeners:
         listener(frozenset(replicas))
+
+
+def replicas_of(app: str) -> frozenset[str]:
+    """Return the ids of an application's replicas; none while no router has heard of it."""
+    return _replicas.get(app, frozenset())
+
+
+def note_hung(before: Collection[str], hung: Collection[str]) -> None:
+    """Of the replicas that hung ``before`` and those that hang now only the latter are to be kept away from."""
+    choice.hung.difference_update(set(before) - set(hung))
+    choice.hung.update(hung)
 
 
 def record_stats(app: str, stats: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:

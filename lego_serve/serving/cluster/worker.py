@@ -10,6 +10,7 @@ from ray import serve
 
 from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.nodes.requests import (
+    CallsInHand,
     CountTemplateBytes,
     DrainReplica,
     ForgetTemplate,
@@ -17,11 +18,14 @@ from lego_serve.core.nodes.requests import (
     MemoryUse,
     ReplicaCommand,
     ReplicaLoad,
+    ReportCalls,
     ReportLoad,
+    RunningStep,
 )
 from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
-from lego_serve.serving.cluster.replica import log_about, make_node, readable, run_command
+from lego_serve.serving.cluster.replica import HeldCalls, log_about, make_node, readable, run_command
 from lego_serve.serving.nodes.options import HostedNode, WorkerOptions
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
@@ -40,56 +44,60 @@ class WorkerReplica:
         from lego_serve.serving.nodes.peers import NodePeers
 
         json_logging.install()
+        keep_to_this_machine()
         process = NodePeers(turns=ComputeTurns())
         models = {node.name: _hosted(node, process) for node in options.nodes}
         self._host: ModelHost[Any] = ModelHost(models, options.max_bytes)
         self._id = serve.get_replica_context().replica_id.unique_id
         self._is_draining = False
         self._streams = 0
+        self._calls = HeldCalls()
         if options.preload:
             self._host.preload(tuple(models))
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request to the node that it names."""
         log_about(call)
-        try:
-            call = await readable(call)
-        except RefsLost as lost:
-            return NodeResult(lost_refs=lost.ids)
-        try:
-            async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
-                result: NodeResult[Any] = await lease.node.run(call)
-        except LegoError as error:
-            return NodeResult(error=error)
-        result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
-        return await keep_arrays(result) if call.keeps_arrays else result
+        with self._calls.holding(call.key):
+            try:
+                call = await readable(call)
+            except RefsLost as lost:
+                return NodeResult(lost_refs=lost.ids)
+            try:
+                async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
+                    result: NodeResult[Any] = await lease.node.run(call)
+            except LegoError as error:
+                return NodeResult(error=error)
+            result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
+            return await keep_arrays(result) if call.keeps_arrays else result
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
         log_about(call)
-        yield CallAccepted(self._id)
-        if self._is_draining:
-            yield ReplicaDraining()
-            return
-        try:
-            call = await readable(call)
-        except RefsLost as lost:
-            unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
-            yield unread
-            return
-        self._streams += 1
-        try:
-            async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
-                async for message in lease.node.stream(call):
-                    if isinstance(message, NodeResult):
-                        message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
-                        message = await keep_arrays(message) if call.keeps_arrays else message
-                    yield message
-        except LegoError as error:
-            failed: NodeResult[Any] = NodeResult(error=error)
-            yield failed
-        finally:
-            self._streams -= 1
+        with self._calls.holding(call.key):
+            yield CallAccepted(self._id)
+            if self._is_draining:
+                yield ReplicaDraining()
+                return
+            try:
+                call = await readable(call)
+            except RefsLost as lost:
+                unread: NodeResult[Any] = NodeResult(lost_refs=lost.ids)
+                yield unread
+                return
+            self._streams += 1
+            try:
+                async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
+                    async for message in lease.node.stream(call):
+                        if isinstance(message, NodeResult):
+                            message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
+                            message = await keep_arrays(message) if call.keeps_arrays else message
+                        yield message
+            except LegoError as error:
+                failed: NodeResult[Any] = NodeResult(error=error)
+                yield failed
+            finally:
+                self._streams -= 1
 
     async def control(self, command: ReplicaCommand[ReplyT], node: str) -> tuple[str, ReplyT | None]:
         """Run a broadcast command for a node; return this worker's id and reply, None if it is for another."""
@@ -105,10 +113,17 @@ class WorkerReplica:
                 return await self._drain() if replica.partition(".")[0] == self._id else None
             case ReportLoad():
                 return self._load(name)
+            case ReportCalls():
+                return CallsInHand(self._calls.keys, self._running_step())
         node = self._host.nodes.get(name)
         if node is None:  # without a model there is nothing of it here
             return 0 if isinstance(command, CountTemplateBytes | ForgetTemplate) else None
         return await run_command(node, command, self._id)
+
+    def _running_step(self) -> RunningStep | None:
+        """Return the step under way, whichever node's: one computes at a time, and the others wait for it."""
+        steps = [node.running_step for node in self._host.nodes.values() if hasattr(node, "drain")]
+        return next((step for step in steps if step is not None), None)
 
     def _load(self, name: str) -> ReplicaLoad:
         """Return what a node has in hand here; nothing where it is not resident."""

@@ -16,7 +16,7 @@ from lego_serve.core.jobs.recovery import GiveUp, PoisonRequest, Recovery, Retry
 from lego_serve.core.nodes.messages import DenoiseOutput
 from lego_serve.core.scheduling.retry import DENOISE_LOST_PAUSE_S, DENOISE_MOVED_PAUSE_S
 from lego_serve.errors import NodeError, RequestError
-from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.errors import NodeHung, NodeLost
 
 LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
 OnLaneProgress = Callable[[LaneProgress], None]
@@ -73,9 +73,17 @@ class DenoiseStreams:
         """
         started, again = time.monotonic(), recovery.begin()
         while True:
-            call = replace(make(), checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid)
+            call = replace(
+                make(),
+                checkpoints=again.checkpoints,
+                suspect_steps=again.suspect_steps,
+                avoid=again.avoid,
+                hangs=again.hangs,
+            )
             try:
                 answer = await self._attempt(node, call, recovery, on_progress)
+            except NodeHung:
+                decision = recovery.after_hang()
             except NodeLost:
                 decision = recovery.after_loss()
                 await asyncio.sleep(DENOISE_LOST_PAUSE_S)

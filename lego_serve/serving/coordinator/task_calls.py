@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from lego_serve.core.costs import PostDenoiseTime
@@ -18,7 +19,7 @@ from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
 from lego_serve.serving.coordinator.job_pools import JobPools
 from lego_serve.serving.coordinator.previews import Previews
-from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.errors import NodeHung, NodeLost
 
 ReplyT = TypeVar("ReplyT")
 
@@ -141,9 +142,12 @@ class TaskCalls:
     async def _until_answered(
         self, node: NodeHandle, call: Callable[[], NodeCall[ReplyT]], name: str
     ) -> NodeResult[ReplyT]:
+        hangs = 0
         for pause_s in (*self._retry.pauses(), None):
             try:
-                return await node.run(call())
+                return await node.run(replace(call(), hangs=hangs))
+            except NodeHung:  # it has waited long enough
+                hangs += 1
             except NodeLost:
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)

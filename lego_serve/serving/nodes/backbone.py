@@ -21,9 +21,11 @@ from lego_serve.core.nodes.requests import (
     MemoryUse,
     PauseCall,
     ReplicaLoad,
+    RunningStep,
     TemplateSize,
 )
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.liveness import is_wedged
 from lego_serve.core.scheduling.lora_mode import LoraMode, allowed_mode
 from lego_serve.core.scheduling.ordering import LANE_POLICIES
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
@@ -207,8 +209,15 @@ class BackboneNode:
             running, lanes - running, engine.last_step_s, recent, tuple(memory), is_draining=self._is_draining
         )
 
+    @property
+    def running_step(self) -> RunningStep | None:
+        """The step under way."""
+        return self._engine.running_step
+
     async def check_health(self) -> None:
-        """Raise when the compute thread has died, or when the replica has been drained and may be replaced."""
+        """Raise when the compute thread has died or is stuck, or when the replica was drained and may be replaced."""
+        if is_wedged(self.running_step):
+            raise NodeError("The step of this replica does not end.")
         if self._thread is not None and not self._thread.is_alive:
             raise NodeError("The compute thread of this replica has stopped.")
         if self._is_draining and not self._streams:

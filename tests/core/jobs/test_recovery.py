@@ -52,6 +52,21 @@ def test_a_lane_that_came_through_its_step_is_not_blamed_for_it() -> None:
         assert isinstance(recovery.after_loss(), Retry)
 
 
+def test_the_first_hang_makes_no_suspects_and_the_next_ones_do() -> None:
+    """A machine that stops is likelier than a request that stops it; but one that does so everywhere is refused."""
+    recovery = Recovery(EVERY)
+    recovery.note_accepted("r1")
+    recovery.note_progress(0, 7, b"five", is_starting=False)
+    first = recovery.after_hang()
+    assert first == Retry({0: b"five"}, 0, frozenset({"r1"}), hangs=1)
+    for hang in range(DENOISE_DEATHS_ALONE):
+        recovery.note_progress(0, 6, None, is_starting=True)
+        decision = recovery.after_hang()
+        assert isinstance(decision, PoisonRequest) == (hang == DENOISE_DEATHS_ALONE - 1)
+        if isinstance(decision, Retry):
+            assert (decision.suspect_steps > 0, decision.hangs) == (True, hang + 2)
+
+
 def test_a_task_that_runs_again_goes_on_from_its_checkpoints() -> None:
     """What was lost with a replica may be an input too: its lanes are still suspects, and do not start anew."""
     recovery = Recovery(EVERY)

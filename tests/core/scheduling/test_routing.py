@@ -248,7 +248,7 @@ def test_the_same_seed_chooses_the_same_replica_and_never_one_to_keep_away_from(
 
 
 def test_a_placed_call_goes_where_it_was_placed_while_that_is_there() -> None:
-    """Then the others; where it is gone, or to be avoided, it is routed as any call."""
+    """Then the others; where it is gone, to be avoided, or hung, it is routed as any call."""
     choice, ids = ReplicaChoice(), dict.fromkeys(("a", "b", "c"), ())
     placed = CallHints(target="b", node="m.vae")
     assert choice.ranked(placed, ids, 0.0, Random(0))[0] == ["b"]
@@ -257,6 +257,9 @@ def test_a_placed_call_goes_where_it_was_placed_while_that_is_there() -> None:
     assert len(gone[0]) == 2
     avoided = choice.ranked(replace(placed, avoid=frozenset({"b"})), ids, 0.0, Random(0))
     assert "b" not in avoided[0]
+    choice.hung.add("b")
+    assert "b" not in choice.ranked(placed, ids, 0.0, Random(0))[0]
+    choice.forget(["b"])
     denoising = replace(placed, denoise=PLAIN, key="call")
     choice.ranked(denoising, ids, 0.0, Random(0))
     assert choice.outstanding.of("b") == denoising_work(PLAIN)

@@ -39,6 +39,8 @@ class Broadcast:
 class Handle:
     """A deployment whose replicas answer so."""
 
+    app_name = "m.backbone"
+
     def __init__(self, *results: Any) -> None:
         self._results = list(results)
         self.asked: list[tuple[object, ...]] = []

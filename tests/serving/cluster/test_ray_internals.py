@@ -1,13 +1,17 @@
 """What is private of Ray and used here is still there: when Ray changes it, this says so before a server does."""
 
+import asyncio
 import inspect
 import logging
 import re
 
 import pytest
-from ray._private import worker
+from ray._private import node, services, worker
 from ray._raylet import InnerGcsClient
+from ray.serve._private import replica
+from ray.serve._private.replica_result import ReplicaResult
 from ray.serve._private.request_router import request_router
+from ray.serve.handle import DeploymentBroadcastResponse
 
 from lego_serve.serving.cluster import ray_internals
 
@@ -42,6 +46,52 @@ def test_ray_still_keeps_the_books_that_the_router_reads() -> None:
     assert "should_backoff" in source, "Ray's routing context has changed: see serving/cluster/router.py"
 
 
+def test_ray_still_hands_out_each_replicas_answer_to_a_broadcast() -> None:
+    """One by one, and cancels those that are waited for no longer."""
+    assert inspect.iscoroutinefunction(DeploymentBroadcastResponse._fetch_replica_results_async)
+    for method in ("get_async", "cancel"):
+        assert hasattr(ReplicaResult, method), (
+            f"Ray changed ReplicaResult.{method}: see serving/cluster/ray_internals.py"
+        )
+
+
+class Result:
+    """A replica's answer as Ray has it: a value, an exception, or nothing yet."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome, self.is_cancelled = outcome, False
+
+    async def get_async(self) -> object:
+        """As Ray has it."""
+        if self.outcome is None:
+            await asyncio.Event().wait()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def cancel(self) -> None:
+        """As Ray has it."""
+        self.is_cancelled = True
+
+
+async def test_answers_to_a_broadcast_come_without_the_one_that_does_not() -> None:
+    """A stopped replica holds nobody up, and its question is withdrawn."""
+    results = [Result(None), Result("a"), Result(ValueError("b"))]
+
+    class Broadcast:
+        """To three replicas."""
+
+        async def _fetch_replica_results_async(self) -> list[Result]:
+            return results
+
+    answers, found = ray_internals.answers_as_they_come(Broadcast()), set()
+    for _ in range(2):
+        found.add(repr(await asyncio.wait_for(anext(answers), 5)))
+    await answers.aclose()  # type: ignore[attr-defined]
+    assert found == {"'a'", "ValueError('b')"}
+    assert [result.is_cancelled for result in results] == [True, False, False]
+
+
 def test_only_one_file_imports_what_is_private_of_ray() -> None:
     """So that a change of Ray is mended in one place."""
     from pathlib import Path
@@ -51,6 +101,53 @@ def test_only_one_file_imports_what_is_private_of_ray() -> None:
     files = Path(lego_serve.__file__).parent.rglob("*.py")
     private = [file.name for file in files if re.search(r"\bray(\.\w+)*\._private", file.read_text())]
     assert private == ["ray_internals.py"]
+
+
+def test_replicas_listen_on_loopback_where_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve asks for a port of all addresses in this one place, after the class of the deployment has been made."""
+    source = inspect.getsource(replica)
+    assert source.count('add_port_to_grpc_server(self._server, "[::]:0")') == 1, (
+        "Serve listens otherwise: see serving/cluster/ray_internals.py"
+    )
+    asked: list[str] = []
+
+    def add(server: object, address: str) -> int:
+        asked.append(address)
+        return 7
+
+    for value, address in (("1", "[::]:0"), ("0", "127.0.0.1:0")):
+        monkeypatch.setattr(replica, "add_port_to_grpc_server", add)
+        monkeypatch.setenv(ray_internals.LOCAL_RAY, value)
+        ray_internals.keep_to_this_machine()
+        ray_internals.keep_to_this_machine()
+        assert replica.add_port_to_grpc_server(None, "[::]:0") == 7
+        assert asked.pop() == address
+
+
+def test_a_raylet_that_starts_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray asks for its node by this function, which raises RuntimeError until it is there."""
+    source = inspect.getsource(node.Node.__init__)
+    assert "services.get_node(" in source, "Ray waits for its raylet otherwise: see serving/cluster/ray_internals.py"
+    assert "except RuntimeError" in source
+    asked: list[object] = []
+
+    def find(*arguments: object) -> str:
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise RuntimeError("not there yet")
+        return "there"
+
+    monkeypatch.setattr(services, "get_node", find)
+    monkeypatch.setattr(ray_internals, "RAYLET_PAUSE_S", 0.0)
+    monkeypatch.setattr(ray_internals, "_runs_a_raylet", lambda: True)
+    ray_internals.wait_for_a_slow_raylet()
+    ray_internals.wait_for_a_slow_raylet()
+    assert services.get_node("address", "id") == "there"
+    assert asked == [("address", "id")] * 3
+    monkeypatch.setattr(ray_internals, "_runs_a_raylet", lambda: False)
+    asked.clear()
+    with pytest.raises(RuntimeError, match="not there yet"):
+        services.get_node("address", "id")
 
 
 def test_what_ray_prints_on_a_drivers_console_is_logged(

@@ -10,7 +10,7 @@ from typing import Any
 from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult
 from lego_serve.core.nodes.requests import Done, Identify
 from lego_serve.process.json_logging import json_handler
-from lego_serve.serving.cluster.replica import NodeReplica
+from lego_serve.serving.cluster.replica import HeldCalls, NodeReplica
 
 log = logging.getLogger("lego_serve.test_replica")
 
@@ -32,7 +32,7 @@ class TalkativeNode:
 async def test_lines_of_requests_at_once_name_their_own_jobs() -> None:
     """Streamed or not; those of a request that is for no job name none."""
     replica = NodeReplica.__new__(NodeReplica)  # without Ray, which tells a replica its id
-    replica._node, replica._id = TalkativeNode(), "r1"
+    replica._node, replica._id, replica._calls = TalkativeNode(), "r1", HeldCalls()
     written = io.StringIO()
     handler = json_handler(written)
     log.addHandler(handler)

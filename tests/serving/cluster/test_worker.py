@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import pytest
 
 from lego_serve.core.jobs.messages import CallAccepted, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
-from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportLoad
+from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportCalls, ReportLoad
+from lego_serve.errors import NodeError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster import worker as module
 from lego_serve.serving.cluster.replica import make_node
@@ -153,6 +155,27 @@ async def test_a_drained_worker_takes_no_more_lanes_and_is_then_replaced(context
     call: NodeCall[Any] = NodeCall(denoise(None, None), node="one.backbone")  # type: ignore[arg-type]
     assert [type(message) async for message in shared.stream(call)] == [CallAccepted, ReplicaDraining]
     with pytest.raises(Exception, match="drained"):
+        await shared.check_health()
+
+
+async def test_a_worker_says_which_calls_it_has_in_hand_and_which_step_runs(context: None) -> None:
+    """Also while it loads what a call is for; the step may be another node's, and one that does not end ends it."""
+    shared = worker(spec("one"))
+    job = asyncio.ensure_future(image_on(shared, "one"))
+    await asyncio.sleep(0)
+    name, calls = await shared.control(ReportCalls(), "one.vae")
+    assert calls is not None
+    assert (name, calls.keys, calls.step) == ("w1", {"k"}, None)
+    await job
+    _, calls = await shared.control(ReportCalls(), "one.vae")
+    assert calls is not None
+    assert not calls.keys
+    shared._host.nodes["one.backbone"]._engine._under_way = time.monotonic() - 40.0, 0.5
+    _, calls = await shared.control(ReportCalls(), "one.vae")
+    assert calls is not None
+    assert calls.step is not None
+    assert (round(calls.step.elapsed_s), calls.step.predicted_s) == (40, 0.5)
+    with pytest.raises(NodeError, match="does not end"):
         await shared.check_health()
 
 

@@ -10,7 +10,7 @@ from lego_serve.core.jobs.progress import PREPARING
 from lego_serve.core.jobs.recovery import MARGIN_STEPS
 from lego_serve.errors import RequestError
 from lego_serve.serving.coordinator.coordinator import Coordinator
-from lego_serve.serving.errors import NodeLost
+from lego_serve.serving.errors import NodeHung, NodeLost
 from tests.support.nodes import LATENTS, WORKFLOWS, coordinator, job, nodes
 
 
@@ -38,6 +38,19 @@ async def test_a_lane_goes_on_from_its_last_checkpoint_and_alone() -> None:
     assert again.suspect_steps >= 2 + 5
     assert again.avoid == {"r1"}
     assert (result.stats["latents"].attempts, result.stats["latents"].steps_redone) == (2, 2)
+
+
+async def test_a_lane_leaves_a_replica_that_hangs_without_suspicion_and_with_more_patience() -> None:
+    """It goes on from its checkpoint; a second replica that hangs makes it a suspect."""
+    some = nodes()
+    backbone = some["lego-tiny", "backbone"]
+    backbone.says[1] = [LaneProgress(0, 5, 20, checkpoint=b"five")]
+    backbone.behave = lambda call, count: NodeHung() if count <= 2 else LATENTS
+    result = await coordinator(some).run(job())
+    assert [(call.hangs, call.suspect_steps > 0) for call in backbone.calls] == [(0, False), (1, False), (2, True)]
+    assert backbone.calls[1].checkpoints == {0: b"five"}
+    assert backbone.calls[1].avoid == {"r1"}
+    assert result.stats["latents"].attempts == 3
 
 
 async def test_a_draining_replicas_lanes_move_without_suspicion() -> None:

@@ -164,3 +164,15 @@ async def test_a_task_comes_to_one_event_of_its_job_and_node(reply: object, even
     assert (outcome.job_id, outcome.node) == ("job-1", "cond")  # type: ignore[union-attr]
     assert outcome == event if isinstance(event, TaskDone) else isinstance(outcome, TaskFailed)
     assert "secret" not in str(getattr(outcome, "error", ""))
+
+
+async def test_a_prompt_is_checked_by_the_models_own_text_encoder() -> None:
+    """Without a job; what it refuses is raised as it came."""
+    some = nodes()
+    refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
+    some["lego-tiny", "text_encoder"].behave = lambda call, count: refusal if call.request.prompt else CONDITIONING
+    mine = coordinator(some)
+    await mine.check_prompt("lego-tiny", "")
+    with pytest.raises(RequestError) as refused:
+        await mine.check_prompt("lego-tiny", "a")
+    assert refused.value.code == "prompt_too_long"
