@@ -130,6 +130,10 @@ class ClusterAdmin(Protocol):
         """
         ...
 
+    async def check_prompt(self, model: str, prompt: str) -> None:
+        """Raise RequestError, about `prompt`, for one that a model's text encoder refuses, such as one too long."""
+        ...
+
     async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:
         """Return the reply of each backbone replica of a model to a request.  Raises NodeUnavailable."""
         ...

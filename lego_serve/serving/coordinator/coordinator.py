@@ -27,6 +27,7 @@ from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress, Scaling
+from lego_serve.core.nodes.messages import TextEncodeInput
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, SeenReplica, TemplateCommand
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
@@ -224,6 +225,10 @@ class Coordinator:
     async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:
         """Return the reply of each backbone replica of a model.  Raises NodeUnavailable."""
         return await ask_about_template(self._nodes, model, request)
+
+    async def check_prompt(self, model: str, prompt: str) -> None:
+        """Raise RequestError for a prompt that a model's text encoder refuses; other errors are LegoErrors too."""
+        await self._calls.ask(model, "text_encoder", TextEncodeInput(prompt))
 
     async def adapters(self, model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
         """Carry out a request about a model's adapters.  Raises LegoError, NotFound if the model has none."""

@@ -209,3 +209,11 @@ async def test_replicas_are_asked_once_for_each_size(client, runner) -> None:
         await registered(client, shade)
     await client.get(URL)
     assert runner.template_requests == [MeasureTemplate(128, 96)]
+
+
+async def test_a_caption_that_the_model_cannot_read_is_refused_before_anything_is_kept(client, settings) -> None:
+    """The text encoder says so at once, not the first edit that needs it."""
+    answer = await client.post(URL, files={"image": file_of()}, data={"caption": "word " * 101})
+    assert error_of(answer) == (400, "prompt_too_long", "caption")
+    assert files_in(settings) == []
+    await registered(client, caption="word " * 99)

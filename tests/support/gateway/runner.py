@@ -32,7 +32,7 @@ from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision,
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard
 from lego_serve.core.values import NodeRequest
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.errors import CapacityError, NotFound
+from lego_serve.errors import CapacityError, NotFound, RequestError
 from lego_serve.workflow_files import built_in_workflows
 
 ADAPTERS: Mapping[str, AdapterFacts] = {
@@ -174,6 +174,11 @@ class FakeRunner:
                 return ModelAdapters("lego-tiny", ADAPTERS)
             case ListAdapters():
                 return ModelAdapters("lego-tiny", ADAPTERS, PASSED_OVER)
+
+    async def check_prompt(self, model: str, prompt: str) -> None:
+        """A prompt of more than a hundred words is too long."""
+        if len(prompt.split()) > 100:
+            raise RequestError("`prompt` is too long for this model.", param="prompt", code="prompt_too_long")
 
     async def templates(self, model: str, request: NodeRequest[Any]) -> Mapping[str, Any]:
         """A row of an entry takes 80 bytes, 100 with text; one of two replicas keeps something of every image."""
