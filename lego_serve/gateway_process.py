@@ -54,6 +54,7 @@ def run_gateway(
     from lego_serve.gateway.transport.draining import Draining
     from lego_serve.gateway.transport.server import create_server
     from lego_serve.metrics import Metrics
+    from lego_serve.process.metric_files import reserve_metric_files
     from lego_serve.serving.cluster.connect import Reachability, connect, expected, join
     from lego_serve.serving.cluster.handles import LazyNode
     from lego_serve.serving.cluster.scale_records import ClusterScaling
@@ -64,6 +65,7 @@ def run_gateway(
     nodes: Mapping[tuple[str, str], RayNode | LazyNode] = expected(apps) if waits else connect(address, apps)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves; Ray's own handler prints where each thread was
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
+    reserve_metric_files()
     metrics = Metrics()
     coordinator = Coordinator(
         nodes,
