@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-SERVED := tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
+SERVED := tests/chaos tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
 SCRIPTS := lego_serve/gateway/ui/static
 UNSHARED := "not shared_server and not long and not alone"
 MODELS := tests/core tests/engine tests/jobstore tests/kernels tests/models tests/serving
@@ -57,9 +57,10 @@ long: $(STAMP)
 fuzz: $(STAMP)
 	LEGO_FUZZ_CASES=20000 $(PYTEST) -m long -s tests/gateway/test_openapi.py -k as_the_document_says
 
-# Kills twenty backbone replicas under load; minutes.
+# Kills and stops twenty backbone replicas each under load, with the figures in chaos.jsonl; many minutes.
+CHAOS := LEGO_CHAOS_KILLS=20 LEGO_CHAOS_STOPS=20 LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
 chaos: $(STAMP)
-	LEGO_CHAOS_KILLS=20 $(PYTEST) tests/e2e/test_recovery.py
+	$(CHAOS) $(PYTEST) tests/chaos tests/e2e/test_recovery.py
 
 # Both images from the Dockerfile, without a registry or a daemon, and an inventory of each (an SBOM by CycloneDX); for root.
 # A minute, and ten the first time.

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.e2e.servers import OneServer, Server, running
+from tests.support.e2e.faults.sitecustomize import HOLD_READS, STEPS_LOG
+from tests.support.e2e.servers import CRASHES, FAULTS, OneServer, Server, running
 
 gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
-SERVED = ("tests/e2e/", "tests/gateway/test_large_bodies.py", "tests/test_readme.py")  # the Makefile collects no others
+# The Makefile collects no others.
+SERVED = ("tests/chaos/", "tests/e2e/", "tests/gateway/test_large_bodies.py", "tests/test_readme.py")
 SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(
@@ -105,6 +107,27 @@ def server(one_server: OneServer, tmp_path_factory: pytest.TempPathFactory) -> S
     """The default deployment with two gateways, which speak the foreign protocols too."""
     text = (Path(__file__).parents[1] / "configs" / "tiny.yaml").read_text() + "compat: [a1111, comfyui]\n"
     return one_server.get("default", lambda: running(tmp_path_factory.mktemp("server"), gateways=2, text=text))
+
+
+@pytest.fixture(scope="session")
+def steps_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which `crashes` writes down the steps that it begins."""
+    return tmp_path_factory.mktemp("steps") / "steps.log"
+
+
+@pytest.fixture(scope="session")
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that makes the lanes of `crashes` wait with reading their inputs while it exists."""
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def crashes(one_server: OneServer, tmp_path_factory: pytest.TempPathFactory, steps_log: Path, hold: Path) -> Server:
+    """A server of two backbone replicas that tests kill, with room for a few templates' entries in each."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(STEPS_LOG, str(steps_log))
+        environment.setenv(HOLD_READS, str(hold))
+        return one_server.get("crashes", lambda: running(tmp_path_factory.mktemp("crashes"), 1, FAULTS, CRASHES))
 
 
 @pytest.fixture

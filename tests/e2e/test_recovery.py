@@ -14,53 +14,20 @@ import numpy as np
 import pytest
 
 from lego_serve.core.jobs.recovery import MARGIN_STEPS
+from tests.support.e2e.asked import STEPS, Asked, ask, undisturbed_images
 from tests.support.e2e.faults.sitecustomize import DEADLY_GUIDANCE
 from tests.support.e2e.images import PROMPT, pixels
 from tests.support.e2e.servers import SEEDS, Server, backbones, begun, replicas_of, wait_for_death, wait_for_two
 
 pytestmark = pytest.mark.ray
 KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "2"))
-STEPS = 60
 CHECKPOINT_EVERY_STEPS = 5
 
 
 @pytest.fixture(scope="module")
 def undisturbed(crashes: Server) -> dict[int, np.ndarray]:
     """The images of SEEDS when nothing happens."""
-    return {seed: pixels(ask(crashes.url, seed=seed).json()["data"][0]) for seed in SEEDS}
-
-
-def ask(url: str, **body: object) -> httpx2.Response:
-    """One generation, however it ends."""
-    body = {"prompt": PROMPT, "num_inference_steps": STEPS} | body
-    return httpx2.post(f"{url}/v1/images/generations", json=body, timeout=300)
-
-
-class Asked:
-    """Requests of all SEEDS at once, from threads."""
-
-    def __init__(self, url: str, **body: object) -> None:
-        self.answers: dict[int, httpx2.Response] = {}
-
-        def one(seed: int) -> None:
-            self.answers[seed] = ask(url, seed=seed, **body)
-
-        self._threads = [threading.Thread(target=one, args=(seed,)) for seed in SEEDS]
-        for thread in self._threads:
-            thread.start()
-
-    def wait(self) -> None:
-        """Wait for all answers."""
-        for thread in self._threads:
-            thread.join()
-
-    def check(self, wanted: dict[int, np.ndarray]) -> int:
-        """Wait for all; every image is the one wanted.  Answers the steps that are known to have been made twice."""
-        self.wait()
-        for seed, answer in self.answers.items():
-            assert answer.status_code == 200, answer.text
-            assert np.array_equal(pixels(answer.json()["data"][0]), wanted[seed]), seed
-        return sum(answer.json()["lego"]["steps_redone"] for answer in self.answers.values())
+    return undisturbed_images(crashes.url)
 
 
 def drained_once_all_answer(server: Server, replica: str) -> httpx2.Response:
