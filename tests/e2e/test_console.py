@@ -28,7 +28,8 @@ def test_killed_replicas_leave_no_foreign_line_on_the_console(one_server: OneSer
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(command, start_new_session=True, stdout=stdout, stderr=stderr)
     try:
-        _wait_for(lambda: "ready in" in out.read_text(), 400)
+        _wait_for(lambda: "ready in" in out.read_text() or process.poll() is not None, 400)
+        assert process.poll() is None, err.read_text()
         server = Server(f"http://127.0.0.1:{port}", process, 0.0)
         for component in ("backbone", "text_encoder"):
             os.kill(replicas_of(server, component)[0], signal.SIGKILL)

@@ -110,7 +110,8 @@ def test_a_client_that_leaves_and_a_deadline_free_their_lanes(server) -> None:
     late = httpx2.post(
         f"{server.url}/v1/images/generations", json={"prompt": PROMPT, "deadline_ms": 60, "n": 8}, timeout=30
     )
-    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    # The first once such images were timed: nobody has to wait to hear that there is no hope.
+    assert (late.status_code, late.json()["error"]["code"]) in ((429, "would_be_late"), (504, "deadline_exceeded"))
     generate(server.url)
     for _ in range(50):
         if "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{server.url}/metrics").text:

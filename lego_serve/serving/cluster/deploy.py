@@ -40,6 +40,8 @@ PATIENCE_S = 60.0
 ROOMY_PATIENCE_S = 300.0
 UNPLACED = "to be scheduled"
 RAY_DID_NOT_START = "ray_did_not_start"
+STARTS = 3  # of a Ray whose raylet gave up on its agents: Ray 2.60 gives them 15 s, less than a busy machine takes
+log = logging.getLogger("lego_serve.cluster")
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:
@@ -61,18 +63,32 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
         require_listener(address)
         options["address"] = address
     try:
-        ray.init(**options)
+        _init(options)
     except NO_RAY as error:
         if address is None:
             raise
         raise ConfigError(f"`server.ray_address`: no Ray answers at {address} ({type(error).__name__})") from None
-    except Exception as error:  # what Ray raises where its own processes took too long to start
-        raise NodeError(f"Ray did not start: {error}", code=RAY_DID_NOT_START) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
     log_like_this_process()
     gcs_address: str = ray.get_runtime_context().gcs_address
     return gcs_address
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Have Ray start or be joined, up to STARTS times.  Raises NodeError where its own processes took too long."""
+    for start in range(STARTS):
+        try:
+            ray.init(**options)
+        except NO_RAY:
+            raise
+        except Exception as error:  # what Ray raises for it has no class of its own
+            ray.shutdown()
+            if start + 1 == STARTS:
+                raise NodeError(f"Ray did not start: {error}", code=RAY_DID_NOT_START) from error
+            log.warning("Ray did not start, and is started again: %s", error)
+        else:
+            return
 
 
 def require_listener(address: str) -> None:

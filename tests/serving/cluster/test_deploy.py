@@ -134,3 +134,24 @@ def test_a_ray_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ConfigError) as refused:  # at once, where Ray would try for a quarter of an hour
         deploying.start_ray(address, 1, tmp_path)
     assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (Connection refused)"
+
+
+def test_a_ray_whose_processes_took_too_long_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few times; what Ray raises for it has no class of its own."""
+    begun: list[str] = []
+    monkeypatch.setattr(deploying.ray, "shutdown", lambda: begun.append("shutdown"))
+
+    def init(**options: object) -> None:
+        begun.append("init")
+        if begun.count("init") < succeeds_at:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(deploying.ray, "init", init)
+    succeeds_at = 3
+    deploying._init({})
+    assert begun == ["init", "shutdown"] * 2 + ["init"]
+    begun.clear()
+    succeeds_at = 4
+    with pytest.raises(NodeError, match="Ray did not start: The current node timed out"):
+        deploying._init({})
+    assert begun == ["init", "shutdown"] * 3
