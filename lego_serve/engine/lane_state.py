@@ -215,9 +215,7 @@ class LaneState:
 
     def controls_at(self, step: int) -> tuple[LaneControlNet, ...]:
         """Return the ControlNets active in a step of the schedule."""
-        return tuple(
-            control for control in self.controls if control.use.is_active(self.schedule.span(step), self.schedule.asked)
-        )
+        return tuple(control for control in self.controls if self._is_controlled(control, step))
 
     def adapters_at(self, step: int) -> Uses:
         """Return the adapters active in a step of the schedule, each with its scale."""
@@ -255,11 +253,14 @@ class LaneState:
     def _is_active(self, use: AdapterUse, step: int) -> bool:
         return use.is_active(self.skipped + self.schedule.begins[step], self.request.steps)
 
+    def _is_controlled(self, control: LaneControlNet, step: int) -> bool:
+        return control.use.is_active(self.schedule.span(step), self.schedule.asked)
+
     def _active_steps(self, use: AdapterUse) -> int:
         return sum(self._is_active(use, step) for step in range(self.steps_without_adapter, self.schedule.steps))
 
     def _controlnet_run(self, control: LaneControlNet) -> ControlNetRun:
-        active = sum(control in self.controls_at(step) for step in range(self.schedule.steps))
+        active = sum(self._is_controlled(control, step) for step in range(self.schedule.steps))
         passes = control.passes.copy()  # a pass elsewhere may still be written down, by another thread
         return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
 
