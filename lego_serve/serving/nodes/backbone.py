@@ -64,8 +64,8 @@ class BackboneNode:
             lora_targets_of(spec)
         backbone, tables = load_backbone(spec)
         backbone.bucket_rows = options.bucket_rows
-        verdict = ensure_batch_invariance(backbone, required=options.batch_invariant)
-        log.info("batch invariance of %s: %s", spec.name, verdict)
+        invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
+        log.info("batch invariance of %s: %s", spec.name, invariance)
         once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
         rates = once(f"{spec.name} rates", lambda: calibrate(backbone))
         batcher = StepBatcher(
@@ -75,15 +75,11 @@ class BackboneNode:
             allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
             None if lora_node is None else once(f"{spec.name} adapter rates", lambda: calibrate_adapters(backbone)),
         )
-        self._adapters = (
-            None
-            if lora_node is None or options.adapters is None
-            else AdapterCache(lora_node, ("transformer",), options.adapters.cache_bytes)
-        )
-        self._controlnets = ControlNetSources(
-            spec, options.controlnets, peers.controlnets, rates, options.controlnet_bytes
-        )
-        kept = options.templates
+        self._adapters = None
+        if lora_node is not None and options.adapters is not None:
+            self._adapters = AdapterCache(lora_node, ("transformer",), options.adapters.cache_bytes)
+        kept, nets_bytes = options.templates, options.controlnet_bytes
+        self._controlnets = ControlNetSources(spec, options.controlnets, peers.controlnets, rates, nets_bytes)
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
         self._turns = peers.turns or ComputeTurns()
@@ -91,16 +87,9 @@ class BackboneNode:
         if peers.replicas is not None and backbone.uses_cfg:
             self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, self._has_lanes, peers.host)
         splitter = None if self._helpers is None else self._helpers.splitter
-        self._engine = StepEngine(
-            backbone,
-            tables,
-            batcher,
-            time.monotonic,
-            self._controlnets.sources,
-            templates,
-            revision if spec.linear == "dense" else f"{revision} {spec.linear}",
-            splitter,
-        )
+        computed = revision if spec.linear == "dense" else f"{revision} {spec.linear}"
+        sources = self._controlnets.sources
+        self._engine = StepEngine(backbone, tables, batcher, time.monotonic, sources, templates, computed, splitter)
         try:
             options.tiers.check(revision)
         except ValueError as error:
