@@ -29,7 +29,7 @@ def test_a_wrong_file_is_one_line_and_exit_status_one(tmp_path: Path) -> None:
         result = run(app, [command, str(wrong)])
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert result.stderr == f"{wrong}:28: node latents: `denoise` takes no `step`; did you mean `steps`?\n"
+        assert result.stderr == f"{wrong}:29: node latents: `denoise` takes no `step`; did you mean `steps`?\n"
 
 
 def test_a_missing_file_is_one_line_too(tmp_path: Path) -> None:
