@@ -23,7 +23,7 @@ RUN /opt/venv/bin/python -m compileall -q -f -j 0 -x /torch/testing/ --invalidat
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
-RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile . \
+RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile -c constraints.txt . \
     && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_* /opt/venv/lib/python3*/site-packages/loadgen
 
 FROM build AS build-worker
@@ -40,7 +40,7 @@ RUN /opt/venv/bin/python -m compileall -q -f -j 0 -x /torch/testing/ --invalidat
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
-RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile . \
+RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-deps --no-compile -c constraints.txt . \
     && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/lego_* /opt/venv/lib/python3*/site-packages/loadgen
 
 FROM ${BASE} AS run

@@ -19,12 +19,11 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
 fi
 mounts=(-v /etc/ssl/certs:/etc/ssl/certs:ro)
 torch=()
-for path in /etc/pip.conf /opt/wheels /opt/pypi /opt/pypi-more; do # where this machine's packages come from
+# Where a mirror of packages is used: pip's configuration, and folders that it names.
+for path in /etc/pip.conf ${LEGO_PACKAGE_FOLDERS:-}; do
     [ -e "$path" ] && mounts+=(-v "$path:$path:ro")
 done
-[ -e ~/.config/pip/pip.conf ] && mounts+=(-v "$HOME/.config/pip/pip.conf:/root/.config/pip/pip.conf:ro")
-# A torch for the CPU lies on this machine: no index is asked for one.
-compgen -G "/opt/wheels/torch-*cpu*" >/dev/null && torch=(--build-arg TORCH_INDEX=file:///opt/wheels/cpu)
+[ -n "${TORCH_INDEX:-}" ] && torch=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
 # Writes what an image's Python holds, as a CycloneDX document, into $LEGO_SBOM (a folder), where that is named.
 inventory() {
     [ -n "${LEGO_SBOM:-}" ] && [ "$file" = Dockerfile ] || return 0

@@ -127,19 +127,8 @@ class AdminTemplateHandlers:
             predicted = await self._costs.predicted(template)
         except LegoError:  # its workflow no longer takes what it was registered for, or no replica answers
             predicted = None
-        return {
-            "id": template.id,
-            "object": "template",
+        return self._costs.card(template, predicted) | {
             "tenant": tenant,
-            "name": template.name,
-            "caption": template.caption,
-            "created": template.created,
-            "width": template.width,
-            "height": template.height,
-            "model": template.model,
-            "pinned": bool(template.pin),
-            "bytes_predicted": predicted,
-            "fits": predicted is not None and predicted <= self._costs.budget(template),
             "replicas": [
                 {"id": replica, "bytes": bytes_kept}
                 for replica, images in sorted(replicas.items())

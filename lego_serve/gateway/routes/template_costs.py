@@ -27,6 +27,22 @@ class TemplateCosts:
         self._budgets, self._tenant_pins = settings.budgets, settings.tenant_pins
         self._sizes: dict[tuple[str, int, int], TemplateSize] = {}  # as replicas answered, by model, width and height
 
+    def card(self, template: Template, predicted: int | None) -> dict[str, object]:
+        """Return what a list says of a template that is predicted to take so many bytes, None where that is unknown."""
+        return {
+            "id": template.id,
+            "object": "template",
+            "name": template.name,
+            "caption": template.caption,
+            "created": template.created,
+            "width": template.width,
+            "height": template.height,
+            "model": template.model,
+            "pinned": bool(template.pin),
+            "bytes_predicted": predicted,
+            "fits": predicted is not None and predicted <= self.budget(template),
+        }
+
     async def predicted(self, template: Template, warm: WarmRequest | None = None) -> int | None:
         """Return the bytes of all that such edits of a template read; None where its workflow is not served any more.
 

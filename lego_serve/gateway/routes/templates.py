@@ -198,19 +198,7 @@ class TemplateHandlers:
             predicted = await self._costs.predicted(template)
         except RequestError:  # its workflow no longer takes what it was registered for
             predicted = None
-        return {
-            "id": template.id,
-            "object": "template",
-            "name": template.name,
-            "caption": template.caption,
-            "created": template.created,
-            "width": template.width,
-            "height": template.height,
-            "model": template.model,
-            "pinned": bool(template.pin),
-            "bytes_predicted": predicted,
-            "fits": predicted is not None and predicted <= self._costs.budget(template),
-        }
+        return self._costs.card(template, predicted)
 
 
 def _applicant(caller: Caller) -> Applicant:

@@ -90,11 +90,11 @@ def test_only_backbones_report_templates_to_routers(node: BackboneNode) -> None:
     replica: Any = object.__new__(NodeReplica)
     replica._node, replica._options = node, BackboneOptions()
     stats = replica.record_routing_stats()
-    assert stats["templates"] == ()
-    assert stats["template_use"] == {"entries": 0, "used_bytes": 0, "budget_bytes": ROOM}
-    assert stats["memory"]["templates"] == (0, ROOM)
+    memory = {"templates": (0, ROOM), "weights": (node.load().memory[0].used, 0)}
+    use = {"entries": 0, "used_bytes": 0, "budget_bytes": ROOM}
+    assert stats == {"templates": (), "template_use": use, "memory": memory}
     replica._options = TextEncoderOptions()
-    assert set(replica.record_routing_stats()) == {"memory"}
+    assert replica.record_routing_stats() == {"memory": memory}
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(1.0, 40), (0.5, 20), (0.01, 1)])
