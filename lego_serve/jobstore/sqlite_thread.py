@@ -114,9 +114,25 @@ class SqliteThread:
         return batch, False
 
     def _connect(self) -> apsw.Connection:
+        """Open the database; when several processes create it at once, SQLite refuses some without asking the handler.
+
+        The change to a log takes a lock that is held already a step further, where waiting might last for ever.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts and secrets: for this user alone
-        db = apsw.Connection(str(self._path))
+        until = time.monotonic() + BUSY_S
+        while True:
+            db = apsw.Connection(str(self._path))
+            try:
+                self._prepare(db)
+                return db
+            except BaseException as error:
+                db.close()
+                if not isinstance(error, apsw.BusyError) or time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_SLEEP_S * random.random())
+
+    def _prepare(self, db: apsw.Connection) -> None:
         db.set_busy_handler(_wait_a_little)
         db.pragma("journal_mode", "WAL")
         db.pragma("synchronous", "NORMAL")
@@ -125,7 +141,6 @@ class SqliteThread:
         db.execute("BEGIN IMMEDIATE")
         db.execute(self._schema)
         db.execute("COMMIT")
-        return db
 
     def _checkpoint(self, db: apsw.Connection) -> None:
         """Once a second, move what was committed from the log to the database; power loss may cost the log's end."""

@@ -85,3 +85,12 @@ async def test_a_path_that_cannot_be_opened_is_told_to_whoever_asks(tmp_path: Pa
     (tmp_path / "file").unlink()
     assert await count(thread) == 0
     await thread.close()
+
+
+async def test_processes_that_create_a_database_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """SQLite refuses the change to a log without asking the handler; one in twelve was told that the store is away."""
+    for attempt in range(15):
+        threads = [SqliteThread(tmp_path / f"{attempt}.db", SCHEMA) for _ in range(4)]
+        await asyncio.gather(*(thread.write(add(str(number))) for number, thread in enumerate(threads)))
+        assert [await count(thread) for thread in threads] == [4] * 4
+        await asyncio.gather(*(thread.close() for thread in threads))
