@@ -241,14 +241,24 @@ class ReportCalls(ReplicaCommand[CallsInHand]):
     """Asks which calls a replica has in hand; that it answers says that it lives."""
 
 
+def process_of(replica: str) -> str:
+    """Return the id of a replica's process: a shared worker adds the name of the node that is asked about to it."""
+    return replica.partition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class SeenReplica:
-    """A replica that answered, and which node it belongs to."""
+    """A replica that answered, and which node it belongs to; a shared worker is seen once for each of its nodes."""
 
     id: str
     model: str
     component: str
     load: ReplicaLoad
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a node on a shared worker."""
+        return process_of(self.id) != self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lego_serve.gateway.ui.watch import GONE, Watch
+from lego_serve.core.nodes.requests import process_of
+from lego_serve.gateway.ui.watch import GONE, SHARED_WORKERS, Watch
+
+MODELS = "models"  # the kind of memory that shared workers have
 
 
 def caches_of(watch: Watch) -> dict[str, Any]:
@@ -16,25 +19,28 @@ def caches_of(watch: Watch) -> dict[str, Any]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for replica in watch.replicas.values():
         memory: Mapping[str, Sequence[int]] = replica["memory"] if replica["state"] not in GONE else {}
-        for kind, (used, budget, evicted) in memory.items():
-            row = rows.setdefault((kind, replica["model"]), _cache(kind, replica["model"]))
-            row["used"], row["budget"] = row["used"] + used, row["budget"] + budget
-            row["evicted"] += evicted
-            row["replicas"].append(
-                {
-                    "id": replica["id"],
-                    "component": replica["component"],
-                    "used": used,
-                    "budget": budget,
-                    "evicted": evicted,
-                }
-            )
+        for kind, uses in memory.items():
+            model, place = replica["model"], (replica["id"], replica["component"])
+            if kind == MODELS:  # a worker has one place for the nodes of all models
+                model, place = SHARED_WORKERS, (process_of(replica["id"]), "worker")
+            _add(rows.setdefault((kind, model), _cache(kind, model)), *place, *uses)
     for what, (hits, misses) in found.items():
         kind, _, model = what.partition(" ")
         rows.setdefault((kind, model), _cache(kind, model)).update(hits=hits, misses=misses)
     comparisons = [each for gateway in watch.gateways.values() for each in gateway.comparisons]
     data = [row for (kind, _), row in sorted(rows.items()) if kind != "weights"]
     return {"object": "caches", "data": data, "comparisons": _together(comparisons)}
+
+
+def _add(row: dict[str, Any], replica: str, component: str, used: int, budget: int, evicted: int) -> None:
+    """Add what a replica keeps; of what several nodes keep in one place, the budget counts once."""
+    known = next((each for each in row["replicas"] if each["id"] == replica), None)
+    if known is None:
+        known = {"id": replica, "component": component, "used": 0, "budget": budget, "evicted": 0}
+        row["replicas"].append(known)
+        row["budget"] += budget
+    for name, more in (("used", used), ("evicted", evicted)):
+        known[name], row[name] = known[name] + more, row[name] + more
 
 
 def caches_by_kind(watch: Watch) -> list[dict[str, Any]]:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, Series, percentile
-from lego_serve.core.scheduling.scale_board import NodeScale
 from lego_serve.core.workflow.graph import KINDS
+from lego_serve.gateway.ui.alerts import alerts_of
 from lego_serve.gateway.ui.caches import caches_by_kind
 from lego_serve.gateway.ui.part import merged_series
-from lego_serve.gateway.ui.watch import GONE, GONE_AFTER_S, Watch
+from lego_serve.gateway.ui.watch import GONE, SHARED_WORKERS, Watch
 
 SHOWN_MODELS = 8  # whose replicas are drawn in the overview
 ALL_REPLICAS = 200  # above which only those are sent that are drawn
@@ -116,61 +116,6 @@ def _median_target_s(watch: Watch, window_s: int) -> float | None:
     return percentile(targets, 0.5)
 
 
-def alerts_of(watch: Watch, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what somebody should know now."""
-    alerts = []
-    if not all(gateway.facts["is_ready"] for gateway in watch.gateways.values()):
-        alerts.append(_starting(watch, models))
-    why = {each["subject"]: each for each in watch.decisions() if each["kind"] == "lost"}
-    for replica in watch.replicas.values():
-        if replica["state"] == "lost":
-            known = why.get(replica["id"], {})
-            said = f"A {replica['component']} replica of {replica['model']} was lost."
-            href = f"/dashboard/requests/{known['job']}" if known.get("job") else "/dashboard/decisions"
-            more = known.get("why", "Another is started in its place.")
-            alerts.append(
-                {
-                    "id": f"lost-{replica['id']}",
-                    "level": "warn",
-                    "since": replica["lost_at"],
-                    "said": said,
-                    "more": more[:1].upper() + more[1:].rstrip(".") + ".",
-                    "href": href,
-                }
-            )
-    for name, gateway in watch.gateways.items():
-        if watch.at - gateway.heard > GONE_AFTER_S:
-            more = "What it had in hand is gone, and its part of the series is a gap."
-            said = f"Gateway {name} does not answer."
-            alerts.append(
-                {
-                    "id": f"gateway-{name}",
-                    "level": "bad",
-                    "since": gateway.heard,
-                    "said": said,
-                    "more": more,
-                    "href": "",
-                }
-            )
-    return alerts
-
-
-def _starting(watch: Watch, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    nodes = [(f"{model['name']}.{node['component']}", node["up"]) for model in models for node in model["nodes"]]
-    missing = [name for name, up in nodes if not up]
-    more = f"{len(nodes) - len(missing)} of {len(nodes)} nodes answer"
-    waits = f"; not yet {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}" if missing else ""
-    since = min((gateway.heard - gateway.facts["up_s"] for gateway in watch.gateways.values()), default=watch.at)
-    return {
-        "id": "starting",
-        "level": "warn",
-        "since": round(since, 1),
-        "said": "The server is starting, or has lost its models.",
-        "more": f"{more}{waits}.",
-        "href": "/dashboard/models",
-    }
-
-
 def models_of(watch: Watch) -> list[dict[str, Any]]:
     """Return every model: its workflows, and its nodes with the replicas of each."""
     workflows = watch.context.runner.workflows
@@ -204,9 +149,7 @@ def models_of(watch: Watch) -> list[dict[str, Any]]:
                 "within": within(used.get(model, [])),
                 "found": _found(watch, model),
                 "nodes": [
-                    _node(
-                        component, by_node.get((model, component), []), watch.scales.nodes.get(f"{model}.{component}")
-                    )
+                    _node(watch, model, component, by_node.get((model, component), []))
                     for component in sorted(components, key=_order)
                 ],
             }
@@ -255,11 +198,15 @@ def _within(watch: Watch) -> Callable[[Sequence[str]], float | None]:
     return share
 
 
-def _node(component: str, replicas: Sequence[Mapping[str, Any]], scale: NodeScale | None) -> dict[str, Any]:
+def _node(watch: Watch, model: str, component: str, replicas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    own = f"{model}.{component}"
+    name = SHARED_WORKERS if any(each["is_shared"] for each in replicas) else own
+    scale = watch.scales.nodes.get(name)
     states = [replica["state"] for replica in replicas]
     up = states.count("up")
     return {
         "component": component,
+        "scaled_as": name,
         "target": None if scale is None else scale.target,
         "min": None if scale is None else scale.bounds.min,
         "max": None if scale is None else scale.bounds.max,

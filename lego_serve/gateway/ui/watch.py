@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad, SeenReplica
+from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad, SeenReplica, process_of
 from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
@@ -25,6 +25,7 @@ GONE = ("lost", "stopped")
 MEANT_S = 120.0  # within which a replica goes that is to go
 GONE_AFTER_S = 10.0  # without a word of a gateway
 SEEN_BY_ALL = ("lost", "up", "evict")  # decisions that every gateway takes note of by itself
+SHARED_WORKERS = "shared.workers"
 CLUSTER = "cluster"  # stands for a gateway in what no gateway decides
 
 
@@ -146,12 +147,14 @@ class Watch:
     def _note_replicas(self, seen: Sequence[SeenReplica]) -> None:
         now = self._clock()
         before = dict(self.replicas)
+        known = {process_of(name) for name in before}
         for replica in seen:
             card = card_of(replica, now)
             old = before.get(replica.id)
             card["since"] = now if old is None else old["since"]
-            if old is None and before:
+            if old is None and before and process_of(replica.id) not in known:
                 self._tell_of_new(replica, seen)
+                known.add(process_of(replica.id))
             self.replicas[replica.id] = card
             self._note_evicted(replica)
         present = {replica.id for replica in seen}
@@ -161,18 +164,20 @@ class Watch:
         for name, card in before.items():
             if name in present:
                 continue
-            is_gone = name in departed or (card["model"], card["component"]) in answering
+            process = process_of(name)
+            is_gone = process in departed or (card["model"], card["component"]) in answering
             if card["state"] not in GONE and (is_gone or now - card["heard"] > LOST_AFTER_S):
-                self.replicas[name] = self._gone(card, departed.get(name, now))
+                self.replicas[name] = self._gone(card, departed.get(process, now))
             elif card["state"] in GONE and now - card["lost_at"] > LOST_SHOWN_S:
                 del self.replicas[name]
 
     def _show_lost(self) -> None:
         """Show the replicas that went lately though nobody looked at this gateway before they did."""
+        shown = {process_of(name) for name in self.replicas}
         for each in self.decisions():
             model, _, component = each["node"].rpartition(".")
             is_new = each["kind"] == "lost" and model and self._clock() - each["at"] < LOST_SHOWN_S
-            if is_new and each["subject"] not in self.replicas:
+            if is_new and each["subject"] not in shown:
                 gone = card_of(SeenReplica(each["subject"], model, component, ReplicaLoad()), each["at"])
                 self.replicas[each["subject"]] = self._gone(gone | {"since": each["at"]}, each["at"])
         for name, card in self.replicas.items():  # the reason may have come after
@@ -184,8 +189,8 @@ class Watch:
         is_meant = any(
             abs(each["at"] - at) < MEANT_S
             and (
-                (each["kind"] == "scale" and each["subject"] == card["node"] and each["to"] < each["from"])
-                or (each["kind"] == "drain" and each["subject"] == card["id"])
+                (each["kind"] == "scale" and each["subject"] == scaled_as(card) and each["to"] < each["from"])
+                or (each["kind"] == "drain" and each["subject"] == process_of(card["id"]))
             )
             for each in self.decisions()
         )
@@ -201,8 +206,7 @@ class Watch:
             if count > 0:
                 runner, (what, made) = self.context.runner, _evicted_words(use, count)
                 node = f"{replica.model}.{replica.component}"
-                own = replica.id.removesuffix(f".{node}")  # a shared worker adds the node's name
-                why = f"{what} made room for others in {own[-4:]} of {node}; {made}"
+                why = f"{what} made room for others in {process_of(replica.id)[-4:]} of {node}; {made}"
                 runner.journal.decide("evict", f"{use.kind} {replica.id}", why, runner.now(), node=node)
 
     def _tell_of_new(self, replica: SeenReplica, seen: Sequence[SeenReplica]) -> None:
@@ -210,9 +214,9 @@ class Watch:
         node = (replica.model, replica.component)
         count = sum((each.model, each.component) == node for each in seen)
         are = "is 1 replica" if count == 1 else f"are {count} replicas"
-        why = f"there {are} of {replica.model}.{replica.component} now"
+        what = SHARED_WORKERS if replica.is_shared else f"{replica.model}.{replica.component}"
         runner = self.context.runner
-        runner.journal.decide("up", replica.id, why, runner.now())
+        runner.journal.decide("up", process_of(replica.id), f"there {are} of {what} now", runner.now())
 
 
 def _scaled(board: ScaleBoard, index: int) -> dict[str, Any]:
@@ -244,6 +248,11 @@ def _evicted_words(use: MemoryUse, count: int) -> tuple[str, str]:
     return f"{count} {one if count == 1 else many}", megabytes
 
 
+def scaled_as(card: Mapping[str, Any]) -> str:
+    """Return the name under which a replica is counted when nodes scale: shared workers are counted together."""
+    return SHARED_WORKERS if card["is_shared"] else str(card["node"])
+
+
 def card_of(replica: SeenReplica, now: float) -> dict[str, Any]:
     """Return a replica as the dashboard shows it."""
     load = replica.load
@@ -255,6 +264,7 @@ def card_of(replica: SeenReplica, now: float) -> dict[str, Any]:
         "model": replica.model,
         "component": replica.component,
         "machine": load.machine,
+        "is_shared": replica.is_shared,
         "state": "draining" if load.is_draining else "up",
         "heard": now,
         "load": {

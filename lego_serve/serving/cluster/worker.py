@@ -110,7 +110,7 @@ class WorkerReplica:
             case Identify():
                 return None
             case DrainReplica(replica=replica):
-                return await self._drain() if replica.partition(".")[0] == self._id else None
+                return await self._drain() if replica == self._id else None
             case ReportLoad():
                 return self._load(name)
             case ReportCalls():
@@ -135,6 +135,9 @@ class WorkerReplica:
         return replace(load, memory=memory, is_draining=self._is_draining, machine=socket.gethostname())
 
     async def _drain(self) -> int:
+        """Drain all nodes; the order comes once for each backbone that is hosted, and only the first one's counts."""
+        if self._is_draining:
+            return 0
         self._is_draining = True
         moved = [await node.drain() for node in self._host.nodes.values() if hasattr(node, "drain")]
         return sum(moved)

@@ -13,6 +13,7 @@ from lego_serve.core.nodes.requests import (
     ReportLoad,
     SeenReplica,
     TemplateCommand,
+    process_of,
 )
 from lego_serve.core.scheduling.retry import BROADCAST, RetryPolicy
 from lego_serve.errors import LegoError, NodeUnavailable, NotFound
@@ -59,12 +60,17 @@ async def report_loads(nodes: Nodes, patience_s: float = LOAD_PATIENCE_S) -> lis
 
 
 async def drain(nodes: Nodes, replica: str, retry: RetryPolicy = BROADCAST) -> int:
-    """Move a replica's lanes elsewhere, replace it; return how many calls moved.  Raises NotFound, NodeUnavailable."""
-    for answers in (await _ask_backbones(nodes, DrainReplica(replica), retry)).values():
-        for answering, moved in answers:
-            if answering == replica and moved is not None:
-                return moved
-    raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
+    """Move a replica's lanes elsewhere, replace it; return how many calls moved.  Raises NotFound, NodeUnavailable.
+
+    A shared worker is drained with all its nodes, whichever of them is named.
+    """
+    process = process_of(replica)
+    replies = await _ask_backbones(nodes, DrainReplica(process), retry)
+    moved = [count for answers in replies.values() for answering, count in answers if answering == process]
+    counts = [count for count in moved if count is not None]
+    if not counts:
+        raise NotFound("There is no backbone replica of this id.", code="replica_not_found")
+    return sum(counts)
 
 
 async def ask_about_template(

@@ -28,7 +28,14 @@ from lego_serve.core.jobs.job import Job, JobResult, JobState, Task
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.ports import CheckpointKeeper, OnProgress, Scaling
 from lego_serve.core.nodes.messages import TextEncodeInput
-from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters, PauseCall, SeenReplica, TemplateCommand
+from lego_serve.core.nodes.requests import (
+    AdapterAdminRequest,
+    ModelAdapters,
+    PauseCall,
+    SeenReplica,
+    TemplateCommand,
+    process_of,
+)
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
 from lego_serve.core.scheduling.scale_board import ScaleBoard
@@ -197,7 +204,7 @@ class Coordinator:
         """Move a replica's lanes elsewhere and have it replaced.  Raises NotFound."""
         moved = await drain(self._nodes, replica)
         why = f"an operator asked; its {moved} calls go on elsewhere from fresh checkpoints"
-        self._journal.decide("drain", replica, why, self.now(), by="operator")
+        self._journal.decide("drain", process_of(replica), why, self.now(), by="operator")
         return moved
 
     async def loads(self) -> list[SeenReplica]:

@@ -151,7 +151,7 @@ async def test_a_drained_worker_takes_no_more_lanes_and_is_then_replaced(context
     """Another's drain is none of its business."""
     shared = worker(spec("one"))
     assert (await shared.control(DrainReplica("another"), "one.backbone"))[1] is None
-    assert (await shared.control(DrainReplica("w1.one.backbone"), "one.backbone"))[1] == 0
+    assert (await shared.control(DrainReplica("w1"), "one.backbone"))[1] == 0
     call: NodeCall[Any] = NodeCall(denoise(None, None), node="one.backbone")  # type: ignore[arg-type]
     assert [type(message) async for message in shared.stream(call)] == [CallAccepted, ReplicaDraining]
     with pytest.raises(Exception, match="drained"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lego_serve.core.nodes.requests import CountTemplateBytes, Identify, ReplicaCommand
+from lego_serve.core.nodes.requests import CountTemplateBytes, DrainReplica, Identify, ReplicaCommand
 from lego_serve.core.scheduling.retry import BROADCAST, RetryPolicy
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.coordinator.broadcast import ask_about_template, broadcast, drain, list_replicas
@@ -43,6 +43,27 @@ def test_commands_wait_longer_than_serve_takes_to_notice_several_deaths() -> Non
     assert run_jumping(drained_at_s()) >= 4.5
     assert nodes["m", "backbone"].asked < 12, "with pauses, not in a hurry"
     assert BROADCAST.longest_s >= 20
+
+
+class Hosted(Replicas):
+    """A backbone on two shared workers, the second of which drains with what it has in hand."""
+
+    def __init__(self, moved: int) -> None:
+        super().__init__(0.0)
+        self._moved = moved
+
+    async def control(self, command: ReplicaCommand) -> list[tuple[str, Any]]:
+        """Only the worker that is named moves anything."""
+        return [("w1", None), ("w2", self._moved if command == DrainReplica("w2") else None)]
+
+
+def test_a_shared_worker_is_drained_whichever_of_its_nodes_is_named() -> None:
+    """With all its backbones, whose calls are counted together."""
+    nodes = {("one", "backbone"): Hosted(2), ("two", "backbone"): Hosted(1), ("own", "backbone"): Replicas(0.0)}
+    for name in ("w2", "w2.one.backbone", "w2.one.vae"):
+        assert run_jumping(drain(nodes, name)) == 3
+    with pytest.raises(NotFound):
+        run_jumping(drain(nodes, "w3.one.backbone"))
 
 
 def test_nodes_are_waited_for_together() -> None:

@@ -73,11 +73,11 @@ export function short(id) {
 }
 
 /**
- * The last letters of a replica's identifier.
+ * The last letters of a replica's identifier; a shared worker adds to its own the name of a node.
  * @param {string | null | undefined} id
  */
 export function tail(id) {
-  return id ? id.slice(-4) : "–";
+  return id ? id.split(".")[0].slice(-4) : "–";
 }
 
 /**

@@ -12,7 +12,7 @@ import { mayAct, span } from "./store.js";
 
 const opened = signal("");
 /** The node whose replicas are to be pinned. */
-const pinned = signal(/** @type {{model: string, node: any} | null} */ (null));
+const pinned = signal(/** @type {any} */ (null));
 const MANY = 20; // models: more are lines, and bricks only where one is opened
 
 /** @param {{view: import("./store.js").View, name: string}} props */
@@ -32,7 +32,7 @@ export function Models({ view, name }) {
           html`<${ModelRow} key=${model.name} model=${model} replicas=${view.replicas} onOpen=${(
             /** @type {string} */ id,
           ) => (opened.value = id)} onPin=${
-            mayAct() ? (/** @type {any} */ node) => (pinned.value = { model: model.name, node }) : undefined
+            mayAct() ? (/** @type {any} */ node) => (pinned.value = node) : undefined
           } />`
         )}
     </section>
@@ -51,7 +51,7 @@ export function Models({ view, name }) {
         </section>
       </div>
     `}
-    ${pinned.value && html`<${PinDialog} ...${pinned.value} onClose=${() => (pinned.value = null)} />`}
+    ${pinned.value && html`<${PinDialog} node=${pinned.value} onClose=${() => (pinned.value = null)} />`}
     ${card && !asked.value && html`<${Sheet} card=${card} />`}
   `;
 }

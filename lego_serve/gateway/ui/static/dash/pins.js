@@ -6,12 +6,12 @@ import { html, useState } from "../app/lib.js";
 
 const MOST = 64;
 
-/** @param {{model: string, node: any, onClose: () => void}} props */
-export function PinDialog({ model, node, onClose }) {
+/** @param {{node: any, onClose: () => void}} props */
+export function PinDialog({ node, onClose }) {
   const [least, setLeast] = useState(String(node.min));
   const [most, setMost] = useState(String(node.max));
   const [refusal, setRefusal] = useState("");
-  const name = `${model}.${node.component}`;
+  const name = node.scaled_as;
   const path = `/v1/admin/nodes/${encodeURIComponent(name)}/replicas`;
   const [min, max] = [Number(least), Number(most)];
   /** @param {() => Promise<string>} act */
@@ -49,7 +49,7 @@ export function PinDialog({ model, node, onClose }) {
   return html`
     <${Dialog} title=${`Pin the replicas of ${node.component}`} onClose=${onClose}>
       <form onSubmit=${pin}>
-        <p>Now ${counted(node.up, "replica")} of ${model} ${node.up === 1 ? "is" : "are"} up and ${node
+        <p>Now ${counted(node.up, "replica")} of ${name} ${node.up === 1 ? "is" : "are"} up and ${node
           .target} ${node.target === 1 ? "is" : "are"} wanted, from ${node.min} to ${node
           .max}. The bounds hold from the next second on, until the server is started anew;
           replicas above them are drained first, so that no image is lost.</p>
