@@ -17,6 +17,7 @@ from lego_serve.cli.cluster import app as cluster_app
 from lego_serve.cli.cluster import gateway, health, node
 from lego_serve.cli.images import edit, generate
 from lego_serve.cli.jobs import app as jobs_app
+from lego_serve.cli.scale import scale
 from lego_serve.cli.simulate import run as run_simulation
 from lego_serve.cli.templates import app as templates_app
 from lego_serve.cli.tune import app as tune_app
@@ -30,7 +31,7 @@ app.add_typer(templates_app, name="templates")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
-for command in (gateway, node, health):
+for command in (gateway, node, health, scale):
     app.command()(command)
 app.command(name="simulate")(run_simulation)
 err = Console(stderr=True)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lego_serve.core.jobs.job import JobState
 from lego_serve.core.nodes.requests import SeenReplica
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.scale_board import NodeScale
 from lego_serve.errors import NotFound, RequestError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.openapi import errors, json_body
@@ -42,6 +43,7 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
     router.add_api_route("/jobs/{job_id}/resume", jobs.resume_job, methods=["POST"], responses=none)
     router.add_api_route("/replicas", replicas.list_replicas, methods=["GET"])
     router.add_api_route("/replicas/{replica}/drain", replicas.drain_replica, methods=["POST"], responses=none)
+    router.add_api_route("/nodes", replicas.list_nodes, methods=["GET"])
     pins, body = "/nodes/{node}/replicas", json_body(PinRequest)
     router.add_api_route(
         pins, replicas.pin_node, methods=["PUT"], status_code=202, openapi_extra=body, responses=errors(404, 503)
@@ -129,6 +131,14 @@ class ReplicaHandlers:
         moved = await self._context.admin.drain(replica)
         return JSONResponse({"id": replica, "object": "replica", "status": "drained", "calls_moved": moved})
 
+    async def list_nodes(self, request: Request) -> JSONResponse:
+        """How many replicas each node is to have, within which bounds, and why that changed last."""
+        self._context.authenticate(request, admin=True)
+        board = await self._context.admin.scales()
+        whys = {change.node: change.why for change in board.changes}
+        cards = [_node_card(node, scale, whys.get(node)) for node, scale in sorted(board.nodes.items())]
+        return JSONResponse({"object": "list", "data": cards})
+
     async def pin_node(self, request: Request, node: str) -> JSONResponse:
         """Keep the number of a node's replicas within bounds, until the server is started anew."""
         self._context.authenticate(request, admin=True)
@@ -150,6 +160,11 @@ class ReplicaHandlers:
 def _replica_card(replica: SeenReplica) -> dict[str, Any]:
     node = {"id": replica.id, "object": "replica", "node": f"{replica.model}.{replica.component}"}
     return node | {"load": asdict(replica.load)}
+
+
+def _node_card(node: str, scale: NodeScale, why: str | None) -> dict[str, Any]:
+    bounds = {"min": scale.bounds.min, "max": scale.bounds.max}
+    return {"id": node, "object": "node", "target": scale.target, **bounds, "pinned": scale.is_pinned, "why": why}
 
 
 def _job_path(job_id: str) -> str:

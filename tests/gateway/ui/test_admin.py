@@ -209,6 +209,8 @@ async def test_replicas_are_pinned_and_the_reason_is_told(looked_at, lively) -> 
     assert {each["kind"] for each in decisions} == {"pin", "scale"}
     [scaled] = [each for each in decisions if each["kind"] == "scale"]
     assert (scaled["from"], scaled["to"], scaled["by"]) == (2, 3, "operator")
+    [card] = (await looked_at.get("/v1/admin/nodes")).json()["data"]
+    assert [card[name] for name in ("target", "min", "max", "pinned", "why")] == [3, 3, 3, True, scaled["why"]]
     assert (await looked_at.delete(path)).status_code == 202
     assert lively.pins[-1] == ("lego-tiny.backbone", None)
 
