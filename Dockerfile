@@ -9,17 +9,21 @@ FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python3 -m venv /opt/venv
-COPY constraints.txt deploy/requirements.py ./
+COPY constraints.txt ./
+
+# What each image installs, by itself: another version of the package, or another rule for its checks, leaves it as it was.
+FROM build AS needs
+COPY pyproject.toml deploy/requirements.py ./
+RUN python3 requirements.py otel > gateway.txt && python3 requirements.py worker otel > worker.txt
 
 # What others wrote comes first, by itself: it is most of an image and changes least. It is compiled here, for on a
 # read-only root it never is later, and a Ray head took 43 s instead of 9 s without. By content and not by time, since
 # copies between images change times. torch's own tests have files for later Pythons, which do not compile.
 FROM build AS build-gateway
-COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip python3 requirements.py otel > requirements.txt \
-    && /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
-COPY README.md LICENSE ./
+COPY --from=needs /build/gateway.txt requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
 RUN /opt/venv/bin/python -m compileall -q -f -j 0 -x /torch/testing/ --invalidation-mode unchecked-hash /opt/venv/lib
+COPY pyproject.toml README.md LICENSE ./
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels
@@ -32,11 +36,10 @@ FROM build AS build-worker
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip case "$TORCH_INDEX" in */cpu) ;; *) sed -i '/^triton==/d' constraints.txt ;; esac \
     && /opt/venv/bin/pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -c constraints.txt torch
-COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip python3 requirements.py worker otel > requirements.txt \
-    && /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
-COPY README.md LICENSE ./
+COPY --from=needs /build/worker.txt requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --no-compile -c constraints.txt -r requirements.txt
 RUN /opt/venv/bin/python -m compileall -q -f -j 0 -x /torch/testing/ --invalidation-mode unchecked-hash /opt/venv/lib
+COPY pyproject.toml README.md LICENSE ./
 COPY lego_serve lego_serve
 COPY loadgen loadgen
 COPY kernels kernels

@@ -109,12 +109,27 @@ def test_both_run_as_a_user_with_a_number_and_a_home() -> None:
 
 def test_packages_are_held_to_the_constraints_and_compiled() -> None:
     """Every pip command names the file; torch's index can be chosen; the gateway has no torch."""
-    for stage, extras in (("build-gateway", "otel"), ("build-worker", "worker otel")):
-        runs = [rest for word, rest in stages()[stage] if word == "RUN"]
-        installs = [rest for rest in runs if "pip install" in rest]
+    needs = argument_of("needs", "RUN")
+    for stage, extras in (("gateway", "otel"), ("worker", "worker otel")):
+        steps = stages()[f"build-{stage}"]
+        installs = [rest for word, rest in steps if word == "RUN" and "pip install" in rest]
         assert all("-c constraints.txt" in rest for rest in installs)
-        assert any(f"requirements.py {extras} >" in rest for rest in installs)
-        assert "compileall" in runs[-1]
+        assert f"requirements.py {extras} > {stage}.txt" in needs
+        assert ("COPY", f"--from=needs /build/{stage}.txt requirements.txt") in steps
+        assert "compileall" in steps[-1][1]
+
+
+def test_another_version_of_the_package_installs_no_package_again() -> None:
+    """What changes with it is copied after all that others wrote: layers are kept by what is copied."""
+    for stage in ("build-gateway", "build-worker"):
+        words = [f"{word} {rest}" for word, rest in stages()[stage]]
+        own = next(index for index, step in enumerate(words) if step.startswith("COPY pyproject.toml"))
+        assert all("--no-deps" in step for step in words[own:] if "pip install" in step)
+        assert sum("pip install" in step for step in words[:own]) >= 1
+
+
+def test_the_worker_can_have_another_torch() -> None:
+    """Its index is an argument, and the extra names what it needs."""
     assert argument_of("build-worker", "ARG").startswith("TORCH_INDEX=")
     assert {"torch", "diffusers", "transformers"} <= {
         re.split(r"[<>=]", name)[0] for name in PROJECT["project"]["optional-dependencies"]["worker"]
