@@ -7,13 +7,14 @@ SERVED := tests/chaos tests/e2e tests/gateway/test_large_bodies.py tests/test_re
 SCRIPTS := lego_serve/gateway/ui/static
 UNSHARED := "not shared_server and not long and not alone"
 MODELS := tests/core tests/engine tests/jobstore tests/kernels tests/models tests/serving
+HTTP := tests/browser tests/client tests/compat tests/gateway tests/webhooks
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 timed = started=$$(date +%s); $(1); status=$$?; echo "$@ took $$(($$(date +%s) - started)) s"; exit $$status
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: cluster images deploy-files demo serve test test-models test-rest test-shared-servers test-alone test-long long fuzz chaos check
+.PHONY: cluster images deploy-files demo serve test test-models test-http test-rest test-shared-servers test-alone test-long long fuzz chaos check
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -21,21 +22,24 @@ demo: $(STAMP)
 serve: $(STAMP)
 	$(BIN)/lego-serve serve
 
-# Three parts at once: what they take differs, and the two cores are busy until the last one ends. Each prints its report.
+# Four parts, three at once, the longest first: the two cores are busy until nearly the end. Each prints its report.
 # `make test ONLY=core` runs the tests under tests/core alone; any path under tests/ will do, or several.
 test: $(STAMP)
 ifdef ONLY
 	@$(call timed,$(PYTEST) -m "not long" $(addprefix tests/,$(patsubst tests/%,%,$(ONLY))))
 else
-	@$(call timed,$(MAKE) --no-print-directory --jobs 3 $(SYNC) --keep-going test-models test-rest test-shared-servers && $(MAKE) --no-print-directory test-alone)
+	@$(call timed,$(MAKE) --no-print-directory --jobs 3 $(SYNC) --keep-going test-shared-servers test-rest test-models test-http && $(MAKE) --no-print-directory test-alone)
 endif
 
-# Niced as Ray nices its workers, or the servers of the third part would hardly run beside these.
+# Niced as Ray nices its workers, or the servers of the first part would hardly run beside these.
 test-models: $(STAMP)
 	nice -n 15 $(PYTEST) -m $(UNSHARED) $(MODELS)
 
+test-http: $(STAMP)
+	nice -n 15 $(PYTEST) -m $(UNSHARED) $(HTTP)
+
 test-rest: $(STAMP)
-	nice -n 15 $(PYTEST) -m $(UNSHARED) tests $(addprefix --ignore=,$(MODELS))
+	nice -n 15 $(PYTEST) -m $(UNSHARED) tests $(addprefix --ignore=,$(MODELS) $(HTTP))
 
 # These two collect the files that hold such tests alone, for collecting all costs a quarter of a minute: see SERVED.
 test-shared-servers: $(STAMP)
