@@ -62,7 +62,7 @@ fuzz: $(STAMP)
 	LEGO_FUZZ_CASES=20000 $(PYTEST) -m long -s tests/gateway/test_openapi.py -k as_the_document_says
 
 # Kills and stops twenty backbone replicas each under load, with the figures in chaos.jsonl; many minutes.
-CHAOS := LEGO_CHAOS_KILLS=20 LEGO_CHAOS_STOPS=20 LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
+CHAOS := LEGO_CHAOS=1 LEGO_CHAOS_KILLS=20 LEGO_CHAOS_STOPS=20 LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
 chaos: $(STAMP)
 	$(CHAOS) $(PYTEST) tests/chaos tests/e2e/test_recovery.py
 

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks.replica_start import STAGES
 from benchmarks.serving import HERE, running_server
-from lego_serve.app import PRELOADED
 from lego_serve.process.threads import THREAD_ENVIRONMENT
+from lego_serve.supervision.cluster_process import PRELOADED
 
 COMPONENTS = ("text_encoder", "backbone", "vae", "adapters")
 KINDS = (  # what a command line contains, and what its process is called; the first that fits

@@ -1,7 +1,9 @@
 """The composition root: from a configuration file to a running server; the only file that sees everything."""
 
 import contextlib
+import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -15,24 +17,21 @@ from lego_serve import config
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import ConfigError
 from lego_serve.gateway.telemetry.export import require_extra
-from lego_serve.gateway_process import OWNER
+from lego_serve.gateway_process import OWNER, REJOINS
 from lego_serve.job_storage import check_job_folder, job_folder, release_jobs
-from lego_serve.planning.node_plans import node_plans
 from lego_serve.process import json_logging
-from lego_serve.process.fork_server import ForkServer
 from lego_serve.process.metrics_page import settle
-from lego_serve.process.ray_token import require_token
 from lego_serve.process.signals import StopSignal, run_off_main_thread
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.served_workflows import configured
-from lego_serve.serving.nodes.options import NodePlan
+from lego_serve.supervision.cluster_supervisor import ClusterSupervisor, lets_requests_finish
 
 REMOVALS = 50
 METRICS = "metrics"  # the folder of what gateways count
-PRELOADED = "lego_serve.serving.cluster.preloaded"
 Report = Callable[[str], None]
+log = logging.getLogger("lego_serve")
 
 
 def serve(config_path: Path, port: int | None, report: Report) -> int:
@@ -61,6 +60,9 @@ def _serve(
     stopping: StopSignal,
     report: Report,
 ) -> int:
+    json_logging.install()  # on stderr: stdout is for this server's own lines
+    # For all that is started; the first is read at import, and without it a late call starts another Ray at the stop.
+    os.environ.update({"RAY_ENABLE_AUTO_CONNECT": "0"} | THREAD_ENVIRONMENT)
     server, started = settings.server, time.monotonic()
     with contextlib.ExitStack() as undo:
         holder = undo.enter_context(reserve(server.host, server.port))
@@ -74,25 +76,65 @@ def _serve(
         if jobs is not None:
             check_job_folder(jobs)
         stopping.check()
-        launcher = _start_fork_server(settings, folder / "fork.sock", undo)
-        plans = node_plans(settings, workflows, folder)
-        address = _start_nodes(settings, plans, folder / "ray", launcher, stopping, report, undo)
-        words = [str(config_path), address, str(port), str(gateways), *([] if jobs is None else [str(jobs)])]
+        cluster = ClusterSupervisor(config_path, folder, report, lambda: [*supervisor.pids, *supervisor.leaving])
         supervisor = Supervisor(
-            [sys.executable, "-m", "lego_serve.gateway_process", *words],
+            lambda: _gateway_command(config_path, cluster, port, gateways, jobs),
             server.gateways,
             partial(forget_gateway, gateways, settings, jobs),
             server.drain_timeout_s,
+            lambda: _keep_cluster(cluster, supervisor, gateways, stopping),
         )
+        undo.callback(cluster.stop)
+        if server.ray_address is None:
+            keep_ray_to_this_machine()
+        cluster.start()
+        cluster.wait_for_address(stopping)
         undo.callback(supervisor.shut_down)
         supervisor.start()  # gateways get ready while the nodes load
-        _wait_for_nodes(plans, stopping, report)
+        cluster.wait_until_up(stopping)
         wait_ready([gateways / f"{pid}.sock" for pid in supervisor.pids], stopping, supervisor.check)
         report(f"ready in {time.monotonic() - started:.1f} s")
         watched = server.port if server.operations_port is None else server.operations_port
         report(f"{url}/v1/images/generations  {_url(server, watched or port)}/metrics")
         supervisor.watch(lambda: stopping.is_asked)
     return 0
+
+
+def keep_ray_to_this_machine() -> None:
+    """Have the Ray that is to be started listen on loopback alone, and take calls with a token alone.
+
+    The first by what Ray does on systems where it may only be local; the token is known to this server's processes.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # see ray_internals, which knows it too
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _gateway_command(
+    config_path: Path, cluster: ClusterSupervisor, port: int, gateways: Path, jobs: Path | None
+) -> list[str]:
+    """Return what starts a gateway: of a Ray that runs, or of one that is to come."""
+    file = cluster.address_file
+    is_there = file.exists() and not cluster.is_restarting
+    words = [str(config_path), file.read_text() if is_there else str(file), str(port), str(gateways)]
+    words += [] if jobs is None else [str(jobs)]
+    return [sys.executable, "-m", "lego_serve.gateway_process", *words, *([] if is_there else [REJOINS])]
+
+
+def _keep_cluster(cluster: ClusterSupervisor, supervisor: Supervisor, gateways: Path, stopping: StopSignal) -> None:
+    """Where Ray is lost, have gateways that wait for the next take the place of the others, and start the next."""
+    if not (lost := cluster.lost()) or stopping.is_asked:
+        return
+    log.error("Ray is lost (%s); requests get 503 until another one has loaded the models", lost)
+    if cluster.is_joined:  # else they wait for it still
+        is_finishing = lets_requests_finish(lost)
+        if not is_finishing:
+            supervisor.refuse_all()
+        supervisor.replace_all(lambda pid: _is_ok(gateways / f"{pid}.sock", "/health/live"))
+        while is_finishing and supervisor.leaving and not stopping.is_asked:
+            supervisor.see_off()
+            time.sleep(0.1)
+    cluster.start_another()
 
 
 def _url(server: config.Server, port: int) -> str:
@@ -121,51 +163,6 @@ def shared_folders(folder: Path) -> Path:
     gateways.mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     return gateways
-
-
-def _start_fork_server(settings: config.Settings, path: Path, undo: contextlib.ExitStack) -> str | None:
-    """Have libraries imported while Ray starts, once for all replicas; answers what starts a replica's process.
-
-    None where replicas may be on other machines, or all are on GPUs, whose driver does not work in forks.
-    """
-    if settings.server.ray_address is not None or all(model.device != "cpu" for model in settings.models.values()):
-        return None
-    os.environ.update(THREAD_ENVIRONMENT)
-    fork_server = ForkServer(path, [PRELOADED])
-    undo.callback(fork_server.stop)
-    return fork_server.launcher
-
-
-def _start_nodes(
-    settings: config.Settings,
-    plans: Sequence[NodePlan],
-    ray_folder: Path,
-    launcher: str | None,
-    stopping: StopSignal,
-    report: Report,
-    undo: contextlib.ExitStack,
-) -> str:
-    """Start or join Ray and have it start the nodes; answers Ray's address.  ``undo`` takes them down again."""
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read at import; else a late call starts another Ray at the stop
-    from lego_serve.serving.cluster.deploy import deploy, start_ray, stop
-
-    if settings.server.ray_address is not None:
-        require_token(os.environ, Path.home())
-    json_logging.install()  # on stderr: stdout is for this server's own lines
-    report("starting Ray")
-    undo.callback(stop, [plan.app for plan in plans], owned=settings.server.ray_address is None)
-    address = start_ray(settings.server.ray_address, config.cores(), ray_folder)
-    stopping.check()
-    for plan in plans:
-        report(f"loading {plan.app}")
-    deploy(plans, launcher)
-    return address
-
-
-def _wait_for_nodes(plans: Sequence[NodePlan], stopping: StopSignal, report: Report) -> None:
-    from lego_serve.serving.cluster.deploy import wait_until_up
-
-    wait_until_up(plans, lambda plan: report(f"loaded {plan.app}"), stopping.check)
 
 
 def wait_ready(

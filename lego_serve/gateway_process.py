@@ -25,6 +25,7 @@ from lego_serve.job_storage import new_owner, open_storage
 from lego_serve.places import state_folder
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
+from lego_serve.process.supervisor import REFUSE
 from lego_serve.served_workflows import configured, default_workflow
 
 if TYPE_CHECKING:
@@ -35,18 +36,19 @@ if TYPE_CHECKING:
     from lego_serve.serving.cluster.handles import LazyNode, RayNode
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
+REJOINS = "--rejoins"  # the same of one that takes the place of another, whose Ray is lost
 WAITS = "--waits"  # on the command line of a gateway that starts before Ray and its nodes
 OWNER = ".owner"  # ends the name of the file in which a gateway says as whom it has durable jobs
 
 
 def run_gateway(
-    config_path: Path, address: str, port: int, peers: Path, jobs: Path | None = None, *, waits: bool = False
+    config_path: Path, address: str, port: int, peers: Path, jobs: Path | None = None, *, mode: str = ""
 ) -> None:
     """Join Ray at the address and serve HTTP until a signal ends the process.
 
     The gateway listens on the shared port, and for the other gateways on a socket of its own in the folder ``peers``.
-    ``jobs`` is the folder of durable jobs; without it there are none.  With ``waits`` it answers health checks before
-    there is a Ray with its nodes.
+    ``jobs`` is the folder of durable jobs; without it there are none.  In the modes WAITS and REJOINS it answers before
+    there is a Ray with its nodes; in the latter ``address`` is a file that will say where that is.
     """
     from lego_serve.gateway.app import create_app
     from lego_serve.gateway.peers import Machines, Peers
@@ -61,8 +63,9 @@ def run_gateway(
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
     settings, workflows = configured(config_path)
+    waits, joins_late = mode == WAITS, mode in (WAITS, REJOINS)
     apps, ray = needed_nodes(settings, workflows), Reachability()
-    nodes: Mapping[tuple[str, str], RayNode | LazyNode] = expected(apps) if waits else connect(address, apps)
+    nodes: Mapping[tuple[str, str], RayNode | LazyNode] = expected(apps) if joins_late else connect(address, apps)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves; Ray's own handler prints where each thread was
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     reserve_metric_files()
@@ -89,15 +92,17 @@ def run_gateway(
     provider = otlp_provider() if settings.server.traces else None
     others = Peers(peers, own, None if settings.server.peers is None else Machines(settings.server.peers))
     app = create_app(coordinator, coordinator, gateway, metrics, others, draining, storage, provider)
-    at_once, when_ready = _sockets(settings.server, port, own, waits)
+    at_once, when_ready = _sockets(settings.server, port, own, joins_late)
     allow_many_files()
     limits = _connection_limits(settings.server)
     server = create_server(app, limits, draining, settings.server.drain_timeout_s, log_config=None)
 
     async def get_ready() -> None:
+        asyncio.get_running_loop().add_signal_handler(REFUSE, draining.expire)
         _listen_to_routers(coordinator, metrics)
-        if waits:
-            await join(address, apps, [node for node in nodes.values() if isinstance(node, LazyNode)])
+        if joins_late:
+            where = Path(address).read_text if mode == REJOINS else lambda: address
+            await join(where, apps, [node for node in nodes.values() if isinstance(node, LazyNode)])
             server.handle_signals()  # again: Ray's C++ part takes them
         else:
             await _probe(nodes.values())
@@ -229,8 +234,9 @@ async def _serve(server: "GatewayServer", at_once: list[socket.socket], get_read
 if __name__ == "__main__":
     json_logging.install()
     try:
-        words = [word for word in sys.argv[1:] if word != WAITS]
+        words = [word for word in sys.argv[1:] if word not in (WAITS, REJOINS)]
         folder = Path(words[4]) if len(words) > 4 else None
-        run_gateway(Path(words[0]), words[1], int(words[2]), Path(words[3]), folder, waits=WAITS in sys.argv)
+        how = next((mode for mode in (WAITS, REJOINS) if mode in sys.argv), "")
+        run_gateway(Path(words[0]), words[1], int(words[2]), Path(words[3]), folder, mode=how)
     except LegoError as error:
         sys.exit(f"error: {error.message}")

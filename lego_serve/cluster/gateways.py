@@ -41,7 +41,7 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
         jobs = _job_folder(settings)
         words = [str(config_path), address, str(port), str(sockets), *([] if jobs is None else [str(jobs)]), WAITS]
         supervisor = Supervisor(
-            [sys.executable, "-m", "lego_serve.gateway_process", *words],
+            lambda: [sys.executable, "-m", "lego_serve.gateway_process", *words],
             server.gateways if count is None else count,
             partial(forget_gateway, sockets, settings, jobs),
             server.drain_timeout_s,

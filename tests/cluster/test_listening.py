@@ -45,7 +45,7 @@ connecting.expected = lambda apps: connect("", apps)
 connecting.join = join
 connecting.is_node_alive = lambda: True
 words = Path(sys.argv[1]), "auto", int(sys.argv[2]), Path(sys.argv[3])
-gateway_process.run_gateway(*words, waits=sys.argv[4] == "waits")
+gateway_process.run_gateway(*words, mode=gateway_process.WAITS if sys.argv[4] == "waits" else "")
 """
 
 

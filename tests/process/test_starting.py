@@ -16,6 +16,7 @@ from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import shared_socket
 from lego_serve.process.supervisor import Supervisor
 from lego_serve.served_workflows import configured
+from lego_serve.supervision.cluster_supervisor import ClusterSupervisor
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 DIES = """import os, sys
@@ -25,9 +26,18 @@ if "lego_serve.gateway_process" in sys.orig_argv:
 """
 
 
+class NoCluster(ClusterSupervisor):
+    """A cluster that is there, as far as its supervisor knows."""
+
+    def start(self) -> None:
+        """At once."""
+        self.address_file.write_text("127.0.0.1:1")
+        self.is_up = True
+
+
 def supervisor(*words: str, count: int = 2) -> Supervisor:
     """Over processes that run some Python."""
-    return Supervisor([sys.executable, "-c", *words], count, lambda pid: None)
+    return Supervisor(lambda: [sys.executable, "-c", *words], count, lambda pid: None)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +86,10 @@ def test_a_server_whose_gateways_die_ends_at_once_and_leaves_nothing(
     (tmp_path / "sitecustomize.py").write_text(DIES)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # it is set for the gateways, and put back here
-    monkeypatch.setattr(app, "_start_fork_server", lambda *given: None)
-    monkeypatch.setattr(app, "_wait_for_nodes", lambda *given: None)
-    monkeypatch.setattr(app, "_start_nodes", lambda *given: "127.0.0.1:1")
+    for name in ("RAY_ENABLE_AUTO_CONNECT", *app.THREAD_ENVIRONMENT):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # set for all that it starts, and put back here
+    monkeypatch.setattr(app, "ClusterSupervisor", NoCluster)
+    monkeypatch.setattr(app, "keep_ray_to_this_machine", lambda: None)
     config, (settings, workflows) = tmp_path / "config.yaml", configured(TINY)
     config.write_text(TINY.read_text())
     server = settings.server.model_copy(update={"port": 0, "data": str(tmp_path / "data")})
@@ -114,7 +125,7 @@ def test_a_gateway_that_cannot_listen_says_so_in_one_line() -> None:
 def test_gateways_that_end_later_are_replaced() -> None:
     """Once all have been ready the others go on, so nothing is raised."""
     ended: list[int] = []
-    gateways = Supervisor([sys.executable, "-c", "import time; time.sleep(60)"], 1, ended.append)
+    gateways = Supervisor(lambda: [sys.executable, "-c", "import time; time.sleep(60)"], 1, ended.append)
     gateways.start()
     [first] = gateways.pids
     os.kill(first, signal.SIGKILL)

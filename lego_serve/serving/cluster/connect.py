@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TypeVar
 
 import ray
@@ -47,13 +48,17 @@ def expected(apps: Apps) -> dict[tuple[str, str], LazyNode]:
     return {key: LazyNode(place.app, place.hosted) for key, place in apps.items()}
 
 
-async def join(address: str, apps: Apps, nodes: Collection[LazyNode]) -> None:
-    """Join Ray as soon as it is there, and wait until every node answers."""
-    reminder = Reminder(f"Ray at {address}")
-    log.info("joining Ray at %s as soon as it answers", address)
+async def join(where: Callable[[], str], apps: Apps, nodes: Collection[LazyNode]) -> None:
+    """Join Ray as soon as it is there, and wait until every node answers.
+
+    ``where`` answers Ray's address, or raises one of NO_RAY while nobody knows it.
+    """
+    reminder = Reminder("Ray")
+    log.info("joining Ray as soon as it answers")
     while True:
         try:
-            await in_thread(lambda: _join(address, apps))
+            address = where()
+            await in_thread(partial(_join, address, apps))
         except NO_RAY as error:
             reminder.remind(f"{type(error).__name__}")
             await asyncio.sleep(RETRY_PAUSE_S)

@@ -40,12 +40,14 @@ PATIENCE_S = 60.0
 ROOMY_PATIENCE_S = 300.0
 UNPLACED = "to be scheduled"
 RAY_DID_NOT_START = "ray_did_not_start"
-STARTS = 3  # of a Ray whose raylet gave up on its agents: Ray 2.60 gives them 15 s, less than a busy machine takes
-log = logging.getLogger("lego_serve.cluster")
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:
-    """Start a private Ray that keeps its files in a folder of a short path, or join one; answers its address."""
+    """Start a private Ray that keeps its files in a folder of a short path, or join one; answers its address.
+
+    Raises ConfigError where none is to be joined, NodeError with the code RAY_DID_NOT_START where its own processes
+    took too long: what is left of these is then the caller's to end.
+    """
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | THREAD_ENVIRONMENT)
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", CONTROL_LOOP_S)
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are ours, which they are
@@ -63,32 +65,17 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
         require_listener(address)
         options["address"] = address
     try:
-        _init(options)
-    except NO_RAY as error:
-        if address is None:
-            raise
-        raise ConfigError(f"`server.ray_address`: no Ray answers at {address} ({type(error).__name__})") from None
+        ray.init(**options)
+    except Exception as error:  # what Ray raises where its own processes took too long to start has no class of its own
+        if address is not None and isinstance(error, NO_RAY):
+            message = f"`server.ray_address`: no Ray answers at {address} ({type(error).__name__})"
+            raise ConfigError(message) from None
+        raise NodeError(f"Ray did not start: {error}", code=RAY_DID_NOT_START) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
     log_like_this_process()
     gcs_address: str = ray.get_runtime_context().gcs_address
     return gcs_address
-
-
-def _init(options: dict[str, Any]) -> None:
-    """Have Ray start or be joined, up to STARTS times.  Raises NodeError where its own processes took too long."""
-    for start in range(STARTS):
-        try:
-            ray.init(**options)
-        except NO_RAY:
-            raise
-        except Exception as error:  # what Ray raises for it has no class of its own
-            ray.shutdown()
-            if start + 1 == STARTS:
-                raise NodeError(f"Ray did not start: {error}", code=RAY_DID_NOT_START) from error
-            log.warning("Ray did not start, and is started again: %s", error)
-        else:
-            return
 
 
 def require_listener(address: str) -> None:

@@ -38,7 +38,7 @@ async def test_ray_and_its_nodes_are_waited_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(connecting, "_join", joining)
     monkeypatch.setattr(connecting, "RETRY_PAUSE_S", 0.001)
     nodes = [LateNode(), LateNode()]
-    await join("auto", APPS, nodes)  # type: ignore[arg-type]
+    await join(lambda: "auto", APPS, nodes)  # type: ignore[arg-type]
     assert tries == ["auto"] * 3
     assert [node.probes for node in nodes] == [3, 3]
 

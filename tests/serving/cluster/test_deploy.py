@@ -136,22 +136,16 @@ def test_a_ray_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
     assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (Connection refused)"
 
 
-def test_a_ray_whose_processes_took_too_long_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few times; what Ray raises for it has no class of its own."""
-    begun: list[str] = []
-    monkeypatch.setattr(deploying.ray, "shutdown", lambda: begun.append("shutdown"))
+def test_a_ray_whose_processes_took_too_long_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its code whoever started it knows that it may be started again; what Ray raises for it has no class."""
 
     def init(**options: object) -> None:
-        begun.append("init")
-        if begun.count("init") < succeeds_at:
-            raise Exception("The current node timed out during startup.")
+        raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(deploying.ray, "init", init)
-    succeeds_at = 3
-    deploying._init({})
-    assert begun == ["init", "shutdown"] * 2 + ["init"]
-    begun.clear()
-    succeeds_at = 4
-    with pytest.raises(NodeError, match="Ray did not start: The current node timed out"):
-        deploying._init({})
-    assert begun == ["init", "shutdown"] * 3
+    monkeypatch.setattr(deploying, "wait_for_a_slow_raylet", lambda: None)
+    with pytest.raises(NodeError, match="Ray did not start: The current node timed out") as raised:
+        deploying.start_ray(None, 1, tmp_path)
+    assert raised.value.code == deploying.RAY_DID_NOT_START

@@ -19,7 +19,7 @@ from lego_serve.process.tree import descendants
 FAULTS = Path(__file__).parent / "faults"  # read by every process of a server: see its sitecustomize
 TEMPLATE_BYTES = 1_500_000  # a few entries, where each of four templates has sixty
 CRASHES = f"""
-server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
+server: {{host: 127.0.0.1, port: 8000, gateways: 1, max_pending_jobs: 24}}
 models:
   lego-tiny:
     path: builtin:lego-tiny
