@@ -17,7 +17,7 @@ from lego_serve.supervision.cluster_process import FIRST, GCS
 POLL_S = 0.05
 STOP_S = 30.0  # that Ray and the nodes have to stop
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # between attempts to start another Ray; the last is repeated
-STARTS = 3  # of a Ray whose raylet gave up on its agents: Ray 2.60 gives them 15 s, less than a busy machine takes
+STARTS = 3  # of a Ray whose own processes take too long to start, or find that another has taken a port of theirs
 RAY_DID_NOT_START = "ray_did_not_start"  # as serving/cluster/deploy has it, which imports Ray
 COMMAND = (sys.executable, "-m", "lego_serve.supervision.cluster_process")
 Report = Callable[[str], None]

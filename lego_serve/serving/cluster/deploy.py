@@ -17,7 +17,11 @@ from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
-from lego_serve.serving.cluster.ray_internals import log_like_this_process, wait_for_a_slow_raylet
+from lego_serve.serving.cluster.ray_internals import (
+    log_like_this_process,
+    name_ports_of_agents,
+    wait_for_a_slow_raylet,
+)
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.cluster.scale_records import forget
 from lego_serve.serving.cluster.worker import WorkerReplica
@@ -53,6 +57,7 @@ def start_ray(address: str | None, cpus: int, folder: Path) -> str:
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are ours, which they are
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
     if address is None:
+        name_ports_of_agents()
         wait_for_a_slow_raylet()
         options |= {
             "address": "local",

@@ -6,13 +6,15 @@ cluster on every driver's standard output, coloured, whatever its options say; h
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray._private import services, worker
+from ray._private import parameter, services, worker
 from ray.experimental import internal_kv
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
@@ -30,10 +32,13 @@ __all__ = [
     "answers_as_they_come",
     "keep_to_this_machine",
     "log_like_this_process",
+    "name_ports_of_agents",
     "wait_for_a_slow_raylet",
 ]
 LOCAL_RAY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 where Ray listens on loopback alone; this server sets it
 RAYLET_PATIENCE_S, RAYLET_PAUSE_S = 180.0, 0.2
+AGENT_PATIENCE = "RAY_agent_register_timeout_ms"  # that a raylet has with the agent of environments; Ray's own is 30 s
+AGENTS_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 log = logging.getLogger("lego_serve.ray")
 
 
@@ -78,6 +83,37 @@ def wait_for_a_slow_raylet() -> None:
 
     get_node.is_patient = True  # type: ignore[attr-defined]
     services.get_node = get_node
+
+
+def name_ports_of_agents() -> None:
+    """Have the raylet that this process starts be told the ports of its agents, and wait long for these to answer.
+
+    One that is not told them ends if its agents have not written theirs down within 15 s, whatever is set: less than
+    they take to be imported on two processors that others keep busy.
+    """
+    os.environ.setdefault(AGENT_PATIENCE, str(int(RAYLET_PATIENCE_S * 1000)))
+    if issubclass(parameter.RayParams, _NamedPorts):
+        return
+    parameter.RayParams = type("RayParams", (_NamedPorts, parameter.RayParams), {})
+
+
+class _NamedPorts:
+    """Parameters of a Ray whose agents' ports are chosen here, before it starts, from those that are free."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        unnamed = [name for name in AGENTS_PORTS if not getattr(self, name)]
+        for name, port in zip(unnamed, _free_ports(len(unnamed)), strict=True):
+            setattr(self, name, port)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has now, each another one."""
+    with contextlib.ExitStack() as holding:
+        sockets = [holding.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def keep_to_this_machine() -> None:

@@ -146,6 +146,7 @@ def test_a_ray_whose_processes_took_too_long_is_an_error_of_its_own(
 
     monkeypatch.setattr(deploying.ray, "init", init)
     monkeypatch.setattr(deploying, "wait_for_a_slow_raylet", lambda: None)
+    monkeypatch.setattr(deploying, "name_ports_of_agents", lambda: None)
     with pytest.raises(NodeError, match="Ray did not start: The current node timed out") as raised:
         deploying.start_ray(None, 1, tmp_path)
     assert raised.value.code == deploying.RAY_DID_NOT_START

@@ -3,10 +3,11 @@
 import asyncio
 import inspect
 import logging
+import os
 import re
 
 import pytest
-from ray._private import node, services, worker
+from ray._private import node, parameter, services, worker
 from ray._raylet import InnerGcsClient
 from ray.serve._private import replica
 from ray.serve._private.replica_result import ReplicaResult
@@ -148,6 +149,23 @@ def test_a_raylet_that_starts_slowly_is_waited_for(monkeypatch: pytest.MonkeyPat
     asked.clear()
     with pytest.raises(RuntimeError, match="not there yet"):
         services.get_node("address", "id")
+
+
+def test_a_raylet_is_told_its_agents_ports_and_so_does_not_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are free ones of this machine, but for what was set already."""
+    made_by = inspect.getsource(worker.init)
+    assert "ray._private.parameter.RayParams(" in made_by, "Ray takes parameters otherwise: see ray_internals.py"
+    monkeypatch.setattr(parameter, "RayParams", parameter.RayParams)
+    monkeypatch.setenv(ray_internals.AGENT_PATIENCE, "")
+    monkeypatch.delenv(ray_internals.AGENT_PATIENCE)
+    ray_internals.name_ports_of_agents()
+    ray_internals.name_ports_of_agents()
+    named = parameter.RayParams(metrics_export_port=1234)
+    ports = [getattr(named, name) for name in ray_internals.AGENTS_PORTS]
+    assert len(set(ports)) == 4
+    assert named.metrics_export_port == 1234
+    assert all(port >= 1024 for port in ports)
+    assert os.environ[ray_internals.AGENT_PATIENCE] == "180000"
 
 
 def test_what_ray_prints_on_a_drivers_console_is_logged(
