@@ -96,9 +96,8 @@ def _read(path: Path, schema: type[Section]) -> Section:
 
 
 def default_config() -> Path:
-    """configs/tiny.yaml beside the package, or the copy inside it."""
-    beside = Path(__file__).parent.parent / "configs" / "tiny.yaml"
-    return beside if beside.exists() else Path(__file__).parent / "tiny.yaml"
+    """The file inside the package; ``configs/tiny.yaml`` of a checkout is a copy of it."""
+    return Path(__file__).parent / "tiny.yaml"
 
 
 def cores() -> int:

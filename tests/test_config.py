@@ -277,3 +277,9 @@ def test_a_file_of_keys_is_refused_as_the_configuration_is(tmp_path: Path, text:
         load(path)
     assert message in refused.value.message
     assert "\n" not in refused.value.message
+
+
+def test_the_default_is_the_file_that_the_pages_show() -> None:
+    """A wheel has no folder ``configs``, so the package has a copy of its own."""
+    shown = Path(__file__).parent.parent / "configs" / "tiny.yaml"
+    assert config.default_config().read_text() == shown.read_text()

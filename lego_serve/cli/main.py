@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lego_serve import config
+from lego_serve import __version__, config
 from lego_serve.cli.adapters import app as adapters_app
 from lego_serve.cli.client import DEFAULT_URL, KeyOption, Url, print_line, print_table, request, url_part
 from lego_serve.cli.cluster import app as cluster_app
@@ -37,6 +37,21 @@ app.command(name="simulate")(run_simulation)
 err = Console(stderr=True)
 app.command()(generate)
 app.command()(edit)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print_line(f"lego-serve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Serve diffusion workflows, model by model."""
 
 
 @app.command()

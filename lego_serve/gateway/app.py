@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 
+from lego_serve import __version__
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits
 from lego_serve.core.web_pages import PagePolicy
@@ -98,7 +99,7 @@ def create_app(
 
     app = DescribedApp(
         title="lego_serve",
-        version="0.1.0",
+        version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

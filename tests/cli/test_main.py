@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from lego_serve import __version__
 from lego_serve.cli import main
 from lego_serve.core.addons import AdapterRequest, AdapterStats
 from lego_serve.core.jobs.job import TaskStats
@@ -114,3 +115,9 @@ def test_an_image_is_asked_for_with_adapters_and_controlnets(
     assert inputs["lora"] == (AdapterRequest("stripes", 0.5), AdapterRequest("pastel"))
     assert [(ask.name, ask.weight) for ask in inputs["controlnet"]] == [("edges", 0.25), ("depth", 1.0), ("lines", 1.0)]
     assert "stripes took part in none of the steps" in output.out
+
+
+def test_the_version_is_told(command) -> None:
+    """The one that the package has, and that the HTTP API names."""
+    status, said, _ = command("--version")
+    assert (status, said.strip()) == (0, f"lego-serve {__version__}")

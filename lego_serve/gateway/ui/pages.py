@@ -11,12 +11,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from lego_serve import __version__
 from lego_serve.errors import NotFound
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.ui.bundle import bundle
@@ -145,7 +145,7 @@ def create_router(context: Context, files: StaticFiles) -> APIRouter:
         return JSONResponse(
             {
                 "object": "ui",
-                "version": version("lego_serve"),
+                "version": __version__,
                 "keys": bool(settings.keys),
                 "previews": 3,
                 "upload_bytes": settings.max_body_bytes,
