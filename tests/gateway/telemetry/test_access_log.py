@@ -5,6 +5,7 @@ import json
 import socket
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -157,6 +158,20 @@ async def test_every_action_of_an_operator_is_a_line(
     [line] = logged("lego_serve.audit")
     assert (line["action"], line["target"], line["outcome"]) == (action, target, outcome)
     assert (line["tenant"], line["key"]) == ("ops", sha256(b"root").hexdigest()[:12])
+
+
+def test_the_page_lists_every_action_that_may_be_in_a_line(app) -> None:
+    """A route below /v1/admin that changes something is one."""
+    page = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
+    [listed] = [line for line in page.splitlines() if line.startswith("| `action`, `target` |")]
+    actions = {
+        operation["summary"].lower().replace(" ", "_")  # the name of its function
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+        if path.startswith("/v1/admin") and method not in ("get", "head")
+    }
+    assert "drain_replica" in actions
+    assert not {action for action in actions if f"`{action}`" not in listed}
 
 
 async def test_attempts_of_others_are_lines_too_and_reading_is_none(runner, settings, logged) -> None:
