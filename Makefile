@@ -61,10 +61,13 @@ long: $(STAMP)
 fuzz: $(STAMP)
 	LEGO_FUZZ_CASES=20000 $(PYTEST) -m long -s tests/gateway/test_openapi.py -k as_the_document_says
 
-# Kills and stops twenty backbone replicas each under load, with the figures in chaos.jsonl; many minutes.
-CHAOS := LEGO_CHAOS=1 LEGO_CHAOS_KILLS=20 LEGO_CHAOS_STOPS=20 LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
+# Every fault of docs/reliability.md, many times, with its figures in chaos.jsonl; an hour or two.
+CHAOS := LEGO_CHAOS=1 LEGO_CHAOS_KILLS=20 LEGO_CHAOS_STOPS=20 LEGO_CHAOS_SECONDS=60 LEGO_CHAOS_LEAVERS=500
+CHAOS += LEGO_CHAOS_DEADLINES=500 LEGO_CHAOS_ROUNDS=200 LEGO_CHAOS_REQUESTS=10000 LEGO_CHAOS_SLACK=1
+CHAOS += LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
+FAULTS := tests/chaos tests/e2e/test_recovery.py tests/jobstore/test_kills.py tests/gateway/jobs/test_killed_gateways.py
 chaos: $(STAMP)
-	$(CHAOS) $(PYTEST) tests/chaos tests/e2e/test_recovery.py
+	$(CHAOS) $(PYTEST) $(FAULTS)
 
 # Both images from the Dockerfile, without a registry or a daemon, and an inventory of each (an SBOM by CycloneDX); for root.
 # A minute, and ten the first time.

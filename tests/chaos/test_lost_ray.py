@@ -14,7 +14,7 @@ from tests.support.chaos.figures import note
 from tests.support.e2e.images import PROMPT, pixels
 from tests.support.e2e.servers import Server, wait_for_two
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
 STEPS, IMAGES = 100, 4  # long enough to be in the middle when Ray goes
 BACK_S = 240.0  # some 20 s on an idle machine
 
