@@ -26,6 +26,13 @@ def check(page: Page, width: int) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def make_one(page: Page) -> None:
+    """Have an image made in the playground."""
+    page.locator("#field-prompt").fill("a large red circle on the left, blue background")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text(re.compile("Done in"))).to_be_attached(timeout=60_000)
+
+
 def check_all(site: Site, visit: Callable[..., Page], size: tuple[int, int], theme: str, **options: Any) -> None:
     """Look at every page of a site where things have happened, one after another in one tab."""
     job = fill_history(site)
@@ -41,6 +48,8 @@ def check_all(site: Site, visit: Callable[..., Page], size: tuple[int, int], the
         expect(page.locator(".shape")).to_have_count(0)
         if SHOTS is not None:
             page.wait_for_timeout(3500 if path == "/dashboard" else 700)
+            if path == "/":
+                make_one(page)
         check(page, size[0])
         if not options:
             keep(page, f"{path.replace('JOB', 'one').strip('/').replace('/', '-') or 'playground'}-{theme}-{size[0]}")

@@ -130,6 +130,8 @@ class Recorder:
             if span.stats is not None:
                 if span.kind == "text_encode":
                     self._note_found(f"prompts {span.model}", span.stats.cache_hit)
+                if span.stats.reuse is not None and span.stats.reuse.masked_steps:
+                    self._note_found(f"templates {span.model}", span.stats.reuse.primed == 0)
                 for kind, uses in (("adapters", span.stats.adapters), ("controlnets", span.stats.controlnets)):
                     for use in uses:
                         self._note_found(f"{kind} {span.model}", use.hit)

@@ -11,7 +11,6 @@ from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
-from lego_serve.gateway.ui.caches import _together
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import error_of
 from tests.support.ui.lively import LivelyRunner
@@ -142,14 +141,6 @@ async def test_a_workflow_is_a_graph_with_times(looked_at) -> None:
     assert error_of(await looked_at.get("/v1/admin/workflows/nope"))[1] == "model_not_found"
 
 
-async def test_caches_tell_what_is_kept_and_found(looked_at) -> None:
-    """By kind and model, with each replica's part."""
-    await looked_at.post(URL, json=BODY)
-    data = {row["kind"]: row for row in (await looked_at.get("/v1/admin/caches")).json()["data"]}
-    assert (data["prompts"]["hits"], data["prompts"]["misses"]) == (1, 1)
-    assert data["templates"]["used"] == sum(each["used"] for each in data["templates"]["replicas"])
-
-
 async def test_replicas_of_every_node_are_listed_where_all_are_wanted(looked_at) -> None:
     """The old list stays as it is."""
     old = (await looked_at.get("/v1/admin/replicas")).json()["data"]
@@ -264,28 +255,6 @@ async def test_a_models_series_are_of_its_own_requests(looked_at) -> None:
         assert set(series) == {"ok", "images"}
         assert sum(series["ok"]) * 2 == count
     assert error_of(await looked_at.get("/v1/admin/series?names=nope"))[2] == "names"
-
-
-async def test_what_makes_room_is_counted_and_told(looked_at, lively) -> None:
-    """Of each kind of thing, and as a decision once somebody has looked."""
-    await looked_at.get("/v1/admin/overview")
-    lively.evicted = 3
-    await asyncio.sleep(0.6)
-    await looked_at.get("/v1/admin/overview")
-    await asyncio.sleep(0.6)
-    caches = (await looked_at.get("/v1/admin/caches")).json()
-    [templates] = [row for row in caches["data"] if row["kind"] == "templates"]
-    assert templates["evicted"] == 6
-    decisions = (await looked_at.get("/v1/admin/decisions?kind=evict")).json()["data"]
-    assert len(decisions) == 2
-    assert "3 entries of templates made room" in decisions[0]["why"]
-
-
-def test_comparisons_of_several_gateways_are_one_by_class() -> None:
-    """Weighed by how many each has made."""
-    one = {"workflow": "e", "class": "small", "quality": "high", "count": 3, "mean": 0.9, "floor": 0.95}
-    rows = _together([one, {**one, "count": 1, "mean": 0.98}, {**one, "quality": "careful"}])
-    assert [(row["quality"], row["count"], row["mean"]) for row in rows] == [("careful", 3, 0.9), ("high", 4, 0.92)]
 
 
 async def test_a_replica_that_was_to_go_is_stopped_and_not_lost(looked_at, lively) -> None:

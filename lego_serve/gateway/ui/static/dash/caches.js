@@ -15,6 +15,9 @@ const SAYS = {
   models: "Nodes in the memory of shared workers.",
 };
 
+/** What is kept without being asked for: nobody counts how often it was found. */
+const HELD = ["images", "models"];
+
 export function Caches() {
   const [found, setFound] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
@@ -43,9 +46,7 @@ function Card({ row }) {
   return html`<section class="card" aria-label=${`${row.kind} of ${row.model}`}>
     <header><h2>${row.kind[0].toUpperCase()}${row.kind.slice(1)}</h2><span class="hint">${row.model}</span></header>
     <p class="hint">${SAYS[row.kind] ?? ""}</p>
-    <p class="tile-value"><strong>${share === null ? "–" : (share * 100).toFixed(0)}</strong> <span>${
-    share === null ? "not asked for yet" : `% found, ${hits} of ${hits + misses}`
-  }</span></p>
+    <${Figure} row=${row} share=${share} />
     ${
     replicas.map((/** @type {any} */ each) =>
       html`<div class="cache-line" key=${each.id}><span>${each.component} <span class="mono">${
@@ -65,6 +66,19 @@ function Card({ row }) {
   }
     ${evicted > 0 && html`<p class="hint">${evicted} have made room for others</p>`}
   </section>`;
+}
+
+/** @param {{row: any, share: number | null}} props */
+function Figure({ row: { kind, hits, misses, used, budget }, share }) {
+  if (HELD.includes(kind)) {
+    return html`
+      <p class="tile-value"><strong>${budget > 0 ? ((used / budget) * 100).toFixed(0) : "–"}</strong>
+        <span>% of their place taken</span></p>
+    `;
+  }
+  return html`<p class="tile-value"><strong>${share === null ? "–" : (share * 100).toFixed(0)}</strong> <span>${
+    share === null ? "not asked for yet" : `% found, ${hits} of ${hits + misses}`
+  }</span></p>`;
 }
 
 function AdapterTable() {

@@ -132,7 +132,7 @@ function Replicas({ model, replicas }) {
         <h2 id="replicas-title">Replicas</h2>
       </header>
       <div class="table-room" tabindex="0" role="region" aria-label="Table of replicas">
-        <table class="plain">
+        <table class="plain is-tight">
           <thead>
             <tr>
               <th scope="col">Replica</th>

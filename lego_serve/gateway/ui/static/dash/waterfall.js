@@ -22,6 +22,7 @@ export function Waterfall({ request }) {
   const whole = Math.max(total, target ?? 0, 0.001) * 1.02;
   const at = (/** @type {number} */ seconds) => `${Math.min(100, Math.max(0, (seconds / whole) * 100))}%`;
   const ticks = ticksOf(whole);
+  const isCovered = (/** @type {number} */ tick) => target !== null && Math.abs(tick - target) < 0.09 * whole;
   return html`
     <div class="waterfall">
       <table>
@@ -32,7 +33,7 @@ export function Waterfall({ request }) {
             <th scope="col"><span class="for-ears">node</span></th>
             <td class="track is-axis" aria-hidden="true">${ticks.map((tick) =>
               html`<span key=${tick} class="tick" style=${{ left: at(tick) }}>${
-                tick === 0 ? "0" : duration(tick)
+                isCovered(tick) ? "" : tick === 0 ? "0" : duration(tick)
               }</span>`
             )}
               ${target !== null && html`<span class="tick is-target" style=${{ left: at(target) }}>target</span>`}</td>
