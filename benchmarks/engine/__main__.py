@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
-from benchmarks.engine.compute import int8, tiers
+from benchmarks.engine.compute import appended, int8, tiers
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
 from benchmarks.engine.timing import Patience
@@ -165,6 +165,25 @@ def gelu_command(
     layers, rows = (gelu.LAYERS[:1], gelu.ROWS[:2]) if quick else (gelu.LAYERS, gelu.ROWS)
     results = gelu.measure_gelu(layers, rows, QUICK if quick else Patience(least_s=seconds))
     _finish(gelu.gelu_report(results), torch.device("cpu"), {}, to_json, to_markdown)
+
+
+@app.command("appended")
+def appended_command(
+    model: Model = None,
+    device: Device = "cpu",
+    lanes: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of lanes.")] = None,
+    batch_invariant: BatchInvariant = None,
+    seconds: Seconds = 3.0,
+    quick: Quick = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """Time steps that read a kept reference image against steps without one, and with its rows in the sequence."""
+    rows, models = [], {}
+    for subject, checks in _subjects(None, model, device, batch_invariant):
+        rows += appended.measure_appended(subject, lanes or (1, 4), QUICK if quick else Patience(least_s=seconds))
+        models[subject.name] = checks
+    _finish(appended.appended_report(rows), torch.device(device), models, to_json, to_markdown)
 
 
 @app.command("int8")

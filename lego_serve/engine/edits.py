@@ -99,15 +99,16 @@ class LaneEdit:
             evicted=evicted_entries,
         )
 
-    def work(self, step: int, tokens: int, text_rows: Sequence[int]) -> StepWork:
+    def work(self, step: int, tokens: int, text_rows: Sequence[int], reference_rows: int = 0) -> StepWork:
         """Return the rows and pairs of its branches in a step; ``text_rows`` by branch, the unconditional one last."""
         is_masked = self.plan.entries[step] is not None
         active_rows = len(self.active) if is_masked else tokens
         reads_text = (False, is_masked and self.reads_text)
         branches = zip(text_rows, reads_text, strict=False)
-        return sum(
+        work = sum(
             (branch_work(tokens, active_rows, rows, reads_text=reads) for rows, reads in branches), StepWork(0, 0)
         )
+        return StepWork(work.rows, work.pairs + work.rows * reference_rows)
 
 
 def prepare_edit(

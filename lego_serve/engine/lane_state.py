@@ -13,6 +13,7 @@ from lego_serve.core.tiers.grids import Grid
 from lego_serve.engine.controlnets import ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
+from lego_serve.engine.references import LaneReference, Reference
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.models.lora.adapter import Adapter, Uses, in_order
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
@@ -46,7 +47,7 @@ class LaneRequest:
     for them, and the answer names the ``tier``.  A lane may be added paused.  The effects of several ``controls`` add
     up, and those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this
     step of the schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template
-    instead of ``init``.
+    instead of ``init``.  All its rows attend to those of the ``references`` as well.
     """
 
     key: str
@@ -70,6 +71,7 @@ class LaneRequest:
     adapters: tuple[AdapterUse, ...] = ()
     wait_for_adapters_at: int | None = None
     edit: Edit | None = None
+    references: tuple[Reference, ...] = ()
     tenant: str = "default"
     grid: Grid | None = None
     tier: str = EXACT
@@ -173,6 +175,7 @@ class LaneState:
     steps_without_adapter: int = 0  # run before its adapters had loaded, here or on another replica
     unavailable: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
+    references: tuple[LaneReference, ...] = ()
     identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
@@ -204,6 +207,11 @@ class LaneState:
         return self.is_paused or self.is_waiting_for_adapters or bool(self.unavailable)
 
     @property
+    def reference_rows(self) -> int:
+        """The rows of its references, which every row of its own attends to."""
+        return sum(reference.rows for reference in self.references)
+
+    @property
     def eta_s(self) -> float:
         """Seconds to its end at the pace of its last steps; 0 before the first."""
         recent = self.step_s[-5:]
@@ -226,7 +234,7 @@ class LaneState:
         guided = uses_cfg and self.is_guided(step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
         lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        own = StepWork(sum(lengths), sum(length * length for length in lengths))
+        own = StepWork(sum(lengths), sum(length * (length + self.reference_rows) for length in lengths))
         return sum((control.work(tokens, guided=guided) for control in self.controls_at(step)), own)
 
     def result(self, now: float) -> LaneResult:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from lego_serve.core.nodes.requests import RunningStep
 from lego_serve.core.scheduling.batching import StepBatcher, StepPlan
 from lego_serve.core.scheduling.lane import Lane, with_missing
-from lego_serve.engine.controlnet_waits import timed_out, without_unavailable
 from lego_serve.engine.failures import failure_of, is_out_of_memory, not_finite
 from lego_serve.engine.lane_checkpoint import write_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.sharing.branch_splitter import BranchSplitter
 from lego_serve.engine.step.advance import NanCheck, PassSize, advance
 from lego_serve.engine.step.batch_runner import BatchOutcome, BatchRunner
+from lego_serve.engine.step.controlnet_waits import timed_out, without_unavailable
 from lego_serve.engine.step.lane_setup import LaneSetup
 from lego_serve.engine.step.priming import EntrySize, entry_size
 from lego_serve.engine.template_store import TemplateStore
@@ -293,6 +293,8 @@ class StepEngine:
             self.cancel(key)
 
     def _drop_template_entries(self, state: LaneState) -> None:
-        """Forget what a broken lane read of its template, for it may have been broken before: the next edit primes."""
+        """Forget what a broken lane read of others, for it may have been broken before: the next reader primes."""
         if state.edit is not None:
             self._templates.drop(state.edit.edit.template.key)
+        for reference in state.references:
+            self._templates.drop(reference.key)

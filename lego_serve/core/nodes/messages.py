@@ -124,6 +124,7 @@ class DenoiseInput(NodeRequest[DenoiseOutput]):
     controls: EncodeControlsOutput | None = None
     edit: EncodeEditOutput | None = None
     prime: TextEncodeOutput | None = None
+    reference: EncodeImageOutput | None = None
 
     @property
     def tier_name(self) -> str | None:

@@ -125,6 +125,7 @@ KINDS: Mapping[str, Kind] = {
             "controls": "control_latents",
             "edit": "edit_latents",
             "prime": "conditioning",
+            "reference": "image_latents",
         },
         frozenset({"cond", "width", "height", "steps", "guidance", "seed", "n"}),
         {"latents": "latents"},

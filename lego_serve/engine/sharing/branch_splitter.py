@@ -123,5 +123,5 @@ class BranchSplitter:
 
 def _is_divisible(backbone: Backbone, lane: LaneInput) -> bool:
     """Whether a lane's step has two branches that need nothing but a prompt and the latents."""
-    is_plain = not lane.controls and not lane.adapters and lane.reuse is None and lane.capture is None
-    return backbone.uses_cfg and lane.negative is not None and is_plain
+    kept = lane.controls or lane.adapters or lane.reuse or lane.capture or lane.appended
+    return backbone.uses_cfg and lane.negative is not None and not kept

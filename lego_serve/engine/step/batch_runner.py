@@ -11,10 +11,10 @@ import torch
 
 from lego_serve.core.scheduling.batching import StepBatcher
 from lego_serve.core.scheduling.memory_limit import halve_batch
-from lego_serve.engine.controlnet_waits import split_by_controlnet
 from lego_serve.engine.failures import failure_of, is_out_of_memory
 from lego_serve.engine.lane_state import LaneState
 from lego_serve.engine.sharing.branch_splitter import BranchSplitter
+from lego_serve.engine.step.controlnet_waits import split_by_controlnet
 from lego_serve.engine.step.lane_setup import LaneSetup
 from lego_serve.engine.step.priming import PrimingBatch
 from lego_serve.engine.template_store import TemplateStore

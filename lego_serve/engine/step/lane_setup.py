@@ -9,7 +9,8 @@ from lego_serve.engine.controlnets import prepare_controlnets
 from lego_serve.engine.edits import prepare_edit, start_edit
 from lego_serve.engine.lane_checkpoint import lane_identity, read_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
-from lego_serve.engine.step.priming import EditStep, PrimingBatch, priming_work
+from lego_serve.engine.references import prepare_references
+from lego_serve.engine.step.priming import EditStep, PrimingBatch, ReferenceStep, priming_work, reference_work
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.models.lora.adapter import check_uses, key_of
 from lego_serve.models.ragged.backbone import Backbone
@@ -63,6 +64,7 @@ class LaneSetup:
             controls=prepare_controlnets(request.controls, self._controls, size, shape, request.cond, request.negative),
             is_paused=request.is_paused,
             edit=edit,
+            references=prepare_references(request.references, self._backbone),
             identity=lane_identity(request, schedule, self._model_revision),
         )
         if request.checkpoint is not None:
@@ -93,11 +95,11 @@ class LaneSetup:
             return state.work(step, tokens, uses_cfg=self._backbone.uses_cfg)
         negative = self._negative(state, step)
         text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
-        return state.edit.work(step, tokens, text_rows)
+        return state.edit.work(step, tokens, text_rows, state.reference_rows)
 
     def shared_work(self, state: LaneState) -> tuple[Mapping[str, StepWork], ...]:
-        """Return, by step, the template entries that a lane reads, and the work of filling each that is not kept."""
-        if state.edit is None:
+        """Return, by step, the kept entries that a lane reads, and the work of filling each that is not kept."""
+        if state.edit is None and not state.references:
             return ()
         return tuple(self._entry_work(state, step) for step in range(state.schedule.steps))
 
@@ -113,6 +115,7 @@ class LaneSetup:
             negative=negative,
             controls=tuple(control.step_input(state.step, guided=guided) for control in state.controls_at(state.step)),
             adapters=state.adapters_at(state.step),
+            appended=priming.references(self._reference_step(state, state.step)),
         )
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole images
             return lane
@@ -128,15 +131,19 @@ class LaneSetup:
         missing = sum(work.rows for key, work in entries.items() if key not in self._templates)
         return missing + sum(self.work(state, state.step).rows for state in states)
 
-    def _entry_work(self, state: LaneState, step: int) -> Mapping[str, StepWork]:
+    def _entry_work(self, state: LaneState, step: int) -> dict[str, StepWork]:
+        references = reference_work(self._reference_step(state, step), self._backbone, self._templates)
         if state.edit is None or state.controls_at(step):
-            return {}
+            return references
         guided = self._negative(state, step) is not None
-        return priming_work(self._edit_step(state, step), self._backbone, self._templates, guided=guided)
+        return references | priming_work(self._edit_step(state, step), self._backbone, self._templates, guided=guided)
 
     def _negative(self, state: LaneState, step: int) -> PreparedPrompt | None:
         """Return the negative prompt of a guided step, None in other steps."""
         return state.negative if state.is_guided(step) else None
+
+    def _reference_step(self, state: LaneState, step: int) -> ReferenceStep:
+        return ReferenceStep(state.references, state.adapters_at(step), state.request.guidance)
 
     def _edit_step(self, state: LaneState, step: int) -> EditStep:
         assert state.edit is not None

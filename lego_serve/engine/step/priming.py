@@ -1,16 +1,19 @@
-"""Priming passes: the passes over a template that fill the entries which a step's edits read.
+"""Priming passes: the passes over templates and references that fill the entries which a step's lanes read.
 
-An edit reads the template's activations at the sigma of its step, or of one before.  Entries that are not kept from
-before are filled in the same forward pass, each once, whatever the number of lanes that read it.
+An edit reads the template's activations at the sigma of its step, or of one before; a lane with a reference reads that
+reference's in every step.  Entries that are not kept from before are filled in the same forward pass, each once,
+whatever the number of lanes that read it.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.editing.reuse import branch_work
 from lego_serve.core.editing.templates import entries_label
 from lego_serve.engine.edits import LaneEdit, PrimingPrompt
+from lego_serve.engine.references import LaneReference
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.lora.adapter import Uses, key_of
 from lego_serve.models.ragged.activations import Activations, Reuse, entry_bytes
@@ -40,11 +43,20 @@ class EditStep:
         return self.edit.plan.entries[self.step]
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceStep:
+    """One step of a lane as its references see it: they are computed under its adapters and its guidance."""
+
+    references: tuple[LaneReference, ...]
+    adapters: Uses
+    guidance: float
+
+
 @dataclass(slots=True)
 class PrimingBatch:
-    """The priming passes that a step's edits need, each once; they run in the same forward pass.
+    """The priming passes that a step's lanes need, each once; they run in the same forward pass.
 
-    ``entries``: all that the edits read.  ``filling``: the keys of those that ``inputs`` fill.  ``pins`` by entry.
+    ``entries``: all that the lanes read.  ``filling``: the keys of those that ``inputs`` fill.  ``pins`` by entry.
     """
 
     backbone: Backbone
@@ -64,6 +76,10 @@ class PrimingBatch:
         negative = self._entry(step, step.source, second) if guided else None
         return Reuse(step.edit.active, cond, negative, reads_text=step.edit.reads_text)
 
+    def references(self, step: ReferenceStep) -> tuple[Activations, ...]:
+        """Return the rows of a lane's references, which it attends to beside its own."""
+        return tuple(self._reference_entry(step, each) for each in step.references)
+
     def commit(self) -> None:
         """Keep and pin the entries: the step has run and filled them."""
         for key in self.filling:
@@ -80,17 +96,40 @@ class PrimingBatch:
         key = _entry_key(step, source, prompt, self.backbone, self.store)
         if step.edit.edit.pin:
             self.pins[key] = step.edit.edit.pin
+        rows = _token_rows(step.template, self.backbone)
+        size = EntryNeed(
+            prompt.size_bytes(self.backbone, self.store, rows),
+            self._priming_s(rows, prompt.text_rows),
+            keeps_text=prompt.keeps_text,
+        )
+        return self._acquire(key, size, lambda entry: self._priming_input(step, source, prompt, entry))
+
+    def _reference_entry(self, step: ReferenceStep, reference: LaneReference) -> Activations:
+        size = EntryNeed(reference.size_bytes(self.backbone, self.store), self._priming_s(reference.rows, 0))
+        key = _reference_key(step, reference, self.backbone, self.store)
+        return self._acquire(key, size, lambda entry: self._reference_input(step, reference, entry))
+
+    def _acquire(self, key: str, need: "EntryNeed", fill: Callable[[Activations], LaneInput]) -> Activations:
         if key in self.entries:
             return self.entries[key]
-        rows = _token_rows(step.template, self.backbone)
-        size_bytes = prompt.size_bytes(self.backbone, self.store, rows)
-        load_s = self._priming_s(rows, prompt.text_rows)
-        entry, is_new = self.store.acquire(key, size_bytes, load_s, keeps_text=prompt.keeps_text)
+        entry, is_new = self.store.acquire(key, need.size_bytes, need.load_s, keeps_text=need.keeps_text)
         if is_new:
-            self.inputs.append(self._priming_input(step, source, prompt, entry))
+            self.inputs.append(fill(entry))
             self.filling.append(key)
         self.entries[key] = entry
         return entry
+
+    def _reference_input(self, step: ReferenceStep, reference: LaneReference, entry: Activations) -> LaneInput:
+        return LaneInput(
+            latents=reference.latents,
+            time=0.0,
+            guidance=1.0 if self.backbone.uses_cfg else step.guidance,
+            cond=reference.prompt,
+            negative=None,
+            adapters=step.adapters,
+            capture=entry,
+            frame=reference.frame,
+        )
 
     def _priming_input(self, step: EditStep, source: int, prompt: PrimingPrompt, entry: Activations) -> LaneInput:
         return LaneInput(
@@ -106,6 +145,22 @@ class PrimingBatch:
     def _priming_s(self, rows: int, text_rows: int) -> float:
         work = branch_work(rows, rows, text_rows)
         return work.rows * self.rates.row_s + work.pairs * self.rates.pair_s
+
+
+@dataclass(frozen=True, slots=True)
+class EntryNeed:
+    """What an entry takes: its bytes, the seconds of the pass that fills it, and whether text rows are kept too."""
+
+    size_bytes: int
+    load_s: float
+    keeps_text: bool = False
+
+
+def reference_work(step: ReferenceStep, backbone: Backbone, store: TemplateStore) -> dict[str, StepWork]:
+    """Return, by the entry of each of a lane's references, the rows and pairs of the pass that fills it."""
+    return {
+        _reference_key(step, each, backbone, store): branch_work(each.rows, each.rows, 0) for each in step.references
+    }
 
 
 def priming_work(step: EditStep, backbone: Backbone, store: TemplateStore, *, guided: bool) -> dict[str, StepWork]:
@@ -130,6 +185,11 @@ def _entry_key(step: EditStep, source: int, prompt: PrimingPrompt, backbone: Bac
     content = (sigma, time, prompt.key, prompt.keeps_text, guidance, store.coding.name)
     label = entries_label(step.template.key, key_of(step.adapters))
     return f"{label}/{hashlib.sha256(repr(content).encode()).hexdigest()[:32]}"
+
+
+def _reference_key(step: ReferenceStep, reference: LaneReference, backbone: Backbone, store: TemplateStore) -> str:
+    guidance = step.guidance if backbone.guidance_embeds else None
+    return f"{entries_label(reference.key, key_of(step.adapters))}/{guidance}.{store.coding.name}"
 
 
 def _token_rows(template: Template, backbone: Backbone) -> int:

@@ -21,7 +21,7 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import flux_residual
-from lego_serve.models.ragged.lane_input import LaneInput, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, Rotation, adaln_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -147,6 +147,7 @@ class FluxBackbone:
             bucket_rows=self.bucket_rows,
             reuses=reuses_of(lanes),
             captures=captures_of(lanes),
+            appended=appended_of(lanes),
         )
         with self.adapters.applied(lanes, packing):
             out = self._forward(lanes, sizes, packing)
@@ -191,12 +192,12 @@ class FluxBackbone:
         image = []
         for branch in packing.branches:
             lane = lanes[branch.lane]
-            cos, sin = self._image_rotation(sizes[branch.lane])
+            cos, sin = self._image_rotation(sizes[branch.lane], lane.frame)
             image.append((lane.select_active(cos), lane.select_active(sin)))
         return stack_rotations(image, packing)
 
-    def _rotation_of(self, size: tuple[int, int]) -> Rotation:
-        return image_rotation(self._rotate, size, self.device)
+    def _rotation_of(self, size: tuple[int, int], frame: int) -> Rotation:
+        return image_rotation(self._rotate, size, self.device, frame)
 
     def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
         """Yield the modulation tables (branches, width) in the order blocks use them."""

@@ -20,7 +20,7 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
-from lego_serve.models.ragged.lane_input import LaneInput, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -147,6 +147,7 @@ class Sd3Backbone:
             bucket_rows=self.bucket_rows,
             reuses=reuses_of(lanes),
             captures=captures_of(lanes),
+            appended=appended_of(lanes),
         )
         with self.adapters.applied(lanes, packing):
             out = self._forward(lanes, sizes, packing)

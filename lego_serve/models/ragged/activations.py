@@ -5,6 +5,10 @@ over the noised template, a *priming* pass, keeps the keys and values of its ima
 and rotation; an edit's rows attend to those and to its own.  The text rows are kept as well where an edit's
 unconditional branch has the same text, which then computes none.  What is read back never depends on when it was
 written: entries are coded when they are written, even where the same step reads them.
+
+Kept rows may also stand *beside* an image's own, appended: those of a reference image that attends to itself alone
+(causal conditioning, EasyControl, Zhang et al., 2025).  They are the same in all steps and for all lanes, so one pass
+computes what a concatenated sequence would compute in every step.
 """
 
 from collections.abc import Callable, Sequence
@@ -153,6 +157,22 @@ class KvAssembler:
     def __init__(self, attention_id: str) -> None:
         self._attention_id = attention_id
         self._last: tuple[BranchReuse, torch.Tensor] | None = None
+        self._appended: dict[int, torch.Tensor] = {}  # by the entry's id, which lanes of this batch hold
+
+    def append(self, kv: torch.Tensor, appended: Sequence[Rows]) -> torch.Tensor:
+        """Return keys and values (branches, rows, 2, heads, head width) with the appended image rows behind them."""
+        if not appended:
+            return kv
+        parts = [self._read_appended(rows, kv) for rows in appended]
+        return torch.cat([kv, *(part.expand(kv.shape[0], *part.shape) for part in parts)], dim=1)
+
+    def _read_appended(self, rows: Rows, like: torch.Tensor) -> torch.Tensor:
+        if id(rows) not in self._appended:
+            image_rows, _ = rows.lengths(self._attention_id)
+            into = like.new_empty(image_rows, *like.shape[2:])
+            rows.read(self._attention_id, into)
+            self._appended[id(rows)] = into
+        return self._appended[id(rows)]
 
     def assemble(self, reuse: BranchReuse, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Return all rows of a branch (image and text rows, 2, heads, head width), computed ones among the kept.

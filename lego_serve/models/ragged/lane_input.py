@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lego_serve.models.lora.adapter import Uses
-from lego_serve.models.ragged.activations import Activations, Reuse
+from lego_serve.models.ragged.activations import Activations, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ActiveControlNet
 
@@ -17,7 +17,9 @@ class LaneInput:
 
     ``negative`` is None where the step is not guided; ``controls`` are the ControlNets active in it and
     ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the image are computed.  A lane of
-    one branch may ``capture`` its activations, for other lanes to reuse.
+    one branch may ``capture`` its activations, for other lanes to reuse.  All rows of both branches attend to the
+    ``appended`` ones as well.  ``frame`` is the first coordinate of the image's positions in a family that has three
+    (FLUX): 0 for an image that is drawn, 1 and on for references.
     """
 
     latents: torch.Tensor
@@ -29,6 +31,8 @@ class LaneInput:
     adapters: Uses = ()
     reuse: Reuse | None = None
     capture: Activations | None = None
+    appended: tuple[Rows, ...] = ()
+    frame: int = 0
 
     def active_rows(self, image_rows: int) -> int:
         """The number of its image's rows that are computed."""
@@ -54,3 +58,8 @@ def reuses_of(lanes: Sequence[LaneInput]) -> dict[int, Reuse]:
 def captures_of(lanes: Sequence[LaneInput]) -> dict[int, Activations]:
     """The entries that lanes fill, by index, as ``pack`` takes them."""
     return {index: lane.capture for index, lane in enumerate(lanes) if lane.capture is not None}
+
+
+def appended_of(lanes: Sequence[LaneInput]) -> dict[int, tuple[Rows, ...]]:
+    """The rows appended to lanes', by index, as ``pack`` takes them."""
+    return {index: lane.appended for index, lane in enumerate(lanes) if lane.appended}

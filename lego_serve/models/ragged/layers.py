@@ -201,7 +201,7 @@ class Heads:
 
     def __call__(self, qkv: torch.Tensor, rotation: Rotation | None = None) -> torch.Tensor:
         """Map rows (rows, 3 * width) to (rows, 3, heads, head width)."""
-        qkv = qkv.view(qkv.shape[0], 3, self.count, -1)
+        qkv = qkv.view(qkv.shape[0], 3, self.count, qkv.shape[1] // (3 * self.count))
         if self.q_norm is None and rotation is None:
             return qkv
         cos, sin = rotation if rotation is not None else (None, None)

@@ -4,7 +4,8 @@ Branches of one shape lie side by side, so that a group is a slice of the rows a
 it needs no copy.  Nothing is padded, unless buckets are asked for: then zero rows that belong to no
 group fill the last bucket, so that a compiled or captured forward pass sees few shapes.  Lengths
 are built on the CPU.  A guided lane brings two branches, unconditional first.  A branch that reuses
-activations computes only some rows of its image, attends to kept rows as well, and is a group by itself.
+activations computes only some rows of its image, attends to kept rows as well, and is a group by itself.  Branches that
+attend to the same appended rows, beside all of their own, share a group.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from lego_serve.models.ragged.activations import Activations, BranchReuse, Reuse
+from lego_serve.models.ragged.activations import Activations, BranchReuse, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
 
 
@@ -28,6 +29,8 @@ class Branch:
     image_rows: int
     is_negative: bool = False
     reuse: BranchReuse | None = None
+    appended: tuple[Rows, ...] = ()
+    appended_number: int = -1  # the same for branches with the same appended rows
 
     @property
     def text(self) -> torch.Tensor:
@@ -40,9 +43,10 @@ class Branch:
         return int(self.text.shape[0])
 
     @property
-    def group_key(self) -> tuple[int, int, int]:
-        """The key that branches of one group share: image rows, text rows, and -1; unique for a branch that reuses."""
-        return self.image_rows, self.text_rows, -1 if self.reuse is None else 2 * self.lane + self.is_negative
+    def group_key(self) -> tuple[int, int, int, int]:
+        """The key that branches of one group share: shape and appended rows; unique for a branch that reuses."""
+        own = -1 if self.reuse is None else 2 * self.lane + self.is_negative
+        return self.image_rows, self.text_rows, own, self.appended_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Group:
     text_start: int
     text_rows: int
     reuse: BranchReuse | None = None
+    appended: tuple[Rows, ...] = ()
 
     @property
     def joint_rows(self) -> int:
@@ -179,16 +184,20 @@ def pack(
     bucket_rows: int = 1,
     reuses: Mapping[int, Reuse] | None = None,
     captures: Mapping[int, Activations] | None = None,
+    appended: Mapping[int, tuple[Rows, ...]] | None = None,
 ) -> Packing:
     """Lay out the branches of the lanes; ``image_rows`` are those each lane computes.
 
     Without ``uses_cfg`` (the model embeds the guidance instead) a lane is one branch.  Image rows and text rows are
-    filled up to a multiple of ``bucket_rows``.  ``reuses`` and ``captures`` are by the lane's index.  Raises ValueError
-    for a guided lane that reuses activations for one branch alone.
+    filled up to a multiple of ``bucket_rows``.  ``reuses``, ``captures`` and ``appended`` are by the lane's index.
+    Raises ValueError for a guided lane that reuses activations for one branch alone.
     """
     branches = branches_of(lanes, image_rows, uses_cfg=uses_cfg)
     if reuses:
         branches = [_with_reuse(branch, reuses.get(branch.lane), device) for branch in branches]
+    if appended:
+        branches = _with_appended(branches, appended)
+    if reuses or appended:
         branches.sort(key=lambda branch: branch.group_key)
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
     joint_lengths = [image + text for image, text in zip(image_lengths, text_lengths, strict=True)]
@@ -210,6 +219,16 @@ def _with_reuse(branch: Branch, reuse: Reuse | None, device: torch.device) -> Br
         raise ValueError("a guided lane that reuses needs rows for both branches")
     reads_text = reuse.reads_text and branch.is_negative
     return replace(branch, reuse=BranchReuse(reuse.active.to(device), rows, reads_text))
+
+
+def _with_appended(branches: Sequence[Branch], appended: Mapping[int, tuple[Rows, ...]]) -> list[Branch]:
+    numbers: dict[tuple[int, ...], int] = {}
+    found = []
+    for branch in branches:
+        rows = appended.get(branch.lane, ())
+        number = numbers.setdefault(tuple(map(id, rows)), len(numbers)) if rows else -1
+        found.append(replace(branch, appended=rows, appended_number=number))
+    return found
 
 
 def _capture_slices(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[CaptureSlices]:
@@ -239,7 +258,7 @@ def branches_of(lanes: Sequence[BranchedLane], image_rows: Sequence[int], *, use
 
 def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
     image_start = text_start = 0
-    for (image_rows, text_rows, _), members in groupby(branches, key=lambda branch: branch.group_key):
+    for (image_rows, text_rows, _, _), members in groupby(branches, key=lambda branch: branch.group_key):
         group = list(members)
         yield Group(
             count=len(group),
@@ -248,6 +267,7 @@ def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
             text_start=text_start,
             text_rows=text_rows,
             reuse=group[0].reuse,
+            appended=group[0].appended,
         )
         image_start += len(group) * image_rows
         text_start += len(group) * text_rows

@@ -9,10 +9,10 @@ from lego_serve.models.ragged.layers import Rotation
 from lego_serve.models.ragged.packing import Packing
 
 
-def image_rotation(rotate: Any, size: tuple[int, int], device: torch.device) -> Rotation:
+def image_rotation(rotate: Any, size: tuple[int, int], device: torch.device, frame: int = 0) -> Rotation:
     """Return the rotation of an image of so many token rows and columns; ``rotate`` is diffusers' FluxPosEmbed."""
     rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-    positions = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
+    positions = torch.stack([torch.full_like(rows, frame), rows, columns], dim=-1).flatten(0, 1)
     rotation: Rotation = rotate(positions.to(device))
     return rotation
 

@@ -14,6 +14,7 @@ from lego_serve.core.tiers.book import TierRun
 from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
+from lego_serve.engine.references import Reference
 from lego_serve.engine.template_store import Template
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents
 from lego_serve.serving.caches.adapter_cache import AdapterLease
@@ -76,6 +77,7 @@ def _shared_request(
         controls=tuple(map(_controlnet_use, request.controlnets)),
         adapters=adapters,
         wait_for_adapters_at=wait_for_adapters_at,
+        references=() if request.reference is None else (Reference(tensor_of(request.reference.mean)),),
         edit=None if request.edit is None else _edit(request.edit.edit, prime, cond, negative),
     )
 
