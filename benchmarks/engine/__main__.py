@@ -208,11 +208,14 @@ def tiers_command(
     count: Annotated[int, typer.Option(min=2, help="Prompts of one object, and as many of two.")] = 150,
     side: Annotated[int, typer.Option(min=96, help="Side of the images in pixels.")] = 256,
     controls: Annotated[list[int] | None, typer.Option(help="Evaluations of controls; 14, 10 and 7.")] = None,
+    own_rows: Annotated[
+        list[float] | None, typer.Option(min=0.01, max=0.99, help="Shares of rows that all steps' later ones compute.")
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first images here, every tier.")] = None,
 ) -> None:
     """Draw lego-tiny's images in every tier and by controls of as many evaluations, and compare."""
     file = SampleFile(samples)
-    tiers.measure_tiers(file, side, count, controls or (14, 10, 7))
+    tiers.measure_tiers(file, side, count, (14, 10, 7) if controls is None else controls, own_rows or ())
     console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
     if sheet is not None:
         tiers.write_sheet(sheet, side, 4)

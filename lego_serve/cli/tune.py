@@ -13,6 +13,7 @@ from lego_serve import config
 from lego_serve.cli.client import print_line, print_table
 from lego_serve.core.tiers.book import TIERS, TierBook, TierRun
 from lego_serve.core.tiers.book_json import FILE
+from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.deployment import model_spec
 from lego_serve.errors import ConfigError, LegoError, RequestError
 from lego_serve.models.registry import ModelSpec
@@ -58,6 +59,10 @@ def tune_grid(
     smallest: Annotated[int, typer.Option(min=16, help="Side in pixels of the smallest images to serve so.")] = 96,
     guidance: Guidance = 4.0,
     prompts: Prompts = None,
+    own_rows: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=0.99, help="Tiers compute this share of rows in later steps."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the tiers here instead of beside the weights.")] = None,
 ) -> None:
     """Find the grids of every tier for a number of steps, and write those that come near beside the weights."""
@@ -72,6 +77,7 @@ def tune_grid(
     found = tune_grids(pipeline, images, steps, sorted(set(counts.values()), reverse=True), sampler)
     pixels = smallest * smallest, side * side
     runs = [_run(tier, sampler, steps, pixels, found[count]) for tier, count in counts.items()]
+    runs = [replace(run, own_rows=None if own_rows is None else OwnRows(own_rows)) for run in runs]
     _write(spec.path, weights_digest(folder, DENOISER), runs, file)
     print_table(_table(counts, found))
     print_line(
@@ -107,7 +113,7 @@ def tune_quality(
     if not runs:
         raise ConfigError(f"{file} has no tier for {steps} steps of {sampler} at {side}x{side}; tune its grids first")
     texts, judge = _judged(spec.path, prompts, count)
-    rows = [Row("exact", None, steps), *(Row(run.tier, run.grid, run.grid.evaluations) for run in runs)]
+    rows = [Row("exact", None, steps), *(Row.of(run) for run in runs)]
     images, kept = Calibration(texts, side, side, guidance), SampleFile(samples)
     measure_all(OfflinePipeline.load(spec), images, rows, kept, steps=steps, sampler=sampler, judge=judge)
     found, setting = table(kept.samples), f"{side}x{side}, guidance {guidance:g}"

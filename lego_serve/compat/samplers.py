@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 # ComfyUI's name -> A1111's label, and our sampler.  Ancestral and stochastic ones add noise anew in each step, which
-# ours do not; DDIM without noise takes Euler's steps.
+# only `lcm` does of ours; DDIM without noise takes Euler's steps.
 SAMPLERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "euler": ("Euler", "euler"),
@@ -12,6 +12,7 @@ SAMPLERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ddim": ("DDIM", "euler"),
         "dpmpp_2m": ("DPM++ 2M", "dpmpp_2m"),
         "dpmpp_2m_sde": ("DPM++ 2M SDE", "dpmpp_2m"),
+        "lcm": ("LCM", "lcm"),
     }
 )
 # ComfyUI's name -> A1111's name and label.  A model's own schedule is used whichever is named.

@@ -37,6 +37,15 @@ class ControlNetUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlNetRun:
+    """A ControlNet's part in a lane: in how many steps, and when its passes began and ended by the wall clock."""
+
+    name: str
+    steps_active: int
+    passes: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LaneControlNet:
     """A use as its source prepared it, once for all steps.
 

@@ -10,12 +10,14 @@ from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.tiers.book import EXACT, TierUse
 from lego_serve.core.tiers.grids import Grid
-from lego_serve.engine.controlnets import ControlNetUse, LaneControlNet
+from lego_serve.core.tiers.own_rows import OwnRows
+from lego_serve.engine.controlnets import ControlNetRun, ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
-from lego_serve.engine.references import LaneReference, Reference
+from lego_serve.engine.rows.own_rows import LaneRows
+from lego_serve.engine.rows.references import LaneReference, Reference
 from lego_serve.errors import RequestError, UnsupportedParameter
-from lego_serve.models.lora.adapter import Adapter, Uses, in_order
+from lego_serve.models.lora.adapter import Adapter, Uses, in_order, key_of
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
 from lego_serve.models.sampling import History, Schedule
 
@@ -44,10 +46,11 @@ class LaneRequest:
     of n is guided where from <= i / n < up to.  A ``checkpoint`` is the state to go on from; from there the lane runs
     ``suspect_steps`` steps alone.  On a ``grid`` the lane runs the grid's steps, with its sampler, in place of the
     ``steps`` that are asked for; whatever is active in a part of the steps is so in the part of the grid that stands
-    for them, and the answer names the ``tier``.  A lane may be added paused.  The effects of several ``controls`` add
-    up, and those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this
-    step of the schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template
-    instead of ``init``.  All its rows attend to those of the ``references`` as well.
+    for them, and the answer names the ``tier``.  With ``own_rows`` some steps compute a part of the rows.  A lane may
+    be added paused.  The effects of several ``controls`` add up, and those of several ``adapters``.
+    ``wait_for_adapters_at``: the adapters are still loading, and from this step of the schedule on the lane waits until
+    ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of ``init``.  All its rows attend to
+    those of the ``references`` as well.
     """
 
     key: str
@@ -75,6 +78,7 @@ class LaneRequest:
     tenant: str = "default"
     grid: Grid | None = None
     tier: str = EXACT
+    own_rows: OwnRows | None = None
 
     @property
     def sampler_run(self) -> str:
@@ -93,15 +97,6 @@ class LaneRequest:
             raise RequestError(message, param="guidance_scale")
         if not uses_cfg and self.negative is not None:
             raise UnsupportedParameter("This model takes no negative prompt.", param="negative_prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class ControlNetRun:
-    """A ControlNet's part in a lane: in how many steps, and when its passes began and ended by the wall clock."""
-
-    name: str
-    steps_active: int
-    passes: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +171,8 @@ class LaneState:
     unavailable: dict[str, float] = field(default_factory=dict)  # ControlNets it waits for, and since when
     edit: LaneEdit | None = None
     references: tuple[LaneReference, ...] = ()
+    own: LaneRows | None = None
+    first_step: int = 0  # that it takes here: after a resume, the step of the checkpoint
     identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
@@ -183,6 +180,7 @@ class LaneState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where a checkpoint was written."""
         self.step, self.latents, self.history = checkpoint.step, checkpoint.latents, checkpoint.history
+        self.first_step = self.step
         self.steps_without_adapter = checkpoint.steps_without_adapter
 
     def expect_adapters(self, at_step: int | None) -> None:
@@ -229,12 +227,25 @@ class LaneState:
         """Return the adapters active in a step of the schedule, each with its scale."""
         return in_order([(use.adapter, use.scale) for use in self.adapters if self._is_active(use, step)])
 
+    def computed_rows(self, step: int, tokens: int) -> int:
+        """Return how many of its image's rows a step computes of its own; of an edit, see ``LaneEdit``.
+
+        All in the first step here, where nothing is kept; under a ControlNet, whose residuals are for whole images;
+        and where adapters, guidance or ControlNets are others than in the step before, whose keys would be stale.
+        """
+        if self.own is None or step <= self.first_step or self.own.plan.is_dense(step) or self.controls_at(step):
+            return tokens
+        is_changed = self._conditions(step) != self._conditions(step - 1)
+        return tokens if is_changed else self.own.plan.active_rows(tokens)
+
     def work(self, step: int, tokens: int, *, uses_cfg: bool) -> StepWork:
         """Return the rows and pairs of one of its steps, of both branches where that is guided."""
         guided = uses_cfg and self.is_guided(step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
-        lengths = [tokens + int(cond.tokens.shape[0]) for cond in conds]
-        own = StepWork(sum(lengths), sum(length * (length + self.reference_rows) for length in lengths))
+        active, texts = self.computed_rows(step, tokens), [int(cond.tokens.shape[0]) for cond in conds]
+        rows = sum(active + text for text in texts)
+        pairs = sum((active + text) * (tokens + text + self.reference_rows) for text in texts)
+        own = StepWork(rows, pairs)
         return sum((control.work(tokens, guided=guided) for control in self.controls_at(step)), own)
 
     def result(self, now: float) -> LaneResult:
@@ -255,7 +266,7 @@ class LaneState:
             adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),
             controls=tuple(self._controlnet_run(control) for control in self.controls),
             reuse=self._reuse_stats(),
-            tier=TierUse(self.request.tier, self.schedule.steps, self.schedule.asked),
+            tier=TierUse(self.request.tier, self.schedule.steps, self.schedule.asked, self._rows_ratio()),
         )
 
     def _is_active(self, use: AdapterUse, step: int) -> bool:
@@ -271,6 +282,15 @@ class LaneState:
         active = sum(self._is_controlled(control, step) for step in range(self.schedule.steps))
         passes = control.passes.copy()  # a pass elsewhere may still be written down, by another thread
         return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
+
+    def _rows_ratio(self) -> float:
+        if self.own is None:
+            return 1.0
+        tokens, steps = self.own.tokens(self.latents), self.schedule.steps
+        return sum(self.computed_rows(step, tokens) for step in range(steps)) / (tokens * steps)
+
+    def _conditions(self, step: int) -> tuple[object, ...]:
+        return self.is_guided(step), key_of(self.adapters_at(step)), bool(self.controls_at(step))
 
     def _reuse_stats(self) -> ReuseStats | None:
         if self.edit is None:

@@ -110,7 +110,7 @@ def tier_usage(job: Job, result: JobResult) -> dict[str, Any]:
         "name": uses[-1].tier,
         "evaluations": evaluations,
         "steps": steps,
-        "saved_ratio": round(1 - evaluations / steps, 4),
+        "saved_ratio": round(sum(use.saved_ratio * use.steps for use in uses) / steps, 4),
     }
     return {"tier": usage | ({} if lowered_from is None else {"lowered_from": lowered_from})}
 

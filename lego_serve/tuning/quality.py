@@ -12,7 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from lego_serve.core.tiers.book import TierRun
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
+from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.lane_state import LaneRequest
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.image_metrics import psnr, ssim
@@ -33,11 +35,17 @@ class Row:
     evaluations: int
     sampler: str = "euler"
     steps: int | None = None
+    own_rows: OwnRows | None = None
+
+    @classmethod
+    def of(cls, run: TierRun) -> "Row":
+        """Return the row of a tier."""
+        return cls(run.tier, run.grid, run.grid.evaluations, own_rows=run.own_rows)
 
     def apply(self, lane: LaneRequest) -> LaneRequest:
         """Return a lane that runs so."""
         steps = lane.steps if self.steps is None else self.steps
-        return replace(lane, grid=self.grid, sampler=self.sampler, steps=steps)
+        return replace(lane, grid=self.grid, sampler=self.sampler, steps=steps, own_rows=self.own_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 
 from lego_serve.errors import RequestError
-from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule
+from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule, step_generator
 from tests.support.transformers import solver
 
 FIXED = {"shift": 3.0}
@@ -19,7 +19,7 @@ DYNAMIC = {
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
 }
-TOKENS = 400
+TOKENS, SEED = 400, 7
 
 
 def shift_of(config: dict[str, Any]) -> float | None:
@@ -34,7 +34,7 @@ def ours(sampler: str, schedule: Schedule, velocities: list[torch.Tensor], laten
     """Our latents after all steps, given a model's outputs."""
     history: tuple[torch.Tensor, ...] = ()
     for step, velocity in enumerate(velocities):
-        latents, history = SAMPLERS[sampler](latents, velocity, schedule, step, history)
+        latents, history = SAMPLERS[sampler](latents, velocity, schedule, step, history, SEED)
     return latents
 
 
@@ -45,15 +45,27 @@ def test_a_sampler_takes_diffusers_steps(sampler: str, steps: int, config: dict[
     """From the same latents and velocities every step ends where the scheduler's does, at the same model times."""
     base = FlowMatchEulerDiscreteScheduler(**config)
     schedule = FlowMatchTables(base).schedule(sampler, steps, TOKENS)
-    theirs = base if sampler == "euler" else solver(config)
+    theirs = {
+        "euler": lambda: base,
+        "dpmpp_2m": lambda: solver(config),
+        "lcm": lambda: FlowMatchLCMScheduler(**config),
+    }[sampler]()
     theirs.set_timesteps(steps, mu=shift_of(config))
     draw = torch.Generator().manual_seed(steps)
     latents = start = torch.randn(1, 4, 8, 8, generator=draw)
     velocities = [torch.randn(1, 4, 8, 8, generator=draw) for _ in range(steps)]
     assert np.allclose([t * 1000 for t in schedule.times], theirs.timesteps.numpy(), atol=1e-3)
-    for velocity, time in zip(velocities, theirs.timesteps, strict=True):
-        latents = theirs.step(velocity, time, latents).prev_sample
+    for step, (velocity, time) in enumerate(zip(velocities, theirs.timesteps, strict=True)):
+        drawn = {"generator": step_generator(SEED, step)} if sampler == "lcm" else {}
+        latents = theirs.step(velocity, time, latents, **drawn).prev_sample
     torch.testing.assert_close(ours(sampler, schedule, velocities, start), latents, atol=1e-5, rtol=1e-5)
+
+
+def test_lcm_draws_noise_that_depends_on_seed_and_step_alone() -> None:
+    """Different in each step and for each seed, the same again: a lane that goes on elsewhere draws what it would."""
+    draws = [torch.randn(4, generator=step_generator(seed, step)) for seed in (0, 1, 2**32 - 1) for step in range(3)]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 9
+    assert torch.equal(torch.randn(4, generator=step_generator(1, 2)), draws[5])
 
 
 def test_dpmpp_starts_from_pure_noise_without_dividing_by_it() -> None:
@@ -73,6 +85,6 @@ def test_an_explicit_table_is_what_the_flux_pipeline_sets() -> None:
 
 def test_an_unknown_sampler_is_the_requests_fault() -> None:
     """The message names those there are."""
-    with pytest.raises(RequestError, match=r"`sampler` must be one of euler, dpmpp_2m\.") as refused:
+    with pytest.raises(RequestError, match=r"`sampler` must be one of euler, dpmpp_2m, lcm\.") as refused:
         FlowMatchTables(FlowMatchEulerDiscreteScheduler(**FIXED)).schedule("heun", 4, TOKENS)
     assert refused.value.param == "sampler"

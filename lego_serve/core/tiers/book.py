@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lego_serve.core.tiers.grids import Grid
+from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.errors import RequestError
 
 EXACT = "exact"
@@ -29,23 +30,28 @@ class TierChoice:
 
 @dataclass(frozen=True, slots=True)
 class TierUse:
-    """The tier that a lane ran in, the evaluations that it took, and the steps that these stand for."""
+    """The tier that a lane ran in, the evaluations that it took, and the steps that these stand for.
+
+    ``rows_ratio``: the part of the image's rows that the evaluations computed.
+    """
 
     tier: str
     evaluations: int
     steps: int
+    rows_ratio: float = 1.0
 
     @property
     def saved_ratio(self) -> float:
-        """The part of the evaluations that was saved."""
-        return 1 - self.evaluations / self.steps
+        """The part of the rows of all steps that was saved."""
+        return 1 - self.rows_ratio * self.evaluations / self.steps
 
 
 @dataclass(frozen=True, slots=True)
 class TierRun:
     """What a tier runs in place of the steps of a sampler, for images of ``pixels``, from and up to and including.
 
-    ``quality`` holds what was measured of it, by the names of the tables.
+    With ``own_rows`` some of the grid's steps compute a part of the rows.  ``quality`` holds what was measured of it,
+    by the names of the tables.
     """
 
     tier: str
@@ -54,6 +60,7 @@ class TierRun:
     pixels: tuple[int, int]
     grid: Grid
     quality: Mapping[str, object] = field(default_factory=dict)
+    own_rows: OwnRows | None = None
 
     def __post_init__(self) -> None:
         low, high = self.pixels

@@ -1,10 +1,12 @@
 """A book of tiers as JSON values, as it lies beside a model's weights in ``tiers.json``."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
 from lego_serve.core.tiers.grids import Grid
+from lego_serve.core.tiers.own_rows import OwnRows
 
 FILE = "tiers.json"
 FORMAT = 1
@@ -33,10 +35,13 @@ def _run_to_json(run: TierRun) -> dict[str, Any]:
         "pixels": list(run.pixels),
         "grid": {"sampler": run.grid.sampler, "sigmas": list(run.grid.sigmas)},
         "quality": dict(run.quality),
-    }
+    } | ({} if run.own_rows is None else {"own_rows": asdict(run.own_rows)})
 
 
 def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
     low, high = entry["pixels"]
     grid = Grid(entry["grid"]["sampler"], tuple(map(float, entry["grid"]["sigmas"])))
-    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), (int(low), int(high)), grid, entry["quality"])
+    own = entry.get("own_rows")
+    own_rows = None if own is None else OwnRows(float(own["share"]), int(own["warm"]), int(own["every"]))
+    pixels = int(low), int(high)
+    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), pixels, grid, entry["quality"], own_rows)

@@ -24,9 +24,13 @@ def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: 
     """Take a lane's step with the velocity of a pass of that size, which began then and took so long."""
     take_step = SAMPLERS[state.request.sampler_run]
     sigma = state.schedule.sigmas[state.step]
+    if state.own is not None:
+        velocity = state.own.take(velocity)
     # Kept as a tensor of this step; a preview is made from x - sigma v only when one is due.
     state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
-    state.latents, state.history = take_step(state.latents, velocity, state.schedule, state.step, state.history)
+    state.latents, state.history = take_step(
+        state.latents, velocity, state.schedule, state.step, state.history, state.request.seed
+    )
     state.count_step()
     if state.edit is not None:
         state.predicted = state.edit.restore_unmasked(state.predicted, 0.0)

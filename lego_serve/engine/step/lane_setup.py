@@ -9,15 +9,26 @@ from lego_serve.engine.controlnets import prepare_controlnets
 from lego_serve.engine.edits import prepare_edit, start_edit
 from lego_serve.engine.lane_checkpoint import lane_identity, read_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
-from lego_serve.engine.references import prepare_references
+from lego_serve.engine.rows.own_rows import LaneRows
+from lego_serve.engine.rows.references import prepare_references
 from lego_serve.engine.step.priming import EditStep, PrimingBatch, ReferenceStep, priming_work, reference_work
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.models.lora.adapter import check_uses, key_of
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.conditioning import PreparedPrompt
+from lego_serve.models.ragged.conditioning import LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.sampling import FlowMatchTables
+
+
+def own_rows_of(request: LaneRequest, shape: LatentShape) -> LaneRows | None:
+    """Return what a lane keeps of its own rows.
+
+    None for an edit, which reads its template's, and where adapters come late: its work would change under way.
+    """
+    if request.own_rows is None or request.edit is not None or request.wait_for_adapters_at is not None:
+        return None
+    return LaneRows.of(request.own_rows, shape)
 
 
 class LaneSetup:
@@ -65,6 +76,7 @@ class LaneSetup:
             is_paused=request.is_paused,
             edit=edit,
             references=prepare_references(request.references, self._backbone),
+            own=own_rows_of(request, shape),
             identity=lane_identity(request, schedule, self._model_revision),
         )
         if request.checkpoint is not None:
@@ -117,6 +129,8 @@ class LaneSetup:
             adapters=state.adapters_at(state.step),
             appended=priming.references(self._reference_step(state, state.step)),
         )
+        if state.own is not None:
+            return self._with_own_rows(lane, state)
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole images
             return lane
         primed_before, evicted_before = len(priming.filling), self._templates.evicted
@@ -124,6 +138,15 @@ class LaneSetup:
         state.primed_passes += len(priming.filling) - primed_before
         state.evicted_entries += self._templates.evicted - evicted_before
         return replace(lane, reuse=reuse)
+
+    def _with_own_rows(self, lane: LaneInput, state: LaneState) -> LaneInput:
+        """Return the input of a lane that computes a part of its rows, or all of them to keep what it computes."""
+        assert state.own is not None
+        tokens = self._backbone.shape.tokens(state.request.width, state.request.height)
+        if state.computed_rows(state.step, tokens) < tokens:
+            return replace(lane, reuse=state.own.reuse())
+        cond, negative = state.own.capture(guided=lane.negative is not None)
+        return replace(lane, capture=cond, capture_negative=negative)
 
     def rows(self, states: Sequence[LaneState]) -> int:
         """Return the token rows of a step of these lanes and of the template entries it has to fill."""

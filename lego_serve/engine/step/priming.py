@@ -13,7 +13,7 @@ from lego_serve.core.costs import Rates, StepWork
 from lego_serve.core.editing.reuse import branch_work
 from lego_serve.core.editing.templates import entries_label
 from lego_serve.engine.edits import LaneEdit, PrimingPrompt
-from lego_serve.engine.references import LaneReference
+from lego_serve.engine.rows.references import LaneReference
 from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.lora.adapter import Uses, key_of
 from lego_serve.models.ragged.activations import Activations, Reuse, entry_bytes

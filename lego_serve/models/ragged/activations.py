@@ -126,6 +126,35 @@ class Activations:
         self.coding.unpack(tuple(part[: into.shape[0]] for part in self.by_attention[attention_id]), into)
 
 
+@dataclass(slots=True)
+class KeptKeys:
+    """One branch's keys and values of a lane's own image rows as last computed: (rows, 2, heads, head width).
+
+    A step that fails and runs again writes the same rows again, so nothing is left behind.
+    """
+
+    by_attention: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def put(self, attention_id: str, image: torch.Tensor, text: torch.Tensor) -> None:
+        """Keep keys and values of all image rows; those of text are computed in every step."""
+        self.by_attention[attention_id] = image.clone()
+
+    def lengths(self, attention_id: str) -> tuple[int, int]:
+        """Return the image rows at an attention, and no text rows."""
+        return self.by_attention[attention_id].shape[0], 0
+
+    def read(self, attention_id: str, into: torch.Tensor) -> None:
+        """Read as many kept rows as there is room for."""
+        into.copy_(self.by_attention[attention_id][: into.shape[0]])
+
+    def update(self, attention_id: str, active: torch.Tensor, image: torch.Tensor) -> None:
+        """Replace the rows that were computed."""
+        self.by_attention[attention_id].index_copy_(0, active, image)
+
+
+Capture = Activations | KeptKeys  # what a pass fills
+
+
 @dataclass(frozen=True, slots=True)
 class Reuse:
     """The reuse of an edit's step: the ``active`` image rows it computes (ascending), and each branch's kept rows.
@@ -188,6 +217,8 @@ class KvAssembler:
             self._read_image(reuse, whole[:image_rows])
             whole[image_rows:] = text
         self._last = reuse, whole
+        if isinstance(reuse.rows, KeptKeys):  # the lane's own, which its next step reads
+            reuse.rows.update(self._attention_id, reuse.active, image)
         return whole.index_copy_(0, reuse.active, image)
 
     def _read_image(self, reuse: BranchReuse, into: torch.Tensor) -> None:

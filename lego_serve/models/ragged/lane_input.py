@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lego_serve.models.lora.adapter import Uses
-from lego_serve.models.ragged.activations import Activations, Reuse, Rows
+from lego_serve.models.ragged.activations import Capture, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ActiveControlNet
 
@@ -16,10 +16,10 @@ class LaneInput:
     """The inputs of one lane to a step: latents (channels, height, width), time in 0..1, guidance, prompts.
 
     ``negative`` is None where the step is not guided; ``controls`` are the ControlNets active in it and
-    ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the image are computed.  A lane of
-    one branch may ``capture`` its activations, for other lanes to reuse.  All rows of both branches attend to the
-    ``appended`` ones as well.  ``frame`` is the first coordinate of the image's positions in a family that has three
-    (FLUX): 0 for an image that is drawn, 1 and on for references.
+    ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the image are computed.  A lane
+    may ``capture`` its activations, and those of its unconditional branch, for itself or others to reuse.  All rows of
+    both branches attend to the ``appended`` ones as well.  ``frame`` is the first coordinate of the image's positions
+    in a family that has three (FLUX): 0 for an image that is drawn, 1 and on for references.
     """
 
     latents: torch.Tensor
@@ -30,7 +30,8 @@ class LaneInput:
     controls: tuple[ActiveControlNet, ...] = ()
     adapters: Uses = ()
     reuse: Reuse | None = None
-    capture: Activations | None = None
+    capture: Capture | None = None
+    capture_negative: Capture | None = None
     appended: tuple[Rows, ...] = ()
     frame: int = 0
 
@@ -55,9 +56,12 @@ def reuses_of(lanes: Sequence[LaneInput]) -> dict[int, Reuse]:
     return {index: lane.reuse for index, lane in enumerate(lanes) if lane.reuse is not None}
 
 
-def captures_of(lanes: Sequence[LaneInput]) -> dict[int, Activations]:
-    """The entries that lanes fill, by index, as ``pack`` takes them."""
-    return {index: lane.capture for index, lane in enumerate(lanes) if lane.capture is not None}
+def captures_of(lanes: Sequence[LaneInput]) -> dict[tuple[int, bool], Capture]:
+    """What lanes fill, by index and whether the unconditional branch does, as ``pack`` takes it."""
+    found = {(i, False): lane.capture for i, lane in enumerate(lanes) if lane.capture is not None}
+    return found | {
+        (i, True): lane.capture_negative for i, lane in enumerate(lanes) if lane.capture_negative is not None
+    }
 
 
 def appended_of(lanes: Sequence[LaneInput]) -> dict[int, tuple[Rows, ...]]:

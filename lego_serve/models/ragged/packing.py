@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from lego_serve.models.ragged.activations import Activations, BranchReuse, Reuse, Rows
+from lego_serve.models.ragged.activations import BranchReuse, Capture, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
 
 
@@ -91,7 +91,7 @@ class CaptureSlices:
     text: slice
     joint_text: slice
     joint_image: slice
-    into: Activations
+    into: Capture
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +183,15 @@ def pack(
     uses_cfg: bool = True,
     bucket_rows: int = 1,
     reuses: Mapping[int, Reuse] | None = None,
-    captures: Mapping[int, Activations] | None = None,
+    captures: Mapping[tuple[int, bool], Capture] | None = None,
     appended: Mapping[int, tuple[Rows, ...]] | None = None,
 ) -> Packing:
     """Lay out the branches of the lanes; ``image_rows`` are those each lane computes.
 
     Without ``uses_cfg`` (the model embeds the guidance instead) a lane is one branch.  Image rows and text rows are
-    filled up to a multiple of ``bucket_rows``.  ``reuses``, ``captures`` and ``appended`` are by the lane's index.
-    Raises ValueError for a guided lane that reuses activations for one branch alone.
+    filled up to a multiple of ``bucket_rows``.  ``reuses`` and ``appended`` are by the lane's index, ``captures`` by
+    that and whether the branch is the unconditional one.  Raises ValueError for a guided lane that reuses activations
+    for one branch alone.
     """
     branches = branches_of(lanes, image_rows, uses_cfg=uses_cfg)
     if reuses:
@@ -231,17 +232,19 @@ def _with_appended(branches: Sequence[Branch], appended: Mapping[int, tuple[Rows
     return found
 
 
-def _capture_slices(branches: Sequence[Branch], captures: Mapping[int, Activations]) -> Iterator[CaptureSlices]:
+def _capture_slices(
+    branches: Sequence[Branch], captures: Mapping[tuple[int, bool], Capture]
+) -> Iterator[CaptureSlices]:
     image = text = 0  # rows before the branch
     for branch in branches:
         image_end, text_end = image + branch.image_rows, text + branch.text_rows
-        if branch.lane in captures and not branch.is_negative:
+        if (into := captures.get((branch.lane, branch.is_negative))) is not None:
             yield CaptureSlices(
                 image=slice(image, image_end),
                 text=slice(text, text_end),
                 joint_text=slice(image + text, image + text_end),
                 joint_image=slice(image + text_end, image_end + text_end),
-                into=captures[branch.lane],
+                into=into,
             )
         image, text = image_end, text_end
 

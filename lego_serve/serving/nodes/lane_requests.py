@@ -14,7 +14,7 @@ from lego_serve.core.tiers.book import TierRun
 from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
-from lego_serve.engine.references import Reference
+from lego_serve.engine.rows.references import Reference
 from lego_serve.engine.template_store import Template
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents
 from lego_serve.serving.caches.adapter_cache import AdapterLease
@@ -29,12 +29,12 @@ def lane_requests(
     wait_for_adapters_at: int | None = None,
     tier: TierRun | None = None,
 ) -> list[LaneRequest]:
-    """Return a call's lanes, numbered from ``first``, on the grid of their tier.
+    """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its own rows.
 
     ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
     """
     lane = _shared_request(call, request, adapters, wait_for_adapters_at)
-    lane = lane if tier is None else replace(lane, tier=tier.tier, grid=tier.grid)
+    lane = lane if tier is None else replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows)
     return [
         replace(
             lane,

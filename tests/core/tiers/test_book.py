@@ -8,11 +8,13 @@ import pytest
 from lego_serve.core.tiers.book import TierBook, TierRun, TierUse, cheaper
 from lego_serve.core.tiers.book_json import from_json, to_json
 from lego_serve.core.tiers.grids import Grid
+from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.errors import RequestError
 
 GRID = Grid("euler", (1.0, 0.5, 0.0))
 HIGH = TierRun("high", "euler", 4, (96 * 96, 128 * 128), GRID, {"psnr_mean": 48.5})
-BOOK = TierBook((HIGH, TierRun("fast", "euler", 8, (96 * 96, 128 * 128), GRID)), weights="abc")
+FAST = TierRun("fast", "euler", 8, (96 * 96, 128 * 128), GRID, own_rows=OwnRows(0.5, 2, 4))
+BOOK = TierBook((HIGH, FAST), weights="abc")
 
 
 def test_a_tier_runs_what_was_tuned_for_the_steps_and_the_size() -> None:

@@ -173,7 +173,9 @@ def test_a_captured_branch_leaves_its_own_rows_apart_and_joined(batch: Batch, da
     """The keys and values of the conditional one, image then text, in both forms of attention."""
     captured = data.draw(st.sets(st.sampled_from(range(len(batch.lanes)))))
     entries = {index: Activations(ACTIVATION_CODECS["float32"], keeps_text=True) for index in captured}
-    packing = pack(batch.lanes, batch.image_rows, CPU, captures=entries)
+    packing = pack(
+        batch.lanes, batch.image_rows, CPU, captures={(index, False): kept for index, kept in entries.items()}
+    )
     image = heads(packing.rows_of(images_of(packing), packing.image_branch))
     text = heads(packing.rows_of(texts_of(packing), packing.text_branch))
     packing.capture("apart", image, text)

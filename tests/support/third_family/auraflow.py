@@ -20,7 +20,7 @@ from lego_serve.models.lora.targets import LoraTargets
 from lego_serve.models.ragged import attention, layers
 from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import EmbeddingMlp, Linear, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -165,6 +165,7 @@ class AuraFlowBackbone:
             bucket_rows=self.bucket_rows,
             reuses=reuses_of(lanes),
             captures=captures_of(lanes),
+            appended=appended_of(lanes),
         )
         with self.adapters.applied(lanes, packing):
             out = self._forward(lanes, sizes, packing)[: sum(packing.image_lengths)].float()

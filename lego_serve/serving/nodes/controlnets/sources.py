@@ -21,7 +21,7 @@ from lego_serve.core.scheduling.controlnet_placement import (
     step_seconds,
 )
 from lego_serve.core.scheduling.retry import CONTROLNET_PAUSE_S
-from lego_serve.engine.lane_state import ControlNetRun
+from lego_serve.engine.controlnets import ControlNetRun
 from lego_serve.errors import NodeError
 from lego_serve.models.controlnet.common import OUT_COST
 from lego_serve.models.controlnet.loading import load_controlnet

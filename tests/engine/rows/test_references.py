@@ -11,7 +11,7 @@ from lego_serve.core.nodes.messages import DenoiseInput, EncodeImageOutput, Text
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.lane_state import LaneResult
-from lego_serve.engine.references import Reference
+from lego_serve.engine.rows.references import Reference
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import NodeError, RequestError
