@@ -10,7 +10,7 @@ import { cancel, start } from "./run.js";
 import { SourceField } from "./source.js";
 import { card, change, choices, form, inputs, isMasked, refusals, run, source } from "./state.js";
 
-const SAMPLERS = ["euler", "dpmpp_2m"];
+const SAMPLERS = ["euler", "dpmpp_2m", "lcm"];
 
 export function Form() {
   const now = form.value;
