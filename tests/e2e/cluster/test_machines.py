@@ -35,8 +35,10 @@ FAST = {  # as in the manifests
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "4",
+    "RAY_agent_register_timeout_ms": "180000",
 }
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+PORTS = ["--dashboard-agent-grpc-port=8077", "--runtime-env-agent-port=8078", "--metrics-export-port=8080"]
+pytestmark = [pytest.mark.ray]
 if (reason := why_not()) is not None:
     pytestmark.append(pytest.mark.skip(reason=reason))
 
@@ -72,16 +74,15 @@ class Cluster:
     def start_head(self, **environment: str) -> None:
         """Start the head; where Redis keeps what it knows, it finds that again."""
         own = [f"--node-ip-address={self.head.address}", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0"]
-        self.start(
-            self.head, "ray", "start", "--head", *own, "--object-store-memory=100000000", "--block", **environment
-        )
+        small = ["--object-store-memory=100000000", "--block"]
+        self.start(self.head, "ray", "start", "--head", *own, *PORTS, *small, **environment)
 
     def start_node(self, machine: Machine, *options: str, gateways: bool = False) -> None:
         """Start a machine that joins the head."""
         ray = ["ray", "start", f"--address={self.head.address}:6379", f"--node-ip-address={machine.address}"]
         ours = ["--config", str(self.config), "--gateways", "1"] if gateways else []
         small = ["--object-store-memory=100000000", "--block"]
-        self.start(machine, "lego-serve", "node", *ours, "--", *ray, *small, *options)
+        self.start(machine, "lego-serve", "node", *ours, "--", *ray, *PORTS, *small, *options)
 
     def kill(self, machine: Machine) -> None:
         """Lose a machine: everything on it ends at once."""
@@ -138,6 +139,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.alone  # Ray's own time limits, on four machines at once
 def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: Cluster) -> None:
     """The gateway answers health checks before all else; the request in flight is answered by the replacement."""
     cluster.start_head()
@@ -169,6 +171,7 @@ def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: 
     assert process.wait(60) == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
 def test_no_request_fails_while_the_head_is_away_or_a_link_is_down_for_seconds(cluster: Cluster) -> None:
     """With Redis under the head; 12 s without it, and 8 s without the machine that computes."""
