@@ -21,7 +21,7 @@ from lego_serve.core.scheduling.admission import DeadlineLimits
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.deployment import controlnets, needed_nodes, pending_images, scaled_apps, template_settings, tier_book
 from lego_serve.errors import LegoError
-from lego_serve.job_storage import new_owner, open_storage
+from lego_serve.job_storage import new_owner, open_blobs, open_storage
 from lego_serve.places import state_folder
 from lego_serve.process import json_logging
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
@@ -185,7 +185,7 @@ def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
 def _kept_images(jobs: config.Jobs, folder: Path) -> "KeptImageSettings":
     from lego_serve.gateway.settings import KeptImageSettings
 
-    return KeptImageSettings(folder / "kept", jobs.linked_images_s, jobs.linked_images_bytes)
+    return KeptImageSettings(open_blobs(jobs, folder), jobs.linked_images_s, jobs.linked_images_bytes)
 
 
 def _connection_limits(server: Server) -> "ConnectionLimits":

@@ -126,7 +126,7 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
     blobs = open_blobs(jobs, folder)
     checkpoints, previews = open_running(jobs, blobs, folder)
     store, files = open_store(jobs, folder), JobFiles(blobs)
-    return JobStorage(store, files, checkpoints, previews, folder, bounds, webhooks=webhooks)
+    return JobStorage(store, files, checkpoints, previews, bounds, webhooks=webhooks)
 
 
 def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:

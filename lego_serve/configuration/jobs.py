@@ -82,8 +82,9 @@ class Jobs(Strict):
     )
     objects: Annotated[str, AfterValidator(_objects)] | None = Field(
         default=None,
-        description="Where the images of jobs are kept in place of `folder`, so that gateways on several machines need "
-        "share none: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`. Needs `pip install "
+        description="Where the images of jobs, of links and of ComfyUI's uploads are kept in place of `folder`, so "
+        "that gateways on several machines need share none: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or "
+        "`az://ACCOUNT/CONTAINER/PREFIX`. Needs `pip install "
         "'lego_serve[objects]'`. Keys, region and endpoint come from the environment, such as `AWS_ACCESS_KEY_ID`, "
         "`AWS_SECRET_ACCESS_KEY`, `AWS_REGION` and `AWS_ENDPOINT_URL`.",
     )
@@ -115,8 +116,8 @@ class Jobs(Strict):
     )
     linked_images_s: Seconds = Field(
         default=3600,
-        description="Seconds that images are kept, in `folder` too, to which the answer of a request that is no job "
-        "holds links.",
+        description="Seconds that images are kept, where those of jobs are, to which the answer of a request that is "
+        "no job holds links.",
     )
     linked_images_bytes: Bytes = Field(
         default=2048 * MIB, description="Bytes that such images may take together, above which the oldest go first."

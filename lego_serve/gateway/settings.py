@@ -12,6 +12,7 @@ from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.core.scheduling.admission import DEFAULT_DEADLINES, DeadlineLimits
 from lego_serve.core.tiers.book import TierBook
 from lego_serve.errors import LegoError
+from lego_serve.jobstore.blobs.port import Blobs
 
 KEYS_PERIOD_S = 1.0  # between two looks at a file of keys
 KEY_ID_DIGITS = 12  # of a key's SHA-256, which the configuration has in full
@@ -123,7 +124,7 @@ class TemplateSettings:
 class KeptImageSettings:
     """Where images are kept that answers hold links to, for how long, and how much all of them may take."""
 
-    folder: Path
+    blobs: Blobs
     keep_s: float = 3600.0
     max_bytes: int = 2**31
 

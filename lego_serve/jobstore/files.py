@@ -28,6 +28,11 @@ class JobFiles:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
+    @property
+    def blobs(self) -> Blobs:
+        """What they are kept in, where others may keep files in folders that are named after no job."""
+        return self._blobs
+
     def write_input(self, job_id: str, content: bytes) -> str:
         """Keep an image of a request and return its sha256.  Raises StoreUnavailable."""
         digest = hashlib.sha256(content).hexdigest()

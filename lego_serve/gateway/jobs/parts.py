@@ -22,14 +22,13 @@ from lego_serve.webhooks.settings import WebhookSettings
 class JobStorage:
     """Where durable jobs are kept, how many of them run here, and where their ends may be told.
 
-    ``folder`` is for what else the gateways of one machine share; ``wall`` is the wall clock in seconds.
+    ``wall`` is the wall clock in seconds.
     """
 
     store: JobStore
     files: JobFiles
     checkpoints: Checkpoints
     previews: Previews
-    folder: Path
     settings: JobSettings
     wall: Callable[[], float] = time.time
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
@@ -38,7 +37,7 @@ class JobStorage:
     def in_folder(cls, store: JobStore, folder: Path, settings: JobSettings, **more: Any) -> Self:
         """Return one whose files and checkpoints lie in a folder beside the store; ``more`` are further fields."""
         blobs = FolderBlobs(folder)
-        return cls(store, JobFiles(blobs), FileCheckpoints(blobs), FilePreviews(blobs), folder, settings, **more)
+        return cls(store, JobFiles(blobs), FileCheckpoints(blobs), FilePreviews(blobs), settings, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,6 @@ class JobParts:
     files: JobFiles
     checkpoints: Checkpoints
     previews: Previews
-    folder: Path
     settings: JobSettings
     wall: Callable[[], float]
     watchers: Watchers = field(default_factory=Watchers)

@@ -23,6 +23,7 @@ from lego_serve.gateway.jobs.worker import JobWorker
 from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
+from lego_serve.jobstore.blobs.port import Blobs
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.sweeping import change
 from lego_serve.webhooks.sender import WebhookSender
@@ -63,9 +64,9 @@ class DurableJobs:
         return self._parts.files
 
     @property
-    def folder(self) -> Path:
-        """The folder for what else the gateways of one machine share."""
-        return self._parts.folder
+    def blobs(self) -> Blobs:
+        """Where files of jobs are kept, and what else all gateways share."""
+        return self._parts.files.blobs
 
     async def submit(self, caller: Caller, submission: Submission) -> Submitted:
         """Accept a job; it is stored when this returns, and runs at once where nobody waits.
@@ -266,7 +267,6 @@ def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
         storage.files,
         storage.checkpoints,
         storage.previews,
-        storage.folder,
         storage.settings,
         storage.wall,
     )

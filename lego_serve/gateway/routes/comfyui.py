@@ -18,14 +18,13 @@ from lego_serve.gateway.context import Context
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 PREFIXES = ("", "/api")  # every route is under both, as in ComfyUI
 SOCKETS = frozenset(f"{prefix}/ws" for prefix in PREFIXES)
-UPLOADS = "uploads"  # below the folder of jobs, which all gateways share
 
 
 def create_router(context: Context) -> APIRouter:
     """Build the routes; without a store of jobs those that need one answer 503."""
     router = APIRouter(route_class=route_class(render), include_in_schema=False)
     prompts = None if context.jobs is None else Prompts(context.jobs)
-    uploads = None if context.jobs is None else Uploads(context.jobs.folder / UPLOADS)
+    uploads = None if context.jobs is None else Uploads(context.jobs.blobs)
     listener = ListenerHandler(context, prompts)
     for prefix in PREFIXES:
         for method, path, answer in _routes(context, prompts, uploads):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from lego_serve.gateway.jobs.job_object import MEDIA_TYPES
-from lego_serve.gateway.links.image_file import ImageFile
+from lego_serve.gateway.links.image_file import ImageContent, ImageFile
 from lego_serve.gateway.links.kept_images import ROUTE, KeptImages
 from lego_serve.gateway.openapi import answer, errors
 
@@ -26,7 +26,10 @@ def create_router(kept: KeptImages) -> APIRouter:
         signature: Annotated[str | None, Query(max_length=64)] = None,
     ) -> Response:
         """An image by the link that an answer holds, as long as it is kept."""
-        path = await kept.open_link(name, expires, signature)
-        return ImageFile(path, headers=HEADERS, media_type=MEDIA_TYPES[path.suffix.removeprefix(".")])
+        found = await kept.open_link(name, expires, signature)
+        media_type = MEDIA_TYPES[name.rpartition(".")[2]]
+        if isinstance(found, bytes):
+            return ImageContent(found, HEADERS | {"etag": f'"{name}"'}, media_type)
+        return ImageFile(found, headers=HEADERS, media_type=media_type)
 
     return router

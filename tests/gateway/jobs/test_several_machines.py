@@ -15,7 +15,7 @@ from lego_serve.core.jobs.job import GeneratedImage, JobProgress
 from lego_serve.core.jobs.progress import LaneCheckpoint
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.jobs.watching import JobEvent
-from lego_serve.gateway.settings import GatewaySettings
+from lego_serve.gateway.settings import GatewaySettings, KeptImageSettings
 from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.blobs.objects import ObjectBlobs
 from lego_serve.jobstore.redis_client import connect, connect_for_bytes
@@ -56,7 +56,12 @@ class Machines:
     def _machine(self, url: str, folder: Path) -> Cluster:
         return Cluster(
             folder,
-            GatewaySettings("lego-tiny", max_image_pixels=1_000_000),
+            GatewaySettings(
+                "lego-tiny",
+                max_image_pixels=1_000_000,
+                kept_images=KeptImageSettings(self.objects),
+                compat=frozenset({"comfyui"}),
+            ),
             replace(QUICK, owner=folder.name, max_running=1),
             open_store=lambda: RedisJobStore(connect(url, 5.0), LEASE_S),
             open_checkpoints=lambda: RedisCheckpoints(connect_for_bytes(url), FileCheckpoints(FolderBlobs(folder))),
@@ -197,3 +202,25 @@ async def test_a_job_whose_images_cannot_be_read_now_goes_round_again(machines: 
                 await asyncio.sleep(0.01)
             machines.objects.is_away = False
             assert (await until(second.client, job_id))["status"] == "completed"
+
+
+async def test_links_and_uploads_of_one_machine_are_another_ones_too(machines: Machines) -> None:
+    """A link opens the same image everywhere, also a part of it; an upload is seen, listed and replaced everywhere."""
+    async with machines.first.gateway() as first, machines.second.gateway() as second:
+        body = BODY | {"response_format": "url"}
+        link = (await first.client.post(IMAGES, json=body)).json()["data"][0]["url"]
+        shown = [await each.client.get(link) for each in (first, second)]
+        assert [each.status_code for each in shown] == [200, 200]
+        assert shown[0].content == shown[1].content
+        part = await second.client.get(link, headers={"range": "bytes=0-7"})
+        assert (part.status_code, part.content) == (206, shown[0].content[:8])
+        assert (await second.client.get(link.replace("-0.png", "-1.png"))).status_code == 401
+        contents = [file_of(Image.new("RGB", (128, 128), colour)) for colour in ("red", "blue")]
+        for gateway, content, name in ((first, contents[0], "a.png"), (second, contents[1], "a (1).png")):
+            files = {"image": ("a.png", content, "image/png")}
+            assert (await gateway.client.post("/upload/image", files=files)).json()["name"] == name
+            for other in (first, second):
+                view = await other.client.get("/view", params={"filename": name, "type": "input"})
+                assert (view.status_code, view.content) == (200, content)
+                offered = (await other.client.get("/object_info/LoadImage")).json()["LoadImage"]["input"]["required"]
+                assert name in offered["image"][0]

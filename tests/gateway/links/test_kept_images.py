@@ -16,6 +16,7 @@ from openai.types import ImagesResponse
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.links.kept_images import ROUTE, KeptImages
 from lego_serve.gateway.settings import GatewaySettings, KeptImageSettings
+from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import error_of, file_of
 from tests.support.gateway.durable import Cluster
@@ -40,7 +41,13 @@ class Clock:
 @pytest.fixture
 def kept(tmp_path: Path) -> KeptImageSettings:
     """An hour, and room for everything."""
-    return KeptImageSettings(tmp_path / "kept")
+    return KeptImageSettings(FolderBlobs(tmp_path))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where they lie."""
+    return tmp_path / "kept"
 
 
 @pytest.fixture
@@ -85,13 +92,13 @@ async def test_a_link_opens_the_image_that_the_answer_would_hold(local, settings
             assert (part.status_code, part.content) == (206, fetched.content[:4])
 
 
-async def test_files_and_secret_are_for_this_user_alone(local, kept) -> None:
+async def test_files_and_secret_are_for_this_user_alone(local, folder) -> None:
     """What others on the machine could read would open every link."""
     await local.post(URL, json=LINKS | {"n": 2})
-    assert kept.folder.stat().st_mode & 0o777 == 0o700
-    modes = {path.name == "secret": path.stat().st_mode & 0o777 for path in kept.folder.iterdir()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    modes = {path.name == "secret": path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert modes == {True: 0o600, False: 0o600}
-    assert len(list(kept.folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3
 
 
 async def test_gateways_that_start_together_sign_alike(kept) -> None:
@@ -131,7 +138,7 @@ async def test_only_the_link_itself_opens_an_image(local, change, code) -> None:
     assert code in (None, refused.json()["error"]["code"])
 
 
-async def test_a_link_ends_and_its_file_goes(kept) -> None:
+async def test_a_link_ends_and_its_file_goes(kept, folder) -> None:
     """The link at its second, the file at the next sweep; what is younger stays."""
     clock = Clock()
     images = KeptImages(kept, clock)
@@ -139,45 +146,45 @@ async def test_a_link_ends_and_its_file_goes(kept) -> None:
     name, _, query = first.removeprefix(f"{ROUTE}/").partition("?")
     expires, signature = (pair.partition("=")[2] for pair in query.split("&"))
     assert (await images.open_link(name, expires, signature)).read_bytes() == b"one"
-    os.utime(kept.folder / name, (clock.now, clock.now))
+    os.utime(folder / name, (clock.now, clock.now))
     clock.now += kept.keep_s
     images.sweep()
-    assert (kept.folder / name).exists()
+    assert (folder / name).exists()
     with pytest.raises(Exception, match="expired"):
         await images.open_link(name, expires, signature)
     clock.now += 1
     images.sweep()
-    assert [path.name for path in kept.folder.iterdir()] == ["secret"]
+    assert [path.name for path in folder.iterdir()] == ["secret"]
 
 
-async def test_the_oldest_go_where_all_take_too_much(kept) -> None:
+async def test_the_oldest_go_where_all_take_too_much(kept, folder) -> None:
     """As many as needed."""
     images = KeptImages(replace(kept, max_bytes=250))
     for age in range(4):
         [path] = await images.keep("", [bytes(100)], "png")
         changed = time.time() - age
-        os.utime(kept.folder / path.removeprefix(f"{ROUTE}/").partition("?")[0], (changed, changed))
+        os.utime(folder / path.removeprefix(f"{ROUTE}/").partition("?")[0], (changed, changed))
     images.sweep()
-    ages = sorted(time.time() - path.stat().st_mtime for path in kept.folder.glob("*.png"))
+    ages = sorted(time.time() - path.stat().st_mtime for path in folder.glob("*.png"))
     assert len(ages) == 2
     assert ages[1] < 2
 
 
-async def test_a_gateway_sweeps_by_itself(kept) -> None:
+async def test_a_gateway_sweeps_by_itself(kept, folder) -> None:
     """Also what an earlier server has left."""
     images = KeptImages(replace(kept, keep_s=0.05))
     await images.keep("", [b"one"], "png")
     images.start()
     deadline = time.monotonic() + 5
-    while list(kept.folder.glob("*.png")) and time.monotonic() < deadline:
+    while list(folder.glob("*.png")) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     await images.close()
-    assert not list(kept.folder.glob("*.png"))
+    assert not list(folder.glob("*.png"))
 
 
-async def test_a_folder_that_cannot_be_written_is_said(settings, kept) -> None:
+async def test_a_folder_that_cannot_be_written_is_said(settings, folder) -> None:
     """503 that tells what to ask for instead."""
-    kept.folder.write_text("in the way")
+    folder.write_text("in the way")
     async with at(settings) as client:
         assert error_of(await client.post(URL, json=LINKS)) == (503, "store_unavailable", "response_format")
         assert (await client.post(URL, json=BODY)).status_code == 200
@@ -208,7 +215,7 @@ async def test_links_may_be_what_a_server_answers_by_default(settings) -> None:
         assert error_of(refused) == (400, "invalid_value", "response_format")
 
 
-async def test_a_durable_job_answers_with_links_to_its_own_images(tmp_path: Path, kept) -> None:
+async def test_a_durable_job_answers_with_links_to_its_own_images(tmp_path: Path, kept, folder) -> None:
     """The result of a request that asked for links; the key of a repeated one stands for the same links."""
     settings = GatewaySettings("lego-tiny", kept_images=kept)
     async with Cluster(tmp_path / "jobs", settings).gateway() as gateway:
@@ -218,4 +225,4 @@ async def test_a_durable_job_answers_with_links_to_its_own_images(tmp_path: Path
         assert "/v1/jobs/" in image["url"]
         assert again["data"] == first["data"]
         assert (await gateway.client.get(image["url"])).headers["content-type"] == "image/png"
-        assert not list(kept.folder.glob("*.png"))
+        assert not list(folder.glob("*.png"))

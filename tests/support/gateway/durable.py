@@ -78,7 +78,6 @@ class Cluster:
             JobFiles(blobs),
             self.open_checkpoints() if self.open_checkpoints else FileCheckpoints(blobs),
             self.open_previews() if self.open_previews else FilePreviews(blobs),
-            self.folder,
             replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
             self.webhooks,
