@@ -51,7 +51,7 @@ def cases() -> Iterator[Case]:
     """Yield every kernel at the shapes it is launched with."""
     for model, width, head in (("SD3.5 medium", 1536, 64), ("FLUX.1", 3072, 128)):
         block = block_of("x", width)
-        for op in ("norm_modulate", "gated_residual"):
+        for op in ("norm_modulate", "gated_residual", "residual_norm_modulate"):
             yield Case(op, f"{model}, width {width}", {"block": block}, warps_of(block))
         heads = 8
         yield Case(

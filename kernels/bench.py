@@ -78,7 +78,7 @@ def main() -> None:
 def _cases(device: str) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for size in ROWS[device]:
-            for name in ("norm_modulate", "gated_residual"):
+            for name in ("norm_modulate", "gated_residual", "residual_norm_modulate"):
                 arguments = getattr(examples, name)(*size, dtype, device)
                 yield Case(getattr(lego_kernels, name), getattr(reference, name), size, arguments)
         for size in HEADS[device]:

@@ -32,6 +32,7 @@ def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dic
     arguments_of = {
         "norm_modulate": examples.norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "gated_residual": examples.gated_residual(ROWS, width, BRANCHES, dtype, device),
+        "residual_norm_modulate": examples.residual_norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
         "lora_shrink": examples.lora_shrink((ROWS, ROWS), width, RANKS, dtype, device),
         "lora_expand": examples.lora_expand((ROWS, ROWS), width, RANKS, dtype, device),

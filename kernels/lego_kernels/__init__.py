@@ -10,5 +10,15 @@ from lego_kernels.lora_shrink import lora_shrink
 from lego_kernels.low_rank import Factors, Segments
 from lego_kernels.norm_modulate import norm_modulate
 from lego_kernels.qk_norm_rope import qk_norm_rope
+from lego_kernels.residual_norm_modulate import residual_norm_modulate
 
-__all__ = ["Factors", "Segments", "gated_residual", "lora_expand", "lora_shrink", "norm_modulate", "qk_norm_rope"]
+__all__ = [
+    "Factors",
+    "Segments",
+    "gated_residual",
+    "lora_expand",
+    "lora_shrink",
+    "norm_modulate",
+    "qk_norm_rope",
+    "residual_norm_modulate",
+]

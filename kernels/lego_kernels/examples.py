@@ -24,6 +24,14 @@ def gated_residual(rows: int, width: int, branches: int, dtype: torch.dtype, dev
     return {"x": x, "update": update, "gate": gate, "branch": draw.branch(rows, branches)}
 
 
+def residual_norm_modulate(rows: int, width: int, branches: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Return arguments of residual_norm_modulate, with branches in random order."""
+    draw = _Draw(dtype, device)
+    arguments: Arguments = {"x": draw(rows, width), "update": draw(rows, width)}
+    tables = {name: draw(branches, width) for name in ("gate", "shift", "scale")}
+    return arguments | tables | {"branch": draw.branch(rows, branches)}
+
+
 def qk_norm_rope(
     tokens: int, heads: int, width: int, dtype: torch.dtype, device: str = "cpu", *, parts: str = "q k rope"
 ) -> Arguments:

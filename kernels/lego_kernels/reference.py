@@ -22,6 +22,21 @@ def gated_residual(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, br
     return torch.addcmul(x, gate[branch], update)
 
 
+def residual_norm_modulate(
+    x: torch.Tensor,
+    update: torch.Tensor,
+    gate: torch.Tensor,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    branch: torch.Tensor,
+    *,
+    eps: float = 1e-6,
+) -> torch.Tensor:
+    """``gated_residual`` and, of its result as rounded, ``norm_modulate``, stacked."""
+    total = gated_residual(x, update, gate, branch)
+    return torch.stack([total, norm_modulate(total, shift, scale, branch, eps=eps)])
+
+
 def qk_norm_rope(
     qkv: torch.Tensor,
     q_weight: torch.Tensor | None,

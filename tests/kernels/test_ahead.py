@@ -30,6 +30,7 @@ def test_no_kernel_spills_registers_on_hopper(
         "qk_norm_rope",
         "lora_shrink",
         "lora_expand",
+        "residual_norm_modulate",
     }
     for case in cases:
         found = ahead["compile_ahead"](case)

@@ -34,6 +34,16 @@ def test_rows_are_the_reference(op: str, size: tuple[int, int, int], dtype: torc
     assert reference.ulps(actual, exact) <= BUDGET_ULPS[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", ROWS, ids=str)
+def test_the_fused_sum_is_normed_as_it_was_rounded(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """The bits of the two kernels after another."""
+    arguments = examples.residual_norm_modulate(*size, dtype, "cuda")
+    total, normed = lego_kernels.residual_norm_modulate(**arguments)
+    assert torch.equal(total, lego_kernels.gated_residual(*(arguments[n] for n in ("x", "update", "gate", "branch"))))
+    assert torch.equal(normed, lego_kernels.norm_modulate(total, *(arguments[n] for n in ("shift", "scale", "branch"))))
+
+
 @pytest.mark.parametrize("parts", ["q k rope", "q k", "q rope", "rope"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", HEADS, ids=str)

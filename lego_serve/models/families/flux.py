@@ -22,7 +22,15 @@ from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Pre
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import flux_residual
 from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
-from lego_serve.models.ragged.layers import Linear, Mlp, Projection, Rotation, adaln_modulate, gated_residual
+from lego_serve.models.ragged.layers import (
+    Linear,
+    Mlp,
+    Projection,
+    Rotation,
+    adaln_modulate,
+    add_and_modulate,
+    gated_residual,
+)
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.ragged.rotation import image_rotation, join_rotations, stack_rotations
@@ -267,8 +275,8 @@ def run_double(
 def _after_attention(
     stream: Stream, x: torch.Tensor, attended: torch.Tensor, table: list[torch.Tensor], row_branch: torch.Tensor
 ) -> torch.Tensor:
-    x = gated_residual(x, stream.out(attended), table[2], row_branch)
-    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], row_branch)), table[5], row_branch)
+    x, modulated = add_and_modulate(x, stream.out(attended), table[2:5], row_branch)
+    return gated_residual(x, stream.mlp(modulated), table[5], row_branch)
 
 
 def run_single(

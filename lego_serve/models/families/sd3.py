@@ -21,7 +21,7 @@ from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, Pre
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
 from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
-from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
+from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, add_and_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
@@ -252,18 +252,22 @@ def run_block(
     )
     assert block.image.out is not None
     before = image
-    image = gated_residual(image, block.image.out(image_out), image_table[2], image_branch)
+    update, gate = block.image.out(image_out), image_table[2]
     if block.second is not None and block.second_out is not None:
+        image = gated_residual(image, update, gate, image_branch)
         second_in = adaln_modulate(before, image_table[6], image_table[7], image_branch)
         second_out = attention.self_attention(block.second(second_in), packing, f"{attention_id}.second")
-        image = gated_residual(image, block.second_out(second_out), image_table[8], image_branch)
-    image = _mlp_residual(block.image, image, image_table, image_branch)
+        update, gate = block.second_out(second_out), image_table[8]
+    image = _mlp_residual(block.image, image, update, [gate, *image_table[3:6]], image_branch)
     if block.text.out is None:
         return image, text
-    text = gated_residual(text, block.text.out(text_out), text_table[2], text_branch)
-    return image, _mlp_residual(block.text, text, text_table, text_branch)
+    return image, _mlp_residual(block.text, text, block.text.out(text_out), text_table[2:6], text_branch)
 
 
-def _mlp_residual(stream: Stream, x: torch.Tensor, table: list[torch.Tensor], row_branch: torch.Tensor) -> torch.Tensor:
+def _mlp_residual(
+    stream: Stream, x: torch.Tensor, update: torch.Tensor, table: list[torch.Tensor], row_branch: torch.Tensor
+) -> torch.Tensor:
+    """Add the attention's update and the MLP's; ``table``: the former's gate, the MLP's shift, scale and gate."""
     assert stream.mlp is not None
-    return gated_residual(x, stream.mlp(adaln_modulate(x, table[3], table[4], row_branch)), table[5], row_branch)
+    x, modulated = add_and_modulate(x, update, table[:3], row_branch)
+    return gated_residual(x, stream.mlp(modulated), table[3], row_branch)

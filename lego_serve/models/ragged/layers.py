@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from lego_kernels import gated_residual as gated_residual_kernel
-from lego_kernels import norm_modulate, qk_norm_rope
+from lego_kernels import norm_modulate, qk_norm_rope, residual_norm_modulate
 from lego_serve.models.ragged.batch_invariant import LinearOps
 
 NORM_EPSILON = 1e-6
@@ -255,6 +255,18 @@ def adaln_modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, ro
 def gated_residual(x: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row_branch: torch.Tensor) -> torch.Tensor:
     """Compute ``x + gate * update``; ``row_branch`` says which row of gate (branches, width) each row takes."""
     return gated_residual_kernel(x, update, gate, row_branch)
+
+
+def add_and_modulate(
+    x: torch.Tensor, update: torch.Tensor, table: Sequence[torch.Tensor], row_branch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the residual stream after a gated update, and its rows modulated for the layer that comes next.
+
+    ``table``: gate, shift and scale, each (branches, width).  The bits of ``gated_residual`` and ``adaln_modulate``.
+    """
+    gate, shift, scale = table
+    total, modulated = residual_norm_modulate(x, update, gate, shift, scale, row_branch, eps=NORM_EPSILON)
+    return total, modulated
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:

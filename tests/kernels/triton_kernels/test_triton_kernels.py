@@ -15,6 +15,7 @@ from lego_kernels.triton_kernels.lora_expand import lora_expand_triton
 from lego_kernels.triton_kernels.lora_shrink import lora_shrink_triton
 from lego_kernels.triton_kernels.norm_modulate import norm_modulate_triton
 from lego_kernels.triton_kernels.qk_norm_rope import qk_norm_rope_triton
+from lego_kernels.triton_kernels.residual_norm_modulate import residual_norm_modulate_triton
 
 DTYPES = [torch.float32, torch.float16]
 # (T, D, B): one of everything; a masked row; many branches; an exact power of two; SD3.5's width; nothing
@@ -64,6 +65,21 @@ def test_gated_residual_is_the_reference(size: tuple[int, int, int], dtype: torc
     assert actual.dtype == dtype
     assert actual.shape == arguments["x"].shape
     assert reference.ulps(actual, reference.gated_residual(**examples.widened(arguments))) <= BUDGET_ULPS[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", ROWS, ids=str)
+def test_residual_norm_modulate_is_the_reference(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """And the bits of the two kernels after another."""
+    arguments = examples.residual_norm_modulate(*size, dtype)
+    actual = residual_norm_modulate_triton(**arguments)
+    assert actual.dtype == dtype
+    assert actual.shape == (2, *size[:2])
+    # The norm is of the rounded sum, so each part is held against float64 by itself.
+    total = reference.gated_residual(**examples.widened({k: arguments[k] for k in ("x", "update", "gate", "branch")}))
+    assert reference.ulps(actual[0], total) <= BUDGET_ULPS[dtype]
+    tables = {name: arguments[name] for name in ("shift", "scale", "branch")}
+    assert torch.equal(actual[1], norm_modulate_triton(actual[0].contiguous(), **tables))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
