@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: cluster images deploy-files demo serve test test-models test-http test-rest test-shared-servers test-alone test-long long fuzz chaos check
+.PHONY: cluster images deploy-files demo serve test test-models test-http test-rest test-shared-servers test-alone test-long long fuzz chaos check wheel
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -68,6 +68,10 @@ CHAOS += LEGO_CHAOS_FIGURES=$(CURDIR)/chaos.jsonl
 FAULTS := tests/chaos tests/e2e/test_recovery.py tests/jobstore/test_kills.py tests/gateway/jobs/test_killed_gateways.py
 chaos: $(STAMP)
 	$(CHAOS) $(PYTEST) $(FAULTS)
+
+# The package with its weights, pages and workflows, in dist.
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 # Both images from the Dockerfile, without a registry or a daemon, and an inventory of each (an SBOM by CycloneDX); for root.
 # A minute, and ten the first time.

@@ -1,12 +1,16 @@
-"""The blocks of the README, of docs/guide.md and of docs/workflows.md are run as they stand."""
+"""The blocks of the README, docs/guide.md and docs/workflows.md are run as they stand; the commands of others too."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
+from PIL import Image
 
 from lego_serve.config import load
 from lego_serve.core.workflow.graph import INPUT_TYPES, KINDS
@@ -16,8 +20,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 USE = README + (ROOT / "docs" / "guide.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", USE, re.S)
-SHELL = [line for block in re.findall(r"```sh\n(.*?)```", USE, re.S) for line in block.splitlines()]
-COMMANDS = sorted({line for line in SHELL if line.startswith("lego-serve") and " serve" not in line})
+CALLS = USE + "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("client", "jobs", "tiers"))
+SHELL = "".join(re.findall(r"```sh\n(.*?)```", CALLS, re.S)).replace("\\\n", " ").splitlines()
+COMMANDS = sorted({line for line in SHELL if line.startswith(("lego-serve", "curl")) and " serve" not in line})
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text()
@@ -61,9 +66,17 @@ def test_python_blocks_run(block: str, server, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize("command", COMMANDS)
 def test_lego_serve_commands_run(command: str, server, tmp_path: Path) -> None:
-    """Every `lego-serve` line that needs no other server ends well."""
+    """Every line that needs no other server ends well, and what it sends is not refused."""
     (tmp_path / "lego_serve").symlink_to(ROOT / "lego_serve")
-    run(command, tmp_path, server.url)
+    for name, color in (("circle.png", "red"), ("mask.png", "white")):
+        Image.new("RGB", (128, 128), color).save(tmp_path / name)
+    told = run(command.replace("localhost:8000", server.url), tmp_path, server.url)
+    assert '"error"' not in told
+    if "respond-async" in command:  # nobody else is to find its job
+        job, limit = json.loads(told)["id"], time.monotonic() + 60
+        while httpx2.get(f"{server.url}/v1/jobs/{job}", timeout=30).json()["status"] != "completed":
+            assert time.monotonic() < limit
+            time.sleep(0.2)
 
 
 @pytest.mark.parametrize("block", PAGE_PYTHON, ids=range(len(PAGE_PYTHON)))
@@ -97,10 +110,10 @@ def test_the_workflow_page_knows_every_kind_and_type() -> None:
 
 
 def test_the_readme_stays_short_and_its_examples_are_in_the_guide() -> None:
-    """140 lines at most; the tests above find the four examples in Python and the five commands."""
+    """140 lines at most; the tests above find the four examples in Python and the ten commands."""
     assert len(README.splitlines()) <= 140
     assert len(PYTHON) == 4
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 10
 
 
 def anchors(page: Path) -> set[str]:
