@@ -105,7 +105,10 @@ def _vital() -> dict[int, str]:
 
 
 async def _watch(stopping: StopSignal, vital: dict[int, str]) -> str:
-    """Wait until Ray is lost; return the name of what is, empty for a stop."""
+    """Wait until Ray is lost; return the name of what is, empty for a stop.
+
+    One that was joined may be silent: its machines go on, and a head that comes back with its state has cost nothing.
+    """
     from lego_serve.serving.cluster.connect import Reachability
 
     ray = Reachability()
@@ -113,7 +116,7 @@ async def _watch(stopping: StopSignal, vital: dict[int, str]) -> str:
     try:
         while not stopping.is_asked:
             ended = [name for pid, name in vital.items() if not is_alive(pid)]
-            if ended or not ray.is_reachable:
+            if ended or (vital and not ray.is_reachable):
                 return ended[0] if ended else NO_ANSWER
             await asyncio.sleep(LOOK_S)
     finally:
