@@ -19,7 +19,7 @@ AT_ONCE = 8
 REQUESTS: tuple[Mapping[str, object], ...] = tuple(
     {"prompt": PROMPT, "seed": seed, "size": size, "num_inference_steps": steps, "guidance_scale": guidance}
     for seed, (size, steps, guidance) in enumerate(
-        [("128x128", 28, 4.0), ("96x96", 10, 1.0), ("128x96", 20, 4.0), ("64x64", 28, 7.0), ("96x128", 5, 4.0)] * 2
+        [("128x128", 28, 4.0), ("96x96", 10, 1.0), ("128x96", 20, 4.0), ("160x96", 28, 7.0), ("96x128", 5, 4.0)] * 2
     )
 )
 

@@ -21,7 +21,7 @@ REQUESTS = int(os.environ.get("LEGO_CHAOS_REQUESTS", "1000"))
 MIX = (
     {"size": "96x96", "num_inference_steps": 2},
     {"size": "128x96", "num_inference_steps": 3, "n": 2},
-    {"size": "64x64", "num_inference_steps": 4, "guidance_scale": 4.0, "negative_prompt": "blue"},
+    {"size": "160x96", "num_inference_steps": 4, "guidance_scale": 4.0, "negative_prompt": "blue"},
     {"size": "96x96", "num_inference_steps": 0},  # refused
     {"size": "96x96", "num_inference_steps": 90, "deadline_ms": 100},  # expires
 )

@@ -54,6 +54,11 @@ def test_the_wheel_has_weights_pages_and_workflows_and_no_tests(wheel: Path) -> 
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "deploy/")) or ".pyc" in name]
 
 
+def without_checkout() -> dict[str, str]:
+    """The environment of somebody who has none."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of an environment that has the wheel, and otherwise only what this one has installed."""
@@ -63,7 +68,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = folder / "lib" / version / "site-packages"
     command = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "-q"]
     # What is searched after the wheel's own; `.pth` files there, by which a checkout may be installed, are not read.
-    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], env=without_checkout(), cwd=folder, check=True)
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
 
@@ -72,7 +77,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 def test_an_installed_wheel_serves(installed: Path, tmp_path: Path) -> None:
     """As a newcomer runs it: in an empty folder, without a configuration."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = without_checkout()
     where = subprocess.run(
         [installed / "python", "-c", "import lego_serve; print(lego_serve.__file__)"],
         env=environment,
