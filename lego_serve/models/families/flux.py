@@ -1,8 +1,8 @@
 """The FLUX.1 family: its own forward pass over diffusers' weights.
 
-Double blocks keep text and image apart and let them attend to each other; single blocks run over
-both as one sequence.  Guidance is distilled into the model: its value is embedded like the time, and
-every lane is one branch.  Positions are rotations of q and k (Su et al., 2021).
+Double blocks keep text and image apart and let them attend to each other; single blocks run over both as one sequence.
+Guidance is distilled into the model: its value is embedded like the time, and every lane is one branch.  Positions are
+rotations of q and k (Su et al., 2021).
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,6 @@ from lego_serve.models.text import FluxTextEncoder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-
 
 PATCH = 2  # latent pixels a side of a token: FLUX packs them before the transformer
 SIZES_KEPT = 64  # image sizes whose rotations are kept
