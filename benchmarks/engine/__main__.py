@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
-from benchmarks.engine.compute import appended, int8, tiers
+from benchmarks.engine.compute import appended, gpu, int8, tiers
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
 from benchmarks.engine.timing import Patience
@@ -41,6 +41,22 @@ BatchInvariant = Annotated[
 Quick = Annotated[bool, typer.Option("--quick", help="A few cases and rounds, to see that it runs.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the tables to this file.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    on_gpu: Annotated[bool, typer.Option("--gpu", help="All that a GPU is wanted for, within ten minutes.")] = False,
+    to_json: Json = None,
+    to_markdown: Markdown = None,
+) -> None:
+    """What a step costs, without Ray."""
+    if context.invoked_subcommand is not None:
+        return
+    if not on_gpu:
+        raise typer.BadParameter("name a command, or --gpu")
+    report, models = gpu.measure_all(_subjects(None, None, "cuda", None))
+    _finish(report, torch.device("cuda"), models, to_json, to_markdown)
 
 
 @app.command("steps")

@@ -11,6 +11,7 @@ import torch
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
+from lego_serve.core.tiers.grids import Grid
 from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
@@ -51,17 +52,19 @@ class OfflinePipeline:
         guidance: float = 4.0,
         seeds: Sequence[int],
         negative: str | None = None,
+        grid: Grid | None = None,
     ) -> torch.Tensor:
         """Return images (prompts, height, width, 3) of 8 bits.  Raises the error of the first lane that fails.
 
-        Without ``negative`` a model whose guidance needs one gets the empty prompt.
+        Without ``negative`` a model whose guidance needs one gets the empty prompt.  On a ``grid`` its steps are run.
         """
         conds = self.text.encode(prompts)
         if negative is None and self.engine.uses_cfg:
             negative = ""
         unconditional = self.text.encode([negative])[0] if negative is not None and guidance > 1 else None
         for index, (cond, seed) in enumerate(zip(conds, seeds, strict=True)):
-            self.engine.add(LaneRequest(str(index), width, height, steps, guidance, seed, cond, unconditional))
+            size = width, height
+            self.engine.add(LaneRequest(str(index), *size, steps, guidance, seed, cond, unconditional, grid=grid))
         results: dict[str, LaneResult] = {}
         while self.engine.lanes:
             for key, outcome in self.engine.step():

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lego_serve.core.tiers.book import EXACT
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.registry import ModelSpec
+from lego_serve.models.tier_files import read_book
 from lego_serve.zoo.commands import addons, edits
 from lego_serve.zoo.commands.output import write_json
 from lego_serve.zoo.judge.prompts import KINDS, Generate, Verdict, held_out_prompts, judge, table
@@ -42,18 +44,43 @@ def train_command(
     out.print(f"{target}: {export(trained(folder), target) / 1e6:.1f} MB")
 
 
+@app.command("train-turbo")
+def train_turbo_command(
+    export_to: Annotated[Path, typer.Option(help="Model folder to write.")],
+    folder: Annotated[Path, typer.Option(help="Where states are kept; training resumes from them.")] = Path(".train"),
+    minutes: Annotated[float, typer.Option(min=0, help="How long to learn in all, teaching included.")] = 60.0,
+) -> None:
+    """Distil lego-tiny into four steps without guidance, and write them as a model folder with the tier turbo."""
+    from lego_serve.zoo.train.frozen_family import FrozenFamily
+    from lego_serve.zoo.turbo import TurboPlan, TurboTrainer, export_turbo
+
+    torch.set_num_threads(1)
+    average = TurboTrainer(folder / "turbo", FrozenFamily.load(), TurboPlan(60 * minutes)).run()
+    out.print(f"{export_to}: {export_turbo(average, export_to) / 1e6:.1f} MB")
+
+
 @app.command("judge")
 def judge_command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the counts here.")] = None,
     side: Annotated[list[int] | None, typer.Option(help="Sides in pixels; 128 and 256 if none.")] = None,
     count: Annotated[int, typer.Option(help="Prompts of each kind.")] = 300,
     path: Weights = "builtin:lego-tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of an image.")] = STEPS,
+    guidance: Annotated[float, typer.Option(min=0, help="Guidance of an image.")] = GUIDANCE,
+    tier: Annotated[str, typer.Option(help="Tier of the model in which to draw.")] = EXACT,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG of what went wrong here.")] = None,
 ) -> None:
     """Count the held-out prompts that are drawn right."""
     sides = side or [128, 256]
     total = len(sides) * len(KINDS) * count
-    verdicts = list(track(judge(_generator(path), sides, count), "judging", total=total, console=Console(stderr=True)))
+    verdicts = list(
+        track(
+            judge(_generator(path, steps, guidance, tier), sides, count),
+            "judging",
+            total=total,
+            console=Console(stderr=True),
+        )
+    )
     _show(verdicts)
     write_json(table(verdicts), json_file)
     if sheet is not None:
@@ -72,12 +99,17 @@ def grid_command(
     write_grid(list(images), texts, file)
 
 
-def _generator(path: str) -> Generate:
+def _generator(path: str, steps: int = STEPS, guidance: float = GUIDANCE, tier: str = EXACT) -> Generate:
     torch.set_num_threads(1)
+    book = read_book(path)
     family = OfflinePipeline.load(ModelSpec("lego-tiny", path, dtype="float32", max_sequence_length=0))
 
     def generate(prompts: Sequence[str], seeds: Sequence[int], side: int) -> np.ndarray:
-        images = family.generate(prompts, width=side, height=side, steps=STEPS, guidance=GUIDANCE, seeds=seeds)
+        run = book.choose(tier, "euler", steps, side, side)
+        grid = None if run is None else run.grid
+        images = family.generate(
+            prompts, width=side, height=side, steps=steps, guidance=guidance, seeds=seeds, grid=grid
+        )
         return images.numpy()
 
     return generate
