@@ -3,9 +3,10 @@
 A pool is what may run a job's denoising: the shared workers, or the replicas of one backbone.  Its list schedule is the
 cell's: jobs by deadline, each on the replica where it ends first, models loaded where they are missing, so that a job
 waits for a replica that has its models or another one loads them, whichever is sooner.  A job is bound when its replica
-has room for it, and not before: what is unbound goes to whoever is free first.  Laws: a job is bound to a replica that
-is there; nobody waits while a replica has no work; a job that would be late, or make an admitted one late, is refused;
-an event about what is gone changes nothing.
+has room for it, and not before: what is unbound goes to whoever is free first.  A replica without work takes a job that
+another one has and has not begun, if it ends sooner there, loads counted in.  Laws: a job is bound to a replica that is
+there; nobody waits while a replica has no work; a job is taken once at the most, and never the only one of a replica; a
+job that would be late, or make an admitted one late, is refused; an event about what is gone changes nothing.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -28,6 +29,7 @@ class PoolRule:
 
     ahead: int = 8
     ahead_s: float = 1.0
+    move_s: float = 0.3  # by which a job that is taken from another replica must end sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class PoolJob:
     models: frozenset[str] = frozenset()
     deadline_s: float = NEVER
     tenant: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Steal:
+    """A job that goes to a replica without work from one that had not begun it, and ends so much sooner there."""
+
+    job: str
+    before: str
+    after: str
+    sooner_s: float
 
 
 @dataclass(slots=True)
@@ -58,6 +70,7 @@ class Pool:
         self._numbers: dict[str, int] = {}
         self._bound: dict[str, str] = {}
         self._load_s: dict[str, float] = {}
+        self._settled: set[str] = set()  # jobs that have begun, or were taken from a replica once
         self._count = count()
         self._admission = Admission(AdmissionRule(sheds_waiting=False))
 
@@ -116,6 +129,7 @@ class Pool:
         if self._jobs.pop(job_id, None) is None:
             return []
         del self._numbers[job_id]
+        self._settled.discard(job_id)
         self._unbind(job_id)
         return self.bind(now)
 
@@ -123,6 +137,7 @@ class Pool:
         """Hear how many seconds a job still takes."""
         job = self._jobs.get(job_id)
         if job is not None:
+            self._settled.add(job_id)
             self._jobs[job_id] = replace(job, seconds=max(0.0, min(job.seconds, left_s)))
 
     def replica_of(self, job_id: str) -> str | None:
@@ -146,6 +161,35 @@ class Pool:
                 self._bind(job_id, names[slot], now)
                 bound.append((job_id, names[slot]))
         return bound
+
+    def steal(self, now: float) -> list[Steal]:
+        """Have replicas without work take jobs that others have not begun; return those that move."""
+        moved: list[Steal] = []
+        for name, replica in self._replicas.items():
+            best = None if replica.jobs else self._best_to_take(name, now)
+            if best is not None:
+                moved.append(best)
+                self._unbind(best.job)
+                self._bind(best.job, name, now)
+                self._settled.add(best.job)
+        return moved
+
+    def _best_to_take(self, name: str, now: float) -> Steal | None:
+        """The most urgent job that a replica would end sooner by enough than the one which has it among others."""
+        if all(len(replica.jobs) < 2 for replica in self._replicas.values()):
+            return None
+        entries, free_s = self._schedule(now)
+        bound = [each._replace(deadline_s=NEVER) for each in entries if each.bound is not None]
+        ends_s = {each.number: end_s for each, end_s in zip(bound, list_schedule(bound, free_s).ends_s, strict=True)}
+        for job_id in sorted(self._bound, key=lambda each: (self._jobs[each].deadline_s, self._numbers[each])):
+            before, job = self._bound[job_id], self._jobs[job_id]
+            if job_id in self._settled or len(self._replicas[before].jobs) < 2:
+                continue
+            here_s = self._ready_s(self._replicas[name], job.models, now) + job.seconds
+            sooner_s = ends_s[self._numbers[job_id]] - here_s
+            if sooner_s > self._rule.move_s:
+                return Steal(job_id, before, name, sooner_s)
+        return None
 
     def _bind(self, job_id: str, name: str, now: float) -> None:
         replica, job = self._replicas[name], self._jobs[job_id]

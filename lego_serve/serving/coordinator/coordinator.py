@@ -96,6 +96,7 @@ class Coordinator:
         hosted = {key: node.hosted for key, node in nodes.items()}
         self.pools = JobPools(apps, hosted, clock, self._journal, binds=is_alone)
         self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal, self.pools)
+        self.pools.on_moved = lambda job_id: self._calls.leave(self._clients.get(job_id))
         self._checks = checks
         self._next_check: asyncio.TimerHandle | None = None
         self._check_due_s: float | None = None  # by the loop's clock; None while no event came since the last check

@@ -58,6 +58,12 @@ class DenoiseStreams:
             if attempt.recovery.replica in replicas:
                 loop.call_later(LAST_WORDS_S, attempt.leave)
 
+    def leave(self, recoveries: Collection[Recovery]) -> None:
+        """Leave the replicas that have these tasks: they go on elsewhere at once."""
+        for attempt in list(self._attempts):
+            if any(attempt.recovery is each for each in recoveries):
+                attempt.leave()
+
     async def run(
         self,
         node: StreamingNode,

@@ -36,18 +36,20 @@ class JobPools:
         self._pace = JobPace()
         self._jobs: dict[str, _InFlight] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._shared = {app for key, app in apps.items() if hosted.get(key)}
+        self.on_moved: Callable[[str], None] = lambda job_id: None  # called with a job that is now placed elsewhere
 
     def report(self, app: str, resident: Mapping[str, Collection[str]]) -> None:
         """Take which replicas an application has, and the models that each holds."""
         if app in self._pools:
             self._pools[app].report(resident)
-            self._wake(self._pools[app].bind(self._clock()))
+            self._go_on(app)
 
     def left(self, replicas: Collection[str]) -> None:
         """Replicas are not to be used any more."""
-        for pool in self._pools.values():
+        for app, pool in self._pools.items():
             pool.left(replicas)
-            self._wake(pool.bind(self._clock()))
+            self._go_on(app)
 
     def forecast(self, job: Job, workflow: Workflow) -> Forecast | None:
         """Say when a newcomer would end; None where that cannot be known yet."""
@@ -61,7 +63,7 @@ class JobPools:
         app = self._app(workflow)
         if app is not None:
             seconds = self._pace.seconds(job) or UNKNOWN_S
-            self._jobs[job.id] = _InFlight(job, workflow, self._pools[app], seconds)
+            self._jobs[job.id] = _InFlight(job, workflow, app, self._pools[app], seconds)
             self._wake(self._pools[app].add(self._pool_job(job, workflow, seconds), self._clock()))
 
     def progressed(self, job_id: str, step: int, steps: int) -> None:
@@ -80,6 +82,7 @@ class JobPools:
             self._pace.learn(known.job, result.stats)
             self._note_loads(known, result)
         self._wake(known.pool.end(job_id, self._clock()))
+        self._steal(known.app)
 
     async def bound(self, job_id: str) -> None:
         """Wait until a job's calls to shared workers have a place to go."""
@@ -107,6 +110,21 @@ class JobPools:
         deadline_s = float("inf") if job.deadline_s is None else job.deadline_s
         return PoolJob(job.id, seconds, models, deadline_s, job.tenant)
 
+    def _go_on(self, app: str) -> None:
+        """Bind what has room now, and have replicas without work take what others have not begun."""
+        self._wake(self._pools[app].bind(self._clock()))
+        self._steal(app)
+
+    def _steal(self, app: str) -> None:
+        if not self._binds or app not in self._shared:
+            return
+        for steal in self._pools[app].steal(self._clock()):
+            idle, busy = steal.after[-4:], steal.before[-4:]
+            why = f"{idle} had no work and ends it {steal.sooner_s:.1f} s sooner than {busy}, where it had not begun"
+            workflow = self._jobs[steal.job].job.workflow
+            self._journal.decide("steal", workflow, why, self._clock(), job=steal.job)
+            self.on_moved(steal.job)
+
     def _wake(self, bound: list[tuple[str, str]]) -> None:
         for job_id, _ in bound:
             future = self._waiting.pop(job_id, None)
@@ -130,5 +148,6 @@ class _InFlight:
 
     job: Job
     workflow: Workflow
+    app: str
     pool: Pool
     seconds: float

@@ -22,6 +22,7 @@ from lego_serve.serving.coordinator.previews import Previews
 from lego_serve.serving.errors import NodeHung, NodeLost
 
 ReplyT = TypeVar("ReplyT")
+QUARANTINED = "model_quarantined"  # the code of an error of shared workers
 
 
 class TaskCalls:
@@ -48,6 +49,10 @@ class TaskCalls:
         """Move on what streams from replicas that are no longer to be used."""
         self._denoise.departed(replicas)
 
+    def leave(self, client: JobClient | None) -> None:
+        """Have the denoising of a job, unless it has ended, go on where the job is placed now."""
+        self._denoise.leave(() if client is None else client.recoveries.values())
+
     def job_finished(self, client: JobClient) -> None:
         """Learn how long a job took after its denoising."""
         if client.denoised_s is not None:
@@ -64,6 +69,7 @@ class TaskCalls:
             failure.__cause__ = error
             return TaskFailed(task.job_id, task.node, failure)
         if result.error is not None:
+            self._note_quarantine(task, result.error)
             return TaskFailed(task.job_id, task.node, result.error)
         if result.lost_refs:
             return InputsLost(task.job_id, task.node, _producers(task, workflow, result.lost_refs))
@@ -124,6 +130,11 @@ class TaskCalls:
         finally:
             del client.denoising[key]
             client.denoised_s = self._clock()
+
+    def _note_quarantine(self, task: Task, error: LegoError) -> None:
+        """Note that a job failed since a worker holds back what it could not load."""
+        if error.code == QUARANTINED:
+            self._journal.decide("quarantine", task.model, error.message, self._clock(), job=task.job_id)
 
     def _next_nodes(self, task: Task, workflow: Workflow) -> frozenset[str]:
         """Return the nodes of shared workers that a job calls after this task."""

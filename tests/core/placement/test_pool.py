@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.pool import Pool, PoolJob, PoolRule
+from lego_serve.core.placement.pool import Pool, PoolJob, PoolRule, Steal
 
 A, B = frozenset({"a"}), frozenset({"b"})
 
@@ -69,6 +69,55 @@ def test_jobs_of_a_replica_that_is_gone_are_bound_anew() -> None:
     assert two.end("gone", 0.0) == []
 
 
+def filled() -> Pool:
+    """Two replicas with three jobs of a second each, of which the second has ended its own."""
+    two = pool(PoolRule(move_s=0.3), one=("a",), other=("a",))
+    for number in range(6):
+        two.add(job(number), 0.0)
+    for number in (1, 3, 5):
+        two.end(f"job {number}", 1.0)
+    return two
+
+
+def test_a_replica_without_work_takes_the_most_urgent_job_that_another_has_not_begun() -> None:
+    """It ends a second sooner there; one that has begun stays, and so does the last job of a replica."""
+    two = filled()
+    assert {two.replica_of(f"job {number}") for number in (0, 2, 4)} == {"one"}
+    two.progressed("job 0", 0.5)
+    assert two.steal(1.0) == [Steal("job 2", "one", "other", 0.5)]
+    assert two.replica_of("job 2") == "other"
+    assert two.steal(1.0) == []
+    two.end("job 2", 2.0)
+    two.progressed("job 4", 0.9)
+    assert two.steal(2.0) == []
+
+
+def test_a_job_is_taken_only_where_it_ends_sooner_with_its_loads() -> None:
+    """A model that takes longer to load than the wait is stays where it is."""
+    two = pool(one=("a",))
+    for number in range(3):
+        two.add(job(number), 0.0)
+    two.progressed("job 0", 1.0)
+    two.loaded("a", 5.0)
+    two.report({"one": ("a",), "other": ()})
+    assert two.steal(0.0) == []
+    two.loaded("a", 0.5)
+    assert [each.job for each in two.steal(0.0)] == ["job 1"]
+
+
+def test_a_job_is_taken_once_at_the_most() -> None:
+    """Whoever is idle next leaves it where it is."""
+    two = pool(one=("a",))
+    for number in range(3):
+        two.add(job(number), 0.0)
+    two.progressed("job 0", 1.0)
+    two.report({"one": ("a",), "other": ("a",)})
+    [first] = two.steal(0.0)
+    two.add(job(8), 0.0)
+    two.report({"one": ("a",), "other": ("a",), "third": ("a",)})
+    assert first.job not in {each.job for each in two.steal(0.0)}
+
+
 def test_a_newcomer_hears_when_it_ends_and_behind_how_many() -> None:
     """What has been done of the others is not waited for."""
     one = pool(one=("a",))
@@ -118,6 +167,7 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
 ) -> None:
     """Reports may be lost or late, replicas come and go, jobs end or are heard of twice."""
     made, there, jobs = Pool(PoolRule(ahead, ahead_s)), set[str](), set[str]()
+    taken: set[str] = set()
     for now, (kind, *rest) in enumerate(happened):
         if kind == "add":
             made.add(job(rest[0], rest[1], rest[2]), now)
@@ -125,15 +175,18 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
         elif kind == "end":
             made.end(f"job {rest[0]}", now)
             jobs.discard(f"job {rest[0]}")
+            taken.discard(f"job {rest[0]}")
         elif kind == "left":
             made.left([rest[0]])
             there.discard(rest[0])
         elif kind == "progressed":
             made.progressed(f"job {rest[0]}", rest[1])
+            taken |= {f"job {rest[0]}"} & jobs  # it has begun
         else:
             there = set(rest[0])
             made.report({name: ("a",) if name == "one" else () for name in sorted(there)})
         made.bind(now)
+        check_steals(made, jobs, taken, now)
         placed = {name: made.replica_of(name) for name in jobs}
         assert set(placed.values()) - {None} <= there
         waits = [name for name, where in placed.items() if where is None]
@@ -141,6 +194,20 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
         if there:
             busy = {where for where in placed.values() if where is not None}
             assert not waits or busy
+
+
+def check_steals(made: Pool, jobs: set[str], taken: set[str], now: float) -> None:
+    """Each goes from a replica that keeps others to one that had none, once, and only where nothing was begun."""
+    before = {name: made.replica_of(name) for name in jobs}
+    for steal in made.steal(now):
+        assert before[steal.job] == steal.before != steal.after == made.replica_of(steal.job)
+        assert steal.after not in before.values()
+        assert steal.job not in taken
+        assert steal.sooner_s > 0.3
+        taken.add(steal.job)
+    after = {name: made.replica_of(name) for name in jobs}
+    assert set(before.values()) <= set(after.values())
+    assert {name for name in jobs if before[name] != after[name]} <= taken
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -114,3 +115,29 @@ async def test_suspicion_lasts_as_long_as_the_models_checkpoints_are_apart() -> 
     backbone.behave = lambda call, count: NodeLost() if count == 1 else LATENTS
     await Coordinator(some, WORKFLOWS, time.monotonic, {"lego-tiny": 50}).run(job())
     assert backbone.calls[1].suspect_steps == 97 + 50 + MARGIN_STEPS
+
+
+async def test_a_job_that_is_taken_from_a_worker_runs_once_more_and_answers_once() -> None:
+    """The call that waited there is given up, and the next one says where the job is placed now."""
+    some = nodes()
+    for (model, component), node in some.items():
+        node.hosted = f"{model}.{component}"
+    backbone = some["lego-tiny", "backbone"]
+    backbone.behave = lambda call, count: 30.0 if call.target == "w1" else LATENTS
+    apps = dict.fromkeys(some, "shared.workers")
+    mine = Coordinator(some, WORKFLOWS, time.monotonic, {"lego-tiny": 5}, apps=apps)
+    mine.pools.report("shared.workers", {"w1": ()})
+    running = [asyncio.ensure_future(mine.run(replace(job(), id=f"job {number}"))) for number in range(2)]
+    while len(backbone.calls) < 2:
+        await asyncio.sleep(0.01)
+    mine.pools.progressed("job 0", 1, 20)
+    mine.pools.report("shared.workers", {"w1": (), "w2": tuple(node.hosted for node in some.values())})
+    async with asyncio.timeout(5):
+        await running[1]
+    assert [(call.job_id, call.target) for call in backbone.calls] == [
+        ("job 0", "w1"),
+        ("job 1", "w1"),
+        ("job 1", "w2"),
+    ]
+    assert [each.kind for each in mine.journal.decisions()] == ["steal"]
+    running[0].cancel()

@@ -81,3 +81,21 @@ async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
     [decision] = journal.decisions()
     assert (decision.kind, decision.job) == ("load", "job 0")
     assert "waited 1.50 s" in decision.why
+
+
+async def test_a_job_that_was_not_begun_goes_to_a_worker_that_comes_and_the_reason_is_told() -> None:
+    """Whoever runs it hears of that; beside other gateways nothing is taken."""
+    for binds in (True, False):
+        journal, moved = Journal(), list[str]()
+        made = JobPools(SHARED, HOSTED, lambda: 0.0, journal, binds=binds)
+        made.on_moved = moved.append
+        made.report("shared.workers", {"w1": tuple(HOSTED.values())})
+        for number in range(3):
+            made.add(job(number), WORKFLOW)
+        made.progressed("job 0", 1, 2)
+        made.report("shared.workers", dict.fromkeys(("w1", "w2"), tuple(HOSTED.values())))
+        assert moved == (["job 1"] if binds else [])
+        assert made.target("job 1") == ("w2" if binds else "")
+        told = [(each.kind, each.job, each.why) for each in journal.decisions()]
+        why = "w2 had no work and ends it 0.5 s sooner than w1, where it had not begun"
+        assert told == ([("steal", "job 1", why)] if binds else [])

@@ -176,3 +176,15 @@ async def test_a_prompt_is_checked_by_the_models_own_text_encoder() -> None:
     with pytest.raises(RequestError) as refused:
         await mine.check_prompt("lego-tiny", "a")
     assert refused.value.code == "prompt_too_long"
+
+
+async def test_a_model_that_a_worker_holds_back_is_a_decision_with_its_reason() -> None:
+    """Other errors are none."""
+    for code, told in (("model_quarantined", [("quarantine", "lego-tiny", "It has no weights.")]), ("too_long", [])):
+        some = nodes()
+        refusal = RequestError("It has no weights.", code=code)
+        some["lego-tiny", "backbone"].behave = lambda call, count, refusal=refusal: refusal
+        mine = coordinator(some)
+        with pytest.raises(RequestError):
+            await mine.run(job())
+        assert [(each.kind, each.subject, each.why) for each in mine.journal.decisions()] == told
