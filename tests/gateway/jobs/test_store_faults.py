@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -25,6 +26,7 @@ ASYNC = {"prefer": "respond-async"}
 BODY = {"prompt": "a red circle"}
 SOON_S = 3.0  # a few of the client's timeouts, on a busy machine
 DISK_BYTES = 8 << 20
+BUSY_S = 60.0
 
 
 @pytest.fixture
@@ -151,8 +153,7 @@ async def test_a_store_that_is_read_only_takes_nothing(cluster: Cluster, redis_s
 async def test_a_store_that_is_restarted_keeps_what_was_accepted(cluster: Cluster, redis_server: RedisServer) -> None:
     """Killed while a job runs and another waits."""
     async with with_a_job_that_runs(cluster) as (gateway, job_id):
-        with Redis(unix_socket_path=str(redis_server.socket)) as admin:
-            admin.config_set("appendfsync", "always")  # `everysec` may answer before it has written
+        write_always(redis_server)
         more = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"]
         redis_server.stop()
         await refused_soon(gateway.client)
@@ -161,6 +162,59 @@ async def test_a_store_that_is_restarted_keeps_what_was_accepted(cluster: Cluste
         redis_server.start()
         assert [(await ended(gateway, each))["status"] for each in (job_id, more)] == ["completed"] * 2
         await accepted_again(gateway)
+
+
+def write_always(redis_server: RedisServer) -> None:
+    """Have Redis write before it answers, until it is started again: `everysec` may answer before."""
+    with Redis(unix_socket_path=str(redis_server.socket)) as admin:
+        admin.config_set("appendfsync", "always")
+
+
+async def test_a_store_that_is_restarted_under_load_loses_nothing_that_was_accepted(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Two gateways, six clients that submit all the time, and three restarts: refusals are 503, and all else ends.
+
+    Its client is patient, so that a busy machine's disk is not taken for a server that is away.
+    """
+    redis_server.flush()
+    store = partial(connect, redis_server.url, 5.0)
+    cluster = Cluster(
+        tmp_path / "jobs", GatewaySettings("lego-tiny"), open_store=lambda: RedisJobStore(store(), LEASE_S)
+    )
+    accepted: list[str] = []
+    refused: list[int] = []
+    goes_on, stop = asyncio.Event(), False
+    goes_on.set()
+
+    async def submit(client: httpx2.AsyncClient) -> None:
+        while not stop:
+            await goes_on.wait()
+            answer = await client.post(IMAGES, json=BODY, headers=ASYNC)
+            if answer.status_code == 202:
+                accepted.append(answer.json()["id"])
+            else:
+                assert error_of(answer)[:2] == (503, "store_unavailable")
+                refused.append(len(accepted))
+                await asyncio.sleep(0.02)
+
+    async with cluster.gateway() as first, cluster.gateway() as second:
+        write_always(redis_server)
+        clients = [asyncio.create_task(submit(each.client)) for each in (first, second) * 3]
+        for _ in range(3):
+            more, seen = len(accepted) + 12, len(refused)
+            await wait_until(lambda more=more: len(accepted) >= more, BUSY_S)  # type: ignore[misc]
+            redis_server.stop()
+            await wait_until(lambda seen=seen: len(refused) > seen, BUSY_S)  # type: ignore[misc]
+            goes_on.clear()  # until Redis writes before it answers, which it forgets
+            redis_server.start()
+            write_always(redis_server)
+            goes_on.set()
+        stop = True
+        await asyncio.gather(*clients)
+        await accepted_again(first)
+        assert {(await ended(second, job_id))["status"] for job_id in accepted} == {"completed"}
+    assert len(accepted) == len(set(accepted)) >= 36
 
 
 @pytest.fixture
