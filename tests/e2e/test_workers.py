@@ -109,6 +109,8 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_reason_and_the_others_g
     assert "broken" in error["message"]
     assert "safetensors" in error["message"]
     assert made(shared, "one")[0].shape == (128, 128, 3)
+    told = decided(shared, "quarantine")[0]
+    assert (told["subject"], told["why"]) == ("broken", error["message"])
 
 
 def test_a_worker_that_is_killed_while_it_loads_or_computes_costs_no_request(shared: Server) -> None:
@@ -127,3 +129,8 @@ def test_a_worker_that_is_killed_while_it_loads_or_computes_costs_no_request(sha
         thread.join()
     assert len(images) == 2
     assert all(np.array_equal(image, wanted) for image in images)
+
+
+def decided(server: Server, kind: str) -> list[dict]:
+    """The decisions of a kind, the last first."""
+    return list(httpx2.get(f"{server.url}/v1/admin/decisions?kind={kind}", timeout=30).json()["data"])
