@@ -82,6 +82,10 @@ class Child:
         for pid in survivors:
             os.kill(pid, signal.SIGKILL)
 
+    def memory_bytes(self) -> int:
+        """Return the bytes of main memory that the process and all it has started take, shared pages in parts."""
+        return sum(_proportional_bytes(pid) for pid in descendants(self._process.pid))
+
     def wait_until_ready(self, url: str, timeout_s: float) -> float:
         """Poll ``url`` until it answers 200 and return the seconds that took.  Raises ChildError if it does not."""
         start = time.monotonic()
@@ -95,6 +99,14 @@ class Child:
                 pass  # nobody listens yet
             time.sleep(POLL_S)
         raise ChildError(f"{url} was not ready after {timeout_s:.0f} s:\n{last_lines(self._log)}")
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def _is_alive(pid: int) -> bool:

@@ -70,6 +70,10 @@ class HttpServer:
         status = httpx2.get(self._ready_url, timeout=10.0).json()
         return str(status.get("dtype", "unknown"))
 
+    def memory_bytes(self) -> int:
+        """Return the bytes of main memory that all its processes take."""
+        return self._child.memory_bytes()
+
     def run(
         self,
         requests: Sequence[ImageRequest],
@@ -102,10 +106,12 @@ def monolith(
     compiled: bool,
     addons: Path | None = None,
     edits: bool = False,
+    workflows: Sequence[str] = (),
 ) -> HttpServer:
     """Return diffusers' pipeline behind FastAPI on Ray Serve, with ``threads`` torch threads in each replica.
 
     ``addons`` is the file that says where adapters and ControlNets lie; with ``edits`` the server only edits images.
+    Each of ``workflows`` has replicas of its own, the first at the root and the others at a path of their name.
     """
     command = [sys.executable, "-m", "loadgen.baselines.monolith", "--weights", str(weights)]
     command += ["--max-sequence-length", str(max_sequence_length)]
@@ -116,4 +122,6 @@ def monolith(
         command += ["--addons", str(addons)]
     if edits:
         command.append("--edits")
+    if workflows:
+        command += ["--workflows", ",".join(workflows)]
     return HttpServer(command, weights.name, log)

@@ -1,10 +1,12 @@
 """Copies of a server's configuration with some values changed, written beside the results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from loadgen.package import package_path
 
 Settings = dict[str, Any]
 
@@ -35,6 +37,22 @@ def with_backbones(config: Path, model: str, count: int | None, folder: Path) ->
         nodes.setdefault("backbone", {})["replicas"] = {"min": count, "max": count}
 
     return derive_config(config, folder, f"{count}-backbones", change)
+
+
+def with_workflows(config: Path, model: str, names: Sequence[str], folder: Path) -> Path:
+    """Derive a configuration that also serves the model's own workflow by these names; none returns it itself."""
+    if not names:
+        return config
+    own = (package_path("workflows") / f"{model}.yaml").read_text()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}.yaml" for name in names]
+    for name, file in zip(names, files, strict=True):
+        file.write_text(own.replace(f"name: {model}\n", f"name: {name}\n", 1))
+
+    def change(settings: Settings) -> None:
+        settings["workflows"] = [model, *(str(file.absolute()) for file in files)]
+
+    return derive_config(config, folder, f"{len(names)}-workflows", change)
 
 
 def _absolute(name: str, folder: Path) -> str:

@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True, help="Threads of torch in each replica.")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer.")
+    parser.add_argument(
+        "--workflows", default="", help="Names, with commas: an application each, the first at /, the others at /NAME."
+    )
     parser.add_argument("--edits", action="store_true", help="diffusers' inpainting in place of text to image.")
     parser.add_argument(
         "--addons", type=Path, help="JSON: where adapters and ControlNets lie, and how many bytes are kept."
@@ -82,7 +85,13 @@ def _serve(arguments: argparse.Namespace, folder: Path) -> None:
             http_options={"host": "127.0.0.1", "port": arguments.port},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
         )
-        serve.run(_application(arguments), name=APP, route_prefix="/")
+        names = [APP, *(f"{APP}-{name}" for name in arguments.workflows.split(",")[1:])]
+        routes = ["/", *(f"/{name}" for name in arguments.workflows.split(",")[1:])]
+        targets = [
+            serve.RunTarget(_application(arguments), name=name, route_prefix=route)
+            for name, route in zip(names, routes, strict=True)
+        ]
+        serve.run_many(targets)
         stopping.wait()
     finally:
         serve.shutdown()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-APP = "monolith"  # its name in Serve
+APP = "monolith"  # its name in Serve; further workflows have a suffix
 WARM_UP = {"width": 128, "height": 128, "steps": 4, "seed": 0}
 
 api = FastAPI()
@@ -100,8 +100,8 @@ class Monolith:
     @api.get("/health/ready")
     def ready(self) -> dict[str, str]:
         """Answer 200 once every replica is loaded and warm."""
-        application = serve.status().applications.get(APP)
-        if application is None or application.status != ApplicationStatus.RUNNING:
+        applications = serve.status().applications
+        if APP not in applications or any(a.status != ApplicationStatus.RUNNING for a in applications.values()):
             raise HTTPException(503, "some replicas are still loading")
         return {"dtype": self._dtype}
 

@@ -15,18 +15,20 @@ from loadgen.bursts.run import Systems, compare_bursts
 from loadgen.children import ChildError
 from loadgen.edits.plan import EDITS
 from loadgen.edits.run import compare_edits
-from loadgen.mixed.plan import MIXED
+from loadgen.goodput.plan import GOODPUT, GoodputSuite
+from loadgen.goodput.run import GoodputSystems, compare_goodput
+from loadgen.mixed.plan import MIXED, Layout
 from loadgen.mixed.run import compare_mixed
 from loadgen.mixed.systems import MixedSystems, SystemFiles, http_systems
 from loadgen.package import package_path
 from loadgen.progress import OnLine
-from loadgen.server import lego_server
-from loadgen.server_config import with_backbones
+from loadgen.server import HttpServer, lego_server, monolith
+from loadgen.server_config import with_backbones, with_workflows
 from loadgen.summary import NoImagesError
 
 MAX_SEQUENCE_LENGTH = 0  # the shipped family has no T5, so no padding for it
 
-NAMES = (*SUITES, MIXED.name, ADDONS.name, *EDITS)
+NAMES = (*SUITES, MIXED.name, ADDONS.name, *EDITS, *GOODPUT)
 
 
 def compare(
@@ -56,7 +58,7 @@ def compare(
     except (ChildError, NoImagesError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
-    console.print(_table(summary))
+    console.print(_goodput_table(summary) if suite in GOODPUT else _table(summary))
     console.print(f"{out / 'summary.json'}\n{out / 'report.html'}", highlight=False)
 
 
@@ -68,6 +70,9 @@ def _run(suite: str, weights: Path, config: Path, out: Path, *, quick: bool, on_
         return compare_addons(weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
     if suite in EDITS:
         return compare_edits(EDITS[suite], weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
+    if suite in GOODPUT:
+        systems = _goodput_systems(GOODPUT[suite], weights, config, out)
+        return compare_goodput(GOODPUT[suite], systems, out, quick=quick, on_line=on_line)
     bursts = SUITES[suite]
     return compare_bursts(bursts, _burst_systems(bursts, weights, config, out), out, quick=quick, on_line=on_line)
 
@@ -82,6 +87,33 @@ def _burst_systems(suite: Suite, weights: Path, config: Path, out: Path) -> Syst
 def _mixed_systems(weights: Path, config: Path, out: Path) -> MixedSystems:
     files = SystemFiles(MIXED.model, weights, MAX_SEQUENCE_LENGTH, out)
     return http_systems(files, lambda backbones: with_backbones(config, MIXED.model, backbones, out))
+
+
+def _goodput_systems(suite: GoodputSuite, weights: Path, config: Path, out: Path) -> GoodputSystems:
+    def baseline(layout: Layout) -> HttpServer:
+        return monolith(
+            weights,
+            MAX_SEQUENCE_LENGTH,
+            out / "baseline.log",
+            replicas=layout.replicas,
+            threads=layout.threads,
+            compiled=False,
+            workflows=suite.workflows,
+        )
+
+    derived = with_workflows(config, suite.model, suite.workflows, out)
+    return GoodputSystems(baseline, lambda: lego_server(derived, suite.model, out / "server.log"))
+
+
+def _goodput_table(summary: dict[str, object]) -> Table:
+    baseline, lego, ratio = (summary[name] for name in ("baseline", "lego", "ratio"))
+    assert isinstance(baseline, dict)
+    assert isinstance(lego, dict)
+    table = Table("offered, 1/s", str(baseline["name"]), "lego_serve", title=f"ratios, lego over baseline: {ratio}")
+    for below, above in zip(baseline["loads"], lego["loads"], strict=True):
+        cells = [f"{each['attainment']:.1%} in time, {each['refused']} refused" for each in (below, above)]
+        table.add_row(f"{below['rate_rps']:.2f}", *cells)
+    return table
 
 
 def _table(summary: dict[str, object]) -> Table:
