@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 REJOINS = "--rejoins"  # the same of one that takes the place of another, whose Ray is lost
 WAITS = "--waits"  # on the command line of a gateway that starts before Ray and its nodes
+SCALES_S = 5.0  # between two looks at how many replicas nodes are to have
 OWNER = ".owner"  # ends the name of the file in which a gateway says as whom it has durable jobs
 
 
@@ -108,7 +109,7 @@ def run_gateway(
             await _probe(nodes.values())
         for bound in when_ready:
             await server.listen(bound)
-        await ray.watch()
+        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics))
 
     asyncio.run(_serve(server, at_once, get_ready()))
 
@@ -210,6 +211,13 @@ def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
     on_replicas(counted)
     on_template_use(metrics.set_template_use)
     on_memory_use(metrics.set_memory_use)
+
+
+async def _watch_scales(coordinator: "Coordinator", metrics: "Metrics") -> None:
+    """Have the metrics tell how many replicas nodes are to have."""
+    while True:
+        metrics.set_scales(await coordinator.scales())
+        await asyncio.sleep(SCALES_S)
 
 
 async def _probe(nodes: "Iterable[RayNode | LazyNode]") -> None:

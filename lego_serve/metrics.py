@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import JobResult, TaskStats
+from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.process.metrics_page import ACCEPTED, ENDED, ENDED_HELP, WithInFlight
 
@@ -85,6 +86,12 @@ class Metrics:
         for kind, (used, budget) in uses.items():
             self._memory_used.labels(node, model, kind).set(used)
             self._memory_budget.labels(node, model, kind).set(budget)
+
+    def set_scales(self, board: ScaleBoard) -> None:
+        """Set how many replicas each node is to have, and how often that was changed."""
+        for name, scale in board.nodes.items():
+            self._replicas_wanted.labels(*name.rpartition(".")[::2]).set(scale.target)
+        self._scale_changes.set(board.changes[-1].number if board.changes else 0)
 
     def set_store_away(self, is_away: bool) -> None:
         """Set whether this gateway cannot reach the store of durable jobs."""
@@ -216,9 +223,7 @@ class Metrics:
         self._images = self._counter("images", "Images made.", "workflow")
         self._pixels = self._counter("image_pixels", "Pixels of these images.", "workflow")
         self._webhooks = self._counter("webhooks", "Tries to send a webhook.", "outcome")
-        self._durable_jobs = self._gauge(
-            "durable_jobs", "Durable jobs of all gateways that wait or run.", LATEST, "state"
-        )
+        self._durable_jobs = self._gauge("durable_jobs", "Durable jobs that wait or run.", LATEST, "state")
         self._durable_ended = self._counter("durable_jobs_ended", "Durable jobs that ended here.", "outcome")
         self._webhook_backlog = self._gauge("webhook_backlog", "Messages that are still to be sent.", LATEST)
         self._decisions = self._counter("decisions", "Decisions about jobs and replicas.", "kind")
@@ -238,6 +243,8 @@ class Metrics:
         labels = ("node", "model", "kind")
         self._memory_used = self._gauge("memory_used_bytes", "Bytes kept, in all replicas.", LATEST, *labels)
         self._memory_budget = self._gauge("memory_budget_bytes", "Bytes that may be kept.", LATEST, *labels)
+        self._replicas_wanted = self._gauge("replicas_wanted", "Replicas a node is to have.", LATEST, "model", "node")
+        self._scale_changes = self._gauge("scale_changes", "Changes of these numbers since the start.", LATEST)
         self._cache_hits = self._counter("cache_hits", "Answers from a node's cache.", "node", "model")
         self._cache_misses = self._counter("cache_misses", "Cacheable calls computed.", "node", "model")
 
@@ -266,9 +273,7 @@ class Metrics:
         self._edit_steps = self._counter("edit_steps", "Steps of edits of images.", "model", "computed")
 
     def _declare_templates(self) -> None:
-        self._template_primings = self._counter(
-            "template_primings", "Passes over templates for what edits read.", "model"
-        )
+        self._template_primings = self._counter("template_primings", "Passes over templates for edits.", "model")
         self._template_evictions = self._counter("template_evictions", "Entries evicted for others.", "model")
         self._template_entries = self._gauge("template_entries", "Entries kept, in all replicas.", LATEST, "model")
         self._template_used = self._gauge("template_used_bytes", "Bytes of these entries.", LATEST, "model")

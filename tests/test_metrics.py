@@ -16,6 +16,8 @@ from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.durable_jobs.store import JobCounts
 from lego_serve.core.editing.reuse import ReuseStats, TemplateUse
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
+from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard
 from lego_serve.metrics import Metrics
 from lego_serve.process.metrics_page import settle
 from lego_serve.workflow_files import built_in_workflows
@@ -61,6 +63,7 @@ def observed() -> Metrics:
     metrics.record_result(workflow, JobResult((image, image), 0.1, {}, 1, stats))
     metrics.count_left("completed")
     metrics.set_jobs(1, 2, 3, is_ready=True)
+    metrics.set_scales(ScaleBoard({"lego-tiny.vae": NodeScale(1, ReplicaBounds(1, 2))}))
     metrics.record_outcome(workflow.name, "node_failed", 0.5)
     metrics.set_template_use("lego-tiny", TemplateUse(3, 1000, 4000) + TemplateUse(1, 500, 4000))
     metrics.record_comparison(workflow.name, "high", 0.98, 40.0, is_equal_outside=False)
@@ -144,6 +147,17 @@ def test_labels_come_from_small_fixed_sets() -> None:
     assert {label for sample in samples for label in sample.labels} == {
         "computed", "kind", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "workflow",
     }  # fmt: skip
+
+
+def test_the_replicas_of_nodes_are_what_the_board_says() -> None:
+    """And how often that was changed: nought before the first time."""
+    metrics, board = Metrics(), ScaleBoard()
+    for target in (1, 3):
+        board.note("m.vae", 1, ScaleDecision(target, "work"), ReplicaBounds(1, 4), 0.0)
+        metrics.set_scales(board)
+        page = metrics.page().decode()
+        assert f'lego_serve_replicas_wanted{{model="m",node="vae"}} {target}.0' in page
+        assert f"lego_serve_scale_changes {target // 2}.0" in page
 
 
 def test_checks_of_the_dataflow_are_counted_by_result() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lego_serve.config import load
+from lego_serve.core.scheduling.autoscaling import ReplicaShare
 from lego_serve.deployment import needed_nodes, scaled_apps
 from lego_serve.errors import ConfigError
 from lego_serve.planning.node_plans import node_plans
@@ -42,3 +43,36 @@ def test_shared_nodes_of_two_devices_are_refused(tmp_path: Path) -> None:
     path.write_text(f"models: {{{models}}}\n")
     with pytest.raises(ConfigError, match="one device: a on cpu, b on cuda"):
         load(path)
+
+
+BUDGETED = """
+models: {{lego-tiny: {{path: 'builtin:lego-tiny', nodes: {{backbone: {{gpus: 1, replicas: {{min: 2, max: 9}}}}}}}}}}
+workflows: [lego-tiny]
+budget: {{gpus: {gpus}, cpus: {cpus}}}
+"""
+
+
+def test_replicas_take_gpus_or_else_processors_of_the_budget(tmp_path: Path) -> None:
+    """Each deployment says what a replica of it takes, and of what."""
+    path = tmp_path / "config.yaml"
+    path.write_text(BUDGETED.format(gpus=4, cpus=1))
+    plans = {plan.component: plan.share for plan in node_plans(*configured(path), tmp_path)}
+    assert plans["backbone"] == ReplicaShare("gpus", 1.0, 4.0)
+    assert plans["vae"] == ReplicaShare("cpus", 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "told"),
+    [
+        (1.5, 1, r"`budget.gpus`: the fewest replicas take 2 and it is 1.5 \(lego-tiny.backbone 2\)"),
+        (2, 0.9, r"`budget.cpus`: .* take 1 and it is 0.9 \(lego-tiny.text_encoder 0.5, lego-tiny.vae 0.5\)"),
+    ],
+)
+def test_a_budget_below_the_fewest_replicas_is_refused_with_the_numbers(
+    tmp_path: Path, gpus: float, cpus: float, told: str
+) -> None:
+    """Before anything is deployed."""
+    path = tmp_path / "config.yaml"
+    path.write_text(BUDGETED.format(gpus=gpus, cpus=cpus))
+    with pytest.raises(ConfigError, match=told):
+        node_plans(*configured(path), tmp_path)

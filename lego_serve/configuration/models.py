@@ -25,7 +25,7 @@ class Replicas(Strict):
     min: ReplicaCount = Field(default=1, description="Number of replicas at the start, and at least.")
     max: ReplicaCount = Field(
         default=1,
-        description="Number of replicas at most, not less than `min`. Ray Serve adds one per eight calls in flight.",
+        description="Number of replicas at most, not less than `min`. One for each eight calls in flight.",
     )
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lego_serve.configuration.jobs import Jobs, TenantLimits
 from lego_serve.configuration.models import MIB, Bytes, Model, Name, Strict
 from lego_serve.configuration.server import Server, is_loopback
-from lego_serve.configuration.workers import Workers
+from lego_serve.configuration.workers import Budget, Workers
 
 
 class Key(Strict):
@@ -73,6 +73,7 @@ class Settings(Strict):
     server: Server = Field(default=Server(), description="The HTTP side.")
     models: Annotated[dict[str, Model], Field(min_length=1)] = Field(description="Models by name.")
     workers: Workers = Field(default=Workers(), description="Workers that share all nodes of `placement: shared`.")
+    budget: Budget = Field(default=Budget(), description="What all replicas may reserve together.")
     workflows: Annotated[tuple[str, ...], AfterValidator(_some)] | None = Field(
         default=None,
         description="What is served: names of built-in workflows, or files relative to the configuration's folder. "

@@ -1,8 +1,12 @@
-"""Defines the keys of the workers that share all nodes of `placement: shared`."""
+"""Defines the keys of the workers that share all nodes of `placement: shared`, and of the budget of all replicas."""
+
+from typing import Annotated
 
 from pydantic import Field
 
-from lego_serve.configuration.models import MIB, Amount, Bytes, Placed, Replicas
+from lego_serve.configuration.models import MIB, Amount, Bytes, Placed, Replicas, Strict
+
+Budgeted = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Workers(Placed):
@@ -21,3 +25,15 @@ class Workers(Placed):
     )
     cpus: Amount = Field(default=0.5, description="Processors that a worker reserves, in fractions.")
     gpus: Amount = Field(default=0, description="GPUs that a worker reserves, in fractions.")
+
+
+class Budget(Strict):
+    """What all replicas and workers may reserve together; where it is used up, one grows once another has shrunk."""
+
+    gpus: Budgeted | None = Field(
+        default=None,
+        description="GPUs of all replicas that have any, in fractions. Without it only each `max` bounds them.",
+    )
+    cpus: Budgeted | None = Field(
+        default=None, description="Processors of all replicas without a GPU, in fractions. Without it, likewise."
+    )

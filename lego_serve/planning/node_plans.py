@@ -26,6 +26,7 @@ from lego_serve.planning.addon_plans import (
     placement_of,
     plan_of,
 )
+from lego_serve.planning.budgets import budgeted
 from lego_serve.serving.nodes.options import (
     WORKER_POOL,
     WORKERS,
@@ -45,7 +46,8 @@ log = logging.getLogger("lego_serve")
 def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], state: Path) -> list[NodePlan]:
     """The deployments of the workflows' nodes, and of the ControlNets that may run elsewhere than in a backbone.
 
-    ``state``: a folder for what outlives a node's process.
+    ``state``: a folder for what outlives a node's process.  Raises ConfigError where their fewest replicas take more
+    than the budget.
     """
     server = settings.server.name
     nodes = [replace(_plan(settings, *key, state), server=server) for key in needed_nodes(settings, workflows)]
@@ -54,7 +56,8 @@ def node_plans(settings: config.Settings, workflows: Mapping[str, Workflow], sta
     if shared:
         plans.append(replace(_worker_plan(settings, shared), server=server))
     nets = remote_controlnets(settings, workflows)
-    return plans + [replace(controlnet_plan(settings, *net), server=server) for net in nets]
+    plans += [replace(controlnet_plan(settings, *net), server=server) for net in nets]
+    return budgeted(plans, settings.budget)
 
 
 def _plan(settings: config.Settings, model: str, component: str, state: Path) -> NodePlan:

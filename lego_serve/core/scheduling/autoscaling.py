@@ -1,12 +1,8 @@
-"""How many replicas of one node there should be for the requests it has; pure, over times that are given.
+"""The values of autoscaling: how many replicas a node may have, and how many were decided on."""
 
-A change is wanted for a while before it is made: growth for ``up_delay_s``, shrinkage for ``down_delay_s``, so that a
-short burst or lull moves nothing.  Invariants: a decision lies within the bounds; between two decisions at the same
-time nothing changes; a number that is no longer wanted starts its wait anew.
-"""
-
-import math
 from dataclasses import dataclass
+
+BOUNDS = "bounds"  # the reason of a decision that bounds alone ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,48 +18,23 @@ class ReplicaBounds:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleState:
-    """Since when growth (+1) or shrinkage (-1) has been wanted; 0 while neither is."""
-
-    direction: int = 0
-    since_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class ScaleDecision:
-    """The replicas there should be now, the state to decide from next time, and the reason in words."""
+    """The replicas there should be now, and the reason of the last change in words, or BOUNDS."""
 
     replicas: int
-    state: ScaleState
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingRule:
-    """Keeps about ``target_ongoing`` requests, running and queued, on each replica."""
+class ReplicaShare:
+    """What each replica of a node takes of a budget: GPUs, or processors; ``group`` names who shares it.
 
-    target_ongoing: float = 8.0
-    up_delay_s: float = 30.0
-    down_delay_s: float = 600.0
+    Without a ``budget`` nothing bounds the group but each node's own bounds.
+    """
 
-    def wanted(self, ongoing: float, bounds: ReplicaBounds) -> int:
-        """The replicas that so many requests of all replicas together ask for."""
-        return bounds.clamp(math.ceil(ongoing / self.target_ongoing))
+    group: str = ""
+    cost: float = 0.0
+    budget: float | None = None
 
-    def decide(
-        self, ongoing: float, current: int, bounds: ReplicaBounds, state: ScaleState, now: float
-    ) -> ScaleDecision:
-        """Decide how many replicas there should be, from ``current`` ones that were decided on before."""
-        wanted = self.wanted(ongoing, bounds)
-        if not bounds.min <= current <= bounds.max:
-            return ScaleDecision(bounds.clamp(current), ScaleState(), "bounds")
-        if wanted == current:
-            return ScaleDecision(current, ScaleState(), f"{ongoing:g} requests suit {current}")
-        direction = 1 if wanted > current else -1
-        since_s = state.since_s if state.direction == direction else now
-        delay_s = self.up_delay_s if direction > 0 else self.down_delay_s
-        if now - since_s < delay_s:
-            return ScaleDecision(
-                current, ScaleState(direction, since_s), f"{ongoing:g} requests want {wanted}, waiting"
-            )
-        return ScaleDecision(wanted, ScaleState(), f"{ongoing:g} requests want {wanted}")
+
+NO_BUDGET = ReplicaShare()

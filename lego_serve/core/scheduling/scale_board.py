@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
+from lego_serve.core.scheduling.autoscaling import BOUNDS, ReplicaBounds, ScaleDecision
 
 CHANGES_KEPT = 200
 
@@ -91,7 +91,7 @@ class ScaleBoard:
 
     @staticmethod
     def _why(decision: ScaleDecision | None, bounds: ReplicaBounds, is_pinned: bool) -> str:
-        if decision is not None and decision.reason != "bounds":
+        if decision is not None and decision.reason != BOUNDS:
             return decision.reason
         many = f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
         replicas = "replica" if bounds.max == 1 else "replicas"

@@ -1,44 +1,45 @@
-"""Ray Serve's autoscaling hook for our nodes: asks the core's rule, which alone decides, delays included.
+"""Ray Serve's autoscaling hook for our nodes: asks the core's scaler, which alone decides, delays included.
 
 Serve's own bounds are wide, so that an operator may pin a node to more replicas than its configuration has; the
-configuration's bounds, or the pinned ones, are the rule's.
+configuration's bounds, or the pinned ones, are the scaler's.  Serve's controller runs the hooks of all deployments in
+one process, so that those of one server share a scaler there, and with it a budget.  Ray pickles this module by value,
+once for each deployment: what hooks share stands elsewhere.
 """
 
 from typing import Any
 
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleState, ScalingRule
-from lego_serve.serving.cluster.scale_records import MOST_REPLICAS, controllers_records
-
-RULE = ScalingRule()
+from lego_serve.core.placement.replica_scaler import ReplicaLook
+from lego_serve.core.scheduling.autoscaling import NO_BUDGET, ReplicaBounds, ReplicaShare
+from lego_serve.serving.cluster.scale_records import MOST_REPLICAS, controllers_records, controllers_scaler
 
 
 class ReplicaPolicy:
-    """Decides the replicas of one deployment, whose configuration has from ``least`` to ``most``."""
+    """Decides the replicas of one deployment, whose configuration has from ``least`` to ``most``.
 
-    def __init__(self, least: int, most: int) -> None:
+    Each replica takes ``cost`` of the ``budget`` that the deployments of a ``group`` have together.
+    """
+
+    def __init__(self, least: int, most: int, group: str = "", cost: float = 0.0, budget: float | None = None) -> None:
         self._configured = ReplicaBounds(least, most)
+        self._share = ReplicaShare(group, cost, budget)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Return the replicas, and the state Serve hands back with the next ``AutoscalingContext``."""
-        records, now = controllers_records(), float(context.current_time)
+        """Return the replicas, and no state: the scaler has it."""
+        records, now, share = controllers_records(), float(context.current_time), self._share
         pinned = records.pinned(context.app_name, now)
         allowed = ReplicaBounds(context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas)
         wanted = pinned or self._configured
         bounds = ReplicaBounds(allowed.clamp(wanted.min), allowed.clamp(wanted.max))
-        kept: dict[str, Any] = context.policy_state
-        decision = RULE.decide(
-            float(context.total_num_requests),
-            context.target_num_replicas,
-            bounds,
-            ScaleState(int(kept.get("direction", 0)), float(kept.get("since_s", 0.0))),
-            now,
-        )
-        records.note(context.app_name, context.target_num_replicas, decision, bounds, now, is_pinned=pinned is not None)
-        return decision.replicas, {"direction": decision.state.direction, "since_s": decision.state.since_s}
+        current = context.target_num_replicas
+        look = ReplicaLook(bounds, current, float(context.total_num_requests), share.cost)
+        decision = controllers_scaler(share.group, share.budget).look(context.app_name, look, now)
+        records.note(context.app_name, current, decision, bounds, now, is_pinned=pinned is not None)
+        return decision.replicas, {}
 
 
-def autoscaling_config(bounds: ReplicaBounds) -> dict[str, Any]:
-    """Return Serve's configuration for a deployment; its own delays are off, since the rule has them."""
+def autoscaling_config(bounds: ReplicaBounds, share: ReplicaShare = NO_BUDGET) -> dict[str, Any]:
+    """Return Serve's configuration for a deployment; its own delays are off, since the scaler has them."""
+    kept = {"least": bounds.min, "most": bounds.max}
     return {
         "min_replicas": 1,
         "initial_replicas": bounds.min,
@@ -47,6 +48,6 @@ def autoscaling_config(bounds: ReplicaBounds) -> dict[str, Any]:
         "downscale_delay_s": 0,
         "policy": {
             "policy_function": f"{__name__}:{ReplicaPolicy.__name__}",
-            "policy_kwargs": {"least": bounds.min, "most": bounds.max},
+            "policy_kwargs": kept | {"group": share.group, "cost": share.cost, "budget": share.budget},
         },
     }

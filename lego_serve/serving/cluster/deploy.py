@@ -190,7 +190,7 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),
-        autoscaling_config=autoscaling_config(plan.replicas),
+        autoscaling_config=autoscaling_config(plan.replicas, plan.share),
         max_replicas_per_node=plan.placement.max_per_node,
         ray_actor_options=_resources(plan) | {"runtime_env": runtime_env},
     )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Protocol
 
+from lego_serve.core.placement.replica_scaler import ReplicaScaler
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard, ScaleChange
 from lego_serve.errors import NodeUnavailable, NotFound
@@ -91,6 +92,12 @@ class ScaleRecords:
 def controllers_records() -> ScaleRecords:
     """Return those of this process, which is Serve's controller."""
     return ScaleRecords(KeyValueStore())
+
+
+@cache
+def controllers_scaler(group: str, budget: float | None) -> ReplicaScaler:
+    """Return that of a group of deployments in this process, which is Serve's controller."""
+    return ReplicaScaler() if budget is None else ReplicaScaler(budget)
 
 
 def forget(apps: Collection[str], store: Store | None = None) -> None:

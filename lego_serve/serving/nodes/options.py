@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.autoscaling import NO_BUDGET, ReplicaBounds, ReplicaShare
 from lego_serve.core.scheduling.controlnet_placement import Link
 from lego_serve.core.tiers.book import TierBook
 from lego_serve.models.registry import ModelSpec
@@ -155,7 +155,8 @@ class Placement:
 class NodePlan:
     """One deployment: its model, component and options, its replica bounds, and the resources of a replica.
 
-    ``server`` is the name of the server that it belongs to; several servers on one Ray have different ones.
+    ``share``: what a replica takes of the budget of all.  ``server`` is the name of the server that it belongs to;
+    several servers on one Ray have different ones.
     """
 
     spec: ModelSpec
@@ -166,6 +167,7 @@ class NodePlan:
     gpus: float
     placement: Placement = Placement()
     server: str | None = None
+    share: ReplicaShare = NO_BUDGET
 
     @property
     def app(self) -> str:

@@ -1,20 +1,21 @@
-"""The autoscaling hook: what Serve gives it reaches the core's rule, and what it returns comes back next time."""
+"""The autoscaling hook: what Serve gives it reaches the core's scaler, which those of a budget share."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import pytest
-from ray.serve.config import AutoscalingConfig
+from ray.serve.autoscaling_policy import _apply_autoscaling_config
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ReplicaShare
 from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.serving.cluster import autoscaler
-from lego_serve.serving.cluster.autoscaler import RULE, ReplicaPolicy, autoscaling_config
-from lego_serve.serving.cluster.scale_records import BOARD, PIN, ScaleRecords
+from lego_serve.serving.cluster.autoscaler import ReplicaPolicy, autoscaling_config
+from lego_serve.serving.cluster.scale_records import BOARD, PIN, ScaleRecords, controllers_scaler
 from tests.support.scale_texts import FakeStore
 
 
@@ -31,7 +32,7 @@ class FakeContext:
     app_name: str = "app"
 
 
-BUSY = 3 * RULE.target_ongoing
+BUSY = 24
 ONE_TO_FOUR = ReplicaPolicy(1, 4)
 
 
@@ -40,28 +41,68 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
     """What the controller and the gateways share."""
     store = FakeStore()
     records = ScaleRecords(store)
+    controllers_scaler.cache_clear()
     monkeypatch.setattr(autoscaler, "controllers_records", lambda: records)
     return store
 
 
-def test_growth_is_made_once_it_has_been_wanted_for_the_rules_delay() -> None:
-    """The state of one call is what the next one starts from."""
-    replicas, state = ONE_TO_FOUR(FakeContext(BUSY, 100.0))
-    assert (replicas, state) == (1, {"direction": 1, "since_s": 100.0})
-    early = ONE_TO_FOUR(FakeContext(BUSY, 99.0 + RULE.up_delay_s, policy_state=state))
-    assert early == (1, state)
-    assert ONE_TO_FOUR(FakeContext(BUSY, 100.0 + RULE.up_delay_s, policy_state=state))[0] == 3
+def wanted(policy: ReplicaPolicy, app: str, ongoing: float, current: int, seconds: Iterable[int]) -> int:
+    """The replicas after a look in each of these seconds."""
+    for second in seconds:
+        context = FakeContext(ongoing, float(second), target_num_replicas=current, app_name=app)
+        current, state = policy(context)
+        assert state == {}
+    return current
 
 
-def test_without_the_state_the_wait_starts_anew() -> None:
-    """As after a restart of Serve's controller."""
-    assert ONE_TO_FOUR(FakeContext(BUSY, 1e6)) == (1, {"direction": 1, "since_s": 1e6})
+def test_a_node_grows_by_the_requests_that_serve_counts() -> None:
+    """Twenty-four of them, for some minutes; the scaler has all state, and Serve keeps none."""
+    assert wanted(ONE_TO_FOUR, "app", BUSY, 1, range(10)) == 1
+    assert wanted(ONE_TO_FOUR, "app", BUSY, 1, range(10, 600)) == 3
+
+
+def test_serves_own_wrapper_does_what_the_hook_says_at_once() -> None:
+    """It adds delays, factors and bounds, none of which is to change a decision: up to three, and down again."""
+    config = AutoscalingConfig(**autoscaling_config(ReplicaBounds(1, 4)))
+    served, state, current, seen = _apply_autoscaling_config(ONE_TO_FOUR), dict[str, Any](), 1, [1]
+    for second in range(0, 1200):
+        fields = {"deployment_id": None, "deployment_name": "node", "app_name": "app", "running_replicas": []}
+        context = AutoscalingContext(
+            **fields,
+            current_num_replicas=current,
+            target_num_replicas=current,
+            total_num_requests=float(BUSY) if second < 500 else 0.0,
+            total_queued_requests=0.0,
+            aggregated_metrics={},
+            raw_metrics={},
+            capacity_adjusted_min_replicas=config.min_replicas,
+            capacity_adjusted_max_replicas=config.max_replicas,
+            policy_state=state,
+            last_scale_up_time=None,
+            last_scale_down_time=None,
+            current_time=float(second),
+            config=config,
+        )
+        current, state = served(context)
+        seen += [current] if current != seen[-1] else []
+    assert seen in ([1, 2, 3, 1], [1, 2, 3, 2, 1])
+
+
+def test_deployments_of_one_budget_share_it_and_others_have_their_own() -> None:
+    """What is left of four is one more, though the requests would want three."""
+    one, other = (ReplicaPolicy(1, 4, "shop/gpus", 1.0, 4.0) for _ in range(2))
+    busy = 1
+    for second in range(250):
+        busy = wanted(other, "busy", BUSY, busy, range(second, second + 1))
+        assert wanted(one, "idle", 0, 2, range(second, second + 1)) == 2
+    assert busy == 2
+    assert wanted(ReplicaPolicy(1, 4, "other/gpus", 1.0, 4.0), "busy", BUSY, 1, range(600)) == 3
 
 
 def test_the_bounds_are_the_configurations_as_far_as_serve_allows() -> None:
     """They hold at once; Serve's own may be narrower."""
     assert ONE_TO_FOUR(FakeContext(0, 0.0, target_num_replicas=9))[0] == 4
-    assert ONE_TO_FOUR(FakeContext(0, 0.0, target_num_replicas=4, capacity_adjusted_max_replicas=2))[0] == 2
+    assert ONE_TO_FOUR(FakeContext(0, 1.0, target_num_replicas=4, capacity_adjusted_max_replicas=2))[0] == 2
 
 
 def test_pinned_bounds_hold_instead_and_the_board_says_why(store) -> None:
@@ -91,20 +132,25 @@ def test_serve_finds_the_hook_by_its_name_and_adds_no_delays() -> None:
 CONTROLLER = """
 import sys
 from ray import cloudpickle
-from lego_serve.serving.cluster.scale_records import ScaleRecords
+from lego_serve.serving.cluster.scale_records import ScaleRecords, controllers_scaler
 from tests.serving.cluster.test_autoscaler import FakeContext
 from tests.support.scale_texts import FakeStore
-made = cloudpickle.loads(sys.stdin.buffer.read())(least=2, most=5)
+pickled, share = sys.stdin.buffer.read(), {"group": "shop/cpus", "cost": 0.5, "budget": 8.0}
+made, other = (cloudpickle.loads(pickled)(least=2, most=5, **share) for _ in range(2))
 records = ScaleRecords(FakeStore())
-type(made).__call__.__globals__["controllers_records"] = lambda: records
+for each in (made, other):
+    type(each).__call__.__globals__["controllers_records"] = lambda: records
 print(made(FakeContext(0, 10.0))[0], records._board.nodes["app"].bounds.max)
+other(FakeContext(0, 10.0, app_name="other"))
+print(len(controllers_scaler("shop/cpus", 8.0)._nodes))
 """
 
 
 def test_serves_controller_makes_the_hook_of_what_a_deployment_says() -> None:
     """In another process, of what is pickled here, with the bounds beside it."""
-    policy = AutoscalingConfig(**autoscaling_config(ReplicaBounds(2, 5))).policy
-    assert policy.policy_kwargs == {"least": 2, "most": 5}
+    share = ReplicaShare("shop/cpus", 0.5, 8.0)
+    policy = AutoscalingConfig(**autoscaling_config(ReplicaBounds(2, 5), share)).policy
+    assert policy.policy_kwargs == {"least": 2, "most": 5, "group": "shop/cpus", "cost": 0.5, "budget": 8.0}
     pickled = policy.get_serialized_policy_def()
     done = subprocess.run([sys.executable, "-c", CONTROLLER], input=pickled, capture_output=True, check=False)
-    assert done.stdout.split() == [b"2", b"5"], done.stderr.decode()
+    assert done.stdout.split() == [b"2", b"5", b"2"], done.stderr.decode()  # two nodes, one scaler

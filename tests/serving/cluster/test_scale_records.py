@@ -2,7 +2,7 @@
 
 import pytest
 
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision, ScaleState
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.cluster.scale_records import BOARD, PIN, ClusterScaling, ScaleRecords, forget
 from tests.support.scale_texts import FakeStore
@@ -13,7 +13,7 @@ ONE_TO_FOUR = ReplicaBounds(1, 4)
 
 def decided(replicas: int, reason: str = "9 requests want it") -> ScaleDecision:
     """A decision."""
-    return ScaleDecision(replicas, ScaleState(), reason)
+    return ScaleDecision(replicas, reason)
 
 
 async def test_a_gateway_reads_what_the_controller_decided() -> None:

@@ -28,7 +28,7 @@ from lego_serve.core.nodes.requests import (
     ShowAdapter,
     TemplateSize,
 )
-from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision, ScaleState
+from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard
 from lego_serve.core.values import NodeRequest
 from lego_serve.core.workflow.graph import Workflow
@@ -145,7 +145,7 @@ class FakeRunner:
         self.pins.append((node, bounds))
         self.journal.decide("pin", node, "an operator asked", self.now(), by="operator", node=node)
         before, limits = self.board.nodes[node].target, bounds or ReplicaBounds(1, 2)
-        decision = ScaleDecision(limits.clamp(before), ScaleState(), "bounds")
+        decision = ScaleDecision(limits.clamp(before), "bounds")
         self.board.note(node, before, decision, limits, time.time(), is_pinned=bounds is not None)
 
     async def drain(self, replica: str) -> int:
