@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray._private import parameter, services, worker
+from ray._private import parameter, ray_constants, services, worker
 from ray.experimental import internal_kv
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
@@ -38,6 +39,8 @@ __all__ = [
 LOCAL_RAY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 where Ray listens on loopback alone; this server sets it
 RAYLET_PATIENCE_S, RAYLET_PAUSE_S = 180.0, 0.2
 AGENT_PATIENCE = "RAY_agent_register_timeout_ms"  # that a raylet has with the agent of environments; Ray's own is 30 s
+# Above the ports of Ray's workers, below those that Linux gives to whoever connects, which may be taken meanwhile.
+PORTS_TO_NAME = range(20_000, 32_000)
 AGENTS_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 log = logging.getLogger("lego_serve.ray")
 
@@ -98,22 +101,29 @@ def name_ports_of_agents() -> None:
 
 
 class _NamedPorts:
-    """Parameters of a Ray whose agents' ports are chosen here, before it starts, from those that are free."""
+    """Parameters of a Ray whose agents' ports are chosen here, before it starts, from those that are free.
+
+    Also the one that Ray has a number for: of two Rays with the same the second one's raylet ends.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        unnamed = [name for name in AGENTS_PORTS if not getattr(self, name)]
+        of_ray = ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+        unnamed = [name for name in AGENTS_PORTS if getattr(self, name) in (None, 0, of_ray)]
         for name, port in zip(unnamed, _free_ports(len(unnamed)), strict=True):
             setattr(self, name, port)
 
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody has now, each another one."""
-    with contextlib.ExitStack() as holding:
-        sockets = [holding.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    found: list[int] = []
+    for port in random.sample(PORTS_TO_NAME, len(PORTS_TO_NAME)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 def keep_to_this_machine() -> None:
