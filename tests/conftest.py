@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,15 @@ def crashes(one_server: OneServer, tmp_path_factory: pytest.TempPathFactory, ste
         environment.setenv(STEPS_LOG, str(steps_log))
         environment.setenv(HOLD_READS, str(hold))
         return one_server.get("crashes", lambda: running(tmp_path_factory.mktemp("crashes"), 1, FAULTS, CRASHES))
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_a_server_is_left() -> Iterator[None]:
+    """A server that a test starts in this process logs to the test's own stderr, which is closed after it."""
+    yield
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if type(each.formatter).__name__ == "JsonFormatter"]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture
