@@ -16,7 +16,7 @@ from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.settings import GatewaySettings
-from lego_serve.gateway.ui import overview, recorder
+from lego_serve.gateway.ui import alerts, recorder
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live
 from tests.support.gateway.wire import wait_for
@@ -174,7 +174,7 @@ def beside(folder: Path, runner: LivelyRunner) -> Iterator[Callable[[], None]]:
 def test_one_page_shows_two_gateways_and_says_that_one_is_gone(visit, tmp_path, monkeypatch, told) -> None:
     """Counts add up; what the gone one had stays to be seen, with a banner, and the page lives."""
     told.allow("ERR_INCOMPLETE")  # the server ends with the stream open
-    monkeypatch.setattr(overview, "GONE_AFTER_S", 2.0)
+    monkeypatch.setattr(alerts, "GONE_AFTER_S", 2.0)
     runners = [LivelyRunner(0.02), LivelyRunner(0.02)]
     monkeypatch.setattr(recorder.os, "getpid", lambda: 2)
     with beside(tmp_path, runners[1]) as kill:

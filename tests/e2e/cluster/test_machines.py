@@ -38,7 +38,7 @@ FAST = {  # as in the manifests
     "RAY_agent_register_timeout_ms": "180000",
 }
 PORTS = ["--dashboard-agent-grpc-port=8077", "--runtime-env-agent-port=8078", "--metrics-export-port=8080"]
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 if (reason := why_not()) is not None:
     pytestmark.append(pytest.mark.skip(reason=reason))
 
@@ -139,7 +139,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.mark.alone  # Ray's own time limits, on four machines at once
 def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: Cluster) -> None:
     """The gateway answers health checks before all else; the request in flight is answered by the replacement."""
     cluster.start_head()
@@ -171,7 +170,6 @@ def test_a_request_survives_the_loss_of_the_only_machine_that_computes(cluster: 
     assert process.wait(60) == 0
 
 
-@pytest.mark.long
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
 def test_no_request_fails_while_the_head_is_away_or_a_link_is_down_for_seconds(cluster: Cluster) -> None:
     """With Redis under the head; 12 s without it, and 8 s without the machine that computes."""
