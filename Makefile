@@ -80,7 +80,7 @@ images: $(STAMP)
 
 # Parts on several machines, and the manifests' pods from both images, in network namespaces of this machine; they are
 # broken one after the other: on an idle machine, for Ray gives up where its processes wait for a processor. Prints
-# figures. Those that need no images are a part of `make test-long`.
+# figures.
 cluster: $(STAMP)
 	LEGO_CLUSTER=1 $(PYTEST) -s tests/e2e/cluster
 

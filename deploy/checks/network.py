@@ -37,7 +37,7 @@ GCS_REDIS = Pod({"app.kubernetes.io/name": "lego-gcs-redis"})
 JOBS_REDIS = Pod({"app.kubernetes.io/name": "lego-jobs-redis"})
 NEIGHBOUR = Pod({"app": "something-else"})
 API_SERVER, INTERNET = Pod(address="10.0.0.1"), Pod(address="93.184.216.34")
-RAY_PORTS = (6379, 8265, 10001, 52365, 8076, 8077, 8078, 30000)
+RAY_PORTS = (6379, 8265, 10001, 52365, 8076, 30000)
 
 TABLE: tuple[tuple[Pod, Pod, int, bool], ...] = (
     *(

@@ -13,7 +13,6 @@ NAME_LETTERS = 47
 CRD = HERE.parents[1] / "shared" / "data" / "kuberay" / "ray.io_rayservices.yaml"
 STOP_MARGIN_S = 25
 DRAIN_S = 20  # a gateway's `server.drain_timeout_s`
-AGENT_PORTS = {"dashboard-agent-grpc-port", "runtime-env-agent-port"}  # the two that KubeRay does not name itself
 FT_RIVALS = {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"}
 
 
@@ -67,8 +66,6 @@ def _group(group: Manifest) -> Iterator[str]:
     container, pod = _main(group), group["template"]["spec"]
     if wrong := {"labels", "resources"} & set(group["rayStartParams"]):
         yield f"rayStartParams cannot have {', '.join(sorted(wrong))}"
-    if unnamed := AGENT_PORTS - set(group["rayStartParams"]):
-        yield f"rayStartParams must name {', '.join(sorted(unnamed))}: a node ends whose agents take 15 s to start"
     if pod.get("restartPolicy", "Never") != "Never":
         yield "restartPolicy must be Never or unset"
     if not container.get("securityContext", {}).get("readOnlyRootFilesystem"):

@@ -94,10 +94,6 @@ def test_a_misspelt_key_of_any_kind_is_found(prod: list[Any], plant: Change, fau
         (lambda m: cluster(m)["authOptions"].pop("mode"), "is no authentication"),
         (lambda m: main_of(m, 0)["env"].append({"name": "REDIS_PASSWORD", "valueFrom": {}}), "exclude each other"),
         (lambda m: cluster(m)["workerGroupSpecs"][1]["rayStartParams"].update(labels="a=b"), "cannot have labels"),
-        (
-            lambda m: cluster(m)["workerGroupSpecs"][2]["rayStartParams"].pop("runtime-env-agent-port"),
-            "class-b: rayStartParams must name runtime-env-agent-port",
-        ),
         (lambda m: pod(m, 1).update(restartPolicy="Always"), "restartPolicy"),
         (lambda m: cluster(m)["workerGroupSpecs"][0].update(replicas=9), "between minReplicas and maxReplicas"),
         (lambda m: main_of(m, 2).pop("readinessProbe"), "class-b: without its own readinessProbe"),

@@ -29,10 +29,9 @@ def test_the_head_runs_kuberays_command(pods: dict[str, Pod]) -> None:
     head = pods["lego-a-head"]
     assert head.entrypoint == ("/bin/bash", "-c", "--")
     assert head.arguments == (
-        "ulimit -n 65536; ray start --head --block --dashboard-agent-grpc-port=8077 "
-        "--dashboard-agent-listen-port=52365 --dashboard-host=0.0.0.0 --memory=4294967296 --metrics-export-port=8080 "
-        "--no-monitor --num-cpus=0 --object-store-memory=200000000 --redis-password=$REDIS_PASSWORD "
-        "--runtime-env-agent-port=8078",
+        "ulimit -n 65536; ray start --head --block --dashboard-agent-listen-port=52365 --dashboard-host=0.0.0.0 "
+        "--memory=4294967296 --metrics-export-port=8080 --no-monitor --num-cpus=0 --object-store-memory=200000000 "
+        "--redis-password=$REDIS_PASSWORD",
     )
     assert head.environment["RAY_REDIS_ADDRESS"] == "lego-gcs-redis:6379"
     assert head.environment["REDIS_PASSWORD"] == "p"

@@ -35,11 +35,11 @@ FAST = {  # as in the manifests
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "4",
-    "RAY_agent_register_timeout_ms": "180000",
 }
-PORTS = ["--dashboard-agent-grpc-port=8077", "--runtime-env-agent-port=8078", "--metrics-export-port=8080"]
 pytestmark = [pytest.mark.ray, pytest.mark.long]
-if (reason := why_not()) is not None:
+# Ray gives a machine 30 s to start, and its agents 15: where processes wait for a processor that is not always enough.
+ASKED = "LEGO_CLUSTER"
+if (reason := why_not() or (None if os.environ.get(ASKED) == "1" else f"set {ASKED}=1, on an idle machine")) is not None:
     pytestmark.append(pytest.mark.skip(reason=reason))
 
 
@@ -74,15 +74,16 @@ class Cluster:
     def start_head(self, **environment: str) -> None:
         """Start the head; where Redis keeps what it knows, it finds that again."""
         own = [f"--node-ip-address={self.head.address}", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=0"]
-        small = ["--object-store-memory=100000000", "--block"]
-        self.start(self.head, "ray", "start", "--head", *own, *PORTS, *small, **environment)
+        self.start(
+            self.head, "ray", "start", "--head", *own, "--object-store-memory=100000000", "--block", **environment
+        )
 
     def start_node(self, machine: Machine, *options: str, gateways: bool = False) -> None:
         """Start a machine that joins the head."""
         ray = ["ray", "start", f"--address={self.head.address}:6379", f"--node-ip-address={machine.address}"]
         ours = ["--config", str(self.config), "--gateways", "1"] if gateways else []
         small = ["--object-store-memory=100000000", "--block"]
-        self.start(machine, "lego-serve", "node", *ours, "--", *ray, *PORTS, *small, *options)
+        self.start(machine, "lego-serve", "node", *ours, "--", *ray, *small, *options)
 
     def kill(self, machine: Machine) -> None:
         """Lose a machine: everything on it ends at once."""
