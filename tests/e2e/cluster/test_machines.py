@@ -39,7 +39,8 @@ FAST = {  # as in the manifests
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 # Ray gives a machine 30 s to start, and its agents 15: where processes wait for a processor that is not always enough.
 ASKED = "LEGO_CLUSTER"
-if (reason := why_not() or (None if os.environ.get(ASKED) == "1" else f"set {ASKED}=1, on an idle machine")) is not None:
+not_asked = None if os.environ.get(ASKED) == "1" else f"set {ASKED}=1, on an idle machine"
+if (reason := why_not() or not_asked) is not None:
     pytestmark.append(pytest.mark.skip(reason=reason))
 
 
