@@ -33,7 +33,7 @@ from tests.support.gateway.durable import storage_in
 from tests.support.gateway.runner import FakeRunner
 
 ONCE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # with an Idempotency-Key
-FEW, MANY = 250, int(os.environ.get("LEGO_FUZZ_CASES", "2000"))  # in both modes together
+FEW, MANY = 500, int(os.environ.get("LEGO_FUZZ_CASES", "2000"))  # in both modes together
 OPERATIONS = 50  # at least, those whose path names something twice
 ANSWER_S = 30.0  # a request that takes longer hangs
 CHECKS = [
