@@ -24,7 +24,7 @@ from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.registry import ModelSpec
 from tests.support.engine.engines import Clock, Faulty, engine_of, latents, request, run
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ async def test_a_client_that_leaves_is_counted_as_that(client, app, runner, is_s
         if has_begun:
             await caller.begun.wait()
         caller.leaves.set()
-        await asyncio.wait_for(asyncio.gather(caller.ended, return_exceptions=True), 5)
+        await asyncio.wait_for(asyncio.gather(caller.ended, return_exceptions=True), 60)
         while runner.waiting:
             await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)

@@ -1,8 +1,10 @@
 """A job that names a receiver tells it of its end, once and signed."""
 
+import asyncio
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 from standardwebhooks import Webhook
 
@@ -33,6 +35,13 @@ def job_for(url: str, *events: str) -> dict[str, object]:
     return {"endpoint": "/v1/images/generations", "body": {"prompt": "a"}, "webhook": webhook}
 
 
+async def counted(client: httpx2.AsyncClient, sample: str) -> None:
+    """Wait until the metrics have a sample: a receiver has a message before its sender knows so."""
+    async with asyncio.timeout(60):
+        while sample not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(("error", "status"), [(None, "completed"), (NodeError("broken"), "failed")])
 async def test_a_receiver_hears_how_a_job_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str
@@ -52,8 +61,7 @@ async def test_a_receiver_hears_how_a_job_ended(
         assert got.headers["traceparent"].startswith(TRACE[:36])
         asked = await gateway.client.get(message["data"]["urls"]["result"])
         assert asked.status_code == (200 if error is None else 500)
-        page = (await gateway.client.get("/metrics")).text
-        assert 'lego_serve_webhooks_total{outcome="delivered"} 1.0' in page
+        await counted(gateway.client, 'lego_serve_webhooks_total{outcome="delivered"} 1.0')
 
 
 async def test_a_receiver_hears_only_of_the_ends_it_asked_for(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_what_a_gateway_claims_as_it_begins_to_stop_goes_to_others(
         first.draining.begin()
         await asyncio.sleep(0)
         go_on.set()
-        async with asyncio.timeout(10), cluster.gateway() as second:
+        async with asyncio.timeout(60), cluster.gateway() as second:
             ended = await until(second.client, job_id)
         assert (ended["status"], len(first.runner.jobs)) == ("completed", 1)
 

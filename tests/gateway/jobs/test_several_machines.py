@@ -179,7 +179,7 @@ async def watched_through_another(first: Gateway, second: Gateway) -> None:
     await wait_until(lambda: any(isinstance(each, JobRecord) and each.progress.step == 14 for each in seen))
     assert runs.runner.gate is not None
     runs.runner.gate.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await watching
     previews = [each for each in seen if isinstance(each, JobPreview)]
     assert [each.step for each in previews] == [7, 14]

@@ -129,4 +129,4 @@ async def test_a_turn_that_comes_as_its_caller_leaves_goes_on_to_the_next() -> N
     assert waiting.cancelled()
     with pytest.raises(ZeroDivisionError):
         await read(workers, lambda: 1 // 0)
-    assert await asyncio.wait_for(read(workers, lambda: 5), 5) == 5
+    assert await asyncio.wait_for(read(workers, lambda: 5), 60) == 5

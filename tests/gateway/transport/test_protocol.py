@@ -91,7 +91,7 @@ def test_a_client_that_has_left_ends_its_job(hang_up: str, lines: tuple[str, ...
             connection.shutdown(socket.SHUT_WR)
             time.sleep(0.05)
         connection.close()
-        assert wait_for(lambda: server.runner.cancelled, 3)
+        assert wait_for(lambda: server.runner.cancelled)
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
@@ -104,7 +104,7 @@ def test_a_stream_goes_on_as_long_as_its_client_is_there(is_whole: bool) -> None
             pass
         if is_whole:
             connection.close()
-            assert wait_for(lambda: server.runner.cancelled, 3)
+            assert wait_for(lambda: server.runner.cancelled)
             return
         connection.shutdown(socket.SHUT_WR)
         time.sleep(0.3)
@@ -121,7 +121,7 @@ def test_a_fin_is_a_hang_up_where_no_sign_of_life_can_be_asked_for() -> None:
         connection.sendall(generation(version="1.0"))
         assert wait_for(lambda: server.runner.waiting)
         connection.shutdown(socket.SHUT_WR)
-        assert wait_for(lambda: server.runner.cancelled, 3)
+        assert wait_for(lambda: server.runner.cancelled)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET /hea", GET[:-2], GET + b"GET /", generation()[:-5]])

@@ -38,7 +38,7 @@ def test_while_requests_finish_the_server_says_that_it_stops() -> None:
         assert ask(server, head("GET", "/v1/admin/jobs")).status == 200
         server.runner.loop.call_soon_threadsafe(server.runner.gate.set)
         assert first.answer().status == 200
-        assert wait_for(lambda: not server.live.thread.is_alive(), 3)
+        assert wait_for(lambda: not server.live.thread.is_alive())
 
 
 def test_requests_that_need_longer_than_the_stop_are_told_to_come_again() -> None:

@@ -87,7 +87,7 @@ async def test_answers_to_a_broadcast_come_without_the_one_that_does_not() -> No
 
     answers, found = ray_internals.answers_as_they_come(Broadcast()), set()
     for _ in range(2):
-        found.add(repr(await asyncio.wait_for(anext(answers), 5)))
+        found.add(repr(await asyncio.wait_for(anext(answers), 60)))
     await answers.aclose()  # type: ignore[attr-defined]
     assert found == {"'a'", "ValueError('b')"}
     assert [result.is_cancelled for result in results] == [True, False, False]

@@ -69,7 +69,7 @@ async def test_a_call_of_a_replica_that_stops_is_given_up_and_its_work_cancelled
         call.heard("r1")
         work = asyncio.ensure_future(slow(60))
         with pytest.raises(NodeHung):
-            await asyncio.wait_for(call.wait_for(work), 5)
+            await asyncio.wait_for(call.wait_for(work), 30)
         await asyncio.sleep(0)
         assert work.cancelled()
     assert replicas.hung == [frozenset({"r1"})]
@@ -94,13 +94,13 @@ async def test_a_call_whose_step_does_not_end_is_given_up(replicas: Replicas) ->
     """The process answers, its compute thread does not go on."""
     replicas.has["r1"], replicas.steps["r1"] = {"c"}, RunningStep(4.0, 0.1)
     with watch(replicas).over("c", 0) as call, pytest.raises(NodeHung):
-        await asyncio.wait_for(call.wait_for(slow(60)), 5)
+        await asyncio.wait_for(call.wait_for(slow(60)), 30)
 
 
 async def test_a_call_that_nobody_has_is_given_up(replicas: Replicas) -> None:
     """It went to a machine that is cut off, or got lost."""
     with watch(replicas).over("c", 0) as call, pytest.raises(NodeHung):
-        await asyncio.wait_for(call.wait_for(slow(60)), 5)
+        await asyncio.wait_for(call.wait_for(slow(60)), 30)
 
 
 async def test_where_no_replica_can_be_asked_calls_wait(replicas: Replicas) -> None:

@@ -249,7 +249,7 @@ async def test_while_a_controlnet_is_away_lanes_without_it_go_on(
 
     wire = Away(ControlNetNode(far, ControlNetOptions(spec)), 3)
     node, waiting = await played(wire, 60.0)
-    latents_of(await asyncio.wait_for(denoised(node, await call(text)), 20))
+    latents_of(await asyncio.wait_for(denoised(node, await call(text)), 60))
     assert not waiting.done()
     wire.replaced.set()
     answer = await waiting
@@ -257,7 +257,7 @@ async def test_while_a_controlnet_is_away_lanes_without_it_go_on(
     undisturbed = await denoised(node, await call(text, controls=controls, n=1))
     assert np.array_equal(latents_of(answer), latents_of(undisturbed))
     _, late = await played(Away(wire.node, 2), 0.7)
-    error = (await asyncio.wait_for(late, 20)).error
+    error = (await asyncio.wait_for(late, 60)).error
     assert error is not None
     assert error.code == "controlnet_late"
 

@@ -78,7 +78,7 @@ class Family:
 
     async def resolved(self, *names: str) -> LoadAdaptersOutput:
         """What `load_adapters` answers, which it does soon.  Raises its error."""
-        return LoadAdaptersOutput(await asyncio.wait_for(resolved(self.lora_node, *names), 10))
+        return LoadAdaptersOutput(await asyncio.wait_for(resolved(self.lora_node, *names), 60))
 
     async def encoded(self, adapters: LoadAdaptersOutput) -> tuple[TextEncodeOutput, TextEncodeOutput]:
         """A prompt and the empty one."""
@@ -94,7 +94,7 @@ class Family:
 
     async def emptied(self) -> None:
         """Until the engine's thread, which hears of it after the answer, has let go of all lanes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.backbone._engine.lanes:
                 await asyncio.sleep(0.01)
 
@@ -112,7 +112,7 @@ async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_
     family = Family(spec, root)
     storage.gate.clear()
     adapters = await family.resolved("image")
-    conds = await asyncio.wait_for(family.encoded(adapters), 10)
+    conds = await asyncio.wait_for(family.encoded(adapters), 60)
     waiting = asyncio.ensure_future(family.denoised(adapters, conds))
     await asyncio.sleep(0.3)
     assert not waiting.done()

@@ -100,7 +100,7 @@ class Cluster:
             yield Gateway(app, draining, client, runner)
 
 
-async def wait_until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
+async def wait_until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
     """Wait for something to come about; a test whose gateway stands still fails instead."""
     limit = time.monotonic() + limit_s
     while not is_so():
@@ -108,7 +108,7 @@ async def wait_until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
-async def until(client: httpx2.AsyncClient, job_id: str, *statuses: str, limit_s: float = 10.0) -> dict[str, object]:
+async def until(client: httpx2.AsyncClient, job_id: str, *statuses: str, limit_s: float = 60.0) -> dict[str, object]:
     """Return a job as soon as it has one of these states; all that end without any."""
     ends = statuses or ("completed", "failed", "cancelled", "expired")
     limit = time.monotonic() + limit_s

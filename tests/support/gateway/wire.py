@@ -17,7 +17,7 @@ from tests.support.gateway.client import Live
 from tests.support.gateway.runner import FakeRunner
 
 IMAGE = json.dumps({"prompt": "a"}).encode()
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 @dataclass

@@ -49,7 +49,7 @@ class Sending:
         return self.outcomes
 
 
-async def until(is_so: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait for something to come about."""
     async with asyncio.timeout(within_s):
         while not is_so():

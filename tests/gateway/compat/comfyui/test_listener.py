@@ -22,7 +22,7 @@ from tests.support.gateway.runner import FakeRunner
 from tests.support.graphs import text_to_image
 
 PREVIEW = GeneratedImage(8, 6, bytes(3 * 8 * 6), 7)
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class TellingRunner(FakeRunner):
