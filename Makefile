@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-SERVED := tests/chaos tests/e2e tests/gateway/test_large_bodies.py tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
+SERVED := tests/chaos tests/e2e tests/gateway/test_large_bodies.py tests/loadgen/baselines tests/test_readme.py # as in tests/conftest.py, which refuses such tests elsewhere
 SCRIPTS := lego_serve/gateway/ui/static
-UNSHARED := "not shared_server and not long and not alone"
+WITHOUT_RAY := "not ray and not long and not alone"
 MODELS := tests/core tests/engine tests/jobstore tests/kernels tests/models tests/serving
 HTTP := tests/browser tests/client tests/compat tests/gateway tests/webhooks
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 # A bare `torch` resolves to gigabytes of CUDA on a machine without a GPU; constraints.txt pins the build.
 
-.PHONY: cluster images deploy-files demo serve test test-models test-http test-rest test-shared-servers test-alone test-long long fuzz chaos check wheel
+.PHONY: cluster images deploy-files demo serve test test-models test-http test-rest test-servers test-alone test-long long fuzz chaos check wheel
 
 demo: $(STAMP)
 	$(BIN)/python -m lego_serve.cli.demo
@@ -28,22 +28,22 @@ test: $(STAMP)
 ifdef ONLY
 	@$(call timed,$(PYTEST) -m "not long" $(addprefix tests/,$(patsubst tests/%,%,$(ONLY))))
 else
-	@$(call timed,$(MAKE) --no-print-directory --jobs 3 $(SYNC) --keep-going test-shared-servers test-rest test-models test-http && $(MAKE) --no-print-directory test-alone)
+	@$(call timed,$(MAKE) --no-print-directory --jobs 3 $(SYNC) --keep-going test-servers test-rest test-models test-http && $(MAKE) --no-print-directory test-alone)
 endif
 
 # Niced as Ray nices its workers, or the servers of the first part would hardly run beside these.
 test-models: $(STAMP)
-	nice -n 15 $(PYTEST) -m $(UNSHARED) $(MODELS)
+	nice -n 15 $(PYTEST) -m $(WITHOUT_RAY) $(MODELS)
 
 test-http: $(STAMP)
-	nice -n 15 $(PYTEST) -m $(UNSHARED) $(HTTP)
+	nice -n 15 $(PYTEST) -m $(WITHOUT_RAY) $(HTTP)
 
 test-rest: $(STAMP)
-	nice -n 15 $(PYTEST) -m $(UNSHARED) tests $(addprefix --ignore=,$(MODELS) $(HTTP))
+	nice -n 15 $(PYTEST) -m $(WITHOUT_RAY) tests $(addprefix --ignore=,$(MODELS) $(HTTP))
 
 # These two collect the files that hold such tests alone, for collecting all costs a quarter of a minute: see SERVED.
-test-shared-servers: $(STAMP)
-	$(PYTEST) -m "shared_server and not long and not alone" $(SERVED)
+test-servers: $(STAMP)
+	$(PYTEST) -m "ray and not long and not alone" $(SERVED)
 
 # Those that bound how late a server may be, which nothing beside them may add to.
 test-alone: $(STAMP)

@@ -19,7 +19,13 @@ from tests.support.e2e.servers import CRASHES, FAULTS, OneServer, Server, runnin
 
 gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
 # The Makefile collects no others.
-SERVED = ("tests/chaos/", "tests/e2e/", "tests/gateway/test_large_bodies.py", "tests/test_readme.py")
+SERVED = (
+    "tests/chaos/",
+    "tests/e2e/",
+    "tests/gateway/test_large_bodies.py",
+    "tests/loadgen/baselines/test_monolith.py",
+    "tests/test_readme.py",
+)
 SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(
@@ -32,10 +38,9 @@ settings.load_profile("busy")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need a shared server, and refuse them where `make test` would not look for them."""
-    if any(_uses(item)):
-        item.add_marker("shared_server")
-    if any(_uses(item)) or item.get_closest_marker("alone"):
+    """Refuse tests that need Ray where `make test` would not look for them: beside others two Rays would start."""
+    marks = {mark.name for mark in item.iter_markers()}
+    if marks & {"ray", "alone"} and "long" not in marks:
         place = item.path.relative_to(item.config.rootpath).as_posix()
         assert place.startswith(SERVED), (
             f"{item.nodeid}: move it to tests/e2e, or add its file to SERVED, here and in Makefile"

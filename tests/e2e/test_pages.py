@@ -23,8 +23,8 @@ from tests.support.ui.shots import keep
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 pytestmark = [
-    pytest.mark.shared_server,
     pytest.mark.browser,
+    pytest.mark.ray,
     pytest.mark.skipif(
         CHROMIUM is None and os.environ.get("CI") != "true", reason="no Chromium: apt-get install chromium"
     ),

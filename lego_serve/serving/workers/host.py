@@ -112,12 +112,13 @@ class ModelHost(Generic[NodeT]):
         self._expect(job_id, [name, *next_names])
         self._users[name] += 1
         try:
+            load_s = 0.0
             if name not in self._nodes:
                 await self._loaded(name)
-            load_s = self._clock() - began_s
+                load_s = self._clock() - began_s
             self._sync_pins()
             self._load_ahead(next_names)
-            yield Lease(self._nodes[name], load_s if load_s > 0.001 else 0.0)
+            yield Lease(self._nodes[name], load_s)
         finally:
             self._users[name] -= 1
             self._expect(job_id, next_names)

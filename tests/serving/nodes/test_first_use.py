@@ -204,7 +204,9 @@ async def test_all_who_ask_for_an_adapter_first_share_its_reading(
     family = Family(spec, root, node_bytes=0)
     storage.gate.clear()
     waiting = asyncio.gather(*(family.image("image") for _ in range(3)))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(60):
+        while family.backbone._engine.lanes < 6:
+            await asyncio.sleep(0.01)
     storage.gate.set()
     await waiting
     assert storage.reads == ["image"]

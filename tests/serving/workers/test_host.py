@@ -1,6 +1,7 @@
 """Loads, evictions and failed loads of a worker's nodes, with nodes that are nothing but a name."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from random import Random
@@ -64,6 +65,10 @@ async def test_the_first_call_loads_and_says_how_long_it_waited() -> None:
     async with host.lease("a", None, ()) as second:
         assert second.load_s == 0.0
     assert shelf.loads == ["a"]
+    slow = ModelHost(shelf.models, 1, map(float, itertools.count()).__next__)  # each look at the clock takes a second
+    for is_first in (True, False):
+        async with slow.lease("a", None, ()) as lease:
+            assert (lease.load_s > 0) is is_first
     shelf = Shelf("a")
     host = ModelHost(shelf.models, 1)
     nodes = await asyncio.gather(*(use(host, "a") for _ in range(5)))

@@ -26,7 +26,11 @@ def _ip(*words: str) -> None:
 
 
 class Machine:
-    """A namespace with an address, its own /tmp/ray and its own shared memory."""
+    """A namespace with an address, its own /tmp/ray, its own shared memory, and no name server.
+
+    Each question to a name server that cannot be reached takes six seconds, and Ray asks for the names of addresses: a
+    machine that joined took longer so than the thirty seconds that Ray gives it.
+    """
 
     def __init__(self, name: str, address: str, folder: Path) -> None:
         self.name, self.address, self._folder = name, address, folder
@@ -35,7 +39,10 @@ class Machine:
         """Start a program there; what it starts ends with it, since it is the first process of its namespace."""
         own = self._folder / self.name
         own.mkdir(parents=True, exist_ok=True)
-        script = f'mount --bind "{own}" /tmp/ray && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+        names = self._folder / "resolv.conf"
+        names.touch()
+        script = f'mount --bind "{own}" /tmp/ray && mount --bind "{names}" /etc/resolv.conf'
+        script += ' && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
         Path("/tmp/ray").mkdir(exist_ok=True)
         inside = ["unshare", "-mpiu", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh", *command]
         words = ["nsenter", f"--net=/run/netns/{self.name}", *inside]
