@@ -135,7 +135,7 @@ class Cluster:
         text, _, status = self.head.run(*command, f"http://{self.head.address}:8265{path}").stdout.rpartition("\n")
         return int(status or 0), text
 
-    def wait_for_nodes(self, count: int, limit_s: float = 120) -> float:
+    def wait_for_nodes(self, count: int, limit_s: float = 240) -> float:
         """Wait until so many machines are part of the cluster: one that still starts needs the processors."""
 
         def are_there() -> bool:
