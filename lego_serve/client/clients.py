@@ -29,22 +29,33 @@ NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 class ImageFields(TypedDict, total=False):
-    """Fields of a request for images besides its prompt and images; a server takes more."""
+    """Fields of a request for images besides its prompt and images; a server takes more, by ``request``."""
 
     model: str
     n: int
     size: str
+    quality: str
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_start: float
+    guidance_end: float
+    sampler: str
     tier: str
     tier_floor: str
     negative_prompt: str
     output_format: str
+    output_compression: int
+    embed_request: bool
+    partial_images: int
+    deadline_ms: int
     lora: list[dict[str, Any]]
     controlnet: list[dict[str, Any]]
+    strength: float
     template: str
     caption: str
+    mask_dilation: int
+    mask_feather: int
     reuse: str
 
 
