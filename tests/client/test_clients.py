@@ -22,6 +22,7 @@ from tests.support.gateway.scripted_server import Answer, ScriptedServer
 URL = "/v1/images/generations"
 IMAGES = {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode(), "seed": 7}], "size": "8x8"}
 HANG_UP = Answer(b"", hangs_up=True)
+FILES = {"response_format": "b64_json"}
 POLL = {"openai-poll-after-ms": "10"}
 NOT_FOR_CLIENTS = {  # an argument of its own, what its methods decide, and what has no effect
     "prompt", "stream", "stream_progress", "response_format",
@@ -60,7 +61,7 @@ def test_images_are_files_with_their_seeds(server, client) -> None:
     made = client.generate("a circle", seed=7, lora=[{"name": "b"}])
     assert made == Images((b"png",), (7,), {"created": 1, "size": "8x8"})
     [asked] = server.asked
-    assert json.loads(asked.body) == {"prompt": "a circle", "seed": 7, "lora": [{"name": "b"}]}
+    assert json.loads(asked.body) == {"prompt": "a circle", "seed": 7, "lora": [{"name": "b"}]} | FILES
     assert asked.headers["authorization"] == "Bearer secret"
 
 
@@ -96,7 +97,7 @@ def test_a_submission_that_got_no_answer_is_sent_again_with_its_key(server, clie
     assert (job.id, job.status, job.has_ended) == ("job_1", "queued", False)
     first, second = server.asked
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-    expected = {"endpoint": URL, "body": {"prompt": "a", "seed": 3}, "priority": 2}
+    expected = {"endpoint": URL, "body": {"prompt": "a", "seed": 3} | FILES, "priority": 2}
     assert json.loads(second.body) == json.loads(first.body) == expected
 
 
