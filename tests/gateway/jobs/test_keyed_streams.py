@@ -1,0 +1,60 @@
+"""Streams of requests with an `Idempotency-Key`: told of a durable job, and the same to OpenAI's SDK as any stream."""
+
+import asyncio
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types import ImageEditPartialImageEvent, ImageGenPartialImageEvent
+from PIL import Image
+
+from lego_serve.core.jobs.job import GeneratedImage, JobProgress
+from lego_serve.gateway.settings import GatewaySettings
+from tests.support.gateway.client import file_of
+from tests.support.gateway.durable import Cluster, wait_until
+from tests.support.gateway.runner import FakeRunner
+
+KEY = {"idempotency-key": "k"}
+BODY = {"prompt": "a", "n": 2, "stream": True, "partial_images": 2}
+FORM = {name: str(value).lower() for name, value in BODY.items()}
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "asked"),
+    [
+        ("generations", ImageGenPartialImageEvent, {"json": BODY}),
+        ("edits", ImageEditPartialImageEvent, {"data": FORM, "files": {"image": file_of()}}),
+    ],
+    ids=["generations", "edits"],
+)
+async def test_a_preview_has_every_field_that_openais_event_has(
+    tmp_path: Path, path: str, event: Any, asked: dict[str, Any]
+) -> None:
+    """Its format and size are those of the file in it, and previews of each image are counted apart."""
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    preview = GeneratedImage(12, 16, bytes(3 * 12 * 16), 0)
+    async with Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny")).gateway(runner) as gateway:
+        jobs = gateway.app.state.jobs
+        answering = asyncio.ensure_future(gateway.client.post(f"/v1/images/{path}", headers=KEY, **asked))
+        await wait_until(lambda: bool(runner.waiting))
+        [job_id] = jobs.worker.running
+        await wait_until(lambda: jobs.is_watched(job_id))
+        attempt, [watcher] = jobs.worker.attempt(job_id), jobs._parts.watchers._watchers[job_id]
+        for step in (10, 20):
+            for lane in (0, 1):
+                attempt.note(JobProgress(lane, step, 28, 1.0, preview))
+            await wait_until(lambda: not attempt._previews and not watcher._previews)  # who is slow misses one
+        runner.gate.set()
+        blocks = [block.split("\n") for block in (await answering).text.strip().split("\n\n")]
+    partial = [json.loads(data.removeprefix("data: ")) for name, data in blocks if name.endswith("partial_image")]
+    told = [event.model_validate(each) for each in partial]
+    for each in told:
+        with Image.open(io.BytesIO(base64.b64decode(each.b64_json))) as image:
+            assert (image.size, image.format) == ((96, 128), "JPEG")
+        assert (each.size, each.output_format, each.quality, each.background) == ("96x128", "jpeg", "high", "opaque")
+    counted = sorted((each["lego"]["image_index"], each["partial_image_index"]) for each in partial)
+    assert counted == [(0, 0), (0, 1), (1, 0), (1, 1)]
