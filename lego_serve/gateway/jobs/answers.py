@@ -45,7 +45,7 @@ async def answer_durably(
     Raises LegoError.
     """
     jobs = jobs_of(context)
-    submitted = await jobs.submit(caller, submission)
+    submitted = await jobs.submit(caller, submission, request)
     if preferences.is_async:
         return await answer_submitted(context, request, submitted, preferences)
     if submission.body.stream:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastapi import Request
+
 from lego_serve.core.durable_jobs.idempotency import check_replay, fingerprint
 from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
 from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus
@@ -68,10 +70,11 @@ class DurableJobs:
         """Where files of jobs are kept, and what else all gateways share."""
         return self._parts.files.blobs
 
-    async def submit(self, caller: Caller, submission: Submission) -> Submitted:
+    async def submit(self, caller: Caller, submission: Submission, request: Request) -> Submitted:
         """Accept a job; it is stored when this returns, and runs at once where nobody waits.
 
-        Raises RequestError, CapacityError, StoreUnavailable, IdempotencyKeyReused.
+        The answer to ``request`` is told what is left of its tenant's limits.  Raises RequestError, CapacityError,
+        StoreUnavailable, IdempotencyKeyReused.
         """
         mark, webhook = _fingerprint(submission), submission.options.webhook
         if webhook is not None:
@@ -87,7 +90,7 @@ class DurableJobs:
         seeded = submission.with_seed()
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
         context = self._parts.context
-        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers))
+        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers), request)
         record = await self._record(caller, seeded, prepared, workflow, mark)
         submitted = await self._put(record, prepared, mark)
         self._log(submitted.record, submission)

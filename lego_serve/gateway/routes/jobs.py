@@ -74,7 +74,7 @@ class JobRoutes:
             await self._context.limits.check(request, caller.tenant)
         async with held_body(request, JobSubmissionBody) as body:
             submission = read_submission(body, preferences.key, traceparent(request.headers))
-            submitted = await jobs.submit(caller, submission)
+            submitted = await jobs.submit(caller, submission, request)
         return await answer_submitted(self._context, request, submitted, preferences)
 
     async def list_jobs(
