@@ -160,7 +160,7 @@ class DurableJobs:
 
     def watch(self, record: JobRecord) -> AsyncIterator[JobEvent | None]:
         """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
-        return events_of(self._parts.watchers, record, self.store.get, PING_S)
+        return events_of(self._parts.watchers, record, self.store.get, PING_S, self._parts.wall)
 
     def is_watched(self, job_id: str) -> bool:
         """Whether anybody watches a job through this gateway."""

@@ -162,8 +162,11 @@ class JobWorker:
         await self._drop_lost()
         here = set(self._attempts)
         watched = [job_id for job_id in self._parts.watchers.job_ids if job_id not in here]
-        for record in await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched)):
-            if record is not None and self._parts.watchers.tell(record) and shows_previews(record):
+        records = await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched))
+        for job_id, record in zip(watched, records, strict=True):
+            if record is None:
+                self._parts.watchers.tell_deleted(job_id, self._parts.wall())
+            elif self._parts.watchers.tell(record) and shows_previews(record):
                 for preview in await self._parts.previews.latest(record.id, record.attempt):
                     self._parts.watchers.tell(preview)
         await asyncio.sleep(REFRESH_S)

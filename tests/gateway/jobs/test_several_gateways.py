@@ -173,6 +173,21 @@ async def test_a_job_is_watched_from_any_gateway(cluster: Cluster) -> None:
         await wait_until(lambda: not first.runner.in_flight + second.runner.in_flight)
 
 
+async def test_who_watches_a_job_that_is_deleted_elsewhere_hears_of_its_end(cluster: Cluster) -> None:
+    """Its record is gone before anybody could look; who comes between the two is told as well."""
+    async with cluster.gateway(held()) as first, cluster.gateway(held()) as second:
+        job_id = await running(first, second)
+        here, other = (first, second) if first.app.state.jobs.worker.attempt(job_id) else (second, first)
+        jobs, known = other.app.state.jobs, await other.app.state.jobs.store.get(job_id)
+        listening = asyncio.ensure_future(other.client.get(f"{JOBS}/{job_id}/events"))
+        await wait_until(lambda: jobs.is_watched(job_id))
+        assert (await here.client.delete(f"{JOBS}/{job_id}")).status_code == 200
+        async with asyncio.timeout(5):
+            assert "event: job.cancelled" in (await listening).text
+            assert [event.status async for event in jobs.watch(known)] == ["cancelled"]
+        await wait_until(lambda: not here.runner.in_flight)
+
+
 async def test_a_repeated_request_is_answered_once(cluster: Cluster) -> None:
     """While the first runs the second waits for its images; after it they are there; another request is refused."""
     runner, another = held(), held()
