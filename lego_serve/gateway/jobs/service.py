@@ -121,6 +121,7 @@ class DurableJobs:
             return await self.get(caller, job_id)
         self.worker.stop(job_id)
         self._parts.written(record)
+        await self._parts.drop_running(job_id)
         return record
 
     async def delete(self, caller: Caller, job_id: str) -> None:

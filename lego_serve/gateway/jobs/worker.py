@@ -148,8 +148,9 @@ class JobWorker:
             self._wake.set()
         for record in (*swept.released, *swept.expired):
             self._parts.written(record)
-        for record in swept.expired:
-            self.stop(record.id)
+            if record.status.has_ended:
+                self.stop(record.id)
+                await self._parts.drop_running(record.id)
         await self._delete(record.id for record in swept.forgotten)
         self._parts.context.metrics.set_durable_jobs(await self._parts.store.counts())
         await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
@@ -184,6 +185,8 @@ class JobWorker:
                 if record is not None:
                     self._parts.watchers.tell(record)
                 self.stop(job_id)
+                if record is None or record.status.has_ended:
+                    await self._parts.drop_running(job_id)
         if self._may_have_lost_claims and not self._is_stopping:
             self._may_have_lost_claims = False
             for record in await lost_claims(store, owner, self._attempts):
