@@ -143,7 +143,7 @@ class JobRoutes:
         assert record.result is not None, "a job with images has a result"
         tag = f'"{cards[index]["sha256"]}"'
         headers = {"etag": tag, "cache-control": "private, max-age=3600, immutable"}
-        if tag in request.headers.get("if-none-match", ""):
+        if (known := request.headers.get("if-none-match", "")).strip() == "*" or tag in known:
             return Response(status_code=304, headers=headers)
         found = await jobs.find_image(record, index)
         media_type = MEDIA_TYPES[str(record.result["output_format"])]
