@@ -21,6 +21,7 @@ from lego_serve.gateway.jobs.job_object import JOBS, MEDIA_TYPES, image_path
 from lego_serve.gateway.jobs.preferences import read_preferences
 from lego_serve.gateway.jobs.service import images_of
 from lego_serve.gateway.links.image_file import ImageContent, ImageFile
+from lego_serve.gateway.links.requested import links_start
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
@@ -74,6 +75,7 @@ class JobRoutes:
             await self._context.limits.check(request, caller.tenant)
         async with held_body(request, JobSubmissionBody) as body:
             submission = read_submission(body, preferences.key, traceparent(request.headers))
+            links_start(self._context, request, submission.body.response_format)  # refused now, not with the result
             submitted = await jobs.submit(caller, submission, request)
         return await answer_submitted(self._context, request, submitted, preferences)
 
