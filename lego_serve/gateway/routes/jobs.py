@@ -116,6 +116,7 @@ class JobRoutes:
         """How a job stands now, each change, previews, and its end: every event holds the whole job."""
         caller = self._context.authenticate(request)
         record = await jobs_of(self._context).get(caller, job_id)
+        await jobs_of(self._context).signer()  # which a stream that has begun could not say that it lacks
         stream = event_stream(self._context, request, record)
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 

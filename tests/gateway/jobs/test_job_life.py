@@ -200,6 +200,32 @@ async def test_a_stream_of_events_outlives_a_store_that_is_away(
         assert "event: job.completed" in events
 
 
+async def test_a_stream_of_a_job_that_waits_does_not_break_off(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store goes away before its place in the queue is read; one that cannot begin is refused with 503."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+
+    async def away(*words: object) -> None:
+        raise StoreUnavailable("The job store does not answer; try again later.")
+
+    async with cluster.gateway(runner) as gateway:
+        jobs = gateway.app.state.jobs
+        _, job = [(await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json() for _ in range(2)]
+        monkeypatch.setattr(jobs.store, "position", away)
+        listening = asyncio.ensure_future(gateway.client.get(f"{JOBS}/{job['id']}/events"))
+        await wait_until(lambda: jobs.is_watched(job["id"]))
+        runner.gate.set()
+        events = (await listening).text
+        assert '"position": null' in events.split("\n\n")[0]
+        assert "event: job.completed" in events
+        jobs._signer = None
+        monkeypatch.setattr(jobs.store, "setting", away)
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/events"))[:2] == (503, "store_unavailable")
+
+
 async def test_what_a_later_watcher_knows_is_news_to_an_earlier_one(cluster: Cluster) -> None:
     """The end that the later one has read itself reaches both, whoever would tell of it."""
     runner = FakeRunner()
