@@ -129,7 +129,7 @@ class DurableJobs:
         record = await self.cancel(caller, job_id)
         while not await self.store.forget(record):
             record = await self.get(caller, job_id)
-        await asyncio.to_thread(self._parts.files.delete, job_id)
+        await self.worker.delete_files([job_id])
 
     async def image(self, record: JobRecord, index: int) -> bytes:
         """Return an image of a completed job, as a file.  Raises NotFound."""
@@ -244,7 +244,7 @@ class DurableJobs:
         if kept.id != record.id:
             if place is not None:
                 place.release(is_done=False)
-            await asyncio.to_thread(self._parts.files.delete, record.id)
+            await self.worker.delete_files([record.id])
             check_replay(kept, mark)
             return Submitted(kept, is_replayed=True)
         if place is None:

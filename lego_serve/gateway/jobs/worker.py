@@ -151,7 +151,7 @@ class JobWorker:
             if record.status.has_ended:
                 self.stop(record.id)
                 await self._parts.drop_running(record.id)
-        await self._delete(record.id for record in swept.forgotten)
+        await self.delete_files(record.id for record in swept.forgotten)
         self._parts.context.metrics.set_durable_jobs(await self._parts.store.counts())
         await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
 
@@ -197,10 +197,10 @@ class JobWorker:
         files, store = self._parts.files, self._parts.store
         for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
             if await store.get(job_id) is None:
-                await self._delete([job_id])
+                await self.delete_files([job_id])
         await asyncio.sleep(ORPHANS_S)
 
-    async def _delete(self, job_ids: Iterable[str]) -> None:
+    async def delete_files(self, job_ids: Iterable[str]) -> None:
         """Remove the files of forgotten jobs; what cannot be removed now is an orphan, and goes within hours."""
         for job_id in job_ids:
             with suppress(StoreUnavailable):
