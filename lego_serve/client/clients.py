@@ -25,26 +25,38 @@ T = TypeVar("T")
 File: TypeAlias = bytes | Path
 URL, TIMEOUT_S, RETRIES = "http://127.0.0.1:8000", 600.0, 3
 EVENTS_TIMEOUT_S, MOST_PAUSE_S = 60.0, 60.0  # a server says something every 15 s
+FILES = {"response_format": "b64_json"}  # whatever the server answers by default
 NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 class ImageFields(TypedDict, total=False):
-    """Fields of a request for images besides its prompt and images; a server takes more."""
+    """Fields of a request for images besides its prompt and images; a server takes more, by ``request``."""
 
     model: str
     n: int
     size: str
+    quality: str
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_start: float
+    guidance_end: float
+    sampler: str
     tier: str
     tier_floor: str
     negative_prompt: str
     output_format: str
+    output_compression: int
+    embed_request: bool
+    partial_images: int
+    deadline_ms: int
     lora: list[dict[str, Any]]
     controlnet: list[dict[str, Any]]
+    strength: float
     template: str
     caption: str
+    mask_dilation: int
+    mask_feather: int
     reuse: str
 
 
@@ -58,13 +70,13 @@ class AsyncClient:
 
     async def generate(self, prompt: str, **fields: Unpack[ImageFields]) -> Images:
         """Make images from a prompt, and wait for them."""
-        return Images.of(await self.request("POST", "/v1/images/generations", {"prompt": prompt, **fields}))
+        return Images.of(await self.request("POST", "/v1/images/generations", {"prompt": prompt, **FILES, **fields}))
 
     async def edit(
         self, prompt: str, image: File | None = None, mask: File | None = None, **fields: Unpack[ImageFields]
     ) -> Images:
         """Make images from an image or a ``template``, and wait for them."""
-        form = {"prompt": prompt, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}}
+        form = {"prompt": prompt, **FILES, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}}
         parts = {name: (None, text) for name, text in form.items()}  # a form also where no file goes along
         return Images.of(await self.request("POST", "/v1/images/edits", files=parts | _files(image=image, mask=mask)))
 
@@ -84,7 +96,7 @@ class AsyncClient:
         """
         files = {name: base64.b64encode(file).decode() for name, file in _files(image=image, mask=mask).items()}
         endpoint = "/v1/images/edits" if files or "template" in fields else "/v1/images/generations"
-        body = {"endpoint": endpoint, "body": {"prompt": prompt, **fields, **files}, **(options or {})}
+        body = {"endpoint": endpoint, "body": {"prompt": prompt, **FILES, **fields, **files}, **(options or {})}
         headers = {"idempotency-key": key or str(uuid.uuid4())}
         return Job.of(content_of(await self._send("POST", "/v1/jobs", True, json=body, headers=headers)))
 
@@ -137,7 +149,12 @@ class AsyncClient:
         answer = await self._send("GET", f"{_path(job)}/result")
         if answer.status_code == 202:
             raise StillRunning("the job has no images yet")
-        return Images.of(content_of(answer))
+        content = content_of(answer)
+        for index, each in enumerate(content["data"]):
+            if "b64_json" not in each:  # whoever submitted the job wanted links
+                file = await self._send("GET", f"{_path(job)}/images/{index}")
+                each["b64_json"] = base64.b64encode(file.content if file.is_success else content_of(file)).decode()
+        return Images.of(content)
 
     async def cancel(self, job: Job | str) -> Job:
         """End a job; one that has ended stays as it is."""

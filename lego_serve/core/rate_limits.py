@@ -18,8 +18,8 @@ WINDOW_S = 60
 class TenantLimits:
     """The limits of one tenant; None is no limit.
 
-    ``requests`` and ``work`` are a minute's; ``in_flight`` counts the requests that wait for their images in one
-    gateway, ``queued`` the durable jobs that have not ended.
+    ``requests`` and ``work`` are a minute's; ``in_flight`` counts the requests that wait for their images, ``queued``
+    the durable jobs that have not ended.
     """
 
     requests: int | None = None

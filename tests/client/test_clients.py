@@ -13,13 +13,21 @@ import pytest
 
 from lego_serve import client as package
 from lego_serve.client import AsyncClient, Client, Images, Job, JobFailed, StillRunning, Unreachable
+from lego_serve.client.clients import ImageFields
 from lego_serve.errors import CapacityError, LegoError, NotFound, RequestError
+from lego_serve.gateway.requests.foreign_fields import ForeignFields
+from lego_serve.gateway.requests.schemas import REFUSED, EditRequest, GenerationRequest
 from tests.support.gateway.scripted_server import Answer, ScriptedServer
 
 URL = "/v1/images/generations"
 IMAGES = {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode(), "seed": 7}], "size": "8x8"}
 HANG_UP = Answer(b"", hangs_up=True)
+FILES = {"response_format": "b64_json"}
 POLL = {"openai-poll-after-ms": "10"}
+NOT_FOR_CLIENTS = {  # an argument of its own, what its methods decide, and what has no effect
+    "prompt", "stream", "stream_progress", "response_format",
+    "background", "moderation", "style", "input_fidelity", "user", "safety_identifier",
+}  # fmt: skip
 
 
 def card(status: str = "queued", **more: Any) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def test_images_are_files_with_their_seeds(server, client) -> None:
     made = client.generate("a circle", seed=7, lora=[{"name": "b"}])
     assert made == Images((b"png",), (7,), {"created": 1, "size": "8x8"})
     [asked] = server.asked
-    assert json.loads(asked.body) == {"prompt": "a circle", "seed": 7, "lora": [{"name": "b"}]}
+    assert json.loads(asked.body) == {"prompt": "a circle", "seed": 7, "lora": [{"name": "b"}]} | FILES
     assert asked.headers["authorization"] == "Bearer secret"
 
 
@@ -89,7 +97,7 @@ def test_a_submission_that_got_no_answer_is_sent_again_with_its_key(server, clie
     assert (job.id, job.status, job.has_ended) == ("job_1", "queued", False)
     first, second = server.asked
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-    expected = {"endpoint": URL, "body": {"prompt": "a", "seed": 3}, "priority": 2}
+    expected = {"endpoint": URL, "body": {"prompt": "a", "seed": 3} | FILES, "priority": 2}
     assert json.loads(second.body) == json.loads(first.body) == expected
 
 
@@ -254,6 +262,13 @@ def test_the_client_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     files = Path(package.__file__).parent.glob("*.py")
     assert sum(1 for file in files for line in file.read_text().splitlines() if line.strip()) < 300
+
+
+def test_a_type_checker_knows_every_field_that_a_server_honours() -> None:
+    """What checks a caller's program is told that the package has types, and takes what the pages show."""
+    assert (Path(package.__file__).parents[1] / "py.typed").exists()
+    honoured = {*GenerationRequest.model_fields, *EditRequest.model_fields} - {*ForeignFields.model_fields, *REFUSED}
+    assert ImageFields.__optional_keys__ == honoured - NOT_FOR_CLIENTS
 
 
 def test_a_wait_that_is_interrupted_ends_the_request(server, client, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from lego_serve.client import Client, JobFailed, StillRunning
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
 from lego_serve.errors import IdempotencyKeyReused, NodeError, NotFound, RequestError
-from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
+from lego_serve.gateway.settings import GatewaySettings, KeptImageSettings, TemplateSettings
+from lego_serve.jobstore.blobs.folder import FolderBlobs
 from tests.support.gateway.client import Live, file_of, mask_of
 from tests.support.gateway.durable import Cluster
 from tests.support.gateway.runner import FakeRunner
@@ -123,6 +125,17 @@ def test_templates_and_adapters(served: Served) -> None:
     assert [each["id"] for each in served.client.templates()] == [card["id"]]
     assert served.client.edit("a", template=card["id"]).files
     assert [each["id"] for each in served.client.adapters()] == ["a", "b"]
+
+
+def test_images_are_files_where_a_server_answers_links(tmp_path: Path) -> None:
+    """By default, or because whoever submitted the job asked for them."""
+    kept = KeptImageSettings(FolderBlobs(tmp_path / "kept"))
+    settings = GatewaySettings("lego-tiny", default_response_format="url", kept_images=kept)
+    with Live(Cluster(tmp_path / "jobs", settings).app(FakeRunner())) as url, closing(Client(url)) as client:
+        body = {"endpoint": "/v1/images/generations", "body": {"prompt": "a", "response_format": "url"}}
+        linked = client.wait(client.request("POST", "/v1/jobs", body)["id"])
+        made = client.generate("a"), client.edit("a", file_of()), client.images(client.wait(client.submit("a")))
+        assert [images.files[0][:4] for images in (*made, client.images(linked))] == [PNG] * 4
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

@@ -19,6 +19,7 @@ from tests.support.e2e.images import PROMPT, pixels
 ROOT = Path(__file__).parents[2]
 BUILT = ("lego_serve", "loadgen", "kernels", "pyproject.toml", "README.md", "LICENSE")
 NEEDED = (
+    "lego_serve/py.typed",
     "lego_serve/tiny.yaml",
     "lego_serve/workflows/lego-tiny.yaml",
     "lego_serve/gateway/ui/static/play.html",

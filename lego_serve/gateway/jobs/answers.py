@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
+from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import JobsDisabled, ServerStopping
 from lego_serve.gateway.jobs.image_stream import image_events
@@ -45,7 +47,7 @@ async def answer_durably(
     Raises LegoError.
     """
     jobs = jobs_of(context)
-    submitted = await jobs.submit(caller, submission)
+    submitted = await jobs.submit(caller, submission, request)
     if preferences.is_async:
         return await answer_submitted(context, request, submitted, preferences)
     if submission.body.stream:
@@ -89,10 +91,15 @@ async def answer_job(
 
 
 async def describe(context: Context, request: Request, record: JobRecord) -> dict[str, Any]:
-    """Return a job as answers show it.  Raises StoreUnavailable."""
+    """Return a job as answers show it; without its place in the queue where the store has gone away meanwhile.
+
+    Raises StoreUnavailable where it was away when the first link was to be signed.
+    """
     jobs = jobs_of(context)
-    signer = await jobs.signer()
-    return job_object(record, await jobs.position(record), base_url(context.settings, request), signer.sign)
+    signer, position = await jobs.signer(), None
+    with suppress(StoreUnavailable):
+        position = await jobs.position(record)
+    return job_object(record, position, base_url(context.settings, request), signer.sign)
 
 
 async def answer_result(context: Context, request: Request, record: JobRecord, headers: dict[str, str]) -> Response:

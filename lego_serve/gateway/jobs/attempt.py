@@ -264,6 +264,8 @@ class JobAttempt:
                 break
             except TAKEN_AWAY as error:
                 log.info("job %s has ended elsewhere: %s", self.record.id, error.message)
+                if isinstance(error, JobEnded):  # what was written after that is left
+                    await self._drop_running()
                 return
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)

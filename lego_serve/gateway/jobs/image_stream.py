@@ -1,9 +1,13 @@
 """Answers a streamed request that has an `Idempotency-Key`: the Images API's events, told of a durable job."""
 
 import base64
+import io
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+
+from PIL import Image
 
 from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
@@ -13,7 +17,7 @@ from lego_serve.gateway.jobs.job_object import result_metadata
 from lego_serve.gateway.jobs.outcomes import stored_error
 from lego_serve.gateway.jobs.service import DurableJobs, images_of
 from lego_serve.gateway.jobs.submission import ImageBody
-from lego_serve.gateway.requests.schemas import EditRequest
+from lego_serve.gateway.requests.schemas import EditRequest, quality_of
 from lego_serve.gateway.stream import PING, sse_event
 
 
@@ -23,7 +27,7 @@ async def image_events(context: Context, jobs: DurableJobs, record: JobRecord, b
     The job goes on where the client leaves: it has a key to come back with.
     """
     kind = "image_edit" if isinstance(body, EditRequest) else "image_generation"
-    previews = 0
+    previews = Counter[int]()  # by image
     async for news in jobs.watch(record):
         match news:
             case None if context.draining.has_begun:
@@ -32,8 +36,8 @@ async def image_events(context: Context, jobs: DurableJobs, record: JobRecord, b
             case None:
                 yield PING
             case JobPreview():
-                yield sse_event(f"{kind}.partial_image", _partial(news, previews))
-                previews += 1
+                yield sse_event(f"{kind}.partial_image", _partial(news, previews[news.lane]))
+                previews[news.lane] += 1
             case JobRecord():
                 record = news
                 if body.stream_progress and not record.status.has_ended and record.progress.steps:
@@ -50,10 +54,16 @@ async def image_events(context: Context, jobs: DurableJobs, record: JobRecord, b
 
 
 def _partial(preview: JobPreview, number: int) -> dict[str, Any]:
+    """Return a preview with every field that OpenAI's event has; its format is the one that it was stored in."""
+    with Image.open(io.BytesIO(preview.jpeg)) as image:
+        width, height = image.size
     return {
         "b64_json": base64.b64encode(preview.jpeg).decode(),
         "partial_image_index": number,
         "created_at": int(time.time()),
+        "size": f"{width}x{height}",
+        "quality": quality_of(preview.steps),
+        "background": "opaque",
         "output_format": "jpeg",
         "lego": {"image_index": preview.lane, "step": preview.step, "steps": preview.steps},
     }

@@ -26,7 +26,8 @@ from lego_serve.gateway.errors import JobsDisabled, error_response
 log = logging.getLogger("lego_serve.jobs")
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 DURABLE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # they know their keys themselves
-RUNNING_S = 60.0  # what takes longer, or whose gateway died, is taken for not done
+RUNNING_S = 60.0  # what nobody has said for so long to be at work, since its gateway died, is taken for not done
+SAY_S = RUNNING_S / 3  # between two times that a request is said to be at work
 POLL_S = 0.1
 FORGET_S = 0.001
 MAX_ANSWER_BYTES = 256 * 1024
@@ -62,7 +63,7 @@ class BodyHash:
 
     def __init__(self, method: str, path: str, content_type: str) -> None:
         self._hash = hashlib.sha256(f"{method} {path}\n".encode())
-        _, _, boundary = content_type.partition("boundary=")
+        boundary = content_type.partition("boundary=")[2].partition(";")[0]  # other parameters may follow
         self._boundary = boundary.strip().strip('"').encode()
         self._rest = b""
         self.is_whole = False  # whether all of the body has passed by
@@ -116,7 +117,7 @@ class OnceOnly:
             await asyncio.sleep(FORGET_S)
             kept = await self._note(store, name, running)
         if kept == running:
-            await self._carry_out(store, name, request, send)
+            await self._carry_out(store, name, running, request, send)
             return None
         body = _hash_of(request)
         async for chunk in request.stream():
@@ -135,8 +136,9 @@ class OnceOnly:
         answer.raw_headers.append(REPLAYED)
         return answer
 
-    async def _carry_out(self, store: JobStore, name: str, request: Request, send: Send) -> None:
-        body, recorded = _hash_of(request), _Recorded()
+    async def _carry_out(self, store: JobStore, name: str, running: StoredAnswer, request: Request, send: Send) -> None:
+        body, recorded, is_answered = _hash_of(request), _Recorded(), asyncio.Event()
+        saying = asyncio.ensure_future(self._say_at_work(store, name, running, is_answered))
 
         async def receive_and_hash() -> Message:
             message = await request.receive()
@@ -148,6 +150,8 @@ class OnceOnly:
         async def send_and_record(message: Message) -> None:
             recorded.add(message)
             if not message.get("more_body", False) and message["type"] == "http.response.body":
+                is_answered.set()
+                await saying  # so that nothing it says comes after the answer
                 try:
                     await self._keep(store, name, body, recorded)
                 except StoreUnavailable as error:  # the answer has begun, and what was done is done
@@ -157,9 +161,24 @@ class OnceOnly:
         try:
             await self._app(request.scope, receive_and_hash, send_and_record)
         except BaseException:
+            saying.cancel()
             with suppress(StoreUnavailable):
                 await self._forget(store, name)
             raise
+        finally:
+            saying.cancel()
+
+    async def _say_at_work(self, store: JobStore, name: str, running: StoredAnswer, is_answered: asyncio.Event) -> None:
+        """Say now and then that a request is at work still, until it is answered or another has taken its key."""
+        while not is_answered.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SAY_S):
+                    await is_answered.wait()
+                    return
+            with suppress(StoreUnavailable):
+                if await self._note(store, name, running) != running:
+                    return
+                await store.note(name, running.to_json(), RUNNING_S, replaces=True)
 
     async def _keep(self, store: JobStore, name: str, body: BodyHash, recorded: "_Recorded") -> None:
         if not recorded.is_to_be_kept or not (body.is_whole or recorded.status < 300):

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.durable_jobs.store import JobStore
+from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
@@ -52,6 +54,12 @@ class JobParts:
     settings: JobSettings
     wall: Callable[[], float]
     watchers: Watchers = field(default_factory=Watchers)
+
+    async def drop_running(self, job_id: str) -> None:
+        """Remove what an ended job needs no more, checkpoints and previews; what cannot be now goes with the job."""
+        for running in (self.checkpoints, self.previews):
+            with suppress(StoreUnavailable, OSError):
+                await running.delete(job_id)
 
     def written(self, record: JobRecord) -> None:
         """This gateway has written a change of a job: whoever watches hears of it, and ends are counted."""

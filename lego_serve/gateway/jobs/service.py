@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastapi import Request
+
 from lego_serve.core.durable_jobs.idempotency import check_replay, fingerprint
 from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
 from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus
@@ -68,10 +70,11 @@ class DurableJobs:
         """Where files of jobs are kept, and what else all gateways share."""
         return self._parts.files.blobs
 
-    async def submit(self, caller: Caller, submission: Submission) -> Submitted:
+    async def submit(self, caller: Caller, submission: Submission, request: Request) -> Submitted:
         """Accept a job; it is stored when this returns, and runs at once where nobody waits.
 
-        Raises RequestError, CapacityError, StoreUnavailable, IdempotencyKeyReused.
+        The answer to ``request`` is told what is left of its tenant's limits.  Raises RequestError, CapacityError,
+        StoreUnavailable, IdempotencyKeyReused.
         """
         mark, webhook = _fingerprint(submission), submission.options.webhook
         if webhook is not None:
@@ -87,7 +90,7 @@ class DurableJobs:
         seeded = submission.with_seed()
         prepared = await prepare(self._parts.context, caller, seeded, workflow)
         context = self._parts.context
-        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers))
+        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers), request)
         record = await self._record(caller, seeded, prepared, workflow, mark)
         submitted = await self._put(record, prepared, mark)
         self._log(submitted.record, submission)
@@ -118,6 +121,7 @@ class DurableJobs:
             return await self.get(caller, job_id)
         self.worker.stop(job_id)
         self._parts.written(record)
+        await self._parts.drop_running(job_id)
         return record
 
     async def delete(self, caller: Caller, job_id: str) -> None:
@@ -125,7 +129,7 @@ class DurableJobs:
         record = await self.cancel(caller, job_id)
         while not await self.store.forget(record):
             record = await self.get(caller, job_id)
-        await asyncio.to_thread(self._parts.files.delete, job_id)
+        await self.worker.delete_files([job_id])
 
     async def image(self, record: JobRecord, index: int) -> bytes:
         """Return an image of a completed job, as a file.  Raises NotFound."""
@@ -157,7 +161,7 @@ class DurableJobs:
 
     def watch(self, record: JobRecord) -> AsyncIterator[JobEvent | None]:
         """Yield a job's state now, then changes and previews, and the end last; None while there is no news."""
-        return events_of(self._parts.watchers, record, self.store.get, PING_S)
+        return events_of(self._parts.watchers, record, self.store.get, PING_S, self._parts.wall)
 
     def is_watched(self, job_id: str) -> bool:
         """Whether anybody watches a job through this gateway."""
@@ -240,7 +244,7 @@ class DurableJobs:
         if kept.id != record.id:
             if place is not None:
                 place.release(is_done=False)
-            await asyncio.to_thread(self._parts.files.delete, record.id)
+            await self.worker.delete_files([record.id])
             check_replay(kept, mark)
             return Submitted(kept, is_replayed=True)
         if place is None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord
+from lego_serve.core.durable_jobs.transitions import cancel
 from lego_serve.errors import StoreUnavailable
 
 READS_AT_ONCE = 32
@@ -57,7 +58,7 @@ class Watchers:
     def __init__(self) -> None:
         self.on_end: Callable[[], None] = lambda: None
         self._watchers: dict[str, set[Watcher]] = {}
-        self._seen: dict[str, int] = {}  # the version last told, by job
+        self._seen: dict[str, JobRecord] = {}  # as last told, by job
         self._shown: dict[str, dict[int, int]] = {}  # the step of the preview last told, by job and lane
 
     @property
@@ -78,9 +79,9 @@ class Watchers:
         if not watchers:
             return False
         if isinstance(event, JobRecord):
-            if self._seen.get(job_id, 0) >= event.version:
+            if job_id in self._seen and self._seen[job_id].version >= event.version:
                 return False
-            self._seen[job_id] = event.version
+            self._seen[job_id] = event
         else:
             shown = self._shown.setdefault(job_id, {})
             if shown.get(event.lane, -1) >= event.step:
@@ -89,6 +90,11 @@ class Watchers:
         for watcher in watchers:
             watcher.put(event)
         return True
+
+    def tell_deleted(self, job_id: str, now: float) -> None:
+        """Tell a job's watchers of the end of a job whose record is gone."""
+        if job_id in self._seen:
+            self.tell(_deleted(self._seen[job_id], now))
 
     def wake(self) -> None:
         """Have every watcher look up though there is no news, as the gateway stops."""
@@ -102,7 +108,7 @@ class Watchers:
         watcher = Watcher()
         self.tell(record)  # news to those who watch already, perhaps; it is not told again
         self._watchers.setdefault(record.id, set()).add(watcher)
-        self._seen.setdefault(record.id, record.version)
+        self._seen.setdefault(record.id, record)
         try:
             yield watcher
         finally:
@@ -113,7 +119,11 @@ class Watchers:
 
 
 async def events_of(
-    watchers: Watchers, record: JobRecord, read: Callable[[str], Awaitable[JobRecord | None]], ping_s: float
+    watchers: Watchers,
+    record: JobRecord,
+    read: Callable[[str], Awaitable[JobRecord | None]],
+    ping_s: float,
+    wall: Callable[[], float],
 ) -> AsyncIterator[JobEvent | None]:
     """Yield a job's state now, then what happens to it, and its end last; None for each ``ping_s`` without news.
 
@@ -121,8 +131,8 @@ async def events_of(
     """
     with watchers.watch(record) as watcher:
         with contextlib.suppress(StoreUnavailable):
-            stored = await read(record.id)
-            record = record if stored is None or stored.version < record.version else stored
+            stored = await read(record.id) or _deleted(record, wall())
+            record = record if stored.version < record.version else stored
         yield record
         while not record.status.has_ended:
             events = await watcher.next(ping_s)
@@ -132,3 +142,8 @@ async def events_of(
                 yield event
                 if isinstance(event, JobRecord):
                     record = event
+
+
+def _deleted(known: JobRecord, now: float) -> JobRecord:
+    """Return the end of a job that its caller has deleted, which is to cancel it first where it had not ended."""
+    return known if known.status.has_ended else cancel(known, now).record

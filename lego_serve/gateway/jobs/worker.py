@@ -148,9 +148,10 @@ class JobWorker:
             self._wake.set()
         for record in (*swept.released, *swept.expired):
             self._parts.written(record)
-        for record in swept.expired:
-            self.stop(record.id)
-        await self._delete(record.id for record in swept.forgotten)
+            if record.status.has_ended:
+                self.stop(record.id)
+                await self._parts.drop_running(record.id)
+        await self.delete_files(record.id for record in swept.forgotten)
         self._parts.context.metrics.set_durable_jobs(await self._parts.store.counts())
         await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
 
@@ -162,8 +163,11 @@ class JobWorker:
         await self._drop_lost()
         here = set(self._attempts)
         watched = [job_id for job_id in self._parts.watchers.job_ids if job_id not in here]
-        for record in await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched)):
-            if record is not None and self._parts.watchers.tell(record) and shows_previews(record):
+        records = await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched))
+        for job_id, record in zip(watched, records, strict=True):
+            if record is None:
+                self._parts.watchers.tell_deleted(job_id, self._parts.wall())
+            elif self._parts.watchers.tell(record) and shows_previews(record):
                 for preview in await self._parts.previews.latest(record.id, record.attempt):
                     self._parts.watchers.tell(preview)
         await asyncio.sleep(REFRESH_S)
@@ -181,6 +185,8 @@ class JobWorker:
                 if record is not None:
                     self._parts.watchers.tell(record)
                 self.stop(job_id)
+                if record is None or record.status.has_ended:
+                    await self._parts.drop_running(job_id)
         if self._may_have_lost_claims and not self._is_stopping:
             self._may_have_lost_claims = False
             for record in await lost_claims(store, owner, self._attempts):
@@ -191,10 +197,10 @@ class JobWorker:
         files, store = self._parts.files, self._parts.store
         for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
             if await store.get(job_id) is None:
-                await self._delete([job_id])
+                await self.delete_files([job_id])
         await asyncio.sleep(ORPHANS_S)
 
-    async def _delete(self, job_ids: Iterable[str]) -> None:
+    async def delete_files(self, job_ids: Iterable[str]) -> None:
         """Remove the files of forgotten jobs; what cannot be removed now is an orphan, and goes within hours."""
         for job_id in job_ids:
             with suppress(StoreUnavailable):

@@ -50,7 +50,7 @@ class TenantLimiter:
             _tell(request, standings)
             _raise_if(exceeded(standings, {}))
 
-    async def charge(self, tenant: str, work: int, request: Request | None = None) -> None:
+    async def charge(self, tenant: str, work: int, request: Request) -> None:
         """Take a request and its work from the quotas.  Raises RateLimitExceeded, and takes nothing then.
 
         The answer to ``request`` is told what is left. Where two requests of a tenant are checked at once, one of them
@@ -96,9 +96,7 @@ class TenantLimiter:
         return usual if limit is None else limit
 
 
-def _tell(request: Request | None, standings: tuple[Standing, ...]) -> None:
-    if request is None:
-        return
+def _tell(request: Request, standings: tuple[Standing, ...]) -> None:
     told = [(name.encode(), value.encode()) for name, value in headers(standings).items()]
     request.scope["state"][ANSWER_HEADERS] = told
 

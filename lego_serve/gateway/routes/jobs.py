@@ -21,6 +21,7 @@ from lego_serve.gateway.jobs.job_object import JOBS, MEDIA_TYPES, image_path
 from lego_serve.gateway.jobs.preferences import read_preferences
 from lego_serve.gateway.jobs.service import images_of
 from lego_serve.gateway.links.image_file import ImageContent, ImageFile
+from lego_serve.gateway.links.requested import links_start
 from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, json_body
 from lego_serve.gateway.requests.job_submissions import JobSubmissionBody, read_submission
 from lego_serve.gateway.requests.json_body import held_body
@@ -74,7 +75,8 @@ class JobRoutes:
             await self._context.limits.check(request, caller.tenant)
         async with held_body(request, JobSubmissionBody) as body:
             submission = read_submission(body, preferences.key, traceparent(request.headers))
-            submitted = await jobs.submit(caller, submission)
+            links_start(self._context, request, submission.body.response_format)  # refused now, not with the result
+            submitted = await jobs.submit(caller, submission, request)
         return await answer_submitted(self._context, request, submitted, preferences)
 
     async def list_jobs(
@@ -114,6 +116,7 @@ class JobRoutes:
         """How a job stands now, each change, previews, and its end: every event holds the whole job."""
         caller = self._context.authenticate(request)
         record = await jobs_of(self._context).get(caller, job_id)
+        await jobs_of(self._context).signer()  # which a stream that has begun could not say that it lacks
         stream = event_stream(self._context, request, record)
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
@@ -143,7 +146,7 @@ class JobRoutes:
         assert record.result is not None, "a job with images has a result"
         tag = f'"{cards[index]["sha256"]}"'
         headers = {"etag": tag, "cache-control": "private, max-age=3600, immutable"}
-        if tag in request.headers.get("if-none-match", ""):
+        if (known := request.headers.get("if-none-match", "")).strip() == "*" or tag in known:
             return Response(status_code=304, headers=headers)
         found = await jobs.find_image(record, index)
         media_type = MEDIA_TYPES[str(record.result["output_format"])]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lego_serve.core.durable_jobs.record import JobStatus
-from lego_serve.errors import NodeError, NodeUnavailable, RequestError
+from lego_serve.errors import NodeError, NodeUnavailable, RequestError, StoreUnavailable
+from lego_serve.gateway.jobs import service
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from tests.support.gateway.client import error_of
@@ -167,6 +168,62 @@ async def test_an_end_between_a_look_and_the_watch_is_told(cluster: Cluster) -> 
         old = replace(ended, status=JobStatus.IN_PROGRESS, version=2)
         events = [event async for event in jobs.watch(old)]
         assert events == [ended]
+
+
+async def test_a_stream_of_events_outlives_a_store_that_is_away(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client hears pings meanwhile, and the end when that is written."""
+    monkeypatch.setattr(service, "PING_S", 0.05)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+
+    async def away(*words: object) -> None:
+        raise StoreUnavailable("The job store does not answer; try again later.")
+
+    async with cluster.gateway(runner) as gateway:
+        job = (await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json()
+        await wait_until(lambda: bool(runner.waiting))
+        jobs = gateway.app.state.jobs
+        listening = asyncio.ensure_future(gateway.client.get(f"{JOBS}/{job['id']}/events"))
+        await wait_until(lambda: jobs.is_watched(job["id"]))
+        with monkeypatch.context() as patch:
+            for name in ("get", "write", "claim", "beat", "owned_ids", "lapsed_owners", "wait_for_change"):
+                patch.setattr(jobs.store, name, away)
+            runner.gate.set()
+            await wait_until(lambda: not runner.in_flight and jobs.worker.is_store_away)
+            assert (await gateway.client.get(f"{JOBS}/{job['id']}")).status_code == 503
+            await asyncio.sleep(0.3)
+            assert not listening.done()
+        events = (await listening).text
+        assert ": ping" in events
+        assert "event: job.completed" in events
+
+
+async def test_a_stream_of_a_job_that_waits_does_not_break_off(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store goes away before its place in the queue is read; one that cannot begin is refused with 503."""
+    cluster.jobs = replace(QUICK, max_running=1)
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+
+    async def away(*words: object) -> None:
+        raise StoreUnavailable("The job store does not answer; try again later.")
+
+    async with cluster.gateway(runner) as gateway:
+        jobs = gateway.app.state.jobs
+        _, job = [(await gateway.client.post(IMAGES, json=BODY, headers=ASYNC)).json() for _ in range(2)]
+        monkeypatch.setattr(jobs.store, "position", away)
+        listening = asyncio.ensure_future(gateway.client.get(f"{JOBS}/{job['id']}/events"))
+        await wait_until(lambda: jobs.is_watched(job["id"]))
+        runner.gate.set()
+        events = (await listening).text
+        assert '"position": null' in events.split("\n\n")[0]
+        assert "event: job.completed" in events
+        jobs._signer = None
+        monkeypatch.setattr(jobs.store, "setting", away)
+        assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/events"))[:2] == (503, "store_unavailable")
 
 
 async def test_what_a_later_watcher_knows_is_news_to_an_earlier_one(cluster: Cluster) -> None:

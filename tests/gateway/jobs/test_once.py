@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.jobs import once
 from lego_serve.gateway.jobs.once import BodyHash
@@ -57,6 +58,29 @@ async def test_a_repeat_waits_for_the_first(cluster: Cluster) -> None:
             *(gateway.client.post("/v1/admin/adapters", json=body, headers=KEY) for _ in range(4))
         )
         assert {answer.status_code for answer in answers} == {200}
+        assert len(gateway.runner.adapter_requests) == 1
+
+
+async def test_a_repeat_waits_for_a_first_that_takes_long(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much longer than a gateway that has died is waited for: the first says that it is at work."""
+    monkeypatch.setattr(once, "RUNNING_S", 0.6)
+    monkeypatch.setattr(once, "SAY_S", 0.05)
+    async with cluster.gateway() as gateway:
+        register, gate = gateway.runner.adapters, asyncio.Event()
+
+        async def register_late(model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
+            await gate.wait()
+            return await register(model, request)
+
+        monkeypatch.setattr(gateway.runner, "adapters", register_late)
+        body = {"id": "x", "path": "y"}
+        both = [
+            asyncio.ensure_future(gateway.client.post("/v1/admin/adapters", json=body, headers=KEY)) for _ in range(2)
+        ]
+        await asyncio.sleep(1.5)
+        gate.set()
+        answers = await asyncio.gather(*both)
+        assert [answer.status_code for answer in answers] == [200, 200]
         assert len(gateway.runner.adapter_requests) == 1
 
 
@@ -119,9 +143,9 @@ async def test_without_a_store_a_key_is_refused(cluster: Cluster, client) -> Non
 def test_the_hash_of_a_body_does_not_depend_on_its_boundary_or_its_pieces(parts: list[bytes], sizes: list[int]) -> None:
     """Whatever lies across two pieces."""
     digests = set()
-    for boundary, pieces in ((b"xxBOUNDxx", sizes), (b"another-one", [3])):
+    for boundary, pieces, more in ((b"xxBOUNDxx", sizes, ""), (b"another-one", [3], "; charset=utf-8")):
         body = b"--" + boundary + (b"\r\n--" + boundary).join(parts) + b"--" + boundary + b"--"
-        hashed = BodyHash("POST", "/v1/templates", f"multipart/form-data; boundary={boundary.decode()}")
+        hashed = BodyHash("POST", "/v1/templates", f"multipart/form-data; boundary={boundary.decode()}{more}")
         at, turn = 0, 0
         while at < len(body):
             size = pieces[turn % len(pieces)]

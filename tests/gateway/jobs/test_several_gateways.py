@@ -1,7 +1,6 @@
 """Durable jobs over several gateways of one store: whichever dies, stops or sleeps, each job ends once."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.jobs.job import JobProgress
 from lego_serve.core.jobs.progress import LaneCheckpoint
-from lego_serve.errors import RequestError, StoreUnavailable
+from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.jobstore.sweeping import release
 from tests.support.gateway.client import error_of
@@ -103,6 +102,24 @@ async def test_a_job_that_ends_as_its_gateway_stops_leaves_no_checkpoint(cluster
         assert not list(cluster.folder.glob("*/*.ckpt"))
 
 
+@pytest.mark.parametrize("how", ["cancelled here", "cancelled elsewhere", "expired"])
+async def test_a_job_that_is_ended_by_others_leaves_no_checkpoint(cluster: Cluster, how: str) -> None:
+    """As one that ends by itself: its files but the request's are gone long before its record is."""
+    async with cluster.gateway(held()) as first, cluster.gateway(held()) as second:
+        body = BODY | ({"deadline_ms": 1000} if how == "expired" else {})
+        job_id = (await first.client.post(IMAGES, json=body, headers=ASYNC)).json()["id"]
+        await wait_until(lambda: bool(first.runner.waiting or second.runner.waiting))
+        here, other = (first, second) if first.runner.waiting else (second, first)
+        attempt = here.app.state.jobs.worker.attempt(job_id)
+        here.runner.checkpoints.keep("latents", 0, LaneCheckpoint(15, b"fifteen"))
+        await attempt._checkpoints.store(attempt._parts.checkpoints.write)
+        assert (cluster.folder / job_id / "1.ckpt").exists()
+        if how != "expired":
+            await (here if how == "cancelled here" else other).client.post(f"{JOBS}/{job_id}/cancel")
+        assert (await until(here.client, job_id))["status"] == how.split()[0]
+        await wait_until(lambda: not here.runner.in_flight and not list(cluster.folder.glob("*/*.ckpt")))
+
+
 async def test_a_job_is_written_down_by_time_and_gone_on_with_elsewhere(cluster: Cluster) -> None:
     """What a gateway that dies has written is where another begins; the steps since are all that is lost."""
     first_runner = held()
@@ -171,6 +188,21 @@ async def test_a_job_is_watched_from_any_gateway(cluster: Cluster) -> None:
         assert cancelled.json()["status"] == "cancelled"
         assert "event: job.cancelled" in (await listening).text
         await wait_until(lambda: not first.runner.in_flight + second.runner.in_flight)
+
+
+async def test_who_watches_a_job_that_is_deleted_elsewhere_hears_of_its_end(cluster: Cluster) -> None:
+    """Its record is gone before anybody could look; who comes between the two is told as well."""
+    async with cluster.gateway(held()) as first, cluster.gateway(held()) as second:
+        job_id = await running(first, second)
+        here, other = (first, second) if first.app.state.jobs.worker.attempt(job_id) else (second, first)
+        jobs, known = other.app.state.jobs, await other.app.state.jobs.store.get(job_id)
+        listening = asyncio.ensure_future(other.client.get(f"{JOBS}/{job_id}/events"))
+        await wait_until(lambda: jobs.is_watched(job_id))
+        assert (await here.client.delete(f"{JOBS}/{job_id}")).status_code == 200
+        async with asyncio.timeout(5):
+            assert "event: job.cancelled" in (await listening).text
+            assert [event.status async for event in jobs.watch(known)] == ["cancelled"]
+        await wait_until(lambda: not here.runner.in_flight)
 
 
 async def test_a_repeated_request_is_answered_once(cluster: Cluster) -> None:
@@ -245,29 +277,3 @@ async def test_while_the_store_is_away_requests_that_need_none_are_answered(
                 assert answer.headers["retry-after"]
             assert (await gateway.client.post(IMAGES, json=BODY)).status_code == 200
         assert (await until(gateway.client, job_id))["status"] == "completed"
-
-
-async def test_a_stream_with_a_key_tells_of_the_job_and_a_repeat_of_its_end(cluster: Cluster) -> None:
-    """The images are the same, and made once."""
-    key = {"idempotency-key": "k"}
-    body = BODY | {"stream": True, "partial_images": 1}
-    async with cluster.gateway() as gateway:
-        ends = []
-        for _ in range(2):
-            answer = await gateway.client.post(IMAGES, json=body, headers=key)
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            name, data = answer.text.strip().split("\n\n")[-1].split("\n")
-            assert name == "event: image_generation.completed"
-            ends.append(json.loads(data.removeprefix("data: "))["b64_json"])
-        assert ends[0] == ends[1]
-        assert len(gateway.runner.jobs) == 1
-
-
-async def test_a_stream_of_a_job_that_fails_ends_with_its_error(cluster: Cluster) -> None:
-    """In the form that OpenAI's SDK raises."""
-    runner = FakeRunner()
-    runner.error = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
-    async with cluster.gateway(runner) as gateway:
-        answer = await gateway.client.post(IMAGES, json=BODY | {"stream": True}, headers={"idempotency-key": "k"})
-        name, data = answer.text.strip().split("\n\n")[-1].split("\n")
-        assert (name, json.loads(data.removeprefix("data: "))["error"]["code"]) == ("event: error", "prompt_too_long")

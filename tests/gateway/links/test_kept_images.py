@@ -226,3 +226,13 @@ async def test_a_durable_job_answers_with_links_to_its_own_images(tmp_path: Path
         assert again["data"] == first["data"]
         assert (await gateway.client.get(image["url"])).headers["content-type"] == "image/png"
         assert not list(folder.glob("*.png"))
+
+
+async def test_a_job_that_wants_links_is_refused_where_there_are_none(tmp_path: Path, kept) -> None:
+    """When it is submitted, as any request is, and not when its result is asked for."""
+    settings = GatewaySettings("lego-tiny", kept_images=kept)
+    async with Cluster(tmp_path / "jobs", settings).gateway() as gateway:
+        job = {"endpoint": URL, "body": LINKS}
+        refused = await gateway.client.post("/v1/jobs", json=job, headers={"host": "elsewhere"})
+        assert error_of(refused) == (400, "unsupported_parameter", "response_format")
+        assert (await gateway.client.post("/v1/jobs", json=job)).status_code == 202

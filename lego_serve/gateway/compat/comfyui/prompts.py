@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fastapi import Request
+
 from lego_serve.compat.comfyui.answers import EndedPrompt, QueuedPrompt
 from lego_serve.compat.comfyui.bodies import PromptBody
 from lego_serve.compat.comfyui.faults import PromptRefused
@@ -139,7 +141,9 @@ class Prompts:
         self.accepted = Accepted()
         self._known: dict[str, Graph] = {}
 
-    async def submit(self, caller: Caller, body: PromptBody, wanted: ForeignImages, graph: Graph) -> Prompt:
+    async def submit(
+        self, request: Request, caller: Caller, body: PromptBody, wanted: ForeignImages, graph: Graph
+    ) -> Prompt:
         """Accept a prompt.  Raises LegoError, IdempotencyKeyReused where its id is another prompt's."""
         prompt_id = body.prompt_id or str(uuid.uuid4())
         metadata = {CLIENT: body.client_id} if body.client_id else {}
@@ -152,7 +156,7 @@ class Prompts:
             JobOptions(priority=FIRST if body.front else 0, metadata=metadata),
             KEY + prompt_id,
         )
-        submitted = await self.jobs.submit(caller, submission)
+        submitted = await self.jobs.submit(caller, submission, request)
         self._remember(submitted.record.id, graph)
         self.accepted.add()
         return Prompt(submitted.record, prompt_id, graph)

@@ -51,7 +51,7 @@ class PromptHandlers:
                 task = translate(body.prompt, lists)
                 wanted = await self._wanted(caller, task)
                 graph = Graph(body.prompt, task.outputs, task.sampling_node or "")
-                prompt = await prompts.submit(caller, body, wanted, graph)
+                prompt = await prompts.submit(request, caller, body, wanted, graph)
                 log_facts().job_id = prompt.record.id
         except PromptRefused as refused:
             return JSONResponse(refused.body, 400)
