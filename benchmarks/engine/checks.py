@@ -34,6 +34,7 @@ def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dic
         "gated_residual": examples.gated_residual(ROWS, width, BRANCHES, dtype, device),
         "residual_norm_modulate": examples.residual_norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
+        "int8_rows": examples.int8_rows(ROWS, width, dtype, device),
         "lora_shrink": examples.lora_shrink((ROWS, ROWS), width, RANKS, dtype, device),
         "lora_expand": examples.lora_expand((ROWS, ROWS), width, RANKS, dtype, device),
     }
@@ -53,7 +54,7 @@ def check_velocities(subject: Subject, side: int, seeds: Sequence[int] = (1, 2))
     return error
 
 
-def _error(name: str, op: Callable[..., torch.Tensor], arguments: examples.Arguments, dtype: torch.dtype) -> float:
+def _error(name: str, op: Callable[..., reference.Result], arguments: examples.Arguments, dtype: torch.dtype) -> float:
     with torch.inference_mode():
         exact = getattr(reference, name)(**examples.widened(arguments))
         error = reference.ulps(op(**arguments), exact)

@@ -1,10 +1,11 @@
 """The elementwise passes of a diffusion transformer over ragged batches, fused: Triton on a GPU, torch elsewhere.
 
 A ragged batch packs the rows of many images into ``x[T, D]``; ``branch[T]`` is the row of the modulation tables that
-each of them takes.  :mod:`lego_kernels.reference` specifies every op.
+each of them takes.  Others make rows of whole numbers.  :mod:`lego_kernels.reference` specifies every op.
 """
 
 from lego_kernels.gated_residual import gated_residual
+from lego_kernels.int8_rows import int8_rows
 from lego_kernels.lora_expand import lora_expand
 from lego_kernels.lora_shrink import lora_shrink
 from lego_kernels.low_rank import Factors, Segments
@@ -16,6 +17,7 @@ __all__ = [
     "Factors",
     "Segments",
     "gated_residual",
+    "int8_rows",
     "lora_expand",
     "lora_shrink",
     "norm_modulate",

@@ -66,6 +66,13 @@ def lora_expand(
     return {"out": out, "hidden": hidden, "up": factors, "segments": segments}
 
 
+def int8_rows(rows: int, width: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Return rows of sizes from a ten-thousandth to ten thousand, and zeros in the last of several."""
+    x = _Draw(dtype, device)(rows, width) * torch.logspace(-4, 4, rows)[:, None].to(device, dtype)
+    x[1:][-1:] = 0
+    return {"x": x}
+
+
 def _segments(lengths: Sequence[int], factors: int) -> Segments:
     rows, end = [], 0
     for index, length in enumerate(lengths):

@@ -1,13 +1,15 @@
 """The specification: every op in plain torch, and the error of an implementation against it.
 
 In float64 a reference is exact enough to judge all other dtypes by; in each other dtype it rounds where the
-implementation on a CPU rounds.
+implementation on a CPU rounds.  Those that return whole numbers say in which dtype these are found.
 """
 
 import torch
 from torch.nn import functional as F
 
 from lego_kernels.low_rank import Factors, Segments
+
+Result = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 def norm_modulate(
@@ -71,15 +73,35 @@ def lora_expand(out: torch.Tensor, hidden: torch.Tensor, up: Factors, segments: 
     return total
 
 
-def ulps(actual: torch.Tensor, exact: torch.Tensor) -> float:
+def int8_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x / scale`` as whole numbers, ``scale`` the largest of a row / 127; in float32 whatever the dtype of x."""
+    largest = x.float().abs().amax(dim=1).clamp_min(1e-12)
+    scales = largest / 127
+    ratios = x.float() / scales[:, None]
+    return torch.where(ratios.isnan(), 0, ratios).round().to(torch.int8), scales
+
+
+def ulps(actual: Result, exact: Result) -> float:
     """Return the largest error in units of the last place of ``max(1, |exact|)``, in the dtype of the result.
 
     The terms that these ops add are of order one, so an error relative to a sum that happens to cancel says nothing.
+    Whole numbers are right or infinitely wrong.  Of several results the worst counts.
     """
+    if isinstance(actual, tuple) or isinstance(exact, tuple):
+        return max(ulps(*parts) for parts in zip(parts_of(actual), parts_of(exact), strict=True))
+    if actual.shape != exact.shape:
+        return torch.inf
     if not actual.numel():
         return 0.0
+    if not exact.is_floating_point():
+        return 0.0 if torch.equal(actual, exact) else torch.inf
     error = (actual.double() - exact.double()).abs() / exact.double().abs().clamp(min=1)
     return float(error.max()) / torch.finfo(actual.dtype).eps
+
+
+def parts_of(result: Result) -> tuple[torch.Tensor, ...]:
+    """Return the tensors that an op returned."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -44,6 +44,15 @@ def test_the_fused_sum_is_normed_as_it_was_rounded(size: tuple[int, int, int], d
     assert torch.equal(normed, lego_kernels.norm_modulate(total, *(arguments[n] for n in ("shift", "scale", "branch"))))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", ROWS, ids=str)
+def test_codes_are_the_references(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Bit for bit, and the scales with them."""
+    arguments = examples.int8_rows(*size[:2], dtype, "cuda")
+    for part, expected in zip(lego_kernels.int8_rows(**arguments), reference.int8_rows(**arguments), strict=True):
+        assert torch.equal(part, expected)
+
+
 @pytest.mark.parametrize("parts", ["q k rope", "q k", "q rope", "rope"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", HEADS, ids=str)
@@ -87,6 +96,7 @@ def test_nothing_waits_for_the_device() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         lego_kernels.norm_modulate(**rows)
+        lego_kernels.int8_rows(rows["x"])
         lego_kernels.gated_residual(rows["x"], rows["x"], rows["scale"], rows["branch"])
         lego_kernels.qk_norm_rope(**heads)
     finally:
