@@ -19,7 +19,7 @@ from lego_kernels.launching import block_of, warps_of
 CAPABILITY, LANES = 90, 32
 REGISTERS, WARPS, PROGRAMS = 65_536, 64, 32  # of a streaming multiprocessor of Hopper, at the most
 TYPES = {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32", "factors": "*i64", "segments": "*i64"}
-TYPES |= {"codes": "*i8", "scales": "*fp32"}
+TYPES |= {"codes": "*i8", "scales": "*fp32", "places": "*u8"}
 COLUMNS = "| kernel | of | warps | registers a thread | spilled bytes | shared bytes | warps resident |"
 
 
@@ -52,7 +52,7 @@ def cases() -> Iterator[Case]:
     """Yield every kernel at the shapes it is launched with."""
     for model, width, head in (("SD3.5 medium", 1536, 64), ("FLUX.1", 3072, 128)):
         block = block_of("x", width)
-        for op in ("norm_modulate", "gated_residual", "residual_norm_modulate", "int8_rows"):
+        for op in ("norm_modulate", "gated_residual", "residual_norm_modulate", "int8_rows", "sparse24"):
             yield Case(op, f"{model}, width {width}", {"block": block}, warps_of(block))
         heads = 8
         yield Case(

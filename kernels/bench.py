@@ -82,8 +82,9 @@ def _cases(device: str) -> Iterator[Case]:
             for name in ("norm_modulate", "gated_residual", "residual_norm_modulate"):
                 arguments = getattr(examples, name)(*size, dtype, device)
                 yield Case(getattr(lego_kernels, name), getattr(reference, name), size, dtype, arguments)
-            arguments = examples.int8_rows(*size[:2], dtype, device)
-            yield Case(lego_kernels.int8_rows, reference.int8_rows, size[:2], dtype, arguments)
+            for name in ("int8_rows", "sparse24"):
+                arguments = getattr(examples, name)(*size[:2], dtype, device)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), size[:2], dtype, arguments)
         for size in HEADS[device]:
             arguments = examples.qk_norm_rope(*size, dtype, device)
             yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, dtype, arguments)

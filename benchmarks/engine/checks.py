@@ -35,6 +35,7 @@ def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dic
         "residual_norm_modulate": examples.residual_norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
         "int8_rows": examples.int8_rows(ROWS, width, dtype, device),
+        "sparse24": examples.sparse24(ROWS, width, dtype, device),
         "lora_shrink": examples.lora_shrink((ROWS, ROWS), width, RANKS, dtype, device),
         "lora_expand": examples.lora_expand((ROWS, ROWS), width, RANKS, dtype, device),
     }

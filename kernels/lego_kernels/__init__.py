@@ -1,7 +1,8 @@
 """The elementwise passes of a diffusion transformer over ragged batches, fused: Triton on a GPU, torch elsewhere.
 
 A ragged batch packs the rows of many images into ``x[T, D]``; ``branch[T]`` is the row of the modulation tables that
-each of them takes.  Others make rows of whole numbers.  :mod:`lego_kernels.reference` specifies every op.
+each of them takes.  Others make rows of whole numbers, or leave half of each row out.  :mod:`lego_kernels.reference`
+specifies every op.
 """
 
 from lego_kernels.gated_residual import gated_residual
@@ -12,6 +13,7 @@ from lego_kernels.low_rank import Factors, Segments
 from lego_kernels.norm_modulate import norm_modulate
 from lego_kernels.qk_norm_rope import qk_norm_rope
 from lego_kernels.residual_norm_modulate import residual_norm_modulate
+from lego_kernels.sparse24 import sparse24
 
 __all__ = [
     "Factors",
@@ -23,4 +25,5 @@ __all__ = [
     "norm_modulate",
     "qk_norm_rope",
     "residual_norm_modulate",
+    "sparse24",
 ]

@@ -73,6 +73,11 @@ def int8_rows(rows: int, width: int, dtype: torch.dtype, device: str = "cpu") ->
     return {"x": x}
 
 
+def sparse24(rows: int, width: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Return rows in tenths, so that many numbers have the magnitude of a neighbour."""
+    return {"x": (_Draw(torch.float32, device)(rows, width) * 10).round().div(10).to(dtype)}
+
+
 def _segments(lengths: Sequence[int], factors: int) -> Segments:
     rows, end = [], 0
     for index, length in enumerate(lengths):

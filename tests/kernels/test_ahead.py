@@ -32,6 +32,7 @@ def test_no_kernel_spills_registers_on_hopper(
         "lora_expand",
         "residual_norm_modulate",
         "int8_rows",
+        "sparse24",
     }
     for case in cases:
         found = ahead["compile_ahead"](case)

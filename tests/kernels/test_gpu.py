@@ -53,6 +53,15 @@ def test_codes_are_the_references(size: tuple[int, int, int], dtype: torch.dtype
         assert torch.equal(part, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(1, 4), (7, 36), (0, 64), (4429, 1536), (4608, 15360)], ids=str)
+def test_the_larger_half_is_the_references(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """Values and places, bit for bit."""
+    arguments = examples.sparse24(*size, dtype, "cuda")
+    for part, expected in zip(lego_kernels.sparse24(**arguments), reference.sparse24(**arguments), strict=True):
+        assert torch.equal(part, expected)
+
+
 @pytest.mark.parametrize("parts", ["q k rope", "q k", "q rope", "rope"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", HEADS, ids=str)
@@ -97,6 +106,7 @@ def test_nothing_waits_for_the_device() -> None:
     try:
         lego_kernels.norm_modulate(**rows)
         lego_kernels.int8_rows(rows["x"])
+        lego_kernels.sparse24(rows["x"])
         lego_kernels.gated_residual(rows["x"], rows["x"], rows["scale"], rows["branch"])
         lego_kernels.qk_norm_rope(**heads)
     finally:

@@ -17,6 +17,7 @@ from lego_kernels import examples
 for op in (lego_kernels.norm_modulate, lego_kernels.gated_residual):
     op(**getattr(examples, op.__name__)(3, 8, 2, torch.float32))
 lego_kernels.int8_rows(**examples.int8_rows(3, 8, torch.float32))
+lego_kernels.sparse24(**examples.sparse24(3, 8, torch.float32))
 lego_kernels.qk_norm_rope(**examples.qk_norm_rope(3, 2, 8, torch.float32))
 for op in (lego_kernels.lora_shrink, lego_kernels.lora_expand):
     op(**getattr(examples, op.__name__)([3, 2], 8, [2], torch.float32))
@@ -46,6 +47,8 @@ def test_a_cpu_needs_no_triton(tmp_path: Path) -> None:
         ("qk_norm_rope", {"block_heads": 2, "block": 512, "k_weight": None}),
         ("int8_rows", {"block": 4096}),
         ("int8_rows", {"block": 1}),
+        ("sparse24", {"block": 4096}),
+        ("sparse24", {"block": 16}),
         ("lora_shrink", {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": 48}),
         ("lora_shrink", {"block_rows": 32, "block_columns": 64, "block_ranks": 256, "tiles": 48}),
         ("lora_expand", {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": 4}),
@@ -71,5 +74,5 @@ def _type(name: str, pointer: str) -> str:
     if name.endswith(INTEGERS):
         return "i32"
     fixed = {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32", "factors": "*i64", "segments": "*i64"}
-    fixed |= {"codes": "*i8", "scales": "*fp32"}
+    fixed |= {"codes": "*i8", "scales": "*fp32", "places": "*u8"}
     return fixed.get(name, pointer)
