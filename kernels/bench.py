@@ -25,6 +25,8 @@ MIN_RUNS = 5
 ROWS = {"cpu": ((512, 128, 16), (2048, 256, 16), (1024, 1536, 2)), "cuda": ((2048, 256, 16), (4608, 3072, 2))}
 # (T, heads, head width) of these
 HEADS = {"cpu": ((512, 4, 32), (2048, 4, 64), (1024, 24, 64)), "cuda": ((2048, 4, 64), (4608, 24, 128))}
+# (channels, lines of tokens, tokens a line, active): a mask of 0.35
+LATENTS = {"cpu": ((16, 16, 16, 90), (16, 64, 64, 1433)), "cuda": ((16, 64, 64, 1433), (16, 128, 128, 5734))}
 # (lanes, rows a lane, width, rank): each lane with an adapter of its own
 LOW_RANK = {"cpu": ((8, 96, 256, 16), (8, 288, 256, 16)), "cuda": ((8, 544, 1536, 16), (2, 4608, 3072, 16))}
 
@@ -88,6 +90,10 @@ def _cases(device: str) -> Iterator[Case]:
         for size in HEADS[device]:
             arguments = examples.qk_norm_rope(*size, dtype, device)
             yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, dtype, arguments)
+        for shape in LATENTS[device]:
+            for name in ("gather_rows", "scatter_rows"):
+                arguments = getattr(examples, name)(*shape, dtype, device)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), shape, dtype, arguments)
         for lanes, rows, width, rank in LOW_RANK[device]:
             for name in ("lora_shrink", "lora_expand"):
                 arguments = getattr(examples, name)([rows] * lanes, width, [rank] * lanes, dtype, device)
@@ -109,7 +115,8 @@ def _measure(case: Case, least_s: float) -> Result:
         reference.parts_of(result)[0].device,
         least_s,
     )
-    moved = [*reference.parts_of(result), *case.arguments.values()]
+    taken = [part for value in case.arguments.values() for part in (value if isinstance(value, tuple) else (value,))]
+    moved = [*reference.parts_of(result), *taken]
     moved_bytes = sum(value.nbytes for value in moved if torch.is_tensor(value))
     dtype = str(case.dtype).removeprefix("torch.")
     return Result(

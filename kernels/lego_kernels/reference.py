@@ -7,6 +7,7 @@ implementation on a CPU rounds.  Those that return whole numbers say in which dt
 import torch
 from torch.nn import functional as F
 
+from lego_kernels.active_rows import Blend, Stepped, difference
 from lego_kernels.low_rank import Factors, Segments
 
 Result = torch.Tensor | tuple[torch.Tensor, ...]
@@ -91,6 +92,51 @@ def sparse24(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     places = torch.nonzero(is_larger.sum(dim=-1) < 2)[:, 2].view(*groups.shape[:2], 2)
     halves = F.pad(places[..., 0] + 4 * places[..., 1], (0, groups.shape[1] % 2))
     return groups.gather(-1, places).flatten(1), (halves[:, 0::2] + 16 * halves[:, 1::2]).to(torch.uint8)
+
+
+def gather_rows(latents: torch.Tensor, active: torch.Tensor | None, *, patch: int, dtype: torch.dtype) -> torch.Tensor:
+    """The pixels of each active token, a row of a dtype."""
+    rows = F.pixel_unshuffle(latents, patch).flatten(1).T
+    return rows[slice(None) if active is None else active].to(dtype)
+
+
+def place_rows(
+    rows: torch.Tensor,
+    active: torch.Tensor | None,
+    like: torch.Tensor,
+    *,
+    patch: int,
+    channels_last: bool,
+    kept: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The rows of active tokens as pixels, ``kept`` or zeros elsewhere."""
+    channels, height, width = like.shape
+    if channels_last:
+        rows = rows.unflatten(1, (patch**2, channels)).transpose(1, 2).flatten(1)
+    whole = F.pixel_unshuffle(torch.zeros_like(like) if kept is None else kept, patch).flatten(1).T.clone()
+    whole[slice(None) if active is None else active] = rows
+    return F.pixel_shuffle(whole.T.unflatten(1, (height // patch, width // patch)), patch)
+
+
+def scatter_rows(
+    latents: torch.Tensor,
+    rows: torch.Tensor,
+    active: torch.Tensor | None,
+    *,
+    patch: int,
+    channels_last: bool,
+    sigmas: tuple[float, float],
+    kept: torch.Tensor | None = None,
+    blend: Blend | None = None,
+) -> Stepped:
+    """``x + (s' - s) v`` and ``x - s v`` with the rows put back as ``v``; an image, noised or not, outside a mask."""
+    velocity = place_rows(rows, active, latents, patch=patch, channels_last=channels_last, kept=kept)
+    stepped = latents + difference(sigmas) * velocity
+    predicted = torch.sub(latents, velocity, alpha=sigmas[0])
+    if blend is not None:
+        stepped = torch.where(blend.mask, stepped, sigmas[1] * blend.noise + (1.0 - sigmas[1]) * blend.image)
+        predicted = torch.where(blend.mask, predicted, 0.0 * blend.noise + 1.0 * blend.image)
+    return Stepped(stepped, predicted, velocity)
 
 
 def ulps(actual: Result, exact: Result) -> float:

@@ -33,6 +33,8 @@ def test_no_kernel_spills_registers_on_hopper(
         "residual_norm_modulate",
         "int8_rows",
         "sparse24",
+        "gather_rows",
+        "scatter_rows",
     }
     for case in cases:
         found = ahead["compile_ahead"](case)
