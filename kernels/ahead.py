@@ -19,6 +19,10 @@ from lego_kernels.launching import block_of, warps_of
 CAPABILITY, LANES = 90, 32
 REGISTERS, WARPS, PROGRAMS = 65_536, 64, 32  # of a streaming multiprocessor of Hopper, at the most
 TYPES = {"eps": "fp32", "branch": "*i64", "cos": "*fp32", "sin": "*fp32", "factors": "*i64", "segments": "*i64"}
+TYPES |= {"codes": "*i8", "scales": "*fp32", "places": "*u8", "active": "*i64", "mask": "*u8"}
+LATENTS = ("latents", "velocity", "kept", "image", "noise", "stepped_out", "predicted_out", "velocity_out")
+TYPES |= dict.fromkeys(LATENTS, "*fp32") | dict.fromkeys(("sigma", "next_sigma", "dt"), "fp32")
+SIZES = ("_stride", "width", "height", "channels", "heads", "count")
 COLUMNS = "| kernel | of | warps | registers a thread | spilled bytes | shared bytes | warps resident |"
 
 
@@ -51,7 +55,7 @@ def cases() -> Iterator[Case]:
     """Yield every kernel at the shapes it is launched with."""
     for model, width, head in (("SD3.5 medium", 1536, 64), ("FLUX.1", 3072, 128)):
         block = block_of("x", width)
-        for op in ("norm_modulate", "gated_residual", "residual_norm_modulate"):
+        for op in ("norm_modulate", "gated_residual", "residual_norm_modulate", "int8_rows", "sparse24"):
             yield Case(op, f"{model}, width {width}", {"block": block}, warps_of(block))
         heads = 8
         yield Case(
@@ -59,6 +63,10 @@ def cases() -> Iterator[Case]:
         )
         shrink = {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": -(-width // 64)}
         yield Case("lora_shrink", f"{model}, width {width}, rank 16", shrink, 4)
+        gather = {"patch": 2, "block_rows": 16, "block": 64}
+        yield Case("gather_rows", f"{model}, 16 channels of latents", gather, 2)
+        scatter = {"patch": 2, "channels_last": model != "FLUX.1", "halvings": 12, "block_channels": 16, "block": 64}
+        yield Case("scatter_rows", f"{model}, 16 channels of latents", scatter, 2)
         expand = {"block_rows": 32, "block_columns": 64, "block_ranks": 16, "tiles": 1}
         yield Case("lora_expand", f"{model}, width {width}, rank 16", expand, 4)
 
@@ -80,7 +88,7 @@ def compile_ahead(case: Case, pointer: str = "*bf16") -> Resources:
 
 
 def _type(name: str, pointer: str) -> str:
-    if name.endswith(("_stride", "width", "heads")):
+    if name.endswith(SIZES):
         return "i32"
     return TYPES.get(name, pointer)
 

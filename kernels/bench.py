@@ -25,6 +25,8 @@ MIN_RUNS = 5
 ROWS = {"cpu": ((512, 128, 16), (2048, 256, 16), (1024, 1536, 2)), "cuda": ((2048, 256, 16), (4608, 3072, 2))}
 # (T, heads, head width) of these
 HEADS = {"cpu": ((512, 4, 32), (2048, 4, 64), (1024, 24, 64)), "cuda": ((2048, 4, 64), (4608, 24, 128))}
+# (channels, lines of tokens, tokens a line, active): a mask of 0.35
+LATENTS = {"cpu": ((16, 16, 16, 90), (16, 64, 64, 1433)), "cuda": ((16, 64, 64, 1433), (16, 128, 128, 5734))}
 # (lanes, rows a lane, width, rank): each lane with an adapter of its own
 LOW_RANK = {"cpu": ((8, 96, 256, 16), (8, 288, 256, 16)), "cuda": ((8, 544, 1536, 16), (2, 4608, 3072, 16))}
 
@@ -33,9 +35,10 @@ LOW_RANK = {"cpu": ((8, 96, 256, 16), (8, 288, 256, 16)), "cuda": ((8, 544, 1536
 class Case:
     """An op, its reference and the arguments of both."""
 
-    op: Callable[..., torch.Tensor]
-    reference: Callable[..., torch.Tensor]
+    op: Callable[..., reference.Result]
+    reference: Callable[..., reference.Result]
     size: tuple[int, ...]
+    dtype: torch.dtype
     arguments: examples.Arguments
 
 
@@ -64,10 +67,10 @@ def main() -> None:
         results = [_measure(case, options.seconds) for case in _cases(options.device)]
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, one thread"
     print(f"{name}, torch {torch.__version__}")
-    print(f"{'op':16}{'size':>16}{'dtype':>10}{'eager us':>12}{'op us':>12}{'speedup':>9}{'GB/s':>9}{'ulps':>7}")
+    print(f"{'op':24}{'size':>16}{'dtype':>10}{'eager us':>12}{'op us':>12}{'speedup':>9}{'GB/s':>9}{'ulps':>7}")
     for row in results:
         print(
-            f"{row.op:16}{row.size:>16}{row.dtype:>10}{row.eager_us:12.1f}{row.op_us:12.1f}"
+            f"{row.op:24}{row.size:>16}{row.dtype:>10}{row.eager_us:12.1f}{row.op_us:12.1f}"
             f"{row.eager_us / row.op_us:9.2f}{row.op_gb_per_s:9.1f}{row.error_ulps:7.2f}"
         )
     if options.json:
@@ -80,14 +83,22 @@ def _cases(device: str) -> Iterator[Case]:
         for size in ROWS[device]:
             for name in ("norm_modulate", "gated_residual", "residual_norm_modulate"):
                 arguments = getattr(examples, name)(*size, dtype, device)
-                yield Case(getattr(lego_kernels, name), getattr(reference, name), size, arguments)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), size, dtype, arguments)
+            for name in ("int8_rows", "sparse24"):
+                arguments = getattr(examples, name)(*size[:2], dtype, device)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), size[:2], dtype, arguments)
         for size in HEADS[device]:
             arguments = examples.qk_norm_rope(*size, dtype, device)
-            yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, arguments)
+            yield Case(lego_kernels.qk_norm_rope, reference.qk_norm_rope, size, dtype, arguments)
+        for shape in LATENTS[device]:
+            for name in ("gather_rows", "scatter_rows"):
+                arguments = getattr(examples, name)(*shape, dtype, device)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), shape, dtype, arguments)
         for lanes, rows, width, rank in LOW_RANK[device]:
             for name in ("lora_shrink", "lora_expand"):
                 arguments = getattr(examples, name)([rows] * lanes, width, [rank] * lanes, dtype, device)
-                yield Case(getattr(lego_kernels, name), getattr(reference, name), (lanes, rows, width, rank), arguments)
+                shape = (lanes, rows, width, rank)
+                yield Case(getattr(lego_kernels, name), getattr(reference, name), shape, dtype, arguments)
 
 
 def _measure(case: Case, least_s: float) -> Result:
@@ -96,16 +107,18 @@ def _measure(case: Case, least_s: float) -> Result:
     exact = case.reference(**examples.widened(case.arguments))  # first: an op may work in place
     result = case.op(**case.arguments)
     error_ulps = reference.ulps(result, exact)
-    budget_ulps = BUDGET_ULPS[result.dtype]
+    budget_ulps = BUDGET_ULPS[case.dtype]
     if not error_ulps <= budget_ulps:  # not `>`: NaN must fail too
-        raise SystemExit(f"{name} {size} {result.dtype} is {error_ulps:.1f} ulps off, the budget is {budget_ulps}")
+        raise SystemExit(f"{name} {size} {case.dtype} is {error_ulps:.1f} ulps off, the budget is {budget_ulps}")
     eager_s, op_s = _medians_s(
         [lambda: case.reference(**case.arguments), lambda: case.op(**case.arguments)],
-        result.device,
+        reference.parts_of(result)[0].device,
         least_s,
     )
-    moved_bytes = result.nbytes + sum(value.nbytes for value in case.arguments.values() if torch.is_tensor(value))
-    dtype = str(result.dtype).removeprefix("torch.")
+    taken = [part for value in case.arguments.values() for part in (value if isinstance(value, tuple) else (value,))]
+    moved = [*reference.parts_of(result), *taken]
+    moved_bytes = sum(value.nbytes for value in moved if torch.is_tensor(value))
+    dtype = str(case.dtype).removeprefix("torch.")
     return Result(
         op=name,
         size=size,
@@ -117,7 +130,7 @@ def _measure(case: Case, least_s: float) -> Result:
     )
 
 
-def _medians_s(runs: Sequence[Callable[[], torch.Tensor]], device: torch.device, least_s: float) -> list[float]:
+def _medians_s(runs: Sequence[Callable[[], object]], device: torch.device, least_s: float) -> list[float]:
     """Return the median time of each run; on a CPU they take turns, so that other load slows all of them alike."""
     if device.type == "cuda":
         from triton.testing import do_bench  # empties the L2 cache between runs

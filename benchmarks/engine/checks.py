@@ -29,11 +29,16 @@ def check_kernels(subject: Subject, ops: ModuleType | Any = lego_kernels) -> dic
     heads, head_width = int(config.num_attention_heads), int(config.attention_head_dim)
     device, dtype = str(subject.device), subject.dtype
     width = heads * head_width
+    channels = subject.backbone.shape.channels
     arguments_of = {
         "norm_modulate": examples.norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "gated_residual": examples.gated_residual(ROWS, width, BRANCHES, dtype, device),
         "residual_norm_modulate": examples.residual_norm_modulate(ROWS, width, BRANCHES, dtype, device),
         "qk_norm_rope": examples.qk_norm_rope(ROWS, heads, head_width, dtype, device),
+        "int8_rows": examples.int8_rows(ROWS, width, dtype, device),
+        "gather_rows": examples.gather_rows(channels, 8, 12, 40, dtype, device),
+        "scatter_rows": examples.scatter_rows(channels, 8, 12, 40, dtype, device),
+        "sparse24": examples.sparse24(ROWS, width, dtype, device),
         "lora_shrink": examples.lora_shrink((ROWS, ROWS), width, RANKS, dtype, device),
         "lora_expand": examples.lora_expand((ROWS, ROWS), width, RANKS, dtype, device),
     }
@@ -53,7 +58,7 @@ def check_velocities(subject: Subject, side: int, seeds: Sequence[int] = (1, 2))
     return error
 
 
-def _error(name: str, op: Callable[..., torch.Tensor], arguments: examples.Arguments, dtype: torch.dtype) -> float:
+def _error(name: str, op: Callable[..., reference.Result], arguments: examples.Arguments, dtype: torch.dtype) -> float:
     with torch.inference_mode():
         exact = getattr(reference, name)(**examples.widened(arguments))
         error = reference.ulps(op(**arguments), exact)

@@ -11,8 +11,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 def check_rows(x: torch.Tensor, branch: torch.Tensor, *tables: tuple[str, torch.Tensor]) -> None:
     """Raise ValueError unless x is (T, D), branch (T,) of int64 and every named table (B, D) like x."""
     shape, dtype, device = x.shape, x.dtype, x.device
-    if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(f"x has shape {list(shape)}, must be [T, D] with D >= 1")
+    check_matrix("x", x)
     check_float("x", x)
     name, first = tables[0]
     if first.ndim != 2:
@@ -21,6 +20,12 @@ def check_rows(x: torch.Tensor, branch: torch.Tensor, *tables: tuple[str, torch.
     for name, table in tables:
         check_tensor(name, table, table_shape, dtype, device)
     check_tensor("branch", branch, shape[:1], torch.int64, device)
+
+
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Raise ValueError unless the tensor is (T, D)."""
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, must be [T, D] with D >= 1")
 
 
 def check_float(name: str, tensor: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lego_kernels.active_rows import Blend
 from lego_kernels.low_rank import Factors, Segments
 
 Arguments = dict[str, Any]
@@ -66,6 +67,49 @@ def lora_expand(
     return {"out": out, "hidden": hidden, "up": factors, "segments": segments}
 
 
+def int8_rows(rows: int, width: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Return rows of sizes from a ten-thousandth to ten thousand, and zeros in the last of several."""
+    x = _Draw(dtype, device)(rows, width) * torch.logspace(-4, 4, rows)[:, None].to(device, dtype)
+    x[1:][-1:] = 0
+    return {"x": x}
+
+
+def sparse24(rows: int, width: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
+    """Return rows in tenths, so that many numbers have the magnitude of a neighbour."""
+    return {"x": (_Draw(torch.float32, device)(rows, width) * 10).round().div(10).to(dtype)}
+
+
+def gather_rows(
+    channels: int, lines: int, across: int, active: int | None, dtype: torch.dtype, device: str = "cpu"
+) -> Arguments:
+    """Return float32 latents of so many lines of tokens, and random active ones, or None for all of them."""
+    draw = _Draw(torch.float32, device)
+    latents, chosen = draw(channels, 2 * lines, 2 * across), draw.chosen(active, lines * across)
+    return {"latents": latents, "active": chosen, "patch": 2, "dtype": dtype}
+
+
+def scatter_rows(
+    channels: int,
+    lines: int,
+    across: int,
+    active: int | None,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    parts: str = "last kept blend",
+) -> Arguments:
+    """Return latents, rows of random active tokens, or of all, and what is named in ``parts``, None for the rest."""
+    draw = _Draw(dtype, device)
+    shape = channels, 2 * lines, 2 * across
+    latents, chosen = draw(*shape), draw.chosen(active, lines * across)
+    rows = draw(lines * across if chosen is None else len(chosen), 4 * channels)
+    blend = Blend(draw(*shape[1:]) > 0, draw(*shape), draw(*shape)) if "blend" in parts else None
+    kept = draw(*shape) if "kept" in parts else None
+    sizes = {"patch": 2, "channels_last": "last" in parts}
+    arguments: Arguments = {"latents": latents, "rows": rows, "active": chosen, "sigmas": (0.7, 0.6)}
+    return arguments | sizes | {"kept": kept, "blend": blend}
+
+
 def _segments(lengths: Sequence[int], factors: int) -> Segments:
     rows, end = [], 0
     for index, length in enumerate(lengths):
@@ -83,6 +127,8 @@ def widened(arguments: Arguments) -> Arguments:
 def _wide(value: Any) -> Any:
     if isinstance(value, Factors):
         return Factors(tuple(weight.double() for weight in value.weights), value.columns, value.ranks, value.side)
+    if isinstance(value, Blend):
+        return Blend(value.mask, value.image.double(), value.noise.double())
     return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
 
 
@@ -95,6 +141,12 @@ class _Draw:
 
     def __call__(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=self._generator).to(self._device, self._dtype)
+
+    def chosen(self, count: int | None, of: int) -> torch.Tensor | None:
+        """Return so many different numbers below ``of``, ascending; None for None."""
+        if count is None:
+            return None
+        return torch.randperm(of, generator=self._generator)[:count].sort().values.to(self._device)
 
     def branch(self, rows: int, branches: int) -> torch.Tensor:
         return torch.randint(branches, (rows,), generator=self._generator).to(self._device)

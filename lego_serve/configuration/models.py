@@ -253,8 +253,8 @@ class Model(Strict):
     )
     linear: Literal["dense", "int8"] = Field(
         default="dense",
-        description="How the blocks of the backbone multiply. `int8`: weights of 8 bits and rows of 7, with a scale "
-        "for each row, for `dtype: float32` on a CPU; it pays from a width of about 500 on.",
+        description="How the blocks of the backbone multiply. `int8`: weights and rows of 8 bits, with a scale for "
+        "each row. On a CPU rows have 7, `dtype` is `float32`, and it pays from a width of about 500 on.",
     )
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = Field(
         default=256, description="Text tokens of T5, or the rows of zeros in their place."

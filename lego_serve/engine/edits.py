@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from lego_kernels import Blend
 from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import REUSE_RULES, Quality, ReusePlan, ReuseStats, branch_work, plan_reuse
 from lego_serve.engine.template_store import Template, TemplateStore
@@ -79,13 +80,9 @@ class LaneEdit:
     reads_text: bool = False
 
     @cached_property
-    def mask(self) -> torch.Tensor:
-        """The mask as (1, height, width)."""
-        return self.edit.mask[None]
-
-    def restore_unmasked(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
-        """Return latents that outside the mask are the template, noised to a sigma."""
-        return torch.where(self.mask, latents, self.edit.template.noised(sigma))
+    def blend(self) -> Blend:
+        """What stands outside the mask: the template, noised to the step's sigma."""
+        return Blend(self.edit.mask, self.edit.template.latents, self.edit.template.noise)
 
     def stats(self, masked_steps: int, primed_passes: int, evicted_entries: int) -> ReuseStats:
         """Return what it read of its template in so many steps, after so many passes over it that ran for it."""

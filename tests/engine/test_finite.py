@@ -18,7 +18,7 @@ from lego_serve.engine.template_store import Template
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
 from tests.support import edits
@@ -58,12 +58,12 @@ class Spoiling(Faulty):
         super().__init__(inner)
         self.bad, self.from_time = bad, -math.inf
 
-    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
         """As the real one, but for that."""
-        velocities = [velocity.clone() for velocity in super().velocity(lanes)]
+        velocities = [replace(velocity, rows=velocity.rows.clone()) for velocity in super().velocity_rows(lanes)]
         for lane, velocity in zip(lanes, velocities, strict=True):
             if lane.guidance == POISON and lane.time <= self.from_time:
-                velocity[1, 3, 2] = self.bad
+                velocity.rows[7, 3] = self.bad
         return velocities
 
 
@@ -125,12 +125,13 @@ def test_an_edit_that_turns_bad_leaves_nothing_of_its_template_to_be_read(
 ) -> None:
     """What it read may have gone bad before it: the next edit primes anew; another template's are read as before."""
     family = edits.with_store(spec)
-    honest = family.engine._backbone.velocity
+    honest = family.engine._backbone.velocity_rows
 
-    def spoiling(lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
-        return [v * (math.nan if lane.guidance == POISON else 1) for v, lane in zip(honest(lanes), lanes, strict=True)]
+    def spoiling(lanes: Sequence[LaneInput]) -> list[VelocityRows]:
+        factors = [math.nan if lane.guidance == POISON else 1.0 for lane in lanes]
+        return [replace(v, rows=v.rows * factor) for v, factor in zip(honest(lanes), factors, strict=True)]
 
-    monkeypatch.setattr(family.engine._backbone, "velocity", spoiling)
+    monkeypatch.setattr(family.engine._backbone, "velocity_rows", spoiling)
     one, two = (with_pin(lane_of(family, edits.template(family, own=own)), pin) for own in (1, 2))
 
     def primed(lane: LaneRequest) -> int:

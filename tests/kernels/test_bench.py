@@ -17,5 +17,6 @@ def test_the_benchmark_checks_and_times_every_op_on_a_cpu(tmp_path: Path, monkey
     runpy.run_path(str(ROOT / "kernels" / "bench.py"), run_name="__main__")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     ops = {"norm_modulate", "gated_residual", "residual_norm_modulate", "qk_norm_rope", "lora_shrink", "lora_expand"}
+    ops |= {"int8_rows", "sparse24", "gather_rows", "scatter_rows"}
     assert {row["op"] for row in rows} == ops
     assert all(row["op_us"] > 0 for row in rows)

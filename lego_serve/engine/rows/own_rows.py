@@ -53,29 +53,19 @@ class LaneRows:
         self.active = self.changes.topk(count).indices.sort().values
         return Reuse(self.active, self.cond, self.negative)
 
-    def take(self, velocity: torch.Tensor) -> torch.Tensor:
-        """Take the velocity of a step, which is zero in the rows that it did not compute; return the whole one."""
+    def take(self, velocity: torch.Tensor) -> None:
+        """Take the whole velocity of a step, which in rows that it did not compute is that of the step before."""
         if self.velocity is None:
             self.changes = self._by_token(torch.full_like(velocity, torch.inf))
             self.velocity = velocity
-            return velocity
+            return
         assert self.changes is not None
-        whole = velocity
-        if self.active is not None:
-            whole = torch.where(self._pixels(self.active, velocity), velocity, self.velocity)
-        changes = self._by_token((whole - self.velocity).abs())
+        changes = self._by_token((velocity - self.velocity).abs())
         if self.active is not None:
             grown = self.changes * WAITING_GROWTH
             changes = grown.index_copy(0, self.active, changes[self.active])
-        self.velocity, self.changes = whole, changes
-        return whole
+        self.velocity, self.changes = velocity, changes
 
     def _by_token(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the mean of latents (channels, height, width) over each token's numbers, by token row."""
         return torch.nn.functional.avg_pool2d(latents.mean(dim=0)[None], self.patch).flatten()
-
-    def _pixels(self, active: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Return the mask (height, width) of the latent pixels of token rows."""
-        rows, columns = latents.shape[-2] // self.patch, latents.shape[-1] // self.patch
-        mask = torch.zeros(rows * columns, dtype=torch.bool, device=latents.device).index_fill(0, active, True)
-        return mask.view(rows, columns).repeat_interleave(self.patch, 0).repeat_interleave(self.patch, 1)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from lego_kernels import Stepped
 from lego_serve.engine.lane_state import LaneState
+from lego_serve.models.ragged.lane_input import VelocityRows
 from lego_serve.models.sampling import SAMPLERS
 
 
@@ -20,27 +22,43 @@ class PassSize(NamedTuple):
 CHECK_EVERY_STEPS = 5  # on a device, which is waited for as often anyway, when the states of lanes are fetched
 
 
-def advance(state: LaneState, velocity: torch.Tensor, started_s: float, took_s: float, size: PassSize) -> None:
+def advance(
+    state: LaneState, velocity: VelocityRows | torch.Tensor, started_s: float, took_s: float, size: PassSize
+) -> None:
     """Take a lane's step with the velocity of a pass of that size, which began then and took so long."""
-    take_step = SAMPLERS[state.request.sampler_run]
-    sigma = state.schedule.sigmas[state.step]
+    kept = None if state.own is None else state.own.velocity
+    if isinstance(velocity, VelocityRows) and state.request.sampler_run == "euler":
+        sigmas = state.schedule.sigmas[state.step], state.schedule.sigmas[state.step + 1]
+        stepped = velocity.euler(sigmas, kept, None if state.edit is None else state.edit.blend)
+        state.history = ()
+    else:
+        stepped = _sampled(state, velocity.whole(kept) if isinstance(velocity, VelocityRows) else velocity)
+    # Kept as a tensor of this step; a preview is made from it only when one is due.
+    state.latents, state.predicted = stepped.latents, stepped.predicted
     if state.own is not None:
-        velocity = state.own.take(velocity)
-    # Kept as a tensor of this step; a preview is made from x - sigma v only when one is due.
-    state.predicted = torch.sub(state.latents, velocity, alpha=sigma)
-    state.latents, state.history = take_step(
-        state.latents, velocity, state.schedule, state.step, state.history, state.request.seed
-    )
+        state.own.take(stepped.velocity)
     state.count_step()
-    if state.edit is not None:
-        state.predicted = state.edit.restore_unmasked(state.predicted, 0.0)
-        state.latents = state.edit.restore_unmasked(state.latents, state.schedule.sigmas[state.step])
     if math.isnan(state.started_s):
         state.started_s = started_s
     state.step_s.append(took_s)
     state.step_lanes.append(size.lanes)
     state.step_rows.append(size.rows)
     state.step_at.append(started_s - state.added_s)
+
+
+def _sampled(state: LaneState, velocity: torch.Tensor) -> Stepped:
+    """Take a step of any sampler with a whole velocity: what ``VelocityRows.euler`` does, in parts."""
+    sigma, next_sigma = state.schedule.sigmas[state.step], state.schedule.sigmas[state.step + 1]
+    take_step = SAMPLERS[state.request.sampler_run]
+    predicted = torch.sub(state.latents, velocity, alpha=sigma)
+    latents, state.history = take_step(
+        state.latents, velocity, state.schedule, state.step, state.history, state.request.seed
+    )
+    if state.edit is not None:
+        blend = state.edit.blend
+        predicted = torch.where(blend.mask, predicted, blend.noised(0.0))
+        latents = torch.where(blend.mask, latents, blend.noised(next_sigma))
+    return Stepped(latents, predicted, velocity)
 
 
 class NanCheck:

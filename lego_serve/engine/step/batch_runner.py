@@ -21,6 +21,7 @@ from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import LegoError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetFailed, ControlNetUnavailable
+from lego_serve.models.ragged.lane_input import VelocityRows
 
 Batch = Sequence[LaneState]
 
@@ -29,11 +30,13 @@ Batch = Sequence[LaneState]
 class BatchOutcome:
     """The results of a step's passes, by lane key: a velocity, or the error of a lane that failed alone.
 
+    A velocity is that of the rows that were computed; of a step on two replicas it is whole.
+
     A lane whose ControlNet cannot be reached has neither; its state says what it waits for.  ``is_typical``: the step
     ran as planned, in one pass, so that its time says what such a step takes.
     """
 
-    velocities: dict[str, torch.Tensor] = field(default_factory=dict)
+    velocities: dict[str, VelocityRows | torch.Tensor] = field(default_factory=dict)
     failures: dict[str, LegoError] = field(default_factory=dict)
     is_typical: bool = True
 
@@ -90,12 +93,12 @@ class BatchRunner:
         outcome.is_typical = False
         return True
 
-    def _forward(self, lanes: Batch) -> dict[str, torch.Tensor]:
+    def _forward(self, lanes: Batch) -> dict[str, VelocityRows]:
         """Return the velocities of one pass over lanes and over the template entries that their edits still lack."""
         priming = PrimingBatch(self._backbone, self._templates, self._batcher.rates)
         try:
             inputs = [self._setup.lane_input(lane, priming) for lane in lanes]
-            velocities = self._backbone.velocity([*inputs, *priming.inputs])
+            velocities = self._backbone.velocity_rows([*inputs, *priming.inputs])
         except BaseException:
             priming.abort()
             raise

@@ -21,7 +21,7 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import flux_residual
-from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import (
     Linear,
     Mlp,
@@ -145,6 +145,11 @@ class FluxBackbone:
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """Return the guided velocity of each lane, fp32."""
+        return [velocity.whole() for velocity in self.velocity_rows(lanes)]
+
+    @torch.inference_mode()
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
+        """Return the guided velocity of each lane, fp32, as the rows that were computed."""
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
         packing = pack(
             lanes,
@@ -161,21 +166,12 @@ class FluxBackbone:
         out = out[: sum(packing.image_lengths)].float()
         parts = zip(packing.branches, out.split(packing.image_lengths), strict=True)
         rows = {branch.lane: part for branch, part in parts}
-        return [self._velocity(lane, rows[i], sizes[i]) for i, lane in enumerate(lanes)]
-
-    def _velocity(self, lane: LaneInput, rows: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        h, w = size
-        patches = lane.scatter_active(rows, h * w).view(h, w, -1, PATCH, PATCH)
-        return patches.permute(2, 0, 3, 1, 4).reshape(-1, h * PATCH, w * PATCH).to(lane.latents.device)
+        return [lane.velocity_rows(rows[i], PATCH, channels_last=False) for i, lane in enumerate(lanes)]
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
         # Lanes with ControlNets compute all their rows.
         controls = ResidualAdder(lanes, [h * w for h, w in sizes], packing)
-        patches = []
-        for branch in packing.branches:
-            lane = lanes[branch.lane]
-            tokens = lane.select_active(pack_latents(lane.latents, sizes[branch.lane]))
-            patches.append(tokens.to(self.device, self._dtype))
+        patches = [lanes[b.lane].latent_rows(PATCH, self.device, self._dtype) for b in packing.branches]
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
         text = packing.rows_of([branch.text for branch in packing.branches], packing.text_branch)
         image_rotation, text_rotation = self._rotations(lanes, sizes, packing)

@@ -20,7 +20,7 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
-from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, add_and_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -139,6 +139,11 @@ class Sd3Backbone:
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """Return the guided velocity of each lane, fp32."""
+        return [velocity.whole() for velocity in self.velocity_rows(lanes)]
+
+    @torch.inference_mode()
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
+        """Return the guided velocity of each lane, fp32, as the rows that were computed."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
         packing = pack(
             lanes,
@@ -154,15 +159,11 @@ class Sd3Backbone:
         out = out[: sum(packing.image_lengths)].float()
         parts = zip(packing.branches, out.split(packing.image_lengths), strict=True)
         rows = {(branch.lane, branch.is_negative): part for branch, part in parts}
-        return [self._guided(lane, rows[i, False], rows.get((i, True)), sizes[i]) for i, lane in enumerate(lanes)]
+        return [self._guided(lane, rows[i, False], rows.get((i, True))) for i, lane in enumerate(lanes)]
 
-    def _guided(
-        self, lane: LaneInput, cond: torch.Tensor, negative: torch.Tensor | None, size: tuple[int, int]
-    ) -> torch.Tensor:
+    def _guided(self, lane: LaneInput, cond: torch.Tensor, negative: torch.Tensor | None) -> VelocityRows:
         combined = cond if negative is None else negative + lane.guidance * (cond - negative)
-        h, w, p = *size, self._patch
-        patches = lane.scatter_active(combined, h * w).view(h, w, p, p, -1)
-        return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
+        return lane.velocity_rows(combined, self._patch, channels_last=True)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
         # Lanes with ControlNets compute all their rows.
@@ -182,12 +183,7 @@ class Sd3Backbone:
 
     def _patches(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
         """Project each lane's patches and add their position embeddings: (image rows, width)."""
-        p = self._patch
-        patches = []
-        for lane, (h, w) in zip(lanes, sizes, strict=True):
-            latents = lane.latents.to(self.device, self._dtype)
-            tokens = latents.view(-1, h, p, w, p).permute(1, 3, 0, 2, 4).reshape(h * w, -1)
-            patches.append(lane.select_active(tokens))
+        patches = [lane.latent_rows(self._patch, self.device, self._dtype) for lane in lanes]
         projected = self._patch_in(torch.cat(patches)).split([len(part) for part in patches])
         positions = [lane.select_active(self._position(size)) for lane, size in zip(lanes, sizes, strict=True)]
         return [(rows + position).to(self._dtype) for rows, position in zip(projected, positions, strict=True)]

@@ -9,7 +9,7 @@ from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows
 from lego_serve.models.ragged.lora import LoraLayers
 
 
@@ -41,6 +41,10 @@ class Backbone(Protocol):
 
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """Return the guided velocity of each lane, fp32, shaped like its latents."""
+        ...
+
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
+        """Return the same as the rows that were computed."""
         ...
 
 

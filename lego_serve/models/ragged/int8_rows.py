@@ -1,8 +1,9 @@
 """Linear layers of 8-bit products: weights with a scale for each output, rows with a scale for each row.
 
 A scale for a whole batch of rows, as torch's dynamic layers take it, would tie a row to its mates.  Here each row is
-divided by its own largest number first, so that all of them span the same range, and a row that does so from -1 to 1 is
-added: the batch's scale then is the same constant for any rows, and sums of whole numbers are exact in any order.
+divided by its own largest number first, so that all of them span the same range.  On a CPU a row that does so from -1
+to 1 is added: the batch's scale then is the same constant for any rows.  On a GPU the rows' codes are a kernel's.
+Either way sums of whole numbers are exact in any order.
 """
 
 import warnings
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from lego_kernels import int8_rows
 from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.layers import linears
 
 SMALLEST = 1e-12  # what a row of zeros is divided by
+LEAST_ROWS, SIDE = 32, 8  # what a GPU's product of 8-bit numbers takes: more than 16 rows, sides in eights
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,50 @@ def int8_rows_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
     return (out if bias is None else out + bias.double()).to(x.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Int8Matmul:
+    """The 8-bit form of a weight (outputs, inputs), for rows of any dtype on a GPU, whose sums hold 32 bits.
+
+    ``codes`` (outputs, inputs) and ``scales`` (outputs,) are those of ``int8_rows``, as the rows' are.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> "Int8Matmul":
+        """Round a weight to 8 bits, a scale for each output.  Raises ValueError where a side is not in eights."""
+        if weight.shape[0] % SIDE or weight.shape[1] % SIDE:
+            raise ValueError(f"a weight of shape {list(weight.shape)} has a side that is not in {SIDE}s")
+        return cls(*int8_rows(weight))
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute ``x @ weight.T + bias`` for rows x (rows, inputs); a row's result is a function of that row alone."""
+        codes, scales = int8_rows(x)
+        filled = F.pad(codes, (0, 0, 0, max(LEAST_ROWS - len(x), 0)))
+        sums = torch._int_mm(filled, self.codes.t())[: len(x)]
+        out = sums.float().mul_(scales[:, None]).mul_(self.scales)
+        return (out if bias is None else out.add_(bias)).to(x.dtype)
+
+
 def use_int8_rows(backbone: Backbone, name: str) -> None:
     """Have the blocks of a backbone multiply in 8 bits; what runs over a row a branch stays as it is.
 
-    Raises CheckpointError for a backbone that does not compute in fp32 on a CPU.
+    Raises CheckpointError for a backbone that does not compute in fp32 on a CPU, or whose layers a GPU cannot multiply.
     """
     for layer in linears(vars(backbone)):
-        if layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+        if not layer.is_of_blocks:
+            continue
+        weight = layer.weight
+        if weight.device.type == "cpu":
+            if weight.dtype != torch.float32:
+                dtype = str(weight.dtype).removeprefix("torch.")
+                raise CheckpointError(f"model {name}: on a CPU `linear: int8` is for `dtype: float32`; this is {dtype}")
+            layer.kind = Int8Rows.of(weight)
+            continue
+        try:
+            layer.kind = Int8Matmul.of(weight)
+        except ValueError as error:
             raise CheckpointError(
-                f"model {name}: `linear: int8` is for `device: cpu` and `dtype: float32`; this is "
-                f"{layer.weight.device.type} and {str(layer.weight.dtype).removeprefix('torch.')}"
-            )
-        if layer.is_of_blocks:
-            layer.kind = Int8Rows.of(layer.weight)
+                f"model {name}: `linear: int8` cannot be had for {layer.parts[0].path}: {error}"
+            ) from None

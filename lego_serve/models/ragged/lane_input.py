@@ -1,10 +1,12 @@
-"""The inputs of one lane to a forward pass."""
+"""The inputs of one lane to a forward pass, and what the pass says of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from lego_kernels import Blend, Stepped, gather_rows, scatter_rows
+from lego_kernels.active_rows import place_rows
 from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import Capture, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
@@ -43,12 +45,50 @@ class LaneInput:
         """Return those of all image rows that are computed."""
         return rows if self.reuse is None else rows[self.reuse.active.to(rows.device)]
 
-    def scatter_active(self, rows: torch.Tensor, image_rows: int) -> torch.Tensor:
-        """Return all image rows: the computed ones, and zeros for the others."""
-        if self.reuse is None:
-            return rows
-        zeros = rows.new_zeros(image_rows, rows.shape[1])
-        return zeros.index_copy_(0, self.reuse.active.to(rows.device), rows)
+    def latent_rows(self, patch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return the rows of its latents' tokens that are computed; within one, channels come first."""
+        return gather_rows(self.latents.to(device), self._active(device), patch=patch, dtype=dtype)
+
+    def velocity_rows(self, rows: torch.Tensor, patch: int, *, channels_last: bool) -> "VelocityRows":
+        """Return its velocity, given the rows that were computed, on the device of its latents."""
+        device = self.latents.device
+        return VelocityRows(rows.to(device), self._active(device), self.latents, patch, channels_last)
+
+    def _active(self, device: torch.device) -> torch.Tensor | None:
+        return None if self.reuse is None else self.reuse.active.to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class VelocityRows:
+    """A lane's guided velocity, fp32, as rows of the tokens that were computed: the ``active``, or all where None is.
+
+    ``latents`` are those that it is of; with ``channels_last`` a row has the channels of each of its pixels together.
+    """
+
+    rows: torch.Tensor
+    active: torch.Tensor | None
+    latents: torch.Tensor
+    patch: int
+    channels_last: bool
+
+    def whole(self, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the velocity shaped like the latents, ``kept`` or zeros where it was not computed."""
+        return place_rows(
+            self.rows, self.active, self.latents, patch=self.patch, channels_last=self.channels_last, kept=kept
+        )
+
+    def euler(self, sigmas: tuple[float, float], kept: torch.Tensor | None, blend: Blend | None) -> Stepped:
+        """Return what Euler's step from one sigma to another makes of the latents, and outside a mask of an image."""
+        return scatter_rows(
+            self.latents,
+            self.rows,
+            self.active,
+            patch=self.patch,
+            channels_last=self.channels_last,
+            sigmas=sigmas,
+            kept=kept,
+            blend=blend,
+        )
 
 
 def reuses_of(lanes: Sequence[LaneInput]) -> dict[int, Reuse]:

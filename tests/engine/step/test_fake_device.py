@@ -14,14 +14,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from lego_serve.core.editing.reuse import Quality, ReusePlan
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
-from lego_serve.engine.lane_state import LaneRequest
+from lego_serve.core.tiers.own_rows import OwnRows
+from lego_serve.engine.edits import Edit, LaneEdit, PrimingPrompt
+from lego_serve.engine.lane_state import LaneRequest, LaneState
+from lego_serve.engine.rows.references import LaneReference
+from lego_serve.engine.step.priming import PrimingBatch
 from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.families.flux import FluxBackbone
 from lego_serve.models.families.sd3 import Sd3Backbone
-from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
+from lego_serve.models.ragged.int8_rows import use_int8_rows
 from lego_serve.models.sampling import FlowMatchTables, Schedule
 
 SD3: dict[str, Any] = {
@@ -38,6 +45,7 @@ NAME = "fakegpu"
 _setup_privateuseone_for_python_backend(NAME)
 GPU = torch.device(NAME, 0)
 # What a step takes from the CPU: the layout of its batch and the times of its branches, in copies that do not wait.
+# ``lcm`` takes the noise of each lane besides, which has the same bits whatever device the lane runs on.
 STATED = 6
 
 
@@ -48,6 +56,16 @@ class Copies(TorchDispatchMode):
         super().__init__()
         self.up: list[torch.Tensor] = []
         self.down: list[str] = []
+
+    @property
+    def noises(self) -> list[torch.Tensor]:
+        """Of what was copied to the GPU, that shaped like latents."""
+        return [each for each in self.up if each.dim() == 3]
+
+    @property
+    def layout(self) -> list[torch.Tensor]:
+        """Of what was copied to the GPU, all else."""
+        return [each for each in self.up if each.dim() != 3]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and look at the devices of its inputs and outputs."""
@@ -84,8 +102,8 @@ def on_gpu(cls: Any, config: dict[str, Any]) -> Any:
     return module
 
 
-def engine_of(family: str) -> StepEngine:
-    """A small model of a family on the GPU; to be called under a fake mode."""
+def engine_of(family: str, kind: str = "plain") -> StepEngine:
+    """A small model of a family on the GPU, of 8-bit layers for a kind so named; to be called under a fake mode."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, SD3Transformer2DModel
 
     if family == "sd3":
@@ -93,13 +111,16 @@ def engine_of(family: str) -> StepEngine:
     else:
         backbone = FluxBackbone(on_gpu(FluxTransformer2DModel, FLUX), 8)
     backbone.linear_ops.batch_invariant = False  # the probe of products compares values
+    if kind == "int8":
+        use_int8_rows(backbone, "a model")
     with unset_fake_temporarily():
         tables = RealTables(FlowMatchEulerDiscreteScheduler(shift=3.0), explicit_sigmas=family == "flux")
-    return StepEngine(backbone, tables, StepBatcher(fifo, StepLimits(max_rows=4096)), lambda: 0.0)
+    batcher, store = StepBatcher(fifo, StepLimits(max_rows=8192)), TemplateStore(1 << 30, lambda: 0.0)
+    return StepEngine(backbone, tables, batcher, lambda: 0.0, templates=store)
 
 
-def lanes(engine: StepEngine, count: int) -> list[LaneRequest]:
-    """Of two sizes and both samplers, half of them on grids, guided where the model knows it."""
+def lanes(engine: StepEngine, count: int, kind: str = "plain") -> list[LaneRequest]:
+    """Of two sizes and two samplers, half of them on grids, guided where the model knows it; of a kind."""
     backbone = engine._backbone
     requests = []
     for index in range(count):
@@ -107,17 +128,44 @@ def lanes(engine: StepEngine, count: int) -> list[LaneRequest]:
             Conditioning(torch.zeros(7, backbone.text_width), torch.zeros(backbone.pooled_width)) for _ in range(2)
         )
         other = negative if backbone.uses_cfg else None
-        sampler = ("euler", "dpmpp_2m")[index // 2 % 2]
+        sampler = "lcm" if kind == "lcm" else ("euler", "dpmpp_2m")[index // 2 % 2]
         lane = LaneRequest(str(index), 96, 96 + 32 * (index % 2), 6, 4.0, index, cond, other, sampler=sampler)
-        requests.append(replace(lane, grid=Grid(sampler, shifted_sigmas(4, 3.0, 0.001)) if index % 2 else None))
+        own = OwnRows(0.5, warm=1, every=5) if kind == "own rows" else None  # the second and third step are sparse
+        grid = Grid(sampler, shifted_sigmas(4, 3.0, 0.001)) if index % 2 else None
+        requests.append(replace(lane, grid=grid, own_rows=own))
     return requests
 
 
-def copies(family: str, count: int) -> Copies:
-    """What the third step over so many lanes copies; none of them may fail in it."""
-    engine = engine_of(family)
-    for lane in lanes(engine, count):
-        assert engine.add(lane).latents.device.type == NAME
+def give(state: LaneState, engine: StepEngine, kind: str) -> None:
+    """Give a lane what is made ready from values, which fake tensors do not have: a reference, or an edit."""
+    backbone, latents = engine._backbone, state.latents
+    if kind == "references":
+        nothing = PreparedPrompt(state.cond.tokens[:0], state.cond.pooled)
+        reference = torch.zeros(latents.shape[0], 8, 6, device=GPU)
+        state.references = (LaneReference(reference, nothing, "a reference", 1, 12),)
+    if kind == "edit":
+        width = latents.shape[2]
+        template = Template(f"of width {width}", torch.zeros_like(latents), torch.zeros_like(latents))
+        words = Conditioning(torch.zeros(5, backbone.text_width), torch.zeros(backbone.pooled_width))
+        prompts = (PrimingPrompt(backbone.prepare(words), "words", keeps_text=False),) * 2
+        mask = torch.zeros(latents.shape[1:], dtype=torch.bool, device=GPU)
+        edit = Edit(template, mask, Quality.HIGH, (words, words))
+        active, steps = torch.zeros(9, dtype=torch.int64, device=GPU), state.schedule.steps
+        state.edit = LaneEdit(edit, active, mask.numel() // 4, ReusePlan((0,) * steps), prompts)
+
+
+def priming(engine: StepEngine) -> PrimingBatch:
+    """The passes that a step's lanes need, none yet."""
+    return PrimingBatch(engine._backbone, engine.templates, engine._batcher.rates)
+
+
+def copies(family: str, count: int, kind: str) -> Copies:
+    """What the third step over so many lanes of a kind copies; none of them may fail in it."""
+    engine = engine_of(family, kind)
+    for lane in lanes(engine, count, kind):
+        state = engine.add(lane)
+        assert state.latents.device.type == NAME
+        give(state, engine, kind)
     for _ in range(2):
         assert engine.step() == []
     with Copies() as seen:
@@ -127,14 +175,34 @@ def copies(family: str, count: int) -> Copies:
     return seen
 
 
+@pytest.mark.parametrize("kind", ["plain", "own rows", "references", "edit", "lcm", "int8"])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_a_step_on_a_gpu_reads_nothing_back_and_mixes_no_devices(family: str) -> None:
-    """And copies no more for many lanes than for few: the batch's layout and its times."""
+def test_a_step_on_a_gpu_reads_nothing_back_and_mixes_no_devices(family: str, kind: str) -> None:
+    """And copies no more for many lanes than for few: the batch's layout and its times, and the noise of ``lcm``."""
     with FakeTensorMode():
-        few, many = copies(family, 2), copies(family, 8)
+        few, many = copies(family, 2, kind), copies(family, 8, kind)
     assert few.down == many.down == []
-    assert len(few.up) == len(many.up) <= STATED
-    assert all(each.dtype == torch.int64 or each.numel() <= 2 * 8 + 8 for each in many.up)
+    assert (len(few.noises), len(many.noises)) == ((2, 8) if kind == "lcm" else (0, 0))
+    assert len(few.layout) == len(many.layout) <= STATED
+    assert all(each.dtype == torch.int64 or each.numel() <= 2 * 8 + 8 for each in many.layout)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_lanes_of_a_kind_do_what_they_are_named_for(family: str) -> None:
+    """A step computes a part of the rows, of lanes with own rows and of edits; references are filled once for all."""
+    with FakeTensorMode():
+        for kind, seen in (("own rows", 4), ("edit", 4)):
+            engine = engine_of(family, kind)
+            for lane in lanes(engine, 4, kind):
+                give(engine.add(lane), engine, kind)
+            engine.step()
+            inputs = [engine._setup.lane_input(engine.state(str(i)), priming(engine)) for i in range(4)]
+            assert sum(lane.reuse is not None for lane in inputs) == seen
+        engine = engine_of(family, "references")
+        for lane in lanes(engine, 4, "references"):
+            give(engine.add(lane), engine, "references")
+        engine.step()
+        assert engine.templates.entries == 1
 
 
 def test_a_lane_on_another_device_is_noticed() -> None:

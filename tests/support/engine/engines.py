@@ -1,6 +1,7 @@
 """A step engine over lego-tiny's architecture, lanes for it, and faults of its backbone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,7 +12,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows
 from lego_serve.models.sampling import FlowMatchTables
 
 
@@ -40,7 +41,7 @@ class Faulty:
         """As the real one."""
         return self._inner.prepare(cond)
 
-    def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
         """As the real one, but for the faults."""
         self.sizes.append(len(lanes))
         if self._most is not None and len(lanes) > self._most:
@@ -48,8 +49,9 @@ class Faulty:
         guilty = [lane.guidance == self._poison for lane in lanes]
         if any(guilty) and not self._nan:
             raise RuntimeError("a failing module")
-        velocities = self._inner.velocity(lanes)
-        return [v * float("nan") if bad else v for v, bad in zip(velocities, guilty, strict=True)]
+        velocities = self._inner.velocity_rows(lanes)
+        bad_or_not = zip(velocities, guilty, strict=True)
+        return [replace(v, rows=v.rows * float("nan")) if bad else v for v, bad in bad_or_not]
 
 
 def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:

@@ -20,7 +20,7 @@ from lego_serve.models.lora.targets import LoraTargets
 from lego_serve.models.ragged import attention, layers
 from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
-from lego_serve.models.ragged.lane_input import LaneInput, appended_of, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, appended_of, captures_of, reuses_of
 from lego_serve.models.ragged.layers import EmbeddingMlp, Linear, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
 from lego_serve.models.ragged.packing import Packing, pack
@@ -156,6 +156,11 @@ class AuraFlowBackbone:
     @torch.inference_mode()
     def velocity(self, lanes: Sequence[LaneInput]) -> list[torch.Tensor]:
         """The guided velocity of each lane, fp32."""
+        return [velocity.whole() for velocity in self.velocity_rows(lanes)]
+
+    @torch.inference_mode()
+    def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
+        """The same, as the rows that were computed."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
         counts = [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)]
         packing = pack(
@@ -171,15 +176,11 @@ class AuraFlowBackbone:
             out = self._forward(lanes, sizes, packing)[: sum(packing.image_lengths)].float()
         parts = zip(packing.branches, out.split(packing.image_lengths), strict=True)
         rows = {(branch.lane, branch.is_negative): part for branch, part in parts}
-        return [self._guided(lane, rows[i, False], rows.get((i, True)), sizes[i]) for i, lane in enumerate(lanes)]
+        return [self._guided(lane, rows[i, False], rows.get((i, True))) for i, lane in enumerate(lanes)]
 
-    def _guided(
-        self, lane: LaneInput, cond: torch.Tensor, negative: torch.Tensor | None, size: tuple[int, int]
-    ) -> torch.Tensor:
+    def _guided(self, lane: LaneInput, cond: torch.Tensor, negative: torch.Tensor | None) -> VelocityRows:
         combined = cond if negative is None else negative + lane.guidance * (cond - negative)
-        h, w, p = *size, self._patch
-        patches = lane.scatter_active(combined, h * w).view(h, w, p, p, -1)
-        return patches.permute(4, 0, 2, 1, 3).reshape(-1, h * p, w * p).to(lane.latents.device)
+        return lane.velocity_rows(combined, self._patch, channels_last=True)
 
     def _forward(self, lanes: Sequence[LaneInput], sizes: list[tuple[int, int]], packing: Packing) -> torch.Tensor:
         of_image, of_text, of_joint = packing.image_branch, packing.text_branch, packing.joint_branch

@@ -21,14 +21,14 @@ STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `s
 
 def poison(module: ModuleType) -> None:
     """Wrap the family's forward pass."""
-    velocity = module.Sd3Backbone.velocity
+    velocity_rows = module.Sd3Backbone.velocity_rows
 
     def deadly(backbone, lanes):
         if any(lane.guidance == DEADLY_GUIDANCE and lane.time < DEADLY_TIME for lane in lanes):
             os._exit(1)
-        return velocity(backbone, lanes)
+        return velocity_rows(backbone, lanes)
 
-    module.Sd3Backbone.velocity = deadly
+    module.Sd3Backbone.velocity_rows = deadly
 
 
 def note_steps(module: ModuleType) -> None:
