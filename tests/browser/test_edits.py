@@ -11,7 +11,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.support.ui.lively import png
-from tests.support.ui.sites import PHONE, run_code
+from tests.support.ui.playing import run_code
+from tests.support.ui.sites import PHONE
 
 DONE = re.compile("Before and after")
 

@@ -1,12 +1,8 @@
 """Sites for tests in a browser, and what has happened there before."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx2
 
@@ -40,17 +36,6 @@ def ask(site: Site, key: str = "", **body: object) -> threading.Thread:
     thread = threading.Thread(target=post, daemon=True)
     thread.start()
     return thread
-
-
-def run_code(code: str, language: str, folder: Path) -> Path:
-    """Run the code of a page in a folder as it stands; return the image that it has made there."""
-    command = [sys.executable, "-c", code] if language == "Python" else ["bash", "-c", code]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where the command of this checkout is
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path}
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / ("image.png" if language == "CLI" else "image1.png")
 
 
 def fill_history(site: Site) -> str:

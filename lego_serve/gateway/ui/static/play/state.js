@@ -177,6 +177,7 @@ export function maskChanged() {
  */
 export function refuse(field, sentence) {
   refusals.value = { ...refusals.value, [field]: sentence };
+  setTimeout(() => document.querySelector(".refusal")?.scrollIntoView({ block: "nearest" })); // once it is drawn
   return false;
 }
 
