@@ -33,6 +33,7 @@ def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent
         "stream": True, "partial_images": 3, "stream_progress": True,
     }  # fmt: skip
     expect(page.locator(".times tbody th")).to_have_text(["waits", "prompts", "steps", "decode", "whole"])
+    expect(page.locator(".times .is-nodes")).to_have_text(["cond 12 ms · negative 4 ms"])
 
 
 def test_several_images_are_laid_out_and_one_is_opened(visit, site) -> None:
