@@ -6,10 +6,12 @@ from email import message_from_bytes
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.support.ui.lively import png
+from tests.support.ui.playing import run_code
 from tests.support.ui.sites import PHONE
 
 DONE = re.compile("Before and after")
@@ -233,3 +235,52 @@ def test_a_large_image_is_edited_or_refused_with_a_sentence(visit, tmp_path) -> 
     stroke(page, (0.3, 0.5), (0.6, 0.5))
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text(DONE).or_(page.locator(".refusal").first)).to_be_visible(timeout=30_000)
+
+
+def test_a_mask_is_saved_opened_and_comes_back_with_reuse(visit, sent, tmp_path) -> None:
+    """As it was painted; Reuse gives the image, its mask and every setting of an edit back."""
+    page = visit()
+    bodies = sent(page)
+    open_image(page, tmp_path)
+    page.locator("#field-size").select_option("192x192")
+    page.locator("#field-seed").fill("9")
+    stroke(page, (0.2, 0.3), (0.6, 0.4))
+    before = marked(page)
+    page.locator("#field-caption").fill("a picture")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save it").click()
+    assert download.value.suggested_filename == "mask.png"
+    send(page)
+    assert (np.asarray(Image.open(download.value.path()).convert("RGBA"))[..., 3] == alpha_of(bodies[0])).all()
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    assert marked(page) == "nothing marked"
+    page.get_by_label("Open a mask").set_input_files(download.value.path())
+    expect(page.locator(".tools .badge")).to_have_text(before)
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("button", name="Reuse").click()
+    expect(page.locator(".tools .badge")).to_have_text(before)
+    expect(page.locator("#field-size")).to_have_value("192x192")
+    expect(page.locator("#field-caption")).to_have_value("a picture")
+    send(page)
+    first, again = form_of(bodies[0]), form_of(bodies[1])
+    assert {name for name in first | again if first.get(name) != again.get(name)} <= {"image"}
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "CLI"])
+def test_the_code_of_an_edit_makes_the_same_image(visit, tmp_path, language: str) -> None:
+    """With the image that was opened and the mask that was saved."""
+    page = visit()
+    open_image(page, tmp_path)
+    stroke(page, (0.2, 0.3), (0.6, 0.4))
+    page.locator("#field-seed").fill("3")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save it").click()
+    download.value.save_as(tmp_path / "mask.png")
+    send(page)
+    page.get_by_role("button", name=language, exact=True).click()
+    made = run_code(page.locator(".code").inner_text(), language, tmp_path)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert (np.asarray(Image.open(made)) == np.asarray(Image.open(download.value.path()))).all()

@@ -1,37 +1,18 @@
-"""Generating in the playground: previews, refusals, cancelling, history, and the request as code."""
+"""Generating in the playground: previews, refusals, cancelling, adapters and ControlNets."""
 
 import base64
 import io
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
 from tests.support.gateway.wire import wait_for
 from tests.support.ui.lively import png
+from tests.support.ui.playing import MADE, generate
 from tests.support.ui.sites import PHONE
-
-PROMPT = 'a "large" red circle, it\'s <b>left</b>\nand $HOME `below` \\ ü'
-MADE = re.compile("Done in")
-KEPT = """() => new Promise((done) => {
-  const request = indexedDB.open("lego_serve", 2);
-  request.onsuccess = () => {
-    const store = request.result.transaction("images").objectStore("images").count();
-    store.onsuccess = () => (request.result.close(), done(store.result));
-  };
-})"""
-
-
-def generate(page: Page, prompt: str = "a red circle", seed: int = 5) -> None:
-    """Make an image and wait for it."""
-    page.locator("#field-prompt").fill(prompt)
-    page.locator("#field-seed").fill(str(seed))
-    page.keyboard.press("Control+Enter")
-    expect(page.get_by_text(MADE)).to_be_visible()
 
 
 def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent) -> None:
@@ -52,6 +33,7 @@ def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent
         "stream": True, "partial_images": 3, "stream_progress": True,
     }  # fmt: skip
     expect(page.locator(".times tbody th")).to_have_text(["waits", "prompts", "steps", "decode", "whole"])
+    expect(page.locator(".times .is-nodes")).to_have_text(["cond 12 ms · negative 4 ms"])
 
 
 def test_several_images_are_laid_out_and_one_is_opened(visit, site) -> None:
@@ -106,6 +88,28 @@ def test_refusals_stand_at_the_field_they_are_about(visit, told) -> None:
     expect(page.locator("#refusal-size")).to_contain_text("multiples of 16")
 
 
+def test_a_refusal_of_no_field_of_the_page_stands_at_the_button(visit, told) -> None:
+    """Nothing that the server says is lost; one that is about a folded field unfolds it."""
+    told.allow("400")
+    page = visit()
+    finder = page.get_by_role("combobox", name="Add an adapter")
+    finder.press("ArrowDown")
+    finder.press("Enter")
+    page.locator("#field-prompt").fill("a red circle")
+    param = ""
+
+    def refuse(route: Route) -> None:
+        error = {"message": f"`{param}` is refused.", "param": param, "code": "out_of_range", "type": "x"}
+        route.fulfill(status=400, json={"error": error})
+
+    page.route("**/v1/images/generations", refuse)
+    for param, place in (("background", ".send"), ("lora[0].end", ".use .more"), ("deadline_ms", "form > div > .more")):
+        page.keyboard.press("Control+Enter")
+        expect(page.locator(f"{place} .refusal")).to_have_text(f"`{param}` is refused.")
+        expect(page.locator(".refusal")).to_have_count(1)
+        expect(page.locator(".refusal")).to_be_in_viewport()
+
+
 def test_adapters_are_found_added_and_sent(visit, sent) -> None:
     """By letters and keys; removed ones are gone."""
     page = visit()
@@ -132,6 +136,14 @@ def test_a_drawn_map_is_sent_white_on_black(visit, sent) -> None:
     board.focus()
     for key in ("Space", "ArrowRight", "ArrowRight", "Space"):
         board.press(key)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Clear").click()
+    expect(dialog.get_by_role("button", name="Clear")).to_be_disabled()
+    page.keyboard.press("Control+z")
+    expect(dialog.get_by_role("button", name="Clear")).to_be_enabled()
+    for key, button in (("e", "Eraser"), ("b", "Brush")):
+        page.keyboard.press(key)  # the keys that the tools' titles name, wherever the focus is
+        expect(dialog.get_by_role("button", name=button)).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Use this map").click()
     expect(page.locator(".map-row img")).to_be_visible()
     generate(page)
@@ -139,82 +151,6 @@ def test_a_drawn_map_is_sent_white_on_black(visit, sent) -> None:
     image = Image.open(io.BytesIO(base64.b64decode(use["image"])))
     assert (use["name"], image.size) == ("outline", (128, 128))
     assert sorted(colour for _, colour in image.convert("RGB").getcolors() or []) == [(0, 0, 0), (255, 255, 255)]
-
-
-def test_history_outlasts_the_page_and_gives_settings_back(visit) -> None:
-    """In this browser alone; Clear empties it."""
-    page = visit()
-    page.get_by_label("Steps", exact=True).fill("12")
-    page.get_by_label("Guidance", exact=True).fill("6.5")
-    generate(page, PROMPT, seed=41)
-    assert wait_for(lambda: page.evaluate(KEPT) == 1)
-    page.reload()
-    expect(page.locator(".film img")).to_have_count(1)
-    page.locator("#field-prompt").fill("something else")
-    page.get_by_label("Steps", exact=True).fill("3")
-    page.locator(".film button").first.click()
-    page.get_by_role("button", name="Reuse").click()
-    expect(page.locator("#field-prompt")).to_have_value(PROMPT)
-    expect(page.locator("#field-seed")).to_have_value("41")
-    expect(page.get_by_label("Steps", exact=True)).to_have_value("12")
-    page.get_by_role("button", name="Clear").click()
-    page.get_by_role("dialog").get_by_role("button", name="Clear", exact=True).click()
-    expect(page.locator(".film img")).to_have_count(0)
-    page.reload()
-    expect(page.get_by_text("Your images come here")).to_be_visible()
-
-
-def test_a_dropped_image_gives_its_settings_back(visit) -> None:
-    """A PNG of this server carries them."""
-    page = visit()
-    generate(page, PROMPT, seed=41)
-    page.locator("#field-prompt").fill("something else")
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download").click()
-    file = base64.b64encode(download.value.path().read_bytes()).decode()
-    page.evaluate(
-        """text => {
-          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-          const data = new DataTransfer();
-          data.items.add(new File([bytes], "a.png", { type: "image/png" }));
-          dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
-        }""",
-        file,
-    )
-    expect(page.locator("#field-prompt")).to_have_value(PROMPT)
-    expect(page.locator("#field-seed")).to_have_value("41")
-
-
-@pytest.mark.parametrize("language", ["curl", "Python"])
-def test_the_code_makes_the_same_image(visit, tmp_path, language: str) -> None:
-    """Run by a shell or by Python as it stands, whatever the prompt holds."""
-    page = visit()
-    generate(page, PROMPT, seed=11)
-    page.get_by_role("button", name=language, exact=True).click()
-    code = page.locator(".code").inner_text()
-    command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download").click()
-    assert (tmp_path / "image1.png").read_bytes() == download.value.path().read_bytes()
-
-
-def test_two_images_are_compared_with_what_differs(visit) -> None:
-    """The slider is moved by keys and by hand; only settings that differ are listed."""
-    page = visit()
-    generate(page, "a red circle", seed=5)
-    generate(page, "a blue square", seed=6)
-    page.get_by_role("button", name="Compare").click()
-    slider = page.get_by_role("slider", name="How much of the first image")
-    for key in ("Home", "ArrowRight", "Shift+ArrowRight"):
-        slider.press(key)
-    expect(slider).to_have_attribute("aria-valuenow", "12")
-    box = page.locator(".is-compared").bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 9)
-    expect(slider).to_have_attribute("aria-valuenow", "75")
-    expect(page.locator(".differences tbody th")).to_have_text(["prompt", "seed"])
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(visit) -> None:

@@ -1,4 +1,5 @@
 import { codeOf, pythonValue, shellWord } from "../../lego_serve/gateway/ui/static/play/code.js";
+import { bitsOf } from "../../lego_serve/gateway/ui/static/play/maskfile.js";
 import { within } from "../../lego_serve/gateway/ui/static/play/bounds.js";
 import { differences, EMPTY, formOf, requestOf } from "../../lego_serve/gateway/ui/static/play/request.js";
 import { equal } from "./equal.js";
@@ -74,6 +75,46 @@ Deno.test("every language has the request's own values and no key", () => {
     ),
     true,
   );
+});
+
+Deno.test("a command edits as well, and says what it has no option for", () => {
+  const edit = {
+    ...FULL,
+    n: 1,
+    sampler: "",
+    deadline: "",
+    embed: false,
+    mode: /** @type {"edit"} */ ("edit"),
+    prompt: "- a cube",
+    strength: 0.5,
+    caption: "it's",
+    feather: 9,
+  };
+  equal(
+    codeOf("cli", requestOf(edit, true), "http://h:1", true),
+    `# The command has no option for: mask_feather, lora start, end.
+lego-serve edit \\
+  --image image.png \\
+  --mask mask.png \\
+  --model lego-tiny \\
+  --size 128x96 \\
+  --steps 12 \\
+  --guidance 3.5 \\
+  --negative blur \\
+  --seed 7 \\
+  --strength 0.5 \\
+  --caption 'it'\\''s' \\
+  --lora a:0.8 \\
+  --url http://h:1 \\
+  --out image.png \\
+  -- '- a cube'`,
+  );
+});
+
+Deno.test("a mask's file marks what it leaves transparent, else what it has white", () => {
+  const [clear, faint, white, black] = [[0, 0, 0, 0], [9, 9, 9, 254], [255, 255, 255, 255], [0, 0, 0, 255]];
+  equal([...bitsOf(Uint8ClampedArray.from([clear, faint, white, black].flat()))], [1, 1, 0, 0]);
+  equal([...bitsOf(Uint8ClampedArray.from([white, black].flat()))], [1, 0]);
 });
 
 Deno.test("history keeps the newest within its bounds", () => {

@@ -73,6 +73,7 @@ class JobRecord:
     eta_s: float | None = None
     told_s: float = 0.0  # when the last step was told of
     is_paused: bool = False
+    pauses: tuple[tuple[float, float | None], ...] = ()  # from when to when it was paused; None while it is
     outcome: str = ""  # empty in flight; OK, or an error's code
     message: str = ""
     ended_s: float | None = None
@@ -159,10 +160,15 @@ class History:
             steps = {**record.steps, lane: max(step, record.steps.get(lane, 0))}
             self._live[job_id] = replace(record, steps=steps, of_steps=of_steps, eta_s=eta_s, told_s=now)
 
-    def note_paused(self, job_id: str, is_paused: bool) -> None:
+    def note_paused(self, job_id: str, is_paused: bool, now: float) -> None:
         """An operator has paused a job, or let it go on."""
         if (record := self._live.get(job_id)) is not None:
-            self._live[job_id] = replace(record, is_paused=is_paused)
+            pauses = record.pauses
+            if is_paused and not record.is_paused:
+                pauses = (*pauses, (now, None))
+            elif record.is_paused and not is_paused:
+                pauses = (*pauses[:-1], (pauses[-1][0], now))
+            self._live[job_id] = replace(record, is_paused=is_paused, pauses=pauses)
             self.on_change()
 
     def _dispatched(self, job_id: str, span: Span) -> None:

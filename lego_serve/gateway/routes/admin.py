@@ -158,8 +158,18 @@ class ReplicaHandlers:
 
 
 def _replica_card(replica: SeenReplica) -> dict[str, Any]:
-    node = {"id": replica.id, "object": "replica", "node": f"{replica.model}.{replica.component}"}
-    return node | {"load": asdict(replica.load)}
+    load = replica.load
+    return {
+        "id": replica.id,
+        "object": "replica",
+        "node": f"{replica.model}.{replica.component}",
+        "model": replica.model,
+        "component": replica.component,
+        "machine": load.machine,
+        "state": "draining" if load.is_draining else "up",
+        "is_shared": replica.is_shared,
+        "load": asdict(load),
+    }
 
 
 def _node_card(node: str, scale: NodeScale, why: str | None) -> dict[str, Any]:

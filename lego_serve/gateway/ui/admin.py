@@ -77,7 +77,7 @@ class ViewHandlers:
         """Figures of the last 300 or 3600 seconds, alerts, and each model with its nodes."""
         self._context.authenticate(request, admin=True)
         await self._watch.refresh()
-        return JSONResponse(overview_of(self._watch, _window(window)))
+        return JSONResponse(overview_of(self._watch, _window(window)) | {"seq": self._watch.version})
 
     async def series(
         self, request: Request, window: int = WINDOWS[0], names: str = "", model: str = ""

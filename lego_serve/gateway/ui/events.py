@@ -16,7 +16,7 @@ from lego_serve.gateway.ui.overview import length_of, overview_of, series_of, sh
 from lego_serve.gateway.ui.pump import Pump
 from lego_serve.gateway.ui.watch import Watch
 
-PING_S = 5.0
+PING_S = 2.0  # pages call themselves stale after three seconds without a word
 ROWS = 100
 REMEMBERED_S, REMEMBERED_CARDS = 60.0, 20_000
 # Numbers that rise by themselves are left to the page, which has a clock; they come along where anything else changed.

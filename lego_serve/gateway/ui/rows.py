@@ -164,14 +164,24 @@ def _notes(record: JobRecord, span: Span, steps: list[list[float]]) -> list[list
             text = f"{attempt.replica[-4:]} {words} after step {attempt.step}; goes on elsewhere"
             notes.append([round((attempt.end_s or attempt.at_s) - record.began_s, 4), text, "bad"])
     waited = [
-        (at + took, after - at - took)
+        (at + took, after)
         for (at, took, _), (after, _, _) in pairwise(steps)
         if after - at - took > max(GAP_S, 2 * took)
     ]
-    if waited:
-        at, gap = max(waited, key=lambda each: each[1])
-        notes.append([round(at, 4), f"gave way to others for {gap:.2f} s", "muted"])
+    for is_pause, words in ((True, "paused"), (False, "gave way to others")):
+        alike = [gap for gap in waited if _was_paused(record, *gap) == is_pause]
+        if alike:
+            at, after = max(alike, key=lambda gap: gap[1] - gap[0])
+            notes.append([round(at, 4), f"{words} for {after - at:.2f} s", "muted"])
     return notes
+
+
+def _was_paused(record: JobRecord, from_s: float, to_s: float) -> bool:
+    """Whether a job was paused at some time between two, in seconds since it began."""
+    spans = [
+        (since - record.began_s, float("inf") if to is None else to - record.began_s) for since, to in record.pauses
+    ]
+    return any(since < to_s and until > from_s for since, until in spans)
 
 
 def _waited_s(record: JobRecord, end_s: float) -> float:

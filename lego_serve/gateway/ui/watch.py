@@ -22,6 +22,7 @@ LOST_AFTER_S = 5.0  # without a word of a replica
 LOST_SHOWN_S = 120.0
 TEMPLATES_S = 10.0  # between two counts of templates, whose files have to be read
 GONE = ("lost", "stopped")
+NODES_KEPT = 5000  # of replicas that were seen, so that what is said of them later has their node
 MEANT_S = 120.0  # within which a replica goes that is to go
 GONE_AFTER_S = 10.0  # without a word of a gateway
 SEEN_BY_ALL = ("lost", "up", "evict")  # decisions that every gateway takes note of by itself
@@ -48,6 +49,7 @@ class Watch:
         self._counted = self._looked = 0.0
         self._evicted: dict[str, dict[str, int]] = {}
         self._made: dict[object, Any] = {}
+        self._nodes: dict[str, str] = {}  # of replicas of one node, by their processes
         self._turn = asyncio.Lock()
 
     async def refresh(self) -> None:
@@ -126,7 +128,8 @@ class Watch:
         every += [_scaled(self.scales, index) for index in range(len(self.scales.changes))]
         seen: dict[tuple[str, str], dict[str, Any]] = {}
         kept = []
-        for each in sorted(every, key=lambda decision: -decision["at"]):
+        for known in sorted(every, key=lambda decision: -decision["at"]):
+            each = known if known["node"] else {**known, "node": self._nodes.get(known["subject"], "")}
             key = (each["kind"], each["subject"])
             same = seen.get(key)
             if each["kind"] in SEEN_BY_ALL and same is not None and abs(same["at"] - each["at"]) < 30:
@@ -156,7 +159,11 @@ class Watch:
                 self._tell_of_new(replica, seen)
                 known.add(process_of(replica.id))
             self.replicas[replica.id] = card
+            if not replica.is_shared:
+                self._nodes[replica.id] = card["node"]
             self._note_evicted(replica)
+        while len(self._nodes) > NODES_KEPT:
+            del self._nodes[next(iter(self._nodes))]
         present = {replica.id for replica in seen}
         self._evicted = {name: counts for name, counts in self._evicted.items() if name in present}
         answering = {(replica.model, replica.component) for replica in seen}

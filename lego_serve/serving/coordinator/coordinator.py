@@ -173,7 +173,7 @@ class Coordinator:
         if (client := self._clients.get(job_id)) is None:
             return False
         client.is_paused = paused
-        self._journal.history.note_paused(job_id, paused)
+        self._journal.history.note_paused(job_id, paused, self.now())
         self._decide("pause" if paused else "resume", client.job)
         await asyncio.gather(*(self._pause_call(client, key, node) for key, node in client.denoising.items()))
         return True

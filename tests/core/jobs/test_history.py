@@ -119,11 +119,20 @@ def test_the_last_ones_are_kept_and_asked_for_by_number() -> None:
     assert told.history.get("job_0") is None
 
 
+def test_each_pause_is_kept_from_when_to_when() -> None:
+    """Told twice it is one; the one that lasts has no end."""
+    told = Told()
+    told.submit()
+    for is_paused, now in ((True, 12.0), (True, 13.0), (False, 14.0), (False, 15.0), (True, 16.0)):
+        told.history.note_paused("job_1", is_paused, now)
+    assert told.record().pauses == ((12.0, 14.0), (16.0, None))
+
+
 def test_late_words_about_ended_jobs_change_nothing() -> None:
     """Streams may speak after their job is over."""
     told = Told()
     ended = told.run()
     told.history.note_step("job_1", 0, 3, 20, 1.0, 30.0)
     told.history.note_attempt("job_1", "latents", "lost", "b7f2", 30.0)
-    told.history.note_paused("job_1", True)
+    told.history.note_paused("job_1", True, 3.0)
     assert told.record() == ended

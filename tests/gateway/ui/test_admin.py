@@ -147,6 +147,9 @@ async def test_replicas_of_every_node_are_listed_where_all_are_wanted(looked_at)
     assert old == [{"id": "r1", "object": "replica", "node": "lego-tiny.backbone"}]
     every = (await looked_at.get("/v1/admin/replicas?all=true")).json()["data"]
     assert {card["node"].split(".")[1] for card in every} == {"backbone", "text_encoder", "vae", "adapters"}
+    for card in every:
+        assert card["node"] == f"{card['model']}.{card['component']}"
+        assert (card["state"], card["is_shared"], card["machine"]) == ("up", False, card["load"]["machine"])
 
 
 async def test_users_see_their_own_requests_and_nothing_else() -> None:

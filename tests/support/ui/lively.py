@@ -50,7 +50,7 @@ class LivelyRunner(FakeRunner):
     async def pause(self, job_id: str, paused: bool) -> bool:
         """Those in flight are known."""
         (self._paused.add if paused else self._paused.discard)(job_id)
-        self.journal.history.note_paused(job_id, paused)
+        self.journal.history.note_paused(job_id, paused, self.now())
         verb = "pause" if paused else "resume"
         self.journal.decide(verb, "lego-tiny", "an operator asked", self.now(), by="operator", job=job_id)
         return await super().pause(job_id, paused) or any(job.id == job_id for job in self.waiting)
@@ -131,10 +131,10 @@ class LivelyRunner(FakeRunner):
         took: list[tuple[float, float, int]] = []
         replica = self._take(job, node)
         for step in range(1, steps + 1):
+            while job.id in self._paused:  # between two steps, as a replica does
+                await asyncio.sleep(self.step_s)
             at = self.now()
             await asyncio.sleep(self.step_s)
-            while job.id in self._paused:
-                await asyncio.sleep(self.step_s)
             if replica not in self.backbones:
                 self.journal.note_attempt(job.id, node, "lost", replica, self.now())
                 replica = self._take(job, node)

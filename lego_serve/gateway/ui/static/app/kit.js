@@ -37,9 +37,11 @@ export function ThemeButton() {
 
 /**
  * A dialog over the page.  Escape and a click beside it close it, and focus goes back to where it was.
- * @param {{title: string, onClose: () => void, children?: any, wide?: boolean}} props
+ * @param {{
+ *   title: string, onClose: () => void, children?: any, wide?: boolean, onKey?: (event: KeyboardEvent) => void,
+ * }} props
  */
-export function Dialog({ title, onClose, children, wide = false }) {
+export function Dialog({ title, onClose, children, wide = false, onKey }) {
   const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
   useLayoutEffect(() => {
     const dialog = box.current;
@@ -62,7 +64,7 @@ export function Dialog({ title, onClose, children, wide = false }) {
       aria-labelledby="dialog-title"
       onCancel=${cancel}
       onClick=${(/** @type {MouseEvent} */ event) => event.target === box.current && onClose()}
-      onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.stopPropagation()}
+      onKeyDown=${(/** @type {KeyboardEvent} */ event) => (event.stopPropagation(), onKey?.(event))}
     >
       <div class="dialog-box">
           <header>

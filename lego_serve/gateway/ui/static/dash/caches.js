@@ -1,8 +1,7 @@
 // What is kept in memory: prompts, adapters, templates; how alike edits were; and the adapters there are.
-import { askJson, said } from "../app/api.js";
 import { bytes, counted, percent, tail } from "../app/format.js";
-import { html, useEffect, useState } from "../app/lib.js";
-import { heldSince, tick } from "./store.js";
+import { html, useState } from "../app/lib.js";
+import { Failure, useAnswer, useBeat } from "./asking.js";
 import { Templates } from "./templates.js";
 
 /** @type {Record<string, string>} */
@@ -19,15 +18,10 @@ const SAYS = {
 const HELD = ["images", "models"];
 
 export function Caches() {
-  const [found, setFound] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  const beat = heldSince.value === null ? Math.floor(tick.value / 3) : -1;
+  const [found, error, again] = useAnswer("/v1/admin/caches", useBeat(3));
   const caches = found?.data;
-  useEffect(() => void askJson("/v1/admin/caches").then((answer) => (setFound(answer), setError(null)), setError), [
-    beat,
-  ]);
   return html`
-    ${error && html`<p class="card failure">${said(error)}</p>`}
+    <${Failure} error=${error} onRetry=${again} />
     ${!caches && !error && html`<div class="card shape is-tall"></div>`}
     ${caches?.length === 0 && html`<p class="card empty">No replica keeps anything yet.</p>`}
     <div class="cache-cards">${(caches ?? []).map((/** @type {any} */ row) =>
@@ -82,10 +76,10 @@ function Figure({ row: { kind, hits, misses, used, budget }, share }) {
 }
 
 function AdapterTable() {
-  const [list, setList] = useState(/** @type {any} */ (null));
+  const [list, error, again] = useAnswer("/v1/admin/adapters", useBeat(30));
   const [word, setWord] = useState("");
-  useEffect(() => void askJson("/v1/admin/adapters").then(setList, () => setList({ data: [], passed_over: [] })), []);
-  if (!list || list.data.length + list.passed_over.length === 0) return null;
+  if (!list) return html`<${Failure} error=${error} onRetry=${again} />`;
+  if (list.data.length + list.passed_over.length === 0) return null;
   const found = list.data.filter((/** @type {any} */ { id }) => id.includes(word.toLowerCase()));
   return html`<section class="card" aria-labelledby="adapters-title">
     <header><h2 id="adapters-title">Adapters</h2><span class="hint">${

@@ -1,27 +1,34 @@
 // What changed the course of things, and the errors that requests ended with.
-import { askJson, said } from "../app/api.js";
 import { age, short } from "../app/format.js";
-import { html, useEffect, useState } from "../app/lib.js";
+import { html } from "../app/lib.js";
+import { Failure, useAnswer, useBeat } from "./asking.js";
 import { DecisionList } from "./notices.js";
 import { requestPath } from "./rows.js";
 import { go, route, withQuery } from "./router.js";
-import { serverNow, tick } from "./store.js";
+import { serverNow } from "./store.js";
 
-const KINDS = ["scale", "pin", "lost", "up", "drain", "refuse", "evict", "warm", "cancel", "pause", "resume"];
+const KINDS = [
+  "scale",
+  "pin",
+  "lost",
+  "up",
+  "drain",
+  "refuse",
+  "evict",
+  "warm",
+  "cancel",
+  "pause",
+  "resume",
+  "load",
+  "steal",
+  "quarantine",
+];
 
 export function Decisions() {
   const kind = route.value.query.get("kind") ?? "";
-  const [list, setList] = useState(/** @type {any[] | null} */ (null));
-  const [errors, setErrors] = useState(/** @type {any[]} */ ([]));
-  const [problem, setProblem] = useState(/** @type {unknown} */ (null));
-  const beat = Math.floor(tick.value / 3);
-  useEffect(() => {
-    askJson(`/v1/admin/decisions?kind=${encodeURIComponent(kind)}`).then(
-      ({ data }) => (setList(data), setProblem(null)),
-      setProblem,
-    );
-    askJson("/v1/admin/errors").then(({ data }) => setErrors(data), () => {});
-  }, [kind, beat]);
+  const beat = useBeat(3);
+  const [list, problem, again] = useAnswer(`/v1/admin/decisions?kind=${encodeURIComponent(kind)}`, beat);
+  const [errors, unknown, askErrors] = useAnswer("/v1/admin/errors", beat);
   return html`
     <div class="two is-even">
       <section class="card" aria-labelledby="decided-title">
@@ -31,15 +38,19 @@ export function Decisions() {
               <option value="">any</option>${KINDS.map((each) =>
                 html`<option key=${each} value=${each}>${each}</option>`
               )}</select></label></header>
-          ${problem
-            ? html`<p class="failure">${said(problem)}</p>`
-            : list
-            ? html`<${DecisionList} decisions=${list} />`
+          <${Failure} error=${problem} onRetry=${again} />
+          ${list
+            ? html`<${DecisionList} decisions=${list.data} empty=${kind ? "Nothing of this kind." : undefined} />`
+            : problem
+            ? ""
             : html`<div class="shape is-tall"></div>`}
         </section>
       <section class="card" aria-labelledby="errors-title">
           <header><h2 id="errors-title">Errors</h2></header>
-          ${errors.length === 0
+          <${Failure} error=${unknown} onRetry=${askErrors} />
+          ${!errors
+            ? ""
+            : errors.data.length === 0
             ? html`<p class="empty">No request has ended with an error since the gateways started.</p>`
             : html`
               <div class="table-room" tabindex="0" role="region" aria-label="Table of errors">
@@ -53,7 +64,7 @@ export function Decisions() {
                       <th scope="col">Request</th>
                     </tr>
                   </thead>
-                  <tbody>${errors.map((each) =>
+                  <tbody>${errors.data.map((/** @type {any} */ each) =>
                     html`
                       <tr key=${`${each.code} ${each.node}`}>
                         <th scope="row"><span class="mono">${each.code}</span><small>${each.said}</small></th>

@@ -3,14 +3,16 @@ import { key, keyWanted } from "../app/api.js";
 import { age, clock, counted } from "../app/format.js";
 import { Brick, Icon } from "../app/icons.js";
 import { Dialog, isTyped, KeyButton, KeyDialog, ThemeButton, Toasts, toggleTheme } from "../app/kit.js";
-import { classes, html, render, signal, useEffect, useState } from "../app/lib.js";
+import { html, render, signal, useEffect } from "../app/lib.js";
 import { Actions, asked, cancelAction, menuOf } from "./actions.js";
+import { Failure } from "./asking.js";
 import { Caches } from "./caches.js";
 import { Decisions } from "./decisions.js";
 import { Models } from "./models.js";
 import { Alerts } from "./notices.js";
 import { Overview } from "./overview.js";
 import { Requests } from "./requests.js";
+import { rowAt } from "./rows.js";
 import { go, route, start as startRouter } from "./router.js";
 import * as store from "./store.js";
 import { Workflows } from "./workflows.js";
@@ -95,7 +97,7 @@ function Link() {
   store.tick.value;
   const ms = store.silence.value;
   if (store.heldSince.value !== null) {
-    return html`<span class="pill is-warn" role="status">‖ held since ${clock(store.heldSince.value)}, ${
+    return html`<span class="pill is-warn">‖ held since ${clock(store.heldSince.value)}, ${
       counted(store.changesHeld.value, "change")
     }</span>`;
   }
@@ -106,14 +108,28 @@ function Link() {
     } s ago</span></span>`;
   }
   if (state === "stale") {
-    return html`<span class="pill is-warn" role="status">▲ last heard ${age(ms / 1000)} ago</span>`;
+    return html`<span class="pill is-warn">▲ last heard ${age(ms / 1000)} ago</span>`;
   }
   if (state === "cut") {
-    return html`<span class="pill is-bad" role="status">✕ Cut off${
+    return html`<span class="pill is-bad">✕ Cut off${
       store.againIn.value > 0 ? `; again in ${store.againIn.value} s` : ""
     }</span>`;
   }
   return html`<span class="pill">${state === "refused" ? "not connected" : "connecting…"}</span>`;
+}
+
+/** @type {Record<string, string>} */
+const ALOUD = {
+  live: "Live.",
+  stale: "No word from the server.",
+  cut: "Cut off from the server.",
+  held: "Held still.",
+};
+
+/** The state of the link for ears: said when it changes, while the pill counts seconds. */
+function LinkAloud() {
+  const said = ALOUD[store.heldSince.value === null ? store.link.value : "held"] ?? "";
+  return html`<p class="for-ears" role="status">${said}</p>`;
 }
 
 function Head() {
@@ -128,6 +144,7 @@ function Head() {
     <header class="head">
       <h1>${name ? html`<a href=${`/dashboard/${page}`}>${title}</a>` : title}</h1>
       <${Link} />
+      <${LinkAloud} />
       <span class="spacer"></span>
       <form role="search" class="find" onSubmit=${find}>
         <${Icon} name="search" size="16" />
@@ -157,7 +174,10 @@ function View() {
   const Page = /** @type {any} */ (PAGES)[page];
   if (page === "requests") return html`<${Page} view=${view} />`;
   if (refused) return html`<${Refused} error=${refused} />`;
-  if (!view) return html`<${Loading} />`;
+  if (!view) {
+    const failed = store.trouble.value;
+    return failed ? html`<${Failure} error=${failed} onRetry=${store.connect} />` : html`<${Loading} />`;
+  }
   if (page === "overview") return html`<${Overview} view=${view} />`;
   return Page
     ? html`<${Page} view=${view} name=${route.value.name} />`
@@ -181,15 +201,10 @@ function Refused({ error }) {
   `;
 }
 
-/** Shapes of the final size; nothing at all for a moment. */
+/** Shapes of the final size; their style shows nothing at all for a moment. */
 function Loading() {
-  const [isLong, setLong] = useState(false);
-  useEffect(() => {
-    const timer = setTimeout(() => setLong(true), 300);
-    return () => clearTimeout(timer);
-  }, []);
   return html`
-    <div class=${classes("loading", isLong && "is-shown")} aria-busy="true" aria-label="Loading">
+    <div class="loading" aria-busy="true" aria-label="Loading">
       <div class="tiles">${[1, 2, 3, 4, 5].map((each) => html`<div key=${each} class="card tile shape"></div>`)}</div>
       <div class="charts">
         <div class="card chart shape"></div>
@@ -225,6 +240,8 @@ function Help() {
   `;
 }
 
+/** What opens a row, of the lists of requests and of tables. */
+const ROWS = ".request-row:not(.is-head) a, main .plain tbody th :is(a, button)";
 let isGoing = false;
 
 /** @param {KeyboardEvent} event */
@@ -234,7 +251,7 @@ function press(event) {
   }
   const wasGoing = isGoing;
   isGoing = false;
-  const rows = [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".request-row:not(.is-head) a"))];
+  const rows = [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(ROWS))];
   const at = rows.indexOf(/** @type {HTMLElement} */ (document.activeElement));
   if (wasGoing) {
     const found = NAV.find(([, , , letter]) => letter === event.key);
@@ -249,8 +266,8 @@ function press(event) {
   else if (event.key === "j") rows[Math.min(rows.length - 1, at + 1)]?.focus();
   else if (event.key === "k") rows[Math.max(0, at - 1)]?.focus();
   else if (event.key === "x" && at >= 0) {
-    const row = store.view.value?.requests[rows[at].title];
-    if (!row || row.state === "ended") return;
+    const row = rowAt(rows[at]);
+    if (!row || row.state === "ended" || !store.mayAct()) return;
     asked.value = cancelAction(row);
   } else return;
   event.preventDefault();

@@ -41,3 +41,18 @@ function extended(before, more) {
   }
   return { ...before, from: before.from + added * before.step_s, series };
 }
+
+/**
+ * Rows in the places that they had: those that left the list stay, as they are known now, and new ones come after.
+ * @param {any[]} before
+ * @param {any[]} rows
+ * @param {Record<string, any>} known
+ */
+export function inPlace(before, rows, known) {
+  const now = new Map(rows.map((row) => [row.id, row]));
+  const old = new Set(before.map(({ id }) => id));
+  return [
+    ...before.map((row) => now.get(row.id) ?? known[row.id] ?? row),
+    ...rows.filter(({ id }) => !old.has(id)),
+  ];
+}

@@ -1,9 +1,9 @@
 // Models one to a line, and one model with each of its replicas.
-import { askJson } from "../app/api.js";
 import { bytes, duration, tail } from "../app/format.js";
 import { Dialog } from "../app/kit.js";
-import { html, signal, useEffect, useState } from "../app/lib.js";
+import { html, signal } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
+import { Failure, useAnswer } from "./asking.js";
 import { cardsOf, MemoryBar, ModelRow } from "./bricks.js";
 import { Chart, LATENCY_LINES } from "./charts.js";
 import { DecisionList } from "./notices.js";
@@ -71,12 +71,9 @@ function whyOf({ decisions }, name) {
 
 /** @param {{name: string, at: number}} props */
 function ModelChart({ name, at }) {
-  const [series, setSeries] = useState(/** @type {any} */ (null));
-  useEffect(
-    () =>
-      void askJson(`/v1/admin/series?window=${span.value}&model=${encodeURIComponent(name)}`).then(setSeries, () => {}),
-    [name, at, span.value],
-  );
+  const path = `/v1/admin/series?window=${span.value}&model=${encodeURIComponent(name)}`;
+  const [series, error, again] = useAnswer(path, at);
+  if (!series && error) return html`<${Failure} error=${error} onRetry=${again} />`;
   if (!series) return html`<div class="card shape chart"></div>`;
   return html`
     <${Chart} title="Latency of its requests" series=${series} unit="s" lines=${LATENCY_LINES}

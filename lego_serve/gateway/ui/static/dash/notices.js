@@ -26,6 +26,9 @@ const KINDS = {
   cancel: ["close", "muted", (d) => `${short(d.job)} cancelled`],
   pause: ["hold", "muted", (d) => `${short(d.job)} paused`],
   resume: ["play", "muted", (d) => `${short(d.job)} resumed`],
+  load: ["models", "muted", (d) => `${d.subject} waited for its model`],
+  steal: ["reuse", "muted", (d) => `${short(d.job)} went to a replica without work`],
+  quarantine: ["alert", "bad", (d) => `${d.subject} is held back`],
 };
 
 /** @param {{decisions: any[], empty?: string}} props */
@@ -61,12 +64,12 @@ const dismissed = signal(/** @type {string[]} */ ([]));
 /** @param {{alerts: any[]}} props */
 export function Alerts({ alerts }) {
   const shown = alerts.filter(({ id }) => !dismissed.value.includes(id));
-  return html`<div class="alerts" role="status" aria-live="polite">
+  return html`<div class="alerts" role="status" aria-live="polite" aria-atomic="false">
     ${
     shown.map((alert) =>
       html`<section key=${alert.id} class=${`alert is-${alert.level}`}>
         <${Icon} name="alert" />
-        <p><strong>${alert.said}</strong> ${alert.more} <span class="hint">${
+        <p><strong>${alert.said}</strong> ${alert.more} <span class="hint" aria-live="off">${
         age(serverNow() - alert.since)
       } ago</span></p>
         ${alert.href && html`<a class="button is-small" href=${alert.href}>See what happened</a>`}

@@ -6,17 +6,19 @@ import { menuOf } from "./actions.js";
 import { MemoryLegend, ModelRow } from "./bricks.js";
 import { Chart, LATENCY_LINES, Spark } from "./charts.js";
 import { DecisionList } from "./notices.js";
-import { requestPath, RequestRow, RowHead } from "./rows.js";
+import { requestPath, RequestRow, RowHead, useStill } from "./rows.js";
 import { go } from "./router.js";
 import { modelsOf, serverNow, span } from "./store.js";
 import { Waterfall } from "./waterfall.js";
 
+const MOST_ROWS = 7;
 const MOST_MODELS = 8; // with their bricks, the troubled ones first; all are on their own page
 
 /** @param {{view: import("./store.js").View}} props */
 export function Overview({ view }) {
   const { overview, series, replicas, requests, decisions } = view;
   const live = Object.values(requests).filter((row) => row.state !== "ended").sort((a, b) => a.created - b.created);
+  const [oldest, stillness] = useStill(live.slice(0, MOST_ROWS), requests);
   const models = modelsOf(view);
   const first = models.slice(0, MOST_MODELS);
   return html`
@@ -60,13 +62,13 @@ export function Overview({ view }) {
     <div class="two">
       <section class="card is-flush" aria-labelledby="flight-title">
         <header><h2 id="flight-title">In flight</h2><span class="badge is-accent">${overview.counts
-          .in_flight}</span><span class="hint">${live.length > 7
-          ? "7 oldest"
+          .in_flight}</span><span class="hint">${live.length > MOST_ROWS
+          ? `${MOST_ROWS} oldest`
           : ""}</span><span class="spacer"></span><a href="/dashboard/requests">All requests</a></header>
-        ${live.length === 0
+        ${oldest.length === 0
           ? html`<p class="empty">Nothing runs now. <a href="/">Make an image in the playground.</a></p>`
-          : html`<div class="request-table" role="table" aria-label="Requests in flight"><${RowHead} />${
-            live.slice(0, 7).map((row) =>
+          : html`<div class="request-table" role="table" aria-label="Requests in flight" ...${stillness}><${RowHead} />${
+            oldest.slice(0, MOST_ROWS).map((row) =>
               html`<${RequestRow} key=${row.id} row=${row} onMenu=${() => (menuOf.value = row)} />`
             )
           }</div>`}

@@ -1,16 +1,19 @@
 // The list of requests, filtered by the address and windowed; and one request whole.
-import { askJson, said } from "../app/api.js";
+import { key } from "../app/api.js";
 import { counted, duration, short } from "../app/format.js";
 import { Icon } from "../app/icons.js";
 import { copy } from "../app/kit.js";
 import { html, useEffect, useRef, useState } from "../app/lib.js";
+import { askPages, Failure, useAnswer, useBeat } from "./asking.js";
 import { asked, cancelAction, menuOf, pauseAction } from "./actions.js";
-import { ageOf, Flags, Progress, RequestRow, RowHead } from "./rows.js";
+import { curlOf } from "./curl.js";
+import { ageOf, Flags, Progress, RequestRow, RowHead, useStill } from "./rows.js";
 import { go, route, withQuery } from "./router.js";
-import { heldSince, mayAct, modelsOf, tick } from "./store.js";
+import { mayAct, modelsOf } from "./store.js";
 import { Waterfall } from "./waterfall.js";
 
-const ROW = matchMedia("(max-width: 720px)").matches ? 96 : 57;
+const isNarrow = matchMedia("(max-width: 720px)");
+const NONE = {};
 const AROUND = 6; // rows drawn above and below those that are seen
 const PAGE = 200;
 /** @type {Record<string, string>} */
@@ -26,57 +29,31 @@ export function Requests({ view }) {
 
 /** @param {{view: import("./store.js").View | null}} props */
 function List({ view }) {
-  const [found, setFound] = useState(/** @type {{data: any[], total: number} | null} */ (null));
-  const [error, setError] = useState(/** @type {import("../app/api.js").ApiError | null} */ (null));
   const [most, setMost] = useState(PAGE);
   const query = FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value);
   const text = new URLSearchParams(query).toString();
-  const beat = heldSince.value === null ? Math.floor(tick.value / 2) : -1;
-  useEffect(() => {
-    let isLeft = false;
-    load(text, most).then(
-      (list) => !isLeft && (setFound(list), setError(null)),
-      (problem) => !isLeft && setError(problem),
-    );
-    return () => (isLeft = true);
-  }, [text, most, beat]);
+  const [found, error, again] = useAnswer(
+    `/v1/admin/requests?${text}`,
+    `${most} ${useBeat(2)}`,
+    (path) => askPages(path, most),
+  );
   return html`<section class="card is-flush" aria-label="Requests">
     <${FilterBar} view=${view} rows=${found?.data ?? []} />
-    ${
-    error &&
-    html`<p class="failure">${said(error)} ${error.code ? html`<span class="mono">${error.code}</span>` : ""} ${
-      error.requestId ? html`<span class="hint">request ${error.requestId}</span>` : ""
-    }</p>`
-  }
+    <${Failure} error=${error} onRetry=${again} />
     ${
     !found
-      ? html`<div class="shape is-tall"></div>`
+      ? !error && html`<div class="shape is-tall"></div>`
       : found.total === 0
       ? html`<p class="empty">${
         text
           ? html`No request is like that. <a href="/dashboard/requests">Show all.</a>`
           : html`No request yet. <a href="/">Make one in the playground.</a>`
       }</p>`
-      : html`<${Windowed} rows=${found.data} total=${found.total} onMore=${(/** @type {number} */ last) =>
-        setMost(Math.ceil(last / PAGE) * PAGE)} />`
+      : html`<${Windowed} key=${text} rows=${found.data} known=${view?.requests ?? NONE} total=${found.total} onMore=${(
+        /** @type {number} */ last,
+      ) => setMost(Math.ceil(last / PAGE) * PAGE)} />`
   }
   </section>`;
-}
-
-/**
- * @param {string} text
- * @param {number} most
- */
-async function load(text, most) {
-  /** @type {any[]} */
-  const data = [];
-  let [cursor, total] = ["0", 0];
-  while (cursor && data.length < most) {
-    const list = await askJson(`/v1/admin/requests?${text}&limit=${PAGE}&cursor=${cursor}`);
-    data.push(...list.data);
-    [cursor, total] = [list.next, list.total];
-  }
-  return { data, total };
 }
 
 /** @param {{view: import("./store.js").View | null, rows: any[]}} props */
@@ -92,11 +69,14 @@ function FilterBar({ view, rows }) {
   ].sort();
   const outcomes = [...new Set(["ok", ...rows.map((row) => row.outcome).filter(Boolean), query.get("outcome") ?? ""])]
     .filter(Boolean).sort();
+  const tenants = [...new Set([...rows.map((row) => row.tenant), query.get("tenant") ?? ""])].filter(Boolean).sort();
   const isFiltered = FILTERS.some((name) => query.get(name));
   const choice = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string[]} */ values) =>
     html`<label class="filter"><span>${label}</span><select value=${query.get(name) ?? ""} onChange=${set(name)}>
       <option value="">any</option>${
-      values.map((value) => html`<option key=${value} value=${value}>${value.replaceAll("_", " ")}</option>`)
+      values.map((value) =>
+        html`<option key=${value} value=${value}>${name === "outcome" ? value.replaceAll("_", " ") : value}</option>`
+      )
     }
     </select></label>`;
   return html`<div class="filters" role="search" aria-label="Filter requests">
@@ -106,6 +86,7 @@ function FilterBar({ view, rows }) {
     ${choice("state", "State", ["waiting", "running", "paused", "ended"])}
     ${choice("workflow", "Workflow", workflows)}
     ${choice("outcome", "Outcome", outcomes)}
+    ${tenants.length > 1 && choice("tenant", "Tenant", tenants)}
     <label class="filter"><span>Longer than</span><select value=${query.get("over_s") ?? ""} onChange=${set("over_s")}>
       <option value="">any</option>${
     [1, 5, 10, 60].map((seconds) => html`<option key=${seconds} value=${seconds}>${seconds} s</option>`)
@@ -116,11 +97,19 @@ function FilterBar({ view, rows }) {
   </div>`;
 }
 
+/** As in the style; a window that is made narrower calls for the list anew, since its height changes. */
+function rowHeight() {
+  return isNarrow.matches ? 96 : 57;
+}
+
 /**
  * A table of which only the rows that are seen exist.
- * @param {{rows: any[], total: number, onMore: (last: number) => void}} props
+ * @param {{rows: any[], known: Record<string, any>, total: number, onMore: (last: number) => void}} props
  */
-function Windowed({ rows, total, onMore }) {
+function Windowed({ rows, known, total, onMore }) {
+  const [still, stillness] = useStill(rows.map((row) => known[row.id] ?? row), known); // the stream knows steps sooner
+  const ROW = rowHeight();
+  const all = total + still.length - rows.length;
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(800);
@@ -131,19 +120,19 @@ function Windowed({ rows, total, onMore }) {
     return () => observer.disconnect();
   }, []);
   const first = Math.max(0, Math.floor(top / ROW) - AROUND);
-  const last = Math.min(total, Math.ceil((top + height) / ROW) + AROUND);
+  const last = Math.min(all, Math.ceil((top + height) / ROW) + AROUND);
   useEffect(() => {
     if (last > rows.length) onMore(last);
   }, [last, rows.length, total]);
   return html`
-    <div class="request-table" role="table" aria-label="Requests" aria-rowcount=${total}>
+    <div class="request-table" role="table" aria-label="Requests" aria-rowcount=${all} ...${stillness}>
       <${RowHead} />
       <div class="windowed" ref=${box} tabindex="0" role="rowgroup" aria-label="Rows" onScroll=${(
         /** @type {any} */ event,
       ) => setTop(event.target.scrollTop)}>
-        <div class="windowed-all" role="presentation" style=${{ height: `${total * ROW}px` }}>
+        <div class="windowed-all" role="presentation" style=${{ height: `${all * ROW}px` }}>
           <div class="windowed-seen" role="presentation" style=${{ transform: `translateY(${first * ROW}px)` }}>
-              ${rows.slice(first, last).map((row, index) =>
+              ${still.slice(first, last).map((row, index) =>
                 html`<${RequestRow} key=${row.id} row=${row} place=${
                   first + index + 2
                 } onMenu=${() => (menuOf.value = row)} />`
@@ -156,43 +145,27 @@ function Windowed({ rows, total, onMore }) {
   `;
 }
 
-/**
- * The request as a command, with what is known of it: its prompt and images are not.
- * @param {any} request
- */
-export function curlOf({ workflow, size, inputs, addons }) {
-  const body = /** @type {Record<string, any>} */ ({ model: workflow, prompt: "PROMPT", size });
-  const names = { steps: "num_inference_steps", guidance: "guidance_scale", seed: "seed", n: "n", sampler: "sampler" };
-  for (const [name, field] of Object.entries(names)) if (inputs[name] !== undefined) body[field] = inputs[name];
-  const lora = addons.filter((/** @type {any} */ each) => each.field === "lora");
-  if (lora.length > 0) body.lora = lora.map((/** @type {any} */ { name }) => ({ name }));
-  const text = JSON.stringify(body).replaceAll("'", `'\\''`);
-  return `curl -sS ${location.origin}/v1/images/generations \\\n  -H "Content-Type: application/json" -d '${text}'`;
-}
-
 /** @param {{id: string}} props */
 function One({ id }) {
-  const [request, setRequest] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const isLive = !request || request.state !== "ended";
-  const beat = isLive && heldSince.value === null ? tick.value : -1;
-  useEffect(() => {
-    askJson(`/v1/admin/requests/${encodeURIComponent(id)}`).then(
-      (found) => (setRequest(found), setError(null)),
-      setError,
-    );
-  }, [id, beat]);
+  const [isLive, setLive] = useState(true);
+  const beat = useBeat(1);
+  const [request, error, again] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, isLive && beat);
+  useEffect(() => setLive(request?.state !== "ended"), [request]);
+  const failure = html`<${Failure} error=${error} onRetry=${again} />`;
   if (!request) {
-    return error
+    return error?.status === 404
       ? html`
-        <section
-          class="card empty-state"><h2>${said(error)}</h2><p class="hint">${error.code ??
-            ""} · the last 2,000 requests of each gateway are kept</p><a class="button" href="/dashboard/requests">All requests</a></section>
+        <section class="card empty-state"><h2>${error.message}</h2>
+          <p class="hint">${error.code} · the last 2,000 requests of each gateway are kept</p>
+          <a class="button" href="/dashboard/requests">All requests</a></section>
       `
+      : error
+      ? failure
       : html`<div class="card shape is-tall"></div>`;
   }
   const rows = Object.entries(request.inputs).filter(([name]) => !["width", "height"].includes(name));
   return html`
+    ${failure}
     <section class="card" aria-labelledby="request-title">
       <header><h2 id="request-title" class="mono">${short(id)}</h2><${Flags} row=${request} />
         <span class="badge ${request.state === "ended"
@@ -211,7 +184,7 @@ function One({ id }) {
         `}
         <button type="button" class="button is-small" onClick=${() =>
           copy(
-            curlOf(request),
+            curlOf(request, location.origin, key.value !== ""),
             "The request, with a prompt to put in, was",
           )}><${Icon} name="copy" size="16" /> curl</button>
         <button type="button" class="button is-small" onClick=${() => copy(id, "The id was")}>Copy id</button></header>

@@ -1,6 +1,7 @@
 // Requests as rows: progress, age, what is left, where it is, and what may be done.
 import { duration, short, tail } from "../app/format.js";
-import { classes, html } from "../app/lib.js";
+import { classes, html, useRef, useState } from "../app/lib.js";
+import { inPlace } from "./merge.js";
 import { serverNow } from "./store.js";
 
 /** @type {Record<string, string>} */
@@ -59,6 +60,29 @@ export function leftOf(row) {
   return row.state === "running" && row.eta_s !== null ? duration(row.eta_s) : "–";
 }
 
+const drawn = /** @type {WeakMap<HTMLElement, any>} */ (new WeakMap());
+
+/**
+ * The row that a link opens, as it is now.
+ * @param {HTMLElement} link
+ */
+export function rowAt(link) {
+  return drawn.get(link);
+}
+
+/**
+ * Rows that keep their places while the pointer is over them: what ends stays, what is new comes after.
+ * @param {any[]} rows
+ * @param {Record<string, any>} [known] where rows that have left the list are found
+ * @returns {[any[], {onPointerEnter: () => void, onPointerLeave: () => void}]}
+ */
+export function useStill(rows, known = {}) {
+  const [isOver, setOver] = useState(false);
+  const kept = useRef(/** @type {any[]} */ ([]));
+  kept.current = isOver ? inPlace(kept.current, rows, known) : rows;
+  return [kept.current, { onPointerEnter: () => setOver(true), onPointerLeave: () => setOver(false) }];
+}
+
 /** @param {string} id */
 export function requestPath(id) {
   return `/dashboard/requests/${encodeURIComponent(id)}`;
@@ -76,9 +100,10 @@ export function RequestRow({ row, isActive = false, onMenu, place }) {
       row.state === "ended" && "is-ended",
     )} role="row" aria-rowindex=${place}>
       <div role="cell" class="request-name">
-        <span><a class="mono" href=${requestPath(row.id)} title=${row.id}>${short(
-          row.id,
-        )}</a> <${Flags} row=${row} /></span>
+        <span><a class="mono" href=${requestPath(row.id)} title=${row.id}
+          ref=${(/** @type {HTMLElement | null} */ link) => link && drawn.set(link, row)}>${short(
+            row.id,
+          )}</a> <${Flags} row=${row} /></span>
         <span class="hint" title=${`${row.workflow} · ${row.tenant}`}>${row.workflow} · ${row.tenant}</span>
       </div>
       <div role="cell">

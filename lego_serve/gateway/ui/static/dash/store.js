@@ -35,6 +35,8 @@ export const view = signal(/** @type {View | null} */ (null));
 /** "connecting", "live", "stale", "cut" or "refused". */
 export const link = signal("connecting");
 export const refusedBy = signal(/** @type {ApiError | null} */ (null));
+/** Why the last try to connect failed; null while there is a connection. */
+export const trouble = signal(/** @type {ApiError | null} */ (null));
 /** Milliseconds since the last word. */
 export const silence = signal(0);
 /** Seconds until it is tried again. */
@@ -100,7 +102,7 @@ export async function connect() {
     const answer = await ask(path, { signal: own.signal, headers });
     lastPath = path;
     failures = 0;
-    refusedBy.value = null;
+    refusedBy.value = trouble.value = null;
     await readEvents(answer, take, () => (heard = performance.now()));
     if (!own.signal.aborted) retry();
   } catch (error) {
@@ -117,7 +119,10 @@ export async function connect() {
 /** @param {unknown} [error] */
 function retry(error) {
   if (document.hidden) return;
-  if (error) console.info(`lego_serve: ${said(error)}`);
+  if (error) {
+    console.info(`lego_serve: ${said(error)}`);
+    trouble.value = error instanceof ApiError ? error : new ApiError(said(error));
+  }
   const seconds = WAITS_S[Math.min(failures, WAITS_S.length - 1)];
   failures += 1;
   againIn.value = seconds;
@@ -146,11 +151,18 @@ function take({ event, data, id }) {
 }
 
 function watch() {
+  if (document.hidden) return; // nothing is asked for that nobody sees
   tick.value += 1;
   silence.value = performance.now() - heard;
   if (againIn.value > 0) againIn.value -= 1;
   if (link.value === "refused" && refusedBy.value) return;
-  link.value = !newest ? "connecting" : silence.value < STALE_MS ? "live" : silence.value < CUT_MS ? "stale" : "cut";
+  link.value = !newest
+    ? (trouble.value ? "cut" : "connecting")
+    : silence.value < STALE_MS
+    ? "live"
+    : silence.value < CUT_MS
+    ? "stale"
+    : "cut";
 }
 
 export function start() {

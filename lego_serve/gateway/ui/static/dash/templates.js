@@ -3,9 +3,11 @@ import { ask, askJson } from "../app/api.js";
 import { bytes, counted, tail } from "../app/format.js";
 import { html, useEffect, useState } from "../app/lib.js";
 import { asked } from "./actions.js";
+import { askPages, Failure, useAnswer, useBeat } from "./asking.js";
 import { mayAct } from "./store.js";
 
 const ROOT = "/v1/admin/templates";
+const MORE = 50;
 
 /** @param {any} card */
 function pathOf({ tenant, id }) {
@@ -13,12 +15,9 @@ function pathOf({ tenant, id }) {
 }
 
 export function Templates() {
-  const [list, setList] = useState(/** @type {{data: any[], total: number} | null} */ (null));
-  const [most, setMost] = useState(50);
-  const load = () =>
-    void askJson(`${ROOT}?limit=${Math.min(most, 200)}`).then(setList, () => setList({ data: [], total: 0 }));
-  useEffect(load, [most]);
-  if (!list) return null;
+  const [most, setMost] = useState(MORE);
+  const [list, error, load] = useAnswer(`${ROOT}?tenant=`, `${most} ${useBeat(30)}`, (path) => askPages(path, most));
+  if (!list) return html`<${Failure} error=${error} onRetry=${load} />`;
   return html`<section class="card" aria-labelledby="templates-title">
     <header><h2 id="templates-title">Templates</h2><span class="hint">${
     counted(list.total, "template")
@@ -29,11 +28,14 @@ export function Templates() {
         <p
           class="empty">None is registered. In the <a href="/">playground</a>, open an image to edit and keep it as a template.</p>
       `
-      : html`<${Table} rows=${list.data} onChange=${load} />`
+      : html`
+        <${Failure} error=${error} onRetry=${load} />
+        <${Table} rows=${list.data} onChange=${load} />
+      `
   }
     ${
-    list.data.length < Math.min(list.total, 200) &&
-    html`<p><button type="button" class="button is-small" onClick=${() => setMost(most + 50)}>Show more</button></p>`
+    list.data.length < list.total &&
+    html`<p><button type="button" class="button is-small" onClick=${() => setMost(most + MORE)}>Show more</button></p>`
   }
   </section>`;
 }

@@ -1,7 +1,7 @@
 // Workflows as graphs: the longest way to a node gives its column.
-import { askJson, said } from "../app/api.js";
 import { bytes, duration } from "../app/format.js";
-import { html, useEffect, useState } from "../app/lib.js";
+import { html } from "../app/lib.js";
+import { Failure, useAnswer, useBeat } from "./asking.js";
 import { columnsOf } from "./layers.js";
 import { modelsOf } from "./store.js";
 
@@ -49,13 +49,11 @@ export function Workflows({ view, name }) {
 
 /** @param {{name: string}} props */
 function One({ name }) {
-  const [flow, setFlow] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => void askJson(`/v1/admin/workflows/${encodeURIComponent(name)}`).then(setFlow, setError), [name]);
-  if (!flow) {
-    return error ? html`<p class="card failure">${said(error)}</p>` : html`<div class="card shape is-tall"></div>`;
-  }
+  const [flow, error, again] = useAnswer(`/v1/admin/workflows/${encodeURIComponent(name)}`, useBeat(5));
+  const failure = html`<${Failure} error=${error} onRetry=${again} />`;
+  if (!flow) return error ? failure : html`<div class="card shape is-tall"></div>`;
   return html`
+    ${failure}
     <section class="card" aria-labelledby="flow-title">
       <header><h2 id="flow-title">${flow.name}</h2><span class="hint">version ${flow
         .version} · <span class="mono">${flow.hash.slice(0, 12)}</span></span></header>

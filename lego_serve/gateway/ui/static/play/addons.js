@@ -8,7 +8,7 @@ import { images } from "./history.js";
 import { Mask } from "./maskbits.js";
 import { Painter } from "./painter.js";
 import { card, change, dimensionsOf, form, wanted } from "./state.js";
-import { MaskTools } from "./tools.js";
+import { MaskTools, paintKey } from "./tools.js";
 
 const MOST = 4;
 
@@ -137,7 +137,8 @@ export function ControlNets() {
  * }} props
  */
 function Use({ use, field, amount, least, most, badge, onChange, onRemove, children }) {
-  const isRefused = ["name", amount, "start"].some((part) => refusalOf(`${field}.${part}`));
+  const isRefused = ["name", amount, "start", "end"].some((part) => refusalOf(`${field}.${part}`));
+  const isShort = ["start", "end"].some((part) => refusalOf(`${field}.${part}`));
   return html`<div class=${classes("use", isRefused && "is-refused")}>
     <div class="use-head">
       <strong>${use.name}</strong>
@@ -158,7 +159,7 @@ function Use({ use, field, amount, least, most, badge, onChange, onRemove, child
       digits=${2}
       onChange=${(/** @type {number} */ value) => onChange({ [amount]: value })}
     />
-    <details class="more">
+    <details class="more" open=${isShort || undefined}>
       <summary>From ${Math.round(use.start * 100)} % to ${Math.round(use.end * 100)} % of the steps</summary>
       <${Slider} label="From" name=${`${field}.start`} value=${use.start} min=${0} max=${1} step=${0.05} digits=${2} onChange=${(
     /** @type {number} */ value,
@@ -264,8 +265,14 @@ function MapDialog({ onClose, onDone }) {
     canvas.getContext("2d")?.putImageData(new ImageData(pixels, width, height), 0, 0);
     onDone(await base64Of(await canvas.convertToBlob({ type: "image/png" })));
   };
+  /** @param {KeyboardEvent} event */
+  const press = (event) => {
+    if (!paintKey(event, mask)) return;
+    event.preventDefault();
+    setTick((each) => each + 1);
+  };
   return html`
-    <${Dialog} title="Draw the map" wide=${true} onClose=${onClose}>
+    <${Dialog} title="Draw the map" wide=${true} onClose=${onClose} onKey=${press}>
       <div class="tools" role="toolbar" aria-label="Drawing tools">
         <${MaskTools} mask=${mask} tick=${tick} onChange=${() => setTick(tick + 1)} />
       </div>

@@ -143,21 +143,26 @@ function python({ path, body, files }, origin, hasKey) {
 
 /** The command's options by the request's fields. */
 const OPTIONS = {
+  template: "template",
   model: "model",
   size: "size",
   num_inference_steps: "steps",
   guidance_scale: "guidance",
   negative_prompt: "negative",
   seed: "seed",
+  strength: "strength",
+  caption: "caption",
 };
 
 /**
  * @param {Wanted} wanted
  * @param {string} origin
  */
-function command({ path, body }, origin) {
-  if (path.endsWith("/edits")) return "# The command makes images from prompts; for edits take curl or Python.";
-  const lines = [`lego-serve generate ${shellWord(body.prompt)}`];
+function command({ path, body, files }, origin) {
+  const lines = [`lego-serve ${path.endsWith("/edits") ? "edit" : "generate"}`];
+  const isOption = body.prompt.startsWith("-"); // as a command reads it: such a prompt comes last, after two dashes
+  if (!isOption) lines[0] += ` ${shellWord(body.prompt)}`;
+  for (const [field, file] of Object.entries(files)) lines.push(`--${field} ${file}`);
   for (const [field, option] of Object.entries(OPTIONS)) {
     if (body[field] !== undefined) lines.push(`--${option} ${shellWord(String(body[field]))}`);
   }
@@ -166,8 +171,12 @@ function command({ path, body }, origin) {
     lines.push(`--controlnet ${shellWord(`${use.name}:${use.image.file}:${use.weight ?? 1}`)}`);
   }
   lines.push(`--url ${origin}`, `--out image.${body.output_format ?? "png"}`);
+  if (isOption) lines.push(`-- ${shellWord(body.prompt)}`);
   const known = [...Object.keys(OPTIONS), "prompt", "lora", "controlnet", "output_format"];
   const left = Object.keys(body).filter((field) => !known.includes(field));
+  for (const field of ["lora", "controlnet"]) {
+    if (body[field]?.some((/** @type {any} */ use) => "start" in use || "end" in use)) left.push(`${field} start, end`);
+  }
   const note = left.length > 0 ? `# The command has no option for: ${left.join(", ")}.\n` : "";
   return note + lines.join(" \\\n  ");
 }

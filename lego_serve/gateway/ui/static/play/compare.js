@@ -83,7 +83,14 @@ function Slider({ before, after, size, names }) {
   /** @param {KeyboardEvent} event */
   const press = (event) => {
     const step = event.shiftKey ? 0.1 : 0.02;
-    const to = { ArrowLeft: share - step, ArrowRight: share + step, Home: 0, End: 1 }[event.key];
+    const to = {
+      ArrowLeft: share - step,
+      ArrowDown: share - step,
+      ArrowRight: share + step,
+      ArrowUp: share + step,
+      Home: 0,
+      End: 1,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     setShare(Math.min(1, Math.max(0, to)));

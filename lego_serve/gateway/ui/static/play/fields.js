@@ -1,6 +1,6 @@
 // The form's fields: each with its label, its bounds, and the refusal that is about it.
-import { classes, html, useState } from "../app/lib.js";
-import { change, refusals } from "./state.js";
+import { classes, html, useEffect, useState } from "../app/lib.js";
+import { change, form, refusals } from "./state.js";
 
 /**
  * The refusal of a field, under any of the names it may come by.
@@ -13,7 +13,20 @@ export function refusalOf(name) {
 /** @param {{name: string}} props */
 export function Refusal({ name }) {
   const said = refusalOf(name);
-  return said ? html`<p class="refusal" id=${`refusal-${name}`}>${said}</p>` : null;
+  return said ? html`<p class="refusal" role="alert" id=${`refusal-${name}`}>${said}</p>` : null;
+}
+
+/** The refusals that are about no field that the page has now. */
+export function OtherRefusals() {
+  const [names, setNames] = useState(/** @type {string[]} */ ([]));
+  const all = form.value && Object.keys(refusals.value);
+  useEffect(() => { // once all fields are drawn
+    const left = all.filter((name) => name && !document.getElementById(`refusal-${name}`));
+    if (left.join() !== names.join()) setNames(left);
+  });
+  return names.filter((name) => refusalOf(name)).map((name) =>
+    html`<p class="refusal" role="alert" key=${name}>${refusalOf(name)}</p>`
+  );
 }
 
 /**

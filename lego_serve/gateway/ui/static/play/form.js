@@ -4,7 +4,7 @@ import { Choice } from "../app/kit.js";
 import { counted, duration } from "../app/format.js";
 import { html, useState } from "../app/lib.js";
 import { Adapters, ControlNets } from "./addons.js";
-import { Field, InputSlider, Refusal, sizesOf, Slider, tied } from "./fields.js";
+import { Field, InputSlider, OtherRefusals, Refusal, sizesOf, Slider, tied } from "./fields.js";
 import { images } from "./history.js";
 import { cancel, start } from "./run.js";
 import { SourceField } from "./source.js";
@@ -239,6 +239,7 @@ function Send() {
   const note = isEdit && source.value && !isMasked.value ? "nothing is marked: all of it may change" : "";
   return html`<div class="send">
     <${Refusal} name="" />
+    <${OtherRefusals} />
     ${
     run.value
       ? html`

@@ -64,14 +64,20 @@ function press(event) {
 }
 
 /**
- * Takes an image that is dropped or pasted: with its settings where it carries them, else to be edited.
+ * Takes an image that is dropped or pasted: while edits are made to be edited, else with its settings where it has them.
  * @param {DataTransfer | null} data
  */
 async function take(data) {
-  const file = [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/"));
-  if (!file || run.value) return;
+  const files = [...(data?.files ?? [])];
+  if (files.length === 0 || run.value) return;
+  const file = files.find(({ type }) => type.startsWith("image/")) ?? files[0];
+  const isEdit = form.value.mode === "edit";
   const wanted = await settingsIn(file);
-  if (!wanted) return void (await takeSource(file, "file"));
+  if (!wanted || isEdit) {
+    const isTaken = await takeSource(file, "file");
+    if (isTaken && wanted) toast("It carries settings too: dropped while Generate is chosen it gives them back.");
+    return;
+  }
   form.value = formOf(wanted, form.value);
   change({});
   toast("The settings of this image are back in the form.");

@@ -3,6 +3,7 @@ import { ApiError, ask, said } from "../app/api.js";
 import { readEvents } from "../app/events.js";
 import { toast } from "../app/kit.js";
 import { add } from "./history.js";
+import { fileOf } from "./maskfile.js";
 import { card, dimensionsOf, form, isComparing, mask, refusals, refuse, run, shown, source, wanted } from "./state.js";
 
 /** Sends the request, follows it to its end, and keeps its images. */
@@ -17,7 +18,7 @@ export async function start() {
   const lanes = Array.from({ length: asked.body.n ?? 1 }, emptyLane);
   run.value = { began: performance.now(), lanes, abort, isEdit, size: dimensionsOf(asked) };
   isComparing.value = false;
-  const maskFile = asked.files.mask ? await maskBlob() : null;
+  const maskFile = asked.files.mask ? await fileOf(/** @type {import("./maskbits.js").Mask} */ (mask.value)) : null;
   try {
     const answer = await ask(asked.path, { ...payload(asked, maskFile), method: "POST", signal: abort.signal });
     const made = await follow(answer, asked, isEdit ? source.value?.blob ?? null : null, maskFile);
@@ -72,15 +73,6 @@ function payload(asked, maskFile) {
   if (asked.files.image && source.value?.blob) fields.append("image", source.value.blob, "image.png");
   if (maskFile) fields.append("mask", maskFile, "mask.png");
   return { body: fields };
-}
-
-/** @returns {Promise<Blob>} */
-async function maskBlob() {
-  const { width, height } = /** @type {import("./maskbits.js").Mask} */ (mask.value);
-  const canvas = new OffscreenCanvas(width, height);
-  const pixels = /** @type {import("./maskbits.js").Mask} */ (mask.value).pixels();
-  canvas.getContext("2d")?.putImageData(new ImageData(pixels, width, height), 0, 0);
-  return await canvas.convertToBlob({ type: "image/png" });
 }
 
 /**

@@ -57,7 +57,7 @@ function Times({ image }) {
           </tr>
         </thead>
         <tbody>
-            ${parts.map(({ name, hue, from, to }) =>
+            ${parts.map(({ name, hue, from, to, nodes }) =>
               html`
                 <tr key=${name}>
                   <th scope="row">${name}</th>
@@ -67,6 +67,12 @@ function Times({ image }) {
                   }}></span></td>
                   <td class="time-said">${duration(to - from)}</td>
                 </tr>
+                ${nodes.length > 1 &&
+                  html`
+                    <tr class="is-nodes" key=${`${name} nodes`}>
+                      <td colspan="3">${nodes.map(([node, took]) => `${node} ${duration(took)}`).join(" · ")}</td>
+                    </tr>
+                  `}
               `
             )}
             <tr class="is-whole"><th scope="row">whole</th><td></td><td class="time-said">${duration(
@@ -116,19 +122,20 @@ function Times({ image }) {
  * @param {Record<string, any>} facts
  */
 function partsOf(facts) {
-  const seconds = /** @type {Map<string, [string, number]>} */ (new Map());
-  for (const [node, took] of Object.entries(facts.nodes ?? {})) {
+  const seconds = /** @type {Map<string, [string, number, [string, number][]]>} */ (new Map());
+  for (const [node, value] of Object.entries(facts.nodes ?? {})) {
     const [, name, hue] = PARTS.find(([pattern]) => pattern.test(node)) ?? [/./, node, "decode"];
-    seconds.set(name, [hue, Math.max(seconds.get(name)?.[1] ?? 0, Number(took))]);
+    const [took, [, longest, nodes]] = [Number(value), seconds.get(name) ?? [hue, 0, []]];
+    seconds.set(name, [hue, Math.max(longest, took), [...nodes, [node, took]]]);
   }
   const order = ["prompts", "adapters", "outline", "image", "steps", "decode"];
   const rows = [...seconds].sort(([one], [other]) => order.indexOf(one) - order.indexOf(other));
   let at = 0;
-  const all = /** @type {[string, [string, number]][]} */ ([["waits", ["waits", facts.queue_s ?? 0]], ...rows]);
-  return all.map(([name, [hue, took]]) => {
+  const all = /** @type {typeof rows} */ ([["waits", ["waits", facts.queue_s ?? 0, []]], ...rows]);
+  return all.map(([name, [hue, took, nodes]]) => {
     const from = at;
     at += took;
-    return { name, hue, from, to: at };
+    return { name, hue, from, to: at, nodes };
   });
 }
 

@@ -1,11 +1,11 @@
 // The image that is edited: from a file, the film or a template.
-import { askJson, said } from "../app/api.js";
-import { ask } from "../app/api.js";
+import { ask, askJson, said } from "../app/api.js";
 import { Icon } from "../app/icons.js";
 import { toast } from "../app/kit.js";
 import { html } from "../app/lib.js";
 import { Refusal } from "./fields.js";
-import { change, form, refuse, source, takeSource, templates } from "./state.js";
+import { fileOf, readInto } from "./maskfile.js";
+import { change, form, marked, mask, maskChanged, refuse, source, takeSource, templates } from "./state.js";
 
 export function SourceField() {
   const now = source.value;
@@ -36,6 +36,16 @@ export function SourceField() {
       ${templates.value.map(({ id, name }) => html`<option key=${id} value=${id}>${name}</option>`)}
     </select>`
   }
+    ${
+    now && html`
+      <div class="source-row">
+        <span class="label">Mask</span>
+        <${FileButton} label="Open a mask" onFile=${openMask} />
+        <button type="button" class="button is-small" disabled=${marked.value === 0} onClick=${saveMask}
+        ><${Icon} name="download" /> Save it</button>
+      </div>
+    `
+  }
     <${Refusal} name="image" />
     <${Refusal} name="template" />
     <${Refusal} name="mask" />
@@ -54,6 +64,24 @@ export function FileButton({ label, accept = "image/png,image/jpeg,image/webp", 
     <${Icon} name="upload" /> ${label}
     <input type="file" accept=${accept} onChange=${choose} />
   </label>`;
+}
+
+/** @param {File} file */
+async function openMask(file) {
+  try {
+    await readInto(/** @type {import("./maskbits.js").Mask} */ (mask.value), file);
+    maskChanged();
+  } catch (error) {
+    refuse("mask", `The browser cannot read this mask: ${said(error)}`);
+  }
+}
+
+async function saveMask() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await fileOf(/** @type {import("./maskbits.js").Mask} */ (mask.value)));
+  link.download = "mask.png"; // as the code beside calls it
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 /** @param {string} id */

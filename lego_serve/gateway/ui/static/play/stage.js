@@ -5,6 +5,7 @@ import { Dialog } from "../app/kit.js";
 import { classes, html, useEffect, useState } from "../app/lib.js";
 import { Comparison } from "./compare.js";
 import { clear, images, isKept, remove } from "./history.js";
+import { readInto } from "./maskfile.js";
 import { Painter } from "./painter.js";
 import { formOf } from "./request.js";
 import {
@@ -95,10 +96,15 @@ function ImageTools({ image }) {
     return html`<span class="hint">${run.value ? `${run.value.size[0]} × ${run.value.size[1]}` : ""}</span>`;
   }
   const { wanted } = image;
-  const reuse = () => {
+  const reuse = async () => {
+    if (image.source) await takeSource(image.source, wanted.body.template ?? "film");
+    if (image.source && mask.value) {
+      mask.value.do({ kind: "clear" });
+      if (image.mask) await readInto(mask.value, image.mask);
+      maskChanged();
+    }
     form.value = { ...formOf(wanted, form.value), seed: String(image.seed) };
     change({});
-    if (image.source) takeSource(image.source, "film");
   };
   const edit = async () => {
     const caption = wanted.body.prompt;

@@ -46,14 +46,22 @@ function storedForm() {
 /** @param {Partial<import("./request.js").Form>} changes */
 export function change(changes) {
   form.value = { ...form.value, ...changes };
-  const names = Object.keys(changes).map((name) => FIELDS[name] ?? name);
-  const left = Object.entries(refusals.value).filter(([name]) => name && !names.some((each) => name.startsWith(each)));
-  refusals.value = Object.fromEntries(left);
+  forgive(Object.keys(changes).map((name) => FIELDS[name] ?? name));
   try {
     localStorage.setItem(STORED_FORM, JSON.stringify({ ...form.value, controlnet: [], template: "" }));
   } catch {
     // The form is forgotten with the page.
   }
+}
+
+/**
+ * Takes back the refusals of fields that have been changed, and those that are about no field.
+ * @param {string[]} names
+ */
+function forgive(names) {
+  const all = Object.entries(refusals.value);
+  const left = all.filter(([name]) => name && !names.some((each) => name.startsWith(each)));
+  if (left.length < all.length) refusals.value = Object.fromEntries(left);
 }
 
 /** The request's field of each of the form's, where they differ. */
@@ -151,12 +159,14 @@ export async function takeSource(blob, from) {
   source.value = { blob, url, width, height, from };
   if (mask.value?.width !== width || mask.value.height !== height) mask.value = new Mask(width, height);
   maskChanged();
+  forgive(["image", "template"]);
   isComparing.value = false;
   change({ mode: "edit", size: "", template: from.startsWith("tmpl_") ? from : "" });
   return true;
 }
 
 export function maskChanged() {
+  forgive(["mask"]);
   marked.value = mask.value?.count ?? 0;
   maskTick.value += 1;
 }
@@ -167,6 +177,7 @@ export function maskChanged() {
  */
 export function refuse(field, sentence) {
   refusals.value = { ...refusals.value, [field]: sentence };
+  setTimeout(() => document.querySelector(".refusal")?.scrollIntoView({ block: "nearest" })); // once it is drawn
   return false;
 }
 

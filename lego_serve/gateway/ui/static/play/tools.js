@@ -53,10 +53,9 @@ export function MaskTools({ mask, onChange }) {
     <span class="tools-split"></span>
     ${acts.map(([icon, label, keys, isOn, act]) =>
       html`
-        <button type="button" key=${icon} class="icon-button" disabled=${!isOn} aria-label=${label} title=${keys
-          ? `${label} (${keys})`
-          : label}
-          onClick=${() => (act(), onChange())}>
+        <button type="button" key=${icon} class="icon-button" aria-disabled=${!isOn} aria-label=${label}
+          title=${keys ? `${label} (${keys})` : label}
+          onClick=${() => isOn && (act(), onChange())}>
           <${Icon} name=${icon} />
         </button>
       `
