@@ -51,7 +51,7 @@ class DispatchedJobs:
     @property
     def is_pressing(self) -> bool:
         """Whether there is something to tell at once: all but progress."""
-        return bool(self._added or self._ended or self._changed or self._gone)
+        return self._tells_all or bool(self._added or self._ended or self._changed or self._gone)
 
     def add(self, job: PoolJob, app: str) -> None:
         """A job begins."""
