@@ -49,6 +49,14 @@ class SharedPools:
         """The gateways that it knows, each with its jobs."""
         return {name: frozenset(each.jobs) for name, each in self._gateways.items()}
 
+    @property
+    def placed(self) -> dict[str, dict[str, str]]:
+        """The replica of each gateway's jobs, empty where one waits."""
+        return {
+            name: {job_id: self._pools[app].replica_of(_key(name, job_id)) or "" for job_id, app in each.jobs.items()}
+            for name, each in self._gateways.items()
+        }
+
     def hear(self, report: GatewayReport, now: float) -> DispatcherAnswer:
         """Take a report and place what can be placed; return where the gateway's jobs are.
 

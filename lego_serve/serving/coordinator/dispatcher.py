@@ -38,6 +38,6 @@ class CellDispatcher:
         """Say when a newcomer would end; None where no worker is known."""
         return self._pools.forecast(offer, self._clock())
 
-    async def gateways(self) -> dict[str, frozenset[str]]:
-        """The gateways that it knows, each with its jobs."""
-        return self._pools.gateways
+    async def placed(self) -> dict[str, dict[str, str]]:
+        """The gateways that it knows, each with its jobs and their workers, for whoever looks into it."""
+        return self._pools.placed
