@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -61,6 +62,11 @@ class Asking:
             answer = None  # its gateway was killed
         self.answers[socket].append(answer)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether any has not ended yet."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def join(self) -> None:
         """Until all have ended, however."""
         for thread in self._threads:
@@ -88,19 +94,31 @@ def jobs(placed: Placed) -> int:
     return sum(len(those) for those in placed.values())
 
 
+def watched(look: Look, asking: Asking) -> dict[tuple[str, str], str]:
+    """The worker that each job of each gateway had last, while they were asked for."""
+    seen: dict[tuple[str, str], str] = {}
+    while asking.is_running:
+        for gateway, those in (look.placed() or {}).items():
+            seen |= {(gateway, job): worker for job, worker in those.items() if worker}
+        time.sleep(0.05)
+    return seen
+
+
+def are_both_asked(placed: Placed) -> bool:
+    """Whether two gateways have two jobs at least."""
+    return sum(len(those) >= 2 for those in placed.values()) == 2
+
+
 def test_the_jobs_of_both_gateways_are_spread_over_the_workers_by_one_dispatcher(served: tuple[Server, Look]) -> None:
     """Each worker gets its part of all; what has ended is forgotten."""
     server, look = served
     sockets = list(gateways_of(server).values())
     asking = Asking(sockets, EACH, STEPS)
-    placed = wait_for(
-        look, lambda seen: jobs(seen) == 2 * EACH and all("" not in each.values() for each in seen.values())
-    )
-    assert sorted(len(those) for those in placed.values()) == [EACH, EACH]
-    spread = Counter(worker for those in placed.values() for worker in those.values())
+    placed = watched(look, asking)
+    assert sorted(Counter(gateway for gateway, _ in placed).values()) == [EACH, EACH]
+    spread = Counter(placed.values())
     assert len(spread) == 2
     assert min(spread.values()) >= EACH - 1
-    asking.join()
     images = [image for socket in sockets for image in asking.images(socket)]
     assert len(images) == 2 * EACH
     assert all(np.array_equal(image, images[0]) for image in images)
@@ -113,20 +131,20 @@ def test_every_request_completes_where_the_dispatcher_is_killed_and_it_comes_bac
     sockets = list(gateways_of(server).values())
     wanted = asked(sockets[:1], 1, STEPS)[0]
     asking = Asking(sockets, EACH, STEPS)
-    wait_for(look, lambda seen: jobs(seen) == 2 * EACH)
+    wait_for(look, are_both_asked)
     [dispatcher] = replicas_of(server, "CellDispatcher")
     os.kill(dispatcher, signal.SIGKILL)
     more = Asking(sockets, 1, STEPS)
-    back = wait_for(look, lambda seen: len(seen) == 2)
-    assert [dispatcher] != replicas_of(server, "CellDispatcher")
-    assert jobs(back) <= 2 * EACH + 2
     for each in (asking, more):
         each.join()
         images = [image for socket in sockets for image in each.images(socket)]
         assert all(np.array_equal(image, wanted) for image in images)
-    wait_for(look, lambda seen: jobs(seen) == 0)
+    wait_for(look, lambda seen: len(seen) == 2 and jobs(seen) == 0)
+    assert [dispatcher] != replicas_of(server, "CellDispatcher")
     told = httpx2.get(f"{server.url}/v1/admin/decisions?kind=dispatcher", timeout=30).json()["data"]
     assert any("does not answer" in each["why"] for each in told)
+    again = Asking(sockets, 1, STEPS)
+    assert len(watched(look, again)) == 2
 
 
 def test_the_jobs_of_a_gateway_that_is_killed_leave_the_dispatcher(served: tuple[Server, Look]) -> None:
@@ -134,9 +152,9 @@ def test_the_jobs_of_a_gateway_that_is_killed_leave_the_dispatcher(served: tuple
     server, look = served
     killed, other = sorted(gateways_of(server).items())
     asking = Asking([killed[1], other[1]], EACH, STEPS)
-    before = wait_for(look, lambda seen: jobs(seen) == 2 * EACH)
+    before = wait_for(look, are_both_asked)
     os.kill(killed[0], signal.SIGKILL)
-    after = wait_for(look, lambda seen: len(seen.keys() & before.keys()) < 2)
+    after = wait_for(look, lambda seen: len(seen.keys() & before.keys()) == 1)
     [name] = after.keys() & before.keys()
     assert jobs(after) == len(after[name])
     asking.join()
