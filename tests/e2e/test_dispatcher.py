@@ -39,6 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, L
     (folder / "one.yaml").write_text(own.replace("lego-tiny", "one"))
     with running(folder, 2, text=CONFIG) as server, looking(server) as look:
         asked(list(gateways_of(server).values()), 1, 2)  # each gateway knows what a job takes
+        wait_for(look, lambda seen: len(seen) == 2)  # the first look takes long
         yield server, look
 
 
@@ -54,7 +55,7 @@ class Asking:
             thread.start()
 
     def _ask(self, socket: Path, steps: int) -> None:
-        request = {"model": "one", "prompt": PROMPT, "num_inference_steps": steps, "seed": 3}
+        request = {"model": "one", "prompt": PROMPT, "num_inference_steps": steps, "seed": 3, "n": 4}
         try:
             with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), timeout=300) as client:
                 answer = client.post("http://gateway/v1/images/generations", json=request)
