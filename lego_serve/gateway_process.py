@@ -60,6 +60,7 @@ def run_gateway(
     from lego_serve.process.metric_files import reserve_metric_files
     from lego_serve.serving.cluster.connect import Reachability, connect, expected, join
     from lego_serve.serving.cluster.handles import LazyNode
+    from lego_serve.serving.cluster.ray_dispatcher import dispatchers_of
     from lego_serve.serving.cluster.scale_records import ClusterScaling
     from lego_serve.serving.coordinator.coordinator import Coordinator
 
@@ -68,6 +69,7 @@ def run_gateway(
     apps, ray = needed_nodes(settings, workflows), Reachability()
     nodes: Mapping[tuple[str, str], RayNode | LazyNode] = expected(apps) if joins_late else connect(address, apps)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves; Ray's own handler prints where each thread was
+    is_alone = settings.server.gateways == 1 and not waits
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     reserve_metric_files()
     metrics = Metrics()
@@ -79,7 +81,8 @@ def run_gateway(
         metrics.record_dataflow_check,
         is_reachable=lambda: ray.is_reachable,
         apps={key: place.app for key, place in apps.items()},
-        is_alone=settings.server.gateways == 1 and not waits,
+        is_alone=is_alone,
+        dispatchers=() if is_alone else dispatchers_of(apps.values(), settings.workers.replicas.max),
         scaling=ClusterScaling(scaled_apps(apps)),
     )
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too

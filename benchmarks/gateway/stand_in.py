@@ -50,7 +50,7 @@ class InstantRunner:
         """Return the seconds on a clock."""
         return time.monotonic()
 
-    def forecast(self, job: Job) -> None:
+    async def forecast(self, job: Job) -> None:
         """Nothing is known."""
 
     async def run(

@@ -86,14 +86,14 @@ class Admission:
         """Whether jobs that allow it should run in a lower tier, before any is rejected."""
         return is_crowded(self._limits, self._seen_load)
 
-    def check_deadline(self, job: Job) -> None:
+    async def check_deadline(self, job: Job) -> None:
         """Raise CapacityError for a job that would end after its deadline, or make another one end after its own.
 
         At once, so that its client can go elsewhere, in place of an answer that nobody waits for any more.
         """
         if job.deadline_s is None:
             return
-        forecast = self._runner.forecast(job)
+        forecast = await self._runner.forecast(job)
         if forecast is None or forecast.retry_after_s is None:
             return
         self._metrics.count_rejected("late")

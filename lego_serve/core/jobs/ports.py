@@ -62,8 +62,8 @@ class JobRunner(Protocol):
         """Return the seconds on the clock that job times are given in."""
         ...
 
-    def forecast(self, job: Job) -> Forecast | None:
-        """Say when a job would end if it came now; None where that cannot be known yet."""
+    async def forecast(self, job: Job) -> Forecast | None:
+        """Say when a job would end if it came now; None where that cannot be known yet, or soon enough."""
         ...
 
     async def run(

@@ -84,6 +84,11 @@ class Pool:
         """Whether any replica is known."""
         return bool(self._replicas)
 
+    @property
+    def work_s(self) -> float:
+        """The seconds that its jobs still take, for each replica."""
+        return sum(job.seconds for job in self._jobs.values()) / max(1, len(self._replicas))
+
     def report(self, resident: Mapping[str, Collection[str]]) -> None:
         """Take which replicas there are, and the models that each has."""
         for name in self._replicas.keys() - resident.keys():
@@ -120,18 +125,28 @@ class Pool:
 
     def add(self, job: PoolJob, now: float) -> list[tuple[str, str]]:
         """Take a job; return the jobs that are bound now, each with its replica."""
+        self.take(job, now)
+        return self.bind(now)
+
+    def take(self, job: PoolJob, now: float, replica: str = "") -> None:
+        """Take a job that is bound later, or that somebody has placed on a replica before."""
         if job.id not in self._jobs:
             self._jobs[job.id], self._numbers[job.id] = job, next(self._count)
-        return self.bind(now)
+            if replica in self._replicas:
+                self._bind(job.id, replica, now)
 
     def end(self, job_id: str, now: float) -> list[tuple[str, str]]:
         """A job has ended, however; return the jobs that are bound now, each with its replica."""
+        return self.bind(now) if self.drop(job_id) else []
+
+    def drop(self, job_id: str) -> bool:
+        """A job has ended, and what has room now is bound later; whether it was known."""
         if self._jobs.pop(job_id, None) is None:
-            return []
+            return False
         del self._numbers[job_id]
         self._settled.discard(job_id)
         self._unbind(job_id)
-        return self.bind(now)
+        return True
 
     def progressed(self, job_id: str, left_s: float) -> None:
         """Hear how many seconds a job still takes."""

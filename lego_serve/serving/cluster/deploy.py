@@ -17,6 +17,7 @@ from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
+from lego_serve.serving.cluster.ray_dispatcher import end_dispatchers
 from lego_serve.serving.cluster.ray_internals import (
     log_like_this_process,
     name_ports_of_agents,
@@ -98,6 +99,7 @@ def require_listener(address: str) -> None:
 def deploy(plans: Sequence[NodePlan], launcher: str | None = None) -> None:
     """Have Serve start all nodes at once.  ``launcher`` starts Python processes in place of ``python``."""
     forget([plan.app for plan in plans])
+    end_dispatchers([plan.app for plan in plans])
     targets = [serve.RunTarget(application(plan, launcher), name=plan.app, route_prefix=None) for plan in plans]
     serve.run_many(targets, wait_for_applications_running=False)
 
@@ -169,6 +171,7 @@ def stop(apps: Sequence[str], *, owned: bool) -> None:
     if not owned and ray.is_initialized():
         for app in apps:
             serve.delete(app)
+        end_dispatchers(apps)
     ray.shutdown()
 
 

@@ -7,7 +7,7 @@ only its awaiting client, its timer and the calls that are out.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -48,8 +48,9 @@ from lego_serve.serving.coordinator.broadcast import (
     list_replicas,
     report_loads,
 )
+from lego_serve.serving.coordinator.dispatched_pools import placement
+from lego_serve.serving.coordinator.dispatcher import Dispatcher
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
-from lego_serve.serving.coordinator.job_pools import JobPools
 from lego_serve.serving.coordinator.results import result_of
 from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
@@ -82,19 +83,20 @@ class Coordinator:
         apps: Mapping[tuple[str, str], str] = {},
         *,
         is_alone: bool = True,
+        dispatchers: Sequence[Dispatcher] = (),
         scaling: Scaling | None = None,
     ) -> None:
         """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow.
 
         ``is_reachable``: whether the cluster that the nodes run on can be reached.  ``apps``: the application of each
-        node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them.  Without ``scaling`` no number of
-        replicas is known, and none can be pinned.
+        node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them, else ``dispatchers`` place them.
+        Without ``scaling`` no number of replicas is known, and none can be pinned.
         """
         self._is_reachable, self._scaling = is_reachable, scaling
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
         hosted = {key: node.hosted for key, node in nodes.items()}
-        self.pools = JobPools(apps, hosted, clock, self._journal, binds=is_alone)
+        self.pools = placement(apps, hosted, clock, self._journal, is_alone=is_alone, dispatchers=dispatchers)
         self._calls = TaskCalls(nodes, clock, checkpoint_every_steps, retry, self._journal, self.pools)
         self.pools.on_moved = lambda job_id: self._calls.leave(self._clients.get(job_id))
         self._checks = checks
@@ -159,9 +161,9 @@ class Coordinator:
             del self._clients[job.id]
             self.pools.end(job.id, result)
 
-    def forecast(self, job: Job) -> Forecast | None:
+    async def forecast(self, job: Job) -> Forecast | None:
         """Say when a job would end if it came now; None where that cannot be known yet."""
-        return self.pools.forecast(job, self._workflows[job.workflow])
+        return await self.pools.forecast(job, self._workflows[job.workflow])
 
     def states(self) -> list[JobState]:
         """The jobs in flight here."""
@@ -221,10 +223,10 @@ class Coordinator:
         if self._scaling is None:
             raise NotFound(f"The replicas of `{node}` are not counted here.", code="node_not_found")
         await self._scaling.pin(node, bounds)
-        many = (
-            "" if bounds is None else f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
-        )
-        why = f"an operator wants {many} replicas, until a restart" if bounds else "its configuration holds again"
+        why = "its configuration holds again"
+        if bounds is not None:
+            many = f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
+            why = f"an operator wants {many} replicas, until a restart"
         self._journal.decide("pin", node, why, self.now(), by="operator", node=node)
 
     def _decide(self, kind: str, job: Job) -> None:

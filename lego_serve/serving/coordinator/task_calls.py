@@ -18,6 +18,7 @@ from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
 from lego_serve.serving.coordinator.job_pools import JobPools
+from lego_serve.serving.coordinator.placement import Placement
 from lego_serve.serving.coordinator.previews import Previews
 from lego_serve.serving.errors import NodeHung, NodeLost
 
@@ -35,10 +36,10 @@ class TaskCalls:
         checkpoint_every_steps: Mapping[str, int],
         retry: RetryPolicy = NODE_CALL,
         journal: Journal | None = None,
-        pools: JobPools | None = None,
+        pools: Placement | None = None,
     ) -> None:
         self._journal = journal or Journal()
-        self._pools = pools or JobPools({}, {}, clock, self._journal)
+        self._pools: Placement = pools or JobPools({}, {}, clock, self._journal)
         self._nodes, self._clock, self._retry = nodes, clock, retry
         self._checkpoint_every_steps = checkpoint_every_steps
         self._denoise = DenoiseStreams()

@@ -69,13 +69,13 @@ async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
     journal = Journal()
     made = JobPools(SHARED, HOSTED, lambda: 100.0, journal)
     made.report("shared.workers", {"w1": tuple(HOSTED.values())})
-    assert made.forecast(job(9), WORKFLOW) is None
+    assert await made.forecast(job(9), WORKFLOW) is None
     made.add(job(0), WORKFLOW)
     made.end("job 0", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0, load_s=1.5)}))
-    heard = made.forecast(job(1), WORKFLOW)
+    heard = await made.forecast(job(1), WORKFLOW)
     assert heard is not None
     assert heard.eta_s == 102.0
-    late = made.forecast(job(2, deadline_s=101.0), WORKFLOW)
+    late = await made.forecast(job(2, deadline_s=101.0), WORKFLOW)
     assert late is not None
     assert late.retry_after_s is not None
     [decision] = journal.decisions()

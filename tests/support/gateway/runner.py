@@ -91,7 +91,7 @@ class FakeRunner:
         """A clock that stands still."""
         return 100.0
 
-    def forecast(self, job: Job) -> Forecast | None:
+    async def forecast(self, job: Job) -> Forecast | None:
         """As told."""
         return self.expects
 

@@ -22,6 +22,7 @@ const KINDS = [
   "load",
   "steal",
   "quarantine",
+  "dispatcher",
 ];
 
 export function Decisions() {

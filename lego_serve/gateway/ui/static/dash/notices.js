@@ -29,6 +29,7 @@ const KINDS = {
   load: ["models", "muted", (d) => `${d.subject} waited for its model`],
   steal: ["reuse", "muted", (d) => `${short(d.job)} went to a replica without work`],
   quarantine: ["alert", "bad", (d) => `${d.subject} is held back`],
+  dispatcher: ["models", "muted", (d) => `The dispatcher ${d.subject}`],
 };
 
 /** @param {{decisions: any[], empty?: string}} props */

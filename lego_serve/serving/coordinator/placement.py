@@ -1,0 +1,102 @@
+"""What a coordinator asks of whoever places its jobs, and how jobs look to pools."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+from lego_serve.core.jobs.forecast import Forecast
+from lego_serve.core.jobs.job import Job, JobResult
+from lego_serve.core.jobs.journal import Journal
+from lego_serve.core.placement.job_pace import JobPace
+from lego_serve.core.placement.pool import PoolJob, Steal
+from lego_serve.core.workflow.graph import KINDS, Workflow
+
+UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
+
+
+class Placement(Protocol):
+    """Places jobs on shared workers, and predicts when any job ends."""
+
+    on_moved: Callable[[str], None]  # called with a job that is now placed elsewhere
+
+    def report(self, app: str, resident: Mapping[str, Collection[str]]) -> None:
+        """Take which replicas an application has, and the models that each holds."""
+        ...
+
+    def left(self, replicas: Collection[str]) -> None:
+        """Replicas are not to be used any more."""
+        ...
+
+    async def forecast(self, job: Job, workflow: Workflow) -> Forecast | None:
+        """Say when a newcomer would end; None where that cannot be known yet, or soon enough."""
+        ...
+
+    def add(self, job: Job, workflow: Workflow) -> None:
+        """A job begins."""
+        ...
+
+    def progressed(self, job_id: str, step: int, steps: int) -> None:
+        """A lane of a job has done so many of its steps."""
+        ...
+
+    def end(self, job_id: str, result: JobResult | None) -> None:
+        """A job has ended; ``result``: what it came to, if all went well."""
+        ...
+
+    async def bound(self, job_id: str) -> None:
+        """Wait until a job's calls to shared workers have a place to go."""
+        ...
+
+    def target(self, job_id: str | None) -> str:
+        """Return the worker a job is placed on; empty where it is on none."""
+        ...
+
+
+class JobReader:
+    """Reads jobs as pools see them, and learns of those that have ended what the next of their workflow take.
+
+    ``apps``: the application of each node, ``hosted`` the names of those on shared workers.
+    """
+
+    def __init__(self, apps: Mapping[tuple[str, str], str], hosted: Mapping[tuple[str, str], str]) -> None:
+        self._apps, self._hosted = apps, hosted
+        self._pace = JobPace()
+        self.pools = frozenset(app for (_, component), app in apps.items() if component == "backbone")
+        self.shared = frozenset(app for key, app in apps.items() if hosted.get(key))
+
+    def app(self, workflow: Workflow) -> str | None:
+        """The pool of a workflow: that of its first backbone."""
+        nodes = ((node.model, KINDS[node.kind].component) for node in workflow.nodes.values())
+        return next((self._apps[node] for node in nodes if node[1] == "backbone" and node in self._apps), None)
+
+    def seconds(self, job: Job) -> float | None:
+        """The seconds that a job is expected to take; None before one of its workflow has ended."""
+        return self._pace.seconds(job)
+
+    def pool_job(self, job: Job, workflow: Workflow, seconds: float) -> PoolJob:
+        """A job as a pool sees it."""
+        nodes = ((node.model, KINDS[node.kind].component) for node in workflow.nodes.values())
+        models = frozenset(name for name in (self._hosted.get(node, "") for node in nodes) if name)
+        deadline_s = float("inf") if job.deadline_s is None else job.deadline_s
+        return PoolJob(job.id, seconds, models, deadline_s, job.tenant)
+
+    def learn(
+        self, job: Job, workflow: Workflow, result: JobResult, journal: Journal, now: float
+    ) -> list[tuple[str, float]]:
+        """Hear what a job took; the models that it waited for are decisions, and returned with the seconds."""
+        self._pace.learn(job, result.stats)
+        loads = []
+        for node, stats in result.stats.items():
+            if stats.load_s:
+                made = workflow.nodes[node]
+                model = self._hosted.get((made.model, KINDS[made.kind].component), "")
+                loads.append((model, stats.load_s))
+                why = f"job {job.id} waited {stats.load_s:.2f} s for {model or node}"
+                journal.decide("load", job.workflow, why, now, job=job.id)
+        return loads
+
+
+def note_steal(journal: Journal, job: Job, steal: Steal, now: float) -> None:
+    """Note why a job is now placed elsewhere."""
+    idle, busy = steal.after[-4:], steal.before[-4:]
+    why = f"{idle} had no work and ends it {steal.sooner_s:.1f} s sooner than {busy}, where it had not begun"
+    journal.decide("steal", job.workflow, why, now, job=job.id)
