@@ -35,10 +35,10 @@ def test_child_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     port = free_port()
     log = tmp_path / "log"
     with Child([sys.executable, "-c", SERVE, str(port)], log) as child:
-        assert child.wait_until_ready(f"http://127.0.0.1:{port}/", 20.0) < 20.0
+        assert child.wait_until_ready(f"http://127.0.0.1:{port}/", 60.0) < 60.0
         grandchild = int(log.read_text().split()[0])
         assert grandchild in descendants(os.getpid())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_running(grandchild) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(grandchild)

@@ -64,6 +64,20 @@ class Cluster:
         self.supervisor = ClusterSupervisor(Path("c.yaml"), folder, self.said.append, lambda: self.spared, command)
         self.spared = descendants(os.getpid())  # of other tests: all that is not spared is ended
 
+    def act(self, what: str) -> None:
+        """Have the script do this when it starts the next time."""
+        self._write(self.acts, what)
+
+    def lose(self, what: str) -> None:
+        """Have the script tell that this is lost."""
+        self._write(self.folder / "lose", what)
+
+    def _write(self, file: Path, text: str) -> None:
+        """Write a file that a script waits for, which must never find it empty."""
+        new = self.folder / "new"
+        new.write_text(text)
+        new.replace(file)
+
     @property
     def raylets(self) -> list[int]:
         """The processes that the script has started so far, by id."""
@@ -102,7 +116,7 @@ def test_what_is_lost_is_replaced_and_nothing_of_it_is_left(cluster: Cluster) ->
     cluster.spared.append(bystander.pid)
     try:
         assert supervisor.address_file.read_text() == "127.0.0.1:ray"
-        (cluster.folder / "lose").write_text("raylet")
+        cluster.lose("raylet")
         assert cluster.until(lambda: len(cluster.said) > 1 and supervisor.is_up) == ["raylet"]
         assert supervisor.address_file.read_text() == "127.0.0.1:ray1"
         assert [is_alive(pid) for pid in cluster.raylets] == [False, True]
@@ -135,12 +149,12 @@ def test_ray_is_started_again_until_it_comes(cluster: Cluster, monkeypatch: pyte
     monkeypatch.setattr("lego_serve.supervision.cluster_supervisor.RETRY_S", (0.05,))
     supervisor = started(cluster).supervisor
     try:
-        cluster.acts.write_text("refuses")
-        (cluster.folder / "lose").write_text("gcs_server")
+        cluster.act("refuses")
+        cluster.lose("gcs_server")
         cluster.until(lambda: supervisor._number >= 3)
         assert (supervisor.is_up, supervisor.is_joined, supervisor.is_restarting) == (False, False, True)
         assert not supervisor.address_file.exists()
-        cluster.acts.write_text("serves")
+        cluster.act("serves")
         cluster.until(lambda: supervisor.is_up)
         assert supervisor.address_file.exists()
     finally:
@@ -149,7 +163,7 @@ def test_ray_is_started_again_until_it_comes(cluster: Cluster, monkeypatch: pyte
 
 def test_at_the_first_start_an_error_is_raised_as_it_was(cluster: Cluster) -> None:
     """Whoever starts a server is told what is wrong, and it does not try again."""
-    cluster.acts.write_text("refuses")
+    cluster.act("refuses")
     cluster.supervisor.start()
     with pytest.raises(ConfigError, match="no such model"):
         cluster.supervisor.wait_for_address(StopSignal())
@@ -158,7 +172,7 @@ def test_at_the_first_start_an_error_is_raised_as_it_was(cluster: Cluster) -> No
 
 def test_a_ray_that_is_too_slow_to_start_is_started_again(cluster: Cluster) -> None:
     """Three times in all; then whoever starts the server is told."""
-    cluster.acts.write_text("slow")
+    cluster.act("slow")
     cluster.supervisor.start()
     assert cluster.supervisor.wait_for_address(StopSignal()) == "127.0.0.1:ray2"
     cluster.supervisor.stop()
@@ -166,7 +180,7 @@ def test_a_ray_that_is_too_slow_to_start_is_started_again(cluster: Cluster) -> N
 
 def test_a_ray_that_never_starts_is_an_error(cluster: Cluster) -> None:
     """With what Ray said of it; the word is the one that the process uses."""
-    cluster.acts.write_text("never")
+    cluster.act("never")
     cluster.supervisor.start()
     with pytest.raises(NodeError, match="did not start") as raised:
         cluster.supervisor.wait_for_address(StopSignal())
@@ -176,7 +190,7 @@ def test_a_ray_that_never_starts_is_an_error(cluster: Cluster) -> None:
 
 def test_a_process_that_ends_without_a_word_is_told_by_its_status(cluster: Cluster) -> None:
     """What it said stands on the terminal."""
-    cluster.acts.write_text("crashes")
+    cluster.act("crashes")
     cluster.supervisor.start()
     with pytest.raises(NodeError, match="ended with status 9"):
         cluster.supervisor.wait_for_address(StopSignal())

@@ -108,7 +108,7 @@ async def readiness(gateway: Gateway) -> dict[str, object]:
 
 async def ended(gateway: Gateway, job_id: str) -> dict[str, object]:
     """The end of a job, once the store can be asked."""
-    limit = time.monotonic() + 10.0
+    limit = time.monotonic() + 60.0
     while (await gateway.client.get(f"{JOBS}/{job_id}")).status_code == 503:
         assert time.monotonic() < limit
         await asyncio.sleep(0.05)

@@ -142,7 +142,7 @@ def wait_for_two(server: Server) -> None:
     pytest.fail("the replica was not replaced within two minutes")
 
 
-def wait_for_death(pid: int, patience_s: float = 20.0) -> None:
+def wait_for_death(pid: int, patience_s: float = 60.0) -> None:
     """Until a killed process has closed what it had open: on a busy machine that is some time after the signal."""
     limit = time.monotonic() + patience_s
     while time.monotonic() < limit:
