@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.support.chaos.books import check_books
+from tests.support.chaos.books import check_books, retries
 from tests.support.chaos.figures import note
 from tests.support.e2e.asked import Asked, undisturbed_images
 from tests.support.e2e.images import PROMPT
@@ -20,6 +20,7 @@ KILLS = int(os.environ.get("LEGO_CHAOS_KILLS", "1"))
 SLACK = float(os.environ.get("LEGO_CHAOS_SLACK", "4"))  # where others share the processors
 ONLY_ONE_S = 20.0  # beyond undisturbed, where the only replica was killed; docs/reliability.md has what it takes
 TWO_S = 10.0  # where there is another
+RETRIED, RETRIES_PER_S = 0.1, 3  # of all requests, and at least so many a second: what may be repeated of calls
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,10 @@ def undisturbed(crashes: Server) -> dict[int, np.ndarray]:
 def test_a_killed_replica_of_any_kind_costs_no_request_and_no_bit(
     crashes: Server, undisturbed: dict[int, np.ndarray], component: str
 ) -> None:
-    """At random moments, prompts that are in no cache among them; the replica is replaced each time."""
+    """At random moments, prompts that are in no cache among them; the replica is replaced each time.
+
+    Calls that are lost are made again, and no more than a retry budget allows.
+    """
     rng = random.Random(1)
     for kill in range(KILLS):
         wait_for_two(crashes)
@@ -43,7 +47,7 @@ def test_a_killed_replica_of_any_kind_costs_no_request_and_no_bit(
         asked = Asked(crashes.url) if component != "text_encoder" else None
         if asked is not None:
             time.sleep(rng.random() * usual_s)
-        victim = rng.choice(replicas_of(crashes, component))
+        victim, before = rng.choice(replicas_of(crashes, component)), retries(crashes.url)
         os.kill(victim, signal.SIGKILL)
         if asked is None:
             asked = Asked(crashes.url, prompt=PROMPT + " " * (kill + 1 + int(time.time()) % 1000))
@@ -53,7 +57,9 @@ def test_a_killed_replica_of_any_kind_costs_no_request_and_no_bit(
             assert {answer.status_code for answer in asked.answers.values()} == {200}
         else:
             asked.check(undisturbed)
-        note("crashes", f"kill -9 of a {component}", usual_s=2 * usual_s, slowest_s=slowest_s)
+        repeated = retries(crashes.url) - before
+        note("crashes", f"kill -9 of a {component}", usual_s=2 * usual_s, slowest_s=slowest_s, retries=repeated)
+        assert repeated <= max(RETRIED * len(asked.answers), RETRIES_PER_S * slowest_s)
         assert slowest_s <= 2 * usual_s + SLACK * (TWO_S if component == "backbone" else ONLY_ONE_S)
     check_books(crashes.url)
 

@@ -30,3 +30,8 @@ def check_books(url: str, patience_s: float = 10.0) -> dict[str, float]:
     assert found["jobs_accepted"] == found["jobs_ended"], found
     assert found.get('result="broken"', 0.0) == 0
     return found
+
+
+def retries(url: str) -> float:
+    """Return how often a call of a job that has ended was made again."""
+    return totals(httpx2.get(f"{url}/metrics", timeout=30).text).get("node_retries", 0.0)
