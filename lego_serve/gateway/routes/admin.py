@@ -157,19 +157,22 @@ class ReplicaHandlers:
         return JSONResponse({"object": "pin", "node": node, "min": None, "max": None, "until": None}, 202)
 
 
-def _replica_card(replica: SeenReplica) -> dict[str, Any]:
-    load = replica.load
+def replica_facts(replica: SeenReplica) -> dict[str, Any]:
+    """Return what every answer says of a replica: which it is, where it is, and whether it takes work."""
     return {
         "id": replica.id,
         "object": "replica",
         "node": f"{replica.model}.{replica.component}",
         "model": replica.model,
         "component": replica.component,
-        "machine": load.machine,
-        "state": "draining" if load.is_draining else "up",
+        "machine": replica.load.machine,
+        "state": "draining" if replica.load.is_draining else "up",
         "is_shared": replica.is_shared,
-        "load": asdict(load),
     }
+
+
+def _replica_card(replica: SeenReplica) -> dict[str, Any]:
+    return {**replica_facts(replica), "load": asdict(replica.load)}
 
 
 def _node_card(node: str, scale: NodeScale, why: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lego_serve.core.nodes.requests import MemoryUse, ReplicaLoad, SeenReplica, 
 from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.routes.admin import replica_facts
 from lego_serve.gateway.ui.part import KnownGateway, Since, part_of
 from lego_serve.gateway.ui.queued import queued_rows
 from lego_serve.gateway.ui.recorder import Recorder
@@ -265,14 +266,7 @@ def card_of(replica: SeenReplica, now: float) -> dict[str, Any]:
     load = replica.load
     memory: Mapping[str, list[int]] = {use.kind: [use.used, use.budget, use.evicted] for use in load.memory}
     return {
-        "id": replica.id,
-        "object": "replica",
-        "node": f"{replica.model}.{replica.component}",
-        "model": replica.model,
-        "component": replica.component,
-        "machine": load.machine,
-        "is_shared": replica.is_shared,
-        "state": "draining" if load.is_draining else "up",
+        **replica_facts(replica),
         "heard": now,
         "load": {
             "running": load.running,
