@@ -9,7 +9,7 @@ This file imports nothing but the standard library: ``run`` is started for every
 """
 
 import array
-import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -124,13 +124,26 @@ def _take_over(connection: socket.socket) -> None:
     sys.argv = process["arguments"]
     sys.path[0] = os.path.dirname(sys.argv[0])
     connection.sendall(os.getpid().to_bytes(PID_BYTES, "big"))
+    _let_the_kernel_end_with(connection)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
 
 
+def _let_the_kernel_end_with(connection: socket.socket) -> None:
+    """Have SIGKILL sent when the other end of a connection closes: a process that is stopped runs no thread.
+
+    In place of SIGIO, which tells of input; no other event comes here, for the other end sends nothing more.
+    """
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def _end_with(connection: socket.socket) -> None:
-    """End this process when the other end of a connection closes, as it would had it been that process itself."""
-    with contextlib.suppress(OSError):  # a reset, where the other end has not even read this process's id
-        connection.recv(1)
+    """End this process when the other end of a connection closes, as it would had it been that process itself.
+
+    Where that has closed before the kernel was asked to. It selects, for no signal is sent to whoever reads.
+    """
+    select.select([connection], [], [])
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -57,12 +57,17 @@ def wait_for(is_so: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def state_of(pid: int) -> str:
+    """The letter by which the kernel says what a process does: T where it is stopped, Z where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is such a process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_of(pid) != "Z"
 
 
 def test_a_fork_is_the_process_that_was_asked_for(server: ForkServer, tmp_path: Path) -> None:
@@ -95,6 +100,20 @@ def test_a_process_ends_with_its_fork_and_the_other_way_round(server: ForkServer
         launcher.wait(30)
         wait_for(lambda fork=fork: not is_alive(fork))  # type: ignore[misc]
         launcher.communicate()
+
+
+def test_a_fork_that_is_stopped_ends_with_its_launcher(server: ForkServer, tmp_path: Path) -> None:
+    """It runs no code that could see the launcher end, so the kernel ends it."""
+    script = write(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    launcher = start(server, script)
+    assert launcher.stdout is not None
+    fork = int(launcher.stdout.readline())
+    os.kill(fork, signal.SIGSTOP)
+    wait_for(lambda: state_of(fork) == "T")
+    launcher.kill()
+    launcher.wait(30)
+    wait_for(lambda: not is_alive(fork))
+    launcher.communicate()
 
 
 def test_a_fork_ends_with_a_launcher_that_had_not_read_its_id(tmp_path: Path) -> None:
