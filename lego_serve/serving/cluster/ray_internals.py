@@ -10,9 +10,10 @@ import contextlib
 import logging
 import os
 import random
+import re
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ray._private import parameter, ray_constants, services, worker
@@ -98,6 +99,20 @@ def name_ports_of_agents() -> None:
     if issubclass(parameter.RayParams, _NamedPorts):
         return
     parameter.RayParams = type("RayParams", (_NamedPorts, parameter.RayParams), {})
+    start = services.start_ray_process
+
+    def start_ray_process(command: list[str], process_type: str, *arguments: Any, **named: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_RAYLET:
+            command = [*command, *_port_it_is_not_told(command)]
+        return start(command, process_type, *arguments, **named)
+
+    services.start_ray_process = start_ray_process
+
+
+def _port_it_is_not_told(command: Sequence[str]) -> list[str]:
+    """The argument of a raylet that Ray leaves out, although it gives that port to the agent the raylet starts."""
+    port = re.search(r"--listen-port=([1-9]\d*)", " ".join(command))
+    return [] if port is None else [f"--dashboard_agent_listen_port={port[1]}"]
 
 
 class _NamedPorts:

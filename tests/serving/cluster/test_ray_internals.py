@@ -156,6 +156,8 @@ def test_a_raylet_is_told_its_agents_ports_and_so_does_not_wait_for_them(monkeyp
     made_by = inspect.getsource(worker.init)
     assert "ray._private.parameter.RayParams(" in made_by, "Ray takes parameters otherwise: see ray_internals.py"
     monkeypatch.setattr(parameter, "RayParams", parameter.RayParams)
+    started: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(services, "start_ray_process", lambda command, kind, **named: started.append((command, kind)))
     monkeypatch.setenv(ray_internals.AGENT_PATIENCE, "")
     monkeypatch.delenv(ray_internals.AGENT_PATIENCE)
     ray_internals.name_ports_of_agents()
@@ -166,6 +168,12 @@ def test_a_raylet_is_told_its_agents_ports_and_so_does_not_wait_for_them(monkeyp
     assert ports.pop(ray_internals.AGENTS_PORTS.index("metrics_export_port")) == 1234
     assert set(ports) <= set(ray_internals.PORTS_TO_NAME)  # not Ray's own 52365, which another Ray may have
     assert os.environ[ray_internals.AGENT_PATIENCE] == "180000"
+    # Ray gives this one to the agent and not to the raylet, which has an option for it and otherwise waits.
+    assert "start_ray_process(" in inspect.getsource(services.start_raylet)
+    services.start_ray_process(["raylet", "--dashboard_agent_command=python a.py --listen-port=20001 -x"], "raylet")
+    services.start_ray_process(["raylet", "--dashboard_agent_command=python a.py --listen-port=0 -x"], "raylet")
+    services.start_ray_process(["gcs_server", "--listen-port=20001"], "gcs_server")
+    assert [command[2:] for command, _ in started] == [["--dashboard_agent_listen_port=20001"], [], []]
 
 
 def test_what_ray_prints_on_a_drivers_console_is_logged(
