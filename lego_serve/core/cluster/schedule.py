@@ -50,91 +50,88 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When each entry ends and where, up to the first that is late; ``late`` is its index."""
+    """When each entry ends and where, and the index of the first that is late, after which there may be none."""
 
     ends_s: list[float]
     slots: list[int]
     late: int | None
 
 
-def list_schedule(entries: Sequence[Entry], free_s: Sequence[float]) -> Schedule:
+class Slots:
+    """When each slot is free, and where a job could begin first; a slot is never free sooner than it was before.
+
+    The slots are in a heap by when they were free as they were looked at last: only its head need be looked at again.
+    """
+
+    def __init__(self, free_s: Sequence[float]) -> None:
+        self.free_s = list(free_s)
+        self._heap = [(each_s, slot) for slot, each_s in enumerate(self.free_s)]
+        heapq.heapify(self._heap)
+
+    def soonest(self, ready_s: Sequence[float] | None = None) -> int:
+        """The slot on which a job could begin first, whose models are there at these times; None: now on all."""
+        heap, free = self._heap, self.free_s
+        looked_s, slot = heap[0]
+        while free[slot] != looked_s:
+            heapq.heapreplace(heap, (free[slot], slot))
+            looked_s, slot = heap[0]
+        if ready_s is None or ready_s[slot] <= looked_s:
+            return slot  # it is free before all others, and no load keeps it
+        starts = [a if a > b else b for a, b in zip(free, ready_s, strict=True)]
+        return starts.index(min(starts))
+
+    def help(self, split: Split, slot: int, deadline_s: float, ready_s: Sequence[float] | None) -> float | None:
+        """Have the soonest other slot help a job if that job ends in time so; when it ends then."""
+        free = self.free_s
+        able = [each for each in range(len(free)) if each != slot and (ready_s is None or ready_s[each] <= free[each])]
+        helper = min(able, key=free.__getitem__, default=None)
+        if helper is None or free[helper] == NEVER:
+            return None
+        end = split.ends_s(free[slot], free[helper])
+        if end > deadline_s + LATE_S:
+            return None
+        free[helper] = end - split.decode_s
+        heapq.heappush(self._heap, (free[helper], helper))  # rounding may have made that sooner than it was
+        return end
+
+
+def list_schedule(entries: Sequence[Entry], free_s: Sequence[float], *, stops: bool = True) -> Schedule:
     """Place the entries, which are sorted, on slots that are free at these times; stop at the first late one."""
-    free = list(free_s)
-    begin = 0
+    slots = Slots(free_s)
+    free, soonest = slots.free_s, slots.soonest
     ends: list[float] = []
-    slots: list[int] = []
-    for entry in entries:  # bound ones come first wherever all workers are alike
-        if entry.bound is None:
-            break
-        ends.append(_bound(entry, entry.bound, free))
-        slots.append(entry.bound)
-        begin += 1
-        if ends[-1] > entry.deadline_s + LATE_S:
-            return Schedule(ends, slots, begin - 1)
-    rest = entries[begin:] if begin else entries
-    if all(entry.bound is None and entry.ready_s is None for entry in rest):
-        return _uniform(rest, free, ends, slots)
-    for index, entry in enumerate(rest, start=begin):
-        slot = entry.bound if entry.bound is not None else _soonest(entry, free)
-        if entry.bound is None and entry.ready_s is not None:
-            free[slot] = max(free[slot], entry.ready_s[slot])
-        ends.append(_bound(entry, slot, free))
-        slots.append(slot)
-        if ends[-1] > entry.deadline_s + LATE_S:
-            return Schedule(ends, slots, index)
-    return Schedule(ends, slots, None)
-
-
-def _bound(entry: Entry, slot: int, free: list[float]) -> float:
-    """Place an entry on its slot, with the help of the soonest other one if it would be late without; when it ends."""
-    end = free[slot] + entry.seconds
-    if entry.deadline_s + LATE_S < end < NEVER and entry.split is not None:
-        helper = _helper(entry, slot, free)
-        if helper is not None:
-            helped = entry.split.ends_s(free[slot], free[helper])
-            if helped <= entry.deadline_s + LATE_S:
-                end = helped
-                free[helper] = end - entry.split.decode_s
-    free[slot] = end
-    return end
-
-
-def _helper(entry: Entry, slot: int, free: Sequence[float]) -> int | None:
-    """The other slot that is free first, of those that have the models."""
-    ready = entry.ready_s
-    able = [each for each in range(len(free)) if each != slot and (ready is None or ready[each] <= free[each])]
-    return min(able, key=free.__getitem__, default=None)
-
-
-def _uniform(entries: Sequence[Entry], free: list[float], ends: list[float], slots: list[int]) -> Schedule:
-    heap = [(free_s, slot) for slot, free_s in enumerate(free)]
-    heapq.heapify(heap)
-    for entry in entries:
-        free_s, slot = heap[0]
-        end = free_s + entry.seconds
-        if end > entry.deadline_s + LATE_S and entry.split is not None and len(heap) > 1:
-            helped = entry.split.ends_s(free_s, min(heap[1:3])[0])
-            if helped <= entry.deadline_s + LATE_S:  # on the two that are free first
-                end = helped
-                heapq.heappop(heap)
-                heapq.heapreplace(heap, (end - entry.split.decode_s, heap[0][1]))
-                heapq.heappush(heap, (end, slot))
-                ends.append(end)
-                slots.append(slot)
-                continue
-        heapq.heapreplace(heap, (end, slot))
+    where: list[int] = []
+    late: int | None = None
+    for _, _, deadline_s, seconds, bound, ready_s, split in entries:
+        if bound is None:
+            slot = soonest(ready_s)
+            if ready_s is not None and ready_s[slot] > free[slot]:
+                free[slot] = ready_s[slot]
+        else:
+            slot = bound
+        end = free[slot] + seconds
+        is_late = end > deadline_s + LATE_S
+        if is_late and split is not None and end < NEVER:
+            helped = slots.help(split, slot, deadline_s, ready_s)
+            is_late, end = helped is None, end if helped is None else helped
+        free[slot] = end
         ends.append(end)
-        slots.append(slot)
-        if end > entry.deadline_s + LATE_S:
-            return Schedule(ends, slots, len(ends) - 1)
-    return Schedule(ends, slots, None)
+        where.append(slot)
+        if is_late and late is None:
+            late = len(ends) - 1
+            if stops:
+                break
+    return Schedule(ends, where, late)
 
 
-def _soonest(entry: Entry, free: Sequence[float]) -> int:
-    if entry.ready_s is None:
-        return min(range(len(free)), key=free.__getitem__)
-    starts = [a if a > b else b for a, b in zip(free, entry.ready_s, strict=True)]
-    return min(range(len(starts)), key=starts.__getitem__)
+def late_ones(entries: Sequence[Entry], free_s: Sequence[float]) -> list[int]:
+    """The indexes of all entries that end late where nobody stops for that."""
+    ends_s = list_schedule(entries, free_s, stops=False).ends_s
+    return [
+        index
+        for index, (entry, end_s) in enumerate(zip(entries, ends_s, strict=True))
+        if end_s > entry.deadline_s + LATE_S
+    ]
 
 
 def end_if_kept(
