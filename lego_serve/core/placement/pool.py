@@ -5,8 +5,10 @@ cell's: jobs by deadline, each on the replica where it ends first, models loaded
 waits for a replica that has its models or another one loads them, whichever is sooner.  A job is bound when its replica
 has room for it, and not before: what is unbound goes to whoever is free first.  A replica without work takes a job that
 another one has and has not begun, if it ends sooner there, loads counted in.  Laws: a job is bound to a replica that is
-there; nobody waits while a replica has no work; a job is taken once at the most, and never the only one of a replica; a
-job that would be late, or make an admitted one late, is refused; an event about what is gone changes nothing.
+there; nobody waits while a replica has no work and none is promised; a job is taken once at the most, and never the
+only one of a replica; a job that would be late, or make an admitted one late, is refused; one that is admitted counts
+from the answer on, until it begins, is withdrawn, or has not begun for PROMISE_S; an event about what is gone changes
+nothing.
 """
 
 from bisect import bisect_left, insort
@@ -20,6 +22,8 @@ from lego_serve.core.cluster.state import Job, Lane
 from lego_serve.core.cluster.work import JobWork, WorkflowShape
 from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.placement.pool_replicas import FIRST_LOAD_S, Arrivals, Replica
+
+PROMISE_S = 5.0  # for which an admitted job that was not heard of again keeps its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,14 @@ class Pool:
         self._bound: dict[str, str] = {}
         self._load_s: dict[str, float] = {}
         self._settled: set[str] = set()  # jobs that have begun, or were taken from a replica once
+        self._promised: dict[str, float] = {}  # jobs that were admitted and have not begun, and until when they count
         self._count = 0
         self._admission = Admission(AdmissionRule(sheds_waiting=False))
 
     @property
     def waiting(self) -> int:
-        """The jobs that are bound to no replica yet."""
-        return len(self._jobs) - len(self._bound)
+        """The jobs that have begun and are bound to no replica yet."""
+        return len(self._jobs) - len(self._bound) - len(self._promised)
 
     @property
     def has_replicas(self) -> bool:
@@ -101,8 +106,22 @@ class Pool:
         """Hear how long a load took."""
         self._load_s[model] = seconds
 
+    def offer(self, job: PoolJob, now: float) -> Forecast | None:
+        """Say when a newcomer would end, as ``forecast``; one that is admitted has its place from now on."""
+        self.withdraw(job.id)
+        forecast = self.forecast(job, now)
+        if forecast is not None and forecast.retry_after_s is None and job.id not in self._jobs:
+            self._enter(job)
+            self._promised[job.id] = now + PROMISE_S
+        return forecast
+
+    def withdraw(self, job_id: str) -> bool:
+        """An admitted job does not begin after all; whether it had its place, and had not begun."""
+        return job_id in self._promised and self.drop(job_id)
+
     def forecast(self, job: PoolJob, now: float) -> Forecast | None:
         """Say when a newcomer would end; None where no replica is known."""
+        self._forget_promises(now)
         if not self._replicas:
             return None
         entries, arrivals = self._entries(now)
@@ -123,10 +142,9 @@ class Pool:
 
     def take(self, job: PoolJob, now: float, replica: str = "") -> None:
         """Take a job that is bound later, or that somebody has placed on a replica before."""
+        self.withdraw(job.id)
         if job.id not in self._jobs:
-            self._jobs[job.id], self._numbers[job.id] = job, self._count
-            insort(self._order, self._turn(job.id))
-            self._count += 1
+            self._enter(job)
             if replica in self._replicas:
                 self._bind(job.id, replica, now)
 
@@ -140,6 +158,7 @@ class Pool:
             return False
         del self._order[bisect_left(self._order, self._turn(job_id))]
         del self._jobs[job_id], self._numbers[job_id]
+        self._promised.pop(job_id, None)
         self._settled.discard(job_id)
         self._unbind(job_id)
         return True
@@ -147,7 +166,7 @@ class Pool:
     def progressed(self, job_id: str, left_s: float) -> None:
         """Hear how many seconds a job still takes."""
         job = self._jobs.get(job_id)
-        if job is not None:
+        if job is not None and job_id not in self._promised:
             self._settled.add(job_id)
             self._jobs[job_id] = replace(job, seconds=max(0.0, min(job.seconds, left_s)))
 
@@ -157,6 +176,7 @@ class Pool:
 
     def bind(self, now: float) -> list[tuple[str, str]]:
         """Bind the jobs whose replica has room; return them, each with its replica."""
+        self._forget_promises(now)
         if not self.waiting or not self._replicas:
             return []
         bound = list(self._with_room(now))
@@ -177,7 +197,9 @@ class Pool:
                 slot = slots.soonest(ready_s)
                 if ready_s is not None:
                     free_s[slot] = max(free_s[slot], ready_s[slot])
-                if held[slot] < ahead or free_s[slot] <= latest_s:
+                if job_id in self._promised:
+                    pass  # it takes its seconds, and is bound once it begins
+                elif held[slot] < ahead or free_s[slot] <= latest_s:
                     held[slot] += 1
                     yield job_id, names[slot]
                 elif free_s[slots.soonest()] > latest_s and min(held) >= ahead:
@@ -187,10 +209,13 @@ class Pool:
             free_s[slot] += job.seconds
 
     def steal(self, now: float) -> list[Steal]:
-        """Have replicas without work take jobs that others have not begun; return those that move."""
+        """Have replicas without work take jobs that others have not begun; return those that move.
+
+        As many of them as there are promises are left to these.
+        """
         moved: list[Steal] = []
-        for name, replica in self._replicas.items():
-            best = None if replica.jobs else self._best_to_take(name, now)
+        for name in [name for name, replica in self._replicas.items() if not replica.jobs][len(self._promised) :]:
+            best = self._best_to_take(name, now)
             if best is not None:
                 moved.append(best)
                 self._unbind(best.job)
@@ -233,6 +258,15 @@ class Pool:
         replica = self._replicas.pop(name, None)
         for job_id in () if replica is None else replica.jobs:
             self._bound.pop(job_id, None)
+
+    def _enter(self, job: PoolJob) -> None:
+        self._jobs[job.id], self._numbers[job.id] = job, self._count
+        insort(self._order, self._turn(job.id))
+        self._count += 1
+
+    def _forget_promises(self, now: float) -> None:
+        for job_id in [each for each, until_s in self._promised.items() if now > until_s]:
+            self.drop(job_id)
 
     def _turn(self, job_id: str) -> tuple[float, int, str]:
         return self._jobs[job_id].deadline_s, self._numbers[job_id], job_id
