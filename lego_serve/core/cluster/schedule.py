@@ -8,7 +8,7 @@ schedule.
 
 import heapq
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,9 @@ from lego_serve.core.cluster.state import Job, Lane
 
 LATE_S = 1e-9
 NEVER = float("inf")
+# Jobs between two places of a waiting list at which it remembers when workers are free: of those that one newcomer goes
+# through, for which remembering costs time, and those where newcomers stand.
+FAR, NEAR = 128, 16
 
 
 class Split(NamedTuple):
@@ -134,38 +137,12 @@ def late_ones(entries: Sequence[Entry], free_s: Sequence[float]) -> list[int]:
     ]
 
 
-def end_if_kept(
-    seconds: Sequence[float],
-    deadlines_s: Sequence[float],
-    free_s: list[float],
-    place: int,
-    newcomer: tuple[float, float],
-) -> float | None:
-    """When a newcomer of these seconds and deadline ends at its place in the order; None if anybody is late then.
-
-    The same answer as the schedule's where all workers are alike and nobody is bound, in a tenth of the time.
-    """
-    heapq.heapify(free_s)
-    replace = heapq.heapreplace
-    for each_s, deadline_s in zip(seconds[:place], deadlines_s[:place], strict=True):
-        end = free_s[0] + each_s
-        if end > deadline_s:
-            return None
-        replace(free_s, end)
-    eta_s = free_s[0] + newcomer[0]
-    if eta_s > newcomer[1]:
-        return None
-    replace(free_s, eta_s)
-    for each_s, deadline_s in zip(seconds[place:], deadlines_s[place:], strict=True):
-        end = free_s[0] + each_s
-        if end > deadline_s:
-            return None
-        replace(free_s, end)
-    return eta_s
-
-
 class WaitingList:
-    """The admitted jobs that have not started, in order of deadline, with what a schedule asks of each."""
+    """The admitted jobs that have not started, in order of deadline, with what a schedule asks of each.
+
+    Every so many jobs it remembers when workers are free then.  A newcomer goes on from there as long as nothing has
+    changed before its place, so that in a burst those at the end do not go through all who came before.
+    """
 
     def __init__(self) -> None:
         self._lanes: list[Lane] = []
@@ -173,6 +150,9 @@ class WaitingList:
         self.seconds: list[float] = []
         self.deadlines_s: list[float] = []
         self.sets: Counter[frozenset[str]] = Counter()  # of models
+        self._known_from_s: list[float] = []  # when workers are free at first, for what is known below
+        self._known_at: list[int] = []  # places that all before are in time for
+        self._known_s: list[list[float]] = []  # when workers are free there, each a heap
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -191,6 +171,7 @@ class WaitingList:
     def add(self, lane: Lane) -> None:
         """Take a lane at its place."""
         place = self.place(lane.job)
+        self._forget_after(place)
         self._lanes.insert(place, lane)
         self._keys.insert(place, (lane.job.deadline_s, lane.job.id))
         self.seconds.insert(place, lane.left_s)
@@ -200,9 +181,54 @@ class WaitingList:
     def remove(self, lane: Lane) -> None:
         """Let a lane go."""
         place = self.place(lane.job)
+        self._forget_after(place)
         for each in (self._lanes, self._keys, self.seconds, self.deadlines_s):
             del each[place]
         models = lane.job.work.models
         self.sets[models] -= 1
         if not self.sets[models]:
             del self.sets[models]
+
+    def end_if_kept(self, free_s: list[float], place: int, newcomer: tuple[float, float]) -> float | None:
+        """When a newcomer of these seconds and deadline ends at its place in the order; None if anybody is late then.
+
+        The same answer as the schedule's where all workers are alike and nobody is bound, in a tenth of the time.
+        """
+        heap = self._free_at(place, free_s)
+        eta_s = NEVER if heap is None else heap[0] + newcomer[0]
+        if heap is None or eta_s > newcomer[1]:
+            return None
+        heapq.heapreplace(heap, eta_s)
+        return eta_s if self._are_kept(heap, place, len(self._lanes)) else None
+
+    def _free_at(self, place: int, free_s: list[float]) -> list[float] | None:
+        """When workers are free before the job at a place, as a heap; None if one before it is late."""
+        if free_s != self._known_from_s:
+            self._known_from_s = list(free_s)
+            heapq.heapify(free_s)
+            self._known_at, self._known_s = [0], [free_s]
+        index = bisect_right(self._known_at, place) - 1
+        at, heap = self._known_at[index], list(self._known_s[index])
+        while at < place:
+            until = min(place, at + FAR)
+            if not self._are_kept(heap, at, until):
+                return None
+            at = until
+            if at >= self._known_at[-1] + NEAR:
+                self._known_at.append(at)
+                self._known_s.append(list(heap))
+        return heap
+
+    def _are_kept(self, heap: list[float], begin: int, end: int) -> bool:
+        """Have workers, which are free at these times, take jobs; whether all end in time."""
+        replace = heapq.heapreplace
+        for seconds, deadline_s in zip(self.seconds[begin:end], self.deadlines_s[begin:end], strict=True):
+            end_s = heap[0] + seconds
+            if end_s > deadline_s:
+                return False
+            replace(heap, end_s)
+        return True
+
+    def _forget_after(self, place: int) -> None:
+        known = bisect_right(self._known_at, place)
+        del self._known_at[known:], self._known_s[known:]

@@ -1,9 +1,13 @@
 """The list schedule."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.cluster.schedule import NEVER, Entry, Schedule, Split, late_ones, list_schedule
+import lego_serve.core.cluster.schedule as schedule_module
+from lego_serve.core.cluster.schedule import NEVER, Entry, Schedule, Split, WaitingList, late_ones, list_schedule
+from lego_serve.core.cluster.state import Job, Lane
+from tests.support.cluster.settings import small_costs, small_work
 
 SECONDS = st.floats(0.1, 3.0)
 JOBS = st.lists(st.tuples(SECONDS, st.floats(0.0, 20.0)), max_size=12)
@@ -134,3 +138,51 @@ def test_all_late_ones_are_found_at_once(made: tuple[list[Entry], list[float]]) 
         found.append(late)
         excused[late] = excused[late]._replace(deadline_s=NEVER)
     assert late_ones(entries, free) == found
+
+
+def end_plainly(jobs: list[Lane], free_s: list[float], newcomer: Lane) -> float | None:
+    """When a newcomer ends if each job goes to the worker that is free first; None if anybody is late with it."""
+    free, end_s = list(free_s), None
+    for lane in sorted([*jobs, newcomer], key=lambda each: (each.job.deadline_s, each.job.id)):
+        slot = free.index(min(free))
+        free[slot] += lane.left_s
+        if free[slot] > lane.job.deadline_s:
+            return None
+        end_s = free[slot] if lane is newcomer else end_s
+    return end_s
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["offer", "offer", "offer", "take", "drop", "call ends"]),
+            st.integers(1, 4),
+            st.integers(0, 60).map(lambda tenths: 0.1 * tenths) | st.floats(0.0, 9.0),
+            st.integers(0, 99),
+        ),
+        max_size=40,
+    ),
+    st.lists(TIMES, min_size=1, max_size=4),
+    st.integers(1, 3),
+)
+def test_what_a_waiting_list_remembers_changes_no_answer(
+    happened: list[tuple[str, int, float, int]], free: list[float], apart: int
+) -> None:
+    """Newcomers anywhere in the order, jobs that start or are dropped, workers that are free at other times."""
+    waiting, costs = WaitingList(), small_costs()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(schedule_module, "FAR", 2 * apart)
+        patched.setattr(schedule_module, "NEAR", apart)
+        for number, (kind, steps, due_s, which) in enumerate(happened):
+            jobs = list(waiting)
+            if kind == "offer":
+                lane = Lane.of(Job(number, small_work(steps=steps, costs=costs), 0.0, due_s))
+                place, newcomer = waiting.place(lane.job), (lane.left_s, due_s)
+                end_s = waiting.end_if_kept(list(free), place, newcomer)
+                assert end_s == end_plainly(jobs, free, lane)
+                if end_s is not None or which % 8 == 0:  # some are admitted though somebody is late
+                    waiting.add(lane)
+            elif kind == "call ends":
+                free = [*free[1:], free[0] + 0.01 * which]
+            elif jobs:
+                waiting.remove(jobs[0] if kind == "take" else jobs[which % len(jobs)])
