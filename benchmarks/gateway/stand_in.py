@@ -50,8 +50,11 @@ class InstantRunner:
         """Return the seconds on a clock."""
         return time.monotonic()
 
-    async def forecast(self, job: Job) -> None:
+    async def offer(self, job: Job) -> None:
         """Nothing is known."""
+
+    def withdraw(self, job_id: str) -> None:
+        """Nothing was kept."""
 
     async def run(
         self, job: Job, on_progress: OnProgress | None = None, checkpoints: CheckpointKeeper | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
@@ -86,14 +87,16 @@ class Admission:
         """Whether jobs that allow it should run in a lower tier, before any is rejected."""
         return is_crowded(self._limits, self._seen_load)
 
-    async def check_deadline(self, job: Job) -> None:
+    async def check_deadline(self, job: Job, scope: ExitStack) -> None:
         """Raise CapacityError for a job that would end after its deadline, or make another one end after its own.
 
-        At once, so that its client can go elsewhere, in place of an answer that nobody waits for any more.
+        At once, so that its client can go elsewhere, in place of an answer that nobody waits for any more.  A job that
+        is in time counts for all who come after it, until ``scope`` ends if it does not begin before.
         """
         if job.deadline_s is None:
             return
-        forecast = await self._runner.forecast(job)
+        scope.callback(self._runner.withdraw, job.id)
+        forecast = await self._runner.offer(job)
         if forecast is None or forecast.retry_after_s is None:
             return
         self._metrics.count_rejected("late")

@@ -262,3 +262,25 @@ async def test_who_would_be_late_is_refused_at_once_and_told_when_to_come_again(
     assert (await client.post("/v1/images/generations", json=body)).status_code == 200
     [decision] = [each for each in runner.journal.decisions() if each.kind == "refuse"]
     assert decision.subject == "lego-tiny"
+
+
+async def test_an_admitted_place_is_given_back_where_the_client_goes_and_kept_where_its_job_runs(
+    client, runner
+) -> None:
+    """Each that asked is withdrawn once at its end: refused, gone, run as an answer or as a stream; none without."""
+    body = {"prompt": "a red circle", "deadline_ms": 5000}
+    await client.post(IMAGES, json={"prompt": "a red circle"})
+    assert runner.offered == runner.withdrawn == []
+    for more in ({}, {"stream": True}):
+        assert (await client.post(IMAGES, json=body | more)).status_code == 200
+    runner.expects = Forecast(eta_s=112.5, place=3, retry_after_s=7.4)
+    assert (await client.post(IMAGES, json=body)).status_code == 429
+    runner.offer_gate = asyncio.Event()
+    gone = asyncio.ensure_future(client.post(IMAGES, json=body))
+    async with asyncio.timeout(10):
+        while len(runner.offered) < 4:
+            await asyncio.sleep(0.01)
+    assert len(runner.withdrawn) == 3
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    assert runner.withdrawn == list(zip(runner.offered, [True, True, False, False], strict=True))

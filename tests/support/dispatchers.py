@@ -6,7 +6,7 @@ from typing import Any
 
 from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.journal import Journal
-from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, SentJob
+from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, JobOffer
 from lego_serve.core.workflow.graph import KINDS
 from lego_serve.serving.coordinator.dispatched_pools import DispatchedPools
 from lego_serve.serving.coordinator.dispatcher import CellDispatcher
@@ -47,10 +47,10 @@ class FakeDispatcher:
         await self._answers()
         return await self.inner.hear(report)
 
-    async def forecast(self, offer: SentJob) -> Expectation | None:
+    async def offer(self, offer: JobOffer) -> Expectation | None:
         """Answer, unless it died."""
         await self._answers()
-        return await self.inner.forecast(offer)
+        return await self.inner.offer(offer)
 
 
 def job(name: str, **more: float) -> Job:

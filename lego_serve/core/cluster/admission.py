@@ -9,7 +9,7 @@ after how many seconds the same job would have fitted.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lego_serve.core.cluster.schedule import NEVER, Entry, Schedule, list_schedule
+from lego_serve.core.cluster.schedule import NEVER, Entry, Schedule, late_ones, list_schedule
 from lego_serve.core.cluster.state import Lane
 
 MARGIN = 0.03  # a class this near its floor is protected already
@@ -113,10 +113,7 @@ class Admission:
 
     def _excused(self, entries: list[Entry], free_s: Sequence[float], entry: Entry) -> list[Entry]:
         """The entries with the newcomer's; those that are late without it may be late with it."""
-        while True:
-            late = list_schedule(entries, free_s).late
-            if late is None:
-                break
+        for late in late_ones(entries, free_s):
             entries[late] = entries[late]._replace(deadline_s=NEVER)
         place = _position(entries, entry)
         return [*entries[:place], entry, *entries[place:]]

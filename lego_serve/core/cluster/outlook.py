@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lego_serve.core.cluster.dispatch import urgency
 from lego_serve.core.cluster.profiles import Pace
 from lego_serve.core.cluster.residency import Residency
-from lego_serve.core.cluster.schedule import Entry, Split, WaitingList, end_if_kept, list_schedule
+from lego_serve.core.cluster.schedule import Entry, Split, WaitingList, list_schedule
 from lego_serve.core.cluster.state import Call, Lane, Worker, batch_left_s
 
 
@@ -20,7 +20,7 @@ class Outlook:
         self._residency = residency
         self._padding_s = padding_s
         self.pace = Pace()
-        self._dones: dict[int, tuple[Call | None, Lane, tuple[float, float]]] = {}
+        self._dones: dict[int, tuple[Call, Lane, tuple[float, float]]] = {}
         self._ready: dict[frozenset[str], list[float] | None] = {}
 
     def quick_end_s(self, lane: Lane, now: float) -> float | None:
@@ -33,38 +33,32 @@ class Outlook:
         padding_s = self._padding_s + self.pace.padding_s(lane.job.work.shape.steps + 1)
         free_s = []
         for worker in self.workers.values():
-            done = self._done_s(worker, now)
+            known, lanes = self._dones.get(worker.id), worker.lanes
+            is_known = known is not None and len(lanes) == 1 and known[1] is lanes[0] and known[0] is worker.call
+            done = known[2] if known is not None and is_known and worker.until_s >= now else self._done_s(worker, now)
             if done is None or done[1] > first_s:
                 return None
             free_s.append(done[0] + padding_s)
         place = self.waiting.place(lane.job)
         newcomer = (lane.left_s, lane.job.deadline_s)
-        eta_s = end_if_kept(self.waiting.seconds, self.waiting.deadlines_s, free_s, place, newcomer)
+        eta_s = self.waiting.end_if_kept(free_s, place, newcomer)
         if eta_s is None:
             return None
         return eta_s - padding_s
 
     def _done_s(self, worker: Worker, now: float) -> tuple[float, float] | None:
         """When a worker has ended what it started, and its turn in the order; None where that is not simple."""
-        lanes, call = worker.lanes, worker.call
+        lanes = worker.lanes
         if not lanes:
             return worker.free_s(now), float("-inf")
         if len(lanes) > 1:
             return None
-        known = self._dones.get(worker.id)
-        if (
-            known is not None
-            and known[0] is call
-            and known[1] is lanes[0]
-            and call is not None
-            and worker.until_s >= now
-        ):
-            return known[2]
         done_s = worker.free_s(now) + lanes[0].left_s
         if done_s > lanes[0].job.deadline_s:
             return None
         found = (done_s, min(lanes[0].job.deadline_s, done_s))
-        self._dones[worker.id] = (call, lanes[0], found)
+        if worker.call is not None:
+            self._dones[worker.id] = (worker.call, lanes[0], found)
         return found
 
     def schedule(self, now: float) -> tuple[list[Entry], list[float]]:

@@ -62,8 +62,15 @@ class JobRunner(Protocol):
         """Return the seconds on the clock that job times are given in."""
         ...
 
-    async def forecast(self, job: Job) -> Forecast | None:
-        """Say when a job would end if it came now; None where that cannot be known yet, or soon enough."""
+    async def offer(self, job: Job) -> Forecast | None:
+        """Say when a job would end if it came now; None where that cannot be known yet, or soon enough.
+
+        Where that is in time, for it and for all others, its place is kept until it runs or is withdrawn.
+        """
+        ...
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not run after all; nothing happens for one that does, or did."""
         ...
 
     async def run(

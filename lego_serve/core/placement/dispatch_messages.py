@@ -31,12 +31,20 @@ class SentJob:
 
 
 @dataclass(frozen=True, slots=True)
+class JobOffer:
+    """A newcomer that a gateway would admit: if it is in time it has its place until it begins or is withdrawn."""
+
+    gateway: str
+    job: SentJob
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayReport:
     """What a gateway has to tell since its last report, or, where ``is_whole``, all that it knows.
 
-    ``number`` grows with each report of the gateway.  ``left_s``: the seconds that jobs still take.  ``resident``: the
-    replicas of an application and the models of each.  ``gone``: replicas that are not to be used any more.
-    ``load_s``: how long loads took, by application and model.
+    ``number`` grows with each report of the gateway.  ``left_s``: the seconds that jobs still take.  ``ended``: those
+    that have, or were offered and do not begin.  ``resident``: the replicas of an application and the models of each.
+    ``gone``: replicas that are not to be used any more.  ``load_s``: how long loads took, by application and model.
     """
 
     gateway: str

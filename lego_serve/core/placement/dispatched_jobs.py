@@ -31,7 +31,7 @@ class DispatchedJobs:
     """The jobs of one gateway that a dispatcher places; times are on the gateway's clock."""
 
     def __init__(self, gateway: str) -> None:
-        self._gateway, self._number = gateway, 0
+        self.gateway, self._number = gateway, 0
         self._jobs: dict[str, _Told] = {}
         self._seen: dict[str, Resident] = {}
         self._load_s: dict[tuple[str, str], float] = {}
@@ -81,6 +81,11 @@ class DispatchedJobs:
             else:
                 self._ended.add(job_id)
 
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not begin after all."""
+        if job_id not in self._jobs:
+            self._ended.add(job_id)
+
     def see(self, app: str, resident: Mapping[str, Collection[str]]) -> None:
         """Take which replicas an application has, and the models that each holds."""
         seen = {name: frozenset(models) for name, models in resident.items()}
@@ -117,12 +122,12 @@ class DispatchedJobs:
         self._number += 1
         is_whole, added = self._tells_all, list(self._jobs) if self._tells_all else sorted(self._added)
         report = GatewayReport(
-            self._gateway,
+            self.gateway,
             self._number,
             is_whole,
             tuple(self._sent(self._jobs[job_id], now) for job_id in added),
             {} if is_whole else dict(self._left),
-            frozenset() if is_whole else frozenset(self._ended),
+            frozenset(self._ended),
             dict(self._seen) if is_whole else {app: self._seen[app] for app in sorted(self._changed)},
             frozenset(self._gone),
             dict(self._load_s) if is_whole else {load: self._load_s[load] for load in sorted(self._loaded)},

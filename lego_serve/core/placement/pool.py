@@ -5,22 +5,25 @@ cell's: jobs by deadline, each on the replica where it ends first, models loaded
 waits for a replica that has its models or another one loads them, whichever is sooner.  A job is bound when its replica
 has room for it, and not before: what is unbound goes to whoever is free first.  A replica without work takes a job that
 another one has and has not begun, if it ends sooner there, loads counted in.  Laws: a job is bound to a replica that is
-there; nobody waits while a replica has no work; a job is taken once at the most, and never the only one of a replica; a
-job that would be late, or make an admitted one late, is refused; an event about what is gone changes nothing.
+there; nobody waits while a replica has no work and none is promised; a job is taken once at the most, and never the
+only one of a replica; a job that would be late, or make an admitted one late, is refused; one that is admitted counts
+from the answer on, until it begins, is withdrawn, or has not begun for PROMISE_S; an event about what is gone changes
+nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import count
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from lego_serve.core.cluster.admission import Admission, AdmissionRule
 from lego_serve.core.cluster.profiles import CostModel, Profile
-from lego_serve.core.cluster.schedule import NEVER, Entry, list_schedule
+from lego_serve.core.cluster.schedule import NEVER, Entry, Slots, list_schedule
 from lego_serve.core.cluster.state import Job, Lane
 from lego_serve.core.cluster.work import JobWork, WorkflowShape
 from lego_serve.core.jobs.forecast import Forecast
+from lego_serve.core.placement.pool_replicas import FIRST_LOAD_S, Arrivals, Replica
 
-FIRST_LOAD_S = 2.0  # of a model, before one was seen
+PROMISE_S = 5.0  # for which an admitted job that was not heard of again keeps its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +56,26 @@ class Steal:
     sooner_s: float
 
 
-@dataclass(slots=True)
-class _Replica:
-    resident: set[str] = field(default_factory=set)
-    jobs: set[str] = field(default_factory=set)  # bound here
-    loads: dict[str, float] = field(default_factory=dict)  # models that bound jobs bring, and when they are there
-
-
 class Pool:
     """The jobs and replicas of one pool, in one gateway; times are on its clock."""
 
     def __init__(self, rule: PoolRule | None = None) -> None:
         self._rule = rule or PoolRule()
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, Replica] = {}
         self._jobs: dict[str, PoolJob] = {}
         self._numbers: dict[str, int] = {}
+        self._order: list[tuple[float, int, str]] = []  # of turns: deadline, number and id of each job
         self._bound: dict[str, str] = {}
         self._load_s: dict[str, float] = {}
         self._settled: set[str] = set()  # jobs that have begun, or were taken from a replica once
-        self._count = count()
+        self._promised: dict[str, float] = {}  # jobs that were admitted and have not begun, and until when they count
+        self._count = 0
         self._admission = Admission(AdmissionRule(sheds_waiting=False))
 
     @property
     def waiting(self) -> int:
-        """The jobs that are bound to no replica yet."""
-        return len(self._jobs) - len(self._bound)
+        """The jobs that have begun and are bound to no replica yet."""
+        return len(self._jobs) - len(self._bound) - len(self._promised)
 
     @property
     def has_replicas(self) -> bool:
@@ -94,7 +92,7 @@ class Pool:
         for name in self._replicas.keys() - resident.keys():
             self._forget(name)
         for name, models in resident.items():
-            replica = self._replicas.setdefault(name, _Replica())
+            replica = self._replicas.setdefault(name, Replica())
             replica.resident = set(models)
             for model in models:
                 replica.loads.pop(model, None)
@@ -108,20 +106,34 @@ class Pool:
         """Hear how long a load took."""
         self._load_s[model] = seconds
 
+    def offer(self, job: PoolJob, now: float) -> Forecast | None:
+        """Say when a newcomer would end, as ``forecast``; one that is admitted has its place from now on."""
+        self.withdraw(job.id)
+        forecast = self.forecast(job, now)
+        if forecast is not None and forecast.retry_after_s is None and job.id not in self._jobs:
+            self._enter(job)
+            self._promised[job.id] = now + PROMISE_S
+        return forecast
+
+    def withdraw(self, job_id: str) -> bool:
+        """An admitted job does not begin after all; whether it had its place, and had not begun."""
+        return job_id in self._promised and self.drop(job_id)
+
     def forecast(self, job: PoolJob, now: float) -> Forecast | None:
         """Say when a newcomer would end; None where no replica is known."""
+        self._forget_promises(now)
         if not self._replicas:
             return None
-        entries, free_s = self._schedule(now)
-        entry = self._entry(job, len(self._numbers) and max(self._numbers.values()) + 1, now)
-        lanes = {self._numbers[name]: _lane(each, self._numbers[name]) for name, each in self._jobs.items()}
-        verdict = self._admission.offer(_lane(job, entry.number), entry, entries, lanes, free_s, now)
+        entries, arrivals = self._entries(now)
+        free_s, ready_s = [now] * len(self._replicas), arrivals.everywhere(job.models)
+        entry = Entry(job.deadline_s, self._count, job.deadline_s, job.seconds, None, ready_s)
+        lane = _lane(job, entry.number)
+        verdict = self._admission.offer(lane, entry, entries, {}, free_s, now)  # nobody else could have to go for it
         if verdict.is_admitted:
             return Forecast(verdict.eta_s, verdict.place)
-        everybody = sorted([*(each._replace(deadline_s=NEVER) for each in entries), entry._replace(deadline_s=NEVER)])
-        place = next(index for index, each in enumerate(everybody) if each.number == entry.number)
-        eta_s = list_schedule(everybody, free_s).ends_s[place]
-        return Forecast(eta_s, place, verdict.retry_after_s)
+        place = bisect_left(self._order, entry[:2])
+        ends_s = list_schedule([*entries[:place], entry], free_s, stops=False).ends_s
+        return Forecast(ends_s[place], place, verdict.retry_after_s)
 
     def add(self, job: PoolJob, now: float) -> list[tuple[str, str]]:
         """Take a job; return the jobs that are bound now, each with its replica."""
@@ -130,8 +142,9 @@ class Pool:
 
     def take(self, job: PoolJob, now: float, replica: str = "") -> None:
         """Take a job that is bound later, or that somebody has placed on a replica before."""
+        self.withdraw(job.id)
         if job.id not in self._jobs:
-            self._jobs[job.id], self._numbers[job.id] = job, next(self._count)
+            self._enter(job)
             if replica in self._replicas:
                 self._bind(job.id, replica, now)
 
@@ -141,9 +154,11 @@ class Pool:
 
     def drop(self, job_id: str) -> bool:
         """A job has ended, and what has room now is bound later; whether it was known."""
-        if self._jobs.pop(job_id, None) is None:
+        if job_id not in self._jobs:
             return False
-        del self._numbers[job_id]
+        del self._order[bisect_left(self._order, self._turn(job_id))]
+        del self._jobs[job_id], self._numbers[job_id]
+        self._promised.pop(job_id, None)
         self._settled.discard(job_id)
         self._unbind(job_id)
         return True
@@ -151,7 +166,7 @@ class Pool:
     def progressed(self, job_id: str, left_s: float) -> None:
         """Hear how many seconds a job still takes."""
         job = self._jobs.get(job_id)
-        if job is not None:
+        if job is not None and job_id not in self._promised:
             self._settled.add(job_id)
             self._jobs[job_id] = replace(job, seconds=max(0.0, min(job.seconds, left_s)))
 
@@ -161,27 +176,46 @@ class Pool:
 
     def bind(self, now: float) -> list[tuple[str, str]]:
         """Bind the jobs whose replica has room; return them, each with its replica."""
+        self._forget_promises(now)
         if not self.waiting or not self._replicas:
             return []
-        entries, free_s = self._schedule(now)
-        schedule = list_schedule([each._replace(deadline_s=NEVER) for each in entries], free_s)
-        names, by_number = list(self._replicas), {number: name for name, number in self._numbers.items()}
-        bound = []
-        for entry, slot, end_s in zip(entries, schedule.slots, schedule.ends_s, strict=True):
-            job_id, replica = by_number[entry.number], self._replicas[names[slot]]
-            if entry.bound is not None:
-                continue
-            has_room = len(replica.jobs) < self._rule.ahead or end_s - entry.seconds <= now + self._rule.ahead_s
-            if has_room:
-                self._bind(job_id, names[slot], now)
-                bound.append((job_id, names[slot]))
+        bound = list(self._with_room(now))
+        for job_id, name in bound:
+            self._bind(job_id, name, now)
         return bound
 
+    def _with_room(self, now: float) -> Iterator[tuple[str, str]]:
+        """The jobs that are to be bound, in the order of their turns, until no later one could find room."""
+        names, arrivals = list(self._replicas), Arrivals(self._replicas, self._load_s, now)
+        slot_of, slots = {name: slot for slot, name in enumerate(names)}, Slots([now] * len(names))
+        held = [len(replica.jobs) for replica in self._replicas.values()]
+        free_s, ahead, latest_s = slots.free_s, self._rule.ahead, now + self._rule.ahead_s
+        for _, _, job_id in self._order:
+            job, name = self._jobs[job_id], self._bound.get(job_id)
+            if name is None:
+                ready_s = arrivals.everywhere(job.models)
+                slot = slots.soonest(ready_s)
+                if ready_s is not None:
+                    free_s[slot] = max(free_s[slot], ready_s[slot])
+                if job_id in self._promised:
+                    pass  # it takes its seconds, and is bound once it begins
+                elif held[slot] < ahead or free_s[slot] <= latest_s:
+                    held[slot] += 1
+                    yield job_id, names[slot]
+                elif free_s[slots.soonest()] > latest_s and min(held) >= ahead:
+                    return
+            else:
+                slot = slot_of[name]
+            free_s[slot] += job.seconds
+
     def steal(self, now: float) -> list[Steal]:
-        """Have replicas without work take jobs that others have not begun; return those that move."""
+        """Have replicas without work take jobs that others have not begun; return those that move.
+
+        As many of them as there are promises are left to these.
+        """
         moved: list[Steal] = []
-        for name, replica in self._replicas.items():
-            best = None if replica.jobs else self._best_to_take(name, now)
+        for name in [name for name, replica in self._replicas.items() if not replica.jobs][len(self._promised) :]:
+            best = self._best_to_take(name, now)
             if best is not None:
                 moved.append(best)
                 self._unbind(best.job)
@@ -193,15 +227,15 @@ class Pool:
         """The most urgent job that a replica would end sooner by enough than the one which has it among others."""
         if all(len(replica.jobs) < 2 for replica in self._replicas.values()):
             return None
-        entries, free_s = self._schedule(now)
-        bound = [each._replace(deadline_s=NEVER) for each in entries if each.bound is not None]
-        ends_s = {each.number: end_s for each, end_s in zip(bound, list_schedule(bound, free_s).ends_s, strict=True)}
-        for job_id in sorted(self._bound, key=lambda each: (self._jobs[each].deadline_s, self._numbers[each])):
-            before, job = self._bound[job_id], self._jobs[job_id]
+        arrivals, ends_s = Arrivals(self._replicas, self._load_s, now), dict.fromkeys(self._replicas, now)
+        for _, _, job_id in self._order:
+            job, before = self._jobs[job_id], self._bound.get(job_id)
+            if before is None:
+                continue
+            ends_s[before] += job.seconds
             if job_id in self._settled or len(self._replicas[before].jobs) < 2:
                 continue
-            here_s = self._ready_s(self._replicas[name], job.models, now) + job.seconds
-            sooner_s = ends_s[self._numbers[job_id]] - here_s
+            sooner_s = ends_s[before] - (arrivals.at(self._replicas[name], job.models) + job.seconds)
             if sooner_s > self._rule.move_s:
                 return Steal(job_id, before, name, sooner_s)
         return None
@@ -225,26 +259,31 @@ class Pool:
         for job_id in () if replica is None else replica.jobs:
             self._bound.pop(job_id, None)
 
-    def _schedule(self, now: float) -> tuple[list[Entry], list[float]]:
-        """The entries of all jobs in order, and when each replica is free: now, for what it runs is entries too."""
-        entries = [self._entry(job, self._numbers[name], now) for name, job in self._jobs.items()]
-        return sorted(entries, key=lambda each: each[:2]), [now] * len(self._replicas)
+    def _enter(self, job: PoolJob) -> None:
+        self._jobs[job.id], self._numbers[job.id] = job, self._count
+        insort(self._order, self._turn(job.id))
+        self._count += 1
 
-    def _entry(self, job: PoolJob, number: int, now: float) -> Entry:
-        name = self._bound.get(job.id)
-        if name is not None:
-            slot = list(self._replicas).index(name)
-            return Entry(job.deadline_s, number, job.deadline_s, job.seconds, slot, None)
-        ready_s = [self._ready_s(replica, job.models, now) for replica in self._replicas.values()]
-        return Entry(job.deadline_s, number, job.deadline_s, job.seconds, None, ready_s if max(ready_s) > now else None)
+    def _forget_promises(self, now: float) -> None:
+        for job_id in [each for each, until_s in self._promised.items() if now > until_s]:
+            self.drop(job_id)
 
-    def _ready_s(self, replica: _Replica, models: frozenset[str], now: float) -> float:
-        """When a replica could have the models."""
-        at_s = now
-        for model in models - replica.resident:
-            arrives_s = replica.loads.get(model)
-            at_s = at_s + self._load_s.get(model, FIRST_LOAD_S) if arrives_s is None else max(at_s, arrives_s)
-        return at_s
+    def _turn(self, job_id: str) -> tuple[float, int, str]:
+        return self._jobs[job_id].deadline_s, self._numbers[job_id], job_id
+
+    def _entries(self, now: float) -> tuple[list[Entry], Arrivals]:
+        """All jobs in order; what a replica runs is among them, so that each is free now."""
+        arrivals = Arrivals(self._replicas, self._load_s, now)
+        slot_of = {name: slot for slot, name in enumerate(self._replicas)}
+        entries = []
+        for deadline_s, number, job_id in self._order:
+            job, name = self._jobs[job_id], self._bound.get(job_id)
+            if name is None:
+                ready_s = arrivals.everywhere(job.models)
+                entries.append(Entry(deadline_s, number, deadline_s, job.seconds, None, ready_s))
+            else:
+                entries.append(Entry(deadline_s, number, deadline_s, job.seconds, slot_of[name], None))
+        return entries, arrivals
 
 
 def _lane(job: PoolJob, number: int) -> Lane:

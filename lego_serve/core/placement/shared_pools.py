@@ -15,6 +15,7 @@ from lego_serve.core.placement.dispatch_messages import (
     DispatcherAnswer,
     Expectation,
     GatewayReport,
+    JobOffer,
     JobPlace,
     Resident,
     SentJob,
@@ -77,11 +78,11 @@ class SharedPools:
         self._place(now)
         return self._answer(report, gateway)
 
-    def forecast(self, offer: SentJob, now: float) -> Expectation | None:
-        """Say when a newcomer would end; None where no replica is known."""
+    def offer(self, offer: JobOffer, now: float) -> Expectation | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where no replica is known."""
         self._forget_silent(now)
-        pool = self._pools.get(offer.app)
-        forecast = None if pool is None else pool.forecast(_pool_job(offer, offer.id, now), now)
+        job, pool = offer.job, self._pools.get(offer.job.app)
+        forecast = None if pool is None else pool.offer(_pool_job(job, _key(offer.gateway, job.id), now), now)
         return None if forecast is None else Expectation(forecast.eta_s - now, forecast.place, forecast.retry_after_s)
 
     def _take(self, report: GatewayReport, gateway: _Gateway, now: float) -> None:
@@ -99,6 +100,9 @@ class SharedPools:
         for (app, model), seconds in report.load_s.items():
             self._pool(app).loaded(model, seconds)
         self._end(name, gateway, ended)
+        for job_id in report.ended - ended:
+            for pool in self._pools.values():
+                pool.withdraw(_key(name, job_id))
         for job in report.added:
             key = _key(name, job.id)
             pool = self._pool(gateway.jobs.setdefault(job.id, job.app))

@@ -156,7 +156,7 @@ async def _run_and_respond(context: Context, request: Request, admitted: Admitte
     job_id = scope.enter_context(context.job_ids.reserve(request.state.request_id))
     context.log_job(job_id, job_request.body.prompt)
     job = job_request.to_job(job_id, context.runner.now())
-    await context.admission.check_deadline(job)
+    await context.admission.check_deadline(job, scope)
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, place=place, scope=scope.pop_all())
     result = await run_job(context, request, job_request, job, place=place)

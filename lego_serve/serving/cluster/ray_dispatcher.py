@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.util import list_named_actors
 
 from lego_serve.core.placement.cells import cell_count
-from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, SentJob
+from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, JobOffer
 from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY, in_thread
 from lego_serve.serving.coordinator.dispatcher import CellDispatcher
 from lego_serve.serving.errors import DispatcherGone
@@ -37,12 +37,12 @@ class RayDispatcher:
         answer: DispatcherAnswer = await self._ask("hear", report)
         return answer
 
-    async def forecast(self, offer: SentJob) -> Expectation | None:
-        """Say when a newcomer would end.  Raises DispatcherGone."""
-        expected: Expectation | None = await self._ask("forecast", offer)
+    async def offer(self, offer: JobOffer) -> Expectation | None:
+        """Say when a newcomer would end, and keep its place if that is in time.  Raises DispatcherGone."""
+        expected: Expectation | None = await self._ask("offer", offer)
         return expected
 
-    async def _ask(self, method: str, message: GatewayReport | SentJob) -> Any:
+    async def _ask(self, method: str, message: GatewayReport | JobOffer) -> Any:
         try:
             if self._actor is None:
                 self._actor = await self._found()

@@ -42,12 +42,7 @@ from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import NotFound
 from lego_serve.serving.coordinator.adapter_admin import run_adapter_request
-from lego_serve.serving.coordinator.broadcast import (
-    ask_about_template,
-    drain,
-    list_replicas,
-    report_loads,
-)
+from lego_serve.serving.coordinator.broadcast import ask_about_template, drain, list_replicas, report_loads
 from lego_serve.serving.coordinator.dispatched_pools import placement
 from lego_serve.serving.coordinator.dispatcher import Dispatcher
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
@@ -161,9 +156,13 @@ class Coordinator:
             del self._clients[job.id]
             self.pools.end(job.id, result)
 
-    async def forecast(self, job: Job) -> Forecast | None:
-        """Say when a job would end if it came now; None where that cannot be known yet."""
-        return await self.pools.forecast(job, self._workflows[job.workflow])
+    async def offer(self, job: Job) -> Forecast | None:
+        """Say when a job would end, and keep its place if that is in time; None where that cannot be known yet."""
+        return await self.pools.offer(job, self._workflows[job.workflow])
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not run after all."""
+        self.pools.withdraw(job_id)
 
     def states(self) -> list[JobState]:
         """The jobs in flight here."""

@@ -60,6 +60,7 @@ class DispatchedPools:
             DispatcherLink(each, DispatchedJobs(name), clock, self._take_answer, times) for each in dispatchers
         ]
         self._missed: set[int] = set()  # the cells whose dispatcher was said to be gone
+        self._offered: dict[str, DispatcherLink] = {}  # who keeps the place of a job that has not begun
         self._jobs: dict[str, _InFlight] = {}
         self.on_moved: Callable[[str], None] = lambda job_id: None
 
@@ -78,28 +79,40 @@ class DispatchedPools:
             link.jobs.left(replicas)
             link.wake()
 
-    async def forecast(self, job: Job, workflow: Workflow) -> Forecast | None:
-        """Say when a newcomer would end; None where that cannot be known yet, or soon enough."""
+    async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where nobody says so soon."""
         app, seconds = self._reader.app(workflow), self._reader.seconds(job)
         if app is None or seconds is None:
             return None
         made = self._reader.pool_job(job, workflow, seconds)
-        offer = SentJob(made.id, app, seconds, made.models, made.deadline_s - self._clock(), made.tenant)
-        told = await self._links[self._cell(job.id)].forecast(offer)
-        return None if told is None else Forecast(self._clock() + told.in_s, told.place, told.retry_after_s)
+        sent = SentJob(made.id, app, seconds, made.models, made.deadline_s - self._clock(), made.tenant)
+        link = self._links[self._cell(job.id)]
+        told = await link.offer(sent)
+        if told is None:
+            return None
+        if told.retry_after_s is None:
+            self._offered[job.id] = link
+        return Forecast(self._clock() + told.in_s, told.place, told.retry_after_s)
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not begin after all; nothing happens for one that has begun."""
+        link = self._offered.pop(job_id, None)
+        if link is not None:
+            link.withdraw(job_id)
 
     def add(self, job: Job, workflow: Workflow) -> None:
         """A job begins."""
         app = self._reader.app(workflow)
         if app is None:
             return
-        cell, seconds = self._cell(job.id), self._reader.seconds(job) or UNKNOWN_S
-        link = self._links[cell]
+        link, seconds = self._offered.pop(job.id, None), self._reader.seconds(job) or UNKNOWN_S
+        if link is None or not link.is_here:
+            link = self._links[self._cell(job.id)]
         self._jobs[job.id] = _InFlight(job, workflow, app, link, seconds)
         link.jobs.add(self._reader.pool_job(job, workflow, seconds), app)
         link.wake()
         if not link.is_here:
-            self._note_absence(cell, link)
+            self._note_absence(self._links.index(link), link)
 
     def progressed(self, job_id: str, step: int, steps: int) -> None:
         """A lane of a job has done so many of its steps."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, SentJob
+from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, JobOffer
 from lego_serve.core.placement.shared_pools import SharedPools
 
 
@@ -19,8 +19,11 @@ class Dispatcher(Protocol):
         """Take a report; return where the gateway's jobs are.  Raises DispatcherGone."""
         ...
 
-    async def forecast(self, offer: SentJob) -> Expectation | None:
-        """Say when a newcomer would end; None where that cannot be known.  Raises DispatcherGone."""
+    async def offer(self, offer: JobOffer) -> Expectation | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where that cannot be known.
+
+        Raises DispatcherGone.
+        """
         ...
 
 
@@ -34,9 +37,9 @@ class CellDispatcher:
         """Take a report; return where the gateway's jobs are."""
         return self._pools.hear(report, self._clock())
 
-    async def forecast(self, offer: SentJob) -> Expectation | None:
-        """Say when a newcomer would end; None where no worker is known."""
-        return self._pools.forecast(offer, self._clock())
+    async def offer(self, offer: JobOffer) -> Expectation | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where no worker is known."""
+        return self._pools.offer(offer, self._clock())
 
     async def placed(self) -> dict[str, dict[str, str]]:
         """The gateways that it knows, each with its jobs and their workers, for whoever looks into it."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lego_serve.core.placement.dispatch_messages import Expectation, SentJob
+from lego_serve.core.placement.dispatch_messages import Expectation, JobOffer, SentJob
 from lego_serve.core.placement.dispatched_jobs import DispatchedJobs
 from lego_serve.core.placement.pool import Steal
 from lego_serve.serving.coordinator.dispatcher import Dispatcher
@@ -57,15 +57,25 @@ class DispatcherLink:
         if self._talking is None or self._talking.done():
             self._talking = asyncio.get_running_loop().create_task(self._talk())
 
-    async def forecast(self, offer: SentJob) -> Expectation | None:
-        """Say when a newcomer would end; None where that is not known soon."""
+    async def offer(self, job: SentJob) -> Expectation | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where that is not known soon."""
         if not self.is_here:
             return None
+        expected = None
         try:
             async with asyncio.timeout(self._times.forecast_s):
-                return await self._dispatcher.forecast(offer)
+                expected = await self._dispatcher.offer(JobOffer(self.jobs.gateway, job))
         except (DispatcherGone, TimeoutError):
-            return None
+            pass
+        finally:
+            if expected is None:  # it may have a place there nevertheless, which its caller does not wait for
+                self.withdraw(job.id)
+        return expected
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not begin after all."""
+        self.jobs.withdraw(job_id)
+        self.wake()
 
     async def _talk(self) -> None:
         """Report and hear the answers, one after the other, for as long as the process runs."""

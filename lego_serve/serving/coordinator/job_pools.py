@@ -47,12 +47,18 @@ class JobPools:
             pool.left(replicas)
             self._go_on(app)
 
-    async def forecast(self, job: Job, workflow: Workflow) -> Forecast | None:
-        """Say when a newcomer would end; None where that cannot be known yet."""
+    async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
+        """Say when a newcomer would end, and keep its place if that is in time; None where that is not known yet."""
         app, seconds = self._reader.app(workflow), self._reader.seconds(job)
         if app is None or seconds is None:
             return None
-        return self._pools[app].forecast(self._reader.pool_job(job, workflow, seconds), self._clock())
+        return self._pools[app].offer(self._reader.pool_job(job, workflow, seconds), self._clock())
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not begin after all; nothing happens for one that has begun."""
+        for app, pool in self._pools.items():
+            if pool.withdraw(job_id):
+                self._go_on(app)
 
     def add(self, job: Job, workflow: Workflow) -> None:
         """A job begins."""

@@ -26,8 +26,15 @@ class Placement(Protocol):
         """Replicas are not to be used any more."""
         ...
 
-    async def forecast(self, job: Job, workflow: Workflow) -> Forecast | None:
-        """Say when a newcomer would end; None where that cannot be known yet, or soon enough."""
+    async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
+        """Say when a newcomer would end; None where that cannot be known yet, or soon enough.
+
+        Where it is in time, its place is kept until it begins or is withdrawn.
+        """
+        ...
+
+    def withdraw(self, job_id: str) -> None:
+        """A job that was offered does not begin after all; nothing happens for one that has begun."""
         ...
 
     def add(self, job: Job, workflow: Workflow) -> None:

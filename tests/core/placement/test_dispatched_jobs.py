@@ -154,3 +154,15 @@ def test_one_answer_after_anything_was_lost_both_sides_agree(happened: list[tupl
         for each in jobs[who]:
             assert pool is not None
             assert mine[who].replica_of(each) == (pool.replica_of(f"{name} {each}") or "")
+
+
+def test_a_job_that_was_offered_and_does_not_begin_is_told_at_once() -> None:
+    """Also in a report of all; one that has begun is not withdrawn."""
+    made = gateway(0)
+    made.withdraw("job 0")
+    assert not made.is_pressing
+    for forgets in (lambda: None, made.lost):
+        forgets()
+        made.withdraw("job 1")
+        assert made.is_pressing
+        assert made.report(0.0).ended == {"job 1"}

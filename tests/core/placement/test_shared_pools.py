@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, GatewayReport, SentJob
+from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, GatewayReport, JobOffer, SentJob
 from lego_serve.core.placement.pool import Pool, PoolJob, PoolRule
 from lego_serve.core.placement.shared_pools import SharedPools
 
@@ -69,13 +69,13 @@ def test_deadlines_and_ends_are_told_as_seconds_from_now() -> None:
     """Whatever the dispatcher's clock shows."""
     first, second = two_gateways(lease_s=9e9, **{"w1": A})
     first.tell(5000.0, added=(job(1, 4.0, due_in_s=4.5),))
-    expected = second.pools.forecast(job(2), 5000.0)
+    expected = second.pools.offer(JobOffer("second", job(2)), 5000.0)
     assert expected is not None
     assert (expected.in_s, expected.place, expected.retry_after_s) == (5.0, 1, None)
-    late = second.pools.forecast(job(3, due_in_s=2.0), 5000.0)
+    late = second.pools.offer(JobOffer("second", job(3, due_in_s=2.0)), 5000.0)
     assert late is not None
     assert late.retry_after_s is not None
-    assert second.pools.forecast(replace(job(4), app="another"), 5000.0) is None
+    assert second.pools.offer(JobOffer("second", replace(job(4), app="another")), 5000.0) is None
 
 
 def test_a_gateway_that_was_not_heard_of_is_forgotten_with_its_jobs_and_what_it_saw() -> None:
@@ -248,8 +248,9 @@ def check_repeats(pools: SharedPools, repeated: list[GatewayReport], jobs: Mappi
 
 def places(pools: SharedPools, jobs: Mapping[str, set[str]], now: float) -> dict[str, float]:
     """What a newcomer would hear says where everybody is."""
-    expected = [pools.forecast(job(99, replica=name), now) for name in ("w1", "w2", "w3")]
-    return {str(index): each.in_s for index, each in enumerate(expected) if each is not None}
+    pool = pools._pools.get(APP)
+    expected = [pool.forecast(PoolJob("job 99", seconds), now) for seconds in (1.0, 9.0)] if pool is not None else []
+    return {str(index): each.eta_s - now for index, each in enumerate(expected) if each is not None}
 
 
 def check_places(pools: SharedPools, jobs: Mapping[str, set[str]], there: set[str], now: float) -> None:
@@ -259,3 +260,26 @@ def check_places(pools: SharedPools, jobs: Mapping[str, set[str]], there: set[st
     assert set(placed.values()) - {None} <= there
     if there and None in placed.values():
         assert there <= set(placed.values())
+
+
+def test_a_place_that_one_gateway_was_promised_counts_for_all_until_it_is_given_back() -> None:
+    """By the job's begin, the gateway's word, or silence; another gateway's offer of the same id is another job."""
+    first, second = two_gateways(lease_s=9e9, **{"w1": A})
+    pools = first.pools
+
+    def is_admitted(gateway: str, number: int, now: float = 0.0) -> bool:
+        expected = pools.offer(JobOffer(gateway, job(number, due_in_s=1.0)), now)
+        assert expected is not None
+        return expected.retry_after_s is None
+
+    assert is_admitted("first", 1)
+    assert not is_admitted("second", 1)
+    assert second.tell(ended=frozenset({"job 1"})).work_s == 1.0  # which is not its own
+    assert first.tell(ended=frozenset({"job 1"})).work_s == 0.0
+    assert is_admitted("second", 1)
+    assert second.tell(added=(job(1, due_in_s=1.0),)).places["job 1"].replica == "w1"
+    assert not is_admitted("first", 2)
+    assert second.tell(ended=frozenset({"job 1"})).work_s == 0.0
+    assert is_admitted("a gateway nobody heard of", 3)
+    assert not is_admitted("first", 2, 5.0)
+    assert is_admitted("first", 2, 5.1)

@@ -125,7 +125,7 @@ def test_a_forecast_counts_the_jobs_of_others_and_is_on_this_gateways_clock() ->
         dispatcher = FakeDispatcher()
         one, other = gateway(dispatcher), gateway(dispatcher)
         await started(one, other, workers=("w1",))
-        assert await one.forecast(job("a"), WORKFLOW) is None
+        assert await one.offer(job("a"), WORKFLOW) is None
         for pools in (one, other):
             pools.add(job("a"), WORKFLOW)
             pools.end("a", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0, load_s=1.5)}))
@@ -134,11 +134,11 @@ def test_a_forecast_counts_the_jobs_of_others_and_is_on_this_gateways_clock() ->
             other.add(job(name), WORKFLOW)
             await other.bound(name)
         now = asyncio.get_running_loop().time()
-        late = await one.forecast(job("d", deadline_s=now + 1.0), WORKFLOW)
+        late = await one.offer(job("d", deadline_s=now + 1.0), WORKFLOW)
         assert late is not None
         assert (round(late.eta_s - now, 1), late.place) == (2.0, 0)  # before those that have no deadline
         assert late.retry_after_s is not None
-        heard = await one.forecast(job("d"), WORKFLOW)
+        heard = await one.offer(job("d"), WORKFLOW)
         assert heard is not None
         assert (round(heard.eta_s - now, 1), heard.place, heard.retry_after_s) == (6.0, 2, None)
 

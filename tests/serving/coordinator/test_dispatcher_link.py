@@ -35,7 +35,7 @@ def test_while_the_dispatcher_is_dead_nobody_waits_and_it_comes_back_by_itself()
         one.add(job("meanwhile"), WORKFLOW)
         before_s = asyncio.get_running_loop().time()
         await one.bound("meanwhile")
-        assert await one.forecast(job("new"), WORKFLOW) is None
+        assert await one.offer(job("new"), WORKFLOW) is None
         assert asyncio.get_running_loop().time() == before_s
         assert [one.target(name) for name in ("before", "meanwhile")] == ["", ""]
         await asyncio.sleep(60.0)
@@ -51,7 +51,7 @@ def test_while_the_dispatcher_is_dead_nobody_waits_and_it_comes_back_by_itself()
             "meanwhile": ("", True),
         }
         assert [why for _, why in told(one)][1:] == ["it answers again and places jobs"]
-        assert await one.forecast(job("new"), WORKFLOW) is not None
+        assert await one.offer(job("new"), WORKFLOW) is not None
 
     run(dies())
 
@@ -67,7 +67,7 @@ def test_a_dispatcher_that_hangs_costs_a_request_a_fifth_of_a_second_and_then_no
         one.end("first", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0)}))
         await asyncio.sleep(0.1)
         dispatcher.hangs, before_s = True, loop.time()
-        assert await one.forecast(job("a"), WORKFLOW) is None
+        assert await one.offer(job("a"), WORKFLOW) is None
         assert loop.time() - before_s < 0.21
         one.add(job("a"), WORKFLOW)
         before_s = loop.time()
@@ -78,7 +78,7 @@ def test_a_dispatcher_that_hangs_costs_a_request_a_fifth_of_a_second_and_then_no
         before_s = loop.time()
         one.add(job("b"), WORKFLOW)
         await one.bound("b")
-        assert await one.forecast(job("c"), WORKFLOW) is None
+        assert await one.offer(job("c"), WORKFLOW) is None
         assert loop.time() == before_s
         assert len(told(one)) == 1
         dispatcher.hangs = False
@@ -136,3 +136,46 @@ def test_workers_that_leave_take_no_more_calls_and_their_jobs_wait_for_another()
         assert one.target("a") == "w3"
 
     run(leaves())
+
+
+def test_no_place_is_lost_to_a_request_that_goes_away_or_an_answer_that_comes_too_late() -> None:
+    """The dispatcher hears of it at once, from another gateway's newcomer on; a job that begins keeps its place."""
+
+    async def offers() -> None:
+        dispatcher, loop = FakeDispatcher(), asyncio.get_running_loop()
+        one, other = gateway(dispatcher), gateway(dispatcher)
+        await started(one, other, workers=("w1",))
+        for pools in (one, other):
+            pools.add(job("first"), WORKFLOW)
+            pools.end("first", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0)}))
+        await asyncio.sleep(0.1)
+
+        async def is_admitted(name: str) -> bool:
+            heard = await other.offer(job(name, deadline_s=loop.time() + 3.0), WORKFLOW)
+            other.withdraw(name)
+            await asyncio.sleep(0.1)
+            return heard is not None and heard.retry_after_s is None
+
+        wanted = job("a", deadline_s=loop.time() + 3.0)
+        assert await one.offer(wanted, WORKFLOW) is not None
+        assert not await is_admitted("b")
+        one.withdraw("a")
+        await asyncio.sleep(0.1)
+        assert await is_admitted("b")
+        asking = asyncio.ensure_future(one.offer(wanted, WORKFLOW))
+        await asyncio.sleep(0.001)
+        asking.cancel()
+        await asyncio.sleep(0.1)
+        assert await is_admitted("b")
+        wanted = job("a", deadline_s=loop.time() + 3.0)
+        assert await one.offer(wanted, WORKFLOW) is not None
+        one.add(wanted, WORKFLOW)
+        one.withdraw("a")
+        await asyncio.sleep(0.1)
+        assert not await is_admitted("b")
+        assert one.target("a") == "w1"
+        one.end("a", None)
+        await asyncio.sleep(0.1)
+        assert await is_admitted("b")
+
+    run(offers())

@@ -69,13 +69,13 @@ async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
     journal = Journal()
     made = JobPools(SHARED, HOSTED, lambda: 100.0, journal)
     made.report("shared.workers", {"w1": tuple(HOSTED.values())})
-    assert await made.forecast(job(9), WORKFLOW) is None
+    assert await made.offer(job(9), WORKFLOW) is None
     made.add(job(0), WORKFLOW)
     made.end("job 0", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0, load_s=1.5)}))
-    heard = await made.forecast(job(1), WORKFLOW)
+    heard = await made.offer(job(1), WORKFLOW)
     assert heard is not None
     assert heard.eta_s == 102.0
-    late = await made.forecast(job(2, deadline_s=101.0), WORKFLOW)
+    late = await made.offer(job(2, deadline_s=101.0), WORKFLOW)
     assert late is not None
     assert late.retry_after_s is not None
     [decision] = journal.decisions()
@@ -99,3 +99,22 @@ async def test_a_job_that_was_not_begun_goes_to_a_worker_that_comes_and_the_reas
         told = [(each.kind, each.job, each.why) for each in journal.decisions()]
         why = "w2 had no work and ends it 0.5 s sooner than w1, where it had not begun"
         assert told == ([("steal", "job 1", why)] if binds else [])
+
+
+async def test_of_requests_that_come_together_no_more_are_admitted_than_there_is_room_for() -> None:
+    """A place is given back by a request that goes away before its job begins, and not by one whose job has."""
+    made = pools()
+    made.report("shared.workers", {"w1": tuple(HOSTED.values())})
+    made.add(job(0), WORKFLOW)
+    made.end("job 0", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0)}))
+
+    async def admitted(*numbers: int) -> list[int]:
+        heard = await asyncio.gather(*(made.offer(job(number, deadline_s=4.5), WORKFLOW) for number in numbers))
+        return [n for n, each in zip(numbers, heard, strict=True) if each is not None and each.retry_after_s is None]
+
+    assert await admitted(1, 2, 3) == [1, 2]
+    made.add(job(1, deadline_s=4.5), WORKFLOW)
+    for name in ("job 1", "job 2", "job 3", "job 2"):
+        made.withdraw(name)
+    assert made.target("job 1") == "w1"
+    assert await admitted(4, 5) == [4]

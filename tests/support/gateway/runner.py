@@ -79,6 +79,9 @@ class FakeRunner:
         self.is_ready = True
         self.journal = Journal()
         self.expects: Forecast | None = None
+        self.offered: list[str] = []
+        self.offer_gate: asyncio.Event | None = None
+        self.withdrawn: list[tuple[str, bool]] = []
         self.pins: list[tuple[str, ReplicaBounds | None]] = []
         self.board = ScaleBoard({"lego-tiny.backbone": NodeScale(1, ReplicaBounds(1, 2))})
 
@@ -91,9 +94,16 @@ class FakeRunner:
         """A clock that stands still."""
         return 100.0
 
-    async def forecast(self, job: Job) -> Forecast | None:
-        """As told."""
+    async def offer(self, job: Job) -> Forecast | None:
+        """As told, once it is let go on."""
+        self.offered.append(job.id)
+        if self.offer_gate is not None:
+            await self.offer_gate.wait()
         return self.expects
+
+    def withdraw(self, job_id: str) -> None:
+        """It is noted whether the job ran."""
+        self.withdrawn.append((job_id, any(job.id == job_id for job in self.jobs)))
 
     async def run(
         self,
