@@ -18,9 +18,11 @@ class _Selector(selectors.DefaultSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready now; `timeout` has passed when it returns."""
-        self.now += timeout or 0.0
-        return super().select(None if timeout is None else 0)
+        """Return what is ready now; if nothing is, `timeout` has passed when it returns."""
+        ready = super().select(None if timeout is None else 0)
+        if not ready:
+            self.now += timeout or 0.0
+        return ready
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
