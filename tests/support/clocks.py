@@ -64,6 +64,13 @@ def in_no_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     return run
 
 
+async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Wait until something is so; it fails where that takes longer than any machine may be held up."""
+    async with asyncio.timeout(within_s):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
 class HandClock:
     """A clock that a test turns on by hand."""
 
