@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,8 +121,11 @@ async def test_a_paused_lane_waits_until_it_is_resumed(held: EngineThread, gated
     await within(long)
 
 
-async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThread) -> None:
+async def test_a_watcher_hears_steps_previews_and_checkpoints(
+    thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first message comes after the first step that owes one; a preview has the latents' shape."""
+    monkeypatch.setattr("lego_serve.engine.thread.time", SimpleNamespace(monotonic=Clock()))  # of steps of 0.1 s
     messages: list[LaneProgress] = []
     listener = LaneListener(messages.append, StreamOptions(previews=1, steps=True), checkpoint_every_steps=1)
     await within(thread.submit(request("a", steps=60), listener))
