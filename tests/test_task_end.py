@@ -2,15 +2,13 @@
 
 import asyncio
 
-import pytest
-
-from lego_serve import task_end
-from lego_serve.task_end import end_tasks
+from lego_serve.task_end import AGAIN_S, end_tasks
+from tests.support.clocks import in_no_time
 
 
-async def test_a_task_that_loses_its_first_cancel_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_no_time
+async def test_a_task_that_loses_its_first_cancel_ends_all_the_same() -> None:
     """As one does whose library sends through `asyncio.wait_for`."""
-    monkeypatch.setattr(task_end, "AGAIN_S", 0.01)
     lost = 0
 
     async def deaf() -> None:
@@ -25,12 +23,13 @@ async def test_a_task_that_loses_its_first_cancel_ends_all_the_same(monkeypatch:
 
     task = asyncio.ensure_future(deaf())
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(3 * AGAIN_S):
         await end_tasks([task])
     assert task.cancelled()
     assert lost == 3
 
 
+@in_no_time
 async def test_a_task_has_time_for_what_it_does_on_its_way_out() -> None:
     """It is not cancelled again at once."""
     kept: list[str] = []
@@ -39,7 +38,7 @@ async def test_a_task_has_time_for_what_it_does_on_its_way_out() -> None:
         try:
             await asyncio.sleep(3600)
         finally:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(AGAIN_S / 2)
             kept.append("tidied")
 
     task = asyncio.ensure_future(tidy())
@@ -48,6 +47,7 @@ async def test_a_task_has_time_for_what_it_does_on_its_way_out() -> None:
     assert kept == ["tidied"]
 
 
+@in_no_time
 async def test_what_has_ended_is_left_alone_and_what_is_raised_is_its_own() -> None:
     """Nothing is raised at whoever ends tasks."""
 

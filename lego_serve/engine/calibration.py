@@ -21,19 +21,20 @@ GAIN = 0.95  # a larger batch must cut the time of an item by at least a twentie
 TOKENS_A_SIDE = (8, 16)
 LANES = (1, 2, 4, 8)
 SAMPLE_TEXT_ROWS = 32
+Clock: TypeAlias = Callable[[], float]  # seconds
 Run: TypeAlias = Callable[[Sequence[int]], Sequence[object]]  # numbers of sample items to all that each is answered
 
 
-def best_batch(run: Run, samples: int, repeats: int = 3) -> int:
+def best_batch(run: Run, samples: int, repeats: int = 3, clock: Clock = time.perf_counter) -> int:
     """Return the batch size with the least time an item, the smaller one where times are about equal.
 
     ``run`` computes some of at least eight sample items together and returns all that is answered for each.  Results
     must not depend on batch-mates, so a size is taken only where it and every smaller one, for batches are not always
     full, leave to each item the bits of every array that it has alone.
     """
-    best, best_s, stable = 1, fastest(lambda: run(range(1)), repeats), 1
+    best, best_s, stable = 1, fastest(lambda: run(range(1)), repeats, clock), 1
     for size in BATCHES:
-        item_s = fastest(lambda size=size: run(range(size)), repeats) / size  # type: ignore[misc]
+        item_s = fastest(lambda size=size: run(range(size)), repeats, clock) / size  # type: ignore[misc]
         if item_s >= best_s * GAIN:
             continue
         stable = stable_batch(run, samples, stable, size)
@@ -148,12 +149,12 @@ def work_of(backbone: Backbone, lanes: Sequence[LaneInput]) -> StepWork:
     return StepWork(sum(lengths), sum(length * length for length in lengths))
 
 
-def fastest(run: Callable[[], Any], repeats: int) -> float:
+def fastest(run: Callable[[], Any], repeats: int, clock: Clock = time.perf_counter) -> float:
     """Return the seconds of the fastest of some runs, after one to warm up."""
     run()
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         run()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return min(times)

@@ -1,6 +1,5 @@
 """The start-up probes: of a backbone that keeps its lanes apart, and of batches that change no bit of an answer."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput
+from tests.support.engine.engines import Clock
 
 
 class FakeBackbone:
@@ -67,7 +67,6 @@ def test_a_rule_that_costs_over_a_twentieth_is_dropped_where_none_is_required(
 
 
 SAMPLES = 9
-PASS_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,9 @@ class Answer:
 
 
 def node(leaks: Callable[[int, int, int], bool], array: str = "summary") -> Callable[[Sequence[int]], list[Answer]]:
-    """A node whose passes take equally long; ``leaks(item, place, size)`` says where an array has another last bit."""
+    """A node whose passes take no time; ``leaks(item, place, size)`` says where an array has another last bit."""
 
     def run(items: Sequence[int]) -> list[Answer]:
-        time.sleep(PASS_S)
         answers = []
         for place, item in enumerate(items):
             arrays = {"rows": np.full((3, 2), item + 0.5, np.float32), "summary": np.full(2, item + 0.25, np.float32)}
@@ -96,24 +94,24 @@ def node(leaks: Callable[[int, int, int], bool], array: str = "summary") -> Call
 
 def test_the_largest_batch_is_taken_where_no_bit_changes() -> None:
     """A pass over eight takes as long as one over a single item."""
-    assert best_batch(node(lambda item, place, size: False), SAMPLES) == 8
+    assert best_batch(node(lambda item, place, size: False), SAMPLES, clock=Clock()) == 8
 
 
 @pytest.mark.parametrize("array", ["rows", "summary"])
 def test_every_array_of_an_answer_is_compared(array: str) -> None:
     """One bit of one array in a batch of two is enough for items to stay alone."""
-    assert best_batch(node(lambda item, place, size: True, array), SAMPLES) == 1
+    assert best_batch(node(lambda item, place, size: True, array), SAMPLES, clock=Clock()) == 1
 
 
 def test_a_batch_that_is_not_full_counts_too() -> None:
     """Of eight at most there may be seven; where seven change bits, four are the most."""
-    assert best_batch(node(lambda item, place, size: size == 7), SAMPLES) == 4
+    assert best_batch(node(lambda item, place, size: size == 7), SAMPLES, clock=Clock()) == 4
 
 
 def test_every_place_and_every_sample_is_compared() -> None:
     """Only the last place of a batch, or only one item among its mates, has other bits."""
-    assert best_batch(node(lambda item, place, size: place == size - 1), SAMPLES) == 1
-    assert best_batch(node(lambda item, place, size: item == SAMPLES - 1), SAMPLES) < 8
+    assert best_batch(node(lambda item, place, size: place == size - 1), SAMPLES, clock=Clock()) == 1
+    assert best_batch(node(lambda item, place, size: item == SAMPLES - 1), SAMPLES, clock=Clock()) < 8
 
 
 @given(st.integers(2, 9))

@@ -1,10 +1,11 @@
 """The crossing between asyncio and the compute thread: commands in, outcomes and progress out, failures at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,16 +16,28 @@ from lego_serve.core.jobs.progress import PREPARING, StreamOptions
 from lego_serve.core.jobs.recovery import Recovery, Retry
 from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
 from lego_serve.core.scheduling.retry import DENOISE_DEATHS_ALONE
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
+from lego_serve.engine.lane_state import AdapterUse
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter
 from lego_serve.models.registry import ModelSpec
-from tests.support.engine.engines import Clock, Faulty, engine_of, latents, request, run
+from tests.support.clocks import until
+from tests.support.engine.engines import (
+    Clock,
+    Failing,
+    Faulty,
+    Gated,
+    Noting,
+    engine_of,
+    latents,
+    request,
+    run,
+)
 
 PATIENCE_S = 60.0
+FOR_EVER = 20_000  # steps, which take longer than any machine is held up
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +59,19 @@ async def within(work: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(work, PATIENCE_S)
 
 
-class Failing:
-    """An engine whose ``step`` raises by itself, which no single lane is to blame for."""
-
-    def __init__(self, inner: StepEngine) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
-
-    def step(self, plan: object = None) -> None:
-        """Raise."""
-        raise IndexError("a bookkeeping mistake")
+@pytest.fixture
+def gated(model) -> Gated:
+    """A fresh engine."""
+    return Gated(engine_of(model))
 
 
-class Noting:
-    """An engine that says when it takes a lane."""
-
-    def __init__(self, inner: StepEngine, note: Callable[[], object]) -> None:
-        self._inner, self._note = inner, note
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
-
-    def add(self, request: LaneRequest) -> LaneState:
-        """Record it, then take it."""
-        self._note()
-        return self._inner.add(request)
+@pytest.fixture
+async def held(gated: Gated) -> AsyncIterator[EngineThread]:
+    """A thread over it."""
+    made = EngineThread(gated)  # type: ignore[arg-type]
+    yield made
+    gated.gate.set()
+    made.close()
 
 
 def by_turns(lanes: Sequence[Lane], now: float, pace: object) -> list[int]:
@@ -98,30 +97,35 @@ async def test_a_refused_lane_raises_what_the_engine_raised_and_the_thread_goes_
     assert thread.is_alive
 
 
-async def test_cancelling_the_await_drops_the_lane(thread: EngineThread) -> None:
+async def test_cancelling_the_await_drops_the_lane(held: EngineThread, gated: Gated) -> None:
     """Its key may be used again, which the engine refuses while the lane is there."""
-    long = asyncio.ensure_future(thread.submit(request("a", steps=200)))
-    await asyncio.sleep(0.2)
+    long = asyncio.ensure_future(held.submit(request("a", steps=200)))
+    await until(lambda: gated.steps == 3)
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    await within(thread.submit(request("a")))
-    assert thread.lanes == 0
+    gated.gate.set()
+    await within(held.submit(request("a")))
+    assert held.lanes == 0
 
 
-async def test_a_paused_lane_waits_until_it_is_resumed(thread: EngineThread) -> None:
+async def test_a_paused_lane_waits_until_it_is_resumed(held: EngineThread, gated: Gated) -> None:
     """Others overtake it."""
-    long = asyncio.ensure_future(thread.submit(request("a", steps=100)))
-    await asyncio.sleep(0.05)
-    thread.pause("a")
-    await within(thread.submit(request("b")))
+    long = asyncio.ensure_future(held.submit(request("a", steps=100)))
+    await until(lambda: gated.steps == 3)
+    held.pause("a")
+    gated.gate.set()
+    await within(held.submit(request("b")))
     assert not long.done()
-    thread.resume("a")
+    held.resume("a")
     await within(long)
 
 
-async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThread) -> None:
+async def test_a_watcher_hears_steps_previews_and_checkpoints(
+    thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first message comes after the first step that owes one; a preview has the latents' shape."""
+    monkeypatch.setattr("lego_serve.engine.thread.time", SimpleNamespace(monotonic=Clock()))  # of steps of 0.1 s
     messages: list[LaneProgress] = []
     listener = LaneListener(messages.append, StreamOptions(previews=1, steps=True), checkpoint_every_steps=1)
     await within(thread.submit(request("a", steps=60), listener))
@@ -134,14 +138,18 @@ async def test_a_watcher_hears_steps_previews_and_checkpoints(thread: EngineThre
     assert all(progress.steps == 60 for progress in messages)
 
 
-async def test_draining_tells_fresh_checkpoints_that_another_engine_goes_on_from(thread: EngineThread, model) -> None:
+async def test_draining_tells_fresh_checkpoints_that_another_engine_goes_on_from(
+    held: EngineThread, gated: Gated, model
+) -> None:
     """When ``drain`` returns every watcher has the lane's state; it ends elsewhere in the same bits."""
     messages: list[LaneProgress] = []
-    long = asyncio.ensure_future(thread.submit(request("a", steps=60), LaneListener(messages.append)))
-    while not messages:
-        await asyncio.sleep(0.05)
-        await within(thread.drain())
-        await asyncio.sleep(0)
+    long = asyncio.ensure_future(held.submit(request("a", steps=60), LaneListener(messages.append)))
+    await until(lambda: gated.steps == 3)
+    draining = asyncio.ensure_future(held.drain())
+    await asyncio.sleep(0)
+    gated.gate.set()
+    await within(draining)
+    assert [message.step for message in messages] in ([3], [4])  # as the order came before the fourth or in it
     here = await within(long)
     engine = engine_of(model)
     engine.add(request("a", steps=60, checkpoint=messages[0].checkpoint))
@@ -165,7 +173,7 @@ async def test_when_the_engine_itself_fails_all_callers_are_told_at_once(model) 
 async def test_closing_ends_what_is_in_hand(model) -> None:
     """A lane that runs and a drain that waits both end."""
     thread = EngineThread(engine_of(model))
-    long = asyncio.ensure_future(thread.submit(request("a", steps=200)))
+    long = asyncio.ensure_future(thread.submit(request("a", steps=FOR_EVER)))
     await asyncio.sleep(0.05)
     thread.close()
     with pytest.raises(NodeError, match="shutting down"):
@@ -247,7 +255,7 @@ async def test_a_lane_that_is_a_suspect_to_its_end_ends_as_any_other(model, fail
 
 async def test_draining_passes_over_a_lane_that_has_just_ended(thread: EngineThread) -> None:
     """Its adapters were wrong, and the drain was ordered before its end was reported."""
-    long = asyncio.ensure_future(thread.submit(request("a", steps=200), LaneListener(lambda message: None)))
+    long = asyncio.ensure_future(thread.submit(request("a", steps=FOR_EVER), LaneListener(lambda message: None)))
     await asyncio.sleep(0.05)
     with thread._wake:  # so that both commands are taken at once
         thread.adapt("a", (AdapterUse(Adapter("x", "0" * 64, {}), float("nan")),))

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from lego_serve.jobstore import redis_client
 from tests.support.jobstore.redis_server import RedisServer, running_redis
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that a busy machine holds up is waited for, unless the test says how long."""
+    monkeypatch.setattr(redis_client, "LARGE_TIMEOUT_S", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ class Shared:
     """A store in Redis, and checkpoints of two gateways that share nothing else."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self.store = RedisJobStore(connect(url, 5.0), 15.0)
+        self.store = RedisJobStore(connect(url, 60.0), 15.0)
         self.client: Redis = connect_for_bytes(url)
         self.first, self.second = (
             RedisCheckpoints(connect_for_bytes(url), FileCheckpoints(FolderBlobs(folder / name))) for name in "ab"

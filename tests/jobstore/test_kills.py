@@ -27,7 +27,8 @@ CLAIMERS = 4
 STOPPED_S = 1.6 * LEASE_S
 STANDS_STILL = 0.25  # of the faults; the others are kills
 SEEN_BY_ITS_SUPERVISOR = 0.5  # of the kills; the others are found when the lease lapses
-ENDS_S = 60.0
+ENDS_S = 180.0
+FOR_EVER_S = 3600.0
 PATIENCE_S = 60.0  # the test's own; the claimers have that of gateways
 
 
@@ -54,9 +55,9 @@ async def test_two_hundred_kills_lose_no_job(url: str, tmp_path: Path) -> None:
 
 async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: Path) -> None:
     """Its job was claimed again and has ended; what it writes afterwards changes nothing."""
-    store = open_store(url, PATIENCE_S)
+    store = open_store(url, PATIENCE_S, FOR_EVER_S)  # what is claimed here never lapses
     (submitted,) = await _submit(store, 1, over_s=0)
-    claimer = Claimer(url, tmp_path, longest_image_s=4.0)
+    claimer = Claimer(url, tmp_path, let=tmp_path / "let")
     job = await _until(store, submitted, lambda held: held.progress.percent > 0)
     claimer.stop()
     await _until(store, submitted, lambda held: held.status is JobStatus.QUEUED, meanwhile=sweep)
@@ -64,6 +65,7 @@ async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: P
     assert again.attempt == job.attempt + 1
     ended = await change(store, again, lambda held: complete(held, again.attempt, {"data": []}, time.time()))
     claimer.wake()
+    (tmp_path / "let").touch()
     log = tmp_path / f"{claimer.owner}.log"
     await _until(store, submitted, lambda _held: log.read_text() == f"refused {job.id} {job.attempt}\n")
     claimer.kill()
@@ -74,16 +76,17 @@ async def test_who_stood_still_beyond_its_lease_is_refused(url: str, tmp_path: P
 
 async def test_who_stood_still_does_not_end_the_attempt_that_follows(url: str, tmp_path: Path) -> None:
     """It wakes while another runs the job, which has not ended: only the number of its attempt says that it is late."""
-    store = open_store(url, PATIENCE_S)
+    store = open_store(url, PATIENCE_S, FOR_EVER_S)  # what is claimed here never lapses
     (submitted,) = await _submit(store, 1, over_s=0)
-    claimer = Claimer(url, tmp_path, longest_image_s=4.0)
+    claimer = Claimer(url, tmp_path, let=tmp_path / "let")
     job = await _until(store, submitted, lambda held: held.progress.percent > 0)
     claimer.stop()
     await _until(store, submitted, lambda held: held.status is JobStatus.QUEUED, meanwhile=sweep)
     (again,) = await store.claim("another", 1)
     claimer.wake()
+    (tmp_path / "let").touch()
     log = tmp_path / f"{claimer.owner}.log"
-    await _until(store, submitted, lambda _held: log.read_text() != "", meanwhile=lambda held: held.beat("another"))
+    await _until(store, submitted, lambda _held: log.read_text() != "")
     claimer.kill()
     assert log.read_text() == f"refused {job.id} {job.attempt}\n"
     assert await store.get(submitted) == again

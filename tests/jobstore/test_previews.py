@@ -31,7 +31,7 @@ def preview(step: int, lane: int = 0) -> JobPreview:
 async def store(redis_server: RedisServer) -> AsyncIterator[RedisJobStore]:
     """Redis, with a job that the owner "first" runs."""
     redis_server.flush()
-    made = RedisJobStore(connect(redis_server.url, 5.0), 15.0)
+    made = RedisJobStore(connect(redis_server.url, 60.0), 15.0)
     await made.put(new_job(1))
     await made.claim("first", 1)
     yield made

@@ -45,7 +45,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         stage.store = SqliteJobStore(tmp_path / "jobs.db", lambda: stage.now, LEASE_S)
     elif request.param == "redis":
-        stage.client = client = connect(request.getfixturevalue("redis_server").url, timeout_s=10.0)
+        stage.client = client = connect(request.getfixturevalue("redis_server").url, timeout_s=60.0)
         await client.flushall()
         stage.store = RedisJobStore(client, LEASE_S, now_lua=TEST_TIME)
     await stage.wait(0)

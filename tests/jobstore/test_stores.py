@@ -47,7 +47,7 @@ def redis_machine(server: RedisServer) -> type[JobStoreMachine]:
 
     class RedisMachine(JobStoreMachine):
         async def open_store(self) -> JobStore:
-            self.client = connect(server.url, timeout_s=10.0)
+            self.client = connect(server.url, timeout_s=60.0)
             await self.client.flushall()
             await self.set_time()
             return RedisJobStore(self.client, LEASE_S, now_lua=TEST_TIME)

@@ -51,7 +51,7 @@ def test_early_end_is_told(tmp_path: Path) -> None:
         Child(command, tmp_path / "log") as child,
         pytest.raises(ChildError, match=r"(?s)ended with 3.*no such model"),
     ):
-        child.wait_until_ready("http://127.0.0.1:9/", 20.0)
+        child.wait_until_ready("http://127.0.0.1:9/", 60.0)
 
 
 def test_never_ready_is_told(tmp_path: Path) -> None:

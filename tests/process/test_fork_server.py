@@ -51,7 +51,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def wait_for(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -97,7 +97,7 @@ def test_a_process_ends_with_its_fork_and_the_other_way_round(server: ForkServer
         assert launcher.stdout is not None
         fork = int(launcher.stdout.readline())
         os.kill(fork if ends_first == "fork" else launcher.pid, signal.SIGKILL)
-        launcher.wait(30)
+        launcher.wait(60)
         wait_for(lambda fork=fork: not is_alive(fork))  # type: ignore[misc]
         launcher.communicate()
 
@@ -111,7 +111,7 @@ def test_a_fork_that_is_stopped_ends_with_its_launcher(server: ForkServer, tmp_p
     os.kill(fork, signal.SIGSTOP)
     wait_for(lambda: state_of(fork) == "T")
     launcher.kill()
-    launcher.wait(30)
+    launcher.wait(60)
     wait_for(lambda: not is_alive(fork))
     launcher.communicate()
 
@@ -134,7 +134,7 @@ def test_signals_reach_the_fork(server: ForkServer, tmp_path: Path) -> None:
     assert launcher.stdout is not None
     launcher.stdout.readline()
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.communicate(timeout=30)[0].strip() == "the end"
+    assert launcher.communicate(timeout=60)[0].strip() == "the end"
 
 
 def test_without_a_server_python_itself_is_started(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_forks_outlive_a_server_that_is_stopped(server: ForkServer, tmp_path: Pa
     process.stdout.readline()
     server.stop()
     assert not is_alive(server.pid)
-    assert process.communicate("go on\n", timeout=30)[0].strip() == "go on"
+    assert process.communicate("go on\n", timeout=60)[0].strip() == "go on"
 
 
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

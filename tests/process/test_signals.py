@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,6 +20,14 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so: what a signal does is done by the main thread, when that has its turn."""
+    limit = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_interrupts_nothing_and_is_found_at_the_next_look(number: signal.Signals, status: int) -> None:
     """The work goes on to its own check, which ends the process with the shell's status for the signal."""
@@ -29,7 +37,7 @@ def test_a_signal_interrupts_nothing_and_is_found_at_the_next_look(number: signa
 
     def work() -> None:
         os.kill(os.getpid(), number)
-        time.sleep(0.2)
+        wait_for(lambda: stopping.is_asked)
         done.append("undisturbed")
         stopping.check()
         done.append("too late")
@@ -46,9 +54,9 @@ def test_a_handler_that_somebody_else_puts_in_is_replaced() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def work() -> bool:
-        time.sleep(0.2)
+        wait_for(lambda: signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)
+        wait_for(lambda: stopping.is_asked)
         return stopping.is_asked
 
     assert run_off_main_thread(work, stopping)

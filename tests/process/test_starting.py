@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -94,14 +95,22 @@ def test_a_server_whose_gateways_die_ends_at_once_and_leaves_nothing(
     config.write_text(TINY.read_text())
     server = settings.server.model_copy(update={"port": 0, "data": str(tmp_path / "data")})
     lines: list[str] = []
-    before = set(Path("/tmp").glob("lego-*"))
+    made: list[Path] = []
+    make = tempfile.mkdtemp
+
+    def note(*words: str, **more: str) -> str:
+        made.append(Path(make(*words, **more)))
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", note)
     started = time.monotonic()
     with pytest.raises(LegoError, match="a gateway process ended with exit status 7 before it was ready"):
         app._serve(config, settings.model_copy(update={"server": server}), workflows, StopSignal(), lines.append)
     assert time.monotonic() - started < 30
     assert "nothing to be had" in capfd.readouterr().err
     assert not [line for line in lines if line.startswith("ready")]
-    assert not [f for f in set(Path("/tmp").glob("lego-*")) - before if (f / "gateways").exists()]
+    assert [folder.name[:5] for folder in made] == ["lego-"]
+    assert not (made[0] / "gateways").exists()
 
 
 def test_a_gateway_that_cannot_listen_says_so_in_one_line() -> None:

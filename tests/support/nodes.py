@@ -1,7 +1,6 @@
 """Nodes for tests: hand-written ones under a coordinator, and how a LoRA node is asked."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,6 +102,11 @@ class FakeNode:
         return [("r1", 1 if heard else None), ("r2", None)]
 
 
+def now() -> float:
+    """The time of the running loop, by which fake nodes take theirs."""
+    return asyncio.get_running_loop().time()
+
+
 def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], FakeNode]:
     """A model whose text encoder or backbone may be told to misbehave."""
     made = {
@@ -113,9 +117,9 @@ def nodes(text: object = None, denoise: object = None) -> dict[tuple[str, str], 
     return {("lego-tiny", component): node for component, node in made.items()}
 
 
-def coordinator(some: dict[tuple[str, str], FakeNode], clock: Callable[[], float] = time.monotonic) -> Coordinator:
-    """A coordinator over them."""
-    return Coordinator(some, WORKFLOWS, clock, {"lego-tiny": 5}, retry=RetryPolicy(20, (0.01,)))
+def coordinator(some: dict[tuple[str, str], FakeNode]) -> Coordinator:
+    """A coordinator over them, by the loop's clock."""
+    return Coordinator(some, WORKFLOWS, now, {"lego-tiny": 5}, retry=RetryPolicy(20, (0.01,)))
 
 
 BYTES = 1 << 20
@@ -180,4 +184,4 @@ def latents_of(result: NodeResult[DenoiseOutput]) -> np.ndarray:
 def job(deadline_s: float | None = None) -> Job:
     """A job whose inputs are bound."""
     inputs = bind(WORKFLOWS["lego-tiny"], {"prompt": "a", "seed": 2**32 - 1, "n": 2})
-    return Job("job-1", "lego-tiny", inputs, time.monotonic(), deadline_s)
+    return Job("job-1", "lego-tiny", inputs, now(), deadline_s)

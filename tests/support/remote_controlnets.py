@@ -73,7 +73,7 @@ async def step(source: ControlNetSource, *lanes: ControlNetLane) -> list[torch.T
 
 
 def source_of(
-    wire: Wire, spec: ControlNetSpec, *, per_block: bool = False, timeout_s: float = 20.0
+    wire: Wire, spec: ControlNetSpec, *, per_block: bool = False, timeout_s: float = 60.0
 ) -> RemoteControlNet:
     """The source on the backbone's side."""
     return RemoteControlNet(wire, spec, torch.float32, timeout_s, per_block=per_block)

@@ -5,6 +5,7 @@ cache keeps ``max_bytes`` of ControlNets beyond those in use.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ class ControlNetCache:
         max_bytes: int,
         sources: dict[str, ControlNetSource],
         load: Callable[[ModelSpec, ModelSpec], ControlNetSource] = load_controlnet,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base, self._local, self._sources, self._load = base, dict(local), sources, load
-        self._cache: LoadingCache[ControlNetSource] = LoadingCache(max_bytes)
+        self._cache: LoadingCache[ControlNetSource] = LoadingCache(max_bytes, clock=clock)
         self._users: Counter[str] = Counter()
         self._sizes = {name: _size(spec) for name, spec in local.items()}
 

@@ -64,8 +64,9 @@ class AdapterIndex:
         registry: AdapterRegistry,
         base: BaseLayers,
         on_read: Callable[[AdapterRead], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._registry, self._base, self._on_read = registry, base, on_read
+        self._registry, self._base, self._on_read, self._clock = registry, base, on_read, clock
         self._known: OrderedDict[str, AdapterInfo | LoadFailure] = OrderedDict()
         self._name_of: dict[str, str] = {}  # by hash
         self._readings: dict[tuple[str, FileVersion | None], asyncio.Task[AdapterInfo]] = {}
@@ -90,7 +91,7 @@ class AdapterIndex:
         known = self._known.get(name)
         if isinstance(known, AdapterInfo) and known.version == version:
             return known if await self._is_current(name, known) else version
-        if isinstance(known, LoadFailure) and known.version == version and time.monotonic() < known.until_s:
+        if isinstance(known, LoadFailure) and known.version == version and self._clock() < known.until_s:
             raise InvalidAdapter(known.error.message, param=known.error.param)
         return version
 
@@ -98,7 +99,7 @@ class AdapterIndex:
         """Return whether facts are those of the file as it is; the version has been found equal."""
         if not known.is_settled:
             async with self._hashing:
-                seen_for_s, read_at_s = time.monotonic() - known.seen_at_s, time.time()
+                seen_for_s, read_at_s = self._clock() - known.seen_at_s, time.time()
                 sha256 = await asyncio.to_thread(self._registry.content_hash, name)
             if sha256 != known.sha256:
                 return False
@@ -153,14 +154,14 @@ class AdapterIndex:
         return load_adapter(name, self._registry.read(name), self._base)
 
     async def _learn(self, name: str, version: FileVersion | None) -> AdapterInfo:
-        started, read_at_s = time.monotonic(), time.time()
+        started, read_at_s = self._clock(), time.time()
         adapter = await asyncio.to_thread(self.read, name)
         if await asyncio.to_thread(self._registry.version, name) != version:
             raise refusal(name, "was changed while it was read")
         settled = version is not None and is_settled(version, read_at_s, 0.0)
         known = AdapterInfo(version, adapter.sha256, adapter.size_bytes, *_changed_parts(adapter), started, settled)
         self._remember(name, known)
-        self._on_read(AdapterRead(name, known, adapter, time.monotonic() - started))
+        self._on_read(AdapterRead(name, known, adapter, self._clock() - started))
         return known
 
     def _end_reading(self, key: tuple[str, FileVersion | None], done: "asyncio.Task[AdapterInfo]") -> None:
@@ -169,7 +170,7 @@ class AdapterIndex:
             None if done.cancelled() else done.exception()
         )  # read here, so that asyncio does not report it as never retrieved
         if isinstance(fault, InvalidAdapter):
-            self._remember(key[0], LoadFailure(key[1], fault, time.monotonic() + FAULT_S))
+            self._remember(key[0], LoadFailure(key[1], fault, self._clock() + FAULT_S))
 
     def _remember(self, name: str, what: AdapterInfo | LoadFailure) -> None:
         self._forget(name)

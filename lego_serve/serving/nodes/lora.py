@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,27 +54,27 @@ LAST = "transformer"  # the component that fetches an adapter last: prompts are 
 class LoraNode:
     """The adapters of one base model."""
 
-    def __init__(self, spec: ModelSpec, options: LoraOptions) -> None:
+    def __init__(self, spec: ModelSpec, options: LoraOptions, clock: Callable[[], float] = time.monotonic) -> None:
         for root in options.roots:
             if not root.is_dir():
                 raise CheckpointError(f"model {spec.name}: no folder {root} of adapters")
         self._base = base_layers(spec)
-        self._options = options
+        self._options, self._clock = options, clock
         self._registry = AdapterRegistry(options.roots, options.registry_limit, options.registry)
-        self._index = AdapterIndex(self._registry, self._base, self._on_read)
-        self._cache: LoadingCache[AdapterBytes] = LoadingCache(options.cache_bytes, LINGER_S)
+        self._index = AdapterIndex(self._registry, self._base, self._on_read, clock)
+        self._cache: LoadingCache[AdapterBytes] = LoadingCache(options.cache_bytes, LINGER_S, clock)
         for file in self._registry.passed_over()[:MAX_LOGGED]:
             log.warning("model %s: no adapter of %s. %s", spec.name, file.path, file.reason)
 
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Resolve a request's adapters, return the hash or bytes of one, or carry out an operator's command."""
-        started = time.monotonic()
+        started = self._clock()
         assert isinstance(call.request, LoraRequest)
         try:
             reply = await self._reply(call.request)
         except LegoError as error:
             return NodeResult(error=error)
-        return NodeResult(reply, TaskStats(run_s=time.monotonic() - started))
+        return NodeResult(reply, TaskStats(run_s=self._clock() - started))
 
     async def _reply(self, request: LoraRequest) -> LoraReply:
         match request:
@@ -166,10 +166,10 @@ class LoraNode:
         spent_s = 0.0 if reading is None else reading.spent_s
 
         async def load() -> AdapterBytes:
-            started = time.monotonic()
+            started = self._clock()
             found = await self._index.load(name, known.sha256) if reading is None else reading.adapter
             data = np.frombuffer(await asyncio.to_thread(found.to_bytes), np.uint8)
-            return AdapterBytes(data, spent_s + time.monotonic() - started)
+            return AdapterBytes(data, spent_s + self._clock() - started)
 
         return self._cache.start_load(known.sha256, known.size_bytes, load, wanted=wanted, spent_s=spent_s)
 

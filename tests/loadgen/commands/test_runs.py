@@ -1,26 +1,46 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from loadgen.__main__ import app
+from loadgen.commands import measuring
 from loadgen.commands import sweep as sweeping
-from loadgen.mock_server import MockSettings, ServiceTimes
+from loadgen.mock_server import MockServer, MockSettings, ServiceTimes
+from loadgen.runs.target import Target, connected
 from tests.support.loadgen.serving import serving
+from tests.support.loadgen.virtual_time import VirtualLoop
 
 SIZE = ("--size", "8x8")
+
+
+SERVER = MockSettings(ServiceTimes(0.005, 0.001), models=("one", "two"))
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A server of one worker that takes 5 ms for each image, and 1 ms for each step."""
-    with serving(MockSettings(ServiceTimes(0.005, 0.001), models=("one", "two"))) as found:
+    with serving(SERVER) as found:
         yield found
+
+
+@pytest.fixture
+def virtual_url(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same server in this process and in virtual time, which nothing that holds this machine up makes longer."""
+
+    def opened(target: Target) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.ASGITransport(MockServer(SERVER).app), base_url=target.url)
+
+    monkeypatch.setattr(Target, "open", opened)
+    monkeypatch.setattr(measuring, "connected", partial(connected, loop_factory=VirtualLoop))
+    return "http://mock"
 
 
 def run(*words: str | Path) -> Result:
@@ -42,16 +62,17 @@ def trace(folder: Path, **extra: object) -> Path:
     return path
 
 
-def test_runs_are_written_compared_and_reported(url: str, tmp_path: Path) -> None:
+def test_runs_are_written_compared_and_reported(virtual_url: str, tmp_path: Path) -> None:
     """An open and a closed loop leave results that can be compared with each other and shown on one page."""
     first, second, pages = tmp_path / "first", tmp_path / "second", tmp_path / "pages"
-    done = run("run", "--url", url, "--rate", "60", "--requests", "40", *SIZE, "--slo", "20x", "--out", first, "--json")
+    words: tuple[str, ...] = ("--rate", "60", "--requests", "40", "--slo", "20x", "--json")
+    done = run("run", "--url", virtual_url, *words, *SIZE, "--out", first)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == summary(first)
     assert summary(first)["requests"] == 40
     assert summary(first)["by_workflow"].keys() == {"one"}
     words = ("--requests", "15", "--steps", "120", "--slo", "900ms", "--warm-up", "0")
-    done = run("run", "--url", url, "--closed", "3", *words, *SIZE, "--model", "two", "--out", second)
+    done = run("run", "--url", virtual_url, "--closed", "3", *words, *SIZE, "--model", "two", "--out", second)
     assert done.exit_code == 0, done.output
     assert "answered in time" in done.stdout
     assert len((second / "requests.jsonl").read_text().splitlines()) == 15
@@ -94,12 +115,12 @@ def test_traces_are_replayed_with_their_mix(url: str, tmp_path: Path) -> None:
     assert summary(again)["requests"] == 15
 
 
-def test_a_sweep_finds_a_limit(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_finds_a_limit(virtual_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep ends with a rate, its interval, and reports; two sweeps are compared by their limits."""
     monkeypatch.setattr(sweeping, "FEWEST", 30)
     out = tmp_path / "out"
     words = ("--start", "60", "--seconds", "0.2", "--repeats", "2", "--resolution", "1.3", "--slo", "250ms")
-    done = run("sweep", "--url", url, "--out", out, *words, *SIZE)
+    done = run("sweep", "--url", virtual_url, "--out", out, *words, *SIZE)
     assert done.exit_code == 0, done.output
     limit = summary(out)["limit"]
     assert 0 < limit["low_rps"] <= limit["rate_rps"] <= limit["high_rps"]

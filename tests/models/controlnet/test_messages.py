@@ -86,20 +86,20 @@ class Wired:
     def start(self, lanes: Sequence[ControlNetLane]) -> ResidualBuffer:
         """Ask the thread."""
         step = step_message(lanes)
-        box = ResidualBuffer(self.spec.residuals, self._dtype, timeout_s=20)
+        box = ResidualBuffer(self.spec.residuals, self._dtype, timeout_s=60)
 
         def work() -> None:
             started = time.perf_counter()
             if self.meet is not None:
-                self.meet.wait(20)
+                self.meet.wait(60)
             if self._fails:
                 box.fail(NodeError("The ControlNet's replica died."))
                 return
             assert not self.cache.missing(step)
             made = [to_array(residual) for residual in self._net.residuals(self.cache.lanes(step))]
+            self.spans.append((started, time.perf_counter()))  # before the last one is there to be waited for
             for index, residual in reversed(list(enumerate(made))):
                 box.put(index, residual)
-            self.spans.append((started, time.perf_counter()))
 
         threading.Thread(target=work, daemon=True).start()
         return box

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.controlnet_cache import ControlNetCache
+from tests.support.clocks import HandClock
 
 BYTES = 100
 
 
 class Loads:
-    """Loads nothing but notes what it was asked for; ``bad`` fails."""
+    """Loads nothing but notes what it was asked for; ``bad`` fails.  Each load takes a second of its clock."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.takes_s = 0.0
+        self.clock = HandClock()
+        self.wait: Callable[[], object] = lambda: None
 
     def __call__(self, spec: ModelSpec, base: ModelSpec) -> Any:
-        time.sleep(self.takes_s)
+        self.wait()
+        self.clock.now_s += 1.0
         self.names.append(spec.name)
         if spec.name == "bad":
             raise CheckpointError("damaged")
@@ -37,10 +41,7 @@ def loads() -> Loads:
     return Loads()
 
 
-def controlnet_cache(
-    folder: Path, places: int, sources: dict[str, ControlNetSource], loads: Loads, takes_s: float = 0.0
-) -> ControlNetCache:
-    loads.takes_s = takes_s
+def controlnet_cache(folder: Path, places: int, sources: dict[str, ControlNetSource], loads: Loads) -> ControlNetCache:
     local = {}
     for name in ("a", "b", "c", "bad"):
         place = folder / name
@@ -48,7 +49,7 @@ def controlnet_cache(
         place.mkdir()
         (place / "diffusion_pytorch_model.safetensors").write_bytes(b"0" * BYTES)
         local[name] = ModelSpec(name, str(place))
-    return ControlNetCache(ModelSpec("base", str(folder)), local, places * BYTES, sources, loads)
+    return ControlNetCache(ModelSpec("base", str(folder)), local, places * BYTES, sources, loads, loads.clock)
 
 
 async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path, loads: Loads) -> None:
@@ -71,17 +72,16 @@ async def test_a_controlnet_is_among_the_sources_while_it_is_used(tmp_path: Path
 
 async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(tmp_path: Path, loads: Loads) -> None:
     """One that had no room while another was in use is there soon after, and nobody waits for it."""
-    nets = controlnet_cache(tmp_path, 1, {}, loads, takes_s=0.02)
+    nets = controlnet_cache(tmp_path, 1, {}, loads)
     leases = await nets.take(["a"])
     for _ in range(6):
         nets.release(await nets.take(["b"]))
     assert "b" not in nets
     nets.release(leases)
     nets.release(await nets.take(["elsewhere"]))  # whoever comes next
-    for _ in range(200):
-        if "b" in nets:
-            break
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while "b" not in nets:
+            await asyncio.sleep(0.01)
     again = await nets.take(["b"])
     assert [lease.hit for lease in again] == [True]
     nets.release(again)
@@ -126,10 +126,11 @@ async def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, loads: Loads)
 
 
 async def test_slow_loads_go_side_by_side(tmp_path: Path, loads: Loads) -> None:
-    """Two ControlNets of a request take the storage's time once."""
-    nets = controlnet_cache(tmp_path, 2, {}, loads, takes_s=0.2)
-    started = asyncio.get_running_loop().time()
+    """Two ControlNets of a request take the storage's time once: neither is loaded before both have begun."""
+    nets = controlnet_cache(tmp_path, 2, {}, loads)
+    both = threading.Barrier(2)
+    loads.wait = lambda: both.wait(60)
     leases = await nets.take(["a", "b"])
     nets.release(leases)
-    assert all(lease.load_s >= 0.2 for lease in leases)
-    assert 0.2 <= asyncio.get_running_loop().time() - started < 0.35
+    assert sorted(loads.names) == ["a", "b"]
+    assert all(not lease.hit and lease.load_s >= 1.0 for lease in leases)

@@ -8,7 +8,7 @@ from lego_serve.serving.cluster import connect as connecting
 from lego_serve.serving.cluster.connect import LOST_AFTER_S, Reachability, in_thread, join
 from lego_serve.serving.errors import NodeLost
 from lego_serve.serving.nodes.options import NodePlace
-from tests.support.clocks import HandClock
+from tests.support.clocks import HandClock, until
 
 APPS = {("tiny", "vae"): NodePlace("tiny.vae"), ("tiny", "backbone"): NodePlace("tiny.backbone")}
 
@@ -45,24 +45,32 @@ async def test_ray_and_its_nodes_are_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 async def test_ray_is_lost_when_its_head_has_been_silent_for_long_and_found_when_it_answers() -> None:
     """A head that is back within half a minute was never lost."""
-    clock, answers = HandClock(), [True]
+    clock, answers, looks = HandClock(), [True], 0
 
     def look() -> bool:
+        nonlocal looks
+        looks += 1
         if not answers[0]:
             raise ConnectionError("no head")
         return True
 
     ray = Reachability(look, clock)
     watching = asyncio.ensure_future(ray.watch(pause_s=0.001))
-    await asyncio.sleep(0.05)
+
+    async def look_again() -> None:
+        """Until a look that begins from now on has been taken note of, which is before the next begins."""
+        so_far = looks
+        await until(lambda: looks >= so_far + 3)
+
+    await look_again()
     answers[0] = False
-    await asyncio.sleep(0.05)
+    await look_again()
     clock.now_s += LOST_AFTER_S - 1
     assert ray.is_reachable
     clock.now_s += 2
     assert not ray.is_reachable
     answers[0] = True
-    await asyncio.sleep(0.05)
+    await look_again()
     assert ray.is_reachable
     watching.cancel()
 

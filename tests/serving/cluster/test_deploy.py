@@ -131,8 +131,11 @@ def test_a_ray_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
         with pytest.raises(ConfigError) as refused:
             deploying.start_ray(address, 1, tmp_path)
     assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (ConnectionError)"
-    with pytest.raises(ConfigError) as refused:  # at once, where Ray would try for a quarter of an hour
-        deploying.start_ray(address, 1, tmp_path)
+    with socket.socket() as silent:  # which holds its port, so that nobody else listens there meanwhile
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConfigError) as refused:  # at once, where Ray would try for a quarter of an hour
+            deploying.start_ray(address, 1, tmp_path)
     assert refused.value.message == f"`server.ray_address`: no Ray answers at {address} (Connection refused)"
 
 

@@ -85,7 +85,7 @@ async def test_the_event_loop_runs_while_an_array_is_put(monkeypatch: pytest.Mon
 
     def put(array: np.ndarray) -> object:
         loop.call_soon_threadsafe(turned.set)
-        assert turned.wait(5)
+        assert turned.wait(60)
         return store.put(array)
 
     monkeypatch.setattr(references.ray, "put", put)

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from lego_serve.core.nodes.requests import CallsInHand, RunningStep
-from lego_serve.serving.cluster import replica_watch
 from lego_serve.serving.cluster.replica_watch import ReplicaWatch
 from lego_serve.serving.errors import NodeHung, NodeLost
+from tests.support.clocks import in_no_time
 
 
 class Replicas:
-    """Two replicas, of which those in ``stopped`` do not answer; the clock runs a hundred times as fast."""
+    """Two replicas, of which those in ``stopped`` do not answer."""
 
     def __init__(self) -> None:
         self.stopped: set[str] = set()
@@ -24,7 +24,7 @@ class Replicas:
 
     def clock(self) -> float:
         """Seconds."""
-        return asyncio.get_running_loop().time() * 100
+        return asyncio.get_running_loop().time()
 
     async def ask(self) -> AsyncIterator[tuple[str, CallsInHand]]:
         """What each has in hand."""
@@ -35,7 +35,7 @@ class Replicas:
             if name not in self.stopped:
                 yield name, CallsInHand(frozenset(self.has[name]), self.steps.get(name))
         if self.stopped:
-            await asyncio.sleep(10)
+            await asyncio.sleep(1000)
 
     def note_hung(self, before: Collection[str], hung: Collection[str]) -> None:
         """Those that hang from now on."""
@@ -43,10 +43,8 @@ class Replicas:
 
 
 @pytest.fixture
-def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
-    """Questions and looks as fast as their clock."""
-    monkeypatch.setattr(replica_watch, "LOOK_S", 0.005)
-    monkeypatch.setattr(replica_watch, "PATIENCE_S", 0.03)
+def replicas() -> Replicas:
+    """Both are there, and have nothing in hand."""
     return Replicas()
 
 
@@ -61,13 +59,14 @@ async def slow(seconds: float) -> str:
     return "done"
 
 
+@in_no_time
 async def test_a_call_of_a_replica_that_stops_is_given_up_and_its_work_cancelled(replicas: Replicas) -> None:
     """Soon, and the replica is kept away from until it answers again."""
     replicas.stopped, replicas.has["r1"] = {"r1"}, {"c"}
     mine = watch(replicas)
     with mine.over("c", 0) as call:
         call.heard("r1")
-        work = asyncio.ensure_future(slow(60))
+        work = asyncio.ensure_future(slow(6000))
         with pytest.raises(NodeHung):
             await asyncio.wait_for(call.wait_for(work), 30)
         await asyncio.sleep(0)
@@ -75,51 +74,56 @@ async def test_a_call_of_a_replica_that_stops_is_given_up_and_its_work_cancelled
     assert replicas.hung == [frozenset({"r1"})]
     replicas.stopped = set()
     while replicas.hung[-1]:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.5)
     asked = replicas.questions
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(5)
     assert replicas.questions == asked  # nothing is out, and nobody hangs: nobody is asked
 
 
+@in_no_time
 async def test_a_call_that_only_takes_long_is_answered(replicas: Replicas) -> None:
     """Its replica says that it has it, over and over."""
     replicas.has["r2"] = {"c"}
     with watch(replicas).over("c", 0) as call:
-        assert await call.wait_for(slow(0.3)) == "done"
+        assert await call.wait_for(slow(30)) == "done"
     assert replicas.questions > 2
     assert not any(replicas.hung)
 
 
+@in_no_time
 async def test_a_call_whose_step_does_not_end_is_given_up(replicas: Replicas) -> None:
     """The process answers, its compute thread does not go on."""
     replicas.has["r1"], replicas.steps["r1"] = {"c"}, RunningStep(4.0, 0.1)
     with watch(replicas).over("c", 0) as call, pytest.raises(NodeHung):
-        await asyncio.wait_for(call.wait_for(slow(60)), 30)
+        await asyncio.wait_for(call.wait_for(slow(6000)), 30)
 
 
+@in_no_time
 async def test_a_call_that_nobody_has_is_given_up(replicas: Replicas) -> None:
     """It went to a machine that is cut off, or got lost."""
     with watch(replicas).over("c", 0) as call, pytest.raises(NodeHung):
-        await asyncio.wait_for(call.wait_for(slow(60)), 30)
+        await asyncio.wait_for(call.wait_for(slow(6000)), 30)
 
 
+@in_no_time
 async def test_where_no_replica_can_be_asked_calls_wait(replicas: Replicas) -> None:
     """A deployment that is being replaced: Serve itself says what becomes of them."""
     replicas.is_away = True
     with watch(replicas).over("c", 0) as call:
-        assert await call.wait_for(slow(0.2)) == "done"
+        assert await call.wait_for(slow(20)) == "done"
 
 
+@in_no_time
 async def test_whoever_leaves_takes_the_work_along(replicas: Replicas) -> None:
     """A client that is gone waits for nothing."""
-    work = asyncio.ensure_future(slow(60))
+    work = asyncio.ensure_future(slow(6000))
 
     async def waiting() -> None:
         with watch(replicas).over("c", 0) as call:
             await call.wait_for(work)
 
     task = asyncio.ensure_future(waiting())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -127,6 +131,7 @@ async def test_whoever_leaves_takes_the_work_along(replicas: Replicas) -> None:
     assert work.cancelled()
 
 
+@in_no_time
 async def test_an_answer_that_comes_as_the_call_is_given_up_counts(replicas: Replicas) -> None:
     """It is there: nothing need be made again."""
     with watch(replicas).over("c", 0) as call:

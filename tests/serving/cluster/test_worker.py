@@ -109,6 +109,7 @@ async def test_models_take_turns_in_a_workers_memory_and_images_are_as_on_nodes_
         assert {f"{model}.vae", f"{model}.backbone"} <= set(stats["resident"])
         used, budget = stats["memory"]["models"]
         assert 0 < used <= budget
+    await image_on(shared, "one")  # as loads took long or not, its last model may have made its first one's room
     assert (await image_on(shared, "one"))[1] == 0.0
     load = (await shared.control(ReportLoad(), "one.backbone"))[1]
     assert load is not None
@@ -170,11 +171,13 @@ async def test_a_worker_says_which_calls_it_has_in_hand_and_which_step_runs(cont
     _, calls = await shared.control(ReportCalls(), "one.vae")
     assert calls is not None
     assert not calls.keys
-    shared._host.nodes["one.backbone"]._engine._under_way = time.monotonic() - 40.0, 0.5
+    began_s = time.monotonic() - 40.0
+    shared._host.nodes["one.backbone"]._engine._under_way = began_s, 0.5
     _, calls = await shared.control(ReportCalls(), "one.vae")
     assert calls is not None
     assert calls.step is not None
-    assert (round(calls.step.elapsed_s), calls.step.predicted_s) == (40, 0.5)
+    assert 40.0 <= calls.step.elapsed_s <= time.monotonic() - began_s
+    assert calls.step.predicted_s == 0.5
     with pytest.raises(NodeError, match="does not end"):
         await shared.check_health()
 
@@ -183,6 +186,7 @@ async def test_two_workers_take_the_branches_of_a_lone_image_with_the_bits_of_on
     context: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each knows the other as Ray would tell it."""
+    from lego_serve.engine.sharing import branch_splitter
     from lego_serve.serving.nodes import branch_helpers
 
     workers = [worker(spec("one")) for _ in range(2)]
@@ -198,6 +202,7 @@ async def test_two_workers_take_the_branches_of_a_lone_image_with_the_bits_of_on
             return [await each.control(command, "one.backbone") for each in workers]
 
     monkeypatch.setattr(branch_helpers, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(branch_splitter, "LEAST_PATIENCE_S", 60.0)
     first._helpers._group = Group()
     first._helpers._host = second._helpers._host = lambda: "127.0.0.1"
     first._helpers.ask()

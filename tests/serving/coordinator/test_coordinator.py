@@ -1,7 +1,6 @@
 """The coordinator over hand-written nodes: parallel branches, failures, deadlines, cancelling, operators."""
 
 import asyncio
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from lego_serve.core.nodes.requests import FitPreview, PauseCall, PreviewMatrix
 from lego_serve.errors import DeadlineExceeded, JobCancelled, NodeError, NotFound, RequestError
 from lego_serve.serving.coordinator.coordinator import CheckTimes, Coordinator
 from lego_serve.serving.errors import NodeLost
-from tests.support.nodes import IMAGES, LATENTS, WORKFLOWS, coordinator, job, nodes
+from tests.support.nodes import IMAGES, LATENTS, WORKFLOWS, coordinator, job, nodes, now
 
 EVERY = {"lego-tiny": 5}  # steps between two checkpoints
 
@@ -56,7 +55,7 @@ async def test_an_id_that_is_in_flight_is_refused_and_harms_nobody() -> None:
     first = asyncio.ensure_future(mine.run(job()))
     await asyncio.sleep(0.05)
     with pytest.raises(ValueError, match="already in flight"):
-        await mine.run(job(time.monotonic() + 0.01))
+        await mine.run(job(now() + 0.01))
     assert [state.id for state in mine.states()] == ["job-1"]
     assert len((await asyncio.wait_for(first, 60)).images) == 2
     assert mine.in_flight == 0
@@ -138,7 +137,7 @@ async def test_a_deadline_cancels_what_is_out() -> None:
     """When the deadline passes the running task is cancelled and the job fails."""
     some = nodes(denoise=30.0)
     with pytest.raises(DeadlineExceeded):
-        await coordinator(some).run(job(time.monotonic() + 0.1))
+        await coordinator(some).run(job(now() + 0.1))
     await asyncio.sleep(0)
     assert some["lego-tiny", "backbone"].cancelled == 1
 
@@ -164,7 +163,7 @@ async def test_cancelling_by_an_operator_and_by_leaving() -> None:
 async def test_an_idle_coordinator_checks_its_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check follows the last event, and reports a broken invariant."""
     checks: list[bool] = []
-    mine = Coordinator(nodes(), WORKFLOWS, time.monotonic, EVERY, checks.append, checks=CheckTimes(0.05, 60.0))
+    mine = Coordinator(nodes(), WORKFLOWS, now, EVERY, checks.append, checks=CheckTimes(0.05, 60.0))
     await mine.run(job())
     await asyncio.sleep(0.1)
     assert checks == [True]
@@ -181,9 +180,9 @@ async def test_an_idle_coordinator_checks_its_dataflow(monkeypatch: pytest.Monke
 async def test_a_coordinator_under_steady_load_checks_its_dataflow_too() -> None:
     """Events that keep coming put a check off until the longest time between checks, and no longer."""
     checks: list[bool] = []
-    mine = Coordinator(nodes(), WORKFLOWS, time.monotonic, EVERY, checks.append, checks=CheckTimes(60.0, 0.1))
-    started = time.monotonic()
-    while not checks and time.monotonic() - started < 5:
+    mine = Coordinator(nodes(), WORKFLOWS, now, EVERY, checks.append, checks=CheckTimes(60.0, 0.1))
+    started = now()
+    while not checks and now() - started < 5:
         await mine.run(job())
     assert checks == [True]
-    assert time.monotonic() - started >= 0.1
+    assert now() - started >= 0.1

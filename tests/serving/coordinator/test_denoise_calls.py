@@ -1,7 +1,6 @@
 """Denoising calls over hand-written nodes: where a lane goes on when its replica is lost or left."""
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from lego_serve.core.jobs.recovery import MARGIN_STEPS
 from lego_serve.errors import RequestError
 from lego_serve.serving.coordinator.coordinator import Coordinator
 from lego_serve.serving.errors import NodeHung, NodeLost
-from tests.support.nodes import LATENTS, WORKFLOWS, coordinator, job, nodes
+from tests.support.nodes import LATENTS, WORKFLOWS, coordinator, job, nodes, now
 
 
 async def test_a_lost_replica_is_tried_again() -> None:
@@ -113,7 +112,7 @@ async def test_suspicion_lasts_as_long_as_the_models_checkpoints_are_apart() -> 
     backbone = some["lego-tiny", "backbone"]
     backbone.says[1] = [LaneProgress(0, 97, 200)]
     backbone.behave = lambda call, count: NodeLost() if count == 1 else LATENTS
-    await Coordinator(some, WORKFLOWS, time.monotonic, {"lego-tiny": 50}).run(job())
+    await Coordinator(some, WORKFLOWS, now, {"lego-tiny": 50}).run(job())
     assert backbone.calls[1].suspect_steps == 97 + 50 + MARGIN_STEPS
 
 
@@ -125,7 +124,7 @@ async def test_a_job_that_is_taken_from_a_worker_runs_once_more_and_answers_once
     backbone = some["lego-tiny", "backbone"]
     backbone.behave = lambda call, count: 30.0 if call.target == "w1" else LATENTS
     apps = dict.fromkeys(some, "shared.workers")
-    mine = Coordinator(some, WORKFLOWS, time.monotonic, {"lego-tiny": 5}, apps=apps)
+    mine = Coordinator(some, WORKFLOWS, now, {"lego-tiny": 5}, apps=apps)
     mine.pools.report("shared.workers", {"w1": ()})
     running = [asyncio.ensure_future(mine.run(replace(job(), id=f"job {number}"))) for number in range(2)]
     while len(backbone.calls) < 2:

@@ -1,7 +1,6 @@
 """The calls that a job's tasks come to: times, references, adapters, and calls made again."""
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +19,7 @@ from lego_serve.errors import NodeError, NotFound, RequestError
 from lego_serve.serving.coordinator.job_client import JobClient
 from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
-from tests.support.clocks import run_jumping
-from tests.support.nodes import CONDITIONING, IMAGES, LATENTS, WORKFLOWS, FakeNode, coordinator, job, nodes
+from tests.support.nodes import CONDITIONING, IMAGES, LATENTS, WORKFLOWS, FakeNode, coordinator, job, nodes, now
 
 
 async def test_a_refusal_names_the_input_that_the_node_was_given() -> None:
@@ -45,7 +43,7 @@ async def test_calls_say_which_job_they_are_for() -> None:
     assert {call.job_id for node in some.values() for call in node.calls} == {job().id}
 
 
-def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
+async def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
     """Where decoding took 0.2 s of a job, the next one's lane has so much less; before that is known, all there is."""
 
     class SlowNode(FakeNode):
@@ -53,15 +51,12 @@ def test_a_lane_is_to_be_done_before_its_deadline_by_what_comes_after() -> None:
             await asyncio.sleep(0.2)
             return await super().run(call)
 
-    async def time_left() -> list[float]:
-        clock = asyncio.get_running_loop().time
-        some = nodes() | {("lego-tiny", "vae"): SlowNode(lambda call, count: IMAGES)}
-        mine = coordinator(some, clock)
-        for _ in range(2):
-            await mine.run(job(clock() + 10))
-        return [call.time_left_s for call in some["lego-tiny", "backbone"].calls]
-
-    assert run_jumping(time_left()) == [pytest.approx(10 - 0.01), pytest.approx(10 - 0.01 - 0.21)]  # others take 0.01 s
+    some = nodes() | {("lego-tiny", "vae"): SlowNode(lambda call, count: IMAGES)}
+    mine = coordinator(some)
+    for _ in range(2):
+        await mine.run(job(now() + 10))
+    left = [call.time_left_s for call in some["lego-tiny", "backbone"].calls]
+    assert left == [pytest.approx(10 - 0.01), pytest.approx(10 - 0.01 - 0.21)]  # others take 0.01 s
 
 
 async def test_adapters_are_resolved_first_and_passed_to_all_who_use_them() -> None:
@@ -122,7 +117,7 @@ async def test_lanes_whose_inputs_are_lost_with_their_replica_go_on_from_their_c
 
 def calls_of(some: dict[tuple[str, str], FakeNode], attempts: int = 3) -> TaskCalls:
     """Calls to the nodes, made again after a hundredth of a second."""
-    return TaskCalls(some, time.monotonic, {}, RetryPolicy(attempts, (0.01,)))
+    return TaskCalls(some, now, {}, RetryPolicy(attempts, (0.01,)))
 
 
 async def test_a_request_of_no_job_is_made_again_until_it_is_answered() -> None:

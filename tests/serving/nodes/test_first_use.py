@@ -19,6 +19,7 @@ from lego_serve.serving.nodes import adapter_index
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
+from tests.support.clocks import until
 from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, resolved, text_node
 
@@ -36,7 +37,7 @@ class Storage:
 
     def read(self, registry: AdapterRegistry, name: str) -> AdapterFile:
         """In place of the registry's."""
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         self.reads.append(name)
         return self._read(registry, name)
 
@@ -94,9 +95,7 @@ class Family:
 
     async def emptied(self) -> None:
         """Until the engine's thread, which hears of it after the answer, has let go of all lanes."""
-        async with asyncio.timeout(60):
-            while self.backbone._engine.lanes:
-                await asyncio.sleep(0.01)
+        await until(lambda: not self.backbone._engine.lanes)
 
     async def image(self, *names: str) -> np.ndarray:
         """The latents of a request."""
@@ -114,6 +113,7 @@ async def test_prompts_are_encoded_and_lanes_queue_while_a_file_is_read_for_the_
     adapters = await family.resolved("image")
     conds = await asyncio.wait_for(family.encoded(adapters), 60)
     waiting = asyncio.ensure_future(family.denoised(adapters, conds))
+    await until(lambda: family.backbone._engine.lanes == 2)
     await asyncio.sleep(0.3)
     assert not waiting.done()
     assert (family.backbone._engine.lanes, family.steps) == (2, 0)
@@ -204,9 +204,7 @@ async def test_all_who_ask_for_an_adapter_first_share_its_reading(
     family = Family(spec, root, node_bytes=0)
     storage.gate.clear()
     waiting = asyncio.gather(*(family.image("image") for _ in range(3)))
-    async with asyncio.timeout(60):
-        while family.backbone._engine.lanes < 6:
-            await asyncio.sleep(0.01)
+    await until(lambda: family.backbone._engine.lanes == 6)
     storage.gate.set()
     await waiting
     assert storage.reads == ["image"]

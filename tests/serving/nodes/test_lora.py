@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,28 +18,43 @@ from lego_serve.serving.nodes import lora as adapters_node
 from lego_serve.serving.nodes.adapter_registry import AdapterRegistry
 from lego_serve.serving.nodes.lora import LoraNode
 from lego_serve.serving.nodes.options import LoraOptions
+from tests.support.clocks import HandClock
 from tests.support.lora.adapters import diffusers_names, products, saved
 from tests.support.nodes import BYTES, load, resolved
 
 STORAGE_S = 1.0
 
 
+class Storage(HandClock):
+    """Takes a second of its clock for every file, while the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self._read = AdapterRegistry.read
+
+    def read(self, registry: AdapterRegistry, name: str) -> AdapterFile:
+        """In place of the registry's."""
+        assert self.gate.wait(60)
+        self.now_s += STORAGE_S
+        return self._read(registry, name)
+
+
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storage that takes half a second for every file."""
-    read = AdapterRegistry.read
-
-    def reading(registry: AdapterRegistry, name: str) -> AdapterFile:
-        time.sleep(STORAGE_S)
-        return read(registry, name)
-
-    monkeypatch.setattr(AdapterRegistry, "read", reading)
+def slow(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """What all files are read from, whole; their headers come without it."""
+    storage = Storage()
+    monkeypatch.setattr(AdapterRegistry, "read", lambda registry, name: storage.read(registry, name))
+    return storage
 
 
-async def test_it_tells_what_adapters_are_before_they_have_come(spec: ModelSpec, root: Path, slow: None) -> None:
+async def test_it_tells_what_adapters_are_before_they_have_come(spec: ModelSpec, root: Path, slow: Storage) -> None:
     """However long their storage takes; the second time they are there, whatever format they are in."""
-    node = LoraNode(spec, LoraOptions((root,), BYTES))
-    image, both = await asyncio.wait_for(resolved(node, "image", "both"), 0.9 * STORAGE_S)
+    node = LoraNode(spec, LoraOptions((root,), BYTES), slow)
+    slow.gate.clear()
+    image, both = await asyncio.wait_for(resolved(node, "image", "both"), 60)
+    slow.gate.set()
     assert (image.has_text, both.has_text, image.is_warm) == (False, True, False)
     assert image.has_denoiser
     assert both.has_denoiser
@@ -124,7 +139,7 @@ async def read_twice(node: LoraNode) -> LoadedAdapter:
 
 
 async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(
-    spec: ModelSpec, base: BaseLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: None
+    spec: ModelSpec, base: BaseLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: Storage
 ) -> None:
     """Two small ones make way for a large one.  When the first comes back the other is fetched too, unasked."""
     monkeypatch.setattr(adapters_node, "LINGER_S", 0.0)
@@ -133,7 +148,7 @@ async def test_what_is_likely_to_be_asked_for_is_loaded_before_it_is(
     known = {
         one.request.name: one for one in await load(LoraNode(spec, LoraOptions((tmp_path,), BYTES)), "a", "b", "large")
     }
-    node = LoraNode(spec, LoraOptions((tmp_path,), known["large"].size_bytes))
+    node = LoraNode(spec, LoraOptions((tmp_path,), known["large"].size_bytes), slow)
 
     async def ask(name: str) -> set[str]:
         """The names of what is there when an asking has come to an end."""

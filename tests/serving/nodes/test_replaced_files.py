@@ -131,6 +131,7 @@ async def test_a_write_in_the_tick_of_the_last_one_is_found_by_the_hash(
     spec: ModelSpec, versions: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its version is that of the file that was read."""
+    monkeypatch.setattr("lego_serve.core.caching.file_version.SETTLE_S", 3600.0)
     clock, file = Clock(monkeypatch, time.time_ns()), folder / "mine.safetensors"
     node = LoraNode(spec, LoraOptions((folder,), BYTES))
     hashes = []

@@ -24,6 +24,7 @@ from lego_serve.serving.coordinator.broadcast import ask_about_template
 from lego_serve.serving.errors import NodeLost
 from lego_serve.serving.nodes.options import TemplateOptions, VaeOptions
 from lego_serve.serving.nodes.vae import VaeNode
+from tests.support.clocks import in_no_time
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, text_node
 
 BYTES, STEPS, SIZE = 1 << 24, 4, 96
@@ -143,6 +144,7 @@ BYTES_OF = CountTemplateBytes("p")
 SOON = RetryPolicy(4, (0.01,))
 
 
+@in_no_time
 async def test_a_command_goes_to_the_backbone_of_its_model_and_to_all_autoencoders_where_one_forgets() -> None:
     """Replicas without a reply are left out; a lost one is an error of ours."""
     nodes = {("m", "backbone"): Replicas(7), ("m", "vae"): Replicas(None), ("o", "backbone"): Replicas(9)}
@@ -157,6 +159,7 @@ async def test_a_command_goes_to_the_backbone_of_its_model_and_to_all_autoencode
         await ask_about_template(nodes, "m", BYTES_OF, SOON)
 
 
+@in_no_time
 async def test_a_replica_that_has_just_died_is_waited_out() -> None:
     """Commands are given again until Serve knows of its death; who is unknown then is not found."""
     nodes = {("m", "backbone"): Replicas(7)}

@@ -1,14 +1,15 @@
 """A step engine over lego-tiny's architecture, lanes for it, and faults of its backbone."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
-from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits, StepPlan
 from lego_serve.core.scheduling.ordering import LANE_POLICIES
-from lego_serve.engine.lane_state import LaneRequest, LaneResult
-from lego_serve.engine.step_engine import StepEngine
+from lego_serve.engine.lane_state import LaneRequest, LaneResult, LaneState
+from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
@@ -52,6 +53,52 @@ class Faulty:
         velocities = self._inner.velocity_rows(lanes)
         bad_or_not = zip(velocities, guilty, strict=True)
         return [replace(v, rows=v.rows * float("nan")) if bad else v for v, bad in bad_or_not]
+
+
+class Failing:
+    """An engine whose ``step`` raises by itself, which no single lane is to blame for."""
+
+    def __init__(self, inner: StepEngine) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def step(self, plan: object = None) -> None:
+        """Raise."""
+        raise IndexError("a bookkeeping mistake")
+
+
+class Gated:
+    """An engine that takes three steps and no more until its gate is open."""
+
+    def __init__(self, inner: StepEngine) -> None:
+        self._inner, self.steps, self.gate = inner, 0, threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def step(self, plan: StepPlan) -> list[Outcome]:
+        """Wait, then take it."""
+        if self.steps >= 3:
+            assert self.gate.wait(60)
+        self.steps += 1
+        return self._inner.step(plan)
+
+
+class Noting:
+    """An engine that says when it takes a lane."""
+
+    def __init__(self, inner: StepEngine, note: Callable[[], object]) -> None:
+        self._inner, self._note = inner, note
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def add(self, request: LaneRequest) -> LaneState:
+        """Record it, then take it."""
+        self._note()
+        return self._inner.add(request)
 
 
 def engine_of(model: tuple[Backbone, FlowMatchTables], order: str = "fifo", max_rows: int | None = None) -> StepEngine:

@@ -27,19 +27,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 
 
-def open_store(url: str, timeout_s: float = TIMEOUT_S) -> JobStore:
+def open_store(url: str, timeout_s: float = TIMEOUT_S, lease_s: float = LEASE_S) -> JobStore:
     """Open a Redis store by its URL, or an sqlite store by its path."""
     if url.startswith("unix:"):
-        return RedisJobStore(connect(url, timeout_s), LEASE_S)
-    return SqliteJobStore(Path(url), time.time, LEASE_S)
+        return RedisJobStore(connect(url, timeout_s), lease_s)
+    return SqliteJobStore(Path(url), time.time, lease_s)
 
 
 class Claimer:
-    """One such process, and what it wrote down."""
+    """One such process, and what it wrote down; it ends no image before there is a file ``let``, where one is named."""
 
-    def __init__(self, url: str, folder: Path, longest_image_s: float = 0.04) -> None:
+    def __init__(self, url: str, folder: Path, let: Path | None = None) -> None:
         self.owner = f"gateway-{secrets.token_hex(8)}"
-        arguments = (url, self.owner, folder, longest_image_s)
+        arguments = (url, self.owner, folder, let)
         self._process: ForkServerProcess = CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
@@ -59,11 +59,11 @@ class Claimer:
         os.kill(self._process.pid, signal.SIGCONT)
 
 
-def _run(url: str, owner: str, folder: Path, longest_image_s: float) -> None:
-    asyncio.run(_claim_and_make(open_store(url), owner, folder, longest_image_s))
+def _run(url: str, owner: str, folder: Path, let: Path | None) -> None:
+    asyncio.run(_claim_and_make(open_store(url), owner, folder, let))
 
 
-async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_image_s: float) -> None:
+async def _claim_and_make(store: JobStore, owner: str, folder: Path, let: Path | None) -> None:
     log = os.open(folder / f"{owner}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     files = JobFiles(FolderBlobs(folder / "jobs"))
     renewing = asyncio.ensure_future(_beat_and_sweep(store, owner))
@@ -72,20 +72,21 @@ async def _claim_and_make(store: JobStore, owner: str, folder: Path, longest_ima
         try:
             claimed = await lost_claims(store, owner, ()) if was_away else await store.claim(owner, 2)
             was_away = False
-            images_s = [random.uniform(longest_image_s / 2, longest_image_s) for _ in claimed]
-            await asyncio.gather(*(_make(store, files, *each, log) for each in zip(claimed, images_s, strict=True)))
+            await asyncio.gather(*(_make(store, files, each, let, log) for each in claimed))
         except StoreUnavailable:
             claimed, was_away = (), True
         await asyncio.sleep(0 if claimed else 0.02)
     renewing.result()
 
 
-async def _make(store: JobStore, files: JobFiles, job: JobRecord, image_s: float, log: int) -> None:
+async def _make(store: JobStore, files: JobFiles, job: JobRecord, let: Path | None, log: int) -> None:
     """Make a job's image, and write down whether its end was taken."""
     attempt = job.attempt
     try:
         job = await _insist(store, job, lambda held: progress(held, attempt, StoredProgress(50, 2, 4)))
-        await asyncio.sleep(image_s)
+        await asyncio.sleep(random.uniform(0.02, 0.04))
+        while let is not None and not let.exists():
+            await asyncio.sleep(0.02)
         digest = await asyncio.to_thread(files.write_result, job.id, attempt, 0, job.id.encode())
         await _insist(store, job, lambda held: complete(held, attempt, {"sha256": digest}, time.time()))
         os.write(log, f"ended {job.id} {attempt}\n".encode())

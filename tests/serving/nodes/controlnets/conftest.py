@@ -6,7 +6,15 @@ import pytest
 from diffusers import SD3Transformer2DModel
 
 from lego_serve.models.registry import ModelSpec
+from lego_serve.serving.nodes.controlnets import remote
 from tests.support.tiny_models import control_miniature
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that a busy machine holds up is waited for, unless the test says how long."""
+    for name in ("CONTROLNET_GRACE_S", "CONTROLNET_PATIENCE_S"):
+        monkeypatch.setattr(remote, name, 60.0)
 
 
 @pytest.fixture(scope="module")
