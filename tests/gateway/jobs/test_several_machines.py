@@ -65,8 +65,10 @@ class Machines:
             ),
             replace(QUICK, owner=folder.name, max_running=1),
             open_store=lambda: RedisJobStore(connect(url, 60.0), LEASE_S),
-            open_checkpoints=lambda: RedisCheckpoints(connect_for_bytes(url), FileCheckpoints(FolderBlobs(folder))),
-            open_previews=lambda: RedisPreviews(connect_for_bytes(url)),
+            open_checkpoints=lambda: RedisCheckpoints(
+                connect_for_bytes(url, 60.0), FileCheckpoints(FolderBlobs(folder))
+            ),
+            open_previews=lambda: RedisPreviews(connect_for_bytes(url, 60.0)),
             blobs=self.objects,
         )
 
