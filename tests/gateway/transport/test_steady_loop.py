@@ -62,7 +62,7 @@ async def test_work_counts_and_standing_still_does_not() -> None:
 
 def test_a_process_that_was_stopped_has_its_time_left() -> None:
     """What came meanwhile is heard, though by the machine's clock it was too late."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", CODE], stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
         assert process.stdin is not None
