@@ -28,9 +28,9 @@ def patience(timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     return {"retry": Retry(NoBackoff(), 0), "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
 
 
-def connect_for_bytes(url: str) -> Redis:
+def connect_for_bytes(url: str, timeout_s: float = LARGE_TIMEOUT_S) -> Redis:
     """Return a client that answers bytes, and has the time that megabytes take."""
-    return Redis.from_url(url, **patience(LARGE_TIMEOUT_S))
+    return Redis.from_url(url, **patience(timeout_s))
 
 
 class ScriptRunner:

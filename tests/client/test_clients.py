@@ -5,6 +5,7 @@ import base64
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,15 +274,20 @@ def test_a_type_checker_knows_every_field_that_a_server_honours() -> None:
 
 def test_a_wait_that_is_interrupted_ends_the_request(server, client, monkeypatch) -> None:
     """What the thread was doing for it is cancelled."""
-    cancelled = asyncio.Event()
+    cancelled, begun = asyncio.Event(), threading.Event()
 
     async def hang() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
             cancelled.set()
 
-    monkeypatch.setattr("concurrent.futures.Future.result", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    def interrupted(self: object) -> None:
+        begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         client.wait_for(hang())
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 """A gateway over a runner that answers at once, so that only HTTP is under test."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import httpx2
@@ -10,7 +11,13 @@ from fastapi import FastAPI
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
+from tests.support.clocks import SteadyLoop
 from tests.support.gateway.runner import FakeRunner
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """No timeout of a gateway passes because its tests are not let run."""
+    return {"steady": SteadyLoop}
 
 
 @pytest.fixture

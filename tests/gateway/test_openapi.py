@@ -31,6 +31,7 @@ from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live, error_of, file_of
 from tests.support.gateway.durable import storage_in
 from tests.support.gateway.runner import FakeRunner
+from tests.support.gateway.wire import wait_for
 
 ONCE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # with an Idempotency-Key
 FEW, MANY = 500, int(os.environ.get("LEGO_FUZZ_CASES", "2000"))  # in both modes together
@@ -138,10 +139,16 @@ def keyed(runner: FakeRunner, settings: GatewaySettings, tmp_path: Path) -> Fast
     return create_app(runner, runner, limits, Metrics(), storage=storage_in(tmp_path / "jobs"))
 
 
+def metrics_of(url: str) -> list[str]:
+    """The lines of the page of metrics."""
+    admin = {"authorization": "Bearer admin"}
+    return httpx2.get(f"{url}/metrics", headers=admin, timeout=ANSWER_S).text.splitlines()
+
+
 def template_in(url: str) -> str:
     """The id of a template that is registered now."""
     headers = {"authorization": "Bearer admin"}
-    answer = httpx2.post(f"{url}/v1/templates", files={"image": file_of()}, headers=headers)
+    answer = httpx2.post(f"{url}/v1/templates", files={"image": file_of()}, headers=headers, timeout=ANSWER_S)
     template_id: str = answer.json()["id"]
     return template_id
 
@@ -149,7 +156,7 @@ def template_in(url: str) -> str:
 def job_in(url: str) -> str:
     """The id of a job that has ended."""
     headers = {"authorization": "Bearer user", "prefer": "respond-async, wait=10"}
-    answer = httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a"}, headers=headers)
+    answer = httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a"}, headers=headers, timeout=ANSWER_S)
     assert answer.status_code == 200, answer.text
     job_id: str = answer.json()["id"]
     return job_id
@@ -193,10 +200,9 @@ def test_every_answer_is_as_the_document_says(keyed, runner, mode, cases) -> Non
 
                 with contextlib.suppress(Unsatisfiable):  # what has nothing to get wrong
                     send()
-        page = httpx2.get(f"{url}/metrics", headers={"authorization": "Bearer admin"}).text
+        assert wait_for(lambda: "lego_serve_requests_in_flight 0.0" in metrics_of(url))
     sys.stdout.write(f"{sum(answered.values())} requests: {dict(sorted(answered.items()))}\n")
     assert sum(answered.values()) >= cases // 2
     assert {200, 400, 401, 403, 404} <= set(answered)
     assert runner.jobs or mode is GenerationMode.NEGATIVE
     assert runner.in_flight == 0
-    assert "lego_serve_requests_in_flight 0.0" in page.splitlines()

@@ -36,7 +36,7 @@ async def gateway(folder: Path, name: str, runner: FakeRunner) -> AsyncIterator[
     while not server.started:
         await asyncio.sleep(0.01)
     transport = httpx2.AsyncHTTPTransport(uds=str(own))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=ADMIN) as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway", headers=ADMIN, timeout=60) as client:
         yield client
     server.should_exit = True
     await serving

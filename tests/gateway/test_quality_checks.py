@@ -147,6 +147,9 @@ async def test_images_are_compared_where_uploads_are_read(metrics) -> None:
     checks = checks_of(runner, metrics, workers=workers)
     async with workers.turn("alpha"):
         comparing = asyncio.ensure_future(edit(checks, runner))
+        async with asyncio.timeout(60):
+            while len(runner.jobs) < 2:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert len(runner.jobs) == 2
         assert b"lego_serve_edit_ssim_count{" not in metrics.page({})

@@ -67,7 +67,9 @@ async def test_a_client_that_leaves_is_counted_as_that(client, app, runner, is_s
         await asyncio.wait_for(asyncio.gather(caller.ended, return_exceptions=True), 60)
         while runner.waiting:
             await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while sum((await outcomes(client)).values()) < 5:
+            await asyncio.sleep(0.01)
     assert await outcomes(client) == {("lego-tiny", "job_cancelled"): 5}
     assert "lego_serve_requests_in_flight 0.0" in (await client.get("/metrics")).text
 

@@ -60,13 +60,13 @@ class Decoder:
     def decode(self, data: bytes, *args: Any) -> Image.Image:
         """Decode colours."""
         self.begun.append(data)
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         return decode_upload(data, *args)
 
     def decode_sized(self, data: bytes, *args: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Decode colours and tell the size."""
         self.begun.append(data)
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         return decode_sized_upload(data, *args)
 
 
@@ -172,6 +172,7 @@ async def test_the_bytes_of_an_upload_count_until_it_is_decoded(runner, settings
                 held.append(one)
         assert {error_of(answer) for answer in refused} == {(429, "bodies_over_capacity", None)}
         assert 1 <= len(held) <= 4 * 1_300_000 // len(image)
+        await until(lambda: len(decoder.begun) > 0)
         assert len(decoder.begun) == 1
         decoder.gate.set()
         await until(lambda: len(runner.waiting) + sum(request.done() for request in held) == len(held))

@@ -1,15 +1,17 @@
-"""Time for tests that would otherwise wait."""
+"""Time for tests that would otherwise wait, or fail where their process is not let run."""
 
 import asyncio
 import functools
 import math
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
+TICK_S = 0.01
 
 
 class _Selector(selectors.DefaultSelector):
@@ -69,6 +71,50 @@ async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not is_so():
             await asyncio.sleep(0.005)
+
+
+class _Ticks(selectors.DefaultSelector):
+    """Counts the seconds in which its thread waited or worked, and passes over those in which it was not let run.
+
+    It waits in ticks: whatever happens to the process in one of them, that one counts as no longer than it was to be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = time.monotonic()
+        self._worked_s: float | None = None  # of the processor, by this thread, when it last stopped waiting
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, or nothing when `timeout` has passed."""
+        if self._worked_s is not None:
+            self.now += max(0.0, time.thread_time() - self._worked_s)
+        left_s = math.inf if timeout is None else timeout
+        while True:
+            tick_s = min(left_s, TICK_S)
+            began = time.monotonic()
+            ready = super().select(tick_s)
+            waited_s = min(time.monotonic() - began, tick_s)
+            self.now += waited_s
+            left_s -= waited_s
+            if ready or left_s <= 0.0:
+                self._worked_s = time.thread_time()
+                return ready
+
+
+class SteadyLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock goes on only while its thread waits for it or works.
+
+    A process that is held up for seconds, anywhere, has its timeouts and pauses in their order afterwards, and as far
+    from each other as ever.  A busy machine makes nothing come too late by this clock.
+    """
+
+    def __init__(self) -> None:
+        self._ticks = _Ticks()
+        super().__init__(self._ticks)
+
+    def time(self) -> float:
+        """Seconds, from what the machine's clock showed when the loop was made."""
+        return self._ticks.now
 
 
 class HandClock:

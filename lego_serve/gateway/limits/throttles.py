@@ -21,11 +21,11 @@ PREFIX = "lego:limits"
 
 
 class Throttles:
-    """The counts of every tenant and quota."""
+    """The counts of every tenant and quota; ``timeout_s`` is how long Redis is waited for, where not as usual."""
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(self, redis_url: str | None = None, timeout_s: float | None = None) -> None:
         self._memory: BaseStore = MemoryStore(options={"MAX_SIZE": MAX_TENANTS})
-        self._redis = None if redis_url is None else RedisStore(redis_url, _redis_options())
+        self._redis = None if redis_url is None else RedisStore(redis_url, _redis_options(timeout_s))
         self._breaker = Breaker(time.monotonic)
         self._throttles: dict[tuple[BaseStore, Quota], Throttled] = {}
 
@@ -67,8 +67,8 @@ class Throttles:
         return found
 
 
-def _redis_options() -> dict[str, Any]:
+def _redis_options(timeout_s: float | None) -> dict[str, Any]:
     """Return options by which a call neither waits long nor is repeated."""
-    from lego_serve.jobstore.redis_client import patience
+    from lego_serve.jobstore.redis_client import TIMEOUT_S, patience
 
-    return {"CONNECTION_POOL_KWARGS": patience()}
+    return {"CONNECTION_POOL_KWARGS": patience(timeout_s or TIMEOUT_S)}

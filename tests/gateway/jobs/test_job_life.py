@@ -238,6 +238,6 @@ async def test_what_a_later_watcher_knows_is_news_to_an_earlier_one(cluster: Clu
         with watchers.watch(known) as earlier:
             ended = replace(known, status=JobStatus.CANCELLED, version=known.version + 1)
             with watchers.watch(ended):
-                assert await earlier.next(timeout_s=1) == [ended]
+                assert await earlier.next(timeout_s=60) == [ended]
                 watchers.tell(ended)
                 assert await earlier.next(timeout_s=0.01) == []

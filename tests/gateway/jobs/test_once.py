@@ -12,8 +12,9 @@ from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.jobs import once
 from lego_serve.gateway.jobs.once import BodyHash
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
+from tests.support.clocks import HandClock
 from tests.support.gateway.client import error_of, file_of
-from tests.support.gateway.durable import Cluster
+from tests.support.gateway.durable import Cluster, wait_until
 
 KEY = {"idempotency-key": "once"}
 
@@ -65,8 +66,20 @@ async def test_a_repeat_waits_for_a_first_that_takes_long(cluster: Cluster, monk
     """However much longer than a gateway that has died is waited for: the first says that it is at work."""
     monkeypatch.setattr(once, "RUNNING_S", 0.6)
     monkeypatch.setattr(once, "SAY_S", 0.05)
+    clock, said = HandClock(), list[str]()
+    cluster.wall = lambda: 1_800_000_000.0 + clock()
     async with cluster.gateway() as gateway:
         register, gate = gateway.runner.adapters, asyncio.Event()
+        store = gateway.app.state.jobs.store
+        note = store.note
+
+        async def note_down(name: str, text: str, keep_s: float, *, replaces: bool) -> str:
+            kept: str = await note(name, text, keep_s, replaces=replaces)
+            if replaces:
+                said.append(text)
+            return kept
+
+        monkeypatch.setattr(store, "note", note_down)
 
         async def register_late(model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
             await gate.wait()
@@ -77,7 +90,10 @@ async def test_a_repeat_waits_for_a_first_that_takes_long(cluster: Cluster, monk
         both = [
             asyncio.ensure_future(gateway.client.post("/v1/admin/adapters", json=body, headers=KEY)) for _ in range(2)
         ]
-        await asyncio.sleep(1.5)
+        for _ in range(8):
+            before = len(said)
+            clock.now_s += 0.25  # less than half of what a gateway is waited for, which one word may be late by
+            await wait_until(lambda before=before: len(said) > before)
         gate.set()
         answers = await asyncio.gather(*both)
         assert [answer.status_code for answer in answers] == [200, 200]

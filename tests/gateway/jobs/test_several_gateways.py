@@ -1,6 +1,7 @@
 """Durable jobs over several gateways of one store: whichever dies, stops or sleeps, each job ends once."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,8 +106,10 @@ async def test_a_job_that_ends_as_its_gateway_stops_leaves_no_checkpoint(cluster
 @pytest.mark.parametrize("how", ["cancelled here", "cancelled elsewhere", "expired"])
 async def test_a_job_that_is_ended_by_others_leaves_no_checkpoint(cluster: Cluster, how: str) -> None:
     """As one that ends by itself: its files but the request's are gone long before its record is."""
+    ahead_s = 0.0
+    cluster.wall = lambda: time.time() + ahead_s
     async with cluster.gateway(held()) as first, cluster.gateway(held()) as second:
-        body = BODY | ({"deadline_ms": 1000} if how == "expired" else {})
+        body = BODY | ({"deadline_ms": 30_000} if how == "expired" else {})
         job_id = (await first.client.post(IMAGES, json=body, headers=ASYNC)).json()["id"]
         await wait_until(lambda: bool(first.runner.waiting or second.runner.waiting))
         here, other = (first, second) if first.runner.waiting else (second, first)
@@ -114,7 +117,9 @@ async def test_a_job_that_is_ended_by_others_leaves_no_checkpoint(cluster: Clust
         here.runner.checkpoints.keep("latents", 0, LaneCheckpoint(15, b"fifteen"))
         await attempt._checkpoints.store(attempt._parts.checkpoints.write)
         assert (cluster.folder / job_id / "1.ckpt").exists()
-        if how != "expired":
+        if how == "expired":
+            ahead_s = 31.0
+        else:
             await (here if how == "cancelled here" else other).client.post(f"{JOBS}/{job_id}/cancel")
         assert (await until(here.client, job_id))["status"] == how.split()[0]
         await wait_until(lambda: not here.runner.in_flight and not list(cluster.folder.glob("*/*.ckpt")))
@@ -170,11 +175,10 @@ async def test_a_job_that_kills_whoever_runs_it_ends_at_the_third_death(cluster:
     """It does not go round for ever."""
     async with cluster.gateway(held()) as gateway:
         job_id = await running(gateway)
-        for _ in range(3):
-            await until(gateway.client, job_id, "in_progress")
+        while (ended := await until(gateway.client, job_id, "in_progress", "failed"))["status"] != "failed":
+            # One that lives may take the job again before this is done, which is another death then.
             await release(gateway.app.state.jobs.store, "gateway 1")
-        ended = await until(gateway.client, job_id)
-        assert (ended["status"], ended["error"]["code"]) == ("failed", "attempts_exhausted")  # type: ignore[index]
+        assert (ended["attempt"], ended["error"]["code"]) == (3, "attempts_exhausted")  # type: ignore[index]
 
 
 async def test_a_job_is_watched_from_any_gateway(cluster: Cluster) -> None:
@@ -199,7 +203,7 @@ async def test_who_watches_a_job_that_is_deleted_elsewhere_hears_of_its_end(clus
         listening = asyncio.ensure_future(other.client.get(f"{JOBS}/{job_id}/events"))
         await wait_until(lambda: jobs.is_watched(job_id))
         assert (await here.client.delete(f"{JOBS}/{job_id}")).status_code == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert "event: job.cancelled" in (await listening).text
             assert [event.status async for event in jobs.watch(known)] == ["cancelled"]
         await wait_until(lambda: not here.runner.in_flight)

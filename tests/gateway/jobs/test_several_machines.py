@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,9 +64,11 @@ class Machines:
                 compat=frozenset({"comfyui"}),
             ),
             replace(QUICK, owner=folder.name, max_running=1),
-            open_store=lambda: RedisJobStore(connect(url, 5.0), LEASE_S),
-            open_checkpoints=lambda: RedisCheckpoints(connect_for_bytes(url), FileCheckpoints(FolderBlobs(folder))),
-            open_previews=lambda: RedisPreviews(connect_for_bytes(url)),
+            open_store=lambda: RedisJobStore(connect(url, 60.0), LEASE_S),
+            open_checkpoints=lambda: RedisCheckpoints(
+                connect_for_bytes(url, 60.0), FileCheckpoints(FolderBlobs(folder))
+            ),
+            open_previews=lambda: RedisPreviews(connect_for_bytes(url, 60.0)),
             blobs=self.objects,
         )
 
@@ -111,12 +114,13 @@ async def test_what_one_machine_was_sent_another_makes_and_each_shows(machines: 
     """The images of an edit, its mask and its results are objects; parts and tags of these are as of files."""
     form = {"prompt": "a red circle", "seed": "3"}
     files = {"image": ("a.png", file_of(Image.new("RGB", (128, 128))), "image/png")}
-    async with machines.first.gateway(held()) as first, machines.second.gateway() as second:
-        busy = (await first.client.post(IMAGES, json=BODY, headers=ASYNC)).json()["id"]
-        busy_elsewhere = not first.app.state.jobs.worker.attempt(busy)
+    async with machines.first.gateway(held()) as first, AsyncExitStack() as later:
+        await first.client.post(IMAGES, json=BODY, headers=ASYNC)
+        await wait_until(lambda: bool(first.runner.waiting))
+        second = await later.enter_async_context(machines.second.gateway())
         job = (await first.client.post(EDITS, data=form, files=files, headers=ASYNC)).json()
         ended = await until(second.client, job["id"])
-        assert ended["status"] == "completed", (ended, busy_elsewhere)
+        assert ended["status"] == "completed", ended
         shown = [await each.client.get(f"{JOBS}/{job['id']}/images/0") for each in (first, second)]
         assert shown[0].content == shown[1].content
         whole, url = shown[0], f"{JOBS}/{job['id']}/images/0"

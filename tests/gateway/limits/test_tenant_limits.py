@@ -21,6 +21,12 @@ WORK = 2 * 128 * 128 * 20  # of an image as lego-tiny makes it
 BODY = {"prompt": "a"}
 
 
+@pytest.fixture(autouse=True)
+def quotas_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes back while a test runs, however long that takes."""
+    monkeypatch.setattr("throttled.utils.now_mono_f", lambda: 1000.0)
+
+
 @pytest.fixture
 async def gateway(runner: FakeRunner, settings: GatewaySettings) -> AsyncIterator[object]:
     """A function that makes a client of a gateway with limits, of tenant `a` unless another is named."""
@@ -47,8 +53,8 @@ async def test_requests_of_a_minute(gateway, runner) -> None:
     assert answers[0].headers["ratelimit"] == '"requests";r=1;t=30'
     assert error_of(answers[2]) == (429, "rate_limit_exceeded", None)
     assert answers[2].json()["error"]["type"] == "rate_limit_error"
-    assert 28 <= int(answers[2].headers["retry-after"]) <= 30
-    assert 28_000 <= int(answers[2].headers["retry-after-ms"]) <= 30_000
+    assert answers[2].headers["retry-after"] == "30"
+    assert answers[2].headers["retry-after-ms"] == "30000"
     assert len(runner.jobs) == 2
 
 

@@ -159,15 +159,13 @@ async def test_a_link_ends_and_its_file_goes(kept, folder) -> None:
 
 async def test_the_oldest_go_where_all_take_too_much(kept, folder) -> None:
     """As many as needed."""
-    images = KeptImages(replace(kept, max_bytes=250))
+    clock = Clock()
+    images = KeptImages(replace(kept, max_bytes=250), clock)
     for age in range(4):
         [path] = await images.keep("", [bytes(100)], "png")
-        changed = time.time() - age
-        os.utime(folder / path.removeprefix(f"{ROUTE}/").partition("?")[0], (changed, changed))
+        os.utime(folder / path.removeprefix(f"{ROUTE}/").partition("?")[0], (clock.now - age, clock.now - age))
     images.sweep()
-    ages = sorted(time.time() - path.stat().st_mtime for path in folder.glob("*.png"))
-    assert len(ages) == 2
-    assert ages[1] < 2
+    assert sorted(clock.now - path.stat().st_mtime for path in folder.glob("*.png")) == [0, 1]
 
 
 async def test_a_gateway_sweeps_by_itself(kept, folder) -> None:

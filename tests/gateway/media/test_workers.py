@@ -38,14 +38,17 @@ async def test_one_upload_and_one_answer_at_a_time() -> None:
 
 
 async def test_the_event_loop_is_free_while_large_images_are_decoded() -> None:
-    """What else it does is late by less than 50 ms: in the best of five tries, as other processes make it late too."""
+    """What else it does is late by less than 50 ms of this process's work: in the best of several tries.
+
+    Where the machine does other things, or stops this process, nobody here works while the loop is late.
+    """
     workers, data, worst = ImageWorkers(), file_of(Image.new("RGBA", (7000, 7000))), []
-    for _ in range(5):
+    while len(worst) < 20 and min(worst, default=1.0) >= 0.05:
         late, reading = 0.0, asyncio.ensure_future(read(workers, decode_upload, data, 52_000_000))
         while not reading.done():
-            before = time.perf_counter()
+            before, worked = time.perf_counter(), time.process_time()
             await asyncio.sleep(0.005)
-            late = max(late, time.perf_counter() - before - 0.005)
+            late = max(late, min(time.perf_counter() - before, time.process_time() - worked) - 0.005)
         await reading
         worst.append(late)
     assert min(worst) < 0.05
@@ -70,7 +73,7 @@ async def test_a_tenant_with_one_upload_waits_for_none_but_the_one_under_way() -
     workers, done, gate = ImageWorkers(), list[str](), threading.Event()
 
     def work(name: str) -> None:
-        gate.wait(10)
+        gate.wait(60)
         time.sleep(0.002)
         done.append(name)
 
@@ -97,13 +100,16 @@ async def test_an_upload_whose_caller_has_left_is_not_read() -> None:
     """One that waits loses its turn; one under way ends before the next begins, and its tenant pays for it."""
     workers, done, gate = ImageWorkers(), list[str](), threading.Event()
 
+    begun = threading.Event()
+
     def work(name: str) -> None:
-        gate.wait(10)
+        begun.set()
+        gate.wait(60)
         time.sleep(0.01)
         done.append(name)
 
     tasks = [asyncio.ensure_future(read(workers, work, f"alpha{i}")) for i in range(4)]
-    await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(begun.wait, 60)
     tasks[0].cancel()
     tasks[1].cancel()
     await asyncio.sleep(0)

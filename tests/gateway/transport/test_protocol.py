@@ -107,11 +107,13 @@ def test_a_stream_goes_on_as_long_as_its_client_is_there(is_whole: bool) -> None
             assert wait_for(lambda: server.runner.cancelled)
             return
         connection.shutdown(socket.SHUT_WR)
-        time.sleep(0.3)
+        sign = b"3\r\n:\n\n\r\n"
+        received = connection.recv(65536)
+        while len(received) < len(sign):
+            received += connection.recv(65536)
+        assert received.startswith(sign)
         server.runner.loop.call_soon_threadsafe(server.runner.gate.set)
-        rest = Reader(connection).rest()
-        assert rest.startswith(b"3\r\n:\n\n\r\n")
-        assert b"image_generation.completed" in rest
+        assert b"image_generation.completed" in Reader(connection).rest()
 
 
 def test_a_fin_is_a_hang_up_where_no_sign_of_life_can_be_asked_for() -> None:

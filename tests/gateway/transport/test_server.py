@@ -1,12 +1,11 @@
 """A gateway that is told to stop answers everybody."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lego_serve.core.jobs.job import JobProgress
-from tests.support.gateway.wire import Gateway, Reader, ask, gateway, generation, head, wait_for
+from tests.support.gateway.wire import TIMEOUT_S, Gateway, Reader, ask, gateway, generation, head, wait_for
 
 STREAM = b'{"prompt": "a", "stream": true, "stream_progress": true}'
 
@@ -80,7 +79,8 @@ def test_an_idle_server_stops_at_once() -> None:
     with gateway(drain_timeout_s=30) as server, server.connect() as connection:
         connection.sendall(head("GET", "/health/live"))
         assert Reader(connection).answer().status == 200
-        started = time.monotonic()
+        started = server.live.now()
         server.live.server.should_exit = True
-        server.live.thread.join(5)
-        assert time.monotonic() - started < 3
+        server.live.thread.join(TIMEOUT_S)
+        assert not server.live.thread.is_alive()
+        assert server.live.now() - started < 3

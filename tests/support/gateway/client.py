@@ -1,5 +1,6 @@
 """How tests talk to a gateway, and what they send it."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -21,55 +22,94 @@ from lego_serve.gateway.transport.draining import Draining
 from lego_serve.gateway.transport.limits import ConnectionLimits
 from lego_serve.gateway.transport.server import create_server
 from lego_serve.metrics import Metrics
+from tests.support.clocks import SteadyLoop
 from tests.support.gateway.runner import FakeRunner
+
+START_S = 60.0
+
+
+def listening_place(port: int = 0) -> socket.socket:
+    """A socket that has a port on loopback, which nobody else can take meanwhile; a free one unless it is named."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # for whoever is to have the same port afterwards
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 class Live:
-    """The application on a real socket, in a thread."""
+    """The application on a real socket, in a thread, by a clock that stands still while the process is held up.
 
-    def __init__(self, app, limits=None, draining=None, drain_timeout_s: float = 0.0) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+    ``port`` is that of another one that ends before this one begins.
+    """
+
+    def __init__(self, app, limits=None, draining=None, drain_timeout_s: float = 0.0, port: int = 0) -> None:
+        self._bound = listening_place(port)
+        self.port = self._bound.getsockname()[1]
         limits = limits or ConnectionLimits()
         draining = draining or Draining()
-        self.server = create_server(
-            app, limits, draining, drain_timeout_s, port=self.port, log_level="error", loop="asyncio"
-        )
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.server = create_server(app, limits, draining, drain_timeout_s, log_level="error", loop="asyncio")
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self._loop = SteadyLoop()
 
     def __enter__(self) -> str:
         self.thread.start()
+        limit = time.monotonic() + START_S
         while not self.server.started:
-            pass
+            assert self.thread.is_alive(), "the gateway ended as it began"
+            assert time.monotonic() < limit, f"the gateway does not listen after {START_S:.0f} s"
+            time.sleep(0.001)
         return f"http://127.0.0.1:{self.port}"
 
     def __exit__(self, *error: object) -> None:
         self.server.should_exit = True
         self.thread.join()
 
+    @contextlib.contextmanager
+    def held(self):
+        """Keep the server from doing anything: what is sent meanwhile it finds all at once, as soon as it looks."""
+        goes_on, stands = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            stands.set()
+            goes_on.wait()
+
+        self._loop.call_soon_threadsafe(stand_still)
+        stands.wait()
+        try:
+            yield
+        finally:
+            goes_on.set()
+
+    def now(self) -> float:
+        """Seconds by the server's own clock."""
+        return self._loop.time()
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self.server.serve([self._bound]))
+
 
 class Apart:
     """The application on the product's server in a process of its own, so that clients take none of its time."""
 
     CODE = (
-        "import sys; from lego_serve.gateway.app import create_app;"
+        "import socket, sys; from lego_serve.gateway.app import create_app;"
         "from lego_serve.gateway.settings import GatewaySettings; from lego_serve.metrics import Metrics;"
         "from lego_serve.gateway.transport.draining import Draining;"
         "from lego_serve.gateway.transport.limits import ConnectionLimits;"
         "from lego_serve.gateway.transport.server import create_server;"
         "from tests.support.gateway.runner import FakeRunner; r = FakeRunner();"
         "app = create_app(r, r, GatewaySettings('lego-tiny'), Metrics());"
-        "create_server(app, ConnectionLimits(), Draining(), 0.0, port=int(sys.argv[1]), log_level='error').run()"
+        "place = socket.socket(fileno=int(sys.argv[1]));"
+        "create_server(app, ConnectionLimits(), Draining(), 0.0, log_level='error').run([place])"
     )
 
     def __enter__(self) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        root = Path(__file__).parents[3]
-        self._process = subprocess.Popen([sys.executable, "-c", self.CODE, str(port)], cwd=root)
-        url = f"http://127.0.0.1:{port}"
+        with listening_place() as bound:
+            url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            place, root = bound.fileno(), Path(__file__).parents[3]
+            self._process = subprocess.Popen([sys.executable, "-c", self.CODE, str(place)], cwd=root, pass_fds=[place])
         for _ in range(600):
             with contextlib.suppress(httpx2.TransportError):
                 httpx2.get(f"{url}/health/live")

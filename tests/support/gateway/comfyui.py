@@ -30,13 +30,11 @@ class Served:
 
     async def ended(self, prompt_id: str) -> dict[str, object]:
         """The history of a prompt, as soon as it has one."""
-        for _ in range(1000):
-            history = (await self.client.get(f"/history/{prompt_id}")).json()
-            if history:
-                entry: dict[str, object] = history[prompt_id]
-                return entry
-            await asyncio.sleep(0.01)
-        raise TimeoutError(f"{prompt_id} has not ended")
+        async with asyncio.timeout(60):
+            while not (history := (await self.client.get(f"/history/{prompt_id}")).json()):
+                await asyncio.sleep(0.01)
+        entry: dict[str, object] = history[prompt_id]
+        return entry
 
 
 def memory_storage(folder: Path, owner: str = "gateway", store: MemoryJobStore | None = None) -> JobStorage:
@@ -59,7 +57,7 @@ async def served(
     serving = asyncio.ensure_future(server._serve([bound]))
     while not server.started:
         await asyncio.sleep(0.01)
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield Served(server, client, port)
     server.should_exit = True
     await serving

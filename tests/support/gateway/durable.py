@@ -27,7 +27,7 @@ from lego_serve.metrics import Metrics
 from lego_serve.webhooks.settings import WebhookSettings
 from tests.support.gateway.runner import FakeRunner
 
-LEASE_S = 5.0
+LEASE_S = 60.0  # ends where a test says so, and not because its process is held up
 QUICK = JobSettings("gateway", progress_s=0.02, sweep_s=0.1, checkpoint_s=0.05, lease_s=LEASE_S)
 
 

@@ -17,7 +17,7 @@ from tests.support.gateway.client import Live
 from tests.support.gateway.runner import FakeRunner
 
 IMAGE = json.dumps({"prompt": "a"}).encode()
-TIMEOUT_S = 30.0
+TIMEOUT_S = 25.0  # less than any of the product's own that would end a connection
 
 
 @dataclass
@@ -28,6 +28,13 @@ class Gateway:
     url: str
     live: Live
     draining: Draining = field(default_factory=Draining)
+
+    def asked(self, request: bytes) -> socket.socket:
+        """A connection on which a request has come whole before the server looks at it."""
+        with self.live.held():
+            connection = self.connect()
+            connection.sendall(request)
+            return connection
 
     def connect(self) -> socket.socket:
         """A connection to it."""
@@ -112,9 +119,18 @@ class Reader:
 
 def ask(server: Gateway, request: bytes) -> Answer:
     """The answer to a request on a connection of its own."""
-    with server.connect() as connection:
-        connection.sendall(request)
+    with server.asked(request) as connection:
         return Reader(connection).answer()
+
+
+@contextmanager
+def leaving(url: str, path: str, body: dict[str, object]) -> Iterator[None]:
+    """A client that has asked for something, and leaves without its answer at the end."""
+    parts, content = urlsplit(url), json.dumps(body).encode()
+    lines = ("Content-Type: application/json", f"Content-Length: {len(content)}")
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as connection:
+        connection.sendall(head("POST", path, *lines) + content)
+        yield
 
 
 def is_closed(connection: socket.socket) -> bool:

@@ -34,14 +34,16 @@ class LivelyRunner(FakeRunner):
     def __init__(self, step_s: float = 0.02, replicas: Sequence[str] = ("c01d", "e41a")) -> None:
         super().__init__()
         self.step_s, self.backbones = step_s, list(replicas)
+        self.clock: Callable[[], float] = time.monotonic
+        self.stays_at: int | None = None  # after this step each job waits until it is None, as if that took so long
         self._flow = Dataflow()
         self._paused: set[str] = set()
         self.evicted = 0
         self.board.nodes["lego-tiny.backbone"] = NodeScale(len(self.backbones), ReplicaBounds(1, 4))
 
     def now(self) -> float:
-        """The machine's clock."""
-        return time.monotonic()
+        """The machine's clock, or a test's."""
+        return self.clock()
 
     def story(self, job_id: str) -> tuple[str, ...]:
         """What the dataflow tells."""
@@ -131,8 +133,8 @@ class LivelyRunner(FakeRunner):
         took: list[tuple[float, float, int]] = []
         replica = self._take(job, node)
         for step in range(1, steps + 1):
-            while job.id in self._paused:  # between two steps, as a replica does
-                await asyncio.sleep(self.step_s)
+            while job.id in self._paused or (self.stays_at is not None and step > self.stays_at):
+                await asyncio.sleep(self.step_s)  # between two steps, as a replica does
             at = self.now()
             await asyncio.sleep(self.step_s)
             if replica not in self.backbones:

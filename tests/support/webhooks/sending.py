@@ -39,7 +39,7 @@ class Sending:
         return ended.record
 
     def move_on(self, seconds: float) -> None:
-        """Let time pass in the store."""
+        """Let time pass in the store: there it does not pass by itself."""
         self.ahead_s += seconds
         self.sender.wake()
 
@@ -58,11 +58,12 @@ async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
 
 @asynccontextmanager
 async def sending(
-    *allowed: str, secrets: dict[str, tuple[str, ...]] = SECRETS, timeout_s: float = 5.0, **kwargs: Any
+    *allowed: str, secrets: dict[str, tuple[str, ...]] = SECRETS, timeout_s: float = 60.0, **kwargs: Any
 ) -> AsyncIterator[Sending]:
     """Run a sender that may send to these hosts besides public ones."""
     settings = WebhookSettings(secrets, ReceiverRules(frozenset(allowed)), "https://images.example", timeout_s)
-    store = MemoryJobStore(lambda: time.time() + running.ahead_s, lease_s=15)
+    began = time.time()
+    store = MemoryJobStore(lambda: began + running.ahead_s, lease_s=15)
     told: list[Outcome] = []
     sender = WebhookSender(store, settings, time.time, lambda: 0.0, on_outcome=told.append, **kwargs)
     running = Sending(store, sender, told)

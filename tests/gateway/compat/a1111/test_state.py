@@ -63,7 +63,8 @@ async def gateway(
     serving = asyncio.ensure_future(server._serve([bound]))
     while not server.started:
         await asyncio.sleep(0.01)
-    async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(own)), base_url="http://a") as client:
+    transport = httpx2.AsyncHTTPTransport(uds=str(own))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://a", timeout=60) as client:
         yield client, runner
     server.should_exit = True
     await serving

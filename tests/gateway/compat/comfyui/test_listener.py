@@ -46,6 +46,8 @@ async def heard(connection: websockets.ClientConnection, last: str) -> list[Any]
         async for message in connection:
             if isinstance(message, bytes):
                 found.append({"type": "preview", "head": struct.unpack(">II", message[:8]), "data": {}})
+                if last == "preview":
+                    break
                 continue
             found.append(json.loads(message))
             data = found[-1]["data"]
@@ -131,14 +133,16 @@ async def test_previews_are_sent_to_who_asks(settings, tmp_path, asks: str) -> N
         await heard(connection, "status")
         if asks == "listener":
             await connection.send(json.dumps({"type": "feature_flags", "data": {}}))
-            await asyncio.sleep(0.1)
+            await asyncio.wait_for(await connection.ping(), PATIENCE_S)  # what came before it was heard
         await queued(gateway, **extra)
-        await asyncio.sleep(1.0)  # the listener has found it
+        messages = await heard(connection, "execution_start")
         for lane in range(2):
             runner.tell(JobProgress(lane, 10, 20, 1.0, PREVIEW))
+        if asks != "neither":
+            messages += await heard(connection, "preview")
         await asyncio.sleep(0.3)
         runner.gate.set()
-        messages = await heard(connection, "executing")
+        messages += await heard(connection, "executing")
     heads = [message["head"] for message in messages if message["type"] == "preview"]
     assert heads == ([] if asks == "neither" else [(1, 1)] * len(heads))
     assert bool(heads) is (asks != "neither")
@@ -165,9 +169,12 @@ async def test_an_error_is_told_with_its_reason(runner, settings, tmp_path) -> N
 async def test_an_end_that_no_watch_tells_is_told_all_the_same(runner, settings, tmp_path, monkeypatch) -> None:
     """Such as one that came between the look at a prompt and its watch; it is told once."""
 
+    found = asyncio.Event()
+
     async def silent(jobs: DurableJobs, record: JobRecord) -> AsyncIterator[JobRecord]:
+        found.set()
         yield record
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(2 * PATIENCE_S)
 
     runner.gate = asyncio.Event()
     monkeypatch.setattr(DurableJobs, "watch", silent)
@@ -176,7 +183,7 @@ async def test_an_end_that_no_watch_tells_is_told_all_the_same(runner, settings,
         listening(gateway) as connection,
     ):
         await queued(gateway)
-        await asyncio.sleep(0.6)
+        await asyncio.wait_for(found.wait(), PATIENCE_S)
         runner.gate.set()
         messages = await heard(connection, "executing")
         with contextlib.suppress(TimeoutError):
