@@ -91,7 +91,7 @@ export function Actions() {
   };
   return html`
     <${Dialog} title=${action.title} onClose=${close}>
-      <p>${action.effect}</p>
+      <p class="words">${action.effect}</p>
       <footer>
         <button type="button" class="button" autofocus onClick=${close}>Leave it</button>
         <button type="button" class=${`button ${
@@ -109,7 +109,7 @@ function Menu({ row }) {
   const isLive = row.state !== "ended" && mayAct();
   return html`
     <${Dialog} title=${`Request ${short(row.id)}`} onClose=${close}>
-      <p class="hint">${row.workflow} · ${row.tenant} · <span class="mono">${row.id}</span></p>
+      <p class="hint words">${row.workflow} · ${row.tenant} · <span class="mono">${row.id}</span></p>
       <div class="menu-list">
           <a class="button" href=${`/dashboard/requests/${encodeURIComponent(row.id)}`} onClick=${close}>Open</a>
           ${isLive &&

@@ -65,7 +65,7 @@ export function ReplicaBrick({ card, onOpen }) {
 function StartingBrick() {
   return html`
     <div class="replica is-starting" role="img" aria-label="a replica that is starting">
-      <span class="studs">${[1, 2, 3, 4].map((each) => html`<span key=${each} class="stud"></span>`)}</span>
+      <span class="studs"></span>
       <span class="brick"><span class="brick-line"><strong>starting</strong></span>
         <span class="brick-more">does not answer yet</span></span>
     </div>
@@ -151,7 +151,8 @@ export function ModelRow({ model, replicas, onOpen, onPin }) {
   return html`
     <section class="model" aria-label=${`Model ${model.name}`}>
       <div class="model-facts">
-          <h3><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></h3>
+          <h3><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}><span class="words">${model
+            .name}</span></a></h3>
           ${model.family && html`<p class="hint">${factsOf(model)}</p>`}
           <p class="hint">${counted(model.workflows.length, "workflow")}${model.waiting > 0
             ? ` · ${model.waiting} waiting`

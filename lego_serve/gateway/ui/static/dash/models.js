@@ -1,6 +1,6 @@
 // Models one to a line, and one model with each of its replicas.
 import { bytes, duration, tail } from "../app/format.js";
-import { Dialog } from "../app/kit.js";
+import { Dialog, Words } from "../app/kit.js";
 import { html, signal } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
 import { Failure, useAnswer } from "./asking.js";
@@ -104,8 +104,8 @@ function Lines({ models }) {
           );
           return html`
             <tr key=${model.name}>
-              <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model
-                .name}</a></th>
+              <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}><${Words} text=${model
+                .name} /></a></th>
               <td>${model.running}</td>
               <td>${model.waiting}</td>
               <td>${count}</td>
@@ -152,7 +152,7 @@ function Replicas({ model, replicas }) {
                   card.id)}>${tail(card.id)}</button></th>
                 <td>${card.component}</td>
                 <td>
-                  ${card.machine || "–"}
+                  <${Words} text=${card.machine || "–"} />
                 </td>
                 <td>${card.state === "up"
                   ? html`<span class="badge is-ok">✓ up</span>`
