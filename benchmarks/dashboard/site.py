@@ -44,7 +44,9 @@ class Many(LivelyRunner):
         """What is in flight, on the first of them."""
         now = int(time.monotonic())
         return [
-            SeenReplica(f"r{i:03}", "lego-tiny", "backbone", ReplicaLoad((now + i) % 5, 0, 0.05, (3, 4), MEMORY, "m"))
+            SeenReplica(
+                f"r{i:03}", "lego-tiny", "backbone", ReplicaLoad((now + i) % 5, 0, 0.05, (3, 4), MEMORY, "m", room=8)
+            )
             for i in range(MANY)
         ]
 
@@ -67,7 +69,10 @@ class Large(LivelyRunner):
         now = int(time.monotonic())
         return [
             SeenReplica(
-                f"r{i:03}{j}", f"model-{i}", "backbone", ReplicaLoad((now + j) % 9, j % 3, 0.05, (3, 4), MEMORY, "m")
+                f"r{i:03}{j}",
+                f"model-{i}",
+                "backbone",
+                ReplicaLoad((now + j) % 9, j % 3, 0.05, (3, 4), MEMORY, "m", room=8),
             )
             for i in range(MODELS)
             for j in range(REPLICAS_EACH)

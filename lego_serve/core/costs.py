@@ -4,6 +4,7 @@ Rows are the token rows that pass the linear layers, pairs the query-key pairs o
 pass is linear in these two amounts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,18 @@ class Rates:
     def seconds(self, rows: int, pairs: int) -> float:
         """Return the predicted seconds of one step."""
         return self.constant_s + rows * self.row_s + pairs * self.pair_s
+
+
+def most_lanes(work: StepWork, rates: Rates, max_s: float, max_rows: int | None) -> int | None:
+    """Return how many lanes of this work one step of so many seconds and rows takes; None where nothing bounds it.
+
+    It is one at least, for a lane that is alone runs whatever it takes.
+    """
+    bounds = [] if max_rows is None else [max_rows // work.rows]
+    lane_s = work.rows * rates.row_s + work.pairs * rates.pair_s
+    if lane_s > 0 and math.isfinite(max_s):
+        bounds.append(int((max_s - rates.constant_s) / lane_s))
+    return max(1, min(bounds)) if bounds else None
 
 
 class StepCost:

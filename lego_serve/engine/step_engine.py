@@ -6,7 +6,6 @@ patch adapters into the weights they are grouped instead.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from lego_serve.engine.sharing.branch_splitter import BranchSplitter
 from lego_serve.engine.step.advance import NanCheck, PassSize, advance
 from lego_serve.engine.step.batch_runner import BatchOutcome, BatchRunner
 from lego_serve.engine.step.controlnet_waits import timed_out, without_unavailable
+from lego_serve.engine.step.gauges import StepGauges
 from lego_serve.engine.step.lane_setup import LaneSetup
 from lego_serve.engine.step.priming import EntrySize, entry_size
 from lego_serve.engine.template_store import TemplateStore
@@ -63,9 +63,7 @@ class StepEngine:
         self._nan_check = NanCheck(backbone.device)
         self._states: dict[str, LaneState] = {}
         self._advanced: tuple[LaneState, ...] = ()
-        self.recent_lanes: deque[int] = deque(maxlen=8)  # of the last steps
-        self.last_step_s = 0.0
-        self._under_way: tuple[float, float] | None = None  # when the step under way began, and its predicted seconds
+        self.gauges = StepGauges(2 if backbone.uses_cfg else 1, batcher.limits, batcher.rates)
 
     @property
     def uses_cfg(self) -> bool:
@@ -94,9 +92,7 @@ class StepEngine:
     @property
     def running_step(self) -> RunningStep | None:
         """The step under way, also where another thread asks; None between two."""
-        if (step := self._under_way) is None:
-            return None
-        return RunningStep(self._clock() - step[0], step[1])
+        return self.gauges.running_step(self._clock())
 
     @property
     def advanced(self) -> tuple[LaneState, ...]:
@@ -192,19 +188,18 @@ class StepEngine:
             self._advanced = ()
             return []
         batch = BatchOutcome()
-        self._under_way = started_s, self._predicted_s(plan)
+        self.gauges.begin(started_s, self._predicted_s(plan))
         try:
             plan = self._patch_adapters(plan, batch)
             self._advance(plan, started_s, batch)
             self._drop_broken(plan.keys, batch.failures)
         finally:
-            self._under_way = None
+            self.gauges.end()
         now = self._clock()
-        self.recent_lanes.append(len(plan.keys))
-        self.last_step_s = now - started_s
         completed = without_unavailable(plan, self._states)
         is_typical = batch.is_typical and completed is plan
         finished = self._batcher.commit(completed, started_s, now, typical=is_typical)
+        self.gauges.note(plan, now - started_s, self._batcher.limits, self._batcher.rates)
         outcomes: list[Outcome] = list(batch.failures.items())
         outcomes += [(lane.key, self._finish(lane.key, now)) for lane in finished if lane.key not in batch.failures]
         self._advanced = tuple(self._states[key] for key in completed.keys if key in self._states)

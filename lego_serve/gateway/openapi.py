@@ -79,6 +79,11 @@ def answer(status: int, description: str, media_type: str = "application/json") 
     return {status: {"description": description, "content": {media_type: {}}}}
 
 
+def json_answer(status: int, description: str, model: type[BaseModel]) -> Answers:
+    """Return an answer of a route whose JSON is this model's."""
+    return {status: {"description": description, "content": {"application/json": {"schema": _schema(model)}}}}
+
+
 def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """Return the description of a route's JSON body."""
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": _schema(model)}}}}
@@ -137,5 +142,6 @@ def _complete(document: dict[str, Any], needs_key: bool) -> None:
                 answers.setdefault("401", _error(401))
                 operation["security"] = [{"key": []}] if needs_key else [{}, {"key": []}]
             operation["responses"] = dict(sorted(answers.items()))
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                schemas.update(content["schema"].pop("$defs", {}))
+            for said in (operation.get("requestBody", {}), *answers.values()):
+                for content in said.get("content", {}).values():
+                    schemas.update(content.get("schema", {}).pop("$defs", {}))

@@ -15,8 +15,9 @@ from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live
+from tests.support.gateway.wire import wait_for
 from tests.support.ui.lively import LivelyRunner
-from tests.support.ui.sites import DESK, Site
+from tests.support.ui.sites import DESK, Site, ask
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 PATIENCE_MS = 15_000  # on a busy machine anything may take long; that says nothing of what is shown
@@ -86,6 +87,20 @@ def site(settings: GatewaySettings, runner: LivelyRunner) -> Iterator[Site]:
     live = Live(create_app(runner, runner, settings, Metrics()))
     with live as url:
         yield Site(url, runner, live)
+
+
+@pytest.fixture
+def running(site) -> Callable[..., str]:
+    """Begins a long request; returns its id."""
+
+    def begin(**body: object) -> str:
+        site.runner.step_s = 0.05
+        known = {record.id for record in site.runner.journal.history.live}
+        ask(site, **{"num_inference_steps": 100, **body})
+        assert wait_for(lambda: any(r.id not in known and r.step > 1 for r in site.runner.journal.history.live))
+        return next(record.id for record in site.runner.journal.history.live if record.id not in known)
+
+    return begin
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
@@ -15,20 +14,6 @@ from lego_serve.metrics import Metrics
 from tests.support.gateway.client import Live
 from tests.support.gateway.wire import wait_for
 from tests.support.ui.sites import HIDE, Site, ask
-
-
-@pytest.fixture
-def running(site) -> Callable[..., str]:
-    """Begins a long request; returns its id."""
-
-    def begin(**body: object) -> str:
-        site.runner.step_s = 0.05
-        known = {record.id for record in site.runner.journal.history.live}
-        ask(site, **{"num_inference_steps": 100, **body})
-        assert wait_for(lambda: any(r.id not in known and r.step > 1 for r in site.runner.journal.history.live))
-        return next(record.id for record in site.runner.journal.history.live if record.id not in known)
-
-    return begin
 
 
 def test_a_request_is_seen_from_its_step_to_its_end(visit, site, running) -> None:
@@ -51,6 +36,21 @@ def test_a_request_is_seen_from_its_step_to_its_end(visit, site, running) -> Non
     expect(page.get_by_text("Prompts and images are not kept.")).to_be_visible()
 
 
+def test_a_brick_has_a_stud_for_each_image_that_its_step_takes(visit, site, running) -> None:
+    """As its replica reports it; one that has no steps is smooth, and its sheet has the number in words."""
+    running()
+    running()
+    page = visit("/dashboard/models/lego-tiny")
+    for node, count in (("backbone", 8), ("text_encoder", 4), ("vae", 1), ("adapters", 0)):
+        for brick in page.get_by_role("button", name=f"{node} replica").all():
+            expect(brick.locator(".stud")).to_have_count(count)
+    expect(page.locator(".stud.is-on")).to_have_count(3)  # two images, and one that is decoded
+    brick = page.get_by_role("button", name="backbone replica").first
+    expect(brick).to_have_accessible_name(re.compile("running of at most 8|idle, room for 8"))
+    brick.click()
+    expect(page.get_by_role("dialog")).to_contain_text(re.compile(r"images in the step\d of at most 8"))
+
+
 def test_a_lost_replica_turns_its_brick_and_its_images_go_on(visit, site, running) -> None:
     """A banner, a lost brick, a decision with its reason, and a request that says it was resumed."""
     running(num_inference_steps=60)
@@ -63,35 +63,6 @@ def test_a_lost_replica_turns_its_brick_and_its_images_go_on(visit, site, runnin
     expect(page.get_by_role("status").filter(has_text="was lost")).to_contain_text("goes on elsewhere")
     expect(page.locator(".decisions")).to_contain_text(f"Replica {lost} is gone")
     expect(page.locator(".request-table")).to_contain_text("resumed")
-
-
-@pytest.mark.parametrize("act", ["Pause", "Cancel"])
-def test_an_action_says_its_effect_before_it_is_done(visit, site, running, act: str) -> None:
-    """The dialog keeps focus on leaving it be; its result is told, and the list changes."""
-    job = running()
-    page = visit(f"/dashboard/requests/{job}")
-    page.get_by_role("button", name=f"{act}…").click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("button", name="Leave it")).to_be_focused()
-    expect(dialog).to_contain_text("wait between two steps" if act == "Pause" else "409 job_cancelled")
-    dialog.get_by_role("button", name=re.compile(f"^{act}")).click()
-    if act == "Pause":
-        expect(page.get_by_role("status").filter(has_text="is paused")).to_be_visible()
-        expect(page.get_by_role("button", name="Resume…")).to_be_visible()
-        assert site.runner.asked_to_pause == [(job, True)]
-    else:
-        expect(page.get_by_role("status").filter(has_text="is cancelled")).to_be_visible()
-        assert site.runner.asked_to_cancel == [job]
-
-
-def test_a_replica_is_drained_after_a_question(visit, site, told) -> None:
-    """What the server answers is told, a refusal too."""
-    told.allow("404")
-    page = visit("/dashboard/models/lego-tiny")
-    page.get_by_role("button", name="Drain…").first.click()
-    expect(page.get_by_role("dialog")).to_contain_text("nothing in hand")
-    page.get_by_role("dialog").get_by_role("button", name="Drain").click()
-    expect(page.get_by_role("status").filter(has_text="no backbone replica of this id")).to_be_visible()
 
 
 def test_filters_are_in_the_address(visit, site) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.costs import PostDenoiseTime, Rates, StepCost, StepWork
+from lego_serve.core.costs import PostDenoiseTime, Rates, StepCost, StepWork, most_lanes
 
 TRUE = Rates(row_s=5e-5, pair_s=1e-7, constant_s=6e-3)
 SHAPES = [(136, 9_000), (272, 18_000), (1536, 150_000), (576, 166_000), (2304, 660_000)]
@@ -32,6 +32,33 @@ def test_the_three_rates_are_found() -> None:
     cost = seen(*[(r, p, TRUE.seconds(r, p)) for r, p in SHAPES * 4])
     for rows, pairs in ((500, 40_000), (5000, 2_000_000)):
         assert cost.seconds(StepWork(rows, pairs)) == pytest.approx(TRUE.seconds(rows, pairs), rel=0.02)
+
+
+RATES = st.builds(Rates, st.floats(1e-7, 1e-3), st.floats(0, 1e-7), st.floats(0, 0.05))
+WORKS = st.builds(StepWork, st.integers(1, 5000), st.integers(0, 10**6))
+
+
+@given(work=WORKS, rates=RATES, max_s=st.floats(1e-3, 2), max_rows=st.none() | st.integers(1, 10**5))
+def test_so_many_lanes_fit_a_step_and_no_more(work: StepWork, rates: Rates, max_s: float, max_rows: int | None) -> None:
+    """One more would break the limit of rows or of seconds; a lane alone may break both."""
+    count = most_lanes(work, rates, max_s, max_rows)
+    assert count is not None
+
+    def seconds(lanes: int) -> float:
+        return rates.seconds(lanes * work.rows, lanes * work.pairs)
+
+    above_rows = max_rows is not None and (count + 1) * work.rows > max_rows
+    assert above_rows or seconds(count + 1) >= max_s * (1 - 1e-9)
+    if count > 1:
+        assert seconds(count) <= max_s * (1 + 1e-9)
+        assert max_rows is None or count * work.rows <= max_rows
+
+
+@pytest.mark.parametrize(("rates", "max_s"), [(Rates(), 0.0), (Rates(), 1.0), (TRUE, float("inf"))])
+def test_without_rates_or_a_limit_of_seconds_rows_alone_bound_a_step(rates: Rates, max_s: float) -> None:
+    """And without either nothing does."""
+    assert most_lanes(StepWork(100, 10), rates, max_s, 250) == 2
+    assert most_lanes(StepWork(100, 10), rates, max_s, None) is None
 
 
 def test_steps_of_one_shape_keep_to_the_calibrated_proportions() -> None:

@@ -225,6 +225,18 @@ def test_a_cancelled_lane_is_gone_at_once(model: tuple[Backbone, FlowMatchTables
     assert set(run(engine)) == {"mate"}
 
 
+@pytest.mark.parametrize("side", [48, 96, 160])
+def test_room_is_the_number_of_lanes_that_a_full_step_takes(model: tuple[Backbone, FlowMatchTables], side: int) -> None:
+    """Of those of the last step's size; nothing is known where nothing bounds a step."""
+    engine = engine_of(model, max_rows=900)
+    for index in range(40):
+        engine.add(request(f"lane {index}", index, width=side, height=side))
+    engine.step()
+    assert 1 < engine.gauges.recent_lanes[-1] < 40
+    assert engine.gauges.room == engine.gauges.recent_lanes[-1]
+    assert engine_of(model).gauges.room == 0
+
+
 def test_without_the_rules_a_lane_does_depend_on_its_mates(model: tuple[Backbone, FlowMatchTables]) -> None:
     """The negative control: with batch-invariant products dropped, some small lane's bits change in company."""
     linear_ops = model[0].linear_ops

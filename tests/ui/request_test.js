@@ -15,6 +15,7 @@ const FULL = {
   n: 2,
   negative: "blur",
   sampler: "dpmpp_2m",
+  tier: "high",
   deadline: "2.5",
   lora: [{ name: "a", scale: 0.8, start: 0, end: 0.5 }],
 };
@@ -104,6 +105,7 @@ lego-serve edit \\
   --seed 7 \\
   --strength 0.5 \\
   --caption 'it'\\''s' \\
+  --tier high \\
   --lora a:0.8 \\
   --url http://h:1 \\
   --out image.png \\

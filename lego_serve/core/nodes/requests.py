@@ -208,7 +208,8 @@ class MemoryUse:
 class ReplicaLoad:
     """What a replica has in hand: images or calls that run and that wait, and the images of its last steps.
 
-    ``machine`` is its host's name.
+    ``machine`` is its host's name.  ``room``: the most images, each as large as those of its last step, or the most
+    calls that it would take into one step; 0 where it has no steps, or nothing bounds them.
     """
 
     running: int = 0
@@ -218,6 +219,7 @@ class ReplicaLoad:
     memory: tuple[MemoryUse, ...] = ()
     machine: str = ""
     is_draining: bool = False
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)

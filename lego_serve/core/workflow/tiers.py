@@ -34,6 +34,18 @@ def choose_tier(
     return TierChoice(lower[-1], max(_share(node, inputs, books, lower[-1]) for node in nodes), asked)
 
 
+def tuned_runs(workflow: Workflow, books: Books) -> tuple[TierRun, ...]:
+    """Return what the tiers run that a request of a workflow may name besides ``exact``; none where it takes no tier.
+
+    A tier counts where every model that denoises has it; the runs are those of the first of them.
+    """
+    nodes = [node for node in workflow.nodes.values() if node.kind == "denoise"]
+    if INPUT not in workflow.inputs or not nodes:
+        return ()
+    first, *others = (books.get(node.model, NO_TIERS) for node in nodes)
+    return tuple(run for run in first.runs if all(run.tier in book.names for book in others))
+
+
 def run_of(node: Node, inputs: Mapping[str, object], books: Books, tier: str | None = None) -> TierRun | None:
     """Return what a denoising node runs in place of its steps; None for these.  Raises RequestError."""
     book = books.get(node.model, NO_TIERS)

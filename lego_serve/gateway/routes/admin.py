@@ -1,7 +1,7 @@
 """Routes for operators: the jobs of all gateways, and the backbone replicas."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -9,12 +9,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from lego_serve.core.jobs.job import JobState
-from lego_serve.core.nodes.requests import SeenReplica
+from lego_serve.core.nodes.requests import ReplicaLoad, SeenReplica
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.scale_board import NodeScale
 from lego_serve.errors import NotFound, RequestError
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.openapi import errors, json_body
+from lego_serve.gateway.openapi import errors, json_answer, json_body
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.requests.json_body import read_body
 from lego_serve.gateway.telemetry.access_log import note_admin_target
@@ -31,6 +31,31 @@ class PinRequest(BaseModel):
     max: Count
 
 
+class ReplicaCard(BaseModel):
+    """A replica; with `all=true` also where it is, whether it takes work, and what it has in hand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    object: Literal["replica"]
+    node: str
+    model: str = ""
+    component: str = ""
+    machine: str = ""
+    state: Literal["up", "draining"] = "up"
+    is_shared: bool = False
+    load: ReplicaLoad | None = None
+
+
+class ReplicaList(BaseModel):
+    """The replicas there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    object: Literal["list"]
+    data: tuple[ReplicaCard, ...]
+
+
 def create_router(context: Context, peers: Peers | None) -> APIRouter:
     """Build the routes; those of jobs answer for all gateways together."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
@@ -41,7 +66,8 @@ def create_router(context: Context, peers: Peers | None) -> APIRouter:
     router.add_api_route("/jobs/{job_id}", jobs.cancel_job, methods=["DELETE"], responses=none)
     router.add_api_route("/jobs/{job_id}/pause", jobs.pause_job, methods=["POST"], responses=none)
     router.add_api_route("/jobs/{job_id}/resume", jobs.resume_job, methods=["POST"], responses=none)
-    router.add_api_route("/replicas", replicas.list_replicas, methods=["GET"])
+    seen = json_answer(200, "The replicas there are.", ReplicaList)
+    router.add_api_route("/replicas", replicas.list_replicas, methods=["GET"], responses=seen)
     router.add_api_route("/replicas/{replica}/drain", replicas.drain_replica, methods=["POST"], responses=none)
     router.add_api_route("/nodes", replicas.list_nodes, methods=["GET"])
     pins, body = "/nodes/{node}/replicas", json_body(PinRequest)

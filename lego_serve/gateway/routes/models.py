@@ -8,7 +8,9 @@ from fastapi.responses import JSONResponse
 
 from lego_serve.core.nodes.requests import ListAdapterNames
 from lego_serve.core.suggest import did_you_mean
+from lego_serve.core.tiers.book import TierRun
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.tiers import tuned_runs
 from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.openapi import errors
@@ -61,6 +63,7 @@ async def _model_cards(context: Context, workflows: list[Workflow]) -> list[dict
                 "inputs": workflow.canonical()["inputs"],
                 "adapters": _joined([names_by_model[model] for model in lora_models[workflow.name]]),
                 "controlnets": _controlnet_names(context, workflow),
+                "tiers": [_tier_card(run) for run in tuned_runs(workflow, context.settings.tiers)],
             },
         }
         for workflow in workflows
@@ -79,6 +82,17 @@ def _controlnet_names(context: Context, workflow: Workflow) -> list[str]:
     """Return the ControlNets that a workflow, or its sibling that takes ControlNets, may be asked with."""
     sibling = sibling_workflow(context.runner.workflows, workflow, ("controlnet",))
     return [] if sibling is None else sorted(known_controlnets(context.settings, sibling))
+
+
+def _tier_card(run: TierRun) -> dict[str, Any]:
+    """Return what a tier runs in place of which steps, for images of how many pixels."""
+    return {
+        "name": run.tier,
+        "sampler": run.sampler,
+        "steps": run.steps,
+        "evaluations": run.grid.evaluations,
+        "pixels": list(run.pixels),
+    }
 
 
 def _joined(lists: list[list[str] | None]) -> list[str] | None:

@@ -271,6 +271,7 @@ def card_of(replica: SeenReplica, now: float) -> dict[str, Any]:
         "load": {
             "running": load.running,
             "waiting": load.waiting,
+            "room": load.room,
             "step_s": round(load.step_s, 5),
             "recent": list(load.recent),
         },

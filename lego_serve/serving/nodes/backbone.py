@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -184,9 +184,8 @@ class BackboneNode:
 
     def load(self) -> ReplicaLoad:
         """Return the lanes of the step that runs, those that wait, and what is kept for them."""
-        engine, store = self._engine, self._engine.templates
-        lanes = engine.lanes
-        recent = tuple(engine.recent_lanes)
+        lanes, gauges, store = self._engine.lanes, self._engine.gauges, self._engine.templates
+        recent = tuple(gauges.recent_lanes)
         running = min(lanes, recent[-1]) if recent else 0
         memory = [
             MemoryUse("weights", self._weights_bytes),
@@ -194,9 +193,8 @@ class BackboneNode:
         ]
         if self._adapters is not None:
             memory.append(memory_of("adapters", self._adapters.ledger))
-        return ReplicaLoad(
-            running, lanes - running, engine.last_step_s, recent, tuple(memory), is_draining=self._is_draining
-        )
+        load = ReplicaLoad(running, lanes - running, gauges.last_step_s, recent, tuple(memory), room=gauges.room)
+        return replace(load, is_draining=self._is_draining)
 
     @property
     def running_step(self) -> RunningStep | None:

@@ -41,7 +41,7 @@ class MicroBatcher(Generic[Item, Result]):
         turns: ComputeTurns | None = None,
     ) -> None:
         """``turns``: those of all that compute in this process, where that is more than this batcher."""
-        self._compute, self._max_batch, self._turns = compute, max_batch, turns or ComputeTurns()
+        self._compute, self.max_batch, self._turns = compute, max_batch, turns or ComputeTurns()
         self._waiting: list[_Waiting[Item, Result]] = []
         self._shares = FairShares()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -91,7 +91,7 @@ class MicroBatcher(Generic[Item, Result]):
         """Take the next items out of those waiting, without those that nobody waits for any more."""
         waiting = [each for each in self._waiting if not each.future.done()]
         ordered = self._shares.order(waiting, lambda each: each.turn.tenant, lambda each: each.turn.cost)
-        batch = ordered[: self._max_batch]
+        batch = ordered[: self.max_batch]
         taken = set(map(id, batch))
         self._waiting = [each for each in waiting if id(each) not in taken]
         costs: dict[str, float] = {}

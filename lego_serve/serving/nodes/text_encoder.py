@@ -119,14 +119,14 @@ class TextEncoderNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand, and what it keeps of prompts and adapters."""
-        kept = self._cache
+        batcher, kept = self._batcher, self._cache
         memory = [
             MemoryUse("weights", self._weights_bytes),
             MemoryUse("prompts", kept.bytes, kept.max_bytes, kept.evicted),
         ]
         if self._adapters is not None:
             memory.append(memory_of("adapters", self._adapters.ledger))
-        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=tuple(memory))
+        return ReplicaLoad(batcher.running, batcher.waiting, memory=tuple(memory), room=batcher.max_batch)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

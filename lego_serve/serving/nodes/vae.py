@@ -94,12 +94,12 @@ class VaeNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand."""
-        kept = self._templates
+        batcher, kept = self._batcher, self._templates
         memory = (
             MemoryUse("weights", self._weights_bytes),
             MemoryUse("images", kept.bytes, kept.max_bytes, kept.evicted),
         )
-        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=memory)
+        return ReplicaLoad(batcher.running, batcher.waiting, memory=memory, room=batcher.max_batch)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

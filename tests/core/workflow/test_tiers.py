@@ -7,7 +7,7 @@ import pytest
 from lego_serve.core.tiers.book import TierBook, TierChoice, TierRun
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.workflow.bind import bind
-from lego_serve.core.workflow.tiers import choose_tier
+from lego_serve.core.workflow.tiers import choose_tier, tuned_runs
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.workflow_files import built_in_workflows
 
@@ -62,3 +62,16 @@ def test_a_workflow_without_tiers_takes_no_floor() -> None:
     assert choose_tier(without, {}, BOOKS, None, is_crowded=True) == TierChoice()
     with pytest.raises(UnsupportedParameter, match="takes no tier"):
         choose_tier(without, {}, BOOKS, "fast", is_crowded=True)
+
+
+def test_a_workflow_has_the_tiers_that_all_its_denoising_models_have() -> None:
+    """None where it takes no tier, or where nothing was tuned."""
+    runs = BOOKS["lego-tiny"].runs
+    assert tuned_runs(WORKFLOW, BOOKS) == runs
+    assert tuned_runs(WORKFLOW, {}) == ()
+    inputs = {name: each for name, each in WORKFLOW.inputs.items() if name != "tier"}
+    assert tuned_runs(replace(WORKFLOW, inputs=inputs), BOOKS) == ()
+    again = replace(WORKFLOW.nodes["latents"], name="again", model="other")
+    both = replace(WORKFLOW, nodes={**WORKFLOW.nodes, "again": again})
+    assert tuned_runs(both, BOOKS | {"other": TierBook((run("fast", 4),))}) == runs[1:]
+    assert tuned_runs(both, BOOKS) == ()

@@ -76,6 +76,14 @@ async def test_an_unknown_floor_is_refused(client, runner) -> None:
     assert not runner.jobs
 
 
+async def test_a_model_lists_its_tiers_and_what_they_were_tuned_for(client) -> None:
+    """Those of the workflows beside it too."""
+    lego = {card["id"]: card["lego"] for card in (await client.get("/v1/models")).json()["data"]}
+    fast = {"name": "fast", "sampler": "euler", "steps": 20, "evaluations": 5, "pixels": [96 * 96, 256 * 256]}
+    for name in ("lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"):
+        assert lego[name]["tiers"] == [fast | {"name": "high", "evaluations": 10}, fast]
+
+
 async def test_in_a_crowd_a_job_runs_at_its_floor_before_any_is_rejected(client, runner) -> None:
     """The third of five places is still run as asked; the answer of those after it says that they were lowered."""
     runner.gate = asyncio.Event()

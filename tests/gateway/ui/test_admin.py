@@ -10,6 +10,7 @@ import pytest
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.routes.admin import ReplicaCard
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
 from lego_serve.metrics import Metrics
 from tests.support.gateway.client import error_of
@@ -150,6 +151,16 @@ async def test_replicas_of_every_node_are_listed_where_all_are_wanted(looked_at)
     for card in every:
         assert card["node"] == f"{card['model']}.{card['component']}"
         assert (card["state"], card["is_shared"], card["machine"]) == ("up", False, card["load"]["machine"])
+    rooms = {card["component"]: card["load"]["room"] for card in every}
+    assert rooms == {"backbone": 8, "text_encoder": 4, "vae": 1, "adapters": 0}
+    document = (await looked_at.get("/openapi.json")).json()
+    said = document["paths"]["/v1/admin/replicas"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert said["properties"]["data"]["items"] == {"$ref": "#/components/schemas/ReplicaCard"}
+    load = document["components"]["schemas"]["ReplicaLoad"]["properties"]
+    assert load["room"]["type"] == "integer"
+    for card in every:
+        assert set(card["load"]) == set(load)
+        ReplicaCard.model_validate(card)
 
 
 async def test_users_see_their_own_requests_and_nothing_else() -> None:

@@ -172,7 +172,7 @@ async def test_a_worker_says_which_calls_it_has_in_hand_and_which_step_runs(cont
     assert calls is not None
     assert not calls.keys
     began_s = time.monotonic() - 40.0
-    shared._host.nodes["one.backbone"]._engine._under_way = began_s, 0.5
+    shared._host.nodes["one.backbone"]._engine.gauges.begin(began_s, 0.5)
     _, calls = await shared.control(ReportCalls(), "one.vae")
     assert calls is not None
     assert calls.step is not None

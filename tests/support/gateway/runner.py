@@ -142,7 +142,7 @@ class FakeRunner:
 
     async def loads(self) -> list[SeenReplica]:
         """The one, with little in hand."""
-        return [SeenReplica("r1", "lego-tiny", "backbone", ReplicaLoad(2, 1, 0.02, (1, 2), machine="here"))]
+        return [SeenReplica("r1", "lego-tiny", "backbone", ReplicaLoad(2, 1, 0.02, (1, 2), machine="here", room=6))]
 
     async def scales(self) -> ScaleBoard:
         """What each node is to have: what was pinned, else one."""

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -38,6 +38,7 @@ class LivelyRunner(FakeRunner):
         self.stays_at: int | None = None  # after this step each job waits until it is None, as if that took so long
         self._flow = Dataflow()
         self._paused: set[str] = set()
+        self._draining: set[str] = set()
         self.evicted = 0
         self.board.nodes["lego-tiny.backbone"] = NodeScale(len(self.backbones), ReplicaBounds(1, 4))
 
@@ -68,12 +69,27 @@ class LivelyRunner(FakeRunner):
                 MemoryUse("adapters", 9_000_000, 40_000_000),
             )
             running = min(held[name], 8)
-            load = ReplicaLoad(running, held[name] - running, self.step_s, (3, 4, running), memory, "m1")
+            load = ReplicaLoad(running, held[name] - running, self.step_s, (3, 4, running), memory, "m1", room=8)
+            load = replace(load, is_draining=name in self._draining)
             seen.append(SeenReplica(name, "lego-tiny", "backbone", load))
-        text = ReplicaLoad(0, 0, memory=(MemoryUse("prompts", 21_000_000, 64_000_000),), machine="m1")
+        text = ReplicaLoad(memory=(MemoryUse("prompts", 21_000_000, 64_000_000),), machine="m1", room=4)
         adapters = ReplicaLoad(memory=(MemoryUse("adapters", 96_000, 128_000),), machine="m2")
-        others = {"text_encoder": text, "vae": ReplicaLoad(1, 0, machine="m2"), "adapters": adapters}
+        others = {"text_encoder": text, "vae": ReplicaLoad(1, 0, machine="m2", room=1), "adapters": adapters}
         return seen + [SeenReplica(f"{name[:2]}17", "lego-tiny", name, load) for name, load in others.items()]
+
+    async def drain(self, replica: str) -> int:
+        """What it has goes on elsewhere; it takes nothing more, until `stop` puts another in its place."""
+        if replica not in self.backbones:
+            return await super().drain(replica)
+        held = [record for record in self.journal.history.live if record.replica == replica]
+        self._draining.add(replica)
+        why = f"an operator asked; its {len(held)} calls go on elsewhere from fresh checkpoints"
+        self.journal.decide("drain", replica, why, self.now(), by="operator")
+        return len(held)
+
+    def stop(self, replica: str, successor: str) -> None:
+        """A drained replica ends, and its successor is up."""
+        self.backbones[self.backbones.index(replica)] = successor
 
     def lose(self, replica: str) -> None:
         """A replica dies: what it had goes on elsewhere."""
@@ -137,8 +153,9 @@ class LivelyRunner(FakeRunner):
                 await asyncio.sleep(self.step_s)  # between two steps, as a replica does
             at = self.now()
             await asyncio.sleep(self.step_s)
-            if replica not in self.backbones:
-                self.journal.note_attempt(job.id, node, "lost", replica, self.now())
+            if replica not in self.backbones or replica in self._draining:
+                end: Literal["moved", "lost"] = "moved" if replica in self._draining else "lost"
+                self.journal.note_attempt(job.id, node, end, replica, self.now())
                 replica = self._take(job, node)
             took.append((at - began, self.now() - at, 1 + len(self.waiting)))
             for index in range(n):
@@ -150,7 +167,8 @@ class LivelyRunner(FakeRunner):
         return {"step_at": at_s, "step_s": step_s, "step_lanes": lanes, "run_s": self.now() - began, "queue_s": 0.0}
 
     def _take(self, job: Job, node: str) -> str:
-        replica = self.backbones[len(self.jobs) % len(self.backbones)]
+        ready = [name for name in self.backbones if name not in self._draining]
+        replica = ready[len(self.jobs) % len(ready)]
         self.journal.history.note_attempt(job.id, node, "accepted", replica, self.now())
         return replica
 

@@ -94,8 +94,9 @@ class ControlNetNode:
 
     def load(self) -> ReplicaLoad:
         """Return what it has in hand."""
+        batcher = self._batcher
         memory = (MemoryUse("weights", self._weights_bytes),)
-        return ReplicaLoad(self._batcher.running, self._batcher.waiting, memory=memory)
+        return ReplicaLoad(batcher.running, batcher.waiting, memory=memory, room=batcher.max_batch)
 
     async def check_health(self) -> None:
         """Raise when the replica cannot work."""

@@ -68,7 +68,7 @@ export function Dialog({ title, onClose, children, wide = false, onKey }) {
     >
       <div class="dialog-box">
           <header>
-            <h2 id="dialog-title">${title}</h2>
+            <h2 id="dialog-title" class="words">${title}</h2>
             <button type="button" class="icon-button" aria-label="Close" onClick=${onClose}><${Icon} name="close" /></button>
           </header>
           ${children}
@@ -159,6 +159,14 @@ export async function copy(text, what) {
   } catch {
     toast("The browser does not let this page copy; mark the text instead.", true);
   }
+}
+
+/**
+ * A name or a sentence from elsewhere, of any length: six lines are seen, the whole is its title.
+ * @param {{text: string}} props
+ */
+export function Words({ text }) {
+  return html`<span class="words" title=${text.length > 40 ? text : undefined}>${text}</span>`;
 }
 
 /**

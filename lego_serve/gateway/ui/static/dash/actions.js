@@ -39,8 +39,11 @@ export function pauseAction(row) {
   return /** @type {Action} */ ({
     title: isPaused ? `Let ${short(row.id)} go on?` : `Pause ${short(row.id)}?`,
     effect: isPaused
-      ? `Its ${counted(row.n, "image")} go on from step ${row.step} as soon as there is a place.`
-      : `Its ${counted(row.n, "image")} wait between two steps and hold no place in them. Its deadline goes on.`,
+      ? `${
+        row.n === 1 ? "Its image goes" : `Its ${row.n} images go`
+      } on from step ${row.step} as soon as there is a place.`
+      : `${row.n === 1 ? "Its image waits" : `Its ${row.n} images wait`} between two steps, without a place in them. ` +
+        "Its deadline goes on.",
     verb: isPaused ? "Resume" : "Pause",
     act:
       async () => (await sendJson(`${jobPath(row.id)}/${verb}`, {}),
@@ -56,8 +59,8 @@ export function drainAction(card) {
     title: `Drain ${tail(card.id)}?`,
     effect: held > 0
       ? `Its ${
-        counted(held, "image")
-      } go on elsewhere from fresh checkpoints, none is lost. Another replica takes its place.`
+        held === 1 ? "1 image goes" : `${held} images go`
+      } on elsewhere from fresh checkpoints, none is lost. Another replica takes its place.`
       : "It has nothing in hand. Another replica takes its place.",
     verb: "Drain",
     act: async () => {
@@ -88,7 +91,7 @@ export function Actions() {
   };
   return html`
     <${Dialog} title=${action.title} onClose=${close}>
-      <p>${action.effect}</p>
+      <p class="words">${action.effect}</p>
       <footer>
         <button type="button" class="button" autofocus onClick=${close}>Leave it</button>
         <button type="button" class=${`button ${
@@ -106,7 +109,7 @@ function Menu({ row }) {
   const isLive = row.state !== "ended" && mayAct();
   return html`
     <${Dialog} title=${`Request ${short(row.id)}`} onClose=${close}>
-      <p class="hint">${row.workflow} · ${row.tenant} · <span class="mono">${row.id}</span></p>
+      <p class="hint words">${row.workflow} · ${row.tenant} · <span class="mono">${row.id}</span></p>
       <div class="menu-list">
           <a class="button" href=${`/dashboard/requests/${encodeURIComponent(row.id)}`} onClick=${close}>Open</a>
           ${isLive &&

@@ -2,9 +2,8 @@
 import { age, bytes, counted, duration, percent, tail } from "../app/format.js";
 import { classes, html } from "../app/lib.js";
 import { serverNow } from "./store.js";
+import { ofRoom, studsOf } from "./studs.js";
 
-const STUDS = { backbone: 8, other: 4 };
-const MOST_STUDS = 12;
 /** @type {Record<string, string>} */
 const KINDS = {
   models: "weights",
@@ -17,14 +16,9 @@ const KINDS = {
 
 /** @param {{card: any, onOpen?: (id: string) => void}} props */
 export function ReplicaBrick({ card, onOpen }) {
-  const { running, waiting, step_s: stepS } = card.load;
+  const { running, waiting, room, step_s: stepS } = card.load;
   const isLost = card.state === "lost" || card.state === "stopped";
-  const room = card.component === "backbone" ? STUDS.backbone : STUDS.other;
-  const count = Math.min(MOST_STUDS, Math.max(room, running + waiting));
-  const studs = Array.from(
-    { length: count },
-    (_, at) => (at < running ? "is-on" : at < running + waiting ? "is-waiting" : ""),
-  );
+  const { studs, each } = studsOf(card.load);
   const says = isLost
     ? card.state
     : running > 0
@@ -37,9 +31,9 @@ export function ReplicaBrick({ card, onOpen }) {
     : running > 0 && stepS > 0
     ? `${duration(stepS)}/step${waiting > 0 ? ` · ${waiting} wait` : ""}`
     : `${waiting} waiting`;
-  const words = `${card.component} replica ${tail(card.id)} on ${card.machine || "a machine"}: ${says}, ${
-    counted(waiting, "image")
-  } waiting`;
+  const words = `${card.component} replica ${tail(card.id)} on ${card.machine || "a machine"}: ${says}${
+    running > 0 && !isLost ? ofRoom(room) : says === "idle" && room > 0 ? `, room for ${room}` : ""
+  }, ${counted(waiting, "image")} waiting`;
   return html`
     <button
       type="button"
@@ -52,7 +46,7 @@ export function ReplicaBrick({ card, onOpen }) {
         card.heard_s > 3 && "is-old",
       )}
       aria-label=${words}
-      title=${`${card.id}${card.machine ? ` on ${card.machine}` : ""}`}
+      title=${`${card.id}${card.machine ? ` on ${card.machine}` : ""}${each > 1 ? `; a stud is ${each} images` : ""}`}
       onClick=${() => onOpen?.(card.id)}
     >
       <span class="studs" aria-hidden="true">${isLost
@@ -71,7 +65,7 @@ export function ReplicaBrick({ card, onOpen }) {
 function StartingBrick() {
   return html`
     <div class="replica is-starting" role="img" aria-label="a replica that is starting">
-      <span class="studs">${[1, 2, 3, 4].map((each) => html`<span key=${each} class="stud"></span>`)}</span>
+      <span class="studs"></span>
       <span class="brick"><span class="brick-line"><strong>starting</strong></span>
         <span class="brick-more">does not answer yet</span></span>
     </div>
@@ -157,7 +151,8 @@ export function ModelRow({ model, replicas, onOpen, onPin }) {
   return html`
     <section class="model" aria-label=${`Model ${model.name}`}>
       <div class="model-facts">
-          <h3><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></h3>
+          <h3><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}><span class="words">${model
+            .name}</span></a></h3>
           ${model.family && html`<p class="hint">${factsOf(model)}</p>`}
           <p class="hint">${counted(model.workflows.length, "workflow")}${model.waiting > 0
             ? ` · ${model.waiting} waiting`

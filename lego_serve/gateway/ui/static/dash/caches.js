@@ -1,5 +1,6 @@
 // What is kept in memory: prompts, adapters, templates; how alike edits were; and the adapters there are.
 import { bytes, counted, percent, tail } from "../app/format.js";
+import { Words } from "../app/kit.js";
 import { html, useState } from "../app/lib.js";
 import { Failure, useAnswer, useBeat } from "./asking.js";
 import { Templates } from "./templates.js";
@@ -38,7 +39,9 @@ function Card({ row }) {
   const { hits, misses, used, budget, evicted, replicas } = row;
   const share = hits + misses > 0 ? hits / (hits + misses) : null;
   return html`<section class="card" aria-label=${`${row.kind} of ${row.model}`}>
-    <header><h2>${row.kind[0].toUpperCase()}${row.kind.slice(1)}</h2><span class="hint">${row.model}</span></header>
+    <header><h2>${row.kind[0].toUpperCase()}${
+    row.kind.slice(1)
+  }</h2><span class="hint words">${row.model}</span></header>
     <p class="hint">${SAYS[row.kind] ?? ""}</p>
     <${Figure} row=${row} share=${share} />
     ${
@@ -93,15 +96,19 @@ function AdapterTable() {
     found.slice(0, 100).map((/** @type {any} */ each) =>
       html`
         <tr key=${each.id}>
-          <th scope="row">${each.id}</th>
-          <td>${each.model}</td>
+          <th scope="row">
+            <${Words} text=${each.id} />
+          </th>
+          <td>
+            <${Words} text=${each.model} />
+          </td>
           <td>${each.rank ?? "–"}</td>
           <td>${bytes(each.bytes)}</td>
           <td>${each.resident === null || each.resident === undefined
             ? "not known"
             : each.resident.length === 0
             ? "none"
-            : each.resident.join(", ")}</td>
+            : html`<${Words} text=${each.resident.join(", ")} />`}</td>
         </tr>
       `
     )
@@ -134,9 +141,13 @@ function Comparisons({ rows }) {
           <tbody>${rows.map((row) =>
             html`
               <tr key=${`${row.workflow} ${row.class} ${row.quality}`}>
-                <th scope="row"><a href=${`/dashboard/workflows/${encodeURIComponent(row.workflow)}`}>${row
-                  .workflow}</a></th>
-                <td>${row.class}</td>
+                <th scope="row"><a href=${`/dashboard/workflows/${
+                  encodeURIComponent(row.workflow)
+                }`}><${Words} text=${row
+                  .workflow} /></a></th>
+                <td>
+                  <${Words} text=${row.class} />
+                </td>
                 <td>${row.quality}</td>
                 <td>${row.count}</td>
                 <td>${row.floor !== null && row.mean < row.floor

@@ -1,5 +1,6 @@
 // What changed the course of things, and the errors that requests ended with.
 import { age, short } from "../app/format.js";
+import { Words } from "../app/kit.js";
 import { html } from "../app/lib.js";
 import { Failure, useAnswer, useBeat } from "./asking.js";
 import { DecisionList } from "./notices.js";
@@ -68,8 +69,12 @@ export function Decisions() {
                   <tbody>${errors.data.map((/** @type {any} */ each) =>
                     html`
                       <tr key=${`${each.code} ${each.node}`}>
-                        <th scope="row"><span class="mono">${each.code}</span><small>${each.said}</small></th>
-                        <td>${each.node || "–"}</td>
+                        <th
+                          scope="row"><span class="mono"><${Words} text=${each
+                            .code} /></span><small><${Words} text=${each.said} /></small></th>
+                        <td>
+                          <${Words} text=${each.node || "–"} />
+                        </td>
                         <td>${each.count}</td>
                         <td>${age(serverNow() - each.last)} ago</td>
                         <td>${each.job

@@ -1,6 +1,6 @@
 // Models one to a line, and one model with each of its replicas.
 import { bytes, duration, tail } from "../app/format.js";
-import { Dialog } from "../app/kit.js";
+import { Dialog, Words } from "../app/kit.js";
 import { html, signal } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
 import { Failure, useAnswer } from "./asking.js";
@@ -9,6 +9,7 @@ import { Chart, LATENCY_LINES } from "./charts.js";
 import { DecisionList } from "./notices.js";
 import { PinDialog } from "./pins.js";
 import { mayAct, span } from "./store.js";
+import { ofRoom } from "./studs.js";
 
 const opened = signal("");
 /** The node whose replicas are to be pinned. */
@@ -103,7 +104,8 @@ function Lines({ models }) {
           );
           return html`
             <tr key=${model.name}>
-              <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}>${model.name}</a></th>
+              <th scope="row"><a href=${`/dashboard/models/${encodeURIComponent(model.name)}`}><${Words} text=${model
+                .name} /></a></th>
               <td>${model.running}</td>
               <td>${model.waiting}</td>
               <td>${count}</td>
@@ -149,7 +151,9 @@ function Replicas({ model, replicas }) {
                 <th scope="row"><button type="button" class="as-link mono" onClick=${() => (opened.value =
                   card.id)}>${tail(card.id)}</button></th>
                 <td>${card.component}</td>
-                <td>${card.machine || "–"}</td>
+                <td>
+                  <${Words} text=${card.machine || "–"} />
+                </td>
                 <td>${card.state === "up"
                   ? html`<span class="badge is-ok">✓ up</span>`
                   : html`<span class="badge is-warn">▲ ${card.state}</span>`}</td>
@@ -174,13 +178,15 @@ function Replicas({ model, replicas }) {
 
 /** @param {{card: any}} props */
 function Sheet({ card }) {
-  const { running, waiting, step_s: stepS, recent } = card.load;
-  const most = Math.max(8, ...recent);
+  const { running, waiting, room, step_s: stepS, recent } = card.load;
+  const most = Math.max(room, 1, ...recent);
   const close = () => (opened.value = "");
   return html`<${Dialog} title=${`Replica ${tail(card.id)}`} onClose=${close}>
     <p class="hint">${card.node} on ${card.machine || "a machine"} · <span class="mono">${card.id}</span></p>
     <dl class="facts">
-      <dt>state</dt><dd>${card.state}</dd><dt>images in the step</dt><dd>${running}</dd><dt>waiting</dt><dd>${waiting}</dd>
+      <dt>state</dt><dd>${card.state}</dd><dt>images in the step</dt><dd>${running}${
+    ofRoom(room)
+  }</dd><dt>waiting</dt><dd>${waiting}</dd>
       ${
     stepS > 0 && html`
       <dt>last step</dt>

@@ -45,8 +45,11 @@ export function DecisionList({ decisions, empty = "Nothing had to be decided yet
             ? "arrowDown"
             : icon} size="16" /></span>
           <div>
-            <p>${title(each)}${each.count > 1 && each.kind !== "refuse" ? ` (${each.count} times)` : ""}</p>
-            <p class="hint">${each.why.slice(0, 1).toUpperCase()}${each.why.slice(1)}. ${each.job
+            <p class="words">${title(each)}${each.count > 1 && each.kind !== "refuse"
+              ? ` (${each.count} times)`
+              : ""}</p>
+            <p class="hint words" title=${each.why.length > 200 ? each.why : undefined}>${each.why.slice(0, 1)
+              .toUpperCase()}${each.why.slice(1)}. ${each.job
               ? html`
                 <a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>
               `
@@ -70,7 +73,7 @@ export function Alerts({ alerts }) {
     shown.map((alert) =>
       html`<section key=${alert.id} class=${`alert is-${alert.level}`}>
         <${Icon} name="alert" />
-        <p><strong>${alert.said}</strong> ${alert.more} <span class="hint" aria-live="off">${
+        <p class="words"><strong>${alert.said}</strong> ${alert.more} <span class="hint" aria-live="off">${
         age(serverNow() - alert.since)
       } ago</span></p>
         ${alert.href && html`<a class="button is-small" href=${alert.href}>See what happened</a>`}

@@ -2,7 +2,7 @@
 import { key } from "../app/api.js";
 import { counted, duration, short } from "../app/format.js";
 import { Icon } from "../app/icons.js";
-import { copy } from "../app/kit.js";
+import { copy, Words } from "../app/kit.js";
 import { html, useEffect, useRef, useState } from "../app/lib.js";
 import { askPages, Failure, useAnswer, useBeat } from "./asking.js";
 import { asked, cancelAction, menuOf, pauseAction } from "./actions.js";
@@ -192,7 +192,11 @@ function One({ id }) {
         html`<div class="one-progress"><${Progress} row=${request} /><span class="hint">${duration(ageOf(request))}${
           request.eta_s !== null ? `, about ${duration(request.eta_s)} left` : ""
         }</span></div>`}
-      ${request.message && html`<p class="failure">${request.message}</p>`}
+      ${request.message && html`
+        <p class="failure">
+          <${Words} text=${request.message} />
+        </p>
+      `}
       <${Waterfall} request=${request} />
     </section>
     <div class="two is-even">
@@ -201,20 +205,26 @@ function One({ id }) {
           <h2 id="facts-title">What was asked for</h2>
         </header>
         <dl class="facts">
-          <dt>workflow</dt><dd><a href=${`/dashboard/workflows/${encodeURIComponent(request.workflow)}`}>${request
-            .workflow}</a></dd>
-          <dt>tenant</dt><dd>${request.tenant}</dd>
+          <dt>workflow</dt><dd><a href=${`/dashboard/workflows/${
+            encodeURIComponent(request.workflow)
+          }`}><${Words} text=${request
+            .workflow} /></a></dd>
+          <dt>tenant</dt><dd><${Words} text=${request.tenant} /></dd>
           <dt>size</dt><dd>${request.size.replace("x", " × ")}</dd>
           ${rows.map(([name, value]) =>
             html`
               <dt key=${name}>${name.replaceAll("_", " ")}</dt>
-              <dd>${value}</dd>
+              <dd>
+                <${Words} text=${String(value)} />
+              </dd>
             `
           )}
           ${request.addons.map((/** @type {any} */ each) =>
             html`
               <dt key=${each.name}>${each.field === "lora" ? "adapter" : "ControlNet"}</dt>
-              <dd>${each.name}</dd>
+              <dd>
+                <${Words} text=${each.name} />
+              </dd>
             `
           )}
           ${request.reuse && html`
@@ -242,7 +252,7 @@ function One({ id }) {
         <ol class="story">${request.story.map((
           /** @type {[number, string]} */ [at, words],
           /** @type {number} */ index,
-        ) => html`<li key=${index}><span class="mono">${duration(at)}</span><span>${words}</span></li>`)}</ol>
+        ) => html`<li key=${index}><span class="mono">${duration(at)}</span><${Words} text=${words} /></li>`)}</ol>
       </section>
     </div>
   `;

@@ -1,6 +1,7 @@
 // The templates of all tenants: where they are kept, making them ready, and letting go of them.
 import { ask, askJson } from "../app/api.js";
 import { bytes, counted, tail } from "../app/format.js";
+import { Words } from "../app/kit.js";
 import { html, useEffect, useState } from "../app/lib.js";
 import { asked } from "./actions.js";
 import { askPages, Failure, useAnswer, useBeat } from "./asking.js";
@@ -85,13 +86,18 @@ function Table({ rows, onChange }) {
           html`
             <tr key=${`${card.tenant} ${card.id}`}>
               <th
-                scope="row"><span class="template-name"><${Thumb} card=${card} /> <span>${card.name}${card.pinned &&
+                scope="row"><span class="template-name"><${Thumb} card=${card} /> <span><${Words} text=${card
+                  .name} />${card.pinned &&
                   html`
                     <span class="badge">pinned</span>
-                  `}<small>${card.caption ?? ""}</small></span></span></th>
-              <td>${card.tenant}</td>
+                  `}<small><${Words} text=${card.caption ?? ""} /></small></span></span></th>
+              <td>
+                <${Words} text=${card.tenant} />
+              </td>
               <td>${card.width} × ${card.height}</td>
-              <td>${card.model}</td>
+              <td>
+                <${Words} text=${card.model} />
+              </td>
               <td>${bytes(card.bytes_predicted)}${card.fits ? "" : ", more than fits"}</td>
               <td>${card.replicas.length === 0
                 ? "no replica"

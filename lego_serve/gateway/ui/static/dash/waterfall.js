@@ -1,5 +1,6 @@
 // One request in time: a row a node, hatched while it waits, a cell a step.
 import { duration, tail } from "../app/format.js";
+import { Words } from "../app/kit.js";
 import { classes, html } from "../app/lib.js";
 import { ticksOf } from "./scale.js";
 
@@ -42,7 +43,9 @@ export function Waterfall({ request }) {
         </thead>
         <tbody>
             <tr>
-              <th scope="row">whole request<small>${request.workflow} · ${request.size.replace("x", " × ")}</small></th>
+              <th scope="row">whole request<small><${Words} text=${`${request.workflow} · ${
+                request.size.replace("x", " × ")
+              }`} /></small></th>
               <td class="track"><${Lines} ticks=${ticks} at=${at} target=${target} /><span class="whole-line" style=${{
                 left: "0",
                 width: at(total),
@@ -86,7 +89,7 @@ function SpanRow({ span, at, ticks, target, isCritical }) {
     : span.kind.replaceAll("_", " ");
   return html`
     <tr class=${classes(isCritical && "is-critical")}>
-      <th scope="row">${span.node}<small>${what}</small></th>
+      <th scope="row"><${Words} text=${span.node} /><small>${what}</small></th>
       <td class="track">
           <${Lines} ticks=${ticks} at=${at} target=${target} />
           <div class="bars" aria-hidden="true">
@@ -116,7 +119,7 @@ function SpanRow({ span, at, ticks, target, isCritical }) {
                 /** @type {[number, string, string]} */ [when, words, level],
                 /** @type {number} */ index,
               ) =>
-                html`<li key=${index} class=${level === "bad" ? "is-bad" : ""} style=${{
+                html`<li key=${index} class=${classes("words", level === "bad" && "is-bad")} style=${{
                   marginLeft: at(Math.min(when, 0.55 * (ticks.at(-1) ?? 0))),
                 }}>${level === "bad" ? "▲" : "‖"} ${words}</li>`
               )

@@ -1,5 +1,6 @@
 // Workflows as graphs: the longest way to a node gives its column.
 import { bytes, duration } from "../app/format.js";
+import { Words } from "../app/kit.js";
 import { html } from "../app/lib.js";
 import { Failure, useAnswer, useBeat } from "./asking.js";
 import { columnsOf } from "./layers.js";
@@ -31,8 +32,12 @@ export function Workflows({ view, name }) {
               const models = modelsOf(view).filter((/** @type {any} */ model) => model.workflows.includes(each));
               return html`
                 <tr key=${each}>
-                  <th scope="row"><a href=${`/dashboard/workflows/${encodeURIComponent(each)}`}>${each}</a></th>
-                  <td>${models.map((/** @type {any} */ model) => model.name).join(", ")}</td>
+                  <th scope="row"><a href=${`/dashboard/workflows/${
+                    encodeURIComponent(each)
+                  }`}><${Words} text=${each} /></a></th>
+                  <td>
+                    <${Words} text=${models.map((/** @type {any} */ model) => model.name).join(", ")} />
+                  </td>
                   <td>${own.filter((row) => row.state !== "ended").length}</td>
                   <td><a href=${`/dashboard/requests?workflow=${encodeURIComponent(each)}`}>${own
                     .length} requests</a></td>
@@ -55,7 +60,7 @@ function One({ name }) {
   return html`
     ${failure}
     <section class="card" aria-labelledby="flow-title">
-      <header><h2 id="flow-title">${flow.name}</h2><span class="hint">version ${flow
+      <header><h2 id="flow-title" class="words">${flow.name}</h2><span class="hint">version ${flow
         .version} · <span class="mono">${flow.hash.slice(0, 12)}</span></span></header>
       <div class="graph-room" tabindex="0" role="region" aria-label="Graph">
         <${Graph} flow=${flow} />
@@ -91,10 +96,15 @@ function One({ name }) {
             const made = flow.edges.find((/** @type {any} */ edge) => edge.from === node.name)?.bytes;
             return html`
               <tr key=${node.name}>
-                <th scope="row">${node.name}</th>
+                <th scope="row">
+                  <${Words} text=${node.name} />
+                </th>
                 <td>${node.kind.replaceAll("_", " ")}</td>
-                <td><a href=${`/dashboard/models/${encodeURIComponent(node.model)}`}>${node.model}</a></td>
-                <td>${[...new Set(before)].join(", ") || "–"}</td>
+                <td><a href=${`/dashboard/models/${encodeURIComponent(node.model)}`}><${Words} text=${node
+                  .model} /></a></td>
+                <td>
+                  <${Words} text=${[...new Set(before)].join(", ") || "–"} />
+                </td>
                 <td>${duration(times.p50_s)}</td>
                 <td>${duration(times.p95_s)}</td>
                 <td>${duration(times.waited_p50_s)}</td>

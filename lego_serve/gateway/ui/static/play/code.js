@@ -152,6 +152,7 @@ const OPTIONS = {
   seed: "seed",
   strength: "strength",
   caption: "caption",
+  tier: "tier",
 };
 
 /**

@@ -8,7 +8,8 @@ import { Field, InputSlider, OtherRefusals, Refusal, sizesOf, Slider, tied } fro
 import { images } from "./history.js";
 import { cancel, start } from "./run.js";
 import { SourceField } from "./source.js";
-import { card, change, choices, form, inputs, isMasked, refusals, run, source } from "./state.js";
+import { card, change, choices, form, inputs, isMasked, refusals, run, source, tiers } from "./state.js";
+import { tierChoices } from "./tiers.js";
 
 const SAMPLERS = ["euler", "dpmpp_2m", "lcm"];
 
@@ -44,6 +45,7 @@ export function Form() {
             `}
             <${InputSlider} label="Images" name="n" field="n" input=${inputs.value.n} value=${now.n} step=${1} />
           </div>
+          ${tiers.value.length > 0 && html`<${Tier} />`}
           <${Adapters} />
           ${!isEdit && html`<${ControlNets} />`}
           ${isMasked.value && html`<${MaskFields} />`}
@@ -93,7 +95,15 @@ function Model() {
         id="field-model"
         value=${card.value?.id ?? ""}
         onChange=${(/** @type {any} */ event) =>
-          change({ model: event.target.value, size: "", steps: null, guidance: null, lora: [], controlnet: [] })}
+          change({
+            model: event.target.value,
+            size: "",
+            steps: null,
+            guidance: null,
+            tier: "",
+            lora: [],
+            controlnet: [],
+          })}
         ...${tied("model")}
       >
           ${choices.value.map(({ id }) => html`<option key=${id} value=${id}>${id}</option>`)}
@@ -151,6 +161,21 @@ function Seed() {
         <button type="button" class="icon-button is-edged" aria-label="Draw a seed" title="Draw a seed"
           onClick=${draw}><${Icon} name="dice" /></button>
       </span>
+      <//>
+  `;
+}
+
+function Tier() {
+  const { tier, steps, sampler } = form.value;
+  const { steps: known, sampler: usual } = inputs.value;
+  const all = tierChoices(tiers.value, steps ?? known?.default ?? 0, sampler || usual?.default || "euler");
+  return html`
+    <${Field} label="Tier" hint="less work, nearly the same image" name="tier">
+      <select id="field-tier" value=${tier} onChange=${(/** @type {any} */ event) =>
+        change({ tier: event.target.value })} ...${tied("tier")}>
+        <option value="">the model's</option>
+        ${all.map(([name, said]) => html`<option key=${name} value=${name}>${said}</option>`)}
+      </select>
       <//>
   `;
 }

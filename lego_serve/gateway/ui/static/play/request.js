@@ -5,7 +5,7 @@
  * @typedef {{name: string, image: string, weight: number, start: number, end: number}} ControlUse
  * @typedef {{
  *   mode: "generate" | "edit", prompt: string, negative: string, model: string, size: string, steps: number | null,
- *   guidance: number | null, seed: string, n: number, sampler: string, format: string, deadline: string,
+ *   guidance: number | null, seed: string, n: number, sampler: string, tier: string, format: string, deadline: string,
  *   embed: boolean, strength: number, caption: string, dilation: number, feather: number, reuse: string, template: string,
  *   lora: AdapterUse[], controlnet: ControlUse[],
  * }} Form
@@ -24,6 +24,7 @@ export const EMPTY = {
   seed: "",
   n: 1,
   sampler: "",
+  tier: "",
   format: "png",
   deadline: "",
   embed: true,
@@ -54,6 +55,7 @@ export function requestOf(form, isMasked = false) {
   if (form.guidance !== null) body.guidance_scale = form.guidance;
   if (form.negative.trim()) body.negative_prompt = form.negative;
   if (form.sampler) body.sampler = form.sampler;
+  if (form.tier) body.tier = form.tier;
   if (form.format !== "png") body.output_format = form.format;
   if (form.embed && form.format === "png") body.embed_request = true;
   if (form.deadline !== "") body.deadline_ms = Math.round(Number(form.deadline) * 1000);
@@ -112,6 +114,7 @@ export function formOf({ path, body }, form) {
     guidance: body.guidance_scale ?? null,
     negative: body.negative_prompt ?? "",
     sampler: body.sampler ?? "",
+    tier: body.tier ?? "",
     deadline: body.deadline_ms === undefined ? "" : String(body.deadline_ms / 1000),
     strength: body.strength ?? 1,
     caption: body.caption ?? "",

@@ -86,6 +86,10 @@ function Times({ image }) {
             <dt>prompts found in the cache</dt>
             <dd>${facts.cache_hits}</dd>
           `}
+          ${facts.tier && facts.tier.name !== "exact" && html`
+            <dt>tier</dt>
+            <dd>${`${facts.tier.name}, ${facts.tier.evaluations} of ${facts.tier.steps} steps`}</dd>
+          `}
           ${facts.steps_redone > 0 && html`
             <dt>steps made again</dt>
             <dd>${facts.steps_redone}</dd>

@@ -5,7 +5,9 @@ import { Mask } from "./maskbits.js";
 import { EMPTY, requestOf } from "./request.js";
 
 /**
- * @typedef {{id: string, lego: {inputs: Record<string, any>, adapters: string[] | null, controlnets: string[]}}} Card
+ * @typedef {import("./tiers.js").TierRun} TierRun
+ * @typedef {{inputs: Record<string, any>, adapters: string[] | null, controlnets: string[], tiers: TierRun[]}} Facts
+ * @typedef {{id: string, lego: Facts}} Card
  * @typedef {{blob: Blob | null, url: string, width: number, height: number, from: string}} Source
  * @typedef {{step: number, steps: number, etaS: number, preview: string, before: string, previewStep: number}} Lane
  * @typedef {{began: number, lanes: Lane[], abort: AbortController, isEdit: boolean, size: [number, number]}} Run
@@ -103,18 +105,27 @@ function isSibling(id, all) {
 /** The chosen model's card. */
 export const card = computed(() => choices.value.find(({ id }) => id === form.value.model) ?? choices.value[0] ?? null);
 
-/** The inputs of the workflow that will run, with their bounds. */
-export const inputs = computed(() => {
-  if (!card.value) return {};
-  if (form.value.mode === "generate") return card.value.lego.inputs;
+/** What the workflow that will run takes. */
+const taken = computed(() => {
+  if (!card.value || form.value.mode === "generate") return card.value?.lego;
   const wanted = `${card.value.id}-${marked.value > 0 ? "edit" : "img2img"}`;
-  return (cards.value?.find(({ id }) => id === wanted) ?? card.value).lego.inputs;
+  return (cards.value?.find(({ id }) => id === wanted) ?? card.value).lego;
 });
+
+/** Its inputs, with their bounds. */
+export const inputs = computed(() => taken.value?.inputs ?? {});
+
+/** Its tiers besides `exact`; none where its model has not been tuned. */
+export const tiers = computed(() => taken.value?.tiers ?? []);
 
 export const isMasked = computed(() => form.value.mode === "edit" && marked.value > 0);
 /** The request that the button would send now. */
 export const wanted = computed(() =>
-  requestOf({ ...form.value, model: card.value?.id ?? form.value.model }, isMasked.value)
+  requestOf({
+    ...form.value,
+    model: card.value?.id ?? form.value.model,
+    tier: tiers.value.length > 0 ? form.value.tier : "",
+  }, isMasked.value)
 );
 
 export async function loadModels() {

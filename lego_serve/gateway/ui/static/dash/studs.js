@@ -1,0 +1,27 @@
+// The studs of a brick: filled for images in the step that runs, hatched for those that wait, hollow for free room.
+
+export const MOST_STUDS = 12; // what fits the narrowest brick
+
+/**
+ * The studs from left to right, and how many images each of them is: one, or more where the room is too large to draw.
+ * A stud of several is filled as soon as one of them is there. What waits beyond the last stud is told in words alone.
+ * @param {{running: number, waiting: number, room: number}} load
+ * @returns {{studs: string[], each: number}}
+ */
+export function studsOf({ running, waiting, room }) {
+  const most = Math.max(room, running);
+  const each = Math.max(1, Math.ceil(most / MOST_STUDS));
+  const on = Math.ceil(running / each);
+  const waits = Math.ceil(waiting / each);
+  const count = Math.min(MOST_STUDS, Math.max(Math.ceil(most / each), on + waits));
+  const studs = Array.from({ length: count }, (_, at) => at < on ? "is-on" : at < on + waits ? "is-waiting" : "");
+  return { studs, each };
+}
+
+/**
+ * What is said after how many images run: of how many at most; nothing where that is not known.
+ * @param {number} room
+ */
+export function ofRoom(room) {
+  return room > 0 ? ` of at most ${room}` : "";
+}
