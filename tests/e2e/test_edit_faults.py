@@ -88,7 +88,8 @@ def test_a_replica_killed_in_the_middle_of_edits_costs_no_edit_and_no_bit(
     crashes: Server, asked: list[Asked], undisturbed: list[np.ndarray]
 ) -> None:
     """kill -9 of the one that works hardest, again and again; and later edits find all as it was."""
-    for _ in range(KILLS):
+    in_the_middle = 0
+    for _ in range(KILLS + 4):  # where this process is held up, a kill may come when the edits have ended
         wait_for_two(crashes)
         with ThreadPoolExecutor(len(asked)) as pool:
             running_now = [pool.submit(edited, crashes, each) for each in asked]
@@ -97,8 +98,11 @@ def test_a_replica_killed_in_the_middle_of_edits_costs_no_edit_and_no_bit(
             os.kill(victim, signal.SIGKILL)
             ended = sum(future.done() for future in running_now)
             answers = [future.result() for future in running_now]
-        assert ended < len(asked) / 2  # it was in the middle
         check(answers, undisturbed)
+        in_the_middle += ended < len(asked) / 2
+        if in_the_middle >= KILLS:
+            break
+    assert in_the_middle >= KILLS
     wait_for_two(crashes)
     check([edited(crashes, each) for each in asked[:4]], undisturbed[:4])
     assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{crashes.url}/metrics", timeout=30).text

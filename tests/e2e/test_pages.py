@@ -32,6 +32,7 @@ pytestmark = [
 GENERATIONS = "/v1/images/generations"
 PROMPT = "a large red circle on the left, a small yellow triangle on the right, blue background"
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

@@ -90,16 +90,16 @@ def test_webuiapi_sees_progress_and_interrupts_in_either_gateway(server) -> None
     thread.start()
     limit, seen = time.monotonic() + PATIENCE_S, 0.0
     while seen < 0.15 and time.monotonic() < limit:  # each on a connection of its own, to either gateway
-        now = httpx2.get(f"{server.url}/sdapi/v1/progress").json()
+        now = httpx2.get(f"{server.url}/sdapi/v1/progress", timeout=60).json()
         seen = max(seen, now["progress"])
         time.sleep(0.05)
     assert now["state"]["sampling_steps"] == 100
-    assert httpx2.post(f"{server.url}/sdapi/v1/interrupt").json() is None
+    assert httpx2.post(f"{server.url}/sdapi/v1/interrupt", timeout=60).json() is None
     thread.join(PATIENCE_S)
     [interrupted] = results
     assert 1 <= len(interrupted.images) <= 4
     assert interrupted.images[0].size == (256, 256)
-    assert httpx2.get(f"{server.url}/sdapi/v1/progress").json()["state"]["job_count"] == 0
+    assert httpx2.get(f"{server.url}/sdapi/v1/progress", timeout=60).json()["state"]["job_count"] == 0
 
 
 def ended(handle: GenerationHandle) -> list[Image.Image]:
@@ -209,7 +209,7 @@ def proxy(url: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_comfys_sdk_works_through_its_proxy(server, tmp_path, monkeypatch) -> None:

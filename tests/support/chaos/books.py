@@ -18,7 +18,7 @@ def totals(page: str) -> dict[str, float]:
     return found
 
 
-def check_books(url: str, patience_s: float = 10.0) -> dict[str, float]:
+def check_books(url: str, patience_s: float = 60.0) -> dict[str, float]:
     """Nothing is in flight any more, and every accepted job has ended in exactly one way."""
     limit = time.monotonic() + patience_s
     while True:

@@ -1,7 +1,6 @@
 """Clients that ask a server for images over and over, and what became of each request."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ async def drive(
     url: str, clients: int, seconds: float, body: Mapping[str, object] = BODY, headers: Mapping[str, str] = {}
 ) -> list[Outcome]:
     """Have so many clients ask one request after the other for so long; return all outcomes."""
-    until = time.monotonic() + seconds
+    until = asyncio.get_running_loop().time() + seconds
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(timeout=120, limits=limits, headers=dict(headers)) as http:
         outcomes = await asyncio.gather(*(_client(http, url, number, until, body) for number in range(clients)))
@@ -37,15 +36,16 @@ async def _client(
     http: httpx2.AsyncClient, url: str, number: int, until: float, body: Mapping[str, object]
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    while time.monotonic() < until:
-        started = time.monotonic()
+    loop = asyncio.get_running_loop()
+    while loop.time() < until:
+        started = loop.time()
         wanted = {"seed": number * 100_000 + len(outcomes)} | body
         try:
             answer = await http.post(f"{url}/v1/images/generations", json=wanted)
         except httpx2.TransportError:
-            outcomes.append(Outcome(BROKEN, time.monotonic() - started, {}))
+            outcomes.append(Outcome(BROKEN, loop.time() - started, {}))
         else:
-            outcomes.append(Outcome(answer.status_code, time.monotonic() - started, dict(answer.headers)))
+            outcomes.append(Outcome(answer.status_code, loop.time() - started, dict(answer.headers)))
             if answer.status_code == 429:
                 await asyncio.sleep(0.2)  # a client that is told to wait waits, though not as long
     return outcomes
