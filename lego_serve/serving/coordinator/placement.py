@@ -11,6 +11,7 @@ from lego_serve.core.placement.pool import PoolJob, Steal
 from lego_serve.core.workflow.graph import KINDS, Workflow
 
 UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
+KEPT_FREE = 0.1  # of the time to a deadline, for predictions err: lanes that share steps end together, all in time or none
 
 
 class Placement(Protocol):
@@ -83,7 +84,9 @@ class JobReader:
         """A job as a pool sees it."""
         nodes = ((node.model, KINDS[node.kind].component) for node in workflow.nodes.values())
         models = frozenset(name for name in (self._hosted.get(node, "") for node in nodes) if name)
-        deadline_s = float("inf") if job.deadline_s is None else job.deadline_s
+        deadline_s = float("inf")
+        if job.deadline_s is not None:
+            deadline_s = job.deadline_s - KEPT_FREE * max(0.0, job.deadline_s - job.submitted_s)
         return PoolJob(job.id, seconds, models, deadline_s, job.tenant)
 
     def learn(

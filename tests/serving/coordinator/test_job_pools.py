@@ -1,6 +1,7 @@
 """Jobs and the workers they are placed on, in one gateway process."""
 
 import asyncio
+from dataclasses import replace
 
 from lego_serve.core.jobs.job import Job, JobResult, TaskStats
 from lego_serve.core.jobs.journal import Journal
@@ -81,6 +82,18 @@ async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
     [decision] = journal.decisions()
     assert (decision.kind, decision.job) == ("load", "job 0")
     assert "waited 1.50 s" in decision.why
+
+
+async def test_a_tenth_of_the_time_to_a_deadline_is_kept_free() -> None:
+    """A prediction that is wrong by so little makes nobody late."""
+    made = pools(now=100.0)
+    made.report("shared.workers", {"w1": tuple(HOSTED.values())})
+    made.add(job(0), WORKFLOW)
+    made.end("job 0", JobResult((), 0.0, stats={"latents": TaskStats(run_s=9.0)}))
+    for deadline_s, is_late in ((109.9, True), (110.1, False)):
+        heard = await made.offer(replace(job(1, deadline_s=deadline_s), submitted_s=100.0), WORKFLOW)
+        assert heard is not None
+        assert (heard.retry_after_s is not None) == is_late
 
 
 async def test_a_job_that_was_not_begun_goes_to_a_worker_that_comes_and_the_reason_is_told() -> None:
