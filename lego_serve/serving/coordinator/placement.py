@@ -11,7 +11,7 @@ from lego_serve.core.placement.pool import PoolJob, Steal
 from lego_serve.core.workflow.graph import KINDS, Workflow
 
 UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
-KEPT_FREE = 0.1  # of the time to a deadline, for predictions err: lanes that share steps end together, all in time or none
+KEPT_FREE = 0.1  # of the time to a deadline, for predictions err, and lanes that share steps end together
 
 
 class Placement(Protocol):
