@@ -19,7 +19,7 @@ from tests.support.ui.lively import LivelyRunner
 from tests.support.ui.sites import DESK, Site
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-PATIENCE_MS = 15_000  # on a busy machine anything may take long; that says nothing of what is shown
+PATIENCE_MS = 60_000  # on a busy machine anything may take long; that says nothing of what is shown
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -84,6 +84,7 @@ def runner() -> LivelyRunner:
 def site(settings: GatewaySettings, runner: LivelyRunner) -> Iterator[Site]:
     """A gateway that listens."""
     live = Live(create_app(runner, runner, settings, Metrics()))
+    runner.clock = live.now
     with live as url:
         yield Site(url, runner, live)
 
