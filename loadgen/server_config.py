@@ -43,11 +43,11 @@ def with_workflows(config: Path, model: str, names: Sequence[str], folder: Path)
     """Derive a configuration that also serves the model's own workflow by these names; none returns it itself."""
     if not names:
         return config
-    own = (package_path("workflows") / f"{model}.yaml").read_text()
+    own: Settings = yaml.safe_load((package_path("workflows") / f"{model}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.yaml" for name in names]
     for name, file in zip(names, files, strict=True):
-        file.write_text(own.replace(f"name: {model}\n", f"name: {name}\n", 1))
+        file.write_text(yaml.safe_dump(own | {"metadata": own["metadata"] | {"name": name}}, sort_keys=False))
 
     def change(settings: Settings) -> None:
         settings["workflows"] = [model, *(str(file.absolute()) for file in files)]

@@ -20,7 +20,7 @@ from tests.support.ui.lively import LivelyRunner
 from tests.support.ui.sites import DESK, Site, ask
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-PATIENCE_MS = 15_000  # on a busy machine anything may take long; that says nothing of what is shown
+PATIENCE_MS = 60_000  # on a busy machine anything may take long; that says nothing of what is shown
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -85,16 +85,17 @@ def runner() -> LivelyRunner:
 def site(settings: GatewaySettings, runner: LivelyRunner) -> Iterator[Site]:
     """A gateway that listens."""
     live = Live(create_app(runner, runner, settings, Metrics()))
+    runner.clock = live.now
     with live as url:
         yield Site(url, runner, live)
 
 
 @pytest.fixture
 def running(site) -> Callable[..., str]:
-    """Begins a long request; returns its id."""
+    """Begins a long request, which stays where it is after some steps; returns its id."""
 
     def begin(**body: object) -> str:
-        site.runner.step_s = 0.05
+        site.runner.step_s, site.runner.stays_at = 0.05, 20
         known = {record.id for record in site.runner.journal.history.live}
         ask(site, **{"num_inference_steps": 100, **body})
         assert wait_for(lambda: any(r.id not in known and r.step > 1 for r in site.runner.journal.history.live))

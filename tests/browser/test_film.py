@@ -37,6 +37,7 @@ def test_history_outlasts_the_page_and_gives_settings_back(visit) -> None:
     page.get_by_role("button", name="Clear").click()
     page.get_by_role("dialog").get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator(".film img")).to_have_count(0)
+    assert wait_for(lambda: page.evaluate(KEPT) == 0)
     page.reload()
     expect(page.get_by_text("Your images come here")).to_be_visible()
 

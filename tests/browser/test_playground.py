@@ -17,7 +17,7 @@ from tests.support.ui.sites import PHONE
 
 def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent) -> None:
     """Steps rise, a preview comes before the image, and the image has the size and the seed asked for."""
-    site.runner.step_s = 0.06
+    site.runner.stays_at = 15  # until it has been seen
     page = visit()
     bodies = sent(page)
     page.locator("#field-prompt").fill("a red circle")
@@ -25,6 +25,7 @@ def test_a_image_is_made_with_previews_and_told_with_its_times(visit, site, sent
     page.get_by_role("button", name="Generate Ctrl").click()
     expect(page.get_by_text("preview, step")).to_be_visible()
     expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile(r"1\d"))
+    site.runner.stays_at = None
     expect(page.get_by_text(MADE)).to_be_visible()
     size = page.locator(".board img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
     assert size == [128, 128]
@@ -51,7 +52,7 @@ def test_several_images_are_laid_out_and_one_is_opened(visit, site) -> None:
 @pytest.mark.parametrize("way", ["button", "Escape", "leave"])
 def test_a_cancelled_request_is_cancelled_in_the_server(visit, site, way: str, told) -> None:
     """By the button, by Escape, and where the page is left; no image stays and the form goes on."""
-    site.runner.step_s = 0.2
+    site.runner.stays_at = 30
     page = visit()
     page.locator("#field-prompt").fill("a red circle")
     page.get_by_label("Steps", exact=True).fill("60")
@@ -63,7 +64,7 @@ def test_a_cancelled_request_is_cancelled_in_the_server(visit, site, way: str, t
         page.keyboard.press("Escape")
     else:
         page.goto("about:blank")
-    assert wait_for(lambda: site.runner.cancelled == [site.runner.jobs[0].id], 2.0)
+    assert wait_for(lambda: site.runner.cancelled == [site.runner.jobs[0].id])
     if way != "leave":
         expect(page.get_by_role("button", name="Generate Ctrl")).to_be_enabled()
         assert page.locator(".film img").count() == 0
