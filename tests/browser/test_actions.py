@@ -26,14 +26,16 @@ def test_an_action_says_its_effect_before_it_is_done(visit, site, running, act: 
         assert site.runner.asked_to_cancel == [job]
 
 
-def test_a_replica_is_drained_after_a_question(visit, site, told) -> None:
-    """What the server answers is told, a refusal too."""
+def test_a_drain_of_a_replica_that_has_gone_meanwhile_tells_the_refusal(visit, site, told) -> None:
+    """What the server answers is told, whatever it is."""
     told.allow("404")
     page = visit("/dashboard/models/lego-tiny")
-    page.get_by_role("button", name="Drain…").first.click()
+    page.get_by_role("table").get_by_role("row").filter(has_text="c01d").get_by_role("button", name="Drain…").click()
     expect(page.get_by_role("dialog")).to_contain_text("nothing in hand")
+    site.runner.backbones.remove("c01d")
     page.get_by_role("dialog").get_by_role("button", name="Drain").click()
     expect(page.get_by_role("status").filter(has_text="no backbone replica of this id")).to_be_visible()
+    assert not any(each.kind == "drain" for each in site.runner.journal.decisions(0))
 
 
 def test_what_a_drained_replica_had_goes_on_and_the_next_one_takes_its_place(visit, site, running) -> None:
