@@ -30,6 +30,7 @@ STREAMS = (0, 1, 2)
 SIZE_BYTES = 4  # of the length in front of a message
 PID_BYTES = 4
 STOP_TIMEOUT_S = 5.0
+HANDED_ON = (signal.SIGTERM, signal.SIGINT)  # by a launcher to its fork
 
 
 class ForkServer:
@@ -88,6 +89,7 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> None:
 
 def run(path: str, arguments: Sequence[str]) -> None:
     """Run a script in a fork and return when that has ended; replaces this process by it where no fork is to be had."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)  # until there is a fork
     try:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(path)
@@ -100,9 +102,11 @@ def run(path: str, arguments: Sequence[str]) -> None:
     except OSError:
         fork = 0
     if not fork:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
         os.execv(sys.executable, [sys.executable, *arguments])
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in HANDED_ON:
         signal.signal(number, lambda number, frame: os.kill(fork, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
     connection.recv(1)  # nothing comes: it ends when the fork does
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,21 @@ def test_signals_reach_the_fork(server: ForkServer, tmp_path: Path) -> None:
     launcher.stdout.readline()
     launcher.send_signal(signal.SIGTERM)
     assert launcher.communicate(timeout=60)[0].strip() == "the end"
+
+
+def test_a_signal_that_comes_before_the_fork_waits_for_it(server: ForkServer, tmp_path: Path) -> None:
+    """Else it would end the launcher alone, and the fork with it by a signal that no process can handle."""
+    launcher = start(server, write(tmp_path, "import time; time.sleep(60)"))
+    wait_for(lambda: is_blocked(launcher.pid, signal.SIGTERM))
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == 0  # it has seen the fork end
+
+
+def is_blocked(pid: int, number: int) -> bool:
+    """Whether a process has the delivery of a signal put off."""
+    [mask] = re.findall(r"SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_without_a_server_python_itself_is_started(tmp_path: Path) -> None:
