@@ -1,10 +1,14 @@
 """Edits for tests: a model with room for templates, templates of noise, masks that fit no grid."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
+from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.reuse import Quality, ReuseStats
+from lego_serve.core.nodes.messages import DenoiseInput, EncodeEditOutput, TextEncodeOutput
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
 from lego_serve.engine.edits import Edit
@@ -70,3 +74,17 @@ def read(result: LaneResult) -> ReuseStats:
     """What an edit says it read."""
     assert result.reuse is not None
     return result.reuse
+
+
+def edit_request(seed: int, **more: Any) -> DenoiseInput:
+    """An edit of an image drawn from a seed, at 96 x 96 pixels."""
+    draw = np.random.default_rng(seed)
+    mask = np.zeros((12, 12), dtype=bool)
+    mask[2:5, 3:6] = True
+    edit = EditLatents(draw.standard_normal((8, 12, 12), np.float32), mask, Quality.HIGH, f"t{seed}", 0.2)
+    words = {
+        name: TextEncodeOutput(draw.standard_normal((9, 192), np.float32), draw.standard_normal(192, np.float32))
+        for name in ("cond", "negative", "prime")
+    }
+    fields: dict[str, Any] = {"width": 96, "height": 96, "steps": 4, "guidance": 4.0, "seed": 1, "n": 1}
+    return DenoiseInput(**words | fields | {"edit": EncodeEditOutput(edit)} | more)

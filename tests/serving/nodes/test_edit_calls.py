@@ -4,19 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lego_serve.core.addons import AdapterRequest, LoadedAdapter, steps_without_adapter
-from lego_serve.core.editing.edit import EditLatents
-from lego_serve.core.editing.reuse import Quality, TemplateUse
+from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.jobs.messages import NodeCall, NodeResult
-from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, EncodeEditOutput, TextEncodeOutput
+from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.replica import NodeReplica
 from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.lane_requests import steps_of
 from lego_serve.serving.nodes.options import BackboneOptions, TemplateOptions, TextEncoderOptions
+from tests.support.edits import edit_request
 from tests.support.nodes import backbone_node, denoised
 
 ROOM = 1 << 24
@@ -28,20 +27,6 @@ def node(tiny_folder: Path) -> BackboneNode:
     """A replica with room for templates."""
     spec = ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0)
     return backbone_node(spec, templates=TemplateOptions(ROOM))
-
-
-def edit_request(seed: int, **more: Any) -> DenoiseInput:
-    """An edit of an image drawn from a seed, at 96 x 96 pixels."""
-    draw = np.random.default_rng(seed)
-    mask = np.zeros((12, 12), dtype=bool)
-    mask[2:5, 3:6] = True
-    edit = EditLatents(draw.standard_normal((8, 12, 12), np.float32), mask, Quality.HIGH, f"t{seed}", 0.2)
-    words = {
-        name: TextEncodeOutput(draw.standard_normal((9, 192), np.float32), draw.standard_normal(192, np.float32))
-        for name in ("cond", "negative", "prime")
-    }
-    fields: dict[str, Any] = {"width": 96, "height": 96, "steps": STEPS, "guidance": 4.0, "seed": 1, "n": 1}
-    return DenoiseInput(**words | fields | {"edit": EncodeEditOutput(edit)} | more)
 
 
 async def answered(node: BackboneNode, request: DenoiseInput) -> NodeResult[DenoiseOutput]:

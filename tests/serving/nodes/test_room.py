@@ -12,7 +12,7 @@ from lego_serve.serving.nodes.backbone import BackboneNode
 from lego_serve.serving.nodes.controlnets.node import MAX_STEPS, ControlNetNode
 from lego_serve.serving.nodes.options import ControlNetOptions, VaeOptions
 from lego_serve.serving.nodes.vae import VaeNode
-from tests.serving.nodes.test_edit_calls import edit_request
+from tests.support.edits import edit_request
 from tests.support.nodes import backbone_node, denoised, text_node
 from tests.support.tiny_models import control_miniature
 

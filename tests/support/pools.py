@@ -1,10 +1,38 @@
-"""A pool that decides by the plain definition: one schedule of all its jobs for each question, each slot looked at."""
+"""Pools for tests, and one that decides by the plain definition: one schedule of all its jobs for each question."""
+
+from hypothesis import strategies as st
 
 from lego_serve.core.cluster.schedule import NEVER, Entry
 from lego_serve.core.jobs.forecast import Forecast
-from lego_serve.core.placement.pool import FIRST_LOAD_S, Pool, PoolJob, Steal
+from lego_serve.core.placement.pool import FIRST_LOAD_S, Pool, PoolJob, PoolRule, Steal
 
 Placed = list[tuple[Entry, int, float, float]]  # each with its slot, its start and its end
+A, B = frozenset({"a"}), frozenset({"b"})
+NAMES, MODELS = ("one", "two", "three", "four"), ("a", "b", "c")
+SECONDS = st.one_of(st.integers(0, 4).map(float), st.floats(0.0, 5.0))  # whole ones, so that some are equal
+SETS = st.frozensets(st.sampled_from(MODELS))
+
+
+def job(number: int, seconds: float = 1.0, models: frozenset[str] = A, deadline_s: float = float("inf")) -> PoolJob:
+    """A job of a second."""
+    return PoolJob(f"job {number}", seconds, models, deadline_s)
+
+
+def pool(rule: PoolRule | None = None, **resident: tuple[str, ...]) -> Pool:
+    """A pool whose replicas hold these models."""
+    made = Pool(rule)
+    made.report(resident)
+    return made
+
+
+def filled() -> Pool:
+    """Two replicas with three jobs of a second each, of which the second has ended its own."""
+    two = pool(PoolRule(move_s=0.3), one=("a",), other=("a",))
+    for number in range(6):
+        two.add(job(number), 0.0)
+    for number in (1, 3, 5):
+        two.end(f"job {number}", 1.0)
+    return two
 
 
 class PlainPool(Pool):
