@@ -46,7 +46,7 @@ def test_requests_of_a_stopped_backbone_go_on_at_the_other(crashes: Server, undi
     assert "lego_serve_requests_in_flight 0.0" in httpx2.get(f"{crashes.url}/metrics", timeout=10).text
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 def test_a_backbone_that_stays_stopped_is_replaced(crashes: Server) -> None:
     """Its process is ended, another one starts, and meanwhile requests are answered by the one that is left."""
     wait_for_two(crashes)
@@ -61,7 +61,7 @@ def test_a_backbone_that_stays_stopped_is_replaced(crashes: Server) -> None:
     wait_for_two(crashes)
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 @pytest.mark.parametrize("component", ["vae", "text_encoder"])
 def test_requests_of_the_only_vae_or_text_encoder_wait_for_its_successor(crashes: Server, component: str) -> None:
     """Nobody else can take them: they are answered once it has been replaced, and none is lost."""
