@@ -41,7 +41,7 @@ def test_a_drain_of_a_replica_that_has_gone_meanwhile_tells_the_refusal(visit, s
 def test_what_a_drained_replica_had_goes_on_and_the_next_one_takes_its_place(visit, site, running) -> None:
     """The question says how much it holds; then it drains, is gone as it was meant to be, and its image is made."""
     job = running(num_inference_steps=60)
-    site.runner.step_s = 0.5  # it outlasts all that is looked at
+    site.runner.stays_at, site.runner.step_s = None, 0.5  # it outlasts all that is looked at
     drained = next(record.replica for record in site.runner.journal.history.live)
     page = visit("/dashboard/models/lego-tiny")
     row = page.get_by_role("table").get_by_role("row").filter(has_text=drained)
@@ -70,6 +70,7 @@ def test_a_paused_request_goes_on_when_it_is_resumed(visit, site, running, path:
     """From the step where it stood, after the question; in the list as in the request whole."""
     job = running(num_inference_steps=40)
     httpx2.post(f"{site.url}/v1/admin/jobs/{job}/pause")
+    site.runner.stays_at = None
     page = visit(path.replace("JOB", job))
     said = page.locator(".row-said").first
     expect(said).to_contain_text("paused")
