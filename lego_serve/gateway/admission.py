@@ -103,7 +103,8 @@ class Admission:
         now, seconds = self._runner.now(), min(MAX_WAIT_S, max(MIN_WAIT_S, forecast.retry_after_s))
         message = (
             f"{forecast.place} requests are ahead: this would be ready in {forecast.eta_s - now:.1f} s, and not all "
-            f"before their deadlines; its own is in {job.deadline_s - now:.1f} s. Try again in {seconds:.0f} s."
+            "with a tenth of the time to their deadlines to spare; its own deadline is in "
+            f"{job.deadline_s - now:.1f} s. Try again in {seconds:.0f} s."
         )
         self._runner.journal.decide("refuse", job.workflow, "it, or another, would be late", now, job=job.id)
         raise CapacityError(message, code="would_be_late", retry_after_s=seconds)

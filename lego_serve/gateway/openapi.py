@@ -142,6 +142,6 @@ def _complete(document: dict[str, Any], needs_key: bool) -> None:
                 answers.setdefault("401", _error(401))
                 operation["security"] = [{"key": []}] if needs_key else [{}, {"key": []}]
             operation["responses"] = dict(sorted(answers.items()))
-            for said in (operation.get("requestBody", {}), *answers.values()):
-                for content in said.get("content", {}).values():
+            for part in (operation.get("requestBody", {}), *answers.values()):
+                for content in part.get("content", {}).values():
                     schemas.update(content.get("schema", {}).pop("$defs", {}))
