@@ -21,7 +21,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ SIZE_BYTES = 4  # of the length in front of a message
 PID_BYTES = 4
 STOP_TIMEOUT_S = 5.0
 HANDED_ON = (signal.SIGTERM, signal.SIGINT)  # by a launcher to its fork
+LOOK_EVERY_S = 5.0  # at whether forks are stopped
+MOST_LOOKS_STOPPED = 6  # half a minute, as long as Serve waits for a replica that does not answer
 
 
 class ForkServer:
@@ -73,18 +77,69 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> None:
     gc.enable()
     gc.freeze()  # a collection in a fork leaves these objects alone, and their pages shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps forks
+    forks = StoppedForks()
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        ready, _, _ = select.select([listener, sys.stdin], [], [], forks.wait_s(time.monotonic()))
         if sys.stdin in ready:  # closed: who started this process has ended
             raise SystemExit
+        for pid in forks.overdue(time.monotonic()):
+            with suppress(ProcessLookupError):  # somebody else ended it meanwhile
+                os.kill(pid, signal.SIGKILL)
+        if listener not in ready:
+            continue
         connection, _ = listener.accept()
-        if os.fork() == 0:
+        fork = os.fork()
+        if fork == 0:
             os.setpgid(0, 0)  # its own: Ray ends the process group of a worker that died
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _take_over(connection)
             return
+        forks.add(fork)
         connection.close()
+
+
+def _state_of_child(pid: int) -> str | None:
+    """The letter of a child's state in /proc; None for what is no child of this process, or no more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, parent, *_ = stat.rpartition(")")[2].split()
+    return state if int(parent) == os.getpid() else None
+
+
+class StoppedForks:
+    """The forks of this process, and at how many looks in a row each was stopped by a signal.
+
+    A replica that stops while calls run on it is left by Serve, but Ray, which cannot reach it any more, takes it for
+    ended and sends no SIGKILL: its memory would be held for as long as the server runs. Looks are counted, not
+    seconds, so that a whole server that is stopped and goes on loses nothing. One that a debugger holds is not stopped.
+    """
+
+    def __init__(self, state_of: Callable[[int], str | None] = _state_of_child) -> None:
+        self._state_of = state_of
+        self._looks: dict[int, int] = {}
+        self._next_look = 0.0
+
+    def add(self, pid: int) -> None:
+        """Look at a further fork from now on."""
+        self._looks[pid] = 0
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until the next look; None while there is nothing to look at."""
+        return max(0.0, self._next_look - now) if self._looks else None
+
+    def overdue(self, now: float) -> list[int]:
+        """The forks to end, if it is time to look: they are forgotten, as are those that have ended."""
+        if now < self._next_look:
+            return []
+        self._next_look = now + LOOK_EVERY_S
+        states = {pid: self._state_of(pid) for pid in self._looks}
+        looks = {pid: self._looks[pid] + 1 if state == "T" else 0 for pid, state in states.items() if state}
+        overdue = [pid for pid, count in looks.items() if count > MOST_LOOKS_STOPPED]
+        self._looks = {pid: count for pid, count in looks.items() if pid not in overdue}
+        return overdue
 
 
 def run(path: str, arguments: Sequence[str]) -> None:

@@ -6,6 +6,14 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
+LATE_SERIES = """
+const [ask, come] = [window.fetch, new Promise((done) => (window.letSeriesCome = done))];
+window.fetch = async (path, options) => {
+  if (String(path).includes("/v1/admin/series")) await come;
+  return ask(path, options);
+};
+"""
+
 
 @pytest.mark.parametrize("act", ["Pause", "Cancel"])
 def test_an_action_says_its_effect_before_it_is_done(visit, site, running, act: str) -> None:
@@ -36,6 +44,24 @@ def test_a_drain_of_a_replica_that_has_gone_meanwhile_tells_the_refusal(visit, s
     page.get_by_role("dialog").get_by_role("button", name="Drain").click()
     expect(page.get_by_role("status").filter(has_text="no backbone replica of this id")).to_be_visible()
     assert not any(each.kind == "drain" for each in site.runner.journal.decisions(0))
+
+
+def test_a_click_is_not_lost_to_a_chart_that_comes_while_the_button_is_down(visit, site) -> None:
+    """The place of what is still to come is kept, so nothing moves away from under the pointer."""
+    page = visit("/dashboard/caches")
+    page.add_init_script(LATE_SERIES)
+    page.goto(f"{site.url}/dashboard/models/lego-tiny")
+    button = page.get_by_role("button", name="Drain…").first
+    button.hover()
+    expect(page.locator(".chart canvas")).to_be_visible()
+    before = button.bounding_box()
+    page.mouse.down()
+    with page.expect_response("**/v1/admin/series*"):
+        page.evaluate("window.letSeriesCome()")
+    expect(page.get_by_label("Latency of its requests").locator("tbody tr")).to_have_count(10)
+    assert button.bounding_box() == before
+    page.mouse.up()
+    expect(page.get_by_role("dialog")).to_contain_text("nothing in hand")
 
 
 def test_what_a_drained_replica_had_goes_on_and_the_next_one_takes_its_place(visit, site, running) -> None:

@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lego_serve.process.fork_server import ForkServer
+from tests.support.processes import is_alive, state_of, wait_for
 
 SLOW_MODULE = "import time; time.sleep(1)"
 REPORT = """import json, os, sys
@@ -48,27 +48,6 @@ def write(tmp_path: Path, text: str) -> Path:
     script = tmp_path / "script.py"
     script.write_text(text)
     return script
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    limit = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
-def state_of(pid: int) -> str:
-    """The letter by which the kernel says what a process does: T where it is stopped, Z where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
-    return state_of(pid) != "Z"
 
 
 def test_a_fork_is_the_process_that_was_asked_for(server: ForkServer, tmp_path: Path) -> None:

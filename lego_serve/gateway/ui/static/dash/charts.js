@@ -10,6 +10,9 @@ export const LATENCY_LINES = [
   { name: "p95", label: "p95", hue: "part-adapters" },
 ];
 
+/** Before the first answer: an empty chart takes the place of the one to come, so that nothing moves when it comes. */
+export const NO_SERIES = { from: 0, step_s: 0, series: {} };
+
 /** @param {string} name */
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -5,7 +5,7 @@ import { html, signal } from "../app/lib.js";
 import { asked, drainAction } from "./actions.js";
 import { Failure, useAnswer } from "./asking.js";
 import { cardsOf, MemoryBar, ModelRow } from "./bricks.js";
-import { Chart, LATENCY_LINES } from "./charts.js";
+import { Chart, LATENCY_LINES, NO_SERIES } from "./charts.js";
 import { DecisionList } from "./notices.js";
 import { PinDialog } from "./pins.js";
 import { mayAct, span } from "./store.js";
@@ -75,9 +75,8 @@ function ModelChart({ name, at }) {
   const path = `/v1/admin/series?window=${span.value}&model=${encodeURIComponent(name)}`;
   const [series, error, again] = useAnswer(path, at);
   if (!series && error) return html`<${Failure} error=${error} onRetry=${again} />`;
-  if (!series) return html`<div class="card shape chart"></div>`;
   return html`
-    <${Chart} title="Latency of its requests" series=${series} unit="s" lines=${LATENCY_LINES}
+    <${Chart} title="Latency of its requests" series=${series ?? NO_SERIES} unit="s" lines=${LATENCY_LINES}
       sentence="Half and 95 of 100 of the requests that this model worked for, over time." />
   `;
 }
