@@ -44,13 +44,13 @@ from loadgen.mixed.hooks import SuiteHooks
 from loadgen.mixed.plan import MIXED, Layout, MixedSuite
 from loadgen.mixed.workload import Workload
 from loadgen.package import package_path
-from loadgen.progress import OnLine
 from loadgen.server import lego_server, monolith
 from loadgen.summary import NoImagesError
 
 console = Console(width=160)
 Config = Annotated[Path, typer.Option(help="The server's configuration.")]
 Quick = Annotated[bool, typer.Option(help="Measures less: the suites' quick form.")]
+Pool = Annotated[Path | None, typer.Option(help="Folder of the add-ons of suite addons, derived there if missing.")]
 LAYOUTS = (*MIXED.layouts, Layout(1, 1))  # of all suites
 
 
@@ -78,13 +78,14 @@ def calibrate(
     addons: Annotated[
         bool, typer.Option(help="Also requests with adapters and ControlNets, for suite addons.")
     ] = False,
+    pool: Pool = None,
 ) -> None:
     """Measure both systems on this machine: what a profile of costs is fitted from."""
     weights = package_path("zoo", "weights", "lego-tiny")
     with _bad_input_ends():
         pin(CORES)
         out.mkdir(parents=True, exist_ok=True)
-        prepared = prepare_addons(out, _say) if addons else None
+        prepared = prepare_addons(out, _say, pool) if addons else None
         with_addons = prepared.workload.solo_grid() if prepared is not None else []
         made = Calibration(plan(quick=quick, with_addons=with_addons), _say)
         served = config if prepared is None else prepared.storage.lego_config(config, MIXED.model)
@@ -127,6 +128,7 @@ def predict(
     quick: Quick = False,
     held_out: Annotated[list[str] | None, typer.Option(help="Suites that nothing may be fitted from.")] = None,
     backbones: Annotated[int, typer.Option(min=1, help="Backbone replicas of the configuration.")] = 2,
+    pool: Pool = None,
 ) -> None:
     """Simulate suites and write what they will measure; to be committed before any `run`."""
     with _bad_input_ends():
@@ -136,7 +138,7 @@ def predict(
                 raise ConfigError(did_you_mean("suite", name, SUITES))
         if seen := set(withheld) & set(costs.fitted_from):
             raise ConfigError(f"{profile} was fitted from {', '.join(sorted(seen))}, to be held out; fit one without")
-        made = {name: _predicted(name, costs, ServerLayout(backbones), out, quick=quick) for name in suites}
+        made = {name: _predicted(name, costs, ServerLayout(backbones), out, pool, quick=quick) for name in suites}
         commit = describe_commit(Path(__file__).parent)
         document = Prediction(_now(), commit, quick, costs.fitted_from, withheld, digest_of(profile), made)
         path = write_prediction(out, document)
@@ -145,14 +147,16 @@ def predict(
     _say(str(path))
 
 
-def _predicted(name: str, profile: Profile, layout: ServerLayout, out: Path, *, quick: bool) -> Observation:
+def _predicted(
+    name: str, profile: Profile, layout: ServerLayout, out: Path, pool: Path | None, *, quick: bool
+) -> Observation:
     suite, simulation = SUITES[name], Simulation(profile, layout, SEED)
     watch = Watch(simulation.clock, lambda line: None)
     if isinstance(suite, GoodputSuite):
         return observe_goodput(suite, simulation.goodput_systems(), watch, quick=quick)
     hooks, store = SuiteHooks(Workload(suite, SEED)), None
     if suite is ADDONS:
-        addons = prepare_addons(out / "addons", _say)
+        addons = prepare_addons(out / "addons", _say, pool)
         hooks, store = SuiteHooks(addons.workload, addons.storage), SuiteStore(addons.pool, addons.storage)
     return observe_mixed(suite, simulation.mixed_systems(store), hooks, watch, quick=quick)
 
@@ -162,6 +166,7 @@ def run(
     prediction: Annotated[Path, typer.Option(help="The prediction, whose rates are offered.")],
     out: Annotated[Path, typer.Option(help="Folder for summary.json and the logs.")],
     config: Config = Path("configs/tiny.yaml"),
+    pool: Pool = None,
 ) -> None:
     """Measure a suite on real servers, at the rates that were predicted."""
     with _bad_input_ends():
@@ -171,22 +176,22 @@ def run(
         began_at, context = _now(), describe_run(pin(CORES), quick=document.quick)
         out.mkdir(parents=True, exist_ok=True)
         limit_rps = document.suites[suite].limit_rps
-        found = _measured(SUITES[suite], config, out, limit_rps=limit_rps, quick=document.quick, on_line=_say)
+        found = _measured(SUITES[suite], config, out, pool, limit_rps=limit_rps, quick=document.quick)
         path = write_run(out, Run(began_at, document.quick, digest_of(prediction), found, context))
     console.print(_table_of(found))
     _say(str(path))
 
 
 def _measured(
-    suite: MixedSuite | GoodputSuite, config: Path, out: Path, *, limit_rps: float, quick: bool, on_line: OnLine
+    suite: MixedSuite | GoodputSuite, config: Path, out: Path, pool: Path | None, *, limit_rps: float, quick: bool
 ) -> Observation:
-    weights, watch = package_path("zoo", "weights", "lego-tiny"), Watch(time.monotonic, on_line)
+    weights, watch = package_path("zoo", "weights", "lego-tiny"), Watch(time.monotonic, _say)
     if isinstance(suite, GoodputSuite):
         real = goodput_systems(suite, weights, config, out)
         return observe_goodput(suite, real, watch, quick=quick, limit_rps=limit_rps)
     hooks, systems = SuiteHooks(Workload(suite, SEED)), mixed_systems(weights, config, out)
     if suite is ADDONS:
-        addons = prepare_addons(out, on_line)
+        addons = prepare_addons(out, _say, pool)
         hooks = SuiteHooks(addons.workload, addons.storage)
         systems = addons_systems(addons, weights, MAX_SEQUENCE_LENGTH, config, out)
     return observe_mixed(suite, systems, hooks, watch, quick=quick, limit_rps=limit_rps)

@@ -75,7 +75,8 @@ def read_run(folder: Path) -> Run:
     path = folder / RUN
     found = _read(path, "run of a prediction", "run")
     try:
-        return Run(**found, observation=observation_of(found.pop("observation")))
+        observation = observation_of(found.pop("observation"))
+        return Run(**found, observation=observation)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: no run of a prediction ({type(error).__name__}: {error})") from None
 

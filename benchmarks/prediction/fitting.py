@@ -20,6 +20,7 @@ MOST_CROWDING = 2.0
 GOLDEN = (5**0.5 - 1) / 2
 SEARCHES = 40
 OUTLIER = 4.0  # times the median error: such steps, in which the machine did something else, are left out
+TRIMS = 3
 LEAST_ERROR = 0.01
 LEAST_WEIGHED = 1e-3  # of the largest value: smaller ones weigh no more than this
 
@@ -174,9 +175,11 @@ def _crowded_fit(features: Numbers, seconds: Numbers, company: Numbers) -> tuple
 
 def _trimmed_fit(features: Numbers, seconds: Numbers) -> Numbers:
     found = _nonnegative(features, seconds)
-    errors = _errors(features, seconds, found)
-    kept = errors <= max(LEAST_ERROR, OUTLIER * float(np.median(errors)))
-    return _nonnegative(features[kept], seconds[kept])
+    for _ in range(TRIMS):
+        errors = _errors(features, seconds, found)
+        kept = errors <= max(LEAST_ERROR, OUTLIER * float(np.median(errors)))
+        found = _nonnegative(features[kept], seconds[kept])
+    return found
 
 
 def _errors(features: Numbers, seconds: Numbers, found: Numbers) -> Numbers:

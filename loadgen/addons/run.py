@@ -43,10 +43,13 @@ class PreparedAddons:
     has_curves: bool
 
 
-def prepare_addons(out: Path, on_line: OnLine) -> PreparedAddons:
-    """Derive the add-ons into ``out`` unless they are there, and deal them to requests.  Raises ChildError."""
+def prepare_addons(out: Path, on_line: OnLine, pool_folder: Path | None = None) -> PreparedAddons:
+    """Derive the add-ons unless they are there, and deal them to requests.  Raises ChildError.
+
+    They lie in ``pool_folder``, by default one in ``out``.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    pool = _derive_pool(out, on_line)
+    pool = _derive_pool(pool_folder or out / "pool", on_line)
     names = assign_names(ADDONS_PLAN, list(pool.adapter_sizes), list(pool.controlnet_sizes), SEED)
     curves = katz_curves(Path.cwd())
     workload = AddonsWorkload(ADDONS, ADDONS_PLAN, names, SEED, curves)
@@ -84,12 +87,12 @@ def _facts(storage: SimulatedStorage, is_from_file: bool) -> dict[str, object]:
     }
 
 
-def _derive_pool(out: Path, on_line: OnLine) -> AddonPool:
-    """Derive adapters and ControlNets from the trained ones, once for a folder of results.
+def _derive_pool(folder: Path, on_line: OnLine) -> AddonPool:
+    """Derive adapters and ControlNets from the trained ones, once for a folder.
 
     Raises ChildError when the command fails.
     """
-    pool = AddonPool(out / "pool" / "adapters", out / "pool" / "controlnets")
+    pool = AddonPool(folder / "adapters", folder / "controlnets")
     if len(pool.adapter_sizes) != ADDONS_PLAN.adapters:
         _derive("derive", pool.adapters, ADDONS_PLAN.adapters, on_line)
     if len(pool.controlnet_sizes) != ADDONS_PLAN.controlnets:

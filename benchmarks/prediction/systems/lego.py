@@ -84,15 +84,17 @@ class SimulatedLego:
         self._rng, self._count = random.Random(seed), 0
 
     def arrive(self, request: ImageRequest, deadline_s: float | None, answer: Answer) -> None:
-        """Take a request; half of what is outside of jobs passes before it, half after."""
-        due_s = None if deadline_s is None else self._engine.now + deadline_s
+        """Take a request; half of what is outside of jobs passes before its deadline counts, half after its end."""
         half_s = self._costs.outside_s / 2
-        self._engine.after(half_s, self._admit, request, due_s, lambda reply: self._engine.after(half_s, answer, reply))
+        self._engine.after(
+            half_s, self._admit, request, deadline_s, lambda reply: self._engine.after(half_s, answer, reply)
+        )
 
-    def _admit(self, request: ImageRequest, due_s: float | None, answer: Answer) -> None:
+    def _admit(self, request: ImageRequest, deadline_s: float | None, answer: Answer) -> None:
         self._count += 1
         workflow = request.workflow if isinstance(request, WorkflowRequest) else ""
         inputs = {"width": request.width, "height": request.height, "steps": request.steps, "n": 1}
+        due_s = None if deadline_s is None else self._engine.now + deadline_s
         job = Job(str(self._count), workflow, inputs, self._engine.now, due_s)
         if isinstance(admit(self._limits, Load(self._pending)), Reject):
             answer(FULL)
@@ -155,17 +157,14 @@ class SimulatedLego:
         if flight.has_ended:
             return
         request, job_id = flight.request, flight.job.id
-        made = self._pool_seconds(flight)
+        seconds = self._pace.seconds(flight.job) or UNKNOWN_S
 
         def stepped(step: int) -> None:
-            self._pool.progressed(job_id, made * (1.0 - step / request.steps))
+            self._pool.progressed(job_id, seconds * (1.0 - step / request.steps))
 
         work = (step_work(request, self._costs.addons, self._text_rows),) * request.steps
         lane = Lane(job_id, work, flight.job.deadline_s, stepped, lambda stats: self._denoised(flight, stats))
         self._backbones[flight.replica].add(lane)
-
-    def _pool_seconds(self, flight: _InFlight) -> float:
-        return self._pace.seconds(flight.job) or UNKNOWN_S
 
     def _denoised(self, flight: _InFlight, stats: TaskStats) -> None:
         flight.stats["denoise"] = stats

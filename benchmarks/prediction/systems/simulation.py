@@ -1,7 +1,5 @@
 """Both systems of every suite as models over one virtual clock, started as the suites start real ones."""
 
-from dataclasses import dataclass
-
 from benchmarks.prediction.costs import Profile
 from benchmarks.prediction.systems.addon_loads import AddonLoads, Store
 from benchmarks.prediction.systems.lego import AddonCaches, ServerLayout, SimulatedLego
@@ -14,22 +12,21 @@ from loadgen.mixed.plan import Layout
 from loadgen.mixed.systems import MixedSystems
 
 
-@dataclass(frozen=True, slots=True)
 class SuiteStore:
-    """The add-ons of a suite and the load times that its storage is set to."""
+    """The add-ons of a suite and the load times that its storage is set to; their bytes do not change."""
 
-    pool: AddonPool
-    storage: SimulatedStorage
+    def __init__(self, pool: AddonPool, storage: SimulatedStorage) -> None:
+        self._adapters, self._controlnets, self._storage = pool.adapter_sizes, pool.controlnet_sizes, storage
 
     @property
     def adapters(self) -> Store:
         """The adapters as they load now."""
-        return Store(self.pool.adapter_sizes, self.storage.adapter_bytes, self.storage.adapter_load_s)
+        return Store(self._adapters, self._storage.adapter_bytes, self._storage.adapter_load_s)
 
     @property
     def controlnets(self) -> Store:
         """The ControlNets as they load now."""
-        return Store(self.pool.controlnet_sizes, self.storage.controlnet_bytes, self.storage.controlnet_load_s)
+        return Store(self._controlnets, self._storage.controlnet_bytes, self._storage.controlnet_load_s)
 
 
 class Simulation:
