@@ -18,7 +18,8 @@ from loadgen.stats import median
 Numbers = npt.NDArray[np.float64]
 MOST_CROWDING = 2.0
 GOLDEN = (5**0.5 - 1) / 2
-SEARCHES = 40
+GRID = 20
+SEARCHES = 20
 OUTLIER = 4.0  # times the median error: such steps, in which the machine did something else, are left out
 TRIMS = 3
 LEAST_ERROR = 0.01
@@ -154,15 +155,23 @@ def _outside_s(group: Group) -> list[float]:
 
 
 def _crowded_fit(features: Numbers, seconds: Numbers, company: Numbers) -> tuple[Numbers, float]:
-    """Return the linear fit and the crowding of least error, by golden section."""
-    if not company.any():
+    """Return the linear fit and the crowding of least error: the best of a grid, then a golden section around it.
+
+    The errors of what was alone and of what had company count alike, however many there are of each, or the fit could
+    leave the fewer out as outliers.
+    """
+    has_company = company > company.max() / 2
+    if not has_company.any() or has_company.all():
         return _trimmed_fit(features, seconds), 0.0
 
     def error(crowding: float) -> float:
         own = seconds / (1.0 + crowding * company)
-        return float(np.median(_errors(features, own, _trimmed_fit(features, own))))
+        errors = _errors(features, own, _trimmed_fit(features, own))
+        return float(np.median(errors[has_company]) + np.median(errors[~has_company]))
 
-    low, high = 0.0, MOST_CROWDING
+    step = MOST_CROWDING / GRID
+    middle = min((number * step for number in range(GRID + 1)), key=error)
+    low, high = max(0.0, middle - step), middle + step
     for _ in range(SEARCHES):
         left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
         if error(left) <= error(right):
