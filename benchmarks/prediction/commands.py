@@ -15,7 +15,7 @@ from benchmarks.prediction import comparison
 from benchmarks.prediction.calibrate import Calibration, plan
 from benchmarks.prediction.committed import committed_at
 from benchmarks.prediction.comparison import NotBlindError, Row, check_blind
-from benchmarks.prediction.costs import Profile, read_profile, write_profile
+from benchmarks.prediction.costs import TEXT_ROWS, Profile, read_profile, write_profile
 from benchmarks.prediction.documents import (
     Prediction,
     Run,
@@ -110,13 +110,14 @@ def fit(
     recordings: Annotated[list[Path], typer.Argument(help="Files that `calibrate` wrote.")],
     out: Annotated[Path, typer.Option(help="The profile to write.")],
     cores: Annotated[int, typer.Option(min=1, help="Cores that both systems had.")] = CORES,
+    text_rows: Annotated[int, typer.Option(min=0, help="Text rows of a branch; those of lego-tiny.")] = TEXT_ROWS,
 ) -> None:
     """Fit the profile of costs."""
     with _bad_input_ends():
         groups = [group for path in recordings for group in read_recording(path)]
         measured = max((path.stat().st_mtime for path in recordings), default=0.0)
         at = datetime.fromtimestamp(measured, UTC).isoformat(timespec="seconds")
-        profile = fit_profile(groups, cores, at)
+        profile = fit_profile(groups, cores, at, text_rows)
         write_profile(out, profile)
     _say(f"{out}: {profile}")
 

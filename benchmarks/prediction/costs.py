@@ -17,7 +17,7 @@ from lego_serve.errors import ConfigError
 
 FORMAT = 1
 TOKEN_PIXELS = 256  # a latent is an eighth as wide, and a token two latents wide
-TEXT_ROWS = 77  # of one branch, without a T5
+TEXT_ROWS = 32  # of one branch of lego-tiny, whose tokenizers pad to it
 
 
 @dataclass(frozen=True, slots=True)
