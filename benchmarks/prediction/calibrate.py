@@ -5,6 +5,7 @@ Its prompts, seeds and shapes are its own: no suite's requests are sent, so that
 
 import itertools
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ GUIDANCE = (4.0, 1.0)
 OUTSTANDING = (2, 6, 16)  # beside requests that are alone
 WARM_UPS = 8
 ASK_S = 30.0
+ASKS, ASK_AGAIN_S = 20, 0.25
+ROUNDED_S = 0.001  # as times of jobs are told
 
 
 class Spied(Server, Protocol):
@@ -101,8 +104,9 @@ class Calibration:
         self._keep(server, shape, self._fresh(shape, count), outstanding)
 
     def _keep(self, server: Spied, shape: Shape, requests: Sequence[ImageRequest], outstanding: int) -> None:
+        since_s = time.time()
         samples = self._send(server, requests, outstanding)
-        jobs = tuple(last_jobs(server.url, len(requests)))
+        jobs = tuple(last_jobs(server.url, len(requests), since_s))
         self._add(Group(LOAD, LEGO, shape, outstanding, (), jobs), server, samples)
 
     def _add(self, group: Group, server: Server, samples: Sequence[Sample]) -> None:
@@ -134,10 +138,19 @@ def _shape(request: ImageRequest) -> Shape:
     return Shape(request.width, request.height, request.steps, request.guidance, *request.addons)
 
 
-def last_jobs(url: str, count: int) -> list[dict[str, Any]]:
-    """Ask a server for the last jobs that ended, in the order of their begin, as far as is fitted from."""
+def last_jobs(url: str, count: int, since_s: float) -> list[dict[str, Any]]:
+    """Ask a server for the last jobs that ended, in the order of their begin, as far as is fitted from.
+
+    Its list may be a moment late: it is asked again until so many are there that began after ``since_s``, in seconds of
+    this machine's wall clock.  Raises ValueError where they never are.
+    """
+    query = {"state": "ended", "sort": "-created", "limit": str(count)}
     with httpx2.Client(base_url=url, timeout=ASK_S) as http:
-        query = {"state": "ended", "sort": "-created", "limit": str(count)}
-        listed = http.get("/v1/admin/requests", params=query).raise_for_status().json()["data"]
-        found = [http.get(f"/v1/admin/requests/{row['id']}").raise_for_status().json() for row in listed]
-    return sorted((trimmed(job) for job in found), key=lambda job: float(job["created"]))
+        for _ in range(ASKS):
+            listed = http.get("/v1/admin/requests", params=query).raise_for_status().json()["data"]
+            new = [row["id"] for row in listed if row["created"] >= since_s - ROUNDED_S]
+            if len(new) == count:
+                found = [http.get(f"/v1/admin/requests/{name}").raise_for_status().json() for name in new]
+                return sorted((trimmed(job) for job in found), key=lambda job: float(job["created"]))
+            time.sleep(ASK_AGAIN_S)
+    raise ValueError(f"{url} lists no {count} new jobs that have ended after {ASKS} questions; is its dashboard off?")

@@ -40,7 +40,7 @@ class Told:
         self.sent += requests
         return self._inner.run(requests, arrivals, rng, deadline_s)
 
-    def jobs(self, url: str, count: int) -> list[dict[str, Any]]:
+    def jobs(self, url: str, count: int, since_s: float) -> list[dict[str, Any]]:
         each = self.sent[-1]
         shape = Shape(each.width, each.height, each.steps, each.guidance)
         return [dict(job) for job in lego_group(server_costs(), shape, count).jobs]
@@ -86,26 +86,41 @@ def test_a_failed_image_ends_the_calibration() -> None:
 
 
 def test_jobs_are_asked_for_and_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last that ended, in the order of their begin; prompts and stories are left out."""
+    """The last that ended and are new, in the order of their begin; prompts and stories are left out."""
     span = dict.fromkeys(SPAN, 0) | {"notes": ["long"]}
-    begun = {"b": 2.0, "a": 1.0}
+    begun = {"b": 102.0, "a": 101.0, "old": 100.0}
     rest = {"total_s": 1.0, "spans": [span], "story": []}
     jobs = {name: {"id": name, "created": at_s, **rest} for name, at_s in begun.items()}
+
+    listed = iter([["b", "old"], ["b"], ["b", "a"]])
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/v1/admin/requests":
             assert dict(request.url.params) == {"state": "ended", "sort": "-created", "limit": "2"}
-            return httpx2.Response(200, json={"data": list(jobs.values())})
+            return httpx2.Response(200, json={"data": [{"id": name, "created": begun[name]} for name in next(listed)]})
         return httpx2.Response(200, json=jobs[request.url.path.rpartition("/")[2]])
 
     client = httpx2.Client
     monkeypatch.setattr(
         calibrate.httpx2, "Client", lambda **options: client(**options, transport=httpx2.MockTransport(answer))
     )
-    found = last_jobs("http://none", 2)
+    monkeypatch.setattr(calibrate, "ASK_AGAIN_S", 0.0)
+    found = last_jobs("http://none", 2, 101.0004)
     assert [each["id"] for each in found] == ["a", "b"]
     assert set(found[0]) == {"id", "created", "total_s", "spans"}
     assert set(found[0]["spans"][0]) == set(SPAN)
+
+
+def test_a_server_that_lists_no_new_jobs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not fitted from jobs of another group."""
+    client = httpx2.Client
+    answer = httpx2.MockTransport(
+        lambda request: httpx2.Response(200, json={"data": [{"id": "old", "created": 100.0}]})
+    )
+    monkeypatch.setattr(calibrate.httpx2, "Client", lambda **options: client(**options, transport=answer))
+    monkeypatch.setattr(calibrate, "ASK_AGAIN_S", 0.0)
+    with pytest.raises(ValueError, match="no 1 new jobs"):
+        last_jobs("http://none", 1, 101.0)
 
 
 def test_the_quick_plan_has_fewer_shapes() -> None:
