@@ -49,9 +49,9 @@ class CalibrationPlan:
 
 
 def plan(*, quick: bool = False, with_addons: Sequence[ImageRequest] = ()) -> CalibrationPlan:
-    """Return what is sent; ``quick`` for a first look."""
-    sides, steps = (SIDES[::2], STEPS[:1]) if quick else (SIDES, STEPS)
-    shapes = tuple(Shape(side, side, n, g) for side, n, g in itertools.product(sides, steps, GUIDANCE))
+    """Return what is sent; ``quick`` for a first look, of fewer sizes, but with all that a fit needs to tell apart."""
+    sides = SIDES[::2] if quick else SIDES
+    shapes = tuple(Shape(side, side, n, g) for side, n, g in itertools.product(sides, STEPS, GUIDANCE))
     return CalibrationPlan(shapes, 2 if quick else 3, with_addons=tuple(with_addons))
 
 

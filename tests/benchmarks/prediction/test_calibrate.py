@@ -9,8 +9,9 @@ import pytest
 from benchmarks.prediction import calibrate
 from benchmarks.prediction.calibrate import Calibration, CalibrationPlan, last_jobs, plan
 from benchmarks.prediction.fitting import fit_profile
-from benchmarks.prediction.recording import LEGO, SPAN, Shape, read_recording, write_recording
+from benchmarks.prediction.recording import LEGO, MONOLITH, SPAN, Shape, read_recording, write_recording
 from benchmarks.prediction.systems.server import SimulatedServer
+from loadgen.addons.request import AddonsRequest
 from loadgen.client import Reply, Sample
 from loadgen.mixed.plan import Layout
 from loadgen.traffic import ImageRequest
@@ -127,4 +128,18 @@ def test_the_quick_plan_has_fewer_shapes() -> None:
     """But as many kinds of them."""
     whole, quick = plan(), plan(quick=True)
     assert set(quick.shapes) < set(whole.shapes)
-    assert {shape.guidance for shape in quick.shapes} == {1.0, 4.0}
+    for kind in ("guidance", "steps"):
+        assert {getattr(shape, kind) for shape in quick.shapes} == {getattr(shape, kind) for shape in whole.shapes}
+
+
+def test_requests_with_add_ons_are_timed_once_these_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a kind loads, on every replica of the baseline; the next, of another prompt, is kept."""
+    net = AddonsRequest("a", 128, 128, 8, 4.0, 0, adapters=("x",), controlnets=(("y", 0),))
+    made = Calibration(CalibrationPlan(tuple(shapes((4,))), 1, 1, (net,)), lambda line: None)
+    told = Told(lego())
+    monkeypatch.setattr(calibrate, "last_jobs", told.jobs)
+    made.lego(told)
+    made.baseline(monolith(), Layout(2, 1))
+    assert [group.system for group in made.groups if group.shape.addons == (1, 1)] == [LEGO, MONOLITH]
+    first, second = (each for each in told.sent if each.addons == (1, 1))
+    assert first.prompt != second.prompt
