@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from loadgen.addons.workload import AddonsWorkload, assign_names, katz_curves
 from loadgen.children import ChildError
 from loadgen.mixed.hooks import ReportSupplement, SuiteHooks
 from loadgen.mixed.run import SEED, compare_mixed
-from loadgen.mixed.systems import SystemFiles, http_systems
+from loadgen.mixed.systems import MixedSystems, SystemFiles, http_systems
 from loadgen.progress import OnLine
 from loadgen.server_config import with_backbones
 
@@ -21,29 +22,56 @@ def compare_addons(
     weights: Path, max_sequence_length: int, config: Path, out: Path, *, quick: bool, on_line: OnLine
 ) -> dict[str, object]:
     """Run the suite, write ``summary.json`` and ``report.html`` into ``out``, and return the summary."""
+    addons = prepare_addons(out, on_line)
+    systems = addons_systems(addons, weights, max_sequence_length, config, out)
+    hooks = SuiteHooks(
+        addons.workload,
+        addons.storage,
+        inspect=partial(check_addon_images, count=ADDONS_PLAN.checked),
+        supplement=lambda measured, folder: ReportSupplement(_facts(addons.storage, addons.has_curves)),
+    )
+    return compare_mixed(ADDONS, systems, out, quick=quick, on_line=on_line, hooks=hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAddons:
+    """The derived add-ons, the requests for them and their storage; whether the curves are from Katz's file."""
+
+    pool: AddonPool
+    workload: AddonsWorkload
+    storage: SimulatedStorage
+    has_curves: bool
+
+
+def prepare_addons(out: Path, on_line: OnLine, pool_folder: Path | None = None) -> PreparedAddons:
+    """Derive the add-ons unless they are there, and deal them to requests.  Raises ChildError.
+
+    They lie in ``pool_folder``, by default one in ``out``.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    pool = _derive_pool(out, on_line)
+    pool = _derive_pool(pool_folder or out / "pool", on_line)
     names = assign_names(ADDONS_PLAN, list(pool.adapter_sizes), list(pool.controlnet_sizes), SEED)
     curves = katz_curves(Path.cwd())
     workload = AddonsWorkload(ADDONS, ADDONS_PLAN, names, SEED, curves)
     storage = SimulatedStorage(ADDONS_PLAN, pool, workload.plain_request, out)
+    return PreparedAddons(pool, workload, storage, curves is not None)
+
+
+def addons_systems(
+    addons: PreparedAddons, weights: Path, max_sequence_length: int, config: Path, out: Path
+) -> MixedSystems:
+    """Return both systems as processes that load their add-ons from the same storage."""
+    storage = addons.storage
 
     def lego_config(backbones: int | None) -> Path:
         return storage.lego_config(with_backbones(config, ADDONS.model, backbones, out), ADDONS.model)
 
-    systems = http_systems(
+    return http_systems(
         SystemFiles(ADDONS.model, weights, max_sequence_length, out),
         lego_config,
         lego_env=storage.lego_environment,
         addons_file=storage.baseline_file,
     )
-    hooks = SuiteHooks(
-        workload,
-        storage,
-        inspect=partial(check_addon_images, count=ADDONS_PLAN.checked),
-        supplement=lambda measured, folder: ReportSupplement(_facts(storage, curves is not None)),
-    )
-    return compare_mixed(ADDONS, systems, out, quick=quick, on_line=on_line, hooks=hooks)
 
 
 def _facts(storage: SimulatedStorage, is_from_file: bool) -> dict[str, object]:
@@ -59,12 +87,12 @@ def _facts(storage: SimulatedStorage, is_from_file: bool) -> dict[str, object]:
     }
 
 
-def _derive_pool(out: Path, on_line: OnLine) -> AddonPool:
-    """Derive adapters and ControlNets from the trained ones, once for a folder of results.
+def _derive_pool(folder: Path, on_line: OnLine) -> AddonPool:
+    """Derive adapters and ControlNets from the trained ones, once for a folder.
 
     Raises ChildError when the command fails.
     """
-    pool = AddonPool(out / "pool" / "adapters", out / "pool" / "controlnets")
+    pool = AddonPool(folder / "adapters", folder / "controlnets")
     if len(pool.adapter_sizes) != ADDONS_PLAN.adapters:
         _derive("derive", pool.adapters, ADDONS_PLAN.adapters, on_line)
     if len(pool.controlnet_sizes) != ADDONS_PLAN.controlnets:

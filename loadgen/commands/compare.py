@@ -65,13 +65,13 @@ def compare(
 def _run(suite: str, weights: Path, config: Path, out: Path, *, quick: bool, on_line: OnLine) -> dict[str, object]:
     """Run a suite and return its summary."""
     if suite == MIXED.name:
-        return compare_mixed(MIXED, _mixed_systems(weights, config, out), out, quick=quick, on_line=on_line)
+        return compare_mixed(MIXED, mixed_systems(weights, config, out), out, quick=quick, on_line=on_line)
     if suite == ADDONS.name:
         return compare_addons(weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
     if suite in EDITS:
         return compare_edits(EDITS[suite], weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
     if suite in GOODPUT:
-        systems = _goodput_systems(GOODPUT[suite], weights, config, out)
+        systems = goodput_systems(GOODPUT[suite], weights, config, out)
         return compare_goodput(GOODPUT[suite], systems, out, quick=quick, on_line=on_line)
     bursts = SUITES[suite]
     return compare_bursts(bursts, _burst_systems(bursts, weights, config, out), out, quick=quick, on_line=on_line)
@@ -84,12 +84,15 @@ def _burst_systems(suite: Suite, weights: Path, config: Path, out: Path) -> Syst
     )
 
 
-def _mixed_systems(weights: Path, config: Path, out: Path) -> MixedSystems:
+def mixed_systems(weights: Path, config: Path, out: Path) -> MixedSystems:
+    """Return both systems of suite ``mixed`` as processes that log into ``out``."""
     files = SystemFiles(MIXED.model, weights, MAX_SEQUENCE_LENGTH, out)
     return http_systems(files, lambda backbones: with_backbones(config, MIXED.model, backbones, out))
 
 
-def _goodput_systems(suite: GoodputSuite, weights: Path, config: Path, out: Path) -> GoodputSystems:
+def goodput_systems(suite: GoodputSuite, weights: Path, config: Path, out: Path) -> GoodputSystems:
+    """Return both systems of a suite of goodput as processes that log into ``out``."""
+
     def baseline(layout: Layout) -> HttpServer:
         return monolith(
             weights,
