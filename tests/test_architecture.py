@@ -125,5 +125,13 @@ def test_every_folder_of_tests_mirrors_a_folder_of_sources() -> None:
     assert not [str(tests) for tests, sources in folders.items() if not sources.is_dir()]
 
 
+def test_the_readmes_map_shows_every_folder_of_the_package() -> None:
+    """With a few words each: what a newcomer looks for is there."""
+    shown = set(re.findall(r"(?:^| )([a-z0-9_]+)/ +\S", (ROOT / "README.md").read_text(), re.MULTILINE))
+    folders = {file.relative_to(ROOT / "lego_serve").parts[0] for file in ROOT.glob("lego_serve/*/**/*.*")}
+    assert len(folders) > 15
+    assert not {name for name in folders if not name.startswith("__")} - shown
+
+
 def _modules(room: Path) -> list[Path]:
     return [file for file in room.glob("*.py") if file.name != "__init__.py"]
