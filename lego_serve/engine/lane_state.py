@@ -1,6 +1,5 @@
 """A lane in the engine: its request, its state between two steps, its result and its checkpoint."""
 
-import logging
 import math
 from dataclasses import dataclass, field, replace
 
@@ -20,8 +19,6 @@ from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.models.lora.adapter import Adapter, Uses, in_order, key_of
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents, PreparedPrompt
 from lego_serve.models.sampling import History, Schedule
-
-log = logging.getLogger("lego_serve.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +100,8 @@ class LaneRequest:
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, with the seconds of each step and the lanes that shared it.
 
-    ``step_rows``: the token rows of all of them in each step, as the pass was planned.
-
-    ``step_at``: when each step began, counted from the lane's arrival; what lies between them is waiting.
+    ``step_rows``: the token rows of all of them in each step, as the pass was planned.  ``step_at``: when each began,
+    counted from the lane's arrival; what lies between them is waiting.  ``steps_split`` ran on two replicas.
 
     ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
     number of steps it took part in, steps on other replicas included.
@@ -123,6 +119,7 @@ class LaneResult:
     reuse: ReuseStats | None = None
     step_at: tuple[float, ...] = ()
     tier: TierUse | None = None
+    steps_split: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +173,7 @@ class LaneState:
     identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
+    steps_split: int = 0  # whose guidance branches two replicas computed
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where a checkpoint was written."""
@@ -267,6 +265,7 @@ class LaneState:
             controls=tuple(self._controlnet_run(control) for control in self.controls),
             reuse=self._reuse_stats(),
             tier=TierUse(self.request.tier, self.schedule.steps, self.schedule.asked, self._rows_ratio()),
+            steps_split=self.steps_split,
         )
 
     def _is_active(self, use: AdapterUse, step: int) -> bool:

@@ -130,13 +130,15 @@ def quality_made(job: Job) -> str:
 def addon_usage(result: JobResult) -> dict[str, Any]:
     """Return what a job used besides its nodes; no key for what it did not.
 
-    How long nodes waited for their models to be loaded, adapters, ControlNets, and what its edit read of a template.
+    How long nodes waited for their models to be loaded, steps on two replicas, adapters, ControlNets, and what its edit
+    read of a template.
     """
     all_stats = result.stats.values()
     reuse = [asdict(stats.reuse) for stats in all_stats if stats.reuse is not None]
     loads = {name: round(stats.load_s, 6) for name, stats in result.stats.items() if stats.load_s}
     usage = {
         "loads": loads,
+        "steps_split": sum(stats.steps_split for stats in all_stats),
         "adapters": [_adapter_usage(adapter) for stats in all_stats for adapter in stats.adapters],
         "controlnets": [_controlnet_usage(net) for stats in all_stats for net in stats.controlnets],
         "reuse": reuse[0] if reuse else None,

@@ -60,6 +60,7 @@ class TaskStats:
     ``step_lanes`` and ``step_rows``: the lanes and the token rows of the passes that its steps were part of.
     ``step_at``: when each step of the last attempt began, counted from the call's arrival at its replica.
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
+    ``steps_split`` had their guidance branches computed by two replicas.
     ``text_tokens`` are those of an encoded prompt, also of a cached one.  ``load_s``: how long the call waited for its
     model to be on its worker.
     ``began_s`` and ``ended_s`` are when its coordinator sent it off and had its result; no comparison heeds them.
@@ -81,6 +82,7 @@ class TaskStats:
     step_at: tuple[float, ...] = ()
     text_tokens: int = 0
     load_s: float = 0.0
+    steps_split: int = 0
     began_s: float | None = field(default=None, compare=False)
     ended_s: float | None = field(default=None, compare=False)
 

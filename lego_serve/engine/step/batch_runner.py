@@ -89,6 +89,7 @@ class BatchRunner:
         )
         if velocity is None:
             return False
+        state.steps_split += 1
         outcome.velocities[state.request.key] = velocity
         outcome.is_typical = False
         return True

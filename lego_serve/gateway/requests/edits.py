@@ -13,8 +13,9 @@ from lego_serve.core.editing.edit import EditInput, image_key, is_described
 from lego_serve.core.editing.reuse import Quality, ReuseStats
 from lego_serve.core.jobs.job import GeneratedImage, JobResult, TaskStats
 from lego_serve.core.nodes.messages import SourceImage
+from lego_serve.core.nodes.requests import ShowAdapter
 from lego_serve.core.workflow.graph import Workflow
-from lego_serve.errors import RequestError
+from lego_serve.errors import RequestError, with_param
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.media.codec import decode_sized_upload, fit_size, to_array
 from lego_serve.gateway.media.masks import decode_mask, edit_weights
@@ -79,7 +80,24 @@ async def prepare_edit(
 ) -> ImageJobRequest:
     """Bind an edit's inputs and decode its image and mask, in one turn of its tenant.  Raises RequestError."""
     async with context.images.turn(caller.tenant, caller.weight) as thread:
-        return await _decode(thread, context, caller, form, workflow=workflow, template=template)
+        prepared = await _decode(thread, context, caller, form, workflow=workflow, template=template)
+    if prepared.result is not None:
+        await _check_adapters(context, workflow, form.body)
+    return prepared
+
+
+async def _check_adapters(context: Context, workflow: Workflow, body: EditRequest) -> None:
+    """Have the adapters checked of an edit that no node works for: whether they are right does not hang on its mask.
+
+    Raises RequestError about the entry, as their node does, and the errors of a node that cannot be asked.
+    """
+    models = sorted({node.model for node in workflow.nodes.values() if node.kind == "load_adapters"})
+    for index, use in enumerate(body.lora or ()):
+        for model in models:
+            try:
+                await context.admin.adapters(model, ShowAdapter(use.name))
+            except RequestError as error:
+                raise with_param(error, f"lora[{index}].name") from None
 
 
 async def _decode(

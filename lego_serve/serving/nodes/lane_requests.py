@@ -132,6 +132,7 @@ def task_stats(
         controlnets=controlnets,
         reuse=_reuse(results, longest),
         tier=longest.tier,
+        steps_split=sum(result.steps_split for result in results),
     )
 
 

@@ -235,3 +235,11 @@ async def test_the_answer_names_the_parts_of_a_file_that_are_not_used(client, ru
     whole, partly = lego["adapters"]
     assert "passed_over" not in whole
     assert partly["passed_over"] == ["text_encoder_3 (T5) (layers: 24)"]
+
+
+async def test_the_answer_counts_the_steps_that_two_replicas_took(client, runner) -> None:
+    """Where there were any."""
+    for steps, said in ((7, 7), (0, None)):
+        runner.stats = {"latents": TaskStats(steps_split=steps)}
+        lego = (await client.post(URL, json={"prompt": "a"})).json()["lego"]
+        assert lego.get("steps_split") == said

@@ -99,12 +99,15 @@ async def test_what_no_workflow_takes_is_refused_by_name(client, runner, monkeyp
     assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", param)
 
 
-async def test_a_mask_of_nothing_needs_no_adapters(client, runner) -> None:
-    """The image comes back as it is."""
+async def test_a_mask_of_nothing_has_its_adapters_checked_and_no_job(client, runner) -> None:
+    """The image comes back as it is, unless an adapter is named that there is not, or that is damaged."""
     opaque = file_of(Image.fromarray(np.full((96, 128, 4), 255, np.uint8)))
     files = IMAGE | {"mask": opaque}
-    answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([LORA])})
-    assert answer.status_code == 200
+    answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([{"name": "a"}])})
+    assert answer.status_code == 200, answer.text
+    answer = await client.post(URL, files=files, data={"prompt": "a", "lora": json.dumps([{"name": "a"}, LORA])})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "adapter_not_found", "lora[1].name")
     assert runner.jobs == []
 
 

@@ -94,6 +94,10 @@ function Times({ image }) {
             <dt>steps made again</dt>
             <dd>${facts.steps_redone}</dd>
           `}
+          ${facts.steps_split > 0 && html`
+            <dt>steps on two replicas</dt>
+            <dd>${facts.steps_split}</dd>
+          `}
           ${facts.reuse && html`
             <dt>template</dt>
             <dd>${`read in ${facts.reuse.masked_steps} of ${facts.reuse.steps} steps`}</dd>

@@ -1,0 +1,74 @@
+"""A worker that has just started takes jobs that another has not begun; either may be killed then."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from importlib import resources
+
+import httpx2
+import numpy as np
+import pytest
+
+from tests.support.e2e.asked import Asked
+from tests.support.e2e.images import pixels
+from tests.support.e2e.servers import Server, replicas_of, running
+
+# A server of its own; tests/core/placement/test_pool.py is quick.
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+SHARED = "{text_encoder: {placement: shared}, backbone: {placement: shared}, vae: {placement: shared}}"
+CONFIG = f"""
+server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
+models:
+  one: {{path: "builtin:lego-tiny", max_sequence_length: 0, nodes: {SHARED}}}
+workers: {{replicas: {{min: 1, max: 2}}, cpus: 0.4, max_bytes: 60000000}}
+workflows: [one.yaml]
+"""
+LONG = {"model": "one", "num_inference_steps": 100, "n": 4, "size": "256x256"}
+
+
+@pytest.fixture
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one worker, that may have another."""
+    folder = tmp_path_factory.mktemp("stolen")
+    own = (resources.files("lego_serve") / "workflows" / "lego-tiny.yaml").read_text()
+    (folder / "one.yaml").write_text(own.replace("lego-tiny", "one"))
+    with running(folder, 1, text=CONFIG) as server:
+        yield server
+
+
+def stolen(server: Server) -> list[dict]:
+    """The jobs that went to a worker without work."""
+    return list(httpx2.get(f"{server.url}/v1/admin/decisions?kind=steal", timeout=30).json()["data"])
+
+
+def pin(server: Server, workers: int) -> None:
+    """Have so many workers."""
+    path = f"{server.url}/v1/admin/nodes/shared.workers/replicas"
+    httpx2.put(path, json={"min": workers, "max": workers}, timeout=60).raise_for_status()
+
+
+@pytest.mark.parametrize("whose", ["the one that took them", "the one that had them"])
+def test_a_worker_may_be_killed_while_it_has_a_job_of_another(served: Server, whose: str) -> None:
+    """Every request is answered once, with the bits it always has."""
+    pin(served, 1)
+    alone = Asked(served.url, **(LONG | {"num_inference_steps": 10}))
+    alone.wait()  # what a job takes is known, and the images of these few steps
+    [first] = replicas_of(served, "workers")
+    asked = Asked(served.url, **LONG)
+    pin(served, 2)
+    limit = time.monotonic() + 300
+    while not stolen(served):
+        assert time.monotonic() < limit, "no job was taken"
+        time.sleep(0.1)
+    time.sleep(1.0)
+    [second] = [pid for pid in replicas_of(served, "workers") if pid != first]
+    os.kill(second if whose == "the one that took them" else first, signal.SIGKILL)
+    asked.wait()
+    again = Asked(served.url, **LONG)
+    again.wait()
+    for seed, answer in asked.answers.items():
+        assert answer.status_code == 200, answer.text
+        images, wanted = answer.json()["data"], again.answers[seed].json()["data"]
+        assert len(images) == 4
+        assert all(np.array_equal(pixels(one), pixels(other)) for one, other in zip(images, wanted, strict=True))

@@ -1,0 +1,46 @@
+"""A lane whose steps run on two replicas: its result counts them and has the bits of one replica."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lego_serve.core.cluster.parallelism import ParallelRule
+from lego_serve.core.nodes.requests import HelperAddress
+from lego_serve.core.placement.branch_window import BranchWindow
+from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
+from lego_serve.core.scheduling.ordering import fifo
+from lego_serve.engine.sharing.branch_helper import BranchHelper
+from lego_serve.engine.sharing.branch_splitter import BranchSplitter
+from lego_serve.engine.sharing.compute_turns import ComputeTurns
+from lego_serve.engine.step_engine import StepEngine
+from lego_serve.models.loading import load_backbone
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.registry import ModelSpec
+from lego_serve.models.sampling import FlowMatchTables
+from tests.support.engine.engines import Clock, alone, latents, request, run
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
+    """lego-tiny's architecture with random weights."""
+    return load_backbone(ModelSpec("m", str(tiny_folder), dtype="float32", max_sequence_length=0))
+
+
+def test_a_result_counts_the_steps_that_two_replicas_took(model: tuple[Backbone, FlowMatchTables]) -> None:
+    """All of a lane that is alone; none of two that share their steps, whose helper is never asked."""
+    helper = BranchHelper(model[0], "token", "127.0.0.1", ComputeTurns(), lambda: False)
+    splitter = BranchSplitter(model[0], BranchWindow(ParallelRule(min_speed_up=0.0)))
+    splitter.offer([HelperAddress(helper.host, helper.port, "token")])
+    batcher = StepBatcher(fifo, StepLimits(max_rows=4096))
+    engine = StepEngine(*model, batcher, Clock(), splitter=splitter)
+    engine.add(request("one", 3, steps=5))
+    one = run(engine)["one"]
+    engine.add(request("two", 4, steps=5))
+    engine.add(request("three", 5, steps=5))
+    both = run(engine)
+    helper.close()
+    splitter.close()
+    assert torch.equal(latents(one), alone(model, request("one", 3, steps=5)))
+    assert [each.steps_split for each in (one, both["two"], both["three"])] == [5, 0, 0]
+    assert helper.branches == 5
