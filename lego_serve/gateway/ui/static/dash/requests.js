@@ -146,10 +146,11 @@ function Windowed({ rows, known, total, onMore }) {
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const [isLive, setLive] = useState(true);
+  const hasEnded = useRef(false);
   const beat = useBeat(1);
-  const [request, error, again] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, isLive && beat);
-  useEffect(() => setLive(request?.state !== "ended"), [request]);
+  const [request, error, again] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, !hasEnded.current && beat);
+  const isLive = request?.state !== "ended";
+  hasEnded.current = !isLive;
   const failure = html`<${Failure} error=${error} onRetry=${again} />`;
   if (!request) {
     return error?.status === 404
@@ -160,7 +161,7 @@ function One({ id }) {
       `
       : error
       ? failure
-      : html`<div class="card shape is-tall"></div>`;
+      : html`<div key="shape" class="card shape is-tall"></div>`; // or it would become what comes, and move
   }
   const rows = Object.entries(request.inputs).filter(([name]) => !["width", "height"].includes(name));
   return html`
