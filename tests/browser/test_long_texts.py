@@ -163,8 +163,8 @@ def test_an_address_with_a_hostile_name_says_that_nothing_is_called_so(visit, si
     """The page lives, whatever somebody typed or sent as a link, also where it is no encoding of a text."""
     told.allow("404")
     page = visit("/dashboard")
-    for name in ("%zz", "%3Cimg%20src=x%20onerror=alert(1)%3E", "%E2%80%AEgnp", "a%2Fb", "%F0%9F%A7%B1"):
-        for kind in ("requests", "workflows", "models"):
-            page.goto(f"{site.url}/dashboard/{kind}/{name}")
-            expect(page.locator("main")).to_contain_text("There is no")
-            expect(page.locator("main img")).to_have_count(0)
+    markup = "%3Cimg%20src=x%20onerror=alert(1)%3E"
+    for path in ("models/%zz", "requests/%zz", "workflows/a%2Fb", f"models/{markup}", "models/%E2%80%AE%F0%9F%A7%B1"):
+        page.goto(f"{site.url}/dashboard/{path}")
+        expect(page.locator("main")).to_contain_text("There is no")
+        expect(page.locator("main img")).to_have_count(0)
