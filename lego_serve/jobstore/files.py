@@ -1,7 +1,8 @@
-"""The files of durable jobs: images that came in, and results, in a folder for each job.
+"""The files of durable jobs: images that came in, and results, in a folder for each job; and large kept answers.
 
     ID/SHA256.input     an image of the request
     ID/ATTEMPT-K.png    image K that an attempt made
+    answers/NAME        what a request with an `Idempotency-Key` that is no job was answered
 
 Files know no fence.  So every attempt writes names of its own, and the record, which has one, says whose count: an
 owner that wakes up late overwrites nothing.  A file appears whole or not at all, and is durable before anybody is told
@@ -20,6 +21,7 @@ from lego_serve.jobstore.blobs.port import Blobs
 
 ORPHAN_S = 3600.0  # a folder without a record may belong to a job that is being accepted
 FORMATS = ("png", "jpeg", "webp")
+ANSWERS = "answers"  # the folder of kept answers, which is no job's id
 
 
 class JobFiles:
@@ -59,6 +61,22 @@ class JobFiles:
         """
         name = _result_name(attempt, index, image_format)
         return self._blobs.path(_checked(job_id), name) or self._read(job_id, name)
+
+    def write_answer(self, name: str, content: bytes) -> None:
+        """Keep the content of an answer under a name that no other has.  Raises StoreUnavailable."""
+        self._blobs.write(ANSWERS, name, content, is_durable=True)
+
+    def read_answer(self, name: str) -> bytes:
+        """Return the content of a kept answer.  Raises NotFound, StoreUnavailable."""
+        try:
+            return self._blobs.read(ANSWERS, name)
+        except FileNotFoundError:
+            raise NotFound("This answer is not kept any more.") from None
+
+    def delete_answers(self, before: float) -> None:
+        """Remove the answers that were written before a time.  Raises StoreUnavailable."""
+        old = [blob.name for blob in self._blobs.list(ANSWERS) if blob.written_at < before]
+        self._blobs.delete(ANSWERS, old)
 
     def delete(self, job_id: str) -> None:
         """Remove everything about a job."""

@@ -81,6 +81,8 @@ def test_what_a_drained_replica_had_goes_on_and_the_next_one_takes_its_place(vis
     expect(row).to_contain_text("draining")
     expect(row.get_by_role("button", name="Drain…")).to_have_count(0)
     expect(page.locator(".replica.is-draining")).to_contain_text(drained)
+    expect(page.locator(".replica.is-draining .stud")).to_have_count(0)  # it holds nothing and takes nothing
+    assert page.locator(".replica:not(.is-draining, .is-small) .stud").count() == 8
     expect(page.get_by_label("Why it scaled")).to_contain_text(f"Replica {drained} is drained")
     site.runner.stop(drained, "f00d")
     expect(page.get_by_role("button", name="backbone replica f00d")).to_be_visible()

@@ -1,6 +1,7 @@
 """What is done with images of the playground: history, dropping them, comparing, and their requests as code."""
 
 import base64
+import re
 
 import pytest
 from PIL import Image
@@ -101,4 +102,6 @@ def test_two_images_are_compared_with_what_differs(visit) -> None:
     assert box is not None
     page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 9)
     expect(slider).to_have_attribute("aria-valuenow", "75")
+    cut = page.locator(".is-compared .over").evaluate("image => getComputedStyle(image).clipPath")
+    assert re.fullmatch(r"inset\(0(px)? 2[456](\.\d+)?% 0(px)? 0(px)?\)", cut), cut
     expect(page.locator(".differences tbody th")).to_have_text(["prompt", "seed"])

@@ -76,10 +76,9 @@ def check(page: Page, width: int) -> None:
     ],
 )
 def test_long_names_and_sentences_keep_tables_in_shape(
-    visit, site, told, path: str, lists: tuple[str, ...], size: tuple[int, int]
+    visit, site, path: str, lists: tuple[str, ...], size: tuple[int, int]
 ) -> None:
     """In each list; the whole is a title."""
-    told.allow("414")  # the image of a template whose tenant is as long
     fill_history(site)
     page = visit("/", size)
     for each in lists:
@@ -139,3 +138,33 @@ def test_a_long_prompt_a_long_tenant_and_a_long_error_are_rows_like_others(
         entries = page.locator(".decisions li").evaluate_all(HEIGHTS)
         assert max(entries) <= 2 * TALLEST
         check(page, size[0])
+
+
+def test_a_text_that_no_address_can_hold_is_refused_in_words_and_not_sent(visit, site) -> None:
+    """What is searched for and what a template's tenant is called; nothing gets 414, which would be in the console."""
+    fill_history(site)
+    page = visit("/dashboard/requests")
+    expect(page.locator(".request-row:not(.is-head)").first).to_be_visible()
+    page.get_by_label("Words").fill("w" * LONG)
+    failure = page.locator("main .failure")
+    expect(failure).to_contain_text("A filter may have 200 characters and this one has 32000: ask for fewer words.")
+    expect(page.locator(".pill")).to_contain_text("Live")
+    page.get_by_label("Words").fill("lego-tiny")
+    expect(failure).to_have_count(0)
+    expect(page.locator(".request-row:not(.is-head)").first).to_contain_text("lego-tiny")
+    page.route("**/v1/admin/templates?*", lengthen)
+    page.get_by_role("link", name="Caches").first.click()
+    page.get_by_role("button", name="Warm…").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Warm", exact=True).click()
+    expect(page.get_by_role("status").filter(has_text="has too long a name")).to_be_visible()
+
+
+def test_an_address_with_a_hostile_name_says_that_nothing_is_called_so(visit, site, told) -> None:
+    """The page lives, whatever somebody typed or sent as a link, also where it is no encoding of a text."""
+    told.allow("404")
+    page = visit("/dashboard")
+    markup = "%3Cimg%20src=x%20onerror=alert(1)%3E"
+    for path in ("models/%zz", "requests/%zz", "workflows/a%2Fb", f"models/{markup}", "models/%E2%80%AE%F0%9F%A7%B1"):
+        page.goto(f"{site.url}/dashboard/{path}")
+        expect(page.locator("main")).to_contain_text("There is no")
+        expect(page.locator("main img")).to_have_count(0)

@@ -9,7 +9,7 @@ import pytest
 from lego_serve.errors import NotFound, StoreUnavailable
 from lego_serve.jobstore.blobs import folder as folder_module
 from lego_serve.jobstore.blobs.folder import FolderBlobs
-from lego_serve.jobstore.files import ORPHAN_S, JobFiles
+from lego_serve.jobstore.files import ANSWERS, ORPHAN_S, JobFiles
 from tests.support.jobstore.jobs import new_job
 
 JOB = new_job(1).id
@@ -86,6 +86,21 @@ def test_old_folders_without_a_record_go(files: JobFiles, tmp_path: Path) -> Non
             os.utime(file, (changed - 10, changed - 10))
     assert files.delete_orphans(changed + ORPHAN_S - 5, {known}) == [orphan]
     assert sorted(each.name for each in (tmp_path / "data" / "jobs").iterdir()) == sorted([known, young, "job_notes"])
+
+
+def test_answers_go_when_they_are_old_and_are_no_jobs_orphans(files: JobFiles, tmp_path: Path) -> None:
+    """Young ones stay; a name that is gone is said to be."""
+    folder = tmp_path / "data" / "jobs" / ANSWERS
+    files.delete_answers(0.0)  # before there is any
+    for name in ("old", "young"):
+        files.write_answer(name, name.encode())
+    written = (folder / "young").stat().st_mtime
+    os.utime(folder / "old", (written - 10, written - 10))
+    files.delete_answers(written - 5)
+    assert files.read_answer("young") == b"young"
+    with pytest.raises(NotFound):
+        files.read_answer("old")
+    assert files.orphans(written + 10 * ORPHAN_S) == []
 
 
 def test_only_this_user_reads_the_files(files: JobFiles, tmp_path: Path) -> None:

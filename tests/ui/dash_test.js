@@ -50,6 +50,21 @@ Deno.test("points of another length are not mixed in", () => {
   equal(merge(VIEW, { series: { step_s: 10, from: 110, series: { p50: [6] } } }).series, VIEW.series);
 });
 
+Deno.test("an hour of patches leaves what is known as large as it was", () => {
+  /** @type {any} */
+  let view = VIEW;
+  for (let second = 0; second < 3600; second += 1) {
+    view = merge(view, {
+      at: 10 + second,
+      requests: { [`r${second}`]: { step: second }, [`r${second - 100}`]: null },
+      decisions: { [`1.${second}`]: { at: second }, [`1.${second - 50}`]: null },
+      series: { step_s: 2, from: 100 + 2 * second, series: { p50: [second], ok: [1] } },
+    });
+  }
+  equal([Object.keys(view.requests).length, Object.keys(view.decisions).length], [101, 50]);
+  equal([view.series.series.p50.length, view.series.series.ok.length], [3, 3]);
+});
+
 Deno.test("axes have about five round numbers from zero", () => {
   for (let length = 0.003; length < 5000; length *= 1.37) {
     const ticks = ticksOf(length);

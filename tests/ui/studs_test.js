@@ -1,9 +1,9 @@
 import { MOST_STUDS, ofRoom, studsOf } from "../../lego_serve/gateway/ui/static/dash/studs.js";
 import { equal } from "./equal.js";
 
-/** @param {number} running @param {number} waiting @param {number} room */
-function drawn(running, waiting, room) {
-  const { studs, each } = studsOf({ running, waiting, room });
+/** @param {number} running @param {number} waiting @param {number} room @param {string} [state] */
+function drawn(running, waiting, room, state) {
+  const { studs, each } = studsOf({ running, waiting, room }, state);
   const letters = studs.map((state) => ({ "is-on": "o", "is-waiting": "w", "": "-" }[state]));
   return `${letters.join("")} ${each}`;
 }
@@ -34,6 +34,14 @@ Deno.test("a stud of a large room is several images, so that what is filled keep
   equal(drawn(1, 0, 24), "o----------- 2");
   equal(drawn(13, 0, 24), "ooooooo----- 2");
   equal(drawn(40, 8, 64), "ooooooo ".trim() + "ww-- 6");
+});
+
+Deno.test("a replica that drains shows what it still holds and no room, at the scale that it had", () => {
+  equal(drawn(0, 0, 5, "draining"), " 1");
+  equal(drawn(2, 1, 5, "draining"), "oow 1");
+  equal(drawn(12, 0, 24, "draining"), "oooooo 2");
+  equal(drawn(13, 40, 24, "draining"), "ooooooowwwww 2");
+  equal(ofRoom(7, "draining"), "");
 });
 
 Deno.test("whatever is in hand, studs fit the brick, and none is left out or made up", () => {

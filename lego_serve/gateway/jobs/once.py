@@ -1,7 +1,9 @@
 """Carries out a request with an `Idempotency-Key` once, on every route that changes something.
 
 Requests for images become durable jobs, which know their keys themselves.  The answer to any other is kept as long as
-jobs are, and given again to whoever repeats the request; while the first one is at work, a repeat waits for it.
+jobs are, and given again to whoever repeats the request; while the first one is at work, a repeat waits for it.  The
+store, which may be the memory of a Redis, keeps short answers; long ones, such as images of AUTOMATIC1111's routes, are
+files beside those of jobs, and the store keeps their names.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -20,8 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.core.durable_jobs.idempotency import check_key
 from lego_serve.core.durable_jobs.store import JobStore
-from lego_serve.errors import IdempotencyKeyReused, LegoError, StoreUnavailable
+from lego_serve.errors import IdempotencyKeyReused, LegoError, NotFound, StoreUnavailable
 from lego_serve.gateway.errors import JobsDisabled, error_response
+from lego_serve.jobstore.files import JobFiles
 
 log = logging.getLogger("lego_serve.jobs")
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
@@ -30,7 +33,8 @@ RUNNING_S = 60.0  # what nobody has said for so long to be at work, since its ga
 SAY_S = RUNNING_S / 3  # between two times that a request is said to be at work
 POLL_S = 0.1
 FORGET_S = 0.001
-MAX_ANSWER_BYTES = 256 * 1024
+MAX_NOTE_BYTES = 256 * 1024  # of an answer that the store keeps itself
+MAX_ANSWER_BYTES = 64 * 2**20
 NOT_KEPT = (401, 403, 408, 413, 429)  # the next try may fare better
 REPLAYED = (b"idempotency-replayed", b"true")
 HEADER = "idempotency-key"
@@ -44,10 +48,12 @@ class StoredAnswer:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""  # base64
+    file: str = ""  # the name of the file that the body is in instead
 
     def to_json(self) -> str:
         """Return it as a text."""
-        return json.dumps([self.fingerprint, self.status, dict(self.headers), self.body])
+        file = [self.file] if self.file else []  # which gateways of an older version know nothing of
+        return json.dumps([self.fingerprint, self.status, dict(self.headers), self.body, *file])
 
     @classmethod
     def of_json(cls, text: str) -> "StoredAnswer":
@@ -87,10 +93,13 @@ class BodyHash:
 
 
 class OnceOnly:
-    """Answers a repeated request as the first one was; ``store`` is where answers are kept, None for nowhere."""
+    """Answers a repeated request as the first one was; ``kept_in`` is where answers are kept, None for nowhere."""
 
-    def __init__(self, app: ASGIApp, store: JobStore | None, keep_s: float) -> None:
-        self._app, self._store, self._keep_s = app, store, keep_s
+    def __init__(self, app: ASGIApp, kept_in: tuple[JobStore, JobFiles] | None, keep_s: float) -> None:
+        self._app, self._keep_s = app, keep_s
+        self._store: JobStore | None
+        self._files: JobFiles | None
+        self._store, self._files = kept_in or (None, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
@@ -132,7 +141,7 @@ class OnceOnly:
             raise IdempotencyKeyReused(
                 "This Idempotency-Key was used for another request; send a key of its own with each request."
             )
-        answer = Response(base64.b64decode(kept.body), kept.status, dict(kept.headers))
+        answer = Response(await self._content(store, name, kept), kept.status, dict(kept.headers))
         answer.raw_headers.append(REPLAYED)
         return answer
 
@@ -153,7 +162,7 @@ class OnceOnly:
                 is_answered.set()
                 await saying  # so that nothing it says comes after the answer
                 try:
-                    await self._keep(store, name, body, recorded)
+                    await self._keep(store, name, running, body, recorded)
                 except StoreUnavailable as error:  # the answer has begun, and what was done is done
                     log.warning("the answer to a request with a key could not be kept: %s", error.message)
             await send(message)
@@ -180,13 +189,39 @@ class OnceOnly:
                     return
                 await store.note(name, running.to_json(), RUNNING_S, replaces=True)
 
-    async def _keep(self, store: JobStore, name: str, body: BodyHash, recorded: "_Recorded") -> None:
+    async def _keep(
+        self, store: JobStore, name: str, running: StoredAnswer, body: BodyHash, recorded: "_Recorded"
+    ) -> None:
         if not recorded.is_to_be_kept or not (body.is_whole or recorded.status < 300):
             await self._forget(store, name)
             return
-        content = base64.b64encode(bytes(recorded.body)).decode()
-        answer = StoredAnswer(body.digest(), recorded.status, recorded.headers, content)
+        answer = StoredAnswer(body.digest(), recorded.status, recorded.headers)
+        content = b"".join(recorded.chunks)
+        if len(content) <= MAX_NOTE_BYTES:
+            answer = replace(answer, body=base64.b64encode(content).decode())
+        else:
+            answer = replace(answer, file=running.fingerprint)
+            try:
+                await asyncio.to_thread(self._known_files.write_answer, answer.file, content)
+            except StoreUnavailable:
+                await self._forget(store, name)
+                raise
         await store.note(name, answer.to_json(), self._keep_s, replaces=True)
+
+    async def _content(self, store: JobStore, name: str, kept: StoredAnswer) -> bytes:
+        """Return the content of a kept answer.  Raises StoreUnavailable where its file is gone."""
+        if not kept.file:
+            return base64.b64decode(kept.body)
+        try:
+            return await asyncio.to_thread(self._known_files.read_answer, kept.file)
+        except NotFound:
+            await self._forget(store, name)
+            raise StoreUnavailable("The answer kept under this Idempotency-Key is gone; try again.") from None
+
+    @property
+    def _known_files(self) -> JobFiles:
+        assert self._files is not None, "where there is a store there are files"
+        return self._files
 
     async def _note(self, store: JobStore, name: str, running: StoredAnswer) -> StoredAnswer:
         """Take the key for this request, unless it is taken; return what it stands for then."""
@@ -200,19 +235,25 @@ class _Recorded:
     """An answer as it goes out."""
 
     def __init__(self) -> None:
-        self.status, self.headers, self.body = 0, dict[str, str](), bytearray()
+        self.status, self.headers = 0, dict[str, str]()
+        self.chunks: list[bytes] = []
+        self._size = 0
 
     def add(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             named = {name.decode().lower(): value.decode("latin-1") for name, value in message.get("headers", ())}
             self.headers = {name: named[name] for name in ("content-type", "location") if name in named}
+            return
+        self._size += len(message.get("body", b""))
+        if self._size <= MAX_ANSWER_BYTES:
+            self.chunks.append(message.get("body", b""))
         else:
-            self.body += message.get("body", b"")
+            self.chunks.clear()
 
     @property
     def is_to_be_kept(self) -> bool:
-        return self.status < 500 and self.status not in NOT_KEPT and len(self.body) <= MAX_ANSWER_BYTES
+        return self.status < 500 and self.status not in NOT_KEPT and self._size <= MAX_ANSWER_BYTES
 
 
 def _hash_of(request: Request) -> BodyHash:

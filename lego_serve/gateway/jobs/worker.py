@@ -193,11 +193,13 @@ class JobWorker:
                 self.adopt(record)
 
     async def _remove_orphans(self) -> None:
-        """Delete folders of jobs that no record is known for, such as those of submissions that were cut off."""
+        """Delete folders that no job's record is known for, as of submissions that were cut off, and old answers."""
         files, store = self._parts.files, self._parts.store
         for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
             if await store.get(job_id) is None:
                 await self.delete_files([job_id])
+        oldest = self._parts.wall() - self._parts.settings.retention.ended_s
+        await asyncio.to_thread(files.delete_answers, oldest)
         await asyncio.sleep(ORPHANS_S)
 
     async def delete_files(self, job_ids: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 import { signal } from "./lib.js";
 
 const STORED_KEY = "lego.key";
+const MOST_BYTES = 8192; // of a path and its query: `server.limits.target_bytes`, as it is by default
 
 /** A refusal, or an answer that did not come; `param` names the field it is about. */
 export class ApiError extends Error {
@@ -43,12 +44,18 @@ export function setKey(value) {
 }
 
 /**
- * Asks the server and returns its answer.  Throws ApiError for any other than a success.
+ * Asks the server and returns its answer.  Throws ApiError for any other than a success.  A path is ASCII; one that
+ * the server would not take, since it names something by a longer text, is not sent.
  * @param {string} path
  * @param {RequestInit} [options]
  * @returns {Promise<Response>}
  */
 export async function ask(path, options = {}) {
+  if (path.length > MOST_BYTES) {
+    const message =
+      `What is asked for has too long a name: an address may have ${MOST_BYTES} bytes, not ${path.length}.`;
+    throw new ApiError(message, { code: "uri_too_long" });
+  }
   const headers = new Headers(options.headers);
   if (key.value) headers.set("authorization", `Bearer ${key.value}`);
   let answer;

@@ -18,7 +18,7 @@ const KINDS = {
 export function ReplicaBrick({ card, onOpen }) {
   const { running, waiting, room, step_s: stepS } = card.load;
   const isLost = card.state === "lost" || card.state === "stopped";
-  const { studs, each } = studsOf(card.load);
+  const { studs, each } = studsOf(card.load, card.state);
   const says = isLost
     ? card.state
     : running > 0
@@ -32,7 +32,13 @@ export function ReplicaBrick({ card, onOpen }) {
     ? `${duration(stepS)}/step${waiting > 0 ? ` · ${waiting} wait` : ""}`
     : `${waiting} waiting`;
   const words = `${card.component} replica ${tail(card.id)} on ${card.machine || "a machine"}: ${says}${
-    running > 0 && !isLost ? ofRoom(room) : says === "idle" && room > 0 ? `, room for ${room}` : ""
+    card.state === "draining" && running > 0
+      ? ", draining"
+      : running > 0 && !isLost
+      ? ofRoom(room)
+      : says === "idle" && room > 0
+      ? `, room for ${room}`
+      : ""
   }, ${counted(waiting, "image")} waiting`;
   return html`
     <button

@@ -20,7 +20,10 @@ const HELD = ["images", "models"];
 
 export function Caches() {
   const [found, error, again] = useAnswer("/v1/admin/caches", useBeat(3));
+  const adapters = useAnswer("/v1/admin/adapters", useBeat(30));
   const caches = found?.data;
+  const isFirstKnown = Boolean(found || error);
+  // Each list is drawn when those above it are, so that none moves when another comes.
   return html`
     <${Failure} error=${error} onRetry=${again} />
     ${!caches && !error && html`<div class="card shape is-tall"></div>`}
@@ -29,8 +32,8 @@ export function Caches() {
       html`<${Card} key=${`${row.kind} ${row.model}`} row=${row} />`
     )}</div>
     ${found?.comparisons.length > 0 && html`<${Comparisons} rows=${found.comparisons} />`}
-    <${AdapterTable} />
-    <${Templates} />
+    ${isFirstKnown && html`<${AdapterTable} answer=${adapters} />`}
+    <${Templates} isShown=${isFirstKnown && Boolean(adapters[0] || adapters[1])} />
   `;
 }
 
@@ -78,8 +81,8 @@ function Figure({ row: { kind, hits, misses, used, budget }, share }) {
   }</span></p>`;
 }
 
-function AdapterTable() {
-  const [list, error, again] = useAnswer("/v1/admin/adapters", useBeat(30));
+/** @param {{answer: ReturnType<typeof useAnswer>}} props */
+function AdapterTable({ answer: [list, error, again] }) {
   const [word, setWord] = useState("");
   if (!list) return html`<${Failure} error=${error} onRetry=${again} />`;
   if (list.data.length + list.passed_over.length === 0) return null;

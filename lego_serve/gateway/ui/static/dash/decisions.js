@@ -47,46 +47,48 @@ export function Decisions() {
             ? ""
             : html`<div class="shape is-tall"></div>`}
         </section>
-      <section class="card" aria-labelledby="errors-title">
+      ${(list || problem) && html`<section class="card" aria-labelledby="errors-title">
           <header><h2 id="errors-title">Errors</h2></header>
           <${Failure} error=${unknown} onRetry=${askErrors} />
-          ${!errors
-            ? ""
-            : errors.data.length === 0
-            ? html`<p class="empty">No request has ended with an error since the gateways started.</p>`
-            : html`
-              <div class="table-room" tabindex="0" role="region" aria-label="Table of errors">
-                <table class="plain">
-                  <thead>
-                    <tr>
-                      <th scope="col">Code</th>
-                      <th scope="col">Node</th>
-                      <th scope="col">Times</th>
-                      <th scope="col">Last</th>
-                      <th scope="col">Request</th>
+          ${
+        !errors
+          ? ""
+          : errors.data.length === 0
+          ? html`<p class="empty">No request has ended with an error since the gateways started.</p>`
+          : html`
+            <div class="table-room" tabindex="0" role="region" aria-label="Table of errors">
+              <table class="plain">
+                <thead>
+                  <tr>
+                    <th scope="col">Code</th>
+                    <th scope="col">Node</th>
+                    <th scope="col">Times</th>
+                    <th scope="col">Last</th>
+                    <th scope="col">Request</th>
+                  </tr>
+                </thead>
+                <tbody>${errors.data.map((/** @type {any} */ each) =>
+                  html`
+                    <tr key=${`${each.code} ${each.node}`}>
+                      <th
+                        scope="row"><span class="mono"><${Words} text=${each
+                          .code} /></span><small><${Words} text=${each.said} /></small></th>
+                      <td>
+                        <${Words} text=${each.node || "–"} />
+                      </td>
+                      <td>${each.count}</td>
+                      <td>${age(serverNow() - each.last)} ago</td>
+                      <td>${each.job
+                        ? html`<a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>`
+                        : "–"}</td>
                     </tr>
-                  </thead>
-                  <tbody>${errors.data.map((/** @type {any} */ each) =>
-                    html`
-                      <tr key=${`${each.code} ${each.node}`}>
-                        <th
-                          scope="row"><span class="mono"><${Words} text=${each
-                            .code} /></span><small><${Words} text=${each.said} /></small></th>
-                        <td>
-                          <${Words} text=${each.node || "–"} />
-                        </td>
-                        <td>${each.count}</td>
-                        <td>${age(serverNow() - each.last)} ago</td>
-                        <td>${each.job
-                          ? html`<a class="mono" href=${requestPath(each.job)}>${short(each.job)}</a>`
-                          : "–"}</td>
-                      </tr>
-                    `
-                  )}</tbody>
-                </table>
-              </div>
-            `}
-        </section>
+                  `
+                )}</tbody>
+              </table>
+            </div>
+          `
+      }
+        </section>`}
     </div>
   `;
 }

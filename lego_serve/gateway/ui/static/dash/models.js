@@ -184,7 +184,7 @@ function Sheet({ card }) {
     <p class="hint">${card.node} on ${card.machine || "a machine"} · <span class="mono">${card.id}</span></p>
     <dl class="facts">
       <dt>state</dt><dd>${card.state}</dd><dt>images in the step</dt><dd>${running}${
-    ofRoom(room)
+    ofRoom(room, card.state)
   }</dd><dt>waiting</dt><dd>${waiting}</dd>
       ${
     stepS > 0 && html`

@@ -1,8 +1,9 @@
 // The overview: how it goes, what runs where, what was decided.
 import { askJson } from "../app/api.js";
 import { bytes, duration, short } from "../app/format.js";
-import { html, useEffect, useState } from "../app/lib.js";
+import { html, useRef } from "../app/lib.js";
 import { menuOf } from "./actions.js";
+import { useAnswer } from "./asking.js";
 import { MemoryLegend, ModelRow } from "./bricks.js";
 import { Chart, LATENCY_LINES, Spark } from "./charts.js";
 import { DecisionList } from "./notices.js";
@@ -21,6 +22,7 @@ export function Overview({ view }) {
   const [oldest, stillness] = useStill(live.slice(0, MOST_ROWS), requests);
   const models = modelsOf(view);
   const first = models.slice(0, MOST_MODELS);
+  const [whole, isKnown] = useSlowest(requests);
   return html`
     <${Tiles} overview=${overview} series=${series} />
     <div class="charts">
@@ -78,8 +80,8 @@ export function Overview({ view }) {
         <${DecisionList} decisions=${Object.values(decisions).sort((a, b) => b.at - a.at).slice(0, 6)} />
       </section>
     </div>
-    <${Slowest} requests=${requests} />
-    <${CacheStrip} overview=${overview} />
+    ${whole && html`<${Slowest} whole=${whole} />`}
+    ${isKnown && html`<${CacheStrip} overview=${overview} />`}
   `;
 }
 
@@ -149,19 +151,30 @@ function Tile({ name, value, unit, more, children }) {
   </section>`;
 }
 
-/** @param {{requests: Record<string, any>}} props */
-function Slowest({ requests }) {
+/**
+ * The slowest request lately, whole: the last one until the next has come. And whether it is known if there is one,
+ * before which nothing is drawn below its place.
+ * @param {Record<string, any>} requests
+ * @returns {[any, boolean]}
+ */
+function useSlowest(requests) {
   const ended = Object.values(requests).filter((row) => row.state === "ended" && serverNow() - row.created < 600);
   const slowest = ended.reduce(
     (most, row) => (!most || row.age_s > most.age_s ? row : most),
     /** @type {any} */ (null),
   );
-  const [whole, setWhole] = useState(/** @type {any} */ (null));
   const id = slowest?.id ?? "";
-  useEffect(() => {
-    if (id) askJson(`/v1/admin/requests/${encodeURIComponent(id)}`).then(setWhole, () => setWhole(null));
-  }, [id]);
-  if (!slowest || whole?.id !== id) return null;
+  const [found, error] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, "", id ? askJson : noAnswer);
+  const isKnown = useRef(false);
+  isKnown.current ||= !id || found !== null || error !== null;
+  return [id ? found : null, isKnown.current];
+}
+
+const noAnswer = () => Promise.resolve(null);
+
+/** @param {{whole: any}} props */
+function Slowest({ whole }) {
+  const { id } = whole;
   const isLate = whole.target_s !== null && whole.total_s > whole.target_s;
   return html`
     <section class="card" aria-labelledby="slowest-title">

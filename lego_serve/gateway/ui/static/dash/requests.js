@@ -1,5 +1,5 @@
 // The list of requests, filtered by the address and windowed; and one request whole.
-import { key } from "../app/api.js";
+import { ApiError, key } from "../app/api.js";
 import { counted, duration, short } from "../app/format.js";
 import { Icon } from "../app/icons.js";
 import { copy, Words } from "../app/kit.js";
@@ -7,6 +7,7 @@ import { html, useEffect, useRef, useState } from "../app/lib.js";
 import { askPages, Failure, useAnswer, useBeat } from "./asking.js";
 import { asked, cancelAction, menuOf, pauseAction } from "./actions.js";
 import { curlOf } from "./curl.js";
+import { filtersOf } from "./filters.js";
 import { ageOf, Flags, Progress, RequestRow, RowHead, useStill } from "./rows.js";
 import { go, route, withQuery } from "./router.js";
 import { mayAct, modelsOf } from "./store.js";
@@ -18,7 +19,6 @@ const AROUND = 6; // rows drawn above and below those that are seen
 const PAGE = 200;
 /** @type {Record<string, string>} */
 const TARGETS = { slo: ", its workflow's slo_s", learned: ", five times what it takes alone" };
-const FILTERS = ["q", "state", "workflow", "outcome", "tenant", "over_s", "sort"];
 
 /** @param {{view: import("./store.js").View | null}} props */
 export function Requests({ view }) {
@@ -30,12 +30,11 @@ export function Requests({ view }) {
 /** @param {{view: import("./store.js").View | null}} props */
 function List({ view }) {
   const [most, setMost] = useState(PAGE);
-  const query = FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value);
-  const text = new URLSearchParams(query).toString();
+  const { text, complaint } = filtersOf(route.value.query);
   const [found, error, again] = useAnswer(
     `/v1/admin/requests?${text}`,
     `${most} ${useBeat(2)}`,
-    (path) => askPages(path, most),
+    (path) => complaint ? Promise.reject(new ApiError(complaint)) : askPages(path, most),
   );
   return html`<section class="card is-flush" aria-label="Requests">
     <${FilterBar} view=${view} rows=${found?.data ?? []} />
@@ -70,7 +69,7 @@ function FilterBar({ view, rows }) {
   const outcomes = [...new Set(["ok", ...rows.map((row) => row.outcome).filter(Boolean), query.get("outcome") ?? ""])]
     .filter(Boolean).sort();
   const tenants = [...new Set([...rows.map((row) => row.tenant), query.get("tenant") ?? ""])].filter(Boolean).sort();
-  const isFiltered = FILTERS.some((name) => query.get(name));
+  const isFiltered = filtersOf(query).text !== "";
   const choice = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string[]} */ values) =>
     html`<label class="filter"><span>${label}</span><select value=${query.get(name) ?? ""} onChange=${set(name)}>
       <option value="">any</option>${
@@ -147,10 +146,11 @@ function Windowed({ rows, known, total, onMore }) {
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const [isLive, setLive] = useState(true);
+  const hasEnded = useRef(false);
   const beat = useBeat(1);
-  const [request, error, again] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, isLive && beat);
-  useEffect(() => setLive(request?.state !== "ended"), [request]);
+  const [request, error, again] = useAnswer(`/v1/admin/requests/${encodeURIComponent(id)}`, !hasEnded.current && beat);
+  const isLive = request?.state !== "ended";
+  hasEnded.current = !isLive;
   const failure = html`<${Failure} error=${error} onRetry=${again} />`;
   if (!request) {
     return error?.status === 404
@@ -161,7 +161,7 @@ function One({ id }) {
       `
       : error
       ? failure
-      : html`<div class="card shape is-tall"></div>`;
+      : html`<div key="shape" class="card shape is-tall"></div>`; // or it would become what comes, and move
   }
   const rows = Object.entries(request.inputs).filter(([name]) => !["width", "height"].includes(name));
   return html`

@@ -1,5 +1,6 @@
 // Addresses of views: every one can be sent to somebody.
 import { signal } from "../app/lib.js";
+import { decoded } from "./filters.js";
 
 const ROOT = "/dashboard";
 
@@ -10,7 +11,7 @@ function read() {
   const [page = "", ...rest] = location.pathname.slice(ROOT.length).split("/").filter(Boolean);
   return {
     page: page || "overview",
-    name: decodeURIComponent(rest.join("/")),
+    name: decoded(rest.join("/")),
     query: new URLSearchParams(location.search),
   };
 }

@@ -15,9 +15,11 @@ function pathOf({ tenant, id }) {
   return `${ROOT}/${encodeURIComponent(tenant)}/${encodeURIComponent(id)}`;
 }
 
-export function Templates() {
+/** @param {{isShown: boolean}} props */
+export function Templates({ isShown }) {
   const [most, setMost] = useState(MORE);
   const [list, error, load] = useAnswer(`${ROOT}?tenant=`, `${most} ${useBeat(30)}`, (path) => askPages(path, most));
+  if (!isShown) return null;
   if (!list) return html`<${Failure} error=${error} onRetry=${load} />`;
   return html`<section class="card" aria-labelledby="templates-title">
     <header><h2 id="templates-title">Templates</h2><span class="hint">${

@@ -49,7 +49,7 @@ export function Form() {
           <${Adapters} />
           ${!isEdit && html`<${ControlNets} />`}
           ${isMasked.value && html`<${MaskFields} />`}
-          <${More} />
+          ${card.value && html`<${More} />`}
         </div>
       <${Send} />
     </form>

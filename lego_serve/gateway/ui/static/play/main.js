@@ -101,7 +101,7 @@ function Playground() {
         <div class="play-columns">
       <${Form} />
       <${Stage} />
-      <${Side} />
+      ${cards.value && html`<${Side} />`}
     </div>
         <${Toasts} />
         ${keyWanted.value && html`<${KeyDialog} onKey=${loadModels} />`}
