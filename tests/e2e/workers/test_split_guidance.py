@@ -9,8 +9,10 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.support.e2e.asked import ask
-from tests.support.e2e.images import pixels
+from lego_serve.engine.offline import OfflinePipeline
+from lego_serve.models.registry import ModelSpec
+from tests.support.e2e.asked import STEPS, ask
+from tests.support.e2e.images import PROMPT, pixels
 from tests.support.e2e.servers import Server, backbones, running, wait_for_two
 
 # A server of its own; tests/engine/sharing/test_branches.py is quick.
@@ -26,8 +28,8 @@ models:
       backbone: {replicas: {min: 2, max: 2}, cpus: 0.4, split_guidance: true}
       vae: {cpus: 0.1}
 """
-SEED, SIDE = 11, 256
-WHOLE = {"size": f"{SIDE}x{SIDE}", "guidance_scale": 4.0}
+SEED, SIDE, GUIDANCE = 11, 256, 4.0
+WHOLE = {"size": f"{SIDE}x{SIDE}", "guidance_scale": GUIDANCE}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +40,10 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def wanted(split: Server) -> np.ndarray:
-    """The image as one replica makes it: two at a time are not split."""
-    answer = ask(split.url, seed=SEED, n=2, **WHOLE)
-    assert answer.status_code == 200, answer.text
-    assert "steps_split" not in answer.json()["lego"]
-    return pixels(answer.json()["data"][0])
+def wanted() -> np.ndarray:
+    """The image as one engine makes it in one process."""
+    local = OfflinePipeline.load(ModelSpec("lego-tiny", "builtin:lego-tiny", max_sequence_length=0))
+    return local.generate([PROMPT], width=SIDE, height=SIDE, steps=STEPS, guidance=GUIDANCE, seeds=[SEED])[0].numpy()
 
 
 def test_an_image_alone_is_made_by_two_replicas_with_the_bits_of_one(split: Server, wanted: np.ndarray) -> None:
