@@ -18,7 +18,7 @@ from lego_serve.deployment import model_spec
 from lego_serve.errors import ConfigError, LegoError, RequestError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import local_folder, read_book, write_book
-from lego_serve.models.weights_digest import DENOISER, weights_digest
+from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.places import resolve_path
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tune_grid(
     pixels = smallest * smallest, side * side
     runs = [_run(tier, sampler, steps, pixels, found[count]) for tier, count in counts.items()]
     runs = [replace(run, own_rows=None if own_rows is None else OwnRows(own_rows)) for run in runs]
-    _write(spec.path, weights_digest(folder, DENOISER), runs, file)
+    _write(spec.path, denoiser_digest(folder), runs, file)
     print_table(_table(counts, found))
     print_line(
         f"{file}: {len(runs)} tiers of {steps} steps of {sampler}, in {time.process_time() - began:.0f} s of one thread"
@@ -118,7 +118,7 @@ def tune_quality(
     measure_all(OfflinePipeline.load(spec), images, rows, kept, steps=steps, sampler=sampler, judge=judge)
     found, setting = table(kept.samples), f"{side}x{side}, guidance {guidance:g}"
     measured = [replace(run, quality={**run.quality, setting: quality_of(found, run.tier)}) for run in runs]
-    _write(spec.path, weights_digest(folder, DENOISER), measured, file)
+    _write(spec.path, denoiser_digest(folder), measured, file)
     for run in measured:
         print_line(f"{run.tier}: {json.dumps(run.quality[setting])}")
 

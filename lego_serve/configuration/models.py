@@ -238,7 +238,8 @@ class Model(Strict):
     """A checkpoint in diffusers' format, and what is served with it."""
 
     path: str = Field(
-        description="A folder, a hub id, or `builtin:lego-tiny`. Give folders in full: replicas read them too."
+        description="A folder, in diffusers' format or [derived](guide.md#derived-models), a hub id, or "
+        "`builtin:lego-tiny`. Give folders in full: replicas read them too."
     )
     family: Annotated[str, AfterValidator(_family)] = Field(
         default="sd3", description="The architecture.", examples=list(families())

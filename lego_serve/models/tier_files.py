@@ -6,7 +6,7 @@ from pathlib import Path
 from lego_serve.core.tiers.book import EXACT, TierBook
 from lego_serve.core.tiers.book_json import FILE, from_json, to_json
 from lego_serve.models.registry import BUILT_IN, built_in_folder
-from lego_serve.models.weights_digest import DENOISER, weights_digest
+from lego_serve.models.weights_digest import denoiser_digest
 
 
 def local_folder(path: str) -> Path | None:
@@ -32,7 +32,7 @@ def read_book(path: str, file: Path | None = None, default: str = EXACT) -> Tier
     except ValueError as error:
         raise ValueError(f"{chosen}: {error}") from None
     if folder is not None:
-        book.check(weights_digest(folder, DENOISER))
+        book.check(denoiser_digest(folder))
     return book
 
 

@@ -38,9 +38,8 @@ from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
-from lego_serve.models.model_files import model_folder
+from lego_serve.models.model_files import denoiser_revision
 from lego_serve.models.registry import ModelSpec
-from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.branch_helpers import BranchHelpers
@@ -81,7 +80,7 @@ class BackboneNode:
         kept, nets_bytes = options.templates, options.controlnet_bytes
         self._controlnets = ControlNetSources(spec, options.controlnets, peers.controlnets, rates, nets_bytes)
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
-        revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
+        revision = denoiser_revision(spec)
         self._turns = peers.turns or ComputeTurns()
         self._helpers = None
         if peers.replicas is not None and backbone.uses_cfg:
