@@ -272,6 +272,11 @@ class Model(Strict):
         description="File of the tiers that were tuned for this model. Without it `tiers.json` in the model's folder, "
         "where there is one; a hub id has none.",
     )
+    checkpoint_tiers: bool = Field(
+        default=True,
+        description="Whether those of its tiers that run other weights are served. Each has a backbone of its own, "
+        "`NAME.backbone-TIER`, with the settings of `nodes.backbone` but from one replica on.",
+    )
     adapters: Adapters | None = Field(default=None, description="Its adapters (LoRA).")
     controlnets: dict[Name, ControlNet] = Field(
         default={}, description="Its ControlNets by id, of 1 to 64 letters `a-z`, digits, `_` and `-`."

@@ -18,7 +18,7 @@ COMPONENTS = {  # the folders that each node reads weights from
 
 def weights_bytes(spec: ModelSpec, component: str) -> int:
     """Return the bytes of a node's weights in the dtype they are loaded in.  Raises CheckpointError."""
-    names = COMPONENTS[component]
+    names = COMPONENTS[component.partition("-")[0]]  # a backbone may be that of a tier
     if spec.max_sequence_length == 0:
         names = tuple(name for name in names if name != "text_encoder_3")
     folder = model_folder(spec, *names)

@@ -44,7 +44,7 @@ from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.branch_helpers import BranchHelpers
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
-from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
+from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats, tier_on
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
 from lego_serve.serving.nodes.tensors import weights_bytes
@@ -66,13 +66,14 @@ class BackboneNode:
         invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, invariance)
         once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
-        rates = once(f"{spec.name} rates", lambda: calibrate(backbone))
+        measured = f"{spec.name} {spec.path}"  # a tier may have weights of its own
+        rates = once(f"{measured} rates", lambda: calibrate(backbone))
         batcher = StepBatcher(
             LANE_POLICIES[options.lane_policy],
             StepLimits(options.max_step_s, options.max_rows),
             rates,
             allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
-            None if lora_node is None else once(f"{spec.name} adapter rates", lambda: calibrate_adapters(backbone)),
+            None if lora_node is None else once(f"{measured} adapter rates", lambda: calibrate_adapters(backbone)),
         )
         self._adapters = None
         if lora_node is not None and options.adapters is not None:
@@ -93,7 +94,7 @@ class BackboneNode:
             options.tiers.check(revision)
         except ValueError as error:
             raise CheckpointError(f"model {spec.name}: {error}") from None
-        self._tiers = options.tiers
+        self._tiers, self._checkpoint_tier = options.tiers, options.checkpoint_tier
         self._weights_bytes = weights_bytes(backbone)
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
@@ -260,7 +261,7 @@ class BackboneNode:
         """Run a call's lanes to their end; adds the adapters to release afterwards to ``leases``."""
         assert self._thread is not None
         adapters, wait_for_adapters_at = request.loaded_adapters, None
-        tier = self._tiers.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
+        tier = tier_on(self._tiers, self._checkpoint_tier, request)
         if self._adapters is not None and adapters:
             if self._adapters.has(adapters):
                 leases += await self._adapters.take(adapters)
