@@ -83,6 +83,7 @@ def write_difference(folder: Path, base: Tensors, student: Tensors, origin: Orig
     folder.mkdir(parents=True, exist_ok=True)
     new = (folder / FILE).with_suffix(".new")
     save_file(difference, new, metadata=Origin(origin.path, origin.weights, unchanged).to_metadata())
+    new.chmod(0o644)  # as of any file of a folder; safetensors makes one for its owner alone
     new.replace(folder / FILE)
     return (folder / FILE).stat().st_size
 

@@ -20,7 +20,7 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book, write_book
 from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.models.weights_size import weights_bytes
-from tests.support.derived import derive
+from tests.support.students.derived import derive
 
 
 def spec(path: Path) -> ModelSpec:

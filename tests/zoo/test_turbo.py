@@ -31,8 +31,8 @@ from lego_serve.zoo.turbo import (
     student_loss,
     trained_average,
 )
-from tests.support.checkpoint_tiers import TURBO, with_turbo
-from tests.support.derived import derive
+from tests.support.students.derived import derive
+from tests.support.students.tiers import TURBO, with_turbo
 
 
 class Straight(torch.nn.Module):

@@ -10,7 +10,7 @@ from lego_serve.core.tiers.book import TierBook
 from lego_serve.core.tiers.book_json import from_json, to_json
 from lego_serve.core.tiers.checkpoints import Checkpoint, refuse_untuned
 from lego_serve.errors import RequestError
-from tests.support.checkpoint_tiers import BOOK, FAST, STUDENT, TURBO
+from tests.support.students.tiers import BOOK, FAST, STUDENT, TURBO
 
 
 def test_a_book_is_read_with_its_checkpoints() -> None:

@@ -14,7 +14,7 @@ from lego_serve.core.workflow.graph import checkpoint_component, is_backbone, ti
 from lego_serve.core.workflow.tiers import at_tier, checkpoint_nodes, choose_tier, tuned_runs
 from lego_serve.errors import RequestError
 from lego_serve.workflow_files import built_in_workflows
-from tests.support.checkpoint_tiers import BOOK, FAST, STUDENT, TURBO
+from tests.support.students.tiers import BOOK, FAST, STUDENT, TURBO
 
 WORKFLOWS = built_in_workflows()
 PLAIN = WORKFLOWS["lego-tiny"]

@@ -15,8 +15,8 @@ from lego_serve.core.tiers.book import TierChoice, TierUse
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
-from tests.support.checkpoint_tiers import BOOK
 from tests.support.gateway.runner import FakeRunner
+from tests.support.students.tiers import BOOK
 
 URL = "/v1/images/generations"
 

@@ -12,8 +12,8 @@ from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.workflow.tiers import Books, at_tier, checkpoint_nodes
 from lego_serve.serving.coordinator.coordinator import Coordinator
 from lego_serve.serving.coordinator.job_pools import JobPools
-from tests.support.checkpoint_tiers import BOOK
 from tests.support.nodes import LATENTS, WORKFLOWS, FakeNode, job, nodes, now
+from tests.support.students.tiers import BOOK
 
 TURBO = "lego-tiny", "backbone-turbo"
 WORKFLOW = WORKFLOWS["lego-tiny"]

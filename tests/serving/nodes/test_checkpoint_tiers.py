@@ -22,9 +22,9 @@ from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book
 from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.serving.nodes.backbone import BackboneNode
-from tests.support.checkpoint_tiers import TURBO, with_turbo
-from tests.support.derived import derive
 from tests.support.nodes import backbone_node, denoised, encoded, latents_of, text_node
+from tests.support.students.derived import derive
+from tests.support.students.tiers import TURBO, with_turbo
 
 
 @pytest.fixture(scope="module")

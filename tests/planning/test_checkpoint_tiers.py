@@ -20,8 +20,8 @@ from lego_serve.serving.nodes.options import (
     TemplateOptions,
     WorkerOptions,
 )
-from tests.support.checkpoint_tiers import with_turbo
-from tests.support.derived import derive
+from tests.support.students.derived import derive
+from tests.support.students.tiers import with_turbo
 
 TURBO = "lego-tiny", "backbone-turbo"
 
