@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from lego_serve import config
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.tiers.book import TierBook
-from lego_serve.core.workflow.graph import KINDS, Workflow
+from lego_serve.core.workflow.graph import BACKBONE, Workflow, tier_of
+from lego_serve.core.workflow.tiers import checkpoint_nodes
 from lego_serve.errors import ConfigError
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
 from lego_serve.models.tier_files import read_book
@@ -28,9 +29,14 @@ log = logging.getLogger("lego_serve")
 
 
 def needed_nodes(settings: config.Settings, workflows: Mapping[str, Workflow]) -> dict[tuple[str, str], NodePlace]:
-    """The nodes the workflows need, shared among them: (model, component) to where its calls go."""
-    nodes = {(n.model, KINDS[n.kind].component) for w in workflows.values() for n in w.nodes.values()}
-    return {key: needed_place(settings, *key) for key in sorted(nodes)}
+    """The nodes the workflows need, shared among them: (model, component) to where its calls go.
+
+    A tier with a checkpoint has a backbone of its own.  Raises ConfigError for tiers that cannot be read.
+    """
+    denoising = {n.model for w in workflows.values() for n in w.nodes.values() if n.component == BACKBONE}
+    books = {model: tier_book(settings, model) for model in denoising}
+    nodes = [node for w in workflows.values() for node in (*w.nodes.values(), *checkpoint_nodes(w, books))]
+    return {key: needed_place(settings, *key) for key in sorted({(node.model, node.component) for node in nodes})}
 
 
 def scaled_apps(places: Mapping[tuple[str, str], NodePlace]) -> dict[tuple[str, str], str]:
@@ -47,7 +53,7 @@ def needed_place(settings: config.Settings, model: str, component: str) -> NodeP
 
 def is_shared(settings: config.Settings, model: str, component: str) -> bool:
     """Whether a node is on the shared workers; a LoRA node, which owns what is registered, never is."""
-    node = getattr(settings.models[model].nodes, component, None)
+    node = getattr(settings.models[model].nodes, BACKBONE if tier_of(component) else component, None)
     return node is not None and node.placement == "shared"
 
 
@@ -138,12 +144,14 @@ def tenant_pin_room(settings: config.Settings, model: str) -> int:
 def tier_book(settings: config.Settings, model: str) -> TierBook:
     """Return the tiers of a model: those of the file that it names, or of the one beside its weights.
 
-    Raises ConfigError for a file that cannot be read or is of another model's weights, and for a tier it lacks.
+    Without those on other checkpoints where it is to have none.  Raises ConfigError for a file that cannot be read or
+    is of another model's weights, and for a tier it lacks.
     """
     chosen = settings.models[model]
     file = None if chosen.tiers is None else resolve_path(settings, chosen.tiers)
     try:
-        return read_book(chosen.path, file, chosen.tier)
+        book = read_book(chosen.path, file, chosen.tier)
+        return book if chosen.checkpoint_tiers else book.without_checkpoints()
     except ValueError as error:
         raise ConfigError(f"`models.{model}`: {error}") from None
 

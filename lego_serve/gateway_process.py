@@ -73,6 +73,8 @@ def run_gateway(
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     reserve_metric_files()
     metrics = Metrics()
+    state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
+    gateway = _gateway_settings(settings, workflows, config_path, state)
     coordinator = Coordinator(
         nodes,
         workflows,
@@ -84,9 +86,8 @@ def run_gateway(
         is_alone=is_alone,
         dispatchers=() if is_alone else dispatchers_of(apps.values(), settings.workers.replicas.max),
         scaling=ClusterScaling(scaled_apps(apps)),
+        books=gateway.tiers,
     )
-    state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
-    gateway = _gateway_settings(settings, workflows, config_path, state)
     draining, owner = Draining(), new_owner()
     limits_here = replace(gateway.limits, owner=owner)
     gateway = replace(gateway, kept_images=_kept_images(settings.jobs, jobs or state), limits=limits_here)

@@ -105,7 +105,7 @@ def test_no_folder_has_more_than_14_modules() -> None:
 MIRRORED = {  # the folders of tests that mirror a folder of sources; e2e and support mirror none
     **{f"tests/{name}": f"lego_serve/{name}" for name in ("core", "models", "engine", "serving", "gateway")},
     **{f"tests/{name}": f"lego_serve/{name}" for name in ("compat", "jobstore", "webhooks")},
-    **{f"tests/{name}": f"lego_serve/{name}" for name in ("zoo", "process", "cli", "client", "cluster")},
+    **{f"tests/{name}": f"lego_serve/{name}" for name in ("zoo", "process", "cli", "client", "cluster", "planning")},
     **{f"tests/{name}": name for name in ("loadgen", "benchmarks")},
     "tests/kernels": "kernels/lego_kernels",
     "tests/deploy": "deploy",

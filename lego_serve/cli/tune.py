@@ -1,5 +1,6 @@
 """``lego-serve tune grid | quality``: finds which evaluations of a model are enough, and measures what they cost."""
 
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -12,13 +13,13 @@ from rich.table import Table
 from lego_serve import config
 from lego_serve.cli.client import print_line, print_table
 from lego_serve.core.tiers.book import TIERS, TierBook, TierRun
-from lego_serve.core.tiers.book_json import FILE
+from lego_serve.core.tiers.book_json import FILE, from_json
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.deployment import model_spec
 from lego_serve.errors import ConfigError, LegoError, RequestError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import local_folder, read_book, write_book
-from lego_serve.models.weights_digest import DENOISER, weights_digest
+from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.places import resolve_path
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def tune_grid(
     pixels = smallest * smallest, side * side
     runs = [_run(tier, sampler, steps, pixels, found[count]) for tier, count in counts.items()]
     runs = [replace(run, own_rows=None if own_rows is None else OwnRows(own_rows)) for run in runs]
-    _write(spec.path, weights_digest(folder, DENOISER), runs, file)
+    _write(denoiser_digest(folder), runs, file)
     print_table(_table(counts, found))
     print_line(
         f"{file}: {len(runs)} tiers of {steps} steps of {sampler}, in {time.process_time() - began:.0f} s of one thread"
@@ -109,7 +110,7 @@ def tune_quality(
         book = read_book(spec.path, file)
     except ValueError as error:
         raise ConfigError(f"model {spec.name}: {error}") from None
-    runs = [run for run in book.runs if run.is_for(sampler, steps, side * side)]
+    runs = [run for run in book.runs if run.is_for(sampler, steps, side * side) and run.checkpoint is None]
     if not runs:
         raise ConfigError(f"{file} has no tier for {steps} steps of {sampler} at {side}x{side}; tune its grids first")
     texts, judge = _judged(spec.path, prompts, count)
@@ -118,7 +119,7 @@ def tune_quality(
     measure_all(OfflinePipeline.load(spec), images, rows, kept, steps=steps, sampler=sampler, judge=judge)
     found, setting = table(kept.samples), f"{side}x{side}, guidance {guidance:g}"
     measured = [replace(run, quality={**run.quality, setting: quality_of(found, run.tier)}) for run in runs]
-    _write(spec.path, weights_digest(folder, DENOISER), measured, file)
+    _write(denoiser_digest(folder), measured, file)
     for run in measured:
         print_line(f"{run.tier}: {json.dumps(run.quality[setting])}")
 
@@ -148,12 +149,13 @@ def _run(tier: str, sampler: str, steps: int, pixels: tuple[int, int], tuned: "T
     return TierRun(tier, sampler, steps, pixels, tuned.chosen.grid, quality)
 
 
-def _write(path: str, weights: str, runs: list[TierRun], file: Path) -> None:
+def _write(weights: str, runs: list[TierRun], file: Path) -> None:
     """Write runs into a book, in place of those for the same steps of the same tier; other steps' stay."""
-    try:
-        kept = read_book(path, file).runs if file.is_file() else ()
-    except ValueError:  # of other weights, or damaged: this run begins anew
-        kept = ()
+    kept: tuple[TierRun, ...] = ()
+    with contextlib.suppress(OSError, ValueError):  # of other weights, or damaged: this run begins anew
+        book = from_json(json.loads(file.read_text()))
+        book.check(weights)
+        kept = book.runs
     new = {(run.tier, run.sampler, run.steps, run.pixels) for run in runs}
     runs = [*(run for run in kept if (run.tier, run.sampler, run.steps, run.pixels) not in new), *runs]
     runs.sort(key=lambda run: (run.sampler, run.steps, run.pixels, TIERS.index(run.tier)))

@@ -238,7 +238,8 @@ class Model(Strict):
     """A checkpoint in diffusers' format, and what is served with it."""
 
     path: str = Field(
-        description="A folder, a hub id, or `builtin:lego-tiny`. Give folders in full: replicas read them too."
+        description="A folder, in diffusers' format or [derived](guide.md#derived-models), a hub id, or "
+        "`builtin:lego-tiny`. Give folders in full: replicas read them too."
     )
     family: Annotated[str, AfterValidator(_family)] = Field(
         default="sd3", description="The architecture.", examples=list(families())
@@ -270,6 +271,11 @@ class Model(Strict):
         default=None,
         description="File of the tiers that were tuned for this model. Without it `tiers.json` in the model's folder, "
         "where there is one; a hub id has none.",
+    )
+    checkpoint_tiers: bool = Field(
+        default=True,
+        description="Whether those of its tiers that run other weights are served. Each has a backbone of its own, "
+        "`NAME.backbone-TIER`, with the settings of `nodes.backbone` but from one replica on.",
     )
     adapters: Adapters | None = Field(default=None, description="Its adapters (LoRA).")
     controlnets: dict[Name, ControlNet] = Field(

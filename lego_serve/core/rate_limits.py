@@ -127,6 +127,8 @@ def _node_work(node: Node, inputs: Mapping[str, object], books: Books) -> int:
     steps = _number(node, "steps", inputs) if run is None else run.grid.evaluations
     factors = [steps, *(_number(node, name, inputs) for name in ("n", "width", "height"))]
     is_guided = "negative" in node.arguments and _number(node, "guidance", inputs) > 1
+    if run is not None and run.checkpoint is not None and run.checkpoint.is_unguided:
+        is_guided = False
     return int(math.prod(factors)) * (2 if is_guided else 1)
 
 

@@ -7,6 +7,7 @@ needed: each takes seconds, and a node needs one of them or parts of one.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,37 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
+from lego_serve.models import derived
+from lego_serve.models.difference import apply_difference
 from lego_serve.models.dtypes import resolve_dtype
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
+from lego_serve.models.weights_digest import DENOISER, denoiser_digest, weights_digest
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def model_folder(spec: ModelSpec, *components: str) -> Path:
-    """Return a model's local folder, fetched first if it is a hub id and the spec allows it.
+    """Return the local folder of a model's components, fetched first if it is a hub id and the spec allows it.
 
-    An empty component is a folder that is one module itself, such as a ControlNet's.
+    Of a derived model that is its base's: its own has nothing but what differs, which ``load_module`` heeds.  An empty
+    component is a folder that is one module itself, such as a ControlNet's.
     """
+    folder = own_folder(spec, *components)
+    origin = _origin(spec, folder)
+    if origin is None:
+        return folder
+    base = own_folder(replace(spec, path=origin.path, revision=None), *components)
+    if (base / derived.FILE).is_file():
+        raise CheckpointError(
+            f"model {spec.name}: {folder} is derived from {origin.path}, which is derived itself; derive it from the "
+            "base of that"
+        )
+    return base
+
+
+def own_folder(spec: ModelSpec, *components: str) -> Path:
+    """Return the local folder that a model's path names, fetched first likewise; a derived one's is its own."""
     is_built_in = spec.path.startswith(BUILT_IN)
     folder = built_in_folder(spec.path) if is_built_in else Path(spec.path).expanduser()
     if folder.is_dir():
@@ -35,6 +55,7 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
         raise CheckpointError(f"model {spec.name}: no folder {folder}")
     patterns = [
         "model_index.json",
+        derived.FILE,
         *((f"{c}/*{e}" if c else f"*{e}") for c in components for e in (".json", ".safetensors", ".txt", ".model")),
     ]
     try:
@@ -49,6 +70,14 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
     except HfHubHTTPError as error:
         raise CheckpointError(f"model {spec.name}: {spec.path} could not be fetched: {_short(error)}") from None
     return Path(found)
+
+
+def denoiser_revision(spec: ModelSpec) -> str:
+    """Return the digest of what decides what a model's lanes compute.  Raises CheckpointError."""
+    try:
+        return denoiser_digest(own_folder(spec, *DENOISER))
+    except ValueError as error:
+        raise CheckpointError(f"model {spec.name}: {error}") from None
 
 
 def load_scheduler(spec: ModelSpec, folder: Path) -> Any:
@@ -136,7 +165,34 @@ def load_module(spec: ModelSpec, folder: Path, name: str, cls: Any) -> Any:
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise CheckpointError(f"model {spec.name}: {folder / name} lacks weight {missing[0]}{more}")
+    if name == DENOISER[0]:
+        _derive(spec, folder, module)
     return module.to(spec.device).eval().requires_grad_(False)
+
+
+def _derive(spec: ModelSpec, base_folder: Path, module: Any) -> None:
+    """Give a base's denoiser the weights of the derived model that is to be loaded, if it is one."""
+    folder = own_folder(spec, *DENOISER)
+    origin = _origin(spec, folder)
+    if origin is None:
+        return
+    found = weights_digest(base_folder, DENOISER)
+    if found != origin.weights:
+        raise CheckpointError(
+            f"model {spec.name}: {folder} is derived from other weights than {origin.path} has now: from "
+            f"{origin.weights[:12]}, and those are {found[:12]}; take the {origin.path} it was made of, or make it anew"
+        )
+    try:
+        apply_difference(module, folder / derived.FILE, origin.unchanged)
+    except ValueError as error:
+        raise CheckpointError(f"model {spec.name}: {_short(error)}; copy or make it anew") from None
+
+
+def _origin(spec: ModelSpec, folder: Path) -> derived.Origin | None:
+    try:
+        return derived.origin_of(folder)
+    except ValueError as error:
+        raise CheckpointError(f"model {spec.name}: {_short(error)}; copy or make it anew") from None
 
 
 def load_tokenizer(spec: ModelSpec, folder: Path, name: str) -> Any:

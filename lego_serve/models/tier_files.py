@@ -1,12 +1,14 @@
 """Reads and writes the book of tiers that lies beside a model's weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from lego_serve.core.tiers.book import EXACT, TierBook
+from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
 from lego_serve.core.tiers.book_json import FILE, from_json, to_json
+from lego_serve.models.derived import beside
 from lego_serve.models.registry import BUILT_IN, built_in_folder
-from lego_serve.models.weights_digest import DENOISER, weights_digest
+from lego_serve.models.weights_digest import denoiser_digest
 
 
 def local_folder(path: str) -> Path | None:
@@ -32,8 +34,28 @@ def read_book(path: str, file: Path | None = None, default: str = EXACT) -> Tier
     except ValueError as error:
         raise ValueError(f"{chosen}: {error}") from None
     if folder is not None:
-        book.check(weights_digest(folder, DENOISER))
-    return book
+        book.check(denoiser_digest(folder))
+    return _placed(book, chosen.parent)
+
+
+def _placed(book: TierBook, folder: Path) -> TierBook:
+    """Return a book whose checkpoints are where its file says.  Raises ValueError for one of other weights."""
+    return replace(book, runs=tuple(_placed_run(run, folder) for run in book.runs))
+
+
+def _placed_run(run: TierRun, folder: Path) -> TierRun:
+    if run.checkpoint is None:
+        return run
+    path = beside(run.checkpoint.path, folder)
+    found = local_folder(path)
+    if found is None and (path.startswith(BUILT_IN) or Path(path).is_absolute()):
+        raise ValueError(f"its tier {run.tier} runs {path}, which is not there; add it, or take the tier away")
+    try:
+        if found is not None:
+            run.checkpoint.check(denoiser_digest(found))
+    except ValueError as error:
+        raise ValueError(f"its tier {run.tier}: {error}") from None
+    return replace(run, checkpoint=replace(run.checkpoint, path=path))
 
 
 def write_book(book: TierBook, file: Path) -> None:

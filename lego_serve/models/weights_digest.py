@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from lego_serve.models import derived
+
 DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 WHOLE_BYTES = 1 << 20  # a file up to this size is read whole
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a larger one: training changes all of its blocks, and a copy none
@@ -21,6 +23,19 @@ def weights_digest(folder: Path, components: Sequence[str]) -> str:
             if file.is_file() and file.suffix in (".json", ".safetensors"):
                 digest.update(f"{component}/{file.name}\n{file.stat().st_size}\n".encode())
                 _update(digest, file)
+    return digest.hexdigest()
+
+
+def denoiser_digest(folder: Path) -> str:
+    """Return the digest of what decides what a lane computes, of a model's folder or of a derived one.
+
+    Raises ValueError for a derived one that is damaged.
+    """
+    if (origin := derived.origin_of(folder)) is None:
+        return weights_digest(folder, DENOISER)
+    file = folder / derived.FILE
+    digest = hashlib.sha256(f"{derived.FILE} {file.stat().st_size} of {origin.weights}\n".encode())
+    _update(digest, file)
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lego_serve import config
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
-from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.graph import BACKBONE, Workflow, tier_of
 from lego_serve.deployment import (
     is_shared,
     model_spec,
@@ -73,9 +73,32 @@ def _plan(settings: config.Settings, model: str, component: str, state: Path) ->
             return plan_of(spec, component, options, encoder)
         case "vae":
             return plan_of(spec, component, VaeOptions(nodes.vae.max_batch), nodes.vae)
-        case "backbone":
+        case _ if component == BACKBONE:
             return plan_of(spec, component, _backbone_options(settings, model), nodes.backbone)
+        case _ if tier := tier_of(component):
+            return _checkpoint_plan(settings, spec, component, tier)
     raise ValueError(f"no component {component}")
+
+
+def _checkpoint_plan(settings: config.Settings, spec: ModelSpec, component: str, tier: str) -> NodePlan:
+    """The backbone that computes on the checkpoint of a tier: it has the tier's steps, and nothing that is not tuned.
+
+    Requests that name the tier are some of a model's, so that it begins with one replica.
+    """
+    options, node = _backbone_options(settings, spec.name), settings.models[spec.name].nodes.backbone
+    checkpoint = options.tiers.checkpoints[tier]
+    own = replace(
+        options,
+        adapters=None,
+        controlnets=(),
+        controlnet_bytes=None,
+        templates=TemplateOptions(),
+        tiers=options.tiers.of_checkpoint(tier),
+        checkpoint_tier=tier,
+        helpers=None if checkpoint.is_unguided else _helpers(settings, spec.name, component),
+    )
+    plan = plan_of(replace(spec, path=checkpoint.path, revision=None), component, own, node)
+    return replace(plan, replicas=ReplicaBounds(1, node.replicas.max))
 
 
 def _worker_plan(settings: config.Settings, shared: Sequence[NodePlan]) -> NodePlan:
@@ -109,14 +132,14 @@ def _backbone_options(settings: config.Settings, model: str) -> BackboneOptions:
         controlnet_bytes=chosen.controlnet_cache_bytes,
         tiers=tier_book(settings, model),
         templates=TemplateOptions(node.template_bytes, node.template_coding, tenant_pin_room(settings, model)),
-        helpers=_helpers(settings, model),
+        helpers=_helpers(settings, model, BACKBONE),
     )
 
 
-def _helpers(settings: config.Settings, model: str) -> NodePlace | None:
+def _helpers(settings: config.Settings, model: str, component: str) -> NodePlace | None:
     """Where other replicas of a backbone are asked for help; None where there are none, or none is wanted."""
     node = settings.models[model].nodes.backbone
-    place = needed_place(settings, model, "backbone")
+    place = needed_place(settings, model, component)
     replicas = settings.workers.replicas if place.hosted else node.replicas
     # Without the rule of equal bits a branch alone may differ from one in company.
     return place if node.split_guidance and node.batch_invariant and replicas.max > 1 else None

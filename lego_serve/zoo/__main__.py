@@ -16,13 +16,14 @@ from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book
-from lego_serve.zoo.commands import addons, edits
+from lego_serve.zoo.commands import addons, edits, turbo
 from lego_serve.zoo.commands.output import write_json
 from lego_serve.zoo.judge.prompts import KINDS, Generate, Verdict, held_out_prompts, judge, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make lego-tiny, and see how good it is.")
 addons.add_to(app)
 edits.add_to(app)
+turbo.add_to(app)
 out = Console()
 Weights = Annotated[str, typer.Option(help="A model folder, or builtin:lego-tiny.")]
 STEPS, GUIDANCE = 20, 4.0
@@ -42,21 +43,6 @@ def train_command(
     train(folder, TrainingPlan(backbone_steps=steps, compiled=compiled))
     target = export_to or WEIGHTS
     out.print(f"{target}: {export(trained(folder), target) / 1e6:.1f} MB")
-
-
-@app.command("train-turbo")
-def train_turbo_command(
-    export_to: Annotated[Path, typer.Option(help="Model folder to write.")],
-    folder: Annotated[Path, typer.Option(help="Where states are kept; training resumes from them.")] = Path(".train"),
-    minutes: Annotated[float, typer.Option(min=0, help="How long to learn in all, teaching included.")] = 60.0,
-) -> None:
-    """Distil lego-tiny into four steps without guidance, and write them as a model folder with the tier turbo."""
-    from lego_serve.zoo.train.frozen_family import FrozenFamily
-    from lego_serve.zoo.turbo import TurboPlan, TurboTrainer, export_turbo
-
-    torch.set_num_threads(1)
-    average = TurboTrainer(folder / "turbo", FrozenFamily.load(), TurboPlan(60 * minutes)).run()
-    out.print(f"{export_to}: {export_turbo(average, export_to) / 1e6:.1f} MB")
 
 
 @app.command("judge")
@@ -102,6 +88,9 @@ def grid_command(
 def _generator(path: str, steps: int = STEPS, guidance: float = GUIDANCE, tier: str = EXACT) -> Generate:
     torch.set_num_threads(1)
     book = read_book(path)
+    checkpoint = book.checkpoints.get(tier)
+    if checkpoint is not None:  # its text encoders and its VAE are the same
+        path, guidance = checkpoint.path, guidance if checkpoint.guidance is None else checkpoint.guidance
     family = OfflinePipeline.load(ModelSpec("lego-tiny", path, dtype="float32", max_sequence_length=0))
 
     def generate(prompts: Sequence[str], seeds: Sequence[int], side: int) -> np.ndarray:

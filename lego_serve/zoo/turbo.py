@@ -10,21 +10,28 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel
+from safetensors.torch import load_file
 from torch import nn
 
-from lego_serve.core.tiers.book import TierBook, TierRun
-from lego_serve.core.tiers.book_json import FILE, to_json
+from lego_serve.core.tiers.book import TIERS, TierBook, TierRun
+from lego_serve.core.tiers.book_json import FILE, from_json
+from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
-from lego_serve.models.weights_digest import DENOISER, weights_digest
+from lego_serve.errors import CheckpointError
+from lego_serve.models.derived import Origin
+from lego_serve.models.difference import write_difference
+from lego_serve.models.registry import BUILT_IN
+from lego_serve.models.tier_files import write_book
+from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.zoo.architecture import build_transformer
-from lego_serve.zoo.export import WEIGHTS, export
+from lego_serve.zoo.export import WEIGHTS
 from lego_serve.zoo.train.frozen_family import FrozenFamily
 from lego_serve.zoo.train.latents import sample_training_scenes
 from lego_serve.zoo.train.optimizers import muon_and_adam, others, scale_rates, update_average
@@ -36,6 +43,11 @@ TEACHER_SIGMAS = (1.0, 0.98738, 0.96013, 0.92982, 0.87738, 0.79037, 0.67508, 0.5
 NODES = (0, 4, 6, 8, 10)  # of the teacher's points, those where the student evaluates, and the end
 SIGMAS = tuple(TEACHER_SIGMAS[node] for node in NODES)
 GUIDANCE = 4.0
+BASE = f"{BUILT_IN}{WEIGHTS.name}"
+STUDENT = WEIGHTS.with_name("lego-tiny-turbo")
+STATE, TIER = "turbo.pt", "turbo"
+MAX_BYTES = 6_000_000  # of the difference
+PIXELS = 96 * 96, 256 * 256  # of the images that it may draw
 SIDES = (128, 256, 128, 256, 192)  # of every five chunks
 CHUNK_ROWS = 64 * 64  # image tokens of a chunk of trajectories
 BATCH_ROWS = 6 * 288  # tokens of one evaluation of a batch
@@ -113,7 +125,7 @@ class TurboTrainer:
         student.load_state_dict(self.teacher.transformer.state_dict())
         average = {name: value.detach().clone() for name, value in student.state_dict().items()}
         optimizers = _optimizers(student)
-        path = self.folder / "turbo.pt"
+        path = self.folder / STATE
         update, spent_s = 0, 0.0
         if (state := load_state(path)) is not None:
             student.load_state_dict(state["model"])
@@ -175,13 +187,41 @@ def _generator(index: int) -> torch.Generator:
     return torch.Generator().manual_seed(10_000 + index)
 
 
+def trained_average(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the moving average of a training folder's weights, as far as it has come.  Raises CheckpointError."""
+    state = load_state(folder / STATE)
+    if state is None:
+        raise CheckpointError(f"{folder / STATE} is missing: nothing was trained in this folder")
+    average: dict[str, torch.Tensor] = state["average"]
+    return average
+
+
 def export_turbo(average: dict[str, torch.Tensor], folder: Path) -> int:
-    """Write the student as a model folder, whose tier ``turbo`` runs its four steps; return its size in bytes."""
-    family = StableDiffusion3Pipeline.from_pretrained(WEIGHTS, text_encoder_3=None, tokenizer_3=None)
-    family.transformer.load_state_dict(average)
-    size = export(family, folder)
-    grid = Grid("euler", SIGMAS)
-    run = TierRun("turbo", "euler", len(SIGMAS) - 1, (96 * 96, 256 * 256), grid, {"guidance": 1.0})
-    book = TierBook((run,), weights=weights_digest(folder, DENOISER))
-    (folder / FILE).write_text(json.dumps(to_json(book), indent=1) + "\n")
+    """Write the student as what it differs from lego-tiny by, with a tier ``turbo`` of its four steps.
+
+    Returns the size of the difference in bytes.  Raises CheckpointError where it is more than the package may grow by.
+    """
+    [teacher] = (WEIGHTS / "transformer").glob("*.safetensors")
+    size = write_difference(folder, load_file(teacher), average, Origin(BASE, denoiser_digest(WEIGHTS)))
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{folder} takes {size} bytes, at most {MAX_BYTES} are allowed")
+    run = TierRun(TIER, "euler", len(SIGMAS) - 1, PIXELS, Grid("euler", SIGMAS), {"guidance": 1.0})
+    write_book(TierBook((run,), weights=denoiser_digest(folder)), folder / FILE)
     return size
+
+
+def add_tier(quality: Mapping[str, object], base: Path = WEIGHTS, student: Path = STUDENT) -> tuple[int, ...]:
+    """Make a student a tier of its base, in the place of one it may have; return the steps that it stands for.
+
+    These are the steps that the base's other tiers are for.  Raises ValueError for a book of other weights.
+    """
+    book = from_json(json.loads((base / FILE).read_text()))
+    book.check(denoiser_digest(base))
+    own = book.without_checkpoints().runs
+    steps = tuple(sorted({run.steps for run in own if run.sampler == "euler"}))
+    checkpoint = Checkpoint(f"{BUILT_IN}{student.name}", denoiser_digest(student), guidance=1.0)
+    grid = Grid("euler", SIGMAS)
+    turbo = (TierRun(TIER, "euler", count, PIXELS, grid, quality, checkpoint=checkpoint) for count in steps)
+    runs = sorted((*own, *turbo), key=lambda run: (run.sampler, run.steps, TIERS.index(run.tier)))
+    write_book(TierBook(tuple(runs), weights=book.weights), base / FILE)
+    return steps

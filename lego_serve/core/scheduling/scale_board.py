@@ -97,3 +97,11 @@ class ScaleBoard:
         replicas = "replica" if bounds.max == 1 else "replicas"
         whose = "an operator pinned it to" if is_pinned else "its configuration allows"
         return f"{whose} {many} {replicas}"
+
+
+def pin_reason(bounds: ReplicaBounds | None) -> str:
+    """Say why a node is to have a number of replicas; None is what its configuration says."""
+    if bounds is None:
+        return "its configuration holds again"
+    many = f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
+    return f"an operator wants {many} replicas, until a restart"

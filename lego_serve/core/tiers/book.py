@@ -6,8 +6,9 @@ unless the request allows it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.errors import RequestError
@@ -50,8 +51,8 @@ class TierUse:
 class TierRun:
     """What a tier runs in place of the steps of a sampler, for images of ``pixels``, from and up to and including.
 
-    With ``own_rows`` some of the grid's steps compute a part of the rows.  ``quality`` holds what was measured of it,
-    by the names of the tables.
+    With ``own_rows`` some of the grid's steps compute a part of the rows; with a ``checkpoint`` other weights do.
+    ``quality`` holds what was measured of it, by the names of the tables.
     """
 
     tier: str
@@ -61,6 +62,7 @@ class TierRun:
     grid: Grid
     quality: Mapping[str, object] = field(default_factory=dict)
     own_rows: OwnRows | None = None
+    checkpoint: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         low, high = self.pixels
@@ -87,12 +89,29 @@ class TierBook:
     def __post_init__(self) -> None:
         if self.default not in self.names:
             raise ValueError(f"the tier {self.default} is not tuned, there is {', '.join(self.names)}")
+        for run in self.runs:
+            if run.checkpoint != self.checkpoints.get(run.tier):
+                raise ValueError(f"the tier {run.tier} has runs of several checkpoints")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The tiers there are, ``exact`` first."""
         tuned = {run.tier for run in self.runs}
         return tuple(tier for tier in TIERS if tier == EXACT or tier in tuned)
+
+    @property
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """The checkpoint of each tier that runs other weights than the model's."""
+        return {run.tier: run.checkpoint for run in self.runs if run.checkpoint is not None}
+
+    def without_checkpoints(self) -> "TierBook":
+        """Return the tiers that run the model's own weights.  Raises ValueError where the default is none of them."""
+        return replace(self, runs=tuple(run for run in self.runs if run.checkpoint is None))
+
+    def of_checkpoint(self, tier: str) -> "TierBook":
+        """Return the book of what computes on the checkpoint of a tier, and on nothing else: of its own weights."""
+        runs = tuple(run for run in self.runs if run.tier == tier)
+        return TierBook(runs, tier, self.checkpoints[tier].weights)
 
     def check(self, weights: str) -> None:
         """Raise ValueError where the tiers were tuned on other weights than those of a digest."""

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
+from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.tiers.own_rows import OwnRows
 
@@ -28,6 +29,8 @@ def from_json(content: object, default: str = EXACT) -> TierBook:
 
 
 def _run_to_json(run: TierRun) -> dict[str, Any]:
+    own_rows = {} if run.own_rows is None else {"own_rows": asdict(run.own_rows)}
+    checkpoint = {} if run.checkpoint is None else {"checkpoint": asdict(run.checkpoint)}
     return {
         "tier": run.tier,
         "sampler": run.sampler,
@@ -35,7 +38,9 @@ def _run_to_json(run: TierRun) -> dict[str, Any]:
         "pixels": list(run.pixels),
         "grid": {"sampler": run.grid.sampler, "sigmas": list(run.grid.sigmas)},
         "quality": dict(run.quality),
-    } | ({} if run.own_rows is None else {"own_rows": asdict(run.own_rows)})
+        **own_rows,
+        **checkpoint,
+    }
 
 
 def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
@@ -43,5 +48,13 @@ def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
     grid = Grid(entry["grid"]["sampler"], tuple(map(float, entry["grid"]["sigmas"])))
     own = entry.get("own_rows")
     own_rows = None if own is None else OwnRows(float(own["share"]), int(own["warm"]), int(own["every"]))
-    pixels = int(low), int(high)
-    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), pixels, grid, entry["quality"], own_rows)
+    pixels, quality = (int(low), int(high)), entry["quality"]
+    checkpoint = _checkpoint_from_json(entry.get("checkpoint"))
+    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), pixels, grid, quality, own_rows, checkpoint)
+
+
+def _checkpoint_from_json(entry: Mapping[str, Any] | None) -> Checkpoint | None:
+    if entry is None:
+        return None
+    guidance = entry["guidance"]
+    return Checkpoint(str(entry["path"]), str(entry["weights"]), None if guidance is None else float(guidance))

@@ -51,12 +51,22 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One model call: its kind, its model and its arguments, each a Source or a literal."""
+    """One model call: its kind, its model and its arguments, each a Source or a literal.
+
+    ``tier`` is empty in a declaration; for a job it is the tier whose checkpoint the node computes on.
+    """
 
     name: str
     kind: str
     model: str
     arguments: Mapping[str, object] = field(default_factory=dict)
+    tier: str = ""
+
+    @property
+    def component(self) -> str:
+        """The component of its model that it calls."""
+        own = KINDS[self.kind].component
+        return checkpoint_component(self.tier) if self.tier else own
 
     @property
     def needs(self) -> frozenset[str]:
@@ -139,6 +149,25 @@ KINDS: Mapping[str, Kind] = {
         {"image": "image"},
     ),
 }
+
+
+BACKBONE = KINDS["denoise"].component
+
+
+def checkpoint_component(tier: str) -> str:
+    """Return the component that denoises on the checkpoint of a tier."""
+    return f"{BACKBONE}-{tier}"
+
+
+def tier_of(component: str) -> str:
+    """Return the tier whose checkpoint a component denoises on; empty for any other component."""
+    name, _, tier = component.partition("-")
+    return tier if name == BACKBONE else ""
+
+
+def is_backbone(component: str) -> bool:
+    """Whether a component denoises, on its model's own weights or on those of a tier."""
+    return component == BACKBONE or tier_of(component) != ""
 
 
 @dataclass(frozen=True, slots=True)

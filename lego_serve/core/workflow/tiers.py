@@ -1,14 +1,17 @@
 """What tiers mean to a workflow: whether its nodes have them, and how many evaluations these take."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from lego_serve.core.tiers.book import EXACT, TierBook, TierChoice, TierRun, cheaper
+from lego_serve.core.tiers.checkpoints import NOT_TUNED, refuse_untuned, untuned
 from lego_serve.core.workflow.graph import Node, Source, Workflow
 from lego_serve.errors import RequestError, UnsupportedParameter
 
 INPUT = "tier"
 NO_TIERS = TierBook()
 Books = Mapping[str, TierBook]  # by model
+NO_BOOKS: Books = {}
 
 
 def choose_tier(
@@ -16,22 +19,42 @@ def choose_tier(
 ) -> TierChoice:
     """Return the tier of a job whose inputs are bound: the one asked for, or under load the cheapest down to a floor.
 
-    Raises RequestError for a tier that a node's model does not have for these steps and sizes, and
-    UnsupportedParameter where the workflow takes none.
+    Raises RequestError for a tier that a node's model does not have for these steps and sizes, or that was not tuned
+    with what is asked, and UnsupportedParameter where the workflow takes none.
     """
+    nodes = [node for node in workflow.nodes.values() if node.kind == "denoise"]
+
+    def share(tier: str | None) -> float:
+        return max((_share(workflow, node, inputs, books, tier) for node in nodes), default=1.0)
+
     if INPUT not in workflow.inputs:
         if floor is not None:
             raise UnsupportedParameter(f"Workflow {workflow.name} takes no tier.", param="tier_floor")
-        return TierChoice()
-    nodes = [node for node in workflow.nodes.values() if node.kind == "denoise"]
+        return TierChoice(share=share(None))
     asked = _asked(nodes, inputs, books)
-    share = max((_share(node, inputs, books, asked) for node in nodes), default=1.0)
+    choice = TierChoice(asked, share(asked))
     if floor is None or not is_crowded:
-        return TierChoice(asked, share)
-    lower = list(_possible(nodes, inputs, books, asked, floor))
-    if not lower:
-        return TierChoice(asked, share)
-    return TierChoice(lower[-1], max(_share(node, inputs, books, lower[-1]) for node in nodes), asked)
+        return choice
+    lower = [tier for tier in cheaper(asked, floor) if _all_have(workflow, nodes, inputs, books, tier)]
+    return TierChoice(lower[-1], share(lower[-1]), asked) if lower else choice
+
+
+def at_tier(workflow: Workflow, inputs: Mapping[str, object], books: Books) -> Workflow:
+    """Return a workflow as a job with these inputs runs it: on the checkpoints of the tiers that have one."""
+    nodes = {}
+    for name, node in workflow.nodes.items():
+        book = books.get(node.model)
+        if book is not None and node.kind == "denoise" and book.checkpoints:
+            tier = _named(node, inputs) or book.default
+            nodes[name] = replace(node, tier=tier if tier in book.checkpoints else "")
+    return replace(workflow, nodes={**workflow.nodes, **nodes}) if nodes else workflow
+
+
+def checkpoint_nodes(workflow: Workflow, books: Books) -> Iterator[Node]:
+    """Yield a workflow's denoising nodes as they may run on checkpoints of their models' tiers."""
+    for node in workflow.nodes.values():
+        if node.kind == "denoise" and not NOT_TUNED.keys() & node.arguments.keys():
+            yield from (replace(node, tier=tier) for tier in books.get(node.model, NO_TIERS).checkpoints)
 
 
 def tuned_runs(workflow: Workflow, books: Books) -> tuple[TierRun, ...]:
@@ -43,17 +66,26 @@ def tuned_runs(workflow: Workflow, books: Books) -> tuple[TierRun, ...]:
     if INPUT not in workflow.inputs or not nodes:
         return ()
     first, *others = (books.get(node.model, NO_TIERS) for node in nodes)
-    return tuple(run for run in first.runs if all(run.tier in book.names for book in others))
+    takes_all = any(NOT_TUNED.keys() & node.arguments.keys() for node in nodes)
+    runs = (run for run in first.runs if run.checkpoint is None or not takes_all)
+    return tuple(run for run in runs if all(run.tier in book.names for book in others))
 
 
 def run_of(node: Node, inputs: Mapping[str, object], books: Books, tier: str | None = None) -> TierRun | None:
-    """Return what a denoising node runs in place of its steps; None for these.  Raises RequestError."""
+    """Return what a denoising node runs in place of its steps; None for these.  Raises RequestError.
+
+    A run on a checkpoint is refused where the node has what that was not tuned with.
+    """
     book = books.get(node.model, NO_TIERS)
     sampler = argument(node, "sampler", inputs) or "euler"
     steps, width, height = (int(str(argument(node, name, inputs) or 0)) for name in ("steps", "width", "height"))
-    named = argument(node, INPUT, inputs) if tier is None else tier
-    named = named.tier if isinstance(named, TierChoice) else named
-    return book.choose(None if named is None else str(named), str(sampler), steps, width, height)
+    run = book.choose(_named(node, inputs) if tier is None else tier, str(sampler), steps, width, height)
+    if run is not None and run.checkpoint is not None:
+        refuse_untuned(run.tier, node.arguments.keys())
+        guided = argument(node, "guidance_start", inputs) or 0.0, argument(node, "guidance_end", inputs)
+        if run.checkpoint.guidance is not None and guided not in ((0.0, None), (0.0, 1.0)):
+            raise untuned(run.tier, "guidance in a part of the steps")
+    return run
 
 
 def argument(node: Node, name: str, inputs: Mapping[str, object]) -> object:
@@ -72,21 +104,40 @@ def _asked(nodes: list[Node], inputs: Mapping[str, object], books: Books) -> str
     return next((books.get(node.model, NO_TIERS).default for node in nodes), EXACT)
 
 
-def _share(node: Node, inputs: Mapping[str, object], books: Books, tier: str) -> float:
-    """Return the part of a node's steps that a tier evaluates.  Raises RequestError."""
-    run = run_of(node, inputs, books, tier)
-    return 1.0 if run is None else run.grid.evaluations / run.steps
+def _named(node: Node, inputs: Mapping[str, object]) -> str | None:
+    """Return the tier that a node's inputs name; None where they name none."""
+    named = argument(node, INPUT, inputs)
+    named = named.tier if isinstance(named, TierChoice) else named
+    return None if named is None else str(named)
 
 
-def _possible(nodes: list[Node], inputs: Mapping[str, object], books: Books, asked: str, floor: str) -> Iterator[str]:
-    """Yield the tiers from the one below ``asked`` down to a floor that all nodes have for their steps."""
-    for tier in cheaper(asked, floor):
-        if all(_has(node, inputs, books, tier) for node in nodes):
-            yield tier
+def _share(workflow: Workflow, node: Node, inputs: Mapping[str, object], books: Books, tier: str | None) -> float:
+    """Return the part of a node's work that a tier does: of its steps, and of both branches.  Raises RequestError."""
+    run = _checked_run(workflow, node, inputs, books, tier)
+    if run is None:
+        return 1.0
+    is_guided = "negative" in node.arguments and float(str(argument(node, "guidance", inputs) or 0)) > 1
+    halved = is_guided and run.checkpoint is not None and run.checkpoint.is_unguided
+    return run.grid.evaluations / run.steps / (2 if halved else 1)
 
 
-def _has(node: Node, inputs: Mapping[str, object], books: Books, tier: str) -> bool:
+def _all_have(workflow: Workflow, nodes: list[Node], inputs: Mapping[str, object], books: Books, tier: str) -> bool:
+    """Whether all denoising nodes have a tier for their steps, tuned with what is asked."""
     try:
-        return run_of(node, inputs, books, tier) is not None
+        return all(_checked_run(workflow, node, inputs, books, tier) is not None for node in nodes)
     except RequestError:
         return False
+
+
+def _checked_run(
+    workflow: Workflow, node: Node, inputs: Mapping[str, object], books: Books, tier: str | None
+) -> TierRun | None:
+    """Return what a node runs; a negative prompt is refused where no branch would heed it.  Raises RequestError."""
+    run = run_of(node, inputs, books, tier)
+    source = node.arguments.get("negative")
+    if run is None or run.checkpoint is None or not run.checkpoint.is_unguided or not isinstance(source, Source):
+        return run
+    text = argument(workflow.nodes[source.node], "prompt", inputs)
+    if text is not None and str(text).strip():
+        raise untuned(run.tier, "a negative prompt")
+    return run

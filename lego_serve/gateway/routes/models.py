@@ -85,8 +85,10 @@ def _controlnet_names(context: Context, workflow: Workflow) -> list[str]:
 
 
 def _tier_card(run: TierRun) -> dict[str, Any]:
-    """Return what a tier runs in place of which steps, for images of how many pixels."""
-    return {
+    """Return what a tier runs in place of which steps, for images of how many pixels, and its own guidance if any."""
+    guidance = None if run.checkpoint is None else run.checkpoint.guidance
+    own = {} if guidance is None else {"guidance": guidance}
+    return own | {
         "name": run.tier,
         "sampler": run.sampler,
         "steps": run.steps,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lego_serve.core.jobs.series import COARSE_S, FINE_S, Bin, Series, percentile
-from lego_serve.core.workflow.graph import KINDS
+from lego_serve.core.workflow.graph import is_backbone
 from lego_serve.gateway.ui.alerts import alerts_of
 from lego_serve.gateway.ui.caches import caches_by_kind
 from lego_serve.gateway.ui.part import merged_series
@@ -123,7 +123,7 @@ def models_of(watch: Watch) -> list[dict[str, Any]]:
     used: dict[str, list[str]] = {}
     for name, workflow in sorted(workflows.items()):
         for node in workflow.nodes.values():
-            parts.setdefault(node.model, set()).add(KINDS[node.kind].component)
+            parts.setdefault(node.model, set()).add(node.component)
         for model in workflow.models:
             used.setdefault(model, []).append(name)
     for replica in watch.replicas.values():
@@ -145,7 +145,7 @@ def models_of(watch: Watch) -> list[dict[str, Any]]:
                 "device": facts[model].device if model in facts else "",
                 "workflows": used.get(model, []),
                 "waiting": sum(waiting[name] for name in used.get(model, [])),
-                "running": sum(each["load"]["running"] for each in own if each["component"] == "backbone"),
+                "running": sum(each["load"]["running"] for each in own if is_backbone(each["component"])),
                 "within": within(used.get(model, [])),
                 "found": _found(watch, model),
                 "nodes": [

@@ -8,7 +8,7 @@ from typing import Any
 from lego_serve.core.jobs.history import OK, Attempt, JobRecord, Span
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.series import percentile
-from lego_serve.core.workflow.graph import KINDS, Node, Source, Workflow
+from lego_serve.core.workflow.graph import Node, Source, Workflow
 from lego_serve.gateway.ui.recorder import NodeTimes, Recorder
 
 GAP_S = 0.05  # between two steps: shorter waits are not spoken of
@@ -224,7 +224,7 @@ def graph_of(workflow: Workflow, times: Sequence[Mapping[str, Sequence[NodeTimes
         return percentile([each[part] for each in every[name]], 0.5)
 
     nodes = [
-        {"name": name, "kind": node.kind, "model": node.model, "component": KINDS[node.kind].component}
+        {"name": name, "kind": node.kind, "model": node.model, "component": node.component}
         for name, node in workflow.nodes.items()
     ]
     edges = [

@@ -16,6 +16,7 @@ from lego_serve.core.nodes.requests import (
     process_of,
 )
 from lego_serve.core.scheduling.retry import BROADCAST, RetryPolicy
+from lego_serve.core.workflow.graph import is_backbone
 from lego_serve.errors import LegoError, NodeUnavailable, NotFound
 from lego_serve.serving.errors import NodeLost
 
@@ -91,7 +92,7 @@ async def _ask_backbones(
     nodes: Nodes, command: ReplicaCommand[ReplyT], retry: RetryPolicy
 ) -> dict[str, list[tuple[str, ReplyT | None]]]:
     """Return the reply of every backbone replica, by the node it belongs to."""
-    backbones = {f"{model}.{component}": node for (model, component), node in nodes.items() if component == "backbone"}
+    backbones = {f"{model}.{component}": node for (model, component), node in nodes.items() if is_backbone(component)}
     replies = await asyncio.gather(*(broadcast(node, command, retry) for node in backbones.values()))
     return dict(zip(backbones, replies, strict=True))
 

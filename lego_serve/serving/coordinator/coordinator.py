@@ -38,8 +38,9 @@ from lego_serve.core.nodes.requests import (
 )
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.scheduling.retry import CALL_COMMAND, NODE_CALL, RetryPolicy
-from lego_serve.core.scheduling.scale_board import ScaleBoard
+from lego_serve.core.scheduling.scale_board import ScaleBoard, pin_reason
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.tiers import NO_BOOKS, Books, at_tier
 from lego_serve.errors import NotFound
 from lego_serve.serving.coordinator.adapter_admin import run_adapter_request
 from lego_serve.serving.coordinator.broadcast import ask_about_template, drain, list_replicas, report_loads
@@ -80,14 +81,15 @@ class Coordinator:
         is_alone: bool = True,
         dispatchers: Sequence[Dispatcher] = (),
         scaling: Scaling | None = None,
+        books: Books = NO_BOOKS,
     ) -> None:
         """``checkpoint_every_steps`` by model; ``on_check`` gets the result of each check of the dataflow.
 
         ``is_reachable``: whether the cluster that the nodes run on can be reached.  ``apps``: the application of each
         node, for placing jobs; ``is_alone``: no other coordinator sends jobs to them, else ``dispatchers`` place them.
-        Without ``scaling`` no number of replicas is known, and none can be pinned.
+        Without ``scaling`` no number of replicas is known, and none can be pinned.  ``books``: the tiers of each model.
         """
-        self._is_reachable, self._scaling = is_reachable, scaling
+        self._is_reachable, self._scaling, self._books = is_reachable, scaling, books
         self._nodes, self._workflows, self._clock, self._on_check = nodes, workflows, clock, on_check
         self._journal = Journal()
         hosted = {key: node.hosted for key, node in nodes.items()}
@@ -141,8 +143,8 @@ class Coordinator:
             client.timer = loop.call_later(left, self._feed, DeadlinePassed(job.id))
         result = None
         try:
-            self.pools.add(job, self._workflows[job.workflow])
-            self._feed(JobSubmitted(job, self._workflows[job.workflow]))
+            self.pools.add(job, self._workflow_of(job))
+            self._feed(JobSubmitted(job, self._workflow_of(job)))
             result = await client.future
             return result
         except asyncio.CancelledError:
@@ -158,7 +160,7 @@ class Coordinator:
 
     async def offer(self, job: Job) -> Forecast | None:
         """Say when a job would end, and keep its place if that is in time; None where that cannot be known yet."""
-        return await self.pools.offer(job, self._workflows[job.workflow])
+        return await self.pools.offer(job, self._workflow_of(job))
 
     def withdraw(self, job_id: str) -> None:
         """A job that was offered does not run after all."""
@@ -222,11 +224,7 @@ class Coordinator:
         if self._scaling is None:
             raise NotFound(f"The replicas of `{node}` are not counted here.", code="node_not_found")
         await self._scaling.pin(node, bounds)
-        why = "its configuration holds again"
-        if bounds is not None:
-            many = f"{bounds.min}" if bounds.min == bounds.max else f"{bounds.min} to {bounds.max}"
-            why = f"an operator wants {many} replicas, until a restart"
-        self._journal.decide("pin", node, why, self.now(), by="operator", node=node)
+        self._journal.decide("pin", node, pin_reason(bounds), self.now(), by="operator", node=node)
 
     def _decide(self, kind: str, job: Job) -> None:
         self._journal.decide(kind, job.workflow, "an operator asked", self.now(), by="operator", job=job.id)
@@ -295,4 +293,8 @@ class Coordinator:
 
     async def _run_task(self, task: Task) -> None:
         client = self._clients[task.job_id]
-        self._feed(await self._calls.run(task, client, self._workflows[client.job.workflow]))
+        self._feed(await self._calls.run(task, client, self._workflow_of(client.job)))
+
+    def _workflow_of(self, job: Job) -> Workflow:
+        """Return a job's workflow, on the checkpoint of its tier where that has one."""
+        return at_tier(self._workflows[job.workflow], job.inputs, self._books)

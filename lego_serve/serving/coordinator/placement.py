@@ -8,7 +8,7 @@ from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.placement.job_pace import JobPace
 from lego_serve.core.placement.pool import PoolJob, Steal
-from lego_serve.core.workflow.graph import KINDS, Workflow
+from lego_serve.core.workflow.graph import Workflow, is_backbone
 
 UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
 KEPT_FREE = 0.1  # of the time to a deadline, for predictions err, and lanes that share steps end together
@@ -68,13 +68,13 @@ class JobReader:
     def __init__(self, apps: Mapping[tuple[str, str], str], hosted: Mapping[tuple[str, str], str]) -> None:
         self._apps, self._hosted = apps, hosted
         self._pace = JobPace()
-        self.pools = frozenset(app for (_, component), app in apps.items() if component == "backbone")
+        self.pools = frozenset(app for (_, component), app in apps.items() if is_backbone(component))
         self.shared = frozenset(app for key, app in apps.items() if hosted.get(key))
 
     def app(self, workflow: Workflow) -> str | None:
         """The pool of a workflow: that of its first backbone."""
-        nodes = ((node.model, KINDS[node.kind].component) for node in workflow.nodes.values())
-        return next((self._apps[node] for node in nodes if node[1] == "backbone" and node in self._apps), None)
+        nodes = ((node.model, node.component) for node in workflow.nodes.values())
+        return next((self._apps[node] for node in nodes if is_backbone(node[1]) and node in self._apps), None)
 
     def seconds(self, job: Job) -> float | None:
         """The seconds that a job is expected to take; None before one of its workflow has ended."""
@@ -82,7 +82,7 @@ class JobReader:
 
     def pool_job(self, job: Job, workflow: Workflow, seconds: float) -> PoolJob:
         """A job as a pool sees it."""
-        nodes = ((node.model, KINDS[node.kind].component) for node in workflow.nodes.values())
+        nodes = ((node.model, node.component) for node in workflow.nodes.values())
         models = frozenset(name for name in (self._hosted.get(node, "") for node in nodes) if name)
         deadline_s = float("inf")
         if job.deadline_s is not None:
@@ -98,7 +98,7 @@ class JobReader:
         for node, stats in result.stats.items():
             if stats.load_s:
                 made = workflow.nodes[node]
-                model = self._hosted.get((made.model, KINDS[made.kind].component), "")
+                model = self._hosted.get((made.model, made.component), "")
                 loads.append((model, stats.load_s))
                 why = f"job {job.id} waited {stats.load_s:.2f} s for {model or node}"
                 journal.decide("load", job.workflow, why, now, job=job.id)

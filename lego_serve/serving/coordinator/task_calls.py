@@ -13,7 +13,7 @@ from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
 from lego_serve.core.values import NodeRequest, refs_of
-from lego_serve.core.workflow.graph import KINDS, Source, Workflow
+from lego_serve.core.workflow.graph import KINDS, Source, Workflow, is_backbone
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
@@ -82,10 +82,10 @@ class TaskCalls:
         return result.reply
 
     async def _result(self, task: Task, client: JobClient, workflow: Workflow) -> NodeResult[Any]:
-        kind = KINDS[task.kind]
-        node = self._nodes[task.model, kind.component]
-        request: NodeRequest[Any] = kind.input(**task.inputs)
-        is_denoising = kind.component == "backbone"
+        component = workflow.nodes[task.node].component
+        node = self._nodes[task.model, component]
+        request: NodeRequest[Any] = KINDS[task.kind].input(**task.inputs)
+        is_denoising = is_backbone(component)
         reads_refs = next(refs_of(request), None) is not None
         # What the client gets comes here anyway.
         keeps_arrays = task.node not in {source.node for source in workflow.outputs.values()}
@@ -139,9 +139,8 @@ class TaskCalls:
 
     def _next_nodes(self, task: Task, workflow: Workflow) -> frozenset[str]:
         """Return the nodes of shared workers that a job calls after this task."""
-        places = ((workflow.nodes[name].model, workflow.nodes[name].kind) for name in workflow.followers(task.node))
-        hosted = {self._nodes[model, KINDS[kind].component].hosted for model, kind in places}
-        return frozenset(hosted - {""})
+        followers = (workflow.nodes[name] for name in workflow.followers(task.node))
+        return frozenset({self._nodes[each.model, each.component].hosted for each in followers} - {""})
 
     def _report(self, client: JobClient, task: Task, progress: LaneProgress) -> None:
         client.keep(task.node, progress)

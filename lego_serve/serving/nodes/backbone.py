@@ -38,14 +38,13 @@ from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
-from lego_serve.models.model_files import model_folder
+from lego_serve.models.model_files import denoiser_revision
 from lego_serve.models.registry import ModelSpec
-from lego_serve.models.weights_digest import DENOISER, weights_digest
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.branch_helpers import BranchHelpers
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
-from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats
+from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats, tier_on
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
 from lego_serve.serving.nodes.tensors import weights_bytes
@@ -67,13 +66,14 @@ class BackboneNode:
         invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, invariance)
         once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
-        rates = once(f"{spec.name} rates", lambda: calibrate(backbone))
+        measured = f"{spec.name} {spec.path}"  # a tier may have weights of its own
+        rates = once(f"{measured} rates", lambda: calibrate(backbone))
         batcher = StepBatcher(
             LANE_POLICIES[options.lane_policy],
             StepLimits(options.max_step_s, options.max_rows),
             rates,
             allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
-            None if lora_node is None else once(f"{spec.name} adapter rates", lambda: calibrate_adapters(backbone)),
+            None if lora_node is None else once(f"{measured} adapter rates", lambda: calibrate_adapters(backbone)),
         )
         self._adapters = None
         if lora_node is not None and options.adapters is not None:
@@ -81,7 +81,7 @@ class BackboneNode:
         kept, nets_bytes = options.templates, options.controlnet_bytes
         self._controlnets = ControlNetSources(spec, options.controlnets, peers.controlnets, rates, nets_bytes)
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
-        revision = weights_digest(model_folder(spec, *DENOISER), DENOISER)
+        revision = denoiser_revision(spec)
         self._turns = peers.turns or ComputeTurns()
         self._helpers = None
         if peers.replicas is not None and backbone.uses_cfg:
@@ -94,7 +94,7 @@ class BackboneNode:
             options.tiers.check(revision)
         except ValueError as error:
             raise CheckpointError(f"model {spec.name}: {error}") from None
-        self._tiers = options.tiers
+        self._tiers, self._checkpoint_tier = options.tiers, options.checkpoint_tier
         self._weights_bytes = weights_bytes(backbone)
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
@@ -261,7 +261,7 @@ class BackboneNode:
         """Run a call's lanes to their end; adds the adapters to release afterwards to ``leases``."""
         assert self._thread is not None
         adapters, wait_for_adapters_at = request.loaded_adapters, None
-        tier = self._tiers.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
+        tier = tier_on(self._tiers, self._checkpoint_tier, request)
         if self._adapters is not None and adapters:
             if self._adapters.has(adapters):
                 leases += await self._adapters.take(adapters)

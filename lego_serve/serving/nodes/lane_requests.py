@@ -10,12 +10,14 @@ from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.job import TaskStats
 from lego_serve.core.jobs.messages import NodeCall
 from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput, EncodeImageOutput, TextEncodeOutput
-from lego_serve.core.tiers.book import TierRun
+from lego_serve.core.tiers.book import TierBook, TierRun
+from lego_serve.core.tiers.checkpoints import NOT_TUNED, refuse_untuned
 from lego_serve.engine.controlnets import ControlNetUse
 from lego_serve.engine.edits import Edit
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.rows.references import Reference
 from lego_serve.engine.template_store import Template
+from lego_serve.errors import NodeError
 from lego_serve.models.ragged.conditioning import Conditioning, ImageLatents
 from lego_serve.serving.caches.adapter_cache import AdapterLease
 from lego_serve.serving.nodes.tensors import tensor_of
@@ -34,7 +36,7 @@ def lane_requests(
     ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
     """
     lane = _shared_request(call, request, adapters, wait_for_adapters_at)
-    lane = lane if tier is None else replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows)
+    lane = lane if tier is None else _in_tier(lane, tier)
     return [
         replace(
             lane,
@@ -44,6 +46,31 @@ def lane_requests(
         )
         for index in range(request.n)
     ]
+
+
+def tier_on(book: TierBook, checkpoint_tier: str, request: DenoiseInput) -> TierRun | None:
+    """Return the tier that a call runs where the weights are the model's own, or of the checkpoint of a tier.
+
+    Raises RequestError for a tier that is not in the book or was not tuned with what is asked, and NodeError for one
+    of other weights: that call should have gone elsewhere.
+    """
+    tier = book.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
+    needed = "" if tier is None or tier.checkpoint is None else tier.tier
+    if needed != checkpoint_tier:
+        named = [f"those of tier {name}" if name else "the model's own" for name in (needed, checkpoint_tier)]
+        raise NodeError(f"This call needs other weights, {named[0]}, than are here, {named[1]}.", code="wrong_weights")
+    if needed:
+        refuse_untuned(needed, [name for name in NOT_TUNED if getattr(request, name) is not None])
+    return tier
+
+
+def _in_tier(lane: LaneRequest, tier: TierRun) -> LaneRequest:
+    """Return a lane on the grid of its tier; with a checkpoint's own guidance where that is given."""
+    lane = replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows)
+    if tier.checkpoint is None or tier.checkpoint.guidance is None:
+        return lane
+    negative = None if tier.checkpoint.is_unguided else lane.negative
+    return replace(lane, guidance=tier.checkpoint.guidance, guided=(0.0, 1.0), negative=negative)
 
 
 def _shared_request(

@@ -72,7 +72,8 @@ class BackboneOptions:
 
     ``max_step_s`` bounds the predicted seconds of a step, ``max_rows`` its token rows; None leaves them to be
     calibrated.  ``controlnet_bytes`` are kept of ControlNets loaded here; None keeps all.  ``helpers``: where there
-    may be other replicas of it, which take the guidance branch of a lane that is alone.
+    may be other replicas of it, which take the guidance branch of a lane that is alone.  ``checkpoint_tier``: the tier
+    whose checkpoint it computes on, and it runs no other; empty where it has its model's own weights.
     """
 
     lane_policy: str = "least_slack"
@@ -88,6 +89,7 @@ class BackboneOptions:
     templates: TemplateOptions = TemplateOptions()
     tiers: TierBook = field(default_factory=TierBook)
     helpers: NodePlace | None = None
+    checkpoint_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import pytest
 
 from lego_serve.core.jobs.job import Job, TaskStats
 from lego_serve.core.placement.job_pace import MOST, JobPace, busy_s, work_of
+from lego_serve.core.tiers.book import TierChoice
 
 
 def job(**inputs: object) -> Job:
@@ -16,6 +17,13 @@ def test_work_is_pixels_times_steps_times_images_as_far_as_they_are_numbers() ->
     assert work_of(job(width=128, height=64, steps=10, n=2)) == 128 * 64 * 20
     assert work_of(job(width="a", height=True, steps=-1)) == 1.0
     assert work_of(job(width=10**400)) == MOST
+
+
+def test_a_job_in_a_tier_is_that_part_of_the_work() -> None:
+    """A fast one and a whole one of a workflow teach the same pace."""
+    pace = JobPace()
+    pace.learn(job(steps=20, tier=TierChoice("fast", 0.25)), {"latents": TaskStats(run_s=2.0)})
+    assert pace.seconds(job(steps=20, tier=TierChoice())) == pytest.approx(8.0)
 
 
 def test_lanes_of_a_batch_share_its_seconds_and_what_was_cached_takes_none() -> None:

@@ -22,7 +22,7 @@ export function ReplicaBrick({ card, onOpen }) {
   const says = isLost
     ? card.state
     : running > 0
-    ? `${running} ${card.component === "backbone" ? "running" : "on"}`
+    ? `${running} ${card.component.startsWith("backbone") ? "running" : "on"}`
     : card.state === "draining"
     ? "draining"
     : "idle";
@@ -45,7 +45,7 @@ export function ReplicaBrick({ card, onOpen }) {
       type="button"
       class=${classes(
         "replica",
-        card.component !== "backbone" && "is-small",
+        !card.component.startsWith("backbone") && "is-small",
         card.state === "lost" && "is-lost",
         card.state === "stopped" && "is-stopped",
         card.state === "draining" && "is-draining",
@@ -126,7 +126,7 @@ export function NodeBricks({ node, model, replicas, onOpen, onPin }) {
   return html`
     <div class=${classes(
       "node",
-      node.component === "backbone" && "is-main",
+      node.component.startsWith("backbone") && "is-main",
       cards.length + node.starting > 2 && "is-wide",
     )}>
       <p class="node-name"><strong>${node.component}</strong> <span>${facts.join(" · ")}</span> ${onPin &&

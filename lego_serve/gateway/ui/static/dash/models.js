@@ -162,7 +162,7 @@ function Replicas({ model, replicas }) {
                 <td class="memory-cell">
                   <${MemoryBar} memory=${card.memory} />
                 </td>
-                <td>${card.component === "backbone" && card.state === "up" && mayAct() &&
+                <td>${card.component.startsWith("backbone") && card.state === "up" && mayAct() &&
                   html`<button type="button" class="button is-small" onClick=${() => (asked.value = drainAction(
                     card,
                   ))}>Drain…</button>`}</td>
@@ -226,7 +226,7 @@ function Sheet({ card }) {
   }
     <footer><button type="button" class="button" onClick=${close}>Close</button>
       ${
-    card.component === "backbone" && card.state === "up" && mayAct() &&
+    card.component.startsWith("backbone") && card.state === "up" && mayAct() &&
     html`<button type="button" class="button is-main" onClick=${() => (close(),
       (asked.value = drainAction(card)))}>Drain…</button>`
   }</footer>
