@@ -28,7 +28,7 @@ def test_the_shipped_files_load_and_serve_workflows(name: str) -> None:
 def test_two_workflows_of_a_model_share_its_nodes(tmp_path: Path) -> None:
     """Text to image and image to image need three deployments together."""
     path = tmp_path / "config.yaml"
-    path.write_text(MODEL.replace("}}", ", checkpoint_tiers: false}}"))
+    path.write_text(MODEL)
     settings = load(path)
     workflows = load_workflows(settings, path.parent)
     assert set(workflows) == {"lego-tiny", "lego-tiny-edit", "lego-tiny-img2img"}

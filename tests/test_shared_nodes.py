@@ -18,7 +18,7 @@ def test_shared_nodes_are_on_the_workers_and_have_no_deployment_of_their_own(tmp
     path = tmp_path / "config.yaml"
     shared = "{backbone: {placement: shared}, vae: {placement: shared}}"
     path.write_text(
-        f"models: {{lego-tiny: {{path: 'builtin:lego-tiny', checkpoint_tiers: false, nodes: {shared}}}}}\n"
+        f"models: {{lego-tiny: {{path: 'builtin:lego-tiny', nodes: {shared}}}}}\n"
         "workers: {replicas: {min: 2, max: 3}, max_bytes: 7, cpus: 0.25}\n"
     )
     settings, workflows = configured(path)
@@ -49,7 +49,6 @@ BUDGETED = """
 models:
   lego-tiny:
     path: builtin:lego-tiny
-    checkpoint_tiers: false
     nodes: {{backbone: {{gpus: 1, replicas: {{min: 2, max: 9}}}}}}
 workflows: [lego-tiny]
 budget: {{gpus: {gpus}, cpus: {cpus}}}

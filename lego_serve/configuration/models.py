@@ -273,8 +273,8 @@ class Model(Strict):
         "where there is one; a hub id has none.",
     )
     checkpoint_tiers: bool = Field(
-        default=True,
-        description="Whether those of its tiers that run other weights are served. Each has a backbone of its own, "
+        default=False,
+        description="Whether those of its tiers that run other weights are served. Each takes a backbone of its own, "
         "`NAME.backbone-TIER`, with the settings of `nodes.backbone` but from one replica on.",
     )
     adapters: Adapters | None = Field(default=None, description="Its adapters (LoRA).")

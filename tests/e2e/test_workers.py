@@ -24,10 +24,9 @@ models:
   lego-tiny:
     path: builtin:lego-tiny
     max_sequence_length: 0
-    checkpoint_tiers: false
     nodes: {{text_encoder: {{cpus: 0.1}}, backbone: {{cpus: 0.2}}, vae: {{cpus: 0.1}}}}
-  one: {{path: "builtin:lego-tiny", checkpoint_tiers: false, max_sequence_length: 0, nodes: {shared}}}
-  two: {{path: "builtin:lego-tiny", checkpoint_tiers: false, max_sequence_length: 0, nodes: {shared}}}
+  one: {{path: "builtin:lego-tiny", max_sequence_length: 0, nodes: {shared}}}
+  two: {{path: "builtin:lego-tiny", max_sequence_length: 0, nodes: {shared}}}
   broken: {{path: "{folder}/broken", max_sequence_length: 0, nodes: {shared}}}
 workers: {{replicas: {{min: 2, max: 2}}, cpus: 0.4, max_bytes: {budget}}}
 workflows: [lego-tiny, one.yaml, two.yaml, broken.yaml]

@@ -8,7 +8,7 @@ import pytest
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.core.tiers.book import TierBook
 from lego_serve.deployment import needed_nodes, tier_book
-from lego_serve.errors import ConfigError
+from lego_serve.errors import ConfigError, RequestError
 from lego_serve.gateway_process import _gateway_settings
 from lego_serve.models.weights_size import weights_bytes
 from lego_serve.planning.node_plans import node_plans
@@ -35,7 +35,7 @@ def folders(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     return base, student
 
 
-def configure(folders: tuple[Path, Path], more: str = "", rest: str = "") -> Path:
+def configure(folders: tuple[Path, Path], more: str = ", checkpoint_tiers: true", rest: str = "") -> Path:
     """A configuration of lego-tiny from a folder, with adapters and more keys."""
     path = folders[0].parent / "config.yaml"
     adapters = f"adapters: {{roots: ['{folders[0].parent}']}}"
@@ -50,7 +50,9 @@ def plans_of(path: Path) -> dict[str, NodePlan]:
 
 def test_it_is_one_more_backbone(folders: tuple[Path, Path]) -> None:
     """Of the student's weights under the model's name, beside the nodes that the model has anyway."""
-    path = configure(folders, ", nodes: {backbone: {replicas: {min: 2, max: 3}, split_guidance: true}}")
+    path = configure(
+        folders, ", checkpoint_tiers: true, nodes: {backbone: {replicas: {min: 2, max: 3}, split_guidance: true}}"
+    )
     settings, workflows = configured(path)
     places = needed_nodes(settings, workflows)
     assert places[TURBO] == NodePlace("lego-tiny.backbone-turbo")
@@ -75,21 +77,27 @@ def test_it_is_one_more_backbone(folders: tuple[Path, Path]) -> None:
 
 def test_on_shared_workers_it_is_one_more_resident(folders: tuple[Path, Path]) -> None:
     """Where the model's backbone is."""
-    path = configure(folders, ", nodes: {backbone: {placement: shared}}")
+    path = configure(folders, ", checkpoint_tiers: true, nodes: {backbone: {placement: shared}}")
     assert needed_nodes(*configured(path))[TURBO] == NodePlace("shared.workers", "lego-tiny.backbone-turbo")
     options = plans_of(path)["shared.workers"].options
     assert isinstance(options, WorkerOptions)
     assert [node.name for node in options.nodes] == ["lego-tiny.backbone", "lego-tiny.backbone-turbo"]
 
 
-def test_a_configuration_can_do_without_it(folders: tuple[Path, Path]) -> None:
-    """Then the model has its other tiers, and no more nodes; it cannot be the default."""
-    path = configure(folders, ", checkpoint_tiers: false")
+def test_a_configuration_that_does_not_ask_for_it_does_without(folders: tuple[Path, Path]) -> None:
+    """Then the model has its other tiers and no more nodes; who asks for it is told, and it cannot be the default."""
+    path = configure(folders, "")
     settings, workflows = configured(path)
     assert TURBO not in needed_nodes(settings, workflows)
-    assert tier_book(settings, "lego-tiny").names == ("exact", "fast")
-    settings, _ = configured(configure(folders, ", checkpoint_tiers: false, tier: turbo"))
-    with pytest.raises(ConfigError, match=r"`models.lego-tiny`: the tier turbo is not tuned, there is exact, fast"):
+    book = tier_book(settings, "lego-tiny")
+    assert book.names == ("exact", "fast")
+    with pytest.raises(
+        RequestError, match=r"other weights, which this server does not hold.*There is exact, fast"
+    ) as told:
+        book.choose("turbo", "euler", 20, 128, 128)
+    assert (told.value.code, told.value.param) == ("no_such_tier", "tier")
+    settings, _ = configured(configure(folders, ", tier: turbo"))
+    with pytest.raises(ConfigError, match=r"`models.lego-tiny`: the tier turbo runs other weights: it needs"):
         tier_book(settings, "lego-tiny")
 
 
@@ -110,7 +118,7 @@ def test_a_checkpoint_that_is_not_there_stops_the_start(folders: tuple[Path, Pat
 def test_the_model_of_the_package_has_its_tiers_whether_or_not_a_student_ships(tmp_path: Path) -> None:
     """A student that a tier names is in the package."""
     path = tmp_path / "config.yaml"
-    path.write_text("models: {lego-tiny: {path: 'builtin:lego-tiny'}}\n")
+    path.write_text("models: {lego-tiny: {path: 'builtin:lego-tiny', checkpoint_tiers: true}}\n")
     settings, workflows = configured(path)
     book = tier_book(settings, "lego-tiny")
     assert isinstance(book, TierBook)

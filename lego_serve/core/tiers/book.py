@@ -79,14 +79,18 @@ class TierRun:
 class TierBook:
     """The tiers of a model that have been tuned; ``default`` is that of requests which name none.
 
-    ``weights`` is the digest of those that they were tuned on; empty where there is nothing to compare.
+    ``weights`` is the digest of those that they were tuned on; empty where there is nothing to compare.  Tiers that are
+    ``left_out`` need weights that the server does not hold.
     """
 
     runs: tuple[TierRun, ...] = ()
     default: str = EXACT
     weights: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.default in self.left_out:
+            raise ValueError(f"the tier {self.default} runs other weights: it needs `checkpoint_tiers: true`")
         if self.default not in self.names:
             raise ValueError(f"the tier {self.default} is not tuned, there is {', '.join(self.names)}")
         for run in self.runs:
@@ -106,7 +110,8 @@ class TierBook:
 
     def without_checkpoints(self) -> "TierBook":
         """Return the tiers that run the model's own weights.  Raises ValueError where the default is none of them."""
-        return replace(self, runs=tuple(run for run in self.runs if run.checkpoint is None))
+        own = tuple(run for run in self.runs if run.checkpoint is None)
+        return replace(self, runs=own, left_out=tuple(self.checkpoints))
 
     def of_checkpoint(self, tier: str) -> "TierBook":
         """Return the book of what computes on the checkpoint of a tier, and on nothing else: of its own weights."""
@@ -123,6 +128,11 @@ class TierBook:
         tier = self.default if tier is None else tier
         if tier == EXACT:
             return None
+        if tier in self.left_out:
+            raise _refused(
+                f"Tier {tier} runs other weights, which this server does not hold: its operator may have it do so, by "
+                f"`checkpoint_tiers`. There is {', '.join(self.names)}."
+            )
         if tier not in self.names:
             raise _refused(f"This model has no tier of this name; there is {', '.join(self.names)}.")
         tuned = [run for run in self.runs if run.tier == tier]

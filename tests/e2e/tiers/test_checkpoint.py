@@ -24,7 +24,7 @@ NODES = "{text_encoder: {cpus: 0.1}, backbone: {cpus: 0.2}, vae: {cpus: 0.1}}"
 CONFIG = """
 server: {{host: 127.0.0.1, port: 8000, gateways: 1}}
 models:
-  lego-tiny: {{path: "{folder}/base", max_sequence_length: 0, nodes: {nodes}}}
+  lego-tiny: {{path: "{folder}/base", checkpoint_tiers: true, max_sequence_length: 0, nodes: {nodes}}}
   student: {{path: "{folder}/student", max_sequence_length: 0, nodes: {nodes}}}
 workflows: [lego-tiny, lego-tiny-img2img, student.yaml]
 """
