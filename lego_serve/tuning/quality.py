@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import TierRun
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.tiers.own_rows import OwnRows
@@ -36,16 +37,18 @@ class Row:
     sampler: str = "euler"
     steps: int | None = None
     own_rows: OwnRows | None = None
+    block_rows: BlockRows | None = None
 
     @classmethod
     def of(cls, run: TierRun) -> "Row":
         """Return the row of a tier."""
-        return cls(run.tier, run.grid, run.grid.evaluations, own_rows=run.own_rows)
+        return cls(run.tier, run.grid, run.grid.evaluations, own_rows=run.own_rows, block_rows=run.block_rows)
 
     def apply(self, lane: LaneRequest) -> LaneRequest:
         """Return a lane that runs so."""
         steps = lane.steps if self.steps is None else self.steps
-        return replace(lane, grid=self.grid, sampler=self.sampler, steps=steps, own_rows=self.own_rows)
+        lane = replace(lane, grid=self.grid, sampler=self.sampler, steps=steps)
+        return replace(lane, own_rows=self.own_rows, block_rows=self.block_rows)
 
 
 @dataclass(frozen=True, slots=True)

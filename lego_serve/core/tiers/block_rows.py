@@ -45,6 +45,11 @@ class BlockRows:
         """The number of evaluations that it is for."""
         return len(self.shares)
 
+    @property
+    def rows_ratio(self) -> float:
+        """The part of an image's rows that all blocks of all evaluations compute together."""
+        return sum(map(sum, self.shares)) / (self.blocks * self.evaluations)
+
     def rows(self, left: int, tokens: int) -> tuple[int, ...]:
         """Return how many of an image's ``tokens`` rows each block computes with ``left`` evaluations still to come.
 

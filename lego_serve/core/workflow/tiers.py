@@ -73,9 +73,9 @@ def _asked(nodes: list[Node], inputs: Mapping[str, object], books: Books) -> str
 
 
 def _share(node: Node, inputs: Mapping[str, object], books: Books, tier: str) -> float:
-    """Return the part of a node's steps that a tier evaluates.  Raises RequestError."""
+    """Return the part of the work of a node's steps that a tier does.  Raises RequestError."""
     run = run_of(node, inputs, books, tier)
-    return 1.0 if run is None else run.grid.evaluations / run.steps
+    return 1.0 if run is None else run.work_share
 
 
 def _possible(nodes: list[Node], inputs: Mapping[str, object], books: Books, asked: str, floor: str) -> Iterator[str]:

@@ -29,12 +29,14 @@ def lane_requests(
     wait_for_adapters_at: int | None = None,
     tier: TierRun | None = None,
 ) -> list[LaneRequest]:
-    """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its own rows.
+    """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its rows.
 
     ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
     """
     lane = _shared_request(call, request, adapters, wait_for_adapters_at)
-    lane = lane if tier is None else replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows)
+    if tier is not None:
+        lane = replace(lane, tier=tier.tier, grid=tier.grid)
+        lane = replace(lane, own_rows=tier.own_rows, block_rows=tier.block_rows)
     return [
         replace(
             lane,

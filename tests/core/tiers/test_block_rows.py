@@ -25,6 +25,7 @@ def test_each_block_has_the_rows_of_its_share_and_the_first_all(data: st.DataObj
         for count, share in zip(rows, shares[evaluations - left], strict=True):
             assert count == max(1, math.floor(share * tokens))
     assert (plan.evaluations, plan.blocks) == (evaluations, blocks)
+    assert plan.rows_ratio == pytest.approx(sum(map(sum, shares)) / (evaluations * blocks))
 
 
 @given(early=SHARE, late=SHARE, evaluations=st.integers(1, 40), blocks=st.integers(2, 60))
