@@ -35,6 +35,12 @@ class BlockRows:
         rise = [early + (late - early) * index / last for index in range(evaluations - 1)]
         return cls(((1.0,) * blocks, *((1.0, *[share] * (blocks - 1)) for share in rise)))
 
+    @classmethod
+    def about(cls, share: float, evaluations: int, blocks: int) -> "BlockRows":
+        """Return shares that rise by up to two fifths about their mean ``share``, as Shiva-DiT's of 60 % do."""
+        spread = min(0.2, share / 2, 1 - share)
+        return cls.rising(share - spread, share + spread, evaluations, blocks)
+
     @property
     def blocks(self) -> int:
         """The number of blocks of the model that it is for."""
