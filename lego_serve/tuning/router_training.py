@@ -135,6 +135,7 @@ class RouterTrainer:
         loss = self.model.loss(lesson.examples(step, images), self._rows(step), score)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([part for each in router.scorers for part in each.parts], 1.0)
         optimizer.step()
         self.losses.append(loss.item())
 

@@ -101,13 +101,13 @@ def test_a_trained_router_loses_less_than_chance_and_goes_on_where_it_stopped(
 ) -> None:
     """On images that it never saw, with as many rows; the state and the lessons lie in the folder."""
     monkeypatch.setattr("lego_serve.tuning.router_training.LESSON_IMAGES", 4)
-    first = trainer(tmp_path, pipeline, transformer, 6.0).run()
-    again = trainer(tmp_path, pipeline, transformer, 30.0).run()
+    first = trainer(tmp_path, pipeline, transformer, 10.0).run()
+    again = trainer(tmp_path, pipeline, transformer, 50.0).run()
     assert 0 < first.updates < again.updates
     assert again.losses["random"] == first.losses["random"]
     assert again.losses["trained"] < 0.95 * again.losses["random"]
     assert again.losses["trained"] < again.losses["untrained"]
-    over = trainer(tmp_path, pipeline, transformer, 30.0).run()
+    over = trainer(tmp_path, pipeline, transformer, 50.0).run()
     assert over.updates == again.updates, "its time was over"
     assert over.losses == again.losses
     assert again.router.scorers[0].row.requires_grad is False
