@@ -1,5 +1,6 @@
 """``lego-serve tune grid | quality | prune``: finds how much of a model's work is enough, and what less costs."""
 
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -160,13 +161,23 @@ def tune_prune(
     plan = RouterPlan(BlockRows.about(share, steps, learning.blocks), 60 * minutes)
     texts = _prompts(spec.path, prompts, LESSON_IMAGES * plan.lessons)
     images, pipeline = Calibration(texts, side, side, guidance, first_seed=20_000), OfflinePipeline.load(spec)
+    digest = weights_digest(folder, DENOISER)
+    kept = state / _named_by(digest, images, steps, sampler, plan.rows)  # what is learned of one is not for another
     found = RouterTrainer(
-        state, pipeline, learning, images, steps, sampler, plan, clock=time.monotonic, report=print_line
+        kept, pipeline, learning, images, steps, sampler, plan, clock=time.monotonic, report=print_line
     ).run()
     file = folder / ROUTER if out is None else out
-    write_router(found.router, weights_digest(folder, DENOISER), file)
+    try:
+        write_router(found.router, digest, file)
+    except OSError as error:
+        raise LegoError(f"{file}: cannot be written: {error.strerror}; the training is kept in {kept}") from None
     losses = ", ".join(f"{name} {loss:.5f}" for name, loss in found.losses.items())
     print_line(f"{file}: {found.updates} updates; {plan.rows.rows_ratio:.0%} of rows, held-out loss: {losses}")
+
+
+def _named_by(*facts: object) -> str:
+    """Return a name that only these facts have."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _routed_blocks(folder: Path) -> int:

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged.backbone import Backbone
@@ -25,7 +25,7 @@ def write_router(router: BlockRouter, weights: str, file: Path) -> None:
         for block, scorer in enumerate(router.scorers, 1)
         for part in PARTS
     }
-    save_file(tensors, beside, {"format": FORMAT, "weights": weights, "blocks": str(router.blocks)})
+    beside.write_bytes(save(tensors, {"format": FORMAT, "weights": weights, "blocks": str(router.blocks)}))
     beside.replace(file)
 
 
@@ -42,7 +42,7 @@ def read_router(file: Path, weights: str) -> BlockRouter:
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(f"{file} cannot be read as a router: {type(error).__name__} {error}") from None
     if facts["weights"] != weights:
-        raise ValueError(f"{file} was trained on other weights; train it again, or take it away")
+        raise ValueError(f"{file} was trained on other weights; take it away, and train one again")
     return BlockRouter(scorers)
 
 
