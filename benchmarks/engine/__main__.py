@@ -227,11 +227,18 @@ def tiers_command(
     own_rows: Annotated[
         list[float] | None, typer.Option(min=0.01, max=0.99, help="Shares of rows that all steps' later ones compute.")
     ] = None,
+    block_rows: Annotated[
+        Path | None, typer.Option(help="A router of `tune prune`: its rows, an untrained one's and random ones too.")
+    ] = None,
+    block_share: Annotated[
+        list[float] | None, typer.Option(min=0.05, max=1.0, help="Mean shares of rows of later blocks; 0.6.")
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first images here, every tier.")] = None,
 ) -> None:
     """Draw lego-tiny's images in every tier and by controls of as many evaluations, and compare."""
     file = SampleFile(samples)
-    tiers.measure_tiers(file, side, count, (14, 10, 7) if controls is None else controls, own_rows or ())
+    sparse = tiers.sparse_rows(own_rows or (), block_rows, block_share or (0.6,))
+    tiers.measure_tiers(file, side, count, (14, 10, 7) if controls is None else controls, sparse)
     console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
     if sheet is not None:
         tiers.write_sheet(sheet, side, 4)

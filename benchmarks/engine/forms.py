@@ -105,7 +105,7 @@ class Sd3Inputs(Sd3Backbone):
         size = lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch
         packing = pack([lane], [size[0] * size[1]], self.device)
         image, text = self._patches([lane], [size])[0], lane.cond.tokens
-        tables = self._modulations([lane], packing)
+        tables = self._modulations(self._embedded([lane], packing))
         by_attention: dict[str, KeptInput] = {}
         for index, block in enumerate(self._blocks):
             image_tables = [next(tables) for _ in range(block.image.chunks)]

@@ -1,6 +1,7 @@
-"""``lego-serve tune grid | quality``: finds which evaluations of a model are enough, and measures what they cost."""
+"""``lego-serve tune grid | quality | prune``: finds how much of a model's work is enough, and what less costs."""
 
 import contextlib
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -12,13 +13,14 @@ from rich.table import Table
 
 from lego_serve import config
 from lego_serve.cli.client import print_line, print_table
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import TIERS, TierBook, TierRun
 from lego_serve.core.tiers.book_json import FILE, from_json
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.deployment import model_spec
 from lego_serve.errors import ConfigError, LegoError, RequestError
 from lego_serve.models.registry import ModelSpec
-from lego_serve.models.tier_files import local_folder, read_book, write_book
+from lego_serve.models.tier_files import ROUTER, local_folder, read_book, write_book
 from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.places import resolve_path
 
@@ -34,6 +36,7 @@ Steps = Annotated[int, typer.Option(min=4, max=200, help="Steps that the tiers s
 Sampler = Annotated[str, typer.Option(help="The sampler of these steps: euler or dpmpp_2m.")]
 Side = Annotated[int, typer.Option(min=16, help="Side in pixels of the images; the largest there are, for `grid`.")]
 Guidance = Annotated[float, typer.Option(min=0, help="Guidance of these images.")]
+Share = Annotated[float, typer.Option(min=0.05, max=1.0, help="Mean share of rows in all blocks but the first.")]
 Prompts = Annotated[Path | None, typer.Option(help="A file of prompts, one a line; more are more careful.")]
 app = typer.Typer(no_args_is_help=True, help="Tune the tiers of a model: fewer evaluations, nearly the same images.")
 SHARES = {"high": 1 / 2, "balanced": 10 / 28, "fast": 1 / 4}  # of the steps, by tier
@@ -64,10 +67,15 @@ def tune_grid(
         float | None,
         typer.Option(min=0.01, max=0.99, help="Tiers compute this share of rows in later steps."),
     ] = None,
+    block_rows: Annotated[
+        float | None,
+        typer.Option(min=0.05, max=1.0, help="Tiers' later blocks compute this share of rows, of a router's choice."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the tiers here instead of beside the weights.")] = None,
 ) -> None:
     """Find the grids of every tier for a number of steps, and write those that come near beside the weights."""
     spec, folder, file = _tuned(config_path, model, out)
+    blocks = 0 if block_rows is None else _routed_blocks(folder)
     from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.tuning.grid_search import tune_grids
     from lego_serve.tuning.trajectories import Calibration
@@ -78,7 +86,10 @@ def tune_grid(
     found = tune_grids(pipeline, images, steps, sorted(set(counts.values()), reverse=True), sampler)
     pixels = smallest * smallest, side * side
     runs = [_run(tier, sampler, steps, pixels, found[count]) for tier, count in counts.items()]
-    runs = [replace(run, own_rows=None if own_rows is None else OwnRows(own_rows)) for run in runs]
+    if own_rows is not None:
+        runs = [replace(run, own_rows=OwnRows(own_rows)) for run in runs]
+    if block_rows is not None:
+        runs = [replace(run, block_rows=BlockRows.about(block_rows, run.grid.evaluations, blocks)) for run in runs]
     _write(denoiser_digest(folder), runs, file)
     print_table(_table(counts, found))
     print_line(
@@ -122,6 +133,62 @@ def tune_quality(
     _write(denoiser_digest(folder), measured, file)
     for run in measured:
         print_line(f"{run.tier}: {json.dumps(run.quality[setting])}")
+
+
+@app.command("prune")
+def tune_prune(
+    state: Annotated[Path, typer.Option(help="The folder of lessons and of the training, which goes on from there.")],
+    config_path: Config = None,
+    model: OfModel = None,
+    steps: Steps = 28,
+    sampler: Sampler = "euler",
+    side: Side = 256,
+    guidance: Guidance = 4.0,
+    prompts: Prompts = None,
+    share: Share = 0.6,
+    minutes: Annotated[float, typer.Option(min=0, help="Minutes of training, all runs together.")] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Write the router here instead of beside the weights.")] = None,
+) -> None:
+    """Train a router: which rows of an image later blocks compute, where a tier has rows per block."""
+    spec, folder, _ = _tuned(config_path, model, None)
+    from lego_serve.engine.offline import OfflinePipeline
+    from lego_serve.models.router_files import write_router
+    from lego_serve.tuning.pruned_pass import PrunedPass
+    from lego_serve.tuning.router_training import LESSON_IMAGES, RouterPlan, RouterTrainer
+    from lego_serve.tuning.trajectories import Calibration
+
+    spec = replace(spec, dtype="float32")
+    learning = PrunedPass.load(spec)
+    plan = RouterPlan(BlockRows.about(share, steps, learning.blocks), 60 * minutes)
+    texts = _prompts(spec.path, prompts, LESSON_IMAGES * plan.lessons)
+    images, pipeline = Calibration(texts, side, side, guidance, first_seed=20_000), OfflinePipeline.load(spec)
+    digest = denoiser_digest(folder)
+    kept = state / _named_by(digest, images, steps, sampler, plan.rows)  # what is learned of one is not for another
+    found = RouterTrainer(
+        kept, pipeline, learning, images, steps, sampler, plan, clock=time.monotonic, report=print_line
+    ).run()
+    file = folder / ROUTER if out is None else out
+    try:
+        write_router(found.router, digest, file)
+    except OSError as error:
+        raise LegoError(f"{file}: cannot be written: {error.strerror}; the training is kept in {kept}") from None
+    losses = ", ".join(f"{name} {loss:.5f}" for name, loss in found.losses.items())
+    print_line(f"{file}: {found.updates} updates; {plan.rows.rows_ratio:.0%} of rows, held-out loss: {losses}")
+
+
+def _named_by(*facts: object) -> str:
+    """Return a name that only these facts have."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _routed_blocks(folder: Path) -> int:
+    """Return the blocks of the router beside a model's weights.  Raises ConfigError."""
+    from lego_serve.models.router_files import read_router
+
+    try:
+        return read_router(folder / ROUTER, denoiser_digest(folder)).blocks
+    except ValueError as error:
+        raise ConfigError(f"rows per block need a router, which `lego-serve tune prune` makes: {error}") from None
 
 
 def _judged(path: str, file: Path | None, count: int) -> tuple[tuple[str, ...], "Judge | None"]:
@@ -174,8 +241,8 @@ def _table(counts: dict[str, int], found: dict[int, "Tuned"]) -> Table:
     return shown
 
 
-def _prompts(path: str, file: Path | None) -> tuple[str, ...]:
-    """Return the prompts to tune on: those of a file, or else some that the model knows."""
+def _prompts(path: str, file: Path | None, count: int = IMAGES) -> tuple[str, ...]:
+    """Return the prompts to tune on: those of a file, or else some that the model knows, ``count`` if it can."""
     if file is not None:
         try:
             lines = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
@@ -188,7 +255,7 @@ def _prompts(path: str, file: Path | None) -> tuple[str, ...]:
         return PROMPTS
     from lego_serve.zoo.world.captions import calibration_captions
 
-    return calibration_captions(IMAGES)
+    return calibration_captions(count)
 
 
 def _model(settings: config.Settings, named: str | None) -> str:

@@ -4,16 +4,33 @@ import hashlib
 import json
 import logging
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from lego_serve.engine.lane_state import Checkpoint, LaneRequest, LaneState
+from lego_serve.engine.lane_state import LaneRequest, LaneState
 from lego_serve.errors import NodeError
-from lego_serve.models.sampling import Schedule
+from lego_serve.models.sampling import History, Schedule
 
 log = logging.getLogger("lego_serve.engine")
 MAGIC = b"lane1"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The part of a lane's state that a checkpoint holds."""
+
+    step: int
+    latents: torch.Tensor
+    history: History
+    steps_without_adapter: int
+
+    def restore(self, state: LaneState, device: torch.device) -> None:
+        """Set a lane back to where it was written, its tensors on a device."""
+        state.step, state.latents = self.step, self.latents.to(device)
+        state.history = tuple(tensor.to(device) for tensor in self.history)
+        state.first_step, state.steps_without_adapter = self.step, self.steps_without_adapter
 
 
 def write_checkpoint(state: LaneState) -> bytes:

@@ -1,18 +1,20 @@
 """A lane in the engine: its request, its state between two steps, its result and its checkpoint."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import EXACT, TierUse
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.controlnets import ControlNetRun, ControlNetUse, LaneControlNet
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
+from lego_serve.engine.rows.block_rows import step_work
 from lego_serve.engine.rows.own_rows import LaneRows
 from lego_serve.engine.rows.references import LaneReference, Reference
 from lego_serve.errors import RequestError, UnsupportedParameter
@@ -43,11 +45,11 @@ class LaneRequest:
     of n is guided where from <= i / n < up to.  A ``checkpoint`` is the state to go on from; from there the lane runs
     ``suspect_steps`` steps alone.  On a ``grid`` the lane runs the grid's steps, with its sampler, in place of the
     ``steps`` that are asked for; whatever is active in a part of the steps is so in the part of the grid that stands
-    for them, and the answer names the ``tier``.  With ``own_rows`` some steps compute a part of the rows.  A lane may
-    be added paused.  The effects of several ``controls`` add up, and those of several ``adapters``.
-    ``wait_for_adapters_at``: the adapters are still loading, and from this step of the schedule on the lane waits until
-    ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of ``init``.  All its rows attend to
-    those of the ``references`` as well.
+    for them, and the answer names the ``tier``.  With ``own_rows`` some steps compute a part of the rows, with
+    ``block_rows`` some of their blocks.  A lane may be added paused.  The effects of several ``controls`` add up, and
+    those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this step of the
+    schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of
+    ``init``.  All its rows attend to those of the ``references`` as well.
     """
 
     key: str
@@ -76,6 +78,7 @@ class LaneRequest:
     grid: Grid | None = None
     tier: str = EXACT
     own_rows: OwnRows | None = None
+    block_rows: BlockRows | None = None
 
     @property
     def sampler_run(self) -> str:
@@ -100,8 +103,8 @@ class LaneRequest:
 class LaneResult:
     """Denoised latents (channels, height, width), fp32, with the seconds of each step and the lanes that shared it.
 
-    ``step_rows``: the token rows of all of them in each step, as the pass was planned.  ``step_at``: when each began,
-    counted from the lane's arrival; what lies between them is waiting.  ``steps_split`` ran on two replicas.
+    ``step_rows``: the token rows of all of them in each step, as planned.  ``step_at``: when each began, counted from
+    the lane's arrival; what lies between them is waiting.  ``steps_split`` ran on two replicas.
 
     ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
     number of steps it took part in, steps on other replicas included.
@@ -122,24 +125,9 @@ class LaneResult:
     steps_split: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The part of a lane's state that a checkpoint holds."""
-
-    step: int
-    latents: torch.Tensor
-    history: History
-    steps_without_adapter: int
-
-    def on(self, device: torch.device) -> "Checkpoint":
-        """Return a copy with its tensors on a device."""
-        history = tuple(tensor.to(device) for tensor in self.history)
-        return replace(self, latents=self.latents.to(device), history=history)
-
-
 @dataclass(slots=True)
 class LaneState:
-    """A lane's tensors and record.
+    """A lane's tensors and record; ``tokens`` are its image's rows.
 
     ``skipped``: steps of the request that lie before the schedule (image to image).  ``predicted``: the last step's
     estimate of the finished latents, for previews.
@@ -150,6 +138,7 @@ class LaneState:
     negative: PreparedPrompt | None
     latents: torch.Tensor
     schedule: Schedule
+    tokens: int
     skipped: int
     added_s: float
     history: History = ()
@@ -169,17 +158,12 @@ class LaneState:
     edit: LaneEdit | None = None
     references: tuple[LaneReference, ...] = ()
     own: LaneRows | None = None
+    blocks: BlockRows | None = None
     first_step: int = 0  # that it takes here: after a resume, the step of the checkpoint
     identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
     steps_split: int = 0  # whose guidance branches two replicas computed
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was written."""
-        self.step, self.latents, self.history = checkpoint.step, checkpoint.latents, checkpoint.history
-        self.first_step = self.step
-        self.steps_without_adapter = checkpoint.steps_without_adapter
 
     def expect_adapters(self, at_step: int | None) -> None:
         """Wait for adapters from a step on, or for none; at once where earlier steps, on another replica, had them."""
@@ -225,26 +209,27 @@ class LaneState:
         """Return the adapters active in a step of the schedule, each with its scale."""
         return in_order([(use.adapter, use.scale) for use in self.adapters if self._is_active(use, step)])
 
-    def computed_rows(self, step: int, tokens: int) -> int:
-        """Return how many of its image's rows a step computes of its own; of an edit, see ``LaneEdit``.
+    def rows_by_block(self, step: int) -> tuple[int, ...]:
+        """Return how many of its image's rows each block of a step computes; one number where all blocks are alike.
 
-        All in the first step here, where nothing is kept; under a ControlNet, whose residuals are for whole images;
-        and where adapters, guidance or ControlNets are others than in the step before, whose keys would be stale.
+        Of an edit, see ``LaneEdit``.  All in the first step here, where nothing is kept; under a ControlNet, whose
+        residuals are for whole images; and where adapters, guidance or ControlNets are others than in the step before.
         """
-        if self.own is None or step <= self.first_step or self.own.plan.is_dense(step) or self.controls_at(step):
-            return tokens
-        is_changed = self._conditions(step) != self._conditions(step - 1)
-        return tokens if is_changed else self.own.plan.active_rows(tokens)
+        if step > self.first_step and not self.controls_at(step) and self._is_as_before(step):
+            if self.blocks is not None:
+                return self.blocks.rows(self.schedule.steps - step, self.tokens)
+            if self.own is not None and not self.own.plan.is_dense(step):
+                return (self.own.plan.active_rows(self.tokens),)
+        return (self.tokens,)
 
-    def work(self, step: int, tokens: int, *, uses_cfg: bool) -> StepWork:
+    def work(self, step: int, *, uses_cfg: bool) -> StepWork:
         """Return the rows and pairs of one of its steps, of both branches where that is guided."""
         guided = uses_cfg and self.is_guided(step)
         conds = [self.cond, self.negative] if guided and self.negative is not None else [self.cond]
-        active, texts = self.computed_rows(step, tokens), [int(cond.tokens.shape[0]) for cond in conds]
-        rows = sum(active + text for text in texts)
-        pairs = sum((active + text) * (tokens + text + self.reference_rows) for text in texts)
-        own = StepWork(rows, pairs)
-        return sum((control.work(tokens, guided=guided) for control in self.controls_at(step)), own)
+        rows, texts = self.rows_by_block(step), [int(cond.tokens.shape[0]) for cond in conds]
+        keys = (self.tokens,) * len(rows) if self.blocks is None else rows  # own rows read the others, as they were
+        own = step_work(rows, keys, texts, self.reference_rows)
+        return sum((control.work(self.tokens, guided=guided) for control in self.controls_at(step)), own)
 
     def result(self, now: float) -> LaneResult:
         """Return the finished lane.  Raises NodeError when its latents are no finite numbers."""
@@ -283,13 +268,15 @@ class LaneState:
         return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
 
     def _rows_ratio(self) -> float:
-        if self.own is None:
-            return 1.0
-        tokens, steps = self.own.tokens(self.latents), self.schedule.steps
-        return sum(self.computed_rows(step, tokens) for step in range(steps)) / (tokens * steps)
+        by_step = [self.rows_by_block(step) for step in range(self.schedule.steps)]
+        return sum(sum(rows) / len(rows) for rows in by_step) / (self.tokens * len(by_step))
 
-    def _conditions(self, step: int) -> tuple[object, ...]:
-        return self.is_guided(step), key_of(self.adapters_at(step)), bool(self.controls_at(step))
+    def _is_as_before(self, step: int) -> bool:
+        now, before = (
+            (self.is_guided(each), key_of(self.adapters_at(each)), bool(self.controls_at(each)))
+            for each in (step, step - 1)
+        )
+        return now == before
 
     def _reuse_stats(self) -> ReuseStats | None:
         if self.edit is None:

@@ -26,6 +26,7 @@ from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
+from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.models.sampling import FlowMatchTables
 
 log = logging.getLogger("lego_serve.engine")
@@ -138,6 +139,10 @@ class StepEngine:
         if state.is_waiting:
             self._batcher.pause(request.key)  # it keeps its place in the order
         return state
+
+    def use_router(self, router: BlockRouter) -> None:
+        """Choose rows with another router from the next step on, where lanes have rows per block."""
+        self._backbone.router = router
 
     def adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> None:
         """Give a lane other adapters from its next step on, such as those that were loading when it was added.

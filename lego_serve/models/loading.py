@@ -11,15 +11,17 @@ from lego_serve.models.model_files import load_module, model_folder
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
 from lego_serve.models.ragged.int8_rows import use_int8_rows
 from lego_serve.models.registry import ModelSpec, families, family_module
+from lego_serve.models.router_files import load_router
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.vae import KlVae
 
 
 def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
-    """Load the denoiser of a model and its sigma tables.  Raises CheckpointError."""
+    """Load the denoiser of a model, with its router where it has one, and its sigma tables.  Raises CheckpointError."""
     backbone, tables = _family(spec).load_backbone(spec)
     if spec.linear == "int8":
         use_int8_rows(backbone, spec.name)
+    load_router(spec, backbone)
     return backbone, tables
 
 

@@ -16,8 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models import derived
-from lego_serve.models.difference import apply_difference
+from lego_serve.models.derived import origin as derived
+from lego_serve.models.derived.difference import apply_difference
 from lego_serve.models.dtypes import resolve_dtype
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
 from lego_serve.models.weights_digest import DENOISER, denoiser_digest, weights_digest

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
 from lego_serve.core.tiers.book_json import FILE, from_json, to_json
-from lego_serve.models.derived import beside
+from lego_serve.models.derived.origin import beside
 from lego_serve.models.registry import BUILT_IN, built_in_folder
 from lego_serve.models.weights_digest import denoiser_digest
+
+ROUTER = "router.safetensors"  # beside the weights of a model whose tiers have rows per block
 
 
 def local_folder(path: str) -> Path | None:
@@ -21,7 +23,8 @@ def read_book(path: str, file: Path | None = None, default: str = EXACT) -> Tier
     """Return the tiers of the model at ``path``: of a file of their own, or of the one beside its weights.
 
     A model without such a file has none but ``exact``.  Raises ValueError, in words that follow the model's name, for a
-    file that is missing, damaged or of other weights, and for a default that it does not have.
+    file that is missing, damaged or of other weights, for a default that it does not have, and for rows per block
+    without a router to choose them.
     """
     folder = local_folder(path)
     chosen = file if file is not None or folder is None else folder / FILE
@@ -35,7 +38,16 @@ def read_book(path: str, file: Path | None = None, default: str = EXACT) -> Tier
         raise ValueError(f"{chosen}: {error}") from None
     if folder is not None:
         book.check(denoiser_digest(folder))
+    _check_router(book, folder)
     return _placed(book, chosen.parent)
+
+
+def _check_router(book: TierBook, folder: Path | None) -> None:
+    """Raise ValueError for a tier with rows per block whose model has no router."""
+    routed = next((run for run in book.runs if run.block_rows is not None), None)
+    if routed is not None and not (folder is not None and (folder / ROUTER).is_file()):
+        where = f"{ROUTER} does not lie beside its weights"
+        raise ValueError(f"its tier {routed.tier} has rows per block, and {where}: `lego-serve tune prune` makes one")
 
 
 def _placed(book: TierBook, folder: Path) -> TierBook:

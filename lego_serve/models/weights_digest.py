@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lego_serve.models import derived
+from lego_serve.models.derived import origin as derived
 
 DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 WHOLE_BYTES = 1 << 20  # a file up to this size is read whole

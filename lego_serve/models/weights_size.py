@@ -4,7 +4,7 @@ from math import prod
 from pathlib import Path
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models.derived import read_header
+from lego_serve.models.derived.origin import read_header
 from lego_serve.models.dtypes import resolve_dtype
 from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec

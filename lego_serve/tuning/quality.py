@@ -12,12 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import TierRun
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.lane_state import LaneRequest
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.image_metrics import psnr, ssim
+from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.tuning.trajectories import Calibration, ends
 
 CONVERGED = Grid("dpmpp_2m", shifted_sigmas(56, 3.0, 1 / 1000))
@@ -28,7 +30,10 @@ Judge = Callable[[int, np.ndarray], bool]  # whether the image of a prompt, by i
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to draw images: on a grid, or with the steps and the sampler that the calibration asks for."""
+    """One way to draw images: on a grid, or with the steps and the sampler that the calibration asks for.
+
+    With a ``router`` the model chooses rows by that one, from this row on.
+    """
 
     name: str
     grid: Grid | None
@@ -36,16 +41,19 @@ class Row:
     sampler: str = "euler"
     steps: int | None = None
     own_rows: OwnRows | None = None
+    block_rows: BlockRows | None = None
+    router: BlockRouter | None = None
 
     @classmethod
     def of(cls, run: TierRun) -> "Row":
         """Return the row of a tier."""
-        return cls(run.tier, run.grid, run.grid.evaluations, own_rows=run.own_rows)
+        return cls(run.tier, run.grid, run.grid.evaluations, own_rows=run.own_rows, block_rows=run.block_rows)
 
     def apply(self, lane: LaneRequest) -> LaneRequest:
         """Return a lane that runs so."""
         steps = lane.steps if self.steps is None else self.steps
-        return replace(lane, grid=self.grid, sampler=self.sampler, steps=steps, own_rows=self.own_rows)
+        lane = replace(lane, grid=self.grid, sampler=self.sampler, steps=steps)
+        return replace(lane, own_rows=self.own_rows, block_rows=self.block_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +178,8 @@ def draw_row(pipeline: OfflinePipeline, images: Calibration, row: Row, *, steps:
 
 def _draw(pipeline: OfflinePipeline, lanes: Sequence[LaneRequest], row: Row) -> tuple[list[np.ndarray], float]:
     """Return the pixels of each lane and the processor seconds that they took together."""
+    if row.router is not None:
+        pipeline.engine.use_router(row.router)
     began = time.process_time()
     latents = ends(pipeline, [row.apply(lane) for lane in lanes])
     pixels = [pipeline.vae.decode(each[None])[0].numpy() for each in latents]

@@ -25,8 +25,8 @@ from lego_serve.core.tiers.book_json import FILE, from_json
 from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.errors import CheckpointError
-from lego_serve.models.derived import Origin
-from lego_serve.models.difference import write_difference
+from lego_serve.models.derived.difference import write_difference
+from lego_serve.models.derived.origin import Origin
 from lego_serve.models.registry import BUILT_IN
 from lego_serve.models.tier_files import write_book
 from lego_serve.models.weights_digest import denoiser_digest

@@ -1,6 +1,8 @@
 """``lego-serve tune``: the grids of a model and what they cost, written beside its weights or elsewhere."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,23 @@ def test_what_cannot_be_tuned_is_one_line(command, words, tmp_path) -> None:
     (tmp_path / "no-samples").write_text(json.dumps([{"row": "exact"}]))
     (tmp_path / "tiers.json").write_text("{}")
     assert command("tune", "quality", *words, "--samples", str(tmp_path / "no-samples"))[0] == 1
+
+
+def test_a_router_is_trained_and_tiers_have_rows_per_block(command, words, tiers, tiny_folder, tmp_path) -> None:
+    """Without a router beside the weights no tier has them; a training of no time is an untrained router."""
+    code, _, error = command("tune", "grid", *words, "--block-rows", "0.6")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "rows per block need a router, which `lego-serve tune prune` makes" in error
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (tmp_path / "config.yaml").write_text(CONFIG.format(model=model, tiers=tiers))
+    code, out, _ = command("tune", "prune", *words, "--state", str(tmp_path / "state"), "--minutes", "0")
+    assert code == 0, out
+    assert re.search(r"0 updates; 75% of rows, held-out loss: trained .*, untrained .*, random", " ".join(out.split()))
+    code, out, _ = command("tune", "grid", *words, "--block-rows", "0.6")
+    assert code == 0, out
+    [high, *_] = read_book(str(model), tiers).runs
+    assert high.block_rows is not None
+    assert high.block_rows.shares == ((1.0,) * 6, (1.0, *[pytest.approx(0.4)] * 5))
+    code, out, _ = command("tune", "quality", *words, "--samples", str(tmp_path / "samples"))
+    assert code == 0, out

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.engine.compute.row_routers import routed_rows
 from lego_serve.core.tiers.book import TierBook
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.offline import OfflinePipeline
-from lego_serve.models.registry import ModelSpec
+from lego_serve.models.registry import ModelSpec, built_in_folder
 from lego_serve.models.tier_files import read_book
+from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.tuning.quality import Row, Sample, draw_row, measure_all, table
 from lego_serve.tuning.sample_file import SampleFile
 from lego_serve.tuning.trajectories import Calibration
@@ -27,8 +29,8 @@ TIERS = ("high", "balanced", "fast")
 SHIFTS = {14: 3.0, 10: 4.0, 7: 4.0}  # those that `lego-serve tune grid` finds best
 
 
-def rows_of(book: TierBook, side: int, evaluations: Sequence[int], own_shares: Sequence[float] = ()) -> list[Row]:
-    """Return the rows: all steps first, the tiers, the controls for these numbers of evaluations, then own rows."""
+def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Sequence[Row] = ()) -> list[Row]:
+    """Return the rows: all steps first, the tiers, the controls for these numbers of evaluations, then sparse ones."""
     runs = [book.choose(tier, "euler", STEPS, side, side) for tier in TIERS]
     tiers = [Row.of(run) for run in runs if run is not None]
     shifted = [
@@ -36,17 +38,22 @@ def rows_of(book: TierBook, side: int, evaluations: Sequence[int], own_shares: S
     ]
     plain = [Row(f"plain, {n}", None, n, steps=n) for n in evaluations]
     second = [Row(f"DPM++ 2M, {n}", None, n, sampler="dpmpp_2m", steps=n) for n in evaluations]
+    return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second, *sparse]
+
+
+def sparse_rows(own_shares: Sequence[float], router: Path | None, block_shares: Sequence[float]) -> list[Row]:
+    """Return the rows of all steps that compute a part of the image's rows, by shares.  Raises ValueError."""
     own = [Row(f"own rows {share:.0%}", None, STEPS, own_rows=OwnRows(share)) for share in own_shares]
-    return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second, *own]
+    return own + routed_rows(router, denoiser_digest(built_in_folder(PATH)), block_shares, STEPS)
 
 
 def measure_tiers(
-    file: SampleFile, side: int, count: int, evaluations: Sequence[int], own_shares: Sequence[float]
+    file: SampleFile, side: int, count: int, evaluations: Sequence[int], sparse: Sequence[Row] = ()
 ) -> None:
     """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them."""
     torch.set_num_threads(1)
     pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
-    rows, prompts = rows_of(read_book(PATH), side, evaluations, own_shares), mixed_prompts(2 * count)
+    rows, prompts = rows_of(read_book(PATH), side, evaluations, sparse), mixed_prompts(2 * count)
     images = Calibration(tuple(prompt.text for prompt in prompts), side, side, GUIDANCE)
     judge = lambda index, pixels: not faults(prompts[index], pixels)  # noqa: E731 - it is passed on at once
     measure_all(pipeline, images, rows, file, steps=STEPS, judge=judge)

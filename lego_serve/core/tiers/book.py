@@ -8,6 +8,7 @@ unless the request allows it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.tiers.own_rows import OwnRows
@@ -19,7 +20,7 @@ TIERS = (EXACT, "high", "balanced", "fast", "turbo")  # from all of the work to 
 
 @dataclass(frozen=True, slots=True)
 class TierChoice:
-    """The tier that a job runs in, and the part of its steps that this evaluates.
+    """The tier that a job runs in, and the part of the work of its steps that this does.
 
     ``lowered_from``: the tier that was asked for, where the server ran a lower one under load.
     """
@@ -51,8 +52,8 @@ class TierUse:
 class TierRun:
     """What a tier runs in place of the steps of a sampler, for images of ``pixels``, from and up to and including.
 
-    With ``own_rows`` some of the grid's steps compute a part of the rows; with a ``checkpoint`` other weights do.
-    ``quality`` holds what was measured of it, by the names of the tables.
+    With ``own_rows`` some of the grid's steps compute a part of the rows, and with ``block_rows`` some of their blocks
+    do; with a ``checkpoint`` other weights do.  ``quality`` holds what was measured of it, by the names of the tables.
     """
 
     tier: str
@@ -63,11 +64,24 @@ class TierRun:
     quality: Mapping[str, object] = field(default_factory=dict)
     own_rows: OwnRows | None = None
     checkpoint: Checkpoint | None = None
+    block_rows: BlockRows | None = None
 
     def __post_init__(self) -> None:
         low, high = self.pixels
         if self.tier not in TIERS or self.tier == EXACT or self.steps < 1 or not 0 < low <= high:
             raise ValueError(f"no tier runs as {self.tier!r} of {self.steps} steps, {low} to {high} pixels")
+        blocks, evaluations = self.block_rows, self.grid.evaluations
+        if blocks is not None and (self.own_rows is not None or blocks.evaluations != evaluations):
+            message = f"rows per block of {blocks.evaluations} evaluations go with a grid of as many, not {evaluations}"
+            raise ValueError(f"{message}, and with no own rows")
+        if blocks is not None and self.checkpoint is not None:
+            raise ValueError("rows per block are chosen by the router of the model's own weights, not of a checkpoint")
+
+    @property
+    def work_share(self) -> float:
+        """The part of the work of all steps that it does: of their evaluations, and of the rows of their blocks."""
+        rows_ratio = 1.0 if self.block_rows is None else self.block_rows.rows_ratio
+        return rows_ratio * self.grid.evaluations / self.steps
 
     def is_for(self, sampler: str, steps: int, pixels: int) -> bool:
         """Whether it may run in place of these steps, for an image of so many pixels."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import EXACT, TierBook, TierRun
 from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid
@@ -29,18 +30,21 @@ def from_json(content: object, default: str = EXACT) -> TierBook:
 
 
 def _run_to_json(run: TierRun) -> dict[str, Any]:
-    own_rows = {} if run.own_rows is None else {"own_rows": asdict(run.own_rows)}
-    checkpoint = {} if run.checkpoint is None else {"checkpoint": asdict(run.checkpoint)}
-    return {
+    kept: dict[str, Any] = {
         "tier": run.tier,
         "sampler": run.sampler,
         "steps": run.steps,
         "pixels": list(run.pixels),
         "grid": {"sampler": run.grid.sampler, "sigmas": list(run.grid.sigmas)},
         "quality": dict(run.quality),
-        **own_rows,
-        **checkpoint,
     }
+    if run.own_rows is not None:
+        kept["own_rows"] = asdict(run.own_rows)
+    if run.block_rows is not None:
+        kept["block_rows"] = [list(shares) for shares in run.block_rows.shares]
+    if run.checkpoint is not None:
+        kept["checkpoint"] = asdict(run.checkpoint)
+    return kept
 
 
 def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
@@ -48,9 +52,18 @@ def _run_from_json(entry: Mapping[str, Any]) -> TierRun:
     grid = Grid(entry["grid"]["sampler"], tuple(map(float, entry["grid"]["sigmas"])))
     own = entry.get("own_rows")
     own_rows = None if own is None else OwnRows(float(own["share"]), int(own["warm"]), int(own["every"]))
-    pixels, quality = (int(low), int(high)), entry["quality"]
-    checkpoint = _checkpoint_from_json(entry.get("checkpoint"))
-    return TierRun(entry["tier"], entry["sampler"], int(entry["steps"]), pixels, grid, quality, own_rows, checkpoint)
+    shares = entry.get("block_rows")
+    return TierRun(
+        tier=entry["tier"],
+        sampler=entry["sampler"],
+        steps=int(entry["steps"]),
+        pixels=(int(low), int(high)),
+        grid=grid,
+        quality=entry["quality"],
+        own_rows=own_rows,
+        checkpoint=_checkpoint_from_json(entry.get("checkpoint")),
+        block_rows=None if shares is None else BlockRows(tuple(tuple(map(float, each)) for each in shares)),
+    )
 
 
 def _checkpoint_from_json(entry: Mapping[str, Any] | None) -> Checkpoint | None:

@@ -112,13 +112,13 @@ def _named(node: Node, inputs: Mapping[str, object]) -> str | None:
 
 
 def _share(workflow: Workflow, node: Node, inputs: Mapping[str, object], books: Books, tier: str | None) -> float:
-    """Return the part of a node's work that a tier does: of its steps, and of both branches.  Raises RequestError."""
+    """Return the part of a node's work that a tier does: of its steps, rows and branches.  Raises RequestError."""
     run = _checked_run(workflow, node, inputs, books, tier)
     if run is None:
         return 1.0
     is_guided = "negative" in node.arguments and float(str(argument(node, "guidance", inputs) or 0)) > 1
     halved = is_guided and run.checkpoint is not None and run.checkpoint.is_unguided
-    return run.grid.evaluations / run.steps / (2 if halved else 1)
+    return run.work_share / (2 if halved else 1)
 
 
 def _all_have(workflow: Workflow, nodes: list[Node], inputs: Mapping[str, object], books: Books, tier: str) -> bool:

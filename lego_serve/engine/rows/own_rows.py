@@ -36,10 +36,6 @@ class LaneRows:
         """Return the rows of a lane before its first step."""
         return cls(plan, shape.pixels_per_token // shape.pixels_per_latent)
 
-    def tokens(self, latents: torch.Tensor) -> int:
-        """Return the token rows of latents."""
-        return (latents.shape[-2] // self.patch) * (latents.shape[-1] // self.patch)
-
     def capture(self, *, guided: bool) -> tuple[KeptKeys, KeptKeys | None]:
         """Return what a dense step fills, by branch."""
         self.negative = KeptKeys() if guided else None

@@ -122,6 +122,6 @@ class BranchSplitter:
 
 
 def _is_divisible(backbone: Backbone, lane: LaneInput) -> bool:
-    """Whether a lane's step has two branches that need nothing but a prompt and the latents."""
-    kept = lane.controls or lane.adapters or lane.reuse or lane.capture or lane.appended
+    """Whether a lane's step has two branches that need nothing but a prompt and the latents, nor each other's rows."""
+    kept = lane.controls or lane.adapters or lane.reuse or lane.capture or lane.appended or lane.block_rows
     return backbone.uses_cfg and lane.negative is not None and not kept

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.scheduling.lora_mode import AdapterSet
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.engine.controlnets import prepare_controlnets
 from lego_serve.engine.edits import prepare_edit, start_edit
 from lego_serve.engine.lane_checkpoint import lane_identity, read_checkpoint
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneState
+from lego_serve.engine.rows.block_rows import check_block_rows
 from lego_serve.engine.rows.own_rows import LaneRows
 from lego_serve.engine.rows.references import prepare_references
 from lego_serve.engine.step.priming import EditStep, PrimingBatch, ReferenceStep, priming_work, reference_work
@@ -18,7 +20,7 @@ from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.ragged.lane_input import LaneInput
-from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.models.sampling import FlowMatchTables, Schedule
 
 
 def own_rows_of(request: LaneRequest, shape: LatentShape) -> LaneRows | None:
@@ -70,6 +72,7 @@ class LaneSetup:
             negative=None if request.negative is None else self._backbone.prepare(request.negative),
             latents=latents.to(device),
             schedule=schedule,
+            tokens=shape.tokens(*size),
             skipped=request.steps - schedule.asked,
             added_s=now,
             controls=prepare_controlnets(request.controls, self._controls, size, shape, request.cond, request.negative),
@@ -77,12 +80,13 @@ class LaneSetup:
             edit=edit,
             references=prepare_references(request.references, self._backbone),
             own=own_rows_of(request, shape),
+            blocks=self._blocks_of(request, schedule),
             identity=lane_identity(request, schedule, self._model_revision),
         )
         if request.checkpoint is not None:
             kept = read_checkpoint(request.checkpoint, shape.of(*size), state.identity)
             if kept is not None:
-                state.restore(kept.on(device))
+                kept.restore(state, device)
         return state
 
     def set_adapters(self, state: LaneState, adapters: tuple[AdapterUse, ...]) -> tuple[AdapterSet | None, ...]:
@@ -101,13 +105,11 @@ class LaneSetup:
 
     def work(self, state: LaneState, step: int) -> StepWork:
         """Return the rows and pairs of one of a lane's steps: of its branches and its ControlNets."""
-        request = state.request
-        tokens = self._backbone.shape.tokens(request.width, request.height)
         if state.edit is None or state.controls_at(step):
-            return state.work(step, tokens, uses_cfg=self._backbone.uses_cfg)
+            return state.work(step, uses_cfg=self._backbone.uses_cfg)
         negative = self._negative(state, step)
         text_rows = [int(cond.tokens.shape[0]) for cond in (state.cond, negative) if cond is not None]
-        return state.edit.work(step, tokens, text_rows, state.reference_rows)
+        return state.edit.work(step, state.tokens, text_rows, state.reference_rows)
 
     def shared_work(self, state: LaneState) -> tuple[Mapping[str, StepWork], ...]:
         """Return, by step, the kept entries that a lane reads, and the work of filling each that is not kept."""
@@ -131,6 +133,9 @@ class LaneSetup:
         )
         if state.own is not None:
             return self._with_own_rows(lane, state)
+        if state.blocks is not None:
+            rows = state.rows_by_block(state.step)
+            return replace(lane, block_rows=() if rows == (state.tokens,) else rows)
         if state.edit is None or lane.controls:  # a ControlNet's residuals are for whole images
             return lane
         primed_before, evicted_before = len(priming.filling), self._templates.evicted
@@ -139,11 +144,17 @@ class LaneSetup:
         state.evicted_entries += self._templates.evicted - evicted_before
         return replace(lane, reuse=reuse)
 
+    def _blocks_of(self, request: LaneRequest, schedule: Schedule) -> BlockRows | None:
+        """Return a lane's rows per block; None where a lane has no own rows either, as ``own_rows_of`` says."""
+        if request.block_rows is None or request.edit is not None or request.wait_for_adapters_at is not None:
+            return None
+        check_block_rows(request.block_rows, schedule.steps, self._backbone.router)
+        return request.block_rows
+
     def _with_own_rows(self, lane: LaneInput, state: LaneState) -> LaneInput:
         """Return the input of a lane that computes a part of its rows, or all of them to keep what it computes."""
         assert state.own is not None
-        tokens = self._backbone.shape.tokens(state.request.width, state.request.height)
-        if state.computed_rows(state.step, tokens) < tokens:
+        if state.rows_by_block(state.step) != (state.tokens,):
             return replace(lane, reuse=state.own.reuse())
         cond, negative = state.own.capture(guided=lane.negative is not None)
         return replace(lane, capture=cond, capture_negative=negative)

@@ -5,7 +5,7 @@ Guidance is distilled into the model: its value is embedded like the time, and e
 rotations of q and k (Su et al., 2021).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import flux_residual
-from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, appended_of, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, pack_lanes
 from lego_serve.models.ragged.layers import (
     Linear,
     Mlp,
@@ -32,7 +32,9 @@ from lego_serve.models.ragged.layers import (
     gated_residual,
 )
 from lego_serve.models.ragged.lora import LoraLayers
-from lego_serve.models.ragged.packing import Packing, pack
+from lego_serve.models.ragged.packing import Packing
+from lego_serve.models.ragged.pruning.router import BlockRouter
+from lego_serve.models.ragged.pruning.row_choice import RowChoice
 from lego_serve.models.ragged.rotation import image_rotation, join_rotations, stack_rotations
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
@@ -102,6 +104,7 @@ class FluxBackbone:
     """A FLUX transformer that denoises any lanes in one pass."""
 
     uses_cfg, text_rows = False, 0
+    router: BlockRouter | None = None
 
     def __init__(self, transformer: "FluxTransformer2DModel", pixels_per_latent: int, *, release: bool = False) -> None:
         transformer.eval().requires_grad_(False)
@@ -151,16 +154,7 @@ class FluxBackbone:
     def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
         """Return the guided velocity of each lane, fp32, as the rows that were computed."""
         sizes = [(lane.latents.shape[-2] // PATCH, lane.latents.shape[-1] // PATCH) for lane in lanes]
-        packing = pack(
-            lanes,
-            [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)],
-            self.device,
-            uses_cfg=False,
-            bucket_rows=self.bucket_rows,
-            reuses=reuses_of(lanes),
-            captures=captures_of(lanes),
-            appended=appended_of(lanes),
-        )
+        packing = pack_lanes(lanes, sizes, self.device, uses_cfg=False, bucket_rows=self.bucket_rows)
         with self.adapters.applied(lanes, packing):
             out = self._forward(lanes, sizes, packing)
         out = out[: sum(packing.image_lengths)].float()
@@ -175,16 +169,25 @@ class FluxBackbone:
         image = self._patch_in(packing.rows_of(patches, packing.image_branch))
         text = packing.rows_of([branch.text for branch in packing.branches], packing.text_branch)
         image_rotation, text_rotation = self._rotations(lanes, sizes, packing)
-        tables = self._modulations(lanes, packing)
+        embedded = self._embedded(lanes, packing)
+        tables = iter(self._modulation(embedded).split(self._width, dim=1))  # in the order blocks use them
+        choice = RowChoice(self.router, lanes, packing, embedded, self.adapters)
         for index, double in enumerate(self._doubles):
             image_table, text_table = layers.take_tables(tables, 6), layers.take_tables(tables, 6)
-            rotations = image_rotation, text_rotation
-            image, text = run_double(double, image, text, image_table, text_table, packing, rotations, str(index))
+            with choice.of_image(index, image) as part:
+                rows, rotations = part.take(image), (part.take_pair(image_rotation), text_rotation)
+                rows, text = run_double(
+                    double, rows, text, image_table, text_table, part.packing, rotations, str(index)
+                )
+                image = part.put(image, rows)
             controls.add(image, index, len(self._doubles), flux_residual)
         joint, rotation = packing.join(image, text), join_rotations(image_rotation, text_rotation, packing)
         for index, single in enumerate(self._singles):
             table = layers.take_tables(tables, 3)
-            joint = run_single(single, joint, table, packing, rotation, f"single.{index}")
+            with choice.of_joint(len(self._doubles) + index, joint) as part:
+                own, taken = part.take(joint), part.take_pair(rotation)
+                rows = run_single(single, own, table, part.packing, taken, f"single.{index}")
+                joint = part.put(joint, rows)
             controls.add_joint(joint, index, len(self._singles), flux_residual)
         scale, shift = layers.take_tables(tables, 2)
         return self._out(adaln_modulate(packing.image_part(joint), shift, scale, packing.image_branch))
@@ -202,13 +205,13 @@ class FluxBackbone:
     def _rotation_of(self, size: tuple[int, int], frame: int) -> Rotation:
         return image_rotation(self._rotate, size, self.device, frame)
 
-    def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
-        """Yield the modulation tables (branches, width) in the order blocks use them."""
+    def _embedded(self, lanes: Sequence[LaneInput], packing: Packing) -> torch.Tensor:
+        """Return the time, guidance and text of each branch, of which the modulation is made: (branches, width)."""
         embedded = self._time([lanes[branch.lane].time for branch in packing.branches])
         if self._guidance is not None:
             embedded = embedded + self._guidance([lanes[branch.lane].guidance for branch in packing.branches])
         pooled = torch.stack([branch.prompt.pooled for branch in packing.branches])
-        return iter(self._modulation(F.silu(embedded + pooled)).split(self._width, dim=1))
+        return F.silu(embedded + pooled)
 
 
 def modulations_of(doubles: Any, singles: Any) -> list[Any]:

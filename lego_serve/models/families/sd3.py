@@ -20,10 +20,12 @@ from lego_serve.models.ragged.activations import AttentionShape
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.controlnet import ResidualAdder
 from lego_serve.models.ragged.controlnet_source import sd3_residual
-from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, appended_of, captures_of, reuses_of
+from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows, pack_lanes
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, add_and_modulate, gated_residual
 from lego_serve.models.ragged.lora import LoraLayers
-from lego_serve.models.ragged.packing import Packing, pack
+from lego_serve.models.ragged.packing import Packing
+from lego_serve.models.ragged.pruning.router import BlockRouter
+from lego_serve.models.ragged.pruning.row_choice import RowChoice
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.sampling import FlowMatchTables
 from lego_serve.models.text import Sd3TextEncoder
@@ -92,6 +94,7 @@ class Sd3Backbone:
 
     uses_cfg = True
     guidance_embeds = False
+    router: BlockRouter | None = None
 
     def __init__(
         self,
@@ -145,15 +148,7 @@ class Sd3Backbone:
     def velocity_rows(self, lanes: Sequence[LaneInput]) -> list[VelocityRows]:
         """Return the guided velocity of each lane, fp32, as the rows that were computed."""
         sizes = [(lane.latents.shape[-2] // self._patch, lane.latents.shape[-1] // self._patch) for lane in lanes]
-        packing = pack(
-            lanes,
-            [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)],
-            self.device,
-            bucket_rows=self.bucket_rows,
-            reuses=reuses_of(lanes),
-            captures=captures_of(lanes),
-            appended=appended_of(lanes),
-        )
+        packing = pack_lanes(lanes, sizes, self.device, uses_cfg=True, bucket_rows=self.bucket_rows)
         with self.adapters.applied(lanes, packing):
             out = self._forward(lanes, sizes, packing)
         out = out[: sum(packing.image_lengths)].float()
@@ -171,11 +166,15 @@ class Sd3Backbone:
         embedded = self._patches(lanes, sizes)
         image = packing.rows_of([embedded[b.lane] for b in packing.branches], packing.image_branch)
         text = packing.rows_of([b.text for b in packing.branches], packing.text_branch)
-        tables = self._modulations(lanes, packing)
+        conditions = self._embedded(lanes, packing)
+        tables = self._modulations(conditions)
+        choice = RowChoice(self.router, lanes, packing, conditions, self.adapters)
         for index, block in enumerate(self._blocks):
             image_table = layers.take_tables(tables, block.image.chunks)
             text_table = layers.take_tables(tables, block.text.chunks)
-            image, text = run_block(block, image, text, image_table, text_table, packing, str(index))
+            with choice.of_image(index, image) as part:
+                rows, text = run_block(block, part.take(image), text, image_table, text_table, part.packing, str(index))
+                image = part.put(image, rows)
             if block.text.out is not None:  # as in diffusers, nothing is added after the last block of SD3
                 controls.add(image, index, len(self._blocks), sd3_residual)
         scale, shift = layers.take_tables(tables, 2)
@@ -193,11 +192,15 @@ class Sd3Backbone:
         position: torch.Tensor = self._position_embedding.cropped_pos_embed(height, width)[0]
         return position
 
-    def _modulations(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[torch.Tensor]:
-        """Yield the modulation tables (branches, width) in the order blocks use them."""
+    def _embedded(self, lanes: Sequence[LaneInput], packing: Packing) -> torch.Tensor:
+        """Return the time and text of each branch, of which the modulation is made: (branches, width)."""
         time = self._time([lanes[branch.lane].time for branch in packing.branches])
         text = torch.stack([branch.prompt.pooled for branch in packing.branches])
-        return iter(self._modulation(F.silu(time + text)).split(self._width, dim=1))
+        return F.silu(time + text)
+
+    def _modulations(self, embedded: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the modulation tables (branches, width) in the order blocks use them."""
+        return iter(self._modulation(embedded).split(self._width, dim=1))
 
 
 def modulations_of(blocks: Any) -> list[Any]:

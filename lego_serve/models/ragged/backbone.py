@@ -11,6 +11,7 @@ from lego_serve.models.ragged.batch_invariant import LinearOps
 from lego_serve.models.ragged.conditioning import Conditioning, LatentShape, PreparedPrompt
 from lego_serve.models.ragged.lane_input import LaneInput, VelocityRows
 from lego_serve.models.ragged.lora import LoraLayers
+from lego_serve.models.ragged.pruning.router import BlockRouter
 
 
 class Backbone(Protocol):
@@ -20,7 +21,8 @@ class Backbone(Protocol):
     and with ``guidance_embeds`` the model takes the guidance as an input.  Rows are filled up to a multiple of
     ``bucket_rows``.  All linear layers share ``linear_ops``.  ``adapters`` are the layers that adapters change,
     ``attentions`` those over image rows.  ``text_rows`` is the number of tokens of any prompt where a template's
-    activations include the text rows, else 0.  A lane's state lies on ``device``.
+    activations include the text rows, else 0.  A lane's state lies on ``device``.  With a ``router`` lanes may compute
+    fewer rows in later blocks.
     """
 
     shape: LatentShape
@@ -34,6 +36,7 @@ class Backbone(Protocol):
     adapters: LoraLayers
     attentions: tuple[AttentionShape, ...]
     text_rows: int
+    router: BlockRouter | None
 
     def prepare(self, cond: Conditioning) -> PreparedPrompt:
         """Compute what is the same at every step for a conditioning."""

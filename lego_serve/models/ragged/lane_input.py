@@ -11,6 +11,7 @@ from lego_serve.models.lora.adapter import Uses
 from lego_serve.models.ragged.activations import Capture, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ActiveControlNet
+from lego_serve.models.ragged.packing import Packing, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class LaneInput:
     ``adapters`` the adapters, each with its scale.  With ``reuse`` only some rows of the image are computed.  A lane
     may ``capture`` its activations, and those of its unconditional branch, for itself or others to reuse.  All rows of
     both branches attend to the ``appended`` ones as well.  ``frame`` is the first coordinate of the image's positions
-    in a family that has three (FLUX): 0 for an image that is drawn, 1 and on for references.
+    in a family that has three (FLUX): 0 for an image that is drawn, 1 and on for references.  ``block_rows``: how many
+    of its image's rows each block computes, chosen by the model's router, where that is not all of them everywhere.
     """
 
     latents: torch.Tensor
@@ -36,6 +38,7 @@ class LaneInput:
     capture_negative: Capture | None = None
     appended: tuple[Rows, ...] = ()
     frame: int = 0
+    block_rows: tuple[int, ...] = ()
 
     def active_rows(self, image_rows: int) -> int:
         """The number of its image's rows that are computed."""
@@ -107,3 +110,25 @@ def captures_of(lanes: Sequence[LaneInput]) -> dict[tuple[int, bool], Capture]:
 def appended_of(lanes: Sequence[LaneInput]) -> dict[int, tuple[Rows, ...]]:
     """The rows appended to lanes', by index, as ``pack`` takes them."""
     return {index: lane.appended for index, lane in enumerate(lanes) if lane.appended}
+
+
+def pack_lanes(
+    lanes: Sequence[LaneInput],
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    *,
+    uses_cfg: bool,
+    bucket_rows: int,
+) -> Packing:
+    """Lay out a step's lanes with all that they read and fill, as ``pack`` does; ``sizes`` of images in tokens."""
+    return pack(
+        lanes,
+        [lane.active_rows(h * w) for lane, (h, w) in zip(lanes, sizes, strict=True)],
+        device,
+        uses_cfg=uses_cfg,
+        bucket_rows=bucket_rows,
+        reuses=reuses_of(lanes),
+        captures=captures_of(lanes),
+        appended=appended_of(lanes),
+        block_rows={index: lane.block_rows for index, lane in enumerate(lanes) if lane.block_rows},
+    )

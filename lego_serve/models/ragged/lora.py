@@ -138,7 +138,10 @@ class LoraLayers:
 
     @contextmanager
     def applied(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[None]:
-        """Apply each lane's adapters to its own rows within the context: as the weights are patched, or grouped."""
+        """Apply each lane's adapters to its own rows within the context: as the weights are patched, or grouped.
+
+        A context within another, of the same lanes, holds for rows that lie in another way.
+        """
         keys = [key_of(lane.adapters) for lane in lanes] if any(lane.adapters for lane in lanes) else []
         if not any(keys):
             if self._patched:
@@ -151,13 +154,14 @@ class LoraLayers:
                 return
             self.restore()
         products = self._grouped(lanes, keys, packing)
+        before = {index: self._layers[index].lora for index in products}
         for index, product in products.items():
             self._layers[index].lora = product
         try:
             yield
         finally:
             for index in products:
-                self._layers[index].lora = None
+                self._layers[index].lora = before[index]
 
     def _shape(self, location: Location) -> tuple[int, int]:
         part = location.part

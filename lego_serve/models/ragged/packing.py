@@ -31,6 +31,8 @@ class Branch:
     reuse: BranchReuse | None = None
     appended: tuple[Rows, ...] = ()
     appended_number: int = -1  # the same for branches with the same appended rows
+    capture: Capture | None = None  # what its activations are captured into
+    block_rows: tuple[int, ...] = ()  # image rows by block; empty where every block has all of them
 
     @property
     def text(self) -> torch.Tensor:
@@ -104,6 +106,7 @@ class Packing:
     text_branch: torch.Tensor  # (text rows and fill,)
     joint_branch: torch.Tensor  # (image and text rows and fill,)
     captures: tuple[CaptureSlices, ...] = ()
+    bucket_rows: int = 1
 
     def capture(self, attention_id: str, image: torch.Tensor, text: torch.Tensor | None = None) -> None:
         """Capture keys and values of an attention over image and text rows, both (rows, 3, heads, head width)."""
@@ -185,30 +188,36 @@ def pack(
     reuses: Mapping[int, Reuse] | None = None,
     captures: Mapping[tuple[int, bool], Capture] | None = None,
     appended: Mapping[int, tuple[Rows, ...]] | None = None,
+    block_rows: Mapping[int, tuple[int, ...]] | None = None,
 ) -> Packing:
     """Lay out the branches of the lanes; ``image_rows`` are those each lane computes.
 
     Without ``uses_cfg`` (the model embeds the guidance instead) a lane is one branch.  Image rows and text rows are
-    filled up to a multiple of ``bucket_rows``.  ``reuses`` and ``appended`` are by the lane's index, ``captures`` by
-    that and whether the branch is the unconditional one.  Raises ValueError for a guided lane that reuses activations
-    for one branch alone.
+    filled up to a multiple of ``bucket_rows``.  ``reuses``, ``appended`` and ``block_rows`` are by the lane's index,
+    ``captures`` by that and whether the branch is the unconditional one.  Raises ValueError for a guided lane that
+    reuses activations for one branch alone.
     """
     branches = branches_of(lanes, image_rows, uses_cfg=uses_cfg)
     if reuses:
         branches = [_with_reuse(branch, reuses.get(branch.lane), device) for branch in branches]
     if appended:
         branches = _with_appended(branches, appended)
-    if reuses or appended:
-        branches.sort(key=lambda branch: branch.group_key)
+    if captures:
+        branches = [replace(each, capture=captures.get((each.lane, each.is_negative))) for each in branches]
+    if block_rows:
+        branches = [replace(branch, block_rows=block_rows.get(branch.lane, ())) for branch in branches]
+    if reuses or appended or block_rows:
+        branches.sort(key=lambda branch: (branch.group_key, branch.block_rows))
     image_lengths, text_lengths = [b.image_rows for b in branches], [b.text_rows for b in branches]
     joint_lengths = [image + text for image, text in zip(image_lengths, text_lengths, strict=True)]
     return Packing(
         branches=tuple(branches),
-        groups=tuple(_groups(branches)),
+        groups=tuple(groups_of(branches)),
         image_branch=_row_branch(image_lengths, bucket_rows).to(device),
         text_branch=_row_branch(text_lengths, bucket_rows).to(device),
         joint_branch=_row_branch(joint_lengths, bucket_rows).to(device),
-        captures=tuple(_capture_slices(branches, captures)) if captures else (),
+        captures=tuple(capture_slices(branches)),
+        bucket_rows=bucket_rows,
     )
 
 
@@ -232,19 +241,18 @@ def _with_appended(branches: Sequence[Branch], appended: Mapping[int, tuple[Rows
     return found
 
 
-def _capture_slices(
-    branches: Sequence[Branch], captures: Mapping[tuple[int, bool], Capture]
-) -> Iterator[CaptureSlices]:
+def capture_slices(branches: Sequence[Branch]) -> Iterator[CaptureSlices]:
+    """Yield the rows of each branch that is captured."""
     image = text = 0  # rows before the branch
     for branch in branches:
         image_end, text_end = image + branch.image_rows, text + branch.text_rows
-        if (into := captures.get((branch.lane, branch.is_negative))) is not None:
+        if branch.capture is not None:
             yield CaptureSlices(
                 image=slice(image, image_end),
                 text=slice(text, text_end),
                 joint_text=slice(image + text, image + text_end),
                 joint_image=slice(image + text_end, image_end + text_end),
-                into=into,
+                into=branch.capture,
             )
         image, text = image_end, text_end
 
@@ -259,7 +267,8 @@ def branches_of(lanes: Sequence[BranchedLane], image_rows: Sequence[int], *, use
     return sorted(branches, key=lambda branch: (branch.image_rows, branch.text_rows))
 
 
-def _groups(branches: Sequence[Branch]) -> Iterator[Group]:
+def groups_of(branches: Sequence[Branch]) -> Iterator[Group]:
+    """Yield the groups of branches that lie in this order: neighbours of one shape."""
     image_start = text_start = 0
     for (image_rows, text_rows, _, _), members in groupby(branches, key=lambda branch: branch.group_key):
         group = list(members)

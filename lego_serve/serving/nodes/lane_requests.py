@@ -31,7 +31,7 @@ def lane_requests(
     wait_for_adapters_at: int | None = None,
     tier: TierRun | None = None,
 ) -> list[LaneRequest]:
-    """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its own rows.
+    """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its rows.
 
     ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
     """
@@ -66,7 +66,7 @@ def tier_on(book: TierBook, checkpoint_tier: str, request: DenoiseInput) -> Tier
 
 def _in_tier(lane: LaneRequest, tier: TierRun) -> LaneRequest:
     """Return a lane on the grid of its tier; with a checkpoint's own guidance where that is given."""
-    lane = replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows)
+    lane = replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows, block_rows=tier.block_rows)
     if tier.checkpoint is None or tier.checkpoint.guidance is None:
         return lane
     negative = None if tier.checkpoint.is_unguided else lane.negative

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import TierBook, TierRun, TierUse, cheaper
 from lego_serve.core.tiers.book_json import from_json, to_json
 from lego_serve.core.tiers.grids import Grid
@@ -14,6 +15,8 @@ from lego_serve.errors import RequestError
 GRID = Grid("euler", (1.0, 0.5, 0.0))
 HIGH = TierRun("high", "euler", 4, (96 * 96, 128 * 128), GRID, {"psnr_mean": 48.5})
 FAST = TierRun("fast", "euler", 8, (96 * 96, 128 * 128), GRID, own_rows=OwnRows(0.5, 2, 4))
+BLOCKS = BlockRows(((1.0, 1.0, 1.0), (1.0, 0.5, 0.25)))
+PRUNED = TierRun("balanced", "euler", 4, (96 * 96, 128 * 128), GRID, block_rows=BLOCKS)
 BOOK = TierBook((HIGH, FAST), weights="abc")
 
 
@@ -51,8 +54,9 @@ def test_what_was_not_tuned_is_an_error(tier: str, sampler: str, steps: int, sid
 
 def test_a_book_is_read_as_it_was_written() -> None:
     """The digest of the weights with it; which tier is the default is the configuration's to say."""
+    book = TierBook((HIGH, FAST, PRUNED), weights="abc")
+    assert from_json(json.loads(json.dumps(to_json(book)))) == book
     text = json.dumps(to_json(BOOK))
-    assert from_json(json.loads(text)) == BOOK
     assert from_json(json.loads(text), "fast").default == "fast"
 
 
@@ -64,11 +68,14 @@ def test_a_book_is_read_as_it_was_written() -> None:
         {"runs": 3},
         {"runs": [to_json(BOOK)["runs"][0] | {"tier": "exact"}]},
         {"runs": [7]},
+        {"runs": [to_json(TierBook((PRUNED,)))["runs"][0] | {"block_rows": [[1.0, 0.5]]}]},
+        {"runs": [to_json(TierBook((PRUNED,)))["runs"][0] | {"block_rows": [[1.0, 1.5]] * 2}]},
+        {"runs": [to_json(TierBook((PRUNED,)))["runs"][0] | {"own_rows": {"share": 0.5, "warm": 4, "every": 8}}]},
     ],
 )
 def test_a_damaged_book_is_refused(change: dict[str, Any]) -> None:
     """Whatever is wrong with it."""
-    with pytest.raises(ValueError, match="tier"):
+    with pytest.raises(ValueError, match=r"tier|rows per block"):
         from_json(to_json(BOOK) | change)
 
 
@@ -78,6 +85,12 @@ def test_a_book_of_other_weights_is_refused() -> None:
     TierBook().check("anything")
     with pytest.raises(ValueError, match="tuned on other weights"):
         BOOK.check("abd")
+
+
+def test_a_run_knows_its_share_of_the_work() -> None:
+    """Of the evaluations, and of the rows of their blocks."""
+    assert HIGH.work_share == 0.5
+    assert PRUNED.work_share == pytest.approx(0.5 * (3 + 1.75) / 6)
 
 
 def test_a_use_knows_what_was_saved() -> None:

@@ -137,12 +137,12 @@ def test_what_changes_the_keys_makes_a_step_dense(model: Model, net: Any) -> Non
     plan = OwnRows(0.4, 1, 50)
     engine.add(replace(sparse(plan=plan), guided=(0.0, 0.5)))
     state = engine.state("mine")
-    dense = [step for step in range(STEPS) if state.computed_rows(step, TOKENS) == TOKENS]
+    dense = [step for step in range(STEPS) if state.rows_by_block(step) == (TOKENS,)]
     assert dense == [0, 4]
     controlled = control_lanes.engine_of(model, net=net)
     lane = control_lanes.request("c", control_lanes.use(start=0.4, end=0.6), own_rows=plan)
     state = controlled.add(lane)
-    assert [step for step in range(5) if state.computed_rows(step, TOKENS) == TOKENS] == [0, 2, 3]
+    assert [step for step in range(5) if state.rows_by_block(step) == (TOKENS,)] == [0, 2, 3]
     outcome = control_lanes.finish(controlled)["c"]
     assert torch.isfinite(control_lanes.latents(outcome)).all()
 

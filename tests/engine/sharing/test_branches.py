@@ -96,6 +96,7 @@ def test_a_lane_in_company_or_of_one_branch_stays_on_its_replica(backbone: Backb
     split, lane = splitter(backbone, helper), guided(backbone, 4, 0)
     assert split.velocity(2, lane, 1.0) is None
     assert split.velocity(1, replace(lane, negative=None), 1.0) is None
+    assert split.velocity(1, replace(lane, block_rows=(16, 8, 8)), 1.0) is None, "both branches choose its rows"
     assert helper.branches == 0
 
 

@@ -17,6 +17,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from lego_serve.core.editing.reuse import Quality, ReusePlan
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.ordering import fifo
+from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.edits import Edit, LaneEdit, PrimingPrompt
@@ -29,6 +30,7 @@ from lego_serve.models.families.flux import FluxBackbone
 from lego_serve.models.families.sd3 import Sd3Backbone
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.int8_rows import use_int8_rows
+from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.models.sampling import FlowMatchTables, Schedule
 
 SD3: dict[str, Any] = {
@@ -113,6 +115,8 @@ def engine_of(family: str, kind: str = "plain") -> StepEngine:
     backbone.linear_ops.batch_invariant = False  # the probe of products compares values
     if kind == "int8":
         use_int8_rows(backbone, "a model")
+    if kind == "block rows":
+        backbone.router = BlockRouter.drawn(3, 64, seed=0).on(GPU, backbone.linear_ops)
     with unset_fake_temporarily():
         tables = RealTables(FlowMatchEulerDiscreteScheduler(shift=3.0), explicit_sigmas=family == "flux")
     batcher, store = StepBatcher(fifo, StepLimits(max_rows=8192)), TemplateStore(1 << 30, lambda: 0.0)
@@ -131,8 +135,9 @@ def lanes(engine: StepEngine, count: int, kind: str = "plain") -> list[LaneReque
         sampler = "lcm" if kind == "lcm" else ("euler", "dpmpp_2m")[index // 2 % 2]
         lane = LaneRequest(str(index), 96, 96 + 32 * (index % 2), 6, 4.0, index, cond, other, sampler=sampler)
         own = OwnRows(0.5, warm=1, every=5) if kind == "own rows" else None  # the second and third step are sparse
+        blocks = BlockRows(((1.0, 0.5, 0.3),) * 6) if kind == "block rows" else None
         grid = Grid(sampler, shifted_sigmas(4, 3.0, 0.001)) if index % 2 else None
-        requests.append(replace(lane, grid=grid, own_rows=own))
+        requests.append(replace(lane, grid=grid, own_rows=own, block_rows=blocks))
     return requests
 
 
@@ -175,7 +180,7 @@ def copies(family: str, count: int, kind: str) -> Copies:
     return seen
 
 
-@pytest.mark.parametrize("kind", ["plain", "own rows", "references", "edit", "lcm", "int8"])
+@pytest.mark.parametrize("kind", ["plain", "own rows", "block rows", "references", "edit", "lcm", "int8"])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_step_on_a_gpu_reads_nothing_back_and_mixes_no_devices(family: str, kind: str) -> None:
     """And copies no more for many lanes than for few: the batch's layout and its times, and the noise of ``lcm``."""
@@ -198,6 +203,12 @@ def test_lanes_of_a_kind_do_what_they_are_named_for(family: str) -> None:
             engine.step()
             inputs = [engine._setup.lane_input(engine.state(str(i)), priming(engine)) for i in range(4)]
             assert sum(lane.reuse is not None for lane in inputs) == seen
+        engine = engine_of(family, "block rows")
+        for lane in lanes(engine, 4, "block rows"):
+            engine.add(lane)
+        engine.step()
+        inputs = [engine._setup.lane_input(engine.state(str(i)), priming(engine)) for i in range(4)]
+        assert [lane.block_rows for lane in inputs] == [(36, 18, 10), (48, 24, 14)] * 2
         engine = engine_of(family, "references")
         for lane in lanes(engine, 4, "references"):
             give(engine.add(lane), engine, "references")

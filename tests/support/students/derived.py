@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lego_serve.models.derived import Origin
-from lego_serve.models.difference import write_difference
+from lego_serve.models.derived.difference import write_difference
+from lego_serve.models.derived.origin import Origin
 from lego_serve.models.weights_digest import denoiser_digest
 
 

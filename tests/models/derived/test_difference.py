@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from lego_serve.models.derived import FILE, Origin, origin_of
-from lego_serve.models.difference import decode_difference, encode_difference, write_difference
+from lego_serve.models.derived.difference import decode_difference, encode_difference, write_difference
+from lego_serve.models.derived.origin import FILE, Origin, origin_of
 from lego_serve.models.registry import built_in_folder
 
 State: TypeAlias = dict[str, torch.Tensor]

@@ -11,8 +11,8 @@ from lego_serve.core.tiers.book import TierBook, TierRun
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import CheckpointError
-from lego_serve.models.derived import FILE, Origin, origin_of
-from lego_serve.models.difference import decode_difference, write_difference
+from lego_serve.models.derived.difference import decode_difference, write_difference
+from lego_serve.models.derived.origin import FILE, Origin, origin_of
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.model_files import denoiser_revision, model_folder

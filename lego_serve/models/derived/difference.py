@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lego_serve.models.derived import FILE, Origin
+from lego_serve.models.derived.origin import FILE, Origin
 
 CODES, SCALES, PLAIN = "codes:", "scales:", "plain:"  # before the name of a weight
 MOST = 127  # of a code

@@ -1,0 +1,67 @@
+"""Reads and writes the router of rows per block that lies beside a model's weights, with the digest of those."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lego_serve.errors import CheckpointError
+from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.pruning.router import BlockRouter, Scorer
+from lego_serve.models.registry import ModelSpec
+from lego_serve.models.tier_files import ROUTER, local_folder
+from lego_serve.models.weights_digest import denoiser_digest
+
+FORMAT = "1"
+PARTS = tuple(field.name for field in fields(Scorer))
+
+
+def write_router(router: BlockRouter, weights: str, file: Path) -> None:
+    """Write a router that was trained on weights of a digest, all at once.  Raises OSError."""
+    beside = file.with_suffix(".new")
+    tensors = {
+        f"{block}.{part}": getattr(scorer, part).detach().cpu().float().contiguous()
+        for block, scorer in enumerate(router.scorers, 1)
+        for part in PARTS
+    }
+    beside.write_bytes(save(tensors, {"format": FORMAT, "weights": weights, "blocks": str(router.blocks)}))
+    beside.replace(file)
+
+
+def read_router(file: Path, weights: str) -> BlockRouter:
+    """Return the router of a file.  Raises ValueError where it cannot be read or was trained on other weights."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            facts = content.metadata() or {}
+            if facts.get("format") != FORMAT:
+                raise ValueError(f"{file} is no router of format {FORMAT}")
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
+        blocks = range(1, int(facts["blocks"]))
+        scorers = tuple(Scorer(**{part: tensors[f"{block}.{part}"] for part in PARTS}) for block in blocks)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{file} cannot be read as a router: {type(error).__name__} {error}") from None
+    if facts["weights"] != weights:
+        raise ValueError(f"{file} was trained on other weights; take it away, and train one again")
+    return BlockRouter(scorers)
+
+
+def set_router(backbone: Backbone, router: BlockRouter) -> None:
+    """Let a backbone choose rows with a router.  Raises ValueError where that is for a model of another shape."""
+    joint = [attention for attention in backbone.attentions if attention.is_joint]
+    width = joint[0].heads * joint[0].width
+    if router.blocks != len(joint) or router.width != width:
+        message = f"it is for {router.blocks} blocks of width {router.width}"
+        raise ValueError(f"{message}, and the model has {len(joint)} of width {width}")
+    backbone.router = router.on(backbone.device, backbone.linear_ops)
+
+
+def load_router(spec: ModelSpec, backbone: Backbone) -> None:
+    """Give a backbone the router that lies beside its weights, if one does.  Raises CheckpointError."""
+    folder = local_folder(spec.path)
+    if folder is None or not (file := folder / ROUTER).is_file():
+        return
+    try:
+        set_router(backbone, read_router(file, denoiser_digest(folder)))
+    except ValueError as error:
+        raise CheckpointError(f"model {spec.name}: its router does not fit: {error}") from None
