@@ -32,7 +32,8 @@ Judge = Callable[[int, np.ndarray], bool]  # whether the image of a prompt, by i
 class Row:
     """One way to draw images: on a grid, or with the steps and the sampler that the calibration asks for.
 
-    With a ``router`` the model chooses rows by that one, from this row on.
+    With a ``router`` the model chooses rows by that one, from this row on.  A ``student`` draws in the model's place;
+    with a ``guidance`` that takes the place of the one that is asked.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Row:
     own_rows: OwnRows | None = None
     block_rows: BlockRows | None = None
     router: BlockRouter | None = None
+    student: OfflinePipeline | None = None
+    guidance: float | None = None
 
     @classmethod
     def of(cls, run: TierRun) -> "Row":
@@ -53,7 +56,10 @@ class Row:
         """Return a lane that runs so."""
         steps = lane.steps if self.steps is None else self.steps
         lane = replace(lane, grid=self.grid, sampler=self.sampler, steps=steps)
-        return replace(lane, own_rows=self.own_rows, block_rows=self.block_rows)
+        lane = replace(lane, own_rows=self.own_rows, block_rows=self.block_rows)
+        if self.guidance is None:
+            return lane
+        return replace(lane, guidance=self.guidance, negative=lane.negative if self.guidance > 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,7 @@ def draw_row(pipeline: OfflinePipeline, images: Calibration, row: Row, *, steps:
 
 def _draw(pipeline: OfflinePipeline, lanes: Sequence[LaneRequest], row: Row) -> tuple[list[np.ndarray], float]:
     """Return the pixels of each lane and the processor seconds that they took together."""
+    pipeline = row.student or pipeline
     if row.router is not None:
         pipeline.engine.use_router(row.router)
     began = time.process_time()

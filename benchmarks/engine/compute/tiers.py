@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.engine.compute.row_routers import routed_rows
-from lego_serve.core.tiers.book import TierBook
+from lego_serve.core.tiers.book import TierBook, TierRun
+from lego_serve.core.tiers.checkpoints import Checkpoint
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.engine.offline import OfflinePipeline
@@ -33,12 +34,27 @@ def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Seque
     """Return the rows: all steps first, the tiers, the controls for these numbers of evaluations, then sparse ones."""
     runs = [book.choose(tier, "euler", STEPS, side, side) for tier in TIERS]
     tiers = [Row.of(run) for run in runs if run is not None]
+    tiers += [_of_student(run, run.checkpoint) for run in _own(book, side) if run.checkpoint is not None]
     shifted = [
-        Row(f"shift {SHIFTS[n]:g}, {n}", Grid("euler", shifted_sigmas(n, SHIFTS[n], 1 / 1000)), n) for n in evaluations
+        Row(f"shift {SHIFTS[n]:g}, {n}", Grid("euler", shifted_sigmas(n, SHIFTS[n], 1 / 1000)), n)
+        for n in evaluations
+        if n in SHIFTS
     ]
     plain = [Row(f"plain, {n}", None, n, steps=n) for n in evaluations]
     second = [Row(f"DPM++ 2M, {n}", None, n, sampler="dpmpp_2m", steps=n) for n in evaluations]
     return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second, *sparse]
+
+
+def _own(book: TierBook, side: int) -> list[TierRun]:
+    """Return what is tuned for all steps at this size."""
+    return [run for run in book.runs if run.is_for("euler", STEPS, side * side)]
+
+
+def _of_student(run: TierRun, checkpoint: Checkpoint) -> Row:
+    """Return the row of a tier that runs other weights."""
+    spec = ModelSpec(f"lego-tiny-{run.tier}", checkpoint.path, dtype="float32", max_sequence_length=0)
+    student = OfflinePipeline.load(spec)
+    return Row(run.tier, run.grid, run.grid.evaluations, student=student, guidance=checkpoint.guidance)
 
 
 def sparse_rows(own_shares: Sequence[float], router: Path | None, block_shares: Sequence[float]) -> list[Row]:
