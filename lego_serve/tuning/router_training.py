@@ -5,14 +5,15 @@ a few images at one of their steps, chooses the rows of the plan for it, and fol
 guided velocity (``pruned_pass``).  Teaching and learning take turns and are bounded by time.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lego_serve.core.tiers.block_rows import BlockRows
@@ -168,23 +169,31 @@ class RouterTrainer:
 
     @property
     def _state_file(self) -> Path:
-        return self.folder / "router.pt"
+        return self.folder / "state.safetensors"
 
     def _resume(self, weights: list[torch.Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """Load what was saved last, if anything, and return the updates and seconds that it had taken."""
         if not self._state_file.exists():
             return 0, 0.0
-        state: dict[str, Any] = torch.load(self._state_file, map_location="cpu", weights_only=True)
+        with safe_open(self._state_file, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         with torch.no_grad():
-            for weight, kept in zip(weights, state["weights"], strict=True):
-                weight.copy_(kept)
-        optimizer.load_state_dict(state["optimizer"])
-        return state["update"], state["spent_s"]
+            for number, weight in enumerate(weights):
+                weight.copy_(kept.pop(f"weight.{number}"))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in kept.items():
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return int(progress["update"]), float(progress["spent_s"])
 
     def _save(self, weights: list[torch.Tensor], optimizer: torch.optim.Optimizer, update: int, spent_s: float) -> None:
         partial = self._state_file.with_suffix(".partial")
-        kept = {"weights": [weight.detach() for weight in weights], "optimizer": optimizer.state_dict()}
-        torch.save({**kept, "update": update, "spent_s": spent_s}, partial)
+        kept = {f"weight.{number}": weight.detach() for number, weight in enumerate(weights)}
+        for number, values in optimizer.state_dict()["state"].items():
+            kept |= {f"optimizer.{number}.{key}": value for key, value in values.items()}
+        save_file(kept, partial, metadata={"progress": json.dumps({"update": update, "spent_s": spent_s})})
         partial.replace(self._state_file)
 
 

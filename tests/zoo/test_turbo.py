@@ -96,7 +96,7 @@ def test_a_student_becomes_a_tier_for_the_steps_that_the_others_are_for(tmp_path
     for quality in ({}, {"judged": {"128": {"one": {"right": 9, "of": 10}}}}):
         assert add_tier(quality, base, student) == (20, 28)
     book = from_json(json.loads((base / "tiers.json").read_text()))
-    assert book.without_checkpoints() == before
+    assert book.without_checkpoints().runs == before.runs
     checkpoint = Checkpoint("builtin:lego-tiny-turbo", denoiser_digest(student), guidance=1.0)
     assert book.checkpoints == {"turbo": checkpoint}
     for steps in (20, 28):
