@@ -32,7 +32,8 @@ class BlockRows:
         The first evaluation is whole; Shiva-DiT learns shares that rise from the noise to the image.
         """
         last = max(evaluations - 2, 1)
-        rise = [early + (late - early) * index / last for index in range(evaluations - 1)]
+        low, high = sorted((early, late))  # which a rounded sum may pass by a bit
+        rise = [min(high, max(low, early + (late - early) * index / last)) for index in range(evaluations - 1)]
         return cls(((1.0,) * blocks, *((1.0, *[share] * (blocks - 1)) for share in rise)))
 
     @classmethod

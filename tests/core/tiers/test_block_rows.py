@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lego_serve.core.tiers.block_rows import BlockRows
@@ -29,6 +29,7 @@ def test_each_block_has_the_rows_of_its_share_and_the_first_all(data: st.DataObj
 
 
 @given(early=SHARE, late=SHARE, evaluations=st.integers(1, 40), blocks=st.integers(2, 60))
+@example(early=0.1535044483682743, late=1.0, evaluations=15, blocks=2)  # rounds to more than 1
 def test_rising_shares_go_from_the_one_to_the_other(early: float, late: float, evaluations: int, blocks: int) -> None:
     """The first evaluation is whole, as it is where nothing came before it."""
     plan = BlockRows.rising(early, late, evaluations, blocks)
