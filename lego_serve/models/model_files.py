@@ -16,8 +16,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models.derived import origin as derived
 from lego_serve.models.derived.difference import apply_difference
+from lego_serve.models.derived.origin import FILE as DIFFERENCE
+from lego_serve.models.derived.origin import Origin, origin_of
 from lego_serve.models.dtypes import resolve_dtype
 from lego_serve.models.registry import BUILT_IN, ModelSpec, built_in_folder
 from lego_serve.models.weights_digest import DENOISER, denoiser_digest, weights_digest
@@ -37,7 +38,7 @@ def model_folder(spec: ModelSpec, *components: str) -> Path:
     if origin is None:
         return folder
     base = own_folder(replace(spec, path=origin.path, revision=None), *components)
-    if (base / derived.FILE).is_file():
+    if (base / DIFFERENCE).is_file():
         raise CheckpointError(
             f"model {spec.name}: {folder} is derived from {origin.path}, which is derived itself; derive it from the "
             "base of that"
@@ -55,7 +56,7 @@ def own_folder(spec: ModelSpec, *components: str) -> Path:
         raise CheckpointError(f"model {spec.name}: no folder {folder}")
     patterns = [
         "model_index.json",
-        derived.FILE,
+        DIFFERENCE,
         *((f"{c}/*{e}" if c else f"*{e}") for c in components for e in (".json", ".safetensors", ".txt", ".model")),
     ]
     try:
@@ -183,14 +184,14 @@ def _derive(spec: ModelSpec, base_folder: Path, module: Any) -> None:
             f"{origin.weights[:12]}, and those are {found[:12]}; take the {origin.path} it was made of, or make it anew"
         )
     try:
-        apply_difference(module, folder / derived.FILE, origin.unchanged)
+        apply_difference(module, folder / DIFFERENCE, origin.unchanged)
     except ValueError as error:
         raise CheckpointError(f"model {spec.name}: {_short(error)}; copy or make it anew") from None
 
 
-def _origin(spec: ModelSpec, folder: Path) -> derived.Origin | None:
+def _origin(spec: ModelSpec, folder: Path) -> Origin | None:
     try:
-        return derived.origin_of(folder)
+        return origin_of(folder)
     except ValueError as error:
         raise CheckpointError(f"model {spec.name}: {_short(error)}; copy or make it anew") from None
 

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lego_serve.models.derived import origin as derived
+from lego_serve.models.derived.origin import FILE as DIFFERENCE
+from lego_serve.models.derived.origin import origin_of
 
 DENOISER = ("transformer", "scheduler")  # the components whose files decide what a lane computes
 WHOLE_BYTES = 1 << 20  # a file up to this size is read whole
@@ -31,10 +32,10 @@ def denoiser_digest(folder: Path) -> str:
 
     Raises ValueError for a derived one that is damaged.
     """
-    if (origin := derived.origin_of(folder)) is None:
+    if (origin := origin_of(folder)) is None:
         return weights_digest(folder, DENOISER)
-    file = folder / derived.FILE
-    digest = hashlib.sha256(f"{derived.FILE} {file.stat().st_size} of {origin.weights}\n".encode())
+    file = folder / DIFFERENCE
+    digest = hashlib.sha256(f"{DIFFERENCE} {file.stat().st_size} of {origin.weights}\n".encode())
     _update(digest, file)
     return digest.hexdigest()
 

@@ -34,7 +34,11 @@ def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Seque
     """Return the rows: all steps first, the tiers, the controls for these numbers of evaluations, then sparse ones."""
     runs = [book.choose(tier, "euler", STEPS, side, side) for tier in TIERS]
     tiers = [Row.of(run) for run in runs if run is not None]
-    tiers += [_of_student(run, run.checkpoint) for run in _own(book, side) if run.checkpoint is not None]
+    tiers += [
+        _of_student(run, run.checkpoint)
+        for run in book.runs
+        if run.checkpoint is not None and run.is_for("euler", STEPS, side * side)
+    ]
     shifted = [
         Row(f"shift {SHIFTS[n]:g}, {n}", Grid("euler", shifted_sigmas(n, SHIFTS[n], 1 / 1000)), n)
         for n in evaluations
@@ -43,11 +47,6 @@ def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Seque
     plain = [Row(f"plain, {n}", None, n, steps=n) for n in evaluations]
     second = [Row(f"DPM++ 2M, {n}", None, n, sampler="dpmpp_2m", steps=n) for n in evaluations]
     return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second, *sparse]
-
-
-def _own(book: TierBook, side: int) -> list[TierRun]:
-    """Return what is tuned for all steps at this size."""
-    return [run for run in book.runs if run.is_for("euler", STEPS, side * side)]
 
 
 def _of_student(run: TierRun, checkpoint: Checkpoint) -> Row:
