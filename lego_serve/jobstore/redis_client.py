@@ -14,8 +14,13 @@ from lego_serve.jobstore.redis_scripts import SERVER_TIME, complete_script
 
 TIMEOUT_S = 0.25
 LARGE_TIMEOUT_S = 2.0
-# What Redis answers while it is full, loading, read only or cannot save: the command is right, the server is not.
-AWAY = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+# What Redis answers while it is full, loading, read only, cannot save or lets nobody in: the command is right, the
+# server is not.
+AWAY = (
+    *("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN"),
+    "DENIED",
+)
+AWAY_CLASSES = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
 
 
 def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
@@ -74,4 +79,4 @@ def is_away(error: RedisError) -> bool:
 
     A script's error begins with the code, or redis-py has made a class of it and cut it off.
     """
-    return str(error).startswith(AWAY) or type(error).__name__ in ("OutOfMemoryError", "ReadOnlyError")
+    return str(error).startswith(AWAY) or type(error).__name__ in AWAY_CLASSES

@@ -59,6 +59,7 @@ class WebhookSender:
         self._woken, self._stopped = asyncio.Event(), asyncio.Event()
         self._stopped.set()
         self._is_closing = False
+        self._told = ""  # the fault of the outbox that was logged last: it is met again at every look
 
     def wake(self) -> None:
         """Look into the outbox now: a job has ended.  Otherwise that is found within POLL_S."""
@@ -90,12 +91,16 @@ class WebhookSender:
     async def _begin_some(self) -> bool:
         """Begin to send what is due; whether there may be more."""
         try:
-            return await self._begin_due()
+            has_more = await self._begin_due()
         except StoreUnavailable:
             return False  # what was taken comes again when its hold is over
-        except Exception:
-            log.exception("the outbox could not be read")  # such as a message of a later version
+        except Exception as error:
+            if repr(error) != self._told:
+                self._told = repr(error)
+                log.exception("the outbox could not be read")  # such as a message of a later version
             return False
+        self._told = ""
+        return has_more
 
     async def _begin_due(self) -> bool:
         limit = min(BATCH, self._turns.free)

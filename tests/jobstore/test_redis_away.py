@@ -57,6 +57,25 @@ async def test_a_silent_server_is_given_up_soon(socket: Path) -> None:
     silent.close()
 
 
+@pytest.mark.parametrize("code", ["DENIED Redis is running in protected mode", "NOPERM this user has no permissions"])
+async def test_a_server_that_lets_nobody_in_is_away(socket: Path, code: str) -> None:
+    """It answers whatever is asked with its refusal, as one in protected mode does."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(f"-{code}\r\n".encode())
+        writer.close()
+
+    refusing = await asyncio.start_unix_server(refuse, str(socket))
+    store = RedisJobStore(connect(f"unix://{socket}", timeout_s=PATIENCE_S), 15.0)
+    for _ in range(FAILURES):
+        with pytest.raises(StoreUnavailable):
+            await store.take_outbox(1, 1.0)
+    assert not store.is_available
+    await store.close()
+    refusing.close()
+
+
 async def test_a_server_that_comes_back_has_what_it_acknowledged(
     store: RedisJobStore, redis_server: RedisServer
 ) -> None:

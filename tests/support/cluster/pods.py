@@ -79,15 +79,20 @@ class Asked:
     text: str
 
 
-def ask_for_image(cluster: LocalCluster, body: Mapping[str, Any] = BODY, timeout_s: float = 280) -> Asked:
+def ask_for_image(
+    cluster: LocalCluster,
+    body: Mapping[str, Any] = BODY,
+    timeout_s: float = 280,
+    headers: Mapping[str, str] | None = None,
+) -> Asked:
     """Request an image of one of the gateways that are ready, as a Service picks one; for a thread of a place."""
     started = time.monotonic()
     while not (addresses := cluster.addresses("lego-gateway")):
         if time.monotonic() - started > timeout_s:
             return Asked(started, 0, timeout_s, "no gateway is ready")
         time.sleep(0.1)
-    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-    words = (random.choice(addresses), 8000, "POST", "/v1/images/generations", json.dumps(body).encode(), headers)
+    sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **(headers or {})}
+    words = (random.choice(addresses), 8000, "POST", "/v1/images/generations", json.dumps(body).encode(), sent)
     status, text = ask(*words, timeout_s=timeout_s)
     return Asked(started, status, time.monotonic() - started, text)
 
