@@ -14,7 +14,7 @@ from lego_serve.models.ragged.linear_kinds.int8_rows import use_int8_rows
 from lego_serve.models.registry import ModelSpec, families, family_module
 from lego_serve.models.router_files import load_router
 from lego_serve.models.sampling import FlowMatchTables
-from lego_serve.models.sparse24_files import load_sparse24
+from lego_serve.models.sparse24_files import load_sparse24, sparse24_digest
 from lego_serve.models.vae import KlVae
 
 
@@ -29,6 +29,14 @@ def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
         load_sparse24(spec, backbone)
     load_router(spec, backbone)
     return backbone, tables
+
+
+def computed_revision(spec: ModelSpec, revision: str) -> str:
+    """Return a revision of a model's weights that also tells apart how its blocks multiply."""
+    if spec.linear == "dense":
+        return revision
+    residuals = f" {sparse24_digest(spec)}" if spec.linear == "sparse24" else ""
+    return f"{revision} {spec.linear}{residuals}"
 
 
 def load_text_encoder(spec: ModelSpec) -> TextEncoder:

@@ -1,6 +1,7 @@
 """Reads and writes which layers of a model multiply rows in 2:4, with their residuals and the digest of its weights."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -47,12 +48,23 @@ def read_sparse24(file: Path, weights: str) -> dict[str, Residual]:
 
 def load_sparse24(spec: ModelSpec, backbone: Backbone) -> None:
     """Have the layers of the file beside a model's weights multiply rows in 2:4.  Raises CheckpointError."""
-    folder = local_folder(spec.path)
-    if folder is None or not (file := folder / FILE).is_file():
-        where = f"{FILE}, which does not lie beside its weights: `lego-serve tune sparse24` makes one"
-        raise CheckpointError(f"model {spec.name}: `linear: sparse24` needs {where}")
+    folder, file = _found(spec)
     try:
         residuals = read_sparse24(file, denoiser_digest(folder))
     except ValueError as error:
         raise CheckpointError(f"model {spec.name}: its layers in 2:4 cannot be had: {error}") from None
     use_sparse24_rows(backbone, spec.name, residuals)
+
+
+def sparse24_digest(spec: ModelSpec) -> str:
+    """Return what tells the file beside a model's weights from others, 16 digits.  Raises CheckpointError."""
+    return sha256(_found(spec)[1].read_bytes()).hexdigest()[:16]
+
+
+def _found(spec: ModelSpec) -> tuple[Path, Path]:
+    """Return a model's folder and the file in it.  Raises CheckpointError where there is none."""
+    folder = local_folder(spec.path)
+    if folder is None or not (file := folder / FILE).is_file():
+        where = f"{FILE}, which does not lie beside its weights: `lego-serve tune sparse24` makes one"
+        raise CheckpointError(f"model {spec.name}: `linear: sparse24` needs {where}")
+    return folder, file

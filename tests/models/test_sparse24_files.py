@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lego_serve.errors import CheckpointError
-from lego_serve.models.loading import load_backbone
+from lego_serve.models.loading import computed_revision, load_backbone
 from lego_serve.models.ragged.layers import block_layers
 from lego_serve.models.ragged.linear_kinds.sparse24_rows import Residual, Sparse24Rows
 from lego_serve.models.registry import ModelSpec
@@ -82,3 +82,17 @@ def test_a_model_of_the_hub_has_no_such_file(folder: Path) -> None:
     backbone, _ = load_backbone(replace(spec(folder), linear="dense"))
     with pytest.raises(CheckpointError, match="does not lie beside its weights"):
         load_sparse24(replace(spec(folder), path="someone/model"), backbone)
+
+
+def test_lanes_go_on_only_with_the_same_layers_and_residuals(folder: Path) -> None:
+    """A checkpoint is of a revision; another file makes another one, as another kind of layer does."""
+    weights, dense = denoiser_digest(folder), replace(spec(folder), linear="dense")
+    write_sparse24(DRAWN, weights, folder / FILE)
+    first = computed_revision(spec(folder), "abc")
+    assert first == computed_revision(spec(folder), "abc")
+    write_sparse24({LAYER: Residual(DRAWN[LAYER].a + 1, DRAWN[LAYER].b)}, weights, folder / FILE)
+    others = [computed_revision(replace(dense, linear=kind), "abc") for kind in ("dense", "int8", "fp8", "sparse24")]
+    assert others[:3] == ["abc", "abc int8", "abc fp8"]
+    assert first.startswith("abc sparse24 ")
+    assert others[3].startswith("abc sparse24 ")
+    assert others[3] != first
