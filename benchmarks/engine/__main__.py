@@ -1,9 +1,9 @@
 """What a step costs, without Ray: ``python -m benchmarks.engine COMMAND``.
 
-All commands but ``planner``, ``prepacked``, ``gelu``, ``int8`` and ``tiers`` first compare the kernels with their
-references and the model's velocities with diffusers', and stop where they differ.  Without a GPU they run lego-tiny and
-a small FLUX; with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights, which need no
-download.
+All commands but ``planner``, ``prepacked``, ``gelu``, ``int8``, ``linear-kinds`` and ``tiers`` first compare kernels
+with their references and the model's velocities with diffusers', and stop where they differ.  Without a GPU they run
+lego-tiny and a small FLUX; with ``--device cuda`` SD3.5 medium and FLUX.1-dev at their real sizes with random weights,
+which need no download.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,13 @@ from rich.console import Console
 
 from benchmarks.engine import forms, gelu, masked, planner, prepacked, ragged, steps
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
-from benchmarks.engine.compute import appended, gpu, int8, tiers
+from benchmarks.engine.compute import appended, gpu, image_commands, int8
 from benchmarks.engine.models import ARCHITECTURES, DEFAULTS, Subject, build
 from benchmarks.engine.report import Report, machine_info, write_reports
 from benchmarks.engine.timing import Patience
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.errors import ConfigError
 from lego_serve.models.ragged.activations import ACTIVATION_CODECS
-from lego_serve.tuning.sample_file import SampleFile
 
 LANES = (1, 2, 4, 8)
 QUICK = Patience(rounds=3, least_s=0.0)
@@ -218,30 +217,8 @@ def int8_command(
     _finish(int8.int8_report(rows, found), torch.device("cpu"), {}, to_json, to_markdown)
 
 
-@app.command("tiers")
-def tiers_command(
-    samples: Annotated[Path, typer.Option(help="Where samples are kept, batch by batch; it goes on from there.")],
-    count: Annotated[int, typer.Option(min=2, help="Prompts of one object, and as many of two.")] = 150,
-    side: Annotated[int, typer.Option(min=96, help="Side of the images in pixels.")] = 256,
-    controls: Annotated[list[int] | None, typer.Option(help="Evaluations of controls; 14, 10 and 7.")] = None,
-    own_rows: Annotated[
-        list[float] | None, typer.Option(min=0.01, max=0.99, help="Shares of rows that all steps' later ones compute.")
-    ] = None,
-    block_rows: Annotated[
-        Path | None, typer.Option(help="A router of `tune prune`: its rows, an untrained one's and random ones too.")
-    ] = None,
-    block_share: Annotated[
-        list[float] | None, typer.Option(min=0.05, max=1.0, help="Mean shares of rows of later blocks; 0.6.")
-    ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first images here, every tier.")] = None,
-) -> None:
-    """Draw lego-tiny's images in every tier and by controls of as many evaluations, and compare."""
-    file = SampleFile(samples)
-    sparse = tiers.sparse_rows(own_rows or (), block_rows, block_share or (0.6,))
-    tiers.measure_tiers(file, side, count, (14, 10, 7) if controls is None else controls, sparse)
-    console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
-    if sheet is not None:
-        tiers.write_sheet(sheet, side, 4)
+app.command("linear-kinds")(image_commands.linear_kinds_command)
+app.command("tiers")(image_commands.tiers_command)
 
 
 def _subjects(

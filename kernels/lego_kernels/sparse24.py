@@ -1,7 +1,7 @@
 """Activations in 2:4: of every four numbers of a row the two largest, as sparse tensor cores take them.
 
-No layer multiplies such rows yet: on lego-tiny it spoils images without training (docs/benchmarks/compute.md).  Tests
-and ``kernels/bench.py`` alone use it.
+Layers of ``linear: sparse24`` multiply the rows of ``sparse24_rows``, zeros and all, by a dense product.  The packed
+form is what sparse tensor cores read; no product takes it yet, so tests and ``kernels/bench.py`` alone use it.
 """
 
 import torch
@@ -23,10 +23,7 @@ def sparse24(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Raises ValueError, naming the argument and the shapes, where a rank or dtype does not fit, or D is not in fours.
     """
-    check_matrix("x", x)
-    check_float("x", x)
-    if x.shape[1] % GROUP:
-        raise ValueError(f"x has shape {list(x.shape)}, must be [T, D] with D in {GROUP}s")
+    _check(x)
     if x.is_cuda:
         from lego_kernels.triton_kernels.sparse24 import sparse24_triton
 
@@ -52,6 +49,31 @@ def sparse24_unpack(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     rows = values.new_zeros(values.shape[0], groups, GROUP)
     kept = torch.stack([halves & 3, halves >> 2], dim=-1)
     return rows.scatter_(-1, kept, values.unflatten(1, (-1, 2))).flatten(1)
+
+
+def sparse24_rows(x: torch.Tensor) -> torch.Tensor:
+    """Return rows x (T, D) with zeros in place of what ``sparse24`` drops, which may lie apart in memory.
+
+    It counts how many of a group come before each number, four times as fast as sorting on a CPU.  Gradients go to what
+    is kept: which that is counts as constant.  Raises ValueError as ``sparse24`` does.
+    """
+    _check(x)
+    numbers = x.detach().unflatten(1, (-1, GROUP)).float().abs().view(torch.int32).clamp_max(NAN_BITS).unbind(dim=-1)
+    before = [torch.zeros_like(numbers[0], dtype=torch.int8) for _ in numbers]  # how many of its group are larger
+    for first in range(GROUP):
+        for second in range(first + 1, GROUP):
+            is_larger = (numbers[first] >= numbers[second]).to(torch.int8)
+            before[second] += is_larger
+            before[first] += 1 - is_larger
+    is_kept = torch.stack([each < 2 for each in before], dim=-1).flatten(1)
+    return torch.where(is_kept, x, 0)
+
+
+def _check(x: torch.Tensor) -> None:
+    check_matrix("x", x)
+    check_float("x", x)
+    if x.shape[1] % GROUP:
+        raise ValueError(f"x has shape {list(x.shape)}, must be [T, D] with D in {GROUP}s")
 
 
 def _in_bytes(halves: torch.Tensor) -> torch.Tensor:

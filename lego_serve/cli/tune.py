@@ -74,14 +74,14 @@ def tune_grid(
     out: Annotated[Path | None, typer.Option(help="Write the tiers here instead of beside the weights.")] = None,
 ) -> None:
     """Find the grids of every tier for a number of steps, and write those that come near beside the weights."""
-    spec, folder, file = _tuned(config_path, model, out)
+    spec, folder, file = tuned_model(config_path, model, out)
     blocks = 0 if block_rows is None else _routed_blocks(folder)
     from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.tuning.grid_search import tune_grids
     from lego_serve.tuning.trajectories import Calibration
 
     pipeline, began = OfflinePipeline.load(spec), time.process_time()
-    images = Calibration(_prompts(spec.path, prompts), side, side, guidance, first_seed=10_000)
+    images = Calibration(prompts_of(spec.path, prompts), side, side, guidance, first_seed=10_000)
     counts = {tier: max(1, round(share * steps)) for tier, share in SHARES.items()}
     found = tune_grids(pipeline, images, steps, sorted(set(counts.values()), reverse=True), sampler)
     pixels = smallest * smallest, side * side
@@ -111,7 +111,7 @@ def tune_quality(
     out: Annotated[Path | None, typer.Option(help="The file of tiers, instead of the one beside the weights.")] = None,
 ) -> None:
     """Measure what the tiers of a number of steps do to images, and write it into the model's file of tiers."""
-    spec, folder, file = _tuned(config_path, model, out)
+    spec, folder, file = tuned_model(config_path, model, out)
     from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.tuning.quality import Row, measure_all, quality_of, table
     from lego_serve.tuning.sample_file import SampleFile
@@ -150,20 +150,21 @@ def tune_prune(
     out: Annotated[Path | None, typer.Option(help="Write the router here instead of beside the weights.")] = None,
 ) -> None:
     """Train a router: which rows of an image later blocks compute, where a tier has rows per block."""
-    spec, folder, _ = _tuned(config_path, model, None)
+    spec, folder, _ = tuned_model(config_path, model, None)
     from lego_serve.engine.offline import OfflinePipeline
     from lego_serve.models.router_files import write_router
+    from lego_serve.tuning.lessons import LESSON_IMAGES
     from lego_serve.tuning.pruned_pass import PrunedPass
-    from lego_serve.tuning.router_training import LESSON_IMAGES, RouterPlan, RouterTrainer
+    from lego_serve.tuning.router_training import RouterPlan, RouterTrainer
     from lego_serve.tuning.trajectories import Calibration
 
     spec = replace(spec, dtype="float32")
     learning = PrunedPass.load(spec)
     plan = RouterPlan(BlockRows.about(share, steps, learning.blocks), 60 * minutes)
-    texts = _prompts(spec.path, prompts, LESSON_IMAGES * plan.lessons)
+    texts = prompts_of(spec.path, prompts, LESSON_IMAGES * plan.lessons)
     images, pipeline = Calibration(texts, side, side, guidance, first_seed=20_000), OfflinePipeline.load(spec)
     digest = denoiser_digest(folder)
-    kept = state / _named_by(digest, images, steps, sampler, plan.rows)  # what is learned of one is not for another
+    kept = state / named_by(digest, images, steps, sampler, plan.rows)  # what is learned of one is not for another
     found = RouterTrainer(
         kept, pipeline, learning, images, steps, sampler, plan, clock=time.monotonic, report=print_line
     ).run()
@@ -176,7 +177,7 @@ def tune_prune(
     print_line(f"{file}: {found.updates} updates; {plan.rows.rows_ratio:.0%} of rows, held-out loss: {losses}")
 
 
-def _named_by(*facts: object) -> str:
+def named_by(*facts: object) -> str:
     """Return a name that only these facts have."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
@@ -194,14 +195,14 @@ def _routed_blocks(folder: Path) -> int:
 def _judged(path: str, file: Path | None, count: int) -> tuple[tuple[str, ...], "Judge | None"]:
     """Return the prompts to measure with, and who judges their images: lego-tiny has a judge of its own."""
     if file is not None or path != "builtin:lego-tiny":
-        return _prompts(path, file)[:count], None
+        return prompts_of(path, file)[:count], None
     from lego_serve.zoo.judge.prompts import faults, mixed_prompts
 
     asked = mixed_prompts(count)
     return tuple(prompt.text for prompt in asked), lambda index, pixels: not faults(asked[index], pixels)
 
 
-def _tuned(config_path: Path | None, model: str | None, out: Path | None) -> tuple[ModelSpec, Path, Path]:
+def tuned_model(config_path: Path | None, model: str | None, out: Path | None) -> tuple[ModelSpec, Path, Path]:
     """Return the model to tune, the folder of its weights and the file of its tiers.  Raises ConfigError."""
     settings = config.load(config_path or config.default_config())
     spec = model_spec(settings, _model(settings, model))
@@ -241,7 +242,7 @@ def _table(counts: dict[str, int], found: dict[int, "Tuned"]) -> Table:
     return shown
 
 
-def _prompts(path: str, file: Path | None, count: int = IMAGES) -> tuple[str, ...]:
+def prompts_of(path: str, file: Path | None, count: int = IMAGES) -> tuple[str, ...]:
     """Return the prompts to tune on: those of a file, or else some that the model knows, ``count`` if it can."""
     if file is not None:
         try:

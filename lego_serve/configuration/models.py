@@ -252,10 +252,12 @@ class Model(Strict):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="Where to compute.", examples=["cpu", "cuda", "cuda:N"]
     )
-    linear: Literal["dense", "int8"] = Field(
+    linear: Literal["dense", "int8", "fp8", "sparse24"] = Field(
         default="dense",
-        description="How the blocks of the backbone multiply. `int8`: weights and rows of 8 bits, with a scale for "
-        "each row. On a CPU rows have 7, `dtype` is `float32`, and it pays from a width of about 500 on.",
+        description="How the blocks of the backbone multiply. `int8`: weights and rows of 8 bits, a scale a row; on a "
+        "CPU rows have 7, `dtype` is `float32`, and it pays from a width of about 500 on. `fp8`: 8-bit floats, for a "
+        "GPU of compute capability 8.9; on a CPU it is emulated and saves nothing. `sparse24`: half of each row is "
+        "left out in layers that [`tune sparse24`](tiers.md#half-of-each-row) found; it saves no time on any device.",
     )
     max_sequence_length: Annotated[int, Field(ge=0, le=512)] = Field(
         default=256, description="Text tokens of T5, or the rows of zeros in their place."

@@ -16,7 +16,7 @@ from lego_serve.engine.lane_state import LaneRequest, LaneResult
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_backbone, load_text_encoder, load_vae
-from lego_serve.models.ragged.backbone import TextEncoder
+from lego_serve.models.ragged.backbone import Backbone, TextEncoder
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.vae import KlVae
@@ -26,11 +26,12 @@ DEFAULT_MAX_ROWS = 2048
 
 @dataclass(frozen=True, slots=True)
 class OfflinePipeline:
-    """Text encoder, engine and autoencoder of one model."""
+    """Text encoder, engine and autoencoder of one model, and the backbone that the engine runs."""
 
     text: TextEncoder
     engine: StepEngine
     vae: KlVae
+    backbone: Backbone
 
     @classmethod
     def load(
@@ -40,7 +41,7 @@ class OfflinePipeline:
         backbone, tables = load_backbone(spec)
         batcher = StepBatcher(fifo, StepLimits(max_rows=max_rows))
         engine = StepEngine(backbone, tables, batcher, time.monotonic, controls)
-        return cls(load_text_encoder(spec), engine, load_vae(spec))
+        return cls(load_text_encoder(spec), engine, load_vae(spec), backbone)
 
     def generate(
         self,

@@ -9,10 +9,12 @@ from types import ModuleType
 from lego_serve.errors import CheckpointError
 from lego_serve.models.model_files import load_module, model_folder
 from lego_serve.models.ragged.backbone import Backbone, TextEncoder
-from lego_serve.models.ragged.int8_rows import use_int8_rows
+from lego_serve.models.ragged.linear_kinds.fp8_rows import use_fp8_rows
+from lego_serve.models.ragged.linear_kinds.int8_rows import use_int8_rows
 from lego_serve.models.registry import ModelSpec, families, family_module
 from lego_serve.models.router_files import load_router
 from lego_serve.models.sampling import FlowMatchTables
+from lego_serve.models.sparse24_files import load_sparse24, sparse24_digest
 from lego_serve.models.vae import KlVae
 
 
@@ -21,8 +23,20 @@ def load_backbone(spec: ModelSpec) -> tuple[Backbone, FlowMatchTables]:
     backbone, tables = _family(spec).load_backbone(spec)
     if spec.linear == "int8":
         use_int8_rows(backbone, spec.name)
+    elif spec.linear == "fp8":
+        use_fp8_rows(backbone, spec.name)
+    elif spec.linear == "sparse24":
+        load_sparse24(spec, backbone)
     load_router(spec, backbone)
     return backbone, tables
+
+
+def computed_revision(spec: ModelSpec, revision: str) -> str:
+    """Return a revision of a model's weights that also tells apart how its blocks multiply."""
+    if spec.linear == "dense":
+        return revision
+    residuals = f" {sparse24_digest(spec)}" if spec.linear == "sparse24" else ""
+    return f"{revision} {spec.linear}{residuals}"
 
 
 def load_text_encoder(spec: ModelSpec) -> TextEncoder:

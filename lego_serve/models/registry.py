@@ -14,7 +14,7 @@ _FAMILIES = "lego_serve.models.families"  # found by name: nothing here depends 
 class ModelSpec:
     """A model's location and how to run it; ``path`` is a folder, a hub id or ``builtin:NAME``.
 
-    ``linear``: how the backbone's blocks multiply, ``dense`` or ``int8``.
+    ``linear``: how the backbone's blocks multiply, ``dense``, ``int8``, ``fp8`` or ``sparse24``.
     """
 
     name: str

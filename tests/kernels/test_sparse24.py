@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_kernels import examples, reference, sparse24
-from lego_kernels.sparse24 import sparse24_unpack
+from lego_kernels.sparse24 import sparse24_rows, sparse24_unpack
 
 SIZES = [(1, 4), (7, 36), (17, 96), (5, 128), (3, 1536), (0, 64), (2, 8)]
 numbers = st.one_of(st.floats(width=16), st.sampled_from([0.0, -0.0, 1.0, -1.0]))
@@ -58,6 +58,25 @@ def test_the_way_back_has_zeros_in_place_of_what_was_dropped(rows: int, width: i
     assert torch.equal(sparse24_unpack(*sparse24(back)), back)
 
 
+@settings(deadline=None)
+@given(row=groups, dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_rows_with_zeros_are_those_that_are_packed(row: list[tuple[float, ...]], dtype: torch.dtype) -> None:
+    """The same choice among equals and numbers that are none, also of rows that lie apart in memory."""
+    x = torch.tensor([*row, *row]).view(2, -1).to(dtype)
+    expected = sparse24_unpack(*sparse24(x))
+    wide = torch.cat([x, x], dim=1)[:, : x.shape[1]]
+    for found in (sparse24_rows(x), sparse24_rows(wide)):
+        assert found.dtype == dtype
+        assert torch.equal(found.nan_to_num(nan=9e4), expected.nan_to_num(nan=9e4))
+
+
+def test_gradients_go_to_what_is_kept() -> None:
+    """And to nothing else."""
+    x = torch.tensor([[1.0, -4.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    torch.autograd.backward(sparse24_rows(x).sum())
+    assert torch.equal(x.grad, torch.tensor([[0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0]]))
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -68,8 +87,9 @@ def test_the_way_back_has_zeros_in_place_of_what_was_dropped(rows: int, width: i
 )
 def test_an_argument_that_does_not_fit_is_named(x: torch.Tensor, message: str) -> None:
     """With its shape and the one it should have."""
-    with pytest.raises(ValueError, match=message):
-        sparse24(x)
+    for op in (sparse24, sparse24_rows):
+        with pytest.raises(ValueError, match=message):
+            op(x)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_trained_router_loses_less_than_chance_and_goes_on_where_it_stopped(
     tmp_path: Path, pipeline: OfflinePipeline, transformer: SD3Transformer2DModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On images that it never saw, with as many rows; the state and the lessons lie in the folder."""
-    monkeypatch.setattr("lego_serve.tuning.router_training.LESSON_IMAGES", 4)
+    monkeypatch.setattr("lego_serve.tuning.lessons.LESSON_IMAGES", 4)
     first = trainer(tmp_path, pipeline, transformer, 10.0).run()
     again = trainer(tmp_path, pipeline, transformer, 50.0).run()
     assert 0 < first.updates < again.updates

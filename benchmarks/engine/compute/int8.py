@@ -12,8 +12,8 @@ from benchmarks.engine.report import Report
 from benchmarks.engine.timing import Patience, Quartiles, ratios, take_turns
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.image_metrics import psnr
-from lego_serve.models.ragged.int8_rows import Int8Rows
 from lego_serve.models.ragged.layers import Linear, linears
+from lego_serve.models.ragged.linear_kinds.int8_rows import Int8Rows
 from lego_serve.models.registry import ModelSpec
 from lego_serve.tuning.quality import Row, draw_row
 from lego_serve.tuning.trajectories import Calibration

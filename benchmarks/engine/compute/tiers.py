@@ -95,9 +95,7 @@ def markdown(samples: Sequence[Sample]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
-        own = [sample for sample in samples if sample.row == name]
-        kinds = [[s.is_right for s in own if s.image % 2 == kind and s.is_right is not None] for kind in (0, 1)]
-        right = " + ".join(f"{sum(kind)} of {len(kind)}" for kind in kinds)
+        right = right_counts(samples, name)
         true = f"{row['true_psnr_mean']:.1f} ({row['true_psnr_least']:.1f})" if "true_psnr_mean" in row else ""
         is_exact = name == "exact"
         psnr = "" if is_exact else f"{row['psnr_mean']:.1f} ({row['psnr_least']:.1f})"
@@ -105,3 +103,10 @@ def markdown(samples: Sequence[Sample]) -> str:
         speed = found["exact"]["seconds"] / row["seconds"]
         lines.append(f"| {name} | {row['images']:.0f} | {speed:.2f} | {psnr} | {ssim} | {true} | {right} |")
     return "\n".join(lines)
+
+
+def right_counts(samples: Sequence[Sample], name: str) -> str:
+    """Return how many images of a row are right, of one object and of two."""
+    own = [sample for sample in samples if sample.row == name]
+    kinds = [[s.is_right for s in own if s.image % 2 == kind and s.is_right is not None] for kind in (0, 1)]
+    return " + ".join(f"{sum(kind)} of {len(kind)}" for kind in kinds)

@@ -79,6 +79,11 @@ class Linear:
         return cls(torch.cat([module.weight for module in modules]), bias, parts)
 
     @property
+    def name(self) -> str:
+        """The canonical path of the first of its parts, by which files know it; empty where it has none."""
+        return self.parts[0].path if self.parts else ""
+
+    @property
     def is_of_blocks(self) -> bool:
         """Whether it is a block's own, over rows of tokens; modulation and embeddings are over a row a branch."""
         return bool(self.parts) and all("blocks." in part.path and ".norm" not in part.path for part in self.parts)
@@ -124,6 +129,11 @@ def linears(value: Any) -> Iterator[Linear]:
     elif is_dataclass(value):
         for attribute in fields(value):
             yield from linears(getattr(value, attribute.name))
+
+
+def block_layers(value: Any) -> dict[str, Linear]:
+    """Return by name the layers of the blocks in ``value``, a backbone's attributes or a list of blocks."""
+    return {layer.name: layer for layer in linears(value) if layer.is_of_blocks}
 
 
 def share_ops(value: Any) -> LinearOps:

@@ -36,7 +36,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import CheckpointError, LegoError, NodeError
-from lego_serve.models.loading import load_backbone
+from lego_serve.models.loading import computed_revision, load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.model_files import denoiser_revision
 from lego_serve.models.registry import ModelSpec
@@ -87,7 +87,7 @@ class BackboneNode:
         if peers.replicas is not None and backbone.uses_cfg:
             self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, self._has_lanes, peers.host)
         splitter = None if self._helpers is None else self._helpers.splitter
-        computed = revision if spec.linear == "dense" else f"{revision} {spec.linear}"
+        computed = computed_revision(spec, revision)
         sources = self._controlnets.sources
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, sources, templates, computed, splitter)
         try:

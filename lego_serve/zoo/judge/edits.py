@@ -117,7 +117,7 @@ def _load_family(path: str, coding: str) -> OfflinePipeline:
     batcher = StepBatcher(fifo, StepLimits(max_rows=8192))
     engine = StepEngine(backbone, tables, batcher, time.monotonic, templates=store)
     family = OfflinePipeline.load(spec)
-    return OfflinePipeline(family.text, engine, family.vae)
+    return OfflinePipeline(family.text, engine, family.vae, backbone)
 
 
 def _compute(family: OfflinePipeline, tasks: Sequence[EditTask], first: int, method: EditMethod) -> list[torch.Tensor]:

@@ -29,9 +29,12 @@ from lego_serve.engine.template_store import Template, TemplateStore
 from lego_serve.models.families.flux import FluxBackbone
 from lego_serve.models.families.sd3 import Sd3Backbone
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
-from lego_serve.models.ragged.int8_rows import use_int8_rows
+from lego_serve.models.ragged.linear_kinds.fp8_rows import use_fp8_rows
+from lego_serve.models.ragged.linear_kinds.int8_rows import use_int8_rows
+from lego_serve.models.ragged.linear_kinds.sparse24_rows import use_sparse24_rows
 from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.models.sampling import FlowMatchTables, Schedule
+from tests.support.engine.residuals import residuals_of
 
 SD3: dict[str, Any] = {
     "in_channels": 8, "out_channels": 8, "num_layers": 3, "attention_head_dim": 16, "num_attention_heads": 4,
@@ -49,6 +52,7 @@ GPU = torch.device(NAME, 0)
 # What a step takes from the CPU: the layout of its batch and the times of its branches, in copies that do not wait.
 # ``lcm`` takes the noise of each lane besides, which has the same bits whatever device the lane runs on.
 STATED = 6
+KINDS = ("plain", "own rows", "block rows", "references", "edit", "lcm")
 
 
 class Copies(TorchDispatchMode):
@@ -105,7 +109,7 @@ def on_gpu(cls: Any, config: dict[str, Any]) -> Any:
 
 
 def engine_of(family: str, kind: str = "plain") -> StepEngine:
-    """A small model of a family on the GPU, of 8-bit layers for a kind so named; to be called under a fake mode."""
+    """A small model of a family on the GPU, of the linear layers that a kind names; to be called under a fake mode."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, SD3Transformer2DModel
 
     if family == "sd3":
@@ -115,6 +119,10 @@ def engine_of(family: str, kind: str = "plain") -> StepEngine:
     backbone.linear_ops.batch_invariant = False  # the probe of products compares values
     if kind == "int8":
         use_int8_rows(backbone, "a model")
+    if kind == "fp8":
+        use_fp8_rows(backbone, "a model")
+    if kind == "sparse24":
+        use_sparse24_rows(backbone, "a model", residuals_of(backbone))
     if kind == "block rows":
         backbone.router = BlockRouter.drawn(3, 64, seed=0).on(GPU, backbone.linear_ops)
     with unset_fake_temporarily():
@@ -180,7 +188,9 @@ def copies(family: str, count: int, kind: str) -> Copies:
     return seen
 
 
-@pytest.mark.parametrize("kind", ["plain", "own rows", "block rows", "references", "edit", "lcm", "int8"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "own rows", "block rows", "references", "edit", "lcm", "int8", "fp8", "sparse24"]
+)
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_step_on_a_gpu_reads_nothing_back_and_mixes_no_devices(family: str, kind: str) -> None:
     """And copies no more for many lanes than for few: the batch's layout and its times, and the noise of ``lcm``."""

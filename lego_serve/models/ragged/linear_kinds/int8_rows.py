@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lego_kernels import int8_rows
 from lego_serve.errors import CheckpointError
 from lego_serve.models.ragged.backbone import Backbone
-from lego_serve.models.ragged.layers import linears
+from lego_serve.models.ragged.layers import block_layers
 
 SMALLEST = 1e-12  # what a row of zeros is divided by
 LEAST_ROWS, SIDE = 32, 8  # what a GPU's product of 8-bit numbers takes: more than 16 rows, sides in eights
@@ -92,9 +92,7 @@ def use_int8_rows(backbone: Backbone, name: str) -> None:
 
     Raises CheckpointError for a backbone that does not compute in fp32 on a CPU, or whose layers a GPU cannot multiply.
     """
-    for layer in linears(vars(backbone)):
-        if not layer.is_of_blocks:
-            continue
+    for path, layer in block_layers(vars(backbone)).items():
         weight = layer.weight
         if weight.device.type == "cpu":
             if weight.dtype != torch.float32:
@@ -105,6 +103,4 @@ def use_int8_rows(backbone: Backbone, name: str) -> None:
         try:
             layer.kind = Int8Matmul.of(weight)
         except ValueError as error:
-            raise CheckpointError(
-                f"model {name}: `linear: int8` cannot be had for {layer.parts[0].path}: {error}"
-            ) from None
+            raise CheckpointError(f"model {name}: `linear: int8` cannot be had for {path}: {error}") from None

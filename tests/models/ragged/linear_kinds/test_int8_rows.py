@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lego_kernels import reference
 from lego_serve.errors import CheckpointError
 from lego_serve.models.loading import load_backbone
-from lego_serve.models.ragged.int8_rows import Int8Matmul, Int8Rows, int8_rows_reference
 from lego_serve.models.ragged.layers import linears
+from lego_serve.models.ragged.linear_kinds.int8_rows import Int8Matmul, Int8Rows, int8_rows_reference
 from lego_serve.models.registry import ModelSpec
 from tests.support.engine.engines import alone, engine_of, latents, request, run
 
