@@ -39,6 +39,12 @@ class Composed:
         words = ["nsenter", f"--net={self.place.path}", "podman", "healthcheck", "run", f"lego-serve_{service}_1"]
         return subprocess.run(words, env=self._environment, capture_output=True, check=False).returncode == 0
 
+    def logs(self, service: str) -> str:
+        """The last lines that a service has printed."""
+        words = ["podman", "logs", "--tail", "40", f"lego-serve_{service}_1"]
+        done = subprocess.run(words, env=self._environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
     def ask(self, port: int, path: str, body: object = None) -> tuple[int, str]:
         """Request something of a published port."""
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -67,15 +73,16 @@ def test_an_image_is_made_through_compose(composed: Composed) -> None:
     """With jobs in Redis, keys from the secret, and Prometheus that sees the server."""
     started = composed.run("up", "--detach", "--no-deps", "redis")
     assert started.returncode == 0, started.stderr
-    wait("Redis", lambda: composed.is_healthy("redis"), 60)
+    wait("Redis", lambda: composed.is_healthy("redis"), 60, lambda: composed.logs("redis"))
     started = composed.run("up", "--detach", "--no-deps", "app", "prometheus")
     assert started.returncode == 0, started.stderr
-    seconds = wait("the server", lambda: composed.is_healthy("app"), 300)
+    seconds = wait("the server", lambda: composed.is_healthy("app"), 300, lambda: composed.logs("app"))
     status, text = composed.ask(8000, "/v1/images/generations", BODY)
     assert status == 200, text
     assert json.loads(text)["data"][0]["b64_json"]
     assert composed.ask(8000, "/metrics")[0] == 404
-    wait("Prometheus", lambda: '"value"' in composed.ask(9090, "/api/v1/query?query=lego_serve_images_total")[1], 60)
+    query = "/api/v1/query?query=lego_serve_images_total"
+    wait("Prometheus", lambda: '"value"' in composed.ask(9090, query)[1], 60, lambda: composed.logs("prometheus"))
     sys.stdout.write(f"\ncompose: healthy after {seconds:.0f} s, an image made through it\n")
     stopped = composed.run("stop", "--timeout", "60", "app")
     assert stopped.returncode == 0, stopped.stderr
@@ -83,10 +90,10 @@ def test_an_image_is_made_through_compose(composed: Composed) -> None:
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == "0"
 
 
-def wait(what: str, is_so: Callable[[], bool], limit_s: float) -> float:
+def wait(what: str, is_so: Callable[[], bool], limit_s: float, logs: Callable[[], str]) -> float:
     """Wait until something is so; answers the seconds."""
     started = time.monotonic()
     while not is_so():
-        assert time.monotonic() - started < limit_s, f"{what}: not within {limit_s:.0f} s"
+        assert time.monotonic() - started < limit_s, f"{what}: not within {limit_s:.0f} s\n{logs()}"
         time.sleep(0.5)
     return time.monotonic() - started

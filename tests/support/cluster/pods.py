@@ -21,7 +21,7 @@ from deploy.local.network import why_not as why_no_network
 from deploy.local.operator import LocalCluster, ask
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = {"buildah": "buildah", "podman": "podman", "runc": "runc", "debootstrap": "debootstrap"}
+PROGRAMS = {"buildah": "buildah", "podman": "podman", "runc": "runc", "debootstrap": "debootstrap", "nft": "nftables"}
 IMAGES = {  # what the manifests name, and what was built here
     "lego-serve:gateway": "localhost/lego-serve:gateway",
     "lego-serve:worker": "localhost/lego-serve:worker",
