@@ -33,15 +33,18 @@ def compose_faults(path: Path = COMPOSE) -> Iterator[str]:
             source = volume.partition(":")[0]
             if re.fullmatch(r"[a-z][a-z0-9_-]*", source) and source not in document["volumes"]:
                 yield f"{path.name}: {name}: there is no volume {source}"
+            if source.startswith(".") and not (path.parent / source).is_file():
+                yield f"{path.name}: {name}: there is no file {source}"
+        if "configs" in service:
+            yield f"{path.name}: {name}: podman-compose passes `configs` over; mount the file as a volume"
         if not service.get("read_only"):
             yield f"{path.name}: {name}: the root must be read-only"
         for port in service.get("ports", ()):
             if not str(port).startswith("127.0.0.1:"):
                 yield f"{path.name}: {name}: {port} is open to others"
-    for section in ("configs", "secrets"):
-        for name, each in document[section].items():
-            if not (path.parent / each["file"]).exists():
-                yield f"{path.name}: {section}.{name}: there is no {each['file']}"
+    for name, each in document["secrets"].items():
+        if not (path.parent / each["file"]).exists():
+            yield f"{path.name}: secrets.{name}: there is no {each['file']}"
 
 
 def server_faults(config: Path, keys: Path) -> Iterator[str]:

@@ -232,6 +232,8 @@ def test_a_route_to_the_wrong_receiver_is_found(tmp_path: Path) -> None:
         ("127.0.0.1:9090:9090", "9090:9090", "is open to others"),
         ("data:/var/lib/lego-serve", "dta:/var/lib/lego-serve", "there is no volume dta"),
         ("compose/keys.yaml}", "compose/key.yaml}", "there is no compose/key.yaml"),
+        ("./compose/config.yaml", "./compose/confg.yaml", "app: there is no file ./compose/confg.yaml"),
+        ("    shm_size: 1gb", "    configs: []\n    shm_size: 1gb", "passes `configs` over"),
         ("stop_grace_period: 60s", "stop_grace_period: sixty", "stop_grace_period"),
     ],
 )
