@@ -22,6 +22,7 @@ def _manifests() -> Iterator[str]:
         yield from (f"{name}: {fault}" for fault in kinds.faults(overlay(name)))
         yield from (f"{name}: {fault}" for fault in operator.faults(overlay(name)))
         yield from (f"{name}: {fault}" for fault in operator.crd_faults(overlay(name)))
+        yield from (f"{name}: {fault}" for fault in operator.image_faults(overlay(name)))
     yield from (f"base: {fault}" for fault in kinds.faults(rendered(KUBERNETES / "base")))
     for path in sorted((KUBERNETES / "components").iterdir()):
         alone = with_component(path.name)

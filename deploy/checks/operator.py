@@ -29,6 +29,17 @@ def faults(manifests: Iterable[Manifest]) -> Iterator[str]:
             yield from (f"{name}: {fault}" for fault in _maps(spec["rayClusterConfig"], maps))
 
 
+def image_faults(manifests: Iterable[Manifest]) -> Iterator[str]:
+    """Yield what of an overlay would be pulled by a name that stands for an image, as those of the base do."""
+    for manifest in manifests:
+        if manifest["kind"] != "RayService":
+            continue
+        cluster = manifest["spec"]["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            if ":" not in (image := _main(group)["image"]).rpartition("/")[2]:
+                yield f"{group.get('groupName', 'head')}: {image} has no tag: no `images` of the overlay names it"
+
+
 def _service(manifest: Manifest) -> Iterator[str]:
     spec = manifest["spec"]
     cluster, upgrade = spec["rayClusterConfig"], spec.get("upgradeStrategy", {})

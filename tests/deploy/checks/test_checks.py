@@ -117,6 +117,14 @@ def test_what_kuberay_would_refuse_or_misunderstand_is_found(prod: list[Any], pl
     assert any(fault in each for each in operator.faults(prod))
 
 
+def test_an_image_that_no_overlay_names_is_found(prod: list[Any]) -> None:
+    """A port of a registry is no tag."""
+    assert list(operator.image_faults(prod)) == []
+    main_of(prod, 2).update(image="registry:5000/lego-serve-worker")
+    [fault] = operator.image_faults(prod)
+    assert fault.startswith("class-b: registry:5000/lego-serve-worker has no tag")
+
+
 def test_an_incremental_upgrade_is_checked_though_no_overlay_has_one(prod: list[Any]) -> None:
     """It needs the autoscaler, and its steps must fit its surge."""
     options = {"gatewayClassName": "istio", "stepSizePercent": 60, "intervalSeconds": 30, "maxSurgePercent": 50}

@@ -54,7 +54,7 @@ def test_a_gateway_keeps_its_own_command_and_probes(pods: dict[str, Pod]) -> Non
     gateway = pods["lego-a-gateway-0"]
     assert gateway.entrypoint == ("/bin/bash", "-ec")
     assert "lego-serve node" in gateway.arguments[0]
-    assert gateway.probes["startup"] == Probe(8001, "/health/startup", period_s=5, timeout_s=3, failures=360)
+    assert gateway.probes["startup"] == Probe(8001, "/health/startup", period_s=1, timeout_s=3, failures=1800)
     assert (gateway.pre_stop_s, gateway.grace_s) == (10, 90)
     sources = {mount.path: mount.source for mount in gateway.mounts}
     assert sources["/tmp"] == "emptyDir/tmp"
