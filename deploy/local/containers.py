@@ -123,7 +123,9 @@ class Containers:
     def clear(self) -> None:
         """End and remove all of them."""
         if self._names:
-            subprocess.run(["podman", "rm", "--force", "--ignore", "--time", "0", *self._names], capture_output=True, check=False)
+            subprocess.run(
+                ["podman", "rm", "--force", "--ignore", "--time", "0", *self._names], capture_output=True, check=False
+            )
 
     def _source(self, name: str, pod: Pod, mount: Mount) -> Path:
         own = mount.source.startswith("emptyDir/")
