@@ -17,7 +17,15 @@ LARGE_TIMEOUT_S = 2.0
 # What Redis answers while it is full, loading, read only, cannot save or lets nobody in: the command is right, the
 # server is not.
 AWAY = (
-    *("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN"),
+    "OOM",
+    "LOADING",
+    "READONLY",
+    "MISCONF",
+    "MASTERDOWN",
+    "BUSY",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
     "DENIED",
 )
 AWAY_CLASSES = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
