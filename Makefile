@@ -50,7 +50,8 @@ test-servers: $(STAMP)
 test-alone: $(STAMP)
 	$(PYTEST) -m "alone and not long" $(SERVED)
 
-# Those that say the same as a quick one of more sizes, kinds or repetitions.
+# Those that say the same as a quick one of more sizes, kinds or repetitions: an hour and a half. None begins later than
+# LEGO_LONG_SECONDS where that is set; what is left out is named.
 test-long: $(STAMP)
 	$(PYTEST) -m long
 

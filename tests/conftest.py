@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.e2e.faults.sitecustomize import HOLD_READS, STEPS_LOG
 from tests.support.e2e.servers import CRASHES, FAULTS, OneServer, Server, running
+from tests.support.time_budget import SECONDS, TimeBudget
 
 gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
 # The Makefile collects no others.
@@ -35,6 +36,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("busy")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bound the time of a run where that is asked for."""
+    if SECONDS in os.environ:
+        config.pluginmanager.register(TimeBudget(float(os.environ[SECONDS])))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
