@@ -73,6 +73,7 @@ def run_gateway(
     every = {name: model.nodes.backbone.checkpoint_every_steps for name, model in settings.models.items()}
     reserve_metric_files()
     metrics = Metrics()
+    metrics.begin_at_zero(workflows.values())
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)
     coordinator = Coordinator(

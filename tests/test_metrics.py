@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,16 @@ def _labels(family: Metric) -> list[str]:
     return found
 
 
-def shared_page(folder: Path) -> str:
+def begun() -> Metrics:
+    """The metrics of a gateway that nobody has asked for anything yet."""
+    metrics = Metrics()
+    metrics.begin_at_zero([built_in_workflows()["lego-tiny"]])
+    return metrics
+
+
+def shared_page(folder: Path, made: str = "observed") -> str:
     """The page as gateways that share a folder give it; prometheus_client looks for the folder when imported."""
-    code = f"import runpy, sys; made = runpy.run_path({__file__!r}); sys.stdout.buffer.write(made['observed']().page())"
+    code = f"import runpy, sys; made = runpy.run_path({__file__!r}); sys.stdout.buffer.write(made[{made!r}]().page())"
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -131,6 +139,20 @@ def test_promtool_has_nothing_to_complain_of(shared: bool, tmp_path: Path) -> No
     assert all(name.startswith("lego_serve_") and family.samples for name, family in families.items())
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_rules_see_grow_is_there_before_it_first_happens(shared: bool, tmp_path: Path) -> None:
+    """At zero: Prometheus would take the first broken dataflow for one that has always been there."""
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text()
+    growing = set(re.findall(r"(?:rate|increase)\((lego_serve_\w+)", rules))
+    assert "lego_serve_dataflow_checks_total" in growing
+    page = shared_page(tmp_path, "begun") if shared else begun().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    families = text_string_to_metric_families(page)
+    samples = [sample for family in families for sample in family.samples if sample.name in growing]
+    assert growing == {sample.name for sample in samples}
+    assert {sample.value for sample in samples} == {0.0}
+    assert sum(sample.labels.get("result") == "broken" for sample in samples) == 1
+
+
 def test_adapters_and_controlnets_are_counted_by_whether_they_had_to_be_loaded() -> None:
     """One of each here was at hand and one was not."""
     page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
@@ -140,12 +162,25 @@ def test_adapters_and_controlnets_are_counted_by_whether_they_had_to_be_loaded()
             assert f'lego_serve_{kind}_{name}{{model="lego-tiny"}} {value}' in page
 
 
+def test_steps_on_the_checkpoint_of_a_tier_are_told_apart() -> None:
+    """They say nothing of the steps of the model's own weights."""
+    workflow = built_in_workflows()["lego-tiny"]
+    nodes = {**workflow.nodes, "latents": replace(workflow.nodes["latents"], tier="turbo")}
+    metrics = Metrics()
+    for steps, each in ((4, replace(workflow, nodes=nodes)), (28, workflow)):
+        stats = {"latents": TaskStats(step_s=(0.1,) * steps, step_lanes=(1,) * steps)}
+        metrics.record_result(each, JobResult((), 0.1, {}, 1, stats))
+    page = metrics.page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
+    assert 'lego_serve_denoise_step_seconds_count{model="lego-tiny",tier="turbo"} 4.0' in page
+    assert 'lego_serve_denoise_step_seconds_count{model="lego-tiny",tier=""} 28.0' in page
+
+
 def test_labels_come_from_small_fixed_sets() -> None:
     """No metric is labelled with a prompt, an id or a path."""
-    page = observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode()
-    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    assert {label for sample in samples for label in sample.labels} == {
-        "computed", "kind", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "workflow",
+    families = text_string_to_metric_families(observed().page({"PROMETHEUS_MULTIPROC_DIR": ""}).decode())
+    assert {label for family in families for sample in family.samples for label in sample.labels} == {
+        "computed", "kind", "le", "model", "node", "outcome", "quality", "reason", "result", "state", "tier",
+        "workflow",
     }  # fmt: skip
 
 

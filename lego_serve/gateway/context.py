@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from PIL import Image
 
+from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.suggest import did_you_mean
 from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.tiers import at_tier
 from lego_serve.errors import NotFound
 from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.errors import Forbidden, Unauthorized
@@ -76,6 +78,10 @@ class Context:
             return Caller()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return self.keys.caller(token.strip()) if scheme.lower() == "bearer" else None
+
+    def record_result(self, workflow: Workflow, job: Job, result: JobResult) -> None:
+        """Count a job of a workflow that ended well, by the checkpoints that it ran on."""
+        self.metrics.record_result(at_tier(workflow, job.inputs, self.settings.tiers), result)
 
     def log_job(self, job_id: str, prompt: str) -> None:
         """Have the lines of the request at work name its job; its own has the prompt where the settings ask for it."""

@@ -97,7 +97,7 @@ async def run_job(
             raise
         span.chunk()
         span.completed(job_request.workflow, result, context.runner.now())
-    context.metrics.record_result(job_request.workflow, result)
+    context.record_result(job_request.workflow, job, result)
     context.quality_checks.consider(job, result)
     return result
 

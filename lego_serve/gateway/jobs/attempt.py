@@ -121,7 +121,7 @@ class JobAttempt:
                     raise in_request_words(error, job_request.body) from error
                 raise
             span.completed(job_request.workflow, result, context.runner.now())
-        context.metrics.record_result(job_request.workflow, result)
+        context.record_result(job_request.workflow, job, result)
         context.quality_checks.consider(job, result)
         return await self._keep(job_request, job, result)
 
