@@ -7,6 +7,7 @@ from typing import Any
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 WIDTH, HEIGHT = 8, 7  # of 24 units a row
 BY_WORKFLOW, BY_MODEL, BY_NODE = "{{workflow}}", "{{model}}", "{{model}} {{node}}"
+BY_WEIGHTS = "{{model}} {{tier}}"  # the tier is empty but where it has a checkpoint of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Durable jobs' ends", "ops", rate("durable_jobs_ended", "outcome"), "{{outcome}}"),
         Panel("Messages still to be sent", "short", "max(lego_serve_webhook_backlog)"),
         Panel("Decisions", "ops", rate("decisions", "kind"), "{{kind}}"),
-        Panel("Checks that failed", "ops", rate("dataflow_checks", "result"), "{{result}}"),
+        Panel("Gateways without their store", "short", "sum(lego_serve_gateways_without_store)"),
+        Panel("Checks of the book-keeping", "ops", rate("dataflow_checks", "result"), "{{result}}"),
     ),
     "Nodes": (
         Panel("Time in nodes, 95th percentile", "s", quantile("node_duration_seconds", "model, node"), BY_NODE),
         Panel("Waiting for nodes, 95th percentile", "s", quantile("node_queue_seconds", "model, node"), BY_NODE),
         Panel("Calls computed together", "short", mean("node_batch_size", "model, node"), BY_NODE),
-        Panel("Step, 95th percentile", "s", quantile("denoise_step_seconds", "model"), BY_MODEL),
-        Panel("Lanes in a step", "short", mean("denoise_step_lanes", "model"), BY_MODEL),
-        Panel("Token rows in a step", "short", mean("denoise_step_rows", "model"), BY_MODEL),
+        Panel("Step, 95th percentile", "s", quantile("denoise_step_seconds", "model, tier"), BY_WEIGHTS),
+        Panel("Lanes in a step", "short", mean("denoise_step_lanes", "model, tier"), BY_WEIGHTS),
+        Panel("Token rows in a step", "short", mean("denoise_step_rows", "model, tier"), BY_WEIGHTS),
         Panel("Calls made again", "ops", rate("node_retries", "model, node"), BY_NODE),
         Panel("Steps redone", "ops", rate("steps_redone", "model"), BY_MODEL),
         Panel("Tokens computed", "ops", rate("denoise_tokens", "model"), BY_MODEL),
