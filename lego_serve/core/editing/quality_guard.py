@@ -1,7 +1,8 @@
 """Guards the quality of edits that reuse activations, by comparing some of them with their full computation.
 
 Some edits are computed a second time, in full, and compared.  A cohort of edits whose mean SSIM is below its
-workflow's floor runs one rung up the ladder of qualities from then on.  Invariants: a cohort is judged by at least
+workflow's floor runs one rung up the ladder of qualities from then on; a floor of 1 has all edits computed in full,
+for which no comparison is waited for.  Invariants: a cohort is judged by at least
 ``MIN_SAMPLES`` comparisons; comparisons older than the window do not count, so that a cohort gets another chance; no
 edit runs at less than the requested quality; comparisons take at most their share of the time.
 """
@@ -68,6 +69,8 @@ class QualityGuard:
         """Return the quality to run an edit at: the requested one, or the next rung not below ``min_ssim``."""
         if min_ssim is None:
             return requested
+        if min_ssim >= 1.0:
+            return Quality.EXACT
         rungs = LADDER[LADDER.index(requested) :]
         return next((rung for rung in rungs if not self._is_below(cohort, rung, min_ssim, now)), Quality.EXACT)
 

@@ -61,6 +61,12 @@ def test_a_cohort_below_its_floor_climbs_the_ladder_and_others_do_not() -> None:
     assert guard.quality(COHORT, Quality.BALANCED, 0.95, 0.0) is Quality.BALANCED  # it has no samples
 
 
+def test_a_floor_of_one_has_all_edits_computed_in_full_at_once() -> None:
+    """Before anything has been compared, and whatever comparisons said."""
+    assert QualityGuard(0.02).quality(COHORT, Quality.BALANCED, 1.0, 0.0) is Quality.EXACT
+    assert observed(QualityGuard(0.02), 1.0, 1.0, 1.0).quality(COHORT, Quality.HIGH, 1.0, 0.0) is Quality.EXACT
+
+
 def test_old_samples_do_not_count() -> None:
     """A cohort gets another chance after the window."""
     guard = observed(QualityGuard(1.0, window_s=60), 0.5, 0.5, 0.5)
