@@ -3,47 +3,33 @@
 from dataclasses import fields
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from lego_serve.errors import CheckpointError
+from lego_serve.models.derived.bound_tensors import TensorFormat
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.pruning.router import BlockRouter, Scorer
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import ROUTER, local_folder
 from lego_serve.models.weights_digest import denoiser_digest
 
-FORMAT = "1"
 PARTS = tuple(field.name for field in fields(Scorer))
+FORMAT = TensorFormat("a router", "1")
 
 
 def write_router(router: BlockRouter, weights: str, file: Path) -> None:
     """Write a router that was trained on weights of a digest, all at once.  Raises OSError."""
-    beside = file.with_suffix(".new")
-    tensors = {
-        f"{block}.{part}": getattr(scorer, part).detach().cpu().float().contiguous()
-        for block, scorer in enumerate(router.scorers, 1)
-        for part in PARTS
-    }
-    beside.write_bytes(save(tensors, {"format": FORMAT, "weights": weights, "blocks": str(router.blocks)}))
-    beside.replace(file)
+    scorers = enumerate(router.scorers, 1)
+    tensors = {f"{block}.{part}": getattr(scorer, part) for block, scorer in scorers for part in PARTS}
+    FORMAT.write(tensors, weights, file, {"blocks": str(router.blocks)})
 
 
 def read_router(file: Path, weights: str) -> BlockRouter:
     """Return the router of a file.  Raises ValueError where it cannot be read or was trained on other weights."""
+    tensors, facts = FORMAT.read(file, weights)
     try:
-        with safe_open(file, framework="pt") as content:
-            facts = content.metadata() or {}
-            if facts.get("format") != FORMAT:
-                raise ValueError(f"{file} is no router of format {FORMAT}")
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
         blocks = range(1, int(facts["blocks"]))
-        scorers = tuple(Scorer(**{part: tensors[f"{block}.{part}"] for part in PARTS}) for block in blocks)
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{file} cannot be read as a router: {type(error).__name__} {error}") from None
-    if facts["weights"] != weights:
-        raise ValueError(f"{file} was trained on other weights; take it away, and train one again")
-    return BlockRouter(scorers)
+        return BlockRouter(tuple(Scorer(**{part: tensors[f"{block}.{part}"] for part in PARTS}) for block in blocks))
+    except KeyError as error:
+        raise ValueError(f"{file} cannot be read as a router: it has no {error}") from None
 
 
 def set_router(backbone: Backbone, router: BlockRouter) -> None:

@@ -4,46 +4,32 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from lego_serve.errors import CheckpointError
+from lego_serve.models.derived.bound_tensors import TensorFormat
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.linear_kinds.sparse24_rows import Residual, use_sparse24_rows
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import local_folder
 from lego_serve.models.weights_digest import denoiser_digest
 
-FILE, FORMAT = "sparse24.safetensors", "1"
+FILE = "sparse24.safetensors"
+FORMAT = TensorFormat("layers in 2:4", "1")
 
 
 def write_sparse24(residuals: Mapping[str, Residual], weights: str, file: Path) -> None:
     """Write the residuals of layers, by name, that were found for weights of a digest, all at once.  Raises OSError."""
-    beside = file.with_suffix(".new")
-    tensors = {
-        f"{layer}.{part}": getattr(residual, part).detach().cpu().float().contiguous()
-        for layer, residual in residuals.items()
-        for part in ("a", "b")
-    }
-    beside.write_bytes(save(tensors, {"format": FORMAT, "weights": weights}))
-    beside.replace(file)
+    tensors = {f"{layer}.{part}": getattr(of, part) for layer, of in residuals.items() for part in ("a", "b")}
+    FORMAT.write(tensors, weights, file)
 
 
 def read_sparse24(file: Path, weights: str) -> dict[str, Residual]:
     """Return the residuals of a file by layer.  Raises ValueError where it cannot be read or is for other weights."""
+    tensors, _ = FORMAT.read(file, weights)
+    layers = sorted({name.rpartition(".")[0] for name in tensors})
     try:
-        with safe_open(file, framework="pt") as content:
-            facts = content.metadata() or {}
-            if facts.get("format") != FORMAT:
-                raise ValueError(f"{file} has no layers in 2:4 of format {FORMAT}")
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no mapping
-        layers = sorted({name.rpartition(".")[0] for name in tensors})
-        residuals = {layer: Residual(tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in layers}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{file} cannot be read as layers in 2:4: {type(error).__name__} {error}") from None
-    if facts.get("weights") != weights:
-        raise ValueError(f"{file} was made for other weights; take it away, and make one again")
-    return residuals
+        return {layer: Residual(tensors[f"{layer}.a"], tensors[f"{layer}.b"]) for layer in layers}
+    except KeyError as error:
+        raise ValueError(f"{file} cannot be read as layers in 2:4: it has no {error}") from None
 
 
 def load_sparse24(spec: ModelSpec, backbone: Backbone) -> None:

@@ -48,7 +48,7 @@ def test_a_router_of_other_weights_is_refused(tmp_path: Path) -> None:
     """As a damaged file is, and none."""
     file = tmp_path / ROUTER
     write_router(DRAWN, "abc", file)
-    with pytest.raises(ValueError, match="trained on other weights"):
+    with pytest.raises(ValueError, match="made for other weights"):
         read_router(file, "abd")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as a router"):

@@ -12,7 +12,7 @@ from lego_serve.models.loading import computed_revision, load_backbone
 from lego_serve.models.ragged.layers import block_layers
 from lego_serve.models.ragged.linear_kinds.sparse24_rows import Residual, Sparse24Rows
 from lego_serve.models.registry import ModelSpec
-from lego_serve.models.sparse24_files import FILE, load_sparse24, read_sparse24, write_sparse24
+from lego_serve.models.sparse24_files import FILE, FORMAT, load_sparse24, read_sparse24, write_sparse24
 from lego_serve.models.weights_digest import denoiser_digest
 
 LAYER = "transformer.transformer_blocks.1.ff.net.2"
@@ -47,6 +47,13 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
     write_sparse24(DRAWN, "abc", file)
     with pytest.raises(ValueError, match="made for other weights"):
         read_sparse24(file, "abd")
+    FORMAT.write({"1.weight": torch.ones(2)}, "abc", file)
+    with pytest.raises(ValueError, match=r"cannot be read as layers in 2:4: it has no '1\.a'"):
+        read_sparse24(file, "abc")
+    replace(FORMAT, version="0").write({}, "abc", file)
+    with pytest.raises(ValueError, match="cannot be read as layers in 2:4: it is not of format 1"):
+        read_sparse24(file, "abc")
+    write_sparse24(DRAWN, "abc", file)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as layers in 2:4"):
         read_sparse24(file, "abc")
