@@ -27,6 +27,18 @@ def serve_config(
     print_line(text(config_path, at).rstrip("\n"))
 
 
+@app.command("rotate-links")
+def rotate_links(config_path: Config) -> None:
+    """Sign links to images of jobs with a new secret, once the gateways have been restarted.
+
+    Links of the last secret stay good: run it twice where that is known to others.
+    """
+    from lego_serve.cluster.link_secret import rotate_link_secret
+
+    rotate_link_secret(config_path)
+    print_line("links have a new secret; restart the gateways")
+
+
 def gateway(
     config_path: Config,
     address: Annotated[str, typer.Option(help="Ray's address, `HOST:PORT`; `auto` is this machine's.")] = "auto",
