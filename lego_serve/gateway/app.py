@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
@@ -12,6 +13,7 @@ from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits
 from lego_serve.core.web_pages import PagePolicy
 from lego_serve.gateway.admission import Admission
+from lego_serve.gateway.compat.callers import caller_by
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import add_error_handlers
 from lego_serve.gateway.jobs.once import OnceOnly
@@ -111,7 +113,7 @@ def create_app(
     app.state.jobs = context.jobs
     recorder = _add_routes(app, context, peers)
     add_error_handlers(app)
-    _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready, storage)
+    _add_middleware(app, settings, draining, metrics, lambda: runner.is_ready, storage, context.keys)
     return app
 
 
@@ -170,12 +172,13 @@ def _add_middleware(
     metrics: Metrics,
     is_ready: Callable[[], bool],
     storage: JobStorage | None,
+    keys: Keys,
 ) -> None:
     """Add what every request passes; the last one added is the outermost."""
     policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
     keep_s = 0.0 if storage is None else storage.settings.retention.ended_s
     kept_in = None if storage is None else (storage.store, storage.files)
-    app.add_middleware(OnceOnly, kept_in=kept_in, keep_s=keep_s)
+    app.add_middleware(OnceOnly, kept_in=kept_in, keep_s=keep_s, caller_of=partial(caller_by, keys))
     app.add_middleware(HeadAsGet)
     app.add_middleware(WhileStarting, is_ready=is_ready)
     if settings.operations_port is not None:

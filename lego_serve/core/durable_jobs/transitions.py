@@ -97,7 +97,8 @@ def cancel(record: JobRecord, now: float) -> Change:
 def expire(record: JobRecord, now: float) -> Change:
     """End a job that is out of time.  Raises JobEnded."""
     _refuse_ended(record)
-    what = "deadline" if record.request.deadline_at is not None else "longest time in the queue"
+    deadline = record.request.deadline_at
+    what = "deadline" if deadline is not None and now >= deadline else "longest time in the queue"
     error = JobError("deadline_exceeded", f"The job's {what} passed before it was done.")
     return _end(replace(record, error=error), record, JobStatus.EXPIRED, now)
 

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from lego_serve.core.web_pages import SAFE_METHODS, PagePolicy, PageRequest
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import CrossSite, Misdirected, Unauthorized
-from lego_serve.gateway.settings import Caller
+from lego_serve.gateway.settings import Caller, Keys
 from lego_serve.process.log_facts import log_facts
 
 MAX_HEADER = 4096
@@ -22,13 +22,18 @@ def foreign_caller(context: Context, connection: HTTPConnection) -> Caller:
     """
     keys = context.keys
     _refuse_pages(context, connection)
-    caller = keys.caller(_token(connection.headers.get("authorization", ""))) if keys.are_needed else Caller()
+    caller = caller_by(keys, connection)
     if caller is None:
         raise Unauthorized("An API key is needed: as a bearer token, or as the password of Basic credentials.")
     log_facts().tenant = caller.tenant
     if keys.are_needed:
         connection.state.tenant = caller.tenant  # whose the request's body is
     return caller
+
+
+def caller_by(keys: Keys, connection: HTTPConnection) -> Caller | None:
+    """Return whose the bearer token or the password of a request is; None where it is nobody's and has to be."""
+    return keys.caller(_token(connection.headers.get("authorization", ""))) if keys.are_needed else Caller()
 
 
 def _refuse_pages(context: Context, connection: HTTPConnection) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
@@ -47,18 +48,34 @@ async def answer_durably(
     Raises LegoError.
     """
     jobs = jobs_of(context)
-    submitted = await jobs.submit(caller, submission, request)
     if preferences.is_async:
+        submitted = await jobs.submit(caller, submission, request)
         return await answer_submitted(context, request, submitted, preferences)
-    if submission.body.stream:
-        events = image_events(context, jobs, submitted.record, submission.body)
-        headers = HEADERS | (REPLAYED if submitted.is_replayed else {})
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    ending = asyncio.ensure_future(jobs.ended(submitted.record))
-    record = await while_connected(context, request, ending)
+    with ExitStack() as scope:
+        await context.limits.hold(caller.tenant, scope)  # its client waits, as one does without a job
+        submitted = await jobs.submit(caller, submission, request)
+        replayed = REPLAYED if submitted.is_replayed else {}
+        if submission.body.stream:
+            events = image_events(context, jobs, submitted.record, submission.body)
+            return _HeldStream(events, HEADERS | replayed, scope.pop_all())
+        ending = asyncio.ensure_future(jobs.ended(submitted.record))
+        record = await while_connected(context, request, ending)
     if not record.status.has_ended:
         raise ServerStopping
-    return await answer_result(context, request, record, REPLAYED if submitted.is_replayed else {})
+    return await answer_result(context, request, record, replayed)
+
+
+class _HeldStream(StreamingResponse):
+    """Events; what is held meanwhile is let go after the last of them, or when the client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str], held: ExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them; a client may be gone before the first."""
+        with self._held:
+            await super().__call__(scope, receive, send)
 
 
 async def answer_submitted(

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +24,8 @@ from lego_serve.core.durable_jobs.idempotency import check_key
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import IdempotencyKeyReused, LegoError, NotFound, StoreUnavailable
 from lego_serve.gateway.errors import JobsDisabled, error_response
+from lego_serve.gateway.media.body_hash import BodyHash
+from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.files import JobFiles
 
 log = logging.getLogger("lego_serve.jobs")
@@ -64,39 +66,20 @@ class StoredAnswer:
 FORGOTTEN = StoredAnswer()
 
 
-class BodyHash:
-    """A hash of a body as it passes by, without the boundary of its parts: a client draws another for each try."""
-
-    def __init__(self, method: str, path: str, content_type: str) -> None:
-        self._hash = hashlib.sha256(f"{method} {path}\n".encode())
-        boundary = content_type.partition("boundary=")[2].partition(";")[0]  # other parameters may follow
-        self._boundary = boundary.strip().strip('"').encode()
-        self._rest = b""
-        self.is_whole = False  # whether all of the body has passed by
-
-    def add(self, chunk: bytes) -> None:
-        """Take the next bytes; a boundary may lie across two chunks."""
-        data = self._rest + chunk
-        if not self._boundary:
-            self._hash.update(data)
-            return
-        data = data.replace(self._boundary, b"")
-        kept = len(self._boundary) - 1
-        self._hash.update(data[: max(0, len(data) - kept)])
-        self._rest = data[max(0, len(data) - kept) :]
-
-    def digest(self) -> str:
-        """Return the hash of all that was added."""
-        self._hash.update(self._rest)
-        self._rest = b""
-        return self._hash.hexdigest()
-
-
 class OnceOnly:
-    """Answers a repeated request as the first one was; ``kept_in`` is where answers are kept, None for nowhere."""
+    """Answers a repeated request as the first one was; ``kept_in`` is where answers are kept, None for nowhere.
 
-    def __init__(self, app: ASGIApp, kept_in: tuple[JobStore, JobFiles] | None, keep_s: float) -> None:
-        self._app, self._keep_s = app, keep_s
+    A key counts for its tenant; ``caller_of`` says whose a request is, and None where that may not ask at all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        kept_in: tuple[JobStore, JobFiles] | None,
+        keep_s: float,
+        caller_of: Callable[[Request], Caller | None],
+    ) -> None:
+        self._app, self._keep_s, self._caller_of = app, keep_s, caller_of
         self._store: JobStore | None
         self._files: JobFiles | None
         self._store, self._files = kept_in or (None, None)
@@ -104,22 +87,24 @@ class OnceOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
         has_key = scope["type"] == "http" and any(name == HEADER.encode() for name, _ in scope["headers"])
-        if not has_key or scope["method"] not in UNSAFE or scope["path"] in DURABLE:
+        is_kept = has_key and scope["method"] in UNSAFE and scope["path"] not in DURABLE
+        caller = self._caller_of(Request(scope)) if is_kept else None
+        if caller is None:
             await self._app(scope, receive, send)
             return
         try:
-            answer = await self._answer(Request(scope, receive), send)
+            answer = await self._answer(Request(scope, receive), caller, send)
         except LegoError as error:
             answer = error_response(error)
         if answer is not None:
             await answer(scope, receive, send)
 
-    async def _answer(self, request: Request, send: Send) -> Response | None:
+    async def _answer(self, request: Request, caller: Caller, send: Send) -> Response | None:
         """Return a kept answer, or None after the request was carried out.  Raises LegoError."""
         store = self._store
         if store is None:
             raise JobsDisabled
-        name = _name(request)
+        name = _name(caller, request)
         running = StoredAnswer(secrets.token_hex(16))
         kept = await self._note(store, name, running)
         while kept == FORGOTTEN:  # it is about to lapse, and nobody is at work; what follows takes its place
@@ -260,8 +245,8 @@ def _hash_of(request: Request) -> BodyHash:
     return BodyHash(request.method, request.url.path, request.headers.get("content-type", ""))
 
 
-def _name(request: Request) -> str:
-    """Return what the answer is kept under: the key of this caller, who may be nobody."""
+def _name(caller: Caller, request: Request) -> str:
+    """Return what the answer is kept under: the key of this caller's tenant, apart for those who may do more."""
     key = check_key(request.headers[HEADER])
-    whose = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+    whose = hashlib.sha256(f"{caller.tenant} {caller.is_admin}".encode()).hexdigest()
     return f"{whose} {key}"

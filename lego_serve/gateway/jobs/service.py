@@ -207,7 +207,8 @@ class DurableJobs:
     ) -> JobRecord:
         """Write the request's images to files and return the record of its job."""
         now, options = self._parts.wall(), submission.options
-        deadline_ms = options.deadline_ms or submission.body.deadline_ms
+        given_ms = [each for each in (options.deadline_ms, submission.body.deadline_ms) if each is not None]
+        deadline_ms = min(given_ms, default=None)
         stored = submission.store()
         request = JobRequest(
             endpoint=submission.endpoint,

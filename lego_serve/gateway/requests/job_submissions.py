@@ -55,7 +55,8 @@ def read_submission(given: JobSubmissionBody, key: str | None, traceparent: str 
     options = given.options
     options = JobOptions(options.priority, options.deadline_ms, options.metadata, options.webhook, traceparent)
     endpoint, values = _request(given)
-    files = {name: _file(name, values.pop(name)) for name in FILES if endpoint == EDITS and values.get(name)}
+    values = {name: value for name, value in values.items() if value is not None}  # as if it were not given
+    files = {name: _file(name, values.pop(name)) for name in FILES if endpoint == EDITS and name in values}
     return Submission(endpoint, checked_body(endpoint, values, files), files, options, key)
 
 
@@ -65,10 +66,10 @@ def checked_body(endpoint: str, values: Mapping[str, Any], files: Mapping[str, b
     model: type[GenerationRequest] | type[EditRequest] = GenerationRequest
     if endpoint == EDITS:
         model = EditRequest
-        if isinstance(fields.get("lora"), list):
-            fields["lora"] = json.dumps(fields["lora"])  # as in a form
+        as_in_a_form = (name for name, value in fields.items() if isinstance(value, (list, dict)))
+        fields |= {name: json.dumps(fields[name]) for name in as_in_a_form}
     try:
-        body = model.model_validate_json(json.dumps(fields))
+        body = model.model_validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         raise validation_error(error) from None
     # Previews and steps go to whoever watches the job's events; that there is no stream is no mistake.
@@ -105,7 +106,7 @@ def _as_endpoint(workflow: str, inputs: Mapping[str, Any]) -> tuple[str, dict[st
         if not all(isinstance(side, int) and not isinstance(side, bool) for side in size):
             raise RequestError("`width` and `height` must both be given, as integers.", param="inputs")
         values["size"] = f"{size[0]}x{size[1]}"
-    endpoint = EDITS if any(name in inputs for name in (*FILES, "template")) else GENERATIONS
+    endpoint = EDITS if any(inputs.get(name) is not None for name in (*FILES, "template")) else GENERATIONS
     return endpoint, values | {"model": workflow}
 
 

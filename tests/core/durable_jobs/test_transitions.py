@@ -47,6 +47,17 @@ def died(job: JobRecord, owner: str = "a") -> JobRecord:
     return change.record
 
 
+@pytest.mark.parametrize(
+    ("deadline_at", "now", "what"),
+    [(None, 99_999.0, "longest time in the queue"), (1005.0, 1006.0, "deadline"), (99_999.0, 90_000.0, "longest time")],
+)
+def test_a_job_that_expires_says_what_it_ran_out_of(deadline_at: float | None, now: float, what: str) -> None:
+    """One may have waited too long for the store before its own deadline."""
+    error = expire(new_job(1, deadline_at=deadline_at), now).record.error
+    assert error is not None
+    assert f"The job's {what}" in error.message
+
+
 def test_a_claim_begins_an_attempt() -> None:
     """The owner is noted, the attempt counted, and the first start kept over later ones."""
     first = running()

@@ -96,6 +96,25 @@ async def test_a_job_names_an_endpoint_and_its_body_or_a_workflow_and_its_inputs
         assert first.deadline_s == pytest.approx(160)
 
 
+async def test_of_two_deadlines_the_earlier_one_holds(cluster: Cluster) -> None:
+    """The job's and its body's."""
+    cluster.wall = lambda: 1_800_000_000.0
+    async with cluster.gateway() as gateway:
+        for of_job, of_body in ((60_000, 5_000), (5_000, 60_000), (None, 5_000), (5_000, None)):
+            body = {"endpoint": IMAGES, "body": BODY | {"deadline_ms": of_body}, "deadline_ms": of_job}
+            job = (await gateway.client.post(JOBS, json=body)).json()
+            assert job["deadline_at"] == job["created_at"] + 5
+
+
+async def test_null_is_as_if_it_were_not_given(cluster: Cluster) -> None:
+    """Of a workflow's inputs too: no image makes no edit."""
+    async with cluster.gateway() as gateway:
+        inputs = {"prompt": "a", "image": None, "template": None}
+        answer = await gateway.client.post(JOBS, json={"workflow": "lego-tiny", "inputs": inputs})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["endpoint"] == IMAGES
+
+
 async def test_an_edit_is_stored_with_its_files(cluster: Cluster) -> None:
     """As a form with `Prefer`, and as a job with base64; the masked part alone is edited."""
     async with cluster.gateway() as gateway:

@@ -1,6 +1,8 @@
 """An `Idempotency-Key` on routes that make no images: what was done once is answered again, and done no second time."""
 
 import asyncio
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from lego_serve.core.nodes.requests import AdapterAdminRequest, ModelAdapters
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.jobs import once
-from lego_serve.gateway.jobs.once import BodyHash
-from lego_serve.gateway.settings import GatewaySettings, TemplateSettings
+from lego_serve.gateway.media.body_hash import MAX_JSON_BYTES, BodyHash
+from lego_serve.gateway.settings import ApiKey, GatewaySettings, TemplateSettings
 from tests.support.clocks import HandClock
 from tests.support.gateway.client import error_of, file_of
 from tests.support.gateway.durable import Cluster, wait_until
@@ -140,13 +142,63 @@ async def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
         assert (answer.status_code, len(gateway.runner.adapter_requests)) == (200, 1), answer.text
 
 
-async def test_keys_of_two_callers_have_nothing_to_do_with_each_other(cluster: Cluster) -> None:
-    """Each may use the same text."""
+async def test_where_there_are_no_api_keys_all_callers_are_one_tenant(cluster: Cluster) -> None:
+    """Whatever credentials they send."""
     async with cluster.gateway() as gateway:
-        for who in ("a", "b"):
+        for who, is_replayed in (("a", None), ("b", "true")):
             headers = KEY | {"authorization": f"Bearer {who}"}
             answer = await gateway.client.post("/v1/templates", files={"image": file_of(9)}, headers=headers)
-            assert answer.headers.get("idempotency-replayed") is None
+            assert answer.headers.get("idempotency-replayed") == is_replayed
+
+
+async def test_a_key_counts_for_its_tenant_as_long_as_that_may_ask(cluster: Cluster) -> None:
+    """With whichever of its API keys; one that is not known, or not any more, is answered nothing that was kept."""
+    digest = {token: hashlib.sha256(token.encode()).hexdigest() for token in ("one", "two", "admin", "other")}
+    own = [ApiKey(digest[token], "team", is_admin=token == "admin") for token in ("one", "two", "admin")]
+    cluster.settings = replace(cluster.settings, keys=(*own, ApiKey(digest["other"], "other", is_admin=False)))
+    statuses = []
+    async with cluster.gateway() as gateway:
+        for token in ("one", "two", "admin", "other", "nobody"):
+            headers = KEY | {"authorization": f"Bearer {token}"}
+            answer = await gateway.client.post("/v1/templates", files={"image": file_of(9)}, headers=headers)
+            statuses.append((answer.status_code, answer.headers.get("idempotency-replayed")))
+    known = (200, None)  # the template is there; its answer was not, for those who may do more
+    assert statuses == [(201, None), (201, "true"), known, (201, None), (401, None)]
+
+
+async def test_json_is_compared_by_its_values(cluster: Cluster) -> None:
+    """A client may write the same in another order."""
+    async with cluster.gateway() as gateway:
+        headers = KEY | {"content-type": "application/json"}
+        told = []
+        for content in ('{"id": "x", "path": "y"}', '{ "path":"y","id":"x" }', '{"id": "x", "path": "z"}'):
+            answer = await gateway.client.post("/v1/admin/adapters", content=content, headers=headers)
+            told.append((answer.status_code, answer.headers.get("idempotency-replayed")))
+        assert told == [(200, None), (200, "true"), (422, None)]
+
+
+LONG_JSON = b'{"a": "' + b"x" * MAX_JSON_BYTES + b'"}'
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_same"),
+    [
+        ((LONG_JSON, LONG_JSON), True),
+        ((LONG_JSON, LONG_JSON + b" "), False),
+        ((b"{", b"{ "), False),
+        ((b"[1]", b"[ 1]"), True),
+    ],
+    ids=["long", "longer by a blank", "none", "short"],
+)
+def test_a_long_json_text_is_compared_by_its_bytes(texts: tuple[bytes, bytes], is_same: bool) -> None:
+    """As is what is none."""
+    digests = set()
+    for text in texts:
+        hashed = BodyHash("POST", "/v1/jobs", "application/json; charset=utf-8")
+        for at in range(0, len(text), 400_000):
+            hashed.add(text[at : at + 400_000])
+        digests.add(hashed.digest())
+    assert (len(digests) == 1) == is_same
 
 
 async def test_without_a_store_a_key_is_refused(cluster: Cluster, client) -> None:

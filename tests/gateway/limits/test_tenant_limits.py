@@ -13,7 +13,7 @@ import pytest
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.gateway.settings import ApiKey, GatewaySettings, LimitSettings
 from tests.support.gateway.client import another, error_of, file_of
-from tests.support.gateway.durable import Cluster
+from tests.support.gateway.durable import Cluster, wait_until
 from tests.support.gateway.runner import FakeRunner
 
 URL = "/v1/images/generations"
@@ -134,6 +134,25 @@ async def test_requests_in_flight(gateway, runner) -> None:
     for _ in range(3):
         assert (await client.post(URL, json=BODY | {"n": 99})).status_code == 400
         assert (await client.post(URL, json=BODY)).status_code == 200
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_requests_with_a_key_are_in_flight_too(tmp_path: Path, is_streamed: bool) -> None:
+    """They wait for their images as others do; whoever submits a job takes no place."""
+    limits = LimitSettings(TenantLimits(in_flight=1))
+    runner = FakeRunner()
+    runner.gate = asyncio.Event()
+    body, headers = BODY | {"stream": is_streamed}, {"idempotency-key": "one"}
+    async with Cluster(tmp_path, GatewaySettings("lego-tiny", limits=limits)).gateway(runner) as gateway:
+        waiting = asyncio.ensure_future(gateway.client.post(URL, json=body, headers=headers))
+        await wait_until(lambda: bool(runner.waiting))
+        refused = await gateway.client.post(URL, json=BODY)
+        assert error_of(refused) == (429, "rate_limit_exceeded", None)
+        left = await gateway.client.post(URL, json=BODY, headers={"prefer": "respond-async"})
+        assert left.status_code == 202, left.text
+        runner.gate.set()
+        assert (await waiting).status_code == 200
+        assert (await gateway.client.post(URL, json=BODY)).status_code == 200
 
 
 async def test_a_tenant_without_anything_left_is_not_read(gateway, runner) -> None:

@@ -153,7 +153,7 @@ class Prompts:
             EDITS if isinstance(wanted.body, EditRequest) else GENERATIONS,
             wanted.body.model_copy(update={"partial_images": LANE_PREVIEWS}),
             {**wanted.files, GRAPH_FILE: json.dumps(body.prompt, sort_keys=True).encode()},
-            JobOptions(priority=FIRST if body.front else 0, metadata=metadata),
+            JobOptions(priority=FIRST if body.goes_first else 0, metadata=metadata),
             KEY + prompt_id,
         )
         submitted = await self.jobs.submit(caller, submission, request)
