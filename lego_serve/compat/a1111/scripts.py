@@ -56,8 +56,10 @@ def is_off(arguments: list[object]) -> bool:
 
 def _net(place: str, raw: object) -> ControlNet | None:
     """Return the ControlNet of a unit; None for one that is off."""
-    if not isinstance(raw, Mapping):
+    if raw is None or raw is False:
         return None
+    if not isinstance(raw, Mapping):
+        raise Refused(f"`{place}` must be an object, the fields of a unit by name", place)
     try:
         unit = Unit.model_validate(raw)
     except ValidationError as error:

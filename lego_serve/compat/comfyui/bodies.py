@@ -21,6 +21,11 @@ class PromptBody(BaseModel):
     front: bool | None = None
     extra_data: dict[str, Any] = {}
 
+    @property
+    def goes_first(self) -> bool:
+        """Whether it is to run before all that waits: ComfyUI numbers such prompts below zero."""
+        return bool(self.front) or (self.number is not None and self.number < 0)
+
 
 class ClearBody(BaseModel):
     """What ``POST /queue`` and ``POST /history`` send: all is to go, or some prompts are."""

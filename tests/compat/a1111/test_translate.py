@@ -125,6 +125,15 @@ def test_what_a_unit_cannot_have_is_named(unit: dict[str, object], said: str) ->
     assert said in complaint({"alwayson_scripts": {"ControlNet": {"args": [unit]}}})
 
 
+@pytest.mark.parametrize("unit", [True, "{}", 5, ["canny"]])
+def test_a_unit_that_is_no_object_is_refused(unit: object) -> None:
+    """Rather than an image without its ControlNet; one that is off may be false or null."""
+    assert "`alwayson_scripts.ControlNet.args[1]` must be an object" in complaint(
+        {"alwayson_scripts": {"ControlNet": {"args": [None, unit]}}}
+    )
+    assert not text_to_image(alwayson_scripts={"ControlNet": {"args": [False, None]}}).controlnets
+
+
 def test_other_extensions_must_be_off() -> None:
     """Clients send those they know of, switched off."""
     off = {

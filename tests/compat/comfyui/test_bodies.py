@@ -12,6 +12,14 @@ def test_a_client_may_bring_its_own_id() -> None:
     assert (body.prompt_id, body.client_id, body.number, body.extra_data) == ("a-1_B", "me", -1.0, {})
 
 
+@pytest.mark.parametrize(
+    ("said", "is_first"), [({}, False), ({"number": 5}, False), ({"number": -1}, True), ({"front": True}, True)]
+)
+def test_a_prompt_goes_first_where_its_number_is_below_zero(said: dict[str, object], is_first: bool) -> None:
+    """As one does with `front`, of which ComfyUI makes such a number."""
+    assert read_prompt_body({"prompt": {"1": {}}} | said).goes_first == is_first
+
+
 @pytest.mark.parametrize("body", [None, [], {}, {"prompt": None}, {"prompt": "x"}])
 def test_a_body_without_a_graph_is_no_prompt(body: object) -> None:
     """The word is ComfyUI's."""
