@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.e2e.faults.sitecustomize import HOLD_READS, STEPS_LOG
 from tests.support.e2e.servers import CRASHES, FAULTS, OneServer, Server, running
-from tests.support.time_budget import SECONDS, TimeBudget
+from tests.support.plugins.time_budget import SECONDS, TimeBudget
 
 gc.disable()  # until all is collected: what modules and tests allocate meanwhile stays
 # The Makefile collects no others.
@@ -27,6 +27,8 @@ SERVED = (
     "tests/loadgen/baselines/test_monolith.py",
     "tests/test_readme.py",
 )
+# Long ones that every change has to pass: a client, and two thousand requests from the OpenAPI document.
+PROMISED = ("tests/e2e/clients/test_openai_clients.py", "tests/gateway/test_openapi.py")
 SERVERS = ("server", "addons", "crashes")  # the fixtures of servers that several tests share
 # On a busy machine an example may take any time; that says nothing of what it shows.
 settings.register_profile(
@@ -41,7 +43,7 @@ settings.load_profile("busy")
 def pytest_configure(config: pytest.Config) -> None:
     """Bound the time of a run where that is asked for."""
     if SECONDS in os.environ:
-        config.pluginmanager.register(TimeBudget(float(os.environ[SECONDS])))
+        config.pluginmanager.register(TimeBudget(float(os.environ[SECONDS]), PROMISED))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -1,7 +1,7 @@
 """A run of tests with a bound of its time: what has not begun by then is left out, and counted in the summary."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import pytest
@@ -20,13 +20,16 @@ class Report(Protocol):
 
 
 class TimeBudget:
-    """A plugin that skips the tests which begin after so many seconds.
+    """A plugin that skips the tests which begin after so many seconds, unless their file is one of ``always``.
 
     Tests come in another order each time, so that none is left out always.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, always: Collection[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seconds = seconds
+        self._always = always
         self._clock = clock
         self._ends = clock() + seconds
         self.left_out: list[str] = []
@@ -34,7 +37,7 @@ class TimeBudget:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip a test, before any fixture of it is made."""
-        if self._clock() >= self._ends:
+        if self._clock() >= self._ends and not item.nodeid.startswith(tuple(self._always)):
             self.left_out.append(item.nodeid)
             pytest.skip(f"the {self._seconds:.0f} s of {SECONDS} are over")
 
