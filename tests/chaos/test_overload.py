@@ -32,14 +32,15 @@ async def test_ten_times_the_load_gets_answers_or_fast_refusals(crashes: Server)
     """
     wait_for_two(crashes)
     peak = await drive(crashes.url, CLIENTS, SECONDS)
-    load = await offer(crashes.url, 10 * in_time(peak) / SECONDS, SECONDS, random.Random(9))
+    made = max(in_time(peak), CLIENTS)  # on a machine that stands still too, more is offered than there are places
+    load = await offer(crashes.url, 10 * made / SECONDS, SECONDS, random.Random(9))
     after = await drive(crashes.url, CLIENTS, SECONDS)
     assert {outcome.status for outcome in load} <= {200, 429}
     refused = seconds_of(load, 429)
     assert refused, "ten times the load was not too much"
     hints = [int(outcome.headers["retry-after"]) for outcome in load if outcome.status == 429]
     assert min(hints) >= 1
-    goodput, recovered = (in_time(each) / in_time(peak) for each in (load, after))
+    goodput, recovered = (in_time(each) / made for each in (load, after))
     p99_s = percentile(refused, 0.99)
     note(
         "overload",
