@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 # ComfyUI's name -> A1111's label, and our sampler.  Ancestral and stochastic ones add noise anew in each step, which
-# only `lcm` does of ours; DDIM without noise takes Euler's steps.
+# only `lcm` and `scm` do of ours; DDIM without noise takes Euler's steps.
 SAMPLERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "euler": ("Euler", "euler"),

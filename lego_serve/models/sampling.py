@@ -119,6 +119,18 @@ def lcm(
     return (1 - next_sigma) * image + next_sigma * fresh.to(latents.device, non_blocking=True), ()
 
 
+def _scm(steps: int, mu: float | None) -> Schedule:
+    """Return the table of SANA-Sprint's continuous-time consistency sampling (Chen et al., 2025): even angles.
+
+    Its noise is x = cos(t) z + sin(t) e, which over cos(t) + sin(t) is ours at sigma = sin(t) / (cos(t) + sin(t)).  A
+    shift has no part in it.
+    """
+    half = math.pi / 2
+    angles = [half, MIDDLE_ANGLE] if steps == 2 else [half * (1 - index / steps) for index in range(steps)]
+    sigmas = tuple(math.sin(angle) / (math.cos(angle) + math.sin(angle)) for angle in angles)
+    return Schedule((1.0, *sigmas[1:], 0.0), (1.0, *sigmas[1:]))
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Return the source of a step's noise; another one than that of any other step or seed."""
     return torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
@@ -129,7 +141,9 @@ def _log_snr(sigma: float) -> float:
 
 
 Advance = Callable[[torch.Tensor, torch.Tensor, Schedule, int, History, int], tuple[torch.Tensor, History]]
-SAMPLERS: Mapping[str, Advance] = {"euler": euler, "dpmpp_2m": dpmpp_2m, "lcm": lcm}
+# With x = (1 - sigma) z + sigma e both take the step of consistency sampling; their sigmas differ.
+SAMPLERS: Mapping[str, Advance] = {"euler": euler, "dpmpp_2m": dpmpp_2m, "lcm": lcm, "scm": lcm}
+MIDDLE_ANGLE = 1.3  # of two steps of `scm`, where the second begins, as diffusers' SCMScheduler has it
 
 
 class FlowMatchTables:
@@ -144,7 +158,8 @@ class FlowMatchTables:
 
     def schedule(self, sampler: str, steps: int, tokens: int) -> Schedule:
         """Return the table of a sampler for an image of so many tokens.  Raises RequestError for an unknown sampler."""
-        build = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m, "lcm": self._euler}.get(sampler)
+        builds = {"euler": self._euler, "dpmpp_2m": self._dpmpp_2m, "lcm": self._euler, "scm": _scm}
+        build = builds.get(sampler)
         if build is None:
             raise RequestError(f"`sampler` must be one of {', '.join(SAMPLERS)}.", param="sampler")
         return build(steps, self._shift(tokens))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SCMScheduler
 
 from lego_serve.errors import RequestError
 from lego_serve.models.sampling import SAMPLERS, FlowMatchTables, Schedule, step_generator
@@ -40,7 +40,7 @@ def ours(sampler: str, schedule: Schedule, velocities: list[torch.Tensor], laten
 
 @pytest.mark.parametrize("config", [FIXED, DYNAMIC], ids=["fixed shift", "dynamic shift"])
 @pytest.mark.parametrize("steps", [1, 2, 8, 20, 28])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "lcm"])
 def test_a_sampler_takes_diffusers_steps(sampler: str, steps: int, config: dict[str, Any]) -> None:
     """From the same latents and velocities every step ends where the scheduler's does, at the same model times."""
     base = FlowMatchEulerDiscreteScheduler(**config)
@@ -59,6 +59,34 @@ def test_a_sampler_takes_diffusers_steps(sampler: str, steps: int, config: dict[
         drawn = {"generator": step_generator(SEED, step)} if sampler == "lcm" else {}
         latents = theirs.step(velocity, time, latents, **drawn).prev_sample
     torch.testing.assert_close(ours(sampler, schedule, velocities, start), latents, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
+def test_scm_takes_the_steps_of_sana_sprint(steps: int) -> None:
+    """Its pipeline's: latents over cos + sin, a velocity turned into TrigFlow's, and diffusers' scheduler for the rest.
+
+    Latents end divided by the scheduler's ``sigma_data``, by which the pipeline multiplies them at first.
+    """
+    schedule = FlowMatchTables(FlowMatchEulerDiscreteScheduler(**FIXED)).schedule("scm", steps, TOKENS)
+    theirs = SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
+    theirs.set_timesteps(steps, intermediate_timesteps=1.3 if steps == 2 else None)
+    theirs.set_begin_index(0)
+    draw = torch.Generator().manual_seed(steps)
+    start = torch.randn(1, 4, 8, 8, generator=draw)
+    velocities = [torch.randn(1, 4, 8, 8, generator=draw) for _ in range(steps)]
+    latents = 0.5 * start
+    for step, (velocity, angle) in enumerate(zip(velocities, theirs.timesteps[:-1], strict=True)):
+        sigma = torch.sin(angle) / (torch.cos(angle) + torch.sin(angle))
+        assert schedule.times[step] == pytest.approx(float(sigma), abs=1e-5)
+        scale = torch.sqrt(sigma**2 + (1 - sigma) ** 2)
+        turned = ((1 - 2 * sigma) * latents / 0.5 * scale + (1 - 2 * sigma + 2 * sigma**2) * velocity) / scale
+        latents = theirs.step(turned * 0.5, angle, latents, generator=step_generator(SEED, step)).prev_sample
+    torch.testing.assert_close(ours("scm", schedule, velocities, start), latents / 0.5, atol=2e-4, rtol=1e-4)
+
+
+def test_every_sampler_is_held_against_diffusers() -> None:
+    """By one of the two tests above."""
+    assert set(SAMPLERS) == {"euler", "dpmpp_2m", "lcm", "scm"}
 
 
 def test_lcm_draws_noise_that_depends_on_seed_and_step_alone() -> None:
@@ -85,6 +113,6 @@ def test_an_explicit_table_is_what_the_flux_pipeline_sets() -> None:
 
 def test_an_unknown_sampler_is_the_requests_fault() -> None:
     """The message names those there are."""
-    with pytest.raises(RequestError, match=r"`sampler` must be one of euler, dpmpp_2m, lcm\.") as refused:
+    with pytest.raises(RequestError, match=r"`sampler` must be one of euler, dpmpp_2m, lcm, scm\.") as refused:
         FlowMatchTables(FlowMatchEulerDiscreteScheduler(**FIXED)).schedule("heun", 4, TOKENS)
     assert refused.value.param == "sampler"

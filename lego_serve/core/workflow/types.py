@@ -4,7 +4,7 @@ import math
 
 from lego_serve.core.tiers.book import TIERS
 
-CHOICES = {"sampler": ("euler", "dpmpp_2m", "lcm"), "tier": TIERS}  # types with a fixed set of values
+CHOICES = {"sampler": ("euler", "dpmpp_2m", "lcm", "scm"), "tier": TIERS}  # types with a fixed set of values
 
 
 def as_type(value: object, kind: str) -> object:

@@ -11,7 +11,7 @@ import { SourceField } from "./source.js";
 import { card, change, choices, form, inputs, isMasked, refusals, run, source, tiers } from "./state.js";
 import { tierChoices } from "./tiers.js";
 
-const SAMPLERS = ["euler", "dpmpp_2m", "lcm"];
+const SAMPLERS = ["euler", "dpmpp_2m", "lcm", "scm"];
 
 export function Form() {
   const now = form.value;
