@@ -127,5 +127,8 @@ def _cached_table(
     tables: dict[torch.device, torch.Tensor], device: torch.device, rows: list[tuple[int, int, int]]
 ) -> torch.Tensor:
     if device not in tables:
-        tables[device] = torch.tensor(rows, dtype=torch.int64).view(-1, 3).to(device)
+        table = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+        # Out of pageable memory the copy would wait for all that the device has been given before.
+        table = table.pin_memory() if device.type == "cuda" else table
+        tables[device] = table.to(device, non_blocking=True)
     return tables[device]

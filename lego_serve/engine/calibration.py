@@ -14,6 +14,7 @@ from lego_serve.core.values import arrays_of
 from lego_serve.models.lora.adapter import Adapter, Pair
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import Conditioning
+from lego_serve.models.ragged.device import wait_for
 from lego_serve.models.ragged.lane_input import LaneInput
 
 BATCHES = (2, 4, 8)
@@ -72,7 +73,7 @@ def calibrate(backbone: Backbone, repeats: int = 2) -> Rates:
         lane = sample_lane(backbone, side)
         for count in LANES:
             work = work_of(backbone, [lane] * count)
-            took_s = fastest(lambda: backbone.velocity([lane] * count), repeats)  # noqa: B023
+            took_s = fastest(lambda: _computed(backbone, [lane] * count), repeats)  # noqa: B023
             measurements.append((work, took_s))
     cost = StepCost()
     for work, took_s in measurements * 4:  # several times, so that their order hardly matters
@@ -89,19 +90,26 @@ def calibrate_adapters(backbone: Backbone, repeats: int = 2) -> AdapterRates:
         adapters = [sample_adapter(backbone, rank, seed) for seed in range(count)]
         weight = backbone.adapters.weigh(((adapters[0], 1.0),))
         adapted = [replace(lane, adapters=((adapter, 1.0),)) for adapter in adapters]
-        plain_s = fastest(lambda: backbone.velocity([lane] * count), repeats)  # noqa: B023
-        took_s = fastest(lambda: backbone.velocity(adapted), repeats)  # noqa: B023
+        plain_s = fastest(lambda: _computed(backbone, [lane] * count), repeats)  # noqa: B023
+        took_s = fastest(lambda: _computed(backbone, adapted), repeats)  # noqa: B023
         measurements.append((weight.row_products * rows * count, count, took_s - plain_s))
     first, second = (((adapter, 1.0),) for adapter in adapters[:2])
 
     def swap_twice() -> None:
         backbone.adapters.patch(first)
         backbone.adapters.patch(second)
+        wait_for(backbone.device)
 
     swap_s = fastest(swap_twice, repeats) / 2
     backbone.adapters.restore()
     product_s, set_s = _fit_two_rates(measurements)
     return AdapterRates(product_s, set_s, swap_s / weight.touched)
+
+
+def _computed(backbone: Backbone, lanes: Sequence[LaneInput]) -> None:
+    """Compute the velocities of lanes, to the end."""
+    backbone.velocity(lanes)
+    wait_for(backbone.device)
 
 
 def _fit_two_rates(measurements: Sequence[tuple[float, float, float]]) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from lego_serve.engine.template_store import TemplateStore
 from lego_serve.errors import LegoError, NodeError
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetSource
+from lego_serve.models.ragged.device import wait_for
 from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.models.sampling import FlowMatchTables
 
@@ -198,6 +199,7 @@ class StepEngine:
             plan = self._patch_adapters(plan, batch)
             self._advance(plan, started_s, batch)
             self._drop_broken(plan.keys, batch.failures)
+            wait_for(self._backbone.device)
         finally:
             self.gauges.end()
         now = self._clock()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lego_kernels import gated_residual as gated_residual_kernel
 from lego_kernels import norm_modulate, qk_norm_rope, residual_norm_modulate
 from lego_serve.models.ragged.batch_invariant import LinearOps
+from lego_serve.models.ragged.device import uploaded
 
 NORM_EPSILON = 1e-6
 Block = TypeVar("Block")
@@ -191,7 +192,7 @@ class NumberEmbedding:
     def __call__(self, numbers: Sequence[float]) -> torch.Tensor:
         """Embed numbers: (branches, width)."""
         weight = self.mlp.first.weight
-        waves = self.waves((torch.tensor(numbers) * 1000).to(weight.device))
+        waves = self.waves(uploaded(torch.tensor(numbers) * 1000, weight.device))
         return self.mlp(waves.to(weight.dtype))
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lego_serve.models.ragged.activations import BranchReuse, Capture, Reuse, Rows
 from lego_serve.models.ragged.conditioning import PreparedPrompt
+from lego_serve.models.ragged.device import uploaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +214,9 @@ def pack(
     return Packing(
         branches=tuple(branches),
         groups=tuple(groups_of(branches)),
-        image_branch=_row_branch(image_lengths, bucket_rows).to(device),
-        text_branch=_row_branch(text_lengths, bucket_rows).to(device),
-        joint_branch=_row_branch(joint_lengths, bucket_rows).to(device),
+        image_branch=uploaded(_row_branch(image_lengths, bucket_rows), device),
+        text_branch=uploaded(_row_branch(text_lengths, bucket_rows), device),
+        joint_branch=uploaded(_row_branch(joint_lengths, bucket_rows), device),
         captures=tuple(capture_slices(branches)),
         bucket_rows=bucket_rows,
     )
@@ -228,7 +229,7 @@ def _with_reuse(branch: Branch, reuse: Reuse | None, device: torch.device) -> Br
     if rows is None:
         raise ValueError("a guided lane that reuses needs rows for both branches")
     reads_text = reuse.reads_text and branch.is_negative
-    return replace(branch, reuse=BranchReuse(reuse.active.to(device), rows, reads_text))
+    return replace(branch, reuse=BranchReuse(uploaded(reuse.active, device), rows, reads_text))
 
 
 def _with_appended(branches: Sequence[Branch], appended: Mapping[int, tuple[Rows, ...]]) -> list[Branch]:

@@ -61,6 +61,7 @@ class Copies(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.up: list[torch.Tensor] = []
+        self.waited_for: list[str] = []
         self.down: list[str] = []
 
     @property
@@ -79,7 +80,9 @@ class Copies(TorchDispatchMode):
         inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         kinds = {each.device.type for each in tree_leaves(out) if isinstance(each, torch.Tensor)}
         if NAME in kinds:
-            self.up += [each for each in inputs if each.device.type == "cpu" and each.dim() > 0]
+            copied = [each for each in inputs if each.device.type == "cpu" and each.dim() > 0]
+            self.up += copied
+            self.waited_for += [str(func)] if copied and not (kwargs or {}).get("non_blocking", False) else []
         elif "cpu" in kinds and any(each.device.type == NAME for each in inputs):
             self.down.append(str(func))
         return out
@@ -197,6 +200,7 @@ def test_a_step_on_a_gpu_reads_nothing_back_and_mixes_no_devices(family: str, ki
     with FakeTensorMode():
         few, many = copies(family, 2, kind), copies(family, 8, kind)
     assert few.down == many.down == []
+    assert few.waited_for == many.waited_for == []
     assert (len(few.noises), len(many.noises)) == ((2, 8) if kind == "lcm" else (0, 0))
     assert len(few.layout) == len(many.layout) <= STATED
     assert all(each.dtype == torch.int64 or each.numel() <= 2 * 8 + 8 for each in many.layout)
