@@ -25,10 +25,12 @@ from loadgen.progress import OnLine
 from loadgen.server import HttpServer, lego_server, monolith
 from loadgen.server_config import with_backbones, with_workflows
 from loadgen.summary import NoImagesError
+from loadgen.tiers.plan import TIERS
+from loadgen.tiers.run import compare_tiers
 
 MAX_SEQUENCE_LENGTH = 0  # the shipped family has no T5, so no padding for it
 
-NAMES = (*SUITES, MIXED.name, ADDONS.name, *EDITS, *GOODPUT)
+NAMES = (*SUITES, MIXED.name, *TIERS, ADDONS.name, *EDITS, *GOODPUT)
 
 
 def compare(
@@ -66,13 +68,16 @@ def _run(suite: str, weights: Path, config: Path, out: Path, *, quick: bool, on_
     """Run a suite and return its summary."""
     if suite == MIXED.name:
         return compare_mixed(MIXED, mixed_systems(weights, config, out), out, quick=quick, on_line=on_line)
+    if suite in TIERS:
+        systems = mixed_systems(weights, config, out)
+        return compare_tiers(TIERS[suite], systems, out, quick=quick, on_line=on_line)
     if suite == ADDONS.name:
         return compare_addons(weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
     if suite in EDITS:
         return compare_edits(EDITS[suite], weights, MAX_SEQUENCE_LENGTH, config, out, quick=quick, on_line=on_line)
     if suite in GOODPUT:
-        systems = goodput_systems(GOODPUT[suite], weights, config, out)
-        return compare_goodput(GOODPUT[suite], systems, out, quick=quick, on_line=on_line)
+        both = goodput_systems(GOODPUT[suite], weights, config, out)
+        return compare_goodput(GOODPUT[suite], both, out, quick=quick, on_line=on_line)
     bursts = SUITES[suite]
     return compare_bursts(bursts, _burst_systems(bursts, weights, config, out), out, quick=quick, on_line=on_line)
 

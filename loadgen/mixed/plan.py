@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 Size = tuple[int, int]  # width, height
+MONOLITH = "diffusers-monolith"  # diffusers behind FastAPI on Ray Serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class MixedSuite:
     layouts: tuple[Layout, ...]
     full: Effort
     quick: Effort
+    baseline: str = MONOLITH
 
     def class_of(self, width: int, height: int) -> str:
         """Return the name of the class that a size belongs to."""

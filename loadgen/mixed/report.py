@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.mixed.objective import Objective, latencies_s
-from loadgen.mixed.plan import MixedSuite
+from loadgen.mixed.plan import MONOLITH, MixedSuite
 from loadgen.mixed.rounds import Measurements, SystemRound
 from loadgen.mixed.summarise import sampled_pairs
 from loadgen.reports import parts
@@ -37,7 +37,8 @@ def write_report(
     ]
     ratio = summary["ratio"]["max_rate_at_90pct"]
     title = f"{suite.title}: {_times(ratio)} the rate at the same objective"
-    baseline = f"diffusers behind FastAPI on Ray Serve, {summary['details']['baseline_layout']}"
+    layout = summary["details"]["baseline_layout"]
+    baseline = f"diffusers behind FastAPI on Ray Serve, {layout}" if suite.baseline == MONOLITH else suite.baseline
     path.write_text(
         parts.page(suite.name, title, _lead(suite, measured, summary), baseline, _tiles(suite, summary), sections)
     )

@@ -13,7 +13,6 @@ from loadgen.mixed.variants import loop_figures
 from loadgen.stats import Spread, median
 from loadgen.summary import Comparison, Figures, image_differences
 
-BASELINE = "diffusers-monolith"
 IMAGES = 12  # compared, and shown in the report
 
 
@@ -52,7 +51,7 @@ def summarise(
         seed=seed,
         slo_scale=suite.slo_scale,
         rate_rps=round(median(measured.rates_rps), 4),
-        baseline_name=BASELINE,
+        baseline_name=suite.baseline,
         baseline=figures(measured.baseline, measured.objective, suite),
         lego=figures(measured.lego, measured.objective, suite),
         quality={

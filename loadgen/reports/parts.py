@@ -19,7 +19,7 @@ NUMBERS = {
     "attainment": "share within the objective",
     "max_rate_at_90pct": "highest rate with 90 % within the objective, 1/s",
 }
-SYSTEMS = (("baseline", "diffusers"), ("lego", "lego_serve"))
+SYSTEMS = (("baseline", "baseline"), ("lego", "lego_serve"))
 
 
 def page(suite: str, title: str, lead: str, baseline: str, tiles: str, sections: Sequence[str]) -> str:
@@ -85,7 +85,7 @@ def quality(figures: Mapping[str, Any]) -> str:
     if not figures["images_compared"]:
         return "No request was answered by both systems."
     return (
-        f"Left diffusers, right lego_serve, same prompt and seed. Over {figures['images_compared']} pairs "
+        f"Left the baseline, right lego_serve, same prompt and seed. Over {figures['images_compared']} pairs "
         f"the furthest pixel differs by {figures['max_difference_255']} of 255; the median pair's by "
         f"{figures['median_max_difference_255']:g}."
     )
@@ -100,7 +100,7 @@ def images(requests: Sequence[ImageRequest], baseline: Sequence[Sample], lego: S
 def _figure(request: ImageRequest, baseline: Sample, lego: Sample) -> str:
     pair = "".join(
         _img(sample.reply.image, f"{system}: {request.prompt}")
-        for system, sample in (("diffusers", baseline), ("lego", lego))
+        for system, sample in (("baseline", baseline), ("lego", lego))
     )
     return f"<figure><div>{pair}</div><figcaption>{escape(request.prompt)}</figcaption></figure>"
 
