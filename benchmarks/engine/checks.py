@@ -10,6 +10,7 @@ import lego_kernels
 from benchmarks.engine.diffusers_side import uniform_call
 from benchmarks.engine.models import Subject
 from lego_kernels import examples, reference
+from lego_serve.engine.batch_invariance import ensure_batch_invariance
 
 ROWS, BRANCHES, RANKS = 96, 5, (4, 16)
 # float32 carries the error of approximate roots and of sums in another order; half precision rounds terms of order
@@ -65,3 +66,17 @@ def _error(name: str, op: Callable[..., reference.Result], arguments: examples.A
     if not error <= BUDGET_ULPS[dtype]:
         raise Disagreement(f"kernel {name} is {error:.1f} ulps from its reference, the budget is {BUDGET_ULPS[dtype]}")
     return error
+
+
+def checked(subject: Subject, *, batch_invariant: bool) -> dict[str, Any]:
+    """Return what was checked of a model, as JSON values.  Raises Disagreement, and ConfigError where it must hold."""
+    kernels = check_kernels(subject)
+    invariance = ensure_batch_invariance(subject.backbone, required=batch_invariant)
+    error = check_velocities(subject, min(subject.architecture.sides))
+    return {
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "text_rows": subject.architecture.text_rows,
+        "kernel_error_ulps": kernels,
+        "velocity_error_ratio": error,
+        "batch_invariance": invariance,
+    }

@@ -5,11 +5,12 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,10 @@ class Report:
     remarks: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def show(self, console: Console) -> None:
+    def show(self, console: "Console") -> None:
         """Print the table and the remarks."""
+        from rich.table import Table
+
         table = Table(title=self.title)
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index == 0 else "right")
@@ -46,10 +49,17 @@ class Report:
         return {"title": self.title, **self.metadata, "rows": rows, "remarks": list(self.remarks)}
 
 
-def write_reports(reports: Sequence[Report], console: Console, to_json: Path | None, to_markdown: Path | None) -> None:
+def write_reports(
+    reports: Sequence[Report], console: "Console", to_json: Path | None, to_markdown: Path | None
+) -> None:
     """Print all reports, and write them to the files given."""
     for report in reports:
         report.show(console)
+    write_files(reports, to_json, to_markdown)
+
+
+def write_files(reports: Sequence[Report], to_json: Path | None, to_markdown: Path | None) -> None:
+    """Write all reports to the files given."""
     if to_markdown is not None:
         to_markdown.write_text("\n".join(report.markdown() for report in reports))
     if to_json is not None:

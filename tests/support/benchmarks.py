@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from benchmarks.engine.__main__ import app
+from benchmarks.engine.commands import app
 
 
 def run(folder: Path, *words: str) -> tuple[Result, list[dict[str, object]], str]:

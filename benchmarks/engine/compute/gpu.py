@@ -6,15 +6,16 @@ most worth knowing comes first; when the time is over the rest is left out, and 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from benchmarks.engine.checks import checked
 from benchmarks.engine.diffusers_side import compiled, uniform_call
 from benchmarks.engine.masked import masked_lane
-from benchmarks.engine.models import Subject
+from benchmarks.engine.models import DEFAULTS, Subject, build
 from benchmarks.engine.report import Report
 from benchmarks.engine.timing import Patience, Quartiles, take_turns
 from lego_serve.core.costs import StepWork
@@ -24,7 +25,7 @@ from lego_serve.models.ragged.layers import linears
 
 SIDES = (32, 64)  # in tokens: 512 and 1024 pixels
 LANES, SHARES = (1, 8, 4, 2), (1.0, 0.35, 0.11)  # in the order in which they are measured
-BUDGET_S = 540.0
+BUDGET_S, COMPILES_S = 540.0, 100.0  # of all, and of one more size
 # Dense bf16 operations and bytes of memory a second, by a word of the device's name (NVIDIA's data sheets).
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}
 COLUMNS = ("model", "image", "computed", "lanes", "ours ms", "eager ms", "compiled ms", "floor ms", "ours over floor")
@@ -64,6 +65,10 @@ class GpuRow:
     compiled_s: Quartiles | None
     floor_s: float | None
 
+    def text(self) -> str:
+        """Return it as a line of markdown."""
+        return f"| {' | '.join(self.cells())} |"
+
     def cells(self) -> list[str]:
         """Return the row of the table, in the order of COLUMNS."""
         others = ["-" if each is None else each.text(1000) for each in (self.eager_s, self.compiled_s)]
@@ -72,6 +77,18 @@ class GpuRow:
             floor = [f"{1000 * self.floor_s:.2f}", f"{self.ours_s.median / self.floor_s:.2f}"]
         size = f"{self.pixels} x {self.pixels}"
         return [self.model, size, f"{self.share:.2f}", str(self.lanes), self.ours_s.text(1000), *others, *floor]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A step that was not measured, and why."""
+
+    case: str
+    reason: str
+
+    def text(self) -> str:
+        """Return it as a line."""
+        return f"{self.case}: not measured: {self.reason}"
 
 
 def measure_gpu(
@@ -84,15 +101,31 @@ def measure_gpu(
     peaks: Peaks | None = None,
     is_compiled: bool = True,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[GpuRow]:
-    """Yield a row for each share, side and number of lanes, as long as the clock is before ``ends_s``."""
+) -> Iterator[GpuRow | Skipped]:
+    """Yield a row for each share, side and number of lanes, as long as the clock is before ``ends_s``.
+
+    A case that fails is yielded as Skipped.  Each size takes a minute or more to compile, so one lane is measured
+    beside the compiled twin at first; whole images of other numbers of lanes come once more with it, while there is
+    time for that.
+    """
     twin = compiled(subject.transformer) if is_compiled else None
-    for count in lanes:
-        for side in sides:
-            for share in SHARES:
-                if clock() >= ends_s:
-                    return
-                yield _measure(subject, side, count, share, patience, twin, peaks)
+    cases = [
+        (count, side, share, twin if count == 1 else None) for count in lanes for side in sides for share in SHARES
+    ]
+    if twin is not None:
+        cases += [(count, side, 1.0, twin) for count in lanes if count > 1 for side in sides]
+    for number, (count, side, share, other) in enumerate(cases):
+        needed_s = 0.0 if other is None or not number else COMPILES_S
+        if clock() + needed_s >= ends_s:
+            yield Skipped(f"{subject.name} and {len(cases) - number} cases", "the time is over")
+            return
+        try:
+            yield _measure(subject, side, count, share, patience, other, peaks)
+        except RuntimeError as error:  # of torch: out of memory, no kernel for the device, a failed compilation
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            yield Skipped(f"{subject.name}, {side} tokens a side, {share:g} of them, {count} lanes", reason)
+            if subject.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def _measure(
@@ -106,7 +139,7 @@ def _measure(
     runs: dict[str, Callable[[], Any]] = {"ours": lambda: subject.backbone.velocity(batch)}
     if share == 1.0:  # the others compute whole images only
         runs["eager"] = uniform_call(subject, subject.transformer, seeds, side, side)
-        if twin is not None and count == 1:  # each size takes minutes to compile
+        if twin is not None:
             runs["compiled"] = uniform_call(subject, twin, seeds, side, side)
     times = {name: Quartiles.of(each) for name, each in take_turns(runs, subject.device, patience).items()}
     return GpuRow(
@@ -144,23 +177,28 @@ def _work(lane: LaneInput) -> StepWork:
     return work + branch_work(tokens, active, int(lane.negative.tokens.shape[0]), reads_text=reads)
 
 
-def measure_all(subjects: Iterable[tuple[Subject, dict[str, Any]]]) -> tuple[Report, dict[str, Any]]:
-    """Return the table of models and what was checked of each, by name; the first takes at most half of the time."""
-    began_s = time.monotonic()
-    rows: list[GpuRow] = []
-    models: dict[str, Any] = {}
-    for subject, checks in subjects:
-        ends_s = began_s + (BUDGET_S if models else BUDGET_S / 2)
-        models[subject.name] = checks
-        peaks = Peaks.of(torch.cuda.get_device_name(subject.device))
-        rows += measure_gpu(subject, SIDES, LANES, Patience(least_s=0.5), ends_s=ends_s, peaks=peaks)
-    wanted = len(models) * len(SIDES) * len(LANES) * len(SHARES)
-    return gpu_report(rows, is_complete=len(rows) == wanted), models
+def measure_models(
+    device: torch.device, show: Callable[[str, GpuRow | Skipped | dict[str, Any]], None], *, began_s: float
+) -> None:
+    """Show what is checked of each model, by name, then its rows; the first takes at most half of the time.
+
+    Raises Disagreement where a kernel or a velocity is not what its reference says.
+    """
+    torch.set_num_threads(1)
+    peaks = Peaks.of(torch.cuda.get_device_name(device))
+    names = DEFAULTS["cuda"]
+    for number, name in enumerate(names, start=1):
+        subject = build(name, device)
+        show(name, checked(subject, batch_invariant=False))
+        ends_s = began_s + BUDGET_S * number / len(names)
+        for found in measure_gpu(subject, SIDES, LANES, Patience(least_s=0.5), ends_s=ends_s, peaks=peaks):
+            show(name, found)
+        del subject  # so that the next model finds its memory free
 
 
-def gpu_report(rows: Sequence[GpuRow], *, is_complete: bool) -> Report:
-    """Return the table."""
+def gpu_report(found: Sequence[GpuRow | Skipped]) -> Report:
+    """Return the table of what was found; of two rows of a case the later one."""
+    rows = {(row.model, row.pixels, row.share, row.lanes): row for row in found if isinstance(row, GpuRow)}
     remarks = ["The floor: all products at the device's peak in bf16, or each weight read once, whichever is longer."]
-    if not is_complete:
-        remarks.append("The time was over before all was measured.")
-    return Report("Steps on a GPU", COLUMNS, [row.cells() for row in rows], rows, remarks)
+    remarks += [each.text() for each in found if isinstance(each, Skipped)]
+    return Report("Steps on a GPU", COLUMNS, [row.cells() for row in rows.values()], list(rows.values()), remarks)

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 import lego_kernels
 from benchmarks.engine import diffusers_side
-from benchmarks.engine.__main__ import app
 from benchmarks.engine.checks import Disagreement, check_kernels, check_velocities
+from benchmarks.engine.commands import app
 from benchmarks.engine.models import Subject, build
 from lego_kernels import reference
 from lego_serve.models.dtypes import multiplies_bf16

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import lego_kernels
 from benchmarks.engine import ragged
-from benchmarks.engine.__main__ import app
+from benchmarks.engine.commands import app
 from benchmarks.engine.masked import SHARES
 from benchmarks.engine.models import ARCHITECTURES
 from benchmarks.engine.ragged import MIXES
