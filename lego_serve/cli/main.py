@@ -20,8 +20,7 @@ from lego_serve.cli.jobs import app as jobs_app
 from lego_serve.cli.scale import scale
 from lego_serve.cli.simulate import run as run_simulation
 from lego_serve.cli.templates import app as templates_app
-from lego_serve.cli.tune import app as tune_app
-from lego_serve.cli.tune_sparse24 import tune_sparse24
+from lego_serve.cli.tune.app import app as tune_app
 from lego_serve.cli.workflows import app as workflows_app
 from lego_serve.errors import LegoError
 
@@ -30,7 +29,6 @@ app.add_typer(workflows_app, name="workflows")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(templates_app, name="templates")
 app.add_typer(jobs_app, name="jobs")
-tune_app.command("sparse24")(tune_sparse24)
 app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
 for command in (gateway, node, health, scale):

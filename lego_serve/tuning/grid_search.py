@@ -5,7 +5,7 @@ beat: most of what a cache or a plan seems to gain is a schedule that suits the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,10 @@ from lego_serve.core.tiers.grids import Grid, plan_grid, shifted_sigmas
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.tuning.trajectories import Calibration, Trajectory, ends_on, trajectories
 
-SHIFTS = (1.5, 2.0, 2.5, 3.0, 4.0)
+SHIFTS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+EVEN = ", even to the end"  # in the names of grids whose last step is as long as the others, before they are shifted
 COMPARED = 4  # images that candidates are held against; the plan itself is made from all
-LEAST_GAIN_DB = 0.5  # a plan that gains less over the tuned shift is not worth its own table
+LEAST_GAIN_DB = 1.5  # a plan that gains less over the tuned shift is not worth its own table
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,40 @@ def tune_grids(
     sigmas = passed[0].sigmas
     costs = jump_costs(passed)
     compared, targets = lanes[:COMPARED], [one.latents[-1] for one in passed[:COMPARED]]
+
+    def tried(name: str, grid: Grid) -> Candidate:
+        return Candidate(name, grid, _mean_psnr(ends_on(pipeline, compared, {name: grid})[name], targets))
+
     found = {}
     for count in evaluations:
         planned = Grid(sampler, tuple(sigmas[index] for index in plan_grid(costs, count)))
-        grids = {f"shift {shift:g}": Grid(sampler, shifted_sigmas(count, shift, 1 / 1000)) for shift in shifts}
-        near = _likeness(ends_on(pipeline, compared, grids | {"planned": planned}), targets)
-        tried = [Candidate(name, grid, near[name]) for name, grid in grids.items()]
-        found[count] = Tuned(
-            max(tried, key=lambda each: each.likeness_db), Candidate("planned", planned, near["planned"])
-        )
+        found[count] = Tuned(best_shift(sampler, count, shifts, tried), tried("planned", planned))
     return found
+
+
+def best_shift(
+    sampler: str, evaluations: int, shifts: Sequence[float], tried: Callable[[str, Grid], Candidate]
+) -> Candidate:
+    """Return the best grid of one shift: even times down to 1/1000, as SD3 has them, or to 1/n, as FLUX does.
+
+    ``shifts`` rise, and likeness over them has one top; it is climbed from the middle, which saves most of the trials.
+    """
+
+    def of(index: int, last: float, form: str = "") -> Candidate:
+        return tried(f"shift {shifts[index]:g}{form}", Grid(sampler, shifted_sigmas(evaluations, shifts[index], last)))
+
+    at = len(shifts) // 2
+    best = of(at, 1 / 1000)
+    for direction in (1, -1):
+        is_up = False
+        while 0 <= at + direction < len(shifts):
+            following = of(at + direction, 1 / 1000)
+            if following.likeness_db <= best.likeness_db:
+                break
+            best, at, is_up = following, at + direction, True
+        if is_up:
+            break
+    return max(best, of(at, 1 / evaluations, EVEN), key=lambda each: each.likeness_db)
 
 
 def jump_costs(passed: Sequence[Trajectory]) -> list[list[float]]:
@@ -82,10 +107,6 @@ def jump_costs(passed: Sequence[Trajectory]) -> list[list[float]]:
                 missed = one.latents[k] - one.latents[j] - jump
                 costs[j][k] += float(missed.square().mean()) / len(passed)
     return costs
-
-
-def _likeness(found: Mapping[str, list[torch.Tensor]], targets: Sequence[torch.Tensor]) -> dict[str, float]:
-    return {name: _mean_psnr(latents, targets) for name, latents in found.items()}
 
 
 def _mean_psnr(latents: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> float:

@@ -47,6 +47,12 @@ class Row:
     student: OfflinePipeline | None = None
     guidance: float | None = None
 
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """All that says which images it draws, but for the weights of a router or student."""
+        plans = self.own_rows, self.block_rows
+        return self.name, self.grid, self.evaluations, self.sampler, self.steps, *plans, self.guidance
+
     @classmethod
     def of(cls, run: TierRun) -> "Row":
         """Return the row of a tier."""

@@ -8,21 +8,30 @@ from pathlib import Path
 from lego_serve.errors import LegoError
 from lego_serve.tuning.quality import Sample
 
+OF = "samples_of"
+
 
 class SampleFile:
-    """Samples as lines of JSON; the images of a batch are written together or not at all.
+    """Samples as lines of JSON, after a line that names what they are of; a batch is written as a whole or not at all.
 
-    Raises LegoError where the file cannot be read or written, or holds something else.
+    ``of`` names all that the samples depend on: weights, images, steps and the rows that are drawn.  Raises LegoError
+    where the file cannot be read or written, holds something else, or samples of something else, which would be taken
+    for these.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, of: str) -> None:
+        self._path, self._of = path, of
         self.samples: list[Sample] = []
         try:
             lines = path.read_text().splitlines() if path.exists() else []
-            self.samples = [Sample(**each) for line in lines for each in json.loads(line)]
-        except (OSError, ValueError, TypeError) as error:
+            named = json.loads(lines[0])[OF] if lines else of
+            self.samples = [Sample(**each) for line in lines[1:] for each in json.loads(line)]
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise LegoError(f"{path}: is no file of samples: {type(error).__name__}") from None
+        if named != of:
+            message = "holds samples of other weights, grids, prompts or settings; name another file, or remove this"
+            raise LegoError(f"{path}: {message}")
+        self._is_begun = bool(lines)
 
     @property
     def images(self) -> frozenset[int]:
@@ -31,9 +40,11 @@ class SampleFile:
 
     def add(self, batch: Sequence[Sample]) -> None:
         """Write the samples of a batch."""
+        head = "" if self._is_begun else json.dumps({OF: self._of}) + "\n"
         try:
             with self._path.open("a") as file:
-                file.write(json.dumps([asdict(sample) for sample in batch]) + "\n")
+                file.write(head + json.dumps([asdict(sample) for sample in batch]) + "\n")
         except OSError as error:
             raise LegoError(f"{self._path}: cannot be written: {error.strerror}") from None
+        self._is_begun = True
         self.samples += batch

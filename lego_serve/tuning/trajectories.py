@@ -1,25 +1,29 @@
 """Runs a model's lanes offline, the same images again and again in different ways, and keeps what they pass through."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from lego_serve.core.tiers.grids import Grid
-from lego_serve.engine.lane_state import LaneRequest, LaneResult
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.errors import LegoError
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The images that a model is tuned on: prompts, each with its seed, at one size (in pixels) and guidance."""
+    """The images that a model is tuned on: prompts, each with its seed, at one size (in pixels) and guidance.
+
+    All are drawn with the ``adapters``, of which only those of the denoiser count.
+    """
 
     prompts: tuple[str, ...]
     width: int
     height: int
     guidance: float
     first_seed: int = 0
+    adapters: tuple[AdapterUse, ...] = field(default=(), repr=False)
 
     def part(self, first: int, count: int) -> "Calibration":
         """Return a few of them, each with its own seed."""
@@ -32,7 +36,17 @@ class Calibration:
         negative = pipeline.text.encode([""])[0] if guided else None
         size = self.width, self.height
         return [
-            LaneRequest(str(i), *size, steps, self.guidance, self.first_seed + i, cond, negative, sampler=sampler)
+            LaneRequest(
+                str(i),
+                *size,
+                steps,
+                self.guidance,
+                self.first_seed + i,
+                cond,
+                negative,
+                sampler=sampler,
+                adapters=self.adapters,
+            )
             for i, cond in enumerate(conds)
         ]
 

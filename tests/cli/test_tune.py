@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lego_serve.models.lora.loading import base_layers
+from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book
+from tests.support.lora.adapters import diffusers_names, products, saved
 
 CONFIG = 'models: {{m: {{path: "{model}", max_sequence_length: 0, dtype: float32, tiers: "{tiers}"}}}}\n'
 
@@ -51,6 +54,41 @@ def test_a_model_is_tuned_and_measured(command, words, tiers, tiny_folder, tmp_p
     written = samples.read_text()
     assert command("tune", "quality", *words, "--samples", str(samples))[0] == 0
     assert samples.read_text() == written, "what is measured is not measured again"
+
+
+def test_samples_of_other_grids_or_settings_are_not_taken_for_these(command, words, tiers, tmp_path) -> None:
+    """They would be written down as what the new grids do; more of the same images are."""
+    samples = str(tmp_path / "samples")
+    assert command("tune", "grid", *words)[0] == 0
+    assert command("tune", "quality", *words, "--samples", samples, "--count", "1")[0] == 0
+    code, _, error = command("tune", "quality", *words, "--samples", samples, "--guidance", "7")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "holds samples of other weights, grids, prompts or settings" in " ".join(error.split())
+    assert "guidance 7" not in tiers.read_text()
+    assert command("tune", "quality", *words, "--samples", samples)[0] == 0
+
+
+def test_tiers_are_measured_with_an_adapter_as_a_row_of_its_own(command, words, tiers, tiny_folder, tmp_path) -> None:
+    """One of the denoiser alone, by its id; of strength 0 it changes no image."""
+    roots, config = tmp_path / "adapters", tmp_path / "config.yaml"
+    roots.mkdir()
+    base = base_layers(ModelSpec("m", str(tiny_folder), dtype="float32"))
+    layers = products(base, only="transformer.")
+    saved(diffusers_names(layers), roots, "style")
+    with_roots = CONFIG.replace("{{path", f'{{{{adapters: {{{{roots: ["{roots}"]}}}}, path', 1)
+    config.write_text(with_roots.format(model=tiny_folder, tiers=tiers))
+    assert command("tune", "grid", *words)[0] == 0
+    style, off = ("--lora", "style"), ("--scale", "0")
+    asked = {"": (), ", adapter style at 0": (*style, *off), ", adapter style at 1": style}
+    for number, options in enumerate(asked.values()):
+        code, out, _ = command("tune", "quality", *words, "--samples", str(tmp_path / f"s{number}"), *options)
+        assert code == 0, out
+    quality = read_book(str(tiny_folder), tiers).runs[0].quality
+    plain, none, styled = (quality[f"96x96, guidance 4{name}"] for name in asked)
+    assert plain == none != styled
+    code, _, error = command("tune", "quality", *words, "--samples", str(tmp_path / "s"), "--lora", "stile")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "style" in error
 
 
 def test_what_cannot_be_tuned_is_one_line(command, words, tmp_path) -> None:

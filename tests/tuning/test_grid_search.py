@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lego_serve.core.tiers.grids import Grid, plan_grid
 from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.registry import ModelSpec
-from lego_serve.tuning.grid_search import Candidate, Tuned, jump_costs, tune_grids
+from lego_serve.tuning.grid_search import EVEN, SHIFTS, Candidate, Tuned, best_shift, jump_costs, tune_grids
 from lego_serve.tuning.quality import Row, measure, table
 from lego_serve.tuning.trajectories import Calibration, Trajectory, ends, trajectories
 
@@ -45,11 +47,28 @@ def test_a_jump_costs_what_it_misses_of_the_fine_steps() -> None:
     assert plan_grid(costs, 2) == (0, 2, 3)
 
 
+@given(st.integers(0, 6), st.integers(2, 12), st.booleans())
+def test_the_top_of_the_shifts_is_climbed_in_few_trials(top: int, evaluations: int, is_even_better: bool) -> None:
+    """From the middle, in the direction that rises; then the same shift with a last step as long as the others."""
+    names: list[str] = []
+
+    def tried(name: str, grid: Grid) -> Candidate:
+        names.append(name)
+        shift = float(name.split()[1].rstrip(","))
+        gain = 0.5 if EVEN in name and is_even_better else 0.0
+        return Candidate(name, grid, 40.0 - abs(SHIFTS.index(shift) - top) + gain)
+
+    best = best_shift("euler", evaluations, SHIFTS, tried)
+    assert best.name == f"shift {SHIFTS[top]:g}{EVEN if is_even_better else ''}"
+    assert best.grid.evaluations == evaluations
+    assert len(names) == len(set(names)) <= abs(top - len(SHIFTS) // 2) + 4
+
+
 def test_a_plan_that_gains_little_leaves_the_shift() -> None:
     """A grid of its own must be worth it."""
     grid = Grid("euler", (1.0, 0.0))
-    assert Tuned(Candidate("shift 3", grid, 40.0), Candidate("planned", grid, 40.4)).chosen.name == "shift 3"
-    assert Tuned(Candidate("shift 3", grid, 40.0), Candidate("planned", grid, 41.0)).chosen.name == "planned"
+    assert Tuned(Candidate("shift 3", grid, 40.0), Candidate("planned", grid, 41.4)).chosen.name == "shift 3"
+    assert Tuned(Candidate("shift 3", grid, 40.0), Candidate("planned", grid, 41.6)).chosen.name == "planned"
 
 
 def test_grids_are_found_and_measured_with_the_model_that_ships(pipeline: OfflinePipeline) -> None:

@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 
 from benchmarks.engine.compute import linear_kinds, tiers
-from lego_serve.tuning.sample_file import SampleFile
 
 console = Console()
 
@@ -21,13 +20,12 @@ def linear_kinds_command(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts of one object, and as many of two.")] = 16,
     side: Annotated[int, typer.Option(min=96, help="Side of the images in pixels.")] = 256,
-    sparse24: Annotated[Path | None, typer.Option(help="A file of `tune sparse24`: its layers too.")] = None,
+    sparse24: Annotated[list[Path] | None, typer.Option(help="Files of `tune sparse24`: their layers too.")] = None,
 ) -> None:
     """Draw lego-tiny's images with other kinds of linear layers, in 8 bits and with activations in 2:4, and compare."""
-    file = SampleFile(samples)
     with tempfile.TemporaryDirectory() as folder:
-        linear_kinds.measure_linear_kinds(file, state or Path(folder), side, count, sparse24)
-    console.print(linear_kinds.markdown(file.samples), markup=False, soft_wrap=True)
+        found = linear_kinds.measure_linear_kinds(samples, state or Path(folder), side, count, sparse24 or ())
+    console.print(linear_kinds.markdown(found), markup=False, soft_wrap=True)
 
 
 def tiers_command(
@@ -47,9 +45,9 @@ def tiers_command(
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG of the first images here, every tier.")] = None,
 ) -> None:
     """Draw lego-tiny's images in every tier and by controls of as many evaluations, and compare."""
-    file = SampleFile(samples)
     sparse = tiers.sparse_rows(own_rows or (), block_rows, block_share or (0.6,))
-    tiers.measure_tiers(file, side, count, (14, 10, 7) if controls is None else controls, sparse)
-    console.print(tiers.markdown(file.samples), markup=False, soft_wrap=True)
+    evaluations = (14, 10, 7) if controls is None else controls
+    found = tiers.measure_tiers(samples, side, count, evaluations, sparse, block_rows)
+    console.print(tiers.markdown(found), markup=False, soft_wrap=True)
     if sheet is not None:
         tiers.write_sheet(sheet, side, 4)

@@ -6,6 +6,7 @@ layers of the MLPs alone and in all layers of the blocks.  With a file of ``lego
 It says nothing of speed: on a CPU 8-bit floats and 2:4 are emulated.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from lego_serve.models.registry import ModelSpec, built_in_folder
 from lego_serve.models.sparse24_files import read_sparse24
 from lego_serve.models.weights_digest import denoiser_digest
 from lego_serve.tuning.lessons import Lesson, Lessons
+from lego_serve.tuning.names import named_by
 from lego_serve.tuning.quality import Row, Sample, measure_all, table
 from lego_serve.tuning.sample_file import SampleFile
 from lego_serve.tuning.sparse24.measuring import fit_residuals
@@ -52,8 +54,8 @@ class ThinnedRows:
         return out if bias is None else out + bias
 
 
-def rows_of(residuals: Mapping[str, Residual], trained: Path | None) -> list[Row]:
-    """Return the rows, given a residual for each layer of the blocks: dense, 8 bits, 2:4, and the layers of a file.
+def rows_of(residuals: Mapping[str, Residual], trained: Sequence[Path]) -> list[Row]:
+    """Return the rows, given a residual for each layer of the blocks: dense, 8 bits, 2:4, and the layers of files.
 
     Raises ValueError for a file that is for other weights.
     """
@@ -64,9 +66,9 @@ def rows_of(residuals: Mapping[str, Residual], trained: Path | None) -> list[Row
         rows.append(_thinned(f"2:4 and norm, {part}", roles, has_norm=True))
         chosen = {name: residual for name, residual in residuals.items() if role_of(name) in roles}
         rows.append(_with_residuals(f"2:4, norm and rank {RANK}, {part}", chosen))
-    if trained is not None:
-        kept = read_sparse24(trained, denoiser_digest(built_in_folder(PATH)))
-        rows.append(_with_residuals(f"2:4, {len(kept)} of {len(residuals)} layers of the file", kept))
+    for file in trained:
+        kept = read_sparse24(file, denoiser_digest(built_in_folder(PATH)))
+        rows.append(_with_residuals(f"2:4, {len(kept)} of {len(residuals)} layers of {file.name}", kept))
     return rows
 
 
@@ -99,10 +101,11 @@ def closed_form(pipeline: OfflinePipeline, lessons: Sequence[Lesson], steps: int
     return {name: fitted.residual for name, fitted in found}
 
 
-def measure_linear_kinds(file: SampleFile, state: Path, side: int, count: int, trained: Path | None) -> None:
+def measure_linear_kinds(file: Path, state: Path, side: int, count: int, trained: Sequence[Path]) -> list[Sample]:
     """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them.
 
-    Residuals are fitted to lessons that are kept in ``state``.
+    Residuals are fitted to lessons that are kept in ``state``.  Returns all samples.  Raises LegoError for a file with
+    samples of other rows, or of other files of layers.
     """
     torch.set_num_threads(1)
     pipeline = OfflinePipeline.load(SPEC)
@@ -112,7 +115,13 @@ def measure_linear_kinds(file: SampleFile, state: Path, side: int, count: int, t
     prompts = mixed_prompts(2 * count)
     images = Calibration(tuple(prompt.text for prompt in prompts), side, side, GUIDANCE)
     judge = lambda index, pixels: not faults(prompts[index], pixels)  # noqa: E731 - it is passed on at once
-    measure_all(pipeline, images, rows, file, steps=STEPS, judge=judge)
+    weights = [
+        denoiser_digest(built_in_folder(PATH)),
+        *(hashlib.sha256(each.read_bytes()).hexdigest() for each in trained),
+    ]
+    kept = SampleFile(file, named_by(weights, side, GUIDANCE, STEPS, [row.facts for row in rows]))
+    measure_all(pipeline, images, rows, kept, steps=STEPS, judge=judge)
+    return kept.samples
 
 
 def markdown(samples: Sequence[Sample]) -> str:

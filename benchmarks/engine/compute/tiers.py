@@ -5,6 +5,7 @@ controls of as many evaluations: plain fewer steps, the shift that suits the num
 lego-tiny.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lego_serve.engine.offline import OfflinePipeline
 from lego_serve.models.registry import ModelSpec, built_in_folder
 from lego_serve.models.tier_files import read_book
 from lego_serve.models.weights_digest import denoiser_digest
+from lego_serve.tuning.grid_search import EVEN
+from lego_serve.tuning.names import named_by
 from lego_serve.tuning.quality import Row, Sample, draw_row, measure_all, table
 from lego_serve.tuning.sample_file import SampleFile
 from lego_serve.tuning.trajectories import Calibration
@@ -27,7 +30,7 @@ from lego_serve.zoo.judge.prompts import faults, mixed_prompts
 
 PATH, STEPS, GUIDANCE = "builtin:lego-tiny", 28, 4.0
 TIERS = ("high", "balanced", "fast")
-SHIFTS = {14: 3.0, 10: 4.0, 7: 4.0}  # those that `lego-serve tune grid` finds best
+SHIFTS = {14: (3.0, False), 10: (4.0, False), 7: (4.0, False)}  # found by `lego-serve tune grid`; whether even to 1/n
 
 
 def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Sequence[Row] = ()) -> list[Row]:
@@ -39,14 +42,16 @@ def rows_of(book: TierBook, side: int, evaluations: Sequence[int], sparse: Seque
         for run in book.runs
         if run.checkpoint is not None and run.is_for("euler", STEPS, side * side)
     ]
-    shifted = [
-        Row(f"shift {SHIFTS[n]:g}, {n}", Grid("euler", shifted_sigmas(n, SHIFTS[n], 1 / 1000)), n)
-        for n in evaluations
-        if n in SHIFTS
-    ]
+    shifted = [_shifted(n, *SHIFTS[n]) for n in evaluations if n in SHIFTS]
     plain = [Row(f"plain, {n}", None, n, steps=n) for n in evaluations]
     second = [Row(f"DPM++ 2M, {n}", None, n, sampler="dpmpp_2m", steps=n) for n in evaluations]
     return [Row("exact", None, STEPS), *tiers, *shifted, *plain, *second, *sparse]
+
+
+def _shifted(evaluations: int, shift: float, is_even: bool) -> Row:
+    name = f"shift {shift:g}{EVEN if is_even else ''}, {evaluations}"
+    last = 1 / evaluations if is_even else 1 / 1000
+    return Row(name, Grid("euler", shifted_sigmas(evaluations, shift, last)), evaluations)
 
 
 def _of_student(run: TierRun, checkpoint: Checkpoint) -> Row:
@@ -63,15 +68,29 @@ def sparse_rows(own_shares: Sequence[float], router: Path | None, block_shares: 
 
 
 def measure_tiers(
-    file: SampleFile, side: int, count: int, evaluations: Sequence[int], sparse: Sequence[Row] = ()
-) -> None:
-    """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them."""
+    file: Path,
+    side: int,
+    count: int,
+    evaluations: Sequence[int],
+    sparse: Sequence[Row] = (),
+    router: Path | None = None,
+) -> list[Sample]:
+    """Measure ``count`` prompts of each kind, of one object and of two in turn, as far as the file lacks them.
+
+    Returns all samples.  Raises LegoError for a file with samples of other rows, or of another ``router``.
+    """
     torch.set_num_threads(1)
     pipeline = OfflinePipeline.load(ModelSpec("lego-tiny", PATH, dtype="float32", max_sequence_length=0))
-    rows, prompts = rows_of(read_book(PATH), side, evaluations, sparse), mixed_prompts(2 * count)
+    book = read_book(PATH)
+    rows, prompts = rows_of(book, side, evaluations, sparse), mixed_prompts(2 * count)
+    weights = [run.checkpoint.weights for run in book.runs if run.checkpoint is not None]
+    weights += [] if router is None else [hashlib.sha256(router.read_bytes()).hexdigest()]
+    digest = denoiser_digest(built_in_folder(PATH))
+    kept = SampleFile(file, named_by(digest, weights, side, GUIDANCE, STEPS, [row.facts for row in rows]))
     images = Calibration(tuple(prompt.text for prompt in prompts), side, side, GUIDANCE)
     judge = lambda index, pixels: not faults(prompts[index], pixels)  # noqa: E731 - it is passed on at once
-    measure_all(pipeline, images, rows, file, steps=STEPS, judge=judge)
+    measure_all(pipeline, images, rows, kept, steps=STEPS, judge=judge)
+    return kept.samples
 
 
 def write_sheet(file: Path, side: int, count: int) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from lego_serve.cli.client import print_line, print_table
-from lego_serve.cli.tune import (
+from lego_serve.cli.tune.options import (
     Config,
     Guidance,
     OfModel,
@@ -19,13 +19,13 @@ from lego_serve.cli.tune import (
     Sampler,
     Side,
     Steps,
-    named_by,
     prompts_of,
     tuned_model,
 )
 from lego_serve.errors import LegoError, RequestError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.weights_digest import denoiser_digest
+from lego_serve.tuning.names import named_by
 
 if TYPE_CHECKING:
     from lego_serve.models.ragged.linear_kinds.sparse24_rows import Residual
