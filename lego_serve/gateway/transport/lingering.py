@@ -67,11 +67,6 @@ class LingeringTransport(asyncio.Transport):
             if timer is not None:
                 timer.cancel()
 
-    @property
-    def bare(self) -> asyncio.Transport:
-        """The transport itself, for another protocol."""
-        return self._transport
-
     def _finish(self) -> None:
         if self.get_write_buffer_size():
             self._end = self._loop.call_later(self._limits.linger_s, self._finish)

@@ -157,7 +157,6 @@ class GatewayProtocol(H11Protocol):
         self._is_handed_over = True
         if self._timer is not None:
             self._timer.cancel()
-        self._socket.forget()
         self.connections.discard(self)
         address, self._address = self._address, None
 
@@ -165,7 +164,7 @@ class GatewayProtocol(H11Protocol):
             if address is not None:
                 self._addresses.leave(address)
 
-        GatewayWebSocket(self.config, self.server_state, self.app_state, end).take_over(self._socket.bare, event)
+        GatewayWebSocket(self.config, self.server_state, self.app_state, self._socket, end).take_over(event)
 
     def _ask_for_sign_of_life(self) -> None:
         if self.conn.our_state is h11.SEND_RESPONSE:
