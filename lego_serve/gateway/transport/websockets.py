@@ -22,7 +22,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol of a WebSocket, which says when it ends.
 
     Nothing is read while a client does not read: what it sends may ask for an answer, as each ping does.  One that
-    reads nothing for too long is ended, and what waits for it with it.
+    reads too slowly is ended, and what waits for it with it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.data_received(b"\r\n".join([*lines, b"", b""]))
 
     def pause_writing(self) -> None:
-        """Leave unread what a client sends that does not read, and watch whether it reads at all."""
+        """Leave unread what a client sends that does not read, and watch whether it reads."""
         super().pause_writing()
         self._socket.pause_reading()
         self._socket.watch_writes()
@@ -54,6 +54,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         """Go on, unless the application has not taken what was read before."""
         super().resume_writing()
+        self._socket.rest_writes()
         if not self.read_paused:
             self._socket.resume_reading()
 
