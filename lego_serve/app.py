@@ -27,6 +27,7 @@ from lego_serve.process.supervisor import Supervisor
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.served_workflows import configured
 from lego_serve.supervision.cluster_supervisor import ClusterSupervisor, lets_requests_finish
+from lego_serve.supervision.gateway_pulse import GatewayPulse
 
 REMOVALS = 50
 METRICS = "metrics"  # the folder of what gateways count
@@ -83,6 +84,7 @@ def _serve(
             partial(forget_gateway, gateways, settings, jobs),
             server.drain_timeout_s,
             lambda: _keep_cluster(cluster, supervisor, gateways, stopping),
+            undo.enter_context(contextlib.closing(GatewayPulse(gateways))).hung,
         )
         undo.callback(cluster.stop)
         if server.ray_address is None:

@@ -19,6 +19,7 @@ from lego_serve.process.ray_token import require_token
 from lego_serve.process.signals import StopSignal
 from lego_serve.process.sockets import host_and_port, reserve
 from lego_serve.process.supervisor import Supervisor
+from lego_serve.supervision.gateway_pulse import GatewayPulse
 
 
 def run_gateways(config_path: Path, address: str, count: int | None, report: Callable[[str], None]) -> int:
@@ -45,6 +46,7 @@ def run_gateways(config_path: Path, address: str, count: int | None, report: Cal
             server.gateways if count is None else count,
             partial(forget_gateway, sockets, settings, jobs),
             server.drain_timeout_s,
+            hung=undo.enter_context(contextlib.closing(GatewayPulse(sockets))).hung,
         )
         undo.callback(supervisor.shut_down)
         supervisor.start()

@@ -51,7 +51,14 @@ class Limits(Strict):
         "the server, or the proxy sends requests into closed connections and answers 502.",
     )
     write_timeout_s: Seconds = Field(
-        default=60, description="Seconds that a client may read nothing of its answer before it is closed."
+        default=60,
+        description="Seconds that the reading of an answer may fall behind `write_bytes_per_s`, above which the client "
+        "is closed; what is read faster makes up for lost seconds and earns no more.",
+    )
+    write_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
+        default=16 * 1024,
+        description="Bytes per second that a long answer must be read at. A stream that waits for its next event owes "
+        "nothing.",
     )
     connections_per_address: Annotated[int, Field(ge=1)] = Field(
         default=1024,

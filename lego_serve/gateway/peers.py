@@ -63,7 +63,8 @@ class Peers:
 
     def is_trusted(self, request: Request) -> bool:
         """Whether a request is another gateway's own, of the same configuration."""
-        return is_from_peer(request) and hmac.compare_digest(request.headers.get(TOKEN_HEADER, ""), self.token())
+        given = request.headers.get(TOKEN_HEADER, "").encode()  # `compare_digest` takes text in ASCII alone
+        return is_from_peer(request) and hmac.compare_digest(given, self.token().encode())
 
     async def close(self) -> None:
         """Close all clients."""

@@ -1,5 +1,6 @@
 """Keeps the gateway processes alive: starts them on one shared port and replaces those that end."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from lego_serve.errors import LegoError
 RESTART_PAUSE_S = 0.5
 REFUSE = signal.SIGUSR1  # to a gateway whose nodes are gone
 STOP_MARGIN_S = 5.0  # what a gateway needs to stop beyond the time that its requests have
+log = logging.getLogger("lego_serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class _Leaving:
 class Supervisor:
     """The gateway processes of one server; ``drain_timeout_s`` is the time that their requests have at a stop.
 
-    ``command`` answers what starts a gateway now; ``tick`` is called all the while that they are watched.
+    ``command`` answers what starts a gateway now; ``tick`` is called all the while that they are watched, and ``hung``
+    answers then which of the processes with these ids are there and do nothing.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class Supervisor:
         on_end: Callable[[int], None],
         drain_timeout_s: float = 20.0,
         tick: Callable[[], None] = lambda: None,
+        hung: Callable[[Sequence[int]], Sequence[int]] = lambda pids: (),
     ) -> None:
+        self._hung = hung
         self._command, self._count, self._on_end, self._tick = command, count, on_end, tick
         self._stop_timeout_s = drain_timeout_s + STOP_MARGIN_S
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -63,11 +68,12 @@ class Supervisor:
                 raise LegoError(f"{ending}; what it said, if anything, stands above", code="gateway_failed")
 
     def watch(self, is_over: Callable[[], bool]) -> None:
-        """Replace gateways that end, until ``is_over``."""
+        """Replace gateways that end, and end those that hang, until ``is_over``."""
         while not is_over():
             time.sleep(RESTART_PAUSE_S)
             self._tick()
             self.see_off()
+            self._end_hung()
             for index, process in enumerate(self._processes):
                 if process.poll() is not None and not is_over():
                     self._on_end(process.pid)
@@ -113,6 +119,14 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _end_hung(self) -> None:
+        """Kill those that do nothing any more, since the port goes on giving them connections."""
+        hung = self._hung(self.pids)
+        for process in self._processes:
+            if process.pid in hung and process.poll() is None:
+                log.error("gateway %d listens and does not answer; it is killed and replaced", process.pid)
+                process.kill()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command(), env=dict(os.environ), start_new_session=True)

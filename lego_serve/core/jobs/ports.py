@@ -137,8 +137,11 @@ class ClusterAdmin(Protocol):
         """
         ...
 
-    async def check_prompt(self, model: str, prompt: str) -> None:
-        """Raise RequestError, about `prompt`, for one that a model's text encoder refuses, such as one too long."""
+    async def check_prompt(self, model: str, prompt: str, tenant: str, weight: float) -> None:
+        """Raise RequestError, about `prompt`, for one that a model's text encoder refuses, such as one too long.
+
+        It is a tenant's work, and waits for its turn at the encoder by the weight of its jobs.
+        """
         ...
 
     async def templates(self, model: str, request: TemplateCommand[ReplyT]) -> Mapping[str, ReplyT]:

@@ -16,9 +16,10 @@ LIST_FIELDS = ("lora",)
 MAX_LIST_BYTES = 64 * 1024  # of all fields of one list, as of the one text field that they stand for
 # The field, an index or nothing, and the part of the entry.
 NESTED = re.compile(
-    r"(?P<field>lora)(?:\[(?P<index>\d{0,3})\]|\.(?P<place>\d{1,3}))?(?:\[(?P<part>[a-z]{1,16})\]|\.(?P<dotted>[a-z]{1,16}))?"
+    r"(?P<field>lora)(?:\[(?P<index>\d{0,3})\]|\.(?P<place>\d{1,3}))?(?:\[(?P<part>[a-z]{1,16})\]|\.(?P<dotted>[a-z]{1,16}))?",
+    re.ASCII,
 )
-NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,15})(?:\.\d{1,30})?(?:[eE][+-]?\d{1,4})?")
+NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,15})(?:\.\d{1,30})?(?:[eE][+-]?\d{1,4})?", re.ASCII)
 
 # An entry that is given whole, as JSON, or the JSON of its parts by name.
 Entry: TypeAlias = str | dict[str, str]

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.nodes.requests import ForgetTemplate, ListTemplateBytes
 from lego_serve.core.scheduling.admission import Applicant
+from lego_serve.core.whole_numbers import whole_number
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
@@ -51,7 +52,7 @@ class AdminTemplateHandlers:
     async def list_templates(self, request: Request, tenant: str = "", limit: int = 100, cursor: str = "") -> Response:
         """The templates of all tenants or of one, oldest first, and the bytes that each replica keeps of them."""
         self._context.authenticate(request, admin=True)
-        start, limit = int(cursor) if cursor.isdecimal() else 0, max(1, min(limit, MOST))
+        start, limit = whole_number(cursor) or 0, max(1, min(limit, MOST))
         every = await asyncio.to_thread(self._files.of_all)
         found = [(owner, each) for owner, templates in every.items() if tenant in ("", owner) for each in templates]
         kept = await self._kept_bytes()

@@ -104,7 +104,7 @@ class TemplateHandlers:
                 place = scope.enter_context(self._context.admission.reserve(_applicant(caller)))
                 wanted, png = await _decode_template(self._context, form, caller, workflow)
             del form  # its image
-            await self._check_caption(workflow, wanted.caption)
+            await self._check_caption(workflow, caller, wanted.caption)
             if not body.is_warm:
                 place.release(is_done=False)
             template = await self._find_or_add(caller, wanted, png)
@@ -114,12 +114,12 @@ class TemplateHandlers:
                 self._warmup.start(caller, job, template, scope.pop_all())
         return JSONResponse(await self._card(template), 201 if template is wanted else 200)
 
-    async def _check_caption(self, workflow: Workflow, caption: str | None) -> None:
+    async def _check_caption(self, workflow: Workflow, caller: Caller, caption: str | None) -> None:
         """Raise RequestError for a caption that a model of the workflow could not encode."""
         models = {node.model for node in workflow.nodes.values() if node.kind == "text_encode"}
         for model in sorted(models) if caption else ():
             try:
-                await self._context.admin.check_prompt(model, caption or "")
+                await self._context.admin.check_prompt(model, caption or "", caller.tenant, caller.weight)
             except RequestError as error:
                 raise with_param(error, "caption") from None
 

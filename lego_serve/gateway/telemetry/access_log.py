@@ -88,7 +88,7 @@ class AccessLog:
         method, template = scope.get("method", "GET"), getattr(scope.get("route"), "path", None)
         status = state.get(CUT_SHORT_STATUS) or answer.status or CLIENT_LEFT
         error = next((state[name] for name in (CUT_SHORT_AS, REFUSED_AS, ENDED_AS) if name in state), None)
-        if self._has_requests:
+        if self._has_requests and not _is_supervisors(request, template):
             fields = {"method": method, "route": template, "status": status}
             fields |= {"duration_s": round(duration_s, 6), "bytes": answer.body_bytes}
             fields |= {"error": error} if error else {}
@@ -101,6 +101,11 @@ class AccessLog:
 def _is_peers(request: HTTPConnection) -> bool:
     """Whether a request comes by a gateway's own socket, which has no address; what it says itself is not enough."""
     return request.client is None and is_from_peer(request.scope)
+
+
+def _is_supervisors(request: HTTPConnection, template: str | None) -> bool:
+    """Whether this machine's supervisor asks, each second, whether the process lives: a line of each would be noise."""
+    return request.client is None and template == "/health/live"
 
 
 def _log_action(request: HTTPConnection, outcome: str) -> None:

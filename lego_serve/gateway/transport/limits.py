@@ -9,6 +9,7 @@ class ConnectionLimits:
     """What a client may send before it is known, and how long it may take; seconds and bytes.
 
     A body may be ``body_timeout_s`` behind ``body_bytes_per_s``; what comes faster makes up for that and earns no more.
+    So may the reading of an answer be behind ``write_bytes_per_s``, as long as there is more of it to be written.
     ``half_close_grace_s`` is how long a client that has ended its sending side is left alone before it is asked for a
     sign of life; ``linger_s`` and ``linger_bytes`` are how long, and for how much, one that is still sending is heard
     after its last answer, for many clients read no answer before they have sent all.
@@ -22,6 +23,7 @@ class ConnectionLimits:
     body_bytes_per_s: int = 16 * 1024
     keep_alive_s: float = 120.0
     write_timeout_s: float = 60.0
+    write_bytes_per_s: int = 16 * 1024
     connections_per_address: int = 1024
     half_close_grace_s: float = 1.0
     linger_s: float = 5.0
@@ -30,6 +32,10 @@ class ConnectionLimits:
     def body_deadline(self, deadline: float, now: float, received: int) -> float:
         """Return a body's next deadline, from its last one and the bytes that have arrived since it was set."""
         return min(deadline + received / self.body_bytes_per_s, now + self.body_timeout_s)
+
+    def write_deadline(self, deadline: float, now: float, taken: int) -> float:
+        """Return by when more of an answer must be taken, from the last such time and what was taken since then."""
+        return min(deadline + taken / self.write_bytes_per_s, now + self.write_timeout_s)
 
 
 class AddressCounts:

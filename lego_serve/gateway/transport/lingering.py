@@ -1,14 +1,20 @@
 """A transport that closes so that its last answer arrives, and that never waits for a client for ever."""
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from collections.abc import Callable
 from typing import Any
 
 from lego_serve.gateway.transport.limits import ConnectionLimits
 
+CHECKS = 8  # in ``write_timeout_s``, of whether a client reads
+
 
 class LingeringTransport(asyncio.Transport):
-    """Wraps a transport: a client that is still sending is heard a while after its answer, one that reads nothing ends.
+    """Wraps a transport: a client that is still sending is heard a while after its answer, a slow one ends.
 
     A socket that is closed with unread bytes sends a reset, which takes the answer from the client's hands.
     """
@@ -26,7 +32,7 @@ class LingeringTransport(asyncio.Transport):
         self._is_lingering = False
         self._dropped = 0
         self._written = 0
-        self._taken = 0
+        self._taken, self._write_deadline = 0, 0.0
         self._stall_check: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
 
@@ -56,10 +62,16 @@ class LingeringTransport(asyncio.Transport):
             self._transport.pause_reading()
 
     def watch_writes(self) -> None:
-        """Abort the connection unless the client takes something in each ``write_timeout_s``."""
+        """Abort the connection if the client falls behind the rate at which an answer must be read, while one waits."""
         if self._stall_check is None:
-            self._taken = self._written - self.get_write_buffer_size()
-            self._stall_check = self._loop.call_later(self._limits.write_timeout_s, self._abort_if_stalled)
+            self._taken, self._write_deadline = self._taken_so_far(), self._loop.time() + self._limits.write_timeout_s
+            self._check_later()
+
+    def rest_writes(self) -> None:
+        """Watch no more, since there is little to be read: what there is, is as late as who writes it."""
+        if self._stall_check is not None and not self.is_closing():
+            self._stall_check.cancel()
+            self._stall_check = None
 
     def forget(self) -> None:
         """Stop to watch; the connection has ended."""
@@ -67,26 +79,29 @@ class LingeringTransport(asyncio.Transport):
             if timer is not None:
                 timer.cancel()
 
-    @property
-    def bare(self) -> asyncio.Transport:
-        """The transport itself, for another protocol."""
-        return self._transport
-
     def _finish(self) -> None:
         if self.get_write_buffer_size():
             self._end = self._loop.call_later(self._limits.linger_s, self._finish)
         else:
             self._transport.abort()
 
+    def _check_later(self) -> None:
+        self._stall_check = self._loop.call_later(self._limits.write_timeout_s / CHECKS, self._abort_if_stalled)
+
     def _abort_if_stalled(self) -> None:
         self._stall_check = None
-        unwritten = self.get_write_buffer_size()
-        if not unwritten:
+        if not self.get_write_buffer_size():
             return
-        if self._written - unwritten > self._taken:
-            self.watch_writes()
+        before, self._taken, now = self._taken, self._taken_so_far(), self._loop.time()
+        self._write_deadline = self._limits.write_deadline(self._write_deadline, now, self._taken - before)
+        if now < self._write_deadline:
+            self._check_later()
         else:
             self._transport.abort()
+
+    def _taken_so_far(self) -> int:
+        """How many bytes the client's system has taken: of what is written, what waits neither here nor in ours."""
+        return self._written - self.get_write_buffer_size() - _unsent(self.get_extra_info("socket"))
 
     def is_closing(self) -> bool:
         """Whether nothing more is to be written."""
@@ -128,3 +143,12 @@ class LingeringTransport(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the connection to another protocol."""
         self._transport.set_protocol(protocol)
+
+
+def _unsent(connection: socket.socket) -> int:
+    """How many bytes the other side has not acknowledged; it holds megabytes, and asks for more late."""
+    try:
+        unsent: int = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    except (OSError, ValueError):  # it is closed
+        return 0
+    return unsent

@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection: uvicorn's protocol over h11, within limits of size and time.
 
 What the parser refuses is answered in the shape of every other error.  Of a client that sends too slowly the answer
-is 408; one that sends more than its request needs is closed; one that reads nothing is closed.
+is 408; one that sends more than its request needs is closed; one that reads too slowly is closed.
 
 A client that ends its sending side after its request gets its answer.  One that has left looks the same at first, so
 it is asked for a sign of life (see ``hang_ups``).  Over HTTP/1.0, which has none to ask for, a FIN is a hang-up.
@@ -135,9 +135,14 @@ class GatewayProtocol(H11Protocol):
             super().shutdown()
 
     def pause_writing(self) -> None:
-        """Watch whether a slow reader reads at all."""
+        """Watch whether a slow reader keeps to the least rate."""
         super().pause_writing()
         self._socket.watch_writes()
+
+    def resume_writing(self) -> None:
+        """Leave alone a reader that has caught up."""
+        super().resume_writing()
+        self._socket.rest_writes()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser has refused."""
@@ -157,7 +162,6 @@ class GatewayProtocol(H11Protocol):
         self._is_handed_over = True
         if self._timer is not None:
             self._timer.cancel()
-        self._socket.forget()
         self.connections.discard(self)
         address, self._address = self._address, None
 
@@ -165,7 +169,7 @@ class GatewayProtocol(H11Protocol):
             if address is not None:
                 self._addresses.leave(address)
 
-        GatewayWebSocket(self.config, self.server_state, self.app_state, end).take_over(self._socket.bare, event)
+        GatewayWebSocket(self.config, self.server_state, self.app_state, self._socket, end).take_over(event)
 
     def _ask_for_sign_of_life(self) -> None:
         if self.conn.our_state is h11.SEND_RESPONSE:

@@ -1,6 +1,7 @@
 """Routes of the dashboard: lists without bodies, one thing whole, and the stream of what changes."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lego_serve.core.suggest import did_you_mean
+from lego_serve.core.whole_numbers import whole_number
 from lego_serve.errors import NotFound, RequestError
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import Forbidden
@@ -64,7 +66,7 @@ class ViewHandlers:
         """
         if self._peers is None or not self._peers.is_trusted(request):
             raise Forbidden("Only the other gateways of this server ask this.")
-        await self._bell.wait(rings, min(wait, MOST_WAIT_S))
+        await self._bell.wait(rings, max(0.0, min(MOST_WAIT_S, wait)))
         rings, recorder = self._bell.rings, self._watch.recorder
         parts = [part_of(recorder, since_of(since, recorder))]
         if request.headers[HEADER] == MACHINE:
@@ -178,7 +180,9 @@ def _filter(caller: Caller, query: Mapping[str, str]) -> RowFilter:
     try:
         over_s = float(query.get("over_s") or 0)
     except ValueError:
-        raise RequestError("`over_s` must be a number of seconds.", param="over_s") from None
+        over_s = math.nan
+    if not math.isfinite(over_s):
+        raise RequestError("`over_s` must be a number of seconds.", param="over_s")
     words = query.get("q", "").lower().split()
     tenant = query.get("tenant", "") if caller.is_admin else caller.tenant
     exact = {name: query[name] for name in ("state", "workflow", "outcome") if query.get(name)}
@@ -199,9 +203,9 @@ def _page(rows: Sequence[Mapping[str, Any]], limit: int, cursor: str) -> dict[st
     """Return a page of a list; its cursor is the place in it, since lists are made anew each time."""
     if not 1 <= limit <= MOST_ROWS:
         raise RequestError(f"`limit` must lie between 1 and {MOST_ROWS}.", param="limit", code="out_of_range")
-    if cursor and not cursor.isdecimal():
+    start = whole_number(cursor or "0")
+    if start is None:
         raise RequestError("`cursor` must be one that an answer gave.", param="cursor")
-    start = int(cursor or 0)
     following = start + limit
     return {
         "object": "list",

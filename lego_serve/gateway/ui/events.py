@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lego_serve.core.whole_numbers import whole_number
 from lego_serve.gateway.ui.overview import length_of, overview_of, series_of, shown_replicas
 from lego_serve.gateway.ui.pump import Pump
 from lego_serve.gateway.ui.watch import Watch
@@ -106,8 +107,8 @@ class Stream:
 
     def _remembered(self, wanted: Wanted, last_id: str) -> State | None:
         gateway, _, version = last_id.rpartition(".")
-        is_ours = gateway == self._watch.recorder.id and version.isdecimal()
-        return self._memory.find(wanted, int(version)) if is_ours else None
+        number = whole_number(version) if gateway == self._watch.recorder.id else None
+        return None if number is None else self._memory.find(wanted, number)
 
     def _state(self, wanted: Wanted) -> State:
         watch = self._watch

@@ -7,6 +7,7 @@ from typing import Any
 
 from lego_serve.core.jobs.history import ENDED_KEPT
 from lego_serve.core.jobs.series import COARSE_S, FINE_S, Series
+from lego_serve.core.whole_numbers import whole_number
 from lego_serve.gateway.ui.recorder import Recorder
 from lego_serve.gateway.ui.rows import row_of
 
@@ -31,8 +32,9 @@ class Since:
         """Return what a query says of a gateway: ``ID.JOB.DECISION.AT`` of several, with commas."""
         for each in text.split(","):
             name, *numbers = each.split(".")
-            if name == gateway and len(numbers) == 3 and all(number.isdecimal() for number in numbers):
-                return cls(int(numbers[0]), int(numbers[1]), float(numbers[2]))
+            if name == gateway and len(numbers) == 3:
+                job, decision, at = map(whole_number, numbers)
+                return cls() if job is None or decision is None or at is None else cls(job, decision, float(at))
         return cls()
 
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.peers import Peers
+from lego_serve.gateway.routes.direct_route import add_routes
 from lego_serve.gateway.ui import admin, pages
 from lego_serve.gateway.ui.recorder import Recorder
 
@@ -19,6 +20,6 @@ def static_files() -> pages.StaticFiles:
 def add_ui(app: FastAPI, context: Context, peers: Peers | None) -> Recorder:
     """Add the pages and their routes, and return what takes note of what they show."""
     recorder = Recorder(context)
-    app.include_router(admin.create_router(context, peers, recorder))
-    app.include_router(pages.create_router(context, static_files()))
+    add_routes(app, admin.create_router(context, peers, recorder))
+    add_routes(app, pages.create_router(context, static_files()))
     return recorder

@@ -233,9 +233,9 @@ class Coordinator:
         """Return the reply of each backbone replica of a model.  Raises NodeUnavailable."""
         return await ask_about_template(self._nodes, model, request)
 
-    async def check_prompt(self, model: str, prompt: str) -> None:
+    async def check_prompt(self, model: str, prompt: str, tenant: str, weight: float) -> None:
         """Raise RequestError for a prompt that a model's text encoder refuses; other errors are LegoErrors too."""
-        await self._calls.ask(model, "text_encoder", TextEncodeInput(prompt))
+        await self._calls.ask(model, "text_encoder", TextEncodeInput(prompt), tenant, weight)
 
     async def adapters(self, model: str | None, request: AdapterAdminRequest) -> ModelAdapters:
         """Carry out a request about a model's adapters.  Raises LegoError, NotFound if the model has none."""

@@ -76,9 +76,12 @@ class TaskCalls:
             return InputsLost(task.job_id, task.node, _producers(task, workflow, result.lost_refs))
         return TaskDone(task.job_id, task.node, result.value, result.stats)
 
-    async def ask(self, model: str, component: str, request: NodeRequest[ReplyT]) -> ReplyT:
-        """Send a request that belongs to no job; return the reply.  Raises LegoError."""
-        result = await self._until_answered(self._nodes[model, component], lambda: NodeCall(request), component)
+    async def ask(
+        self, model: str, component: str, request: NodeRequest[ReplyT], tenant: str = "default", weight: float = 1.0
+    ) -> ReplyT:
+        """Send a request that belongs to no job, as a tenant's work; return the reply.  Raises LegoError."""
+        node = self._nodes[model, component]
+        result = await self._until_answered(node, lambda: NodeCall(request, weight=weight, tenant=tenant), component)
         return result.reply
 
     async def _result(self, task: Task, client: JobClient, workflow: Workflow) -> NodeResult[Any]:

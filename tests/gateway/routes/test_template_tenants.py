@@ -107,3 +107,17 @@ async def test_tenants_see_their_own_alone(runner, settings) -> None:
         assert (await anna.get(f"{URL}/{hers['id']}")).status_code == 200
         async with another(runner, closed) as nobody:
             assert (await nobody.get(URL)).status_code == 401
+
+
+async def test_a_caption_is_checked_as_its_tenants_own_work(runner, settings) -> None:
+    """In that tenant's turn at the text encoder and by the weight of its key, as the edits of the template are."""
+    keys = tuple(
+        ApiKey(sha256(name.encode()).hexdigest(), name, False, weight)
+        for name, weight in zip(TENANTS, (1.0, 3.0), strict=True)
+    )
+    closed = replace(settings, keys=keys)
+    async with another(runner, closed, "anna") as anna, another(runner, closed, "otto") as otto:
+        await registered(otto, caption="a red circle")
+        await registered(anna, caption="a red circle")
+        await registered(anna, 5)
+    assert runner.checks == [("otto", 3.0), ("anna", 1.0)]

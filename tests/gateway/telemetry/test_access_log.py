@@ -102,6 +102,16 @@ async def test_more_lines_of_requests_than_of_anything_else(client, logged) -> N
     assert len(logged("lego_serve.access")) == 30
 
 
+async def test_a_supervisor_that_asks_each_second_leaves_no_lines(app, logged) -> None:
+    """By the gateway's own socket, which has no address; what else is asked there is a line."""
+    transport = httpx2.ASGITransport(app, client=None)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for _ in range(3):
+            assert (await client.get("/health/live")).status_code == 200
+        await client.get("/health/ready")
+    assert [line["route"] for line in logged("lego_serve.access")] == ["/health/ready"]
+
+
 async def test_lines_of_requests_can_be_switched_off_and_those_of_operators_not(runner, settings, logged) -> None:
     """Whoever counts requests elsewhere still learns who cancelled a job."""
     app = create_app(runner, runner, replace(settings, access_log=False), Metrics())

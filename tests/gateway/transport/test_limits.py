@@ -1,14 +1,20 @@
 """Clients that are slow, silent, too many, or send what nobody reads."""
 
+import contextlib
+import random
 import select
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lego_serve.gateway.transport.limits import ConnectionLimits
-from tests.support.gateway.wire import IMAGE, TIMEOUT_S, Reader, gateway, generation, head, is_closed, wait_for
+from tests.support.gateway.wire import IMAGE, TIMEOUT_S, Gateway, Reader, gateway, generation, head, is_closed, wait_for
 
 GET = head("GET", "/health/live")
 
@@ -128,20 +134,48 @@ def test_a_pipeline_whose_client_reads_nothing_is_closed() -> None:
         assert wait_for(lambda: not server.live.server.server_state.connections)
 
 
+@contextmanager
+def asked_for_much(*lines: str, **limits: float) -> Iterator[tuple[Gateway, socket.socket]]:
+    """A gateway, and a connection on which it has megabytes to write that no buffer of a system takes."""
+    with gateway(**limits) as server:
+        server.runner.pixels = random.Random(1).randbytes
+        server.live._bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        with server.connect() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(generation(*lines, body=b'{"prompt": "a", "size": "256x256", "n": 8}'))
+            yield server, connection
+
+
+def read_now_and_then(connection: socket.socket, size: int, pause_s: float, until_s: float) -> bytes:
+    """What comes by a little at a time for some seconds, and then as fast as it may."""
+    received, started = b"", time.monotonic()
+    while got := connection.recv(size):
+        received += got
+        if time.monotonic() - started < until_s:
+            time.sleep(pause_s)
+    return received
+
+
 def test_a_reader_that_is_slow_and_reads_gets_all_of_a_large_answer() -> None:
-    """Longer than the time in which nothing may be read."""
-    with gateway(write_timeout_s=1.0) as server, server.connect() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        body = b'{"prompt": "a", "size": "1024x1024", "n": 8, "output_format": "png", "output_compression": 0}'
-        connection.sendall(generation("Connection: close", body=body))
-        received = b""
-        started = time.monotonic()
-        while got := connection.recv(4096):
-            received += got
-            if time.monotonic() - started < 2:
-                time.sleep(0.02)
+    """Longer than the time that it may be late."""
+    with asked_for_much("Connection: close", write_timeout_s=1.0, write_bytes_per_s=10_000) as (_, connection):
+        received = read_now_and_then(connection, 4096, 0.02, until_s=3)
         start, _, rest = received.partition(b"\r\n\r\n")
-        assert len(rest) == int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        assert start.startswith(b"HTTP/1.1 200 ")
+        assert len(rest) == int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) > 10**6
+
+
+@pytest.mark.parametrize("lines", [("Connection: close",), ()], ids=["closing", "kept"])
+def test_a_reader_that_takes_a_little_now_and_then_is_closed(lines: tuple[str, ...]) -> None:
+    """Whoever holds a large answer by a segment each time that it would be closed for reading nothing."""
+    with asked_for_much(*lines, write_timeout_s=1.0, write_bytes_per_s=200_000) as (server, connection):
+        received, started = 0, time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while (got := len(connection.recv(2048))) and time.monotonic() - started < TIMEOUT_S:
+                received += got
+                time.sleep(0.2)
+        assert wait_for(lambda: not server.live.server.server_state.connections)
+        assert 2048 < received < 10**6
 
 
 def test_an_address_has_so_many_connections_and_no_more() -> None:
@@ -181,3 +215,16 @@ def test_a_body_that_keeps_its_rate_may_go_on() -> None:
     for second in range(1, 1000):
         deadline = limits.body_deadline(deadline, float(second), 1000)
         assert deadline == second + 30.0
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 60), st.integers(0, 10**7)), max_size=50))
+def test_an_answer_may_be_so_late_and_no_later(checks: list[tuple[float, int]]) -> None:
+    """A client is cut off only where it is behind by the timeout, and after that much silence in any case."""
+    limits = ConnectionLimits(write_timeout_s=60, write_bytes_per_s=1000)
+    now, deadline, owed_s = 0.0, 60.0, 0.0
+    for passed_s, taken in checks:
+        now += passed_s
+        owed_s = max(0.0, owed_s + passed_s - taken / 1000)
+        deadline = limits.write_deadline(deadline, now, taken)
+        assert deadline <= now + 60
+        assert deadline == pytest.approx(now + 60 - owed_s)

@@ -162,15 +162,17 @@ async def test_a_task_comes_to_one_event_of_its_job_and_node(reply: object, even
 
 
 async def test_a_prompt_is_checked_by_the_models_own_text_encoder() -> None:
-    """Without a job; what it refuses is raised as it came."""
+    """Without a job, as work of the tenant that asks; what it refuses is raised as it came."""
     some = nodes()
     refusal = RequestError("`prompt` has 60 tokens.", param="prompt", code="prompt_too_long")
     some["lego-tiny", "text_encoder"].behave = lambda call, count: refusal if call.request.prompt else CONDITIONING
     mine = coordinator(some)
-    await mine.check_prompt("lego-tiny", "")
+    await mine.check_prompt("lego-tiny", "", "shop", 2.5)
     with pytest.raises(RequestError) as refused:
-        await mine.check_prompt("lego-tiny", "a")
+        await mine.check_prompt("lego-tiny", "a", "press", 1.0)
     assert refused.value.code == "prompt_too_long"
+    calls = some["lego-tiny", "text_encoder"].calls
+    assert [(call.tenant, call.weight) for call in calls] == [("shop", 2.5), ("press", 1.0)]
 
 
 async def test_a_model_that_a_worker_holds_back_is_a_decision_with_its_reason() -> None:

@@ -70,6 +70,8 @@ class FakeRunner:
         self.reuse: ReuseStats | None = None
         self.asked_to_pause: list[tuple[str, bool]] = []
         self.error: Exception | None = None
+        self.checks: list[tuple[str, float]] = []  # of prompts, by whose and of what weight
+        self.pixels: Callable[[int], bytes] = bytes  # of images of so many bytes
         self.gate: asyncio.Event | None = None
         self.stats = {"latents": TaskStats(0.25, 1.5, False, 1, (1.5,), (1,))}
         self.names_gate: asyncio.Event | None = None  # where the names of adapters wait
@@ -132,7 +134,7 @@ class FakeRunner:
             self.in_flight -= 1
             self.waiting.remove(job)
         width, height, n, seed = (int(str(job.inputs[k])) for k in ("width", "height", "n", "seed"))
-        images = tuple(GeneratedImage(width, height, bytes(3 * width * height), seed + i) for i in range(n))
+        images = tuple(GeneratedImage(width, height, self.pixels(3 * width * height), seed + i) for i in range(n))
         stats = {name: replace(each, reuse=self.reuse or each.reuse) for name, each in self.stats.items()}
         return JobResult(images, 0.25, {"latents": 1.5}, 1, stats)
 
@@ -185,8 +187,9 @@ class FakeRunner:
             case ListAdapters():
                 return ModelAdapters("lego-tiny", ADAPTERS, PASSED_OVER)
 
-    async def check_prompt(self, model: str, prompt: str) -> None:
+    async def check_prompt(self, model: str, prompt: str, tenant: str, weight: float) -> None:
         """A prompt of more than a hundred words is too long."""
+        self.checks.append((tenant, weight))
         if len(prompt.split()) > 100:
             raise RequestError("`prompt` is too long for this model.", param="prompt", code="prompt_too_long")
 

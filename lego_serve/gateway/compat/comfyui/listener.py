@@ -29,8 +29,9 @@ LOOK_S = 0.4  # between two looks for prompts that other gateways accept
 REPEAT_S = 5.0  # after which the status is told again: some clients take ten seconds of silence for a lost connection
 LATEST = 20  # prompts that are looked through for new ones
 MAX_WAITING = 64  # messages to a slow reader, above which it gets no further previews
+MOST_WAITING = 1024  # above which a reader is so far behind that it is to begin anew
 MAX_ID = 256
-GOING_AWAY = 1012  # the code by which a server that stops closes
+GOING_AWAY, TRY_AGAIN = 1012, 1013  # the codes of a server that stops, and of one that has no room
 log = logging.getLogger("lego_serve.gateway")
 
 
@@ -51,6 +52,7 @@ class Looks:
     def __init__(self, prompts: Prompts) -> None:
         self.prompts = prompts
         self._seen: dict[str, tuple[float, int, Seen]] = {}  # by tenant, with the time and what was accepted by then
+        self._under_way: dict[str, tuple[int, asyncio.Task[Seen]]] = {}  # by tenant, with what was accepted before it
 
     async def look(self, tenant: str) -> Seen:
         """Return a tenant's prompts as they are now.  Raises StoreUnavailable."""
@@ -63,9 +65,26 @@ class Looks:
 
     async def look_again(self, tenant: str) -> Seen:
         """Return a tenant's prompts as they were a moment ago at the longest.  Raises StoreUnavailable."""
-        seen_at, accepted, seen = self._seen.get(tenant, (0.0, -1, NOTHING))
-        is_new = asyncio.get_running_loop().time() - seen_at < LOOK_S / 2 and accepted == self.prompts.accepted.count
-        return seen if is_new else await self.look(tenant)
+        loop, wanted = asyncio.get_running_loop(), self.prompts.accepted.count
+        while True:
+            seen_at, accepted, seen = self._seen.get(tenant, (0.0, -1, NOTHING))
+            if loop.time() - seen_at < LOOK_S / 2 and accepted >= wanted:
+                return seen
+            accepted, task = self._under_way.get(tenant) or self._begin(tenant)
+            seen = await asyncio.shield(task)  # which others wait for too
+            if accepted >= wanted:
+                return seen
+
+    def _begin(self, tenant: str) -> tuple[int, "asyncio.Task[Seen]"]:
+        def end(task: "asyncio.Task[Seen]") -> None:
+            del self._under_way[tenant]
+            if not task.cancelled():
+                task.exception()  # which nobody may be left to hear
+
+        task = asyncio.ensure_future(self.look(tenant))
+        self._under_way[tenant] = self.prompts.accepted.count, task
+        task.add_done_callback(end)
+        return self._under_way[tenant]
 
 
 class ListenerHandler:
@@ -101,6 +120,7 @@ class Listener:
         self._stories: dict[str, Story] = {}  # by job, of those that it is told of now
         self._waiting: asyncio.Queue[Message] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_behind = asyncio.Event()
         self._wants_previews = False
         self._remaining = 0
 
@@ -118,14 +138,15 @@ class Listener:
                 self._known.add(prompt.record.id)
             else:
                 self._follow(prompt)
-        mains = [self._start(main) for main in (self._receive(), self._look_on(), self._write())]
+        mains = [self._start(main) for main in (self._receive(), self._look_on(), self._write(), self._fall_behind())]
         try:
             await asyncio.wait(mains, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end_tasks(self._tasks)
-        if self._context.draining.has_begun:
+        code = GOING_AWAY if self._context.draining.has_begun else TRY_AGAIN if self._is_behind.is_set() else None
+        if code is not None:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-                await self._websocket.close(GOING_AWAY)
+                await self._websocket.close(code)
 
     def _start(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.ensure_future(work)
@@ -140,8 +161,13 @@ class Listener:
 
     def _send(self, *told: Message) -> None:
         for message in told:
-            if isinstance(message, dict) or self._waiting.qsize() < MAX_WAITING:
+            if self._waiting.qsize() >= MOST_WAITING:
+                self._is_behind.set()
+            elif isinstance(message, dict) or self._waiting.qsize() < MAX_WAITING:
                 self._waiting.put_nowait(message)
+
+    async def _fall_behind(self) -> None:
+        await self._is_behind.wait()
 
     async def _receive(self) -> None:
         """Read what the client says: what it can do."""

@@ -16,6 +16,7 @@ from lego_serve.compat.comfyui.translate import translate
 from lego_serve.compat.requests import our_request
 from lego_serve.compat.task import ImageTask, InputImage
 from lego_serve.core.durable_jobs.store import MAX_PAGE
+from lego_serve.core.whole_numbers import whole_number
 from lego_serve.errors import JobEnded, NotFound, RequestError
 from lego_serve.gateway.compat import catalogue
 from lego_serve.gateway.compat.bodies import held_json, read_json
@@ -89,9 +90,9 @@ class PromptHandlers:
         caller = foreign_caller(self._context, request)
         prompt_id = request.path_params.get("prompt_id")
         if prompt_id is None:
-            wanted = request.query_params.get("max_items", "")
-            count = int(wanted) if wanted.isdecimal() and len(wanted) < 9 else MAX_PAGE
-            ended = await self._prompts.ended(caller.tenant, max(1, min(count, MAX_PAGE)))
+            wanted = whole_number(request.query_params.get("max_items", ""))
+            count = MAX_PAGE if wanted is None else max(1, min(wanted, MAX_PAGE))
+            ended = await self._prompts.ended(caller.tenant, count)
             return JSONResponse(answers.history([prompt.ended for prompt in ended]))
         prompt = await self._prompts.find(caller.tenant, prompt_id)
         found = [prompt.ended] if prompt is not None and prompt.is_in_history else []
