@@ -122,7 +122,7 @@ class OnceOnly:
             if kept == running:
                 await self._forget(store, name)
                 raise StoreUnavailable("The request that came first with this Idempotency-Key was given up; try again.")
-        if kept.fingerprint != body.digest():
+        if kept.fingerprint != await body.digest():
             raise IdempotencyKeyReused(
                 "This Idempotency-Key was used for another request; send a key of its own with each request."
             )
@@ -180,7 +180,7 @@ class OnceOnly:
         if not recorded.is_to_be_kept or not (body.is_whole or recorded.status < 300):
             await self._forget(store, name)
             return
-        answer = StoredAnswer(body.digest(), recorded.status, recorded.headers)
+        answer = StoredAnswer(await body.digest(), recorded.status, recorded.headers)
         content = b"".join(recorded.chunks)
         if len(content) <= MAX_NOTE_BYTES:
             answer = replace(answer, body=base64.b64encode(content).decode())
