@@ -178,7 +178,7 @@ def _add_middleware(
     policy = PagePolicy(settings.allowed_hosts, settings.cors_origins, is_open=not settings.keys)
     keep_s = 0.0 if storage is None else storage.settings.retention.ended_s
     kept_in = None if storage is None else (storage.store, storage.files)
-    app.add_middleware(OnceOnly, kept_in=kept_in, keep_s=keep_s, caller_of=partial(caller_by, keys))
+    app.add_middleware(OnceOnly, kept_in=kept_in, keep_s=keep_s, caller_of=partial(caller_by, keys), draining=draining)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WhileStarting, is_ready=is_ready)
     if settings.operations_port is not None:

@@ -123,6 +123,7 @@ ROUTE_ERRORS = {
 }
 ROUTE_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 ANSWER_HEADERS = "answer_headers"  # in a request's state: what its answer, or the error, says besides
+GIVE_BACK = "give_back"  # in a request's state: what undoes its charge, once, where it is refused after all
 REFUSED_AS, CUT_SHORT_AS, ENDED_AS = "refused_as", "cut_short_as", "ended_as"  # in a request's state: an error's code
 CUT_SHORT_STATUS = "cut_short_status"  # the same, its status
 CLIENT_LEFT = 499  # the status that nginx logs for it; no client reads it
@@ -181,12 +182,40 @@ def allowed_methods(request: Request) -> list[str]:
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
+async def give_back(request: Request) -> None:
+    """Undo what a request was charged, if it was."""
+    undo = request.scope.get("state", {}).pop(GIVE_BACK, None)
+    if undo is not None:
+        await undo()
+
+
+async def settle(request: Request, *, is_replayed: bool) -> None:
+    """Keep what the request of a durable job was charged, whatever becomes of the job now that it is accepted.
+
+    One whose key stands for a job that another request brought meanwhile is a repeat, which uses nothing.
+    """
+    if is_replayed:
+        await give_back(request)
+    else:
+        request.scope.get("state", {}).pop(GIVE_BACK, None)
+
+
+async def give_back_if_refused(request: Request, error: LegoError) -> None:
+    """Have a request that an error refuses use nothing of its tenant's quotas.
+
+    What ran until its caller or an operator cancelled it, until its deadline, or until a node failed, was work.
+    """
+    if error.status not in (JobCancelled.status, DeadlineExceeded.status, LegoError.status):
+        await give_back(request)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Make an application answer every error in OpenAI's shape."""
 
     async def answer_lego_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LegoError)
         log_error(error)
+        await give_back_if_refused(request, error)
         request.scope.setdefault("state", {})[ENDED_AS] = error.code
         return error_response(error)
 

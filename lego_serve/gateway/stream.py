@@ -20,7 +20,7 @@ from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.errors import LegoError
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import error_body, log_error
+from lego_serve.gateway.errors import error_body, give_back_if_refused, log_error
 from lego_serve.gateway.media.codec import encode, enlarge
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.job_request import ImageJobRequest
@@ -76,6 +76,7 @@ async def _run_into(
         with scope:
             result = await run_job(context, request, job_request, job, place=place, on_progress=queue.put_nowait)
     except LegoError as error:
+        await give_back_if_refused(request, error)  # which may be told in an event, past whoever answers errors
         queue.put_nowait(error)
     except Exception:
         log.exception("unexpected error")

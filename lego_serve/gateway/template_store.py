@@ -5,6 +5,7 @@ last and removed first: a template without it does not exist.
 """
 
 import fcntl
+import io
 import json
 import logging
 import os
@@ -50,6 +51,12 @@ def no_template() -> NotFound:
     return NotFound("There is no template of this id.", param="template", code="template_not_found")
 
 
+def _damaged() -> NotFound:
+    """Return the error for a template whose image cannot be used: it is as none, but its id is still taken."""
+    message = "The server's copy of this template's image is damaged; remove the template and register its image again."
+    return NotFound(message, param="template", code="template_not_found")
+
+
 class TemplateFiles:
     """Reads and writes the templates of all tenants below one folder; every call waits for the disk."""
 
@@ -65,8 +72,17 @@ class TemplateFiles:
 
     def image(self, tenant: str, template: Template) -> Image.Image:
         """Return a template's image.  Raises NotFound where it was removed, or is another than was registered."""
+        return self._checked(tenant, template)[0]
+
+    def png(self, tenant: str, template: Template) -> bytes:
+        """Return the file of a template's image.  Raises NotFound as ``image`` does."""
+        return self._checked(tenant, template)[1]
+
+    def _checked(self, tenant: str, template: Template) -> tuple[Image.Image, bytes]:
+        """Return a template's image and the file that it was read from, whose pixels are those of its key."""
         try:
-            with Image.open(self._folder / tenant / f"{template.id}.png", formats=("PNG",)) as file:
+            png = (self._folder / tenant / f"{template.id}.png").read_bytes()
+            with Image.open(io.BytesIO(png), formats=("PNG",)) as file:
                 if file.size != (template.width, template.height):
                     raise ValueError(f"its size is {file.size}")
                 image = file.convert("RGB")
@@ -74,18 +90,11 @@ class TemplateFiles:
             raise no_template() from None
         except (OSError, SyntaxError, ValueError):  # Pillow's errors about damaged files
             log.exception("the image of a template is damaged")
-            raise no_template() from None
+            raise _damaged() from None
         if image_key(tenant, (image.height, image.width, 3), image.tobytes()) != template.image:
             log.error("the image of the template %s is not the one that was registered", template.id)
-            raise no_template()
-        return image
-
-    def png(self, tenant: str, template: Template) -> bytes:
-        """Return the file of a template's image.  Raises NotFound where it was removed."""
-        try:
-            return (self._folder / tenant / f"{template.id}.png").read_bytes()
-        except FileNotFoundError:
-            raise no_template() from None
+            raise _damaged()
+        return image, png
 
     def listed(self, tenant: str) -> list[Template]:
         """Return a tenant's templates, the oldest first."""

@@ -27,8 +27,31 @@ def test_another_image_in_its_place_is_refused(tmp_path: Path, size: tuple[int, 
     template = registered(files, "1", "red")
     assert np.asarray(files.image("t", template))[0, 0].tolist() == [255, 0, 0]
     (tmp_path / "kept" / "t" / f"{template.id}.png").write_bytes(file_of(Image.new("RGB", size, "blue")))
-    with pytest.raises(NotFound):
-        files.image("t", template)
+    for read in (files.image, files.png):
+        with pytest.raises(NotFound, match="damaged; remove the template and register"):
+            read("t", template)
+
+
+def test_the_file_of_an_image_is_given_as_it_was_registered(tmp_path: Path) -> None:
+    """Byte for byte; where it was removed there is no such template."""
+    files = TemplateFiles(tmp_path / "kept", 5, 10**6)
+    template = registered(files, "1", "red")
+    assert files.png("t", template) == file_of(Image.new("RGB", (16, 16), "red"))
+    files.remove("t", template.id)
+    with pytest.raises(NotFound, match="There is no template of this id"):
+        files.png("t", template)
+
+
+def test_a_file_that_cannot_be_read_is_no_error_of_the_server(tmp_path: Path) -> None:
+    """As with a disk that fails: what lies there now is no file that can be read."""
+    files = TemplateFiles(tmp_path / "kept", 5, 10**6)
+    template = registered(files, "1", "red")
+    file = tmp_path / "kept" / "t" / f"{template.id}.png"
+    file.unlink()
+    file.mkdir()
+    for read in (files.image, files.png):
+        with pytest.raises(NotFound, match="damaged"):
+            read("t", template)
 
 
 def test_nobody_else_can_read_templates(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from lego_serve.compat.task import Refused
 from lego_serve.errors import LegoError, RequestError
-from lego_serve.gateway.errors import ENDED_AS, log_error
+from lego_serve.gateway.errors import ENDED_AS, give_back_if_refused, log_error
 
 
 def route_class(render: Callable[[LegoError], Response]) -> type[APIRoute]:
@@ -29,6 +29,7 @@ def route_class(render: Callable[[LegoError], Response]) -> type[APIRoute]:
                 except LegoError as raised:
                     error = raised
                     log_error(error)
+                await give_back_if_refused(request, error)
                 request.scope.setdefault("state", {})[ENDED_AS] = error.code
                 return render(error)
 

@@ -5,6 +5,8 @@ import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -15,7 +17,7 @@ from lego_serve.core.durable_jobs.preview import JobPreview
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.errors import JobsDisabled, ServerStopping
+from lego_serve.gateway.errors import JobsDisabled, ServerStopping, settle
 from lego_serve.gateway.jobs.image_stream import image_events
 from lego_serve.gateway.jobs.job_object import JOBS, image_path, job_object, result_metadata, result_with_links
 from lego_serve.gateway.jobs.outcomes import stored_error
@@ -25,6 +27,7 @@ from lego_serve.gateway.jobs.submission import Submission
 from lego_serve.gateway.jobs.watching import JobEvent
 from lego_serve.gateway.links.public_url import base_url
 from lego_serve.gateway.links.requested import links_start
+from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.run_job import while_connected
 from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import HEADERS, PING
@@ -53,8 +56,10 @@ async def answer_durably(
         return await answer_submitted(context, request, submitted, preferences)
     with ExitStack() as scope:
         await context.limits.hold(caller.tenant, scope)  # its client waits, as one does without a job
-        submitted = await jobs.submit(caller, submission, request)
-        replayed = REPLAYED if submitted.is_replayed else {}
+        with ExitStack() as offered:
+            check = partial(_check_deadline, context, request, offered)
+            submitted = await jobs.submit(caller, replace(submission, check=check), request)
+        replayed = await _replayed(request, submitted)
         if submission.body.stream:
             events = image_events(context, jobs, submitted.record, submission.body)
             return _HeldStream(events, HEADERS | replayed, scope.pop_all())
@@ -63,6 +68,18 @@ async def answer_durably(
     if not record.status.has_ended:
         raise ServerStopping
     return await answer_result(context, request, record, replayed)
+
+
+async def _check_deadline(context: Context, request: Request, offered: ExitStack, prepared: ImageJobRequest) -> None:
+    """Raise CapacityError for a request whose client waits and that would be late; it is offered until it is a job."""
+    job_id = offered.enter_context(context.job_ids.reserve(request.state.request_id))
+    await context.admission.check_deadline(prepared.to_job(job_id, context.runner.now()), offered)
+
+
+async def _replayed(request: Request, submitted: Submitted) -> dict[str, str]:
+    """Return the headers that say whether a job was accepted before, and settle what its request is to use."""
+    await settle(request, is_replayed=submitted.is_replayed)
+    return REPLAYED if submitted.is_replayed else {}
 
 
 class _HeldStream(StreamingResponse):
@@ -83,14 +100,13 @@ async def answer_submitted(
 ) -> Response:
     """Answer the submission of a job: 202 and the job, or 200 where it ended in the time that the client waits."""
     jobs, record = jobs_of(context), submitted.record
+    replayed = await _replayed(request, submitted)
     if preferences.wait_s is not None:
         ending = asyncio.ensure_future(jobs.ended(record, preferences.wait_s))
         record = await while_connected(context, request, ending)
-    headers = {"location": f"{JOBS}/{record.id}"}
+    headers = {"location": f"{JOBS}/{record.id}"} | replayed
     if preferences.applied:
         headers["preference-applied"] = preferences.applied
-    if submitted.is_replayed:
-        headers |= REPLAYED
     return await answer_job(context, request, record, 200 if record.status.has_ended else 202, headers)
 
 

@@ -17,13 +17,14 @@ from lego_serve.core.durable_jobs.transitions import progress as progressed
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.errors import JobEnded, LegoError, NotFound, RequestError, StaleAttempt, StoreUnavailable
-from lego_serve.gateway.admission import Place, applicant_of
+from lego_serve.gateway.admission import Place
 from lego_serve.gateway.jobs.checkpoints import JobCheckpoints, job_hash
 from lego_serve.gateway.jobs.outcomes import NOT_NOW, Decide, InputsUnavailable, decision_about
 from lego_serve.gateway.jobs.parts import JobParts
 from lego_serve.gateway.jobs.submission import choose_workflow, prepare, restore
 from lego_serve.gateway.media.codec import encode_file, enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
+from lego_serve.gateway.requests.workflows import applicant_for
 from lego_serve.gateway.responses import encode_files, response_metadata
 from lego_serve.gateway.run_job import bounded
 from lego_serve.gateway.settings import Caller
@@ -152,10 +153,9 @@ class JobAttempt:
         except (ValueError, NotFound) as error:
             raise LegoError("The stored request cannot be read any more.", code="job_damaged") from error
         workflow = await choose_workflow(context, caller, submission)
-        job_request = await prepare(context, caller, submission, workflow)
-        self._place = context.admission.reserve(applicant_of(job_request.to_job(record.id, 0.0)))
+        self._place = context.admission.reserve(applicant_for(caller, workflow, submission.body))
         scope.enter_context(self._place)
-        return job_request
+        return await prepare(context, caller, submission, workflow)
 
     def _job(self, job_request: ImageJobRequest, run_id: str) -> Job:
         """Return the job, whose time has run since it was accepted."""

@@ -1,7 +1,8 @@
 """Carries out a request with an `Idempotency-Key` once, on every route that changes something.
 
 Requests for images become durable jobs, which know their keys themselves.  The answer to any other is kept as long as
-jobs are, and given again to whoever repeats the request; while the first one is at work, a repeat waits for it.  The
+jobs are, and given again to whoever repeats the request; while the first one is at work, a repeat waits for it.  Within
+one gateway it asks nobody; what another gateway is at work on is looked after by one task for all that wait here.  The
 store, which may be the memory of a Redis, keeps short answers; long ones, such as images of AUTOMATIC1111's routes, are
 files beside those of jobs, and the store keeps their names.
 """
@@ -9,23 +10,26 @@ files beside those of jobs, and the store keeps their names.
 import asyncio
 import base64
 import hashlib
-import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lego_serve.core.durable_jobs.idempotency import check_key
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import IdempotencyKeyReused, LegoError, NotFound, StoreUnavailable
-from lego_serve.gateway.errors import JobsDisabled, error_response
+from lego_serve.gateway.errors import CLIENT_LEFT, JobsDisabled, error_response
 from lego_serve.gateway.media.body_hash import BodyHash
+from lego_serve.gateway.repeats.answers import FORGOTTEN, RecordedAnswer, StoredAnswer
+from lego_serve.gateway.repeats.waiting import Repeats, awaited
 from lego_serve.gateway.settings import Caller
+from lego_serve.gateway.transport.draining import Draining
 from lego_serve.jobstore.files import JobFiles
 
 log = logging.getLogger("lego_serve.jobs")
@@ -33,37 +37,19 @@ UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 DURABLE = ("/v1/images/generations", "/v1/images/edits", "/v1/jobs")  # they know their keys themselves
 RUNNING_S = 60.0  # what nobody has said for so long to be at work, since its gateway died, is taken for not done
 SAY_S = RUNNING_S / 3  # between two times that a request is said to be at work
-POLL_S = 0.1
+POLL_S, MAX_POLL_S = 0.1, 2.0  # before the first look at what another gateway does, and at most between two
 FORGET_S = 0.001
 MAX_NOTE_BYTES = 256 * 1024  # of an answer that the store keeps itself
-MAX_ANSWER_BYTES = 64 * 2**20
-NOT_KEPT = (401, 403, 408, 413, 429)  # the next try may fare better
 REPLAYED = (b"idempotency-replayed", b"true")
 HEADER = "idempotency-key"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """What a key stands for: the hash of its request, and the answer; no status while that is at work."""
+@dataclass(slots=True, eq=False)
+class _End:
+    """What a key will stand for whose first request is at work, and the task that looks after another gateway's."""
 
-    fingerprint: str = ""
-    status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""  # base64
-    file: str = ""  # the name of the file that the body is in instead
-
-    def to_json(self) -> str:
-        """Return it as a text."""
-        file = [self.file] if self.file else []  # which gateways of an older version know nothing of
-        return json.dumps([self.fingerprint, self.status, dict(self.headers), self.body, *file])
-
-    @classmethod
-    def of_json(cls, text: str) -> "StoredAnswer":
-        """Return the one of a text."""
-        return cls(*json.loads(text))
-
-
-FORGOTTEN = StoredAnswer()
+    answer: "asyncio.Future[StoredAnswer]"
+    looking: "asyncio.Task[None] | None" = None
 
 
 class OnceOnly:
@@ -78,8 +64,11 @@ class OnceOnly:
         kept_in: tuple[JobStore, JobFiles] | None,
         keep_s: float,
         caller_of: Callable[[Request], Caller | None],
+        draining: Draining,
     ) -> None:
-        self._app, self._keep_s, self._caller_of = app, keep_s, caller_of
+        self._app, self._keep_s, self._caller_of, self._draining = app, keep_s, caller_of, draining
+        self._repeats = Repeats()
+        self._ends: dict[str, _End] = {}
         self._store: JobStore | None
         self._files: JobFiles | None
         self._store, self._files = kept_in or (None, None)
@@ -105,24 +94,44 @@ class OnceOnly:
         if store is None:
             raise JobsDisabled
         name = _name(caller, request)
-        running = StoredAnswer(secrets.token_hex(16))
-        kept = await self._note(store, name, running)
-        while kept == FORGOTTEN:  # it is about to lapse, and nobody is at work; what follows takes its place
-            await asyncio.sleep(FORGET_S)
+        end = self._ends.get(name)
+        if end is not None:
+            return await self._repeated(store, request, caller, name, end)
+        end = self._ends[name] = _End(asyncio.get_running_loop().create_future())
+        try:
+            running = StoredAnswer(secrets.token_hex(16))
             kept = await self._note(store, name, running)
-        if kept == running:
-            await self._carry_out(store, name, running, request, send)
-            return None
-        body = _hash_of(request)
-        async for chunk in request.stream():
-            body.add(chunk)
-        while not kept.status:
-            await asyncio.sleep(POLL_S)
-            kept = await self._note(store, name, running)
+            while kept == FORGOTTEN:  # it is about to lapse, and nobody is at work; what follows takes its place
+                await asyncio.sleep(FORGET_S)
+                kept = await self._note(store, name, running)
             if kept == running:
-                await self._forget(store, name)
-                raise StoreUnavailable("The request that came first with this Idempotency-Key was given up; try again.")
-        if kept.fingerprint != body.digest():
+                await self._carry_out(store, name, running, end, request, send)
+                return None
+            if kept.status:
+                self._settle(name, end, kept)
+            else:
+                end.looking = asyncio.ensure_future(self._look(store, name, running, end))
+            return await self._repeated(store, request, caller, name, end)
+        finally:
+            if end.looking is None:
+                self._settle(name, end)
+
+    async def _repeated(self, store: JobStore, request: Request, caller: Caller, name: str, end: _End) -> Response:
+        """Return the answer to the request that came first, once there is one.  Raises LegoError."""
+        body = _hash_of(request)
+        try:
+            with self._repeats.waiting(caller.tenant, name):
+                async for chunk in request.stream():
+                    body.add(chunk)
+                kept = await awaited(request, self._draining, end.answer)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        finally:
+            if end.looking is not None and not self._repeats.has(name):
+                self._settle(name, end)  # which ends the looking as well
+        if not kept.status:
+            raise StoreUnavailable("The request that came first with this Idempotency-Key was given up; try again.")
+        if kept.fingerprint != await body.digest():
             raise IdempotencyKeyReused(
                 "This Idempotency-Key was used for another request; send a key of its own with each request."
             )
@@ -130,15 +139,39 @@ class OnceOnly:
         answer.raw_headers.append(REPLAYED)
         return answer
 
-    async def _carry_out(self, store: JobStore, name: str, running: StoredAnswer, request: Request, send: Send) -> None:
-        body, recorded, is_answered = _hash_of(request), _Recorded(), asyncio.Event()
+    async def _look(self, store: JobStore, name: str, running: StoredAnswer, end: _End) -> None:
+        """Look now and then, for all that wait here, what the request that another gateway is at work on comes to."""
+        pause_s = POLL_S
+        try:
+            while not (await asyncio.wait((end.answer,), timeout=pause_s))[0]:
+                pause_s = min(MAX_POLL_S, 2 * pause_s)
+                kept = await self._note(store, name, running)
+                if kept == running:  # nobody is at work any more
+                    await self._forget(store, name)
+                    return
+                if kept.status:
+                    self._settle(name, end, kept)
+        except StoreUnavailable as error:
+            log.warning("it cannot be seen what a request with a key has come to: %s", error.message)
+        finally:
+            self._settle(name, end)
+
+    def _settle(self, name: str, end: _End, kept: StoredAnswer = FORGOTTEN) -> None:
+        """Tell those that wait for a key what it stands for, unless they were told; who comes next asks the store."""
+        if self._ends.get(name) is end:
+            del self._ends[name]
+        if not end.answer.done():
+            end.answer.set_result(kept)
+
+    async def _carry_out(
+        self, store: JobStore, name: str, running: StoredAnswer, end: _End, request: Request, send: Send
+    ) -> None:
+        recorded, is_answered = RecordedAnswer(_hash_of(request)), asyncio.Event()
         saying = asyncio.ensure_future(self._say_at_work(store, name, running, is_answered))
 
-        async def receive_and_hash() -> Message:
+        async def receive_and_record() -> Message:
             message = await request.receive()
-            if message["type"] == "http.request":
-                body.add(message.get("body", b""))
-                body.is_whole = not message.get("more_body", False)
+            recorded.hear(message)
             return message
 
         async def send_and_record(message: Message) -> None:
@@ -147,20 +180,19 @@ class OnceOnly:
                 is_answered.set()
                 await saying  # so that nothing it says comes after the answer
                 try:
-                    await self._keep(store, name, running, body, recorded)
+                    self._settle(name, end, await self._keep(store, name, running, recorded))
                 except StoreUnavailable as error:  # the answer has begun, and what was done is done
+                    self._settle(name, end)
                     log.warning("the answer to a request with a key could not be kept: %s", error.message)
             await send(message)
 
         try:
-            await self._app(request.scope, receive_and_hash, send_and_record)
-        except BaseException:
-            saying.cancel()
-            with suppress(StoreUnavailable):
-                await self._forget(store, name)
-            raise
+            await self._app(request.scope, receive_and_record, send_and_record)
         finally:
             saying.cancel()
+            if not is_answered.is_set():
+                with suppress(StoreUnavailable):
+                    await self._forget(store, name)
 
     async def _say_at_work(self, store: JobStore, name: str, running: StoredAnswer, is_answered: asyncio.Event) -> None:
         """Say now and then that a request is at work still, until it is answered or another has taken its key."""
@@ -174,13 +206,12 @@ class OnceOnly:
                     return
                 await store.note(name, running.to_json(), RUNNING_S, replaces=True)
 
-    async def _keep(
-        self, store: JobStore, name: str, running: StoredAnswer, body: BodyHash, recorded: "_Recorded"
-    ) -> None:
-        if not recorded.is_to_be_kept or not (body.is_whole or recorded.status < 300):
+    async def _keep(self, store: JobStore, name: str, running: StoredAnswer, recorded: RecordedAnswer) -> StoredAnswer:
+        """Keep an answer, and return it; or forget that there was one, where it says what may pass."""
+        if not recorded.is_to_be_kept:
             await self._forget(store, name)
-            return
-        answer = StoredAnswer(body.digest(), recorded.status, recorded.headers)
+            return FORGOTTEN
+        answer = StoredAnswer(await recorded.body.digest(), recorded.status, recorded.headers)
         content = b"".join(recorded.chunks)
         if len(content) <= MAX_NOTE_BYTES:
             answer = replace(answer, body=base64.b64encode(content).decode())
@@ -192,6 +223,7 @@ class OnceOnly:
                 await self._forget(store, name)
                 raise
         await store.note(name, answer.to_json(), self._keep_s, replaces=True)
+        return answer
 
     async def _content(self, store: JobStore, name: str, kept: StoredAnswer) -> bytes:
         """Return the content of a kept answer.  Raises StoreUnavailable where its file is gone."""
@@ -214,31 +246,6 @@ class OnceOnly:
 
     async def _forget(self, store: JobStore, name: str) -> None:
         await store.note(name, FORGOTTEN.to_json(), FORGET_S, replaces=True)
-
-
-class _Recorded:
-    """An answer as it goes out."""
-
-    def __init__(self) -> None:
-        self.status, self.headers = 0, dict[str, str]()
-        self.chunks: list[bytes] = []
-        self._size = 0
-
-    def add(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            named = {name.decode().lower(): value.decode("latin-1") for name, value in message.get("headers", ())}
-            self.headers = {name: named[name] for name in ("content-type", "location") if name in named}
-            return
-        self._size += len(message.get("body", b""))
-        if self._size <= MAX_ANSWER_BYTES:
-            self.chunks.append(message.get("body", b""))
-        else:
-            self.chunks.clear()
-
-    @property
-    def is_to_be_kept(self) -> bool:
-        return self.status < 500 and self.status not in NOT_KEPT and self._size <= MAX_ANSWER_BYTES
 
 
 def _hash_of(request: Request) -> BodyHash:

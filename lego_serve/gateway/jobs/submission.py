@@ -6,8 +6,8 @@ and images decoded.  The seed alone is drawn when the job is accepted.
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from lego_serve.core.durable_jobs.inputs import StoredInputs, put_together, take_apart
@@ -38,13 +38,17 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request for images that is to become a durable job; ``files`` are those of an edit: `image` and `mask`."""
+    """A request for images that is to become a durable job; ``files`` are those of an edit: `image` and `mask`.
+
+    ``check`` may refuse it once it is prepared, before it is charged and stored.
+    """
 
     endpoint: str
     body: ImageBody
     files: Mapping[str, bytes] = field(default_factory=dict)
     options: JobOptions = JobOptions()
     key: str | None = None
+    check: Callable[[ImageJobRequest], Awaitable[None]] | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -58,7 +62,7 @@ class Submission:
         if self.body.seed not in (None, RANDOM_SEED):
             return self
         body = self.body.model_copy(update={"seed": secrets.randbelow(2**32)})
-        return Submission(self.endpoint, body, self.files, self.options, self.key)
+        return replace(self, body=body)
 
     def store(self) -> StoredInputs:
         """Return what is stored: the fields, and apart from them the files and the images of ControlNets."""
@@ -103,13 +107,17 @@ async def choose_workflow(context: Context, caller: Caller, submission: Submissi
 
 
 async def prepare(context: Context, caller: Caller, submission: Submission, workflow: Workflow) -> ImageJobRequest:
-    """Bind a submission's inputs and decode its images.  Raises RequestError."""
+    """Bind a submission's inputs, decode its images, and check it.  Raises RequestError, and what its check raises."""
     body = submission.body
     if isinstance(body, GenerationRequest):
-        return await prepare_generation(context, caller, body, workflow)
-    form = _form(submission, body)
-    template = await find_template(context, caller, body)
-    return await prepare_edit(context, caller, form, workflow=workflow, template=template)
+        prepared = await prepare_generation(context, caller, body, workflow)
+    else:
+        form = _form(submission, body)
+        template = await find_template(context, caller, body)
+        prepared = await prepare_edit(context, caller, form, workflow=workflow, template=template)
+    if submission.check is not None:
+        await submission.check(prepared)
+    return prepared
 
 
 def _form(submission: Submission, body: EditRequest) -> EditForm:

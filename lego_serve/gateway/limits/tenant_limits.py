@@ -1,6 +1,7 @@
 """Holds tenants to their limits: before their bodies are read, again when the work of a request is known, and at once.
 
-A request that is refused for another reason uses nothing of a quota.
+A request that is refused for another reason uses nothing of a quota: where that turns out after it was charged, whoever
+answers the error has it given back.
 """
 
 import random
@@ -12,7 +13,7 @@ from fastapi import Request
 from lego_serve.core.rate_limits import Exceeded, Standing, exceeded, headers
 from lego_serve.core.scheduling.drain_pace import DrainPace
 from lego_serve.errors import CapacityError
-from lego_serve.gateway.errors import ANSWER_HEADERS
+from lego_serve.gateway.errors import ANSWER_HEADERS, GIVE_BACK
 from lego_serve.gateway.limits.in_flight import InFlight
 from lego_serve.gateway.limits.throttles import Throttles
 from lego_serve.gateway.settings import LimitSettings
@@ -48,23 +49,30 @@ class TenantLimiter:
         if quotas:
             standings = await self._throttles.peek(tenant, quotas)
             _tell(request, standings)
-            _raise_if(exceeded(standings, {}))
+            found = exceeded(standings, {})
+            if found is not None:
+                raise _refusal(found)
 
     async def charge(self, tenant: str, work: int, request: Request) -> None:
         """Take a request and its work from the quotas.  Raises RateLimitExceeded, and takes nothing then.
 
-        The answer to ``request`` is told what is left. Where two requests of a tenant are checked at once, one of them
-        may run although only the other could be paid.
+        The answer to ``request`` is told what is left; where that is a refusal after all, what was taken is given back.
         """
         quotas = self._settings.of(tenant).quotas
         if not quotas:
             return
-        costs = {"requests": 1, "work": work}
-        standings = await self._throttles.peek(tenant, quotas)
-        _tell(request, standings)
-        _raise_if(exceeded(standings, costs))
-        standings = await self._throttles.take(tenant, {quota: costs[quota.name] for quota in quotas})
-        _tell(request, standings)
+        work_of = {"requests": 1, "work": work}
+        costs = {quota: work_of[quota.name] for quota in quotas}
+        taken = await self._throttles.take(tenant, costs)
+        _tell(request, taken.standings)
+        found = exceeded(taken.standings, work_of) if taken.is_limited else None
+        if found is not None:
+            raise _refusal(found)
+
+        async def give_back() -> None:
+            _tell(request, await self._throttles.give_back(tenant, costs, taken))
+
+        request.scope["state"][GIVE_BACK] = give_back
 
     async def hold(self, tenant: str, scope: ExitStack) -> None:
         """Count a request as in flight until ``scope`` ends.
@@ -101,17 +109,15 @@ def _tell(request: Request, standings: tuple[Standing, ...]) -> None:
     request.scope["state"][ANSWER_HEADERS] = told
 
 
-def _raise_if(found: Exceeded | None) -> None:
-    if found is None:
-        return
+def _refusal(found: Exceeded) -> RateLimitExceeded:
     quota = found.quota
     what = quota.unit or quota.name
     if found.cost > quota.limit:
-        raise RateLimitExceeded(
+        return RateLimitExceeded(
             f"This request takes {found.cost:,} {what}, and you may use {quota.limit:,} a minute: ask for fewer or "
             "smaller images, or for fewer steps.",
             retry_after_s=None,
         )
-    raise RateLimitExceeded(
+    return RateLimitExceeded(
         f"You may use {quota.limit:,} {what} a minute; try again in {found.wait_s:.1f} s.", retry_after_s=found.wait_s
     )

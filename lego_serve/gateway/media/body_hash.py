@@ -1,8 +1,12 @@
 """Tells whether two bodies of requests ask for the same, as they pass by."""
 
+import asyncio
 import hashlib
 import json
 
+from lego_serve.core.json_text import JsonLimitExceeded, outline
+
+INLINE_BYTES = 32 * 1024  # what takes less than a thread does
 MAX_JSON_BYTES = 2**20  # of a body whose values are compared; of a longer one it is the bytes
 
 
@@ -37,8 +41,13 @@ class BodyHash:
         self._hash.update(data[: max(0, len(data) - kept)])
         self._rest = data[max(0, len(data) - kept) :]
 
-    def digest(self) -> str:
-        """Return the hash of all that was added."""
+    async def digest(self) -> str:
+        """Return the hash of all that was added; much JSON is read in a thread."""
+        if self._json is not None and len(self._json) > INLINE_BYTES:
+            return await asyncio.to_thread(self._digest)
+        return self._digest()
+
+    def _digest(self) -> str:
         if self._json is not None:
             self._hash.update(_canonical(bytes(self._json)))
             self._json = bytearray()
@@ -48,8 +57,12 @@ class BodyHash:
 
 
 def _canonical(body: bytes) -> bytes:
-    """Return the values of a JSON text in one way of writing them; what is no JSON as it is."""
+    """Return the values of a JSON text in one way of writing them; what is no JSON, or beyond its bounds, as it is.
+
+    No route takes more than the bounds allow, and a few kilobytes of brackets would cost more than all that is taken.
+    """
     try:
+        outline(body)
         return json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
-    except (ValueError, RecursionError):
+    except (JsonLimitExceeded, ValueError):
         return body

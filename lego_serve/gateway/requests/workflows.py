@@ -2,13 +2,22 @@
 
 from collections.abc import Collection, Mapping
 
+from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.gateway.context import Context
-from lego_serve.gateway.requests.schemas import ADDONS, EditRequest, GenerationRequest
+from lego_serve.gateway.requests.schemas import ADDONS, EditRequest, GenerationRequest, ImageRequest
+from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.template_store import Template
 
 IMAGE_SUFFIXES = {"image": "-img2img", "edit": "-edit"}  # of the built-in workflow that takes such an input
+
+
+def applicant_for(caller: Caller, workflow: Workflow, body: ImageRequest) -> Applicant:
+    """Return what a request asks to be admitted as, before its images are decoded and its inputs are bound."""
+    declared = workflow.inputs.get("n")
+    usual = 1 if declared is None else declared.default
+    return Applicant(caller.tenant, caller.weight, body.n or (usual if isinstance(usual, int) else 1))
 
 
 def generation_workflow(context: Context, body: GenerationRequest) -> Workflow:

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lego_serve.core.scheduling.admission import Applicant
-from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.answers import answer_durably
@@ -23,12 +22,11 @@ from lego_serve.gateway.openapi import JOB_ERRORS, answer, errors, form_body, js
 from lego_serve.gateway.requests.edits import find_template, prepare_edit, read_edit
 from lego_serve.gateway.requests.generations import prepare_generation, read_generation
 from lego_serve.gateway.requests.job_request import ImageJobRequest
-from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest, ImageRequest
-from lego_serve.gateway.requests.workflows import edit_workflow, generation_workflow
+from lego_serve.gateway.requests.schemas import EditRequest, GenerationRequest
+from lego_serve.gateway.requests.workflows import applicant_for, edit_workflow, generation_workflow
 from lego_serve.gateway.responses import images_response
 from lego_serve.gateway.routes.direct_route import DirectRoute
 from lego_serve.gateway.run_job import RequestRecord, record_outcome, run_job
-from lego_serve.gateway.settings import Caller
 from lego_serve.gateway.stream import stream
 from lego_serve.gateway.telemetry.trace_context import traceparent
 
@@ -113,9 +111,9 @@ async def _admit_generation(context: Context, request: Request, record: RequestR
         links = requested_links(context, request, body)
         workflow = generation_workflow(context, body)
         record.begin(workflow.name)
-        place = await _place(context, scope, _applicant(caller, workflow, body))
+        place = await _place(context, scope, applicant_for(caller, workflow, body))
         job_request = await prepare_generation(context, caller, body, workflow)
-    return await _charged(context, request, Admitted(job_request, place, links))
+    return Admitted(job_request, place, links)
 
 
 async def _admit_edit(context: Context, request: Request, record: RequestRecord, scope: ExitStack) -> Admitted:
@@ -126,9 +124,9 @@ async def _admit_edit(context: Context, request: Request, record: RequestRecord,
         template = await find_template(context, caller, form.body)
         workflow = edit_workflow(context, form.body, form.input_name, template)
         record.begin(workflow.name)
-        place = await _place(context, scope, _applicant(caller, workflow, form.body))
+        place = await _place(context, scope, applicant_for(caller, workflow, form.body))
         job_request = await prepare_edit(context, caller, form, workflow=workflow, template=template)
-    return await _charged(context, request, Admitted(job_request, place, links))
+    return Admitted(job_request, place, links)
 
 
 async def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Place:
@@ -137,26 +135,14 @@ async def _place(context: Context, scope: ExitStack, applicant: Applicant) -> Pl
     return scope.enter_context(context.admission.reserve(applicant))
 
 
-async def _charged(context: Context, request: Request, admitted: Admitted) -> Admitted:
-    """Take an admitted request's work, known now, from what its tenant may use.  Raises RateLimitExceeded."""
-    job_request = admitted.job_request
-    await context.limits.charge(job_request.caller.tenant, job_request.work(context.settings.tiers), request)
-    return admitted
-
-
-def _applicant(caller: Caller, workflow: Workflow, body: ImageRequest) -> Applicant:
-    declared = workflow.inputs.get("n")
-    usual = 1 if declared is None else declared.default
-    return Applicant(caller.tenant, caller.weight, body.n or (usual if isinstance(usual, int) else 1))
-
-
 async def _run_and_respond(context: Context, request: Request, admitted: Admitted, scope: ExitStack) -> Response:
     """Run an admitted request as a job; ``scope`` ends with the request, or with its stream."""
     job_request, place = admitted.job_request, admitted.place
     job_id = scope.enter_context(context.job_ids.reserve(request.state.request_id))
     context.log_job(job_id, job_request.body.prompt)
     job = job_request.to_job(job_id, context.runner.now())
-    await context.admission.check_deadline(job, scope)
+    await context.admission.check_deadline(job, scope)  # before it is charged: what is refused uses nothing
+    await context.limits.charge(job_request.caller.tenant, job_request.work(context.settings.tiers), request)
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, place=place, scope=scope.pop_all())
     result = await run_job(context, request, job_request, job, place=place)

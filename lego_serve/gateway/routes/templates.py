@@ -141,7 +141,8 @@ class TemplateHandlers:
         """A template's image, as a PNG file."""
         caller = self._context.authenticate(request)
         template = await self._context.template(caller, template_id)
-        png = await asyncio.to_thread(self._files.png, caller.tenant, template)
+        async with self._context.images.turn(caller.tenant, caller.weight) as thread:  # it is decoded, to be checked
+            png = await thread.read(self._files.png, caller.tenant, template)
         return Response(png, media_type="image/png", headers={"cache-control": "private, no-store"})
 
     async def remove_template(self, request: Request, template_id: str) -> Response:

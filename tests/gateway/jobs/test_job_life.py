@@ -9,10 +9,10 @@ import pytest
 
 from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.errors import NodeError, NodeUnavailable, RequestError, StoreUnavailable
-from lego_serve.gateway.jobs import service
+from lego_serve.gateway.jobs import service, submission
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.gateway.settings import ApiKey, GatewaySettings
-from tests.support.gateway.client import error_of
+from tests.support.gateway.client import error_of, file_of, mask_of
 from tests.support.gateway.durable import QUICK, Cluster, until, wait_until
 from tests.support.gateway.runner import FakeRunner
 
@@ -123,6 +123,38 @@ async def test_a_deadline_ends_a_job_that_waits(cluster: Cluster) -> None:
         job = (await gateway.client.post(IMAGES, json=BODY | {"deadline_ms": 50}, headers=ASYNC)).json()
         assert (await until(gateway.client, job["id"]))["status"] == "expired"
         assert error_of(await gateway.client.get(f"{JOBS}/{job['id']}/result"))[:2] == (504, "deadline_exceeded")
+
+
+async def test_a_claimed_jobs_images_are_decoded_in_its_place(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is none it goes round again, and it is decoded but once, when another accepted it."""
+    decoded, runner = list[str](), FakeRunner()
+    prepare_edit, runner.gate = submission.prepare_edit, asyncio.Event()
+
+    async def prepare(context, caller, form, **more):
+        decoded.append(caller.tenant)
+        return await prepare_edit(context, caller, form, **more)
+
+    monkeypatch.setattr(submission, "prepare_edit", prepare)
+    cluster.settings = replace(cluster.settings, max_pending_jobs=1)
+    async with cluster.gateway(runner) as gateway, cluster.gateway(jobs=replace(QUICK, max_running=0)) as other:
+        waiting = asyncio.ensure_future(gateway.client.post("/v1/images/generations", json={"prompt": "a"}))
+        await wait_until(lambda: bool(runner.waiting))
+        job = await other.client.post(
+            "/v1/images/edits",
+            data={"prompt": "a"},
+            files={"image": file_of(), "mask": mask_of()},
+            headers={"prefer": "respond-async"},
+        )
+        assert job.status_code == 202, job.text
+        await until(gateway.client, job.json()["id"], "in_progress")
+        await asyncio.sleep(0.1)
+        assert len(decoded) == 1
+        runner.gate.set()
+        assert (await waiting).status_code == 200
+        await until(gateway.client, job.json()["id"], "completed")
+        assert len(decoded) == 2
 
 
 async def test_jobs_of_one_tenant_are_nothing_to_another(cluster: Cluster) -> None:

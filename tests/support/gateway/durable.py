@@ -67,9 +67,13 @@ class Cluster:
     count: int = field(default=0, init=False)
 
     def app(
-        self, runner: FakeRunner, draining: Draining | None = None, traces: TracerProvider | None = None
+        self,
+        runner: FakeRunner,
+        draining: Draining | None = None,
+        traces: TracerProvider | None = None,
+        jobs: JobSettings | None = None,
     ) -> FastAPI:
-        """Return the application of one more gateway."""
+        """Return the application of one more gateway; ``jobs`` are its own settings where it has some."""
         self.count += 1
         self.folder.mkdir(exist_ok=True)
         blobs = FolderBlobs(self.folder) if self.blobs is None else self.blobs
@@ -78,7 +82,7 @@ class Cluster:
             JobFiles(blobs),
             self.open_checkpoints() if self.open_checkpoints else FileCheckpoints(blobs),
             self.open_previews() if self.open_previews else FilePreviews(blobs),
-            replace(self.jobs, owner=f"{self.jobs.owner} {self.count}"),
+            replace(jobs or self.jobs, owner=f"{self.jobs.owner} {self.count}"),
             self.wall,
             self.webhooks,
         )
@@ -87,10 +91,12 @@ class Cluster:
         )
 
     @asynccontextmanager
-    async def gateway(self, runner: FakeRunner | None = None, token: str = "") -> AsyncIterator[Gateway]:
+    async def gateway(
+        self, runner: FakeRunner | None = None, token: str = "", jobs: JobSettings | None = None
+    ) -> AsyncIterator[Gateway]:
         """Start one, and stop it in good order."""
         runner, draining = runner or FakeRunner(), Draining()
-        app = self.app(runner, draining)
+        app = self.app(runner, draining, jobs=jobs)
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         async with (

@@ -58,7 +58,7 @@ class ImageHandlers:
                 task = translate(read_body(model, body), chosen.checkpoint)
                 assert isinstance(body, Mapping), "read_body takes nothing else"
                 asked = {name: value for name, value in body.items() if name not in LARGE}
-                wanted = await make_foreign(context, caller, task)
+                wanted = await make_foreign(context, task)
                 record.begin(wanted.workflow.name)
                 await context.limits.hold(caller.tenant, scope)
                 place = scope.enter_context(context.admission.reserve(wanted.applicant(caller)))

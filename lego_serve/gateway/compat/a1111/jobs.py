@@ -24,7 +24,6 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.media.codec import enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.run_job import run_job
-from lego_serve.gateway.settings import Caller
 
 PREVIEWS = 8
 LABELS = {ours: label for theirs, (label, ours) in SAMPLERS.items() if theirs == ours}
@@ -39,12 +38,12 @@ class Made:
     images: tuple[GeneratedImage, ...]
 
 
-async def make_foreign(context: Context, caller: Caller, task: ImageTask) -> ForeignImages:
+async def make_foreign(context: Context, task: ImageTask) -> ForeignImages:
     """Return our request for what a body asks for.  Raises Refused, RequestError."""
     ours = our_request(task, await names(context, with_adapters=bool(task.loras)), {})
     image = None if task.image is None else file_of_base64(task.image.value, "image")
     mask = None if task.mask is None else file_of_base64(task.mask.image.value, "mask")
-    return await make_request(context, caller, ours, image, mask)
+    return make_request(context, ours, image, mask)
 
 
 async def run_images(context: Context, request: Request, bound: ImageJobRequest, *, place: Place, run: Run) -> Made:

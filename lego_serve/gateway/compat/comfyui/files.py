@@ -9,6 +9,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from lego_serve.compat.comfyui.paths import job_of, upload_answer
 from lego_serve.core.durable_jobs.record import JobStatus
+from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.errors import LegoError, NotFound, RequestError
 from lego_serve.gateway.compat.callers import foreign_caller
 from lego_serve.gateway.compat.comfyui.prompts import Prompts
@@ -55,8 +56,9 @@ class FileHandlers:
         async with form_data(request, LIMITS) as form:
             name, mask = await _image(form)
             original = await self._original(caller, form)
-            async with self._context.images.turn(caller.tenant, caller.weight) as thread:
-                content = await thread.read(masked, original, mask, self._context.settings.max_image_pixels)
+            with self._context.admission.accepting(Applicant(caller.tenant, caller.weight)):
+                async with self._context.images.turn(caller.tenant, caller.weight) as thread:
+                    content = await thread.read(masked, original, mask, self._context.settings.max_image_pixels)
             return await self._keep(caller, form, name, content)
 
     async def view(self, request: Request) -> Response:

@@ -21,6 +21,7 @@ from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.store import MAX_PAGE, JobQuery
 from lego_serve.errors import LegoError, NotFound
 from lego_serve.gateway.compat.preparation import ForeignImages
+from lego_serve.gateway.errors import settle
 from lego_serve.gateway.jobs.service import DurableJobs
 from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, JobOptions, Submission
 from lego_serve.gateway.requests.schemas import EditRequest
@@ -157,6 +158,7 @@ class Prompts:
             KEY + prompt_id,
         )
         submitted = await self.jobs.submit(caller, submission, request)
+        await settle(request, is_replayed=submitted.is_replayed)
         self._remember(submitted.record.id, graph)
         self.accepted.add()
         return Prompt(submitted.record, prompt_id, graph)

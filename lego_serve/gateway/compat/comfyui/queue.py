@@ -25,7 +25,6 @@ from lego_serve.gateway.compat.comfyui.files import no_jobs
 from lego_serve.gateway.compat.comfyui.offers import lists_for, needs
 from lego_serve.gateway.compat.comfyui.prompts import Graph, Prompt, Prompts
 from lego_serve.gateway.compat.comfyui.uploads import Uploads
-from lego_serve.gateway.compat.media import opaque
 from lego_serve.gateway.compat.preparation import ForeignImages, make_request
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.settings import Caller
@@ -133,17 +132,18 @@ class PromptHandlers:
         return self._maybe_prompts
 
     async def _wanted(self, caller: Caller, task: ImageTask) -> ForeignImages:
-        """Return our request for what a prompt asks for.  Raises PromptRefused, RequestError."""
+        """Return our request for what a prompt asks for.  Raises PromptRefused, RequestError, CapacityError."""
         files = await asyncio.to_thread(self._files, caller.tenant, task)
         controls = {net.image: base64.b64encode(files[net.image]).decode() for net in task.controlnets}
         names = await catalogue.names(self._context, with_adapters=bool(task.loras))
         ours = our_request(task, names, controls)
         if task.image is None:
-            return await make_request(self._context, caller, ours)
+            return make_request(self._context, ours)
         mask = None if task.mask is None else files[task.mask.image]
-        async with self._context.images.turn(caller.tenant, caller.weight) as thread:
-            image = await thread.read(opaque, files[task.image], self._context.settings.max_image_pixels)
-        return await make_request(self._context, caller, ours, image, mask)
+        wanted = make_request(self._context, ours, files[task.image], mask)
+        with self._context.admission.accepting(wanted.applicant(caller)):
+            async with self._context.images.turn(caller.tenant, caller.weight) as thread:
+                return await wanted.with_our_files(thread, self._context.settings.max_image_pixels, is_opaque=True)
 
     def _files(self, tenant: str, task: ImageTask) -> Mapping[InputImage, bytes]:
         if task.images and self._uploads is None:
