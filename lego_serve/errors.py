@@ -5,6 +5,7 @@
     |  |- UnsupportedParameter   a known field that this server does not support (400)
     |  |- NotFound               an unknown model, job or route (404)
     |  |- InvalidAdapter         an adapter's file is damaged, hostile or made for another model (400)
+    |  |- PoisonError             replicas that computed the request have died of it (422)
     |  |- IdempotencyKeyReused   an idempotency key came with another request than the first time (422)
     |- CapacityError           ours, for now: try again later (429)
     |- JobCancelled            the job was cancelled by its caller or an operator (409)
@@ -77,6 +78,13 @@ class InvalidAdapter(RequestError):
     """An adapter cannot be used; the message names its id and the fault, never a path or a value."""
 
     code = "invalid_adapter"
+
+
+class PoisonError(RequestError):
+    """A request that ends the replicas that compute it."""
+
+    status = 422
+    code = "poison_request"
 
 
 class IdempotencyKeyReused(RequestError):

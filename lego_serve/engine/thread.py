@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
-from lego_serve.core.jobs.progress import PREPARING, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.progress import PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
 log = logging.getLogger("lego_serve.engine")
-SUSPECT_PAUSE_S = 0.02  # between the message that a suspect lane runs and its step, so that the message gets out
 OnProgress = Callable[[LaneProgress], None]
 Command = Callable[[], list[Outcome] | None]  # run by the compute thread; returns the lanes it ended, if any
 

@@ -24,7 +24,7 @@ MEANINGS = {
     413: "The body, or a part of it, is larger than the limit that the message says.",
     414: "The target is longer than the limit.",
     415: "The body is of a type that this route does not read, or coded.",
-    422: "The `Idempotency-Key` was used for another request.",
+    422: "The `Idempotency-Key` was used for another request, or this one makes the server fail.",
     421: "The server does not answer for this host name.",
     429: "There is no capacity now; try again after `Retry-After` seconds.",
     431: "The head of the request is larger than the limit.",
@@ -36,7 +36,7 @@ MEANINGS = {
 }
 # What any request can get, whichever route it is for.
 ANYWHERE = (400, 403, 408, 413, 414, 415, 421, 429, 431, 500, 501, 503, 505)
-JOB_ERRORS = (404, 409, 504)  # what running a job can end with
+JOB_ERRORS = (404, 409, 422, 504)  # what running a job can end with
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from lego_serve.core.jobs.recovery import MARGIN_STEPS
+from lego_serve.core.scheduling.retry import DEATHS_ALONE
 from tests.support.e2e.asked import STEPS, Asked, ask, undisturbed_images
-from tests.support.e2e.faults.sitecustomize import DEADLY_GUIDANCE
+from tests.support.e2e.faults.sitecustomize import DEADLY_GUIDANCE, DEADLY_SIZE, DEADLY_WORD, DEATHS_END
 from tests.support.e2e.images import PROMPT, pixels
 from tests.support.e2e.servers import SEEDS, Server, backbones, begun, replicas_of, wait_for_death, wait_for_two
 
@@ -99,15 +100,41 @@ def test_an_unknown_replica_cannot_be_drained(crashes: Server) -> None:
     assert "There is no backbone replica of this id." in result.stderr
 
 
+def deaths(steps_log: Path) -> int:
+    """How many replicas deadly requests have ended so far."""
+    file = Path(f"{steps_log}{DEATHS_END}")
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"guidance_scale": DEADLY_GUIDANCE},
+        {"size": "{}x{}".format(*DEADLY_SIZE), "num_inference_steps": 2},
+        {"prompt": f"a {DEADLY_WORD}", "num_inference_steps": 2},
+    ],
+    ids=["steps", "a decode", "a prompt"],
+)
 def test_a_request_that_kills_replicas_is_refused_and_its_mates_are_not(
-    crashes: Server, undisturbed: dict[int, np.ndarray]
+    crashes: Server, undisturbed: dict[int, np.ndarray], steps_log: Path, poison: dict[str, object]
 ) -> None:
-    """It ends as 400 ``poison_request``; those who ran beside it get their images."""
+    """It ends as 422 ``poison_request`` after three replicas; those who ran beside it get their images.
+
+    Sent again, with whatever seed, it is refused at once, and no replica dies of it.
+    """
     wait_for_two(crashes)
     asked = Asked(crashes.url)
-    poison = ask(crashes.url, guidance_scale=DEADLY_GUIDANCE, seed=1)
-    assert (poison.status_code, poison.json()["error"]["code"]) == (400, "poison_request")
+    before = deaths(steps_log)
+    refused = ask(crashes.url, seed=1, **poison)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "poison_request"), refused.text
     asked.check(undisturbed)
+    died = deaths(steps_log) - before
+    assert DEATHS_ALONE <= died <= DEATHS_ALONE + 1
+    for seed in (1, 2):
+        again = ask(crashes.url, seed=seed, **poison)
+        assert (again.status_code, again.json()["error"]["code"]) == (422, "poison_request")
+        assert "minutes more" in again.json()["error"]["message"]
+    assert deaths(steps_log) - before == died
 
 
 def test_inputs_that_die_with_their_maker_before_they_are_read_are_made_again(

@@ -15,7 +15,7 @@ from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.jobs.progress import PREPARING, StreamOptions
 from lego_serve.core.jobs.recovery import Recovery, Retry
 from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
-from lego_serve.core.scheduling.retry import DENOISE_DEATHS_ALONE
+from lego_serve.core.scheduling.retry import DEATHS_ALONE
 from lego_serve.engine.lane_state import AdapterUse
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.thread import EngineThread, LaneListener
@@ -205,7 +205,7 @@ async def test_a_suspect_is_not_blamed_for_what_comes_after_its_step(model) -> N
     assert any(one[1] != other[1] for one, other in pairwise(starts)), "they took no turns"
     for at, key in starts:
         recovery = Recovery(5)
-        for _ in range(DENOISE_DEATHS_ALONE):
+        for _ in range(DEATHS_ALONE):
             for other, message in messages[:at]:
                 if other != key:
                     recovery.note_progress(0, message.step, message.checkpoint, is_starting=message.is_starting)

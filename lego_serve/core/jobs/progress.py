@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 MESSAGES_A_SECOND = 4
 PREPARING = -1  # in place of a step: a lane that is being taken and made ready for its first one
+SUSPECT_PAUSE_S = 0.02  # between the message that a suspect runs and its step, so that the message gets out
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
-"""Decides how a denoising call continues when its replica goes: elsewhere, alone for a while, or not at all.
+"""Decides how a call continues when its replica goes: elsewhere, alone for a while, or not at all.
 
-When a replica dies all lanes it had are suspects.  A suspect goes on from its last checkpoint and
-runs alone past the step at which the replica died; if it gets there it was innocent.  A replica that hangs for the
-first time of a call makes no suspects: a machine that stops is likelier than a request that stops it.  A lane that
-has taken a replica down DENOISE_DEATHS_ALONE times while it ran alone, each time in the same step, is
-refused; being made ready for its first step counts as a step of its own.  A kill from outside
-hits a random step of a random lane, so that it adds up to that hardly ever; a lane of a single
-step has only that one to be hit in.
+When a replica dies all calls it had are suspects, the lanes of denoising ones each for itself.  A suspect lane goes on
+from its last checkpoint and runs alone past the step at which the replica died; if it gets there it was innocent.  A
+call without steps, such as a decode, runs alone as a whole, which is the step PREPARING.  A replica that hangs for the
+first time of a call makes no suspects: a machine that stops is likelier than a request that stops it.
+
+A call is refused that has taken a replica down DEATHS_ALONE times after it had said that it ran alone, each time in the
+same step; a lane's being made ready for its first step counts as one of its own.  So the first death of all does not
+count, nor does a replica that was gone, or going, before it said so.  A kill from outside hits a random moment of a
+random call: it adds up to a refusal only where two of them hit the same step of one call, which takes some tens of
+milliseconds, one soon after the other.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from lego_serve.core.jobs.progress import LaneCheckpoint
-from lego_serve.core.scheduling.retry import DENOISE_DEATHS, DENOISE_DEATHS_ALONE, DENOISE_MOVES
+from lego_serve.core.scheduling.retry import DEATHS_ALONE, DENOISE_DEATHS, DENOISE_MOVES
 
 Change = Literal["accepted", "moved", "lost"]  # a replica has taken a call, has handed it over, or is gone
 MARGIN_STEPS = 3  # steps a replica may have run that it had not told of when it died
@@ -56,7 +59,7 @@ class _Lane:
 
 
 class Recovery:
-    """One denoising task, over all its attempts, also where it runs again since an input or its output was lost."""
+    """One task, over all its attempts, also where it runs again since an input or its output was lost."""
 
     def __init__(self, checkpoint_every_steps: int, kept: Mapping[int, LaneCheckpoint] = {}) -> None:
         """``kept``: where lanes begin, by number, since another process had run them so far."""
@@ -123,7 +126,7 @@ class Recovery:
             if state.starting is not None:
                 deaths = state.deaths.get(state.starting, 0) + 1
                 state.deaths[state.starting] = deaths
-                if deaths >= DENOISE_DEATHS_ALONE:
+                if deaths >= DEATHS_ALONE:
                     return PoisonRequest(state.starting)
         return self._again(self._suspect_steps)
 

@@ -32,7 +32,7 @@ from lego_serve.gateway.telemetry.trace_context import traceparent
 
 STREAM = "The images; with `stream: true`, events of previews and of the images."
 ACCEPTED = answer(202, "The job, with `Prefer: respond-async`; it waits or runs.")
-ANSWERS = answer(200, STREAM, "text/event-stream") | ACCEPTED | errors(*JOB_ERRORS, 422)
+ANSWERS = answer(200, STREAM, "text/event-stream") | ACCEPTED | errors(*JOB_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Caches a replica's adapters, fetched from the LoRA node."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -122,7 +123,7 @@ class AdapterCache:
 
     async def _reply(self, loaded: LoadedAdapter, request: NodeRequest[ReplyT]) -> ReplyT:
         """Return the LoRA node's reply.  Raises its error, or NodeError where the node is lost too often."""
-        for pause_s in (*self._retry.pauses(), None):
+        for pause_s in (*self._retry.drawn(random.random), None):
             try:
                 return (await self._lora_node.run(NodeCall(request))).reply
             except NodeLost:

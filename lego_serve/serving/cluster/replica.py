@@ -1,5 +1,6 @@
 """The class that Ray Serve runs: one node of a model in a replica's process."""
 
+import asyncio
 import contextlib
 import socket
 from collections import Counter
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 from ray import serve
 
-from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult
+from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult
+from lego_serve.core.jobs.progress import PREPARING, SUSPECT_PAUSE_S
+from lego_serve.core.nodes.messages import DenoiseInput
 from lego_serve.core.nodes.requests import (
     CallsInHand,
     CountTemplateBytes,
@@ -53,6 +56,9 @@ class HeldCalls:
 
     def __init__(self) -> None:
         self._holders: Counter[str] = Counter()  # a call made again may come before it has ended where it was given up
+        self._side_by_side = 0
+        self._suspects: list[object] = []  # that run alone: the first one now, or as soon as no other call runs
+        self._changed = asyncio.Event()
 
     @property
     def keys(self) -> frozenset[str]:
@@ -69,6 +75,38 @@ class HeldCalls:
             self._holders[key] -= 1
             if not self._holders[key]:
                 del self._holders[key]
+
+    @contextlib.asynccontextmanager
+    async def side_by_side(self, key: str) -> AsyncIterator[None]:
+        """Have a call in hand that runs beside others, but for suspects, whom it lets go first."""
+        with self.holding(key):
+            while self._suspects:
+                await self._changed.wait()
+            self._side_by_side += 1
+            try:
+                yield
+            finally:
+                self._side_by_side -= 1
+                self._wake()
+
+    @contextlib.asynccontextmanager
+    async def alone(self, key: str) -> AsyncIterator[None]:
+        """Have a suspect in hand, which runs when none of the calls side by side does, nor another suspect."""
+        mine = object()
+        with self.holding(key):
+            self._suspects.append(mine)
+            try:
+                while self._side_by_side or self._suspects[0] is not mine:
+                    await self._changed.wait()
+                yield
+            finally:
+                self._suspects.remove(mine)
+                self._wake()
+
+    def _wake(self) -> None:
+        """Have all who wait look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class NodeReplica:
@@ -87,7 +125,7 @@ class NodeReplica:
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request."""
         log_about(call)
-        with self._calls.holding(call.key):
+        async with self._calls.side_by_side(call.key):
             try:
                 call = await readable(call)
             except RefsLost as lost:
@@ -98,6 +136,12 @@ class NodeReplica:
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
         log_about(call)
+        if runs_alone(call):
+            async with self._calls.alone(call.key):
+                for message in (CallAccepted(self._id), STARTING):
+                    yield message
+                yield await answer_alone(call, self._node)
+            return
         with self._calls.holding(call.key):
             yield CallAccepted(self._id)
             try:
@@ -126,6 +170,24 @@ class NodeReplica:
     async def check_health(self) -> None:
         """Raise when the node cannot work."""
         await self._node.check_health()
+
+
+STARTING = LaneProgress(0, PREPARING, 1, is_starting=True)  # of a call without lanes: if the replica dies, it was this
+
+
+def runs_alone(call: NodeCall[Any]) -> bool:
+    """Whether a call is a suspect that has no lanes, which would be alone in their steps only."""
+    return call.suspect_steps > 0 and not isinstance(call.request, DenoiseInput)
+
+
+async def answer_alone(call: NodeCall[Any], node: Any) -> NodeResult[Any]:
+    """Answer a suspect's request, once the word is out that it runs; reading it may take the replica down too."""
+    await asyncio.sleep(SUSPECT_PAUSE_S)
+    try:
+        result: NodeResult[Any] = await node.run(await readable(call))
+    except RefsLost as lost:
+        return NodeResult(lost_refs=lost.ids)
+    return await keep_arrays(result) if call.keeps_arrays else result
 
 
 async def run_command(node: Any, command: ReplicaCommand[Any], replica: str) -> Any:

@@ -1,5 +1,6 @@
 """The class that Ray Serve runs as a shared worker: any node of its options, loaded when a call comes for it."""
 
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -25,7 +26,16 @@ from lego_serve.core.nodes.requests import (
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
-from lego_serve.serving.cluster.replica import HeldCalls, log_about, make_node, readable, run_command
+from lego_serve.serving.cluster.replica import (
+    STARTING,
+    HeldCalls,
+    answer_alone,
+    log_about,
+    make_node,
+    readable,
+    run_command,
+    runs_alone,
+)
 from lego_serve.serving.nodes.options import HostedNode, WorkerOptions
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
@@ -58,7 +68,7 @@ class WorkerReplica:
     async def run(self, call: NodeCall[Any]) -> NodeResult[Any]:
         """Answer one request to the node that it names."""
         log_about(call)
-        with self._calls.holding(call.key):
+        async with self._calls.side_by_side(call.key):
             try:
                 call = await readable(call)
             except RefsLost as lost:
@@ -74,6 +84,11 @@ class WorkerReplica:
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Answer one request with progress, and with the result as the last message."""
         log_about(call)
+        if runs_alone(call):
+            async with contextlib.aclosing(self._stream_alone(call)) as messages:  # type: ignore[type-var]
+                async for message in messages:
+                    yield message
+            return
         with self._calls.holding(call.key):
             yield CallAccepted(self._id)
             if self._is_draining:
@@ -98,6 +113,23 @@ class WorkerReplica:
                 yield failed
             finally:
                 self._streams -= 1
+
+    async def _stream_alone(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
+        """Answer a suspect's request, beside lanes alone, of which none steps while it computes.
+
+        What dies of loading the node is not the request's doing: it says that it runs after that.
+        """
+        async with self._calls.alone(call.key):
+            yield CallAccepted(self._id)
+            try:
+                async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
+                    yield STARTING
+                    result = await answer_alone(call, lease.node)
+            except LegoError as error:
+                failed: NodeResult[Any] = NodeResult(error=error)
+                yield failed
+            else:
+                yield replace(result, stats=replace(result.stats, load_s=lease.load_s))
 
     async def control(self, command: ReplicaCommand[ReplyT], node: str) -> tuple[str, ReplyT | None]:
         """Run a broadcast command for a node; return this worker's id and reply, None if it is for another."""

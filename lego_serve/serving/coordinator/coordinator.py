@@ -135,12 +135,12 @@ class Coordinator:
         """
         if job.id in self._clients:
             raise ValueError(f"job {job.id} is already in flight")
+        self._calls.begin(job)
         loop = asyncio.get_running_loop()
         client = JobClient(job, loop.create_future(), on_progress, checkpoints)
         self._clients[job.id] = client
         if job.end_s is not None:
-            left = max(0.0, job.end_s - self.now())
-            client.timer = loop.call_later(left, self._feed, DeadlinePassed(job.id))
+            client.timer = loop.call_later(max(0.0, job.end_s - self.now()), self._feed, DeadlinePassed(job.id))
         result = None
         try:
             self.pools.add(job, self._workflow_of(job))

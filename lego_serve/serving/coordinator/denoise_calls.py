@@ -1,4 +1,4 @@
-"""Denoising calls: streamed from a replica, and gone on with elsewhere when it dies, drains or leaves.
+"""Streamed calls: the denoising ones, which go on elsewhere when their replica dies, drains or leaves, and suspects.
 
 What to do is decided by ``core/jobs/recovery``; here are only the streams.
 """
@@ -8,24 +8,26 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.jobs.progress import PREPARING
-from lego_serve.core.jobs.recovery import GiveUp, PoisonRequest, Recovery, Retry
+from lego_serve.core.jobs.recovery import GiveUp, PoisonRequest, Recovery, RecoveryAction, Retry
 from lego_serve.core.nodes.messages import DenoiseOutput
-from lego_serve.core.scheduling.retry import DENOISE_LOST_PAUSE_S, DENOISE_MOVED_PAUSE_S
-from lego_serve.errors import NodeError, RequestError
+from lego_serve.core.scheduling.retry import DENOISE_LOST, DENOISE_MOVED
+from lego_serve.errors import NodeError, PoisonError
+from lego_serve.serving.coordinator.retries import Retries
 from lego_serve.serving.errors import NodeHung, NodeLost
 
 LAST_WORDS_S = 1.0  # a dead replica's stream breaks within this time of its leaving; a drained one's does not
+ReplyT = TypeVar("ReplyT")
 OnLaneProgress = Callable[[LaneProgress], None]
 
 
 class StreamingNode(Protocol):
     """A deployment that answers a call with messages."""
 
-    def stream(self, call: NodeCall[DenoiseOutput]) -> AsyncIterator[Message]:
+    def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
         """Make a call.  Raises NodeLost; closing the iterator cancels the call."""
         ...
 
@@ -48,7 +50,8 @@ class _Attempt:
 class DenoiseStreams:
     """The denoising calls of one coordinator."""
 
-    def __init__(self) -> None:
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
         self._attempts: set[_Attempt] = set()
 
     def departed(self, replicas: Collection[str]) -> None:
@@ -75,45 +78,31 @@ class DenoiseStreams:
 
         ``recovery``: of this task, the same each time it runs, so that it goes on from its checkpoints.
 
-        Raises RequestError for a call that kills replicas, NodeError when too many died around it.
+        Raises PoisonError for a call that kills replicas, NodeError when too many died around it.
         """
         started, again = time.monotonic(), recovery.begin()
+        lost_s, moved_s = self._retries.pauses(DENOISE_LOST), self._retries.pauses(DENOISE_MOVED)
         while True:
-            call = replace(
-                make(),
-                checkpoints=again.checkpoints,
-                suspect_steps=again.suspect_steps,
-                avoid=again.avoid,
-                hangs=again.hangs,
-            )
+            pause_s = 0.0
             try:
-                answer = await self._attempt(node, call, recovery, on_progress)
-            except NodeHung:
+                answer = await self._attempt(node, again_as(make(), again), recovery, on_progress)
+            except NodeHung:  # it has waited long enough
                 decision = recovery.after_hang()
             except NodeLost:
-                decision = recovery.after_loss()
-                await asyncio.sleep(DENOISE_LOST_PAUSE_S)
+                decision, pause_s = recovery.after_loss(), next(lost_s, 0.0)
             else:
                 if answer is not None:
                     return answer if answer.lost_refs else _with_all_attempts(answer, recovery, started)
-                decision = recovery.after_move()
-                await asyncio.sleep(DENOISE_MOVED_PAUSE_S)
-            match decision:
-                case PoisonRequest(step=step):
-                    when = "while it was made ready" if step == PREPARING else f"at step {step}"
-                    message = f"This request made the model server fail {when} each time it ran alone."
-                    raise RequestError(message, code="poison_request")
-                case GiveUp(attempts=attempts):
-                    raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
-                case Retry():
-                    again = decision
+                decision, pause_s = recovery.after_move(), next(moved_s, 0.0)
+            again = retry_of(decision)
+            await self._retries.turn(pause_s)
 
     async def _attempt(
         self, node: StreamingNode, call: NodeCall[DenoiseOutput], recovery: Recovery, on_progress: OnLaneProgress
     ) -> NodeResult[DenoiseOutput] | None:
         """One replica's answer; None when it is to be left.  Raises NodeLost."""
         attempt = _Attempt(recovery)
-        attempt.task = asyncio.ensure_future(_consume(node, call, recovery, on_progress))
+        attempt.task = asyncio.ensure_future(consume(node, call, recovery, on_progress))
         self._attempts.add(attempt)
         try:
             return await attempt.task
@@ -139,9 +128,29 @@ def _with_all_attempts(
     return replace(answer, stats=stats)
 
 
-async def _consume(
-    node: StreamingNode, call: NodeCall[DenoiseOutput], recovery: Recovery, on_progress: OnLaneProgress
-) -> NodeResult[DenoiseOutput] | None:
+def again_as(call: NodeCall[ReplyT], again: Retry) -> NodeCall[ReplyT]:
+    """Return a call as it is made again."""
+    return replace(
+        call, checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid, hangs=again.hangs
+    )
+
+
+def retry_of(decision: RecoveryAction) -> Retry:
+    """Return how a call is made again.  Raises PoisonError, or NodeError where it was lost too often."""
+    match decision:
+        case PoisonRequest(step=step):
+            when = "while it was made ready" if step == PREPARING else f"at step {step}"
+            raise PoisonError(f"This request made the model server fail {when} each time it ran alone.")
+        case GiveUp(attempts=attempts):
+            raise NodeError(f"The request lost its replica {attempts} times; it was given up.")
+        case Retry():
+            return decision
+
+
+async def consume(
+    node: StreamingNode, call: NodeCall[ReplyT], recovery: Recovery, on_progress: OnLaneProgress = lambda progress: None
+) -> NodeResult[ReplyT] | None:
+    """Make a call that is streamed; return its answer, or None where its replica is to be left.  Raises NodeLost."""
     async with contextlib.aclosing(node.stream(call)) as messages:  # type: ignore[type-var]
         async for message in messages:
             match message:

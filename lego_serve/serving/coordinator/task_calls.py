@@ -1,6 +1,7 @@
 """Makes a job's node calls, retries lost ones, returns events."""
 
-import asyncio
+import logging
+import random
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -8,21 +9,25 @@ from typing import Any, TypeVar
 
 from lego_serve.core.costs import PostDenoiseTime
 from lego_serve.core.jobs.events import Event, InputsLost, TaskDone, TaskFailed
-from lego_serve.core.jobs.job import Task
+from lego_serve.core.jobs.job import Job, Task
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
+from lego_serve.core.jobs.poison import PoisonBook, fingerprint
+from lego_serve.core.jobs.recovery import Recovery
 from lego_serve.core.scheduling.retry import NODE_CALL, RetryPolicy
 from lego_serve.core.values import NodeRequest, refs_of
 from lego_serve.core.workflow.graph import KINDS, Source, Workflow, is_backbone
-from lego_serve.errors import LegoError, NodeError
-from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams
+from lego_serve.errors import LegoError, NodeError, PoisonError
+from lego_serve.serving.coordinator.denoise_calls import DenoiseStreams, again_as, consume, retry_of
 from lego_serve.serving.coordinator.job_client import JobClient, NodeHandle
 from lego_serve.serving.coordinator.job_pools import JobPools
 from lego_serve.serving.coordinator.placement import Placement
 from lego_serve.serving.coordinator.previews import Previews
+from lego_serve.serving.coordinator.retries import Retries
 from lego_serve.serving.errors import NodeHung, NodeLost
 
 ReplyT = TypeVar("ReplyT")
+log = logging.getLogger("lego_serve.coordinator")
 QUARANTINED = "model_quarantined"  # the code of an error of shared workers
 
 
@@ -37,14 +42,26 @@ class TaskCalls:
         retry: RetryPolicy = NODE_CALL,
         journal: Journal | None = None,
         pools: Placement | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._journal = journal or Journal()
         self._pools: Placement = pools or JobPools({}, {}, clock, self._journal)
         self._nodes, self._clock, self._retry = nodes, clock, retry
+        self._retries, self._poison = Retries(clock, chance), PoisonBook()
         self._checkpoint_every_steps = checkpoint_every_steps
-        self._denoise = DenoiseStreams()
+        self._denoise = DenoiseStreams(self._retries)
         self._previews = Previews(nodes)
         self._post_denoise = PostDenoiseTime()
+
+    def begin(self, job: Job) -> None:
+        """A job comes.  Raises PoisonError for one that has ended replicas, with any seed, less than an hour ago."""
+        self._retries.request_begins()
+        if not self._poison:
+            return
+        left_s = self._poison.left_s(fingerprint(job.workflow, job.inputs), self._clock())
+        if left_s:
+            message = f"This request has made the model server fail; it is refused for {left_s / 60:.0f} minutes more."
+            raise PoisonError(message)
 
     def departed(self, replicas: Collection[str]) -> None:
         """Move on what streams from replicas that are no longer to be used."""
@@ -61,18 +78,23 @@ class TaskCalls:
 
     async def run(self, task: Task, client: JobClient, workflow: Workflow) -> Event:
         """Run a task; returns what came of it."""
+        node = f"{task.model}.{workflow.nodes[task.node].component}"
         try:
             result = await self._result(task, client, workflow)
+        except PoisonError as error:
+            return TaskFailed(task.job_id, task.node, self._blamed(task, client.job, node, error))
         except LegoError as error:
             return TaskFailed(task.job_id, task.node, error)
         except Exception as error:
             failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
             failure.__cause__ = error
             return TaskFailed(task.job_id, task.node, failure)
+        self._poison.answered(node)
         if result.error is not None:
             self._note_quarantine(task, result.error)
             return TaskFailed(task.job_id, task.node, result.error)
         if result.lost_refs:
+            await self._retries.turn()  # those who made them are called again
             return InputsLost(task.job_id, task.node, _producers(task, workflow, result.lost_refs))
         return TaskDone(task.job_id, task.node, result.value, result.stats)
 
@@ -154,18 +176,36 @@ class TaskCalls:
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 
     async def _until_answered(
-        self, node: NodeHandle, call: Callable[[], NodeCall[ReplyT]], name: str
+        self, node: NodeHandle, make: Callable[[], NodeCall[ReplyT]], name: str
     ) -> NodeResult[ReplyT]:
-        hangs = 0
-        for pause_s in (*self._retry.pauses(), None):
+        """Make a call of no steps until it is answered: once lost it is a suspect, and runs alone."""
+        recovery = Recovery(1)
+        again = recovery.begin()
+        for pause_s in (*self._retries.pauses(self._retry), None):
+            call, is_hung = again_as(make(), again), False
             try:
-                return await node.run(replace(call(), hangs=hangs))
+                result = await (consume(node, call, recovery) if call.suspect_steps else node.run(call))
             except NodeHung:  # it has waited long enough
-                hangs += 1
+                decision, is_hung = recovery.after_hang(), True
             except NodeLost:
-                if pause_s is not None:
-                    await asyncio.sleep(pause_s)
+                decision = recovery.after_loss()
+            else:
+                if result is not None:
+                    return replace(result, stats=replace(result.stats, attempts=recovery.attempts + 1))
+                decision = recovery.after_move()
+            again = retry_of(decision)
+            if pause_s is not None:
+                await self._retries.turn(0.0 if is_hung else pause_s)
         raise NodeError(f"Node {name} lost its replica {self._retry.attempts} times; the call was given up.")
+
+    def _blamed(self, task: Task, job: Job, node: str, error: PoisonError) -> LegoError:
+        """Return what a job ends with that has ended replicas: its own fault, unless the node fails whoever asks."""
+        mark = fingerprint(job.workflow, job.inputs)
+        if self._poison.blame(node, mark, self._clock()):
+            log.warning("job %s is refused: replicas of %s died of it (%s)", job.id, node, mark[:12])
+            return error
+        log.error("replicas of %s die of whatever they are asked; job %s is not to blame", node, job.id)
+        return NodeError(f"Node {task.node} fails whatever it is asked; the server's logs have more.")
 
 
 def _producers(task: Task, workflow: Workflow, lost: frozenset[str]) -> frozenset[str]:

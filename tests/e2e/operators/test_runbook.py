@@ -207,7 +207,7 @@ def test_calls_of_lost_replicas_are_made_again_and_one_that_ends_replicas_is_nam
         assert made_again > before
     site.prometheus.wait_for("ReplicasAreLost")
     poison = site.ask(guidance_scale=DEADLY_GUIDANCE)
-    assert (poison.status_code, poison.json()["error"]["code"]) == (400, "poison_request")
+    assert (poison.status_code, poison.json()["error"]["code"]) == (422, "poison_request")
     ends = [line for line in site.log.read_text().splitlines() if "poison_request" in line]
     assert any(poison.headers["x-request-id"] in line for line in ends)
 

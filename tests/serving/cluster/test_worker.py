@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.jobs.messages import CallAccepted, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportCalls, ReportLoad
 from lego_serve.errors import NodeError
@@ -146,6 +146,21 @@ async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_se
     assert (result.error.code, result.error.status) == ("model_quarantined", 503)
     assert "safetensors" in result.error.message
     assert (await image_on(shared, "good"))[0].shape == (1, 64, 64, 3)
+
+
+async def test_a_suspect_that_has_no_lanes_runs_alone_once_its_model_is_loaded(context: None) -> None:
+    """Its answer is as any other's; a model that cannot be loaded is nobody's doing, and nobody is said to run."""
+    shared = worker(spec("one"))
+    call: NodeCall[Any] = NodeCall(TextEncodeInput("a red circle"), node="one.text_encoder", key="k")
+    accepted, starts, answer = [message async for message in shared.stream(replace(call, suspect_steps=1))]
+    assert accepted == CallAccepted("w1")
+    assert isinstance(starts, LaneProgress)
+    assert starts.is_starting
+    assert isinstance(answer, NodeResult)
+    assert answer.stats.load_s > 0
+    assert np.array_equal(answer.reply.tokens, (await shared.run(call)).reply.tokens)
+    unknown = replace(call, node="two.vae", suspect_steps=1)
+    assert [type(message) async for message in shared.stream(unknown)] == [CallAccepted, NodeResult]
 
 
 async def test_a_drained_worker_takes_no_more_lanes_and_is_then_replaced(context: None) -> None:

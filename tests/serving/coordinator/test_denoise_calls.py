@@ -79,7 +79,7 @@ async def test_a_replica_that_leaves_without_a_word_is_left(monkeypatch: pytest.
 
 
 async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
-    """Three deaths alone in one step are the request's doing; deaths in company are not, however many."""
+    """Two deaths alone in one step are the request's doing; deaths in company are not, however many."""
     some = nodes()
     backbone = some["lego-tiny", "backbone"]
     backbone.behave = lambda call, count: NodeLost() if count < 6 else LATENTS
@@ -87,11 +87,11 @@ async def test_only_a_request_that_kills_while_alone_is_refused() -> None:
     assert len(backbone.calls) == 6
     backbone.calls.clear()
     backbone.behave = lambda call, count: NodeLost()
-    for number in (2, 3, 4):
+    for number in (2, 3):
         backbone.says[number] = [LaneProgress(0, 3, 20, is_starting=True)]
     with pytest.raises(RequestError) as refused:
         await coordinator(some).run(job())
-    assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 400, 4)
+    assert (refused.value.code, refused.value.status, len(backbone.calls)) == ("poison_request", 422, 3)
 
 
 async def test_a_request_that_kills_while_it_is_made_ready_is_refused() -> None:
@@ -99,11 +99,11 @@ async def test_a_request_that_kills_while_it_is_made_ready_is_refused() -> None:
     some = nodes()
     backbone = some["lego-tiny", "backbone"]
     backbone.behave = lambda call, count: NodeLost()
-    for number in (2, 3, 4):
+    for number in (2, 3):
         backbone.says[number] = [LaneProgress(0, PREPARING, 20, is_starting=True)]
     with pytest.raises(RequestError, match="while it was made ready") as refused:
         await coordinator(some).run(job())
-    assert (refused.value.code, len(backbone.calls)) == ("poison_request", 4)
+    assert (refused.value.code, len(backbone.calls)) == ("poison_request", 3)
 
 
 async def test_suspicion_lasts_as_long_as_the_models_checkpoints_are_apart() -> None:

@@ -1,7 +1,8 @@
 """Read by every process of a server under test: a lane with a certain guidance ends its replica's process.
 
-It stands for a request that crashes a kernel: no exception, no word, always in the same step.  And every step that a
-lane begins is written down as it begins, which a replica that is killed cannot do afterwards.
+It stands for a request that crashes a kernel: no exception, no word, always in the same step.  So do a prompt with a
+certain word, for the text encoder, and an image of a certain size, for the VAE.  And every step that a lane begins is
+written down as it begins, which a replica that is killed cannot do afterwards; so is every such end.
 """
 
 import asyncio
@@ -15,8 +16,20 @@ from types import ModuleType
 
 DEADLY_GUIDANCE = 6.66
 DEADLY_TIME = 0.7
+DEADLY_WORD = "basilisk"
+DEADLY_SIZE = (240, 112)  # width and height
+LATENT_PIXEL = 8
 HOLD_READS = "LEGO_TEST_HOLD_READS"  # names a file: while it exists, lanes do not read their inputs
 STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
+DEATHS_END = ".deaths"  # of the name of the file beside it: a line for each replica that a request has ended
+
+
+def die() -> None:
+    """End this process as a crash does, and leave a line of it where a file is named."""
+    if (path := os.environ.get(STEPS_LOG)) is not None:
+        with open(path + DEATHS_END, "a") as file:
+            file.write(f"{os.getpid()}\n")
+    os._exit(1)
 
 
 def poison(module: ModuleType) -> None:
@@ -25,10 +38,35 @@ def poison(module: ModuleType) -> None:
 
     def deadly(backbone, lanes):
         if any(lane.guidance == DEADLY_GUIDANCE and lane.time < DEADLY_TIME for lane in lanes):
-            os._exit(1)
+            die()
         return velocity_rows(backbone, lanes)
 
     module.Sd3Backbone.velocity_rows = deadly
+
+
+def poison_decodes(module: ModuleType) -> None:
+    """Wrap the VAE's answers."""
+    reply = module.VaeNode._reply
+
+    def deadly(node, request):
+        latents = (*request.latents.latents.shape[-2:],) if type(request).__name__ == "DecodeInput" else ()
+        if latents == (DEADLY_SIZE[1] // LATENT_PIXEL, DEADLY_SIZE[0] // LATENT_PIXEL):
+            die()
+        return reply(node, request)
+
+    module.VaeNode._reply = deadly
+
+
+def poison_prompts(module: ModuleType) -> None:
+    """Wrap the text encoder's passes."""
+    encode = module.TextEncoderNode._encode
+
+    def deadly(node, prompts):
+        if any(DEADLY_WORD in prompt.text for prompt in prompts):
+            die()
+        return encode(node, prompts)
+
+    module.TextEncoderNode._encode = deadly
 
 
 def note_steps(module: ModuleType) -> None:
@@ -65,6 +103,8 @@ def hold_reads(module: ModuleType) -> None:
 
 WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
     "lego_serve.models.families.sd3": poison,
+    "lego_serve.serving.nodes.vae": poison_decodes,
+    "lego_serve.serving.nodes.text_encoder": poison_prompts,
     "lego_serve.engine.step.batch_runner": note_steps,
     "lego_serve.serving.cluster.references": hold_reads,
 }
