@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
-from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode, encode_file, is_quick
 from lego_serve.gateway.media.workers import ImageWorkers
@@ -104,8 +103,7 @@ def tier_usage(job: Job, result: JobResult) -> dict[str, Any]:
     if not uses:
         return {}
     evaluations, steps = sum(use.evaluations for use in uses), sum(use.steps for use in uses)
-    choice = job.inputs.get("tier")
-    lowered_from = choice.lowered_from if isinstance(choice, TierChoice) else None
+    lowered_from = job.tier.lowered_from
     usage = {
         "name": uses[-1].tier,
         "evaluations": evaluations,

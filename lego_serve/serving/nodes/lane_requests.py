@@ -54,7 +54,7 @@ def tier_on(book: TierBook, checkpoint_tier: str, request: DenoiseInput) -> Tier
     Raises RequestError for a tier that is not in the book or was not tuned with what is asked, and NodeError for one
     of other weights: that call should have gone elsewhere.
     """
-    tier = book.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
+    tier = book.choose(request.tier, request.sampler, request.steps, request.width, request.height)
     needed = "" if tier is None or tier.checkpoint is None else tier.tier
     if needed != checkpoint_tier:
         named = [f"those of tier {name}" if name else "the model's own" for name in (needed, checkpoint_tier)]

@@ -79,6 +79,7 @@ class FakeRunner:
         self.is_ready = True
         self.journal = Journal()
         self.expects: Forecast | None = None
+        self.expects_of: dict[str, Forecast] = {}  # in place of that one, by tier
         self.offered: list[str] = []
         self.offer_gate: asyncio.Event | None = None
         self.withdrawn: list[tuple[str, bool]] = []
@@ -99,7 +100,7 @@ class FakeRunner:
         self.offered.append(job.id)
         if self.offer_gate is not None:
             await self.offer_gate.wait()
-        return self.expects
+        return self.expects_of.get(job.tier.tier, self.expects)
 
     def withdraw(self, job_id: str) -> None:
         """It is noted whether the job ran."""
