@@ -266,7 +266,7 @@ class BackboneNode:
             if self._adapters.has(adapters):
                 leases += await self._adapters.take(adapters)
             else:  # lanes take their place in the order now, and wait there
-                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request, tier))
+                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request))
         requests = lane_requests(call, request, self._lanes + 1, adapter_uses(leases), wait_for_adapters_at, tier)
         self._lanes += len(requests)
         keys = self._calls[call.key] = [lane.key for lane in requests]

@@ -74,6 +74,7 @@ async def test_it_draws_what_the_student_draws_as_a_model_of_its_own(folders: tu
         assert np.array_equal(latents_of(result), expected)
         assert result.stats.tier is not None
         assert (result.stats.tier.tier, result.stats.tier.evaluations, result.stats.tier.steps) == ("turbo", 4, 20)
+        assert result.stats.tier.saved_ratio == pytest.approx(0.8 if guidance == 0.5 else 0.9), "with the branch"
     exact = latents_of(await run(backbone_node(spec(base)), await request(folders)))
     assert np.abs(exact - expected).max() > 0.01
 
