@@ -44,6 +44,16 @@ class ImageJobRequest:
             return None
         return self.in_tier(replace(choice, lowered_from=self.tier.lowered_from or choice.lowered_from))
 
+    def kept_in(self, tier: str, lowered_from: str | None, books: Books) -> "ImageJobRequest":
+        """Return it in the tier that an earlier attempt ran; as it is where that is not tuned any more."""
+        if INPUT not in self.workflow.inputs:
+            return self
+        try:
+            choice = choose_tier(self.workflow, {**self.inputs, INPUT: tier}, books, None, is_crowded=False)
+        except RequestError:
+            return self
+        return self.in_tier(replace(choice, lowered_from=lowered_from))
+
     def in_tier(self, tier: TierChoice) -> "ImageJobRequest":
         """Return it as it runs in another tier."""
         return replace(self, inputs={**self.inputs, INPUT: tier.tier}, tier=tier)

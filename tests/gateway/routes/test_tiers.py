@@ -11,20 +11,14 @@ from PIL import Image
 
 from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import TaskStats
-from lego_serve.core.tiers.book import TierBook, TierChoice, TierRun, TierUse
-from lego_serve.core.tiers.grids import Grid, shifted_sigmas
+from lego_serve.core.tiers.book import TierChoice, TierUse
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.settings import GatewaySettings
 from lego_serve.metrics import Metrics
 from tests.support.gateway.runner import FakeRunner
+from tests.support.gateway.tiers import BOOK
 
 URL = "/v1/images/generations"
-BOOK = TierBook(
-    tuple(
-        TierRun(tier, "euler", 20, (96 * 96, 256 * 256), Grid("euler", shifted_sigmas(evaluations, 3.0, 0.001)))
-        for tier, evaluations in (("high", 10), ("fast", 5))
-    )
-)
 
 
 @pytest.fixture
