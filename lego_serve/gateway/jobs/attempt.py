@@ -261,7 +261,7 @@ class JobAttempt:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
         body, files, record = job_request.body, self._parts.files, self.record
         cards = []
-        contents = await encode_files(self._parts.context.images, body, result)
+        contents = await encode_files(self._parts.context.images, body, job, result)
         for index, (image, content) in enumerate(zip(result.images, contents, strict=True)):
             digest = await asyncio.to_thread(
                 files.write_result, record.id, self.number, index, content, body.output_format

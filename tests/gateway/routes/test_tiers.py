@@ -1,7 +1,9 @@
 """The fields `tier` and `tier_floor`: what they run, what they refuse, and what the answer says."""
 
 import asyncio
+import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from tests.support.gateway.runner import FakeRunner
 from tests.support.gateway.tiers import BOOK
 
 URL = "/v1/images/generations"
+LATE, IN_TIME = Forecast(eta_s=112.5, place=3, retry_after_s=7.4), Forecast(eta_s=102.0, place=3)
 
 
 @pytest.fixture
@@ -64,6 +67,24 @@ async def test_an_unknown_or_untuned_tier_is_refused_with_those_there_are(client
     assert not runner.jobs
 
 
+@pytest.mark.parametrize(
+    ("fields", "forecast", "embedded"),
+    [
+        ({"tier": "high"}, None, "high"),
+        ({"tier": "exact"}, None, "exact"),
+        ({}, None, None),
+        ({"tier": "high", "tier_floor": "fast", "deadline_ms": 3000}, LATE, "fast"),
+    ],
+)
+async def test_a_png_says_the_tier_that_ran(client, runner, fields, forecast, embedded) -> None:
+    """So that the request in it makes this image again, crowd or none; what it allowed is no part of that."""
+    runner.expects_of = {} if forecast is None else {"high": forecast}
+    answer = await client.post(URL, json={"prompt": "a", "seed": 1, "embed_request": True} | fields)
+    png = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    body = json.loads(png.text["lego_serve"])["body"]
+    assert (body.get("tier"), "tier_floor" in body) == (embedded, False)
+
+
 async def test_an_unknown_floor_is_refused(client, runner) -> None:
     """As any field with a set of values."""
     answer = await client.post(URL, json={"prompt": "a", "tier_floor": "cheap"})
@@ -95,9 +116,6 @@ async def test_in_a_crowd_a_job_runs_at_its_floor_before_any_is_rejected(client,
     answers = [answer.json()["lego"]["tier"] for answer in await asyncio.gather(*posts)]
     assert ["lowered_from" in tier for tier in answers] == [False, False, True, True, True]
     assert answers[-1]["lowered_from"] == "exact"
-
-
-LATE, IN_TIME = Forecast(eta_s=112.5, place=3, retry_after_s=7.4), Forecast(eta_s=102.0, place=3)
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
