@@ -105,26 +105,48 @@ def settle_tier(
 
     Raises RequestError about the request's field where the tier is not tuned for what is asked.
     """
+    floor, is_named = body.tier_floor, body.tier is not None
     try:
-        choice = choose_tier(workflow, inputs, books, body.tier_floor, is_crowded=is_crowded)
+        choice = settled_tier(workflow, inputs, books, is_named=is_named, floor=floor, is_crowded=is_crowded)
     except RequestError as error:
-        told = error if body.tier is not None else of_default(error, workflow, inputs, books)
-        raise in_request_words(told, body) from None
+        raise in_request_words(error, body) from None
     if INPUT in workflow.inputs:
         inputs[INPUT] = choice.tier
     return choice
 
 
-def of_default(error: RequestError, workflow: Workflow, inputs: Mapping[str, object], books: Books) -> RequestError:
-    """Return an error about a tier that the request did not name as one that says what it can send."""
-    if error.code != NO_SUCH_TIER or INPUT not in workflow.inputs:
-        return error
+def settled_tier(
+    workflow: Workflow,
+    inputs: Mapping[str, object],
+    books: Books,
+    *,
+    is_named: bool,
+    floor: str | None = None,
+    is_crowded: bool = False,
+) -> TierChoice:
+    """Return the tier of bound inputs, as ``choose_tier`` does.
+
+    Raises RequestError, which says what to send where the request named none (``is_named``) and the default is not
+    tuned for it.
+    """
+    try:
+        return choose_tier(workflow, inputs, books, floor, is_crowded=is_crowded)
+    except RequestError as error:
+        if is_named or error.code != NO_SUCH_TIER or not _runs_exact(workflow, inputs, books):
+            raise
+        message = f"{error.message} It is the tier of requests that name none: send another `tier`, such as exact."
+        raise RequestError(message, param=INPUT, code=NO_SUCH_TIER) from None
+
+
+def _runs_exact(workflow: Workflow, inputs: Mapping[str, object], books: Books) -> bool:
+    """Whether a request could name the tier that does all of the work, and run in it."""
+    if INPUT not in workflow.inputs:
+        return False
     try:
         choose_tier(workflow, {**inputs, INPUT: EXACT}, books, None, is_crowded=False)
     except RequestError:
-        return error
-    message = f"{error.message} It is the tier of requests that name none: send another `tier`, such as exact."
-    return RequestError(message, param=INPUT, code=NO_SUCH_TIER)
+        return False
+    return True
 
 
 def size_inputs(size: tuple[int, int] | None) -> dict[str, object]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.nodes.requests import MeasureTemplate, TemplateSize
+from lego_serve.core.tiers.book import EXACT
+from lego_serve.core.tiers.checkpoints import NO_SUCH_TIER
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.core.workflow.template_entries import edit_node, entries_of
@@ -12,6 +14,7 @@ from lego_serve.core.workflow.tiers import Books
 from lego_serve.errors import NodeUnavailable, RequestError, with_param
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.requests.edits import caption_input
+from lego_serve.gateway.requests.job_request import settled_tier
 from lego_serve.gateway.requests.template_schemas import WarmRequest
 from lego_serve.gateway.settings import TemplateSettings
 from lego_serve.gateway.template_store import Template
@@ -51,7 +54,9 @@ class TemplateCosts:
         workflow = self._runner.workflows.get(template.workflow)
         if workflow is None:
             return None
-        inputs = template_inputs(workflow, template, warm or WarmRequest(steps=template.steps))
+        asked = warm or WarmRequest(steps=template.steps, tier=template.tier)
+        inputs = template_inputs(workflow, template, asked)
+        settled_tier(workflow, inputs, self._tiers, is_named=asked.tier is not None)
         size = await self._size(backbone_of(workflow), template.width, template.height)
         entries = entries_of(workflow, inputs, size.rows, books=self._tiers)
         return entries.plain * size.entry_bytes + entries.with_text * (size.entry_bytes + size.text_bytes)
@@ -86,7 +91,16 @@ class TemplateCosts:
         """Return what pinned templates, without this one, take of the replicas that have it."""
         model = self._model(template)
         others = [other for other in pinned if other.id != template.id and self._model(other) == model]
-        return sum([await self.predicted(other) or 0 for other in others])
+        return sum([await self._registered(other) or 0 for other in others])
+
+    async def _registered(self, template: Template) -> int | None:
+        """Return ``predicted`` of what was registered before, in all steps where its tier is not tuned any more."""
+        try:
+            return await self.predicted(template)
+        except RequestError as error:
+            if error.code != NO_SUCH_TIER:
+                raise
+            return await self.predicted(template, WarmRequest(steps=template.steps, tier=EXACT))
 
     async def _size(self, model: str, width: int, height: int) -> TemplateSize:
         """Return the largest answer of a model's replicas, which does not change.  Raises NodeUnavailable."""
