@@ -62,7 +62,7 @@ class BackboneNode:
         if lora_node is not None:
             lora_targets_of(spec)
         backbone, tables = load_backbone(spec)
-        backbone.bucket_rows = options.bucket_rows
+        self._tables, backbone.bucket_rows = tables, options.bucket_rows
         invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, invariance)
         once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
@@ -142,9 +142,12 @@ class BackboneNode:
         return {"templates": tuple(sorted(store.templates)), "template_use": asdict(use)}
 
     def template_size(self, command: MeasureTemplate) -> TemplateSize:
-        """Return the size of a template's activations here."""
-        size = self._engine.entry_size(command.width, command.height)
-        return TemplateSize(size.rows, size.plain_bytes, size.text_bytes)
+        """Return the size of a template's activations here, and where the steps of a grid lie among those asked for."""
+        size, begins = self._engine.entry_size(command.width, command.height), ()
+        if command.grid is not None:
+            asked = self._tables.schedule(command.sampler, command.steps, size.rows)
+            begins = asked.on_grid(command.grid).begins
+        return TemplateSize(size.rows, size.plain_bytes, size.text_bytes, begins)
 
     def bytes_by_template(self) -> dict[str, int]:
         """Return the bytes kept of each image."""

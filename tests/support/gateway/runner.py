@@ -198,7 +198,9 @@ class FakeRunner:
             raise self.template_error
         if isinstance(request, MeasureTemplate):
             rows = request.width * request.height // 256
-            return dict.fromkeys(("r1", "r2"), TemplateSize(rows, 80 * rows, 20 * rows))
+            evaluations = 0 if request.grid is None else request.grid.evaluations
+            begins = tuple(index * request.steps // evaluations for index in range(evaluations))
+            return dict.fromkeys(("r1", "r2"), TemplateSize(rows, 80 * rows, 20 * rows, begins))
         if isinstance(request, ListTemplateBytes):
             return {"r1": {}, "r2": SomethingOfEach()}
         return {"r1": 0, "r2": 5000}
