@@ -103,8 +103,8 @@ class Admission:
             return job
         if lower is not None:
             forecast = await self._runner.offer(lower)
-            if forecast is None or forecast.retry_after_s is None:
-                return lower
+        if forecast is None or forecast.retry_after_s is None:
+            return lower or job
         self._metrics.count_rejected("late")
         raise self._late(job, forecast, forecast.retry_after_s)
 

@@ -143,11 +143,12 @@ class BackboneNode:
 
     def template_size(self, command: MeasureTemplate) -> TemplateSize:
         """Return the size of a template's activations here, and where the steps of a grid lie among those asked for."""
-        size, begins = self._engine.entry_size(command.width, command.height), ()
-        if command.grid is not None:
-            asked = self._tables.schedule(command.sampler, command.steps, size.rows)
-            begins = asked.on_grid(command.grid).begins
-        return TemplateSize(size.rows, size.plain_bytes, size.text_bytes, begins)
+        size = self._engine.entry_size(command.width, command.height)
+        found = TemplateSize(size.rows, size.plain_bytes, size.text_bytes)
+        if command.grid is None:
+            return found
+        asked = self._tables.schedule(command.sampler, command.steps, size.rows)
+        return replace(found, begins=asked.on_grid(command.grid).begins)
 
     def bytes_by_template(self) -> dict[str, int]:
         """Return the bytes kept of each image."""
