@@ -33,6 +33,11 @@ class TierFile(_Closed):
 
     steps: int = Field(ge=1, description="Steps that it takes, of the workflow's.")
     share: float = Field(ge=0, le=1, description="Its part of the workflow's requests, where a trace does not say.")
+    branches: int | None = Field(
+        default=None, ge=1, le=2, description="Those of its steps, where they are not the workflow's: 1 of a student."
+    )
+    rows: float = Field(default=1.0, gt=0, le=1, description="The part of the rows that its steps compute.")
+    backbone: str | None = Field(default=None, description="The model that takes its steps in place of the workflow's.")
 
 
 class WorkflowFile(_Closed):
@@ -48,7 +53,7 @@ class WorkflowFile(_Closed):
     share: float = Field(default=1.0, ge=0, description="Its part of the load, where a trace does not say.")
     solo_s: float | None = Field(default=None, gt=0, description="Its latency alone, instead of the profile's sum.")
     tiers: dict[Literal["high", "balanced", "fast", "turbo"], TierFile] = Field(
-        default={}, description="Tiers with fewer steps; they have the time that all steps would have."
+        default={}, description="Tiers with less work; they have the time that all of it would take."
     )
 
     def shapes(self, name: str) -> dict[str, WorkflowShape]:
@@ -58,7 +63,12 @@ class WorkflowFile(_Closed):
         for tier, each in self.tiers.items():
             if each.steps > self.steps:
                 raise ValueError(f"workflow {name}: tier {tier} has {each.steps} steps, more than {self.steps}")
-            shapes[tier_name(name, tier)] = WorkflowShape(tier_name(name, tier), **fields | {"steps": each.steps})
+            if each.branches is not None and each.branches > self.branches:
+                raise ValueError(
+                    f"workflow {name}: tier {tier} has {each.branches} branches, more than {self.branches}"
+                )
+            own = each.model_dump(exclude={"share"}, exclude_none=True)
+            shapes[tier_name(name, tier)] = WorkflowShape(tier_name(name, tier), **fields | own)
         return shapes
 
     def shares(self, name: str) -> dict[str, float]:
@@ -112,7 +122,8 @@ def read_cluster(path: Path) -> ClusterFile:
         place = tuple(str(part) for part in first["loc"])
         raise ConfigError(f"{reader.where(place)}: {'.'.join(place)}: {first['msg']}") from None
     for name, workflow in cluster.workflows.items():
-        for model in (workflow.backbone, *workflow.encoders, *workflow.prepare, *workflow.controlnets):
+        tiers = [each.backbone for each in workflow.tiers.values() if each.backbone is not None]
+        for model in (workflow.backbone, *tiers, *workflow.encoders, *workflow.prepare, *workflow.controlnets):
             _check_profile(reader, cluster, name, model)
         if workflow.decoder is not None:
             _check_profile(reader, cluster, name, workflow.decoder)

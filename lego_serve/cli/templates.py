@@ -11,6 +11,7 @@ from lego_serve.errors import LegoError
 
 app = typer.Typer(no_args_is_help=True, help="Register images for many edits, and prepare them.")
 Template = Annotated[str, typer.Argument(metavar="ID", help="As `add` and `list` print it.")]
+Tier = Annotated[str | None, typer.Option(help="The tier of the later edits.")]
 Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="What the image shows before any edit.")]
 
 
@@ -46,6 +47,7 @@ def add(
     caption: Caption = None,
     pin: Annotated[bool, typer.Option(help="Keep its activations in memory, whatever else is edited.")] = False,
     warm: Annotated[bool, typer.Option(help="Compute them now.")] = False,
+    tier: Tier = None,
     url: Url = DEFAULT_URL,
     key: KeyOption = "",
 ) -> None:
@@ -54,7 +56,7 @@ def add(
         data = file.read_bytes()
     except OSError as error:
         raise LegoError(f"{file}: cannot be read: {error.strerror}") from None
-    fields = {"name": name, "model": model, "size": size, "caption": caption}
+    fields = {"name": name, "model": model, "size": size, "caption": caption, "tier": tier}
     fields |= {"pin": "true" if pin else None, "warm": "true" if warm else None}
     form = {field: value for field, value in fields.items() if value}
     card = request("POST", f"{url}/v1/templates", key, form, {"image": data})
@@ -68,13 +70,15 @@ def warm(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the later edits.")] = None,
     guidance: float | None = None,
     sampler: str | None = None,
+    tier: Tier = None,
     caption: Caption = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is done.")] = False,
     url: Url = DEFAULT_URL,
     key: KeyOption = "",
 ) -> None:
     """Compute what edits of a template will read."""
-    fields = {"steps": steps, "guidance": guidance, "sampler": sampler, "caption": caption, "wait": wait or None}
+    fields = {"steps": steps, "guidance": guidance, "sampler": sampler, "tier": tier, "caption": caption}
+    fields |= {"wait": wait or None}
     body = {field: value for field, value in fields.items() if value is not None}
     answer = request("POST", f"{url}/v1/templates/{url_part(template)}/warm", key, body)
     status = f"warmed by {answer['primed']} passes" if answer["status"] == "done" else "warming"

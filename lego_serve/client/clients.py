@@ -165,7 +165,10 @@ class AsyncClient:
         return list((await self.request("GET", "/v1/templates"))["data"])
 
     async def add_template(self, image: File, fields: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Register an image for many edits; ``fields`` are `name`, `model`, `size`, `caption`, `pin` and `warm`."""
+        """Register an image for many edits.
+
+        ``fields`` are `name`, `model`, `size`, `caption`, `pin`, `warm` and `tier`.
+        """
         return dict(await self.request("POST", "/v1/templates", fields, _files(image=image)))
 
     async def adapters(self) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ A1111_WORDS: Mapping[str, str] = {
     "image": "init_images",
     "lora": "prompt",
     "controlnet": "alwayson_scripts.ControlNet",
+    "tier": "override_settings.tier",
 }
 COMFYUI_WORDS: Mapping[str, str] = {
     "prompt": "text",
@@ -98,6 +99,7 @@ def _shared(task: ImageTask, names: Names) -> dict[str, object]:
         "num_inference_steps": task.steps,
         "guidance_scale": task.guidance,
         "sampler": task.sampler,
+        "tier": task.tier,
         "seed": task.seed,
         "output_format": "png",
         "response_format": "b64_json",

@@ -105,6 +105,7 @@ class ImageTask:
     outputs: tuple[SavedAs, ...] = ()
     sampling_node: str | None = None
     replaced: tuple[tuple[str, str], ...] = ()
+    tier: str | None = None
 
     @property
     def images(self) -> tuple[InputImage, ...]:

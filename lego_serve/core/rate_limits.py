@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lego_serve.core.workflow.graph import Node, Workflow
-from lego_serve.core.workflow.tiers import Books, argument, run_of
+from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.tiers import Books, run_of
+from lego_serve.core.workflow.work import node_work
 
 WINDOW_S = 60
 
@@ -114,25 +115,10 @@ def _item(name: str, **parameters: int | str | None) -> str:
 
 
 def pixel_steps(workflow: Workflow, inputs: Mapping[str, object], books: Books | None = None) -> int:
-    """Return the work of a job whose inputs are bound, at least 1; in a tier of ``books`` its evaluations count.
+    """Return the work of a job whose inputs are bound, at least 1; in a tier of ``books`` what that computes counts.
 
     What adapters, ControlNets and the nodes around the backbone add is not counted, nor what a mask saves.
     """
-    denoising = (node for node in workflow.nodes.values() if node.kind == "denoise")
-    return max(1, sum(_node_work(node, inputs, books or {}) for node in denoising))
-
-
-def _node_work(node: Node, inputs: Mapping[str, object], books: Books) -> int:
-    run = run_of(node, inputs, books) if books else None
-    steps = _number(node, "steps", inputs) if run is None else run.grid.evaluations
-    factors = [steps, *(_number(node, name, inputs) for name in ("n", "width", "height"))]
-    is_guided = "negative" in node.arguments and _number(node, "guidance", inputs) > 1
-    if run is not None and run.checkpoint is not None and run.checkpoint.is_unguided:
-        is_guided = False
-    return int(math.prod(factors)) * (2 if is_guided else 1)
-
-
-def _number(node: Node, name: str, inputs: Mapping[str, object]) -> float:
-    """Return the number that an argument is, or that an input gives it; 1 where it is neither."""
-    value = argument(node, name, inputs)
-    return float(value) if isinstance(value, int | float) else 1.0
+    denoising = [node for node in workflow.nodes.values() if node.kind == "denoise"]
+    runs = [run_of(node, inputs, books) if books else None for node in denoising]
+    return max(1, round(sum(node_work(node, inputs, run) for node, run in zip(denoising, runs, strict=True))))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import struct
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from lego_serve.engine.lane_state import LaneRequest, LaneState
+from lego_serve.engine.rows.computed_rows import rows_computed
 from lego_serve.errors import NodeError
 from lego_serve.models.sampling import History, Schedule
 
@@ -19,15 +21,20 @@ MAGIC = b"lane1"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The part of a lane's state that a checkpoint holds."""
+    """The part of a lane's state that a checkpoint holds.
+
+    ``rows`` of its image were computed in all branches; None in a checkpoint of an older version.
+    """
 
     step: int
     latents: torch.Tensor
     history: History
     steps_without_adapter: int
+    rows: float | None = None
 
     def restore(self, state: LaneState, device: torch.device) -> None:
         """Set a lane back to where it was written, its tensors on a device."""
+        state.rows_before = rows_computed(state, self.step) if self.rows is None else self.rows
         state.step, state.latents = self.step, self.latents.to(device)
         state.history = tuple(tensor.to(device) for tensor in self.history)
         state.first_step, state.steps_without_adapter = self.step, self.steps_without_adapter
@@ -41,6 +48,7 @@ def write_checkpoint(state: LaneState) -> bytes:
         "shape": list(state.latents.shape),
         "history": len(state.history),
         "early_steps": state.steps_without_adapter,
+        "rows": rows_computed(state, state.step),
     }
     text = json.dumps(head).encode()
     tensors = [state.latents, *state.history]
@@ -85,7 +93,10 @@ def read_checkpoint(data: bytes, shape: tuple[int, ...], identity: str = "") -> 
         step, steps_without_adapter = int(head["step"]), int(head.get("early_steps", 0))
         if not 0 <= steps_without_adapter <= step:
             raise ValueError("it has more early steps than steps")
-        return Checkpoint(step, tensors[0], tensors[1:], steps_without_adapter)
+        rows = float(head["rows"]) if "rows" in head else None
+        if rows is not None and not 0 <= rows < math.inf:
+            raise ValueError("its rows are no number of rows")
+        return Checkpoint(step, tensors[0], tensors[1:], steps_without_adapter, rows)
     except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         log.warning("a lane's checkpoint of %d bytes cannot be read", len(data), exc_info=error)
         message = f"A lane's checkpoint of {len(data)} bytes cannot be read: {type(error).__name__}."

@@ -15,6 +15,7 @@ from lego_serve.engine.controlnets import ControlNetRun, ControlNetUse, LaneCont
 from lego_serve.engine.edits import Edit, LaneEdit
 from lego_serve.engine.failures import not_finite
 from lego_serve.engine.rows.block_rows import step_work
+from lego_serve.engine.rows.computed_rows import tier_use
 from lego_serve.engine.rows.own_rows import LaneRows
 from lego_serve.engine.rows.references import LaneReference, Reference
 from lego_serve.errors import RequestError, UnsupportedParameter
@@ -47,9 +48,10 @@ class LaneRequest:
     ``steps`` that are asked for; whatever is active in a part of the steps is so in the part of the grid that stands
     for them, and the answer names the ``tier``.  With ``own_rows`` some steps compute a part of the rows, with
     ``block_rows`` some of their blocks.  A lane may be added paused.  The effects of several ``controls`` add up, and
-    those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this step of the
-    schedule on the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its template instead of
-    ``init``.  All its rows attend to those of the ``references`` as well.
+    those of several ``adapters``.  ``wait_for_adapters_at``: the adapters are still loading, and from this one on of
+    the asked steps that it runs the lane waits until ``StepEngine.adapt`` gives them.  An ``edit`` starts from its
+    template instead of ``init``.  All its rows attend to those of the ``references`` as well.  ``was_guided``: whether
+    guidance was asked for, where the tier has its own.
     """
 
     key: str
@@ -79,6 +81,7 @@ class LaneRequest:
     tier: str = EXACT
     own_rows: OwnRows | None = None
     block_rows: BlockRows | None = None
+    was_guided: bool | None = None
 
     @property
     def sampler_run(self) -> str:
@@ -89,6 +92,11 @@ class LaneRequest:
         """Whether guidance applies at one of the ``steps`` that are asked for."""
         first, last = self.guided
         return self.negative is not None and self.guidance > 1 and first <= step / self.steps < last
+
+    def asked_branches(self, step: int) -> int:
+        """Return the branches of one of the asked steps as it was asked for, without a tier."""
+        is_guided = self.is_guided(step) if self.was_guided is None else self.was_guided
+        return 2 if is_guided else 1
 
     def check_negative(self, *, uses_cfg: bool) -> None:
         """Raise RequestError where guidance, or a negative prompt, would have no effect."""
@@ -160,15 +168,21 @@ class LaneState:
     own: LaneRows | None = None
     blocks: BlockRows | None = None
     first_step: int = 0  # that it takes here: after a resume, the step of the checkpoint
+    rows_before: float = 0.0  # of its image, computed in all branches by the steps before that one
     identity: str = ""  # of what its steps depend on; a checkpoint of another one is not gone on from
     primed_passes: int = 0  # passes over its template that ran for it
     evicted_entries: int = 0  # entries of other templates that were dropped for those
     steps_split: int = 0  # whose guidance branches two replicas computed
 
-    def expect_adapters(self, at_step: int | None) -> None:
-        """Wait for adapters from a step on, or for none; at once where earlier steps, on another replica, had them."""
-        has_run_with_them = self.steps_without_adapter < self.step
-        self.wait_for_adapters_at = self.step if at_step is not None and has_run_with_them else at_step
+    def expect_adapters(self, asked_step: int | None) -> None:
+        """Wait for adapters from an asked step on, or for none; at once where steps on another replica had them.
+
+        On a grid: from the step on that stands for that one, and in any case before the last.
+        """
+        self.wait_for_adapters_at = None
+        if asked_step is not None:
+            has_run_with_them = self.steps_without_adapter < self.step
+            self.wait_for_adapters_at = self.step if has_run_with_them else self.schedule.early_steps(asked_step)
 
     def count_step(self) -> None:
         """Count a finished step."""
@@ -249,7 +263,7 @@ class LaneState:
             adapter_steps=tuple((use.adapter.sha256, self._active_steps(use)) for use in self.adapters),
             controls=tuple(self._controlnet_run(control) for control in self.controls),
             reuse=self._reuse_stats(),
-            tier=TierUse(self.request.tier, self.schedule.steps, self.schedule.asked, self._rows_ratio()),
+            tier=tier_use(self),
             steps_split=self.steps_split,
         )
 
@@ -266,10 +280,6 @@ class LaneState:
         active = sum(self._is_controlled(control, step) for step in range(self.schedule.steps))
         passes = control.passes.copy()  # a pass elsewhere may still be written down, by another thread
         return ControlNetRun(control.use.controlnet, active, tuple(passes[step] for step in sorted(passes)))
-
-    def _rows_ratio(self) -> float:
-        by_step = [self.rows_by_block(step) for step in range(self.schedule.steps)]
-        return sum(sum(rows) / len(rows) for rows in by_step) / (self.tokens * len(by_step))
 
     def _is_as_before(self, step: int) -> bool:
         now, before = (

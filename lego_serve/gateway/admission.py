@@ -9,6 +9,7 @@ from typing import Self
 
 from starlette.requests import ClientDisconnect
 
+from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job
 from lego_serve.core.jobs.ports import JobRunner
 from lego_serve.core.scheduling.admission import AdmissionLimits, Applicant, Holding, Load, Reject, admit, is_crowded
@@ -100,27 +101,37 @@ class Admission:
         """Whether jobs that allow it should run in a lower tier, before any is rejected."""
         return is_crowded(self._limits, self._seen_load)
 
-    async def check_deadline(self, job: Job, scope: ExitStack) -> None:
-        """Raise CapacityError for a job that would end after its deadline, or make another one end after its own.
+    async def check_deadline(self, job: Job, scope: ExitStack, lower: Job | None = None) -> Job:
+        """Return a job that ends by its deadline, and has no other one end after its own: itself, or else ``lower``.
 
-        At once, so that its client can go elsewhere, in place of an answer that nobody waits for any more.  A job that
+        That is the same job in the lowest tier that its caller allows.  Raises CapacityError where both would be late:
+        at once, so that the client can go elsewhere, in place of an answer that nobody waits for any more.  A job that
         is in time counts for all who come after it, until ``scope`` ends if it does not begin before.
         """
         if job.deadline_s is None:
-            return
+            return job
         scope.callback(self._runner.withdraw, job.id)
         forecast = await self._runner.offer(job)
         if forecast is None or forecast.retry_after_s is None:
-            return
+            return job
+        if lower is not None:
+            forecast = await self._runner.offer(lower)
+        if forecast is None or forecast.retry_after_s is None:
+            return lower or job
         self._metrics.count_rejected("late")
-        now, seconds = self._runner.now(), min(MAX_WAIT_S, max(MIN_WAIT_S, forecast.retry_after_s))
+        raise self._late(job, forecast, forecast.retry_after_s)
+
+    def _late(self, job: Job, forecast: Forecast, retry_after_s: float) -> CapacityError:
+        """Return the error of a job that would be late, after it was written down."""
+        now, seconds = self._runner.now(), min(MAX_WAIT_S, max(MIN_WAIT_S, retry_after_s))
+        deadline_s = now if job.deadline_s is None else job.deadline_s
         message = (
             f"{forecast.place} requests are ahead: this would be ready in {forecast.eta_s - now:.1f} s, and not all "
             "with a tenth of the time to their deadlines to spare; its own deadline is in "
-            f"{job.deadline_s - now:.1f} s. Try again in {seconds:.0f} s."
+            f"{deadline_s - now:.1f} s. Try again in {seconds:.0f} s."
         )
         self._runner.journal.decide("refuse", job.workflow, "it, or another, would be late", now, job=job.id)
-        raise CapacityError(message, code="would_be_late", retry_after_s=seconds)
+        return CapacityError(message, code="would_be_late", retry_after_s=seconds)
 
     def reserve_background(self, applicant: Applicant) -> Place | None:
         """Reserve the place of a job that nobody waits for; None unless the server is quiet."""

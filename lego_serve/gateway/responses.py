@@ -9,13 +9,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
-from lego_serve.core.tiers.book import TierChoice
+from lego_serve.core.tiers.book import EXACT
 from lego_serve.core.token_usage import token_usage
 from lego_serve.gateway.media.codec import encode, encode_file, is_quick
 from lego_serve.gateway.media.workers import ImageWorkers
 from lego_serve.gateway.requests.schemas import EditRequest, ImageRequest, quality_of
 
 NOT_EMBEDDED = {"stream", "partial_images", "stream_progress", "embed_request", "user", "safety_identifier"}
+SETTLED = {"tier", "tier_floor"}  # what ran is embedded in place of what was asked for
 MAX_EMBEDDED_CONTROLS = 65_536  # characters of base64
 
 Encoded = TypeVar("Encoded")
@@ -27,32 +28,33 @@ async def images_response(
 ) -> dict[str, Any]:
     """Return the answer of the Images API to a request that does not stream; ``keep`` makes links of its images."""
     if keep is None:
-        name, values = "b64_json", await encode_images(workers, body, result)
+        name, values = "b64_json", await encode_images(workers, body, job, result)
     else:
-        name, values = "url", await keep(await encode_files(workers, body, result), body.output_format)
+        name, values = "url", await keep(await encode_files(workers, body, job, result), body.output_format)
     data = [{name: value, "seed": image.seed} for value, image in zip(values, result.images, strict=True)]
     return {"created": int(time.time()), "data": data} | response_metadata(body, job, result)
 
 
-async def encode_images(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[str]:
+async def encode_images(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> list[str]:
     """Return each image as base64 of a file in the requested format."""
-    return await _encode_all(encode, workers, body, result)
+    return await _encode_all(encode, workers, body, job, result)
 
 
-async def encode_files(workers: ImageWorkers, body: ImageRequest, result: JobResult) -> list[bytes]:
+async def encode_files(workers: ImageWorkers, body: ImageRequest, job: Job, result: JobResult) -> list[bytes]:
     """Return each image as a file in the requested format."""
-    return await _encode_all(encode_file, workers, body, result)
+    return await _encode_all(encode_file, workers, body, job, result)
 
 
 async def _encode_all(
     encode_one: Callable[[GeneratedImage, str, int | None, str | None], Encoded],
     workers: ImageWorkers,
     body: ImageRequest,
+    job: Job,
     result: JobResult,
 ) -> list[Encoded]:
     encoded: list[Encoded] = []
     for image in result.images:
-        how = image, body.output_format, body.output_compression, embedded_request(body, image.seed)
+        how = image, body.output_format, body.output_compression, embedded_request(body, job, image.seed)
         if is_quick(image, body.output_format):
             encoded.append(encode_one(*how))
             await asyncio.sleep(0)  # others may go on between two
@@ -61,14 +63,18 @@ async def _encode_all(
     return encoded
 
 
-def embedded_request(body: ImageRequest, seed: int) -> str | None:
+def embedded_request(body: ImageRequest, job: Job, seed: int) -> str | None:
     """Return the JSON that a PNG carries of its request, with the image's own seed; None where none is wanted.
 
-    What says only how the answer comes is left out, and so are control images where they are large.
+    It names the tier that ran, so that it makes the same image again.  What says only how the answer comes is left out,
+    and so are control images where they are large.
     """
     if not body.embed_request:
         return None
-    fields = body.model_dump(mode="json", exclude=NOT_EMBEDDED, exclude_none=True, exclude_defaults=True)
+    left_out = NOT_EMBEDDED | SETTLED
+    fields = body.model_dump(mode="json", exclude=left_out, exclude_none=True, exclude_defaults=True)
+    if body.tier is not None or job.tier.tier != EXACT:
+        fields["tier"] = job.tier.tier
     if sum(len(use["image"]) for use in fields.get("controlnet", ())) > MAX_EMBEDDED_CONTROLS:
         del fields["controlnet"]
     path = "/v1/images/edits" if isinstance(body, EditRequest) else "/v1/images/generations"
@@ -104,8 +110,7 @@ def tier_usage(job: Job, result: JobResult) -> dict[str, Any]:
     if not uses:
         return {}
     evaluations, steps = sum(use.evaluations for use in uses), sum(use.steps for use in uses)
-    choice = job.inputs.get("tier")
-    lowered_from = choice.lowered_from if isinstance(choice, TierChoice) else None
+    lowered_from = job.tier.lowered_from
     usage = {
         "name": uses[-1].tier,
         "evaluations": evaluations,

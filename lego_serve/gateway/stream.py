@@ -136,7 +136,7 @@ class EventWriter:
 
     async def completed(self, result: JobResult) -> list[bytes]:
         """Return one event for each image of a result."""
-        files = await encode_images(self._workers, self._body, result)
+        files = await encode_images(self._workers, self._body, self._job, result)
         metadata = response_metadata(self._body, self._job, result)
         common = metadata | {"created_at": int(time.time())}
         events = []

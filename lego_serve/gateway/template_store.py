@@ -29,8 +29,8 @@ TEMPLATE_ID = re.compile(r"tmpl_[0-9a-f]{24}")
 class Template:
     """An image registered for edits of a workflow, at one size; ``model`` is the workflow its request named.
 
-    ``image`` is the key of its pixels and ``pin`` the name under which its activations stay; ``steps`` are those it is
-    warmed for, None for the workflow's own; ``caption`` says what it shows.
+    ``image`` is the key of its pixels and ``pin`` the name under which its activations stay; ``steps`` and ``tier``
+    are those it is warmed for, None for the workflow's own; ``caption`` says what it shows.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Template:
     pin: str = ""
     steps: int | None = None
     caption: str | None = None
+    tier: str | None = None
 
 
 def no_template() -> NotFound:
@@ -144,7 +145,10 @@ class TemplateFiles:
             raise Conflict(message, code="templates_too_large")
         try:
             _write_whole(folder / f"{template.id}.png", png)
-            _write_whole(folder / f"{template.id}.json", json.dumps(asdict(template), indent=1).encode())
+            facts = asdict(template)
+            if template.tier is None:  # gateways of an older version know no such field
+                del facts["tier"]
+            _write_whole(folder / f"{template.id}.json", json.dumps(facts, indent=1).encode())
         except OSError:
             (folder / f"{template.id}.png").unlink(missing_ok=True)
             raise

@@ -64,6 +64,10 @@ class Schedule:
         """Return the asked steps that a step stands for, from and up to."""
         return self.begins[step], self.begins[step + 1] if step + 1 < self.steps else self.asked
 
+    def early_steps(self, asked: int) -> int:
+        """Return how many steps stand for none but the first ``asked`` of the asked steps; never all of them."""
+        return min(sum(self.span(step)[1] <= asked for step in range(self.steps)), self.steps - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class LaneStart:

@@ -52,7 +52,8 @@ class Setting:
 
     def work(self, workflow: str, scale: float = 1.0) -> JobWork:
         """The work of a request for the workflow."""
-        return JobWork(self.workflows[workflow], self.costs, scale)
+        shape = self.workflows[workflow]
+        return JobWork(shape, self.costs, scale * shape.rows)
 
 
 @dataclass(frozen=True, slots=True)

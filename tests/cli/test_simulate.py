@@ -121,9 +121,26 @@ def test_a_tier_is_simulated_with_its_own_steps_and_the_time_of_all(tmp_path: Pa
     assert [each.workflow for each in read_trace(path, setting)] == ["A", "A:balanced"]
 
 
+def test_a_tier_is_simulated_with_its_own_branches_rows_and_model(tmp_path: Path) -> None:
+    """A student without guidance pays one branch, and sparse steps their part of the rows; the deadline is the same."""
+    turbo = "{turbo: {steps: 2, share: 0.2, branches: 1, backbone: TWO}, fast: {steps: 4, share: 0.2, rows: 0.5}}"
+    cluster = read_cluster(CLUSTER)
+    other = min(cluster.models.keys() - {cluster.workflows["A"].backbone})
+    setting = read_cluster(tiered(tmp_path, turbo.replace("TWO", other))).setting()
+    whole, student, sparse = (setting.work(name) for name in ("A", "A:turbo", "A:fast"))
+    assert (student.shape.branches, student.shape.backbone, whole.shape.branches) == (1, other, 2)
+    assert other in student.shape.models
+    assert sparse.step_s - setting.costs.hop_s == pytest.approx((whole.step_s - setting.costs.hop_s) / 2)
+    assert student.shape.steps * student.shape.branches == whole.shape.steps * whole.shape.branches / 4
+    assert len({setting.slo_s(name) for name in ("A", "A:turbo", "A:fast")}) == 1
+
+
 @pytest.mark.parametrize(
     ("tiers", "said"),
     [
+        ("{turbo: {steps: 2, share: 0.1, rows: 0}}", "rows"),
+        ("{turbo: {steps: 2, share: 0.1, branches: 3}}", "branches"),
+        ("{turbo: {steps: 2, share: 0.1, backbone: nobody}}", "no profile of model nobody"),
         ("{balanced: {steps: 5, share: 0.5}}", "tier balanced has 5 steps, more than 4"),
         ("{high: {steps: 2, share: 0.6}, fast: {steps: 1, share: 0.6}}", "more than all of its requests"),
         ("{quick: {steps: 2, share: 0.6}}", "quick"),

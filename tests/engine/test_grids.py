@@ -17,6 +17,7 @@ from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import ImageLatents
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.sampling import FlowMatchTables, Schedule, noise
+from lego_serve.models.tier_files import read_book
 from tests.support.engine.control_lanes import request as controlled_request
 from tests.support.engine.control_lanes import use
 from tests.support.engine.engines import alone, engine_of, latents, request, run
@@ -120,6 +121,59 @@ def test_image_to_image_runs_the_part_of_the_grid_below_its_first_sigma(model: M
     plain = engine_of(model).add(replace(lane, grid=None))
     assert torch.equal(state.latents, plain.latents)
     assert state.schedule.asked == plain.schedule.steps == 3
+
+
+@given(mine=GRIDS, steps=st.integers(2, 12), strength=st.floats(0.05, 1.0), at=st.integers(0, 12))
+def test_early_steps_of_a_grid_stand_for_no_asked_step_that_needs_what_is_late(
+    mine: Grid, steps: int, strength: float, at: int
+) -> None:
+    """As many as can be, and never the last; without a grid they are the asked steps."""
+    sigmas = (*(1 - step / steps for step in range(steps)), 0.0)
+    whole = Schedule(sigmas, sigmas[:-1]).shortened(strength)
+    schedule = whole.on_grid(mine)
+    early = schedule.early_steps(at)
+    assert 0 <= early <= schedule.steps - 1
+    assert all(schedule.span(step)[1] <= at for step in range(early))
+    assert early == schedule.steps - 1 or schedule.span(early)[1] > at
+    assert whole.early_steps(at) == min(at, whole.steps - 1)
+
+
+@pytest.mark.parametrize("tier", ["high", "balanced", "fast"])
+@pytest.mark.parametrize("strength", [0.1, 0.4, 0.7, 0.9])
+def test_a_lane_waits_for_late_adapters_whatever_part_of_a_shipped_tier_it_runs(
+    model: Model, tier: str, strength: float
+) -> None:
+    """Before it ends: an image is never finished without an adapter that was asked for."""
+    run_of_tier = read_book("builtin:lego-tiny").choose(tier, "euler", 28, 96, 96)
+    assert run_of_tier is not None
+    shape = model[0].shape.of(96, 96)
+    init = ImageLatents(torch.zeros(shape), torch.zeros(shape))
+    lane = on(run_of_tier.grid, steps=28, width=96, height=96, init=init, strength=strength)
+    for at in (0, int(28 * strength) // 2, 27):
+        state = engine_of(model).add(replace(lane, key=f"at {at}", wait_for_adapters_at=at))
+        assert state.wait_for_adapters_at is not None
+        assert 0 <= state.wait_for_adapters_at < state.schedule.steps
+
+
+def test_what_a_tier_saved_counts_the_branches_that_were_asked_for(model: Model) -> None:
+    """A checkpoint without guidance saves the second one as well; guidance in a part of the steps was less to save."""
+    grid = Grid("euler", (1.0, 0.5, 0.0))
+
+    def saved(lane: LaneRequest) -> float:
+        engine = engine_of(model)
+        engine.add(lane)
+        found = run(engine)["mine"]
+        assert isinstance(found, LaneResult)
+        assert found.tier is not None
+        return found.tier.saved_ratio
+
+    assert saved(on(None, steps=4)) == pytest.approx(0.0)
+    assert saved(on(None, steps=4, guided=(0.0, 0.5))) == pytest.approx(0.0)
+    assert saved(on(grid, steps=4)) == pytest.approx(1 / 2)
+    unguided = replace(on(grid, steps=4), negative=None, guidance=1.0)
+    assert saved(replace(unguided, was_guided=True)) == pytest.approx(3 / 4)
+    assert saved(replace(unguided, was_guided=False)) == pytest.approx(1 / 2)
+    assert saved(on(grid, steps=4, guided=(0.0, 0.25))) == pytest.approx(1 - 3 / 5)
 
 
 def test_a_checkpoint_of_a_grid_is_gone_on_from_on_the_same_grid_alone(model: Model) -> None:

@@ -71,8 +71,9 @@ UNIT_HARMLESS: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "advanced_weighting": ([],),
     }
 )
-# Of `override_settings`, likewise; what names the model is honoured.
+# Of `override_settings`, likewise; what names the model is honoured, and the tier, which A1111 knows nothing of.
 MODEL_SETTING = "sd_model_checkpoint"
+TIER_SETTING = "tier"
 SETTINGS_WITHOUT_EFFECT = _words(
     "sd_checkpoint_hash samples_format enable_pnginfo save_images_add_number grid_save return_grid "
     "live_previews_enable show_progress_every_n_steps"

@@ -1,7 +1,13 @@
 """Translates the bodies of txt2img and img2img to what they ask for."""
 
 from lego_serve.compat.a1111.bodies import ImageToImage, TextToImage
-from lego_serve.compat.a1111.fields import MODEL_SETTING, SETTINGS_HARMLESS, SETTINGS_WITHOUT_EFFECT, is_harmless
+from lego_serve.compat.a1111.fields import (
+    MODEL_SETTING,
+    SETTINGS_HARMLESS,
+    SETTINGS_WITHOUT_EFFECT,
+    TIER_SETTING,
+    is_harmless,
+)
 from lego_serve.compat.a1111.prompts import take_loras
 from lego_serve.compat.a1111.scripts import base64_image, read_controlnets
 from lego_serve.compat.names import near
@@ -20,10 +26,11 @@ def translate(body: TextToImage, checkpoint: str | None = None) -> ImageTask:
     if n > MAX_IMAGES:
         raise Refused(f"`batch_size` times `n_iter` is {n}; at most {MAX_IMAGES} images may be asked for", "batch_size")
     image = body if isinstance(body, ImageToImage) else None
+    named = _settings(body)
     return ImageTask(
         prompt=text,
         negative_prompt=body.negative_prompt or None,
-        checkpoint=_checkpoint(body) or checkpoint or None,
+        checkpoint=named.get(MODEL_SETTING) or checkpoint or None,
         width=body.width,
         height=body.height,
         steps=body.steps,
@@ -38,6 +45,7 @@ def translate(body: TextToImage, checkpoint: str | None = None) -> ImageTask:
         image=None if image is None else base64_image(_init_image(image)),
         mask=None if image is None else _mask(image),
         replaced=(*words, *tags),
+        tier=named.get(TIER_SETTING),
     )
 
 
@@ -60,18 +68,18 @@ def _sampler(body: TextToImage) -> tuple[str | None, str | None, tuple[tuple[str
     return sampler, scheduler, tuple(words)
 
 
-def _checkpoint(body: TextToImage) -> str | None:
-    """Return the model that `override_settings` names.  Raises Refused for a setting that would change the image."""
-    checkpoint: str | None = None
+def _settings(body: TextToImage) -> dict[str, str | None]:
+    """Return what `override_settings` names: the model, the tier.  Raises Refused for what would change the image."""
+    found: dict[str, str | None] = {}
     for name, value in (body.override_settings or {}).items():
         field = f"override_settings.{name[:64]}"
-        if name == MODEL_SETTING and isinstance(value, str | None):
-            checkpoint = value
+        if name in (MODEL_SETTING, TIER_SETTING) and isinstance(value, str | None):
+            found[name] = value or None
         elif name not in SETTINGS_WITHOUT_EFFECT and (
             name not in SETTINGS_HARMLESS or not is_harmless(name, value, SETTINGS_HARMLESS)
         ):
             raise Refused(f"`{field}` is not supported by this server with this value; leave it out", field)
-    return checkpoint
+    return found
 
 
 def _strength(body: ImageToImage) -> float:

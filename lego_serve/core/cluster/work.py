@@ -13,7 +13,7 @@ from lego_serve.core.cluster.profiles import CostModel
 
 @dataclass(frozen=True, slots=True)
 class WorkflowShape:
-    """The models that a workflow runs, in order, and how often."""
+    """The models that a workflow runs, in order, and how often; its steps compute a part of their ``rows``."""
 
     name: str
     backbone: str
@@ -23,10 +23,13 @@ class WorkflowShape:
     prepare: tuple[str, ...] = ()  # once a job
     controlnets: tuple[str, ...] = ()
     decoder: str | None = None
+    rows: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.branches not in (1, 2):
             raise ValueError(f"workflow {self.name}: {self.steps} steps of {self.branches} branches cannot run")
+        if not 0 < self.rows <= 1:
+            raise ValueError(f"workflow {self.name}: a part of {self.rows} of the rows cannot be computed")
 
     @property
     def models(self) -> frozenset[str]:

@@ -83,12 +83,21 @@ class JobRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SettledTier:
+    """The tier that an attempt found a job to run in, and the one that it was lowered from."""
+
+    name: str
+    lowered_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job as a store holds it.  ``transitions`` alone makes the next one.
 
     ``version`` grows with every write: writes compare it, and events have it as their id.  ``attempt`` grows with
     every claim and is the fence: who writes for an earlier attempt is refused.  ``deaths`` counts the attempts in a
-    row whose owners died.  ``owner`` is the gateway process that has the job.
+    row whose owners died.  ``owner`` is the gateway process that has the job.  ``tier`` is that of its first attempt,
+    which all others keep, where the job may be lowered; None where it may not, or has not been begun.
     """
 
     id: str
@@ -106,6 +115,7 @@ class JobRecord:
     progress: StoredProgress = field(default_factory=StoredProgress)
     result: Mapping[str, Json] | None = None
     error: JobError | None = None
+    tier: SettledTier | None = None
 
     @property
     def expires_at(self) -> float | None:

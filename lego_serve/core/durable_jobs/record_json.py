@@ -1,7 +1,7 @@
 """The text form of what a store holds: JSON of records and outbox rows, with a version, read strictly.
 
 A record written by another version of this program may mean something else.  So a field too many, one too few or one
-of another type is an error, not a guess.
+of another type is an error, not a guess; but for fields that came later, which are left out where they say nothing.
 """
 
 import json
@@ -12,12 +12,13 @@ from functools import cache
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from lego_serve.core.durable_jobs.outbox import OutboxRow
-from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobRequest, StoredProgress, Webhook
+from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobRequest, SettledTier, StoredProgress, Webhook
 from lego_serve.errors import LegoError
 
 FORMAT = 1
 Reader: TypeAlias = Callable[[Any], Any]
-_DATACLASSES = (JobRecord, JobRequest, JobError, StoredProgress, Webhook, OutboxRow)
+_DATACLASSES = (JobRecord, JobRequest, JobError, SettledTier, StoredProgress, Webhook, OutboxRow)
+_LATER = frozenset({(JobRecord, "tier")})  # fields that records of older versions lack; None says nothing
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -60,7 +61,8 @@ def _plain(value: Any) -> Any:
     """Return a value with its dataclasses as mappings."""
     cls: Any = type(value)
     if cls in _DATACLASSES:
-        return {name: _plain(getattr(value, name)) for name in _hints(cls)}
+        fields = {name: getattr(value, name) for name in _hints(cls)}
+        return {name: _plain(each) for name, each in fields.items() if each is not None or (cls, name) not in _LATER}
     return list(value) if cls is tuple else value
 
 
@@ -108,10 +110,10 @@ def _maker(cls: Any, place: str) -> Reader:
     readers = {name: _reader(hint, f"{place}.{name}") for name, hint in _hints(cls).items()}
 
     def make(value: Any) -> Any:
-        if value.keys() != readers.keys():
-            wrong = ", ".join(sorted(value.keys() ^ readers.keys()))
-            raise BadRecord(f"{place} has fields too many or too few: {wrong}.")
-        return cls(**{name: read(value[name]) for name, read in readers.items()})
+        wrong = [name for name in value.keys() ^ readers.keys() if name in value or (cls, name) not in _LATER]
+        if wrong:
+            raise BadRecord(f"{place} has fields too many or too few: {', '.join(sorted(wrong))}.")
+        return cls(**{name: read(value[name]) for name, read in readers.items() if name in value})
 
     return make
 

@@ -21,6 +21,7 @@ from lego_serve.core.durable_jobs.record import (
     JobRequest,
     JobStatus,
     Json,
+    SettledTier,
     StoredProgress,
 )
 from lego_serve.errors import JobEnded, RequestError, StaleAttempt
@@ -73,6 +74,15 @@ def progress(record: JobRecord, attempt: int, told: StoredProgress) -> Change:
         raise StaleAttempt(f"Job {record.id} was taken from attempt {attempt}, whose owner was given up.")
     percent = max(0, min(100, max(told.percent, record.progress.percent)))
     return _change(record, JobStatus.IN_PROGRESS, told=replace(told, percent=percent))
+
+
+def settle(record: JobRecord, attempt: int, tier: SettledTier) -> Change:
+    """Note the tier that a job runs in, now and in later attempts; one that is settled stays.
+
+    Raises JobEnded and StaleAttempt, as ``progress`` does.
+    """
+    decided = progress(record, attempt, record.progress)
+    return replace(decided, record=replace(decided.record, tier=record.tier or tier))
 
 
 def complete(record: JobRecord, attempt: int, result: Mapping[str, Json], now: float) -> Change:

@@ -216,6 +216,8 @@ def _task(running: _Running, node: Node) -> Task:
             inputs[name] = running.values[argument.node]
         elif _given(job.inputs, argument.output):
             inputs[name] = job.inputs[argument.output]
+    if (share := job.tier.shares.get(node.name, 1.0)) != 1.0:
+        inputs["work_share"] = share
     return Task(job.id, node.name, node.kind, node.model, inputs, job.deadline_s, job.weight, job.tenant)
 
 

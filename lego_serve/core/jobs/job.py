@@ -10,7 +10,7 @@ from typing import TypeAlias
 from lego_serve.core.addons import AdapterStats, ControlNetStats
 from lego_serve.core.editing.reuse import ReuseStats
 from lego_serve.core.jobs.progress import StreamOptions
-from lego_serve.core.tiers.book import TierUse
+from lego_serve.core.tiers.book import TierChoice, TierUse
 
 Value: TypeAlias = object
 
@@ -20,6 +20,7 @@ class Job:
     """One accepted request: a workflow by name, values for its inputs, and when it must be done.
 
     ``deadline_s`` is the caller's and counts in the order of work; at ``latest_s`` the server gives the job up.
+    ``tier``: what it runs in, settled when it was accepted.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Job:
     weight: float = 1.0
     stream: StreamOptions = field(default_factory=StreamOptions)
     latest_s: float | None = None
+    tier: TierChoice = field(default_factory=TierChoice)
 
     @property
     def end_s(self) -> float | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from lego_serve.core.addons import AdapterRequest, ControlNetInput, ControlNetRequest, LoadedAdapter
 from lego_serve.core.editing.edit import EditInput, EditLatents
-from lego_serve.core.tiers.book import TierChoice
 from lego_serve.core.values import Array, NodeRequest, Tensor
 
 
@@ -104,7 +103,11 @@ class DenoiseOutput:
 
 @dataclass(frozen=True, slots=True)
 class DenoiseInput(NodeRequest[DenoiseOutput]):
-    """What ``n`` lanes with the seeds seed, seed + 1, ... are denoised from; fields without a value are left out."""
+    """What ``n`` lanes with the seeds seed, seed + 1, ... are denoised from; fields without a value are left out.
+
+    ``tier``: None leaves it to the model.  ``work_share``: the part of the work that it does, which only who places
+    calls heeds.
+    """
 
     cond: TextEncodeOutput
     width: int
@@ -117,7 +120,7 @@ class DenoiseInput(NodeRequest[DenoiseOutput]):
     init: EncodeImageOutput | None = None
     strength: float = 1.0
     sampler: str = "euler"
-    tier: TierChoice | str | None = None
+    tier: str | None = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     adapters: LoadAdaptersOutput | None = None
@@ -125,11 +128,7 @@ class DenoiseInput(NodeRequest[DenoiseOutput]):
     edit: EncodeEditOutput | None = None
     prime: TextEncodeOutput | None = None
     reference: EncodeImageOutput | None = None
-
-    @property
-    def tier_name(self) -> str | None:
-        """The tier that it names; None leaves it to the model."""
-        return self.tier.tier if isinstance(self.tier, TierChoice) else self.tier
+    work_share: float = 1.0
 
     @property
     def loaded_adapters(self) -> tuple[LoadedAdapter, ...]:

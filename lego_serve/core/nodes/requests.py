@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
+from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.values import Array, NodeRequest
 
 ReplyT = TypeVar("ReplyT", covariant=True)
@@ -136,11 +137,15 @@ class TemplateCommand(ReplicaCommand[ReplyT]):
 
 @dataclass(frozen=True, slots=True)
 class TemplateSize:
-    """What templates of a size take of a replica: token rows, bytes of an entry, and what a prompt's rows add to it."""
+    """What templates of a size take of a replica: token rows, bytes of an entry, and what a prompt's rows add to it.
+
+    ``begins``: where a grid was asked about, the asked step that each of its steps begins in.
+    """
 
     rows: int
     entry_bytes: int
     text_bytes: int
+    begins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +170,16 @@ class PauseCall(ReplicaCommand[int]):
 
 @dataclass(frozen=True, slots=True)
 class MeasureTemplate(TemplateCommand[TemplateSize]):
-    """Asks how many rows and bytes a template of this size, in pixels, takes."""
+    """Asks how many rows and bytes a template of this size, in pixels, takes.
+
+    With a ``grid`` also where its steps lie among so many ``steps`` of a ``sampler``, which only the model knows.
+    """
 
     width: int
     height: int
+    sampler: str = "euler"
+    steps: int = 0
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

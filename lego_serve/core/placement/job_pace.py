@@ -6,7 +6,6 @@ What lanes of a batch share is divided among them, so that the seconds of jobs i
 from collections.abc import Mapping
 
 from lego_serve.core.jobs.job import Job, TaskStats
-from lego_serve.core.tiers.book import TierChoice
 
 MEMORY = 0.9  # weight of the past jobs of a workflow against the next
 MEASURES = ("width", "height", "steps", "n")
@@ -15,8 +14,7 @@ MOST = 1 << 40  # of a measure: a workflow may leave its whole numbers unbounded
 
 def work_of(job: Job) -> float:
     """Return the pixels times steps times images that a job asks for, as far as its inputs say, in its tier."""
-    tier = job.inputs.get("tier")
-    work = tier.share if isinstance(tier, TierChoice) else 1.0
+    work = job.tier.share
     for name in MEASURES:
         value = job.inputs.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:

@@ -10,7 +10,6 @@ from lego_serve.core.addons import LoadedAdapter
 from lego_serve.core.editing.edit import EditLatents
 from lego_serve.core.editing.templates import entries_label
 from lego_serve.core.nodes.messages import DenoiseInput
-from lego_serve.core.tiers.book import TierChoice
 
 HINT_S = 30.0  # how long a template counts as being where a call for it went, before the replica says so itself
 HINTS = 4096
@@ -30,7 +29,7 @@ def quarantine(replicas: Sequence[str], suspects: bool) -> list[str]:
 
 def denoising_work(request: DenoiseInput) -> float:
     """Weigh a denoising call against another: its pixels times the passes over them, of both branches."""
-    whole = float(_branches(request)) * (request.tier.share if isinstance(request.tier, TierChoice) else 1.0)
+    whole = float(_branches(request)) * request.work_share
     for factor in (request.n, request.width, request.height, request.steps):
         whole *= min(factor, MAX_FACTOR)
     edit = edit_of(request)

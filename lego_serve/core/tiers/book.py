@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lego_serve.core.tiers.block_rows import BlockRows
-from lego_serve.core.tiers.checkpoints import Checkpoint
+from lego_serve.core.tiers.checkpoints import NO_SUCH_TIER, Checkpoint
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.tiers.own_rows import OwnRows
 from lego_serve.errors import RequestError
@@ -22,19 +22,22 @@ TIERS = (EXACT, "high", "balanced", "fast", "turbo")  # from all of the work to 
 class TierChoice:
     """The tier that a job runs in, and the part of the work of its steps that this does.
 
-    ``lowered_from``: the tier that was asked for, where the server ran a lower one under load.
+    ``lowered_from``: the tier that was asked for, where the server ran a lower one under load.  ``shares``: the part by
+    denoising node, of which some may not take the job's tier; no comparison heeds it.
     """
 
     tier: str = EXACT
     share: float = 1.0
     lowered_from: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TierUse:
     """The tier that a lane ran in, the evaluations that it took, and the steps that these stand for.
 
-    ``rows_ratio``: the part of the image's rows that the evaluations computed.
+    ``rows_ratio``: the rows of the image that an evaluation computed in all its branches, over those of a step that it
+    stands for; both are means.
     """
 
     tier: str
@@ -78,10 +81,16 @@ class TierRun:
             raise ValueError("rows per block are chosen by the router of the model's own weights, not of a checkpoint")
 
     @property
+    def rows_ratio(self) -> float:
+        """The part of an image's rows that its evaluations compute, by own rows or by rows per block."""
+        if self.own_rows is not None:
+            return self.own_rows.rows_ratio(self.grid.evaluations)
+        return 1.0 if self.block_rows is None else self.block_rows.rows_ratio
+
+    @property
     def work_share(self) -> float:
-        """The part of the work of all steps that it does: of their evaluations, and of the rows of their blocks."""
-        rows_ratio = 1.0 if self.block_rows is None else self.block_rows.rows_ratio
-        return rows_ratio * self.grid.evaluations / self.steps
+        """The part of the work of all steps that it does in each branch: of their evaluations, and of their rows."""
+        return self.rows_ratio * self.grid.evaluations / self.steps
 
     def is_for(self, sampler: str, steps: int, pixels: int) -> bool:
         """Whether it may run in place of these steps, for an image of so many pixels."""
@@ -171,4 +180,4 @@ def _listed(runs: Sequence[TierRun]) -> str:
 
 
 def _refused(message: str) -> RequestError:
-    return RequestError(message, param="tier", code="no_such_tier")
+    return RequestError(message, param="tier", code=NO_SUCH_TIER)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lego_serve.errors import RequestError
 
+NO_SUCH_TIER = "no_such_tier"  # the code of an error about a tier
 NOT_TUNED = {  # arguments of a denoising node, and what a request calls them
     "adapters": "adapters",
     "controls": "ControlNets",
@@ -55,4 +56,4 @@ def refuse_untuned(tier: str, given: Collection[str]) -> None:
 def untuned(tier: str, what: str) -> RequestError:
     """Return the error about something that a tier's checkpoint was not tuned with."""
     message = f"Tier {tier} runs other weights, which were not tuned with {what}; leave it out, or name another tier."
-    return RequestError(message, param="tier", code="no_such_tier")
+    return RequestError(message, param="tier", code=NO_SUCH_TIER)

@@ -28,6 +28,10 @@ class OwnRows:
         """Whether a step computes all rows, whatever comes before it."""
         return step < self.warm or (step - self.warm + 1) % self.every == 0
 
+    def rows_ratio(self, steps: int) -> float:
+        """Return the part of the rows that so many steps compute, where nothing besides makes one of them dense."""
+        return sum(1.0 if self.is_dense(step) else self.share for step in range(steps)) / steps
+
     def active_rows(self, rows: int) -> int:
         """Return how many of an image's rows a sparse step computes."""
         return min(rows, math.ceil(self.share * rows))

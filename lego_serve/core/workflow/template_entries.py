@@ -4,14 +4,13 @@ A priming pass fills one entry, of one noise level under one prompt.  The levels
 prompts from its workflow, where two that mean the same text share their entries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lego_serve.core.editing.edit import is_described
 from lego_serve.core.editing.reuse import REUSE_RULES, Quality, plan_reuse
 from lego_serve.core.workflow.graph import Node, Source, Workflow
-from lego_serve.core.workflow.tiers import Books, run_of
 
 
 def edit_node(workflow: Workflow) -> Node | None:
@@ -32,12 +31,12 @@ def entries_of(
     inputs: Mapping[str, object],
     rows: int,
     quality: Quality = Quality.HIGH,
-    books: Books | None = None,
+    begins: Sequence[int] | None = None,
 ) -> Entries:
     """Return the entries that an edit with these inputs of a workflow reads, if its ``strength`` is 1.
 
-    ``rows``: the token rows of its image.  In a tier of ``books`` it has as many steps as that evaluates.  If both
-    branches have the same prompt they share the entries with text.
+    ``rows``: the token rows of its image.  ``begins``: in a tier, the asked step that each step of its grid begins in.
+    If both branches have the same prompt they share the entries with text.
     """
     node = edit_node(workflow)
     if node is None:
@@ -46,18 +45,19 @@ def entries_of(
     def argument(name: str, default: object = None) -> Any:
         return _resolved(workflow, node.arguments.get(name, default), inputs)
 
-    run = run_of(node, inputs, books) if books else None
-    steps = int(argument("steps")) if run is None else run.grid.evaluations
+    steps = int(argument("steps"))
     first, last = float(argument("guidance_start", 0.0)), float(argument("guidance_end", 1.0))
     prime, negative = argument("prime"), argument("negative")
     is_guided = negative is not None and float(argument("guidance")) > 1
     is_uncaptioned = prime is not None and not is_described(inputs)
-    sources = plan_reuse(REUSE_RULES[quality], steps, 0, rows, is_uncaptioned=is_uncaptioned).sources
+    plan = plan_reuse(REUSE_RULES[quality], steps, 0, rows, is_uncaptioned=is_uncaptioned, begins=begins)
+    sources = plan.sources
     if not is_guided:
         return Entries(plain=len(sources))
     if negative == (prime or argument("cond")):
         return Entries(with_text=len(sources))
-    return Entries(len(sources), sum(first <= step / steps < last for step in sources))
+    asked = sources if begins is None else [begins[step] for step in sources]
+    return Entries(len(sources), sum(first <= step / steps < last for step in asked))
 
 
 def _resolved(workflow: Workflow, value: object, inputs: Mapping[str, object]) -> object:

@@ -1,11 +1,12 @@
 """What tiers mean to a workflow: whether its nodes have them, and how many evaluations these take."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lego_serve.core.tiers.book import EXACT, TierBook, TierChoice, TierRun, cheaper
 from lego_serve.core.tiers.checkpoints import NOT_TUNED, refuse_untuned, untuned
 from lego_serve.core.workflow.graph import Node, Source, Workflow
+from lego_serve.core.workflow.work import argument, node_share, node_work
 from lego_serve.errors import RequestError, UnsupportedParameter
 
 INPUT = "tier"
@@ -19,24 +20,27 @@ def choose_tier(
 ) -> TierChoice:
     """Return the tier of a job whose inputs are bound: the one asked for, or under load the cheapest down to a floor.
 
+    Only nodes that take the workflow's input run it; another runs what is written into it, or its model's default.
     Raises RequestError for a tier that a node's model does not have for these steps and sizes, or that was not tuned
     with what is asked, and UnsupportedParameter where the workflow takes none.
     """
     nodes = [node for node in workflow.nodes.values() if node.kind == "denoise"]
-
-    def share(tier: str | None) -> float:
-        return max((_share(workflow, node, inputs, books, tier) for node in nodes), default=1.0)
-
     if INPUT not in workflow.inputs:
         if floor is not None:
             raise UnsupportedParameter(f"Workflow {workflow.name} takes no tier.", param="tier_floor")
-        return TierChoice(share=share(None))
-    asked = _asked(nodes, inputs, books)
-    choice = TierChoice(asked, share(asked))
+        return _chosen(EXACT, workflow, nodes, inputs, books)
+    takers = [node for node in nodes if takes_tier(node)]
+    asked = _asked(takers, inputs, books)
+    choice = _chosen(asked, workflow, nodes, inputs, books)
     if floor is None or not is_crowded:
         return choice
-    lower = [tier for tier in cheaper(asked, floor) if _all_have(workflow, nodes, inputs, books, tier)]
-    return TierChoice(lower[-1], share(lower[-1]), asked) if lower else choice
+    lower = [tier for tier in cheaper(asked, floor) if takers and _all_have(workflow, takers, inputs, books, tier)]
+    return replace(_chosen(lower[-1], workflow, nodes, inputs, books), lowered_from=asked) if lower else choice
+
+
+def takes_tier(node: Node) -> bool:
+    """Whether a node runs the tier that a request names."""
+    return node.arguments.get(INPUT) == Source("inputs", INPUT)
 
 
 def at_tier(workflow: Workflow, inputs: Mapping[str, object], books: Books) -> Workflow:
@@ -88,16 +92,8 @@ def run_of(node: Node, inputs: Mapping[str, object], books: Books, tier: str | N
     return run
 
 
-def argument(node: Node, name: str, inputs: Mapping[str, object]) -> object:
-    """Return the value of a node's argument that is a literal or an input; None where it is neither."""
-    value = node.arguments.get(name)
-    if isinstance(value, Source):
-        return inputs.get(value.output) if value.node == "inputs" else None
-    return value
-
-
-def _asked(nodes: list[Node], inputs: Mapping[str, object], books: Books) -> str:
-    """Return the tier that is asked for: the request's, or else that of the nodes' model."""
+def _asked(nodes: Sequence[Node], inputs: Mapping[str, object], books: Books) -> str:
+    """Return the tier that is asked for: the request's, or else the default of the model of the nodes that take it."""
     named = inputs.get(INPUT)
     if named is not None:
         return str(named)
@@ -107,21 +103,23 @@ def _asked(nodes: list[Node], inputs: Mapping[str, object], books: Books) -> str
 def _named(node: Node, inputs: Mapping[str, object]) -> str | None:
     """Return the tier that a node's inputs name; None where they name none."""
     named = argument(node, INPUT, inputs)
-    named = named.tier if isinstance(named, TierChoice) else named
     return None if named is None else str(named)
 
 
-def _share(workflow: Workflow, node: Node, inputs: Mapping[str, object], books: Books, tier: str | None) -> float:
-    """Return the part of a node's work that a tier does: of its steps, rows and branches.  Raises RequestError."""
-    run = _checked_run(workflow, node, inputs, books, tier)
-    if run is None:
-        return 1.0
-    is_guided = "negative" in node.arguments and float(str(argument(node, "guidance", inputs) or 0)) > 1
-    halved = is_guided and run.checkpoint is not None and run.checkpoint.is_unguided
-    return run.work_share / (2 if halved else 1)
+def _chosen(
+    tier: str, workflow: Workflow, nodes: Sequence[Node], inputs: Mapping[str, object], books: Books
+) -> TierChoice:
+    """Return the choice of a tier, run by the nodes that take one.  Raises RequestError."""
+    runs = {
+        node.name: _checked_run(workflow, node, inputs, books, tier if takes_tier(node) else None) for node in nodes
+    }
+    whole = sum(node_work(node, inputs) for node in nodes)
+    done = sum(node_work(node, inputs, runs[node.name]) for node in nodes)
+    shares = {node.name: node_share(node, inputs, runs[node.name]) for node in nodes}
+    return TierChoice(tier, done / whole if whole else 1.0, shares=shares)
 
 
-def _all_have(workflow: Workflow, nodes: list[Node], inputs: Mapping[str, object], books: Books, tier: str) -> bool:
+def _all_have(workflow: Workflow, nodes: Sequence[Node], inputs: Mapping[str, object], books: Books, tier: str) -> bool:
     """Whether all denoising nodes have a tier for their steps, tuned with what is asked."""
     try:
         return all(_checked_run(workflow, node, inputs, books, tier) is not None for node in nodes)

@@ -11,8 +11,8 @@ from typing import Any
 from lego_serve.core.durable_jobs.checkpoint import JobCheckpoint
 from lego_serve.core.durable_jobs.lane_reports import LaneReports
 from lego_serve.core.durable_jobs.preview import JobPreview
-from lego_serve.core.durable_jobs.record import JobRecord, Json, StoredProgress
-from lego_serve.core.durable_jobs.transitions import complete, hand_over
+from lego_serve.core.durable_jobs.record import JobRecord, Json, SettledTier, StoredProgress
+from lego_serve.core.durable_jobs.transitions import complete, hand_over, settle
 from lego_serve.core.durable_jobs.transitions import progress as progressed
 from lego_serve.core.jobs.job import GeneratedImage, Job, JobProgress, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
@@ -110,6 +110,7 @@ class JobAttempt:
         if job_request.result is not None:
             job = job_request.to_job(record.id, context.runner.now())
             return await self._keep(job_request, job, job_request.result)
+        job_request = await self._settled(job_request)
         job = self._job(job_request, scope.enter_context(context.job_ids.reserve(record.id.removeprefix("job_"))))
         await self._resume(job_request)
         with context.tracing.durable_job(job, record.request.model, record.request.traceparent) as span:
@@ -156,6 +157,19 @@ class JobAttempt:
         self._place = context.admission.reserve(applicant_for(caller, workflow, submission.body))
         scope.enter_context(self._place)
         return await prepare(context, caller, submission, workflow)
+
+    async def _settled(self, job_request: ImageJobRequest) -> ImageJobRequest:
+        """Return the request in the tier of its first attempt: another tier would be another image, begun again."""
+        kept = self.record.tier
+        if kept is not None:
+            return job_request.kept_in(kept.name, kept.lowered_from, self._parts.context.settings.tiers)
+        if job_request.body.tier_floor is not None:
+            tier = SettledTier(job_request.tier.tier, job_request.tier.lowered_from)
+            try:
+                self._tell(await change(self._parts.store, self.record, lambda each: settle(each, self.number, tier)))
+            except StoreUnavailable:
+                log.warning("the tier of job %s cannot be written; another attempt chooses anew", self.record.id)
+        return job_request
 
     def _job(self, job_request: ImageJobRequest, run_id: str) -> Job:
         """Return the job, whose time has run since it was accepted."""
@@ -247,7 +261,7 @@ class JobAttempt:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
         body, files, record = job_request.body, self._parts.files, self.record
         cards = []
-        contents = await encode_files(self._parts.context.images, body, result)
+        contents = await encode_files(self._parts.context.images, body, job, result)
         for index, (image, content) in enumerate(zip(result.images, contents, strict=True)):
             digest = await asyncio.to_thread(
                 files.write_result, record.id, self.number, index, content, body.output_format

@@ -116,10 +116,10 @@ async def _decode(
     if form.mask is not None:
         extra |= caption_input(workflow, body.caption, template)
     inputs = bind_inputs(workflow, body, extra)
-    settle_tier(workflow, body, inputs, settings.tiers, is_crowded=context.admission.is_crowded)
+    tier = settle_tier(workflow, body, inputs, settings.tiers, is_crowded=context.admission.is_crowded)
     if form.mask is None:
         inputs["image"] = SourceImage(await thread.read(to_array, source.image, *size))
-        return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
+        return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller, tier=tier)
     edit = await thread.read(
         _decode_edit,
         form,
@@ -134,7 +134,7 @@ async def _decode(
     if not np.any(np.asarray(edit.weight)):
         pixels = np.asarray(edit.pixels)
         result = await thread.read(_unchanged_result, pixels, inputs.get("seed"), body, settings.size_multiple)
-    return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller, result=result)
+    return ImageJobRequest(workflow, body, inputs, caller, result, tier)
 
 
 def own_size(workflow: Workflow, image: Image.Image, multiple: int) -> tuple[int, int]:

@@ -32,11 +32,11 @@ async def prepare_generation(
     if uses:
         extra["controlnet"] = UNDECODED
     inputs = bind_inputs(workflow, body, extra)
-    settle_tier(workflow, body, inputs, context.settings.tiers, is_crowded=context.admission.is_crowded)
+    tier = settle_tier(workflow, body, inputs, context.settings.tiers, is_crowded=context.admission.is_crowded)
     if uses:
         size = int(str(inputs["width"])), int(str(inputs["height"]))
         async with context.images.turn(caller.tenant, caller.weight) as thread:
             inputs["controlnet"] = await thread.read(decode_controlnets, uses, size, context.settings.max_image_pixels)
         # Megabytes of base64 would stay in memory as long as the job runs.
         body = body.model_copy(update={"controlnet": tuple(use.model_copy(update={"image": ""}) for use in uses)})
-    return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller)
+    return ImageJobRequest(workflow=workflow, body=body, inputs=inputs, caller=caller, tier=tier)

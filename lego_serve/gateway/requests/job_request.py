@@ -2,11 +2,13 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.rate_limits import pixel_steps
+from lego_serve.core.tiers.book import EXACT, TierChoice
+from lego_serve.core.tiers.checkpoints import NO_SUCH_TIER
 from lego_serve.core.workflow.bind import bind
 from lego_serve.core.workflow.graph import Input, Workflow
 from lego_serve.core.workflow.tiers import INPUT, Books, choose_tier
@@ -19,17 +21,42 @@ UNDECODED = b""  # stands for an image while the inputs are bound, so that bound
 
 @dataclass(frozen=True, slots=True)
 class ImageJobRequest:
-    """A request of the Images API with every input of its workflow bound; ``result`` is known without a job."""
+    """A request of the Images API with every input of its workflow bound; ``result`` is known without a job.
+
+    ``tier`` is what it runs in.
+    """
 
     workflow: Workflow
     body: ImageRequest
     inputs: Mapping[str, object]
     caller: Caller
     result: JobResult | None = None
+    tier: TierChoice = field(default_factory=TierChoice)
 
     def work(self, books: Books) -> int:
         """Return what it takes, in pixel-steps, with the tiers of ``books``."""
         return 1 if self.result is not None else pixel_steps(self.workflow, self.inputs, books)
+
+    def lowered(self, books: Books) -> "ImageJobRequest | None":
+        """Return it in the lowest tier that it allows; None where it allows none below its own."""
+        choice = choose_tier(self.workflow, self.inputs, books, self.body.tier_floor, is_crowded=True)
+        if choice.lowered_from is None:
+            return None
+        return self.in_tier(replace(choice, lowered_from=self.tier.lowered_from or choice.lowered_from))
+
+    def kept_in(self, tier: str, lowered_from: str | None, books: Books) -> "ImageJobRequest":
+        """Return it in the tier that an earlier attempt ran; as it is where that is not tuned any more."""
+        if INPUT not in self.workflow.inputs:
+            return self
+        try:
+            choice = choose_tier(self.workflow, {**self.inputs, INPUT: tier}, books, None, is_crowded=False)
+        except RequestError:
+            return self
+        return self.in_tier(replace(choice, lowered_from=lowered_from))
+
+    def in_tier(self, tier: TierChoice) -> "ImageJobRequest":
+        """Return it as it runs in another tier."""
+        return replace(self, inputs={**self.inputs, INPUT: tier.tier}, tier=tier)
 
     def to_job(self, job_id: str, now: float) -> Job:
         """Return the job, submitted now."""
@@ -43,6 +70,7 @@ class ImageJobRequest:
             tenant=self.caller.tenant,
             weight=self.caller.weight,
             stream=StreamOptions(previews=self.body.partial_images or 0, steps=bool(self.body.stream_progress)),
+            tier=self.tier,
         )
 
 
@@ -72,17 +100,53 @@ def _within(bounds: Input, value: int) -> int:
 
 def settle_tier(
     workflow: Workflow, body: ImageRequest, inputs: dict[str, object], books: Books, *, is_crowded: bool
-) -> None:
-    """Put the tier of a request into its bound inputs: the one it names, or a lower one that it allows, in a crowd.
+) -> TierChoice:
+    """Return the tier of a request, and put it into its bound inputs: its own, or in a crowd a lower one it allows.
 
     Raises RequestError about the request's field where the tier is not tuned for what is asked.
     """
+    floor, is_named = body.tier_floor, body.tier is not None
     try:
-        choice = choose_tier(workflow, inputs, books, body.tier_floor, is_crowded=is_crowded)
+        choice = settled_tier(workflow, inputs, books, is_named=is_named, floor=floor, is_crowded=is_crowded)
     except RequestError as error:
         raise in_request_words(error, body) from None
     if INPUT in workflow.inputs:
-        inputs[INPUT] = choice
+        inputs[INPUT] = choice.tier
+    return choice
+
+
+def settled_tier(
+    workflow: Workflow,
+    inputs: Mapping[str, object],
+    books: Books,
+    *,
+    is_named: bool,
+    floor: str | None = None,
+    is_crowded: bool = False,
+) -> TierChoice:
+    """Return the tier of bound inputs, as ``choose_tier`` does.
+
+    Raises RequestError, which says what to send where the request named none (``is_named``) and the default is not
+    tuned for it.
+    """
+    try:
+        return choose_tier(workflow, inputs, books, floor, is_crowded=is_crowded)
+    except RequestError as error:
+        if is_named or error.code != NO_SUCH_TIER or not _runs_exact(workflow, inputs, books):
+            raise
+        message = f"{error.message} It is the tier of requests that name none: send another `tier`, such as exact."
+        raise RequestError(message, param=INPUT, code=NO_SUCH_TIER) from None
+
+
+def _runs_exact(workflow: Workflow, inputs: Mapping[str, object], books: Books) -> bool:
+    """Whether a request could name the tier that does all of the work, and run in it."""
+    if INPUT not in workflow.inputs:
+        return False
+    try:
+        choose_tier(workflow, {**inputs, INPUT: EXACT}, books, None, is_crowded=False)
+    except RequestError:
+        return False
+    return True
 
 
 def size_inputs(size: tuple[int, int] | None) -> dict[str, object]:

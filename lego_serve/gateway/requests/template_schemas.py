@@ -51,6 +51,7 @@ class TemplateRequest(BaseModel):
     caption: Caption = None
     pin: bool | None = None
     warm: Annotated[str | None, WithJsonSchema(WARM_SCHEMA)] = None
+    tier: Annotated[str, Field(max_length=64)] | None = None
 
     def check(self) -> None:
         """Raise RequestError for a wrong name, and for a `warm` that is neither a truth value nor a number of steps."""
@@ -71,6 +72,11 @@ class TemplateRequest(BaseModel):
         """The number of steps in `warm`; None where it has none."""
         digits = self.warm or ""
         return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 3 else None
+
+    @property
+    def edits(self) -> WarmRequest:
+        """The edits that the template is to be ready for."""
+        return WarmRequest(steps=self.steps, tier=self.tier, caption=self.caption)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ the job, answer.  The body's bytes count until its media are decoded, and the pl
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from lego_serve.core.jobs.job import Job
 from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.context import Context
@@ -141,7 +142,7 @@ async def _run_and_respond(context: Context, request: Request, admitted: Admitte
     job_id = scope.enter_context(context.job_ids.reserve(request.state.request_id))
     context.log_job(job_id, job_request.body.prompt)
     job = job_request.to_job(job_id, context.runner.now())
-    await context.admission.check_deadline(job, scope)  # before it is charged: what is refused uses nothing
+    job_request, job = await _in_time(context, job_request, job, scope)  # what is refused is not charged
     await context.limits.charge(job_request.caller.tenant, job_request.work(context.settings.tiers), request)
     if job_request.body.stream:
         return await stream(context, request, job_request, job=job, place=place, scope=scope.pop_all())
@@ -150,3 +151,16 @@ async def _run_and_respond(context: Context, request: Request, admitted: Admitte
     if admitted.links is not None and context.kept_images is not None:
         keep = partial(context.kept_images.keep, admitted.links)
     return JSONResponse(await images_response(context.images, job_request.body, job, result, keep))
+
+
+async def _in_time(
+    context: Context, job_request: ImageJobRequest, job: Job, scope: ExitStack
+) -> tuple[ImageJobRequest, Job]:
+    """Return a request and its job as they run: in a lower tier where they allow it and would be late in their own.
+
+    Raises CapacityError.
+    """
+    lowered = None if job.deadline_s is None else job_request.lowered(context.settings.tiers)
+    lower = None if lowered is None else replace(job, inputs=lowered.inputs, tier=lowered.tier)
+    chosen = await context.admission.check_deadline(job, scope, lower)
+    return (job_request if lowered is None or chosen is job else lowered), chosen

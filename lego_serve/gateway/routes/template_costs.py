@@ -1,17 +1,21 @@
 """Predicts what templates take of a replica's memory, before it is spent."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lego_serve.core.editing.templates import pin_room
 from lego_serve.core.jobs.ports import ClusterAdmin, JobRunner
 from lego_serve.core.nodes.requests import MeasureTemplate, TemplateSize
+from lego_serve.core.tiers.book import EXACT, TierRun
+from lego_serve.core.tiers.checkpoints import NO_SUCH_TIER
 from lego_serve.core.workflow.bind import bind
-from lego_serve.core.workflow.graph import Workflow
+from lego_serve.core.workflow.graph import Node, Workflow
 from lego_serve.core.workflow.template_entries import edit_node, entries_of
-from lego_serve.core.workflow.tiers import Books
+from lego_serve.core.workflow.tiers import Books, run_of
 from lego_serve.errors import NodeUnavailable, RequestError, with_param
 from lego_serve.gateway.errors import Conflict
 from lego_serve.gateway.requests.edits import caption_input
+from lego_serve.gateway.requests.job_request import settled_tier
 from lego_serve.gateway.requests.template_schemas import WarmRequest
 from lego_serve.gateway.settings import TemplateSettings
 from lego_serve.gateway.template_store import Template
@@ -25,7 +29,7 @@ class TemplateCosts:
     def __init__(self, runner: JobRunner, admin: ClusterAdmin, settings: TemplateSettings, tiers: Books) -> None:
         self._runner, self._admin, self._tiers = runner, admin, tiers
         self._budgets, self._tenant_pins = settings.budgets, settings.tenant_pins
-        self._sizes: dict[tuple[str, int, int], TemplateSize] = {}  # as replicas answered, by model, width and height
+        self._sizes: dict[tuple[str, MeasureTemplate], TemplateSize] = {}  # as replicas answered, by model and question
 
     def card(self, template: Template, predicted: int | None) -> dict[str, object]:
         """Return what a list says of a template that is predicted to take so many bytes, None where that is unknown."""
@@ -51,9 +55,13 @@ class TemplateCosts:
         workflow = self._runner.workflows.get(template.workflow)
         if workflow is None:
             return None
-        inputs = template_inputs(workflow, template, warm or WarmRequest(steps=template.steps))
-        size = await self._size(backbone_of(workflow), template.width, template.height)
-        entries = entries_of(workflow, inputs, size.rows, books=self._tiers)
+        asked = warm or WarmRequest(steps=template.steps, tier=template.tier)
+        inputs = template_inputs(workflow, template, asked)
+        settled_tier(workflow, inputs, self._tiers, is_named=asked.tier is not None)
+        node = denoising_node(workflow)
+        run = run_of(node, inputs, self._tiers)
+        size = await self._size(node.model, template.width, template.height, run)
+        entries = entries_of(workflow, inputs, size.rows, begins=None if run is None else size.begins)
         return entries.plain * size.entry_bytes + entries.with_text * (size.entry_bytes + size.text_bytes)
 
     def budget(self, template: Template) -> int:
@@ -86,13 +94,25 @@ class TemplateCosts:
         """Return what pinned templates, without this one, take of the replicas that have it."""
         model = self._model(template)
         others = [other for other in pinned if other.id != template.id and self._model(other) == model]
-        return sum([await self.predicted(other) or 0 for other in others])
+        return sum([await self._registered(other) or 0 for other in others])
 
-    async def _size(self, model: str, width: int, height: int) -> TemplateSize:
+    async def _registered(self, template: Template) -> int | None:
+        """Return ``predicted`` of what was registered before, in all steps where its tier is not tuned any more."""
+        try:
+            return await self.predicted(template)
+        except RequestError as error:
+            if error.code != NO_SUCH_TIER:
+                raise
+            return await self.predicted(template, WarmRequest(steps=template.steps, tier=EXACT))
+
+    async def _size(self, model: str, width: int, height: int, run: TierRun | None) -> TemplateSize:
         """Return the largest answer of a model's replicas, which does not change.  Raises NodeUnavailable."""
-        key = model, width, height
+        measured = MeasureTemplate(width, height)
+        if run is not None:
+            measured = replace(measured, sampler=run.sampler, steps=run.steps, grid=run.grid)
+        key = model, measured
         if key not in self._sizes:
-            sizes = await self._admin.templates(model, MeasureTemplate(width, height))
+            sizes = await self._admin.templates(model, measured)
             if not sizes:
                 raise NodeUnavailable("No replica says how large a template's activations are.", code="replica_lost")
             self._sizes[key] = max(sizes.values(), key=lambda size: size.entry_bytes)
@@ -133,6 +153,11 @@ def edit_inputs(workflow: Workflow, size: tuple[int, int], warm: WarmRequest) ->
 
 def backbone_of(workflow: Workflow) -> str:
     """Return the model that denoises a workflow's edits."""
+    return denoising_node(workflow).model
+
+
+def denoising_node(workflow: Workflow) -> Node:
+    """Return the node that denoises a workflow's edits."""
     node = edit_node(workflow)
     assert node is not None, "a workflow with an input `edit` uses it"
-    return node.model
+    return node

@@ -15,6 +15,7 @@ from lego_serve.core.editing.edit import EditInput, is_described
 from lego_serve.core.jobs.job import Job
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.requests.job_request import settled_tier
 from lego_serve.gateway.requests.template_schemas import WarmRequest
 from lego_serve.gateway.routes.template_costs import template_inputs
 from lego_serve.gateway.run_job import bounded
@@ -36,6 +37,7 @@ class TemplateWarmup:
         """Return the edit that warms a template.  Raises RequestError, or NotFound where its workflow is gone."""
         workflow = self._context.workflow(template.workflow)
         inputs = template_inputs(workflow, template, warm)
+        tier = settled_tier(workflow, inputs, self._context.settings.tiers, is_named=warm.tier is not None)
         token_side = self._context.settings.size_multiple
         async with self._context.images.turn(caller.tenant, caller.weight) as thread:
             image = await self._context.template_image(thread, caller, template)
@@ -56,6 +58,7 @@ class TemplateWarmup:
             submitted_s=self._context.runner.now(),
             tenant=caller.tenant,
             weight=caller.weight,
+            tier=tier,
         )
 
     def start(self, caller: Caller, job: Job, template: Template, scope: ExitStack) -> "asyncio.Task[int]":

@@ -110,7 +110,7 @@ class TemplateHandlers:
             template = await self._find_or_add(caller, wanted, png)
             _check_same(body, template)
             if body.is_warm:
-                job = await self._warmup.prepare(caller, template, WarmRequest(steps=body.steps))
+                job = await self._warmup.prepare(caller, template, WarmRequest(steps=body.steps, tier=body.tier))
                 self._warmup.start(caller, job, template, scope.pop_all())
         return JSONResponse(await self._card(template), 201 if template is wanted else 200)
 
@@ -216,7 +216,7 @@ async def _decode_template(
         image = await thread.read(decode_upload, form.image, settings.max_image_pixels)
         size = dimensions(body.size, settings.size_multiple) or own_size(workflow, image, settings.size_multiple)
         try:  # bounds first, then the work of resizing
-            edit_inputs(workflow, size, WarmRequest(steps=body.steps, caption=body.caption))
+            edit_inputs(workflow, size, body.edits)
         except RequestError as error:
             raise with_param(error, "warm" if error.param == "steps" else error.param) from None
         key, png = await thread.read(_resize_to_png, image, size, caller.tenant)
@@ -233,6 +233,7 @@ async def _decode_template(
         pin=pin_of(caller.tenant, secrets.token_hex(8)) if body.pin else "",
         steps=body.steps,
         caption=body.caption,
+        tier=body.tier,
     )
     return template, png
 

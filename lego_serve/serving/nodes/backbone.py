@@ -62,7 +62,7 @@ class BackboneNode:
         if lora_node is not None:
             lora_targets_of(spec)
         backbone, tables = load_backbone(spec)
-        backbone.bucket_rows = options.bucket_rows
+        self._tables, backbone.bucket_rows = tables, options.bucket_rows
         invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
         log.info("batch invariance of %s: %s", spec.name, invariance)
         once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
@@ -142,9 +142,13 @@ class BackboneNode:
         return {"templates": tuple(sorted(store.templates)), "template_use": asdict(use)}
 
     def template_size(self, command: MeasureTemplate) -> TemplateSize:
-        """Return the size of a template's activations here."""
+        """Return the size of a template's activations here, and where the steps of a grid lie among those asked for."""
         size = self._engine.entry_size(command.width, command.height)
-        return TemplateSize(size.rows, size.plain_bytes, size.text_bytes)
+        found = TemplateSize(size.rows, size.plain_bytes, size.text_bytes)
+        if command.grid is None:
+            return found
+        asked = self._tables.schedule(command.sampler, command.steps, size.rows)
+        return replace(found, begins=asked.on_grid(command.grid).begins)
 
     def bytes_by_template(self) -> dict[str, int]:
         """Return the bytes kept of each image."""
@@ -266,7 +270,7 @@ class BackboneNode:
             if self._adapters.has(adapters):
                 leases += await self._adapters.take(adapters)
             else:  # lanes take their place in the order now, and wait there
-                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request, tier))
+                wait_for_adapters_at = steps_without_adapter(adapters, steps_of(request))
         requests = lane_requests(call, request, self._lanes + 1, adapter_uses(leases), wait_for_adapters_at, tier)
         self._lanes += len(requests)
         keys = self._calls[call.key] = [lane.key for lane in requests]

@@ -33,7 +33,7 @@ def lane_requests(
 ) -> list[LaneRequest]:
     """Return a call's lanes, numbered from ``first``, on the grid of their tier, and with its rows.
 
-    ``wait_for_adapters_at``: the step before which they wait for their adapters; None where these are loaded.
+    ``wait_for_adapters_at``: the asked step before which they wait for their adapters; None where these are loaded.
     """
     lane = _shared_request(call, request, adapters, wait_for_adapters_at)
     lane = lane if tier is None else _in_tier(lane, tier)
@@ -54,7 +54,7 @@ def tier_on(book: TierBook, checkpoint_tier: str, request: DenoiseInput) -> Tier
     Raises RequestError for a tier that is not in the book or was not tuned with what is asked, and NodeError for one
     of other weights: that call should have gone elsewhere.
     """
-    tier = book.choose(request.tier_name, request.sampler, request.steps, request.width, request.height)
+    tier = book.choose(request.tier, request.sampler, request.steps, request.width, request.height)
     needed = "" if tier is None or tier.checkpoint is None else tier.tier
     if needed != checkpoint_tier:
         named = [f"those of tier {name}" if name else "the model's own" for name in (needed, checkpoint_tier)]
@@ -69,8 +69,9 @@ def _in_tier(lane: LaneRequest, tier: TierRun) -> LaneRequest:
     lane = replace(lane, tier=tier.tier, grid=tier.grid, own_rows=tier.own_rows, block_rows=tier.block_rows)
     if tier.checkpoint is None or tier.checkpoint.guidance is None:
         return lane
-    negative = None if tier.checkpoint.is_unguided else lane.negative
-    return replace(lane, guidance=tier.checkpoint.guidance, guided=(0.0, 1.0), negative=negative)
+    negative, was_guided = None if tier.checkpoint.is_unguided else lane.negative, lane.is_guided(0)
+    guidance = tier.checkpoint.guidance
+    return replace(lane, guidance=guidance, guided=(0.0, 1.0), negative=negative, was_guided=was_guided)
 
 
 def _shared_request(
@@ -109,11 +110,12 @@ def _shared_request(
     )
 
 
-def steps_of(request: DenoiseInput, tier: TierRun | None = None) -> int:
-    """Return the steps that the lanes of a call run; at the least where they run a part of a tier's grid."""
-    is_whole = request.init is None and request.edit is None
-    steps = request.steps if tier is None else tier.grid.evaluations
-    return steps if is_whole else max(1, int(steps * float(request.strength)))
+def steps_of(request: DenoiseInput) -> int:
+    """Return how many of the steps that are asked for the lanes of a call run, or have a tier's grid stand for."""
+    steps = request.steps
+    if request.init is None and request.edit is None:
+        return steps
+    return steps - int(max(steps - min(steps * float(request.strength), steps), 0))  # as ``Schedule.shortened``
 
 
 def adapter_uses(leases: Sequence[AdapterLease]) -> tuple[AdapterUse, ...]:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.durable_jobs.outbox import rows_of
-from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobRequest, JobStatus, StoredProgress, Webhook
+from lego_serve.core.durable_jobs.record import (
+    JobError,
+    JobRecord,
+    JobRequest,
+    JobStatus,
+    SettledTier,
+    StoredProgress,
+    Webhook,
+)
 from lego_serve.core.durable_jobs.record_json import (
     BadRecord,
     record_from_json,
@@ -41,6 +49,7 @@ RECORDS = st.builds(
     owner=st.none() | TEXT, started_at=st.none() | FLOATS, completed_at=st.none() | FLOATS,
     progress=st.builds(StoredProgress, *[st.integers()] * 4, eta_s=st.none() | FLOATS),
     result=st.none() | VALUES, error=st.none() | st.builds(JobError, TEXT, TEXT, TEXT, st.none() | TEXT),
+    tier=st.none() | st.builds(SettledTier, TEXT, st.none() | TEXT),
 )  # fmt: skip
 
 
@@ -50,6 +59,16 @@ def test_a_record_comes_back_whole(record: JobRecord) -> None:
     back = record_from_json(record_to_json(record))
     assert back == record
     assert type(back.status) is JobStatus
+
+
+def test_a_record_of_an_older_version_has_no_tier() -> None:
+    """And one without a tier is written as that version wrote it, so that its gateways read it too."""
+    job = new_job(1)
+    text = record_to_json(job)
+    assert "tier" not in json.loads(text)
+    assert record_from_json(text) == job
+    settled = replace(job, tier=SettledTier("fast", "exact"))
+    assert json.loads(record_to_json(settled))["tier"] == {"name": "fast", "lowered_from": "exact"}
 
 
 def test_a_message_comes_back_whole() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobStatus, StoredProgress, Webhook
+from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobStatus, SettledTier, StoredProgress, Webhook
 from lego_serve.core.durable_jobs.transitions import (
     MAX_DEATHS,
     Change,
@@ -22,6 +22,7 @@ from lego_serve.core.durable_jobs.transitions import (
     overdue,
     progress,
     release,
+    settle,
 )
 from lego_serve.errors import JobEnded, RequestError, StaleAttempt
 from tests.support.jobstore.jobs import HOOK, new_job
@@ -101,6 +102,17 @@ def test_a_write_for_an_earlier_attempt_is_refused() -> None:
         with pytest.raises(StaleAttempt, match="attempt 2 has taken its place"):
             change()
     assert release(second, "a", 1007.0) is None
+
+
+def test_the_tier_of_the_first_attempt_is_that_of_all() -> None:
+    """Until it is written there is none, and an attempt that is over settles nothing."""
+    first, second = SettledTier("fast", "exact"), SettledTier("exact")
+    settled = settle(running(), 1, first).record
+    assert (settled.tier, settled.version) == (first, running().version + 1)
+    again = claim(died(settled), "b", 1006.0).record
+    assert settle(again, 2, second).record.tier == first
+    with pytest.raises(StaleAttempt):
+        settle(again, 1, second)
 
 
 def test_work_that_is_done_counts_while_nobody_has_begun_it_again() -> None:

@@ -7,9 +7,9 @@ from lego_serve.core.placement.job_pace import MOST, JobPace, busy_s, work_of
 from lego_serve.core.tiers.book import TierChoice
 
 
-def job(**inputs: object) -> Job:
+def job(tier: TierChoice | None = None, **inputs: object) -> Job:
     """A job with these inputs."""
-    return Job("j", "w", inputs, 0.0)
+    return Job("j", "w", inputs, 0.0, tier=tier or TierChoice())
 
 
 def test_work_is_pixels_times_steps_times_images_as_far_as_they_are_numbers() -> None:
@@ -22,8 +22,8 @@ def test_work_is_pixels_times_steps_times_images_as_far_as_they_are_numbers() ->
 def test_a_job_in_a_tier_is_that_part_of_the_work() -> None:
     """A fast one and a whole one of a workflow teach the same pace."""
     pace = JobPace()
-    pace.learn(job(steps=20, tier=TierChoice("fast", 0.25)), {"latents": TaskStats(run_s=2.0)})
-    assert pace.seconds(job(steps=20, tier=TierChoice())) == pytest.approx(8.0)
+    pace.learn(job(TierChoice("fast", 0.25), steps=20), {"latents": TaskStats(run_s=2.0)})
+    assert pace.seconds(job(steps=20)) == pytest.approx(8.0)
 
 
 def test_lanes_of_a_batch_share_its_seconds_and_what_was_cached_takes_none() -> None:

@@ -44,10 +44,11 @@ PLAIN = DenoiseInput(NOTHING, 128, 96, steps=20, guidance=1.0, seed=0, n=2, nega
 
 
 def test_work_is_pixels_times_passes() -> None:
-    """Guidance doubles it where there is a negative prompt; images add up."""
+    """Guidance doubles it where there is a negative prompt; images add up, and a tier is a part of it."""
     assert denoising_work(PLAIN) == 128 * 96 * 20 * 2
     assert denoising_work(replace(PLAIN, guidance=4.0)) == 2 * denoising_work(PLAIN)
     assert denoising_work(replace(PLAIN, negative=None, guidance=4.0)) == denoising_work(PLAIN)
+    assert denoising_work(replace(PLAIN, work_share=0.25)) == denoising_work(PLAIN) / 4
 
 
 def test_work_is_a_number_whatever_a_workflow_lets_through() -> None:

@@ -39,7 +39,7 @@ def test_a_node_computes_on_a_checkpoint_exactly_where_its_tier_has_one(
     second = replace(PLAIN.nodes["latents"], name="again", model="b")
     workflow = replace(PLAIN, nodes={**PLAIN.nodes, "latents": replace(PLAIN.nodes["latents"], model="a")})
     workflow = replace(workflow, nodes={**workflow.nodes, "again": second})
-    inputs = bound() | {"tier": None if named is None else TierChoice(named)}
+    inputs = bound() | {"tier": named}
     run = at_tier(workflow, inputs, {model: replace(BOOK, default=default) for model in models})
     for name, node in run.nodes.items():
         runs_turbo = node.kind == "denoise" and node.model in models and (named or default) == "turbo"
@@ -61,7 +61,7 @@ def test_a_tier_of_four_steps_without_guidance_is_a_tenth_of_the_work() -> None:
     assert choose(tier="turbo") == TierChoice("turbo", 0.1)
     assert choose(tier="turbo", guidance=1.0) == TierChoice("turbo", 0.2)
     whole = pixel_steps(PLAIN, bound(), BOOKS)
-    assert pixel_steps(PLAIN, bound() | {"tier": TierChoice("turbo", 0.1)}, BOOKS) == whole // 10
+    assert pixel_steps(PLAIN, bound(tier="turbo"), BOOKS) == whole // 10
     asked = {"lego-tiny": TierBook((replace(TURBO, checkpoint=replace(STUDENT, guidance=None)),))}
     assert choose_tier(PLAIN, bound(tier="turbo"), asked, None, is_crowded=False).share == 0.2
 
@@ -105,9 +105,9 @@ def test_a_workflow_of_more_than_text_has_no_such_tier(name: str, values: dict[s
     """It is refused by name, also where it is the model's default; the workflow does not list it."""
     workflow = WORKFLOWS[name]
     inputs = bind(workflow, {"prompt": "a"} | values)
-    for named, books in ((TierChoice("turbo"), BOOKS), (None, {"lego-tiny": replace(BOOK, default="turbo")})):
+    for named, books in (("turbo", BOOKS), (None, {"lego-tiny": replace(BOOK, default="turbo")})):
         with pytest.raises(RequestError, match=f"not tuned with {said}"):
-            choose_tier(workflow, inputs | {"tier": named and named.tier}, books, None, is_crowded=False)
+            choose_tier(workflow, inputs | {"tier": named}, books, None, is_crowded=False)
         with pytest.raises(RequestError, match=f"not tuned with {said}"):
             pixel_steps(workflow, inputs | {"tier": named}, books)
     assert tuned_runs(workflow, BOOKS) == (FAST,)

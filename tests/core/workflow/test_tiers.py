@@ -7,6 +7,7 @@ import pytest
 from lego_serve.core.tiers.book import TierBook, TierChoice, TierRun
 from lego_serve.core.tiers.grids import Grid, shifted_sigmas
 from lego_serve.core.workflow.bind import bind
+from lego_serve.core.workflow.graph import Source, Workflow
 from lego_serve.core.workflow.tiers import choose_tier, tuned_runs
 from lego_serve.errors import RequestError, UnsupportedParameter
 from lego_serve.workflow_files import built_in_workflows
@@ -75,3 +76,52 @@ def test_a_workflow_has_the_tiers_that_all_its_denoising_models_have() -> None:
     both = replace(WORKFLOW, nodes={**WORKFLOW.nodes, "again": again})
     assert tuned_runs(both, BOOKS | {"other": TierBook((run("fast", 4),))}) == runs[1:]
     assert tuned_runs(both, BOOKS) == ()
+
+
+def with_second(**arguments: object) -> Workflow:
+    """The workflow with another denoising node of as much work, which takes the tier unless an argument says more."""
+    first = WORKFLOW.nodes["latents"]
+    kept = {name: each for name, each in first.arguments.items() if name != "tier"}
+    again = replace(first, name="again", arguments={**kept, **arguments})
+    return replace(WORKFLOW, nodes={**WORKFLOW.nodes, "again": again})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "shares"),
+    [
+        ({"tier": Source("inputs", "tier")}, "fast", (0.25, 0.25)),
+        ({"tier": "high"}, "fast", (0.25, 0.5)),
+        ({"tier": "exact"}, "fast", (0.25, 1.0)),
+        ({"tier": "fast"}, None, (1.0, 0.25)),
+        ({}, "fast", (0.25, 1.0)),
+    ],
+)
+def test_only_nodes_that_take_the_tier_run_it(
+    arguments: dict[str, object], named: str | None, shares: tuple[float, float]
+) -> None:
+    """Another runs what is written into it, or its model's default; the job's share is that of all the work."""
+    choice = choose_tier(with_second(**arguments), bound(tier=named), BOOKS, None, is_crowded=False)
+    assert choice == TierChoice(named or "exact", sum(shares) / 2)
+    assert (choice.shares["latents"], choice.shares["again"]) == shares
+
+
+def test_a_node_that_does_not_take_the_tier_need_not_have_it() -> None:
+    """A request for it is no error, and a crowd lowers the others."""
+    workflow = with_second(tier="exact", steps=21)
+    choice = choose_tier(workflow, bound(), BOOKS, "fast", is_crowded=True)
+    assert (choice.tier, choice.lowered_from, choice.shares) == ("fast", "exact", {"latents": 0.25, "again": 1.0})
+    assert choose_tier(workflow, bound(tier="high"), BOOKS, None, is_crowded=False).tier == "high"
+
+
+def test_a_workflow_that_takes_no_tier_has_the_share_of_what_it_runs() -> None:
+    """By a word in place of the input, or by its model's default."""
+    plain = {name: each for name, each in WORKFLOW.inputs.items() if name != "tier"}
+    latents = WORKFLOW.nodes["latents"]
+    written = replace(latents, arguments={**latents.arguments, "tier": "fast"})
+    workflow = replace(WORKFLOW, inputs=plain, nodes={**WORKFLOW.nodes, "latents": written})
+    inputs = bind(workflow, {"prompt": "a"})
+    assert choose_tier(workflow, inputs, BOOKS, None, is_crowded=False).share == 0.25
+    bare = replace(latents, arguments={name: each for name, each in latents.arguments.items() if name != "tier"})
+    workflow = replace(workflow, nodes={**WORKFLOW.nodes, "latents": bare})
+    high = {"lego-tiny": replace(BOOKS["lego-tiny"], default="high")}
+    assert choose_tier(workflow, inputs, high, None, is_crowded=False).share == 0.5

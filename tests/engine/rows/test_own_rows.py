@@ -129,6 +129,17 @@ def test_a_resumed_lane_computes_everything_first(model: Model) -> None:
     assert found.step_rows[0] == 2 * (TOKENS + TEXT)
     assert found.step_rows[1] == 2 * (TOKENS + TEXT), "step 4 is dense by the plan"
     assert torch.isfinite(found.latents).all()
+    again = engine_of(model)
+    again.add(replace(sparse(), checkpoint=kept))
+    again.step()
+    third = engine_of(model)
+    third.add(replace(sparse(), checkpoint=again.checkpoint("mine")))
+    moved_twice = run(third)["mine"]
+    assert isinstance(moved_twice, LaneResult)
+    for result, sparse_steps in ((found, 3), (moved_twice, 3)):
+        assert result.tier is not None
+        rows = (8 - sparse_steps) * 42 + sparse_steps * 17
+        assert result.tier.rows_ratio == pytest.approx(rows / (8 * 42)), "steps elsewhere count as they were"
 
 
 def test_what_changes_the_keys_makes_a_step_dense(model: Model, net: Any) -> None:

@@ -41,7 +41,7 @@ async def test_it_is_asked_for_by_its_name_and_the_answer_names_it(client, runne
     """With the steps of the model and any guidance, in the place of which its own runs."""
     runner.stats = {"latents": replace(TaskStats(0.25, 1.5), tier=TierUse("turbo", 4, 20))}
     answer = await client.post(URL, json={"prompt": "a", "tier": "turbo", "guidance_scale": 7})
-    assert runner.jobs[0].inputs["tier"] == TierChoice("turbo", 0.1)
+    assert runner.jobs[0].tier == TierChoice("turbo", 0.1)
     tier = {"name": "turbo", "evaluations": 4, "steps": 20, "saved_ratio": 0.8}
     assert answer.json()["lego"]["tier"] == tier
 

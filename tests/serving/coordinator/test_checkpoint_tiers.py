@@ -22,7 +22,7 @@ WORKFLOW = WORKFLOWS["lego-tiny"]
 def in_tier(tier: str | None) -> Job:
     """A job whose request settled its tier, or left it to the model."""
     some = job()
-    return replace(some, inputs={**some.inputs, "tier": None if tier is None else TierChoice(tier, 0.1)})
+    return replace(some, inputs={**some.inputs, "tier": tier})
 
 
 def with_turbo(default: str = "exact") -> tuple[dict[tuple[str, str], FakeNode], Coordinator]:
@@ -45,6 +45,14 @@ async def test_only_the_denoising_of_the_tier_goes_to_its_checkpoint(
     counts = [len(some[key].calls) for key in (TURBO, ("lego-tiny", "backbone"))]
     assert counts == ([1, 0] if runs_turbo else [0, 1])
     assert [len(some["lego-tiny", name].calls) for name in ("text_encoder", "vae")] == [2, 1]
+
+
+async def test_a_call_knows_what_part_of_the_work_it_is() -> None:
+    """So that it counts as no more where replicas are chosen, whichever way its node came to its tier."""
+    some, mine = with_turbo()
+    await mine.run(replace(job(), tier=TierChoice("exact", 0.5, shares={"latents": 0.25})))
+    await mine.run(replace(job(), id="job-2"))
+    assert [call.request.work_share for call in some["lego-tiny", "backbone"].calls] == [0.25, 1.0]
 
 
 async def test_an_operator_sees_its_replicas_and_pauses_its_lanes() -> None:

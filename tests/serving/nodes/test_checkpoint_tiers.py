@@ -16,7 +16,7 @@ from lego_serve.core.nodes.messages import (
     EncodeControlsOutput,
     EncodeImageOutput,
 )
-from lego_serve.core.tiers.book import TierBook, TierChoice
+from lego_serve.core.tiers.book import TierBook
 from lego_serve.errors import CheckpointError, NodeError, RequestError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.tier_files import read_book
@@ -70,10 +70,11 @@ async def test_it_draws_what_the_student_draws_as_a_model_of_its_own(folders: tu
     expected = latents_of(await run(alone, await request(folders, steps=4, guidance=1.0, tier="turbo")))
     node = turbo_node(folders)
     for guidance in (4.0, 9.0, 0.5):
-        result = await run(node, await request(folders, guidance=guidance, tier=TierChoice("turbo", 0.1)))
+        result = await run(node, await request(folders, guidance=guidance, tier="turbo"))
         assert np.array_equal(latents_of(result), expected)
         assert result.stats.tier is not None
         assert (result.stats.tier.tier, result.stats.tier.evaluations, result.stats.tier.steps) == ("turbo", 4, 20)
+        assert result.stats.tier.saved_ratio == pytest.approx(0.8 if guidance == 0.5 else 0.9), "with the branch"
     exact = latents_of(await run(backbone_node(spec(base)), await request(folders)))
     assert np.abs(exact - expected).max() > 0.01
 

@@ -81,6 +81,7 @@ class FakeRunner:
         self.is_ready = True
         self.journal = Journal()
         self.expects: Forecast | None = None
+        self.expects_of: dict[str, Forecast] = {}  # in place of that one, by tier
         self.offered: list[str] = []
         self.offer_gate: asyncio.Event | None = None
         self.withdrawn: list[tuple[str, bool]] = []
@@ -101,7 +102,7 @@ class FakeRunner:
         self.offered.append(job.id)
         if self.offer_gate is not None:
             await self.offer_gate.wait()
-        return self.expects
+        return self.expects_of.get(job.tier.tier, self.expects)
 
     def withdraw(self, job_id: str) -> None:
         """It is noted whether the job ran."""
@@ -200,7 +201,9 @@ class FakeRunner:
             raise self.template_error
         if isinstance(request, MeasureTemplate):
             rows = request.width * request.height // 256
-            return dict.fromkeys(("r1", "r2"), TemplateSize(rows, 80 * rows, 20 * rows))
+            evaluations = 0 if request.grid is None else request.grid.evaluations
+            begins = tuple(index * request.steps // evaluations for index in range(evaluations))
+            return dict.fromkeys(("r1", "r2"), TemplateSize(rows, 80 * rows, 20 * rows, begins))
         if isinstance(request, ListTemplateBytes):
             return {"r1": {}, "r2": SomethingOfEach()}
         return {"r1": 0, "r2": 5000}

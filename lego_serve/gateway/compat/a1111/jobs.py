@@ -12,8 +12,9 @@ from lego_serve.compat.names import find
 from lego_serve.compat.requests import our_request
 from lego_serve.compat.samplers import SAMPLERS
 from lego_serve.compat.task import ImageTask
-from lego_serve.core.jobs.job import GeneratedImage, Job
+from lego_serve.core.jobs.job import GeneratedImage, Job, JobResult
 from lego_serve.core.jobs.progress import StreamOptions
+from lego_serve.core.tiers.book import EXACT
 from lego_serve.errors import JobCancelled
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.compat.a1111.runs import Run
@@ -23,6 +24,7 @@ from lego_serve.gateway.compat.preparation import ForeignImages, make_request
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.media.codec import enlarge
 from lego_serve.gateway.requests.job_request import ImageJobRequest
+from lego_serve.gateway.responses import tier_usage
 from lego_serve.gateway.run_job import run_job
 
 PREVIEWS = 8
@@ -32,10 +34,11 @@ VERSION = "v1.10.1"  # the A1111 whose routes and shapes these are
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The images of a request that is done or was stopped, and the job behind them."""
+    """The images of a request that is done or was stopped, and the job behind them; no result where it was stopped."""
 
     job: Job
     images: tuple[GeneratedImage, ...]
+    result: JobResult | None = None
 
 
 async def make_foreign(context: Context, task: ImageTask) -> ForeignImages:
@@ -66,7 +69,7 @@ async def run_images(context: Context, request: Request, bound: ImageJobRequest,
             if not run.is_stopped or await request.is_disconnected():
                 raise
             return Made(job, await _previews(context, run))
-        return Made(job, made.images)
+        return Made(job, made.images, made)
 
 
 async def answer_of(context: Context, task: ImageTask, asked: Mapping[str, object], made: Made) -> dict[str, object]:
@@ -103,8 +106,17 @@ def _outcome(context: Context, task: ImageTask, asked: Mapping[str, object], mad
         batch_size=size_of_batch if isinstance(size_of_batch, int) else 1,
         made_at=time.strftime("%Y%m%d%H%M%S"),
         version=VERSION,
-        replaced=task.replaced,
+        replaced=(*task.replaced, *_tier_words(made)),
     )
+
+
+def _tier_words(made: Made) -> tuple[tuple[str, str], ...]:
+    """Return the tier that ran and its evaluations, which are fewer than the steps; nothing where all of them ran."""
+    if made.job.tier.tier == EXACT:
+        return ()
+    used = {} if made.result is None else tier_usage(made.job, made.result).get("tier", {})
+    told = {"Tier": made.job.tier.tier, "Evaluations": used.get("evaluations")}
+    return tuple((name, str(value)) for name, value in told.items() if value is not None)
 
 
 async def _previews(context: Context, run: Run) -> tuple[GeneratedImage, ...]:

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fastapi import Request
@@ -19,14 +20,17 @@ from lego_serve.compat.task import SavedAs
 from lego_serve.core.durable_jobs.inputs import MARK
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.store import MAX_PAGE, JobQuery
-from lego_serve.errors import LegoError, NotFound
+from lego_serve.core.tiers.book import EXACT
+from lego_serve.core.tiers.checkpoints import NO_SUCH_TIER
+from lego_serve.errors import IdempotencyKeyReused, LegoError, NotFound, RequestError
 from lego_serve.gateway.compat.preparation import ForeignImages
 from lego_serve.gateway.errors import settle
-from lego_serve.gateway.jobs.service import DurableJobs
+from lego_serve.gateway.jobs.service import DurableJobs, Submitted
 from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, JobOptions, Submission
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import Caller
 
+log = logging.getLogger("lego_serve.gateway")
 KEY = "comfyui:"  # before the prompt's id, in the job's idempotency key
 GRAPH_FILE = "graph"
 CLIENT, PREVIEWS = "comfyui.client_id", "comfyui.previews"  # in the job's metadata
@@ -157,11 +161,28 @@ class Prompts:
             JobOptions(priority=FIRST if body.goes_first else 0, metadata=metadata),
             KEY + prompt_id,
         )
-        submitted = await self.jobs.submit(caller, submission, request)
+        submitted = await self._submit(caller, submission, request)
         await settle(request, is_replayed=submitted.is_replayed)
         self._remember(submitted.record.id, graph)
         self.accepted.add()
         return Prompt(submitted.record, prompt_id, graph)
+
+    async def _submit(self, caller: Caller, submission: Submission, request: Request) -> Submitted:
+        """Accept a job in its model's default tier, or where that is not tuned for it in all of its steps.
+
+        A graph has no place to name a tier.  Raises LegoError.
+        """
+        try:
+            return await self.jobs.submit(caller, submission, request)
+        except RequestError as error:
+            # A prompt that is sent again may have been accepted as one in all of its steps.
+            if not isinstance(error, IdempotencyKeyReused) and error.code != NO_SUCH_TIER:
+                raise
+        in_full = replace(submission, body=submission.body.model_copy(update={"tier": EXACT}))
+        submitted = await self.jobs.submit(caller, in_full, request)
+        if not submitted.is_replayed:
+            log.info("job %s runs all of its steps: the default tier is not tuned for it", submitted.record.id)
+        return submitted
 
     async def find(self, tenant: str, prompt_id: str) -> Prompt | None:
         """Return a tenant's prompt by its id; None where there is none."""
