@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Self
 
@@ -81,6 +81,19 @@ class Admission:
         self._check(applicant)
         self._metrics.count_accepted()
         return self._take(applicant)
+
+    @contextmanager
+    def accepting(self, applicant: Applicant) -> Iterator[None]:
+        """Hold a place while the images of a job are decoded that may wait elsewhere afterwards, without a place.
+
+        Nothing of it is counted as a job.  Raises CapacityError.
+        """
+        self._check(applicant)
+        self._change(applicant, 1)
+        try:
+            yield
+        finally:
+            self._change(applicant, -1)
 
     @property
     def is_crowded(self) -> bool:

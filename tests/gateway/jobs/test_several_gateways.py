@@ -268,7 +268,7 @@ async def test_while_the_store_is_away_requests_that_need_none_are_answered(
             raise StoreUnavailable("The job store does not answer; try again later.")
 
         with monkeypatch.context() as patch:
-            for name in ("put", "find", "get", "write", "claim", "beat", "owned", "open_jobs", "page"):
+            for name in ("put", "find", "get", "write", "claim", "beat", "owned", "held", "page"):
                 patch.setattr(store, name, away)
             runner.gate.set()
             for answer in (
