@@ -14,7 +14,7 @@ from lego_serve.configuration.schema import Settings
 from lego_serve.core.durable_jobs.receivers import ReceiverRules
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Retention
-from lego_serve.errors import ConfigError, StoreUnavailable
+from lego_serve.errors import ConfigError, LegoError
 from lego_serve.places import data_folder, resolve_path
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def open_storage(settings: Settings, folder: Path | None, owner: str) -> "JobSto
         owner=owner,
         max_running=jobs.max_running,
         max_queued=jobs.max_queued,
+        max_stored_bytes=jobs.max_stored_bytes,
         checkpoint_s=jobs.checkpoint_s,
         lease_s=jobs.lease_s,
         retention=Retention(jobs.queued_s, jobs.keep_s),
@@ -144,5 +145,5 @@ def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:
 
     try:
         asyncio.run(do())
-    except StoreUnavailable as error:
+    except LegoError as error:
         log.warning("the jobs of a gateway that ended wait for its lease: %s", error.message)

@@ -54,8 +54,8 @@ class Metrics(MetricSeries):
 
     def set_durable_jobs(self, counts: JobCounts) -> None:
         """Set how the durable jobs of all gateways stand, and the messages about their ends."""
-        for state, count in (("queued", counts.queued), ("in_progress", counts.in_progress)):
-            self._durable_jobs.labels(state).set(count)
+        for state in ("queued", "in_progress", "unreadable"):
+            self._durable_jobs.labels(state).set(getattr(counts, state))
         self._webhook_backlog.set(counts.messages)
 
     def count_durable_end(self, outcome: str) -> None:

@@ -90,13 +90,18 @@ class Jobs(Strict):
     )
     max_running: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=16,
-        description="Durable jobs that each gateway runs at once; the others wait in the store, where the order is "
-        "priority, deadline, age.",
+        description="Durable jobs that each gateway runs at once; the others wait in the store. Tenants take turns "
+        "there; a tenant's own are claimed by priority, deadline and age.",
     )
     max_queued: Annotated[int, Field(ge=1)] = Field(
         default=1000,
         description="Durable jobs of one tenant that may wait or run, in all gateways together, above which more get "
         "429.",
+    )
+    max_stored_bytes: Bytes = Field(
+        default=10240 * MIB,
+        description="Bytes that the files of one tenant's durable jobs may take, above which it gets 429 for more: the "
+        "images of requests until their jobs end, and the images made for `keep_s`.",
     )
     checkpoint_s: Seconds = Field(
         default=10,

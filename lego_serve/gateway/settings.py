@@ -203,6 +203,11 @@ class GatewaySettings:
         """Whether keys are several tenants', or may become so."""
         return self.keys_file is not None or len({key.tenant for key in self.keys}) > 1
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of tenants that have keys."""
+        return {key.tenant: self.weight_of(key.tenant) for key in self.keys}
+
     def weight_of(self, tenant: str) -> float:
         """Return the weight of a tenant's jobs: the largest of its keys; 1 where it has none."""
         return max((key.weight for key in self.keys if key.tenant == tenant), default=1.0)

@@ -1,6 +1,6 @@
 """The files of durable jobs: images that came in, and results, in a folder for each job; and large kept answers.
 
-    ID/SHA256.input     an image of the request
+    ID/SHA256.input     an image of the request, until the job ends
     ID/ATTEMPT-K.png    image K that an attempt made
     answers/NAME        what a request with an `Idempotency-Key` that is no job was answered
 
@@ -12,7 +12,7 @@ Calls block for milliseconds; the event loop runs them in a thread.
 """
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from lego_serve.core.durable_jobs.ids import is_job_id, made_at
@@ -44,6 +44,10 @@ class JobFiles:
     def read_input(self, job_id: str, digest: str) -> bytes:
         """Return an image of a request.  Raises NotFound, StoreUnavailable."""
         return self._read(job_id, f"{digest}.input")
+
+    def delete_inputs(self, job_id: str, names: Iterable[str]) -> None:
+        """Remove images of a request by their sha256.  Raises StoreUnavailable."""
+        self._blobs.delete(_checked(job_id), [f"{digest}.input" for digest in names])
 
     def write_result(self, job_id: str, attempt: int, index: int, content: bytes, image_format: str = "png") -> str:
         """Keep an image that an attempt made and return its sha256.  Raises StoreUnavailable."""
@@ -79,7 +83,7 @@ class JobFiles:
         self._blobs.delete(ANSWERS, old)
 
     def delete(self, job_id: str) -> None:
-        """Remove everything about a job."""
+        """Remove everything about a job.  Raises StoreUnavailable."""
         self._blobs.delete_folder(_checked(job_id))
 
     def orphans(self, now: float) -> list[str]:

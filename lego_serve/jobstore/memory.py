@@ -2,14 +2,25 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lego_serve.core.durable_jobs.ids import claim_order
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
-from lego_serve.core.durable_jobs.store import JobCounts, JobPage, JobQuery
+from lego_serve.core.durable_jobs.store import (
+    ANY_ROOM,
+    NO_FILES,
+    Held,
+    JobCounts,
+    JobPage,
+    JobQuery,
+    JobSize,
+    Room,
+    result_bytes,
+)
 from lego_serve.core.durable_jobs.transitions import Change, claim
+from lego_serve.core.durable_jobs.turns import NO_WEIGHTS, Standing, next_tenant
 
 
 class MemoryJobStore:
@@ -19,6 +30,8 @@ class MemoryJobStore:
         self._clock, self._lease_s = clock, lease_s
         self._records: dict[str, JobRecord] = {}
         self._keys: dict[tuple[str, str], str] = {}
+        self._sizes: dict[str, JobSize] = {}
+        self._turns: dict[str, int] = {}  # the number of the claim that each tenant last had
         self._leases: dict[str, float] = {}
         self._outbox: dict[str, tuple[float, OutboxRow]] = {}  # when each is due, which a hold puts off
         self._settings: dict[str, str] = {}
@@ -29,13 +42,15 @@ class MemoryJobStore:
         """Return the seconds on the clock."""
         return self._clock()
 
-    async def put(self, record: JobRecord) -> JobRecord:
+    async def put(self, record: JobRecord, size: JobSize = NO_FILES, room: Room = ANY_ROOM) -> JobRecord:
         """Keep a new record, or return the one of its key."""
         key = _key_of(record)
         if key is not None and key in self._keys:
             return self._records[self._keys[key]]
+        room.check(await self.held(record.request.tenant), size)
         if record.id in self._records:
             raise ValueError(f"the job id {record.id} is taken")
+        self._sizes[record.id] = size
         if key is not None:
             self._keys[key] = record.id
         if record.owner is not None:
@@ -64,33 +79,41 @@ class MemoryJobStore:
         return JobPage(tuple(found[: query.limit]), len(found) > query.limit)
 
     async def position(self, record: JobRecord) -> int | None:
-        """Return how many queued jobs come first."""
-        queued = [each.id for each in self._queued()]
+        """Return how many queued jobs of its tenant come first."""
+        queued = [each.id for each in self._queued(record.request.tenant)]
         return queued.index(record.id) if record.id in queued else None
 
-    async def open_jobs(self, tenant: str) -> int:
-        """Return how many jobs of a tenant have not ended."""
-        return sum(record.request.tenant == tenant and not record.status.has_ended for record in self._records.values())
+    async def held(self, tenant: str) -> Held:
+        """Return what a tenant has here."""
+        own = [record for record in self._records.values() if record.request.tenant == tenant]
+        sizes = [self._sizes[record.id] for record in own]
+        return Held(sum(not each.status.has_ended for each in own), sum(each.passing + each.kept for each in sizes))
 
     async def counts(self) -> JobCounts:
         """Return how many jobs and messages there are."""
         states = Counter(record.status for record in self._records.values())
         return JobCounts(states[JobStatus.QUEUED], states[JobStatus.IN_PROGRESS], len(self._outbox))
 
-    async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
-        """Give the first queued jobs to an owner."""
+    async def claim(self, owner: str, count: int, weights: Mapping[str, float] = NO_WEIGHTS) -> tuple[JobRecord, ...]:
+        """Give jobs to an owner, each the first of the tenant that is next."""
         now = self._clock()
         self._leases[owner] = now + self._lease_s
-        claimed = tuple(claim(record, owner, now).record for record in self._queued()[:count])
-        for record in claimed:
+        claimed = list[JobRecord]()
+        while len(claimed) < count and (tenant := next_tenant(self._waiting(weights))) is not None:
+            record = claim(self._queued(tenant.tenant)[0], owner, now).record
+            self._turns[tenant.tenant] = 1 + max(self._turns.values(), default=0)
             self._set(record)
-        return claimed
+            claimed.append(record)
+        return tuple(claimed)
 
     async def write(self, change: Change) -> bool:
         """Set a record where it is still the one that was changed."""
         if not self._holds(change.before):
             return False
         self._set(change.record)
+        if change.record.status.has_ended:
+            kept = self._sizes[change.record.id].kept + result_bytes(change.record)
+            self._sizes[change.record.id] = JobSize(kept=kept)
         self._outbox |= {row.id: (row.due_at, row) for row in change.outbox}
         return True
 
@@ -98,7 +121,7 @@ class MemoryJobStore:
         """Remove a record and its key."""
         if not self._holds(record):
             return False
-        del self._records[record.id]
+        del self._records[record.id], self._sizes[record.id]
         if (key := _key_of(record)) is not None:
             del self._keys[key]
         self._changed.set()
@@ -187,8 +210,17 @@ class MemoryJobStore:
         held = self._records.get(record.id)
         return held is not None and held.version == record.version
 
-    def _queued(self) -> list[JobRecord]:
-        return sorted((r for r in self._records.values() if r.status is JobStatus.QUEUED), key=claim_order)
+    def _waiting(self, weights: Mapping[str, float]) -> list[Standing]:
+        """Return the tenants that have jobs waiting."""
+        running, queued = (
+            Counter(record.request.tenant for record in self._records.values() if record.status is status)
+            for status in (JobStatus.IN_PROGRESS, JobStatus.QUEUED)
+        )
+        return [Standing(name, running[name], self._turns.get(name, 0), weights.get(name, 1.0)) for name in queued]
+
+    def _queued(self, tenant: str) -> list[JobRecord]:
+        own = (record for record in self._records.values() if record.request.tenant == tenant)
+        return sorted((record for record in own if record.status is JobStatus.QUEUED), key=claim_order)
 
     def _set(self, record: JobRecord) -> None:
         self._records[record.id] = record

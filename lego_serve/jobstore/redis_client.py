@@ -32,8 +32,11 @@ AWAY_CLASSES = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
 
 
 def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
-    """Return a client that neither waits nor repeats: a script that was sent may have been carried out."""
-    return Redis.from_url(url, decode_responses=True, **patience(timeout_s))
+    """Return a client that neither waits nor repeats: a script that was sent may have been carried out.
+
+    Bytes that are no UTF-8 are escaped, so that one damaged record spoils no answer that holds others.
+    """
+    return Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape", **patience(timeout_s))
 
 
 def patience(timeout_s: float = TIMEOUT_S) -> dict[str, Any]:

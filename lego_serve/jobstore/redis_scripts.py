@@ -3,10 +3,15 @@
 Keys, all with one hash tag, so that a cluster would keep them on one node:
 
     {lego}:job:ID         hash: ``record`` as JSON, and what a claim changes of it beside; what is in the hash holds
-    {lego}:ready          sorted set of claim orders, all of score 0: sorted as texts, each of which ends with the id
+    {lego}:ready:TENANT   sorted set of a tenant's claim orders, all of score 0: sorted as texts
+    {lego}:waiting        sorted set of the tenants that have such a set, all of score 0
+    {lego}:turns          sorted set of tenants by the number of the claim that each last had
+    {lego}:ready          claim orders of all tenants, as gateways of an earlier version add them; claims take them over
     {lego}:due            sorted set of ids by the time when something is due
     {lego}:jobs:TENANT    sorted set of ids, all of score 0
     {lego}:open:TENANT    set of the ids of jobs that have not ended
+    {lego}:stored         hash of the bytes that the files of each tenant's jobs take
+    {lego}:unreadable     set of the ids of jobs whose records were set aside
     {lego}:idem:N:TENANT:KEY   the id that an idempotency key stands for; N is the length of the tenant's name
     {lego}:owners         sorted set of owners by the end of their lease
     {lego}:owned:OWNER    set of ids
@@ -28,7 +33,9 @@ local P = KEYS[1]
 local function now() %s end
 local function job(id) return P .. 'job:' .. id end
 local function read(id)
-  return redis.call('HMGET', job(id), 'record', 'version', 'status', 'attempt', 'owner', 'started_at')
+  local found = redis.call('HMGET', job(id), 'record', 'version', 'status', 'attempt', 'owner', 'started_at')
+  table.insert(found, 1, id)
+  return found
 end
 local function read_all(ids)
   local found = {}
@@ -39,17 +46,33 @@ local function lease(owner, seconds) redis.call('ZADD', P .. 'owners', now() + s
 local function set_due(id, at)
   if at == '' then redis.call('ZREM', P .. 'due', id) else redis.call('ZADD', P .. 'due', at, id) end
 end
-local function set_order(id, before, after)
-  if before ~= '' and before ~= after then redis.call('ZREM', P .. 'ready', before) end
-  if after ~= '' then redis.call('ZADD', P .. 'ready', 0, after) end
+local function ready(tenant) return P .. 'ready:' .. tenant end
+local function tenant_in(order) return string.sub(order, 29, -38) end
+local function set_order(before, after)
+  if before and before ~= '' and before ~= after then
+    local tenant = tenant_in(before)
+    redis.call('ZREM', P .. 'ready', before)
+    redis.call('ZREM', ready(tenant), before)
+    if redis.call('EXISTS', ready(tenant)) == 0 then redis.call('ZREM', P .. 'waiting', tenant) end
+  end
+  if after ~= '' then
+    redis.call('ZADD', ready(tenant_in(after)), 0, after)
+    redis.call('ZADD', P .. 'waiting', 0, tenant_in(after))
+  end
 end
 local function set_owner(id, before, after)
-  if before ~= '' and before ~= after then redis.call('SREM', P .. 'owned:' .. before, id) end
+  if before and before ~= '' and before ~= after then redis.call('SREM', P .. 'owned:' .. before, id) end
   if after ~= '' then redis.call('SADD', P .. 'owned:' .. after, id) end
 end
 local function set_open(id, tenant, status)
   local is_open = status == 'queued' or status == 'in_progress'
   redis.call(is_open and 'SADD' or 'SREM', P .. 'open:' .. tenant, id)
+end
+local function set_size(id, tenant, passing, kept)
+  local held = redis.call('HMGET', job(id), 'passing', 'kept')
+  local more = passing + kept - (tonumber(held[1]) or 0) - (tonumber(held[2]) or 0)
+  if more ~= 0 then redis.call('HINCRBY', P .. 'stored', tenant, more) end
+  redis.call('HSET', job(id), 'passing', passing, 'kept', kept)
 end
 local function drop_running(id) redis.call('DEL', P .. 'ckpt:' .. id, P .. 'previews:' .. id) end
 local function is_run(id, attempt)
@@ -67,84 +90,6 @@ GET = "return read(ARGV[1])"
 FIND = """
 local id = redis.call('GET', P .. ARGV[1])
 return read(id or '')
-"""
-
-# id, key or '', tenant, lease seconds, then record version status attempt owner started_at order due_at deadline_at
-PUT = """
-local id, key, tenant = ARGV[1], ARGV[2], ARGV[3]
-if key ~= '' then
-  local earlier = redis.call('GET', P .. key)
-  if earlier then return read(earlier) end
-end
-if redis.call('EXISTS', job(id)) == 1 then return redis.error_reply('TAKEN') end
-redis.call('HSET', job(id), 'record', ARGV[5], 'version', ARGV[6], 'status', ARGV[7], 'attempt', ARGV[8],
-  'owner', ARGV[9], 'started_at', ARGV[10], 'order', ARGV[11], 'deadline_at', ARGV[13], 'key', key, 'tenant', tenant)
-if key ~= '' then redis.call('SET', P .. key, id) end
-redis.call('ZADD', P .. 'jobs:' .. tenant, 0, id)
-set_open(id, tenant, ARGV[7])
-set_order(id, '', ARGV[11])
-set_owner(id, '', ARGV[9])
-set_due(id, ARGV[12])
-if ARGV[9] ~= '' then lease(ARGV[9], tonumber(ARGV[4])) end
-announce(id)
-return false
-"""
-
-# id, expected version, record version status attempt owner started_at order due_at, then three words a message
-WRITE = """
-local id = ARGV[1]
-local held = redis.call('HMGET', job(id), 'version', 'order', 'owner', 'tenant')
-if held[1] ~= ARGV[2] then return 0 end
-redis.call('HSET', job(id), 'record', ARGV[3], 'version', ARGV[4], 'status', ARGV[5], 'attempt', ARGV[6],
-  'owner', ARGV[7], 'started_at', ARGV[8], 'order', ARGV[9])
-set_order(id, held[2], ARGV[9])
-set_owner(id, held[3], ARGV[7])
-set_open(id, held[4], ARGV[5])
-if ARGV[5] ~= 'queued' and ARGV[5] ~= 'in_progress' then drop_running(id) end
-set_due(id, ARGV[10])
-for i = 11, #ARGV, 3 do
-  redis.call('ZADD', P .. 'outbox', ARGV[i + 1], ARGV[i])
-  redis.call('HSET', P .. 'messages', ARGV[i], ARGV[i + 2])
-end
-announce(id)
-return 1
-"""
-
-# owner, how many, lease seconds; this is transitions.claim
-CLAIM = """
-local owner, time = ARGV[1], string.format('%.6f', now())
-lease(owner, tonumber(ARGV[3]))
-local claimed = {}
-for i, order in ipairs(redis.call('ZRANGE', P .. 'ready', 0, tonumber(ARGV[2]) - 1)) do
-  local id = string.sub(order, -36)
-  local held = redis.call('HMGET', job(id), 'version', 'attempt', 'started_at', 'deadline_at')
-  local started = held[3] == '' and time or held[3]
-  redis.call('HSET', job(id), 'version', held[1] + 1, 'status', 'in_progress', 'attempt', held[2] + 1,
-    'owner', owner, 'started_at', started, 'order', '')
-  set_order(id, order, '')
-  set_owner(id, '', owner)
-  set_due(id, held[4])
-  announce(id)
-  claimed[i] = read(id)
-end
-return claimed
-"""
-
-# id, expected version
-FORGET = """
-local id = ARGV[1]
-local held = redis.call('HMGET', job(id), 'version', 'order', 'owner', 'key', 'tenant')
-if held[1] ~= ARGV[2] then return 0 end
-set_order(id, held[2], '')
-set_owner(id, held[3], '')
-set_due(id, '')
-redis.call('ZREM', P .. 'jobs:' .. held[5], id)
-set_open(id, held[5], '')
-if held[4] ~= '' then redis.call('DEL', P .. held[4]) end
-redis.call('DEL', job(id))
-drop_running(id)
-announce(id)
-return 1
 """
 
 # id, attempt, content, milliseconds that it is kept; refused unless the record has the attempt and somebody runs it
@@ -177,19 +122,23 @@ local from = after == '' and '+' or '(' .. after
 return read_all(redis.call('ZREVRANGEBYLEX', tenant, from, '-', 'LIMIT', 0, count))
 """
 
-OPEN_JOBS = "return redis.call('SCARD', P .. 'open:' .. ARGV[1])"
+# tenant
+HELD = "return {redis.call('SCARD', P .. 'open:' .. ARGV[1]), redis.call('HGET', P .. 'stored', ARGV[1]) or '0'}"
 
 COUNTS = """
-local running = 0
+local running, queued = 0, redis.call('ZCARD', P .. 'ready')
 for _, owner in ipairs(redis.call('ZRANGE', P .. 'owners', 0, -1)) do
   running = running + redis.call('SCARD', P .. 'owned:' .. owner)
 end
-return {redis.call('ZCARD', P .. 'ready'), running, redis.call('ZCARD', P .. 'outbox')}
+for _, tenant in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
+  queued = queued + redis.call('ZCARD', ready(tenant))
+end
+return {queued, running, redis.call('ZCARD', P .. 'outbox'), redis.call('SCARD', P .. 'unreadable')}
 """
 
 POSITION = """
 local order = redis.call('HGET', job(ARGV[1]), 'order')
-return order and order ~= '' and redis.call('ZRANK', P .. 'ready', order)
+return order and order ~= '' and redis.call('ZRANK', ready(tenant_in(order)), order)
 """
 
 # owner, lease seconds
@@ -222,7 +171,7 @@ TAKE_OUTBOX = """
 local found = {}
 for i, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'outbox', '-inf', now(), 'LIMIT', 0, ARGV[1])) do
   redis.call('ZADD', P .. 'outbox', now() + tonumber(ARGV[2]), id)
-  found[i] = redis.call('HGET', P .. 'messages', id)
+  found[i] = {id, redis.call('HGET', P .. 'messages', id)}
 end
 return found
 """

@@ -5,44 +5,38 @@ guards the log.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
-from lego_serve.core.durable_jobs.ids import claim_order
-from lego_serve.core.durable_jobs.outbox import OutboxRow
-from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
-from lego_serve.core.durable_jobs.record_json import record_from_json, record_to_json, row_from_json, row_to_json
-from lego_serve.core.durable_jobs.store import JobCounts, JobPage, JobQuery
-from lego_serve.core.durable_jobs.transitions import Change, claim
+from lego_serve.core.durable_jobs.outbox import NEVER, OutboxRow
+from lego_serve.core.durable_jobs.record import JobRecord
+from lego_serve.core.durable_jobs.record_json import BadRecord, row_from_json, row_to_json
+from lego_serve.core.durable_jobs.store import (
+    ANY_ROOM,
+    NO_FILES,
+    UNREADABLE,
+    Held,
+    JobCounts,
+    JobPage,
+    JobQuery,
+    JobSize,
+    Room,
+)
+from lego_serve.core.durable_jobs.transitions import Change
+from lego_serve.core.durable_jobs.turns import NO_WEIGHTS
 from lego_serve.errors import ConfigError
 from lego_serve.jobstore.network_folders import file_system_of, is_network
+from lego_serve.jobstore.sqlite_rows import READ, Row, claim_jobs, held, insert, read, read_each, set_all_aside, update
+from lego_serve.jobstore.sqlite_schema import prepare
 from lego_serve.jobstore.sqlite_thread import SqliteThread
 
 T = TypeVar("T")
+log = logging.getLogger("lego_serve.jobs")
 POLL_S = 0.2
-OPEN = "status IN ('queued', 'in_progress')"
-SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key TEXT, status TEXT NOT NULL, model TEXT NOT NULL,
-    version INTEGER NOT NULL, owner TEXT, claim_order TEXT, due_at REAL, record TEXT NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (tenant, key) WHERE key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_by_tenant ON jobs (tenant, id);
-CREATE INDEX IF NOT EXISTS jobs_queued ON jobs (claim_order) WHERE claim_order IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner) WHERE owner IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_open ON jobs (tenant) WHERE {OPEN};
-CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
-CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, lease_until REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, due_at REAL NOT NULL, message TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at);
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, until REAL NOT NULL, text TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS notes_until ON notes (until);
-CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-INSERT = "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)"
-UPDATE = "UPDATE jobs SET status=?,version=?,owner=?,claim_order=?,due_at=?,record=? WHERE id=? AND version=?"
 LEASE = "INSERT INTO owners VALUES (?,?) ON CONFLICT (owner) DO UPDATE SET lease_until=excluded.lease_until"
 
 
@@ -53,7 +47,7 @@ class SqliteJobStore:
         if is_network(kind := file_system_of(path)):
             raise ConfigError(f"The job database {path} lies on {kind}; it must lie on a disk of this machine.")
         self._clock, self._lease_s = clock, lease_s
-        self._thread = SqliteThread(path, SCHEMA)
+        self._thread = SqliteThread(path, prepare)
         self._own_writes = 0
         self._seen: tuple[int, int] | None = None
 
@@ -61,20 +55,16 @@ class SqliteJobStore:
         """Return the seconds on the clock."""
         return self._clock()
 
-    async def put(self, record: JobRecord) -> JobRecord:
+    async def put(self, record: JobRecord, size: JobSize = NO_FILES, room: Room = ANY_ROOM) -> JobRecord:
         """Keep a new record, or return the one of its key."""
-        text, request = record_to_json(record), record.request
+        request = record.request
 
         def do(db: apsw.Connection) -> JobRecord:
             if request.key is not None:
-                same_key = "SELECT record FROM jobs WHERE tenant=? AND key=?"
-                for (earlier,) in db.execute(same_key, (request.tenant, request.key)):
-                    return record_from_json(str(earlier))
-            row = (record.id, request.tenant, request.key, record.status.value, request.model, record.version)
-            try:
-                db.execute(INSERT, (*row, record.owner, _order(record), record.due_at, text))
-            except apsw.ConstraintError:
-                raise ValueError(f"the job id {record.id} is taken") from None
+                for row in db.execute(f"{READ} tenant=? AND key=?", (request.tenant, request.key)):
+                    return read(row)
+            room.check(held(db, request.tenant), size)
+            insert(db, record, size)
             if record.owner is not None:
                 db.execute(LEASE, (record.owner, self._clock() + self._lease_s))
             return record
@@ -83,17 +73,15 @@ class SqliteJobStore:
 
     async def get(self, job_id: str) -> JobRecord | None:
         """Return a record."""
-        found = await self._records("SELECT record FROM jobs WHERE id=?", job_id)
-        return found[0] if found else None
+        return await self._one(f"{READ} id=?", job_id)
 
     async def find(self, tenant: str, key: str) -> JobRecord | None:
         """Return the job of a key."""
-        found = await self._records("SELECT record FROM jobs WHERE tenant=? AND key=?", tenant, key)
-        return found[0] if found else None
+        return await self._one(f"{READ} tenant=? AND key=?", tenant, key)
 
     async def page(self, query: JobQuery) -> JobPage:
         """Return jobs of a tenant."""
-        terms, values = ["tenant=?"], [query.tenant]
+        terms, values = ["tenant=?", f"status<>'{UNREADABLE}'"], [query.tenant]
         for term, value in (
             (f"id{'>' if query.ascending else '<'}?", query.after),
             ("status=?", query.status and query.status.value),
@@ -103,42 +91,35 @@ class SqliteJobStore:
                 terms.append(term)
                 values.append(value)
         order = "ASC" if query.ascending else "DESC"
-        asked = f"SELECT record FROM jobs WHERE {' AND '.join(terms)} ORDER BY id {order} LIMIT {query.limit + 1}"
+        asked = f"{READ} {' AND '.join(terms)} ORDER BY id {order} LIMIT {query.limit + 1}"
         found = await self._records(asked, *values)
         return JobPage(tuple(found[: query.limit]), len(found) > query.limit)
 
     async def position(self, record: JobRecord) -> int | None:
-        """Return how many queued jobs come first."""
-        asked = """SELECT (SELECT count(*) FROM jobs WHERE claim_order < self.claim_order)
+        """Return how many queued jobs of its tenant come first."""
+        asked = """SELECT (SELECT count(*) FROM jobs WHERE tenant=self.tenant AND claim_order < self.claim_order)
                    FROM jobs AS self WHERE id=? AND claim_order IS NOT NULL"""
         position: int | None = await self._thread.read(lambda db: db.execute(asked, (record.id,)).get)
         return position
 
-    async def open_jobs(self, tenant: str) -> int:
-        """Return how many jobs of a tenant have not ended."""
-        asked = f"SELECT count(*) FROM jobs WHERE tenant=? AND {OPEN}"
-        count: int = await self._thread.read(lambda db: db.execute(asked, (tenant,)).get)
-        return count
+    async def held(self, tenant: str) -> Held:
+        """Return what a tenant has here."""
+        return await self._thread.read(lambda db: held(db, tenant))
 
     async def counts(self) -> JobCounts:
         """Return how many jobs and messages there are."""
-        asked = """SELECT (SELECT count(*) FROM jobs WHERE claim_order IS NOT NULL),
-                   (SELECT count(*) FROM jobs WHERE owner IS NOT NULL), (SELECT count(*) FROM outbox)"""
-        counted: tuple[int, int, int] = await self._thread.read(lambda db: db.execute(asked).get)
+        asked = f"""SELECT ifnull(sum(queued), 0), ifnull(sum(running), 0), (SELECT count(*) FROM outbox),
+                    (SELECT count(*) FROM jobs WHERE status='{UNREADABLE}') FROM tenants"""
+        counted: tuple[int, int, int, int] = await self._thread.read(lambda db: db.execute(asked).get)
         return JobCounts(*counted)
 
-    async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
-        """Give the first queued jobs to an owner."""
-        asked = "SELECT record FROM jobs WHERE claim_order IS NOT NULL ORDER BY claim_order LIMIT ?"
+    async def claim(self, owner: str, count: int, weights: Mapping[str, float] = NO_WEIGHTS) -> tuple[JobRecord, ...]:
+        """Give jobs to an owner, each the first of the tenant that is next."""
 
         def do(db: apsw.Connection) -> tuple[JobRecord, ...]:
             now = self._clock()
             db.execute(LEASE, (owner, now + self._lease_s))
-            found = db.execute(asked, (count,)).fetchall()
-            changes = [claim(record_from_json(str(text)), owner, now) for (text,) in found]
-            for change in changes:
-                _update(db, change)
-            return tuple(change.record for change in changes)
+            return claim_jobs(db, owner, count, weights, now)
 
         return await self._write(do)
 
@@ -146,7 +127,7 @@ class SqliteJobStore:
         """Set a record where it is still the one that was changed."""
 
         def do(db: apsw.Connection) -> bool:
-            if not _update(db, change):
+            if not update(db, change):
                 return False
             for row in change.outbox:
                 db.execute("INSERT OR IGNORE INTO outbox VALUES (?,?,?)", (row.id, row.due_at, row_to_json(row)))
@@ -182,7 +163,7 @@ class SqliteJobStore:
 
     async def owned(self, owner: str) -> Sequence[JobRecord]:
         """Return the jobs of an owner, by id."""
-        return await self._records("SELECT record FROM jobs WHERE owner=? ORDER BY id", owner)
+        return await self._records(f"{READ} owner=? ORDER BY id", owner)
 
     async def owned_ids(self, owner: str) -> Sequence[str]:
         """Return the ids of the jobs of an owner."""
@@ -202,18 +183,24 @@ class SqliteJobStore:
 
     async def due(self, limit: int) -> Sequence[JobRecord]:
         """Return the jobs that time has something to say about."""
-        asked = "SELECT record FROM jobs WHERE due_at<=? ORDER BY due_at, id LIMIT ?"
-        return await self._records(asked, self._clock(), limit)
+        return await self._records(f"{READ} due_at<=? ORDER BY due_at, id LIMIT ?", self._clock(), limit)
 
     async def take_outbox(self, limit: int, hold_s: float) -> Sequence[OutboxRow]:
         """Return due messages and put them off."""
 
         def do(db: apsw.Connection) -> list[OutboxRow]:
             now = self._clock()
-            asked = "SELECT message FROM outbox WHERE due_at<=? ORDER BY due_at, id LIMIT ?"
-            rows = [row_from_json(str(text)) for (text,) in db.execute(asked, (now, limit)).fetchall()]
-            for row in rows:
-                db.execute("UPDATE outbox SET due_at=? WHERE id=?", (now + hold_s, row.id))
+            asked = "SELECT id, CAST(message AS BLOB) FROM outbox WHERE due_at<=? ORDER BY due_at, id LIMIT ?"
+            rows = list[OutboxRow]()
+            found: list[Row] = db.execute(asked, (now, limit)).fetchall()
+            for row_id, text in found:
+                until = now + hold_s
+                try:
+                    rows.append(row_from_json(text))
+                except BadRecord as error:
+                    until = NEVER
+                    log.error("message %s cannot be read and is set aside: %s", row_id, error.message)
+                db.execute("UPDATE outbox SET due_at=? WHERE id=?", (until, row_id))
             return rows
 
         return await self._thread.write(do)
@@ -277,17 +264,15 @@ class SqliteJobStore:
         self._own_writes += 1
         return answer
 
+    async def _one(self, asked: str, *values: str) -> JobRecord | None:
+        row: Row | None = await self._thread.read(lambda db: db.execute(asked, values).get)
+        return None if row is None else read(row)
+
     async def _records(self, asked: str, *values: str | float | None) -> list[JobRecord]:
-        found = await self._thread.read(lambda db: db.execute(asked, values).fetchall())
-        return [record_from_json(str(text)) for (text,) in found]
-
-
-def _order(record: JobRecord) -> str | None:
-    return claim_order(record) if record.status is JobStatus.QUEUED else None
-
-
-def _update(db: apsw.Connection, change: Change) -> bool:
-    after = change.record
-    indexed = (after.status.value, after.version, after.owner, _order(after), after.due_at)
-    db.execute(UPDATE, (*indexed, record_to_json(after), after.id, change.before.version))
-    return db.changes() == 1
+        """Return the records of a query; again where some cannot be read, which are set aside."""
+        while True:
+            rows: list[Row] = await self._thread.read(lambda db: db.execute(asked, values).fetchall())
+            found, bad = read_each(rows)
+            if not bad:
+                return found
+            await self._write(lambda db: set_all_aside(db, bad))  # noqa: B023 - done at once

@@ -52,10 +52,10 @@ class _Work:
 
 
 class SqliteThread:
-    """One connection, and the thread that alone uses it."""
+    """One connection, and the thread that alone uses it; ``set_up`` makes the tables, in a transaction of its own."""
 
-    def __init__(self, path: Path, schema: str) -> None:
-        self._path, self._schema = path, schema
+    def __init__(self, path: Path, set_up: Callable[[apsw.Connection], object]) -> None:
+        self._path, self._set_up = path, set_up
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._checkpointed_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="lego-jobs-sqlite", daemon=True)
@@ -139,7 +139,7 @@ class SqliteThread:
         db.pragma("journal_size_limit", WAL_LIMIT_BYTES)
         db.wal_autocheckpoint(0)
         db.execute("BEGIN IMMEDIATE")
-        db.execute(self._schema)
+        self._set_up(db)
         db.execute("COMMIT")
 
     def _checkpoint(self, db: apsw.Connection) -> None:

@@ -79,7 +79,9 @@ class MetricSeries:
         self._images = self._counter("images", "Images made.", "workflow")
         self._pixels = self._counter("image_pixels", "Pixels of these images.", "workflow")
         self._webhooks = self._counter("webhooks", "Tries to send a webhook.", "outcome")
-        self._durable_jobs = self._gauge("durable_jobs", "Durable jobs that wait or run.", LATEST, "state")
+        self._durable_jobs = self._gauge(
+            "durable_jobs", "Durable jobs that wait, run or are unreadable.", LATEST, "state"
+        )
         self._durable_ended = self._counter("durable_jobs_ended", "Durable jobs that ended here.", "outcome")
         self._webhook_backlog = self._gauge("webhook_backlog", "Messages that are still to be sent.", LATEST)
         self._decisions = self._counter("decisions", "Decisions about jobs and replicas.", "kind")

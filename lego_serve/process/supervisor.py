@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lego_serve.errors import LegoError
 
+log = logging.getLogger("lego_serve")
 RESTART_PAUSE_S = 0.5
 REFUSE = signal.SIGUSR1  # to a gateway whose nodes are gone
 STOP_MARGIN_S = 5.0  # what a gateway needs to stop beyond the time that its requests have
@@ -76,7 +77,7 @@ class Supervisor:
             self._end_hung()
             for index, process in enumerate(self._processes):
                 if process.poll() is not None and not is_over():
-                    self._on_end(process.pid)
+                    self._clear_away(process.pid)
                     self._processes[index] = self._spawn()
 
     def refuse_all(self) -> None:
@@ -104,7 +105,7 @@ class Supervisor:
             each.process.kill()
             each.process.wait()
             self._leaving.remove(each)
-            self._on_end(each.process.pid)
+            self._clear_away(each.process.pid)
 
     def shut_down(self) -> None:
         """Let all gateways finish their requests, then kill those that take too long."""
@@ -127,6 +128,13 @@ class Supervisor:
             if process.pid in hung and process.poll() is None:
                 log.error("gateway %d listens and does not answer; it is killed and replaced", process.pid)
                 process.kill()
+
+    def _clear_away(self, pid: int) -> None:
+        """Clear away what a gateway has left; where that fails the other gateways serve on."""
+        try:
+            self._on_end(pid)
+        except Exception:
+            log.exception("what the gateway of process %d has left could not be cleared away", pid)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command(), env=dict(os.environ), start_new_session=True)

@@ -1,5 +1,8 @@
 """What holds the files of jobs: a folder, an object store in memory or in a folder, and S3, all of one contract."""
 
+import errno
+import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,6 +110,32 @@ def test_an_object_store_that_does_not_answer_is_away(monkeypatch: pytest.Monkey
         lambda: gone.delete("a", ["b"]),
     ):
         with pytest.raises(StoreUnavailable, match="does not answer"):
+            ask()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_folder_on_a_disk_that_fails_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whatever is asked of it: who runs for ever waits for that as for a store, and nothing is taken for gone."""
+    blobs = FolderBlobs(tmp_path)
+    blobs.write("a", "b", b"c", is_durable=False)
+
+    def fail(*_words: object, **_more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for module, name in ((os, "scandir"), (os, "unlink"), (os, "open"), (io, "open"), (os, "stat")):
+        monkeypatch.setattr(module, name, fail)
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: blobs.write("a", "b", b"c", is_durable=True),
+        lambda: blobs.create("a", "b", b"c"),
+        lambda: blobs.read("a", "b"),
+        lambda: blobs.list("a"),
+        lambda: blobs.folders(),
+        lambda: blobs.delete("a", ["b"]),
+        lambda: blobs.delete_folder("a"),
+        lambda: blobs.path("a", "b"),
+    )
+    for ask in asked:
+        with pytest.raises(StoreUnavailable, match=errno.errorcode[number]):
             ask()
 
 

@@ -14,10 +14,15 @@ from lego_serve.jobstore.sqlite_thread import SqliteThread
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY, content BLOB)"
 
 
+def set_up(db: apsw.Connection) -> None:
+    """Make the table."""
+    db.execute(SCHEMA)
+
+
 @pytest.fixture
 async def thread(tmp_path: Path) -> AsyncIterator[SqliteThread]:
     """A new database."""
-    thread = SqliteThread(tmp_path / "new" / "things.db", SCHEMA)
+    thread = SqliteThread(tmp_path / "new" / "things.db", set_up)
     yield thread
     await thread.close()
 
@@ -69,7 +74,7 @@ async def test_the_database_is_this_users_alone(thread: SqliteThread, tmp_path: 
 
 async def test_after_its_end_the_thread_answers_that_it_has_ended(tmp_path: Path) -> None:
     """Rather than never."""
-    thread = SqliteThread(tmp_path / "things.db", SCHEMA)
+    thread = SqliteThread(tmp_path / "things.db", set_up)
     await thread.write(add("a"))
     await thread.close()
     with pytest.raises(StoreUnavailable, match="closed"):
@@ -78,7 +83,7 @@ async def test_after_its_end_the_thread_answers_that_it_has_ended(tmp_path: Path
 
 async def test_a_path_that_cannot_be_opened_is_told_to_whoever_asks(tmp_path: Path) -> None:
     """And tried again each time."""
-    thread = SqliteThread(tmp_path / "file" / "things.db", SCHEMA)
+    thread = SqliteThread(tmp_path / "file" / "things.db", set_up)
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreUnavailable, match="cannot be read or written"):
         await count(thread)
@@ -90,7 +95,7 @@ async def test_a_path_that_cannot_be_opened_is_told_to_whoever_asks(tmp_path: Pa
 async def test_processes_that_create_a_database_at_once_wait_for_each_other(tmp_path: Path) -> None:
     """SQLite refuses the change to a log without asking the handler; one in twelve was told that the store is away."""
     for attempt in range(15):
-        threads = [SqliteThread(tmp_path / f"{attempt}.db", SCHEMA) for _ in range(4)]
+        threads = [SqliteThread(tmp_path / f"{attempt}.db", set_up) for _ in range(4)]
         await asyncio.gather(*(thread.write(add(str(number))) for number, thread in enumerate(threads)))
         assert [await count(thread) for thread in threads] == [4] * 4
         await asyncio.gather(*(thread.close() for thread in threads))

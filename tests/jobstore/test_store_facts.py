@@ -1,56 +1,19 @@
 """Facts about every store of durable jobs that chance finds seldom, each stated alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from lego_serve.core.durable_jobs.record import JobStatus
-from lego_serve.core.durable_jobs.store import JobQuery, JobStore
+from lego_serve.core.durable_jobs.store import JobQuery
 from lego_serve.core.durable_jobs.transitions import Retention, cancel, claim, complete, hand_over
 from lego_serve.errors import NotFound, StaleAttempt
-from lego_serve.jobstore.memory import MemoryJobStore
-from lego_serve.jobstore.redis_client import connect
-from lego_serve.jobstore.redis_store import RedisJobStore
-from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.jobstore.sweeping import Swept, change, lost_claims, release, sweep
-from tests.support.jobstore.clock import TEST_TIME, set_test_time
 from tests.support.jobstore.jobs import HOOK, new_job
+from tests.support.jobstore.stage import LEASE_S, Stage
 
-LEASE_S = 15.0
 RETENTION = Retention(queued_s=50.0, ended_s=100.0)
-
-
-@dataclass
-class Stage:
-    """A store, and the time as it knows it."""
-
-    store: JobStore
-    now: float = 1000.0
-    client: object = None
-
-    async def wait(self, seconds: float) -> None:
-        """Move the time."""
-        self.now += seconds
-        if self.client is not None:
-            await set_test_time(self.client, self.now)
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    """Each store in turn, empty."""
-    stage = Stage(MemoryJobStore(lambda: stage.now, LEASE_S))
-    if request.param == "sqlite":
-        stage.store = SqliteJobStore(tmp_path / "jobs.db", lambda: stage.now, LEASE_S)
-    elif request.param == "redis":
-        stage.client = client = connect(request.getfixturevalue("redis_server").url, timeout_s=60.0)
-        await client.flushall()
-        stage.store = RedisJobStore(client, LEASE_S, now_lua=TEST_TIME)
-    await stage.wait(0)
-    yield stage
-    await stage.store.close()
 
 
 async def test_a_forgotten_job_frees_its_key(stage: Stage) -> None:

@@ -145,3 +145,23 @@ def test_gateways_that_end_later_are_replaced() -> None:
         gateways.check()
     finally:
         gateways.shut_down()
+
+
+def test_a_gateway_whose_remains_cannot_be_cleared_away_is_replaced_all_the_same() -> None:
+    """The others serve on, and so does the server."""
+    ended: list[int] = []
+
+    def fail(pid: int) -> None:
+        ended.append(pid)
+        raise OSError("the disk is read only")
+
+    gateways = Supervisor(lambda: [sys.executable, "-c", "import time; time.sleep(60)"], 1, fail)
+    gateways.start()
+    [first] = gateways.pids
+    os.kill(first, signal.SIGKILL)
+    try:
+        gateways.watch(lambda: bool(ended))
+        assert (ended, len(gateways.pids)) == ([first], 1)
+        gateways.check()
+    finally:
+        gateways.shut_down()

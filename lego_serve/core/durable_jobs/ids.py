@@ -1,4 +1,4 @@
-"""The ids of durable jobs, which sort by their time, and the order in which jobs are claimed."""
+"""The ids of durable jobs, which sort by their time, and the order in which the jobs of a tenant are claimed."""
 
 from lego_serve.core.durable_jobs.record import PRIORITIES, JobRecord
 
@@ -28,9 +28,10 @@ def made_at(job_id: str) -> float:
 
 
 def claim_order(record: JobRecord) -> str:
-    """Return a text that sorts jobs as they are claimed: priority, deadline, age, tenant.  It ends with the id.
+    """Return a text that sorts a tenant's jobs as they are claimed: priority, deadline, age.
 
-    One text rather than four columns, because a sorted set of Redis compares nothing else.
+    It ends with the tenant, a tab and the id.  One text rather than columns, because a sorted set of Redis compares
+    nothing else.  Whose job is next, ``turns`` says.
     """
     deadline = record.request.deadline_at
     due = NO_DEADLINE if deadline is None else f"{_milliseconds(deadline):013d}"

@@ -61,6 +61,18 @@ def put_together(values: Mapping[str, Json], read: Callable[[str], bytes]) -> di
     return {name: whole(value) for name, value in values.items()}
 
 
+def digests(value: Json) -> frozenset[str]:
+    """Return the sha256 of all bytes that stand apart from stored inputs, or from a part of them."""
+    if isinstance(value, list):
+        return frozenset[str]().union(*map(digests, value))
+    if not isinstance(value, Mapping):
+        return frozenset()
+    if value.keys() == {MARK}:
+        return frozenset({str(value[MARK])})
+    entries = value[ESCAPE] if value.keys() == {ESCAPE} else value
+    return frozenset[str]().union(*map(digests, entries.values()))
+
+
 def _checked(content: bytes, digest: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"the stored input {digest[:12]} is damaged: its content has another sha256")

@@ -6,6 +6,7 @@ from lego_serve.core.durable_jobs.record import JobRecord
 
 # Seconds between a try and the next, as Standard Webhooks advises; the first try is at once.
 RETRY_AFTER_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+NEVER = 1e12  # when a message that cannot be read is due
 JITTER = 0.1  # of the wait, so that a receiver that comes back is not met by all at once
 
 

@@ -68,13 +68,18 @@ def _plain(value: Any) -> Any:
 
 def _read(cls: Any, text: str | bytes) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         raise BadRecord(f"The stored {cls.__name__} is no JSON.") from None
     found = value.pop("format", None) if isinstance(value, dict) else None
     if found != FORMAT:
         raise BadRecord(f"The stored {cls.__name__} has format {found!r}; this version reads format {FORMAT}.")
     return _reader(cls, cls.__name__)(value)
+
+
+def _no_number(word: str) -> None:
+    """Refuse ``NaN`` and ``Infinity``, which Python reads and no store could write again."""
+    raise ValueError(f"{word} is no JSON")
 
 
 @cache

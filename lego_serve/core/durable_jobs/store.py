@@ -5,15 +5,19 @@ only where the store still holds the record it was decided about.  The claim alo
 whoever is first must have the job in one step; it is ``transitions.claim``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lego_serve.core.durable_jobs.outbox import OutboxRow
 from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.transitions import Change
+from lego_serve.core.durable_jobs.turns import NO_WEIGHTS
+from lego_serve.errors import CapacityError
 
 MAX_PAGE = 100
+QUEUE_FULL_S, STORAGE_FULL_S = 10.0, 60.0  # until a refused submission may fare better
+UNREADABLE = "unreadable"  # in place of the status of a record that was set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,70 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """How many durable jobs of all tenants wait and run, and how many messages about ended ones wait too."""
+    """How many durable jobs of all tenants wait and run, how many messages about ended ones wait too, and how many
+    records were set aside because they cannot be read.
+    """
 
     queued: int = 0
     in_progress: int = 0
     messages: int = 0
+    unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSize:
+    """The bytes of a job's files before its end: ``passing`` are removed then, ``kept`` stay as long as its record."""
+
+    passing: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a tenant has in a store: jobs that have not ended, and bytes of the files of all its jobs."""
+
+    open_jobs: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a tenant may have in a store; None is no bound."""
+
+    open_jobs: int | None = None
+    stored_bytes: int | None = None
+
+    def check(self, held: Held, size: JobSize = JobSize()) -> None:
+        """Raise CapacityError where a tenant may have no job more, or not the files of one of this size.
+
+        The images that open jobs will make are known when they end, and may go beyond the bound until then.
+        """
+        if self.open_jobs is not None and held.open_jobs >= self.open_jobs:
+            raise CapacityError(
+                f"{held.open_jobs} of your jobs wait or run already, and {self.open_jobs} is the most; try again when "
+                "some have ended.",
+                code="queue_full",
+                retry_after_s=QUEUE_FULL_S,
+            )
+        more, most = size.passing + size.kept, self.stored_bytes
+        if most is not None and (held.stored_bytes >= most or held.stored_bytes + more > most):
+            raise CapacityError(
+                f"The files of your jobs take {held.stored_bytes:,} bytes, those of this request {more:,}, and "
+                f"{most:,} is the most: delete jobs that you need no more (`DELETE /v1/jobs/ID`), or wait until older "
+                "ones are forgotten.",
+                code="storage_full",
+                retry_after_s=STORAGE_FULL_S,
+            )
+
+
+NO_FILES, ANY_ROOM = JobSize(), Room()
+
+
+def result_bytes(record: JobRecord) -> int:
+    """Return the bytes of the images that a job's record tells of; 0 before its end."""
+    images = (record.result or {}).get("images")
+    sizes = [each.get("bytes") for each in images if isinstance(each, Mapping)] if isinstance(images, list) else []
+    return sum(size for size in sizes if isinstance(size, int))
 
 
 class JobStore(Protocol):
@@ -61,16 +124,20 @@ class JobStore(Protocol):
 
     An ``owner`` is one gateway process, under a name that no other process ever had.  It has a lease, which ``claim``
     and ``beat`` renew; whoever finds it lapsed gives the owner's jobs to others (see sweeping.py).
+
+    A record that cannot be read, as of a later version, holds up no other: ``claim``, ``owned``, ``due`` and ``page``
+    set it aside, out of the queue and of all lists, and go on.  It stays in the store for the operator, and ``get``,
+    ``find`` and ``put`` raise BadRecord about it.
     """
 
     async def now(self) -> float:
         """Return the seconds on the wall clock that leases are measured by."""
         ...
 
-    async def put(self, record: JobRecord) -> JobRecord:
+    async def put(self, record: JobRecord, size: JobSize = NO_FILES, room: Room = ANY_ROOM) -> JobRecord:
         """Keep a new record, queued or already claimed, and return it; or the one that its idempotency key stands for.
 
-        Raises ValueError where the id is taken.
+        Raises ValueError where the id is taken, and CapacityError where its tenant has no ``room``, in the same step.
         """
         ...
 
@@ -87,19 +154,23 @@ class JobStore(Protocol):
         ...
 
     async def position(self, record: JobRecord) -> int | None:
-        """Return how many jobs are claimed before this one; None where it is not queued."""
+        """Return how many jobs of its tenant are claimed before this one; None where it is not queued."""
         ...
 
-    async def open_jobs(self, tenant: str) -> int:
-        """Return how many jobs of a tenant wait or run."""
+    async def held(self, tenant: str) -> Held:
+        """Return what a tenant has here."""
         ...
 
     async def counts(self) -> JobCounts:
         """Return how many jobs and messages there are."""
         ...
 
-    async def claim(self, owner: str, count: int) -> tuple[JobRecord, ...]:
-        """Give up to ``count`` queued jobs to an owner, the first in claim order, and renew its lease."""
+    async def claim(self, owner: str, count: int, weights: Mapping[str, float] = NO_WEIGHTS) -> tuple[JobRecord, ...]:
+        """Give up to ``count`` queued jobs to an owner, and renew its lease.
+
+        Each is the first, in claim order, of the tenant that is next (see turns.py); a tenant without an entry in
+        ``weights`` weighs 1.
+        """
         ...
 
     async def write(self, change: Change) -> bool:

@@ -256,6 +256,7 @@ class JobAttempt:
         if self._has_shown:
             with suppress(StoreUnavailable):
                 await self._parts.previews.delete(self.record.id)
+        await self._parts.drop_inputs(self.record)
 
     async def _keep(self, job_request: ImageJobRequest, job: Job, result: JobResult) -> dict[str, Any]:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""

@@ -1,5 +1,6 @@
 """What everything about durable jobs in one gateway shares."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
+from lego_serve.gateway.jobs.submission import passing_inputs
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import JobFiles
@@ -55,11 +57,21 @@ class JobParts:
     wall: Callable[[], float]
     watchers: Watchers = field(default_factory=Watchers)
 
-    async def drop_running(self, job_id: str) -> None:
-        """Remove what an ended job needs no more, checkpoints and previews; what cannot be now goes with the job."""
+    async def drop_running(self, record: JobRecord) -> None:
+        """Remove what an ended job needs no more: checkpoints, previews and images of its request.
+
+        What cannot be removed now goes with the job.
+        """
         for running in (self.checkpoints, self.previews):
-            with suppress(StoreUnavailable, OSError):
-                await running.delete(job_id)
+            with suppress(StoreUnavailable):
+                await running.delete(record.id)
+        await self.drop_inputs(record)
+
+    async def drop_inputs(self, record: JobRecord) -> None:
+        """Remove the images of an ended job's request."""
+        if names := passing_inputs(record.request.inputs):
+            with suppress(StoreUnavailable):
+                await asyncio.to_thread(self.files.delete_inputs, record.id, names)
 
     def written(self, record: JobRecord) -> None:
         """This gateway has written a change of a job: whoever watches hears of it, and ends are counted."""

@@ -4,22 +4,25 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastapi import Request
 
-from lego_serve.core.durable_jobs.idempotency import check_replay, fingerprint
+from lego_serve.core.durable_jobs.idempotency import check_replay
 from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
+from lego_serve.core.durable_jobs.inputs import StoredInputs
 from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus
-from lego_serve.core.durable_jobs.store import JobPage, JobQuery, JobStore
+from lego_serve.core.durable_jobs.store import JobPage, JobQuery, JobSize, JobStore, Room
 from lego_serve.core.durable_jobs.transitions import cancel, claim, submit
+from lego_serve.core.scheduling.admission import Applicant
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.errors import CapacityError, JobEnded, NotFound
 from lego_serve.gateway.admission import Place, applicant_of
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.parts import JobParts, JobStorage
-from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare
+from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prepare, size_of
 from lego_serve.gateway.jobs.watching import JobEvent, events_of
 from lego_serve.gateway.jobs.worker import JobWorker
 from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
@@ -32,7 +35,6 @@ from lego_serve.webhooks.sender import WebhookSender
 from lego_serve.webhooks.settings import WebhookSettings
 
 PING_S = 15.0
-QUEUE_FULL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class DurableJobs:
         The answer to ``request`` is told what is left of its tenant's limits.  Raises RequestError, CapacityError,
         StoreUnavailable, IdempotencyKeyReused.
         """
-        mark, webhook = _fingerprint(submission), submission.options.webhook
+        mark, webhook = submission.mark, submission.options.webhook
         if webhook is not None:
             self._webhooks.check(caller.tenant, webhook.url)
         if submission.key is not None:
@@ -85,14 +87,20 @@ class DurableJobs:
                 check_replay(earlier, mark)
                 self._log(earlier, submission)
                 return Submitted(earlier, is_replayed=True)
-        workflow = await choose_workflow(self._parts.context, caller, submission)
-        await self._check_room(caller)
-        seeded = submission.with_seed()
-        prepared = await prepare(self._parts.context, caller, seeded, workflow)
         context = self._parts.context
-        await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers), request)
-        record = await self._record(caller, seeded, prepared, workflow, mark)
-        submitted = await self._put(record, prepared, mark)
+        workflow = await choose_workflow(context, caller, submission)
+        room = self._room(caller)
+        room.check(await self.store.held(caller.tenant))  # before anything is decoded; `put` checks again
+        seeded = submission.with_seed()
+        with ExitStack() as accepting:
+            if submission.has_images:
+                accepting.enter_context(context.admission.accepting(Applicant(caller.tenant, caller.weight)))
+            prepared = await prepare(context, caller, seeded, workflow)
+            await context.limits.charge(caller.tenant, prepared.work(context.settings.tiers), request)
+            stored = seeded.store()
+            record = self._record(caller, seeded, stored, workflow, mark)
+            await self._write_inputs(record, stored)
+        submitted = await self._put(record, prepared, size_of(stored), room)
         self._log(submitted.record, submission)
         return submitted
 
@@ -108,7 +116,7 @@ class DurableJobs:
         return await self.store.page(query)
 
     async def position(self, record: JobRecord) -> int | None:
-        """Return how many jobs are claimed before this one; None where it does not wait."""
+        """Return how many of its tenant's jobs are claimed before this one; None where it does not wait."""
         return await self.store.position(record) if record.status is JobStatus.QUEUED else None
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
@@ -121,7 +129,7 @@ class DurableJobs:
             return await self.get(caller, job_id)
         self.worker.stop(job_id)
         self._parts.written(record)
-        await self._parts.drop_running(job_id)
+        await self._parts.drop_running(record)
         return record
 
     async def delete(self, caller: Caller, job_id: str) -> None:
@@ -196,20 +204,18 @@ class DurableJobs:
     def _log(self, record: JobRecord, submission: Submission) -> None:
         self._parts.context.log_job(record.id, submission.body.prompt)
 
-    async def _check_room(self, caller: Caller) -> None:
-        most = self._parts.context.limits.max_queued(caller.tenant, self._parts.settings.max_queued)
-        if await self.store.open_jobs(caller.tenant) >= most:
-            message = f"{most} of your jobs wait or run already, which is the most; try again when some have ended."
-            raise CapacityError(message, code="queue_full", retry_after_s=QUEUE_FULL_S)
+    def _room(self, caller: Caller) -> Room:
+        settings = self._parts.settings
+        most = self._parts.context.limits.max_queued(caller.tenant, settings.max_queued)
+        return Room(most, settings.max_stored_bytes)
 
-    async def _record(
-        self, caller: Caller, submission: Submission, prepared: ImageJobRequest, workflow: Workflow, mark: str
+    def _record(
+        self, caller: Caller, submission: Submission, stored: StoredInputs, workflow: Workflow, mark: str
     ) -> JobRecord:
-        """Write the request's images to files and return the record of its job."""
+        """Return the record of a request's job."""
         now, options = self._parts.wall(), submission.options
         given_ms = [each for each in (options.deadline_ms, submission.body.deadline_ms) if each is not None]
         deadline_ms = min(given_ms, default=None)
-        stored = submission.store()
         request = JobRequest(
             endpoint=submission.endpoint,
             workflow=workflow.name,
@@ -226,27 +232,31 @@ class DurableJobs:
             traceparent=options.traceparent,
         )
         name = job_id(now, secrets.token_bytes(RANDOM_BYTES))
-        record = submit(name, request, now, self._parts.settings.retention)
-        for content in stored.contents.values():
-            await asyncio.to_thread(self._parts.files.write_input, name, content)
-        return record
+        return submit(name, request, now, self._parts.settings.retention)
 
-    async def _put(self, record: JobRecord, prepared: ImageJobRequest, mark: str) -> Submitted:
-        """Store a job, claimed already where it may run at once."""
+    async def _write_inputs(self, record: JobRecord, stored: StoredInputs) -> None:
+        """Write the request's images to files.  Raises StoreUnavailable."""
+        for content in stored.contents.values():
+            await asyncio.to_thread(self._parts.files.write_input, record.id, content)
+
+    async def _put(self, record: JobRecord, prepared: ImageJobRequest, size: JobSize, room: Room) -> Submitted:
+        """Store a job, claimed already where it may run at once.  Raises CapacityError where there is no room."""
         place = self._place(prepared, record)
         if place is not None:
             record = claim(record, self._parts.settings.owner, self._parts.wall()).record
         try:
-            kept = await self.store.put(record)
-        except BaseException:
+            kept = await self.store.put(record, size, room)
+        except BaseException as error:
             if place is not None:  # a job that was stored all the same is found by `lost_claims`
                 place.release(is_done=False)
+            if isinstance(error, CapacityError):
+                await self.worker.delete_files([record.id])
             raise
         if kept.id != record.id:
             if place is not None:
                 place.release(is_done=False)
             await self.worker.delete_files([record.id])
-            check_replay(kept, mark)
+            check_replay(kept, record.request.fingerprint or "")
             return Submitted(kept, is_replayed=True)
         if place is None:
             self.worker.wake()
@@ -288,10 +298,3 @@ def images_of(record: JobRecord) -> list[dict[str, object]]:
 
 def _no_job() -> NotFound:
     return NotFound("There is no job of this id, or not any more.", param="job_id", code="job_not_found")
-
-
-def _fingerprint(submission: Submission) -> str:
-    options = submission.options
-    webhook = None if options.webhook is None else [options.webhook.url, list(options.webhook.events)]
-    extra = [options.priority, options.deadline_ms, dict(options.metadata), webhook]
-    return fingerprint(submission.endpoint, {"body": submission.values, "options": extra}, submission.files)

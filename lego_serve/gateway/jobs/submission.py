@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from lego_serve.core.durable_jobs.inputs import StoredInputs, put_together, take_apart
-from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus, Webhook
+from lego_serve.core.durable_jobs.idempotency import fingerprint
+from lego_serve.core.durable_jobs.inputs import StoredInputs, digests, put_together, take_apart
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus, Json, Webhook
+from lego_serve.core.durable_jobs.store import JobSize
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.requests.edits import EditForm, find_template, prepare_edit
@@ -22,6 +24,7 @@ from lego_serve.gateway.requests.workflows import edit_workflow, generation_work
 from lego_serve.gateway.settings import Caller
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
+RUN_FILES = ("image", "mask")  # what a job reads while it runs; what else comes with it stays as long as its record
 ImageBody: TypeAlias = GenerationRequest | EditRequest
 
 
@@ -38,9 +41,10 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request for images that is to become a durable job; ``files`` are those of an edit: `image` and `mask`.
+    """A request for images that is to become a durable job.
 
-    ``check`` may refuse it once it is prepared, before it is charged and stored.
+    ``files`` are those of an edit, `image` and `mask`, and what a foreign protocol keeps beside them.  ``check`` may
+    refuse it once it is prepared, before it is charged and stored.
     """
 
     endpoint: str
@@ -57,6 +61,19 @@ class Submission:
         values: dict[str, Any] = json.loads(text)
         return values
 
+    @property
+    def has_images(self) -> bool:
+        """Whether images are decoded to tell whether it is right."""
+        return isinstance(self.body, EditRequest) or bool(self.body.controlnet)
+
+    @property
+    def mark(self) -> str:
+        """A hash of all that it asks for, which a repeat under the same key has as well."""
+        options = self.options
+        webhook = None if options.webhook is None else [options.webhook.url, list(options.webhook.events)]
+        extra = [options.priority, options.deadline_ms, dict(options.metadata), webhook]
+        return fingerprint(self.endpoint, {"body": self.values, "options": extra}, self.files)
+
     def with_seed(self) -> "Submission":
         """Return the submission with a seed: its own, or one drawn now, so that every attempt makes the same image."""
         if self.body.seed not in (None, RANDOM_SEED):
@@ -70,6 +87,21 @@ class Submission:
         for use in values.get("controlnet") or ():
             use["image"] = use["image"].encode()
         return take_apart({"body": values, "files": dict(self.files)})
+
+
+def passing_inputs(inputs: Mapping[str, Json]) -> frozenset[str]:
+    """Return the sha256 of the images that stored inputs stand for and that nobody needs after the job's end."""
+    files = inputs.get("files")
+    beside = {name: each for name, each in files.items() if name not in RUN_FILES} if isinstance(files, Mapping) else {}
+    return digests(inputs) - digests(beside)
+
+
+def size_of(stored: StoredInputs) -> JobSize:
+    """Return the bytes of what is stored apart from a record."""
+    passing = passing_inputs(stored.values)
+    sizes = {digest: len(content) for digest, content in stored.contents.items()}
+    going = sum(size for digest, size in sizes.items() if digest in passing)
+    return JobSize(going, sum(sizes.values()) - going)
 
 
 def restore(request: JobRequest, read: Callable[[str], bytes]) -> Submission:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from lego_serve.core.durable_jobs.record import JobRecord
-from lego_serve.errors import LegoError, StoreUnavailable
+from lego_serve.core.durable_jobs.record_json import BadRecord
+from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.admission import Place
 from lego_serve.gateway.jobs.attempt import JobAttempt
 from lego_serve.gateway.jobs.parts import JobParts
@@ -97,7 +98,7 @@ class JobWorker:
     async def _run(self, attempt: JobAttempt) -> None:
         try:
             await attempt.run()
-        except LegoError:
+        except Exception:
             log.exception("job %s could not be ended", attempt.record.id)
         finally:
             held = self._attempts.get(attempt.record.id)
@@ -117,7 +118,7 @@ class JobWorker:
                     log.warning("the job store is away: %s", error.message)
                 self._without_store.add(work)
                 await asyncio.sleep(RETRY_S)
-            except LegoError:
+            except Exception:  # whatever it is, durable jobs go on
                 log.exception("durable jobs met an unexpected error")
                 await asyncio.sleep(RETRY_S)
 
@@ -125,7 +126,8 @@ class JobWorker:
         self._wake.clear()
         free = self._free
         if free > 0 and not self._is_stopping:
-            claimed = await self._parts.store.claim(self._parts.settings.owner, free)
+            weights = self._parts.context.settings.weights
+            claimed = await self._parts.store.claim(self._parts.settings.owner, free, weights)
             self._is_queue_empty = len(claimed) < free
             for record in claimed:
                 self._parts.watchers.tell(record)
@@ -150,7 +152,7 @@ class JobWorker:
             self._parts.written(record)
             if record.status.has_ended:
                 self.stop(record.id)
-                await self._parts.drop_running(record.id)
+                await self._parts.drop_running(record)
         await self.delete_files(record.id for record in swept.forgotten)
         self._parts.context.metrics.set_durable_jobs(await self._parts.store.counts())
         await asyncio.sleep(self._parts.settings.sweep_s * (1 + self._chance() / 2))
@@ -163,7 +165,7 @@ class JobWorker:
         await self._drop_lost()
         here = set(self._attempts)
         watched = [job_id for job_id in self._parts.watchers.job_ids if job_id not in here]
-        records = await asyncio.gather(*(self._parts.store.get(job_id) for job_id in watched))
+        records = await asyncio.gather(*(self._stored(job_id) for job_id in watched))
         for job_id, record in zip(watched, records, strict=True):
             if record is None:
                 self._parts.watchers.tell_deleted(job_id, self._parts.wall())
@@ -171,6 +173,12 @@ class JobWorker:
                 for preview in await self._parts.previews.latest(record.id, record.attempt):
                     self._parts.watchers.tell(preview)
         await asyncio.sleep(REFRESH_S)
+
+    async def _stored(self, job_id: str) -> JobRecord | None:
+        """Return a job's record; None also where it cannot be read, which is the end of it."""
+        with suppress(BadRecord):
+            return await self._parts.store.get(job_id)
+        return None
 
     async def _drop_lost(self) -> None:
         """Stop attempts at jobs that have ended or that another has, and take up claims whose answer was lost."""
@@ -180,13 +188,16 @@ class JobWorker:
         for job_id, (attempt, _) in before.items():
             if job_id in owned:
                 continue
-            record = await store.get(job_id)
+            try:
+                record = await store.get(job_id)
+            except BadRecord:  # it was damaged and set aside, and what this attempt writes takes its place
+                continue
             if record is None or record.status.has_ended or record.attempt != attempt.number:
                 if record is not None:
                     self._parts.watchers.tell(record)
                 self.stop(job_id)
                 if record is None or record.status.has_ended:
-                    await self._parts.drop_running(job_id)
+                    await self._parts.drop_running(attempt.record)
         if self._may_have_lost_claims and not self._is_stopping:
             self._may_have_lost_claims = False
             for record in await lost_claims(store, owner, self._attempts):
@@ -196,8 +207,9 @@ class JobWorker:
         """Delete folders that no job's record is known for, as of submissions that were cut off, and old answers."""
         files, store = self._parts.files, self._parts.store
         for job_id in await asyncio.to_thread(files.orphans, self._parts.wall()):
-            if await store.get(job_id) is None:
-                await self.delete_files([job_id])
+            with suppress(BadRecord):  # whose files stay with it
+                if await store.get(job_id) is None:
+                    await self.delete_files([job_id])
         oldest = self._parts.wall() - self._parts.settings.retention.ended_s
         await asyncio.to_thread(files.delete_answers, oldest)
         await asyncio.sleep(ORPHANS_S)

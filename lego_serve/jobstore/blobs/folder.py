@@ -4,14 +4,15 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lego_serve.errors import StoreUnavailable
 from lego_serve.jobstore.blobs.port import Blob
 
 UNFINISHED = ".tmp"
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FolderBlobs:
@@ -35,36 +36,43 @@ class FolderBlobs:
     def read(self, folder: str, name: str) -> bytes:
         """Return a file's content."""
         try:
-            return (self._root / folder / name).read_bytes()
-        except OSError as error:
+            with _answering():
+                return (self._root / folder / name).read_bytes()
+        except ABSENT as error:
             raise FileNotFoundError(f"{folder}/{name}") from error
 
     def path(self, folder: str, name: str) -> Path | None:
         """Return the file itself."""
         path = self._root / folder / name
-        return path if path.is_file() else None
+        with _answering():
+            return path if path.is_file() else None
 
     def list(self, folder: str) -> Sequence[Blob]:
         """Return the files of a folder; what was being written when its process died is among them."""
         found = []
-        for path in (self._root / folder).glob("*"):
-            with suppress(OSError):
-                known = path.stat()
-                found.append(Blob(path.name, known.st_size, known.st_mtime))
+        with _answering(), suppress(*ABSENT), os.scandir(self._root / folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it has gone meanwhile
+                    known = entry.stat()
+                    found.append(Blob(entry.name, known.st_size, known.st_mtime))
         return found
 
     def delete(self, folder: str, names: Sequence[str]) -> None:
         """Remove files."""
         for name in names:
-            (self._root / folder / name).unlink(missing_ok=True)
+            with _answering(), suppress(*ABSENT):
+                (self._root / folder / name).unlink()
 
     def delete_folder(self, folder: str) -> None:
         """Remove a folder."""
-        shutil.rmtree(self._root / folder, ignore_errors=True)
+        with _answering():
+            shutil.rmtree(self._root / folder, onerror=_raise_unless_gone)
 
     def folders(self) -> Sequence[str]:
         """Return the names of folders, and of nothing else."""
-        return [path.name for path in self._root.glob("*") if path.is_dir()]
+        with _answering(), suppress(*ABSENT), os.scandir(self._root) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+        return []
 
     def _put(self, folder: str, name: str, content: bytes, *, is_durable: bool, replaces: bool) -> None:
         place = self._root / folder
@@ -88,11 +96,32 @@ class FolderBlobs:
         except FileExistsError:
             raise
         except OSError as error:
-            reason = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
-            raise StoreUnavailable(f"The folder of jobs {reason}; try again later.") from error
+            raise _unavailable(error, "written") from error
         finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Raise StoreUnavailable for what the disk does not do, such as one that has become read only."""
+    try:
+        yield
+    except ABSENT:
+        raise
+    except OSError as error:
+        raise _unavailable(error, "read or changed") from error
+
+
+def _unavailable(error: OSError, what: str) -> StoreUnavailable:
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "is full" if is_full else f"cannot be {what} ({errno.errorcode.get(error.errno or 0, 'OSError')})"
+    return StoreUnavailable(f"The folder of jobs {reason}; try again later.")
+
+
+def _raise_unless_gone(_work: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
 
 
 def _sync(folder: Path) -> None:

@@ -242,7 +242,7 @@ async def test_a_range_that_is_no_part_of_a_file_is_passed_over(running: Gateway
 
 
 async def test_a_record_that_cannot_be_read_is_ours_and_stops_no_other(tmp_path: Path) -> None:
-    """Such as one of a later version: its job is 500 with a code, and jobs are accepted and run as before."""
+    """Such as one of a later version: its job is 500 with a code, and all others are accepted, run and listed."""
     cluster = Cluster(tmp_path / "jobs", GatewaySettings("lego-tiny"))
     async with cluster.gateway() as gateway:
         damaged = (await gateway.client.post(JOBS, json=GOOD)).json()["id"]
@@ -252,8 +252,10 @@ async def test_a_record_that_cannot_be_read_is_ours_and_stops_no_other(tmp_path:
             "UPDATE jobs SET record=replace(record, '\"format\":1', '\"format\":2') WHERE id=?", (damaged,)
         )
         database.close()
-        for path in (f"{JOBS}/{damaged}", f"{JOBS}/{damaged}/result", JOBS):
+        for path in (f"{JOBS}/{damaged}", f"{JOBS}/{damaged}/result"):
             answer = await gateway.client.get(path)
             assert error_of(answer) == (500, "unreadable_record", None)
+        assert (await gateway.client.get(JOBS)).json()["data"] == []
         after = (await gateway.client.post(JOBS, json=GOOD)).json()["id"]
         assert (await until(gateway.client, after))["status"] == "completed"
+        assert [job["id"] for job in (await gateway.client.get(JOBS)).json()["data"]] == [after]

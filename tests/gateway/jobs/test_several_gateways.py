@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,8 +70,8 @@ async def test_what_a_gateway_claims_as_it_begins_to_stop_goes_to_others(
         await running(first)
         claim = first.app.state.jobs.store.claim
 
-        async def claim_late(owner: str, count: int) -> Sequence[JobRecord]:
-            records: Sequence[JobRecord] = await claim(owner, count)
+        async def claim_late(owner: str, count: int, weights: Mapping[str, float]) -> Sequence[JobRecord]:
+            records: Sequence[JobRecord] = await claim(owner, count, weights)
             if records:
                 claimed.set()
                 await go_on.wait()
@@ -268,7 +268,7 @@ async def test_while_the_store_is_away_requests_that_need_none_are_answered(
             raise StoreUnavailable("The job store does not answer; try again later.")
 
         with monkeypatch.context() as patch:
-            for name in ("put", "find", "get", "write", "claim", "beat", "owned", "open_jobs", "page"):
+            for name in ("put", "find", "get", "write", "claim", "beat", "owned", "held", "page"):
                 patch.setattr(store, name, away)
             runner.gate.set()
             for answer in (

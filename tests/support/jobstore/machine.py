@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from lego_serve.core.durable_jobs.ids import claim_order
 from lego_serve.core.durable_jobs.outbox import OutboxRow, after_failure
 from lego_serve.core.durable_jobs.record import JobError, JobRecord, JobStatus, StoredProgress
-from lego_serve.core.durable_jobs.store import JobQuery, JobStore
+from lego_serve.core.durable_jobs.store import JobQuery, JobSize, JobStore, Room
 from lego_serve.core.durable_jobs.transitions import (
     Change,
     Retention,
@@ -27,13 +27,18 @@ from lego_serve.core.durable_jobs.transitions import (
 from lego_serve.errors import JobEnded, StaleAttempt
 from lego_serve.jobstore.memory import MemoryJobStore
 from lego_serve.jobstore.sweeping import Swept, release, sweep
-from tests.support.jobstore.jobs import HOOK, new_job
+from tests.support.jobstore.jobs import HOOK, answer_to, new_job
 
 T = TypeVar("T")
 LEASE_S = 15.0
 RETENTION = Retention(queued_s=60.0, ended_s=40.0)
 OWNERS = st.sampled_from(["gateway a", "gateway b", "gateway c"])
-TENANTS = st.sampled_from(["default", "tenant:b"])
+NAMES = ["default", "tenant:b", "tenant\tc"]
+TENANTS = st.sampled_from(NAMES)
+WEIGHTS = {"tenant:b": 2.0}
+ROOM = Room(open_jobs=6, stored_bytes=100)
+RESULT = {"images": [{"bytes": 25}, {"bytes": 5}], "data": [1]}
+SIZES = st.sampled_from([JobSize(), JobSize(30), JobSize(10, 20)])
 AHEAD = st.sampled_from([0.5, 8.0, 16.0, 64.0])
 
 
@@ -87,11 +92,16 @@ class JobStoreMachine(RuleBasedStateMachine):
         key=st.sampled_from([None, "key", "b:key"]),
         owner=st.none() | OWNERS,
         is_told=st.booleans(),
+        size=SIZES,
     )
     def submit(
-        self, tenant: str, priority: int, deadline_s: float | None, key: str | None, owner: str | None, is_told: bool
-    ) -> str:
-        """A request is accepted, and claimed at once where its gateway has room; a key stands for its first job."""
+        self, tenant: str, priority: int, deadline_s: float | None, key: str | None, owner: str | None, is_told: bool,
+        size: JobSize,
+    ) -> Any:  # fmt: skip
+        """A request is accepted, and claimed at once where its gateway has room; a key stands for its first job.
+
+        One of a tenant that has as much as it may is refused, unless its key is known.
+        """
         self.number += 1
         deadline_at = None if deadline_s is None else self.time + deadline_s
         job = new_job(
@@ -99,7 +109,11 @@ class JobStoreMachine(RuleBasedStateMachine):
             webhook=HOOK if is_told else None, model=f"model {self.number % 2}",
         )  # fmt: skip
         job = job if owner is None else claim(job, owner, self.time).record
-        kept = self.both(lambda store: store.put(job))
+        refused = None if (tenant, key or "") in self.keys else self.run(self.refusal(tenant, size))
+        if refused is not None:
+            assert self.both(lambda store: answer_to(store.put(job, size, ROOM))) == refused
+            return multiple()
+        kept = self.both(lambda store: store.put(job, size, ROOM))
         if key is not None:
             assert self.both(lambda store: store.find(tenant, key)) == kept
             assert self.both(lambda store: store.find(tenant, f"{key} other")) is None
@@ -112,9 +126,17 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     @rule(target=claims, owner=OWNERS, count=st.integers(1, 3))
     def claim(self, owner: str, count: int) -> Any:
-        """A gateway gets the first jobs in claim order, each as a new attempt."""
-        claimed = self.both(lambda store: store.claim(owner, count))
-        assert [claim_order(job) for job in claimed] == sorted(claim_order(job) for job in claimed)
+        """A gateway gets the jobs of those that have least, in each one's claim order, each as a new attempt."""
+        running, queued = (self.count_by_tenant(status) for status in (JobStatus.IN_PROGRESS, JobStatus.QUEUED))
+        claimed = self.both(lambda store: store.claim(owner, count, WEIGHTS))
+        for job in claimed:
+            tenant = job.request.tenant
+            share = running[tenant] / WEIGHTS.get(tenant, 1.0)
+            assert all(share <= running[each] / WEIGHTS.get(each, 1.0) for each in queued if queued[each])
+            running[tenant], queued[tenant] = running[tenant] + 1, queued[tenant] - 1
+        for tenant in queued:
+            orders = [claim_order(job) for job in claimed if job.request.tenant == tenant]
+            assert orders == sorted(orders)
         for job in claimed:
             assert job.attempt > self.attempts.get(job.id, 0)
             self.attempts[job.id] = job.attempt
@@ -138,7 +160,7 @@ class JobStoreMachine(RuleBasedStateMachine):
     def _write(self, known: JobRecord, what: str, attempt: int) -> None:
         try:
             change: Change = {
-                "complete": lambda: complete(known, attempt, {"data": [1]}, self.time),
+                "complete": lambda: complete(known, attempt, RESULT, self.time),
                 "fail": lambda: fail(known, attempt, JobError("node_failed", "No."), self.time),
                 "progress": lambda: progress(known, attempt, StoredProgress(30, 6, 20)),
                 "hand over": lambda: hand_over(known, attempt),
@@ -253,7 +275,23 @@ class JobStoreMachine(RuleBasedStateMachine):
         self.both(lambda store: store.lapsed_owners())
         self.both(lambda store: store.due(500))
         self.both(lambda store: store.counts())
-        for tenant in ("default", "tenant:b"):
-            count = self.both(lambda store: store.open_jobs(tenant))  # noqa: B023 - asked at once
+        for tenant in NAMES:
+            held = self.both(lambda store: store.held(tenant))  # noqa: B023 - asked at once
             page = self.run(self.plain.page(JobQuery(tenant, 100)))
-            assert page.has_more or count == sum(not job.status.has_ended for job in page.jobs)
+            assert page.has_more or held.open_jobs == sum(not job.status.has_ended for job in page.jobs)
+            assert held.open_jobs <= (ROOM.open_jobs or 0)
+            assert page.has_more or page.jobs or not held.stored_bytes
+
+    async def refusal(self, tenant: str, size: JobSize) -> str | None:
+        """Why a tenant may have no job more of this size; None where it may."""
+        held = await self.plain.held(tenant)
+
+        async def check() -> None:
+            ROOM.check(held, size)
+
+        return await answer_to(check())
+
+    def count_by_tenant(self, status: JobStatus) -> dict[str, int]:
+        """How many jobs of each tenant have a status."""
+        queries = {name: JobQuery(name, 100, status=status) for name in NAMES}
+        return {name: len(self.run(self.plain.page(query)).jobs) for name, query in queries.items()}
