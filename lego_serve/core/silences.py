@@ -8,7 +8,7 @@ most: who looks late was held up itself, and so may they have been whom it asked
 from collections.abc import Collection
 from dataclasses import dataclass
 
-PATIENCE_S = 10.0  # a busy machine of two cores has held a gateway up for two or three
+PATIENCE_S = 15.0  # joining Ray holds a gateway up for a second of computing, which is ten where eight want a core
 ALONE_S = 30.0
 LOOK_MOST_S = 1.0
 AGAIN_S = 1.0  # between an answer and the next question

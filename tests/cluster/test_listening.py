@@ -7,11 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
+
+from lego_serve import app
+from lego_serve.process.signals import StopSignal
+from lego_serve.process.supervisor import Supervisor
+from lego_serve.supervision.gateway_pulse import GatewayPulse
+from tests.support.chaos.faults import stopped
 
 ROOT = Path(__file__).parents[2]
 # A gateway over nodes that are there as soon as a file is; nothing of it starts Ray.
@@ -57,19 +63,24 @@ def free_ports() -> tuple[int, int]:
         return first.getsockname()[1], second.getsockname()[1]
 
 
-@contextmanager
-def gateway(folder: Path, waits: bool, operations: bool) -> Iterator[tuple["subprocess.Popen[bytes]", int, int, Path]]:
-    """A gateway process, its two ports, and the file that makes its nodes answer."""
-    api, other = free_ports()
+def command(folder: Path, api: int, server: str = "", *, waits: bool = False) -> list[str]:
+    """What starts a gateway whose files are in a folder."""
     config = folder / "config.yaml"
-    ports = f"operations_port: {other}, " if operations else ""
     config.write_text(
-        f"server: {{{ports}data: {folder / 'data'}}}\njobs: {{store: none}}\n"
+        f"server: {{{server}data: {folder / 'data'}}}\njobs: {{store: none}}\n"
         "models: {lego-tiny: {path: 'builtin:lego-tiny', max_sequence_length: 0}}\n"
     )
     (folder / "gateways").mkdir()
     words = [str(config), str(api), str(folder / "gateways"), "waits" if waits else "", str(folder / "there")]
-    process = subprocess.Popen([sys.executable, "-c", GATEWAY, *words], cwd=ROOT, env=dict(os.environ))
+    return [sys.executable, "-c", GATEWAY, *words]
+
+
+@contextmanager
+def gateway(folder: Path, waits: bool, operations: bool) -> Iterator[tuple["subprocess.Popen[bytes]", int, int, Path]]:
+    """A gateway process, its two ports, and the file that makes its nodes answer."""
+    api, other = free_ports()
+    ports = f"operations_port: {other}, " if operations else ""
+    process = subprocess.Popen(command(folder, api, ports, waits=waits), cwd=ROOT, env=dict(os.environ))
     try:
         yield process, api, other, folder / "there"
     finally:
@@ -118,3 +129,26 @@ def test_a_gateway_of_one_port_that_waits_says_that_it_is_starting(tmp_path: Pat
         wait_for(api, "/v1/models", 200)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.long
+def test_a_stopped_gateway_of_two_is_ended_and_the_port_gives_it_nobody(tmp_path: Path) -> None:
+    """It is there, and its share of the connections would wait for ever: another one takes its place."""
+    ended: list[int] = []
+    api, _ = free_ports()
+    words, folder = command(tmp_path, api), tmp_path / "gateways"
+    (tmp_path / "there").touch()
+    with closing(GatewayPulse(folder)) as pulse:
+        gateways = Supervisor(lambda: words, 2, ended.append, hung=pulse.hung)
+        gateways.start()
+        try:
+            app.wait_ready([folder / f"{pid}.sock" for pid in gateways.pids], StopSignal(), gateways.check, 240.0)
+            victim, other = gateways.pids
+            with stopped(victim):
+                limit = time.monotonic() + 120
+                gateways.watch(lambda: bool(ended) or time.monotonic() > limit)
+            assert ended == [victim]
+            assert (len(gateways.pids), other in gateways.pids) == (2, True)
+            assert {status(api, "/health/live") for _ in range(20)} == {200}
+        finally:
+            gateways.shut_down()
