@@ -160,6 +160,8 @@ class EngineThread:
             failure.__cause__ = error
             with contextlib.suppress(RuntimeError):  # the loop has ended too, and nobody waits
                 self._loop.call_soon_threadsafe(self._fail_all, failure)
+        finally:
+            self._turns.note_working(self, is_working=False)
 
     def _run_steps(self) -> None:
         is_idle = True
@@ -174,6 +176,7 @@ class EngineThread:
             outcomes = [outcome for command in commands for outcome in command() or ()]
             plan = self._engine.plan()
             is_idle = plan is None
+            self._turns.note_working(self, is_working=not is_idle)
             if plan is not None:
                 with self._turns.turn(self._engine.due_s(plan)):
                     self._announce_suspect(plan.keys)

@@ -284,4 +284,4 @@ class HelperAddress:
 
 @dataclass(frozen=True, slots=True)
 class OfferHelp(ReplicaCommand[HelperAddress]):
-    """Asks a backbone replica where it computes branches of other replicas' lanes, while it has none of its own."""
+    """Asks a backbone replica where it computes branches of other lanes, while nothing else computes there."""

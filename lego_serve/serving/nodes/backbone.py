@@ -85,7 +85,7 @@ class BackboneNode:
         self._turns = peers.turns or ComputeTurns()
         self._helpers = None
         if peers.replicas is not None and backbone.uses_cfg:
-            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, self._has_lanes, peers.host)
+            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, peers.host)
         splitter = None if self._helpers is None else self._helpers.splitter
         computed = computed_revision(spec, revision)
         sources = self._controlnets.sources
@@ -216,9 +216,6 @@ class BackboneNode:
             self._helpers.close()
         if self._thread is not None:
             self._thread.close()
-
-    def _has_lanes(self) -> bool:
-        return self._engine.lanes > 0
 
     async def _denoise(self, call: NodeCall[DenoiseOutput], queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its result."""

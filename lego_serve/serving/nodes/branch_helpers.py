@@ -35,10 +35,9 @@ class BranchHelpers:
         backbone: Backbone,
         group: ReplicaGroup,
         turns: ComputeTurns,
-        is_busy: Callable[[], bool],
         host: Callable[[], str],
     ) -> None:
-        self._backbone, self._group, self._turns, self._is_busy, self._host = backbone, group, turns, is_busy, host
+        self._backbone, self._group, self._turns, self._host = backbone, group, turns, host
         self.splitter = BranchSplitter(backbone)
         self._helper: BranchHelper | None = None
         self._token = secrets.token_hex(16)
@@ -55,7 +54,7 @@ class BranchHelpers:
     def address(self) -> HelperAddress:
         """Where this replica helps; it listens from now on."""
         if self._helper is None:
-            self._helper = BranchHelper(self._backbone, self._token, self._host(), self._turns, self._is_busy)
+            self._helper = BranchHelper(self._backbone, self._token, self._host(), self._turns)
         return HelperAddress(self._helper.host, self._helper.port, self._token)
 
     def close(self) -> None:
