@@ -22,11 +22,11 @@ from lego_serve.core.nodes.requests import (
     ReportLoad,
     RunningStep,
 )
-from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
 from lego_serve.serving.cluster.replica import HeldCalls, log_about, make_node, readable, run_command
-from lego_serve.serving.nodes.options import HostedNode, WorkerOptions
+from lego_serve.serving.nodes.options import BackboneOptions, HostedNode, WorkerOptions
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
 if TYPE_CHECKING:
@@ -160,11 +160,16 @@ class WorkerReplica:
 
 
 def _hosted(node: HostedNode, process: "NodePeers") -> HostedModel[Any]:
-    """Return how a node is loaded; one whose files cannot be read takes nothing and fails when it is loaded."""
-    from lego_serve.models.weights_size import weights_bytes
+    """Return how a node is loaded."""
+    return HostedModel(partial(_size_bytes, node), partial(make_node, node.spec, node.options, process))
 
-    try:
-        size_bytes = weights_bytes(node.spec, node.component)
-    except CheckpointError:
-        size_bytes = 0
-    return HostedModel(size_bytes, partial(make_node, node.spec, node.options, process))
+
+def _size_bytes(node: HostedNode) -> int:
+    """Return the bytes of a node's weights, with those of the ControlNets that it may load to stay.
+
+    Raises CheckpointError.
+    """
+    from lego_serve.models.weights_size import controlnet_bytes, weights_bytes
+
+    nets = node.options.resident_controlnets if isinstance(node.options, BackboneOptions) else ()
+    return weights_bytes(node.spec, node.component) + sum(controlnet_bytes(net) for net in nets)

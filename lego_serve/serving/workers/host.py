@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from lego_serve.core.caching.expectations import KEEP_S, Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
@@ -33,6 +33,7 @@ class Closable(Protocol):
 
 
 NodeT = TypeVar("NodeT", bound=Closable)
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,12 @@ class Lease(Generic[NodeT]):
 
 @dataclass(frozen=True, slots=True)
 class HostedModel(Generic[NodeT]):
-    """How a node is loaded, off the event loop, and the bytes it takes at the most."""
+    """The bytes that a node takes at the most, and how it is loaded; both off the event loop, at each load anew.
 
-    size_bytes: int
+    ``size_bytes`` raises where it cannot be told, for its files may be away for a while: nothing is loaded then.
+    """
+
+    size_bytes: Callable[[], int]
     load: Callable[[], NodeT]
 
 
@@ -68,6 +72,7 @@ class ModelHost(Generic[NodeT]):
         self._nodes: dict[str, NodeT] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
+        self._sizes: dict[str, int] = {}  # as of the last load
         self._users: Counter[str] = Counter()
         self._evictions: Counter[str] = Counter()
         self._pinned: set[str] = set()
@@ -86,7 +91,7 @@ class ModelHost(Generic[NodeT]):
 
     def bytes_of(self, name: str) -> int:
         """The bytes of a node, if it is resident."""
-        return self._models[name].size_bytes if name in self._nodes else 0
+        return self._sizes[name] if name in self._nodes else 0
 
     def evictions_of(self, name: str) -> int:
         """How often a node has made room for others."""
@@ -126,11 +131,12 @@ class ModelHost(Generic[NodeT]):
     def preload(self, names: Collection[str]) -> None:
         """Load nodes one after the other as long as there is room; blocks, and is for the start of the worker."""
         for name in names:
-            room = self._ledger.budget_bytes - self._ledger.used_bytes
-            if self._models[name].size_bytes <= room:
-                self._ledger.reserve(name, self._models[name].size_bytes, self._load_s[name])
-                with contextlib.suppress(NodeUnavailable):  # the log has it, and so does the quarantine
-                    self._keep(name, self._models[name].load, self._clock())
+            with contextlib.suppress(NodeUnavailable):  # the log has it, and so does the quarantine
+                size_bytes = self._size(name, _outcome(self._models[name].size_bytes))
+                if size_bytes <= self._ledger.budget_bytes - self._ledger.used_bytes:
+                    self._ledger.reserve(name, size_bytes, self._load_s[name])
+                    began_s = self._clock()
+                    self._keep(name, _outcome(self._models[name].load), began_s)
 
     def _expect(self, job_id: str | None, names: Collection[str]) -> None:
         if job_id is not None:
@@ -188,31 +194,35 @@ class ModelHost(Generic[NodeT]):
     async def _load(self, name: str) -> None:
         model = self._models[name]
         async with self._turn:
-            await self._reserve(name, model.size_bytes)
+            await self._reserve(name, self._size(name, await asyncio.to_thread(_outcome, model.size_bytes)))
             began_s = self._clock()
-            node: NodeT | Exception
-            try:
-                node = await asyncio.to_thread(model.load)
-            except Exception as error:
-                node = error
-            self._keep(name, lambda: _value(node), began_s)
+            self._keep(name, await asyncio.to_thread(_outcome, model.load), began_s)
             self._sync_pins()
 
-    def _keep(self, name: str, load: Callable[[], NodeT], began_s: float) -> None:
+    def _size(self, name: str, size_bytes: int | Exception) -> int:
+        """Return the bytes that a node is to be loaded in, or hold it back.  Raises NodeUnavailable."""
+        if isinstance(size_bytes, Exception):
+            self._hold_back(name, size_bytes)
+        self._sizes[name] = size_bytes
+        return size_bytes
+
+    def _keep(self, name: str, node: NodeT | Exception, began_s: float) -> None:
         """Take a loaded node into the account, or hold one back that could not be loaded.  Raises NodeUnavailable."""
-        try:
-            node = load()
-        except Exception as error:
+        if isinstance(node, Exception):
             self._forget(name)
-            reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-            self._quarantine.note_failure(name, reason, self._clock())
-            log.warning("%s cannot be loaded and is held back: %s", name, reason)
-            raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined") from error
+            self._hold_back(name, node)
         self._load_s[name] = self._clock() - began_s
         self._ledger.commit(name, load_s=self._load_s[name])
         self._quarantine.note_success(name)
         self._nodes[name] = node
         log.info("loaded %s in %.2f s", name, self._load_s[name])
+
+    def _hold_back(self, name: str, error: Exception) -> NoReturn:
+        """Try a node no more for a while.  Raises NodeUnavailable."""
+        reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        self._quarantine.note_failure(name, reason, self._clock())
+        log.warning("%s cannot be loaded and is held back: %s", name, reason)
+        raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined") from error
 
     async def _reserve(self, name: str, size_bytes: int) -> None:
         """Make room for a node; wait for it while all that would have to go is in use.  Raises NodeError."""
@@ -240,7 +250,9 @@ class ModelHost(Generic[NodeT]):
         self._freed.set()
 
 
-def _value(loaded: NodeT | Exception) -> NodeT:
-    if isinstance(loaded, Exception):
-        raise loaded
-    return loaded
+def _outcome(work: Callable[[], ValueT]) -> ValueT | Exception:
+    """Return what work comes to, or why it fails."""
+    try:
+        return work()
+    except Exception as error:
+        return error

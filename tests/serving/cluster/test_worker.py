@@ -21,6 +21,7 @@ from lego_serve.serving.cluster.replica import make_node
 from lego_serve.serving.cluster.worker import WorkerReplica
 from lego_serve.serving.nodes.options import (
     BackboneOptions,
+    ControlNetPlan,
     HostedNode,
     NodePlace,
     TextEncoderOptions,
@@ -212,3 +213,18 @@ async def test_two_workers_take_the_branches_of_a_lone_image_with_the_bits_of_on
     assert first._helpers.splitter.steps > 0
     assert second._helpers._helper.branches == first._helpers.splitter.steps
     await asyncio.sleep(0)
+
+
+def test_a_backbone_takes_its_controlnets_that_stay_here(tiny_folder: Path) -> None:
+    """Colocated ones, and one whose place is not known yet; a cache of them has bytes of its own."""
+    net = ModelSpec("net", str(tiny_folder / "transformer"), dtype="float32")
+    plans = [ControlNetPlan(net, place, "m.net") for place in ("auto", "colocated", "remote")]
+
+    def size(*chosen: ControlNetPlan, cache_bytes: int | None = None) -> int:
+        options = BackboneOptions(controlnets=chosen, controlnet_bytes=cache_bytes)
+        return module._size_bytes(HostedNode(spec("m", str(tiny_folder)), "backbone", options))
+
+    alone = size()
+    assert [size(plan) // alone for plan in plans] == [2, 2, 1]
+    assert [size(plan, cache_bytes=1) // alone for plan in plans] == [2, 1, 1]
+    assert size(*plans) == 3 * alone

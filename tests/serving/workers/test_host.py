@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -32,7 +33,7 @@ class Shelf:
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         self.before = load
-        self.models = {name: HostedModel(size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
+        self.models = {name: HostedModel(lambda: size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
 
     def _load(self, name: str) -> Name:
         with self._lock:
@@ -153,6 +154,33 @@ async def test_a_node_larger_than_the_budget_is_refused_by_its_numbers() -> None
     await use(host, "a")
     with pytest.raises(NodeError, match="large takes 5 bytes, and a worker has 2"):
         await use(host, "large")
+    assert list(host.nodes) == ["a"]
+
+
+async def test_a_size_is_asked_for_at_each_load_and_one_that_cannot_be_told_loads_nothing() -> None:
+    """Files that are away at the start count as they are once they are back, not as nothing."""
+    size, now = 0, 0.0
+
+    def sized() -> int:
+        if not size:
+            raise CheckpointError("is it mounted?")
+        return size
+
+    shelf = Shelf("a", "away")
+    models = {"a": shelf.models["a"], "away": replace(shelf.models["away"], size_bytes=sized)}
+    host = ModelHost(models, 3, lambda: now, Quarantine(10.0))
+    host.preload(["away", "a"])
+    assert (sorted(host.nodes), shelf.loads) == (["a"], ["a"])
+    with pytest.raises(NodeUnavailable):
+        await use(host, "away")
+    assert host.failures()["away"].reason == "is it mounted?"
+    size, now = 3, 11.0
+    await use(host, "away")
+    assert (list(host.nodes), host.used_bytes, host.bytes_of("away")) == (["away"], 3, 3)
+    await use(host, "a")
+    size = 5
+    with pytest.raises(NodeError, match="away takes 5 bytes, and a worker has 3"):
+        await use(host, "away")
     assert list(host.nodes) == ["a"]
 
 
