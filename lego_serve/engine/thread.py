@@ -45,7 +45,7 @@ class EngineThread:
         """``turns``: those of all that compute in this process, where that is more than this engine."""
         self._engine = engine
         self._turns = turns or ComputeTurns()
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._listeners: dict[str, tuple[LaneListener, ProgressThrottle]] = {}  # of the compute thread alone
         self._announced: LaneState | None = None  # the suspect lane in the running step; of the compute thread alone
@@ -131,12 +131,17 @@ class EngineThread:
             self._drains.discard(drained)
 
     def close(self) -> None:
-        """Stop after the current step; lanes that have not ended fail."""
+        """Stop after the current step; lanes that have not ended fail.  It may wait, and off the loop."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        self._fail_all(NodeError("The replica is shutting down."))
+        failure = NodeError("The replica is shutting down.")
+        if threading.get_ident() == self._loop_thread:
+            self._fail_all(failure)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._fail_all, failure)
 
     def _enqueue(self, command: Command) -> None:
         with self._wake:

@@ -33,13 +33,17 @@ class BranchHelper:
         self._server = socket.create_server((host, 0))
         self.host, self.port = host, int(self._server.getsockname()[1])
         self._connections: set[socket.socket] = set()
+        self._computing, self._is_closed = threading.Lock(), False
         self.branches = 0  # computed so far
         threading.Thread(target=self._accept, name="branch-helper", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more, and break off what is connected."""
+        """Listen no more, and break off what is connected; return once no branch is computed any more."""
+        self._is_closed = True
         for each in (self._server, *list(self._connections)):
             _shut(each)
+        with self._computing:
+            pass
 
     def _accept(self) -> None:
         while True:
@@ -83,7 +87,9 @@ class BranchHelper:
         return PreparedPrompt(message.tensors["tokens"].to(device), message.tensors["pooled"].to(device))
 
     def _answer(self, message: BranchMessage, prompt: PreparedPrompt) -> BranchMessage:
-        with self._turns.turn_if_idle() as is_mine:
+        with self._computing, self._turns.turn_if_idle() as is_mine:
+            if self._is_closed:
+                raise BranchClosed("it helps no more")
             if not is_mine:
                 return BranchMessage("busy", message.number)
             latents = message.tensors["latents"].to(self._backbone.device)

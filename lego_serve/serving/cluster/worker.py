@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,8 +88,11 @@ class WorkerReplica:
                 return
             self._streams += 1
             try:
-                async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
-                    async for message in lease.node.stream(call):
+                async with (
+                    self._host.lease(call.node, call.job_id, call.next_nodes) as lease,
+                    aclosing(lease.node.stream(call)) as messages,  # which ends before the lease does
+                ):
+                    async for message in messages:
                         if isinstance(message, NodeResult):
                             message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
                             message = await keep_arrays(message) if call.keeps_arrays else message

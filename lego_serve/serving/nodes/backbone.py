@@ -47,7 +47,7 @@ from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats, tier_on
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
-from lego_serve.serving.nodes.tensors import weights_bytes
+from lego_serve.serving.nodes.tensors import drop_weights, weights_bytes
 
 log = logging.getLogger("lego_serve.nodes")
 
@@ -95,7 +95,7 @@ class BackboneNode:
         except ValueError as error:
             raise CheckpointError(f"model {spec.name}: {error}") from None
         self._tiers, self._checkpoint_tier = options.tiers, options.checkpoint_tier
-        self._weights_bytes = weights_bytes(backbone)
+        self._backbone, self._weights_bytes = backbone, weights_bytes(backbone)
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
@@ -122,8 +122,9 @@ class BackboneNode:
                 if isinstance(message, NodeResult | ReplicaDraining):
                     return
         finally:
-            self._streams.discard(queue)
             work.cancel()
+            await asyncio.wait([work])  # what it has of others is given back before the node may be closed
+            self._streams.discard(queue)
 
     async def drain(self) -> int:
         """Send every stream its lanes' fresh checkpoints and end it; refuse new calls.  Returns how many ended."""
@@ -211,11 +212,12 @@ class BackboneNode:
             raise NodeError("This replica has been drained.")
 
     def close(self) -> None:
-        """Let go of its thread and helpers; nothing is in hand."""
-        if self._helpers is not None:
-            self._helpers.close()
+        """Let go of its thread and helpers; nothing is in hand.  It waits for the step under way, on any thread."""
         if self._thread is not None:
             self._thread.close()
+        if self._helpers is not None:
+            self._helpers.close()
+        drop_weights((self._backbone, self._controlnets.kept))
 
     async def _denoise(self, call: NodeCall[DenoiseOutput], queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its result."""

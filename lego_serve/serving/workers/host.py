@@ -28,7 +28,7 @@ class Closable(Protocol):
     """A node that lets go of what it has when it is evicted."""
 
     def close(self) -> None:
-        """Let go of threads and memory; nothing is in hand."""
+        """Let go of threads and memory; nothing is in hand.  It runs off the event loop and may wait for a step."""
         ...
 
 
@@ -237,9 +237,16 @@ class ModelHost(Generic[NodeT]):
             await self._freed.wait()
         for gone in decision.evict:
             log.info("evicting %s for %s", gone, name)
-            self._nodes.pop(gone).close()
             self._evictions[gone] += 1
+        await self._close([self._nodes.pop(gone) for gone in decision.evict])
         self._sync_pins()
+
+    async def _close(self, nodes: list[NodeT]) -> None:
+        """Close nodes that were evicted, whose last step may still run, while calls of other nodes go on."""
+        while nodes:
+            failed = await asyncio.to_thread(_outcome, nodes.pop().close)
+            if isinstance(failed, Exception):  # it has its memory or not: the load says so
+                log.error("an evicted node could not be closed", exc_info=failed)
 
     def _forget(self, name: str) -> None:
         """Take a node that did not load out of the account."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_serve.core.jobs.messages import CallAccepted, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportCalls, ReportLoad
 from lego_serve.errors import NodeError
@@ -28,6 +29,7 @@ from lego_serve.serving.nodes.options import (
     VaeOptions,
     WorkerOptions,
 )
+from lego_serve.serving.nodes.tensors import weights_bytes
 
 COMPONENTS = {
     "text_encoder": TextEncoderOptions(max_batch=1),
@@ -228,3 +230,31 @@ def test_a_backbone_takes_its_controlnets_that_stay_here(tiny_folder: Path) -> N
     assert [size(plan) // alone for plan in plans] == [2, 2, 1]
     assert [size(plan, cache_bytes=1) // alone for plan in plans] == [2, 1, 1]
     assert size(*plans) == 3 * alone
+
+
+async def test_an_evicted_node_gives_its_memory_back_at_once(context: None) -> None:
+    """Whatever still refers to it, in circles that Python finds later."""
+    shared = worker(spec("one"))
+    await image_on(shared, "one")
+    parts = {"text_encoder": "_encoder", "backbone": "_backbone", "vae": "_vae"}
+    for component, attribute in parts.items():
+        node = shared._host.nodes[f"one.{component}"]
+        assert weights_bytes(getattr(node, attribute)) > 0
+        await asyncio.to_thread(node.close)
+        assert weights_bytes(getattr(node, attribute)) == 0
+
+
+async def test_a_stream_that_is_given_up_has_nothing_in_hand_when_its_node_may_be_evicted(context: None) -> None:
+    """Neither a lane nor anything of others: the lease ends last."""
+    shared = worker(spec("one"))
+    cond = (await shared.run(NodeCall(TextEncodeInput("a red circle"), node="one.text_encoder"))).reply
+    request = replace(denoise(cond, cond), steps=5000)
+    call: NodeCall[Any] = NodeCall(request, node="one.backbone", key="k", stream=StreamOptions(steps=True))
+    stream = shared.stream(call)
+    while not isinstance(await anext(stream), LaneProgress):
+        pass
+    backbone = shared._host.nodes["one.backbone"]
+    assert backbone._thread.lanes == 1
+    await stream.aclose()
+    assert (backbone._thread.lanes, backbone._calls, len(backbone._streams)) == (0, {}, 0)
+    assert not shared._host._users["one.backbone"]

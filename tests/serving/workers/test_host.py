@@ -12,6 +12,7 @@ import pytest
 from lego_serve.core.caching.quarantine import Quarantine
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 from lego_serve.serving.workers.host import HostedModel, ModelHost
+from tests.support.clocks import until
 
 
 class Name:
@@ -90,6 +91,47 @@ async def test_what_is_beyond_the_budget_is_evicted_and_closed() -> None:
     assert host.used_bytes <= host.max_bytes
     again = await use(host, "a")
     assert again is not first
+
+
+async def test_other_calls_go_on_while_an_evicted_node_ends_its_step_and_only_then_the_next_one_loads() -> None:
+    """It may take as long as a step, or a ControlNet far away."""
+    may_end, is_closing = threading.Event(), threading.Event()
+    shelf = Shelf("a", "b", "c")
+
+    class Slow(Name):
+        """One that another call must let end."""
+
+        def close(self) -> None:
+            """Wait for it."""
+            is_closing.set()
+            self.is_closed = may_end.wait(10.0)
+
+    models = shelf.models | {"a": HostedModel(lambda: 1, lambda: Slow("a"))}
+    host = ModelHost(models, 2)
+    first = await use(host, "a")
+    async with host.lease("c", None, ()):
+        loading = asyncio.ensure_future(use(host, "b"))
+        await until(is_closing.is_set)
+        assert shelf.loads == ["c"]
+        may_end.set()
+        await loading
+    assert first.is_closed
+    assert sorted(host.nodes) == ["b", "c"]
+
+
+async def test_a_node_that_cannot_be_closed_makes_room_all_the_same() -> None:
+    """For whoever waits for it."""
+
+    class Stuck(Name):
+        """One that fails to close."""
+
+        def close(self) -> None:
+            """It does."""
+            raise RuntimeError("no")
+
+    host = ModelHost(Shelf("b").models | {"a": HostedModel(lambda: 1, lambda: Stuck("a"))}, 1)
+    await use(host, "a")
+    assert (await use(host, "b")).name == "b"
 
 
 async def test_a_node_in_use_is_never_evicted() -> None:
