@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from lego_serve.core.caching.expectations import KEEP_S, Expectations
+from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
 from lego_serve.core.caching.quarantine import Failure, Quarantine
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
@@ -64,16 +64,16 @@ class ModelHost(Generic[NodeT]):
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         quarantine: Quarantine | None = None,
+        expected: Expectations | None = None,
     ) -> None:
         self._models, self._clock = models, clock
         self._ledger = CacheLedger(max_bytes)
         self._quarantine = quarantine or Quarantine()
-        self._expected = Expectations()
+        self._expected = expected or Expectations()
         self._nodes: dict[str, NodeT] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
         self._sizes: dict[str, int] = {}  # as of the last load
-        self._users: Counter[str] = Counter()
         self._evictions: Counter[str] = Counter()
         self._pinned: set[str] = set()
         self._turn = asyncio.Lock()  # one load at a time, first come first served
@@ -115,17 +115,17 @@ class ModelHost(Generic[NodeT]):
         began_s = self._clock()
         self._ledger.touch(name, began_s)
         self._expect(job_id, [name, *next_names])
-        self._users[name] += 1
         try:
-            load_s = 0.0
-            if name not in self._nodes:
-                await self._loaded(name)
-                load_s = self._clock() - began_s
-            self._sync_pins()
-            self._load_ahead(next_names)
-            yield Lease(self._nodes[name], load_s)
+            with self._expected.holding([name]):
+                load_s = 0.0
+                if name not in self._nodes:
+                    await self._loaded(name)
+                    load_s = self._clock() - began_s
+                with self._expected.holding(next_names):  # not sooner: a call that waits for room must not hold any
+                    self._sync_pins()
+                    self._load_ahead(next_names)
+                    yield Lease(self._nodes[name], load_s)
         finally:
-            self._users[name] -= 1
             self._expect(job_id, next_names)
 
     def preload(self, names: Collection[str]) -> None:
@@ -140,15 +140,12 @@ class ModelHost(Generic[NodeT]):
 
     def _expect(self, job_id: str | None, names: Collection[str]) -> None:
         if job_id is not None:
-            known = [name for name in names if name in self._models]
-            self._expected.expect(job_id, known, self._clock())
-            if known:  # nobody may come back for them
-                asyncio.get_running_loop().call_later(KEEP_S, self._sync_pins)
+            self._expected.expect(job_id, [name for name in names if name in self._models], self._clock())
         self._sync_pins()
 
     def _sync_pins(self) -> None:
         """Pin what is used or needed next, and no more; whoever waits for room looks again."""
-        wanted = self._expected.keys(self._clock()) | {name for name, users in self._users.items() if users > 0}
+        wanted = self._expected.keys(self._clock())
         held = {name for name in wanted if name in self._ledger or self._ledger.is_loading(name)}
         for name in held - self._pinned:
             self._ledger.pin(name)
@@ -227,19 +224,27 @@ class ModelHost(Generic[NodeT]):
     async def _reserve(self, name: str, size_bytes: int) -> None:
         """Make room for a node; wait for it while all that would have to go is in use.  Raises NodeError."""
         while True:
+            self._sync_pins()
             decision = self._ledger.reserve(name, size_bytes, self._load_s[name])
             if isinstance(decision, Reservation):
                 break
             if decision == ReservationRefused("too_large"):
                 needs = f"{name} takes {size_bytes} bytes, and a worker has {self.max_bytes}; see `workers.max_bytes`"
                 raise NodeError(needs, code="model_too_large")
-            self._freed.clear()
-            await self._freed.wait()
+            await self._changed()
         for gone in decision.evict:
             log.info("evicting %s for %s", gone, name)
             self._evictions[gone] += 1
         await self._close([self._nodes.pop(gone) for gone in decision.evict])
         self._sync_pins()
+
+    async def _changed(self) -> None:
+        """Wait until there may be room: something was let go of, or the next expectation has ended."""
+        self._freed.clear()
+        ends_s = self._expected.ends_s()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if ends_s is None else max(0.001, ends_s - self._clock())):
+                await self._freed.wait()
 
     async def _close(self, nodes: list[NodeT]) -> None:
         """Close nodes that were evicted, whose last step may still run, while calls of other nodes go on."""
