@@ -159,7 +159,7 @@ class ModelHost(Generic[NodeT]):
     def _load_ahead(self, names: Collection[str]) -> None:
         """Begin to load what a job needs next, while its call before that runs."""
         for name in names:
-            if name in self._models and name not in self._nodes and self._reason(name) is None:
+            if name in self._models and name not in self._nodes and self._failure(name) is None:
                 self._start(name)
 
     def _start(self, name: str) -> "asyncio.Task[None]":
@@ -179,14 +179,12 @@ class ModelHost(Generic[NodeT]):
         if name not in self._models:
             raise NodeError(f"No worker serves {name}.")
         while name not in self._nodes:
-            reason = self._reason(name)
-            if reason is not None:
-                raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined")
+            if (failure := self._failure(name)) is not None:
+                raise held_back(name, failure, self._clock())
             await asyncio.shield(self._start(name))
 
-    def _reason(self, name: str) -> str | None:
-        failure = self._quarantine.held_back(name, self._clock())
-        return None if failure is None else failure.reason
+    def _failure(self, name: str) -> Failure | None:
+        return self._quarantine.held_back(name, self._clock())
 
     async def _load(self, name: str) -> None:
         model = self._models[name]
@@ -217,9 +215,10 @@ class ModelHost(Generic[NodeT]):
     def _hold_back(self, name: str, error: Exception) -> NoReturn:
         """Try a node no more for a while.  Raises NodeUnavailable."""
         reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-        self._quarantine.note_failure(name, reason, self._clock())
-        log.warning("%s cannot be loaded and is held back: %s", name, reason)
-        raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined") from error
+        now = self._clock()
+        failure = self._quarantine.note_failure(name, reason, now)
+        log.warning("%s cannot be loaded and is held back for %.0f s: %s", name, failure.until_s - now, reason)
+        raise held_back(name, failure, now) from error
 
     async def _reserve(self, name: str, size_bytes: int) -> None:
         """Make room for a node; wait for it while all that would have to go is in use.  Raises NodeError."""
@@ -260,6 +259,16 @@ class ModelHost(Generic[NodeT]):
             self._ledger.release(name)
         self._ledger.drop(name)
         self._freed.set()
+
+
+def held_back(name: str, failure: Failure, now: float) -> NodeUnavailable:
+    """Return what a caller hears of a node that is held back: when to come again; the reason is its operator's."""
+    wait_s = max(1.0, failure.until_s - now)
+    told = f"{name} could not be loaded and is held back for {wait_s:.0f} s"
+    where = "its operator finds the reason in the log and under decisions"
+    error = NodeUnavailable(f"{told}; try again then, {where}.", code="model_quarantined")
+    error.retry_after_s, error.operator_reason = wait_s, f"{name}: {failure.reason}"
+    return error
 
 
 def _outcome(work: Callable[[], ValueT]) -> ValueT | Exception:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import pickle
 import shutil
 import time
 from dataclasses import replace
@@ -148,7 +149,10 @@ async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_se
     result = await shared.run(NodeCall(DecodeInput(DenoiseOutput(np.zeros(1))), node="bad.vae", job_id="job"))
     assert result.error is not None
     assert (result.error.code, result.error.status) == ("model_quarantined", 503)
-    assert "safetensors" in result.error.message
+    assert "safetensors" in result.error.operator_reason
+    assert str(tmp_path) not in result.error.message
+    assert 2.0 < (result.error.retry_after_s or 0.0) <= 600.0
+    assert pickle.loads(pickle.dumps(result.error)).operator_reason == result.error.operator_reason
     assert (await image_on(shared, "good"))[0].shape == (1, 64, 64, 3)
 
 

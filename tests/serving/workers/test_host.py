@@ -235,8 +235,12 @@ async def test_a_node_that_cannot_be_loaded_is_held_back_with_its_reason_and_the
     shelf = Shelf("bad", "good", load=load)
     host = ModelHost(shelf.models, 1, lambda: now, Quarantine(10.0))
     for _ in range(3):
-        with pytest.raises(NodeUnavailable, match="bad cannot be loaded: no folder here"):
+        with pytest.raises(NodeUnavailable, match="bad could not be loaded and is held back for") as raised:
             await use(host, "bad")
+        assert raised.value.retry_after_s == 10.0 - now
+        assert raised.value.operator_reason == "bad: no folder here"
+        assert "folder" not in raised.value.message
+        now += 3.0
     assert shelf.loads == ["bad"]
     assert host.failures()["bad"].reason == "no folder here"
     assert (await use(host, "good")).name == "good"
