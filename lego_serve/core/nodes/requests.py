@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.values import Array, NodeRequest
 
 ReplyT = TypeVar("ReplyT", covariant=True)
@@ -275,11 +276,12 @@ class ListResidentAdapters(ReplicaCommand[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class HelperAddress:
-    """Where a replica computes guidance branches for others, and the token that it wants to hear first."""
+    """Where a replica computes guidance branches for others, the token that it wants to hear first, and its bits."""
 
     host: str
     port: int
     token: str
+    computes: ComputedAs
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import torch
 from lego_serve.core.addons import LoadedAdapter, steps_without_adapter
 from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput
 from lego_serve.core.nodes.requests import (
     CountTemplateBytes,
@@ -36,6 +37,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.models.dtypes import arithmetic, resolve_dtype
 from lego_serve.models.loading import computed_revision, load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.model_files import denoiser_revision
@@ -83,11 +85,12 @@ class BackboneNode:
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = denoiser_revision(spec)
         self._turns = peers.turns or ComputeTurns()
+        computed = computed_revision(spec, revision)
+        computes = ComputedAs(computed, str(resolve_dtype(spec)), spec.linear, arithmetic(spec.device))
         self._helpers = None
         if peers.replicas is not None and backbone.uses_cfg:
-            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, peers.host)
+            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, peers.host, computes)
         splitter = None if self._helpers is None else self._helpers.splitter
-        computed = computed_revision(spec, revision)
         sources = self._controlnets.sources
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, sources, templates, computed, splitter)
         try:

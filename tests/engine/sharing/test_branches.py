@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lego_serve.core.cluster.parallelism import ParallelRule
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.requests import HelperAddress
 from lego_serve.core.placement.branch_window import BranchWindow
 from lego_serve.engine.calibration import sample_lane
@@ -25,6 +26,7 @@ from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
 
 PATIENCE_S = 60.0
+HERE = ComputedAs("weights", "torch.float32", "dense", "this machine")
 ALWAYS = ParallelRule(min_speed_up=0.0)  # two threads of one process are no faster than one
 
 
@@ -58,7 +60,7 @@ def helper(backbone: Backbone, turns: ComputeTurns) -> Iterator[BranchHelper]:
 def splitter(backbone: Backbone, helper: BranchHelper, token: str = "token") -> BranchSplitter:
     """One that knows of a helper."""
     made = BranchSplitter(backbone, BranchWindow(ALWAYS))
-    made.offer([HelperAddress(helper.host, helper.port, token)])
+    made.offer([HelperAddress(helper.host, helper.port, token, HERE)])
     return made
 
 
@@ -95,7 +97,7 @@ def test_a_helper_with_lanes_of_its_own_is_left_alone_for_a_while(
     """It says so at once, also between two of their steps, and is asked again later."""
     now = 0.0
     split = BranchSplitter(backbone, BranchWindow(ALWAYS), lambda: now)
-    split.offer([HelperAddress(helper.host, helper.port, "token")])
+    split.offer([HelperAddress(helper.host, helper.port, "token", HERE)])
     lane = guided(backbone, 4, 0)
     turns.note_working("a lane", is_working=True)
     assert split.velocity(1, lane, 1.0) is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lego_serve.core.cluster.parallelism import ParallelRule
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.requests import HelperAddress
 from lego_serve.core.placement.branch_window import BranchWindow
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
@@ -23,6 +24,8 @@ from lego_serve.models.sampling import FlowMatchTables
 from tests.support.clocks import until
 from tests.support.engine.engines import Clock, alone, latents, request, run
 
+HERE = ComputedAs("weights", "torch.float32", "dense", "this machine")
+
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> tuple[Backbone, FlowMatchTables]:
@@ -34,7 +37,7 @@ def test_a_result_counts_the_steps_that_two_replicas_took(model: tuple[Backbone,
     """All of a lane that is alone; none of two that share their steps, whose helper is never asked."""
     helper = BranchHelper(model[0], "token", "127.0.0.1", ComputeTurns())
     splitter = BranchSplitter(model[0], BranchWindow(ParallelRule(min_speed_up=0.0)))
-    splitter.offer([HelperAddress(helper.host, helper.port, "token")])
+    splitter.offer([HelperAddress(helper.host, helper.port, "token", HERE)])
     batcher = StepBatcher(fifo, StepLimits(max_rows=4096))
     engine = StepEngine(*model, batcher, Clock(), splitter=splitter)
     engine.add(request("one", 3, steps=5))
