@@ -14,7 +14,7 @@
     |- StaleAttempt            a write for an attempt of a durable job that another has taken over (409)
     |- StoreUnavailable        ours, for now: durable jobs can be neither read nor written; try again later (503)
     |- NodeError               ours: a model node failed (500)
-    |  |- NodeUnavailable        ours, for now: not all replicas of a node can be reached; try again later (503)
+    |  |- NodeUnavailable        ours, for now: a node cannot be reached or loaded; try again later (503)
     |- ConfigError             the operator's: a configuration file is wrong
     |- WorkflowError           the workflow author's: a graph is wrong
     |- CheckpointError         the operator's: a model folder is incomplete or of another kind
@@ -37,6 +37,7 @@ class LegoError(Exception):
     kind = "server_error"
     retryable = False
     retry_after_s: float | None = None
+    operator_reason = ""  # what the operator alone may read, with paths and libraries' words; for logs and decisions
     node_stats: Mapping[str, Any] = MappingProxyType({})  # what the nodes did of the job that ended with it, for traces
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -155,7 +156,7 @@ class NodeError(LegoError):
 
 
 class NodeUnavailable(NodeError):
-    """Replicas of a node cannot be reached now: they have died and are being replaced."""
+    """Replicas of a node cannot be reached now, or a worker holds it back since it could not be loaded."""
 
     status = 503
     code = "node_unavailable"

@@ -44,7 +44,7 @@ class EngineThread:
         """``turns``: those of all that compute in this process, where that is more than this engine."""
         self._engine = engine
         self._turns = turns or ComputeTurns()
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._futures: dict[str, asyncio.Future[LaneResult]] = {}
         self._listeners: dict[str, tuple[LaneListener, ProgressThrottle]] = {}  # of the compute thread alone
         self._announced: LaneState | None = None  # the suspect lane in the running step; of the compute thread alone
@@ -130,12 +130,17 @@ class EngineThread:
             self._drains.discard(drained)
 
     def close(self) -> None:
-        """Stop after the current step; lanes that have not ended fail."""
+        """Stop after the current step; lanes that have not ended fail.  It may wait, and off the loop."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        self._fail_all(NodeError("The replica is shutting down."))
+        failure = NodeError("The replica is shutting down.")
+        if threading.get_ident() == self._loop_thread:
+            self._fail_all(failure)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._fail_all, failure)
 
     def _enqueue(self, command: Command) -> None:
         with self._wake:
@@ -159,6 +164,8 @@ class EngineThread:
             failure.__cause__ = error
             with contextlib.suppress(RuntimeError):  # the loop has ended too, and nobody waits
                 self._loop.call_soon_threadsafe(self._fail_all, failure)
+        finally:
+            self._turns.note_working(self, is_working=False)
 
     def _run_steps(self) -> None:
         is_idle = True
@@ -173,6 +180,7 @@ class EngineThread:
             outcomes = [outcome for command in commands for outcome in command() or ()]
             plan = self._engine.plan()
             is_idle = plan is None
+            self._turns.note_working(self, is_working=not is_idle)
             if plan is not None:
                 with self._turns.turn(self._engine.due_s(plan)):
                     self._announce_suspect(plan.keys)

@@ -18,6 +18,14 @@ def resolve_dtype(spec: ModelSpec) -> torch.dtype:
     return torch.bfloat16 if multiplies_bf16() else torch.float32
 
 
+def arithmetic(device: torch.device | str) -> str:
+    """Return what decides, besides dtypes, which bits a device's products have: its kind and the library's version."""
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    bf16 = " with bf16" if multiplies_bf16() else ""
+    return f"{torch.backends.cpu.get_cpu_capability()}{bf16}, torch {torch.__version__}"
+
+
 @cache
 def multiplies_bf16() -> bool:
     """Return whether this CPU multiplies bf16 in hardware."""

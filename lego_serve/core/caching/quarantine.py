@@ -28,12 +28,13 @@ class Quarantine:
         self._first_s, self._most_s = first_s, most_s
         self._failures: dict[str, Failure] = {}
 
-    def note_failure(self, key: str, reason: str, now: float) -> None:
+    def note_failure(self, key: str, reason: str, now: float) -> Failure:
         """A key has failed: it is held back from now on."""
         before = self._failures.get(key)
         times = 1 if before is None else before.times + 1
         pause_s = min(self._most_s, self._first_s * 2 ** min(times - 1, 32))
-        self._failures[key] = Failure(reason, times, now + pause_s)
+        failure = self._failures[key] = Failure(reason, times, now + pause_s)
+        return failure
 
     def note_success(self, key: str) -> None:
         """A key works."""

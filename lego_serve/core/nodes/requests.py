@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from lego_serve.core.adapter_files import PassedOver
 from lego_serve.core.addons import AdapterFacts
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.core.values import Array, NodeRequest
 
@@ -286,13 +287,14 @@ class ListResidentAdapters(ReplicaCommand[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class HelperAddress:
-    """Where a replica computes guidance branches for others, and the token that it wants to hear first."""
+    """Where a replica computes guidance branches for others, the token that it wants to hear first, and its bits."""
 
     host: str
     port: int
     token: str
+    computes: ComputedAs
 
 
 @dataclass(frozen=True, slots=True)
 class OfferHelp(ReplicaCommand[HelperAddress]):
-    """Asks a backbone replica where it computes branches of other replicas' lanes, while it has none of its own."""
+    """Asks a backbone replica where it computes branches of other lanes, while nothing else computes there."""

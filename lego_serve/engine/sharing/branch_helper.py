@@ -1,7 +1,8 @@
-"""Computes guidance branches of lanes that other replicas of the same backbone run, while this one has nothing to do.
+"""Computes guidance branches of lanes that other replicas of the same backbone run, while nothing else computes here.
 
-It answers each step with a velocity, or at once with `busy` where it has lanes of its own: the other side then computes
-both branches itself.  It keeps no state that anybody would miss.
+It answers each step with a velocity, or at once with `busy` where anything computes or waits in this process, of
+whichever model: the other side then computes both branches itself.  It never waits, since the other side holds a turn
+of its own process meanwhile.  It keeps no state that anybody would miss.
 """
 
 import contextlib
@@ -9,8 +10,6 @@ import hmac
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable
 
 import torch
 
@@ -28,26 +27,23 @@ log = logging.getLogger("lego_serve.engine")
 class BranchHelper:
     """Listens for the branches of other replicas' lanes."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        token: str,
-        host: str,
-        turns: ComputeTurns,
-        is_busy: Callable[[], bool],
-    ) -> None:
-        """``is_busy``: whether this replica has lanes of its own; connections must begin with ``token``."""
-        self._backbone, self._token, self._turns, self._is_busy = backbone, token.encode(), turns, is_busy
+    def __init__(self, backbone: Backbone, token: str, host: str, turns: ComputeTurns) -> None:
+        """``turns``: those of all that compute in this process; connections must begin with ``token``."""
+        self._backbone, self._token, self._turns = backbone, token.encode(), turns
         self._server = socket.create_server((host, 0))
         self.host, self.port = host, int(self._server.getsockname()[1])
         self._connections: set[socket.socket] = set()
+        self._computing, self._is_closed = threading.Lock(), False
         self.branches = 0  # computed so far
         threading.Thread(target=self._accept, name="branch-helper", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more, and break off what is connected."""
+        """Listen no more, and break off what is connected; return once no branch is computed any more."""
+        self._is_closed = True
         for each in (self._server, *list(self._connections)):
             _shut(each)
+        with self._computing:
+            pass
 
     def _accept(self) -> None:
         while True:
@@ -91,11 +87,13 @@ class BranchHelper:
         return PreparedPrompt(message.tensors["tokens"].to(device), message.tensors["pooled"].to(device))
 
     def _answer(self, message: BranchMessage, prompt: PreparedPrompt) -> BranchMessage:
-        if self._is_busy():
-            return BranchMessage("busy", message.number)
-        latents = message.tensors["latents"].to(self._backbone.device)
-        lane = LaneInput(latents, float(message.tensors["time"]), float(message.tensors["guidance"]), prompt, None)
-        with self._turns.turn(time.monotonic()):
+        with self._computing, self._turns.turn_if_idle() as is_mine:
+            if self._is_closed:
+                raise BranchClosed("it helps no more")
+            if not is_mine:
+                return BranchMessage("busy", message.number)
+            latents = message.tensors["latents"].to(self._backbone.device)
+            lane = LaneInput(latents, float(message.tensors["time"]), float(message.tensors["guidance"]), prompt, None)
             velocity = self._backbone.velocity([lane])[0]
         self.branches += 1
         return BranchMessage("velocity", message.number, {"velocity": velocity})

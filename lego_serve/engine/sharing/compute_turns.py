@@ -1,7 +1,8 @@
 """Lets one thread of a process compute at a time, the most urgent first.
 
 The models of a shared worker have a thread each, which hand over between steps and between batches: together they are
-one compute thread, so that two models never halve each other's pace.
+one compute thread, so that two models never halve each other's pace.  A branch of another replica's lane never waits
+for a turn: whoever asks for it holds a turn of its own process, and two that waited for each other would wait for ever.
 """
 
 import threading
@@ -16,6 +17,7 @@ class ComputeTurns:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._waiting: dict[int, float] = {}
+        self._working: set[object] = set()
         self._numbers = count()
         self._is_taken = False
 
@@ -33,14 +35,40 @@ class ComputeTurns:
         try:
             yield
         finally:
-            with self._condition:
-                self._is_taken = False
-                self._condition.notify_all()
+            self._give_back()
+
+    @contextmanager
+    def turn_if_idle(self) -> Iterator[bool]:
+        """Compute as the block runs where nobody else computes, waits or works; tell the block whether it does.
+
+        It never waits.
+        """
+        with self._condition:
+            is_idle = not (self._is_taken or self._waiting or self._working)
+            self._is_taken = self._is_taken or is_idle
+        try:
+            yield is_idle
+        finally:
+            if is_idle:
+                self._give_back()
+
+    def note_working(self, who: object, *, is_working: bool) -> None:
+        """Count somebody, from now on, as one who computes or is about to, also between two turns; or no more."""
+        with self._condition:
+            if is_working:
+                self._working.add(who)
+            else:
+                self._working.discard(who)
 
     @property
     def waiting(self) -> int:
         """How many threads wait."""
         return len(self._waiting)
+
+    def _give_back(self) -> None:
+        with self._condition:
+            self._is_taken = False
+            self._condition.notify_all()
 
     def _first(self) -> int:
         return min(self._waiting, key=lambda number: (self._waiting[number], number))

@@ -33,6 +33,7 @@ from lego_serve.process.log_facts import LogFacts, log_facts, logged_with
 
 log = logging.getLogger("lego_serve.jobs")
 PAUSE_S = 1.0  # before what the store, or the nodes, could not do is tried again
+MAX_PAUSE_S = 10.0  # the same, whatever an error says: the job's place is taken meanwhile
 PREVIEW_QUALITY = 80  # of JPEG
 TAKEN_AWAY = (JobEnded, StaleAttempt, NotFound)
 
@@ -84,7 +85,7 @@ class JobAttempt:
             self._note(error)
             decide = decision_about(error, self.number, self._parts.wall())
             if isinstance(error, NOT_NOW):
-                await asyncio.sleep(error.retry_after_s or PAUSE_S)
+                await asyncio.sleep(min(error.retry_after_s or PAUSE_S, MAX_PAUSE_S))
         except asyncio.CancelledError:
             raise
         except Exception:

@@ -1,8 +1,8 @@
 """The class that Ray Serve runs as a shared worker: any node of its options, loaded when a call comes for it."""
 
-import contextlib
 import socket
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +23,7 @@ from lego_serve.core.nodes.requests import (
     ReportLoad,
     RunningStep,
 )
-from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.errors import LegoError, NodeError
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
 from lego_serve.serving.cluster.replica import (
@@ -36,7 +36,7 @@ from lego_serve.serving.cluster.replica import (
     run_command,
     runs_alone,
 )
-from lego_serve.serving.nodes.options import HostedNode, WorkerOptions
+from lego_serve.serving.nodes.options import BackboneOptions, HostedNode, WorkerOptions
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class WorkerReplica:
         """Answer one request with progress, and with the result as the last message."""
         log_about(call)
         if runs_alone(call):
-            async with contextlib.aclosing(self._stream_alone(call)) as messages:  # type: ignore[type-var]
+            async with aclosing(self._stream_alone(call)) as messages:  # type: ignore[type-var]
                 async for message in messages:
                     yield message
             return
@@ -102,8 +102,11 @@ class WorkerReplica:
                 return
             self._streams += 1
             try:
-                async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
-                    async for message in lease.node.stream(call):
+                async with (
+                    self._host.lease(call.node, call.job_id, call.next_nodes) as lease,
+                    aclosing(lease.node.stream(call)) as messages,  # which ends before the lease does
+                ):
+                    async for message in messages:
                         if isinstance(message, NodeResult):
                             message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
                             message = await keep_arrays(message) if call.keeps_arrays else message
@@ -192,11 +195,16 @@ class WorkerReplica:
 
 
 def _hosted(node: HostedNode, process: "NodePeers") -> HostedModel[Any]:
-    """Return how a node is loaded; one whose files cannot be read takes nothing and fails when it is loaded."""
-    from lego_serve.models.weights_size import weights_bytes
+    """Return how a node is loaded."""
+    return HostedModel(partial(_size_bytes, node), partial(make_node, node.spec, node.options, process))
 
-    try:
-        size_bytes = weights_bytes(node.spec, node.component)
-    except CheckpointError:
-        size_bytes = 0
-    return HostedModel(size_bytes, partial(make_node, node.spec, node.options, process))
+
+def _size_bytes(node: HostedNode) -> int:
+    """Return the bytes of a node's weights, with those of the ControlNets that it may load to stay.
+
+    Raises CheckpointError.
+    """
+    from lego_serve.models.weights_size import controlnet_bytes, weights_bytes
+
+    nets = node.options.resident_controlnets if isinstance(node.options, BackboneOptions) else ()
+    return weights_bytes(node.spec, node.component) + sum(controlnet_bytes(net) for net in nets)

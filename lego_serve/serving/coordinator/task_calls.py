@@ -160,7 +160,8 @@ class TaskCalls:
     def _note_quarantine(self, task: Task, error: LegoError) -> None:
         """Note that a job failed since a worker holds back what it could not load."""
         if error.code == QUARANTINED:
-            self._journal.decide("quarantine", task.model, error.message, self._clock(), job=task.job_id)
+            reason = error.operator_reason or error.message
+            self._journal.decide("quarantine", task.model, reason, self._clock(), job=task.job_id)
 
     def _next_nodes(self, task: Task, workflow: Workflow) -> frozenset[str]:
         """Return the nodes of shared workers that a job calls after this task."""

@@ -12,6 +12,7 @@ import torch
 from lego_serve.core.addons import LoadedAdapter, steps_without_adapter
 from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.jobs.messages import Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.messages import DenoiseInput, DenoiseOutput
 from lego_serve.core.nodes.requests import (
     CountTemplateBytes,
@@ -36,6 +37,7 @@ from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread, LaneListener
 from lego_serve.errors import CheckpointError, LegoError, NodeError
+from lego_serve.models.dtypes import arithmetic, resolve_dtype
 from lego_serve.models.loading import computed_revision, load_backbone
 from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.model_files import denoiser_revision
@@ -47,7 +49,7 @@ from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats, tier_on
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
-from lego_serve.serving.nodes.tensors import weights_bytes
+from lego_serve.serving.nodes.tensors import drop_weights, weights_bytes
 
 log = logging.getLogger("lego_serve.nodes")
 
@@ -83,11 +85,12 @@ class BackboneNode:
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = denoiser_revision(spec)
         self._turns = peers.turns or ComputeTurns()
+        computed = computed_revision(spec, revision)
+        computes = ComputedAs(computed, str(resolve_dtype(spec)), spec.linear, arithmetic(spec.device))
         self._helpers = None
         if peers.replicas is not None and backbone.uses_cfg:
-            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, self._has_lanes, peers.host)
+            self._helpers = BranchHelpers(backbone, peers.replicas, self._turns, peers.host, computes)
         splitter = None if self._helpers is None else self._helpers.splitter
-        computed = computed_revision(spec, revision)
         sources = self._controlnets.sources
         self._engine = StepEngine(backbone, tables, batcher, time.monotonic, sources, templates, computed, splitter)
         try:
@@ -95,7 +98,7 @@ class BackboneNode:
         except ValueError as error:
             raise CheckpointError(f"model {spec.name}: {error}") from None
         self._tiers, self._checkpoint_tier = options.tiers, options.checkpoint_tier
-        self._weights_bytes = weights_bytes(backbone)
+        self._backbone, self._weights_bytes = backbone, weights_bytes(backbone)
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
@@ -122,8 +125,9 @@ class BackboneNode:
                 if isinstance(message, NodeResult | ReplicaDraining):
                     return
         finally:
-            self._streams.discard(queue)
             work.cancel()
+            await asyncio.wait([work])  # what it has of others is given back before the node may be closed
+            self._streams.discard(queue)
 
     async def drain(self) -> int:
         """Send every stream its lanes' fresh checkpoints and end it; refuse new calls.  Returns how many ended."""
@@ -215,14 +219,12 @@ class BackboneNode:
             raise NodeError("This replica has been drained.")
 
     def close(self) -> None:
-        """Let go of its thread and helpers; nothing is in hand."""
-        if self._helpers is not None:
-            self._helpers.close()
+        """Let go of its thread and helpers; nothing is in hand.  It waits for the step under way, on any thread."""
         if self._thread is not None:
             self._thread.close()
-
-    def _has_lanes(self) -> bool:
-        return self._engine.lanes > 0
+        if self._helpers is not None:
+            self._helpers.close()
+        drop_weights((self._backbone, self._controlnets.kept))
 
     async def _denoise(self, call: NodeCall[DenoiseOutput], queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its result."""

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.requests import HelperAddress, OfferHelp
 from lego_serve.engine.sharing.branch_helper import BranchHelper
 from lego_serve.engine.sharing.branch_splitter import BranchSplitter
@@ -35,10 +36,12 @@ class BranchHelpers:
         backbone: Backbone,
         group: ReplicaGroup,
         turns: ComputeTurns,
-        is_busy: Callable[[], bool],
         host: Callable[[], str],
+        computes: ComputedAs,
     ) -> None:
-        self._backbone, self._group, self._turns, self._is_busy, self._host = backbone, group, turns, is_busy, host
+        """``computes``: what this replica's bits follow from; nobody whose bits may be others is asked for help."""
+        self._backbone, self._group, self._turns, self._host = backbone, group, turns, host
+        self._computes, self._left_out = computes, frozenset[str]()
         self.splitter = BranchSplitter(backbone)
         self._helper: BranchHelper | None = None
         self._token = secrets.token_hex(16)
@@ -55,8 +58,8 @@ class BranchHelpers:
     def address(self) -> HelperAddress:
         """Where this replica helps; it listens from now on."""
         if self._helper is None:
-            self._helper = BranchHelper(self._backbone, self._token, self._host(), self._turns, self._is_busy)
-        return HelperAddress(self._helper.host, self._helper.port, self._token)
+            self._helper = BranchHelper(self._backbone, self._token, self._host(), self._turns)
+        return HelperAddress(self._helper.host, self._helper.port, self._token, self._computes)
 
     def close(self) -> None:
         """Help nobody any more, and let go of who helps."""
@@ -69,4 +72,14 @@ class BranchHelpers:
             answers = await self._group.control(OfferHelp())
         except (NodeLost, LegoError):
             return  # it is asked again with the next lane
-        self.splitter.offer([each for _, each in answers if each is not None and each.token != self._token])
+        others = [(name, each) for name, each in answers if each is not None and each.token != self._token]
+        unlike = {name: self._computes.differences(each.computes) for name, each in others}
+        self.splitter.offer([each for name, each in others if not unlike[name]])
+        self._tell({name: differences for name, differences in unlike.items() if differences})
+
+    def _tell(self, left_out: Mapping[str, Sequence[str]]) -> None:
+        """Log who is not asked and why, once as long as nothing changes."""
+        told = frozenset(f"{name} has another {', '.join(each)}" for name, each in left_out.items())
+        for line in sorted(told - self._left_out):
+            log.warning("no branches are computed by a replica whose bits may be others: %s", line)
+        self._left_out = told

@@ -79,8 +79,8 @@ class MicroBatcher(Generic[Item, Result]):
         self.running = 0
 
     def close(self) -> None:
-        """End its thread once it is idle."""
-        self._executor.shutdown(wait=False)
+        """End its thread, after the batch under way; it waits for that, on any thread."""
+        self._executor.shutdown()
 
     def _in_turn(self, items: Sequence[Item]) -> Sequence[Result]:
         """Compute a batch; it is short, and goes before steps, which are due when their images are."""

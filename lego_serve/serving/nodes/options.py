@@ -91,6 +91,16 @@ class BackboneOptions:
     helpers: NodePlace | None = None
     checkpoint_tier: str = ""
 
+    @property
+    def resident_controlnets(self) -> tuple[ModelSpec, ...]:
+        """The ControlNets that a replica may load and then keep; those beyond a cache are in its ``controlnet_bytes``.
+
+        One whose place is chosen at its first use counts: it may be here.
+        """
+        has_cache = self.controlnet_bytes is not None
+        kept = ("auto",) if has_cache else ("auto", "colocated")
+        return tuple(plan.spec for plan in self.controlnets if plan.placement in kept)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:

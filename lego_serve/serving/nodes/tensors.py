@@ -20,22 +20,37 @@ def tensor_of(value: object) -> torch.Tensor:
 
 def weights_bytes(holder: object, depth: int = 8) -> int:
     """Return the bytes of all tensors that an object holds, in modules or beside them, each counted once."""
-    tensors: dict[int, int] = {}
+    storages = (tensor.untyped_storage() for tensor in _tensors_in(holder, depth))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def drop_weights(holder: object, depth: int = 8) -> None:
+    """Give back the memory of all tensors that a model holds, which are nobody else's, at once; it computes no more.
+
+    Nodes and what they hold refer to each other in circles, so letting go of them frees nothing until Python next
+    looks for circles.
+    """
+    for tensor in _tensors_in(holder, depth):
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
+
+def _tensors_in(holder: object, depth: int) -> list[torch.Tensor]:
+    """Return the tensors that an object holds, in modules or beside them."""
+    found: list[torch.Tensor] = []
     seen: set[int] = set()
 
     def visit(value: object, depth: int) -> None:
         if isinstance(value, torch.Tensor):
-            tensors[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            found.append(value)
         elif isinstance(value, torch.nn.Module):
-            for tensor in (*value.parameters(), *value.buffers()):
-                visit(tensor, 0)
+            found.extend((*value.parameters(), *value.buffers()))
         elif id(value) not in seen and depth and not isinstance(value, PLAIN):
             seen.add(id(value))
             for each in _parts_of(value):
                 visit(each, depth - 1)
 
     visit(holder, depth)
-    return sum(tensors.values())
+    return found
 
 
 def _parts_of(value: object) -> Iterable[object]:

@@ -28,7 +28,7 @@ from lego_serve.serving.nodes.adapter_index import TEXT
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.peers import NodePeers
-from lego_serve.serving.nodes.tensors import weights_bytes
+from lego_serve.serving.nodes.tensors import drop_weights, weights_bytes
 
 SAMPLES = (  # of several lengths, one of which fills the model's window
     "a red circle",
@@ -132,8 +132,9 @@ class TextEncoderNode:
         """Raise when the replica cannot work."""
 
     def close(self) -> None:
-        """Let go of its thread; nothing is in hand."""
+        """Let go of its thread and weights; nothing is in hand.  It waits for the batch under way, on any thread."""
         self._batcher.close()
+        drop_weights(self._encoder)
 
     async def _take(self, request: TextEncodeInput) -> list[AdapterLease]:
         """Lease the adapters that change text encoders; the others are not waited for."""

@@ -39,7 +39,7 @@ from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import VaeOptions
 from lego_serve.serving.nodes.peers import NodePeers
-from lego_serve.serving.nodes.tensors import tensor_of, weights_bytes
+from lego_serve.serving.nodes.tensors import drop_weights, tensor_of, weights_bytes
 
 TEMPLATE_BYTES = 64 * 2**20  # of encoded templates
 SAMPLES, SAMPLE_SIZES = 8, ((16, 16), (8, 24))  # images to choose a batch size with, and their latents' sizes
@@ -105,8 +105,9 @@ class VaeNode:
         """Raise when the replica cannot work."""
 
     def close(self) -> None:
-        """Let go of its thread; nothing is in hand."""
+        """Let go of its thread and weights; nothing is in hand.  It waits for the batch under way, on any thread."""
         self._batcher.close()
+        drop_weights(self._vae)
 
     def _best_batch(self) -> int:
         """Return the images a pass that are decoded fastest, with the bits before rounding that each has alone."""

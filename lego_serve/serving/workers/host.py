@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
-from lego_serve.core.caching.expectations import KEEP_S, Expectations
+from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
 from lego_serve.core.caching.quarantine import Failure, Quarantine
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
@@ -28,11 +28,12 @@ class Closable(Protocol):
     """A node that lets go of what it has when it is evicted."""
 
     def close(self) -> None:
-        """Let go of threads and memory; nothing is in hand."""
+        """Let go of threads and memory; nothing is in hand.  It runs off the event loop and may wait for a step."""
         ...
 
 
 NodeT = TypeVar("NodeT", bound=Closable)
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,12 @@ class Lease(Generic[NodeT]):
 
 @dataclass(frozen=True, slots=True)
 class HostedModel(Generic[NodeT]):
-    """How a node is loaded, off the event loop, and the bytes it takes at the most."""
+    """The bytes that a node takes at the most, and how it is loaded; both off the event loop, at each load anew.
 
-    size_bytes: int
+    ``size_bytes`` raises where it cannot be told, for its files may be away for a while: nothing is loaded then.
+    """
+
+    size_bytes: Callable[[], int]
     load: Callable[[], NodeT]
 
 
@@ -60,15 +64,16 @@ class ModelHost(Generic[NodeT]):
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         quarantine: Quarantine | None = None,
+        expected: Expectations | None = None,
     ) -> None:
         self._models, self._clock = models, clock
         self._ledger = CacheLedger(max_bytes)
         self._quarantine = quarantine or Quarantine()
-        self._expected = Expectations()
+        self._expected = expected or Expectations()
         self._nodes: dict[str, NodeT] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
-        self._users: Counter[str] = Counter()
+        self._sizes: dict[str, int] = {}  # as of the last load
         self._evictions: Counter[str] = Counter()
         self._pinned: set[str] = set()
         self._turn = asyncio.Lock()  # one load at a time, first come first served
@@ -86,7 +91,7 @@ class ModelHost(Generic[NodeT]):
 
     def bytes_of(self, name: str) -> int:
         """The bytes of a node, if it is resident."""
-        return self._models[name].size_bytes if name in self._nodes else 0
+        return self._sizes[name] if name in self._nodes else 0
 
     def evictions_of(self, name: str) -> int:
         """How often a node has made room for others."""
@@ -110,39 +115,37 @@ class ModelHost(Generic[NodeT]):
         began_s = self._clock()
         self._ledger.touch(name, began_s)
         self._expect(job_id, [name, *next_names])
-        self._users[name] += 1
         try:
-            load_s = 0.0
-            if name not in self._nodes:
-                await self._loaded(name)
-                load_s = self._clock() - began_s
-            self._sync_pins()
-            self._load_ahead(next_names)
-            yield Lease(self._nodes[name], load_s)
+            with self._expected.holding([name]):
+                load_s = 0.0
+                if name not in self._nodes:
+                    await self._loaded(name)
+                    load_s = self._clock() - began_s
+                with self._expected.holding(next_names):  # not sooner: a call that waits for room must not hold any
+                    self._sync_pins()
+                    self._load_ahead(next_names)
+                    yield Lease(self._nodes[name], load_s)
         finally:
-            self._users[name] -= 1
             self._expect(job_id, next_names)
 
     def preload(self, names: Collection[str]) -> None:
         """Load nodes one after the other as long as there is room; blocks, and is for the start of the worker."""
         for name in names:
-            room = self._ledger.budget_bytes - self._ledger.used_bytes
-            if self._models[name].size_bytes <= room:
-                self._ledger.reserve(name, self._models[name].size_bytes, self._load_s[name])
-                with contextlib.suppress(NodeUnavailable):  # the log has it, and so does the quarantine
-                    self._keep(name, self._models[name].load, self._clock())
+            with contextlib.suppress(NodeUnavailable):  # the log has it, and so does the quarantine
+                size_bytes = self._size(name, _outcome(self._models[name].size_bytes))
+                if size_bytes <= self._ledger.budget_bytes - self._ledger.used_bytes:
+                    self._ledger.reserve(name, size_bytes, self._load_s[name])
+                    began_s = self._clock()
+                    self._keep(name, _outcome(self._models[name].load), began_s)
 
     def _expect(self, job_id: str | None, names: Collection[str]) -> None:
         if job_id is not None:
-            known = [name for name in names if name in self._models]
-            self._expected.expect(job_id, known, self._clock())
-            if known:  # nobody may come back for them
-                asyncio.get_running_loop().call_later(KEEP_S, self._sync_pins)
+            self._expected.expect(job_id, [name for name in names if name in self._models], self._clock())
         self._sync_pins()
 
     def _sync_pins(self) -> None:
         """Pin what is used or needed next, and no more; whoever waits for room looks again."""
-        wanted = self._expected.keys(self._clock()) | {name for name, users in self._users.items() if users > 0}
+        wanted = self._expected.keys(self._clock())
         held = {name for name in wanted if name in self._ledger or self._ledger.is_loading(name)}
         for name in held - self._pinned:
             self._ledger.pin(name)
@@ -156,7 +159,7 @@ class ModelHost(Generic[NodeT]):
     def _load_ahead(self, names: Collection[str]) -> None:
         """Begin to load what a job needs next, while its call before that runs."""
         for name in names:
-            if name in self._models and name not in self._nodes and self._reason(name) is None:
+            if name in self._models and name not in self._nodes and self._failure(name) is None:
                 self._start(name)
 
     def _start(self, name: str) -> "asyncio.Task[None]":
@@ -176,60 +179,78 @@ class ModelHost(Generic[NodeT]):
         if name not in self._models:
             raise NodeError(f"No worker serves {name}.")
         while name not in self._nodes:
-            reason = self._reason(name)
-            if reason is not None:
-                raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined")
+            if (failure := self._failure(name)) is not None:
+                raise held_back(name, failure, self._clock())
             await asyncio.shield(self._start(name))
 
-    def _reason(self, name: str) -> str | None:
-        failure = self._quarantine.held_back(name, self._clock())
-        return None if failure is None else failure.reason
+    def _failure(self, name: str) -> Failure | None:
+        return self._quarantine.held_back(name, self._clock())
 
     async def _load(self, name: str) -> None:
         model = self._models[name]
         async with self._turn:
-            await self._reserve(name, model.size_bytes)
+            await self._reserve(name, self._size(name, await asyncio.to_thread(_outcome, model.size_bytes)))
             began_s = self._clock()
-            node: NodeT | Exception
-            try:
-                node = await asyncio.to_thread(model.load)
-            except Exception as error:
-                node = error
-            self._keep(name, lambda: _value(node), began_s)
+            self._keep(name, await asyncio.to_thread(_outcome, model.load), began_s)
             self._sync_pins()
 
-    def _keep(self, name: str, load: Callable[[], NodeT], began_s: float) -> None:
+    def _size(self, name: str, size_bytes: int | Exception) -> int:
+        """Return the bytes that a node is to be loaded in, or hold it back.  Raises NodeUnavailable."""
+        if isinstance(size_bytes, Exception):
+            self._hold_back(name, size_bytes)
+        self._sizes[name] = size_bytes
+        return size_bytes
+
+    def _keep(self, name: str, node: NodeT | Exception, began_s: float) -> None:
         """Take a loaded node into the account, or hold one back that could not be loaded.  Raises NodeUnavailable."""
-        try:
-            node = load()
-        except Exception as error:
+        if isinstance(node, Exception):
             self._forget(name)
-            reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-            self._quarantine.note_failure(name, reason, self._clock())
-            log.warning("%s cannot be loaded and is held back: %s", name, reason)
-            raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined") from error
+            self._hold_back(name, node)
         self._load_s[name] = self._clock() - began_s
         self._ledger.commit(name, load_s=self._load_s[name])
         self._quarantine.note_success(name)
         self._nodes[name] = node
         log.info("loaded %s in %.2f s", name, self._load_s[name])
 
+    def _hold_back(self, name: str, error: Exception) -> NoReturn:
+        """Try a node no more for a while.  Raises NodeUnavailable."""
+        reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        now = self._clock()
+        failure = self._quarantine.note_failure(name, reason, now)
+        log.warning("%s cannot be loaded and is held back for %.0f s: %s", name, failure.until_s - now, reason)
+        raise held_back(name, failure, now) from error
+
     async def _reserve(self, name: str, size_bytes: int) -> None:
         """Make room for a node; wait for it while all that would have to go is in use.  Raises NodeError."""
         while True:
+            self._sync_pins()
             decision = self._ledger.reserve(name, size_bytes, self._load_s[name])
             if isinstance(decision, Reservation):
                 break
             if decision == ReservationRefused("too_large"):
                 needs = f"{name} takes {size_bytes} bytes, and a worker has {self.max_bytes}; see `workers.max_bytes`"
                 raise NodeError(needs, code="model_too_large")
-            self._freed.clear()
-            await self._freed.wait()
+            await self._changed()
         for gone in decision.evict:
             log.info("evicting %s for %s", gone, name)
-            self._nodes.pop(gone).close()
             self._evictions[gone] += 1
+        await self._close([self._nodes.pop(gone) for gone in decision.evict])
         self._sync_pins()
+
+    async def _changed(self) -> None:
+        """Wait until there may be room: something was let go of, or the next expectation has ended."""
+        self._freed.clear()
+        ends_s = self._expected.ends_s()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if ends_s is None else max(0.001, ends_s - self._clock())):
+                await self._freed.wait()
+
+    async def _close(self, nodes: list[NodeT]) -> None:
+        """Close nodes that were evicted, whose last step may still run, while calls of other nodes go on."""
+        while nodes:
+            failed = await asyncio.to_thread(_outcome, nodes.pop().close)
+            if isinstance(failed, Exception):  # it has its memory or not: the load says so
+                log.error("an evicted node could not be closed", exc_info=failed)
 
     def _forget(self, name: str) -> None:
         """Take a node that did not load out of the account."""
@@ -240,7 +261,19 @@ class ModelHost(Generic[NodeT]):
         self._freed.set()
 
 
-def _value(loaded: NodeT | Exception) -> NodeT:
-    if isinstance(loaded, Exception):
-        raise loaded
-    return loaded
+def held_back(name: str, failure: Failure, now: float) -> NodeUnavailable:
+    """Return what a caller hears of a node that is held back: when to come again; the reason is its operator's."""
+    wait_s = max(1.0, failure.until_s - now)
+    told = f"{name} could not be loaded and is held back for {wait_s:.0f} s"
+    where = "its operator finds the reason in the log and under decisions"
+    error = NodeUnavailable(f"{told}; try again then, {where}.", code="model_quarantined")
+    error.retry_after_s, error.operator_reason = wait_s, f"{name}: {failure.reason}"
+    return error
+
+
+def _outcome(work: Callable[[], ValueT]) -> ValueT | Exception:
+    """Return what work comes to, or why it fails."""
+    try:
+        return work()
+    except Exception as error:
+        return error

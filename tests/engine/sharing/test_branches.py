@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lego_serve.core.cluster.parallelism import ParallelRule
+from lego_serve.core.nodes.computed import ComputedAs
 from lego_serve.core.nodes.requests import HelperAddress
 from lego_serve.core.placement.branch_window import BranchWindow
 from lego_serve.engine.calibration import sample_lane
@@ -25,6 +26,7 @@ from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.registry import ModelSpec
 
 PATIENCE_S = 60.0
+HERE = ComputedAs("weights", "torch.float32", "dense", "this machine")
 ALWAYS = ParallelRule(min_speed_up=0.0)  # two threads of one process are no faster than one
 
 
@@ -41,27 +43,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branch_splitter, "LEAST_PATIENCE_S", PATIENCE_S)
 
 
-class Busy:
-    """Whether a helper has lanes of its own."""
-
-    def __init__(self) -> None:
-        self.is_busy = False
-
-    def __call__(self) -> bool:
-        """As the helper asks."""
-        return self.is_busy
+@pytest.fixture
+def turns() -> ComputeTurns:
+    """Those of the helper's process."""
+    return ComputeTurns()
 
 
 @pytest.fixture
-def busy() -> Busy:
-    """A helper's state."""
-    return Busy()
-
-
-@pytest.fixture
-def helper(backbone: Backbone, busy: Busy) -> Iterator[BranchHelper]:
+def helper(backbone: Backbone, turns: ComputeTurns) -> Iterator[BranchHelper]:
     """A helper that listens on this machine."""
-    listening = BranchHelper(backbone, "token", "127.0.0.1", ComputeTurns(), busy)
+    listening = BranchHelper(backbone, "token", "127.0.0.1", turns)
     yield listening
     listening.close()
 
@@ -69,7 +60,7 @@ def helper(backbone: Backbone, busy: Busy) -> Iterator[BranchHelper]:
 def splitter(backbone: Backbone, helper: BranchHelper, token: str = "token") -> BranchSplitter:
     """One that knows of a helper."""
     made = BranchSplitter(backbone, BranchWindow(ALWAYS))
-    made.offer([HelperAddress(helper.host, helper.port, token)])
+    made.offer([HelperAddress(helper.host, helper.port, token, HERE)])
     return made
 
 
@@ -101,19 +92,49 @@ def test_a_lane_in_company_or_of_one_branch_stays_on_its_replica(backbone: Backb
 
 
 def test_a_helper_with_lanes_of_its_own_is_left_alone_for_a_while(
-    backbone: Backbone, helper: BranchHelper, busy: Busy
+    backbone: Backbone, helper: BranchHelper, turns: ComputeTurns
 ) -> None:
-    """It says so at once, and is asked again later."""
+    """It says so at once, also between two of their steps, and is asked again later."""
     now = 0.0
     split = BranchSplitter(backbone, BranchWindow(ALWAYS), lambda: now)
-    split.offer([HelperAddress(helper.host, helper.port, "token")])
+    split.offer([HelperAddress(helper.host, helper.port, "token", HERE)])
     lane = guided(backbone, 4, 0)
-    busy.is_busy = True
+    turns.note_working("a lane", is_working=True)
     assert split.velocity(1, lane, 1.0) is None
-    busy.is_busy = False
+    turns.note_working("a lane", is_working=False)
     assert split.velocity(1, lane, 1.0) is None  # too soon
     now = 1.0
     assert split.velocity(1, lane, 1.0) is not None
+
+
+def test_two_models_alone_on_two_workers_never_wait_for_each_other(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its worker's turn while it asks the other worker's helper, which has no turn then and says so."""
+    monkeypatch.setattr(branch_splitter, "LEAST_PATIENCE_S", 10.0)  # two that wait for each other give up after it
+    workers = [ComputeTurns(), ComputeTurns()]
+    helpers = [BranchHelper(backbone, "token", "127.0.0.1", turns) for turns in reversed(workers)]
+    splitters = [splitter(backbone, helper) for helper in helpers]
+    both_compute, both_were_told = threading.Barrier(2), threading.Barrier(2)
+    answers: list[torch.Tensor | None] = []
+
+    def step(turns: ComputeTurns, split: BranchSplitter, seed: int) -> None:
+        with turns.turn(0.0):
+            both_compute.wait(PATIENCE_S)
+            answers.append(split.velocity(1, guided(backbone, 4, seed), 1.0))
+            both_were_told.wait(PATIENCE_S)
+
+    threads = [threading.Thread(target=step, args=each) for each in zip(workers, splitters, (0, 1), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [None, None]
+    assert all(split.has_helper for split in splitters), "neither was given up for silence"
+    for split in splitters:
+        split.close()
+    for helper in helpers:
+        helper.close()
 
 
 def test_a_helper_that_goes_costs_nothing_but_time(backbone: Backbone, helper: BranchHelper) -> None:

@@ -50,3 +50,18 @@ def test_never_do_two_compute_at_once() -> None:
     for thread in threads:
         thread.join()
     assert (inside, most) == (0, 1)
+
+
+def test_whoever_will_not_wait_computes_only_where_nobody_else_does() -> None:
+    """Nor is between two turns of its work; it takes the turn where it may, and gives it back."""
+    turns = ComputeTurns()
+    with turns.turn(0.0), turns.turn_if_idle() as is_mine:
+        assert not is_mine
+    turns.note_working("a lane", is_working=True)
+    with turns.turn_if_idle() as is_mine:
+        assert not is_mine
+    turns.note_working("a lane", is_working=False)
+    with turns.turn_if_idle() as is_mine, turns.turn_if_idle() as is_too:
+        assert (is_mine, is_too) == (True, False)
+    with turns.turn(0.0):
+        pass

@@ -1,6 +1,8 @@
 """A shared worker in this process, without Ray: two models one after the other, with the bits of nodes of their own."""
 
 import asyncio
+import math
+import pickle
 import shutil
 import time
 from dataclasses import replace
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.nodes.requests import DrainReplica, ListTemplateBytes, OfferHelp, ReportCalls, ReportLoad
 from lego_serve.errors import NodeError
@@ -21,12 +24,14 @@ from lego_serve.serving.cluster.replica import make_node
 from lego_serve.serving.cluster.worker import WorkerReplica
 from lego_serve.serving.nodes.options import (
     BackboneOptions,
+    ControlNetPlan,
     HostedNode,
     NodePlace,
     TextEncoderOptions,
     VaeOptions,
     WorkerOptions,
 )
+from lego_serve.serving.nodes.tensors import weights_bytes
 
 COMPONENTS = {
     "text_encoder": TextEncoderOptions(max_batch=1),
@@ -144,7 +149,10 @@ async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_se
     result = await shared.run(NodeCall(DecodeInput(DenoiseOutput(np.zeros(1))), node="bad.vae", job_id="job"))
     assert result.error is not None
     assert (result.error.code, result.error.status) == ("model_quarantined", 503)
-    assert "safetensors" in result.error.message
+    assert "safetensors" in result.error.operator_reason
+    assert str(tmp_path) not in result.error.message
+    assert 2.0 < (result.error.retry_after_s or 0.0) <= 600.0
+    assert pickle.loads(pickle.dumps(result.error)).operator_reason == result.error.operator_reason
     assert (await image_on(shared, "good"))[0].shape == (1, 64, 64, 3)
 
 
@@ -227,3 +235,46 @@ async def test_two_workers_take_the_branches_of_a_lone_image_with_the_bits_of_on
     assert first._helpers.splitter.steps > 0
     assert second._helpers._helper.branches == first._helpers.splitter.steps
     await asyncio.sleep(0)
+
+
+def test_a_backbone_takes_its_controlnets_that_stay_here(tiny_folder: Path) -> None:
+    """Colocated ones, and one whose place is not known yet; a cache of them has bytes of its own."""
+    net = ModelSpec("net", str(tiny_folder / "transformer"), dtype="float32")
+    plans = [ControlNetPlan(net, place, "m.net") for place in ("auto", "colocated", "remote")]
+
+    def size(*chosen: ControlNetPlan, cache_bytes: int | None = None) -> int:
+        options = BackboneOptions(controlnets=chosen, controlnet_bytes=cache_bytes)
+        return module._size_bytes(HostedNode(spec("m", str(tiny_folder)), "backbone", options))
+
+    alone = size()
+    assert [size(plan) // alone for plan in plans] == [2, 2, 1]
+    assert [size(plan, cache_bytes=1) // alone for plan in plans] == [2, 1, 1]
+    assert size(*plans) == 3 * alone
+
+
+async def test_an_evicted_node_gives_its_memory_back_at_once(context: None) -> None:
+    """Whatever still refers to it, in circles that Python finds later."""
+    shared = worker(spec("one"))
+    await image_on(shared, "one")
+    parts = {"text_encoder": "_encoder", "backbone": "_backbone", "vae": "_vae"}
+    for component, attribute in parts.items():
+        node = shared._host.nodes[f"one.{component}"]
+        assert weights_bytes(getattr(node, attribute)) > 0
+        await asyncio.to_thread(node.close)
+        assert weights_bytes(getattr(node, attribute)) == 0
+
+
+async def test_a_stream_that_is_given_up_has_nothing_in_hand_when_its_node_may_be_evicted(context: None) -> None:
+    """Neither a lane nor anything of others: the lease ends last."""
+    shared = worker(spec("one"))
+    cond = (await shared.run(NodeCall(TextEncodeInput("a red circle"), node="one.text_encoder"))).reply
+    request = replace(denoise(cond, cond), steps=200)
+    call: NodeCall[Any] = NodeCall(request, node="one.backbone", key="k", stream=StreamOptions(steps=True))
+    stream = shared.stream(call)
+    while not isinstance(await anext(stream), LaneProgress):
+        pass
+    backbone = shared._host.nodes["one.backbone"]
+    assert backbone._thread.lanes == 1
+    await stream.aclose()
+    assert (backbone._thread.lanes, backbone._calls, len(backbone._streams)) == (0, {}, 0)
+    assert "one.backbone" not in shared._host._expected.keys(math.inf)

@@ -179,7 +179,8 @@ async def test_a_model_that_a_worker_holds_back_is_a_decision_with_its_reason() 
     """Other errors are none."""
     for code, told in (("model_quarantined", [("quarantine", "lego-tiny", "It has no weights.")]), ("too_long", [])):
         some = nodes()
-        refusal = RequestError("It has no weights.", code=code)
+        refusal = RequestError("Try again later.", code=code)
+        refusal.operator_reason = "It has no weights."
         some["lego-tiny", "backbone"].behave = lambda call, count, refusal=refusal: refusal
         mine = coordinator(some)
         with pytest.raises(RequestError):

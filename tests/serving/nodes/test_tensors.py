@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lego_serve.serving.nodes.tensors import weights_bytes
+from lego_serve.serving.nodes.tensors import drop_weights, weights_bytes
 
 
 @dataclass(slots=True)
@@ -30,3 +30,14 @@ def test_weights_are_counted_once_wherever_they_are() -> None:
     part = Part(torch.nn.Linear(2, 3), {"a": (Packed(weight), Packed(weight[1:])), "b": (Packed(torch.zeros(5)),)})
     part.owner.append(part)
     assert weights_bytes(part) == 4 * (2 * 3 + 3 + 4 * 8 + 5)
+
+
+def test_dropped_weights_take_nothing_though_who_held_them_is_still_there() -> None:
+    """In modules and in layers that are none; a tensor that is no weight of the part stays as it is."""
+    table = torch.zeros(5)
+    modules = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    part = Part(modules, {"a": (Packed(torch.zeros(4, 8)), Packed(table.clone()))})
+    part.owner.append(part)
+    drop_weights(part)
+    assert weights_bytes(part) == 0
+    assert table.numel() == 5

@@ -4,13 +4,18 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.quarantine import Quarantine
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 from lego_serve.serving.workers.host import HostedModel, ModelHost
+from tests.support.clocks import until
 
 
 class Name:
@@ -32,7 +37,7 @@ class Shelf:
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         self.before = load
-        self.models = {name: HostedModel(size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
+        self.models = {name: HostedModel(lambda: size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
 
     def _load(self, name: str) -> Name:
         with self._lock:
@@ -91,6 +96,47 @@ async def test_what_is_beyond_the_budget_is_evicted_and_closed() -> None:
     assert again is not first
 
 
+async def test_other_calls_go_on_while_an_evicted_node_ends_its_step_and_only_then_the_next_one_loads() -> None:
+    """It may take as long as a step, or a ControlNet far away."""
+    may_end, is_closing = threading.Event(), threading.Event()
+    shelf = Shelf("a", "b", "c")
+
+    class Slow(Name):
+        """One that another call must let end."""
+
+        def close(self) -> None:
+            """Wait for it."""
+            is_closing.set()
+            self.is_closed = may_end.wait(10.0)
+
+    models = shelf.models | {"a": HostedModel(lambda: 1, lambda: Slow("a"))}
+    host = ModelHost(models, 2)
+    first = await use(host, "a")
+    async with host.lease("c", None, ()):
+        loading = asyncio.ensure_future(use(host, "b"))
+        await until(is_closing.is_set)
+        assert shelf.loads == ["c"]
+        may_end.set()
+        await loading
+    assert first.is_closed
+    assert sorted(host.nodes) == ["b", "c"]
+
+
+async def test_a_node_that_cannot_be_closed_makes_room_all_the_same() -> None:
+    """For whoever waits for it."""
+
+    class Stuck(Name):
+        """One that fails to close."""
+
+        def close(self) -> None:
+            """It does."""
+            raise RuntimeError("no")
+
+    host = ModelHost(Shelf("b").models | {"a": HostedModel(lambda: 1, lambda: Stuck("a"))}, 1)
+    await use(host, "a")
+    assert (await use(host, "b")).name == "b"
+
+
 async def test_a_node_in_use_is_never_evicted() -> None:
     """Whoever needs its room waits until the call has ended."""
     host = ModelHost(Shelf("a", "b").models, 1)
@@ -116,6 +162,58 @@ async def test_what_an_admitted_job_needs_next_stays_between_its_calls() -> None
     assert shelf.loads.count("backbone") == 1
 
 
+async def test_what_a_running_call_needs_next_stays_for_as_long_as_it_runs() -> None:
+    """Also beyond the time that a caller between two calls has; from its end on there is that time."""
+    host = ModelHost(Shelf("text", "backbone", "other").models, 2, expected=Expectations(0.05))
+    await use(host, "backbone")
+    async with host.lease("text", "job", ("backbone",)):
+        waiting = asyncio.ensure_future(use(host, "other", "another"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        assert sorted(host.nodes) == ["backbone", "text"]
+    await waiting
+    assert sorted(host.nodes) == ["backbone", "other"]
+    await use(host, "text")  # its time is over by then
+    assert len(host.nodes) == 2
+
+
+async def test_two_jobs_that_need_each_others_room_both_get_it() -> None:
+    """Each waits for a model, has the one after it here, and there is room for no more."""
+    host = ModelHost(Shelf("a", "after a", "b", "after b").models, 2, expected=Expectations(0.05))
+    await use(host, "after a")
+    await use(host, "after b")
+
+    async def job(first: str) -> None:
+        await use(host, first, first, (f"after {first}",))
+        await use(host, f"after {first}", first)
+
+    await asyncio.wait_for(asyncio.gather(job("a"), job("b")), 60)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True), min_size=2, max_size=5),
+    st.integers(2, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_jobs_wait_for_each_other_for_ever(jobs: list[list[str]], budget: int) -> None:
+    """Whatever they use in whichever order, with room for as little as the largest model."""
+
+    async def run() -> None:
+        models = Shelf("a", "b").models | Shelf("c", "d", size=2).models
+        host = ModelHost(models, budget, expected=Expectations(0.005))
+
+        async def job(number: int, names: list[str]) -> None:
+            for place, name in enumerate(names):
+                await use(host, name, f"job {number}", tuple(names[place + 1 :]))
+                assert host.used_bytes <= budget
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for number, names in enumerate(jobs):
+                group.create_task(job(number, names))
+
+    asyncio.run(run())
+
+
 async def test_the_models_of_a_job_load_while_its_first_call_runs() -> None:
     """A set is there together, not one after the other call."""
     shelf = Shelf("text", "backbone", "vae")
@@ -137,8 +235,12 @@ async def test_a_node_that_cannot_be_loaded_is_held_back_with_its_reason_and_the
     shelf = Shelf("bad", "good", load=load)
     host = ModelHost(shelf.models, 1, lambda: now, Quarantine(10.0))
     for _ in range(3):
-        with pytest.raises(NodeUnavailable, match="bad cannot be loaded: no folder here"):
+        with pytest.raises(NodeUnavailable, match="bad could not be loaded and is held back for") as raised:
             await use(host, "bad")
+        assert raised.value.retry_after_s == 10.0 - now
+        assert raised.value.operator_reason == "bad: no folder here"
+        assert "folder" not in raised.value.message
+        now += 3.0
     assert shelf.loads == ["bad"]
     assert host.failures()["bad"].reason == "no folder here"
     assert (await use(host, "good")).name == "good"
@@ -153,6 +255,33 @@ async def test_a_node_larger_than_the_budget_is_refused_by_its_numbers() -> None
     await use(host, "a")
     with pytest.raises(NodeError, match="large takes 5 bytes, and a worker has 2"):
         await use(host, "large")
+    assert list(host.nodes) == ["a"]
+
+
+async def test_a_size_is_asked_for_at_each_load_and_one_that_cannot_be_told_loads_nothing() -> None:
+    """Files that are away at the start count as they are once they are back, not as nothing."""
+    size, now = 0, 0.0
+
+    def sized() -> int:
+        if not size:
+            raise CheckpointError("is it mounted?")
+        return size
+
+    shelf = Shelf("a", "away")
+    models = {"a": shelf.models["a"], "away": replace(shelf.models["away"], size_bytes=sized)}
+    host = ModelHost(models, 3, lambda: now, Quarantine(10.0))
+    host.preload(["away", "a"])
+    assert (sorted(host.nodes), shelf.loads) == (["a"], ["a"])
+    with pytest.raises(NodeUnavailable):
+        await use(host, "away")
+    assert host.failures()["away"].reason == "is it mounted?"
+    size, now = 3, 11.0
+    await use(host, "away")
+    assert (list(host.nodes), host.used_bytes, host.bytes_of("away")) == (["away"], 3, 3)
+    await use(host, "a")
+    size = 5
+    with pytest.raises(NodeError, match="away takes 5 bytes, and a worker has 3"):
+        await use(host, "away")
     assert list(host.nodes) == ["a"]
 
 

@@ -65,6 +65,11 @@ class ControlNetSources:
         self._elsewhere = {plan.spec.name: plan for plan in plans if plan.placement != "colocated"}
         self._connecting: dict[str, asyncio.Lock] = {name: asyncio.Lock() for name in self._elsewhere}
 
+    @property
+    def kept(self) -> tuple[ControlNetSource, ...]:
+        """The sources whose weights are in this process."""
+        return tuple(source for name, source in self.sources.items() if not self._is_remote(name))
+
     async def connect(self, controls: Sequence[ControlNetInput], listener: ControlNetListener | None = None) -> None:
         """Add the remote sources that ``controls`` name to ``sources``.  Raises NodeError.
 
