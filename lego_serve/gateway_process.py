@@ -76,6 +76,7 @@ def run_gateway(
     metrics.begin_at_zero(workflows.values())
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)
+    scaling = ClusterScaling(scaled_apps(apps))
     coordinator = Coordinator(
         nodes,
         workflows,
@@ -86,7 +87,7 @@ def run_gateway(
         apps={key: place.app for key, place in apps.items()},
         is_alone=is_alone,
         dispatchers=() if is_alone else dispatchers_of(apps.values(), settings.workers.replicas.max),
-        scaling=ClusterScaling(scaled_apps(apps)),
+        scaling=scaling,
         books=gateway.tiers,
     )
     draining, owner = Draining(), new_owner()
@@ -114,7 +115,8 @@ def run_gateway(
             await _probe(nodes.values())
         for bound in when_ready:
             await server.listen(bound)
-        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics))
+        reports = scaling.report_waiting(coordinator.pools.waiting)
+        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics), reports)
 
     asyncio.run(_serve(server, at_once, get_ready()))
 

@@ -6,6 +6,7 @@ random that have their model.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -156,6 +157,11 @@ class DispatchedPools:
         if not replica:
             known.link.jobs.went_alone(known.job.id)
         return replica
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many of this gateway's jobs wait for a shared worker, by application."""
+        jobs = self._jobs.values()
+        return dict(Counter(known.app for known in jobs if known.app in self._reader.shared and self._waits(known)))
 
     def _waits(self, known: _InFlight) -> bool:
         """Whether a job that goes on will have a place soon."""

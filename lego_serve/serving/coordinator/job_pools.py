@@ -102,6 +102,13 @@ class JobPools:
         known = self._jobs.get(job_id or "")
         return "" if not self._binds or known is None else known.pool.replica_of(known.job.id) or ""
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait here for a shared worker, by application."""
+        if not self._binds:
+            return {}  # their calls are sent at once
+        pools = ((app, pool) for app, pool in self._pools.items() if app in self._reader.shared and pool.has_replicas)
+        return {app: pool.waiting for app, pool in pools if pool.waiting}
+
     def _go_on(self, app: str) -> None:
         """Bind what has room now, and have replicas without work take what others have not begun."""
         self._wake(self._pools[app].bind(self._clock()))

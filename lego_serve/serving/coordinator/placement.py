@@ -58,6 +58,10 @@ class Placement(Protocol):
         """Return the worker a job is placed on; empty where it is on none."""
         ...
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait here for a shared worker, by application: nobody else sees these yet."""
+        ...
+
 
 class JobReader:
     """Reads jobs as pools see them, and learns of those that have ended what the next of their workflow take.

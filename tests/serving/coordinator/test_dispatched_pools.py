@@ -57,10 +57,12 @@ def test_a_job_waits_for_a_worker_with_room_which_another_gateway_may_make() -> 
         waiting = asyncio.ensure_future(other.bound("last"))
         await asyncio.sleep(20.0)
         assert not waiting.done()
+        assert (one.waiting(), other.waiting()) == ({}, {APP: 1})
         one.end("job 0", None)
         await asyncio.sleep(0.27)
         assert waiting.done()
         assert other.target("last") == "w1"
+        assert other.waiting() == {}
 
     run(waits())
 

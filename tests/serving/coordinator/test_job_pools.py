@@ -45,6 +45,22 @@ async def test_a_job_waits_for_a_worker_with_room_and_then_knows_it() -> None:
     assert made.target(last) == "w1"
 
 
+async def test_jobs_that_wait_for_a_worker_are_counted_for_whoever_starts_workers() -> None:
+    """Those beyond what one has room for; nobody waits for workers that are not known, or that others place for."""
+    for made, waiting in ((pools(), {"shared.workers": 3}), (pools(binds=False), {})):
+        made.add(job(0), WORKFLOW)
+        assert made.waiting() == {}
+        made.report("shared.workers", {"w1": ()})
+        for number in range(1, PoolRule().ahead + 3):
+            made.add(job(number), WORKFLOW)
+        assert made.waiting() == waiting
+    dedicated = JobPools(SHARED, dict.fromkeys(NODES, ""), lambda: 0.0, Journal())
+    dedicated.report("shared.workers", {"w1": ()})
+    for number in range(PoolRule().ahead + 3):
+        dedicated.add(job(number), WORKFLOW)
+    assert dedicated.waiting() == {}
+
+
 async def test_jobs_of_a_worker_that_left_go_to_another() -> None:
     """What is told of other applications changes nothing."""
     made = pools()

@@ -5,6 +5,7 @@ lane begins is written down as it begins, which a replica that is killed cannot 
 """
 
 import asyncio
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,6 +17,7 @@ from types import ModuleType
 DEADLY_GUIDANCE = 6.66
 DEADLY_TIME = 0.7
 HOLD_READS = "LEGO_TEST_HOLD_READS"  # names a file: while it exists, lanes do not read their inputs
+SCALE_TIMES = "LEGO_TEST_SCALE_TIMES"  # seconds until more replicas are due, and fewer; the half-life of load
 STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
 
 
@@ -63,10 +65,21 @@ def hold_reads(module: ModuleType) -> None:
     module.read_arrays = held
 
 
+def hasten_scaling(module: ModuleType) -> None:
+    """Have Serve's controller decide on numbers of replicas after other times than the minutes that it waits for."""
+    times = os.environ.get(SCALE_TIMES)
+    if times is None:
+        return
+    up_s, down_s, half_life_s = map(float, times.split(","))
+    kept = {"up_delay_s": up_s, "down_delay_s": down_s, "half_life_s": half_life_s}
+    module.RULE = dataclasses.replace(module.RULE, **kept)
+
+
 WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
     "lego_serve.models.families.sd3": poison,
     "lego_serve.engine.step.batch_runner": note_steps,
     "lego_serve.serving.cluster.references": hold_reads,
+    "lego_serve.core.placement.replica_scaler": hasten_scaling,
 }
 
 
