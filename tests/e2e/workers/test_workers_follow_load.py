@@ -23,7 +23,7 @@ workers: {{replicas: {{min: 1, max: 2}}, cpus: 0.4, max_bytes: 60000000}}
 workflows: [one.yaml]
 """
 TIMES = "3,10,5"  # of the scaler, which waits for minutes otherwise
-LONG = {"model": "one", "num_inference_steps": 40, "size": "256x256"}
+SHORT = {"model": "one", "num_inference_steps": 10, "size": "128x128"}
 AT_ONCE = 20  # of which a worker gets eight
 PATIENCE_S = 150.0
 
@@ -50,7 +50,7 @@ class Crowd:
 
     def _ask(self, seed: int) -> None:
         while not self._is_enough.is_set():
-            self.codes.append(ask(self._url, seed=seed, **LONG).status_code)
+            self.codes.append(ask(self._url, seed=seed, **SHORT).status_code)
 
     def leave(self) -> None:
         """Until all are answered."""
@@ -75,7 +75,7 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 
 def test_a_second_worker_comes_while_jobs_wait_and_goes_when_there_are_none(served: Server) -> None:
     """Every request is answered."""
-    ask(served.url, **LONG)  # what a job takes is known then, and a worker gets no more of them than it has room for
+    ask(served.url, **SHORT)  # what a job takes is known then, and a worker gets no more of them than it has room for
     assert len(replicas_of(served, "workers")) == 1
     crowd = Crowd(served.url)
     try:
