@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 from lego_serve.core.placement.replica_scaler import ReplicaScaler
@@ -185,9 +185,9 @@ class ClusterScaling:
             with contextlib.suppress(*NO_RAY):  # the next one says the same
                 if jobs:
                     text = WaitingReport(number, jobs).to_json()
-                    await in_thread(lambda text=text: self._store.put(key, text))
+                    await in_thread(partial(self._store.put, key, text))
                     is_told = True
                 elif is_told:
-                    await in_thread(lambda: self._store.remove(key))
+                    await in_thread(partial(self._store.remove, key))
                     is_told = False
             await asyncio.sleep(pause_s)

@@ -67,7 +67,7 @@ class WorkerReplica:
                 async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
                     result: NodeResult[Any] = await lease.node.run(call)
             except LegoError as error:
-                return NodeResult(error=error)
+                return NodeResult(error=error, replica=self._id)
             result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
             return await keep_arrays(result) if call.keeps_arrays else result
 
@@ -94,7 +94,7 @@ class WorkerReplica:
                             message = await keep_arrays(message) if call.keeps_arrays else message
                         yield message
             except LegoError as error:
-                failed: NodeResult[Any] = NodeResult(error=error)
+                failed: NodeResult[Any] = NodeResult(error=error, replica=self._id)
                 yield failed
             finally:
                 self._streams -= 1

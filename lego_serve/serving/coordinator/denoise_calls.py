@@ -79,11 +79,12 @@ class DenoiseStreams:
         """
         started, again = time.monotonic(), recovery.begin()
         while True:
+            made = make()
             call = replace(
-                make(),
+                made,
                 checkpoints=again.checkpoints,
                 suspect_steps=again.suspect_steps,
-                avoid=again.avoid,
+                avoid=again.avoid | made.avoid,
                 hangs=again.hangs,
             )
             try:

@@ -16,7 +16,7 @@ from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.placement.cells import cell_of, less_busy
 from lego_serve.core.placement.dispatch_messages import SentJob
 from lego_serve.core.placement.dispatched_jobs import DispatchedJobs
-from lego_serve.core.placement.pool import Steal
+from lego_serve.core.placement.pool_jobs import Steal
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.serving.coordinator.dispatcher import Dispatcher
 from lego_serve.serving.coordinator.dispatcher_link import DispatcherLink, LinkTimes
@@ -79,6 +79,20 @@ class DispatchedPools:
         for link in self._links:
             link.jobs.left(replicas)
             link.wake()
+
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang."""
+        for link in self._links:
+            link.jobs.set_aside(replicas)
+            link.wake()
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model; return whether another one has it or may load it."""
+        app, now = self._reader.app_of.get(model, ""), self._clock()
+        link = self._links[cell_of(replica, len(self._links))]
+        link.jobs.held_back(app, replica, model, now + for_s, job_id or "")
+        link.wake()
+        return any(each.jobs.may_load(app, model, now) for each in self._links)
 
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
         """Say when a newcomer would end, and keep its place if that is in time; None where nobody says so soon."""

@@ -47,6 +47,22 @@ class JobPools:
             pool.left(replicas)
             self._go_on(app)
 
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang."""
+        for app, pool in self._pools.items():
+            pool.set_aside(replicas)
+            self._go_on(app)
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model; return whether another one has it or may load it."""
+        app, now = self._reader.app_of.get(model, ""), self._clock()
+        pool = self._pools.get(app)
+        if pool is None:
+            return False
+        pool.held_back(replica, model, now + for_s, job_id or "")
+        self._go_on(app)
+        return pool.may_load(model, now)
+
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
         """Say when a newcomer would end, and keep its place if that is in time; None where that is not known yet."""
         app, seconds = self._reader.app(workflow), self._reader.seconds(job)

@@ -7,7 +7,7 @@ from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.placement.job_pace import JobPace
-from lego_serve.core.placement.pool import PoolJob, Steal
+from lego_serve.core.placement.pool_jobs import PoolJob, Steal
 from lego_serve.core.workflow.graph import Workflow, is_backbone
 
 UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
@@ -25,6 +25,17 @@ class Placement(Protocol):
 
     def left(self, replicas: Collection[str]) -> None:
         """Replicas are not to be used any more."""
+        ...
+
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang: nothing is placed there until they are well again."""
+        ...
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model, as a job has heard, and does not try again for so long.
+
+        Return whether another one has it or may load it.
+        """
         ...
 
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
@@ -72,8 +83,9 @@ class JobReader:
     def __init__(self, apps: Mapping[tuple[str, str], str], hosted: Mapping[tuple[str, str], str]) -> None:
         self._apps, self._hosted = apps, hosted
         self._pace = JobPace()
-        self.pools = frozenset(app for (_, component), app in apps.items() if is_backbone(component))
         self.shared = frozenset(app for key, app in apps.items() if hosted.get(key))
+        self.pools = self.shared | {app for (_, component), app in apps.items() if is_backbone(component)}
+        self.app_of = {hosted[key]: app for key, app in apps.items() if hosted.get(key)}  # by the names of shared nodes
 
     def app(self, workflow: Workflow) -> str | None:
         """The pool of a workflow: that of its first backbone."""

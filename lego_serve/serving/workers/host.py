@@ -178,12 +178,19 @@ class ModelHost(Generic[NodeT]):
         while name not in self._nodes:
             reason = self._reason(name)
             if reason is not None:
-                raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined")
+                raise self._quarantined(name, reason)
             await asyncio.shield(self._start(name))
 
     def _reason(self, name: str) -> str | None:
         failure = self._quarantine.held_back(name, self._clock())
         return None if failure is None else failure.reason
+
+    def _quarantined(self, name: str, reason: str) -> NodeUnavailable:
+        """The error of a node that could not be loaded, with the seconds until it is tried again."""
+        error = NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined")
+        failure = self._quarantine.held_back(name, self._clock())
+        error.retry_after_s = 0.0 if failure is None else failure.until_s - self._clock()
+        return error
 
     async def _load(self, name: str) -> None:
         model = self._models[name]
@@ -207,7 +214,7 @@ class ModelHost(Generic[NodeT]):
             reason = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
             self._quarantine.note_failure(name, reason, self._clock())
             log.warning("%s cannot be loaded and is held back: %s", name, reason)
-            raise NodeUnavailable(f"{name} cannot be loaded: {reason}", code="model_quarantined") from error
+            raise self._quarantined(name, reason) from error
         self._load_s[name] = self._clock() - began_s
         self._ledger.commit(name, load_s=self._load_s[name])
         self._quarantine.note_success(name)

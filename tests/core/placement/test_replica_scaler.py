@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.placement.pool_jobs import PoolRule
 from lego_serve.core.placement.replica_scaler import RULE, WORKER_FULL, ReplicaLook, ReplicaScaler
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 

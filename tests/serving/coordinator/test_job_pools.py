@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lego_serve.core.jobs.job import Job, JobResult, TaskStats
 from lego_serve.core.jobs.journal import Journal
-from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.placement.pool_jobs import PoolRule
 from lego_serve.core.workflow.graph import KINDS
 from lego_serve.serving.coordinator.job_pools import JobPools
 from tests.support.nodes import WORKFLOWS
@@ -70,6 +70,39 @@ async def test_jobs_of_a_worker_that_left_go_to_another() -> None:
     first = made.target("job 0")
     made.left([first])
     assert made.target("job 0") in {"w1", "w2"} - {first}
+
+
+async def test_jobs_of_a_worker_that_drains_or_hangs_go_to_another_until_it_is_well() -> None:
+    """One that waits for room goes there as soon as it is."""
+    made = pools()
+    made.report("shared.workers", dict.fromkeys(("w1", "w2"), tuple(HOSTED.values())))
+    names = [f"job {number}" for number in range(PoolRule().ahead + 1)]
+    for number in range(len(names)):
+        made.add(job(number), WORKFLOW)
+    made.set_aside({"w1"})
+    [last] = [name for name in names if made.target(name) != "w2"]
+    waiting = asyncio.ensure_future(made.bound(last))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    made.set_aside(())
+    async with asyncio.timeout(5):
+        await waiting
+    assert made.target(last) == "w1"
+
+
+async def test_a_job_whose_worker_cannot_load_its_model_goes_to_one_that_may() -> None:
+    """For the seconds that were said; who cannot be known to have it, as beside other gateways, is known likewise."""
+    model = next(iter(HOSTED.values()))
+    for binds in (True, False):
+        made = pools(binds=binds)
+        made.report("shared.workers", {"w1": (), "w2": ()})
+        made.add(job(0), WORKFLOW)
+        first = made.target("job 0") or "w1"
+        [other] = {"w1", "w2"} - {first}
+        assert made.held_back(model, first, 15.0, "job 0")
+        assert made.target("job 0") == (other if binds else "")
+        assert not made.held_back(model, other, 15.0, "job 0")
+        assert not made.held_back("nobody's", first, 15.0, None)
 
 
 async def test_beside_other_gateways_no_call_is_placed() -> None:

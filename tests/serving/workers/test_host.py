@@ -136,9 +136,11 @@ async def test_a_node_that_cannot_be_loaded_is_held_back_with_its_reason_and_the
     is_broken, now = True, 0.0
     shelf = Shelf("bad", "good", load=load)
     host = ModelHost(shelf.models, 1, lambda: now, Quarantine(10.0))
-    for _ in range(3):
-        with pytest.raises(NodeUnavailable, match="bad cannot be loaded: no folder here"):
+    for passed_s, left_s in ((0.0, 10.0), (1.0, 9.0), (9.5, 0.5)):
+        now = passed_s
+        with pytest.raises(NodeUnavailable, match="bad cannot be loaded: no folder here") as refused:
             await use(host, "bad")
+        assert refused.value.retry_after_s == left_s
     assert shelf.loads == ["bad"]
     assert host.failures()["bad"].reason == "no folder here"
     assert (await use(host, "good")).name == "good"
