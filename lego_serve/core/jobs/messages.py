@@ -81,7 +81,7 @@ class ReplicaDraining:
 class NodeResult(Generic[ReplyT]):
     """The reply to a request and what it cost, or the error it met, or the ids of references that could not be read.
 
-    ``replica``: the shared worker that met the error.
+    ``replica``: the shared worker that answered.
     """
 
     value: ReplyT | None = None

@@ -68,7 +68,7 @@ class WorkerReplica:
                     result: NodeResult[Any] = await lease.node.run(call)
             except LegoError as error:
                 return NodeResult(error=error, replica=self._id)
-            result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
+            result = self._with_loads(result, lease.load_s)
             return await keep_arrays(result) if call.keeps_arrays else result
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
@@ -90,7 +90,7 @@ class WorkerReplica:
                 async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
                     async for message in lease.node.stream(call):
                         if isinstance(message, NodeResult):
-                            message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
+                            message = self._with_loads(message, lease.load_s)
                             message = await keep_arrays(message) if call.keeps_arrays else message
                         yield message
             except LegoError as error:
@@ -98,6 +98,11 @@ class WorkerReplica:
                 yield failed
             finally:
                 self._streams -= 1
+
+    def _with_loads(self, result: NodeResult[Any], load_s: float) -> NodeResult[Any]:
+        """Return a result with what its call waited for, and what was loaded and evicted here lately."""
+        stats = replace(result.stats, load_s=load_s, moves=self._host.take_moves())
+        return replace(result, stats=stats, replica=self._id)
 
     async def control(self, command: ReplicaCommand[ReplyT], node: str) -> tuple[str, ReplyT | None]:
         """Run a broadcast command for a node; return this worker's id and reply, None if it is for another."""

@@ -142,7 +142,7 @@ class DispatchedPools:
             return
         known.changed.set()
         if result is not None:
-            loads = self._reader.learn(known.job, known.workflow, result, self._journal, self._clock())
+            loads = self._reader.learn(known.job, known.workflow, result)
             for model, seconds in loads:
                 for link in self._links:
                     link.jobs.loaded(known.app, model, seconds)

@@ -97,7 +97,7 @@ class JobPools:
             return
         self._waiting.pop(job_id, None)
         if result is not None:
-            loads = self._reader.learn(known.job, known.workflow, result, self._journal, self._clock())
+            loads = self._reader.learn(known.job, known.workflow, result)
             for model, seconds in loads:
                 known.pool.loaded(model, seconds)
         self._wake(known.pool.end(job_id, self._clock()))

@@ -105,10 +105,8 @@ class JobReader:
             deadline_s = job.deadline_s - KEPT_FREE * max(0.0, job.deadline_s - job.submitted_s)
         return PoolJob(job.id, seconds, models, deadline_s, job.tenant)
 
-    def learn(
-        self, job: Job, workflow: Workflow, result: JobResult, journal: Journal, now: float
-    ) -> list[tuple[str, float]]:
-        """Hear what a job took; the models that it waited for are decisions, and returned with the seconds."""
+    def learn(self, job: Job, workflow: Workflow, result: JobResult) -> list[tuple[str, float]]:
+        """Hear what a job took; return the models that it waited for with the seconds."""
         self._pace.learn(job, result.stats)
         loads = []
         for node, stats in result.stats.items():
@@ -116,8 +114,6 @@ class JobReader:
                 made = workflow.nodes[node]
                 model = self._hosted.get((made.model, made.component), "")
                 loads.append((model, stats.load_s))
-                why = f"job {job.id} waited {stats.load_s:.2f} s for {model or node}"
-                journal.decide("load", job.workflow, why, now, job=job.id)
         return loads
 
 

@@ -69,6 +69,9 @@ class TaskCalls:
             failure = NodeError(f"Node {task.node} failed: {type(error).__name__}.")
             failure.__cause__ = error
             return TaskFailed(task.job_id, task.node, failure)
+        for move in result.stats.moves:
+            why = move.words(result.replica)
+            self._journal.decide(move.kind, move.model, why, self._clock(), job=task.job_id, node=move.model)
         if result.error is not None:
             self._note_quarantine(task, result.error)
             return TaskFailed(task.job_id, task.node, result.error)

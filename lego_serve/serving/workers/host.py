@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from lego_serve.core.caching.expectations import KEEP_S, Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
 from lego_serve.core.caching.quarantine import Failure, Quarantine
+from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 
 FIRST_GUESS_S = 1.0  # the expected seconds of a load, before one was measured
@@ -70,6 +71,7 @@ class ModelHost(Generic[NodeT]):
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
         self._users: Counter[str] = Counter()
         self._evictions: Counter[str] = Counter()
+        self._moves: list[ModelMove] = []
         self._pinned: set[str] = set()
         self._turn = asyncio.Lock()  # one load at a time, first come first served
         self._freed = asyncio.Event()
@@ -91,6 +93,11 @@ class ModelHost(Generic[NodeT]):
     def evictions_of(self, name: str) -> int:
         """How often a node has made room for others."""
         return self._evictions[name]
+
+    def take_moves(self) -> tuple[ModelMove, ...]:
+        """Return what was loaded for calls and evicted since this was asked last."""
+        moves, self._moves = tuple(self._moves), []
+        return moves
 
     @property
     def max_bytes(self) -> int:
@@ -203,6 +210,7 @@ class ModelHost(Generic[NodeT]):
             except Exception as error:
                 node = error
             self._keep(name, lambda: _value(node), began_s)
+            self._moves.append(ModelMove(name, model.size_bytes, self._load_s[name]))
             self._sync_pins()
 
     def _keep(self, name: str, load: Callable[[], NodeT], began_s: float) -> None:
@@ -236,6 +244,7 @@ class ModelHost(Generic[NodeT]):
             log.info("evicting %s for %s", gone, name)
             self._nodes.pop(gone).close()
             self._evictions[gone] += 1
+            self._moves.append(ModelMove(gone, self._models[gone].size_bytes, evicted_for=name))
         self._sync_pins()
 
     def _forget(self, name: str) -> None:

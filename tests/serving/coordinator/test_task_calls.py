@@ -9,7 +9,7 @@ import pytest
 
 from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.jobs.events import TaskDone, TaskFailed
-from lego_serve.core.jobs.job import Task, TaskStats
+from lego_serve.core.jobs.job import ModelMove, Task, TaskStats
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.nodes.messages import LoadAdaptersInput, LoadAdaptersOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.scheduling.retry import RetryPolicy
@@ -251,3 +251,17 @@ async def test_calls_without_steps_and_of_no_job_go_on_elsewhere_too() -> None:
     assert encoder.places == ["w1", "w2"]
     await mine.run(job())
     assert set(encoder.places[2:]) <= {"w1", "w2"}
+
+
+async def test_what_a_worker_loaded_and_evicted_is_a_decision_with_its_reason_though_nobody_looks() -> None:
+    """It comes with the answer of the next call there, whichever job's that is."""
+    some = nodes()
+    moves = (ModelMove("two.vae", 5_000_000, evicted_for="one.vae"), ModelMove("one.vae", 7_000_000, 0.25))
+    answer = NodeResult(LATENTS, TaskStats(moves=moves), replica="shared#w123")
+    some["lego-tiny", "backbone"].says[1] = [answer]
+    mine = coordinator(some)
+    await mine.run(job())
+    assert [(each.kind, each.subject, each.job, each.why) for each in mine.journal.decisions()] == [
+        ("evict", "two.vae", "job-1", "it made room (5 MB) for one.vae on worker w123"),
+        ("load", "one.vae", "job-1", "worker w123 loaded it (7 MB) in 0.25 s"),
+    ]

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from lego_serve.core.caching.quarantine import Quarantine
+from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
@@ -89,6 +90,27 @@ async def test_what_is_beyond_the_budget_is_evicted_and_closed() -> None:
     assert host.used_bytes <= host.max_bytes
     again = await use(host, "a")
     assert again is not first
+
+
+async def test_loads_for_calls_and_evictions_are_told_once_with_what_made_room_for_what() -> None:
+    """Not what was loaded at the start; an eviction also where the load that it was for has failed."""
+
+    def load(name: str) -> None:
+        if name == "bad":
+            raise CheckpointError("no folder here")
+
+    host = ModelHost(Shelf("a", "b", "bad", size=3, load=load).models, 3)
+    host.preload(("a",))
+    assert host.take_moves() == ()
+    await use(host, "b")
+    evicted, loaded = host.take_moves()
+    assert evicted == ModelMove("a", 3, evicted_for="b")
+    assert (loaded.kind, loaded.model, loaded.size_bytes) == ("load", "b", 3)
+    assert loaded.seconds > 0.0
+    assert host.take_moves() == ()
+    with pytest.raises(NodeUnavailable):
+        await use(host, "bad")
+    assert host.take_moves() == (ModelMove("b", 3, evicted_for="bad"),)
 
 
 async def test_a_node_in_use_is_never_evicted() -> None:
