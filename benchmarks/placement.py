@@ -7,7 +7,8 @@ import random
 import time
 from statistics import median
 
-from lego_serve.core.placement.pool import Pool, PoolJob
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolJob
 
 MODELS = [frozenset({f"m{number}.backbone", f"m{number}.vae"}) for number in range(8)]
 

@@ -76,6 +76,7 @@ def run_gateway(
     metrics.begin_at_zero(workflows.values())
     state = state_folder(settings) if waits else peers.parent  # other machines have gateways too
     gateway = _gateway_settings(settings, workflows, config_path, state)
+    scaling = ClusterScaling(scaled_apps(apps))
     coordinator = Coordinator(
         nodes,
         workflows,
@@ -86,7 +87,7 @@ def run_gateway(
         apps={key: place.app for key, place in apps.items()},
         is_alone=is_alone,
         dispatchers=() if is_alone else dispatchers_of(apps.values(), settings.workers.replicas.max),
-        scaling=ClusterScaling(scaled_apps(apps)),
+        scaling=scaling,
         books=gateway.tiers,
     )
     draining, owner = Draining(), new_owner()
@@ -114,7 +115,8 @@ def run_gateway(
             await _probe(nodes.values())
         for bound in when_ready:
             await server.listen(bound)
-        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics))
+        reports = scaling.report_waiting(coordinator.pools.waiting)
+        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics), reports)
 
     asyncio.run(_serve(server, at_once, get_ready()))
 
@@ -202,7 +204,7 @@ def _connection_limits(server: Server) -> "ConnectionLimits":
 
 def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
     """Hear what this process's routers learn of replicas, from their threads."""
-    from lego_serve.serving.cluster.routing_state import on_departure, on_memory_use, on_replicas, on_template_use
+    from lego_serve.serving.cluster import routing_state
 
     def departed(replicas: frozenset[str]) -> None:
         loop.call_soon_threadsafe(coordinator.departed, replicas)
@@ -211,11 +213,16 @@ def _listen_to_routers(coordinator: "Coordinator", metrics: "Metrics") -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and routers have not yet
             loop.call_soon_threadsafe(coordinator.pools.report, app, resident)
 
+    def unwell(replicas: frozenset[str]) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(coordinator.pools.set_aside, replicas)
+
     loop = asyncio.get_running_loop()
-    on_departure(departed)
-    on_replicas(counted)
-    on_template_use(metrics.set_template_use)
-    on_memory_use(metrics.set_memory_use)
+    routing_state.on_departure(departed)
+    routing_state.on_unwell(unwell)
+    routing_state.on_replicas(counted)
+    routing_state.on_template_use(metrics.set_template_use)
+    routing_state.on_memory_use(metrics.set_memory_use)
 
 
 async def _watch_scales(coordinator: "Coordinator", metrics: "Metrics") -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
-from lego_serve.core.jobs.progress import PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.progress import BEGUN, PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
@@ -267,7 +267,7 @@ class EngineThread:
             return
         listener, throttle = self._listeners[state.request.key]
         due = throttle.due(state.step, now, drain=drain)
-        if due is None:
+        if due is None or (due == BEGUN and state is self._announced):  # of that lane it is said anyway
             return
         progress = LaneProgress(
             lane=listener.lane,

@@ -70,6 +70,8 @@ def test_images_are_the_same_wherever_their_model_runs_and_say_what_they_waited_
         waited.append(sum(how.get("loads", {}).values()))
     assert max(waited[:4]) > 0
     assert min(waited[4:]) == 0  # two workers, one of which has it by now
+    for kind in ("load", "evict"):
+        assert any(each["subject"] == "two.backbone" and each["why"] for each in decided(shared, kind)), kind
 
 
 def test_the_budget_holds_while_requests_for_both_are_in_flight(shared: Server) -> None:

@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from lego_serve.core.cluster.schedule import NEVER, Entry
 from lego_serve.core.jobs.forecast import Forecast
-from lego_serve.core.placement.pool import FIRST_LOAD_S, Pool, PoolJob, PoolRule, Steal
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolJob, PoolRule, Steal
+from lego_serve.core.placement.pool_replicas import FIRST_LOAD_S, OVERDUE_S
 
 Placed = list[tuple[Entry, int, float, float]]  # each with its slot, its start and its end
 A, B = frozenset({"a"}), frozenset({"b"})
@@ -81,13 +83,18 @@ class PlainPool(Pool):
     def _plain_entry(self, job: PoolJob, number: int, now: float) -> Entry:
         name, ready_s = self._bound.get(job.id), [self._ready_s(each, job.models, now) for each in self._replicas]
         slot = None if name is None else list(self._replicas).index(name)
+        if all(each == NEVER for each in ready_s):  # whoever gets it says why
+            ready_s = [now for _ in ready_s]
         return Entry(job.deadline_s, number, job.deadline_s, job.seconds, slot, ready_s)
 
     def _ready_s(self, name: str, models: frozenset[str], now: float) -> float:
         replica = self._replicas[name]
         missing = models - replica.resident
-        arriving_s = max([now, *(replica.loads[model] for model in missing if model in replica.loads)])
-        loads_s = (self._load_s.get(model, FIRST_LOAD_S) for model in sorted(missing) if model not in replica.loads)
+        if any(replica.held.get(model, now) > now for model in missing):
+            return NEVER
+        expected = {model: at_s for model, at_s in replica.loads.items() if at_s + OVERDUE_S >= now}
+        arriving_s = max([now, *(expected[model] for model in missing if model in expected)])
+        loads_s = (self._load_s.get(model, FIRST_LOAD_S) for model in sorted(missing) if model not in expected)
         return arriving_s + sum(loads_s)
 
 

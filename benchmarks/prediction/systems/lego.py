@@ -17,7 +17,8 @@ from benchmarks.prediction.systems.nodes import SimulatedNode
 from benchmarks.prediction.systems.server import IMAGE, Answer
 from lego_serve.core.jobs.job import Job, TaskStats
 from lego_serve.core.placement.job_pace import JobPace
-from lego_serve.core.placement.pool import Pool, PoolJob
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolJob
 from lego_serve.core.scheduling.admission import AdmissionLimits, Load, Reject, admit
 from lego_serve.core.scheduling.routing import Outstanding
 from lego_serve.serving.coordinator.placement import KEPT_FREE, UNKNOWN_S

@@ -98,6 +98,14 @@ class Scaler:
         else:
             self._pools[pool] = _Pool(bounds)
 
+    def begin(self, now: float) -> None:
+        """Go on from one that is not known: its pools are seen one after the other, and some may still be draining.
+
+        Until they have drained none of the budget counts as free.
+        """
+        if self._rule.drain_s > 0 and not math.isinf(self._budget):
+            self._draining.append((now + self._rule.drain_s, self._budget))
+
     def remove(self, pool: str) -> None:
         """A pool is gone, with all that it had."""
         self._pools.pop(pool, None)

@@ -56,6 +56,28 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMove:
+    """A model that a shared worker has loaded, in so many seconds, or evicted for another one; the bytes it takes."""
+
+    model: str
+    size_bytes: int
+    seconds: float = 0.0
+    evicted_for: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The decision that it is."""
+        return "evict" if self.evicted_for else "load"
+
+    def words(self, worker: str) -> str:
+        """Say what happened on a worker."""
+        where, size = f"worker {worker[-4:]}", f"{self.size_bytes / 1e6:.0f} MB"
+        if self.evicted_for:
+            return f"it made room ({size}) for {self.evicted_for} on {where}"
+        return f"{where} loaded it ({size}) in {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStats:
     """What a task cost: waiting and running in seconds, whether a cache answered it, and what it added to its model.
 
@@ -64,7 +86,7 @@ class TaskStats:
     ``steps_redone`` are those known to have been run again after a replica was lost: as far as it had told.
     ``steps_split`` had their guidance branches computed by two replicas.
     ``text_tokens`` are those of an encoded prompt, also of a cached one.  ``load_s``: how long the call waited for its
-    model to be on its worker.
+    model to be on its worker.  ``moves``: what that worker has loaded and evicted since it last answered a call.
     ``began_s`` and ``ended_s`` are when its coordinator sent it off and had its result; no comparison heeds them.
     """
 
@@ -85,6 +107,7 @@ class TaskStats:
     text_tokens: int = 0
     load_s: float = 0.0
     steps_split: int = 0
+    moves: tuple[ModelMove, ...] = ()
     began_s: float | None = field(default=None, compare=False)
     ended_s: float | None = field(default=None, compare=False)
 

@@ -79,12 +79,16 @@ class ReplicaDraining:
 
 @dataclass(frozen=True, slots=True)
 class NodeResult(Generic[ReplyT]):
-    """The reply to a request and what it cost, or the error it met, or the ids of references that could not be read."""
+    """The reply to a request and what it cost, or the error it met, or the ids of references that could not be read.
+
+    ``replica``: the shared worker that answered.
+    """
 
     value: ReplyT | None = None
     stats: TaskStats = field(default_factory=TaskStats)
     error: LegoError | None = None
     lost_refs: frozenset[str] = frozenset()
+    replica: str = ""
 
     @property
     def reply(self) -> ReplyT:

@@ -2,7 +2,9 @@
 
 At most MESSAGES_A_SECOND previews and reports a lane; none that nobody asked for.  What falls due
 too early is sent with the next message that may go out, so that nothing is lost.  Checkpoints are
-not held back: a lane that loses its replica must not lose more steps than it was promised.
+not held back: a lane that loses its replica must not lose more steps than it was promised.  That a
+lane has begun is told after its first step here, whoever listens: until then its job may be taken
+to another replica as one that has not, and checkpoints come only every few steps.
 """
 
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ class ProgressMessage:
     report: bool  # whether the client may hear of it, or it is for the coordinator alone
 
 
+BEGUN = ProgressMessage(preview=False, checkpoint=False, report=False)  # no more than that
+
+
 @dataclass(frozen=True, slots=True)
 class LaneCheckpoint:
     """A lane's whole state after so many steps, as the bytes that a backbone writes and reads."""
@@ -47,12 +52,15 @@ class ProgressThrottle:
             self._previews_sent += 1  # a lane that goes on from a checkpoint has sent these
         self._checkpoint_step = first_step
         self._sent_s: float | None = None
+        self._has_begun = False
 
     def due(self, step: int, now: float, *, drain: bool = False) -> ProgressMessage | None:
         """What to send after ``step`` steps are done; None for nothing.  A draining lane is sent at once, whole.
 
-        The end of a lane is no progress: its result says it.
+        After the first step there is always a message, if need be a bare one.  The end of a lane is no progress: its
+        result says it.
         """
+        is_first, self._has_begun = not self._has_begun, True
         if step >= self._steps:
             return None
         preview = self._previews_sent < self._stream.previews and step >= self._preview_step
@@ -60,7 +68,7 @@ class ProgressThrottle:
         report = preview or self._stream.steps
         if self._sent_s is not None and now - self._sent_s < 1 / MESSAGES_A_SECOND:
             report = preview = False
-        if not (report or checkpoint):
+        if not (report or checkpoint or is_first):
             return None
         if report:
             self._sent_s = now

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lego_serve.core.cluster.schedule import NEVER
-from lego_serve.core.placement.pool import Steal
+from lego_serve.core.placement.pool_jobs import Steal
 
 Resident = Mapping[str, frozenset[str]]  # the models of each replica
 
@@ -39,12 +39,25 @@ class JobOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A replica of an application that could not load a model, and does not try again for so long; who heard of it."""
+
+    app: str
+    replica: str
+    model: str
+    for_s: float
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayReport:
     """What a gateway has to tell since its last report, or, where ``is_whole``, all that it knows.
 
     ``number`` grows with each report of the gateway.  ``left_s``: the seconds that jobs still take.  ``ended``: those
     that have, or were offered and do not begin.  ``resident``: the replicas of an application and the models of each.
-    ``gone``: replicas that are not to be used any more.  ``load_s``: how long loads took, by application and model.
+    ``gone``: replicas that are not to be used any more, ``aside``: all those that drain or hang.  ``held``: models that
+    replicas could not load.  ``unplaced``: jobs whose places do not hold any more, and are to be told again.
+    ``load_s``: how long loads took, by application and model.
     """
 
     gateway: str
@@ -56,6 +69,9 @@ class GatewayReport:
     resident: Mapping[str, Resident] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     load_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    aside: frozenset[str] = frozenset()
+    held: tuple[HeldModel, ...] = ()
+    unplaced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

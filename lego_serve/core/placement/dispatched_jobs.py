@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from lego_serve.core.placement.dispatch_messages import (
     DispatcherAnswer,
     GatewayReport,
+    HeldModel,
     JobPlace,
     Resident,
     SentJob,
 )
-from lego_serve.core.placement.pool import PoolJob, Steal
+from lego_serve.core.placement.pool_jobs import PoolJob, Steal
 
 
 @dataclass(slots=True)
@@ -42,6 +43,10 @@ class DispatchedJobs:
         self._changed: set[str] = set()
         self._gone: set[str] = set()
         self._loaded: set[tuple[str, str]] = set()
+        self._aside, self._is_aside_told = frozenset[str](), True
+        self._held: dict[tuple[str, str, str], float] = {}  # until when, by application, replica and model
+        self._heard_held: dict[tuple[str, str, str], str] = {}  # of these the news, each with the job that heard of it
+        self._unplaced: set[str] = set()
         self.apps: frozenset[str] = frozenset()  # those that have replicas, as the dispatcher said last
         self.work_s = 0.0  # in hand for each worker, likewise
 
@@ -51,7 +56,8 @@ class DispatchedJobs:
     @property
     def is_pressing(self) -> bool:
         """Whether there is something to tell at once: all but progress."""
-        return self._tells_all or bool(self._added or self._ended or self._changed or self._gone)
+        news = self._added or self._ended or self._changed or self._gone or self._heard_held or self._unplaced
+        return self._tells_all or not self._is_aside_told or bool(news)
 
     def add(self, job: PoolJob, app: str) -> None:
         """A job begins."""
@@ -98,9 +104,27 @@ class DispatchedJobs:
         self._gone.update(replicas)
         for app, seen in self._seen.items():
             self._seen[app] = {name: models for name, models in seen.items() if name not in replicas}
-        for told in self._jobs.values():
-            if told.place is not None and told.place.replica in replicas:
-                told.place = replace(told.place, replica="")
+        self._unplace(replicas)
+
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang; the jobs there have no place until the next answer."""
+        aside = frozenset(replicas)
+        if aside != self._aside:
+            self._unplace(aside - self._aside)
+            self._aside, self._is_aside_told = aside, False
+
+    def held_back(self, app: str, replica: str, model: str, until_s: float, job_id: str = "") -> None:
+        """A replica could not load a model, as a job has heard, which has no place until the next answer."""
+        self._held[app, replica, model] = until_s
+        self._heard_held[app, replica, model] = job_id
+        told = self._jobs.get(job_id)
+        if told is not None and told.place is not None and told.place.replica == replica:
+            told.place = replace(told.place, replica="")
+            self._unplaced.add(job_id)
+
+    def may_load(self, app: str, model: str, now: float) -> bool:
+        """Whether any replica of an application has a model or may load it, as far as is known here."""
+        return any(self._held.get((app, name, model), now) <= now for name in self._seen.get(app, ()))
 
     def loaded(self, app: str, model: str, seconds: float) -> None:
         """Hear how long a load took."""
@@ -131,10 +155,15 @@ class DispatchedJobs:
             dict(self._seen) if is_whole else {app: self._seen[app] for app in sorted(self._changed)},
             frozenset(self._gone),
             dict(self._load_s) if is_whole else {load: self._load_s[load] for load in sorted(self._loaded)},
+            self._aside,
+            self._held_models(now, is_whole=is_whole),
+            frozenset(self._unplaced),
         )
-        self._tells_all = False
+        self._tells_all, self._is_aside_told = False, True
         for news in (self._added, self._left, self._ended, self._changed, self._gone, self._loaded):
             news.clear()
+        self._heard_held.clear()
+        self._unplaced.clear()
         return report
 
     def lost(self) -> None:
@@ -157,6 +186,17 @@ class DispatchedJobs:
                 told.is_settled = True
                 taken.append(place.taken)
         return taken
+
+    def _unplace(self, replicas: Collection[str]) -> None:
+        for job_id, told in self._jobs.items():
+            if told.place is not None and told.place.replica in replicas:
+                told.place = replace(told.place, replica="")
+                self._unplaced.add(job_id)
+
+    def _held_models(self, now: float, *, is_whole: bool) -> tuple[HeldModel, ...]:
+        self._held = {held: until_s for held, until_s in self._held.items() if until_s > now}
+        told = sorted(self._held.keys() if is_whole else self._held.keys() & self._heard_held.keys())
+        return tuple(HeldModel(*each, self._held[each] - now, self._heard_held.get(each, "")) for each in told)
 
     def _sent(self, told: _Told, now: float) -> SentJob:
         job, replica = told.job, "" if told.place is None else told.place.replica

@@ -7,53 +7,21 @@ has room for it, and not before: what is unbound goes to whoever is free first. 
 another one has and has not begun, if it ends sooner there, loads counted in.  Laws: a job is bound to a replica that is
 there; nobody waits while a replica has no work and none is promised; a job is taken once at the most, and never the
 only one of a replica; a job that would be late, or make an admitted one late, is refused; one that is admitted counts
-from the answer on, until it begins, is withdrawn, or has not begun for PROMISE_S; an event about what is gone changes
-nothing.
+from the answer on, until it begins, is withdrawn, or has not begun for PROMISE_S; no job is placed on a replica that is
+set aside, nor on one that holds a model of it back unless all do; an event about what is gone changes nothing.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lego_serve.core.cluster.admission import Admission, AdmissionRule
-from lego_serve.core.cluster.profiles import CostModel, Profile
-from lego_serve.core.cluster.schedule import NEVER, Entry, Slots, list_schedule
-from lego_serve.core.cluster.state import Job, Lane
-from lego_serve.core.cluster.work import JobWork, WorkflowShape
+from lego_serve.core.cluster.schedule import Entry, Slots, list_schedule
 from lego_serve.core.jobs.forecast import Forecast
-from lego_serve.core.placement.pool_replicas import FIRST_LOAD_S, Arrivals, Replica
+from lego_serve.core.placement.pool_jobs import PoolJob, PoolRule, Steal
+from lego_serve.core.placement.pool_replicas import Arrivals, PoolReplicas
 
 PROMISE_S = 5.0  # for which an admitted job that was not heard of again keeps its place
-
-
-@dataclass(frozen=True, slots=True)
-class PoolRule:
-    """How much is bound to a replica ahead of time: jobs, for its batches, or seconds of work."""
-
-    ahead: int = 8
-    ahead_s: float = 1.0
-    move_s: float = 0.3  # by which a job that is taken from another replica must end sooner
-
-
-@dataclass(frozen=True, slots=True)
-class PoolJob:
-    """A job as a pool sees it: its seconds alone on a replica, the models it needs there, and its deadline."""
-
-    id: str
-    seconds: float
-    models: frozenset[str] = frozenset()
-    deadline_s: float = NEVER
-    tenant: str = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Steal:
-    """A job that goes to a replica without work from one that had not begun it, and ends so much sooner there."""
-
-    job: str
-    before: str
-    after: str
-    sooner_s: float
 
 
 class Pool:
@@ -61,7 +29,8 @@ class Pool:
 
     def __init__(self, rule: PoolRule | None = None) -> None:
         self._rule = rule or PoolRule()
-        self._replicas: dict[str, Replica] = {}
+        self._members = PoolReplicas()
+        self._replicas = self._members.usable
         self._jobs: dict[str, PoolJob] = {}
         self._numbers: dict[str, int] = {}
         self._order: list[tuple[float, int, str]] = []  # of turns: deadline, number and id of each job
@@ -79,7 +48,7 @@ class Pool:
 
     @property
     def has_replicas(self) -> bool:
-        """Whether any replica is known."""
+        """Whether any replica is known that may be used."""
         return bool(self._replicas)
 
     @property
@@ -89,18 +58,29 @@ class Pool:
 
     def report(self, resident: Mapping[str, Collection[str]]) -> None:
         """Take which replicas there are, and the models that each has."""
-        for name in self._replicas.keys() - resident.keys():
-            self._forget(name)
-        for name, models in resident.items():
-            replica = self._replicas.setdefault(name, Replica())
-            replica.resident = set(models)
-            for model in models:
-                replica.loads.pop(model, None)
+        self._unplace(self._members.report(resident))
 
     def left(self, names: Iterable[str]) -> None:
         """Replicas are not to be used any more; their jobs are to be bound anew."""
-        for name in names:
-            self._forget(name)
+        self._unplace(self._members.remove(names))
+
+    def set_aside(self, names: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang; their jobs are to be bound anew."""
+        self._unplace(self._members.set_aside(names))
+
+    def held_back(self, name: str, model: str, until_s: float, job_id: str = "") -> None:
+        """A replica could not load a model and does not try again before then.
+
+        Its jobs that need the model and have not begun are to be bound anew, and so is the one that heard of it.
+        """
+        self._members.held_back(name, model, until_s)
+        for each in sorted(self._replicas[name].jobs) if name in self._replicas else ():
+            if each == job_id or (each not in self._settled and model in self._jobs[each].models):
+                self._unbind(each)
+
+    def may_load(self, model: str, now: float) -> bool:
+        """Whether any replica has a model or may load it."""
+        return any(replica.may_have(model, now) for replica in self._replicas.values())
 
     def loaded(self, model: str, seconds: float) -> None:
         """Hear how long a load took."""
@@ -127,7 +107,7 @@ class Pool:
         entries, arrivals = self._entries(now)
         free_s, ready_s = [now] * len(self._replicas), arrivals.everywhere(job.models)
         entry = Entry(job.deadline_s, self._count, job.deadline_s, job.seconds, None, ready_s)
-        lane = _lane(job, entry.number)
+        lane = job.lane(entry.number)
         verdict = self._admission.offer(lane, entry, entries, {}, free_s, now)  # nobody else could have to go for it
         if verdict.is_admitted:
             return Forecast(verdict.eta_s, verdict.place)
@@ -186,7 +166,7 @@ class Pool:
 
     def _with_room(self, now: float) -> Iterator[tuple[str, str]]:
         """The jobs that are to be bound, in the order of their turns, until no later one could find room."""
-        names, arrivals = list(self._replicas), Arrivals(self._replicas, self._load_s, now)
+        names, arrivals = list(self._replicas), self._members.arrivals(self._load_s, now)
         slot_of, slots = {name: slot for slot, name in enumerate(names)}, Slots([now] * len(names))
         held = [len(replica.jobs) for replica in self._replicas.values()]
         free_s, ahead, latest_s = slots.free_s, self._rule.ahead, now + self._rule.ahead_s
@@ -227,7 +207,7 @@ class Pool:
         """The most urgent job that a replica would end sooner by enough than the one which has it among others."""
         if all(len(replica.jobs) < 2 for replica in self._replicas.values()):
             return None
-        arrivals, ends_s = Arrivals(self._replicas, self._load_s, now), dict.fromkeys(self._replicas, now)
+        arrivals, ends_s = self._members.arrivals(self._load_s, now), dict.fromkeys(self._replicas, now)
         for _, _, job_id in self._order:
             job, before = self._jobs[job_id], self._bound.get(job_id)
             if before is None:
@@ -244,20 +224,16 @@ class Pool:
         replica, job = self._replicas[name], self._jobs[job_id]
         replica.jobs.add(job_id)
         self._bound[job_id] = name
-        at_s = max(now, *replica.loads.values(), now)
-        for model in sorted(job.models - replica.resident - replica.loads.keys()):
-            at_s += self._load_s.get(model, FIRST_LOAD_S)
-            replica.loads[model] = at_s
+        replica.bring(job.models, self._load_s, now)
 
     def _unbind(self, job_id: str) -> None:
         name = self._bound.pop(job_id, None)
         if name in self._replicas:
             self._replicas[name].jobs.discard(job_id)
 
-    def _forget(self, name: str) -> None:
-        replica = self._replicas.pop(name, None)
-        for job_id in () if replica is None else replica.jobs:
-            self._bound.pop(job_id, None)
+    def _unplace(self, jobs: Iterable[str]) -> None:
+        for job_id in jobs:
+            del self._bound[job_id]
 
     def _enter(self, job: PoolJob) -> None:
         self._jobs[job.id], self._numbers[job.id] = job, self._count
@@ -273,7 +249,7 @@ class Pool:
 
     def _entries(self, now: float) -> tuple[list[Entry], Arrivals]:
         """All jobs in order; what a replica runs is among them, so that each is free now."""
-        arrivals = Arrivals(self._replicas, self._load_s, now)
+        arrivals = self._members.arrivals(self._load_s, now)
         slot_of = {name: slot for slot, name in enumerate(self._replicas)}
         entries = []
         for deadline_s, number, job_id in self._order:
@@ -284,10 +260,3 @@ class Pool:
             else:
                 entries.append(Entry(deadline_s, number, deadline_s, job.seconds, slot_of[name], None))
         return entries, arrivals
-
-
-def _lane(job: PoolJob, number: int) -> Lane:
-    """A job in the words of admission: one step of so many seconds."""
-    costs = CostModel([Profile("job", 0.0, 0, ((1, job.seconds),))])
-    work = JobWork(WorkflowShape("job", "job", 1), costs)
-    return Lane.of(Job(number, work, 0.0, job.deadline_s, tenant=job.tenant))

@@ -20,7 +20,8 @@ from lego_serve.core.placement.dispatch_messages import (
     Resident,
     SentJob,
 )
-from lego_serve.core.placement.pool import Pool, PoolJob, PoolRule, Steal
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolJob, PoolRule, Steal
 
 LEASE_S = 5.0  # a gateway that is there reports several times a second, or once where it has no job
 NUMBERS_KEPT = 1024  # of gateways whose reports may still come after they were forgotten
@@ -32,6 +33,7 @@ class _Gateway:
     jobs: dict[str, str] = field(default_factory=dict)  # application by job
     seen: dict[str, tuple[int, Resident]] = field(default_factory=dict)  # by application, with the order of telling
     told: dict[str, JobPlace] = field(default_factory=dict)  # what it knows of its jobs' places
+    aside: frozenset[str] = frozenset()  # replicas that drain or hang, as it knows
 
 
 class SharedPools:
@@ -97,6 +99,12 @@ class SharedPools:
             gateway.seen[app] = next(self._tellings), resident
         self._see(changed)
         self._leave(report.gone)
+        self._set_aside(gateway, report.aside)
+        for held in report.held:
+            heard = _key(name, held.job) if held.job else ""
+            self._pool(held.app).held_back(held.replica, held.model, now + held.for_s, heard)
+        for unplaced in report.unplaced:
+            gateway.told.pop(unplaced, None)
         for (app, model), seconds in report.load_s.items():
             self._pool(app).loaded(model, seconds)
         self._end(name, gateway, ended)
@@ -127,6 +135,15 @@ class SharedPools:
         for pool in self._pools.values() if gone else ():
             pool.left(gone)
 
+    def _set_aside(self, gateway: _Gateway, aside: frozenset[str]) -> None:
+        """Take which replicas a gateway knows to drain or to hang; they are set aside whoever knows it."""
+        if aside == gateway.aside:
+            return
+        gateway.aside = aside
+        unwell = frozenset[str]().union(*(each.aside for each in self._gateways.values()))
+        for pool in self._pools.values():
+            pool.set_aside(unwell)
+
     def _end(self, name: str, gateway: _Gateway, jobs: Iterable[str]) -> None:
         for job_id in list(jobs):
             self._pools[gateway.jobs.pop(job_id)].drop(_key(name, job_id))
@@ -138,6 +155,7 @@ class SharedPools:
         known = self._gateways.items()
         silent = [name for name, each in known if name != but and now - each.heard_s > self._lease_s]
         for name in silent:
+            self._set_aside(self._gateways[name], frozenset())
             gateway = self._gateways.pop(name)
             self._end(name, gateway, gateway.jobs)
             self._see(gateway.seen)
@@ -169,7 +187,11 @@ class SharedPools:
             self._numbers.popitem(last=False)
 
     def _pool(self, app: str) -> Pool:
-        return self._pools.setdefault(app, Pool(self._rule))
+        pool = self._pools.get(app)
+        if pool is None:
+            pool = self._pools[app] = Pool(self._rule)
+            pool.set_aside(frozenset[str]().union(*(each.aside for each in self._gateways.values())))
+        return pool
 
 
 def _order(telling: tuple[int, Resident]) -> int:

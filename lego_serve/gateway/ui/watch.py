@@ -206,7 +206,8 @@ class Watch:
 
     def _note_evicted(self, replica: SeenReplica) -> None:
         """Note what made room for others in a replica since it was looked at last."""
-        now = {use.kind: use.evicted for use in replica.load.memory}
+        # Of models the workers themselves tell with their answers, whether anybody looks or not.
+        now = {use.kind: use.evicted for use in replica.load.memory if use.kind != "models"}
         before = self._evicted.get(replica.id)
         self._evicted[replica.id] = now
         for use in replica.load.memory if before is not None else ():
@@ -251,8 +252,6 @@ def _evicted_words(use: MemoryUse, count: int) -> tuple[str, str]:
     one = {"templates": "entry of a template", "images": "encoded image"}.get(use.kind, use.kind.removesuffix("s"))
     many = {"templates": "entries of templates", "images": "encoded images"}.get(use.kind, use.kind)
     megabytes = f"{use.used / 1e6:.0f} of {use.budget / 1e6:.0f} MB are taken"
-    if use.kind == "models":  # the bytes are the node's own, the budget is all nodes'
-        megabytes = f"a worker has {use.budget / 1e6:.0f} MB for all"
     return f"{count} {one if count == 1 else many}", megabytes
 
 

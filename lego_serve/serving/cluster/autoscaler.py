@@ -8,7 +8,7 @@ once for each deployment: what hooks share stands elsewhere.
 
 from typing import Any
 
-from lego_serve.core.placement.replica_scaler import ReplicaLook
+from lego_serve.core.placement.replica_scaler import FULL, ReplicaLook
 from lego_serve.core.scheduling.autoscaling import NO_BUDGET, ReplicaBounds, ReplicaShare
 from lego_serve.serving.cluster.scale_records import MOST_REPLICAS, controllers_records, controllers_scaler
 
@@ -16,11 +16,20 @@ from lego_serve.serving.cluster.scale_records import MOST_REPLICAS, controllers_
 class ReplicaPolicy:
     """Decides the replicas of one deployment, whose configuration has from ``least`` to ``most``.
 
-    Each replica takes ``cost`` of the ``budget`` that the deployments of a ``group`` have together.
+    Each replica takes ``cost`` of the ``budget`` that the deployments of a ``group`` have together; ``full`` requests
+    keep one busy.
     """
 
-    def __init__(self, least: int, most: int, group: str = "", cost: float = 0.0, budget: float | None = None) -> None:
-        self._configured = ReplicaBounds(least, most)
+    def __init__(
+        self,
+        least: int,
+        most: int,
+        group: str = "",
+        cost: float = 0.0,
+        budget: float | None = None,
+        full: float = FULL,
+    ) -> None:
+        self._configured, self._full = ReplicaBounds(least, most), full
         self._share = ReplicaShare(group, cost, budget)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
@@ -31,14 +40,18 @@ class ReplicaPolicy:
         wanted = pinned or self._configured
         bounds = ReplicaBounds(allowed.clamp(wanted.min), allowed.clamp(wanted.max))
         current = context.target_num_replicas
-        look = ReplicaLook(bounds, current, float(context.total_num_requests), share.cost)
+        ongoing, waiting = float(context.total_num_requests), records.waiting(context.app_name, now)
+        look = ReplicaLook(bounds, current, ongoing, share.cost, waiting, self._full)
         decision = controllers_scaler(share.group, share.budget).look(context.app_name, look, now)
         records.note(context.app_name, current, decision, bounds, now, is_pinned=pinned is not None)
         return decision.replicas, {}
 
 
-def autoscaling_config(bounds: ReplicaBounds, share: ReplicaShare = NO_BUDGET) -> dict[str, Any]:
-    """Return Serve's configuration for a deployment; its own delays are off, since the scaler has them."""
+def autoscaling_config(bounds: ReplicaBounds, share: ReplicaShare = NO_BUDGET, full: float = FULL) -> dict[str, Any]:
+    """Return Serve's configuration for a deployment, of whose replicas ``full`` requests keep one busy.
+
+    Serve's own delays are off, since the scaler has them.
+    """
     kept = {"least": bounds.min, "most": bounds.max}
     return {
         "min_replicas": 1,
@@ -48,6 +61,6 @@ def autoscaling_config(bounds: ReplicaBounds, share: ReplicaShare = NO_BUDGET) -
         "downscale_delay_s": 0,
         "policy": {
             "policy_function": f"{__name__}:{ReplicaPolicy.__name__}",
-            "policy_kwargs": kept | {"group": share.group, "cost": share.cost, "budget": share.budget},
+            "policy_kwargs": kept | {"group": share.group, "cost": share.cost, "budget": share.budget, "full": full},
         },
     }

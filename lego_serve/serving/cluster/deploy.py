@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
+from lego_serve.core.placement.replica_scaler import FULL, WORKER_FULL
 from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
@@ -193,7 +194,7 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),
-        autoscaling_config=autoscaling_config(plan.replicas, plan.share),
+        autoscaling_config=autoscaling_config(plan.replicas, plan.share, WORKER_FULL if is_worker else FULL),
         max_replicas_per_node=plan.placement.max_per_node,
         ray_actor_options=_resources(plan) | {"runtime_env": runtime_env},
     )

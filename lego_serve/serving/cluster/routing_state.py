@@ -13,6 +13,7 @@ from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.scheduling.routing import ReplicaChoice
 
 _listeners: list[Callable[[frozenset[str]], None]] = []  # called from the router's thread
+_unwell_listeners: list[Callable[[frozenset[str]], None]] = []  # called from any thread
 _watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
 MemoryWatcher: TypeAlias = Callable[[str, str, Mapping[str, tuple[int, int]]], None]
 _memory_watchers: list[MemoryWatcher] = []
@@ -26,6 +27,11 @@ rng = Random()
 def on_departure(listener: Callable[[frozenset[str]], None]) -> None:
     """Call ``listener`` with replicas that left, from another thread."""
     _listeners.append(listener)
+
+
+def on_unwell(listener: Callable[[frozenset[str]], None]) -> None:
+    """Call ``listener`` with all replicas that drain or hang each time that one begins or ends to, from any thread."""
+    _unwell_listeners.append(listener)
 
 
 def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
@@ -58,6 +64,7 @@ def name_models(models: Mapping[str, str]) -> None:
 def leave(replica: str) -> None:
     """Send a replica that is being drained no more calls while there is another."""
     choice.draining.add(replica)
+    _tell_unwell()
 
 
 def left(replicas: Collection[str]) -> None:
@@ -65,6 +72,7 @@ def left(replicas: Collection[str]) -> None:
     choice.forget(replicas)
     for listener in _listeners:
         listener(frozenset(replicas))
+    _tell_unwell()
 
 
 def replicas_of(app: str) -> frozenset[str]:
@@ -76,6 +84,13 @@ def note_hung(before: Collection[str], hung: Collection[str]) -> None:
     """Of the replicas that hung ``before`` and those that hang now only the latter are to be kept away from."""
     choice.hung.difference_update(set(before) - set(hung))
     choice.hung.update(hung)
+    _tell_unwell()
+
+
+def _tell_unwell() -> None:
+    unwell = frozenset(choice.draining | choice.hung)
+    for listener in _unwell_listeners:
+        listener(unwell)
 
 
 def record_stats(app: str, stats: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:

@@ -1,17 +1,22 @@
 """What Serve's controller and the gateways tell each other of the number of replicas, by Ray's own key-value store.
 
-Gateways write pins, one key each; the controller, in which the autoscaling hook runs, writes the board.  Nothing of
-this is asked while the answer cannot have changed: the controller looks for pins at most once a second for all nodes.
+Gateways write pins, one key each, and while jobs wait there for a shared worker how many, one key a gateway; the
+controller, in which the autoscaling hook runs, writes the board.  Nothing of this is asked while the answer cannot have
+changed: the controller looks at most once a second for all nodes, and gateways tell no oftener.  None of it is among
+the routing stats of replicas, of which each change is sent to every router.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Collection, Mapping
-from functools import cache
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
 from typing import Protocol
 
 from lego_serve.core.placement.replica_scaler import ReplicaScaler
+from lego_serve.core.placement.waiting_reports import WaitingReport, WaitingReports
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard, ScaleChange
 from lego_serve.errors import NodeUnavailable, NotFound
@@ -22,7 +27,9 @@ MOST_REPLICAS = 64  # that a node may be pinned to
 LOOK_PERIOD_S = 1.0
 REST_S = 15.0  # after a look that failed
 PATIENCE_S = 1.0
-BOARD, PIN = "lego_serve.scale.board", "lego_serve.scale.pin."
+REPORT_S = 1.0  # between two words of a gateway in which jobs wait
+OURS = "lego_serve.scale."  # begins all keys
+BOARD, PIN, WAITING = f"{OURS}board", f"{OURS}pin.", f"{OURS}waiting."
 log = logging.getLogger("lego_serve.cluster")
 
 
@@ -47,26 +54,42 @@ class Store(Protocol):
 
 
 class ScaleRecords:
-    """The controller's side: pins as they were last looked for, and the board, written when it says a new thing."""
+    """The controller's side: pins and waiting jobs as they were last looked for, and the board, written when it says a
+    new thing.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._board: ScaleBoard | None = None
         self._pins: dict[str, ReplicaBounds] = {}
+        self._reports = WaitingReports()
         self._looked = float("-inf")
 
     def pinned(self, app: str, now: float) -> ReplicaBounds | None:
         """Return the bounds that an operator pinned an application to."""
-        if now - self._looked >= LOOK_PERIOD_S:
-            self._looked = now
-            try:
-                texts = {key: self._store.get(key) for key in self._store.keys(PIN)}
-            except NO_RAY:  # what was known holds
-                self._looked += REST_S  # each look that fails holds Serve's controller up
-                log.warning("pins could not be read", exc_info=True)
-            else:
-                self._pins = {key.removeprefix(PIN): ReplicaBounds(*json.loads(t)) for key, t in texts.items() if t}
+        self._look(now)
         return self._pins.get(app)
+
+    def waiting(self, app: str, now: float) -> int:
+        """Return the jobs that wait in gateways for an application's workers."""
+        self._look(now)
+        return self._reports.of(app, now)
+
+    def _look(self, now: float) -> None:
+        if now - self._looked < LOOK_PERIOD_S:
+            return
+        self._looked = now
+        try:
+            keys = [key for key in self._store.keys(OURS) if key.startswith((PIN, WAITING))]
+            texts = {key: text for key in keys if (text := self._store.get(key))}
+            pins = {key.removeprefix(PIN): text for key, text in texts.items() if key.startswith(PIN)}
+            told = {key: WaitingReport.from_json(text) for key, text in texts.items() if key.startswith(WAITING)}
+            self._pins = {app: ReplicaBounds(*json.loads(text)) for app, text in pins.items()}
+            for key in self._reports.hear(told, now):
+                self._store.remove(key)  # its gateway is gone, or writes it again
+        except NO_RAY:  # what was known holds
+            self._looked += REST_S  # each look that fails holds Serve's controller up
+            log.warning("pins and waiting jobs could not be read", exc_info=True)
 
     def note(
         self,
@@ -153,3 +176,18 @@ class ClusterScaling:
         except NO_RAY as error:
             message = "Ray does not answer, so that nothing was pinned; ask again."
             raise NodeUnavailable(message, code="node_unavailable") from error
+
+    async def report_waiting(self, waiting: Callable[[], Mapping[str, int]], pause_s: float = REPORT_S) -> None:
+        """Tell the controller until cancelled how many jobs wait here, by application, for as long as any does."""
+        key, number, is_told = f"{WAITING}{secrets.token_hex(8)}", 0, False
+        while True:
+            jobs, number = dict(waiting()), number + 1
+            with contextlib.suppress(*NO_RAY):  # the next one says the same
+                if jobs:
+                    text = WaitingReport(number, jobs).to_json()
+                    await in_thread(partial(self._store.put, key, text))
+                    is_told = True
+                elif is_told:
+                    await in_thread(partial(self._store.remove, key))
+                    is_told = False
+            await asyncio.sleep(pause_s)

@@ -77,8 +77,8 @@ class WorkerReplica:
                 async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
                     result: NodeResult[Any] = await lease.node.run(call)
             except LegoError as error:
-                return NodeResult(error=error)
-            result = replace(result, stats=replace(result.stats, load_s=lease.load_s))
+                return NodeResult(error=error, replica=self._id)
+            result = self._with_loads(result, lease.load_s)
             return await keep_arrays(result) if call.keeps_arrays else result
 
     async def stream(self, call: NodeCall[Any]) -> AsyncIterator[Message]:
@@ -108,11 +108,11 @@ class WorkerReplica:
                 ):
                     async for message in messages:
                         if isinstance(message, NodeResult):
-                            message = replace(message, stats=replace(message.stats, load_s=lease.load_s))
+                            message = self._with_loads(message, lease.load_s)
                             message = await keep_arrays(message) if call.keeps_arrays else message
                         yield message
             except LegoError as error:
-                failed: NodeResult[Any] = NodeResult(error=error)
+                failed: NodeResult[Any] = NodeResult(error=error, replica=self._id)
                 yield failed
             finally:
                 self._streams -= 1
@@ -129,10 +129,15 @@ class WorkerReplica:
                     yield STARTING
                     result = await answer_alone(call, lease.node)
             except LegoError as error:
-                failed: NodeResult[Any] = NodeResult(error=error)
+                failed: NodeResult[Any] = NodeResult(error=error, replica=self._id)
                 yield failed
             else:
-                yield replace(result, stats=replace(result.stats, load_s=lease.load_s))
+                yield self._with_loads(result, lease.load_s)
+
+    def _with_loads(self, result: NodeResult[Any], load_s: float) -> NodeResult[Any]:
+        """Return a result with what its call waited for, and what was loaded and evicted here lately."""
+        stats = replace(result.stats, load_s=load_s, moves=self._host.take_moves())
+        return replace(result, stats=stats, replica=self._id)
 
     async def control(self, command: ReplicaCommand[ReplyT], node: str) -> tuple[str, ReplyT | None]:
         """Run a broadcast command for a node; return this worker's id and reply, None if it is for another."""

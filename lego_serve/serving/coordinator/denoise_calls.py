@@ -131,7 +131,11 @@ def _with_all_attempts(
 def again_as(call: NodeCall[ReplyT], again: Retry) -> NodeCall[ReplyT]:
     """Return a call as it is made again."""
     return replace(
-        call, checkpoints=again.checkpoints, suspect_steps=again.suspect_steps, avoid=again.avoid, hangs=again.hangs
+        call,
+        checkpoints=again.checkpoints,
+        suspect_steps=again.suspect_steps,
+        avoid=again.avoid | call.avoid,
+        hangs=again.hangs,
     )
 
 

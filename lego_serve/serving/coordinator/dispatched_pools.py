@@ -6,6 +6,7 @@ random that have their model.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.placement.cells import cell_of, less_busy
 from lego_serve.core.placement.dispatch_messages import SentJob
 from lego_serve.core.placement.dispatched_jobs import DispatchedJobs
-from lego_serve.core.placement.pool import Steal
+from lego_serve.core.placement.pool_jobs import Steal
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.serving.coordinator.dispatcher import Dispatcher
 from lego_serve.serving.coordinator.dispatcher_link import DispatcherLink, LinkTimes
@@ -79,6 +80,20 @@ class DispatchedPools:
             link.jobs.left(replicas)
             link.wake()
 
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang."""
+        for link in self._links:
+            link.jobs.set_aside(replicas)
+            link.wake()
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model; return whether another one has it or may load it."""
+        app, now = self._reader.app_of.get(model, ""), self._clock()
+        link = self._links[cell_of(replica, len(self._links))]
+        link.jobs.held_back(app, replica, model, now + for_s, job_id or "")
+        link.wake()
+        return any(each.jobs.may_load(app, model, now) for each in self._links)
+
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
         """Say when a newcomer would end, and keep its place if that is in time; None where nobody says so soon."""
         app, seconds = self._reader.app(workflow), self._reader.seconds(job)
@@ -127,7 +142,7 @@ class DispatchedPools:
             return
         known.changed.set()
         if result is not None:
-            loads = self._reader.learn(known.job, known.workflow, result, self._journal, self._clock())
+            loads = self._reader.learn(known.job, known.workflow, result)
             for model, seconds in loads:
                 for link in self._links:
                     link.jobs.loaded(known.app, model, seconds)
@@ -156,6 +171,11 @@ class DispatchedPools:
         if not replica:
             known.link.jobs.went_alone(known.job.id)
         return replica
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many of this gateway's jobs wait for a shared worker, by application."""
+        jobs = self._jobs.values()
+        return dict(Counter(known.app for known in jobs if known.app in self._reader.shared and self._waits(known)))
 
     def _waits(self, known: _InFlight) -> bool:
         """Whether a job that goes on will have a place soon."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lego_serve.core.placement.dispatch_messages import Expectation, JobOffer, SentJob
 from lego_serve.core.placement.dispatched_jobs import DispatchedJobs
-from lego_serve.core.placement.pool import Steal
+from lego_serve.core.placement.pool_jobs import Steal
 from lego_serve.serving.coordinator.dispatcher import Dispatcher
 from lego_serve.serving.errors import DispatcherGone
 

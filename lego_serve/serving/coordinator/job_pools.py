@@ -47,6 +47,22 @@ class JobPools:
             pool.left(replicas)
             self._go_on(app)
 
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang."""
+        for app, pool in self._pools.items():
+            pool.set_aside(replicas)
+            self._go_on(app)
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model; return whether another one has it or may load it."""
+        app, now = self._reader.app_of.get(model, ""), self._clock()
+        pool = self._pools.get(app)
+        if pool is None:
+            return False
+        pool.held_back(replica, model, now + for_s, job_id or "")
+        self._go_on(app)
+        return pool.may_load(model, now)
+
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
         """Say when a newcomer would end, and keep its place if that is in time; None where that is not known yet."""
         app, seconds = self._reader.app(workflow), self._reader.seconds(job)
@@ -81,7 +97,7 @@ class JobPools:
             return
         self._waiting.pop(job_id, None)
         if result is not None:
-            loads = self._reader.learn(known.job, known.workflow, result, self._journal, self._clock())
+            loads = self._reader.learn(known.job, known.workflow, result)
             for model, seconds in loads:
                 known.pool.loaded(model, seconds)
         self._wake(known.pool.end(job_id, self._clock()))
@@ -101,6 +117,13 @@ class JobPools:
         """Return the worker a job is placed on; empty where it is on none."""
         known = self._jobs.get(job_id or "")
         return "" if not self._binds or known is None else known.pool.replica_of(known.job.id) or ""
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait here for a shared worker, by application."""
+        if not self._binds:
+            return {}  # their calls are sent at once
+        pools = ((app, pool) for app, pool in self._pools.items() if app in self._reader.shared and pool.has_replicas)
+        return {app: pool.waiting for app, pool in pools if pool.waiting}
 
     def _go_on(self, app: str) -> None:
         """Bind what has room now, and have replicas without work take what others have not begun."""

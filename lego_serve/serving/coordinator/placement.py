@@ -7,7 +7,7 @@ from lego_serve.core.jobs.forecast import Forecast
 from lego_serve.core.jobs.job import Job, JobResult
 from lego_serve.core.jobs.journal import Journal
 from lego_serve.core.placement.job_pace import JobPace
-from lego_serve.core.placement.pool import PoolJob, Steal
+from lego_serve.core.placement.pool_jobs import PoolJob, Steal
 from lego_serve.core.workflow.graph import Workflow, is_backbone
 
 UNKNOWN_S = 1.0  # of a job before one of its workflow has ended: replicas then fill up by number
@@ -25,6 +25,17 @@ class Placement(Protocol):
 
     def left(self, replicas: Collection[str]) -> None:
         """Replicas are not to be used any more."""
+        ...
+
+    def set_aside(self, replicas: Collection[str]) -> None:
+        """These replicas, and no others, drain or hang: nothing is placed there until they are well again."""
+        ...
+
+    def held_back(self, model: str, replica: str, for_s: float, job_id: str | None) -> bool:
+        """A shared worker could not load a model, as a job has heard, and does not try again for so long.
+
+        Return whether another one has it or may load it.
+        """
         ...
 
     async def offer(self, job: Job, workflow: Workflow) -> Forecast | None:
@@ -58,6 +69,10 @@ class Placement(Protocol):
         """Return the worker a job is placed on; empty where it is on none."""
         ...
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait here for a shared worker, by application: nobody else sees these yet."""
+        ...
+
 
 class JobReader:
     """Reads jobs as pools see them, and learns of those that have ended what the next of their workflow take.
@@ -68,8 +83,9 @@ class JobReader:
     def __init__(self, apps: Mapping[tuple[str, str], str], hosted: Mapping[tuple[str, str], str]) -> None:
         self._apps, self._hosted = apps, hosted
         self._pace = JobPace()
-        self.pools = frozenset(app for (_, component), app in apps.items() if is_backbone(component))
         self.shared = frozenset(app for key, app in apps.items() if hosted.get(key))
+        self.pools = self.shared | {app for (_, component), app in apps.items() if is_backbone(component)}
+        self.app_of = {hosted[key]: app for key, app in apps.items() if hosted.get(key)}  # by the names of shared nodes
 
     def app(self, workflow: Workflow) -> str | None:
         """The pool of a workflow: that of its first backbone."""
@@ -89,10 +105,8 @@ class JobReader:
             deadline_s = job.deadline_s - KEPT_FREE * max(0.0, job.deadline_s - job.submitted_s)
         return PoolJob(job.id, seconds, models, deadline_s, job.tenant)
 
-    def learn(
-        self, job: Job, workflow: Workflow, result: JobResult, journal: Journal, now: float
-    ) -> list[tuple[str, float]]:
-        """Hear what a job took; the models that it waited for are decisions, and returned with the seconds."""
+    def learn(self, job: Job, workflow: Workflow, result: JobResult) -> list[tuple[str, float]]:
+        """Hear what a job took; return the models that it waited for with the seconds."""
         self._pace.learn(job, result.stats)
         loads = []
         for node, stats in result.stats.items():
@@ -100,8 +114,6 @@ class JobReader:
                 made = workflow.nodes[node]
                 model = self._hosted.get((made.model, made.component), "")
                 loads.append((model, stats.load_s))
-                why = f"job {job.id} waited {stats.load_s:.2f} s for {model or node}"
-                journal.decide("load", job.workflow, why, now, job=job.id)
         return loads
 
 

@@ -3,7 +3,7 @@
 import logging
 import random
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -90,6 +90,9 @@ class TaskCalls:
             failure.__cause__ = error
             return TaskFailed(task.job_id, task.node, failure)
         self._poison.answered(node)
+        for move in result.stats.moves:
+            why = move.words(result.replica)
+            self._journal.decide(move.kind, move.model, why, self._clock(), job=task.job_id, node=move.model)
         if result.error is not None:
             self._note_quarantine(task, result.error)
             return TaskFailed(task.job_id, task.node, result.error)
@@ -103,7 +106,14 @@ class TaskCalls:
     ) -> ReplyT:
         """Send a request that belongs to no job, as a tenant's work; return the reply.  Raises LegoError."""
         node = self._nodes[model, component]
-        result = await self._until_answered(node, lambda: NodeCall(request, weight=weight, tenant=tenant), component)
+
+        async def attempt(avoid: frozenset[str]) -> NodeResult[ReplyT]:
+            def call() -> NodeCall[ReplyT]:
+                return NodeCall(request, weight=weight, tenant=tenant, avoid=avoid)
+
+            return await self._until_answered(node, call, component)
+
+        result = await self._where_it_loads(node, model, attempt, None)
         return result.reply
 
     async def _result(self, task: Task, client: JobClient, workflow: Workflow) -> NodeResult[Any]:
@@ -118,7 +128,7 @@ class TaskCalls:
         next_nodes = self._next_nodes(task, workflow) if node.hosted else frozenset()
         after_s = self._post_denoise.of(client.job.workflow) if is_denoising else 0.0
 
-        def call() -> NodeCall[Any]:
+        def call(avoid: frozenset[str]) -> NodeCall[Any]:
             left_s = None if task.deadline_s is None else task.deadline_s - self._clock() - after_s
             return NodeCall(
                 request,
@@ -133,12 +143,17 @@ class TaskCalls:
                 job_id=task.job_id,
                 next_nodes=next_nodes,
                 target=self._pools.target(task.job_id) if node.hosted else "",
+                avoid=avoid,
             )
 
         if node.hosted:
             await self._pools.bound(task.job_id)
         if not is_denoising:
-            return await self._until_answered(node, call, task.node)
+
+            async def attempt(avoid: frozenset[str]) -> NodeResult[Any]:
+                return await self._until_answered(node, lambda: call(avoid), task.node)
+
+            return await self._where_it_loads(node, task.model, attempt, task.job_id)
         if client.job.stream.previews:
             self._previews.expect(task.model)
         client.denoising[key] = node
@@ -146,16 +161,40 @@ class TaskCalls:
         recovery.on_change = lambda change, replica: self._journal.note_attempt(
             task.job_id, task.node, change, replica, self._clock()
         )
-        try:
+
+        async def attempt_steps(avoid: frozenset[str]) -> NodeResult[Any]:
             return await self._denoise.run(
-                node,
-                call,
-                lambda progress: self._report(client, task, progress),
-                recovery,
+                node, lambda: call(avoid), lambda progress: self._report(client, task, progress), recovery
             )
+
+        try:
+            return await self._where_it_loads(node, task.model, attempt_steps, task.job_id)
         finally:
             del client.denoising[key]
             client.denoised_s = self._clock()
+
+    async def _where_it_loads(
+        self,
+        node: NodeHandle,
+        model: str,
+        attempt: Callable[[frozenset[str]], Awaitable[NodeResult[ReplyT]]],
+        job_id: str | None,
+    ) -> NodeResult[ReplyT]:
+        """Make a call; while a shared worker could not load the model, again elsewhere, as long as another one may."""
+        tried: set[str] = set()
+        while True:
+            result = await attempt(frozenset(tried))
+            error = result.error
+            if error is None or error.code != QUARANTINED or result.replica in {"", *tried}:
+                return result
+            tried.add(result.replica)
+            for_s = error.retry_after_s or 0.0
+            if not self._pools.held_back(node.hosted, result.replica, for_s, job_id):
+                return result
+            why = f"{error.operator_reason or error.message}; {result.replica[-4:]} gets no call for it for {for_s:.0f} s"
+            self._journal.decide("quarantine", model, why, self._clock(), job=job_id or "")
+            if job_id is not None:
+                await self._pools.bound(job_id)
 
     def _note_quarantine(self, task: Task, error: LegoError) -> None:
         """Note that a job failed since a worker holds back what it could not load."""

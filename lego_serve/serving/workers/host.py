@@ -18,6 +18,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
 from lego_serve.core.caching.quarantine import Failure, Quarantine
+from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 
 FIRST_GUESS_S = 1.0  # the expected seconds of a load, before one was measured
@@ -75,6 +76,7 @@ class ModelHost(Generic[NodeT]):
         self._load_s = dict.fromkeys(models, FIRST_GUESS_S)
         self._sizes: dict[str, int] = {}  # as of the last load
         self._evictions: Counter[str] = Counter()
+        self._moves: list[ModelMove] = []
         self._pinned: set[str] = set()
         self._turn = asyncio.Lock()  # one load at a time, first come first served
         self._freed = asyncio.Event()
@@ -96,6 +98,11 @@ class ModelHost(Generic[NodeT]):
     def evictions_of(self, name: str) -> int:
         """How often a node has made room for others."""
         return self._evictions[name]
+
+    def take_moves(self) -> tuple[ModelMove, ...]:
+        """Return what was loaded for calls and evicted since this was asked last."""
+        moves, self._moves = tuple(self._moves), []
+        return moves
 
     @property
     def max_bytes(self) -> int:
@@ -192,6 +199,7 @@ class ModelHost(Generic[NodeT]):
             await self._reserve(name, self._size(name, await asyncio.to_thread(_outcome, model.size_bytes)))
             began_s = self._clock()
             self._keep(name, await asyncio.to_thread(_outcome, model.load), began_s)
+            self._moves.append(ModelMove(name, self._sizes[name], self._load_s[name]))
             self._sync_pins()
 
     def _size(self, name: str, size_bytes: int | Exception) -> int:
@@ -234,6 +242,7 @@ class ModelHost(Generic[NodeT]):
         for gone in decision.evict:
             log.info("evicting %s for %s", gone, name)
             self._evictions[gone] += 1
+            self._moves.append(ModelMove(gone, self._sizes[gone], evicted_for=name))
         await self._close([self._nodes.pop(gone) for gone in decision.evict])
         self._sync_pins()
 

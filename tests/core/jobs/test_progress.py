@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.jobs.progress import MESSAGES_A_SECOND, ProgressMessage, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.progress import BEGUN, MESSAGES_A_SECOND, ProgressMessage, ProgressThrottle, StreamOptions
 
 
 def told(stream: StreamOptions, steps: int, step_s: float, every: int = 0) -> list[tuple[int, ProgressMessage]]:
@@ -15,14 +15,24 @@ def told(stream: StreamOptions, steps: int, step_s: float, every: int = 0) -> li
     return [(step, due) for step, due in said if due is not None]
 
 
-def test_nobody_listening_hears_nothing() -> None:
-    """Without previews, steps or checkpoints there is not one message."""
-    assert told(StreamOptions(), 28, 1.0) == []
+def test_where_nobody_listens_it_is_told_once_that_a_lane_has_begun() -> None:
+    """For the coordinator alone; a lane of one step has ended by then."""
+    assert told(StreamOptions(), 28, 1.0) == [(1, BEGUN)]
+    assert told(StreamOptions(), 1, 1.0) == []
+    going_on = ProgressThrottle(StreamOptions(3), 100, 50, first_step=55)
+    assert [going_on.due(step, 0.01 * step) for step in (56, 57)] == [BEGUN, None]
+
+
+def test_what_is_due_after_the_first_step_says_it_too() -> None:
+    """There is one message, not two."""
+    assert told(StreamOptions(steps=True), 28, 0.01)[0] == (1, ProgressMessage(False, False, True))
+    assert told(StreamOptions(), 28, 0.01, every=1)[0] == (1, ProgressMessage(False, True, False))
 
 
 def test_previews_lie_evenly_before_the_end() -> None:
     """Three previews of twenty slow steps come after a quarter, a half and three quarters."""
-    assert [step for step, _ in told(StreamOptions(3), 20, 1.0)] == [5, 10, 15]
+    assert [step for step, due in told(StreamOptions(3), 20, 1.0) if due.preview] == [5, 10, 15]
+    assert [due for _, due in told(StreamOptions(3), 20, 1.0) if not due.preview] == [BEGUN]
 
 
 def test_checkpoints_come_every_so_many_steps() -> None:

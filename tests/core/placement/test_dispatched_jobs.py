@@ -5,9 +5,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, JobPlace
+from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, HeldModel, JobPlace
 from lego_serve.core.placement.dispatched_jobs import DispatchedJobs
-from lego_serve.core.placement.pool import PoolJob, Steal
+from lego_serve.core.placement.pool_jobs import PoolJob, Steal
 from lego_serve.core.placement.shared_pools import SharedPools
 
 APP, A = "shared.workers", frozenset({"a"})
@@ -99,7 +99,7 @@ def test_the_jobs_of_a_worker_that_left_have_no_place_until_they_get_another() -
 happenings = st.lists(
     st.tuples(
         st.integers(0, 1),
-        st.sampled_from(["add", "end", "progressed", "see", "left", "alone"]),
+        st.sampled_from(["add", "end", "progressed", "see", "left", "aside", "held", "alone"]),
         st.integers(0, 6),
         st.sets(st.sampled_from(["w1", "w2", "w3"])),
         st.sampled_from(["arrives", "unanswered", "lost", "late", "restart", "silent"]),
@@ -128,6 +128,10 @@ def test_one_answer_after_anything_was_lost_both_sides_agree(happened: list[tupl
             one.see(APP, dict.fromkeys(sorted(there), A))
         elif kind == "left":
             one.left(there)
+        elif kind == "aside":
+            one.set_aside(there)
+        elif kind == "held":
+            one.held_back(APP, one.replica_of(name), "a", now + 2.0, name)
         else:
             one.went_alone(name)
         if how == "restart":
@@ -166,3 +170,85 @@ def test_a_job_that_was_offered_and_does_not_begin_is_told_at_once() -> None:
         made.withdraw("job 1")
         assert made.is_pressing
         assert made.report(0.0).ended == {"job 1"}
+
+
+def test_a_job_whose_replica_drains_or_cannot_load_its_model_waits_for_another_place() -> None:
+    """It is told anew even where it is the same one, as where nobody can load it."""
+    pools, made = SharedPools({APP}), DispatchedJobs("mine")
+    made.see(APP, {"w1": A, "w2": ()})
+    made.add(job(0), APP)
+    made.heard(pools.hear(made.report(0.0), 0.0))
+    assert made.replica_of("job 0") == "w1"
+    made.set_aside({"w1"})
+    assert made.replica_of("job 0") == ""
+    assert made.is_pressing
+    made.heard(pools.hear(made.report(0.0), 0.0))
+    assert made.replica_of("job 0") == "w2"
+    assert made.may_load(APP, "a", 0.0)
+    made.held_back(APP, "w2", "a", 15.0, "job 0")
+    assert made.is_pressing
+    report = made.report(1.0)
+    assert report.held == (HeldModel(APP, "w2", "a", 14.0, "job 0"),)
+    made.heard(pools.hear(report, 1.0))
+    assert made.replica_of("job 0") == "w2"
+    assert not made.is_pressing
+    made.set_aside(())
+    made.heard(pools.hear(made.report(1.0), 1.0))
+    made.add(job(1), APP)
+    made.heard(pools.hear(made.report(1.0), 1.0))
+    assert made.replica_of("job 1") == "w1"
+
+
+def test_a_model_that_a_replica_could_not_load_is_told_again_with_all_for_as_long_as_it_is_held_back() -> None:
+    """A dispatcher that began anew knows it at once."""
+    made = gateway(0)
+    made.see(APP, {"w1": ()})
+    made.held_back(APP, "w1", "a", 15.0)
+    assert not made.may_load(APP, "a", 14.0)
+    assert made.may_load(APP, "a", 15.0)
+    assert made.may_load(APP, "b", 0.0)
+    for now, wanted in ((1.0, (HeldModel(APP, "w1", "a", 14.0),)), (16.0, ())):
+        made.lost()
+        assert made.report(now).held == wanted
+    assert made.report(2.0).held == ()
+
+
+def talk(pools: SharedPools, now: float, *gateways: DispatchedJobs) -> None:
+    """Each reports and hears the answer, in two rounds, so that all know what the last one changed."""
+    for each in (*gateways, *gateways):
+        each.heard(pools.hear(each.report(now), now))
+
+
+def test_a_worker_that_drains_or_hangs_for_one_gateway_gets_no_job_of_any_until_that_one_is_silent() -> None:
+    """What pools come later keep away from it too."""
+    pools, first, second = SharedPools({APP}, lease_s=5.0), DispatchedJobs("first"), DispatchedJobs("second")
+    second.see(APP, {"w1": A, "w2": A})
+    for number in range(2):
+        second.add(job(number), APP)
+    talk(pools, 0.0, first, second)
+    assert {second.replica_of(f"job {number}") for number in range(2)} == {"w1", "w2"}
+    first.set_aside({"w1"})
+    second.see("other", {"w1": A, "x1": A})
+    second.add(job(2), "other")
+    talk(pools, 1.0, first, second)
+    assert [second.replica_of(f"job {number}") for number in range(3)] == ["w2", "w2", "x1"]
+    talk(pools, 9.0, second)
+    assert {second.replica_of(f"job {number}") for number in range(2)} == {"w1", "w2"}
+
+
+def test_a_model_that_a_worker_cannot_load_keeps_the_jobs_of_all_gateways_from_it() -> None:
+    """The job that has heard of it is told its next place at once."""
+    pools, first, second = SharedPools(()), DispatchedJobs("first"), DispatchedJobs("second")
+    for each in (first, second):
+        each.see(APP, {"w1": (), "w2": A})
+    for number in range(4):
+        second.add(job(number), APP)
+    talk(pools, 0.0, first, second)
+    [heard] = [name for name in map("job {}".format, range(4)) if second.replica_of(name) == "w1"]
+    second.held_back(APP, "w1", "a", 15.0, heard)
+    talk(pools, 1.0, second)
+    assert {second.replica_of(f"job {number}") for number in range(4)} == {"w2"}
+    for number in range(4, 8):
+        first.add(job(number), APP)
+    talk(pools, 1.0, first)
+    assert {first.replica_of(f"job {number}") for number in range(4, 8)} == {"w2"}

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.pool import Pool, PoolRule, Steal
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolRule, Steal
 from tests.support.pools import A, B, filled, job, pool
 
 
@@ -131,6 +132,7 @@ events = st.lists(
         st.tuples(st.just("add"), st.integers(0, 30), st.floats(0.01, 5.0), st.sampled_from([A, B, A | B])),
         st.tuples(st.just("end"), st.integers(0, 30)),
         st.tuples(st.just("left"), st.sampled_from(["one", "two", "three"])),
+        st.tuples(st.just("aside"), st.sets(st.sampled_from(["one", "two", "three"]))),
         st.tuples(st.just("report"), st.sets(st.sampled_from(["one", "two", "three"]))),
         st.tuples(st.just("progressed"), st.integers(0, 30), st.floats(0.0, 5.0)),
     ),
@@ -144,7 +146,7 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
 ) -> None:
     """Reports may be lost or late, replicas come and go, jobs end or are heard of twice."""
     made, there, jobs = Pool(PoolRule(ahead, ahead_s)), set[str](), set[str]()
-    taken: set[str] = set()
+    taken, aside = set[str](), set[str]()
     for now, (kind, *rest) in enumerate(happened):
         if kind == "add":
             made.add(job(rest[0], rest[1], rest[2]), now)
@@ -156,6 +158,9 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
         elif kind == "left":
             made.left([rest[0]])
             there.discard(rest[0])
+        elif kind == "aside":
+            aside = rest[0]
+            made.set_aside(aside)
         elif kind == "progressed":
             made.progressed(f"job {rest[0]}", rest[1])
             taken |= {f"job {rest[0]}"} & jobs  # it has begun
@@ -165,10 +170,11 @@ def test_whatever_happens_jobs_are_on_replicas_that_are_there_and_none_waits_bes
         made.bind(now)
         check_steals(made, jobs, taken, now)
         placed = {name: made.replica_of(name) for name in jobs}
-        assert set(placed.values()) - {None} <= there
+        assert set(placed.values()) - {None} <= there - aside
+        assert made.has_replicas == bool(there - aside)
         waits = [name for name, where in placed.items() if where is None]
         assert made.waiting == len(waits)
-        if there:
+        if there - aside:
             busy = {where for where in placed.values() if where is not None}
             assert not waits or busy
 

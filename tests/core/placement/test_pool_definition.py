@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.pool import Pool, PoolRule
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolRule
 from tests.support.pools import MODELS, NAMES, SECONDS, SETS, PlainPool, job
 
 happenings = st.lists(
@@ -19,6 +20,8 @@ happenings = st.lists(
         st.tuples(st.just("progressed"), st.integers(0, 40), SECONDS),
         st.tuples(st.just("report"), st.dictionaries(st.sampled_from(NAMES), SETS)),
         st.tuples(st.just("left"), st.sampled_from(NAMES)),
+        st.tuples(st.just("aside"), st.sets(st.sampled_from(NAMES), max_size=2)),
+        st.tuples(st.just("held"), st.sampled_from(NAMES), st.sampled_from(MODELS), SECONDS, st.integers(0, 40)),
         st.tuples(st.just("loaded"), st.sampled_from(MODELS), SECONDS),
         st.tuples(
             st.just("steal"),
@@ -48,6 +51,10 @@ def test_what_is_decided_is_what_the_plain_definition_says(happened: list[tuple]
                 heard.append(each.report(rest[0]))
             elif kind == "left":
                 heard.append(each.left(rest))
+            elif kind == "aside":
+                heard.append(each.set_aside(rest[0]))
+            elif kind == "held":
+                heard.append(each.held_back(rest[0], rest[1], now + rest[2], f"job {rest[3]}"))
             elif kind == "loaded":
                 heard.append(each.loaded(*rest))
             else:

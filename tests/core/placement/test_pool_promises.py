@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.pool import PROMISE_S, Pool, PoolJob
+from lego_serve.core.placement.pool import PROMISE_S, Pool
+from lego_serve.core.placement.pool_jobs import PoolJob
 from tests.support.pools import NAMES, SECONDS, SETS, A, filled, job, pool
 
 

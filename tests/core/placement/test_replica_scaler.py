@@ -1,13 +1,18 @@
 """How many replicas nodes have: bounds and budget hold whatever happens, and what changes says why."""
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_serve.core.placement.replica_scaler import ReplicaLook, ReplicaScaler
+from lego_serve.core.placement.pool_jobs import PoolRule
+from lego_serve.core.placement.replica_scaler import RULE, WORKER_FULL, ReplicaLook, ReplicaScaler
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 
 ONE_TO_FOUR = ReplicaBounds(1, 4)
 FULL = 8.0
+DRAIN_S = RULE.drain_s
+FEW = st.integers(1, 6)
 
 
 def played(scaler: ReplicaScaler, ongoing: float, seconds: int, sizes: dict[str, int], start: int = 0) -> list[str]:
@@ -58,18 +63,57 @@ def test_what_grows_waits_for_what_shrinks_and_for_its_end() -> None:
 def test_a_pin_holds_at_once_as_far_as_the_budget_goes_and_says_so() -> None:
     """What an operator wants beyond it is told, not done."""
     scaler = ReplicaScaler(4.0)
-    scaler.look("other", ReplicaLook(ONE_TO_FOUR, 2, 0.0, 1.0), 0.0)
-    assert scaler.look("busy", ReplicaLook(ONE_TO_FOUR, 1, 0.0, 1.0), 0.0).replicas == 1
-    pinned = scaler.look("busy", ReplicaLook(ReplicaBounds(3, 3), 1, 0.0, 1.0), 0.1)
+    for second in (0.0, DRAIN_S):
+        scaler.look("other", ReplicaLook(ONE_TO_FOUR, 2, 0.0, 1.0), second)
+        assert scaler.look("busy", ReplicaLook(ONE_TO_FOUR, 1, 0.0, 1.0), second).replicas == 1
+    pinned = scaler.look("busy", ReplicaLook(ReplicaBounds(3, 3), 1, 0.0, 1.0), DRAIN_S + 0.1)
     assert (pinned.replicas, pinned.reason) == (2, "it may have 3 to 3, of which the budget leaves 2")
-    free = ReplicaScaler(8.0)
-    assert free.look("busy", ReplicaLook(ReplicaBounds(3, 3), 1, 0.0, 1.0), 0.0).reason == "bounds"
+    free, look = ReplicaScaler(8.0), ReplicaLook(ReplicaBounds(3, 3), 1, 0.0, 1.0)
+    free.look("busy", look, 0.0)
+    assert free.look("busy", look, DRAIN_S).reason == "bounds"
 
 
 def test_fractions_of_a_processor_add_up() -> None:
     """Ten replicas of a tenth are one processor, to the last."""
-    scaler, bounds = ReplicaScaler(1.0), ReplicaBounds(10, 10)
-    assert scaler.look("a", ReplicaLook(bounds, 1, 0.0, 0.1), 0.0).replicas == 10
+    scaler, look = ReplicaScaler(1.0), ReplicaLook(ReplicaBounds(10, 10), 1, 0.0, 0.1)
+    scaler.look("a", look, 0.0)
+    assert scaler.look("a", look, DRAIN_S).replicas == 10
+
+
+def test_a_scaler_that_begins_lets_nothing_grow_before_it_has_seen_all_and_what_was_stopping_is_gone() -> None:
+    """As after the end of Serve's controller: of four replicas it knows one at the first look, and would add three."""
+    scaler = ReplicaScaler(4.0)
+    for second in range(100):
+        now = 1000.0 + second
+        busy = scaler.look("busy", ReplicaLook(ReplicaBounds(2, 4), 1, 9 * FULL, 1.0), now).replicas
+        other = scaler.look("other", ReplicaLook(ONE_TO_FOUR, 2, 2 * FULL, 1.0), now).replicas
+        assert (busy, other) == ((1 if second < DRAIN_S else 2), 2)
+
+
+@given(FEW, FEW)
+def test_workers_that_are_full_ask_for_another_one_though_nobody_tells_of_those_who_wait(
+    current: int, most: int
+) -> None:
+    """Each has as many jobs as a pool binds to it, and no more is seen."""
+    scaler, size = ReplicaScaler(), min(current, most)
+    for second in range(900):
+        look = ReplicaLook(ReplicaBounds(1, most), size, float(PoolRule().ahead * size), full=WORKER_FULL)
+        size = scaler.look("shared.workers", look, float(second)).replicas
+    assert size == most
+
+
+@given(st.integers(0, 200), FEW)
+def test_workers_follow_the_jobs_there_are_wherever_these_wait(jobs: int, most: int) -> None:
+    """What a pool has no room for waits in gateways; there are workers for all of them, and one when they are done."""
+    scaler, size = ReplicaScaler(), 1
+    for second in range(2400):
+        left = float(jobs if second < 900 else 0)
+        sent = min(left, float(PoolRule().ahead * size))
+        look = ReplicaLook(ReplicaBounds(1, most), size, sent, waiting=left - sent, full=WORKER_FULL)
+        size = scaler.look("shared.workers", look, float(second)).replicas
+        if second == 899:
+            assert size == max(1, min(most, math.ceil(jobs / WORKER_FULL)))
+    assert size == 1
 
 
 def test_what_somebody_else_has_set_is_where_it_goes_on_from() -> None:

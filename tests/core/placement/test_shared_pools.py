@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, GatewayReport, JobOffer, SentJob
-from lego_serve.core.placement.pool import Pool, PoolJob, PoolRule
+from lego_serve.core.placement.pool import Pool
+from lego_serve.core.placement.pool_jobs import PoolJob, PoolRule
 from lego_serve.core.placement.shared_pools import SharedPools
 
 APP, A, B = "shared.workers", frozenset({"a"}), frozenset({"b"})

@@ -146,7 +146,10 @@ async def test_a_machine_answers_for_all_its_gateways(monkeypatch) -> None:
                 assert (await ours.get("/v1/admin/part", headers=headers)).status_code == 403
 
 
-def test_an_evicted_model_is_told_of_with_the_room_of_its_worker() -> None:
+def test_what_was_evicted_is_told_with_how_full_its_place_is() -> None:
     """The bytes in its row are its own, none any more; those of a cache are what is in it."""
-    assert _evicted_words(MemoryUse("models", 0, 25_000_000, 3), 1) == ("1 model", "a worker has 25 MB for all")
+    assert _evicted_words(MemoryUse("images", 1_000_000, 25_000_000, 3), 1) == (
+        "1 encoded image",
+        "1 of 25 MB are taken",
+    )
     assert _evicted_words(MemoryUse("prompts", 1_000_000, 2_000_000, 2), 2) == ("2 prompts", "1 of 2 MB are taken")

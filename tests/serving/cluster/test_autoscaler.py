@@ -11,11 +11,13 @@ import pytest
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
+from lego_serve.core.placement.replica_scaler import FULL, WORKER_FULL
+from lego_serve.core.placement.waiting_reports import WaitingReport
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ReplicaShare
 from lego_serve.core.scheduling.scale_board import ScaleBoard
 from lego_serve.serving.cluster import autoscaler
 from lego_serve.serving.cluster.autoscaler import ReplicaPolicy, autoscaling_config
-from lego_serve.serving.cluster.scale_records import BOARD, PIN, ScaleRecords, controllers_scaler
+from lego_serve.serving.cluster.scale_records import BOARD, PIN, WAITING, ScaleRecords, controllers_scaler
 from tests.support.scale_texts import FakeStore
 
 
@@ -88,6 +90,16 @@ def test_serves_own_wrapper_does_what_the_hook_says_at_once() -> None:
     assert seen in ([1, 2, 3, 1], [1, 2, 3, 2, 1])
 
 
+def test_jobs_that_wait_in_gateways_count_as_those_that_were_sent(store: FakeStore) -> None:
+    """A worker with eight jobs at most, and some more that wait in two gateways."""
+    policy, current = ReplicaPolicy(1, 4, full=WORKER_FULL), 1
+    for second in range(600):
+        for gateway in ("one", "two"):
+            store.put(f"{WAITING}{gateway}", WaitingReport(second, {"app": 6, "another": 50}).to_json())
+        current = wanted(policy, "app", 6, current, range(second, second + 1))
+    assert current == 3
+
+
 def test_deployments_of_one_budget_share_it_and_others_have_their_own() -> None:
     """What is left of four is one more, though the requests would want three."""
     one, other = (ReplicaPolicy(1, 4, "shop/gpus", 1.0, 4.0) for _ in range(2))
@@ -127,6 +139,7 @@ def test_serve_finds_the_hook_by_its_name_and_adds_no_delays() -> None:
     module, _, name = config["policy"]["policy_function"].partition(":")
     assert getattr(import_module(module), name) is ReplicaPolicy
     assert ReplicaPolicy(**config["policy"]["policy_kwargs"])._configured == ReplicaBounds(2, 5)
+    assert config["policy"]["policy_kwargs"]["full"] == FULL
 
 
 CONTROLLER = """
@@ -140,7 +153,8 @@ made, other = (cloudpickle.loads(pickled)(least=2, most=5, **share) for _ in ran
 records = ScaleRecords(FakeStore())
 for each in (made, other):
     type(each).__call__.__globals__["controllers_records"] = lambda: records
-print(made(FakeContext(0, 10.0))[0], records._board.nodes["app"].bounds.max)
+made(FakeContext(0, 10.0))
+print(made(FakeContext(0, 50.0))[0], records._board.nodes["app"].bounds.max)
 other(FakeContext(0, 10.0, app_name="other"))
 print(len(controllers_scaler("shop/cpus", 8.0)._nodes))
 """
@@ -149,8 +163,9 @@ print(len(controllers_scaler("shop/cpus", 8.0)._nodes))
 def test_serves_controller_makes_the_hook_of_what_a_deployment_says() -> None:
     """In another process, of what is pickled here, with the bounds beside it."""
     share = ReplicaShare("shop/cpus", 0.5, 8.0)
-    policy = AutoscalingConfig(**autoscaling_config(ReplicaBounds(2, 5), share)).policy
-    assert policy.policy_kwargs == {"least": 2, "most": 5, "group": "shop/cpus", "cost": 0.5, "budget": 8.0}
+    policy = AutoscalingConfig(**autoscaling_config(ReplicaBounds(2, 5), share, 6.0)).policy
+    bounds, budget = {"least": 2, "most": 5, "full": 6.0}, {"group": "shop/cpus", "cost": 0.5, "budget": 8.0}
+    assert policy.policy_kwargs == bounds | budget
     pickled = policy.get_serialized_policy_def()
     done = subprocess.run([sys.executable, "-c", CONTROLLER], input=pickled, capture_output=True, check=False)
     assert done.stdout.split() == [b"2", b"5", b"2"], done.stderr.decode()  # two nodes, one scaler

@@ -4,6 +4,7 @@ import pytest
 from ray import cloudpickle
 
 from lego_serve.core.editing.reuse import TemplateUse
+from lego_serve.core.scheduling.routing import ReplicaChoice
 from lego_serve.serving.cluster import router, routing_state
 
 
@@ -39,3 +40,19 @@ def test_who_listens_hears_who_left_and_what_replicas_keep(monkeypatch: pytest.M
     routing_state.on_memory_use(lambda node, model, uses: heard.append((node, model, uses)))
     routing_state.record_stats("m.vae", [{}, {"memory": {"prompts": [5, 9]}}, {"memory": {"prompts": (1, 9)}}])
     assert heard[2:] == [("vae", "m", {"prompts": (6, 18)})]
+
+
+def test_who_listens_hears_which_replicas_drain_or_hang_until_they_are_well_or_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them each time: nothing is to be placed there."""
+    heard: list[set[str]] = []
+    monkeypatch.setattr(routing_state, "_unwell_listeners", [])
+    monkeypatch.setattr(routing_state, "choice", ReplicaChoice())
+    routing_state.on_unwell(lambda replicas: heard.append(set(replicas)))
+    routing_state.leave("a")
+    routing_state.note_hung((), {"b", "c"})
+    routing_state.note_hung({"b", "c"}, {"c"})
+    routing_state.left({"a"})
+    routing_state.note_hung({"c"}, ())
+    assert heard == [{"a"}, {"a", "b", "c"}, {"a", "c"}, {"c"}, set()]

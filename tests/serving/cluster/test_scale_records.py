@@ -1,10 +1,14 @@
 """Pins and the board of replicas, as the controller and the gateways exchange them."""
 
+import asyncio
+from itertools import chain, repeat
+
 import pytest
 
+from lego_serve.core.placement.waiting_reports import HEARD_S, WaitingReport
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.errors import NodeUnavailable, NotFound
-from lego_serve.serving.cluster.scale_records import BOARD, PIN, ClusterScaling, ScaleRecords, forget
+from lego_serve.serving.cluster.scale_records import BOARD, PIN, WAITING, ClusterScaling, ScaleRecords, forget
 from tests.support.scale_texts import FakeStore
 
 APPS = {("m", "backbone"): "app-1", ("m", "vae"): "app-2"}
@@ -41,6 +45,37 @@ async def test_a_pin_is_seen_by_the_controller_within_a_second_and_asked_for_no_
     assert store.looks == 2
     await scaling.pin("m.backbone", None)
     assert records.pinned("app-1", 12.1) is None
+
+
+async def test_a_gateway_tells_how_many_jobs_wait_there_for_as_long_as_any_does() -> None:
+    """Each time anew, so that it counts; then it takes its word back, and writes nothing more."""
+    store = FakeStore()
+    records, waiting = ScaleRecords(store), chain([{}, {"app-1": 5}, {"app-1": 7}], repeat({}))
+    told: list[tuple[int, int]] = []
+
+    def jobs() -> dict[str, int]:
+        told.append((records.waiting("app-1", 10.0 + len(told)), len(store.texts)))
+        return next(waiting)
+
+    reporting = asyncio.create_task(ClusterScaling(APPS, store).report_waiting(jobs, pause_s=0.0))
+    while len(told) < 6:
+        await asyncio.sleep(0.01)
+    reporting.cancel()
+    assert told[:6] == [(0, 0), (0, 0), (5, 1), (7, 1), (0, 0), (0, 0)]
+
+
+def test_what_a_silent_gateway_has_told_is_forgotten_and_removed() -> None:
+    """It died with its jobs; a Ray that does not answer for a while costs nothing."""
+    store = FakeStore()
+    records = ScaleRecords(store)
+    store.put(f"{WAITING}gone", WaitingReport(3, {"app-1": 5}).to_json())
+    assert records.waiting("app-1", 10.0) == 5
+    store.is_gone = True
+    assert records.waiting("app-1", 12.0) == 5
+    store.is_gone = False
+    assert records.waiting("app-1", 10.5 + HEARD_S) == 0
+    assert records.waiting("app-1", 40.0) == 0
+    assert not store.texts
 
 
 async def test_what_is_not_there_is_refused_by_name() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lego_serve.core.caching.quarantine import FIRST_S
 from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, NodeCall, NodeResult, ReplicaDraining
 from lego_serve.core.jobs.progress import StreamOptions
 from lego_serve.core.nodes.messages import DecodeInput, DenoiseInput, DenoiseOutput, TextEncodeInput, TextEncodeOutput
@@ -148,10 +149,10 @@ async def test_a_model_without_its_weights_is_refused_by_name_and_the_next_is_se
     assert not {"bad.backbone", "bad.vae"} & set(shared.record_routing_stats()["resident"])
     result = await shared.run(NodeCall(DecodeInput(DenoiseOutput(np.zeros(1))), node="bad.vae", job_id="job"))
     assert result.error is not None
-    assert (result.error.code, result.error.status) == ("model_quarantined", 503)
+    assert (result.error.code, result.error.status, result.replica) == ("model_quarantined", 503, "w1")
     assert "safetensors" in result.error.operator_reason
     assert str(tmp_path) not in result.error.message
-    assert 2.0 < (result.error.retry_after_s or 0.0) <= 600.0
+    assert 2.0 < (result.error.retry_after_s or 0.0) <= FIRST_S
     assert pickle.loads(pickle.dumps(result.error)).operator_reason == result.error.operator_reason
     assert (await image_on(shared, "good"))[0].shape == (1, 64, 64, 3)
 

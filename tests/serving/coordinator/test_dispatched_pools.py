@@ -4,7 +4,7 @@ import asyncio
 
 from lego_serve.core.jobs.job import JobResult, TaskStats
 from lego_serve.core.jobs.journal import Journal
-from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.placement.pool_jobs import PoolRule
 from lego_serve.serving.coordinator.dispatched_pools import DispatchedPools, placement
 from lego_serve.serving.coordinator.job_pools import JobPools
 from tests.support.dispatchers import (
@@ -57,10 +57,12 @@ def test_a_job_waits_for_a_worker_with_room_which_another_gateway_may_make() -> 
         waiting = asyncio.ensure_future(other.bound("last"))
         await asyncio.sleep(20.0)
         assert not waiting.done()
+        assert (one.waiting(), other.waiting()) == ({}, {APP: 1})
         one.end("job 0", None)
         await asyncio.sleep(0.27)
         assert waiting.done()
         assert other.target("last") == "w1"
+        assert other.waiting() == {}
 
     run(waits())
 
@@ -118,6 +120,32 @@ def test_a_job_that_was_not_begun_goes_to_a_worker_that_comes_and_its_own_gatewa
     run(taken())
 
 
+def test_a_job_whose_worker_drains_or_cannot_load_its_model_hears_of_another_one() -> None:
+    """Within a moment; also where its place stays the same, since nobody can load it."""
+
+    async def moved() -> None:
+        dispatcher = FakeDispatcher()
+        one = gateway(dispatcher)
+        await started(one)
+        one.add(job("a"), WORKFLOW)
+        await one.bound("a")
+        first = one.target("a")
+        [other] = {"w1", "w2"} - {first}
+        one.set_aside({first})
+        await one.bound("a")
+        assert one.target("a") == other
+        one.set_aside(())
+        one.report(APP, {first: MODELS[1:], other: MODELS[1:]})
+        assert one.held_back(MODELS[0], other, 15.0, "a")
+        await one.bound("a")
+        assert one.target("a") == first
+        assert not one.held_back(MODELS[0], first, 15.0, "a")
+        await one.bound("a")
+        assert one.target("a") in {first, other}
+
+    run(moved())
+
+
 def test_a_forecast_counts_the_jobs_of_others_and_is_on_this_gateways_clock() -> None:
     """None before a job of the workflow has ended here."""
 
@@ -129,7 +157,6 @@ def test_a_forecast_counts_the_jobs_of_others_and_is_on_this_gateways_clock() ->
         for pools in (one, other):
             pools.add(job("a"), WORKFLOW)
             pools.end("a", JobResult((), 0.0, stats={"latents": TaskStats(run_s=2.0, load_s=1.5)}))
-        assert len(told(one, "load")) == 1
         for name in ("b", "c"):
             other.add(job(name), WORKFLOW)
             await other.bound(name)

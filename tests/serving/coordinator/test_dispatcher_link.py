@@ -3,7 +3,7 @@
 import asyncio
 
 from lego_serve.core.jobs.job import JobResult, TaskStats
-from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.placement.pool_jobs import PoolRule
 from tests.support.dispatchers import (
     APP,
     MODELS,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lego_serve.core.jobs.job import Job, JobResult, TaskStats
 from lego_serve.core.jobs.journal import Journal
-from lego_serve.core.placement.pool import PoolRule
+from lego_serve.core.placement.pool_jobs import PoolRule
 from lego_serve.core.workflow.graph import KINDS
 from lego_serve.serving.coordinator.job_pools import JobPools
 from tests.support.nodes import WORKFLOWS
@@ -45,6 +45,22 @@ async def test_a_job_waits_for_a_worker_with_room_and_then_knows_it() -> None:
     assert made.target(last) == "w1"
 
 
+async def test_jobs_that_wait_for_a_worker_are_counted_for_whoever_starts_workers() -> None:
+    """Those beyond what one has room for; nobody waits for workers that are not known, or that others place for."""
+    for made, waiting in ((pools(), {"shared.workers": 3}), (pools(binds=False), {})):
+        made.add(job(0), WORKFLOW)
+        assert made.waiting() == {}
+        made.report("shared.workers", {"w1": ()})
+        for number in range(1, PoolRule().ahead + 3):
+            made.add(job(number), WORKFLOW)
+        assert made.waiting() == waiting
+    dedicated = JobPools(SHARED, dict.fromkeys(NODES, ""), lambda: 0.0, Journal())
+    dedicated.report("shared.workers", {"w1": ()})
+    for number in range(PoolRule().ahead + 3):
+        dedicated.add(job(number), WORKFLOW)
+    assert dedicated.waiting() == {}
+
+
 async def test_jobs_of_a_worker_that_left_go_to_another() -> None:
     """What is told of other applications changes nothing."""
     made = pools()
@@ -54,6 +70,39 @@ async def test_jobs_of_a_worker_that_left_go_to_another() -> None:
     first = made.target("job 0")
     made.left([first])
     assert made.target("job 0") in {"w1", "w2"} - {first}
+
+
+async def test_jobs_of_a_worker_that_drains_or_hangs_go_to_another_until_it_is_well() -> None:
+    """One that waits for room goes there as soon as it is."""
+    made = pools()
+    made.report("shared.workers", dict.fromkeys(("w1", "w2"), tuple(HOSTED.values())))
+    names = [f"job {number}" for number in range(PoolRule().ahead + 1)]
+    for number in range(len(names)):
+        made.add(job(number), WORKFLOW)
+    made.set_aside({"w1"})
+    [last] = [name for name in names if made.target(name) != "w2"]
+    waiting = asyncio.ensure_future(made.bound(last))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    made.set_aside(())
+    async with asyncio.timeout(5):
+        await waiting
+    assert made.target(last) == "w1"
+
+
+async def test_a_job_whose_worker_cannot_load_its_model_goes_to_one_that_may() -> None:
+    """For the seconds that were said; who cannot be known to have it, as beside other gateways, is known likewise."""
+    model = next(iter(HOSTED.values()))
+    for binds in (True, False):
+        made = pools(binds=binds)
+        made.report("shared.workers", {"w1": (), "w2": ()})
+        made.add(job(0), WORKFLOW)
+        first = made.target("job 0") or "w1"
+        [other] = {"w1", "w2"} - {first}
+        assert made.held_back(model, first, 15.0, "job 0")
+        assert made.target("job 0") == (other if binds else "")
+        assert not made.held_back(model, other, 15.0, "job 0")
+        assert not made.held_back("nobody's", first, 15.0, None)
 
 
 async def test_beside_other_gateways_no_call_is_placed() -> None:
@@ -66,9 +115,8 @@ async def test_beside_other_gateways_no_call_is_placed() -> None:
 
 
 async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
-    """And a load that was waited for is a decision with its reason."""
-    journal = Journal()
-    made = JobPools(SHARED, HOSTED, lambda: 100.0, journal)
+    """What it waited for a load is not among that."""
+    made = pools(now=100.0)
     made.report("shared.workers", {"w1": tuple(HOSTED.values())})
     assert await made.offer(job(9), WORKFLOW) is None
     made.add(job(0), WORKFLOW)
@@ -79,9 +127,6 @@ async def test_a_forecast_comes_from_what_jobs_of_the_workflow_took() -> None:
     late = await made.offer(job(2, deadline_s=101.0), WORKFLOW)
     assert late is not None
     assert late.retry_after_s is not None
-    [decision] = journal.decisions()
-    assert (decision.kind, decision.job) == ("load", "job 0")
-    assert "waited 1.50 s" in decision.why
 
 
 async def test_a_tenth_of_the_time_to_a_deadline_is_kept_free() -> None:

@@ -9,13 +9,14 @@ import pytest
 
 from lego_serve.core.addons import AdapterRequest, LoadedAdapter
 from lego_serve.core.jobs.events import TaskDone, TaskFailed
-from lego_serve.core.jobs.job import Task, TaskStats
+from lego_serve.core.jobs.job import ModelMove, Task, TaskStats
 from lego_serve.core.jobs.messages import LaneProgress, NodeCall, NodeResult
 from lego_serve.core.nodes.messages import LoadAdaptersInput, LoadAdaptersOutput, TextEncodeInput, TextEncodeOutput
 from lego_serve.core.scheduling.retry import RetryPolicy
 from lego_serve.core.values import Ref
 from lego_serve.core.workflow.bind import bind
-from lego_serve.errors import NodeError, NotFound, RequestError
+from lego_serve.errors import NodeError, NodeUnavailable, NotFound, RequestError
+from lego_serve.serving.coordinator.coordinator import Coordinator
 from lego_serve.serving.coordinator.job_client import JobClient
 from lego_serve.serving.coordinator.task_calls import TaskCalls
 from lego_serve.serving.errors import NodeLost
@@ -186,3 +187,84 @@ async def test_a_model_that_a_worker_holds_back_is_a_decision_with_its_reason() 
         with pytest.raises(RequestError):
             await mine.run(job())
         assert [(each.kind, each.subject, each.why) for each in mine.journal.decisions()] == told
+
+
+class Workers(FakeNode):
+    """A node of two shared workers, of which some cannot load it; a call goes to its target, or the first it may."""
+
+    hosted = "lego-tiny.backbone"
+
+    def __init__(self, *broken: str, value: object = LATENTS) -> None:
+        super().__init__(lambda call, count: value)
+        self.broken, self.places = broken, list[str]()
+
+    async def _answer(self, call: NodeCall[Any]) -> NodeResult[Any]:
+        there = [name for name in ("w1", "w2") if name not in call.avoid] or ["w1"]
+        self.places.append(call.target if call.target in there else there[0])
+        if self.places[-1] not in self.broken:
+            return await super()._answer(call)
+        error = NodeUnavailable("It has no weights.", code="model_quarantined")
+        error.retry_after_s = 15.0
+        return NodeResult(error=error, replica=self.places[-1])
+
+
+def served_by(backbone: Workers) -> Coordinator:
+    """A coordinator of a model whose backbone is on shared workers."""
+    some = nodes() | {("lego-tiny", "backbone"): backbone}
+    apps = {key: "shared.workers" if node is backbone else ".".join(key) for key, node in some.items()}
+    mine = Coordinator(some, WORKFLOWS, now, {"lego-tiny": 5}, retry=RetryPolicy(20, (0.01,)), apps=apps)
+    mine.pools.report("shared.workers", {"w1": (), "w2": ()})
+    return mine
+
+
+async def test_a_worker_that_cannot_load_a_model_swallows_no_request_of_it() -> None:
+    """The first call goes on at the other worker, the next ones are not sent there; it is said why."""
+    backbone = Workers("w1")
+    mine = served_by(backbone)
+    for _ in range(3):
+        assert len((await mine.run(job())).images) == 2
+    assert backbone.places == ["w1", "w2", "w2", "w2"]
+    [told] = mine.journal.decisions()
+    assert (told.kind, told.subject, told.job) == ("quarantine", "lego-tiny", "job-1")
+    assert told.why == "It has no weights.; w1 gets no call for it for 15 s"
+
+
+async def test_only_where_no_worker_can_load_a_model_its_caller_hears_of_it() -> None:
+    """Each is asked once; what is held back everywhere is asked for at one of them, which says so at once."""
+    backbone = Workers("w1", "w2")
+    mine = served_by(backbone)
+    with pytest.raises(NodeUnavailable, match="no weights") as refused:
+        await mine.run(job())
+    assert refused.value.retry_after_s == 15.0
+    assert backbone.places == ["w1", "w2"]
+    with pytest.raises(NodeUnavailable):
+        await mine.run(job())
+    assert len(backbone.places) == 3
+
+
+async def test_calls_without_steps_and_of_no_job_go_on_elsewhere_too() -> None:
+    """As that of a text encoder, which an operator may ask as well."""
+    encoder = Workers("w1", value=CONDITIONING)
+    some = nodes() | {("lego-tiny", "text_encoder"): encoder}
+    apps = {key: "shared.workers" if node is encoder else ".".join(key) for key, node in some.items()}
+    encoder.hosted = "lego-tiny.text_encoder"
+    mine = Coordinator(some, WORKFLOWS, now, {"lego-tiny": 5}, apps=apps)
+    mine.pools.report("shared.workers", {"w1": (), "w2": ()})
+    await mine.check_prompt("lego-tiny", "a")
+    assert encoder.places == ["w1", "w2"]
+    await mine.run(job())
+    assert set(encoder.places[2:]) <= {"w1", "w2"}
+
+
+async def test_what_a_worker_loaded_and_evicted_is_a_decision_with_its_reason_though_nobody_looks() -> None:
+    """It comes with the answer of the next call there, whichever job's that is."""
+    some = nodes()
+    moves = (ModelMove("two.vae", 5_000_000, evicted_for="one.vae"), ModelMove("one.vae", 7_000_000, 0.25))
+    answer = NodeResult(LATENTS, TaskStats(moves=moves), replica="shared#w123")
+    some["lego-tiny", "backbone"].says[1] = [answer]
+    mine = coordinator(some)
+    await mine.run(job())
+    assert [(each.kind, each.subject, each.job, each.why) for each in mine.journal.decisions()] == [
+        ("evict", "two.vae", "job-1", "it made room (5 MB) for one.vae on worker w123"),
+        ("load", "one.vae", "job-1", "worker w123 loaded it (7 MB) in 0.25 s"),
+    ]

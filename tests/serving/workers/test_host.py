@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.quarantine import Quarantine
+from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 from tests.support.clocks import until
@@ -137,6 +138,27 @@ async def test_a_node_that_cannot_be_closed_makes_room_all_the_same() -> None:
     assert (await use(host, "b")).name == "b"
 
 
+async def test_loads_for_calls_and_evictions_are_told_once_with_what_made_room_for_what() -> None:
+    """Not what was loaded at the start; an eviction also where the load that it was for has failed."""
+
+    def load(name: str) -> None:
+        if name == "bad":
+            raise CheckpointError("no folder here")
+
+    host = ModelHost(Shelf("a", "b", "bad", size=3, load=load).models, 3)
+    host.preload(("a",))
+    assert host.take_moves() == ()
+    await use(host, "b")
+    evicted, loaded = host.take_moves()
+    assert evicted == ModelMove("a", 3, evicted_for="b")
+    assert (loaded.kind, loaded.model, loaded.size_bytes) == ("load", "b", 3)
+    assert loaded.seconds > 0.0
+    assert host.take_moves() == ()
+    with pytest.raises(NodeUnavailable):
+        await use(host, "bad")
+    assert host.take_moves() == (ModelMove("b", 3, evicted_for="bad"),)
+
+
 async def test_a_node_in_use_is_never_evicted() -> None:
     """Whoever needs its room waits until the call has ended."""
     host = ModelHost(Shelf("a", "b").models, 1)
@@ -234,13 +256,13 @@ async def test_a_node_that_cannot_be_loaded_is_held_back_with_its_reason_and_the
     is_broken, now = True, 0.0
     shelf = Shelf("bad", "good", load=load)
     host = ModelHost(shelf.models, 1, lambda: now, Quarantine(10.0))
-    for _ in range(3):
-        with pytest.raises(NodeUnavailable, match="bad could not be loaded and is held back for") as raised:
+    for passed_s, left_s in ((0.0, 10.0), (1.0, 9.0), (9.5, 1.0)):  # a second at the least
+        now = passed_s
+        with pytest.raises(NodeUnavailable, match="bad could not be loaded and is held back for") as refused:
             await use(host, "bad")
-        assert raised.value.retry_after_s == 10.0 - now
-        assert raised.value.operator_reason == "bad: no folder here"
-        assert "folder" not in raised.value.message
-        now += 3.0
+        assert refused.value.retry_after_s == left_s
+        assert refused.value.operator_reason == "bad: no folder here"
+        assert "folder" not in refused.value.message
     assert shelf.loads == ["bad"]
     assert host.failures()["bad"].reason == "no folder here"
     assert (await use(host, "good")).name == "good"

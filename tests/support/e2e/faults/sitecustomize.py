@@ -6,6 +6,7 @@ written down as it begins, which a replica that is killed cannot do afterwards; 
 """
 
 import asyncio
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -20,6 +21,7 @@ DEADLY_WORD = "basilisk"
 DEADLY_SIZE = (240, 112)  # width and height
 LATENT_PIXEL = 8
 HOLD_READS = "LEGO_TEST_HOLD_READS"  # names a file: while it exists, lanes do not read their inputs
+SCALE_TIMES = "LEGO_TEST_SCALE_TIMES"  # seconds until more replicas are due, and fewer; the half-life of load
 STEPS_LOG = "LEGO_TEST_STEPS_LOG"  # the variable that names the file: a line `seed step` for each step begun
 DEATHS_END = ".deaths"  # of the name of the file beside it: a line for each replica that a request has ended
 
@@ -101,12 +103,23 @@ def hold_reads(module: ModuleType) -> None:
     module.read_arrays = held
 
 
+def hasten_scaling(module: ModuleType) -> None:
+    """Have Serve's controller decide on numbers of replicas after other times than the minutes that it waits for."""
+    times = os.environ.get(SCALE_TIMES)
+    if times is None:
+        return
+    up_s, down_s, half_life_s = map(float, times.split(","))
+    kept = {"up_delay_s": up_s, "down_delay_s": down_s, "half_life_s": half_life_s}
+    module.RULE = dataclasses.replace(module.RULE, **kept)
+
+
 WRAPPERS: dict[str, Callable[[ModuleType], None]] = {
     "lego_serve.models.families.sd3": poison,
     "lego_serve.serving.nodes.vae": poison_decodes,
     "lego_serve.serving.nodes.text_encoder": poison_prompts,
     "lego_serve.engine.step.batch_runner": note_steps,
     "lego_serve.serving.cluster.references": hold_reads,
+    "lego_serve.core.placement.replica_scaler": hasten_scaling,
 }
 
 
