@@ -13,6 +13,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
 
+from lego_serve.gateway.transport.departures import EXTENSION, Heard
 from lego_serve.gateway.transport.ordinary import Header, OrdinaryHead, ordinary_answer
 from lego_serve.gateway.transport.parser import RequestParser
 
@@ -38,6 +39,20 @@ class Cycle(RequestResponseCycle):
 
     conn: RequestParser
     _held: Held | None = None
+
+    def departure(self) -> asyncio.Future[None]:
+        """Return what is done as soon as the client has left, or has its answer."""
+        self.flow.resume_reading()  # or nobody would see it leave
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def look() -> None:
+            if (self.disconnected or self.response_complete) and not left.done():
+                left.set_result(None)
+
+        assert isinstance(self.message_event, Heard)
+        self.message_event.on_set = look
+        look()
+        return left
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """Have the application answer."""
@@ -153,9 +168,10 @@ class RequestProtocol(H11Protocol):
             access_logger=self.access_logger,
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=Heard(),
             on_response=self.on_response_complete,
         )
+        self.scope["extensions"] = {EXTENSION: self.cycle.departure}  # type: ignore[dict-item]
         task = self.loop.create_task(self.cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
