@@ -104,7 +104,7 @@ def repeated_field(text: bytes) -> Path | None:
 
     Raises ValueError where it is no JSON.
     """
-    return _find_repeated(json.loads(text.decode(), object_pairs_hook=_object_or_repeated), ())
+    return _find_repeated(DECODER.decode(text.decode()), ())
 
 
 def _end_of_string(raw: Buffer, start: int) -> int:
@@ -169,6 +169,9 @@ def _object_or_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repea
             return _RepeatedField(name)
         fields[name] = value
     return fields
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object_or_repeated)  # which takes longer to make than most bodies to read
 
 
 def _find_repeated(value: Any, path: Path) -> Path | None:

@@ -144,7 +144,8 @@ async def _start(jobs: DurableJobs, runner: JobRunner) -> None:
 
 
 def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> Recorder:
-    add_routes(app, images.create_router(context))
+    add_routes(app, images.create_router(context))  # what is asked most is found first
+    add_routes(app, operations.create_router(context))
     add_routes(app, jobs.create_router(context))
     if context.kept_images is not None:
         add_routes(app, kept_images.create_router(context.kept_images))
@@ -161,7 +162,6 @@ def _add_routes(app: FastAPI, context: Context, peers: Peers | None) -> Recorder
     if "comfyui" in context.settings.compat:
         add_routes(app, comfyui.create_router(context))
         app.state.sockets = comfyui.SOCKETS
-    add_routes(app, operations.create_router(context))
     return add_ui(app, context, peers)
 
 

@@ -19,6 +19,7 @@ from lego_serve.gateway.context import Context
 from lego_serve.gateway.errors import CUT_SHORT_AS, ServerStopping
 from lego_serve.gateway.requests.job_request import ImageJobRequest, in_request_words
 from lego_serve.gateway.telemetry.tracing import JobSpan
+from lego_serve.gateway.transport.departures import departure
 from lego_serve.metrics import UNKNOWN_WORKFLOW, Metrics
 
 Result = TypeVar("Result")
@@ -122,7 +123,7 @@ async def while_connected(context: Context, request: Request, running: "asyncio.
 
     Raises LegoError.
     """
-    leaving = asyncio.ensure_future(_disconnected(request))
+    leaving = departure(request.scope) or asyncio.ensure_future(_disconnected(request))
     try:
         with context.draining.cancelling(leaving):
             await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,13 @@
 """Checks plain values against the types of a workflow."""
 
 import math
+import re
 
 from lego_serve.core.tiers.book import TIERS
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 CHOICES = {"sampler": ("euler", "dpmpp_2m", "lcm", "scm"), "tier": TIERS}  # types with a fixed set of values
+PYTHON_TYPES = {"text": str, "int": int, "float": float, "bool": bool, **dict.fromkeys(CHOICES, str)}
 
 
 def as_type(value: object, kind: str) -> object:
@@ -18,8 +21,7 @@ def as_type(value: object, kind: str) -> object:
             value = float(value)
         except OverflowError:
             value = math.inf
-    expected = {"text": str, "int": int, "float": float, "bool": bool, **dict.fromkeys(CHOICES, str)}.get(kind)
-    if type(value) is not expected:  # not isinstance(), to which a bool is an int
+    if type(value) is not PYTHON_TYPES.get(kind):  # not isinstance(), to which a bool is an int
         raise TypeError(f"must be {article(kind)}, not {article(_kind_of(value))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -32,7 +34,7 @@ def as_type(value: object, kind: str) -> object:
 
 def is_unicode(text: str) -> bool:
     """Return whether a text can be encoded; one with a lone surrogate cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return text.isascii() or SURROGATE.search(text) is None
 
 
 def article(kind: str) -> str:

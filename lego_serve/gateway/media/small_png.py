@@ -20,7 +20,7 @@ def encode_small_png(width: int, height: int, rgb: bytes, texts: Mapping[str, st
     if len(rgb) != 3 * width * height:
         raise ValueError(f"{len(rgb)} bytes are not an image of {width} x {height}")
     row_bytes = 3 * width
-    rows = b"\0" + b"\0".join(rgb[start : start + row_bytes] for start in range(0, len(rgb), row_bytes))
+    rows = b"\0".join([b"", *[rgb[start : start + row_bytes] for start in range(0, len(rgb), row_bytes)]])
     chunks = [SIGNATURE, _chunk(b"IHDR", struct.pack(">II", width, height) + COLOUR)]
     chunks += [_chunk(b"tEXt", f"{name}\0{text}".encode("latin-1")) for name, text in texts.items()]
     return b"".join((*chunks, _chunk(b"IDAT", zlib.compress(rows, 1)), _chunk(b"IEND", b"")))

@@ -5,19 +5,31 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DirectRoute(APIRoute):
-    """Calls an endpoint that takes nothing but the request at once; FastAPI reads parameters for the others only."""
+    """Calls an endpoint that takes nothing but the request at once; FastAPI reads parameters for the others only.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the endpoint, or what calls it."""
+    What such an endpoint raises is answered by the application's handlers, as if raised on the longer way.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
         needs = self.dependant
         read = (needs.path_params, needs.query_params, needs.header_params, needs.cookie_params, needs.body_params)
-        if any(read) or needs.dependencies or needs.request_param_name != "request":
-            return super().get_route_handler()
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
+        if not any(read) and not needs.dependencies and needs.request_param_name == "request":
+            self.app = _calls(endpoint)
+
+
+def _calls(endpoint: Endpoint) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return answer
 
 
 def add_routes(app: FastAPI, router: APIRouter) -> None:

@@ -1,10 +1,11 @@
 """Routes for whoever runs the server: health and metrics."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.openapi import answer
+from lego_serve.gateway.routes.direct_route import DirectRoute
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOT_READY = answer(503, "Not now.")
@@ -12,25 +13,25 @@ NOT_READY = answer(503, "Not now.")
 
 def create_router(context: Context) -> APIRouter:
     """Build the routes of health and metrics."""
-    router = APIRouter(tags=["operations"])
+    router = APIRouter(tags=["operations"], route_class=DirectRoute)
 
     @router.get("/health/live")
-    async def live() -> JSONResponse:
+    async def live(request: Request) -> JSONResponse:
         """Whether this process answers."""
         return JSONResponse({"status": "ok"})
 
     @router.get("/health/ready", responses=NOT_READY)
-    async def ready() -> JSONResponse:
+    async def ready(request: Request) -> JSONResponse:
         """Whether requests can be served."""
         return _readiness(context)
 
     @router.get("/health/startup", responses=NOT_READY)
-    async def startup() -> JSONResponse:
+    async def startup(request: Request) -> JSONResponse:
         """Whether the models have been loaded."""
         return _readiness(context)
 
     @router.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Prometheus metrics."""
         return Response(context.metrics.page(), media_type=METRICS_MEDIA_TYPE)
 

@@ -7,6 +7,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, get_current_span,
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 HEADER = "traceparent"
+HEADER_BYTES = HEADER.encode()
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -15,7 +16,7 @@ def trace_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     span = get_current_span().get_span_context()
     if span.is_valid:
         return hexadecimal(span)
-    named = next((value for name, value in headers if name == HEADER.encode()), None)
+    named = next((value for name, value in headers if name == HEADER_BYTES), None)
     return None if named is None else hexadecimal(submitting_span(named.decode("latin-1")))
 
 

@@ -86,6 +86,7 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider | None = None, wall: Callable[[], float] = time.time) -> None:
         self._provider, self._wall = provider or NoOpTracerProvider(), wall
+        self._is_traced = provider is not None
         self._tracer = self._provider.get_tracer("lego_serve")
 
     async def close(self) -> None:
@@ -125,7 +126,7 @@ class Tracing:
             f"{names.GENERATE} {model}",
             context,
             SpanKind.INTERNAL,
-            _job_attributes(job, model) | dict(more),
+            _job_attributes(job, model) | dict(more) if self._is_traced else None,
             links,
             start_time=int(began_s * NS),
         )

@@ -1,12 +1,16 @@
 """Parses requests within limits: h11, and what it leaves to its user."""
 
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
+from h11._readers import READERS, ContentLengthReader
+from h11._writers import WRITERS
 
 from lego_serve.errors import RequestError
 from lego_serve.gateway.transport.limits import ConnectionLimits
+from lego_serve.gateway.transport.ordinary import OrdinaryHead, ordinary_head
 
 OUR_STATUSES = (501,)  # that h11 proposes and that say more than 400; its 431 may be about a line of a chunk
 FIELD_OVERHEAD = 4  # the colon, the space and the line's end of a header
@@ -14,6 +18,9 @@ HEAD_END = re.compile(rb"\n\r?\n")  # as h11 finds it
 # What h11 reads all the same, and some proxies in another way: a line that ends without CR, or goes on in the next one.
 LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")
 LIST_OF_LENGTHS = re.compile(rb"\ncontent-length:[^\n]*,")
+READ_HEAD: Any = READERS[h11.CLIENT, h11.IDLE]
+READ_NOTHING: Any = READERS[h11.CLIENT, h11.DONE]
+WRITE_ANSWER: Any = WRITERS[h11.SERVER, h11.SEND_RESPONSE]
 FREE_CHUNKS, CHUNK_BYTES = 4096, 256  # chunks of any size, and what further ones must have on average
 
 
@@ -42,6 +49,52 @@ class RequestParser(h11.Connection):
     def has_partial_head(self) -> bool:
         """Whether a request has begun to arrive, and its head is not complete."""
         return self.their_state is h11.IDLE and bool(self._receive_buffer)
+
+    def take_ordinary(self, data: bytes) -> OrdinaryHead | None:
+        """Read an ordinary request that bytes begin with as h11 would, where it is this connection's turn.
+
+        The body counts as read where all of it follows, and nothing else; what there is of it must be received else.
+        """
+        states = self._cstate.states
+        if states[h11.CLIENT] is not h11.IDLE or states[h11.SERVER] is not h11.IDLE or self._receive_buffer._data:
+            return None
+        head = ordinary_head(data, self._limits)
+        if head is None or len(data) > head.size + head.body_bytes:
+            return None
+        is_whole = len(data) == head.size + head.body_bytes
+        self.requests += 1
+        self.body_bytes, self._chunks = head.body_bytes if is_whole else 0, 0
+        self._request_method, self.their_http_version = head.method, b"1.1"
+        states[h11.CLIENT], states[h11.SERVER] = h11.DONE if is_whole else h11.SEND_BODY, h11.SEND_RESPONSE
+        self._reader = READ_NOTHING if is_whole else ContentLengthReader(head.body_bytes)
+        self._writer = WRITE_ANSWER
+        return head
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a request is whole and not answered, and another may follow it."""
+        states = self._cstate.states
+        return states[h11.CLIENT] is h11.DONE and states[h11.SERVER] is h11.SEND_RESPONSE
+
+    def note_answer(self) -> None:
+        """Take what ``awaits_answer`` waited for as sent whole."""
+        self.is_streaming_events = False
+        self._cstate.states[h11.SERVER] = h11.DONE
+        self._writer = None
+
+    def start_next_cycle(self) -> None:
+        """Expect the next request.  Raises LocalProtocolError where this one is not done."""
+        states = self._cstate.states
+        if states[h11.CLIENT] is not h11.DONE or states[h11.SERVER] is not h11.DONE:
+            super().start_next_cycle()  # says why not
+        states[h11.CLIENT] = states[h11.SERVER] = h11.IDLE
+        self._request_method = None
+        self._reader, self._writer = READ_HEAD, WRITE_ANSWER
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have come that no event has told of."""
+        return bool(self._receive_buffer._data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """Return the next event.  Raises RemoteProtocolError, and says in ``refusal`` what to answer."""

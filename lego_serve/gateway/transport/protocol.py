@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import h11
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES
 from uvicorn.server import ServerState
 
 from lego_serve.errors import CapacityError, LegoError, RequestError
@@ -23,6 +23,7 @@ from lego_serve.gateway.transport.hang_ups import HangUpProbe
 from lego_serve.gateway.transport.limits import AddressCounts, ConnectionLimits
 from lego_serve.gateway.transport.lingering import LingeringTransport
 from lego_serve.gateway.transport.parser import RequestParser
+from lego_serve.gateway.transport.requests import RequestProtocol
 from lego_serve.gateway.transport.websockets import GatewayWebSocket
 
 UNFINISHED = (h11.IDLE, h11.SEND_BODY, h11.ERROR, h11.CLOSED)  # the client's states without a whole request
@@ -38,7 +39,7 @@ class RequestTimeout(RequestError):
     retryable = True
 
 
-class GatewayProtocol(H11Protocol):
+class GatewayProtocol(RequestProtocol):
     """One connection of the gateway."""
 
     def __init__(
@@ -91,6 +92,9 @@ class GatewayProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrives: a head in small parts, so that one that is too large is not parsed in whole."""
+        if len(data) <= self._limits.head_bytes and not self._socket.is_closing() and self.begin_ordinary(data):
+            self._watch()
+            return
         if self.conn.their_state is h11.MUST_CLOSE:  # nothing that comes after its last request counts
             return
         while data and not self._socket.is_closing():

@@ -36,13 +36,13 @@ class PageGuard:
         await (self._app if error is None else refusal(scope, error))(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> RequestError | None:
-        headers = Headers(scope=scope)
-        host = headers.get("host")
+        headers = dict(reversed(scope["headers"]))  # the first of a name counts
+        host, origin, site = (_text(headers.get(name)) for name in (b"host", b"origin", b"sec-fetch-site"))
         if host and host_name(host) is None:
             return RequestError("The Host header is not a host and a port.", code="invalid_host")
         if _is_of_this_machine(scope):
             return None
-        asked = PageRequest(scope["method"], scope["path"], host, headers.get("origin"), headers.get("sec-fetch-site"))
+        asked = PageRequest(scope["method"], scope["path"], host, origin, site)
         match self._policy.refusal(asked):
             case "misdirected":
                 return Misdirected("This server is not the host of the Host header; see `server.allowed_hosts`.")
@@ -65,6 +65,10 @@ class Cors(CORSMiddleware):
         refused = error_response(CrossSite("A web page of this origin may not send this; see `server.cors_origins`."))
         refused.headers["vary"] = answer.headers["vary"]
         return refused
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
 
 
 def _is_of_this_machine(scope: Scope) -> bool:

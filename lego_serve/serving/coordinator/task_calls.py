@@ -191,7 +191,8 @@ class TaskCalls:
             for_s = error.retry_after_s or 0.0
             if not self._pools.held_back(node.hosted, result.replica, for_s, job_id):
                 return result
-            why = f"{error.operator_reason or error.message}; {result.replica[-4:]} gets no call for it for {for_s:.0f} s"
+            reason = error.operator_reason or error.message
+            why = f"{reason}; {result.replica[-4:]} gets no call for it for {for_s:.0f} s"
             self._journal.decide("quarantine", model, why, self._clock(), job=job_id or "")
             if job_id is not None:
                 await self._pools.bound(job_id)
