@@ -7,6 +7,7 @@ import torch
 
 from lego_serve.core.costs import StepWork
 from lego_serve.core.editing.reuse import ReuseStats
+from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import EXACT, TierUse
 from lego_serve.core.tiers.grids import Grid
@@ -294,3 +295,8 @@ class LaneState:
         entries = enumerate(self.edit.plan.entries)
         masked_steps = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
         return self.edit.stats(masked_steps, self.primed_passes, self.evicted_entries)
+
+
+def survived(lane: int, state: LaneState) -> LaneProgress:
+    """Return the message that a suspect lane, of this number in its call, did not take the replica down."""
+    return LaneProgress(lane, state.step, state.schedule.steps, state.eta_s, is_report=False)

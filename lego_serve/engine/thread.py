@@ -17,7 +17,7 @@ import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.jobs.progress import BEGUN, PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState, survived
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
@@ -209,7 +209,7 @@ class EngineThread:
             )
             self._listeners[request.key] = listener, throttle
             if is_announced:
-                self._send(listener, _survived(listener, state))
+                self._send(listener, survived(listener.lane, state))
         return None
 
     def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> list[Outcome] | None:
@@ -250,7 +250,7 @@ class EngineThread:
         state, self._announced = self._announced, None
         if state is not None and state.request.key in self._listeners:
             listener, _ = self._listeners[state.request.key]
-            self._send(listener, _survived(listener, state))
+            self._send(listener, survived(listener.lane, state))
 
     def _report_all(self) -> None:
         now = time.monotonic()
@@ -292,11 +292,6 @@ class EngineThread:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-
-
-def _survived(listener: LaneListener, state: LaneState) -> LaneProgress:
-    """The message that a suspect lane did not take the replica down."""
-    return LaneProgress(listener.lane, state.step, state.schedule.steps, state.eta_s, is_report=False)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

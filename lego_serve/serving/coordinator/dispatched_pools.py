@@ -206,7 +206,7 @@ class DispatchedPools:
     def _note_absence(self, cell: int, link: DispatcherLink) -> None:
         if cell not in self._missed:
             self._missed.add(cell)
-            why = "it does not answer: there are no forecasts, and calls go to one of two workers at random"
+            why = "it does not answer: there are no forecasts, and calls go to workers by what this gateway knows"
             self._journal.decide(DECISION, self._name(cell), why, self._clock())
 
     def _name(self, cell: int) -> str:

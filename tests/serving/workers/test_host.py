@@ -3,63 +3,17 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.quarantine import Quarantine
 from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 from tests.support.clocks import until
-
-
-class Name:
-    """A node that knows its name and whether it was closed."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.is_closed = name, False
-
-    def close(self) -> None:
-        """Note it."""
-        self.is_closed = True
-
-
-class Shelf:
-    """Where nodes are loaded from: notes how often each was, and how many at once at the most."""
-
-    def __init__(self, *names: str, size: int = 1, load: Callable[[str], None] = lambda name: None) -> None:
-        self.loads: list[str] = []
-        self.most_at_once = self._at_once = 0
-        self._lock = threading.Lock()
-        self.before = load
-        self.models = {name: HostedModel(lambda: size, lambda name=name: self._load(name)) for name in names}  # type: ignore[misc]
-
-    def _load(self, name: str) -> Name:
-        with self._lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
-            self.loads.append(name)
-        try:
-            self.before(name)
-        finally:
-            with self._lock:
-                self._at_once -= 1
-        return Name(name)
-
-
-async def use(host: ModelHost[Name], name: str, job: str | None = None, then: tuple[str, ...] = ()) -> Name:
-    """One call of a moment."""
-    async with host.lease(name, job, then) as lease:
-        assert not lease.node.is_closed
-        await asyncio.sleep(0)
-        assert not lease.node.is_closed
-        return lease.node
+from tests.support.cluster.shelves import Name, Shelf, use
 
 
 async def test_the_first_call_loads_and_says_how_long_it_waited() -> None:
@@ -169,71 +123,6 @@ async def test_a_node_in_use_is_never_evicted() -> None:
         assert not lease.node.is_closed
     assert (await waiting).name == "b"
     assert lease.node.is_closed
-
-
-async def test_what_an_admitted_job_needs_next_stays_between_its_calls() -> None:
-    """Another job waits for the room; the first job finds its model where it was."""
-    shelf = Shelf("text", "backbone", "other")
-    host = ModelHost(shelf.models, 2)
-    await use(host, "backbone")
-    await use(host, "text", "job", ("backbone",))
-    waiting = [asyncio.ensure_future(use(host, "other", "another")) for _ in range(2)]
-    await asyncio.gather(*waiting)
-    assert "backbone" in host.nodes  # `text`, which nobody needs any more, went
-    await use(host, "backbone", "job")
-    assert shelf.loads.count("backbone") == 1
-
-
-async def test_what_a_running_call_needs_next_stays_for_as_long_as_it_runs() -> None:
-    """Also beyond the time that a caller between two calls has; from its end on there is that time."""
-    host = ModelHost(Shelf("text", "backbone", "other").models, 2, expected=Expectations(0.05))
-    await use(host, "backbone")
-    async with host.lease("text", "job", ("backbone",)):
-        waiting = asyncio.ensure_future(use(host, "other", "another"))
-        await asyncio.sleep(0.2)
-        assert not waiting.done()
-        assert sorted(host.nodes) == ["backbone", "text"]
-    await waiting
-    assert sorted(host.nodes) == ["backbone", "other"]
-    await use(host, "text")  # its time is over by then
-    assert len(host.nodes) == 2
-
-
-async def test_two_jobs_that_need_each_others_room_both_get_it() -> None:
-    """Each waits for a model, has the one after it here, and there is room for no more."""
-    host = ModelHost(Shelf("a", "after a", "b", "after b").models, 2, expected=Expectations(0.05))
-    await use(host, "after a")
-    await use(host, "after b")
-
-    async def job(first: str) -> None:
-        await use(host, first, first, (f"after {first}",))
-        await use(host, f"after {first}", first)
-
-    await asyncio.wait_for(asyncio.gather(job("a"), job("b")), 60)
-
-
-@given(
-    st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True), min_size=2, max_size=5),
-    st.integers(2, 4),
-)
-@settings(max_examples=40, deadline=None)
-def test_no_jobs_wait_for_each_other_for_ever(jobs: list[list[str]], budget: int) -> None:
-    """Whatever they use in whichever order, with room for as little as the largest model."""
-
-    async def run() -> None:
-        models = Shelf("a", "b").models | Shelf("c", "d", size=2).models
-        host = ModelHost(models, budget, expected=Expectations(0.005))
-
-        async def job(number: int, names: list[str]) -> None:
-            for place, name in enumerate(names):
-                await use(host, name, f"job {number}", tuple(names[place + 1 :]))
-                assert host.used_bytes <= budget
-
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            for number, names in enumerate(jobs):
-                group.create_task(job(number, names))
-
-    asyncio.run(run())
 
 
 async def test_the_models_of_a_job_load_while_its_first_call_runs() -> None:
