@@ -15,9 +15,9 @@ from lego_serve.serving.coordinator.placement import UNKNOWN_S, JobReader, note_
 class JobPools:
     """The placement of jobs by the one gateway that there is.
 
-    Where it does not bind, since other gateways send jobs to the same workers and nobody knows of all of them, denoising
-    goes to the worker with the least work of this gateway's among those that have its model, any other call to one of two
-    of these at random.
+    Where it does not bind, since other gateways send jobs to the same workers and nobody knows of all of them,
+    denoising goes to the worker with the least work of this gateway's among those that have its model, any other call
+    to one of two of these at random.
     """
 
     def __init__(
