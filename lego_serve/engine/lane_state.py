@@ -114,7 +114,6 @@ class LaneResult:
 
     ``step_rows``: the token rows of all of them in each step, as planned.  ``step_at``: when each began, counted from
     the lane's arrival; what lies between them is waiting.  ``steps_split`` ran on two replicas.
-
     ``steps_without_adapter`` ran before the adapters had loaded.  ``adapter_steps``: by the hash of each adapter, the
     number of steps it took part in, steps on other replicas included.
     """
@@ -212,6 +211,10 @@ class LaneState:
         recent = self.step_s[-5:]
         return sum(recent) / len(recent) * (self.schedule.steps - self.step) if recent else 0.0
 
+    def survived(self, lane: int) -> LaneProgress:
+        """Return the message that it, a suspect of this number in its call, did not take the replica down."""
+        return LaneProgress(lane, self.step, self.schedule.steps, self.eta_s, is_report=False)
+
     def is_guided(self, step: int) -> bool:
         """Whether guidance applies at a step of the schedule."""
         return self.request.is_guided(self.skipped + self.schedule.begins[step])
@@ -295,8 +298,3 @@ class LaneState:
         entries = enumerate(self.edit.plan.entries)
         masked_steps = sum(entry is not None and not self.controls_at(step) for step, entry in entries)
         return self.edit.stats(masked_steps, self.primed_passes, self.evicted_entries)
-
-
-def survived(lane: int, state: LaneState) -> LaneProgress:
-    """Return the message that a suspect lane, of this number in its call, did not take the replica down."""
-    return LaneProgress(lane, state.step, state.schedule.steps, state.eta_s, is_report=False)

@@ -194,7 +194,7 @@ class StepEngine:
             self._advanced = ()
             return []
         batch = BatchOutcome()
-        self.gauges.begin(started_s, self._predicted_s(plan))
+        self.gauges.begin(started_s, self._batcher.rates.seconds(plan.work.rows, plan.work.pairs) + plan.extra_s)
         try:
             plan = self._patch_adapters(plan, batch)
             self._advance(plan, started_s, batch)
@@ -240,9 +240,6 @@ class StepEngine:
             self._batcher.pause(state.request.key)
         else:
             self._batcher.resume(state.request.key)
-
-    def _predicted_s(self, plan: StepPlan) -> float:
-        return self._batcher.rates.seconds(plan.work.rows, plan.work.pairs) + plan.extra_s
 
     def _finish(self, key: str, now: float) -> LaneResult | LegoError:
         state = self._states.pop(key)

@@ -17,7 +17,7 @@ import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
 from lego_serve.core.jobs.progress import BEGUN, PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
-from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState, survived
+from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
@@ -209,7 +209,7 @@ class EngineThread:
             )
             self._listeners[request.key] = listener, throttle
             if is_announced:
-                self._send(listener, survived(listener.lane, state))
+                self._send(listener, state.survived(listener.lane))
         return None
 
     def _adapt(self, key: str, adapters: tuple[AdapterUse, ...]) -> list[Outcome] | None:
@@ -250,7 +250,7 @@ class EngineThread:
         state, self._announced = self._announced, None
         if state is not None and state.request.key in self._listeners:
             listener, _ = self._listeners[state.request.key]
-            self._send(listener, survived(listener.lane, state))
+            self._send(listener, state.survived(listener.lane))
 
     def _report_all(self) -> None:
         now = time.monotonic()
