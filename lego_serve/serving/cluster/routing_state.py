@@ -5,19 +5,50 @@ routes, apart from what others import.  So nothing that is shared may stand in `
 what is here through this one.
 """
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVarTuple, Unpack
 
 from lego_serve.core.editing.reuse import TemplateUse
 from lego_serve.core.scheduling.routing import ReplicaChoice
 
+NewsT = TypeVarTuple("NewsT")
 _listeners: list[Callable[[frozenset[str]], None]] = []  # called from the router's thread
 _unwell_listeners: list[Callable[[frozenset[str]], None]] = []  # called from any thread
-_watchers: list[Callable[[str, TemplateUse], None]] = []  # the same, of what replicas say of themselves
-MemoryWatcher: TypeAlias = Callable[[str, str, Mapping[str, tuple[int, int]]], None]
-_memory_watchers: list[MemoryWatcher] = []
-_counters: list[Callable[[str, Mapping[str, Collection[str]]], None]] = []  # the same, of which replicas there are
+MemoryUse: TypeAlias = Mapping[str, tuple[int, int]]  # used and budgeted bytes by kind
+
+
+class Topic(Generic[*NewsT]):
+    """What routers last heard of each of some things, for all who listen, from the routers' threads.
+
+    Who begins to listen hears at once what was heard before: a router may hear of its replicas as soon as it is made,
+    and not again until something changes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: dict[str, tuple[*NewsT]] = {}
+        self._listeners: list[Callable[[Unpack[NewsT]], None]] = []
+
+    def listen(self, listener: Callable[[Unpack[NewsT]], None]) -> None:
+        """Have a listener called with what is heard of each thing."""
+        with self._lock:
+            self._listeners.append(listener)
+            for news in self._latest.values():
+                listener(*news)
+
+    def tell(self, of: str, *news: *NewsT) -> None:
+        """Tell what was heard of a thing."""
+        with self._lock:
+            self._latest[of] = news
+            for listener in self._listeners:
+                listener(*news)
+
+
+_template_use: Topic[str, TemplateUse] = Topic()
+_memory_use: Topic[str, str, MemoryUse] = Topic()
+_residents: Topic[str, Mapping[str, Collection[str]]] = Topic()
 _models: dict[str, str] = {}  # by application, where that is not MODEL.COMPONENT
 _replicas: dict[str, frozenset[str]] = {}  # the ids of each application's replicas
 choice = ReplicaChoice()  # what this process's calls have in hand, and where templates are as far as it knows
@@ -34,26 +65,25 @@ def on_unwell(listener: Callable[[frozenset[str]], None]) -> None:
     _unwell_listeners.append(listener)
 
 
-def on_template_use(watcher: Callable[[str, TemplateUse], None]) -> None:
-    """Call ``watcher`` with a model's template use, from another thread."""
-    _watchers.append(watcher)
+def on_template_use(listener: Callable[[str, TemplateUse], None]) -> None:
+    """Call ``listener`` with a model's template use, from this thread and others."""
+    _template_use.listen(listener)
 
 
-def on_memory_use(watcher: MemoryWatcher) -> None:
-    """Call ``watcher`` with a node's component and model, and what all its replicas keep by kind, likewise."""
-    _memory_watchers.append(watcher)
+def on_memory_use(listener: Callable[[str, str, MemoryUse], None]) -> None:
+    """Call ``listener`` with a node's component and model, and what all its replicas keep by kind, likewise."""
+    _memory_use.listen(listener)
 
 
-def on_replicas(counter: Callable[[str, Mapping[str, Collection[str]]], None]) -> None:
-    """Call ``counter`` with an application, its replicas and the nodes that each holds, from another thread."""
-    _counters.append(counter)
+def on_replicas(listener: Callable[[str, Mapping[str, Collection[str]]], None]) -> None:
+    """Call ``listener`` with an application, its replicas and the nodes that each holds, likewise."""
+    _residents.listen(listener)
 
 
 def record_replicas(app: str, resident: Mapping[str, Collection[str]]) -> None:
     """Record which replicas an application has, and which nodes of shared workers each holds."""
     _replicas[app] = frozenset(resident)
-    for counter in _counters:
-        counter(app, resident)
+    _residents.tell(app, app, resident)
 
 
 def name_models(models: Mapping[str, str]) -> None:
@@ -99,12 +129,11 @@ def record_stats(app: str, stats: Sequence[Mapping[str, Mapping[str, Any]]]) -> 
     model = _models.get(app, own_model)
     uses = [TemplateUse(**each["template_use"]) for each in stats if "template_use" in each]
     if uses:
-        for watcher in _watchers:
-            watcher(model, sum(uses, TemplateUse()))
+        _template_use.tell(app, model, sum(uses, TemplateUse()))
     kept: dict[str, tuple[int, int]] = {}
     for each in stats:
         for kind, (used, budget) in each.get("memory", {}).items():
             known = kept.get(kind, (0, 0))
             kept[kind] = (known[0] + used, known[1] + budget)
-    for memory_watcher in _memory_watchers if kept else ():
-        memory_watcher(component, model, kept)
+    if kept:
+        _memory_use.tell(app, component, model, kept)
