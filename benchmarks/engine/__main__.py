@@ -6,7 +6,7 @@ alone, from a plain checkout.
 
 import sys
 
-from benchmarks.engine.gpu_command import run_on_gpu
+from benchmarks.engine.compute.gpu_command import run_on_gpu
 
 
 def main() -> None:

@@ -16,12 +16,21 @@ from typing import Any
 LONG_STEPS, LONG_S = 100, 10.0
 
 
+class NoPools:
+    """Where jobs wait for shared workers, of which there are none."""
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many wait, by application."""
+        return {}
+
+
 def stand_in(base: Any) -> type:
     """Return a runner like the tests' one, with a clock that runs, which keeps nothing of the jobs that have ended."""
 
     class StandIn(base):
         def __init__(self, *_arguments: object, **_more: object) -> None:
             super().__init__()
+            self.pools = NoPools()
 
         def now(self) -> float:
             return time.monotonic()

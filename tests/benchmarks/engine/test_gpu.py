@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.engine.compute.gpu import SHARES, GpuRow, Peaks, Skipped, gpu_report, measure_gpu
-from benchmarks.engine.gpu_command import run_on_gpu
+from benchmarks.engine.compute.gpu_command import run_on_gpu
 from benchmarks.engine.models import build
 from benchmarks.engine.timing import Patience, Quartiles
 from lego_serve.models.ragged.lane_input import LaneInput
@@ -24,7 +24,7 @@ SCRIPT = """
 import sys
 for name in {missing}:
     sys.modules[name] = None
-from benchmarks.engine import gpu_command
+from benchmarks.engine.compute import gpu_command
 sys.path.append(str(gpu_command.KERNELS))
 import torch
 from benchmarks.engine import __main__, checks
@@ -77,16 +77,16 @@ def test_a_case_that_fails_costs_the_others_nothing() -> None:
     subject = build("tiny", torch.device("cpu"), "float32")
     velocity = type(subject.backbone).velocity
 
-    def short_of_memory(backbone: Any, lanes: Sequence[LaneInput]) -> Any:
-        if len(lanes) > 1:
+    def short_of_memory(backbone: Any, lanes: Sequence[LaneInput], *rest: Any) -> Any:
+        if len(lanes) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
-        return velocity(backbone, lanes)
+        return velocity(backbone, lanes, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(subject.backbone), "velocity", short_of_memory)
-        found = list(measure_gpu(subject, [6], [2, 1], Patience(2, 0.0), ends_s=math.inf, is_compiled=False))
+        found = list(measure_gpu(subject, [6], [3, 1], Patience(2, 0.0), ends_s=math.inf, is_compiled=False))
     assert [isinstance(each, Skipped) for each in found] == [True] * 3 + [False] * 3
-    assert found[0].text().endswith("2 lanes: not measured: OutOfMemoryError: CUDA out of memory.")
+    assert found[0].text().endswith("3 lanes: not measured: OutOfMemoryError: CUDA out of memory.")
 
 
 def test_rows_are_in_the_files_as_soon_as_they_are_measured() -> None:

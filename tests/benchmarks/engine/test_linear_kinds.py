@@ -37,7 +37,7 @@ def test_every_kind_draws_in_second_layers_and_in_all(tmp_path: Path, monkeypatc
     assert list(residuals) == names
     weights = denoiser_digest(built_in_folder("builtin:lego-tiny"))
     write_sparse24({name: residuals[name] for name in names[:3]}, weights, tmp_path / "file")
-    rows = rows_of(residuals, tmp_path / "file")
+    rows = rows_of(residuals, [tmp_path / "file"])
     changed = {}
     for row in rows[1:]:
         assert row.student is not None
@@ -47,7 +47,7 @@ def test_every_kind_draws_in_second_layers_and_in_all(tmp_path: Path, monkeypatc
     assert rows[0].student is None
     assert list(changed.values()) == [len(names)] * 2 + [second] * 3 + [len(names)] * 3 + [3]
     assert list(changed)[:2] == ["int8", "fp8"]
-    assert list(changed)[-1] == f"2:4, 3 of {len(names)} layers of the file"
+    assert list(changed)[-1] == f"2:4, 3 of {len(names)} layers of file"
 
 
 def test_the_table_has_the_worst_image_and_what_is_right() -> None:

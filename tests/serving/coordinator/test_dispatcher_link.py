@@ -40,7 +40,7 @@ def test_while_the_dispatcher_is_dead_nobody_waits_and_it_comes_back_by_itself()
         assert [one.target(name) for name in ("before", "meanwhile")] == ["", ""]
         await asyncio.sleep(60.0)
         [(subject, why)] = told(one)
-        assert (subject, "two workers at random" in why) == (APP, True)
+        assert (subject, "calls go to workers by what this gateway knows" in why) == (APP, True)
         dispatcher.start()
         await asyncio.sleep(1.0)
         assert one.target("before") == place

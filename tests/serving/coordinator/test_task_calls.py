@@ -250,7 +250,7 @@ async def test_calls_without_steps_and_of_no_job_go_on_elsewhere_too() -> None:
     encoder.hosted = "lego-tiny.text_encoder"
     mine = Coordinator(some, WORKFLOWS, now, {"lego-tiny": 5}, apps=apps)
     mine.pools.report("shared.workers", {"w1": (), "w2": ()})
-    await mine.check_prompt("lego-tiny", "a")
+    await mine.check_prompt("lego-tiny", "a", "default", 1.0)
     assert encoder.places == ["w1", "w2"]
     await mine.run(job())
     assert set(encoder.places[2:]) <= {"w1", "w2"}

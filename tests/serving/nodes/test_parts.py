@@ -1,15 +1,18 @@
-"""The embedding cache and the micro-batcher."""
+"""The embedding cache, the micro-batcher, and the bytes of a part's weights."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.nodes.messages import TextEncodeOutput
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
+from lego_serve.serving.nodes.tensors import drop_weights, weights_bytes
 
 NOTHING = np.zeros(0)
 
@@ -100,3 +103,39 @@ async def test_items_of_tenants_take_turns_by_their_cost() -> None:
     betas = [asyncio.ensure_future(batcher.run(f"b{n}", Turn("beta", 1.0))) for n in range(4)]
     await asyncio.gather(*alphas, *betas)
     assert [batch[0] for batch in batches] == ["a0", "b0", "b1", "b2", "a1", "b3", "a2", "a3"]
+
+
+@dataclass(slots=True)
+class Packed:
+    """A layer whose weights are no module's."""
+
+    weight: torch.Tensor
+    name: str = "packed"
+
+
+@dataclass
+class Part:
+    """A part of a model, of modules and of others, in circles."""
+
+    module: torch.nn.Module
+    layers: dict[str, tuple[Packed, ...]]
+    owner: list[object] = field(default_factory=list)
+
+
+def test_weights_are_counted_once_wherever_they_are() -> None:
+    """In modules, in layers that are none, in containers; a view holds what it is a view of."""
+    weight = torch.zeros(4, 8)
+    part = Part(torch.nn.Linear(2, 3), {"a": (Packed(weight), Packed(weight[1:])), "b": (Packed(torch.zeros(5)),)})
+    part.owner.append(part)
+    assert weights_bytes(part) == 4 * (2 * 3 + 3 + 4 * 8 + 5)
+
+
+def test_dropped_weights_take_nothing_though_who_held_them_is_still_there() -> None:
+    """In modules and in layers that are none; a tensor that is no weight of the part stays as it is."""
+    table = torch.zeros(5)
+    modules = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    part = Part(modules, {"a": (Packed(torch.zeros(4, 8)), Packed(table.clone()))})
+    part.owner.append(part)
+    drop_weights(part)
+    assert weights_bytes(part) == 0
+    assert table.numel() == 5

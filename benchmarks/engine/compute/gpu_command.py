@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.engine.compute.gpu import GpuRow, Skipped
 
-KERNELS = Path(__file__).parents[2] / "kernels"
+KERNELS = Path(__file__).parents[3] / "kernels"
 NO_GPU, DISAGREES = 2, 1  # exit statuses
 
 
