@@ -145,8 +145,10 @@ class LingeringTransport(asyncio.Transport):
         self._transport.set_protocol(protocol)
 
 
-def _unsent(connection: socket.socket) -> int:
+def _unsent(connection: socket.socket | None) -> int:
     """How many bytes the other side has not acknowledged; it holds megabytes, and asks for more late."""
+    if connection is None:  # of a transport that is no socket's
+        return 0
     try:
         unsent: int = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
     except (OSError, ValueError):  # it is closed
