@@ -199,7 +199,6 @@ class StepEngine:
             plan = self._patch_adapters(plan, batch)
             self._advance(plan, started_s, batch)
             self._drop_broken(plan.keys, batch.failures)
-            wait_for(self._backbone.device)
         finally:
             self.gauges.end()
         now = self._clock()
@@ -272,6 +271,7 @@ class StepEngine:
     def _advance(self, plan: StepPlan, started_s: float, batch: BatchOutcome) -> None:
         """Take a step of the plan's lanes; drop those that have failed or fail now, pause those that must wait."""
         self._runner.run([self._states[key] for key in plan.keys if key not in batch.failures], batch)
+        wait_for(self._backbone.device)
         took_s = self._clock() - started_s
         for key in plan.keys:
             if key in batch.failures:

@@ -37,6 +37,25 @@ def test_guidance_without_a_negative_prompt_is_refused(model: tuple[Backbone, Fl
     assert isinstance(run(engine)["a"], LaneResult)
 
 
+def test_a_step_takes_until_the_device_has_done_it(
+    model: tuple[Backbone, FlowMatchTables], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not until it is launched: rates, progress and deadlines count from there."""
+    now = 0.0
+    batcher = StepBatcher(fifo, StepLimits(float("inf")))
+    engine = StepEngine(*model, batcher, lambda: now)
+
+    def wait(device: torch.device) -> None:
+        nonlocal now
+        now += 1.5
+
+    monkeypatch.setattr("lego_serve.engine.step_engine.wait_for", wait)
+    engine.add(request("a", steps=3))
+    done = run(engine)["a"]
+    assert isinstance(done, LaneResult)
+    assert done.step_s == (1.5, 1.5, 1.5)
+
+
 SAMPLERS = st.sampled_from(["euler", "dpmpp_2m"])
 MATE = st.tuples(
     st.sampled_from([96, 128, 160]), st.sampled_from([96, 112]), st.integers(1, 6),
