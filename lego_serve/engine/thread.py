@@ -11,30 +11,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
 from lego_serve.core.jobs.messages import LaneProgress
-from lego_serve.core.jobs.progress import BEGUN, PREPARING, SUSPECT_PAUSE_S, ProgressThrottle, StreamOptions
+from lego_serve.core.jobs.progress import BEGUN, PREPARING, ProgressThrottle
+from lego_serve.engine.lane_listener import LaneListener
 from lego_serve.engine.lane_state import AdapterUse, LaneRequest, LaneResult, LaneState
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import Outcome, StepEngine
 from lego_serve.errors import LegoError, NodeError
 
 log = logging.getLogger("lego_serve.engine")
-OnProgress = Callable[[LaneProgress], None]
 Command = Callable[[], list[Outcome] | None]  # run by the compute thread; returns the lanes it ended, if any
-
-
-@dataclass(frozen=True, slots=True)
-class LaneListener:
-    """A listener for a lane's progress and its options; ``lane`` is the lane's number in its call."""
-
-    on_progress: OnProgress
-    stream: StreamOptions = field(default_factory=StreamOptions)
-    checkpoint_every_steps: int = 0
-    lane: int = 0
 
 
 class EngineThread:
@@ -194,8 +183,7 @@ class EngineThread:
     def _add(self, request: LaneRequest, listener: LaneListener | None) -> list[Outcome] | None:
         is_announced = listener is not None and request.suspect_steps > 0
         if listener is not None and is_announced:  # it may take the replica down before it has a step to be blamed for
-            self._send(listener, LaneProgress(listener.lane, PREPARING, request.steps, is_starting=True))
-            time.sleep(SUSPECT_PAUSE_S)
+            self._announce(listener, LaneProgress(listener.lane, PREPARING, request.steps, is_starting=True))
         try:
             state = self._engine.add(request)
         except LegoError as error:
@@ -203,6 +191,9 @@ class EngineThread:
         except Exception as error:  # a library's words are for the log alone
             log.exception("a lane could not start")
             return [(request.key, NodeError(f"The lane could not start: {type(error).__name__}."))]
+        finally:
+            if listener is not None and is_announced:
+                listener.came_through()
         if listener is not None:
             throttle = ProgressThrottle(
                 listener.stream, state.schedule.steps, listener.checkpoint_every_steps, state.step
@@ -233,8 +224,7 @@ class EngineThread:
         state = self._announced = self._engine.state(keys[0])
         listener, _ = self._listeners[keys[0]]
         progress = LaneProgress(listener.lane, state.step, state.schedule.steps, state.eta_s, is_starting=True)
-        self._send(listener, progress)
-        time.sleep(SUSPECT_PAUSE_S)
+        self._announce(listener, progress)
 
     def _report_step(self) -> None:
         now = time.monotonic()
@@ -251,6 +241,11 @@ class EngineThread:
         if state is not None and state.request.key in self._listeners:
             listener, _ = self._listeners[state.request.key]
             self._send(listener, state.survived(listener.lane))
+            listener.came_through()
+
+    def _announce(self, listener: LaneListener, starting: LaneProgress) -> None:
+        self._send(listener, starting)
+        listener.wait_until_known(starting)
 
     def _report_all(self) -> None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -122,6 +123,8 @@ def test_a_request_that_kills_replicas_is_refused_and_its_mates_are_not(
 
     Sent again, with whatever seed, it is refused at once, and no replica dies of it.
     """
+    poison = {"prompt": PROMPT, **poison}
+    poison["prompt"] = f"{poison['prompt']} {secrets.token_hex(4)}"  # of no earlier try is anything remembered then
     wait_for_two(crashes)
     asked = Asked(crashes.url)
     before = deaths(steps_log)

@@ -16,9 +16,10 @@ from lego_serve.core.jobs.progress import PREPARING, StreamOptions
 from lego_serve.core.jobs.recovery import Recovery, Retry
 from lego_serve.core.scheduling.batching import Lane, StepBatcher, StepLimits
 from lego_serve.core.scheduling.retry import DEATHS_ALONE
+from lego_serve.engine.lane_listener import LaneListener
 from lego_serve.engine.lane_state import AdapterUse
 from lego_serve.engine.step_engine import StepEngine
-from lego_serve.engine.thread import EngineThread, LaneListener
+from lego_serve.engine.thread import EngineThread
 from lego_serve.errors import NodeError, RequestError
 from lego_serve.models.loading import load_backbone
 from lego_serve.models.lora.adapter import Adapter

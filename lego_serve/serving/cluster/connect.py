@@ -11,10 +11,9 @@ from typing import TypeVar
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
 
 from lego_serve.serving.cluster.handles import LazyNode, RayNode
-from lego_serve.serving.cluster.ray_internals import log_like_this_process
+from lego_serve.serving.cluster.ray_internals import NO_RAY, log_like_this_process
 from lego_serve.serving.cluster.routing_state import name_models
 from lego_serve.serving.errors import NodeLost
 from lego_serve.serving.nodes.options import NodePlace
@@ -24,7 +23,6 @@ RETRY_PAUSE_S = 1.0
 REMIND_S = 30.0  # between two lines that say what is waited for
 LOOK_PERIOD_S = 5.0
 LOST_AFTER_S = 30.0  # a head that comes back sooner with its state has cost nothing: calls go on without it
-NO_RAY = (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError, RayError)  # what `ray.init` raises for it
 Apps = Mapping[tuple[str, str], NodePlace]
 Result = TypeVar("Result")
 log = logging.getLogger("lego_serve.cluster")

@@ -17,9 +17,10 @@ from lego_serve.core.placement.replica_scaler import FULL, WORKER_FULL
 from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
-from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY
+from lego_serve.serving.cluster.connect import NAMESPACE
 from lego_serve.serving.cluster.ray_dispatcher import end_dispatchers
 from lego_serve.serving.cluster.ray_internals import (
+    NO_RAY,
     log_like_this_process,
     name_ports_of_agents,
     wait_for_a_slow_raylet,

@@ -7,8 +7,9 @@ argument or result above 100 KB there for the one transfer, and maps its arrays 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 import ray
@@ -16,13 +17,21 @@ from ray import serve
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
-from lego_serve.core.jobs.messages import CallAccepted, Message, NodeCall, NodeResult, ReplicaDraining
+from lego_serve.core.jobs.messages import (
+    CallAccepted,
+    LaneProgress,
+    Message,
+    NodeCall,
+    NodeResult,
+    ReplicaDraining,
+)
 from lego_serve.core.nodes.requests import CallsInHand, ReplicaCommand, ReportCalls
 from lego_serve.errors import NodeError
-from lego_serve.serving.cluster.ray_internals import answers_as_they_come
+from lego_serve.serving.cluster.ray_internals import NO_RAY, KeyValueStore, answers_as_they_come
 from lego_serve.serving.cluster.replica_watch import ReplicaWatch
 from lego_serve.serving.cluster.routing_state import choice, leave, note_hung, replicas_of
 from lego_serve.serving.errors import NodeHung, NodeLost
+from lego_serve.serving.suspects import StoredWitness
 
 ReplyT = TypeVar("ReplyT")
 COMMAND_TIMEOUT_S = 8.0  # for all replicas together: whoever gives a command gives it again, or says that it failed
@@ -72,7 +81,7 @@ class RayNode:
         """
         call = self._addressed(call)
         response = self._streaming.stream.remote(call)
-        ended = False
+        ended, starting = False, dict[int, LaneProgress]()
         try:
             replica = ""
             with self._watch.over(call.key, call.hangs) as watched:
@@ -82,11 +91,15 @@ class RayNode:
                         replica = message.replica
                     elif isinstance(message, ReplicaDraining):
                         leave(replica)
+                    elif isinstance(message, LaneProgress) and call.suspect_steps:
+                        starting[message.lane] = message
                     watched.heard(replica)
                     yield message
             ended = True
         except (RayActorError, DeploymentUnavailableError):
             ended = True
+            for word in await _last_words(call, starting):
+                yield word
             raise NodeLost from None
         except RayTaskError as error:
             ended = True
@@ -144,6 +157,26 @@ class RayNode:
                         yield answer
         except (RayActorError, RayServeException) as error:
             raise NodeLost(type(error).__name__) from error
+
+
+@cache
+def clusters_witness() -> StoredWitness:
+    """Return who remembers which suspects run in this cluster, for replicas and for those whose calls they lose."""
+    return StoredWitness(KeyValueStore(), NO_RAY)
+
+
+async def _last_words(call: NodeCall[Any], heard: Mapping[int, LaneProgress]) -> list[LaneProgress]:
+    """Return what a lost replica would have said of a suspect's lanes, of each of which the last word came or did not.
+
+    Nothing of a call that was none, nor where nobody can be asked: then what was heard is all there is.
+    """
+    if not call.suspect_steps:
+        return []
+    words = await asyncio.to_thread(clusters_witness().last_words, call.key)
+    if words is None:
+        return []
+    through = [replace(each, is_starting=False, checkpoint=None) for each in heard.values() if each.is_starting]
+    return [*through, *words]
 
 
 async def _next(messages: AsyncIterator[Message]) -> Message | None:

@@ -15,7 +15,8 @@ from ray.util import list_named_actors
 
 from lego_serve.core.placement.cells import cell_count
 from lego_serve.core.placement.dispatch_messages import DispatcherAnswer, Expectation, GatewayReport, JobOffer
-from lego_serve.serving.cluster.connect import NAMESPACE, NO_RAY, in_thread
+from lego_serve.serving.cluster.connect import NAMESPACE, in_thread
+from lego_serve.serving.cluster.ray_internals import NO_RAY
 from lego_serve.serving.coordinator.dispatcher import CellDispatcher
 from lego_serve.serving.errors import DispatcherGone
 from lego_serve.serving.nodes.options import NodePlace

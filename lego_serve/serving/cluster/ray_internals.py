@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ray._private import parameter, ray_constants, services, worker
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
@@ -26,6 +27,7 @@ from ray.serve._private.request_router.request_router import RequestRouter
 from lego_serve.process.tree import children, command_of, is_alive
 
 __all__ = [
+    "NO_RAY",
     "KeyValueStore",
     "PendingRequest",
     "RequestMetadata",
@@ -37,6 +39,8 @@ __all__ = [
     "name_ports_of_agents",
     "wait_for_a_slow_raylet",
 ]
+# What `ray.init` raises where nobody answers, and the key-value store.
+NO_RAY = (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError, RayError)
 LOCAL_RAY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 where Ray listens on loopback alone; this server sets it
 RAYLET_PATIENCE_S, RAYLET_PAUSE_S = 180.0, 0.2
 AGENT_PATIENCE = "RAY_agent_register_timeout_ms"  # that a raylet has with the agent of environments; Ray's own is 30 s

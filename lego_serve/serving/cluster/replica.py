@@ -13,6 +13,7 @@ from ray import serve
 
 from lego_serve.core.jobs.messages import CallAccepted, LaneProgress, Message, NodeCall, NodeResult
 from lego_serve.core.jobs.progress import PREPARING, SUSPECT_PAUSE_S
+from lego_serve.core.jobs.suspects import Witness
 from lego_serve.core.nodes.messages import DenoiseInput
 from lego_serve.core.nodes.requests import (
     CallsInHand,
@@ -31,7 +32,7 @@ from lego_serve.core.nodes.requests import (
     ReportLoad,
 )
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.cluster.handles import LazyNode
+from lego_serve.serving.cluster.handles import LazyNode, clusters_witness
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays, read_arrays
 from lego_serve.serving.nodes.options import (
@@ -140,7 +141,7 @@ class NodeReplica:
             async with self._calls.alone(call.key):
                 for message in (CallAccepted(self._id), STARTING):
                     yield message
-                yield await answer_alone(call, self._node)
+                yield await answer_alone(call, self._node, clusters_witness())
             return
         with self._calls.holding(call.key):
             yield CallAccepted(self._id)
@@ -180,13 +181,16 @@ def runs_alone(call: NodeCall[Any]) -> bool:
     return call.suspect_steps > 0 and not isinstance(call.request, DenoiseInput)
 
 
-async def answer_alone(call: NodeCall[Any], node: Any) -> NodeResult[Any]:
-    """Answer a suspect's request, once the word is out that it runs; reading it may take the replica down too."""
-    await asyncio.sleep(SUSPECT_PAUSE_S)
+async def answer_alone(call: NodeCall[Any], node: Any, witness: Witness) -> NodeResult[Any]:
+    """Answer a suspect's request, once it is known that it runs; reading it may take the replica down too."""
+    if not await asyncio.to_thread(witness.note, call.key, STARTING):
+        await asyncio.sleep(SUSPECT_PAUSE_S)
     try:
         result: NodeResult[Any] = await node.run(await readable(call))
     except RefsLost as lost:
         return NodeResult(lost_refs=lost.ids)
+    finally:
+        await asyncio.to_thread(witness.clear, call.key)
     return await keep_arrays(result) if call.keeps_arrays else result
 
 
@@ -265,7 +269,8 @@ def make_node(spec: ModelSpec, options: NodeOptions, process: "NodePeers | None"
             controlnets = {plan.spec.name: LazyNode(plan.app) for plan in options.controlnets}
             group = None if options.helpers is None else LazyNode(options.helpers.app, options.helpers.hosted)
             lora_node = _lora_node(options.adapters)
-            own = replace(process, lora_node=lora_node, controlnets=controlnets, replicas=group, host=_host)
+            own = replace(process, lora_node=lora_node, controlnets=controlnets, replicas=group)
+            own = replace(own, host=_host, witness=clusters_witness())
             return BackboneNode(spec, options, own)
         case WorkerOptions():
             raise TypeError("a worker is no node: it makes nodes")

@@ -20,8 +20,8 @@ from lego_serve.core.placement.waiting_reports import WaitingReport, WaitingRepo
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard, ScaleChange
 from lego_serve.errors import NodeUnavailable, NotFound
-from lego_serve.serving.cluster.connect import NO_RAY, in_thread
-from lego_serve.serving.cluster.ray_internals import KeyValueStore
+from lego_serve.serving.cluster.connect import in_thread
+from lego_serve.serving.cluster.ray_internals import NO_RAY, KeyValueStore
 
 MOST_REPLICAS = 64  # that a node may be pinned to
 LOOK_PERIOD_S = 1.0

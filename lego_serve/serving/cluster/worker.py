@@ -24,6 +24,7 @@ from lego_serve.core.nodes.requests import (
     RunningStep,
 )
 from lego_serve.errors import LegoError, NodeError
+from lego_serve.serving.cluster.handles import clusters_witness
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
 from lego_serve.serving.cluster.replica import (
@@ -127,7 +128,7 @@ class WorkerReplica:
             try:
                 async with self._host.lease(call.node, call.job_id, call.next_nodes) as lease:
                     yield STARTING
-                    result = await answer_alone(call, lease.node)
+                    result = await answer_alone(call, lease.node, clusters_witness())
             except LegoError as error:
                 failed: NodeResult[Any] = NodeResult(error=error, replica=self._id)
                 yield failed

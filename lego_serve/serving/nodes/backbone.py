@@ -31,11 +31,12 @@ from lego_serve.core.scheduling.lora_mode import LoraMode, allowed_mode
 from lego_serve.core.scheduling.ordering import LANE_POLICIES
 from lego_serve.engine.batch_invariance import ensure_batch_invariance
 from lego_serve.engine.calibration import calibrate, calibrate_adapters
+from lego_serve.engine.lane_listener import LaneListener
 from lego_serve.engine.lane_state import LaneResult
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.step_engine import StepEngine
 from lego_serve.engine.template_store import TemplateStore
-from lego_serve.engine.thread import EngineThread, LaneListener
+from lego_serve.engine.thread import EngineThread
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.dtypes import arithmetic, resolve_dtype
 from lego_serve.models.loading import computed_revision, load_backbone
@@ -84,7 +85,7 @@ class BackboneNode:
         self._controlnets = ControlNetSources(spec, options.controlnets, peers.controlnets, rates, nets_bytes)
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = denoiser_revision(spec)
-        self._turns = peers.turns or ComputeTurns()
+        self._turns, self._witness = peers.turns or ComputeTurns(), peers.witness
         computed = computed_revision(spec, revision)
         computes = ComputedAs(computed, str(resolve_dtype(spec)), spec.linear, arithmetic(spec.device))
         self._helpers = None
@@ -102,9 +103,8 @@ class BackboneNode:
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
-        self._lanes = 0
+        self._lanes, self._is_draining = 0, False
         self._calls: dict[str, list[str]] = {}  # the lanes of each call, by its key
-        self._is_draining = False
 
     async def stream(self, call: NodeCall[DenoiseOutput]) -> AsyncIterator[Message]:
         """Denoise ``n`` images with seeds seed, seed + 1, ...; closing the stream drops its lanes."""
@@ -277,9 +277,10 @@ class BackboneNode:
         self._lanes += len(requests)
         keys = self._calls[call.key] = [lane.key for lane in requests]
         tasks: list[asyncio.Future[Any]] = []
+        tell, every = queue.put_nowait, self._checkpoint_every_steps
         try:
             for index, lane in enumerate(requests):
-                listener = LaneListener(queue.put_nowait, call.stream, self._checkpoint_every_steps, index)
+                listener = LaneListener(tell, call.stream, every, index, call.key, self._witness)
                 tasks.append(asyncio.ensure_future(self._thread.submit(lane, listener)))
             if wait_for_adapters_at is not None:  # after the lanes, for what adapts them must find them
                 tasks.append(asyncio.ensure_future(self._adapt(keys, adapters, leases)))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lego_serve.core.jobs.suspects import NoWitness, Witness
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.engine.sharing.measurements import Measurements
 from lego_serve.serving.caches.adapter_cache import LoraNodeHandle
@@ -14,7 +15,8 @@ from lego_serve.serving.nodes.controlnets.remote import ControlNetHandle
 class NodePeers:
     """The LoRA node of a model, its ControlNets by name and all replicas of the node itself, which may help it.
 
-    Of the process: turns to compute, measurements, and the address at which other replicas reach it.
+    Of the process: turns to compute, measurements, the address at which other replicas reach it, and who remembers
+    which suspects it runs.
     """
 
     lora_node: LoraNodeHandle | None = None
@@ -23,3 +25,4 @@ class NodePeers:
     turns: ComputeTurns | None = None
     measurements: Measurements = field(default_factory=Measurements)
     host: Callable[[], str] = lambda: "127.0.0.1"
+    witness: Witness = field(default_factory=NoWitness)
