@@ -24,6 +24,7 @@ from lego_serve.errors import LegoError
 from lego_serve.job_storage import new_owner, open_blobs, open_storage
 from lego_serve.places import state_folder
 from lego_serve.process import json_logging
+from lego_serve.process.heap import collect_in_quiet, settle_heap
 from lego_serve.process.sockets import allow_many_files, shared_socket, unix_socket
 from lego_serve.process.supervisor import REFUSE
 from lego_serve.served_workflows import configured, default_workflow
@@ -113,10 +114,12 @@ def run_gateway(
             server.handle_signals()  # again: Ray's C++ part takes them
         else:
             await _probe(nodes.values())
+        settle_heap()
         for bound in when_ready:
             await server.listen(bound)
         reports = scaling.report_waiting(coordinator.pools.waiting)
-        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics), reports)
+        garbage = collect_in_quiet(lambda: coordinator.in_flight == 0)
+        await asyncio.gather(ray.watch(), _watch_scales(coordinator, metrics), reports, garbage)
 
     asyncio.run(_serve(server, at_once, get_ready()))
 

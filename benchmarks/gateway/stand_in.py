@@ -24,6 +24,7 @@ from lego_serve.gateway.transport.limits import ConnectionLimits
 from lego_serve.gateway.transport.server import create_server
 from lego_serve.jobstore.sqlite import SqliteJobStore
 from lego_serve.metrics import Metrics
+from lego_serve.process.heap import settle_heap
 from lego_serve.workflow_files import built_in_workflows
 
 EVENT_STEPS, EVENT_EVERY_S = 50, 0.6
@@ -92,6 +93,7 @@ def serve(port: int, runner: InstantRunner, storage: JobStorage) -> None:
     admin: ClusterAdmin = runner  # type: ignore[assignment]  # nobody asks it here
     gateway = GatewaySettings("lego-tiny", max_pending_jobs=2048, access_log=False)
     app = create_app(runner, admin, gateway, Metrics(), draining=draining, storage=storage)
+    settle_heap()
     create_server(app, ConnectionLimits(), draining, 0.0, port=port, log_level="error").run()
 
 
