@@ -69,23 +69,23 @@ def held(db: apsw.Connection, tenant: str) -> Held:
     return Held(*(db.execute(asked, (tenant,)).get or (0, 0)))
 
 
-def insert(db: apsw.Connection, record: JobRecord, size: JobSize) -> None:
-    """Add a job.  Raises ValueError where its id is taken."""
+def insert(db: apsw.Connection, record: JobRecord, text: str, size: JobSize) -> None:
+    """Add a job, with its text.  Raises ValueError where its id is taken."""
     request = record.request
     row = (record.id, request.tenant, request.key, record.status.value, request.model, record.version)
     try:
-        db.execute(INSERT, (*row, record.owner, _order(record), record.due_at, record_to_json(record)))
+        db.execute(INSERT, (*row, record.owner, _order(record), record.due_at, text))
     except apsw.ConstraintError:
         raise ValueError(f"the job id {record.id} is taken") from None
     if size != NO_FILES:
         db.execute("INSERT INTO sizes VALUES (?,?,?,?)", (record.id, request.tenant, size.passing, size.kept))
 
 
-def update(db: apsw.Connection, change: Change) -> bool:
-    """Set a job where it still has the version that was changed."""
+def update(db: apsw.Connection, change: Change, text: str) -> bool:
+    """Set a job, with its text, where it still has the version that was changed."""
     after = change.record
     indexed = (after.status.value, after.version, after.owner, _order(after), after.due_at)
-    db.execute(UPDATE, (*indexed, record_to_json(after), after.id, change.before.version))
+    db.execute(UPDATE, (*indexed, text, after.id, change.before.version))
     if db.changes() != 1:
         return False
     if after.status.has_ended:
@@ -119,7 +119,7 @@ def _claim_next(db: apsw.Connection, tenant: str, owner: str, now: float) -> Job
     while (row := db.execute(NEXT, (tenant,)).get) is not None:
         try:
             change = claim(read(row), owner, now)
-            update(db, change)
+            update(db, change, record_to_json(change.record))
         except LegoError as error:  # such as of a record that is not queued, though its row is
             _set_aside(db, row[0], row[1], error)
         else:
