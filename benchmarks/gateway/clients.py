@@ -69,15 +69,19 @@ async def closed_loop(port: int, request: bytes, connections: int, seconds: floa
 
 
 async def listen(port: int, path: str, delays_s: list[float]) -> None:
-    """Read a job's events to the end, and add the delay of each report of a step."""
+    """Read a job's events to the end, and add the delay of each report of a step since then.
+
+    The first event says how the job stands, by a report that may be as old as the time between two.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request_bytes("GET", path))
     await reader.readuntil(END)
+    since = time.time() % TIME_RANGE_S
     while line := await reader.readline():
         if line.startswith(b"data: "):
             now, job = time.time() % TIME_RANGE_S, json.loads(line[6:])
             if job["status"] != "in_progress":
                 break
-            if job["eta_s"] is not None:
+            if job["eta_s"] is not None and job["eta_s"] >= since:
                 delays_s.append(now - job["eta_s"])
     writer.close()
