@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lego_serve.core.durable_jobs.inputs import passing_inputs
 from lego_serve.core.durable_jobs.store import JobSize, Room
 from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.gateway.jobs import submission as submissions
-from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, Submission, passing_inputs, size_of
+from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, Submission, size_of
 from lego_serve.gateway.limits.tenant_limits import TenantLimiter
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import ApiKey, GatewaySettings, LimitSettings
