@@ -190,7 +190,13 @@ def _limit_settings(settings: config.Settings) -> "LimitSettings":
 
 
 def _tenant_limits(limits: config.TenantLimits) -> TenantLimits:
-    return TenantLimits(limits.requests_per_minute, limits.work_per_minute, limits.max_in_flight, limits.max_queued)
+    return TenantLimits(
+        requests=limits.requests_per_minute,
+        work=limits.work_per_minute,
+        in_flight=limits.max_in_flight,
+        queued=limits.max_queued,
+        stored_bytes=limits.max_stored_bytes,
+    )
 
 
 def _kept_images(jobs: config.Jobs, folder: Path) -> "KeptImageSettings":

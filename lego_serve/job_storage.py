@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lego_serve.configuration.jobs import EMBEDDED, NO_STORE, Jobs
 from lego_serve.configuration.schema import Settings
 from lego_serve.core.durable_jobs.receivers import ReceiverRules
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.core.durable_jobs.transitions import Retention
 from lego_serve.errors import ConfigError, LegoError
@@ -140,6 +141,7 @@ def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:
             freed = await release(store, owner)
         finally:
             await store.close()
+        await _drop_ended(jobs, folder, [record for record in freed if record.status.has_ended])
         if freed:
             log.info("%d jobs of a gateway that ended go to others", len(freed))
 
@@ -147,3 +149,20 @@ def release_jobs(jobs: Jobs, folder: Path, owner: str) -> None:
         asyncio.run(do())
     except LegoError as error:
         log.warning("the jobs of a gateway that ended wait for its lease: %s", error.message)
+
+
+async def _drop_ended(jobs: Jobs, folder: Path, ended: list[JobRecord]) -> None:
+    """Remove what jobs that have just ended need no more."""
+    if not ended:
+        return
+    from lego_serve.jobstore.files import JobFiles
+    from lego_serve.jobstore.running.leftovers import drop_running
+
+    blobs = open_blobs(jobs, folder)
+    checkpoints, previews = open_running(jobs, blobs, folder)
+    try:
+        for record in ended:
+            await drop_running(record, JobFiles(blobs), checkpoints, previews)
+    finally:
+        await checkpoints.close()
+        await previews.close()

@@ -65,6 +65,8 @@ def test_adapters_and_controlnets_bring_their_workflows_and_nodes(tmp_path: Path
         (MODEL.replace("max_sequence_length: 0", "nodes: {backbone: {repliccas: {min: 1}}}"), ["replicas"]),
         (MODEL + "server: {port: 99999}\n", ["server.port", "65535"]),
         (MODEL + "server: {host: 0.0.0.0}\n", ["0.0.0.0", "keys"]),
+        (MODEL + "tenants: {default: {max_stored_bytes: -1}}\n", ["tenants.default.max_stored_bytes", "0"]),
+        (MODEL + "tenant_limits: {max_stored_byte: 1}\n", ["max_stored_byte", "did you mean `max_stored_bytes`"]),
         (MODEL + "server: [\n", ["not YAML"]),
         (MODEL + "\nserver: {}\nserver: {port: 1}\n", [":4:", "key `server` is given twice"]),
         ("modles: {}\n", [":1:", "unknown key `modles`", "did you mean `models`"]),

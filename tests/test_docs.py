@@ -129,6 +129,13 @@ def test_the_command_for_keys_makes_a_key_and_its_digest() -> None:
     assert hashlib.sha256(key.encode()).hexdigest() == digest
 
 
+def test_the_command_for_a_key_that_exists_prints_its_digest() -> None:
+    """Of the key alone, without the end of a line."""
+    [command] = re.findall(r"`(printf .*? \| sha256sum)`", OPERATIONS)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, env={"KEY": "a b%s"})
+    assert done.stdout.split()[0] == hashlib.sha256(b"a b%s").hexdigest()
+
+
 def test_the_configuration_for_a_container_loads(tmp_path: Path) -> None:
     """With a digest in its place it listens to others and serves workflows."""
     [block] = re.findall(r"```yaml\n(.*?)```", (DOCS / "deployment.md").read_text(), re.S)

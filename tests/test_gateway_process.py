@@ -42,8 +42,8 @@ def test_the_limits_of_connections_are_those_of_the_configuration(tmp_path) -> N
     assert _connection_limits(load(path).server) == ConnectionLimits(keep_alive_s=650, linger_bytes=5_000_000)
 
 
-TENANTS = """tenant_limits: {requests_per_minute: 60, max_in_flight: 4}
-tenants: {a: {work_per_minute: 5000000, max_in_flight: null}}
+TENANTS = """tenant_limits: {requests_per_minute: 60, max_in_flight: 4, max_stored_bytes: 1000}
+tenants: {a: {work_per_minute: 5000000, max_in_flight: null, max_queued: 3, max_stored_bytes: 0}}
 """
 
 
@@ -55,7 +55,10 @@ def test_a_tenants_limits_are_the_usual_ones_but_for_what_is_said_of_it(tmp_path
         (MODEL + KEYS + "jobs: {store: 'redis://r:1/0'}\n", LimitSettings(redis_url="redis://r:1/0")),
         (
             MODEL + KEYS + TENANTS,
-            LimitSettings(TenantLimits(requests=60, in_flight=4), {"a": TenantLimits(requests=60, work=5_000_000)}),
+            LimitSettings(
+                TenantLimits(requests=60, in_flight=4, stored_bytes=1000),
+                {"a": TenantLimits(requests=60, work=5_000_000, queued=3, stored_bytes=0)},
+            ),
         ),
     ):
         path.write_text(text)

@@ -15,14 +15,13 @@ from PIL import Image
 from lego_serve.config import load
 from lego_serve.core.workflow.graph import INPUT_TYPES, KINDS
 from lego_serve.served_workflows import load_workflows
+from tests.support.docs.pages import run_on_a_server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 USE = README + (ROOT / "docs" / "guide.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", USE, re.S)
-CALLS = USE + "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("client", "jobs", "tiers"))
-SHELL = "".join(re.findall(r"```sh\n(.*?)```", CALLS, re.S)).replace("\\\n", " ").splitlines()
-COMMANDS = sorted({line for line in SHELL if line.startswith(("lego-serve", "curl")) and " serve" not in line})
+COMMANDS = run_on_a_server()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text()

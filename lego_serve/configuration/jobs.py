@@ -150,6 +150,11 @@ class TenantLimits(Strict):
         default=None,
         description="Durable jobs that have not ended, in all gateways together; `jobs.max_queued` if none.",
     )
+    max_stored_bytes: Bytes | None = Field(
+        default=None,
+        description="Bytes that the files of durable jobs may take, beyond which more jobs get 429 `storage_full`; "
+        "`jobs.max_stored_bytes` if none.",
+    )
 
     @property
     def given(self) -> dict[str, int | None]:

@@ -17,16 +17,17 @@ WINDOW_S = 60
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """The limits of one tenant; None is no limit.
+    """The limits of one tenant; None is no limit of its own.
 
     ``requests`` and ``work`` are a minute's; ``in_flight`` counts the requests that wait for their images, ``queued``
-    the durable jobs that have not ended.
+    the durable jobs that have not ended, and ``stored_bytes`` what the files of its durable jobs take.
     """
 
     requests: int | None = None
     work: int | None = None
     in_flight: int | None = None
     queued: int | None = None
+    stored_bytes: int | None = None
 
     @property
     def quotas(self) -> tuple["Quota", ...]:

@@ -1,7 +1,7 @@
 """The files of durable jobs: images that came in, and results, in a folder for each job; and large kept answers.
 
     ID/SHA256.input     an image of the request, until the job ends
-    ID/ATTEMPT-K.png    image K that an attempt made
+    ID/ATTEMPT-K.png    image K that an attempt made, until another one begins or the job ends without it
     answers/NAME        what a request with an `Idempotency-Key` that is no job was answered
 
 Files know no fence.  So every attempt writes names of its own, and the record, which has one, says whose count: an
@@ -12,15 +12,19 @@ Calls block for milliseconds; the event loop runs them in a thread.
 """
 
 import hashlib
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Container
 from pathlib import Path
 
 from lego_serve.core.durable_jobs.ids import is_job_id, made_at
+from lego_serve.core.durable_jobs.inputs import passing_inputs
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.errors import NotFound
 from lego_serve.jobstore.blobs.port import Blobs
 
 ORPHAN_S = 3600.0  # a folder without a record may belong to a job that is being accepted
 FORMATS = ("png", "jpeg", "webp")
+RESULT = re.compile(r"(\d+)-\d+\.")  # begins the name of a result, also of one whose writing was cut off
 ANSWERS = "answers"  # the folder of kept answers, which is no job's id
 
 
@@ -45,9 +49,19 @@ class JobFiles:
         """Return an image of a request.  Raises NotFound, StoreUnavailable."""
         return self._read(job_id, f"{digest}.input")
 
-    def delete_inputs(self, job_id: str, names: Iterable[str]) -> None:
-        """Remove images of a request by their sha256.  Raises StoreUnavailable."""
-        self._blobs.delete(_checked(job_id), [f"{digest}.input" for digest in names])
+    def delete_unneeded(self, record: JobRecord) -> None:
+        """Remove what no tenant's bytes count: images of attempts that a job's record, as it is now, has left behind.
+
+        Of an ended job the images of its request go as well.  Raises StoreUnavailable.
+        """
+        names = []
+        if record.status.has_ended:
+            names += [f"{digest}.input" for digest in passing_inputs(record.request.inputs)]
+        first = record.first_attempt_that_counts
+        if first > 1:  # else there is none that could have left any, which saves a look
+            found = ((blob.name, RESULT.match(blob.name)) for blob in self._blobs.list(_checked(record.id)))
+            names += [name for name, parts in found if parts is not None and int(parts[1]) < first]
+        self._blobs.delete(_checked(record.id), names)
 
     def write_result(self, job_id: str, attempt: int, index: int, content: bytes, image_format: str = "png") -> str:
         """Keep an image that an attempt made and return its sha256.  Raises StoreUnavailable."""

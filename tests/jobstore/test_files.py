@@ -2,10 +2,15 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lego_serve.core.durable_jobs.inputs import take_apart
+from lego_serve.core.durable_jobs.record import JobStatus
 from lego_serve.errors import NotFound, StoreUnavailable
 from lego_serve.jobstore.blobs import folder as folder_module
 from lego_serve.jobstore.blobs.folder import FolderBlobs
@@ -28,6 +33,29 @@ def test_each_attempt_has_images_of_its_own(files: JobFiles) -> None:
     assert files.read_result(JOB, 2, 0) == b"second"
     with pytest.raises(NotFound):
         files.read_result(JOB, 2, 1)
+
+
+@given(attempt=st.integers(1, 12), status=st.sampled_from(JobStatus), results=st.sets(st.integers(1, 12)))
+def test_what_a_job_has_left_behind_goes_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, attempt: int, status: JobStatus, results: set[int]
+) -> None:
+    """Images of earlier attempts, finished or not; at an end without images all of them, and those of the request."""
+    folder = tmp_path_factory.mktemp("jobs")
+    files = JobFiles(FolderBlobs(folder))
+    kept, passing = files.write_input(JOB, b"graph"), files.write_input(JOB, b"image")
+    inputs = take_apart({"files": {"image": b"image", "graph": b"graph"}}).values
+    known = replace(new_job(1), id=JOB, attempt=attempt, status=status)
+    for number in results:
+        files.write_result(JOB, number, 0, b"image", "webp")
+        files.blobs.write(JOB, f"{number}-1.png.0a.tmp", b"half", is_durable=False)
+        files.blobs.write(JOB, f"{number}.ckpt", b"checkpoint", is_durable=False)
+    files.delete_unneeded(replace(known, request=replace(known.request, inputs=inputs)))
+    is_over = status.has_ended and status is not JobStatus.COMPLETED
+    left = {number for number in results if number > attempt or (number == attempt and not is_over)}
+    names = {f"{number}-0.webp" for number in left} | {f"{number}-1.png.0a.tmp" for number in left}
+    names |= {f"{number}.ckpt" for number in results} | {f"{kept}.input"}
+    assert {blob.name for blob in files.blobs.list(JOB)} - {f"{passing}.input"} == names
+    assert (folder / JOB / f"{passing}.input").exists() == (not status.has_ended)
 
 
 def test_images_of_the_request_are_known_by_their_sha256(files: JobFiles) -> None:

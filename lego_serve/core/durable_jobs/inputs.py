@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lego_serve.core.durable_jobs.record import Json
 
 MARK = "$bytes"  # a mapping with this one key stands for bytes
+RUN_FILES = ("image", "mask")  # what a job reads while it runs; what else comes with it stays as long as its record
 ESCAPE = "$literal"  # a mapping with this one key stands for one that looks like a mark or an escape
 
 
@@ -71,6 +72,13 @@ def digests(value: Json) -> frozenset[str]:
         return frozenset({str(value[MARK])})
     entries = value[ESCAPE] if value.keys() == {ESCAPE} else value
     return frozenset[str]().union(*map(digests, entries.values()))
+
+
+def passing_inputs(values: Mapping[str, Json]) -> frozenset[str]:
+    """Return the sha256 of the images that stored inputs stand for and that nobody needs after the job's end."""
+    files = values.get("files")
+    beside = {name: each for name, each in files.items() if name not in RUN_FILES} if isinstance(files, Mapping) else {}
+    return digests(values) - digests(beside)
 
 
 def _checked(content: bytes, digest: str) -> bytes:

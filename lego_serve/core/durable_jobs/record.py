@@ -123,6 +123,12 @@ class JobRecord:
         return None if self.completed_at is None else self.completed_at + self.keep_s
 
     @property
+    def first_attempt_that_counts(self) -> int:
+        """The attempt from which on images are needed: the last one's, or none's where the job ended without them."""
+        is_lost = self.status.has_ended and self.status is not JobStatus.COMPLETED
+        return self.attempt + 1 if is_lost else self.attempt
+
+    @property
     def due_at(self) -> float | None:
         """When time alone changes something about this job; None for never.  See ``transitions.overdue``."""
         if self.status.has_ended:

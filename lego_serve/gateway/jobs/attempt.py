@@ -28,6 +28,7 @@ from lego_serve.gateway.requests.workflows import applicant_for
 from lego_serve.gateway.responses import encode_files, response_metadata
 from lego_serve.gateway.run_job import bounded
 from lego_serve.gateway.settings import Caller
+from lego_serve.jobstore.running.leftovers import drop_unneeded
 from lego_serve.jobstore.sweeping import change
 from lego_serve.process.log_facts import LogFacts, log_facts, logged_with
 
@@ -69,10 +70,8 @@ class JobAttempt:
             if self._checkpoints is not None and self._checkpoints.is_new:
                 await self._checkpoints.store(self._parts.checkpoints.write)
             self._tell(await change(self._parts.store, self.record, lambda record: hand_over(record, self.number)))
-        except JobEnded:  # `run` was cancelled between the end that it wrote and what is left to do after one
-            await self._drop_running()
-        except TAKEN_AWAY:
-            return
+        except TAKEN_AWAY:  # also where `run` was cancelled between the end that it wrote and what is to do after one
+            await self._parts.drop_refused(self.record)
         except StoreUnavailable:
             log.warning("job %s could not be given back; another gateway takes it when the lease ends", self.record.id)
 
@@ -147,6 +146,7 @@ class JobAttempt:
         """Read the stored request, take a place for it, and decode its images.  Raises LegoError."""
         context, record = self._parts.context, self.record
         request, files = record.request, self._parts.files
+        await drop_unneeded(record, files)  # of earlier attempts
         caller = Caller(request.tenant, is_admin=False, weight=context.settings.weight_of(request.tenant))
         try:
             submission = await asyncio.to_thread(restore, request, lambda digest: files.read_input(record.id, digest))
@@ -257,17 +257,15 @@ class JobAttempt:
         if self._has_shown:
             with suppress(StoreUnavailable):
                 await self._parts.previews.delete(self.record.id)
-        await self._parts.drop_inputs(self.record)
+        await drop_unneeded(self.record, self._parts.files)
 
     async def _keep(self, job_request: ImageJobRequest, job: Job, result: JobResult) -> dict[str, Any]:
         """Write the images to files and return what the record says of them.  Raises StoreUnavailable."""
-        body, files, record = job_request.body, self._parts.files, self.record
+        body = job_request.body
         cards = []
         contents = await encode_files(self._parts.context.images, body, job, result)
         for index, (image, content) in enumerate(zip(result.images, contents, strict=True)):
-            digest = await asyncio.to_thread(
-                files.write_result, record.id, self.number, index, content, body.output_format
-            )
+            digest = await self._parts.keep_result(self.record, index, content, body.output_format)
             card = {"sha256": digest, "bytes": len(content), "seed": image.seed}
             cards.append(card | {"width": image.width, "height": image.height})
         return response_metadata(body, job, result) | {"created": int(self._parts.wall()), "images": cards}
@@ -280,8 +278,7 @@ class JobAttempt:
                 break
             except TAKEN_AWAY as error:
                 log.info("job %s has ended elsewhere: %s", self.record.id, error.message)
-                if isinstance(error, JobEnded):  # what was written after that is left
-                    await self._drop_running()
+                await self._parts.drop_refused(self.record)  # what was written after that is left
                 return
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)

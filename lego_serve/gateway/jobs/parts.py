@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from lego_serve.core.durable_jobs.record import JobRecord
+from lego_serve.core.durable_jobs.record_json import BadRecord
 from lego_serve.core.durable_jobs.store import JobStore
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
-from lego_serve.gateway.jobs.submission import passing_inputs
 from lego_serve.gateway.jobs.watching import Watchers
 from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.running.checkpoints import Checkpoints, FileCheckpoints
+from lego_serve.jobstore.running.leftovers import drop_running, drop_unneeded
 from lego_serve.jobstore.running.previews import FilePreviews, Previews
 from lego_serve.webhooks.settings import WebhookSettings
+
+LAST_WRITE_S = 2.0  # that a cancelled attempt waits for the file that it writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +61,39 @@ class JobParts:
     watchers: Watchers = field(default_factory=Watchers)
 
     async def drop_running(self, record: JobRecord) -> None:
-        """Remove what an ended job needs no more: checkpoints, previews and images of its request.
+        """Remove what an ended job needs no more."""
+        await drop_running(record, self.files, self.checkpoints, self.previews)
+
+    async def drop_refused(self, known: JobRecord) -> None:
+        """Remove what an attempt has left of a job that it may end no more, by the job's record as it is now.
 
         What cannot be removed now goes with the job.
         """
-        for running in (self.checkpoints, self.previews):
-            with suppress(StoreUnavailable):
-                await running.delete(record.id)
-        await self.drop_inputs(record)
+        with suppress(StoreUnavailable, BadRecord):
+            record = await self.store.get(known.id)
+            if record is not None and not record.status.has_ended:
+                await drop_unneeded(record, self.files)
+                return
+            await self.drop_running(record or known)
+            if record is None:
+                await asyncio.to_thread(self.files.delete, known.id)
 
-    async def drop_inputs(self, record: JobRecord) -> None:
-        """Remove the images of an ended job's request."""
-        if names := passing_inputs(record.request.inputs):
-            with suppress(StoreUnavailable):
-                await asyncio.to_thread(self.files.delete_inputs, record.id, names)
+    async def keep_result(self, record: JobRecord, index: int, content: bytes, image_format: str) -> str:
+        """Write an image that the job's attempt has made, and return its sha256.  Raises StoreUnavailable.
+
+        An attempt that is cancelled meanwhile, since its job ended or goes elsewhere, does not leave it behind.
+        """
+        write = self.files.write_result
+        writing = asyncio.ensure_future(
+            asyncio.to_thread(write, record.id, record.attempt, index, content, image_format)
+        )
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # whatever it met
+            await asyncio.wait({writing}, timeout=LAST_WRITE_S)
+            await self.drop_refused(record)
+            raise
 
     def written(self, record: JobRecord) -> None:
         """This gateway has written a change of a job: whoever watches hears of it, and ends are counted."""

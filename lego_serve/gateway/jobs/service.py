@@ -206,8 +206,8 @@ class DurableJobs:
 
     def _room(self, caller: Caller) -> Room:
         settings = self._parts.settings
-        most = self._parts.context.limits.max_queued(caller.tenant, settings.max_queued)
-        return Room(most, settings.max_stored_bytes)
+        usual = Room(settings.max_queued, settings.max_stored_bytes)
+        return self._parts.context.limits.room(caller.tenant, usual)
 
     def _record(
         self, caller: Caller, submission: Submission, stored: StoredInputs, workflow: Workflow, mark: str

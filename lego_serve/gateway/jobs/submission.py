@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from lego_serve.core.durable_jobs.idempotency import fingerprint
-from lego_serve.core.durable_jobs.inputs import StoredInputs, digests, put_together, take_apart
-from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus, Json, Webhook
+from lego_serve.core.durable_jobs.inputs import StoredInputs, passing_inputs, put_together, take_apart
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus, Webhook
 from lego_serve.core.durable_jobs.store import JobSize
 from lego_serve.core.workflow.graph import Workflow
 from lego_serve.gateway.context import Context
@@ -24,7 +24,6 @@ from lego_serve.gateway.requests.workflows import edit_workflow, generation_work
 from lego_serve.gateway.settings import Caller
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
-RUN_FILES = ("image", "mask")  # what a job reads while it runs; what else comes with it stays as long as its record
 ImageBody: TypeAlias = GenerationRequest | EditRequest
 
 
@@ -87,13 +86,6 @@ class Submission:
         for use in values.get("controlnet") or ():
             use["image"] = use["image"].encode()
         return take_apart({"body": values, "files": dict(self.files)})
-
-
-def passing_inputs(inputs: Mapping[str, Json]) -> frozenset[str]:
-    """Return the sha256 of the images that stored inputs stand for and that nobody needs after the job's end."""
-    files = inputs.get("files")
-    beside = {name: each for name, each in files.items() if name not in RUN_FILES} if isinstance(files, Mapping) else {}
-    return digests(inputs) - digests(beside)
 
 
 def size_of(stored: StoredInputs) -> JobSize:

@@ -196,8 +196,7 @@ class JobWorker:
                 if record is not None:
                     self._parts.watchers.tell(record)
                 self.stop(job_id)
-                if record is None or record.status.has_ended:
-                    await self._parts.drop_running(attempt.record)
+                await self._parts.drop_refused(attempt.record)
         if self._may_have_lost_claims and not self._is_stopping:
             self._may_have_lost_claims = False
             for record in await lost_claims(store, owner, self._attempts):

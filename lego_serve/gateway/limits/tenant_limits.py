@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from fastapi import Request
 
+from lego_serve.core.durable_jobs.store import Room
 from lego_serve.core.rate_limits import Exceeded, Standing, exceeded, headers
 from lego_serve.core.scheduling.drain_pace import DrainPace
 from lego_serve.errors import CapacityError
@@ -98,10 +99,13 @@ class TenantLimiter:
         """Close the connections."""
         await self._in_flight.close()
 
-    def max_queued(self, tenant: str, usual: int) -> int:
-        """Return how many durable jobs a tenant may have that have not ended; ``usual`` where nothing is said of it."""
-        limit = self._settings.of(tenant).queued
-        return usual if limit is None else limit
+    def room(self, tenant: str, usual: Room) -> Room:
+        """Return what durable jobs a tenant may have; as ``usual`` says where nothing is said of it."""
+        limits = self._settings.of(tenant)
+        return Room(
+            usual.open_jobs if limits.queued is None else limits.queued,
+            usual.stored_bytes if limits.stored_bytes is None else limits.stored_bytes,
+        )
 
 
 def _tell(request: Request, standings: tuple[Standing, ...]) -> None:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lego_serve.core.durable_jobs.store import JobSize
+from lego_serve.core.durable_jobs.inputs import passing_inputs
+from lego_serve.core.durable_jobs.store import JobSize, Room
+from lego_serve.core.rate_limits import TenantLimits
 from lego_serve.gateway.jobs import submission as submissions
-from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, Submission, passing_inputs, size_of
+from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, Submission, size_of
+from lego_serve.gateway.limits.tenant_limits import TenantLimiter
 from lego_serve.gateway.requests.schemas import EditRequest
-from lego_serve.gateway.settings import ApiKey, GatewaySettings
+from lego_serve.gateway.settings import ApiKey, GatewaySettings, LimitSettings
 from tests.support.gateway.client import error_of, file_of, mask_of
 from tests.support.gateway.durable import QUICK, Cluster, until, wait_until
 from tests.support.gateway.runner import FakeRunner
@@ -103,6 +108,34 @@ async def test_images_that_are_too_many_bytes_are_refused(cluster: Cluster) -> N
     async with cluster.gateway() as gateway:
         assert error_of(await edit(gateway.client))[:2] == (429, "storage_full")
         assert inputs_in(cluster) == []
+
+
+@given(
+    st.builds(TenantLimits, queued=st.none() | st.integers(1, 9), stored_bytes=st.none() | st.integers(0, 9)),
+    st.builds(Room, st.integers(1, 9), st.integers(0, 9)),
+)
+def test_a_tenants_own_bounds_come_before_those_of_all(own: TenantLimits, usual: Room) -> None:
+    """Each for itself; where nothing is said of one, and for other tenants, the usual one holds."""
+    limiter = TenantLimiter(LimitSettings(tenants={"a": own}), lambda: 0.0)
+    room = limiter.room("a", usual)
+    assert room.open_jobs == (usual.open_jobs if own.queued is None else own.queued)
+    assert room.stored_bytes == (usual.stored_bytes if own.stored_bytes is None else own.stored_bytes)
+    assert limiter.room("b", usual) == usual
+
+
+async def test_a_tenant_has_bytes_of_its_own(cluster: Cluster) -> None:
+    """One that may keep less is refused with its own number, one that may keep more is not; others have the usual."""
+    keys = [ApiKey(hashlib.sha256(name.encode()).hexdigest(), name, is_admin=False) for name in ("less", "more", "b")]
+    own = {"less": TenantLimits(stored_bytes=100), "more": TenantLimits(stored_bytes=10**9)}
+    cluster.settings = replace(cluster.settings, keys=tuple(keys), limits=LimitSettings(tenants=own))
+    cluster.jobs = replace(QUICK, max_stored_bytes=50)
+    async with cluster.gateway() as gateway:
+        for name, most in (("less", "100"), ("more", None), ("b", "50")):
+            gateway.client.headers["authorization"] = f"Bearer {name}"
+            await until(gateway.client, (await text(gateway.client)).json()["id"])
+            again = await text(gateway.client)
+            assert again.status_code == (202 if most is None else 429)
+            assert most is None or f"and {most} is the most" in again.json()["error"]["message"]
 
 
 async def test_submissions_at_once_are_no_more_than_may_be_open(cluster: Cluster) -> None:

@@ -1,16 +1,12 @@
 """A job is a span within its request's, and its nodes are spans within the job's, at the times they had."""
 
 import asyncio
-import http.server
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
 
 import httpx2
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -23,6 +19,7 @@ from lego_serve.gateway.telemetry.export import otlp_provider
 from lego_serve.gateway.telemetry.trace_context import traceparent
 from lego_serve.gateway.telemetry.tracing import NS, Tracing
 from lego_serve.metrics import Metrics
+from tests.support.e2e.collector import collecting
 from tests.support.gateway.runner import tiny_workflows
 
 URL = "/v1/images/generations"
@@ -202,33 +199,12 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch) -> None:
         otlp_provider()
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
-    """Takes spans as a collector does."""
-
-    taken: ClassVar[list[ExportTraceServiceRequest]] = []
-
-    def do_POST(self) -> None:
-        """Keep a request."""
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.taken.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
-
-
 async def test_spans_arrive_at_the_collector_that_the_environment_names(monkeypatch) -> None:
     """Those that are left are sent as the gateway closes."""
-    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.place}")
         tracing = Tracing(otlp_provider())
         with tracing.request_job(replace(JOB, id="job_sent"), "lego-tiny"):
             pass
         await tracing.close()
-        server.shutdown()
-    [resource] = Collector.taken[0].resource_spans
-    [name] = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
-    assert (name, resource.scope_spans[0].spans[0].name) == ("lego_serve", "generate_content lego-tiny")
+    assert collector.spans() == {("lego_serve", "generate_content lego-tiny")}
