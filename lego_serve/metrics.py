@@ -66,6 +66,14 @@ class Metrics(MetricSeries):
         """Count a decision that was made about jobs or replicas, by its kind."""
         self._decisions.labels(kind).inc()
 
+    def count_retry(self, node: str, model: str) -> None:
+        """Count a call that is made again since its replica was lost or left, however its job ends."""
+        self._retries.labels(node, model).inc()
+
+    def count_redone(self, model: str, steps: int) -> None:
+        """Count steps that are computed again for the same reason."""
+        self._steps_redone.labels(model).inc(steps)
+
     def set_memory_use(self, node: str, model: str, uses: Mapping[str, tuple[int, int]]) -> None:
         """Set what all replicas of a node keep now, by the kind of thing: bytes, and how many they may be."""
         for kind, (used, budget) in uses.items():
@@ -118,9 +126,7 @@ class Metrics(MetricSeries):
             self._node_s.labels(*labels).observe(stats.run_s)
             self._node_queue_s.labels(*labels).observe(stats.queue_s)
             self._batch_size.labels(*labels).observe(stats.batch_size)
-            self._retries.labels(*labels).inc(max(0, stats.attempts - 1))
             if node.kind == "denoise":
-                self._steps_redone.labels(node.model).inc(stats.steps_redone)
                 self._record_tokens(node.model, stats, len(result.images), pixels)
             if node.kind == "text_encode":
                 (self._cache_hits if stats.cache_hit else self._cache_misses).labels(*labels).inc()

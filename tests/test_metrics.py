@@ -45,19 +45,11 @@ def observed() -> Metrics:
         ControlNetStats("c", "remote"),
         ControlNetStats("d", "colocated", hit=False, load_s=0.3, bytes=100),
     )
+    ran = TaskStats(0.1, 0.2, step_s=(0.1, 0.1), step_lanes=(1, 2), step_rows=(64, 128))
     stats = {
         "cond": TaskStats(cache_hit=True),
         "negative": TaskStats(run_s=0.1),
-        "latents": TaskStats(
-            0.1,
-            0.2,
-            step_s=(0.1, 0.1),
-            step_lanes=(1, 2),
-            step_rows=(64, 128),
-            adapters=used,
-            controlnets=nets,
-            reuse=READ,
-        ),
+        "latents": replace(ran, adapters=used, controlnets=nets, reuse=READ),
         "image": TaskStats(run_s=0.1),
     }
     metrics.count_accepted()
@@ -76,6 +68,8 @@ def observed() -> Metrics:
     metrics.set_durable_jobs(JobCounts(3, 2, 1))
     metrics.count_durable_end("completed")
     metrics.count_decision("lost")
+    metrics.count_retry("denoise", "lego-tiny")
+    metrics.count_redone("lego-tiny", 2)
     metrics.set_memory_use("text_encoder", "lego-tiny", {"prompts": (100, 1000)})
     return metrics
 

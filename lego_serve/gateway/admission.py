@@ -101,6 +101,16 @@ class Admission:
         """Whether jobs that allow it should run in a lower tier, before any is rejected."""
         return is_crowded(self._limits, self._seen_load)
 
+    @property
+    def expected_at(self) -> float | None:
+        """When all that is pending now is expected to have ended, on the runner's clock; None before anything has.
+
+        Of a job that has just its place that is an estimate of its own end: it goes last, at the recent pace.
+        """
+        now = self._runner.now()
+        expected_s = self._pace.expected_s(now)
+        return None if expected_s is None else now + expected_s
+
     async def check_deadline(self, job: Job, scope: ExitStack, lower: Job | None = None) -> Job:
         """Return a job that ends by its deadline, and has no other one end after its own: itself, or else ``lower``.
 

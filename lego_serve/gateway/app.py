@@ -92,6 +92,7 @@ def create_app(
         if context.kept_images is not None:
             context.kept_images.start()
         runner.journal.on_decision = metrics.count_decision
+        runner.journal.on_retry, runner.journal.on_redone = metrics.count_retry, metrics.count_redone
         counting = asyncio.ensure_future(_count_jobs(runner, metrics, draining, context.jobs, recorder.note_waiting))
         yield
         counting.cancel()

@@ -45,6 +45,7 @@ async def stream(
 
     Raises LegoError for what fails before the first event.
     """
+    expected_at = context.admission.expected_at if job_request.body.stream_progress else None
     queue: asyncio.Queue[Item] = asyncio.Queue()
     running = asyncio.ensure_future(_run_into(queue, context, request, job_request, job=job, place=place, scope=scope))
     try:
@@ -57,7 +58,11 @@ async def stream(
         raise
     if isinstance(first, LegoError):
         raise first
-    events = _events(EventWriter(context.images, job_request, job), queue, first, running)
+    writer = EventWriter(context.images, job_request, job)
+    waiting = None
+    if first is None and expected_at is not None:
+        waiting = writer.waiting(max(0.0, expected_at - context.runner.now()))
+    events = _events(writer, queue, first, running, waiting)
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
@@ -86,11 +91,20 @@ async def _run_into(
 
 
 async def _events(
-    writer: "EventWriter", queue: asyncio.Queue[Item], first: Item | None, running: asyncio.Future[None]
+    writer: "EventWriter",
+    queue: asyncio.Queue[Item],
+    first: Item | None,
+    running: asyncio.Future[None],
+    waiting: bytes | None,
 ) -> AsyncIterator[bytes]:
-    """Yield the events of a job, and pings while there are none; cancel the job when the client leaves."""
+    """Yield the events of a job, and pings while there are none; cancel the job when the client leaves.
+
+    ``waiting`` goes first: the event of a job that has made no step yet.
+    """
     item = first
     try:
+        if waiting is not None:
+            yield waiting
         while True:
             match item:
                 case JobProgress():
@@ -133,6 +147,12 @@ class EventWriter:
         if progress.preview is None:
             return sse_event(f"{self._kind}.progress", facts)
         return await self._partial_image(progress.preview, facts)
+
+    def waiting(self, eta_s: float) -> bytes:
+        """Return the event of a job's progress before its first step, with when its images are expected."""
+        steps = self._job.inputs.get("steps")
+        facts = {"image_index": 0, "step": 0, "steps": steps if isinstance(steps, int) else 0}
+        return sse_event(f"{self._kind}.progress", facts | {"eta_s": round(eta_s, 3)})
 
     async def completed(self, result: JobResult) -> list[bytes]:
         """Return one event for each image of a result."""

@@ -61,6 +61,7 @@ class MetricSeries:
         for counter in (
             *(self._adapter_hits, self._adapter_loads, self._controlnet_hits, self._controlnet_loads),
             *(self._template_primings, self._template_evictions, self._tokens, self._tokens_saved),
+            self._steps_redone,
         ):
             counter.labels(model)
 

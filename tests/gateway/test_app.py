@@ -74,6 +74,16 @@ async def test_metrics_count_what_happened(client) -> None:
     assert "secret" not in page
 
 
+async def test_calls_made_again_are_counted_as_the_journal_tells_of_them(client, app, runner) -> None:
+    """Whatever becomes of their job."""
+    async with app.router.lifespan_context(app):
+        runner.journal.on_retry("denoise", "lego-tiny")
+        runner.journal.on_redone("lego-tiny", 3)
+        page = (await client.get("/metrics")).text
+    assert 'lego_serve_node_retries_total{model="lego-tiny",node="denoise"} 1.0' in page
+    assert 'lego_serve_steps_redone_total{model="lego-tiny"} 3.0' in page
+
+
 async def test_unknown_routes_and_methods_have_openai_errors(client) -> None:
     """404 and 405 come in the same shape as everything else."""
     assert (await client.get("/nope")).json()["error"]["code"] == "route_not_found"

@@ -1,13 +1,16 @@
 """Server-sent events: previews, progress, the images, and errors early and late."""
 
+import asyncio
 import base64
 import io
 import json
+import math
 
 import pytest
 from PIL import Image
 
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
+from lego_serve.core.scheduling.drain_pace import MEMORY_S
 from lego_serve.errors import NodeError, RequestError
 
 URL = "/v1/images/generations"
@@ -123,3 +126,29 @@ async def test_a_replica_is_drained_by_its_id(client, path: str, status: int) ->
     assert answer.status_code == status
     if status == 200:
         assert answer.json()["calls_moved"] == 3
+
+
+async def test_a_stream_that_waits_for_its_first_step_says_when_it_is_expected_to_end(
+    client, runner, monkeypatch
+) -> None:
+    """At the pace of what ended before, once the first event is long in coming; to those who asked for progress."""
+    monkeypatch.setattr("lego_serve.gateway.stream.PATIENCE_S", 0.01)
+    clock = [100.0]
+    monkeypatch.setattr(runner, "now", lambda: clock[0])
+
+    async def received(took_s: float, **more: object) -> list[tuple[str, dict]]:
+        runner.gate = asyncio.Event()
+        asked = asyncio.ensure_future(client.post(URL, json={"prompt": "a", "stream": True} | more))
+        while not runner.waiting:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        clock[0] += took_s
+        runner.gate.set()
+        return events((await asked).text)
+
+    known = await received(8.0, stream_progress=True)
+    assert [name for name, _ in known] == ["image_generation.completed"]  # nothing had ended that would say anything
+    name, told = (await received(0.0, stream_progress=True, num_inference_steps=12))[0]
+    assert (name, told["image_index"], told["step"], told["steps"]) == ("image_generation.progress", 0, 0, 12)
+    assert told["eta_s"] == pytest.approx(MEMORY_S * (1 - math.exp(-8 / MEMORY_S)), abs=0.001)
+    assert [name for name, _ in await received(0.0)] == ["image_generation.completed"]

@@ -36,6 +36,8 @@ class Journal:
     def __init__(self) -> None:
         self.history = History()
         self.on_decision: Callable[[str], None] = lambda kind: None
+        self.on_retry: Callable[[str, str], None] = lambda kind, model: None  # of a node whose call is made again
+        self.on_redone: Callable[[str, int], None] = lambda model, steps: None  # steps that are computed again
         self.on_change: Callable[[], None] = lambda: None  # of a job or a decision; steps are no change
         self.history.on_change = lambda: self.on_change()
         self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)

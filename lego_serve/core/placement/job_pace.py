@@ -33,21 +33,41 @@ def busy_s(stats: Mapping[str, TaskStats]) -> float:
     return total
 
 
-class JobPace:
-    """Seconds by unit of work, of each workflow."""
+class Pace:
+    """Seconds by unit of work, of each kind of job by its name."""
 
     def __init__(self) -> None:
         self._pace: dict[str, float] = {}
 
+    def seconds(self, name: str, work: float) -> float | None:
+        """Return the predicted seconds of a job; None before one of its kind has ended."""
+        pace = self._pace.get(name)
+        return None if pace is None else pace * work
+
+    def guess(self, name: str, work: float) -> float | None:
+        """Return the same, by the mean of all kinds where none of its own has ended; None before any has."""
+        known = self.seconds(name, work)
+        if known is None and self._pace:
+            return work * sum(self._pace.values()) / len(self._pace)
+        return known
+
+    def learn(self, name: str, work: float, seconds: float) -> None:
+        """Hear what a job took; no time says nothing."""
+        if seconds > 0.0:
+            seen, pace = seconds / work, self._pace.get(name)
+            self._pace[name] = seen if pace is None else MEMORY * pace + (1.0 - MEMORY) * seen
+
+
+class JobPace:
+    """Seconds by unit of work, of each workflow."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+
     def seconds(self, job: Job) -> float | None:
         """Return the predicted seconds of a job; None before one of its workflow has ended."""
-        pace = self._pace.get(job.workflow)
-        return None if pace is None else pace * work_of(job)
+        return self._pace.seconds(job.workflow, work_of(job))
 
     def learn(self, job: Job, stats: Mapping[str, TaskStats]) -> None:
         """Hear what a job took."""
-        seconds = busy_s(stats)
-        if seconds > 0.0:
-            seen = seconds / work_of(job)
-            pace = self._pace.get(job.workflow)
-            self._pace[job.workflow] = seen if pace is None else MEMORY * pace + (1.0 - MEMORY) * seen
+        self._pace.learn(job.workflow, work_of(job), busy_s(stats))

@@ -46,6 +46,12 @@ class DrainPace:
             return FIRST_GUESS_S + self._busy_s
         return self._pending * self._busy_s / self._ended
 
+    def expected_s(self, now: float) -> float | None:
+        """Return the same as ``wait_s``, but no guess: None before anything has ended."""
+        self._advance(now)
+        seconds = self._pending * self._busy_s / self._ended if self._ended > 0 else math.inf
+        return seconds if math.isfinite(seconds) else None
+
     def retry_after_s(self, now: float, chance: float) -> float:
         """Return when a rejected client should come back: ``chance`` (0 to 1) spreads them over the last of the wait.
 

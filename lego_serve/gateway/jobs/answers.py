@@ -27,6 +27,7 @@ from lego_serve.gateway.jobs.submission import Submission
 from lego_serve.gateway.jobs.watching import JobEvent
 from lego_serve.gateway.links.public_url import base_url
 from lego_serve.gateway.links.requested import links_start
+from lego_serve.gateway.queue.times import Standing
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.run_job import while_connected
 from lego_serve.gateway.settings import Caller
@@ -114,25 +115,26 @@ async def answer_job(
     context: Context, request: Request, record: JobRecord, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer a job as it is; while it waits or runs, headers say when to ask again."""
+    shown = await describe(context, request, record)
     if not record.status.has_ended:
-        poll_s = min(max(record.progress.eta_s or 1.0, MIN_POLL_S), MAX_POLL_S)
+        poll_s = min(max(shown["eta_s"] or 1.0, MIN_POLL_S), MAX_POLL_S)
         headers = (headers or {}) | {
             "openai-poll-after-ms": str(round(poll_s * 1000)),
             "retry-after": str(max(1, round(poll_s))),
         }
-    return JSONResponse(await describe(context, request, record), status, headers)
+    return JSONResponse(shown, status, headers)
 
 
 async def describe(context: Context, request: Request, record: JobRecord) -> dict[str, Any]:
-    """Return a job as answers show it; without its place in the queue where the store has gone away meanwhile.
+    """Return a job as answers show it; without its standing in the queue where the store has gone away meanwhile.
 
     Raises StoreUnavailable where it was away when the first link was to be signed.
     """
     jobs = jobs_of(context)
-    signer, position = await jobs.signer(), None
+    signer, standing = await jobs.signer(), Standing()
     with suppress(StoreUnavailable):
-        position = await jobs.position(record)
-    return job_object(record, position, base_url(context.settings, request), signer.sign)
+        standing = await jobs.standing(record)
+    return job_object(record, standing, base_url(context.settings, request), signer.sign)
 
 
 async def answer_result(context: Context, request: Request, record: JobRecord, headers: dict[str, str]) -> Response:

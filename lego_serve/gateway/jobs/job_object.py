@@ -6,8 +6,9 @@ Times are whole seconds of the wall clock, as everywhere in OpenAI's API.
 from collections.abc import Callable
 from typing import Any
 
-from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
+from lego_serve.core.durable_jobs.record import JobRecord
 from lego_serve.gateway.jobs.service import images_of
+from lego_serve.gateway.queue.times import Standing
 
 JOBS = "/v1/jobs"
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -15,7 +16,7 @@ NOT_SHOWN = ("created", "images")  # of a stored result: they become `created` a
 SignPath = Callable[[str, float], str]
 
 
-def job_object(record: JobRecord, position: int | None, base_url: str, sign: SignPath) -> dict[str, Any]:
+def job_object(record: JobRecord, standing: Standing, base_url: str, sign: SignPath) -> dict[str, Any]:
     """Return a job as an answer shows it; ``sign`` makes the link of an image open until the job is forgotten."""
     request, progress = record.request, record.progress
     path = f"{JOBS}/{record.id}"
@@ -31,8 +32,8 @@ def job_object(record: JobRecord, position: int | None, base_url: str, sign: Sig
         "deadline_at": _whole(request.deadline_at),
         "expires_at": _whole(record.expires_at),
         "priority": request.priority,
-        "position": position,
-        "eta_s": progress.eta_s if record.status is JobStatus.IN_PROGRESS else None,
+        "position": standing.position,
+        "eta_s": standing.eta_s,
         "progress": progress.percent,
         "step": progress.step,
         "steps": progress.steps,

@@ -15,6 +15,7 @@ from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.context import Context
 from lego_serve.gateway.jobs.settings import JobSettings
 from lego_serve.gateway.jobs.watching import Watchers
+from lego_serve.gateway.queue.times import QueueTimes
 from lego_serve.jobstore.blobs.folder import FolderBlobs
 from lego_serve.jobstore.files import JobFiles
 from lego_serve.jobstore.running.checkpoints import Checkpoints, FileCheckpoints
@@ -58,7 +59,24 @@ class JobParts:
     previews: Previews
     settings: JobSettings
     wall: Callable[[], float]
+    queue: QueueTimes
     watchers: Watchers = field(default_factory=Watchers)
+
+    @classmethod
+    def over(cls, context: Context, storage: JobStorage) -> Self:
+        """Return the parts of a gateway over where jobs are kept."""
+        store, settings = storage.store, storage.settings
+        queue = QueueTimes(store, settings.max_running, lambda: context.runner.workflows, storage.wall)
+        return cls(
+            context,
+            store,
+            storage.files,
+            storage.checkpoints,
+            storage.previews,
+            settings,
+            storage.wall,
+            queue,
+        )
 
     async def drop_running(self, record: JobRecord) -> None:
         """Remove what an ended job needs no more."""
@@ -96,7 +114,8 @@ class JobParts:
             raise
 
     def written(self, record: JobRecord) -> None:
-        """This gateway has written a change of a job: whoever watches hears of it, and ends are counted."""
+        """This gateway has written a change of a job: whoever watches hears of it, ends are counted and learnt from."""
         if record.status.has_ended:
+            self.queue.learn(record)
             self.context.metrics.count_durable_end(record.status.value)
         self.watchers.tell(record)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from fastapi import Request
 from lego_serve.core.durable_jobs.idempotency import check_replay
 from lego_serve.core.durable_jobs.ids import RANDOM_BYTES, is_job_id, job_id
 from lego_serve.core.durable_jobs.inputs import StoredInputs
-from lego_serve.core.durable_jobs.record import JobRecord, JobRequest, JobStatus
+from lego_serve.core.durable_jobs.record import JobRecord, JobRequest
 from lego_serve.core.durable_jobs.store import JobPage, JobQuery, JobSize, JobStore, Room
 from lego_serve.core.durable_jobs.transitions import cancel, claim, submit
 from lego_serve.core.scheduling.admission import Applicant
@@ -26,6 +26,7 @@ from lego_serve.gateway.jobs.submission import Submission, choose_workflow, prep
 from lego_serve.gateway.jobs.watching import JobEvent, events_of
 from lego_serve.gateway.jobs.worker import JobWorker
 from lego_serve.gateway.links.signed_urls import UrlSigner, url_signer
+from lego_serve.gateway.queue.times import Standing
 from lego_serve.gateway.requests.job_request import ImageJobRequest
 from lego_serve.gateway.settings import Caller
 from lego_serve.jobstore.blobs.port import Blobs
@@ -115,9 +116,13 @@ class DurableJobs:
         """Return jobs of one tenant.  Raises StoreUnavailable."""
         return await self.store.page(query)
 
-    async def position(self, record: JobRecord) -> int | None:
-        """Return how many of its tenant's jobs are claimed before this one; None where it does not wait."""
-        return await self.store.position(record) if record.status is JobStatus.QUEUED else None
+    async def standing(self, record: JobRecord) -> Standing:
+        """Return how many of its tenant's jobs are claimed before this one, and when it is expected to end."""
+        return await self._parts.queue.standing(record)
+
+    async def etas_s(self, tenant: str) -> Mapping[str, float]:
+        """Return in how many seconds each of a tenant's queued jobs is expected to end, as far as that is known."""
+        return await self._parts.queue.etas_s(tenant)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """End one of the caller's jobs; one that has ended stays as it is.  Raises NotFound, StoreUnavailable."""
@@ -276,16 +281,7 @@ class DurableJobs:
 
 def with_durable_jobs(context: Context, storage: JobStorage) -> Context:
     """Return the gateway's parts with durable jobs, which begin when they are started."""
-    parts = JobParts(
-        context,
-        storage.store,
-        storage.files,
-        storage.checkpoints,
-        storage.previews,
-        storage.settings,
-        storage.wall,
-    )
-    jobs = DurableJobs(parts, storage.webhooks)
+    jobs = DurableJobs(JobParts.over(context, storage), storage.webhooks)
     context.on_close.append(jobs.close)
     return replace(context, jobs=jobs)
 

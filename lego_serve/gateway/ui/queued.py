@@ -7,6 +7,7 @@ from lego_serve.core.durable_jobs.record import JobRecord, JobStatus
 from lego_serve.core.durable_jobs.store import JobQuery
 from lego_serve.errors import LegoError
 from lego_serve.gateway.context import Context
+from lego_serve.gateway.queue.asked import Asked, asked_of
 
 MOST_TENANTS = 20
 MOST_EACH = 50
@@ -21,14 +22,21 @@ async def queued_rows(context: Context, now: float) -> list[dict[str, Any]]:
     queries = [JobQuery(tenant, limit=MOST_EACH, ascending=True, status=JobStatus.QUEUED) for tenant in tenants]
     try:
         pages = await asyncio.gather(*(jobs.page(query) for query in queries))
+        waiting = [query.tenant for query, page in zip(queries, pages, strict=True) if page.jobs]
+        every = await asyncio.gather(*(jobs.etas_s(tenant) for tenant in waiting))
     except LegoError:
         return []
-    return [_row(record, now) for page in pages for record in page.jobs]
+    etas_s = {job_id: eta_s for etas_s in every for job_id, eta_s in etas_s.items()}
+    workflows = context.runner.workflows
+    return [
+        _row(record, asked_of(record.request, workflows.get(record.request.workflow)), etas_s.get(record.id), now)
+        for page in pages
+        for record in page.jobs
+    ]
 
 
-def _row(record: JobRecord, now: float) -> dict[str, Any]:
-    request, inputs = record.request, record.request.inputs
-    width, height, n = (inputs.get(name) for name in ("width", "height", "n"))
+def _row(record: JobRecord, asked: Asked, eta_s: float | None, now: float) -> dict[str, Any]:
+    request = record.request
     age_s = round(max(0.0, now - record.created_at), 3)
     return {
         "id": record.id,
@@ -40,11 +48,11 @@ def _row(record: JobRecord, now: float) -> dict[str, Any]:
         "age_s": age_s,
         "waited_s": age_s,
         "step": 0,
-        "steps": inputs.get("steps") if isinstance(inputs.get("steps"), int) else 0,
-        "eta_s": None,
+        "steps": asked.steps,
+        "eta_s": None if eta_s is None else round(eta_s, 2),
         "replica": None,
-        "size": f"{width}x{height}" if width and height else "",
-        "n": n if isinstance(n, int) else 1,
+        "size": f"{asked.width}x{asked.height}" if asked.width and asked.height else "",
+        "n": asked.n,
         "target_s": None,
         "target_by": "",
         "flags": ["queued"],

@@ -43,6 +43,7 @@ class Recorder:
         self.found: dict[str, list[int]] = {}  # by kind and model: how often it was at hand, and how often not
         self._errors: OrderedDict[tuple[str, str], _Error] = OrderedDict()
         self._times: dict[str, dict[str, deque[NodeTimes]]] = {}
+        self._expected_at: dict[str, float] = {}  # of jobs in flight, on the clock of the runner
         context.runner.journal.history.on_begun = self.note_begun
         context.runner.journal.history.on_ended = self.note_ended
         context.metrics.on_refusal = self.note_refused
@@ -69,10 +70,25 @@ class Recorder:
         known = self.context.runner.workflows.get(workflow)
         return self.context.settings.slo_s.get(workflow, None if known is None else known.slo_s)
 
+    def eta_s(self, record: JobRecord) -> float | None:
+        """Return in how many seconds a job is expected to end: as it told with its last step, or as it was accepted.
+
+        None where that is over, and where nothing is known yet.
+        """
+        expected_at = None
+        if record.is_waiting:
+            expected_at = self._expected_at.get(record.id)
+        elif record.eta_s is not None and record.step > 0:
+            expected_at = record.told_s + record.eta_s
+        left_s = -1.0 if expected_at is None else expected_at - self.context.runner.now()
+        return left_s if left_s > 0.0 else None
+
     def note_begun(self, record: JobRecord) -> None:
         """Take note of a job that was accepted."""
         if not record.id.startswith(SERVERS_OWN):
             self._count({"accepted": 1})
+            if (expected_at := self.context.admission.expected_at) is not None:
+                self._expected_at[record.id] = expected_at
 
     def note_waiting(self, waiting: int) -> None:
         """Take note of how many jobs wait, which is looked at now and then."""
@@ -80,6 +96,7 @@ class Recorder:
 
     def note_ended(self, record: JobRecord) -> None:
         """Take note of a job that has ended."""
+        self._expected_at.pop(record.id, None)
         if record.id.startswith(SERVERS_OWN) or record.ended_s is None:
             return
         took_s, images = record.ended_s - record.began_s, len(record.steps)

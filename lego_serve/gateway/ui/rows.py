@@ -20,9 +20,7 @@ def row_of(recorder: Recorder, record: JobRecord) -> dict[str, Any]:
     end_s = now if record.ended_s is None else record.ended_s
     target_s, target_by = recorder.target(record)
     width, height = record.parameters.get("width"), record.parameters.get("height")
-    eta_s = None
-    if record.eta_s is not None and record.step > 0 and record.eta_s > now - record.told_s:
-        eta_s = record.eta_s - (now - record.told_s)
+    eta_s = recorder.eta_s(record)
     return {
         "id": record.id,
         "state": state_of(record),

@@ -73,10 +73,12 @@ class DenoiseStreams:
         make: Callable[[], NodeCall[DenoiseOutput]],
         on_progress: OnLaneProgress,
         recovery: Recovery,
+        on_retry: Callable[[], None] = lambda: None,
     ) -> NodeResult[DenoiseOutput]:
         """Make a call (anew with each attempt, for the time left) until it is answered.
 
         ``recovery``: of this task, the same each time it runs, so that it goes on from its checkpoints.
+        ``on_retry`` is called as the call is made again.
 
         Raises PoisonError for a call that kills replicas, NodeError when too many died around it.
         """
@@ -96,6 +98,7 @@ class DenoiseStreams:
                 decision, pause_s = recovery.after_move(), next(moved_s, 0.0)
             again = retry_of(decision)
             await self._retries.turn(pause_s)
+            on_retry()
 
     async def _attempt(
         self, node: StreamingNode, call: NodeCall[DenoiseOutput], recovery: Recovery, on_progress: OnLaneProgress

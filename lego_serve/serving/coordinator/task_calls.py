@@ -146,12 +146,15 @@ class TaskCalls:
                 avoid=avoid,
             )
 
+        def on_retry() -> None:
+            self._journal.on_retry(task.kind, task.model)
+
         if node.hosted:
             await self._pools.bound(task.job_id)
         if not is_denoising:
 
             async def attempt(avoid: frozenset[str]) -> NodeResult[Any]:
-                return await self._until_answered(node, lambda: call(avoid), task.node)
+                return await self._until_answered(node, lambda: call(avoid), task.node, on_retry)
 
             return await self._where_it_loads(node, task.model, attempt, task.job_id)
         if client.job.stream.previews:
@@ -164,12 +167,14 @@ class TaskCalls:
 
         async def attempt_steps(avoid: frozenset[str]) -> NodeResult[Any]:
             return await self._denoise.run(
-                node, lambda: call(avoid), lambda progress: self._report(client, task, progress), recovery
+                node, lambda: call(avoid), lambda progress: self._report(client, task, progress), recovery, on_retry
             )
 
+        redone = recovery.steps_redone
         try:
             return await self._where_it_loads(node, task.model, attempt_steps, task.job_id)
         finally:
+            self._journal.on_redone(task.model, recovery.steps_redone - redone)
             del client.denoising[key]
             client.denoised_s = self._clock()
 
@@ -217,9 +222,16 @@ class TaskCalls:
         client.report(progress, lambda: self._previews.image(task.model, progress.preview))
 
     async def _until_answered(
-        self, node: NodeHandle, make: Callable[[], NodeCall[ReplyT]], name: str
+        self,
+        node: NodeHandle,
+        make: Callable[[], NodeCall[ReplyT]],
+        name: str,
+        on_retry: Callable[[], None] = lambda: None,
     ) -> NodeResult[ReplyT]:
-        """Make a call of no steps until it is answered: once lost it is a suspect, and runs alone."""
+        """Make a call of no steps until it is answered: once lost it is a suspect, and runs alone.
+
+        ``on_retry`` is called as it is made again.
+        """
         recovery = Recovery(1)
         again = recovery.begin()
         for pause_s in (*self._retries.pauses(self._retry), None):
@@ -237,6 +249,7 @@ class TaskCalls:
             again = retry_of(decision)
             if pause_s is not None:
                 await self._retries.turn(0.0 if is_hung else pause_s)
+                on_retry()
         raise NodeError(f"Node {name} lost its replica {self._retry.attempts} times; the call was given up.")
 
     def _blamed(self, task: Task, job: Job, node: str, error: PoisonError) -> LegoError:

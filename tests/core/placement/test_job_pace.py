@@ -3,7 +3,7 @@
 import pytest
 
 from lego_serve.core.jobs.job import Job, TaskStats
-from lego_serve.core.placement.job_pace import MOST, JobPace, busy_s, work_of
+from lego_serve.core.placement.job_pace import MOST, JobPace, Pace, busy_s, work_of
 from lego_serve.core.tiers.book import TierChoice
 
 
@@ -44,3 +44,13 @@ def test_the_pace_of_a_workflow_is_learnt_from_its_jobs() -> None:
     assert pace.seconds(job(width=128, height=128, steps=10)) == pytest.approx(8.0)
     pace.learn(job(width=64, height=64, steps=10), {})
     assert pace.seconds(job(width=64, height=64, steps=10)) == pytest.approx(2.0)
+
+
+def test_a_kind_of_which_nothing_is_known_is_guessed_by_the_others() -> None:
+    """By the mean of their paces; nothing is guessed before any job has ended, and no time teaches nothing."""
+    pace = Pace()
+    pace.learn("a", 10.0, 0.0)
+    assert (pace.guess("a", 10.0), pace.seconds("a", 10.0)) == (None, None)
+    pace.learn("a", 10.0, 20.0)
+    pace.learn("b", 10.0, 40.0)
+    assert (pace.guess("a", 5.0), pace.guess("c", 5.0), pace.seconds("c", 5.0)) == (10.0, 15.0, None)

@@ -1,5 +1,6 @@
 """How long what is pending will take, by the pace seen: honest, bounded, and without a guess that ages."""
 
+import math
 from collections import deque
 from heapq import heappop, heappush
 from random import Random
@@ -120,3 +121,31 @@ def test_a_mixed_queue_is_foretold_within_a_factor_of_two(seed: int) -> None:
             break
     took_s = (sum(job_s for _, job_s in queue) + sum(end_s - now for end_s, _ in ends)) / 2
     assert took_s / 2 <= pace.wait_s(now) <= took_s * 2
+
+
+@given(
+    image_s=st.floats(0.02, 5.0),
+    images=st.integers(1, 300),
+    pending=st.integers(1, 500),
+    more=st.integers(1, 100),
+    later_s=st.floats(0.0, 1e6),
+)
+def test_what_is_expected_grows_with_what_is_pending_and_is_finite(image_s, images, pending, more, later_s) -> None:
+    """Never less than no time; it is what a wait is told by, but nothing where that would be a guess."""
+    pace, now = busy(image_s, images, pending)
+    expected_s = pace.expected_s(now)
+    assert expected_s == pace.wait_s(now) >= 0.0
+    pace.begin(more, now)
+    assert pace.expected_s(now) > expected_s
+    long_since_s = pace.expected_s(now + later_s)
+    assert long_since_s is None or 0.0 <= long_since_s < math.inf
+
+
+def test_nothing_is_expected_before_anything_has_ended() -> None:
+    """Where a client is told to come back after a guess; what was given up tells nothing."""
+    pace = DrainPace()
+    assert pace.expected_s(0.0) is None
+    pace.begin(2, 0.0)
+    pace.end(1, 5.0, is_done=False)
+    assert pace.expected_s(5.0) is None
+    assert pace.wait_s(5.0) > 0.0

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
+from lego_serve.gateway.admission import Admission
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.peers import Peers
 from lego_serve.gateway.routes.admin import ReplicaCard
@@ -63,6 +64,21 @@ async def test_a_request_in_flight_tells_its_step_and_replica(looked_at, lively)
     assert [each["flags"] for each in await rows_of(looked_at, state="paused")] == [["paused"]]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_request_that_waits_is_expected_when_it_was_as_it_was_accepted(looked_at, lively, monkeypatch) -> None:
+    """Until its steps tell more; nothing is shown where nothing was known."""
+    lively.step_s, known = 60.0, [None, lively.now() + 500.0]
+    monkeypatch.setattr(Admission, "expected_at", property(lambda _: known[len(lively.journal.history.live) - 1]))
+    running = [asyncio.ensure_future(looked_at.post(URL, json=BODY)) for _ in known]
+    while len(lively.journal.history.live) < len(running):
+        await asyncio.sleep(0.01)
+    etas_s = [row["eta_s"] for row in await rows_of(looked_at, state="waiting")]
+    assert etas_s.count(None) == 1
+    assert 0.0 < next(eta_s for eta_s in etas_s if eta_s is not None) < 500.0
+    for each in running:
+        each.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_a_lost_replica_is_told_and_where_its_images_went(looked_at, lively) -> None:

@@ -62,6 +62,7 @@ class ImageHandlers:
                 record.begin(wanted.workflow.name)
                 await context.limits.hold(caller.tenant, scope)
                 place = scope.enter_context(context.admission.reserve(wanted.applicant(caller)))
+                run.expected_at = context.admission.expected_at
                 bound = await wanted.bind(context, caller)
                 del body, wanted
             await context.limits.charge(caller.tenant, bound.work(context.settings.tiers), request)

@@ -11,7 +11,8 @@ from lego_serve.core.jobs.job import GeneratedImage, JobProgress
 class Run:
     """A request under way: its tenant, what is known of its images, and whether it was told to stop.
 
-    ``job_id`` is empty until its job has begun; ``size`` (width, height) is what its images will have.
+    ``job_id`` is empty until its job has begun; ``size`` (width, height) is what its images will have.  ``expected_at``
+    is when it is expected to end, on the runner's clock, as it was when it got its place; None where that was unknown.
     """
 
     tenant: str
@@ -20,6 +21,7 @@ class Run:
     images: int = 1
     steps: int = 0
     size: tuple[int, int] = (0, 0)
+    expected_at: float | None = None
     is_interrupted: bool = False
     is_skipped: bool = False
     latest: dict[int, JobProgress] = field(default_factory=dict)  # by image
@@ -35,9 +37,10 @@ class Run:
         """The steps that are done, of all its images in the mean."""
         return sum(progress.step for progress in self.latest.values()) // self.images
 
-    @property
-    def eta_s(self) -> float:
-        """The seconds to its end, as expected now."""
+    def eta_s(self, now: float) -> float:
+        """The seconds to its end: as its images tell, before they do as it was expected; 0 where nothing is known."""
+        if not self.latest and self.expected_at is not None:
+            return max(0.0, self.expected_at - now)
         return max((progress.eta_s for progress in self.latest.values()), default=0.0)
 
     def tell(self, progress: JobProgress) -> None:

@@ -94,7 +94,7 @@ class StateHandlers:
             job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(run.began_s)),
             step=run.step,
             steps=run.steps,
-            eta_s=run.eta_s,
+            eta_s=run.eta_s(self._context.runner.now()),
             is_interrupted=run.is_interrupted,
             is_skipped=run.is_skipped,
             image=drawn,

@@ -27,6 +27,7 @@ from lego_serve.gateway.compat.preparation import ForeignImages
 from lego_serve.gateway.errors import settle
 from lego_serve.gateway.jobs.service import DurableJobs, Submitted
 from lego_serve.gateway.jobs.submission import EDITS, GENERATIONS, JobOptions, Submission
+from lego_serve.gateway.queue.shared_looks import SharedLooks
 from lego_serve.gateway.requests.schemas import EditRequest
 from lego_serve.gateway.settings import Caller
 
@@ -145,6 +146,7 @@ class Prompts:
         self.jobs = jobs
         self.accepted = Accepted()
         self._known: dict[str, Graph] = {}
+        self._remaining = SharedLooks(self._count_open)  # each of many listeners asks as a prompt ends
 
     async def submit(
         self, request: Request, caller: Caller, body: PromptBody, wanted: ForeignImages, graph: Graph
@@ -213,7 +215,10 @@ class Prompts:
         return [prompt for prompt in reversed(prompts) if prompt.is_in_history]
 
     async def remaining(self, tenant: str) -> int:
-        """Return how many of a tenant's prompts wait or run."""
+        """Return how many of a tenant's prompts wait or run: one look for all who want to know at the same time."""
+        return await self._remaining.ask(tenant)
+
+    async def _count_open(self, tenant: str) -> int:
         return sum(map(len, await self.open(tenant)))
 
     async def of(self, record: JobRecord) -> Prompt | None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ import uvicorn
 from PIL import Image
 
 from lego_serve.core.jobs.job import GeneratedImage, JobProgress
+from lego_serve.core.scheduling.drain_pace import MEMORY_S
 from lego_serve.errors import JobCancelled, StoreUnavailable
 from lego_serve.gateway.app import create_app
 from lego_serve.gateway.compat.a1111.lists import LISTS
@@ -104,6 +106,35 @@ async def test_progress_and_interrupt_reach_the_gateway_that_has_the_request(tmp
     [image] = answer.json()["images"]
     assert Image.open(io.BytesIO(base64.b64decode(image))).getpixel((60, 40)) == (200, 200, 200)
     assert json.loads(answer.json()["info"])["all_seeds"] == [7]
+
+
+async def test_a_request_that_waits_for_its_first_step_is_expected_at_the_recent_pace(
+    tmp_path, settings, monkeypatch
+) -> None:
+    """Of what ended before; nothing is expected while nothing has, and no time is less than none."""
+    headers, clock = {"authorization": "Bearer alpha"}, [100.0]
+    async with gateway(tmp_path, "a", settings) as (client, runner):
+        monkeypatch.setattr(runner, "now", lambda: clock[0])
+        runner.progress = []
+
+        async def told() -> float:
+            return (await client.get(f"{URL}/progress", headers=headers)).json()["eta_relative"]
+
+        first = await started(client, runner, headers=headers)
+        assert await told() == 0.0
+        clock[0] += 8.0
+        runner.gate.set()
+        await first
+        runner.gate = asyncio.Event()
+        second = await started(client, runner, headers=headers)
+        expected_s = MEMORY_S * (1 - math.exp(-8 / MEMORY_S))
+        assert await told() == pytest.approx(expected_s)
+        clock[0] += 1.0
+        assert await told() == pytest.approx(expected_s - 1.0)
+        clock[0] += 60.0
+        assert await told() == 0.0
+        runner.gate.set()
+        assert (await second).status_code == 200
 
 
 async def test_another_tenant_sees_and_stops_nothing(tmp_path, settings) -> None:

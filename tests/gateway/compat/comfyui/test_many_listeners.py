@@ -1,14 +1,16 @@
 """What many listeners of one tenant, and one that reads nothing, cost a gateway."""
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lego_serve.core.durable_jobs.store import JobPage, JobQuery
 from lego_serve.errors import StoreUnavailable
 from lego_serve.gateway.compat.comfyui.listener import MOST_WAITING, TRY_AGAIN, Listener, Looks
-from lego_serve.gateway.compat.comfyui.prompts import Accepted
+from lego_serve.gateway.compat.comfyui.prompts import Accepted, Prompts
 from lego_serve.gateway.transport.draining import Draining
 
 
@@ -139,3 +141,27 @@ async def test_a_listener_that_ends_itself_is_closed_by_no_code_of_ours(begun: b
     async with asyncio.timeout(60):
         await listener.run([])
     assert there.closed == (1012 if begun else None)
+
+
+class EmptyQueue:
+    """Durable jobs of which none is open; it notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[JobQuery] = []
+
+    async def page(self, query: JobQuery) -> JobPage:
+        """None, a little later."""
+        self.asked.append(query)
+        await asyncio.sleep(0.01)
+        return JobPage((), has_more=False)
+
+
+async def test_all_listeners_that_hear_of_an_end_count_what_is_left_once() -> None:
+    """Those of each tenant: two pages, of what runs and of what waits; who asks later has another look."""
+    queue: Any = EmptyQueue()
+    prompts = Prompts(queue)
+    every = [prompts.remaining(tenant) for tenant in ("shop", "press") for _ in range(50)]
+    assert set(await asyncio.gather(*every)) == {0}
+    assert Counter(query.tenant for query in queue.asked) == {"shop": 2, "press": 2}
+    await prompts.remaining("shop")
+    assert Counter(query.tenant for query in queue.asked) == {"shop": 4, "press": 2}

@@ -57,7 +57,7 @@ function counted(steps) {
 
 /** @param {any} row */
 export function leftOf(row) {
-  return row.state === "running" && row.eta_s !== null ? duration(row.eta_s) : "–";
+  return ["running", "waiting"].includes(row.state) && row.eta_s !== null ? duration(row.eta_s) : "–";
 }
 
 const drawn = /** @type {WeakMap<HTMLElement, any>} */ (new WeakMap());
