@@ -63,7 +63,12 @@ CLUSTER = closed(
     gcsFaultToleranceOptions=closed("redisAddress", redisAddress=TEXT, redisPassword=SECRET_KEY),
     enableInTreeAutoscaling=FLAG,
     autoscalerOptions=closed(
-        version={"const": "v2"}, idleTimeoutSeconds=NUMBER, resources=ANY, securityContext=ANY, volumeMounts=many(ANY)
+        version={"const": "v2"},
+        imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+        idleTimeoutSeconds=NUMBER,
+        resources=ANY,
+        securityContext=ANY,
+        volumeMounts=many(ANY),
     ),
     headGroupSpec=closed("rayStartParams template", rayStartParams=PARAMS, template=TEMPLATE),
     workerGroupSpecs=many(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from deploy import generate
-from deploy.checks import inventory, kinds, monitoring, network, operator, packaging, plants, serving
+from deploy.checks import growth, inventory, kinds, monitoring, network, operator, packaging, plants, serving
 from deploy.checks.tools import HERE, KUBERNETES, OVERLAYS, ToolMissing, overlay, rendered, with_component
 
 RULES = HERE / "prometheus" / "rules.yaml"
@@ -14,6 +14,7 @@ TABLES = {
     "cpu-dev": (*network.TABLE, *network.REDIS_TABLE),
     "single-gpu": (*network.TABLE, *network.REDIS_TABLE),
     "prod-ha": (*network.TABLE, *network.REDIS_TABLE, *network.MONITORING_TABLE),
+    "prod-autoscaled": (*network.TABLE, *network.REDIS_TABLE, *network.MONITORING_TABLE),
 }
 
 
@@ -34,6 +35,7 @@ def _nodes() -> Iterator[str]:
     for name in OVERLAYS:
         config = KUBERNETES / "overlays" / name / "config.yaml"
         yield from (f"{name}: {fault}" for fault in serving.faults(overlay(name), config))
+        yield from (f"{name}: {fault}" for fault in growth.faults(overlay(name), config))
 
 
 def _monitoring() -> Iterator[str]:

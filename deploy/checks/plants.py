@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deploy import generate
-from deploy.checks import inventory, kinds, monitoring, network, operator, packaging, serving
+from deploy.checks import growth, inventory, kinds, monitoring, network, operator, packaging, serving
 from deploy.checks.tools import HERE, KUBERNETES, overlay
 
 Plant = Callable[[Path], Iterable[str]]
@@ -41,19 +41,28 @@ def _manifests(_: Path) -> Iterator[str]:
 
 
 def _nodes(folder: Path) -> Iterator[str]:
-    """Serve's unknown key, a class without machines, and a file that is not current; all must be found."""
+    """Serve's unknown key, a class without machines or with too few, a file that is not current; all must be found."""
     document = yaml.safe_load(_prod()[1]["spec"]["serveConfigV2"])
     document["proxy_lokation"] = "Disabled"
     config = folder / "config.yaml"
     config.write_text((KUBERNETES / "overlays" / "prod-ha" / "config.yaml").read_text().replace("large-gpu", "h100"))
     path = next(iter(generate.files()))
-    three = (
+    four = (
         list(serving.serve_faults(document)),
+        list(growth.faults(_few_machines(), KUBERNETES / "overlays" / "prod-autoscaled" / "config.yaml")),
         list(serving.placeless(config, [{"lego-class": "gpu"}])),
         list(serving.stale_files({path: "other"})),
     )
-    if all(three):
-        yield from chain.from_iterable(three)
+    if all(four):
+        yield from chain.from_iterable(four)
+
+
+def _few_machines() -> list[Any]:
+    """prod-autoscaled's manifests with one machine for all workers."""
+    manifests = copy.deepcopy(list(overlay("prod-autoscaled")))
+    service = next(each for each in manifests if each["kind"] == "RayService")
+    service["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["maxReplicas"] = 1
+    return manifests
 
 
 def _network(_: Path) -> Iterator[str]:

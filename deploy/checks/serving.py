@@ -1,6 +1,5 @@
 """The nodes that a RayService is told to run: as our configuration has them, with known keys, and with a place."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from deploy import generate
 from deploy.checks.tools import Manifest, named
 from lego_serve.cluster.serve_config import on_a_cluster
 from lego_serve.configuration.models import Placed
+from lego_serve.core.placement.room import LabelRule
 
 
 def stale_files(files: Mapping[Path, str]) -> Iterator[str]:
@@ -80,11 +80,4 @@ def placeless(config: Path, groups: list[Mapping[str, str]]) -> Iterator[str]:
 
 
 def _fits(rules: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    return all(_holds(rule, labels.get(key)) for key, rule in rules.items())
-
-
-def _holds(rule: str, value: str | None) -> bool:
-    words = re.fullmatch(r"!?(?:in\((.*)\)|(.*))", rule)
-    assert words is not None
-    allowed = re.split(r", ?", words[1]) if words[1] is not None else [words[2]]
-    return (value in allowed) != rule.startswith("!")
+    return all(LabelRule.read(key, rule).holds(labels) for key, rule in rules.items())

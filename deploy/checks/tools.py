@@ -14,7 +14,7 @@ import yaml
 
 HERE = Path(__file__).parents[1]
 KUBERNETES = HERE / "kubernetes"
-OVERLAYS = ("cpu-dev", "single-gpu", "prod-ha")
+OVERLAYS = ("cpu-dev", "single-gpu", "prod-ha", "prod-autoscaled")
 APT = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 Manifest = Mapping[str, Any]
 

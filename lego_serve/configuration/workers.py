@@ -32,7 +32,8 @@ class Budget(Strict):
 
     gpus: Budgeted | None = Field(
         default=None,
-        description="GPUs of all replicas that have any, in fractions. Without it only each `max` bounds them.",
+        description="GPUs of all replicas that have any, in fractions; where machines are added when they are needed, "
+        "those that there may be. Without it only each `max` bounds them.",
     )
     cpus: Budgeted | None = Field(
         default=None, description="Processors of all replicas without a GPU, in fractions. Without it, likewise."

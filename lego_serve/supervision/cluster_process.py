@@ -50,7 +50,7 @@ def run_cluster(config_path: Path, folder: Path, ray_folder: Path, parent: Paren
         launcher = launcher if is_first else _start_fork_server(settings, socket, undo)
         _deploy(plans, launcher, parent)
         parent.tell(address=address)
-        _wait_for_nodes(plans, parent, stopping)
+        _wait_for_nodes(plans, parent, stopping, is_own=settings.server.ray_address is None)
         parent.tell(up=True)
         lost = asyncio.run(_watch(stopping, _vital() if settings.server.ray_address is None else {}))
         if lost:
@@ -93,10 +93,12 @@ def _deploy(plans: Sequence[NodePlan], launcher: str | None, parent: Parent) -> 
     deploy(plans, launcher)
 
 
-def _wait_for_nodes(plans: Sequence[NodePlan], parent: Parent, stopping: StopSignal) -> None:
-    from lego_serve.serving.cluster.deploy import wait_until_up
+def _wait_for_nodes(plans: Sequence[NodePlan], parent: Parent, stopping: StopSignal, *, is_own: bool) -> None:
+    """Wait for all of them; no autoscaler adds machines to a Ray of our own."""
+    from lego_serve.serving.cluster.deploy import ROOMY_PATIENCE_S, Patience, wait_until_up
 
-    wait_until_up(plans, lambda plan: parent.tell(report=f"loaded {plan.app}"), stopping.check)
+    patience = Patience(growing_s=ROOMY_PATIENCE_S) if is_own else Patience()
+    wait_until_up(plans, lambda plan: parent.tell(report=f"loaded {plan.app}"), stopping.check, patience)
 
 
 def _vital() -> dict[int, str]:

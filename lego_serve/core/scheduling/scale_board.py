@@ -11,20 +11,28 @@ from dataclasses import dataclass
 from lego_serve.core.scheduling.autoscaling import BOUNDS, ReplicaBounds, ScaleDecision
 
 CHANGES_KEPT = 200
+PLACED = "no replica waits for a node any more"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeScale:
-    """The replicas that a node is to have now, and their bounds; ``is_pinned``: by an operator, until a restart."""
+    """The replicas that a node is to have now, and their bounds; ``is_pinned``: by an operator, until a restart.
+
+    ``waits`` says what some of them wait for, in words; nothing where each has its place.
+    """
 
     target: int
     bounds: ReplicaBounds
     is_pinned: bool = False
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleChange:
-    """A change of a node's target, or, where ``before`` is ``after``, of its bounds; ``at`` is the wall clock."""
+    """A change of a node's target, or, where ``before`` is ``after``, of its bounds or of what its replicas wait for.
+
+    ``at`` is the wall clock.
+    """
 
     number: int
     at: float
@@ -50,12 +58,13 @@ class ScaleBoard:
         now: float,
         *,
         is_pinned: bool = False,
+        waits: str = "",
     ) -> bool:
         """Take a decision about a node that had ``current`` replicas as its target; return whether it says a new thing.
 
-        The first word about a node is no change: it has just been deployed.
+        The first word about a node is no change, but where replicas wait: it has just been deployed.
         """
-        before, scale = self.nodes.get(node), NodeScale(decision.replicas, bounds, is_pinned)
+        before, scale = self.nodes.get(node), NodeScale(decision.replicas, bounds, is_pinned, waits)
         if scale == before:
             return False
         self.nodes[node] = scale
@@ -63,12 +72,15 @@ class ScaleBoard:
             self._add(node, current, decision.replicas, self._why(decision, bounds, is_pinned), now)
         elif before is not None and (before.bounds, before.is_pinned) != (bounds, is_pinned):
             self._add(node, current, current, self._why(None, bounds, is_pinned), now)
+        if waits != ("" if before is None else before.waits):
+            self._add(node, decision.replicas, decision.replicas, waits or PLACED, now)
         return True
 
     def to_json(self) -> str:
         """Return it as text."""
         nodes = {
-            name: [each.target, each.bounds.min, each.bounds.max, each.is_pinned] for name, each in self.nodes.items()
+            name: [each.target, each.bounds.min, each.bounds.max, each.is_pinned, each.waits]
+            for name, each in self.nodes.items()
         }
         changes = [[c.number, c.at, c.node, c.before, c.after, c.why] for c in self.changes]
         return json.dumps({"nodes": nodes, "changes": changes}, separators=(",", ":"))
@@ -80,8 +92,8 @@ class ScaleBoard:
             return cls()
         read = json.loads(text)
         nodes = {
-            name: NodeScale(target, ReplicaBounds(least, most), is_pinned)
-            for name, (target, least, most, is_pinned) in read["nodes"].items()
+            name: NodeScale(target, ReplicaBounds(least, most), *more)
+            for name, (target, least, most, *more) in read["nodes"].items()
         }
         return cls(nodes, [ScaleChange(*each) for each in read["changes"]])
 

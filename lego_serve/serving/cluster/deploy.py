@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
 from lego_serve.core.placement.replica_scaler import FULL, WORKER_FULL
+from lego_serve.core.placement.room import Ask, ClusterRoom
 from lego_serve.errors import CheckpointError, ConfigError, LegoError, NodeError
 from lego_serve.process.threads import THREAD_ENVIRONMENT
 from lego_serve.serving.cluster.autoscaler import autoscaling_config
@@ -21,6 +23,7 @@ from lego_serve.serving.cluster.connect import NAMESPACE
 from lego_serve.serving.cluster.ray_dispatcher import end_dispatchers
 from lego_serve.serving.cluster.ray_internals import (
     NO_RAY,
+    cluster_room,
     log_like_this_process,
     name_ports_of_agents,
     wait_for_a_slow_raylet,
@@ -45,8 +48,19 @@ PATIENCE_S = 60.0
 # whose process is still starting: Python, Ray and torch are some 10 s of processor time each, and six replicas on two
 # busy processors were seen to take more than a minute.  Where there is room for all, it can only be the second.
 ROOMY_PATIENCE_S = 300.0
+# Where an autoscaler adds nodes: as long as gateways wait at their start for a machine, its image and the models.
+GROWING_PATIENCE_S = 1800.0
 UNPLACED = "to be scheduled"
 RAY_DID_NOT_START = "ray_did_not_start"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds without progress: where Ray is too small for all nodes, where it is not, and where it may still grow."""
+
+    crowded_s: float = PATIENCE_S
+    roomy_s: float = ROOMY_PATIENCE_S
+    growing_s: float = GROWING_PATIENCE_S
 
 
 def start_ray(address: str | None, cpus: int, folder: Path) -> str:
@@ -110,12 +124,12 @@ def wait_until_up(
     plans: Sequence[NodePlan],
     ready: Callable[[NodePlan], None],
     check: Callable[[], None] = lambda: None,
-    patience_s: tuple[float, float] = (PATIENCE_S, ROOMY_PATIENCE_S),
+    patience: Patience = Patience(),
 ) -> None:
     """Wait until all nodes run; ``ready`` is told of each as it comes up, ``check`` is called all the while.
 
-    Raises CheckpointError or NodeError; also when nothing came up for ``patience_s`` while a node has no place: the
-    first where Ray is too small for all of them, the second where it is not.
+    Raises CheckpointError or NodeError; also when nothing came up for as long as ``patience`` says while a node has no
+    place.
     """
     waiting = list(plans)
     progress = time.monotonic()
@@ -133,9 +147,31 @@ def wait_until_up(
                 ready(plan)
             elif application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
                 raise _failure(plan, words)
-            elif UNPLACED in words and time.monotonic() - progress > patience_s[_fit(plans, ray.cluster_resources())]:
-                raise NodeError(f"{plan.app} finds no place: {_wants(plan, ray.cluster_resources())}")
+            elif UNPLACED in words and (stalled_s := time.monotonic() - progress) > patience.crowded_s:
+                _require_place(plan, plans, stalled_s, patience)
         time.sleep(STATUS_PAUSE_S)
+
+
+def _require_place(plan: NodePlan, plans: Sequence[NodePlan], stalled_s: float, patience: Patience) -> None:
+    """Raise NodeError where a node has had no place for so long that none is to be expected."""
+    room, there_is, ask = _room(), ray.cluster_resources(), Ask.of(_amounts(plan), plan.placement.labels)
+    if room.is_growing and not room.waiting(ask):
+        limit_s = patience.roomy_s  # it has its node
+    elif room.may_come(ask):
+        limit_s = patience.growing_s
+    else:
+        limit_s = patience.roomy_s if _fit(plans, there_is) else patience.crowded_s
+    if stalled_s > limit_s:
+        grows = "; its autoscaler has added no Ray node for it" if room.may_come(ask) else ""
+        raise NodeError(f"{plan.app} finds no place: {_wants(plan, there_is)}{grows}")
+
+
+def _room() -> ClusterRoom:
+    """What Ray knows of replicas without a node; nothing where it does not answer, which others find out."""
+    try:
+        return cluster_room()
+    except NO_RAY:
+        return ClusterRoom()
 
 
 def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
@@ -147,7 +183,7 @@ def _fit(plans: Sequence[NodePlan], there_is: Mapping[str, float]) -> bool:
 
 def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
     """What a node asks for, and what all of Ray has."""
-    asked = {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.placement.memory_bytes}
+    asked = _amounts(plan)
     wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items() if value)
     has = " and ".join(f"{there_is.get(name, 0):g} {name}" for name, value in asked.items() if value)
     labels = ", ".join(f"{key}={rule}" for key, rule in plan.placement.labels.items())
@@ -156,6 +192,11 @@ def _wants(plan: NodePlan, there_is: Mapping[str, float]) -> str:
         f"each of its {plan.replicas.min} replicas asks for {wanted}{where}, and Ray has {has} for all nodes together; "
         "see `cpus`, `gpus`, `labels` and `replicas` in the configuration"
     )
+
+
+def _amounts(plan: NodePlan) -> dict[str, float]:
+    """What a replica asks for, by the names that Ray has for it."""
+    return {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.placement.memory_bytes}
 
 
 def _failure(plan: NodePlan, words: str) -> LegoError:
@@ -195,7 +236,9 @@ def application(plan: NodePlan, launcher: str | None = None) -> Any:
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER, request_routing_stats_period_s=STATS_PERIOD_S
         ),
-        autoscaling_config=autoscaling_config(plan.replicas, plan.share, WORKER_FULL if is_worker else FULL),
+        autoscaling_config=autoscaling_config(
+            plan.replicas, plan.share, WORKER_FULL if is_worker else FULL, _amounts(plan), plan.placement.labels
+        ),
         max_replicas_per_node=plan.placement.max_per_node,
         ray_actor_options=_resources(plan) | {"runtime_env": runtime_env},
     )

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ray._private import parameter, ray_constants, services, worker
+from ray.core.generated import autoscaler_pb2, common_pb2
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.serve._private.common import RequestMetadata
@@ -24,6 +25,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 
+from lego_serve.core.placement.room import Ask, ClusterRoom, LabelRule
 from lego_serve.process.tree import children, command_of, is_alive
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "RequestRouter",
     "RunningReplica",
     "answers_as_they_come",
+    "cluster_room",
     "keep_to_this_machine",
     "log_like_this_process",
     "name_ports_of_agents",
@@ -46,6 +49,7 @@ RAYLET_PATIENCE_S, RAYLET_PAUSE_S = 180.0, 0.2
 AGENT_PATIENCE = "RAY_agent_register_timeout_ms"  # that a raylet has with the agent of environments; Ray's own is 30 s
 # Above the ports of Ray's workers, below those that Linux gives to whoever connects, which may be taken meanwhile.
 PORTS_TO_NAME = range(20_000, 32_000)
+PER_NODE = "node:__internal_implicit_resource_"  # begins the resources that Serve adds for `max_replicas_per_node`
 AGENTS_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 log = logging.getLogger("lego_serve.ray")
 
@@ -209,6 +213,32 @@ class KeyValueStore:
         """Return the keys that begin so."""
         found = _gcs_client().internal_kv_keys(beginning.encode(), self.NAMESPACE, timeout=self.PATIENCE_S)
         return [key.decode() for key in found]
+
+
+def cluster_room(timeout_s: float = 0.5) -> ClusterRoom:
+    """Return what of Ray's actors no node has room for, and what its autoscaler, of version 2, says of that.
+
+    Raises what NO_RAY names where Ray does not answer.
+    """
+    reply = autoscaler_pb2.GetClusterStatusReply.FromString(_gcs_client().get_cluster_status(timeout_s=timeout_s))
+    pending = reply.cluster_resource_state.pending_resource_requests
+    return ClusterRoom(
+        tuple((_ask(each.request), each.count) for each in pending),
+        tuple(_ask(each) for each in reply.autoscaling_state.infeasible_resource_requests),
+        reply.HasField("autoscaling_state"),
+    )
+
+
+def _ask(request: Any) -> Ask:
+    """What Ray says of one request, without what Serve adds for `max_per_node`."""
+    bundle = request.resources_bundle.items()
+    amounts = {name: amount for name, amount in bundle if not name.startswith(PER_NODE)}
+    rules = [
+        LabelRule(rule.label_key, frozenset(rule.label_values), rule.operator == common_pb2.LABEL_OPERATOR_NOT_IN)
+        for selector in request.label_selectors[:1]  # further ones are those to fall back to
+        for rule in selector.label_constraints
+    ]
+    return Ask(amounts, frozenset(rules))
 
 
 def _gcs_client() -> Any:

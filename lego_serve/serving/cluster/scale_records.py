@@ -16,16 +16,18 @@ from functools import cache, partial
 from typing import Protocol
 
 from lego_serve.core.placement.replica_scaler import ReplicaScaler
+from lego_serve.core.placement.room import Ask, ClusterRoom, NodeWaits
 from lego_serve.core.placement.waiting_reports import WaitingReport, WaitingReports
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ScaleDecision
 from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard, ScaleChange
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.cluster.connect import in_thread
-from lego_serve.serving.cluster.ray_internals import NO_RAY, KeyValueStore
+from lego_serve.serving.cluster.ray_internals import NO_RAY, KeyValueStore, cluster_room
 
 MOST_REPLICAS = 64  # that a node may be pinned to
 LOOK_PERIOD_S = 1.0
 REST_S = 15.0  # after a look that failed
+ROOM_PERIOD_S = 2.0  # between two questions to Ray of what has no node
 PATIENCE_S = 1.0
 REPORT_S = 1.0  # between two words of a gateway in which jobs wait
 OURS = "lego_serve.scale."  # begins all keys
@@ -58,8 +60,10 @@ class ScaleRecords:
     new thing.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ask_room: Callable[[], ClusterRoom] = cluster_room) -> None:
         self._store = store
+        self._ask_room, self._room, self._room_at = ask_room, ClusterRoom(), float("-inf")
+        self._waits = NodeWaits()
         self._board: ScaleBoard | None = None
         self._pins: dict[str, ReplicaBounds] = {}
         self._reports = WaitingReports()
@@ -91,6 +95,18 @@ class ScaleRecords:
             self._looked += REST_S  # each look that fails holds Serve's controller up
             log.warning("pins and waiting jobs could not be read", exc_info=True)
 
+    def waits(self, app: str, wanted: int, running: int, ask: Ask, now: float) -> str:
+        """Say what replicas of an application wait for; Ray is asked only while some do not run."""
+        missing = wanted - running
+        if missing > 0 and now - self._room_at >= ROOM_PERIOD_S:
+            self._room_at = now
+            try:
+                self._room = self._ask_room()
+            except NO_RAY:  # what was known holds
+                self._room_at += REST_S
+                log.warning("what replicas wait for could not be read", exc_info=True)
+        return self._waits.look(app, wanted, missing, ask, self._room, now)
+
     def note(
         self,
         app: str,
@@ -100,12 +116,13 @@ class ScaleRecords:
         now: float,
         *,
         is_pinned: bool = False,
+        waits: str = "",
     ) -> None:
         """Take a decision, and write the board where it says a new thing."""
         try:
             if self._board is None:
                 self._board = ScaleBoard.from_json(self._store.get(BOARD))
-            if self._board.note(app, current, decision, bounds, now, is_pinned=is_pinned):
+            if self._board.note(app, current, decision, bounds, now, is_pinned=is_pinned, waits=waits):
                 self._store.put(BOARD, self._board.to_json())
         except NO_RAY:  # the decision itself holds
             log.warning("the number of replicas could not be recorded", exc_info=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lego_serve.core.scheduling.autoscaling import BOUNDS, ReplicaBounds, ScaleDecision
-from lego_serve.core.scheduling.scale_board import CHANGES_KEPT, ScaleBoard
+from lego_serve.core.scheduling.scale_board import CHANGES_KEPT, PLACED, NodeScale, ScaleBoard
 
 NODES = st.sampled_from(["a.backbone", "b.vae"])
 ANY_BOUNDS = st.tuples(st.integers(1, 4), st.integers(0, 4)).map(lambda each: ReplicaBounds(each[0], sum(each)))
@@ -32,6 +32,28 @@ def test_changes_lead_from_each_target_to_the_next(steps: list[tuple[str, int, R
     again = ScaleBoard.from_json(board.to_json())
     assert (again.nodes, list(again.changes)) == (board.nodes, list(board.changes))
     assert [each.number for each in board.changes] == sorted({each.number for each in board.changes})
+
+
+def test_what_replicas_wait_for_is_a_change_once_and_so_is_its_end() -> None:
+    """Also beside one of the target, and where it is the first word about a node."""
+    board, bounds, two, three = ScaleBoard(), ReplicaBounds(1, 4), ScaleDecision(2, "why"), ScaleDecision(3, "more")
+    looks = ((2, two, "1 of 2 waits"), (2, two, "1 of 2 waits"), (2, three, "2 of 3 wait"), (3, three, ""))
+    said = [board.note("a.vae", was, decision, bounds, 0.0, waits=waits) for was, decision, waits in looks]
+    assert said == [True, False, True, True]
+    assert [(each.before, each.after, each.why) for each in board.changes] == [
+        (2, 2, "1 of 2 waits"),
+        (2, 3, "more"),
+        (3, 3, "2 of 3 wait"),
+        (3, 3, PLACED),
+    ]
+    again = ScaleBoard.from_json(board.to_json())
+    assert (again.nodes, list(again.changes)) == (board.nodes, list(board.changes))
+
+
+def test_a_board_that_an_earlier_version_wrote_is_read() -> None:
+    """Of replicas that wait it said nothing."""
+    board = ScaleBoard.from_json('{"nodes":{"a.vae":[2,1,4,false]},"changes":[]}')
+    assert board.nodes == {"a.vae": NodeScale(2, ReplicaBounds(1, 4))}
 
 
 def test_an_empty_text_is_an_empty_board_and_old_changes_go() -> None:

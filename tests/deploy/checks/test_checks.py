@@ -171,15 +171,6 @@ def test_a_class_of_machines_that_no_group_has_is_found(tmp_path: Path) -> None:
     assert "no worker group has lego-class=h100, which `models.flux-dev` asks for its text_encoder" in found[0]
 
 
-@pytest.mark.parametrize(
-    ("rule", "value", "holds"),
-    [("a", "a", True), ("a", None, False), ("!a", "b", True), ("in(a, b)", "b", True), ("!in(a,b)", "a", False)],
-)
-def test_label_rules_are_rays(rule: str, value: str | None, holds: bool) -> None:
-    """A value, not a value, one of several, none of several."""
-    assert serving._holds(rule, value) is holds
-
-
 def test_files_that_are_not_current_are_found(tmp_path: Path) -> None:
     """Each is named with what writes it anew."""
     path = next(iter(generate.files()))

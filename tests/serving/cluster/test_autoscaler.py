@@ -12,6 +12,7 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from lego_serve.core.placement.replica_scaler import FULL, WORKER_FULL
+from lego_serve.core.placement.room import SETTLED_S, Ask, ClusterRoom
 from lego_serve.core.placement.waiting_reports import WaitingReport
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds, ReplicaShare
 from lego_serve.core.scheduling.scale_board import ScaleBoard
@@ -28,6 +29,7 @@ class FakeContext:
     total_num_requests: float
     current_time: float
     target_num_replicas: int = 1
+    current_num_replicas: int = 64
     capacity_adjusted_min_replicas: int = 1
     capacity_adjusted_max_replicas: int = 64
     policy_state: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +133,51 @@ def test_pinned_bounds_hold_instead_and_the_board_says_why(store) -> None:
     ]
 
 
+def test_the_board_says_which_replicas_wait_for_a_node_and_until_when(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray is asked every two seconds at most, and only while some do not run; what it does not say changes nothing."""
+    room, asked = [ClusterRoom(((Ask.of({"GPU": 1.0}, {"class": "big"}), 1),), is_growing=True)], list[float]()
+
+    def ask() -> ClusterRoom:
+        asked.append(now)
+        return room[0]
+
+    records = ScaleRecords(store, ask)
+    monkeypatch.setattr(autoscaler, "controllers_records", lambda: records)
+    share = ReplicaShare("shop/gpus", 1.0, 4.0)
+    named = autoscaling_config(ReplicaBounds(2, 4), share, 8.0, {"CPU": 0, "GPU": 1}, {"class": "big"})
+    policy = ReplicaPolicy(**named["policy"]["policy_kwargs"])
+    for now in (0.0, 1.0, 2.0, SETTLED_S, SETTLED_S + 1):
+        assert policy(FakeContext(0, now, target_num_replicas=2, current_num_replicas=1))[0] == 2
+    assert asked == [0.0, 2.0, SETTLED_S]
+    policy(FakeContext(0, 20.0, target_num_replicas=2, current_num_replicas=2))
+    assert len(asked) == 3
+    board = ScaleBoard.from_json(store.get(BOARD))
+    waits = "1 of 2 replicas waits for a node: none has 1 GPU free where class is big, until the autoscaler has added"
+    assert [(each.at, each.before, each.after, each.why) for each in board.changes] == [
+        (SETTLED_S, 2, 2, f"{waits} one"),
+        (20.0, 2, 2, "no replica waits for a node any more"),
+    ]
+
+
+def test_what_replicas_wait_for_is_not_asked_of_a_ray_that_does_not_answer(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not soon again: every question holds Serve's controller up."""
+    asked = list[float]()
+
+    def ask() -> ClusterRoom:
+        asked.append(now)
+        raise ConnectionError("away")
+
+    records = ScaleRecords(store, ask)
+    monkeypatch.setattr(autoscaler, "controllers_records", lambda: records)
+    for now in map(float, range(30)):
+        ONE_TO_FOUR(FakeContext(0, now, target_num_replicas=2, current_num_replicas=1))
+    assert asked == [0.0, 17.0]
+
+
 def test_serve_finds_the_hook_by_its_name_and_adds_no_delays() -> None:
     """A deployment starts with the fewest replicas; Serve's bounds leave room for pins."""
     config = autoscaling_config(ReplicaBounds(2, 5))
@@ -165,7 +212,7 @@ def test_serves_controller_makes_the_hook_of_what_a_deployment_says() -> None:
     share = ReplicaShare("shop/cpus", 0.5, 8.0)
     policy = AutoscalingConfig(**autoscaling_config(ReplicaBounds(2, 5), share, 6.0)).policy
     bounds, budget = {"least": 2, "most": 5, "full": 6.0}, {"group": "shop/cpus", "cost": 0.5, "budget": 8.0}
-    assert policy.policy_kwargs == bounds | budget
+    assert policy.policy_kwargs == bounds | budget | {"amounts": {}, "labels": {}}
     pickled = policy.get_serialized_policy_def()
     done = subprocess.run([sys.executable, "-c", CONTROLLER], input=pickled, capture_output=True, check=False)
     assert done.stdout.split() == [b"2", b"5", b"2"], done.stderr.decode()  # two nodes, one scaler

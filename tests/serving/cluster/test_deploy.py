@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from ray.serve.schema import ApplicationStatus
 
+from lego_serve.core.placement.room import Ask, ClusterRoom
 from lego_serve.core.scheduling.autoscaling import ReplicaBounds
 from lego_serve.errors import CheckpointError, ConfigError, NodeError
 from lego_serve.models.registry import ModelSpec
 from lego_serve.process.signals import Stopped
 from lego_serve.serving.cluster import deploy as deploying
-from lego_serve.serving.cluster.deploy import wait_until_up
+from lego_serve.serving.cluster.deploy import Patience, wait_until_up
 from lego_serve.serving.nodes.options import NodePlan, VaeOptions
 
 UNPLACED = "Deployment 'backbone' has 1 replicas that have taken more than 30s to be scheduled. This may be due to"
@@ -53,6 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deploying, "STATUS_PAUSE_S", 0.01)
     monkeypatch.setattr(deploying, "application", lambda plan: None)
     monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(deploying, "cluster_room", ClusterRoom)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *looks: dict[str, tuple[ApplicationStatus, str]]) -> None:
@@ -73,7 +75,7 @@ def test_a_node_without_a_place_is_named_with_what_it_asks_for(monkeypatch: pyte
     """One line says what it wants and what there is; nobody waits for ever."""
     use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
     with pytest.raises(NodeError) as failed:
-        wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+        wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 60))
     message = failed.value.message
     assert message.startswith("tiny.backbone finds no place: each of its 2 replicas asks for 96 CPU, and Ray has 2 CPU")
     assert "\n" not in message
@@ -83,7 +85,7 @@ def test_a_slow_load_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that has its place may take its time, beyond all patience."""
     slow, run = (ApplicationStatus.DEPLOYING, SLOW), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
-    wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 0.05))
+    wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 0.05))
 
 
 def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +93,55 @@ def test_a_process_that_is_slow_to_start_is_waited_for_where_there_is_room(monke
     monkeypatch.setattr(deploying.ray, "cluster_resources", lambda: {"CPU": 192.0})
     slow, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
     use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
-    wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.05, 60))
+    wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 60))
     use(monkeypatch, {"tiny.backbone": slow})
     with pytest.raises(NodeError, match="finds no place"):
-        wait_until_up([plan("backbone")], lambda plan: None, patience_s=(0.01, 0.05))
+        wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.01, 0.05))
+
+
+BIG = Ask({"CPU": 96.0})
+
+
+def test_a_node_that_an_autoscaler_may_still_add_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is too small for it as yet; but not for ever."""
+    monkeypatch.setattr(deploying, "cluster_room", lambda: ClusterRoom(((BIG, 2),), is_growing=True))
+    wait, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, *[{"tiny.backbone": wait}] * 20, {"tiny.backbone": run})
+    wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 0.05, 60))
+    use(monkeypatch, {"tiny.backbone": wait})
+    with pytest.raises(NodeError, match=r"Ray has 2 CPU .*; its autoscaler has added no Ray node for it$"):
+        wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.01, 60, 0.05))
+
+
+def test_a_node_that_no_autoscaler_adds_is_an_error_as_soon_as_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says itself what none of the nodes that it may add would hold."""
+    monkeypatch.setattr(deploying, "cluster_room", lambda: ClusterRoom(((BIG, 2),), (BIG,), is_growing=True))
+    use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
+    with pytest.raises(NodeError, match="finds no place"):
+        wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 60, 60))
+
+
+def test_a_process_that_has_its_node_is_waited_for_while_others_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of Ray has too little as yet, and what this one asks nobody waits for: its process is slow to start."""
+    other = Ask({"GPU": 1.0})
+    monkeypatch.setattr(deploying, "cluster_room", lambda: ClusterRoom(((other, 1),), is_growing=True))
+    slow, run = (ApplicationStatus.DEPLOYING, UNPLACED), (ApplicationStatus.RUNNING, "")
+    use(monkeypatch, *[{"tiny.backbone": slow}] * 20, {"tiny.backbone": run})
+    wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 60, 0.05))
+
+
+def test_a_ray_that_does_not_say_what_waits_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one without an autoscaler."""
+
+    def silent() -> ClusterRoom:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(deploying, "cluster_room", silent)
+    use(monkeypatch, {"tiny.backbone": (ApplicationStatus.DEPLOYING, UNPLACED)})
+    with pytest.raises(NodeError, match="finds no place"):
+        wait_until_up([plan("backbone")], lambda plan: None, patience=Patience(0.05, 60, 60))
 
 
 def test_a_checkpoints_fault_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,16 @@ import os
 import re
 
 import pytest
+from ray import _raylet
 from ray._private import node, parameter, services, worker
 from ray._raylet import InnerGcsClient
+from ray.core.generated import autoscaler_pb2
 from ray.serve._private import replica
 from ray.serve._private.replica_result import ReplicaResult
 from ray.serve._private.request_router import request_router
 from ray.serve.handle import DeploymentBroadcastResponse
 
+from lego_serve.core.placement.room import Ask
 from lego_serve.serving.cluster import ray_internals
 
 
@@ -201,3 +204,45 @@ def test_ray_still_has_a_store_of_texts() -> None:
         assert "timeout" in (getattr(InnerGcsClient, name).__doc__ or ""), f"Ray changed {name}: see KeyValueStore"
     with pytest.raises(ConnectionError):
         ray_internals.KeyValueStore().get("a")
+
+
+class FakeGcs:
+    """Ray's head, which says what has no node."""
+
+    def __init__(self, reply: autoscaler_pb2.GetClusterStatusReply) -> None:
+        self.reply = reply
+
+    def get_cluster_status(self, timeout_s: float) -> bytes:
+        """Its bytes, as Ray's client hands them out."""
+        return self.reply.SerializeToString()
+
+
+def request(bundle: dict[str, float], *rules: tuple[str, str, list[str]]) -> autoscaler_pb2.ResourceRequest:
+    """What Ray keeps of an actor that has no node."""
+    made = autoscaler_pb2.ResourceRequest(resources_bundle=bundle)
+    for key, operator, values in rules:
+        selector = made.label_selectors[0] if made.label_selectors else made.label_selectors.add()
+        selector.label_constraints.add(label_key=key, operator=f"LABEL_OPERATOR_{operator}", label_values=values)
+    return made
+
+
+def test_what_ray_says_of_actors_without_a_node_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With labels, without what Serve adds for `max_per_node`, and with the autoscaler's word where there is one."""
+    rules = (("class", "IN", ["a", "b"]), ("zone", "NOT_IN", ["c"]))
+    big = request({"GPU": 0.6, f"{ray_internals.PER_NODE}m.vae:vae": 0.5}, *rules)
+    reply = autoscaler_pb2.GetClusterStatusReply()
+    reply.cluster_resource_state.pending_resource_requests.add(request=big, count=2)
+    monkeypatch.setattr(ray_internals, "_gcs_client", lambda: FakeGcs(reply))
+    ask = Ask.of({"GPU": 0.6}, {"class": "in(b, a)", "zone": "!c"})
+    room = ray_internals.cluster_room()
+    assert (room.waiting(ask), room.is_growing, room.may_come(ask)) == (2, False, False)
+    reply.autoscaling_state.autoscaler_state_version = 1
+    assert ray_internals.cluster_room().may_come(ask)
+    reply.autoscaling_state.infeasible_resource_requests.append(big)
+    assert not ray_internals.cluster_room().may_come(ask)
+
+
+def test_rays_client_still_says_how_the_cluster_is() -> None:
+    """By the name that Ray's own tools use; the hook and the start of a server ask it."""
+    assert hasattr(InnerGcsClient, "get_cluster_status"), "Ray changed get_cluster_status: see cluster_room"
+    assert vars(_raylet)["IMPLICIT_RESOURCE_PREFIX"] == ray_internals.PER_NODE
