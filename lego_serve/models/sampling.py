@@ -16,6 +16,7 @@ import torch
 from lego_serve.core.tiers.grids import Grid
 from lego_serve.errors import RequestError
 from lego_serve.models.ragged.conditioning import ImageLatents
+from lego_serve.models.ragged.device import uploaded
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -120,7 +121,7 @@ def lcm(
     if next_sigma == 0:
         return image, ()
     fresh = torch.randn(latents.shape, generator=step_generator(seed, step))
-    return (1 - next_sigma) * image + next_sigma * fresh.to(latents.device, non_blocking=True), ()
+    return (1 - next_sigma) * image + next_sigma * uploaded(fresh, latents.device), ()
 
 
 def _scm(steps: int, mu: float | None) -> Schedule:

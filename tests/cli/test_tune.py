@@ -100,6 +100,10 @@ def test_what_cannot_be_tuned_is_one_line(command, words, tmp_path) -> None:
     code, _, error = command("tune", "quality", *words, "--samples", str(tmp_path / "samples"))
     assert (code, error.count("\n")) == (1, 1)
     assert "tiers" in error
+    code, _, error = command("tune", "grid", *words, "--own-rows", "0.5", "--block-rows", "0.6")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "either own rows or rows per block" in error
+    assert "larger than the largest, `--side` 96" in command("tune", "grid", *words, "--smallest", "112")[2]
     (tmp_path / "no-samples").write_text(json.dumps([{"row": "exact"}]))
     (tmp_path / "tiers.json").write_text("{}")
     assert command("tune", "quality", *words, "--samples", str(tmp_path / "no-samples"))[0] == 1

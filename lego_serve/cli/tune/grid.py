@@ -24,7 +24,7 @@ from lego_serve.cli.tune.options import (
 from lego_serve.core.tiers.block_rows import BlockRows
 from lego_serve.core.tiers.book import TierRun
 from lego_serve.core.tiers.own_rows import OwnRows
-from lego_serve.errors import ConfigError
+from lego_serve.errors import ConfigError, RequestError
 from lego_serve.models.tier_files import ROUTER
 from lego_serve.models.weights_digest import denoiser_digest
 
@@ -51,9 +51,10 @@ def tune_grid(
         float | None,
         typer.Option(min=0.05, max=1.0, help="Tiers' later blocks compute this share of rows, of a router's choice."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the tiers here instead of beside the weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file of tiers, instead of the model's own.")] = None,
 ) -> None:
-    """Find the grids of every tier for a number of steps, and write those that come near beside the weights."""
+    """Find the grids of `high`, `balanced` and `fast` for a number of steps, and write them into the model's tiers."""
+    _check(smallest, side, own_rows, block_rows)
     spec, folder, file = tuned_model(config_path, model, out)
     blocks = 0 if block_rows is None else _routed_blocks(folder)
     from lego_serve.engine.offline import OfflinePipeline
@@ -75,6 +76,16 @@ def tune_grid(
     print_line(
         f"{file}: {len(runs)} tiers of {steps} steps of {sampler}, in {time.process_time() - began:.0f} s of one thread"
     )
+
+
+def _check(smallest: int, side: int, own_rows: float | None, block_rows: float | None) -> None:
+    """Raise RequestError for options that no tier could have, before anything is drawn."""
+    if smallest > side:
+        message = f"The smallest images, {smallest} pixels a side, are larger than the largest, `--side` {side}."
+        raise RequestError(message, param="smallest")
+    if own_rows is not None and block_rows is not None:
+        message = "A tier has either own rows or rows per block: give `--own-rows` or `--block-rows`, not both."
+        raise RequestError(message, param="block-rows")
 
 
 def _routed_blocks(folder: Path) -> int:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Samples = Annotated[Path, typer.Option(help="Where samples are kept, batch by batch; it goes on from there.")]
 Lora = Annotated[str | None, typer.Option(help="Draw them with this adapter of the model, by its id.")]
 Scale = Annotated[float, typer.Option(help="The adapter's scale.")]
-Out = Annotated[Path | None, typer.Option(help="The file of tiers, instead of the one beside the weights.")]
+Out = Annotated[Path | None, typer.Option(help="The file of tiers, instead of the model's own.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def tune_quality(
     prompts: Prompts = None,
     lora: Lora = None,
     scale: Scale = 1.0,
-    count: Annotated[int, typer.Option(min=1, help="Images to draw in every tier.")] = 48,
+    count: Annotated[int, typer.Option(min=1, help="Images to draw in every tier, if there are as many prompts.")] = 48,
     out: Out = None,
 ) -> None:
     """Measure what the tiers of a number of steps do to images, and write it into the model's file of tiers."""

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.1
 LESSONS = 24
 State = Annotated[
-    Path | None, typer.Option(help="The folder of lessons and of the training, which goes on from there; else of none.")
+    Path | None, typer.Option(help="The folder of lessons and of the training, which goes on from there; else none.")
 ]
 Minutes = Annotated[float, typer.Option(min=0, help="Minutes of training all residuals together, all runs together.")]
-Kinds = Annotated[list[str] | None, typer.Option(help="Only layers of a kind: qkv, out, first or second; all of them.")]
+Kinds = Annotated[list[str] | None, typer.Option(help="Only layers of a kind: qkv, out, first or second; else all.")]
 Tolerance = Annotated[
     float, typer.Option(min=0, help="The velocity's error that all sparse layers may make together, as a share of it.")
 ]

@@ -17,6 +17,7 @@ from lego_serve.engine.sharing.branch_wire import BranchClosed, BranchMessage, r
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
 from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.conditioning import PreparedPrompt
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.lane_input import LaneInput
 
 GREETING_S = 5.0  # in which a connection must say its token
@@ -92,7 +93,7 @@ class BranchHelper:
                 raise BranchClosed("it helps no more")
             if not is_mine:
                 return BranchMessage("busy", message.number)
-            latents = message.tensors["latents"].to(self._backbone.device)
+            latents = uploaded(message.tensors["latents"], self._backbone.device)
             lane = LaneInput(latents, float(message.tensors["time"]), float(message.tensors["guidance"]), prompt, None)
             velocity = self._backbone.velocity([lane])[0]
         self.branches += 1

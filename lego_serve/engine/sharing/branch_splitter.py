@@ -17,6 +17,7 @@ from lego_serve.core.nodes.requests import HelperAddress
 from lego_serve.core.placement.branch_window import BranchWindow
 from lego_serve.engine.sharing.branch_wire import BranchClosed, BranchMessage, receive, send
 from lego_serve.models.ragged.backbone import Backbone
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.lane_input import LaneInput
 
 CONNECT_S = 1.0
@@ -118,7 +119,7 @@ class BranchSplitter:
         if answer.number != self._number:
             raise BranchClosed(f"an answer to step {answer.number} in place of {self._number}")
         velocity = answer.tensors.get("velocity")
-        return None if velocity is None else velocity.to(self._backbone.device)
+        return None if velocity is None else uploaded(velocity, self._backbone.device)
 
 
 def _is_divisible(backbone: Backbone, lane: LaneInput) -> bool:

@@ -34,6 +34,7 @@ from lego_serve.models.families.flux import (
 from lego_serve.models.ragged import layers
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ControlImage, ControlNetLane, ControlNetSpec
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.layers import EmbeddingMlp, Linear, NumberEmbedding, Rotation
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.ragged.rotation import image_rotation, join_rotations, stack_rotations
@@ -117,10 +118,12 @@ class FluxControlNet:
 
     @torch.inference_mode()
     def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
-        """Return control latents as they are; map pixels (3, height, width) by the ControlNet's own layers."""
-        if self._hint is None:
-            return ControlImage(latents, key)
-        return ControlImage(self._hint(latents.to(self._weight)[None])[0], key)
+        """Return control latents, on the model's device, where steps read them.
+
+        Pixels (3, height, width) are mapped by the ControlNet's own layers.
+        """
+        here = uploaded(latents, self._weight.device)
+        return ControlImage(here if self._hint is None else self._hint(here.to(self._weight.dtype)[None])[0], key)
 
     def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """Begin a step whose residuals are computed on demand."""
@@ -151,8 +154,9 @@ class FluxControlNet:
             yield next(outs)(packing.image_part(joint))
 
     def _rows(self, latents: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
-        rows = [pack_latents(x.contiguous(), (x.shape[-2] // PATCH, x.shape[-1] // PATCH)) for x in latents]
-        return packing.rows_of([part.to(self._weight) for part in rows], packing.image_branch)
+        here = [uploaded(x, self._weight.device).contiguous() for x in latents]
+        rows = [pack_latents(x, (x.shape[-2] // PATCH, x.shape[-1] // PATCH)) for x in here]
+        return packing.rows_of([part.to(self._weight.dtype) for part in rows], packing.image_branch)
 
     def _tables(self, lanes: Sequence[ControlNetLane], packing: Packing) -> Iterator[torch.Tensor]:
         """Yield the modulation tables (branches, width) in the order blocks use them."""

@@ -17,6 +17,7 @@ import torch
 from lego_serve.errors import NodeError
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ControlImage, ControlNetLane, ControlNetSource
+from lego_serve.models.ragged.device import fetched
 
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -84,17 +85,21 @@ def prompt_message(cond: Conditioning, mode: int | None = None) -> PromptMessage
 
 
 def step_message(lanes: Sequence[ControlNetLane]) -> StepMessage:
-    """Make a step's request; images and prompts must have keys."""
+    """Make a step's request; images and prompts must have keys.
+
+    The lanes' latents come from the backbone's device, which is waited for once.
+    """
+    latents = fetched([lane.latents.float() for lane in lanes])
     return tuple(
         LaneMessage(
-            latents=to_array(lane.latents.float()),
+            latents=to_array(own),
             time=lane.time,
             guidance=lane.guidance,
             image=lane.image.key,
             cond=lane.cond.key,
             negative=None if lane.negative is None else lane.negative.key,
         )
-        for lane in lanes
+        for lane, own in zip(lanes, latents, strict=True)
     )
 
 

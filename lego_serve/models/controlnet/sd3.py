@@ -22,6 +22,7 @@ from lego_serve.models.families.sd3 import Block, block_of, modulations_of, run_
 from lego_serve.models.ragged import attention, layers
 from lego_serve.models.ragged.conditioning import Conditioning, PreparedPrompt
 from lego_serve.models.ragged.controlnet_source import ControlImage, ControlNetLane, ControlNetSpec
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.layers import Linear, Mlp, Projection, adaln_modulate, gated_residual
 from lego_serve.models.ragged.packing import Packing, pack
 from lego_serve.models.registry import ModelSpec
@@ -109,8 +110,8 @@ class Sd3ControlNet:
         return PreparedPrompt(tokens, self._pooled_in(pooled)[0])
 
     def image(self, latents: torch.Tensor, key: str = "") -> ControlImage:
-        """Make control latents of the VAE's scaled latents."""
-        return ControlImage(latents + self._shift, key)
+        """Make control latents of the VAE's scaled latents, on the model's device, where steps read them."""
+        return ControlImage(uploaded(latents + self._shift, self._weight.device), key)
 
     def start(self, lanes: Sequence[ControlNetLane]) -> LazyResiduals:
         """Begin a step whose residuals are computed on demand."""
@@ -156,7 +157,11 @@ class Sd3ControlNet:
     def _patched(self, latents: torch.Tensor) -> torch.Tensor:
         channels, height, width = latents.shape
         p = self._patch
-        latents = latents.to(self._weight).reshape(channels, height // p, p, width // p, p)
+        latents = (
+            uploaded(latents, self._weight.device)
+            .to(self._weight.dtype)
+            .reshape(channels, height // p, p, width // p, p)
+        )
         return latents.permute(1, 3, 0, 2, 4).reshape(-1, channels * p * p)
 
     def _position_of(self, size: tuple[int, int]) -> torch.Tensor:

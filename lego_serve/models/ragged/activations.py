@@ -43,7 +43,7 @@ def _int8(rows: torch.Tensor) -> Parts:
     """
     exact_scale = rows.abs().amax(dim=-1, keepdim=True).float() / 127
     scale = exact_scale.to(torch.float16)
-    scale = torch.where(scale.float() < exact_scale, torch.nextafter(scale, scale.new_tensor(torch.inf)), scale)
+    scale = torch.where(scale.float() < exact_scale, torch.nextafter(scale, scale.new_full((), torch.inf)), scale)
     scale = scale.clamp_min(6e-8)
     return torch.round(rows.float() / scale.float()).to(torch.int8), scale
 

@@ -8,7 +8,7 @@ are added in the order of their ControlNets' names, so that no bit of it depends
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -22,6 +22,7 @@ from lego_serve.models.ragged.controlnet_source import (
     Residuals,
     repeated_residual,
 )
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.packing import Packing, branches_of
 
@@ -38,29 +39,43 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PendingResiduals:
-    """One ControlNet's residuals of a step, and the segments that add them to image rows and to joint rows."""
+    """One ControlNet's residuals of a step, and the segments that add them to image rows and to joint rows.
+
+    Several blocks in turn add the same residual, which is ``kept`` like that: of one that comes from another process
+    there is one copy to the device.  Those that repeat are all kept.
+    """
 
     spec: ControlNetSpec
     residuals: Residuals
     image: tuple[Segment, ...]
     joint: tuple[Segment, ...]
+    kept: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
     def add(self, index: int, rows: torch.Tensor, segments: Sequence[Segment]) -> None:
         """Add residual ``index`` to rows, in place."""
+        residual = self._residual(index, rows)
+        if residual is None:
+            return
+        for segment in segments:
+            part = residual[segment.source : segment.source + segment.count]
+            # Two roundings as in diffusers, and the same ones wherever a row lies.
+            target = slice(segment.target, segment.target + segment.count)
+            rows[target] += part if segment.weight == 1 else part * segment.weight
+
+    def _residual(self, index: int, like: torch.Tensor) -> torch.Tensor | None:
+        """Wait for residual ``index``; return it on the device and in the dtype of the rows that it is added to."""
+        if index in self.kept:
+            return self.kept[index]
         try:
             residual = self.residuals.block(index)
         except ControlNetUnavailable:
             raise
         except Exception as error:
             raise ControlNetFailed.of(self.spec.name, error) from error
-        if residual is None:
-            return
-        residual = residual.to(rows)
-        for segment in segments:
-            part = residual[segment.source : segment.source + segment.count]
-            # Two roundings as in diffusers, and the same ones wherever a row lies.
-            target = slice(segment.target, segment.target + segment.count)
-            rows[target] += part if segment.weight == 1 else part * segment.weight
+        if not self.spec.repeats:
+            self.kept.clear()
+        self.kept[index] = None if residual is None else uploaded(residual, like.device).to(like.dtype)
+        return self.kept[index]
 
 
 class ResidualAdder:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from lego_kernels import Segments
 from lego_serve.core.addons import entry_param
 from lego_serve.core.scheduling.lora_mode import AdapterSet
 from lego_serve.errors import InvalidAdapter
@@ -23,10 +22,11 @@ from lego_serve.models.lora.adapter import Adapter, SetKey, Uses, in_order, key_
 from lego_serve.models.lora.targets import StreamOf, text_layer_path
 from lego_serve.models.ragged.lane_input import LaneInput
 from lego_serve.models.ragged.layers import Linear, Part
-from lego_serve.models.ragged.lora_products import GroupedLora, PackedLora, Product, common_precision, pack_lora
+from lego_serve.models.ragged.lora_products import LaterLora, PackedLora, Product, common_precision, pack_lora
 from lego_serve.models.ragged.packing import Packing
 
 MAX_PACKED_BYTES = 1 << 30
+MAX_LAYOUTS = 64  # ways in which the rows of one batch lie: of the step, and of its blocks with rows of their own
 PackedSet = dict[int, PackedLora]  # one set's products, by the index of the layer
 
 
@@ -59,7 +59,8 @@ class LoraLayers:
         self._pristine: dict[int, torch.Tensor] = {}
         self._patched: SetKey = ()
         self._packed: OrderedDict[SetKey, tuple[PackedSet, int]] = OrderedDict()  # with its bytes, latest used last
-        self._last_grouped: tuple[object, dict[int, GroupedLora]] | None = None  # and the composition it is for
+        self._layouts: OrderedDict[object, dict[int, LaterLora]] = OrderedDict()  # by composition, latest used last
+        self._is_grouping = False
         self._max_packed_bytes = max_packed_bytes
 
     @classmethod
@@ -157,11 +158,13 @@ class LoraLayers:
         before = {index: self._layers[index].lora for index in products}
         for index, product in products.items():
             self._layers[index].lora = product
+        is_inner, self._is_grouping = self._is_grouping, True
         try:
             yield
         finally:
             for index in products:
                 self._layers[index].lora = before[index]
+            self._is_grouping = is_inner
 
     def _shape(self, location: Location) -> tuple[int, int]:
         part = location.part
@@ -192,20 +195,29 @@ class LoraLayers:
                 touched.setdefault(location.layer, []).append((location.part, pair.down, pair.up, scale))
         return touched
 
-    def _grouped(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, GroupedLora]:
-        """Return the addition to each changed layer; cached while the batch keeps its composition."""
+    def _grouped(self, lanes: Sequence[LaneInput], keys: Sequence[SetKey], packing: Packing) -> dict[int, LaterLora]:
+        """Return the addition to each changed layer; cached while the batch keeps its composition.
+
+        With it are cached those of its blocks whose rows lie in another way: so a step over the same batch makes none
+        anew, and a GPU is sent none of their tables.
+        """
         branch_keys = [keys[branch.lane] for branch in packing.branches]
         composition = (tuple(branch_keys), tuple(tuple(packing.bounds(stream)) for stream in ("image", "text")))
-        if self._last_grouped is not None and self._last_grouped[0] == composition:
-            return self._last_grouped[1]
+        if composition in self._layouts:
+            self._layouts.move_to_end(composition)
+            return self._layouts[composition]
+        if not self._is_grouping:
+            self._layouts.clear()  # they hold the weights of the sets of another batch
         sets = {key: self._packed_set(lane.adapters) for lane, key in zip(lanes, keys, strict=True) if key}
         grouped = {}
         for index in sorted({index for packed in sets.values() for index in packed}):
             touching = [key for key, packed in sets.items() if index in packed]
             bounds = packing.bounds(self._streams[index])
-            segments = Segments(tuple(_segments(bounds, branch_keys, touching)))
-            grouped[index] = GroupedLora.of([sets[key][index] for key in touching], segments)
-        self._last_grouped = (composition, grouped)
+            rows = tuple(_segments(bounds, branch_keys, touching))
+            grouped[index] = LaterLora([sets[key][index] for key in touching], rows)
+        self._layouts[composition] = grouped
+        if len(self._layouts) > MAX_LAYOUTS:
+            self._layouts.popitem(last=False)
         return grouped
 
     def _packed_set(self, uses: Uses) -> PackedSet:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -90,3 +91,29 @@ class GroupedLora:
         for start, stop, up, segments in self.parts:
             lora_expand(out[:, start:stop], hidden, up, segments, add=ops.add_linear)
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class LaterLora:
+    """A layer's products for one batch, grouped when the layer is computed with them for the first time.
+
+    Where a block's rows lie in their own way all layers are given their products for it, and the block's alone are
+    computed.  ``rows``: the segments, which name one of ``sets`` by its index.
+    """
+
+    sets: Sequence[PackedLora]
+    rows: tuple[tuple[int, int, int], ...]
+
+    @cached_property
+    def grouped(self) -> GroupedLora:
+        """The products, by segment."""
+        return GroupedLora.of(self.sets, Segments(self.rows))
+
+    @property
+    def runs(self) -> Sequence[tuple[int, int]]:
+        """The rows that are added to."""
+        return self.grouped.runs
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, ops: LinearOps) -> torch.Tensor:
+        """Add to ``out``, the layer's output for rows x, in place; return it."""
+        return self.grouped(x, out, ops)

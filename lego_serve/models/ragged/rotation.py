@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lego_serve.models.ragged.device import uploaded
 from lego_serve.models.ragged.layers import Rotation
 from lego_serve.models.ragged.packing import Packing
 
@@ -13,7 +14,7 @@ def image_rotation(rotate: Any, size: tuple[int, int], device: torch.device, fra
     """Return the rotation of an image of so many token rows and columns; ``rotate`` is diffusers' FluxPosEmbed."""
     rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     positions = torch.stack([torch.full_like(rows, frame), rows, columns], dim=-1).flatten(0, 1)
-    rotation: Rotation = rotate(positions.to(device))
+    rotation: Rotation = rotate(uploaded(positions, device))
     return rotation
 
 
