@@ -12,7 +12,6 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lego_serve.core.editing.reuse import Quality, ReusePlan
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
@@ -34,6 +33,7 @@ from lego_serve.models.ragged.linear_kinds.int8_rows import use_int8_rows
 from lego_serve.models.ragged.linear_kinds.sparse24_rows import use_sparse24_rows
 from lego_serve.models.ragged.pruning.router import BlockRouter
 from lego_serve.models.sampling import FlowMatchTables, Schedule
+from tests.support.engine.emulated_device import GPU, NAME
 from tests.support.engine.residuals import residuals_of
 
 SD3: dict[str, Any] = {
@@ -45,10 +45,6 @@ FLUX: dict[str, Any] = {
     "in_channels": 32, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
     "joint_attention_dim": 48, "pooled_projection_dim": 32, "guidance_embeds": True, "axes_dims_rope": (8, 12, 12),
 }  # fmt: skip
-# A device that torch is told of in Python: a build without CUDA cannot index a tensor that is said to be on one.
-NAME = "fakegpu"
-_setup_privateuseone_for_python_backend(NAME)
-GPU = torch.device(NAME, 0)
 # What a step takes from the CPU: the layout of its batch and the times of its branches, in copies that do not wait.
 # ``lcm`` takes the noise of each lane besides, which has the same bits whatever device the lane runs on.
 STATED = 6
