@@ -66,6 +66,11 @@ class HostLedger:
         self._kept[key] = _Kept(size, used_s)
         return tuple(gone)
 
+    def touch(self, key: str, used_s: float) -> None:
+        """Note that an entry is wanted, if it is in host memory: it goes after all that were used before."""
+        if key in self._kept:
+            self._kept[key] = _Kept(self._kept[key].size, used_s)
+
     def take(self, key: str) -> None:
         """Take an entry out of the account: it is on its device again, or of no use; one that is not in it is not."""
         self._kept.pop(key, None)

@@ -11,6 +11,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("evict"), KEYS, st.integers(0, 12), st.integers(0, 9)),
         st.tuples(st.just("load"), KEYS, st.just(0), st.just(0)),
+        st.tuples(st.just("want"), KEYS, st.just(0), st.integers(0, 9)),
     ),
     max_size=40,
 )
@@ -38,6 +39,16 @@ def test_what_was_used_later_stays_and_so_does_everything_where_an_entry_finds_n
     assert "old" in ledger
     assert "new" in ledger
     assert ledger.admit("between", 5, used_s=5.0) == ("old",)
+
+
+def test_what_is_wanted_next_is_not_dropped_for_what_makes_room_for_it() -> None:
+    """Its copy is used last of all."""
+    ledger = HostLedger(4)
+    ledger.admit("a", 4, used_s=1.0)
+    ledger.touch("a", 3.0)
+    ledger.touch("b", 3.0)
+    assert ledger.admit("b", 4, used_s=2.0) is None
+    assert ledger.bytes_of("a") == 4
 
 
 def test_what_has_gone_back_to_its_device_takes_nothing() -> None:
@@ -73,6 +84,9 @@ def test_the_budget_holds_and_whatever_is_kept_was_used_after_what_went_for_it(
         if what == "load":
             ledger.take(key)
             kept.pop(key, None)
+        elif what == "want":
+            ledger.touch(key, float(used_s))
+            kept |= {key: (kept[key][0], used_s)} if key in kept else {}
         elif key not in kept:
             before = sum(bytes_ for bytes_, _ in kept.values())
             gone = ledger.admit(key, size, float(used_s))
