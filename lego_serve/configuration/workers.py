@@ -20,8 +20,8 @@ class Workers(Placed):
     )
     host_bytes: Bytes | None = Field(
         default=None,
-        description="Bytes of host memory, pinned and beside `memory_bytes`, in which each worker keeps the weights of "
-        "models that were evicted from its GPU: those used last, to be moved back without their files being read. "
+        description="Bytes of host memory, pinned and to be counted in `memory_bytes`, in which each worker keeps the "
+        "weights of models that were evicted from its GPU: those used last, moved back without reading their files. "
         "Without it, as many as `max_bytes`; 0 keeps none. On the CPU nothing is kept: models are in that memory.",
     )
     preload: bool = Field(

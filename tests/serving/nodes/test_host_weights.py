@@ -148,7 +148,7 @@ async def test_what_adapters_changed_is_undone_before_weights_are_kept(on_device
     encoder, model = text._encoder, backbone._backbone
     wanted = bits(encoder), bits(model)
     encoder.encode(["a red circle"], ((made, 1.0),))
-    model.adapters.patch(((made, 1.0),))
+    model.adapters.patch(((made.part("transformer"), 1.0),))
     assert bits(encoder) != wanted[0]
     assert bits(model) != wanted[1]
     for node in (text, backbone):
