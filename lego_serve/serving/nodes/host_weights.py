@@ -108,7 +108,7 @@ def _blocks(model: object) -> list[_Block]:
         storage = tensor.untyped_storage()
         if tensor.device.type != "cpu" and storage.nbytes():
             block = blocks.setdefault(storage.data_ptr(), _Block(storage, tensor.device))
-            block.places.append(_Place(tensor, tensor.storage_offset(), tensor.shape, tensor.stride()))
+            block.places.append(_Place(tensor, int(tensor.storage_offset()), tensor.shape, tensor.stride()))
     return list(blocks.values())
 
 
