@@ -35,6 +35,29 @@ def test_shared_nodes_are_on_the_workers_and_have_no_deployment_of_their_own(tmp
     assert scaled_apps(places) == dict([own, (("shared", "workers"), "shared.workers")])  # they scale as one
 
 
+@pytest.mark.parametrize(
+    ("device", "key", "host_bytes"),
+    [
+        ("cpu", "", 0),
+        ("cpu", ", host_bytes: 5", 0),
+        ("cuda", "", 7),
+        ("cuda", ", host_bytes: 5", 5),
+        ("cuda", ", host_bytes: 0", 0),
+    ],
+)
+def test_what_is_evicted_from_a_gpu_has_as_many_bytes_of_host_memory_as_the_worker_has_there(
+    tmp_path: Path, device: str, key: str, host_bytes: int
+) -> None:
+    """Or as many as it is given; on the CPU it has left the host's memory, and nothing is kept."""
+    path = tmp_path / "config.yaml"
+    model = f"{{path: 'builtin:lego-tiny', device: {device}, nodes: {{vae: {{placement: shared}}}}}}"
+    path.write_text(f"models: {{lego-tiny: {model}}}\nworkers: {{max_bytes: 7{key}}}\n")
+    plans = {plan.app: plan for plan in node_plans(*configured(path), tmp_path)}
+    options = plans["shared.workers"].options
+    assert isinstance(options, WorkerOptions)
+    assert options.host_bytes == host_bytes
+
+
 def test_shared_nodes_of_two_devices_are_refused(tmp_path: Path) -> None:
     """A worker computes on one."""
     path = tmp_path / "config.yaml"

@@ -18,6 +18,12 @@ class Workers(Placed):
         description="Bytes of weights that each worker keeps. Beyond it the models go whose expected benefit a byte is "
         "least; none that is in use, or that an admitted request needs next.",
     )
+    host_bytes: Bytes | None = Field(
+        default=None,
+        description="Bytes of host memory, pinned and to be counted in `memory_bytes`, in which each worker keeps the "
+        "weights of models that were evicted from its GPU: those used last, moved back without reading their files. "
+        "Without it, as many as `max_bytes`; 0 keeps none. On the CPU nothing is kept: models are in that memory.",
+    )
     preload: bool = Field(
         default=True,
         description="Whether a worker loads, at its start, the models of the first workflows as far as they fit. "

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from lego_serve.core.caching.file_version import FileVersion, is_settled
 from lego_serve.models.derived.origin import FILE as DIFFERENCE
 from lego_serve.models.derived.origin import origin_of
 
@@ -38,6 +39,20 @@ def denoiser_digest(folder: Path) -> str:
     digest = hashlib.sha256(f"{DIFFERENCE} {file.stat().st_size} of {origin.weights}\n".encode())
     _update(digest, file)
     return digest.hexdigest()
+
+
+def file_versions(folders: Sequence[Path], now_s: float) -> dict[Path, FileVersion] | None:
+    """Return the versions of all files in folders and in theirs, by what their file system says: no file is read.
+
+    None while a write at ``now_s``, in seconds since 1970, might not show in them.
+    """
+    versions = {}
+    for file in (each for folder in folders for pattern in ("*", "*/*") for each in folder.glob(pattern)):
+        if file.is_file():
+            about = file.stat()
+            times = (about.st_mtime_ns, about.st_ctime_ns)
+            versions[file] = FileVersion(about.st_dev, about.st_ino, about.st_size, *times)
+    return versions if all(is_settled(version, now_s, 0.0) for version in versions.values()) else None
 
 
 def _update(digest: "hashlib._Hash", path: Path) -> None:

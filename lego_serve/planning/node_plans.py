@@ -104,11 +104,14 @@ def _checkpoint_plan(settings: config.Settings, spec: ModelSpec, component: str,
 def _worker_plan(settings: config.Settings, shared: Sequence[NodePlan]) -> NodePlan:
     """The shared workers; their spec says no more than their name and the device that all their nodes compute on."""
     workers = settings.workers
-    nodes = [plan.hosted for plan in shared]
+    nodes, device = [plan.hosted for plan in shared], shared[0].spec.device
+    host_bytes = workers.max_bytes if workers.host_bytes is None else workers.host_bytes
+    if device == "cpu":  # what is evicted has left the same memory
+        host_bytes = 0
     return NodePlan(
-        ModelSpec(WORKER_POOL, path="", device=shared[0].spec.device),
+        ModelSpec(WORKER_POOL, path="", device=device),
         WORKERS,
-        WorkerOptions(tuple(nodes), workers.max_bytes, workers.preload),
+        WorkerOptions(tuple(nodes), workers.max_bytes, workers.preload, host_bytes),
         ReplicaBounds(workers.replicas.min, workers.replicas.max),
         workers.cpus,
         workers.gpus,

@@ -1,11 +1,13 @@
 """The digest of weights: the same for a copy, another for other weights, whatever their size."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from lego_serve.models.weights_digest import WHOLE_BYTES, weights_digest
+from lego_serve.models.weights_digest import WHOLE_BYTES, file_versions, weights_digest
 
 PARTS = ("transformer", "scheduler")
 
@@ -41,3 +43,24 @@ def test_another_schedule_is_another_model(tmp_path: Path) -> None:
     before = weights_digest(model, PARTS)
     (model / "scheduler" / "config.json").write_text('{"shift": 3.0}')
     assert weights_digest(model, PARTS) != before
+
+
+def test_files_tell_that_they_were_replaced_once_that_would_show(tmp_path: Path) -> None:
+    """Also where size and time are as they were; what was just written may be written again and look the same."""
+    folder = folder_with(tmp_path / "a", b"one")
+    later_s = time.time() + 60
+    assert file_versions([folder], time.time()) is None
+    before = file_versions([folder], later_s)
+    assert before == file_versions([folder], later_s)
+    assert before is not None
+    file = next(path for path in before if path.suffix == ".safetensors")
+    about = file.stat()
+    other = file.with_suffix(".part")
+    other.write_bytes(file.read_bytes()[::-1])
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
+    other.replace(file)
+    after = file_versions([folder], later_s)
+    assert after is not None
+    assert {path for path in before if before[path] != after[path]} == {file}
+    file.unlink()
+    assert file_versions([folder], later_s) != after

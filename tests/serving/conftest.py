@@ -10,7 +10,7 @@ import pytest
 from lego_serve.models.lora.loading import base_layers
 from lego_serve.models.lora.names import BaseLayers
 from lego_serve.models.registry import ModelSpec
-from lego_serve.serving.nodes import backbone as backbone_node
+from lego_serve.serving.nodes import backbone_model
 from tests.support.lora.adapters import diffusers_names, kohya_names, products, saved
 
 MEASURED: dict[tuple[object, ...], Any] = {}
@@ -20,7 +20,7 @@ MEASURED: dict[tuple[object, ...], Any] = {}
 def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first replica of every kind of model is calibrated; later ones, made seconds faster, take its rates."""
     for name in ("calibrate", "calibrate_adapters"):
-        monkeypatch.setattr(backbone_node, name, once_a_kind(getattr(backbone_node, name)))
+        monkeypatch.setattr(backbone_model, name, once_a_kind(getattr(backbone_model, name)))
 
 
 def once_a_kind(measure: Callable[[Any], Any]) -> Callable[[Any], Any]:

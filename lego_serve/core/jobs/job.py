@@ -57,12 +57,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ModelMove:
-    """A model that a shared worker has loaded, in so many seconds, or evicted for another one; the bytes it takes."""
+    """A model that a shared worker has loaded, in so many seconds, or evicted for another one; the bytes it takes.
+
+    ``via_host``: its weights came from host memory, or stay there.  ``leaves_host``: they were there, and are dropped.
+    """
 
     model: str
     size_bytes: int
     seconds: float = 0.0
     evicted_for: str = ""
+    via_host: bool = False
+    leaves_host: bool = False
 
     @property
     def kind(self) -> str:
@@ -72,9 +77,13 @@ class ModelMove:
     def words(self, worker: str) -> str:
         """Say what happened on a worker."""
         where, size = f"worker {worker[-4:]}", f"{self.size_bytes / 1e6:.0f} MB"
+        if self.leaves_host:
+            return f"its weights ({size}) left host memory for those of {self.evicted_for} on {where}"
         if self.evicted_for:
-            return f"it made room ({size}) for {self.evicted_for} on {where}"
-        return f"{where} loaded it ({size}) in {self.seconds:.2f} s"
+            then = "its weights stay in host memory" if self.via_host else "its next load reads its files"
+            return f"it made room ({size}) for {self.evicted_for} on {where}; {then}"
+        source = "host memory" if self.via_host else "its files"
+        return f"{where} loaded it ({size}) from {source} in {self.seconds:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lego_serve.core.nodes.requests import process_of
-from lego_serve.gateway.ui.watch import GONE, SHARED_WORKERS, Watch
-
-MODELS = "models"  # the kind of memory that shared workers have
+from lego_serve.gateway.ui.watch import GONE, OF_WORKERS, SHARED_WORKERS, Watch
 
 
 def caches_of(watch: Watch) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def caches_of(watch: Watch) -> dict[str, Any]:
         memory: Mapping[str, Sequence[int]] = replica["memory"] if replica["state"] not in GONE else {}
         for kind, uses in memory.items():
             model, place = replica["model"], (replica["id"], replica["component"])
-            if kind == MODELS:  # a worker has one place for the nodes of all models
+            if kind in OF_WORKERS:  # a worker has one place for the nodes of all models
                 model, place = SHARED_WORKERS, (process_of(replica["id"]), "worker")
             _add(rows.setdefault((kind, model), _cache(kind, model)), *place, *uses)
     for what, (hits, misses) in found.items():

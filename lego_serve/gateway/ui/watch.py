@@ -27,6 +27,7 @@ NODES_KEPT = 5000  # of replicas that were seen, so that what is said of them la
 MEANT_S = 120.0  # within which a replica goes that is to go
 GONE_AFTER_S = 10.0  # without a word of a gateway
 SEEN_BY_ALL = ("lost", "up", "evict")  # decisions that every gateway takes note of by itself
+OF_WORKERS = ("models", "host")  # the kinds of memory of a shared worker: its device, and what was evicted from it
 SHARED_WORKERS = "shared.workers"
 CLUSTER = "cluster"  # stands for a gateway in what no gateway decides
 
@@ -207,7 +208,7 @@ class Watch:
     def _note_evicted(self, replica: SeenReplica) -> None:
         """Note what made room for others in a replica since it was looked at last."""
         # Of models the workers themselves tell with their answers, whether anybody looks or not.
-        now = {use.kind: use.evicted for use in replica.load.memory if use.kind != "models"}
+        now = {use.kind: use.evicted for use in replica.load.memory if use.kind not in OF_WORKERS}
         before = self._evicted.get(replica.id)
         self._evicted[replica.id] = now
         for use in replica.load.memory if before is not None else ():

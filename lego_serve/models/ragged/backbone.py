@@ -52,9 +52,10 @@ class Backbone(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Encodes prompts, each independently of the others in its batch."""
+    """Encodes prompts, each independently of the others in its batch; ``adapters``: the layers they change."""
 
     max_batch: int
+    adapters: LoraLayers
 
     def count(self, prompt: str) -> int:
         """Return how many tokens a prompt has.  Raises RequestError when the model cannot read all of it."""

@@ -137,6 +137,12 @@ class LoraLayers:
             self._restore_layer(index)
         self._patched = ()
 
+    def forget(self) -> None:
+        """Put the pristine weights back, and forget all that was made of adapters: the model is as it was loaded."""
+        self.restore()
+        self._packed.clear()
+        self._last_grouped = None
+
     @contextmanager
     def applied(self, lanes: Sequence[LaneInput], packing: Packing) -> Iterator[None]:
         """Apply each lane's adapters to its own rows within the context: as the weights are patched, or grouped.

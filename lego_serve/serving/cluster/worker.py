@@ -1,7 +1,8 @@
 """The class that Ray Serve runs as a shared worker: any node of its options, loaded when a call comes for it."""
 
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from lego_serve.core.nodes.requests import (
     RunningStep,
 )
 from lego_serve.errors import LegoError, NodeError
+from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.cluster.handles import clusters_witness
 from lego_serve.serving.cluster.ray_internals import keep_to_this_machine
 from lego_serve.serving.cluster.references import RefsLost, keep_arrays
@@ -41,6 +43,7 @@ from lego_serve.serving.nodes.options import BackboneOptions, HostedNode, Worker
 from lego_serve.serving.workers.host import HostedModel, ModelHost
 
 if TYPE_CHECKING:
+    from lego_serve.serving.nodes.host_weights import HostWeights
     from lego_serve.serving.nodes.peers import NodePeers
 
 ReplyT = TypeVar("ReplyT")
@@ -58,7 +61,7 @@ class WorkerReplica:
         keep_to_this_machine()
         process = NodePeers(turns=ComputeTurns())
         models = {node.name: _hosted(node, process) for node in options.nodes}
-        self._host: ModelHost[Any] = ModelHost(models, options.max_bytes)
+        self._host: ModelHost[Any] = ModelHost(models, options.max_bytes, host_bytes=options.host_bytes)
         self._id = serve.get_replica_context().replica_id.unique_id
         self._is_draining = False
         self._streams = 0
@@ -170,9 +173,11 @@ class WorkerReplica:
         """Return what a node has in hand here; nothing where it is not resident."""
         node = self._host.nodes.get(name)
         load: ReplicaLoad = ReplicaLoad() if node is None else node.load()
-        host = self._host
+        host, copies = self._host, self._host.copies
         models = MemoryUse("models", host.bytes_of(name), host.max_bytes, host.evictions_of(name))
-        memory = (models, *(use for use in load.memory if use.kind != "weights"))  # the account has these bytes
+        in_host = MemoryUse("host", copies.bytes_of(name), copies.budget_bytes, copies.dropped_of(name))
+        others = (use for use in load.memory if use.kind != "weights")  # the account has these bytes
+        memory = (models, *([in_host] if copies.budget_bytes else []), *others)
         return replace(load, memory=memory, is_draining=self._is_draining, machine=socket.gethostname())
 
     async def _drain(self) -> int:
@@ -185,10 +190,14 @@ class WorkerReplica:
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Return the resident nodes, their bytes, and the templates of backbones, for Serve's routers."""
+        host, copies = self._host, self._host.copies
+        memory = {"models": (host.used_bytes, host.max_bytes)}
+        if copies.budget_bytes:
+            memory["host"] = (copies.used_bytes, copies.budget_bytes)
         kept = [node.routing_stats()["templates"] for node in self._host.nodes.values() if hasattr(node, "drain")]
         return {
             "resident": tuple(sorted(self._host.nodes)),
-            "memory": {"models": (self._host.used_bytes, self._host.max_bytes)},
+            "memory": memory,
             "templates": tuple(sorted({template for each in kept for template in each})),
         }
 
@@ -202,7 +211,12 @@ class WorkerReplica:
 
 def _hosted(node: HostedNode, process: "NodePeers") -> HostedModel[Any]:
     """Return how a node is loaded."""
-    return HostedModel(partial(_size_bytes, node), partial(make_node, node.spec, node.options, process))
+    return HostedModel(partial(_size_bytes, node), partial(_make, node, process), partial(_files, node))
+
+
+def _make(node: HostedNode, process: "NodePeers", copy: "HostWeights[Any] | None") -> Any:
+    """Return a node, with its weights from host memory where they are given."""
+    return make_node(node.spec, node.options, replace(process, host_weights=copy))
 
 
 def _size_bytes(node: HostedNode) -> int:
@@ -212,5 +226,22 @@ def _size_bytes(node: HostedNode) -> int:
     """
     from lego_serve.models.weights_size import controlnet_bytes, weights_bytes
 
-    nets = node.options.resident_controlnets if isinstance(node.options, BackboneOptions) else ()
-    return weights_bytes(node.spec, node.component) + sum(controlnet_bytes(net) for net in nets)
+    return weights_bytes(node.spec, node.component) + sum(map(controlnet_bytes, _nets(node)))
+
+
+def _files(node: HostedNode) -> object:
+    """Return the state of all files of the models that a node is made of, None while a write to them might not show.
+
+    Raises CheckpointError.
+    """
+    from lego_serve.models.model_files import model_folder, own_folder
+    from lego_serve.models.weights_digest import file_versions
+
+    here = [replace(spec, fetch=False) for spec in (node.spec, *_nets(node))]  # by now they are
+    folders = {folder for spec in here for folder in (own_folder(spec), model_folder(spec))}
+    return file_versions(sorted(folders), time.time())
+
+
+def _nets(node: HostedNode) -> Sequence[ModelSpec]:
+    """Return the ControlNets that may stay beside a node."""
+    return node.options.resident_controlnets if isinstance(node.options, BackboneOptions) else ()

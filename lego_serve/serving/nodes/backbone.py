@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,12 +26,7 @@ from lego_serve.core.nodes.requests import (
     RunningStep,
     TemplateSize,
 )
-from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.liveness import is_wedged
-from lego_serve.core.scheduling.lora_mode import LoraMode, allowed_mode
-from lego_serve.core.scheduling.ordering import LANE_POLICIES
-from lego_serve.engine.batch_invariance import ensure_batch_invariance
-from lego_serve.engine.calibration import calibrate, calibrate_adapters
 from lego_serve.engine.lane_listener import LaneListener
 from lego_serve.engine.lane_state import LaneResult
 from lego_serve.engine.sharing.compute_turns import ComputeTurns
@@ -39,14 +35,16 @@ from lego_serve.engine.template_store import TemplateStore
 from lego_serve.engine.thread import EngineThread
 from lego_serve.errors import CheckpointError, LegoError, NodeError
 from lego_serve.models.dtypes import arithmetic, resolve_dtype
-from lego_serve.models.loading import computed_revision, load_backbone
+from lego_serve.models.loading import computed_revision
 from lego_serve.models.lora.targets import lora_targets_of
 from lego_serve.models.model_files import denoiser_revision
 from lego_serve.models.registry import ModelSpec
 from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.loading_cache import memory_of
+from lego_serve.serving.nodes.backbone_model import BackboneModel
 from lego_serve.serving.nodes.branch_helpers import BranchHelpers
 from lego_serve.serving.nodes.controlnets.sources import ControlNetSources
+from lego_serve.serving.nodes.host_weights import HostWeights
 from lego_serve.serving.nodes.lane_requests import adapter_uses, lane_requests, steps_of, task_stats, tier_on
 from lego_serve.serving.nodes.options import BackboneOptions
 from lego_serve.serving.nodes.peers import NodePeers
@@ -64,25 +62,14 @@ class BackboneNode:
         lora_node = peers.lora_node if options.adapters is not None else None
         if lora_node is not None:
             lora_targets_of(spec)
-        backbone, tables = load_backbone(spec)
-        self._tables, backbone.bucket_rows = tables, options.bucket_rows
-        invariance = ensure_batch_invariance(backbone, required=options.batch_invariant)
-        log.info("batch invariance of %s: %s", spec.name, invariance)
-        once, keeps_weights = peers.measurements.once, options.batch_invariant or spec.linear != "dense"
-        measured = f"{spec.name} {spec.path}"  # a tier may have weights of its own
-        rates = once(f"{measured} rates", lambda: calibrate(backbone))
-        batcher = StepBatcher(
-            LANE_POLICIES[options.lane_policy],
-            StepLimits(options.max_step_s, options.max_rows),
-            rates,
-            allowed_mode(LoraMode(options.adapter_mode), batch_invariant=keeps_weights),
-            None if lora_node is None else once(f"{measured} adapter rates", lambda: calibrate_adapters(backbone)),
-        )
+        model = peers.model(partial(BackboneModel.load, spec))
+        backbone, tables = model.backbone, model.tables
+        batcher = model.batcher(spec, options, peers.measurements, takes_adapters=lora_node is not None)
         self._adapters = None
         if lora_node is not None and options.adapters is not None:
             self._adapters = AdapterCache(lora_node, ("transformer",), options.adapters.cache_bytes)
-        kept, nets_bytes = options.templates, options.controlnet_bytes
-        self._controlnets = ControlNetSources(spec, options.controlnets, peers.controlnets, rates, nets_bytes)
+        kept, nets = options.templates, (options.controlnets, peers.controlnets, batcher.rates)
+        self._controlnets = ControlNetSources(spec, *nets, options.controlnet_bytes, model.controlnets)
         templates = TemplateStore(kept.max_bytes, time.monotonic, kept.coding, kept.tenant_pinned_bytes)
         revision = denoiser_revision(spec)
         self._turns, self._witness = peers.turns or ComputeTurns(), peers.witness
@@ -103,7 +90,7 @@ class BackboneNode:
         self._checkpoint_every_steps = options.checkpoint_every_steps
         self._thread: EngineThread | None = None
         self._streams: set[asyncio.Queue[Message]] = set()
-        self._lanes, self._is_draining = 0, False
+        self._tables, self._lanes, self._is_draining = tables, 0, False
         self._calls: dict[str, list[str]] = {}  # the lanes of each call, by its key
 
     async def stream(self, call: NodeCall[DenoiseOutput]) -> AsyncIterator[Message]:
@@ -220,11 +207,24 @@ class BackboneNode:
 
     def close(self) -> None:
         """Let go of its thread and helpers; nothing is in hand.  It waits for the step under way, on any thread."""
+        self.stop()
+        drop_weights(self._model)
+
+    def stop(self) -> int:
+        """Let go of threads and adapters likewise; return its weights' bytes on another device than the CPU."""
         if self._thread is not None:
             self._thread.close()
         if self._helpers is not None:
             self._helpers.close()
-        drop_weights((self._backbone, self._controlnets.kept))
+        return self._model.forget_adapters()
+
+    def to_host(self) -> HostWeights[BackboneModel]:
+        """Move the weights of a node that has stopped to host memory."""
+        return HostWeights(self._model)
+
+    @property
+    def _model(self) -> BackboneModel:
+        return BackboneModel(self._backbone, self._tables, self._controlnets.kept)
 
     async def _denoise(self, call: NodeCall[DenoiseOutput], queue: asyncio.Queue[Message]) -> None:
         """Run the lanes of a call; the last message is its result."""

@@ -142,11 +142,15 @@ class HostedNode:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Options of a shared worker: the nodes it may load, the bytes of them it keeps, whether it loads at its start."""
+    """Options of a shared worker: the nodes it may load, the bytes of them it keeps, whether it loads at its start.
+
+    ``host_bytes`` are kept in host memory of what was evicted from another device than the CPU.
+    """
 
     nodes: tuple[HostedNode, ...]
     max_bytes: int
     preload: bool = True
+    host_bytes: int = 0
 
 
 NodeOptions: TypeAlias = (

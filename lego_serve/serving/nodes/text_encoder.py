@@ -6,6 +6,7 @@ A LegoError crosses processes as a value, so that it arrives with its type.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -18,6 +19,7 @@ from lego_serve.engine.calibration import best_batch
 from lego_serve.errors import LegoError
 from lego_serve.models.loading import load_text_encoder
 from lego_serve.models.lora.adapter import Uses, key_of
+from lego_serve.models.ragged.backbone import TextEncoder
 from lego_serve.models.ragged.conditioning import Conditioning
 from lego_serve.models.registry import ModelSpec
 from lego_serve.models.text import text_parts
@@ -25,6 +27,7 @@ from lego_serve.serving.caches.adapter_cache import AdapterCache, AdapterLease
 from lego_serve.serving.caches.byte_lru import ByteLru
 from lego_serve.serving.caches.loading_cache import memory_of
 from lego_serve.serving.nodes.adapter_index import TEXT
+from lego_serve.serving.nodes.host_weights import HostWeights, device_bytes
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import TextEncoderOptions
 from lego_serve.serving.nodes.peers import NodePeers
@@ -73,7 +76,7 @@ class TextEncoderNode:
     def __init__(self, spec: ModelSpec, options: TextEncoderOptions, peers: NodePeers | None = None) -> None:
         peers = peers or NodePeers()
         torch.set_num_threads(1)
-        self._encoder = load_text_encoder(spec)
+        self._encoder: TextEncoder = peers.model(partial(load_text_encoder, spec))
         size, name = options.max_batch, f"{spec.name}.text_encoder max_batch"
         self._encoder.max_batch = peers.measurements.once(name, self._best_batch) if size == "auto" else size
         self._batcher: MicroBatcher[_Prompt, _Encoded | LegoError] = MicroBatcher(
@@ -133,8 +136,21 @@ class TextEncoderNode:
 
     def close(self) -> None:
         """Let go of its thread and weights; nothing is in hand.  It waits for the batch under way, on any thread."""
-        self._batcher.close()
+        self.stop()
         drop_weights(self._encoder)
+
+    def stop(self) -> int:
+        """Let go of its thread likewise, and of what adapters have changed.
+
+        Returns the bytes of its weights that lie on another device than the CPU.
+        """
+        self._batcher.close()
+        self._encoder.adapters.forget()
+        return device_bytes(self._encoder)
+
+    def to_host(self) -> HostWeights[TextEncoder]:
+        """Move the weights of a node that has stopped to host memory."""
+        return HostWeights(self._encoder)
 
     async def _take(self, request: TextEncodeInput) -> list[AdapterLease]:
         """Lease the adapters that change text encoders; the others are not waited for."""

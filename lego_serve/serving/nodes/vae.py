@@ -35,7 +35,9 @@ from lego_serve.models.controlnet.messages import content_key
 from lego_serve.models.loading import latent_patch, load_vae
 from lego_serve.models.model_files import model_folder
 from lego_serve.models.registry import ModelSpec
+from lego_serve.models.vae import KlVae
 from lego_serve.serving.caches.byte_lru import ByteLru
+from lego_serve.serving.nodes.host_weights import HostWeights, device_bytes
 from lego_serve.serving.nodes.microbatch import MicroBatcher, Turn
 from lego_serve.serving.nodes.options import VaeOptions
 from lego_serve.serving.nodes.peers import NodePeers
@@ -69,7 +71,7 @@ class VaeNode:
     def __init__(self, spec: ModelSpec, options: VaeOptions, peers: NodePeers | None = None) -> None:
         peers = peers or NodePeers()
         torch.set_num_threads(1)
-        self._vae, self._patch = load_vae(spec), latent_patch(spec)
+        self._vae, self._patch = peers.model(partial(load_vae, spec)), latent_patch(spec)
         size = options.max_batch
         name = f"{spec.name}.vae max_batch"
         self._vae.max_batch = peers.measurements.once(name, self._best_batch) if size == "auto" else size
@@ -106,8 +108,17 @@ class VaeNode:
 
     def close(self) -> None:
         """Let go of its thread and weights; nothing is in hand.  It waits for the batch under way, on any thread."""
-        self._batcher.close()
+        self.stop()
         drop_weights(self._vae)
+
+    def stop(self) -> int:
+        """Let go of its thread likewise; return the bytes of its weights that lie on another device than the CPU."""
+        self._batcher.close()
+        return device_bytes(self._vae)
+
+    def to_host(self) -> HostWeights[KlVae]:
+        """Move the weights of a node that has stopped to host memory."""
+        return HostWeights(self._vae)
 
     def _best_batch(self) -> int:
         """Return the images a pass that are decoded fastest, with the bits before rounding that each has alone."""

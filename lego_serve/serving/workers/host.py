@@ -2,7 +2,8 @@
 
 ``core.caching.ledger`` decides what is evicted: the least expected benefit a byte first, and nothing that a call uses,
 that is loading, or that an admitted job needs next.  One node loads at a time, in the order in which they are asked
-for.  A node that cannot be loaded is held back for a while; the others go on.
+for.  A node that cannot be loaded is held back for a while; the others go on.  What is evicted may keep its weights in
+host memory; see ``host_copies``.
 """
 
 import asyncio
@@ -13,28 +14,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, NoReturn, Protocol, TypeVar
+from functools import partial
+from typing import Generic, NoReturn, TypeVar
 
 from lego_serve.core.caching.expectations import Expectations
 from lego_serve.core.caching.ledger import CacheLedger, Reservation, ReservationRefused
 from lego_serve.core.caching.quarantine import Failure, Quarantine
 from lego_serve.core.jobs.job import ModelMove
 from lego_serve.errors import CheckpointError, NodeError, NodeUnavailable
+from lego_serve.serving.workers.host_copies import Copy, Evictable, HostCopies, outcome
 
 FIRST_GUESS_S = 1.0  # the expected seconds of a load, before one was measured
 log = logging.getLogger("lego_serve.workers")
-
-
-class Closable(Protocol):
-    """A node that lets go of what it has when it is evicted."""
-
-    def close(self) -> None:
-        """Let go of threads and memory; nothing is in hand.  It runs off the event loop and may wait for a step."""
-        ...
-
-
-NodeT = TypeVar("NodeT", bound=Closable)
-ValueT = TypeVar("ValueT")
+NodeT = TypeVar("NodeT", bound=Evictable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +42,13 @@ class HostedModel(Generic[NodeT]):
     """The bytes that a node takes at the most, and how it is loaded; both off the event loop, at each load anew.
 
     ``size_bytes`` raises where it cannot be told, for its files may be away for a while: nothing is loaded then.
+    ``load`` is given the weights where host memory has them.  ``files``: the state of its files, another one once any
+    of them is replaced, and None where that would not show.
     """
 
     size_bytes: Callable[[], int]
-    load: Callable[[], NodeT]
+    load: Callable[[Copy | None], NodeT]
+    files: Callable[[], object] = lambda: ()
 
 
 class ModelHost(Generic[NodeT]):
@@ -66,8 +61,10 @@ class ModelHost(Generic[NodeT]):
         clock: Callable[[], float] = time.monotonic,
         quarantine: Quarantine | None = None,
         expected: Expectations | None = None,
+        host_bytes: int = 0,
     ) -> None:
         self._models, self._clock = models, clock
+        self.copies = HostCopies(host_bytes)
         self._ledger = CacheLedger(max_bytes)
         self._quarantine = quarantine or Quarantine()
         self._expected = expected or Expectations()
@@ -139,15 +136,18 @@ class ModelHost(Generic[NodeT]):
         """Load nodes one after the other as long as there is room; blocks, and is for the start of the worker."""
         for name in names:
             with contextlib.suppress(NodeUnavailable):  # the log has it, and so does the quarantine
-                size_bytes = self._size(name, _outcome(self._models[name].size_bytes))
+                size_bytes = self._size(name, outcome(self._models[name].size_bytes))
                 if size_bytes <= self._ledger.budget_bytes - self._ledger.used_bytes:
                     self._ledger.reserve(name, size_bytes, self._load_s[name])
                     began_s = self._clock()
-                    self._keep(name, _outcome(self._models[name].load), began_s)
+                    self.copies.note_files(name, self._models[name].files)
+                    self._keep(name, outcome(partial(self._models[name].load, None)), began_s)
 
     def _expect(self, job_id: str | None, names: Collection[str]) -> None:
+        known, now = [name for name in names if name in self._models], self._clock()
+        self.copies.note_use(known, now)
         if job_id is not None:
-            self._expected.expect(job_id, [name for name in names if name in self._models], self._clock())
+            self._expected.expect(job_id, known, now)
         self._sync_pins()
 
     def _sync_pins(self) -> None:
@@ -196,10 +196,11 @@ class ModelHost(Generic[NodeT]):
     async def _load(self, name: str) -> None:
         model = self._models[name]
         async with self._turn:
-            await self._reserve(name, self._size(name, await asyncio.to_thread(_outcome, model.size_bytes)))
+            await self._reserve(name, self._size(name, await asyncio.to_thread(outcome, model.size_bytes)))
             began_s = self._clock()
-            self._keep(name, await asyncio.to_thread(_outcome, model.load), began_s)
-            self._moves.append(ModelMove(name, self._sizes[name], self._load_s[name]))
+            copy = await self.copies.take(name, model.files)
+            self._keep(name, await asyncio.to_thread(outcome, partial(model.load, copy)), began_s)
+            self._moves.append(ModelMove(name, self._sizes[name], self._load_s[name], via_host=copy is not None))
             self._sync_pins()
 
     def _size(self, name: str, size_bytes: int | Exception) -> int:
@@ -239,11 +240,11 @@ class ModelHost(Generic[NodeT]):
                 needs = f"{name} takes {size_bytes} bytes, and a worker has {self.max_bytes}; see `workers.max_bytes`"
                 raise NodeError(needs, code="model_too_large")
             await self._changed()
-        for gone in decision.evict:
-            log.info("evicting %s for %s", gone, name)
+        for gone, node in [(gone, self._nodes.pop(gone)) for gone in decision.evict]:
             self._evictions[gone] += 1
-            self._moves.append(ModelMove(gone, self._sizes[gone], evicted_for=name))
-        await self._close([self._nodes.pop(gone) for gone in decision.evict])
+            is_kept, dropped = await self.copies.let_go(gone, node)
+            self._moves += (ModelMove(gone, self._sizes[gone], evicted_for=name, via_host=is_kept), *dropped)
+            log.info("evicted %s for %s; its weights are in host memory: %s", gone, name, is_kept)
         self._sync_pins()
 
     async def _changed(self) -> None:
@@ -253,13 +254,6 @@ class ModelHost(Generic[NodeT]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if ends_s is None else max(0.001, ends_s - self._clock())):
                 await self._freed.wait()
-
-    async def _close(self, nodes: list[NodeT]) -> None:
-        """Close nodes that were evicted, whose last step may still run, while calls of other nodes go on."""
-        while nodes:
-            failed = await asyncio.to_thread(_outcome, nodes.pop().close)
-            if isinstance(failed, Exception):  # it has its memory or not: the load says so
-                log.error("an evicted node could not be closed", exc_info=failed)
 
     def _forget(self, name: str) -> None:
         """Take a node that did not load out of the account."""
@@ -278,11 +272,3 @@ def held_back(name: str, failure: Failure, now: float) -> NodeUnavailable:
     error = NodeUnavailable(f"{told}; try again then, {where}.", code="model_quarantined")
     error.retry_after_s, error.operator_reason = wait_s, f"{name}: {failure.reason}"
     return error
-
-
-def _outcome(work: Callable[[], ValueT]) -> ValueT | Exception:
-    """Return what work comes to, or why it fails."""
-    try:
-        return work()
-    except Exception as error:
-        return error

@@ -23,12 +23,15 @@ class Sharing(LivelyRunner):
 
     def __init__(self) -> None:
         super().__init__(step_s=0.001)
-        self.workers = ["wkr1", "wkr2"]
+        self.workers, self.evicted = ["wkr1", "wkr2"], 1
         self.board.nodes = {"shared.workers": NodeScale(2, ReplicaBounds(1, 3))}
 
     async def loads(self) -> list[SeenReplica]:
         """Each worker for each of its nodes."""
-        memory = (MemoryUse("models", NODE_BYTES, BUDGET, 1),)
+        memory = (
+            MemoryUse("models", NODE_BYTES, BUDGET, self.evicted),
+            MemoryUse("host", NODE_BYTES, BUDGET, self.evicted),
+        )
         load = ReplicaLoad(memory=memory, machine="m1")
         return [SeenReplica(f"{each}.{node}", *node.split("."), load) for each in self.workers for node in NODES]
 
@@ -48,15 +51,24 @@ async def client(sharing: Sharing, settings: GatewaySettings) -> AsyncIterator[h
         yield client
 
 
-async def test_the_place_for_models_counts_once_for_each_worker(client: httpx2.AsyncClient) -> None:
-    """However many nodes share it; on the caches' page and in the overview."""
-    [row] = [row for row in (await client.get("/v1/admin/caches")).json()["data"] if row["kind"] == "models"]
+@pytest.mark.parametrize("kind", ["models", "host"])
+async def test_the_place_for_models_counts_once_for_each_worker(client: httpx2.AsyncClient, kind: str) -> None:
+    """However many nodes share it, on the device or in host memory; on the caches' page and in the overview."""
+    [row] = [row for row in (await client.get("/v1/admin/caches")).json()["data"] if row["kind"] == kind]
     assert (row["model"], row["used"], row["budget"]) == ("shared.workers", 2 * 3 * NODE_BYTES, 2 * BUDGET)
     assert [(each["id"], each["used"], each["budget"], each["evicted"]) for each in row["replicas"]] == [
         (worker, 3 * NODE_BYTES, BUDGET, 3) for worker in ("wkr1", "wkr2")
     ]
-    [kind] = [each for each in (await client.get("/v1/admin/overview")).json()["caches"] if each["kind"] == "models"]
-    assert kind["budget"] == 2 * BUDGET
+    [place] = [each for each in (await client.get("/v1/admin/overview")).json()["caches"] if each["kind"] == kind]
+    assert place["budget"] == 2 * BUDGET
+
+
+async def test_what_workers_evict_is_told_by_themselves_alone(client: httpx2.AsyncClient, sharing: Sharing) -> None:
+    """Whoever looks adds no decision to theirs."""
+    await client.get("/v1/admin/overview")
+    sharing.evicted = 5
+    await client.get("/v1/admin/overview")
+    assert [each for each in sharing.journal.decisions() if each.kind == "evict"] == []
 
 
 async def test_a_node_on_them_is_counted_and_pinned_with_them(client: httpx2.AsyncClient) -> None:

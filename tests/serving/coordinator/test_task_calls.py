@@ -259,12 +259,26 @@ async def test_calls_without_steps_and_of_no_job_go_on_elsewhere_too() -> None:
 async def test_what_a_worker_loaded_and_evicted_is_a_decision_with_its_reason_though_nobody_looks() -> None:
     """It comes with the answer of the next call there, whichever job's that is."""
     some = nodes()
-    moves = (ModelMove("two.vae", 5_000_000, evicted_for="one.vae"), ModelMove("one.vae", 7_000_000, 0.25))
+    moves = (
+        ModelMove("two.vae", 5_000_000, evicted_for="one.vae"),
+        ModelMove("one.vae", 7_000_000, 0.25),
+        ModelMove("one.vae", 7_000_000, evicted_for="two.vae", via_host=True),
+        ModelMove("old.vae", 4_000_000, evicted_for="one.vae", leaves_host=True),
+        ModelMove("one.vae", 7_000_000, 0.01, via_host=True),
+    )
     answer = NodeResult(LATENTS, TaskStats(moves=moves), replica="shared#w123")
     some["lego-tiny", "backbone"].says[1] = [answer]
     mine = coordinator(some)
     await mine.run(job())
     assert [(each.kind, each.subject, each.job, each.why) for each in mine.journal.decisions()] == [
-        ("evict", "two.vae", "job-1", "it made room (5 MB) for one.vae on worker w123"),
-        ("load", "one.vae", "job-1", "worker w123 loaded it (7 MB) in 0.25 s"),
+        ("evict", "two.vae", "job-1", "it made room (5 MB) for one.vae on worker w123; its next load reads its files"),
+        ("load", "one.vae", "job-1", "worker w123 loaded it (7 MB) from its files in 0.25 s"),
+        (
+            "evict",
+            "one.vae",
+            "job-1",
+            "it made room (7 MB) for two.vae on worker w123; its weights stay in host memory",
+        ),
+        ("evict", "old.vae", "job-1", "its weights (4 MB) left host memory for those of one.vae on worker w123"),
+        ("load", "one.vae", "job-1", "worker w123 loaded it (7 MB) from host memory in 0.01 s"),
     ]

@@ -64,7 +64,7 @@ async def test_other_calls_go_on_while_an_evicted_node_ends_its_step_and_only_th
             is_closing.set()
             self.is_closed = may_end.wait(10.0)
 
-    models = shelf.models | {"a": HostedModel(lambda: 1, lambda: Slow("a"))}
+    models = shelf.models | {"a": HostedModel(lambda: 1, lambda copy: Slow("a"))}
     host = ModelHost(models, 2)
     first = await use(host, "a")
     async with host.lease("c", None, ()):
@@ -87,7 +87,7 @@ async def test_a_node_that_cannot_be_closed_makes_room_all_the_same() -> None:
             """It does."""
             raise RuntimeError("no")
 
-    host = ModelHost(Shelf("b").models | {"a": HostedModel(lambda: 1, lambda: Stuck("a"))}, 1)
+    host = ModelHost(Shelf("b").models | {"a": HostedModel(lambda: 1, lambda copy: Stuck("a"))}, 1)
     await use(host, "a")
     assert (await use(host, "b")).name == "b"
 

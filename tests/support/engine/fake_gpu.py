@@ -20,7 +20,6 @@ from diffusers import (
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lego_serve.core.scheduling.batching import StepBatcher, StepLimits
 from lego_serve.core.scheduling.lora_mode import LoraMode
@@ -35,6 +34,7 @@ from lego_serve.models.ragged.backbone import Backbone
 from lego_serve.models.ragged.controlnet_source import ControlNetSource, ControlNetSpec
 from lego_serve.models.ragged.device import fetched, uploaded
 from lego_serve.models.sampling import FlowMatchTables, Schedule
+from tests.support.engine.emulated_device import GPU, NAME
 
 SD3: dict[str, Any] = {
     "in_channels": 8, "out_channels": 8, "num_layers": 3, "attention_head_dim": 16, "num_attention_heads": 4,
@@ -47,10 +47,6 @@ FLUX: dict[str, Any] = {
     "joint_attention_dim": 48, "pooled_projection_dim": 32, "guidance_embeds": True, "axes_dims_rope": (8, 12, 12),
 }  # fmt: skip
 FLUX_NET: dict[str, Any] = FLUX | {"num_single_layers": 1}
-# A device that torch is told of in Python: a build without CUDA cannot index a tensor that is said to be on one.
-NAME = "fakegpu"
-_setup_privateuseone_for_python_backend(NAME)
-GPU = torch.device(NAME, 0)
 
 
 class Copies(TorchDispatchMode):

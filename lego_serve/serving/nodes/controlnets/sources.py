@@ -53,10 +53,12 @@ class ControlNetSources:
         nodes: Mapping[str, ControlNetHandle],
         rates: Rates,
         max_bytes: int | None = None,
+        loaded: Mapping[str, ControlNetSource] | None = None,
     ) -> None:
+        """``loaded``: those that are in this process already, and stay."""
         self._base, self._nodes, self._rates = base, nodes, rates
-        here = [plan for plan in plans if plan.placement == "colocated"]
-        self.sources: dict[str, ControlNetSource] = {}
+        self.sources: dict[str, ControlNetSource] = dict(loaded or {})
+        here = [plan for plan in plans if plan.placement == "colocated" and plan.spec.name not in self.sources]
         if max_bytes is None:
             self.sources |= {plan.spec.name: load_controlnet(plan.spec, base) for plan in here}
             here = []
@@ -66,9 +68,9 @@ class ControlNetSources:
         self._connecting: dict[str, asyncio.Lock] = {name: asyncio.Lock() for name in self._elsewhere}
 
     @property
-    def kept(self) -> tuple[ControlNetSource, ...]:
-        """The sources whose weights are in this process."""
-        return tuple(source for name, source in self.sources.items() if not self._is_remote(name))
+    def kept(self) -> dict[str, ControlNetSource]:
+        """The sources whose weights are in this process, by name."""
+        return {name: source for name, source in self.sources.items() if not self._is_remote(name)}
 
     async def connect(self, controls: Sequence[ControlNetInput], listener: ControlNetListener | None = None) -> None:
         """Add the remote sources that ``controls`` name to ``sources``.  Raises NodeError.

@@ -8,6 +8,7 @@ import { ofRoom, studsOf } from "./studs.js";
 const KINDS = {
   models: "weights",
   weights: "weights",
+  host: "control",
   templates: "control",
   prompts: "control",
   adapters: "adapters",

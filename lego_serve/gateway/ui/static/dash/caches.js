@@ -13,10 +13,11 @@ const SAYS = {
   images: "Encoded images of edits.",
   controlnets: "ControlNets in memory.",
   models: "Nodes in the memory of shared workers.",
+  host: "Weights that shared workers keep in host memory, of nodes evicted from their GPU.",
 };
 
 /** What is kept without being asked for: nobody counts how often it was found. */
-const HELD = ["images", "models"];
+const HELD = ["images", "models", "host"];
 
 export function Caches() {
   const [found, error, again] = useAnswer("/v1/admin/caches", useBeat(3));
