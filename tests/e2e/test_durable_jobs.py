@@ -14,7 +14,7 @@ from openai.pagination import AsyncCursorPage, SyncCursorPage
 
 from lego_serve.process.tree import descendants
 from tests.support.e2e.images import PROMPT
-from tests.support.e2e.servers import Server, wait_for_death
+from tests.support.e2e.servers import Server, wait_for_death, wait_until_both_serve
 
 pytestmark = pytest.mark.ray
 ASYNC = {"Prefer": "respond-async"}
@@ -71,23 +71,6 @@ def gateways(server: Server) -> list[int]:
         if b"lego_serve.gateway_process" in words:
             found.append(pid)
     return found
-
-
-def wait_until_both_serve(server: Server) -> None:
-    """Until the supervisor has replaced what was killed, and every gateway is ready."""
-    limit = time.monotonic() + PATIENCE_S
-    ready: set[str] = set()
-    while len(ready) < 2:
-        assert time.monotonic() < limit, f"{len(ready)} of 2 gateways serve {PATIENCE_S:.0f} s after the kill"
-        time.sleep(0.1)
-        ready = {line for line in Path("/proc/net/tcp").read_text().splitlines() if _listens(line, server)}
-
-
-def _listens(line: str, server: Server) -> bool:
-    """Whether a line of the kernel's table is a listening socket of the server's port."""
-    port = f":{int(server.url.rsplit(':', 1)[1]):04X}"
-    fields = line.split()
-    return fields[1].endswith(port) and fields[3] == "0A"
 
 
 def test_the_openai_client_submits_polls_and_pages(server) -> None:

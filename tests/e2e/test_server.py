@@ -18,7 +18,7 @@ from PIL import Image
 
 from lego_serve.process.tree import descendants
 from tests.support.e2e.images import PROMPT, pixels
-from tests.support.e2e.servers import wait_for_death
+from tests.support.e2e.servers import wait_for_death, wait_until_both_serve
 
 pytestmark = pytest.mark.ray
 PAUSE_S = 5.0  # longer than the image takes that is paused
@@ -209,6 +209,7 @@ def test_a_killed_gateway_never_leaves_the_port_unanswered(server) -> None:
 
 def seconds_until_replaced(server) -> float:
     """Kill a gateway; until there are two again, all that is asked is answered."""
+    wait_until_both_serve(server)
     gateways = gateway_ids(server.process.pid)
     assert len(gateways) == 2
     os.kill(gateways[0], signal.SIGKILL)

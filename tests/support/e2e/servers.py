@@ -150,7 +150,33 @@ def wait_for_death(pid: int, patience_s: float = 60.0) -> None:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return
-        if stat.rpartition(")")[2].split()[0] in "ZX":  # ended, and not yet waited for
+        # Ended, and not yet waited for: all threads of it, for the first may end before one that holds its files.
+        if stat.rpartition(")")[2].split()[0] in "ZX" and _threads(pid) <= 1:
             return
         time.sleep(0.005)
     pytest.fail(f"process {pid} has not ended within {patience_s:g} s")
+
+
+def _threads(pid: int) -> int:
+    """How many threads of a process have not ended; one stands for a process that is not yet waited for."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
+
+
+def wait_until_both_serve(server: Server, patience_s: float = 180.0) -> None:
+    """Until the supervisor has replaced what was killed, and every gateway is ready."""
+    limit = time.monotonic() + patience_s
+    ready: set[str] = set()
+    while len(ready) < 2:
+        assert time.monotonic() < limit, f"{len(ready)} of 2 gateways serve {patience_s:.0f} s after the kill"
+        time.sleep(0.1)
+        ready = {line for line in Path("/proc/net/tcp").read_text().splitlines() if _listens(line, server)}
+
+
+def _listens(line: str, server: Server) -> bool:
+    """Whether a line of the kernel's table is a listening socket of the server's port."""
+    port = f":{int(server.url.rsplit(':', 1)[1]):04X}"
+    fields = line.split()
+    return fields[1].endswith(port) and fields[3] == "0A"
