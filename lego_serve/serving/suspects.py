@@ -10,7 +10,7 @@ BEGINNING = "lego_serve.suspect."
 log = logging.getLogger("lego_serve.cluster")
 
 
-class Store(Protocol):
+class TextStore(Protocol):
     """Texts by key, for all processes of a cluster."""
 
     def get(self, key: str) -> str:
@@ -29,7 +29,7 @@ class Store(Protocol):
 class StoredWitness:
     """A Witness in a store; ``away``: what the store raises where it cannot be asked."""
 
-    def __init__(self, store: Store, away: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, store: TextStore, away: tuple[type[BaseException], ...]) -> None:
         self._store, self._away = store, away
 
     def note(self, call: str, progress: LaneProgress) -> bool:

@@ -20,7 +20,7 @@ FORMAT = 1
 Reader: TypeAlias = Callable[[Any], Any]
 _DATACLASSES = (JobRecord, JobRequest, JobError, SettledTier, StoredProgress, Webhook, OutboxRow)
 _LATER = frozenset({(JobRecord, "tier")})  # fields that records of older versions lack; None says nothing
-_PLAIN = frozenset[Any]({str, int, float, bool, types.NoneType, dict})  # that JSON writes as they are, and reads so
+_PLAIN = frozenset[Any]({str, int, float, bool, types.NoneType, dict})  # that JSON writes as they are
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -100,14 +100,6 @@ def _fields(cls: Any) -> tuple[tuple[str, ...], frozenset[str], Callable[[Any], 
     return names, frozenset(name for name in names if (cls, name) in _LATER), attrgetter(*names)
 
 
-def _exact(hint: Any) -> frozenset[Any]:
-    """Return the types of which a value, as JSON reads it, is a value of this type already."""
-    if get_origin(hint) in (types.UnionType, Union):
-        return frozenset[Any]().union(*map(_exact, get_args(hint)))
-    is_mapping = get_origin(hint) is Mapping and get_args(hint)[1] is object
-    return frozenset({dict} if is_mapping else {hint} & _PLAIN)
-
-
 @cache
 def _reader(hint: Any, place: str) -> Reader:
     """Return what makes a value of a type of JSON, or raises BadRecord that names the place.  Made once a place."""
@@ -134,15 +126,13 @@ def _reader(hint: Any, place: str) -> Reader:
 def _maker(cls: Any, place: str) -> Reader:
     """Return what makes an instance of a dataclass."""
     readers = {name: _reader(hint, f"{place}.{name}") for name, hint in _hints(cls).items()}
-    exact = {name: _exact(hint) for name, hint in _hints(cls).items()}
     _, later, _ = _fields(cls)
 
     def make(value: Any) -> Any:
         wrong = [name for name in value.keys() ^ readers.keys() if name in value or name not in later]
         if wrong:
             raise BadRecord(f"{place} has fields too many or too few: {', '.join(sorted(wrong))}.")
-        # Most values are what they are to be: a call for each of some thirty fields is slow.
-        return cls(**{name: each if type(each) in exact[name] else readers[name](each) for name, each in value.items()})
+        return cls(**{name: read(value[name]) for name, read in readers.items() if name in value})
 
     return make
 

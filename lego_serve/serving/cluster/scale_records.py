@@ -23,6 +23,7 @@ from lego_serve.core.scheduling.scale_board import NodeScale, ScaleBoard, ScaleC
 from lego_serve.errors import NodeUnavailable, NotFound
 from lego_serve.serving.cluster.connect import in_thread
 from lego_serve.serving.cluster.ray_internals import NO_RAY, KeyValueStore, cluster_room
+from lego_serve.serving.suspects import TextStore
 
 MOST_REPLICAS = 64  # that a node may be pinned to
 LOOK_PERIOD_S = 1.0
@@ -35,20 +36,8 @@ BOARD, PIN, WAITING = f"{OURS}board", f"{OURS}pin.", f"{OURS}waiting."
 log = logging.getLogger("lego_serve.cluster")
 
 
-class Store(Protocol):
-    """Texts by key, for all processes of a cluster."""
-
-    def get(self, key: str) -> str:
-        """Return a text, an empty one where there is none."""
-        ...
-
-    def put(self, key: str, text: str) -> None:
-        """Write a text."""
-        ...
-
-    def remove(self, key: str) -> None:
-        """Remove a text."""
-        ...
+class Store(TextStore, Protocol):
+    """Texts by key, of which the keys can be asked for."""
 
     def keys(self, beginning: str) -> list[str]:
         """Return the keys that begin so."""
